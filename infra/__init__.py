@@ -1,0 +1,1 @@
+"""Where Larder runs: AWS (SAM), and the laptop (`infra.local`)."""

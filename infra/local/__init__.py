@@ -1,0 +1,1 @@
+"""The laptop's stand-ins for AWS, on loopback only."""

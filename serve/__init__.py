@@ -1,0 +1,1 @@
+"""Answer a trusted token with the items that belong to it: one Lambda that starts fast and imports little."""

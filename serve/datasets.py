@@ -1,0 +1,22 @@
+"""Who may read which dataset: its name, the claims that make its subject, the scope it needs. Standard library only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Served(NamedTuple):
+    """One dataset as its reader sees it.
+
+    `subject` names the claims, in order, whose values make the subject; `enrich` builds the same subject from as many
+    columns. `scope` must be among the token's scopes.
+    """
+
+    name: str
+    subject: tuple[str, ...]
+    scope: str
+
+
+FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read")
+
+SERVED: dict[str, Served] = {dataset.name: dataset for dataset in (FLIGHT_DELAYS,)}

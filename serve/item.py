@@ -1,0 +1,116 @@
+"""The stored item, the one contract between writer and reader: attribute names, item keys, encode, decode, expiry. Pure.
+
+The reader owns the stored format, so `enrich` imports this module and never the other way round. Attribute names are
+short because each byte of them is stored, written and read with every item.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+PK = "pk"  # "{dataset}#{subject}"
+SK = "sk"  # prediction_id
+BODY = "b"  # S: JSON text as the consumer gets it; B: the gzip of that text; absent: a tombstone
+ORDER = "o"  # S: the order of the run that wrote the item, sortable as text
+EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
+
+PREDICTION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
+MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
+MAX_BODY_BYTES = 16 * 1024 * 1024  # no stored gzip may grow past this when it is read
+
+
+class Order(NamedTuple):
+    """What decides which of two runs is newer: compared member by member, and as `text` by DynamoDB."""
+
+    generation: int
+    as_of_ms: int
+    run: int
+
+    @property
+    def text(self) -> str:
+        """Render the order so that comparing texts compares orders: `0001.1763640000000.00000012`."""
+        return f"{self.generation:04d}.{self.as_of_ms:013d}.{self.run:08d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Order:
+        """Parse what `text` rendered."""
+        generation, as_of_ms, run = text.split(".")
+        return cls(int(generation), int(as_of_ms), int(run))
+
+
+class Item(NamedTuple):
+    """One item as it lies in the table. `body` is JSON text (str), its gzip (bytes), or None for a tombstone."""
+
+    pk: str
+    sk: str
+    body: str | bytes | None
+    order: str
+    expires_at: int
+
+
+def build_pk(dataset: str, subject: Iterable[str]) -> str:
+    """Build the partition key. Each value is percent-encoded before joining, so that no two subjects collide."""
+    return "#".join([dataset, *(quote(value, safe="") for value in subject)])
+
+
+def is_expired(expires_at: int, now: float) -> bool:
+    """An item is gone from the very second it expires, whether or not DynamoDB has deleted it yet."""
+    return expires_at <= now
+
+
+def encode(item: Item) -> dict[str, dict[str, str]]:
+    """Encode an item as DynamoDB's JSON; binary as base64 text, as it travels on the wire."""
+    attributes = {
+        PK: {"S": item.pk},
+        SK: {"S": item.sk},
+        ORDER: {"S": item.order},
+        EXPIRES_AT: {"N": str(item.expires_at)},
+    }
+    if isinstance(item.body, str):
+        attributes[BODY] = {"S": item.body}
+    elif item.body is not None:
+        attributes[BODY] = {"B": base64.b64encode(item.body).decode()}
+    return attributes
+
+
+def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
+    """Decode an item from DynamoDB's JSON, from the wire (B is base64 text) or from boto3 (B is bytes)."""
+    stored = attributes.get(BODY)
+    body: str | bytes | None = None
+    if stored is not None:
+        body = stored["S"] if "S" in stored else _binary(stored["B"])
+    return Item(
+        pk=attributes[PK]["S"],
+        sk=attributes[SK]["S"],
+        body=body,
+        order=attributes[ORDER]["S"],
+        expires_at=int(attributes[EXPIRES_AT]["N"]),
+    )
+
+
+def body_text(body: str | bytes) -> str:
+    """Return the JSON text of a stored body, gunzipped if need be.
+
+    Raises:
+        ValueError: the gzip is damaged or grows past `MAX_BODY_BYTES`.
+    """
+    if isinstance(body, str):
+        return body
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        text = unzip.decompress(body, MAX_BODY_BYTES)
+    except zlib.error as error:
+        raise ValueError("stored body is not a gzip stream") from error
+    if not unzip.eof:
+        raise ValueError("stored body is cut off or too large")
+    return text.decode()
+
+
+def _binary(value: str | bytes) -> bytes:
+    return base64.b64decode(value) if isinstance(value, str) else bytes(value)
