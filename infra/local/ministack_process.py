@@ -1,0 +1,42 @@
+"""The process that is ministack: serves an inherited loopback socket until its parent lets go of the pipe. An edge.
+
+`infra.local.ministack` runs this file by its path, so that the checkout is not on the path of the process: what
+ministack starts as Lambda functions inherits its environment, and a bundle must not find the checkout's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+
+
+def main(socket_fd: int, directory: str) -> None:
+    """Serve ministack on the listening socket `socket_fd`; `directory` is removed when the parent is gone."""
+    threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+    from ministack.app import app
+
+    config = Config()
+    config.bind = [f"fd://{socket_fd}"]
+    config.keep_alive_timeout = 75
+    # Handing the trigger over keeps hypercorn from installing signal handlers: Ctrl-C is for the parent alone.
+    asyncio.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
+
+
+def _end_with_parent(directory: str) -> None:
+    """Kill this process group, the functions that ministack started included, once standard input ends.
+
+    The pipe ends when the parent closes it and when the parent dies in whatever way, SIGKILL included.
+    """
+    sys.stdin.buffer.read()
+    shutil.rmtree(directory, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
