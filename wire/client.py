@@ -1,0 +1,151 @@
+"""A synchronous client of one AWS service for the reading side: one answer per call, or one of a few errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from awscrt.auth import AwsCredentialsProvider
+from awscrt.exceptions import AwsCrtError
+from awscrt.http import HttpClientConnection, HttpRequest
+
+from wire.backoff import draw, full_jitter
+from wire.connection import Exchange, abandon, open_connection
+from wire.endpoint import Endpoint
+from wire.errors import Unavailable
+from wire.response import Response, parse_failure
+from wire.signing import Signer
+
+
+class Limits(NamedTuple):
+    """How long and how often a call may try; seconds and bytes."""
+
+    connect: float = 1.0  # TCP and TLS together
+    attempt: float = 2.0  # one exchange, from sending to the last byte: a slow drip ends here too
+    budget: float = 6.0  # the whole call with its retries
+    tries: int = 4
+    base: float = 0.025  # of the full jitter
+    cap: float = 1.0
+    largest: int = 16 * 1024 * 1024
+    # NAT gateways and VPC endpoints drop a flow idle for 350 s without a word, and a frozen Lambda wakes after that.
+    idle: float = 240.0
+
+
+DEFAULTS = Limits()
+
+
+class Client:
+    """Kept-alive connections to one endpoint. Threads may share it: each exchange has a connection of its own.
+
+    `clock` tells seconds that pass while a Lambda is frozen too (the wall's, not the monotonic one's).
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        provider: AwsCredentialsProvider | None,
+        limits: Limits = DEFAULTS,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.endpoint = endpoint
+        self.limits = limits
+        self._signer = Signer(endpoint, provider)
+        self._clock = clock
+        self._sleep = sleep
+        self._idle: list[tuple[HttpClientConnection, float]] = []
+
+    def send(self, target: str, payload: bytes, *, budget: float | None = None) -> bytes:
+        """Send an operation of DynamoDB or SSM, e.g. `DynamoDB_20120810.GetItem`; payload and answer are JSON text.
+
+        Errors are those of `call`.
+        """
+        version = "1.0" if self.endpoint.service == "dynamodb" else "1.1"
+        headers = (("content-type", f"application/x-amz-json-{version}"), ("x-amz-target", target))
+        return self.call("POST", "/", headers, payload, budget=budget).body
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        budget: float | None = None,
+    ) -> Response:
+        """Send a request until it is answered. Retries throttling, 5xx, resets, time-outs and damaged bodies.
+
+        Raises:
+            Refused: 4xx other than throttling, or a redirection.
+            Throttled: throttled to the end.
+            Unavailable: no good answer within the tries and `budget` seconds (the limits' by default).
+            TooLarge: the answer is larger than the limit.
+        """
+        ends = time.monotonic() + (self.limits.budget if budget is None else budget)
+        tries = 0
+        forgiven = False
+        while True:
+            idle = None
+            try:
+                request = self._signer.build(method, path, headers, body)
+                idle = self._reuse()
+                response = self._exchange(idle or self._connect(ends), method, request, ends)
+                failure = parse_failure(response)
+                if failure is None:
+                    return response
+                raise failure
+            except Unavailable as error:
+                pause = 0.0
+                if idle and not forgiven and isinstance(error.__cause__, (AwsCrtError, RuntimeError)):
+                    # It died while idle, which says nothing about the service: try at once, on a new connection.
+                    forgiven = True
+                    self.close()
+                else:
+                    tries += 1
+                    pause = full_jitter(tries, self.limits.base, self.limits.cap, draw())
+                if tries >= self.limits.tries or time.monotonic() + pause >= ends:
+                    raise
+            self._sleep(pause)
+
+    def close(self) -> None:
+        """Close the idle connections; the client stays usable."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def _exchange(self, connection: HttpClientConnection, method: str, request: HttpRequest, ends: float) -> Response:
+        exchange = Exchange(method, self.limits.largest)
+        whole = False
+        try:
+            done = exchange.start(connection, request)
+            failed = done.exception(max(0.0, min(self.limits.attempt, ends - time.monotonic())))
+            response = exchange.response(failed)
+            whole = True
+        except TimeoutError as error:
+            raise Unavailable("no answer in time") from error
+        finally:
+            if whole:
+                self._idle.append((connection, self._clock()))
+            else:  # after a time-out awscrt keeps it open, with the answer still on its way
+                connection.close()
+        return response
+
+    def _connect(self, ends: float) -> HttpClientConnection:
+        timeout = max(0.001, min(self.limits.connect, ends - time.monotonic()))
+        connecting = open_connection(self.endpoint, timeout)
+        try:
+            return connecting.result(timeout)
+        except TimeoutError as error:
+            abandon(connecting)
+            raise Unavailable(f"no connection to {self.endpoint.authority} in time") from error
+        except AwsCrtError as error:
+            raise Unavailable(f"no connection to {self.endpoint.authority}: {error}") from error
+
+    def _reuse(self) -> HttpClientConnection | None:
+        while self._idle:
+            connection, since = self._idle.pop()
+            if connection.is_open() and 0 <= self._clock() - since < self.limits.idle:
+                return connection
+            connection.close()
+        return None
