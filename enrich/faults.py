@@ -1,0 +1,15 @@
+"""What can end a run before it is done, told apart by what helps: waiting, or somebody who mends something."""
+
+from __future__ import annotations
+
+
+class Stopped(Exception):
+    """The run can go on later from its checkpoint: time is up, or something it needs is throttled or out of reach."""
+
+
+class Failed(Exception):
+    """The run can't ever succeed as things stand: the output, the dataset or a permission must be mended first."""
+
+
+class LeaseLost(Exception):
+    """Another invocation holds the dataset by now; this one must not touch it any more."""

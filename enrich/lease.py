@@ -1,0 +1,96 @@
+"""Hold a dataset: one invocation at a time runs its outputs. I/O on the ledger.
+
+A lease ends a request time-out and a margin after its holder's deadline, and the holder sends its last write a
+time-out before the deadline; so no write of a dead run can land in a living one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from enrich.faults import LeaseLost
+from enrich.ledger import ConflictError, Delete, Ledger
+from enrich.records import Record, State, bump
+
+MARGIN = 10.0  # seconds: clocks of two invocations differ by less
+RENEWED = 120.0  # seconds that a holder without a deadline asks for at a time
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> float:
+        """Return epoch seconds."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A held dataset, and the only way to change its state while it is held."""
+
+    ledger: Ledger
+    clock: Clock
+    state: State
+    owner: str
+    deadline: float  # epoch seconds: when the holder is gone, unless it renews
+    renews: bool
+    timeout: float  # seconds that a request can be under way
+
+    @property
+    def stop_at(self) -> float:
+        """Return the epoch second after which nothing may be sent."""
+        return self.deadline - self.timeout
+
+    def keep(self) -> None:
+        """Renew a lease that has no deadline of its own, once half of it is over.
+
+        Raises:
+            LeaseLost: it ran out and somebody else took the dataset.
+        """
+        if self.renews and self.deadline - self.clock.now() < RENEWED / 2:
+            self.deadline = self.clock.now() + RENEWED
+            self.commit(lease_until_ms=_until(self.deadline, self.timeout))
+
+    def commit(self, *changes: Record | Delete, **state: Any) -> None:
+        """Write records and changes of the dataset's state, all or none, if the dataset is still held.
+
+        Raises:
+            LeaseLost: it is not.
+        """
+        changed = replace(self.state, **state)
+        try:
+            self.ledger.commit(changed, *changes)
+        except ConflictError as error:
+            raise LeaseLost(f"dataset {self.state.dataset} was taken over: {error}") from error
+        self.state = bump(changed)
+
+    def release(self) -> None:
+        """Give the dataset back; harmless when it is lost already."""
+        try:
+            self.commit(lease_owner=None, lease_until_ms=0)
+        except LeaseLost:
+            return
+
+
+def acquire(
+    ledger: Ledger, clock: Clock, dataset: str, owner: str, *, deadline: float | None, timeout: float
+) -> Lease | None:
+    """Take hold of a dataset, or return None when somebody else holds it."""
+    ends = deadline if deadline is not None else clock.now() + RENEWED
+    while True:
+        state = ledger.get_state(dataset)
+        if state.lease_owner not in {None, owner} and state.lease_until_ms > clock.now() * 1000:
+            return None
+        taken = replace(state, lease_owner=owner, lease_until_ms=_until(ends, timeout))
+        try:
+            ledger.commit(taken)
+        except ConflictError:
+            continue
+        return Lease(ledger, clock, bump(taken), owner, ends, deadline is None, timeout)
+
+
+def _until(deadline: float, timeout: float) -> int:
+    return int((deadline + timeout + MARGIN) * 1000)

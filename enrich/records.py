@@ -1,0 +1,153 @@
+"""What the ledger holds: one record per run, per known output, per run not closed, and the state of a dataset. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many predictions ended how; the five add up to what was read."""
+
+    written: int = 0
+    unchanged: int = 0
+    superseded: int = 0
+    expired: int = 0
+    rejected: int = 0
+    removed: int = 0  # tombstones of a snapshot or a withdrawal; no prediction ends here
+
+    @property
+    def read(self) -> int:
+        """Return how many predictions are accounted for."""
+        return self.written + self.unchanged + self.superseded + self.expired + self.rejected
+
+    def __add__(self, other: Counts) -> Counts:
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What every record has: its dataset, and the version it was read at (0: not in the ledger yet)."""
+
+    dataset: str
+    version: int = field(default=0, compare=False)
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State(Record):
+    """What a dataset remembers between runs."""
+
+    generation: int = 1
+    high_water: str = ""  # text of the highest order that began to write
+    lease_owner: str | None = None
+    lease_until_ms: int = 0
+    open_run: int | None = None  # began to write and did not close: until it does, fingerprints say too little
+    fingerprints: str | None = None  # object key of the newest
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        return "state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter(Record):
+    """The next run number of a dataset: apart from its state, which changes only in the hands of the lease's holder."""
+
+    next_run: int = 1
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        return "counter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Record):
+    """One pass over one output, from the moment that it is known of.
+
+    `state` is pending, running, stopped (may go on), done, failed, overwritten or withdrawn; `stage` and `next_row`
+    are the checkpoint.
+    """
+
+    run: int
+    kind: str = "output"  # output, replay, rejects, refresh, restore (after a withdrawal), removal (the withdrawal)
+    bucket: str
+    object_key: str
+    identity: str
+    arrived_ms: int
+    parts: int = 1
+    size: int = 0
+    of_run: int | None = None  # the run that this one repeats or takes back
+    full: bool = False  # write everything, whatever the fingerprints say
+    generation: int | None = None
+    as_of_ms: int | None = None
+    expires_at: int | None = None
+    state: str = "pending"
+    stage: str = "pin"
+    next_row: int = 0
+    rows: int | None = None  # known after pass 1
+    counts: Counts = field(default_factory=Counts)
+    reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
+    metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins
+    owner: str | None = None
+    attempts: int = 0
+    queued_ms: int = 0
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    error: str | None = None
+    code_version: str | None = None
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        return f"run#{self.run:08d}"
+
+    @property
+    def closed(self) -> bool:
+        """A closed run never goes on."""
+        return self.state not in {"pending", "running", "stopped"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known(Record):
+    """An output that has a run, under its identity: what makes a second event of it find the first one's run."""
+
+    identity: str
+    run: int
+    object_key: str
+    etag: str
+    arrived_ms: int
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        return f"output#{self.identity}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending(Record):
+    """A run that is not closed."""
+
+    run: int
+    queued_ms: int
+
+    @property
+    def sk(self) -> str:
+        """Return the sort key."""
+        return f"pending#{self.run:08d}"
+
+
+def bump(record: R) -> R:
+    """Return a record as it stands in the ledger after a commit of it."""
+    return replace(record, version=record.version + 1)

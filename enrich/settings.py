@@ -1,0 +1,45 @@
+"""What a deployment tells enrich: the names `infra/` puts into environment variables. Pure but for its argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class SettingsError(ValueError):
+    """An environment variable is missing; the message names it and who sets it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Names of the deployment's resources."""
+
+    table: str
+    ledger: str
+    bucket: str  # Larder's own: rejects/, metadata/, fingerprints/, work/
+    outputs: str  # the bucket that the model writes to
+    queue: str  # URL of the queue that feeds enrich
+    workgroup: str
+    environment: str = "dev"
+    version: str = "unversioned"  # of the deployed code, kept with each run
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read the `LARDER_*` variables.
+
+        Raises:
+            SettingsError: one that has no default is missing or empty.
+        """
+        required = ("table", "ledger", "bucket", "outputs", "queue", "workgroup")
+        missing = [f"LARDER_{name.upper()}" for name in required if not env.get(f"LARDER_{name.upper()}")]
+        if missing:
+            raise SettingsError(
+                f"environment variables not set: {', '.join(missing)}; infra/template.yaml sets them on the function, "
+                "and `python -m infra.local env` prints those of the laptop's stack"
+            )
+        given = {name: env[f"LARDER_{name.upper()}"] for name in required}
+        return cls(
+            **given,
+            environment=env.get("LARDER_ENVIRONMENT", "dev"),
+            version=env.get("LARDER_VERSION", "unversioned"),
+        )
