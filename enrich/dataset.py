@@ -1,0 +1,185 @@
+"""The words a dataset is told in: source, metadata, as_of, policies. Pure values; imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
+
+from serve.datasets import Served
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a dataset's outputs lie and what a row of them holds.
+
+    Attributes:
+        prefix: object keys of outputs begin with it.
+        format: `parquet`; `csv` (RFC 4180, UTF-8, one header line, an unquoted empty field is null); `jsonl` (one
+            object a line, UTF-8; a missing member is null).
+        columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
+            key as `name=value`, Hive's way.
+        output: `snapshot` says that an output names every live item; `partial` removes nothing.
+        marker: name of the object that closes an output of several objects, such as `_SUCCESS`.
+        unknown_columns: `ignore` or `refuse` columns that the contract does not name.
+        delimiter: between the fields of a CSV line.
+    """
+
+    prefix: str
+    format: Literal["parquet", "csv", "jsonl"]
+    columns: Mapping[str, str]
+    output: Literal["partial", "snapshot"] = "partial"
+    marker: str | None = None
+    unknown_columns: Literal["ignore", "refuse"] = "ignore"
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Rows from Athena that predictions are joined with.
+
+    Attributes:
+        sql: an Athena query; its column names are what expressions use, as `name.column`.
+        on: the metadata columns that a prediction is matched by: one name or several when the columns are called the
+            same on both sides, else a mapping from an expression over the prediction's columns to a metadata column.
+            As SQL has it, null matches nothing. Each combination of values may occur once in the metadata.
+        missing: a prediction that finds none is rejected (`reject`), sees nulls (`null`) or fails its output (`fail`).
+        max_age: rows fetched less than this ago are used again.
+    """
+
+    sql: str
+    on: str | Sequence[str] | Mapping[str, str]
+    missing: Literal["reject", "null", "fail"] = "reject"
+    max_age: timedelta = timedelta(0)
+
+    @property
+    def matches(self) -> dict[str, str]:
+        """Return `on` as a mapping from an expression over the prediction's columns to a metadata column."""
+        if isinstance(self.on, Mapping):
+            return dict(self.on)
+        names = [self.on] if isinstance(self.on, str) else self.on
+        return {name: name for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class FromKey:
+    """as_of stands in the object key: `{}` in the pattern is a date or an RFC 3339 instant, `scored={}` for example."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromColumn:
+    """as_of stands in a column (date or timestamp) that has one value in the whole output."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastModified:
+    """as_of is when S3 got the object (of a multipart upload: when it began)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derive:
+    """A step in pandas between reading and joining.
+
+    Attributes:
+        function: gets a chunk's columns as a DataFrame and returns it with more columns or other values, and with as
+            many rows in the same order. A value that could not be read is null in it; its row is rejected later.
+        columns: names and DuckDB types of the columns that it adds.
+    """
+
+    function: Callable[[pd.DataFrame], pd.DataFrame]
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerated:
+    """How many rejects an output may have: past either figure its run fails before anything is published."""
+
+    share: float = 0.01
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """One stream of predictions with one item shape.
+
+    Attributes:
+        served: who may read it, from `serve.datasets`.
+        subject: an expression for each claim of `served.subject`, in its order.
+        prediction_id: an expression; its text must be URL-safe. A column that it or the subject names outside
+            `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+        nulls: members that are null are kept, or left out (`omit`), also within structs.
+        large_integers: what becomes of BIGINT, UBIGINT, HUGEINT and UHUGEINT, which can pass 2^53, the largest
+            integer that every JSON reader keeps: exact digits (`number`); always a string, so that a member never
+            changes its type (`string`); or the row is rejected if the value does pass it (`reject`).
+    """
+
+    served: Served
+    source: Source
+    as_of: FromKey | FromColumn | LastModified
+    ttl: timedelta
+    metadata: Mapping[str, Metadata] = field(default_factory=dict)
+    subject: Sequence[str]
+    prediction_id: str
+    body: Body
+    derive: Derive | None = None
+    tolerated: Tolerated = Tolerated()
+    nulls: Literal["keep", "omit"] = "keep"
+    large_integers: Literal["number", "string", "reject"] = "number"
+
+    @property
+    def name(self) -> str:
+        """Return the name, as it stands in paths and item keys."""
+        return self.served.name
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the columns that expressions may use and their DuckDB types: the contract's and derived ones."""
+        return {**self.source.columns, **(self.derive.columns if self.derive else {})}
+
+    def leaves(self) -> dict[str, str]:
+        """Return every leaf of the body: its place, such as `body.origin.name`, and its expression."""
+        return dict(_leaves("body", self.body))
+
+
+class BadAsOf(ValueError):
+    """The object key does not say when the output was made."""
+
+
+def parse_as_of(rule: FromKey, object_key: str) -> datetime:
+    """Parse as_of from an object key; an instant without a zone is UTC, a date is its midnight.
+
+    A colon or a plus may be percent-encoded, as Hive and Spark do in partition names.
+
+    Raises:
+        BadAsOf: the key has no such part, or it is neither a date nor an instant.
+    """
+    before, _, after = rule.pattern.partition("{}")
+    found = re.search(f"{re.escape(before)}([^/]+?){re.escape(after) or '(?=/|$)'}", object_key)
+    if found is None:
+        raise BadAsOf(f"object key {object_key!r} has no part {rule.pattern!r} that tells its as_of")
+    text = unquote(found[1])
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadAsOf(
+            f"object key {object_key!r}: {text!r} is neither a date such as 2026-11-20 nor an RFC 3339 instant"
+        ) from None
+    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _leaves(place: str, body: Any) -> list[tuple[str, str]]:
+    if isinstance(body, str):
+        return [(place, body)]
+    return [leaf for name, member in body.items() for leaf in _leaves(f"{place}.{name}", member)]
