@@ -1,0 +1,243 @@
+"""Build what AWS runs: one zip per function from locked hashes, the same bytes each time. Edge: pip and the disk.
+
+A bundle is what pip installs (kept under a digest of what decides it) and, appended, our own modules: a change of our code
+costs a copy and no download. Bytes repeat for the same zlib; the digest covers everything else that they depend on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.trim import is_kept
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".larder" / "bundles"
+RUNTIME = "3.13"  # of infra/template.yaml; a test compares them
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest instant that a zip can name
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one function's bundle holds: its lock, the folders and files of ours, and the bound of its unzipped size."""
+
+    requirements: Path
+    sources: tuple[str, ...]
+    modules: tuple[str, ...]
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A built bundle: the zip, its digest (names the upload, so that an unchanged bundle is no change), its sizes in bytes."""
+
+    name: str
+    path: Path
+    digest: str
+    zipped: int
+    unzipped: int
+
+
+RECIPES = {
+    "serve": Recipe(ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 30 * MEGABYTE),
+    # The reader owns the stored format, so the writer carries two modules of it and no more.
+    "enrich": Recipe(
+        ROOT / "enrich/requirements.txt",
+        ("enrich", "wire", "serve/__init__.py", "serve/item.py", "serve/datasets.py"),
+        ("enrich.handler",),
+        250 * MEGABYTE,  # Lambda's quota for a function
+    ),
+}
+# glibc of the runtime's Amazon Linux 2023 is 2.34: wheels made for older ones run there.
+PLATFORMS = {
+    "aws-arm64": tuple(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17)) + ("manylinux2014_aarch64",),
+    "native": (),
+}
+
+
+class BundleError(Exception):
+    """A bundle cannot be built, is too large, or cannot be imported; the message says what to do."""
+
+
+def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
+    """Build a bundle, or take it from the cache when nothing it depends on has changed.
+
+    Raises:
+        BundleError: pip failed, or the bundle is larger than its bound.
+    """
+    recipe = RECIPES[name]
+    compiler = sys.executable if target == "native" else find_interpreter(RUNTIME)
+    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)}
+    wheels = _wheels(name, target, compiler, cache)
+    digest = _digest(
+        [wheels.stem, *(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(ours.items()))]
+    )
+    path = cache / f"{name}-{target}-{digest[:16]}.zip"
+    if not path.exists():
+        for stale in cache.glob(f"{name}-{target}-*.zip"):
+            stale.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            tree = Path(work) / "tree"
+            for member, data in ours.items():
+                (tree / member).parent.mkdir(parents=True, exist_ok=True)
+                (tree / member).write_bytes(data)
+            _compile(tree, compiler)
+            draft = Path(work) / "draft.zip"
+            shutil.copyfile(wheels, draft)
+            _append(draft, tree)
+            draft.rename(path)
+    return _measured(Bundle(name, path, digest[:16], path.stat().st_size, _unzipped(path)), recipe)
+
+
+def unpack(bundle: Bundle, directory: Path) -> Path:
+    """Unpack a bundle into a directory named after its digest, once."""
+    tree = directory / f"{bundle.path.stem}"
+    if not tree.exists():
+        with tempfile.TemporaryDirectory(dir=directory) as work:
+            zipfile.ZipFile(bundle.path).extractall(Path(work) / "tree")
+            (Path(work) / "tree").rename(tree)
+    return tree
+
+
+def check_imports(bundle: Bundle, tree: Path) -> None:
+    """Import the handlers with the bundle alone on the path: no site-packages, no environment, no checkout.
+
+    Raises:
+        BundleError: something that they need is not in the bundle.
+    """
+    for module in RECIPES[bundle.name].modules:
+        code = f"import sys; sys.path.insert(0, {str(tree)!r}); import {module}"
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tree)
+        if done.returncode:
+            raise BundleError(f"bundle {bundle.name} cannot import {module} on its own:\n{done.stderr.strip()}")
+
+
+def find_interpreter(version: str) -> str | None:
+    """Find an interpreter of just this minor version; its .pyc are those that the runtime reads."""
+    homes = Path.home().glob(f".pyenv/versions/{version}*/bin/python")
+    for candidate in [sys.executable, shutil.which(f"python{version}"), *map(str, homes)]:
+        if candidate is None:
+            continue
+        probe = [candidate, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        done = subprocess.run(probe, capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
+    """Return a zip of what pip installs for a bundle, trimmed and compiled; made once per lock, target and interpreter."""
+    requirements = RECIPES[name].requirements
+    version = RUNTIME if target != "native" else "%d.%d.%d" % sys.version_info[:3]
+    recipe = [Path(__file__).read_text(), (ROOT / "infra/trim.py").read_text(), requirements.read_text()]
+    digest = _digest([*recipe, target, version, str(bool(compiler))])[:16]
+    path = cache / "wheels" / f"{name}-{target}-{digest}.zip"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        tree = Path(work) / "tree"
+        _pip_install(requirements, tree, target)
+        for file in [file for file in tree.rglob("*") if file.is_file()]:
+            if not is_kept(file.relative_to(tree).as_posix()):
+                file.unlink()
+        _compile(tree, compiler)
+        draft = Path(work) / "draft.zip"
+        _append(draft, tree, level=1 if target == "native" else 6)
+        draft.rename(path)
+    return path
+
+
+def _pip_install(requirements: Path, tree: Path, target: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--no-compile"]
+    command += ["--only-binary", ":all:", "--target", str(tree), "--requirement", str(requirements)]
+    if PLATFORMS[target]:
+        command += ["--implementation", "cp", "--python-version", RUNTIME]
+        command += [word for platform in PLATFORMS[target] for word in ("--platform", platform)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BundleError(
+            f"pip could not install {requirements.relative_to(ROOT)} for {target}:\n{done.stderr.strip()}"
+        )
+
+
+def _compile(tree: Path, interpreter: str | None) -> None:
+    """Compile to .pyc that are never compared with their source: a cold start reads them as they are."""
+    if interpreter is None:
+        return
+    code = (
+        "import compileall, py_compile, sys; "
+        "compileall.compile_dir(sys.argv[1], maxlevels=20, quiet=2, stripdir=sys.argv[1], prependdir='/var/task', "
+        "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+    )
+    subprocess.run([interpreter, "-I", "-S", "-c", code, str(tree)], check=True, env={"PYTHONHASHSEED": "0"})
+
+
+def _append(archive: Path, tree: Path, level: int = 6) -> None:
+    """Append a tree to a zip: sorted, with one date and one mode, so that equal trees make equal bytes."""
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED, compresslevel=level) as target:
+        for file in sorted(file for file in tree.rglob("*") if file.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(tree).as_posix(), EPOCH)
+            entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o100644 << 16
+            target.writestr(entry, file.read_bytes(), compresslevel=level)
+
+
+def _sources(recipe: Recipe) -> Iterator[Path]:
+    for source in recipe.sources:
+        found: Iterable[Path] = [ROOT / source] if source.endswith(".py") else (ROOT / source).rglob("*")
+        for path in found:
+            if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("requirements"):
+                yield path
+
+
+def _measured(bundle: Bundle, recipe: Recipe) -> Bundle:
+    if bundle.unzipped >= recipe.max_bytes:
+        size, bound = bundle.unzipped / MEGABYTE, recipe.max_bytes / MEGABYTE
+        raise BundleError(
+            f"bundle {bundle.name} is {size:.1f} MB unzipped, not under {bound:.0f}: trim more (infra/trim.py)"
+        )
+    return bundle
+
+
+def _unzipped(path: Path) -> int:
+    return sum(entry.file_size for entry in zipfile.ZipFile(path).infolist())
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def main() -> None:
+    """Build bundles and print where they are and how large."""
+    parser = argparse.ArgumentParser(description="Build the functions' bundles.")
+    parser.add_argument("names", nargs="*", metavar="serve|enrich", help="both, when none is named")
+    parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64")
+    parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (sam build asks for that)")
+    options = parser.parse_args()
+    if options.target != "native" and find_interpreter(RUNTIME) is None:
+        warning = f"no python{RUNTIME} here: bundles go without .pyc, so cold starts compile (1.6 to 2.5 times as slow)"
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    for name in options.names or sorted(RECIPES):
+        if name not in RECIPES:
+            parser.error(f"no bundle is called {name}: choose from {', '.join(RECIPES)}")
+        try:
+            bundle = build(name, options.target)
+        except BundleError as error:
+            sys.exit(f"error: {error}")
+        sizes = f"{bundle.unzipped / MEGABYTE:.1f} MB, zipped {bundle.zipped / MEGABYTE:.1f} MB"
+        print(f"{name} {options.target}: {sizes}: {bundle.path.relative_to(ROOT)}")  # noqa: T201
+        if options.into:
+            zipfile.ZipFile(bundle.path).extractall(options.into)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Say which files of an installed tree a bundle leaves out. Pure; every rule has its reason."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+# AWS services whose models botocore needs here: what both sides call, and what its credential providers call.
+SERVICES = frozenset({"athena", "cloudwatch", "dynamodb", "glue", "kms", "s3", "sqs", "ssm", "sso", "sso-oidc", "sts"})
+
+LEFT_OUT = (
+    # Only compilers and type checkers read these.
+    "*.pyi",
+    "*.pyx",
+    "*.pxd",
+    "*.pxi",
+    "*.h",
+    "*.hpp",
+    "*.cc",
+    "*.cmake",
+    "pyarrow/include/*",
+    "pyarrow/src/*",
+    "bin/*",
+    "*/__pycache__/*",
+    # How it was installed says where it was built; METADATA and the licences stay.
+    "*.dist-info/RECORD",
+    "*.dist-info/INSTALLER",
+    "*.dist-info/REQUESTED",
+    "*.dist-info/WHEEL",
+    "*.dist-info/direct_url.json",
+    # Tests of others.
+    "*/tests/*",
+    # Arrow Flight, ORC, and the clouds of others. libarrow_substrait stays: pyarrow cannot be imported without it.
+    "pyarrow/*flight*",
+    "pyarrow/*_orc*",
+    "pyarrow/*gcs*",
+    "pyarrow/*azure*",
+    "pyarrow/*_hdfs*",
+    "pyarrow/_cuda*",
+    # Links to these libraries became copies in the wheel; only the name that the loader asks for (so.2600) stays.
+    "pyarrow/lib*.so",
+    "pyarrow/lib*.so.*.*.*",
+    # boto3's resource models of other services, and its examples.
+    "boto3/examples/*",
+)
+
+KEPT = ("pyarrow/lib.*.so",)  # the extension module, not a library
+
+
+def is_kept(path: str) -> bool:
+    """Tell whether a file, named by its POSIX path inside the bundle, belongs in it."""
+    parts = PurePosixPath(path).parts
+    if parts[:2] in (("botocore", "data"), ("boto3", "data")) and len(parts) > 3:
+        return parts[2] in SERVICES and "examples" not in parts[-1]
+    if any(fnmatchcase(path, pattern) for pattern in KEPT):
+        return True
+    return not any(fnmatchcase(path, pattern) for pattern in LEFT_OUT)
