@@ -1,7 +1,7 @@
 """Build what AWS runs: one zip per function from locked hashes, the same bytes each time. Edge: pip and the disk.
 
-A bundle is what pip installs (kept under a digest of what decides it) and, appended, our own modules: a change of our code
-costs a copy and no download. Bytes repeat for the same zlib; the digest covers everything else that they depend on.
+A bundle is what pip installs (kept under a digest of what decides it) and, appended, our own modules: a change of our
+code costs a copy and no download. Bytes repeat for the same zlib; the digest covers all else that they depend on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A built bundle: the zip, its digest (names the upload, so that an unchanged bundle is no change), its sizes in bytes."""
+    """A built bundle: its zip, the digest that names its upload, and its sizes in bytes."""
 
     name: str
     path: Path
@@ -59,7 +59,7 @@ RECIPES = {
 }
 # glibc of the runtime's Amazon Linux 2023 is 2.34: wheels made for older ones run there.
 PLATFORMS = {
-    "aws-arm64": tuple(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17)) + ("manylinux2014_aarch64",),
+    "aws-arm64": ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17))),
     "native": (),
 }
 
@@ -95,7 +95,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
             shutil.copyfile(wheels, draft)
             _append(draft, tree)
             draft.rename(path)
-    return _measured(Bundle(name, path, digest[:16], path.stat().st_size, _unzipped(path)), recipe)
+    return _measured(Bundle(name, path, digest, path.stat().st_size, _unzipped(path)), recipe)
 
 
 def unpack(bundle: Bundle, directory: Path) -> Path:
@@ -116,7 +116,7 @@ def check_imports(bundle: Bundle, tree: Path) -> None:
     """
     for module in RECIPES[bundle.name].modules:
         code = f"import sys; sys.path.insert(0, {str(tree)!r}); import {module}"
-        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tree)
+        done = _run([sys.executable, "-I", "-S", "-c", code], cwd=tree)
         if done.returncode:
             raise BundleError(f"bundle {bundle.name} cannot import {module} on its own:\n{done.stderr.strip()}")
 
@@ -128,16 +128,16 @@ def find_interpreter(version: str) -> str | None:
         if candidate is None:
             continue
         probe = [candidate, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        done = subprocess.run(probe, capture_output=True, text=True)
+        done = _run(probe)
         if done.stdout.strip() == version:
             return candidate
     return None
 
 
 def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
-    """Return a zip of what pip installs for a bundle, trimmed and compiled; made once per lock, target and interpreter."""
+    """Return a zip of what pip installs for a bundle, trimmed and compiled; made once per lock and target."""
     requirements = RECIPES[name].requirements
-    version = RUNTIME if target != "native" else "%d.%d.%d" % sys.version_info[:3]
+    version = RUNTIME if target != "native" else sys.version.split()[0]
     recipe = [Path(__file__).read_text(), (ROOT / "infra/trim.py").read_text(), requirements.read_text()]
     digest = _digest([*recipe, target, version, str(bool(compiler))])[:16]
     path = cache / "wheels" / f"{name}-{target}-{digest}.zip"
@@ -163,11 +163,10 @@ def _pip_install(requirements: Path, tree: Path, target: str) -> None:
     if PLATFORMS[target]:
         command += ["--implementation", "cp", "--python-version", RUNTIME]
         command += [word for platform in PLATFORMS[target] for word in ("--platform", platform)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = _run(command)
     if done.returncode:
-        raise BundleError(
-            f"pip could not install {requirements.relative_to(ROOT)} for {target}:\n{done.stderr.strip()}"
-        )
+        lock = requirements.relative_to(ROOT)
+        raise BundleError(f"pip could not install {lock} for {target}:\n{done.stderr.strip()}")
 
 
 def _compile(tree: Path, interpreter: str | None) -> None:
@@ -179,7 +178,13 @@ def _compile(tree: Path, interpreter: str | None) -> None:
         "compileall.compile_dir(sys.argv[1], maxlevels=20, quiet=2, stripdir=sys.argv[1], prependdir='/var/task', "
         "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
     )
-    subprocess.run([interpreter, "-I", "-S", "-c", code, str(tree)], check=True, env={"PYTHONHASHSEED": "0"})
+    _run([interpreter, "-S", "-c", code, str(tree)], env={"PYTHONHASHSEED": "0"}).check_returncode()
+
+
+def _run(
+    command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)  # noqa: S603
 
 
 def _append(archive: Path, tree: Path, level: int = 6) -> None:

@@ -1,0 +1,152 @@
+"""Deploy infra/template.yaml, the very template that AWS gets, to the stand-in for AWS. An edge.
+
+What the stand-in cannot take is left out by the template itself, by its condition OnAws. What it takes and then drops
+(the table's TTL) is done by hand here, with the template's own values.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from infra.bundle import Bundle, build
+from infra.translate import Template, read_template, translate
+
+ARTIFACTS = "larder-artifacts"
+FUNCTIONS = {"EnrichFunction": "enrich", "ServeFunction": "serve"}
+Clients = Callable[[str], Any]  # a service's name -> its boto3 client
+
+
+class DeployError(Exception):
+    """The stack could not be made; the message names the resources and why."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A deployed stack: its name, its outputs as the template names them, and where its API answers."""
+
+    name: str
+    outputs: Mapping[str, str]
+    base_url: str  # ends in /v1
+
+    def __getitem__(self, output: str) -> str:
+        """Return one output's value."""
+        return self.outputs[output]
+
+
+def deploy(
+    client: Clients,
+    endpoint: str,
+    *,
+    name: str = "larder",
+    parameters: Mapping[str, str] | None = None,
+    template: Template | None = None,
+    bundles: Mapping[str, Bundle] | None = None,
+    timeout: float = 60,
+) -> Stack:
+    """Create the stack, or update it in place, and wait until it stands.
+
+    Args:
+        client: makes the clients, e.g. `functools.partial(boto3.client, endpoint_url=...)`.
+        endpoint: the stand-in's URL; the API is reached through it.
+        name: of the stack.
+        parameters: of the template; `Platform` is `laptop` here whatever they say.
+        template: another than infra/template.yaml, as `read_template` gives it.
+        bundles: built bundles by name; those missing are built (or taken from the cache).
+        timeout: seconds until the stack must stand.
+
+    Raises:
+        DeployError: a resource failed or the time is up.
+    """
+    given = {**(parameters or {}), "Platform": "laptop"}
+    template = template or read_template()
+    code = _upload(client("s3"), bundles or {})
+    translated = translate(template, code, given)
+    cloudformation = client("cloudformation")
+    _start(client("s3"), cloudformation, name, translated, given)
+    outputs = _wait(cloudformation, name, time.monotonic() + timeout)
+    _enable_ttl(client("dynamodb"), outputs["TableName"], template)
+    return Stack(name, outputs, f"{endpoint}/_aws/execute-api/{outputs['ApiId']}/live/v1")
+
+
+def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
+    """Delete the stack; what it declares to be retained stays."""
+    cloudformation = client("cloudformation")
+    cloudformation.delete_stack(StackName=stack.outputs.get("StackId", stack.name))
+    deadline = time.monotonic() + timeout
+    while (found := _status(cloudformation, stack.name)) not in ("", "DELETE_COMPLETE"):
+        if "FAILED" in found or time.monotonic() > deadline:
+            raise DeployError(f"stack {stack.name} is {found}:\n{_failures(cloudformation, stack.name)}")
+        time.sleep(0.05)
+
+
+def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]:
+    """Upload each bundle under its digest, unless it is there: a second deploy of the same code uploads nothing."""
+    s3.create_bucket(Bucket=ARTIFACTS)
+
+    def upload(name: str) -> dict[str, str]:
+        bundle = bundles.get(name) or build(name)
+        object_key = f"{name}-{bundle.digest}.zip"
+        if s3.list_objects_v2(Bucket=ARTIFACTS, Prefix=object_key).get("KeyCount", 0) == 0:
+            s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=bundle.path.read_bytes())
+        return {"Bucket": ARTIFACTS, "Key": object_key}
+
+    with ThreadPoolExecutor() as pool:  # building is mostly waiting for pip
+        return dict(zip(FUNCTIONS, pool.map(upload, FUNCTIONS.values()), strict=True))
+
+
+def _start(s3: Any, cloudformation: Any, name: str, template: Template, parameters: Mapping[str, str]) -> None:
+    """Start to create or update; a body over 51,200 bytes has to lie on S3."""
+    object_key = f"{name}.template.json"
+    s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=json.dumps(template).encode())
+    arguments = {
+        "StackName": name,
+        "TemplateURL": f"{s3.meta.endpoint_url}/{ARTIFACTS}/{object_key}",
+        "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+    }
+    if _status(cloudformation, name) in ("", "DELETE_COMPLETE"):
+        cloudformation.create_stack(**arguments)
+        return
+    try:
+        cloudformation.update_stack(**arguments)
+    except cloudformation.exceptions.ClientError as error:
+        if "No updates are to be performed" not in str(error):
+            raise
+
+
+def _wait(cloudformation: Any, name: str, deadline: float) -> dict[str, str]:
+    while (status := _status(cloudformation, name)) not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+        if "FAILED" in status or "ROLLBACK" in status or time.monotonic() > deadline:
+            raise DeployError(f"stack {name} is {status or 'gone'}:\n{_failures(cloudformation, name)}")
+        time.sleep(0.05)
+    outputs = cloudformation.describe_stacks(StackName=name)["Stacks"][0].get("Outputs", [])
+    return {output["OutputKey"]: output["OutputValue"] for output in outputs}
+
+
+def _status(cloudformation: Any, name: str) -> str:
+    """Return the stack's status, or nothing when there is no such stack."""
+    try:
+        status: str = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+    except cloudformation.exceptions.ClientError as error:
+        if "does not exist" not in str(error):
+            raise
+        return ""
+    return status
+
+
+def _failures(cloudformation: Any, name: str) -> str:
+    events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+    failed = [event for event in events if "FAILED" in event["ResourceStatus"]]
+    lines = [f"  {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '?')}" for event in reversed(failed)]
+    return "\n".join(lines) or "  (no resource says why)"
+
+
+def _enable_ttl(dynamodb: Any, table: str, template: Template) -> None:
+    wanted = template["Resources"]["Table"]["Properties"]["TimeToLiveSpecification"]
+    if dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["TimeToLiveStatus"] != "ENABLED":
+        dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=wanted)
