@@ -1,18 +1,16 @@
-"""The words a dataset is told in: source, metadata, as_of, policies. Pure values; imports nothing but the standard library."""
+"""The words a dataset is told in: source, metadata, as_of, policies. Pure values, standard library only."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from serve.datasets import Served
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf
 
@@ -98,7 +96,7 @@ class Derive:
         columns: names and DuckDB types of the columns that it adds.
     """
 
-    function: Callable[[pd.DataFrame], pd.DataFrame]
+    function: Callable[[Any], Any]  # DataFrame -> DataFrame; unnamed here, since pandas is imported only if a step runs
     columns: Mapping[str, str]
 
 
@@ -179,7 +177,12 @@ def parse_as_of(rule: FromKey, object_key: str) -> datetime:
     return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
+def name_place(place: str, name: str) -> str:
+    """Name the place of a member; quoted where a dot or a blank in the name could mislead."""
+    return f"{place}.{name if re.fullmatch(r'[A-Za-z0-9_-]+', name) else json.dumps(name, ensure_ascii=False)}"
+
+
 def _leaves(place: str, body: Any) -> list[tuple[str, str]]:
     if isinstance(body, str):
         return [(place, body)]
-    return [leaf for name, member in body.items() for leaf in _leaves(f"{place}.{name}", member)]
+    return [leaf for name, member in body.items() for leaf in _leaves(name_place(place, name), member)]

@@ -1,0 +1,240 @@
+"""Render a DuckDB value as JSON text: from an expression and its type to SQL that gives the text. Pure.
+
+What a consumer gets is stated here, type by type, and left to no default: DuckDB's own `to_json` widens a float32 0.1
+to 0.10000000149011612, writes timestamps with a blank, NaN bare, and pads decimals.
+
+| DuckDB type | JSON |
+|---|---|
+| BOOLEAN | `true`, `false` |
+| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; the 64-bit types and above as `large_integers` says |
+| FLOAT, DOUBLE | the shortest number that reads back as the same value at that width; NaN and infinity reject the row |
+| DECIMAL | a number without exponent and without padding zeros |
+| VARCHAR, ENUM | a string |
+| UUID | a string in lower case with hyphens |
+| BLOB | a string: base64 (RFC 4648, section 4, padded) |
+| DATE | `"2026-11-20"` |
+| TIME | `"06:15:00.5"`, the fraction as far as there is one |
+| TIMESTAMP (all units) | RFC 3339 in UTC, `"2026-11-20T06:15:00.5Z"`; one without zone is taken as UTC |
+| TIMESTAMPTZ | RFC 3339 in UTC |
+| STRUCT, LIST, ARRAY | an object in declared order, an array |
+| MAP | an object in stored order; keys by their text |
+| JSON | as it is, minified |
+| INTERVAL, TIME WITH TIME ZONE, BIT, UNION, unnamed STRUCT and what else there may be | refused, with a remedy |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+NOT_A_NUMBER = "not-a-number"
+LARGE_INTEGER = "large-integer"
+BAD_VALUE = "bad-value"
+
+_SMALL_INTEGERS = {"tinyint", "smallint", "integer", "utinyint", "usmallint", "uinteger"}
+_LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
+_TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"}
+_MAP_KEYS = _SMALL_INTEGERS | _LARGE_INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
+_REMEDIES = {
+    "interval": "turn it into a number, with epoch(...) say",
+    "time with time zone": "cast it to time or to varchar",
+    "bit": "cast it to varchar",
+    "union": "take one of its members",
+}
+
+
+class Kind(Protocol):
+    """What is used of duckdb's type object."""
+
+    @property
+    def id(self) -> str:
+        """The type's name without parameters, in lower case."""
+
+    @property
+    def children(self) -> Any:
+        """Pairs of a name and a type or a number, of those types that have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a dataset says about values that JSON leaves open."""
+
+    nulls: Literal["keep", "omit"] = "keep"
+    large_integers: Literal["number", "string", "reject"] = "number"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """SQL that is true for a value that rejects its row: why, and the path of the member within the value."""
+
+    reason: str
+    path: str
+    sql: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """SQL that gives the JSON text of a value (null for null), and what has to be checked of the value."""
+
+    sql: str
+    checks: tuple[Check, ...] = ()
+
+
+class Unrenderable(TypeError):
+    """A value of this type has no JSON of ours; the message names the type and the remedy."""
+
+
+def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) -> Rendered:
+    """Render a value of a type.
+
+    Args:
+        value: SQL that is cheap to repeat, such as a column.
+        kind: duckdb's type of it.
+        policy: the dataset's.
+        depth: how many lambdas stand around it.
+
+    Raises:
+        Unrenderable: the type has no JSON.
+    """
+    name = kind.id
+    if name in _NESTED:
+        return _NESTED[name](value, kind, policy, depth)
+    text = f"cast({value} as varchar)"
+    if name in {"float", "double"}:
+        return Rendered(text, (Check(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
+    if name in _LARGE_INTEGERS:
+        return _render_large(value, policy)
+    if name in _SMALL_INTEGERS | {"boolean", "bignum"}:
+        return Rendered(text)
+    if name == "decimal":
+        scale = dict(kind.children)["scale"]
+        return Rendered(f"rtrim(rtrim({text}, '0'), '.')" if scale else text)
+    if name == "varchar":
+        return _render_json(value) if str(kind).upper() == "JSON" else Rendered(f"cast(to_json({value}) as varchar)")
+    if name == "enum":
+        return Rendered(f"cast(to_json({text}) as varchar)")
+    if name in {"uuid", "time", "time_ns"}:
+        return Rendered(f"('\"' || {text} || '\"')")
+    if name == "blob":
+        return Rendered(f"('\"' || base64({value}) || '\"')")
+    if name == "date" or name in _TIMESTAMPS:
+        return _render_instant(value, name)
+    if name == "null":
+        return Rendered("cast(null as varchar)")
+    raise Unrenderable(f"type {kind} has no JSON; {_REMEDIES.get(name, 'cast it to another type')}")
+
+
+def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "omit"]) -> list[str]:
+    """Render members, from (name, SQL of the text, null for null), as SQL pieces to concatenate.
+
+    Each member begins with a comma, so that a run of members can be concatenated with another; `render_braces` drops
+    the first.
+    """
+    pieces: list[str] = []
+    for name, text in members:
+        label = f",{json.dumps(name, ensure_ascii=False)}:"
+        if nulls == "omit":
+            pieces.append(f"coalesce({literal(label)} || {text}, '')")
+        else:
+            pieces += [literal(label), f"coalesce({text}, 'null')"]
+    return pieces
+
+
+def render_braces(pieces: list[str]) -> str:
+    """Render the SQL of an object's text from the pieces of its members."""
+    rest = ", ".join([*pieces[1:], "'}'"])
+    if pieces and pieces[0].startswith("',"):  # the first comma is known beforehand: no need to cut it off per row
+        return f"concat('{{{pieces[0][2:]}, {rest})"
+    return f"concat('{{', substr(concat({', '.join(pieces) or 'null'}), 2), '}}')"
+
+
+def literal(text: str) -> str:
+    """Quote a text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Quote a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _render_large(value: str, policy: Policy) -> Rendered:
+    text = f"cast({value} as varchar)"
+    if policy.large_integers == "string":
+        return Rendered(f"('\"' || {text} || '\"')")
+    if policy.large_integers == "number":
+        return Rendered(text)
+    bad = f"({value} not between -9007199254740991 and 9007199254740991)"
+    return Rendered(text, (Check(LARGE_INTEGER, "", bad, "passes 2^53 - 1, the largest integer every reader keeps"),))
+
+
+def _render_json(value: str) -> Rendered:
+    # DuckDB takes NaN and Infinity for JSON; outside strings no other word has these letters.
+    bare = f"regexp_replace(cast({value} as varchar), '\"(\\\\.|[^\"\\\\])*\"', '', 'g')"
+    bad = f"regexp_matches({bare}, '(?i)nan|inf')"
+    return Rendered(f"cast(json({value}) as varchar)", (Check(NOT_A_NUMBER, "", bad, "holds NaN or infinity"),))
+
+
+def _render_instant(value: str, name: str) -> Rendered:
+    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC prints otherwise; infinity is past either end
+    if name == "timestamp_ns":
+        bad = f"not isfinite(cast({value} as timestamp))"  # it holds 1677 to 2262 only, and infinity
+    check = Check(BAD_VALUE, "", bad, "is outside the years 1 to 9999 of RFC 3339")
+    if name == "date":
+        return Rendered(f"('\"' || cast({value} as varchar) || '\"')", (check,))
+    zoneless = f"cast({value} as timestamp)" if name == "timestamp with time zone" else value
+    return Rendered(f"('\"' || replace(cast({zoneless} as varchar), ' ', 'T') || 'Z\"')", (check,))
+
+
+def _render_struct(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+    members, checks = [], []
+    for name, child in kind.children:
+        if not name:
+            raise Unrenderable(f"type {kind} has no JSON; name its members, as in {{'a': 1}}")
+        member = render(f"struct_extract({value}, {literal(name)})", child, policy, depth)
+        members.append((name, member.sql))
+        checks += [Check(c.reason, f".{name}{c.path}", c.sql, c.because) for c in member.checks]
+    text = render_braces(render_members(members, policy.nulls))
+    return Rendered(f"(case when {value} is not null then {text} end)", tuple(checks))
+
+
+def _render_list(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+    element = f"e{depth}"
+    child = render(element, dict(kind.children)["child"], policy, depth + 1)
+    texts = f"list_transform({value}, lambda {element}: coalesce({child.sql}, 'null'))"
+    checks = [
+        Check(c.reason, f"[]{c.path}", _any(value, element, c.sql), c.because) for c in child.checks
+    ]
+    return Rendered(f"('[' || array_to_string({texts}, ',') || ']')", tuple(checks))
+
+
+def _render_map(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+    kinds = dict(kind.children)
+    if kinds["key"].id not in _MAP_KEYS:
+        raise Unrenderable(f"type {kind} has no JSON; its keys must be text, integers, dates or UUIDs")
+    entry = f"e{depth}"
+    child = render(f"{entry}.value", kinds["value"], policy, depth + 1)
+    entries = f"map_entries({value})"
+    if policy.nulls == "omit":
+        entries = f"list_filter({entries}, lambda {entry}: {entry}.value is not null)"
+    member = f"concat(to_json(cast({entry}.key as varchar)), ':', coalesce({child.sql}, 'null'))"
+    texts = f"list_transform({entries}, lambda {entry}: {member})"
+    checks = [
+        Check(c.reason, f"{{}}{c.path}", _any(f"map_entries({value})", entry, c.sql), c.because) for c in child.checks
+    ]
+    return Rendered(f"('{{' || array_to_string({texts}, ',') || '}}')", tuple(checks))
+
+
+def _any(values: str, element: str, predicate: str) -> str:
+    return f"list_contains(list_transform({values}, lambda {element}: {predicate}), true)"
+
+
+_NESTED: dict[str, Callable[[str, Kind, Policy, int], Rendered]] = {
+    "struct": _render_struct,
+    "list": _render_list,
+    "array": _render_list,
+    "map": _render_map,
+}
