@@ -22,7 +22,7 @@ EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
 PREDICTION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
 MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
 MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
-MAX_BODY_BYTES = 16 * 1024 * 1024  # no stored gzip may grow past this when it is read
+MAX_BODY_BYTES = 4 * 1024 * 1024  # of JSON text: Lambda answers 6 MB at most, and quoting the text makes it longer
 
 
 class Order(NamedTuple):

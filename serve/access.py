@@ -1,0 +1,58 @@
+"""Decide whether a trusted token may read a dataset, and whose items it reads. Pure.
+
+The partition key is made here, of verified claims and of nothing else: no part of a request can name another subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve.auth import InvalidToken
+from serve.datasets import Served
+from serve.item import MAX_PK_BYTES, build_pk
+
+MAX_CLAIM_CHARACTERS = 256
+
+
+def parse_scopes(claims: Mapping[str, Any], scope_claims: tuple[str, ...]) -> frozenset[str]:
+    """Parse the scopes a token carries: words in a string, or a list of words.
+
+    Raises:
+        InvalidToken: a scope claim has another type.
+    """
+    scopes: set[str] = set()
+    for name in scope_claims:
+        value = claims.get(name, [])
+        words = value.split(" ") if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise InvalidToken("malformed-claim")
+        scopes.update(words)
+    return frozenset(scopes)
+
+
+def build_subject(claims: Mapping[str, Any], dataset: Served) -> tuple[str, ...]:
+    """Build the subject from its claims, which an issuer's users may have typed (V11).
+
+    Raises:
+        InvalidToken: one is missing, no string, empty, too long, or holds what cannot be seen.
+    """
+    subject = []
+    for name in dataset.subject:
+        value = claims.get(name)
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_CLAIM_CHARACTERS or not value.isprintable():
+            raise InvalidToken("bad-subject")
+        subject.append(value)
+    return tuple(subject)
+
+
+def build_partition(claims: Mapping[str, Any], dataset: Served) -> str:
+    """Build the partition key of the subject's items.
+
+    Raises:
+        InvalidToken: as `build_subject`, or the key is longer than DynamoDB takes.
+    """
+    pk = build_pk(dataset.name, build_subject(claims, dataset))
+    if len(pk) > MAX_PK_BYTES:  # percent-encoded, so a character is a byte
+        raise InvalidToken("bad-subject")
+    return pk

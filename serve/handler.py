@@ -1,0 +1,207 @@
+"""Answer one event: token and path in, the item's own bytes out. The Lambda's entry, and its one meeting of edges and core.
+
+    parse_request -> route -> verify_token -> authorize -> item_key -> get_item -> is_expired -> respond
+
+An event of a REST API, cut to what is read (the other forms are told in `request`):
+
+    {"httpMethod": "GET", "path": "/v1/flight-delays/2024-01-02.JFK.B6.1", "headers": {"Authorization": "Bearer ..."},
+     "queryStringParameters": null, "requestContext": {"requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"}}
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from serve.access import build_partition, parse_scopes
+from serve.auth import InvalidToken
+from serve.datasets import SERVED, Served
+from serve.item import is_expired
+from serve.key_sources import open_source
+from serve.keys import KeyStore, KeysUnavailable
+from serve.log import build_key_line, build_request_line, hash_subject, write
+from serve.page import gather
+from serve.problems import Problem, challenge, unavailable
+from serve.request import Form, MalformedEvent, Request, parse_form, parse_request
+from serve.respond import (
+    Answer,
+    add_cors,
+    check_acceptable,
+    render,
+    respond_health,
+    respond_item,
+    respond_list,
+    respond_options,
+    respond_problem,
+)
+from serve.route import Route, UseCase, parse_page, route
+from serve.settings import Settings, parse_settings
+from serve.storage import Storage, StorageUnavailable
+from serve.verifier import Issuer, Trusted, Verifier
+from wire.client import Client, Limits
+from wire.endpoint import resolve
+from wire.signing import find_credentials
+
+# Far below the 29 s of API Gateway: what has not come after the budget is a 503 that says when to try again.
+LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
+_ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joined to the first by a gateway
+
+Handler = Callable[[Any, Any], dict[str, Any]]
+
+
+class Parts(NamedTuple):
+    """What the handler is made of; tests put their own in."""
+
+    settings: Settings
+    storage: Storage
+    verifier: Verifier
+    now: Callable[[], float] = time.time
+    write: Callable[[str], None] = write
+    served: Mapping[str, Served] = SERVED
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Answer an event; what the function needs is made at its first."""
+    return _handler()(event, context)
+
+
+def build_handler(parts: Parts) -> Handler:
+    """Build the handler from its parts."""
+    return lambda event, _context: _handle(parts, event)
+
+
+def build_parts(env: Mapping[str, str]) -> Parts:
+    """Build the parts that a deployment has from its environment.
+
+    Raises:
+        ValueError: a variable is missing or malformed.
+    """
+    settings = parse_settings(env)
+    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
+    client = Client(resolve("dynamodb", region, env), find_credentials(env), LIMITS)
+
+    def report(event: str, details: Mapping[str, object]) -> None:
+        write(build_key_line(settings.environment, time.time(), event, details))
+
+    issuers = [Issuer(one.policy, KeyStore(open_source(one.keys, env), report)) for one in settings.issuers]
+    return Parts(settings, Storage(client.send, settings.table), Verifier(issuers))
+
+
+@cache
+def _handler() -> Handler:
+    return build_handler(build_parts(os.environ))
+
+
+def _handle(parts: Parts, event: object) -> dict[str, Any]:
+    """Answer an event, whatever it is, and write its line."""
+    started = time.perf_counter()
+    seen: dict[str, object] = {"request_id": ""}
+    request = None
+    try:
+        request = parse_request(event)
+        seen["request_id"] = request.request_id
+        answer = _answer(parts, request, seen)
+    except MalformedEvent:
+        seen |= {"code": "invalid_request", "reason": "malformed-event"}
+        answer = respond_problem(Problem("invalid_request"), "")
+    except Problem as problem:
+        seen["code"] = problem.code
+        if problem.reason:
+            seen["reason"] = problem.reason
+        answer = respond_problem(problem, str(seen["request_id"]))
+    except Exception as error:  # noqa: BLE001 - the last resort; its message may hold data, so only its place is logged
+        places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+        seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
+        answer = respond_problem(Problem("internal_error"), str(seen["request_id"]))
+    form, is_head = (request.form, request.method == "HEAD") if request else (parse_form(event), False)
+    if request is not None:
+        is_preflight = seen.get("use_case") == UseCase.OPTIONS
+        answer = add_cors(answer, request.header("origin"), parts.settings.cors_origins, is_preflight=is_preflight)
+    use_case = str(seen.pop("use_case", UseCase.UNROUTED))
+    latency = (time.perf_counter() - started) * 1000
+    environment = parts.settings.environment
+    parts.write(build_request_line(environment, parts.now(), use_case, answer.status, latency, seen))
+    return render(answer, form, is_head=is_head)
+
+
+def _answer(parts: Parts, request: Request, seen: dict[str, object]) -> Answer:
+    """Answer a request, noting in `seen` what its log line may tell."""
+    found = route(request.method, request.path, parts.served)
+    seen["use_case"] = found.use_case
+    dataset = found.dataset
+    if found.use_case is UseCase.OPTIONS:
+        return respond_options()
+    if dataset is None:
+        return respond_health()
+    seen["dataset"] = dataset.name
+    now = parts.now()
+    partition = _authorize(parts, request, dataset, now, seen)
+    seen["subject"] = hash_subject(partition)
+    check_acceptable(request)
+    try:
+        if found.use_case is UseCase.LIST_ITEMS:
+            page = parse_page(request.query)
+            items = gather(
+                lambda after, limit: parts.storage.query(partition, page.prefix, after, limit, now), page, now
+            )
+            return respond_list(request, page, items, now)
+        return _get(parts, request, found, partition, now)
+    except StorageUnavailable as error:
+        raise unavailable(f"storage: {error}") from error
+
+
+def _get(parts: Parts, request: Request, found: Route, partition: str, now: float) -> Answer:
+    item = parts.storage.get_item(partition, found.prediction_id)
+    if item is None or item.body is None or is_expired(item.expires_at, now):
+        raise Problem("not_found")
+    return respond_item(request, item, now)
+
+
+def _authorize(parts: Parts, request: Request, dataset: Served, now: float, seen: dict[str, object]) -> str:
+    """Return the partition that the request's token may read: made of its claims and nothing else.
+
+    Raises:
+        Problem: 400, 401, 403, or 503 where no issuer's keys can be had.
+    """
+    realm = parts.settings.realm
+    token = _bearer_token(request, realm)
+    try:
+        trusted = _verify(parts, token, now)
+        seen["kid"] = trusted.kid
+        scopes = parse_scopes(trusted.claims, trusted.policy.scope_claims)
+        if dataset.scope not in scopes:
+            raise challenge(realm, "insufficient_scope", scope=dataset.scope)
+        return build_partition(trusted.claims, dataset)
+    except InvalidToken as error:
+        detail = "the token has expired" if error.reason == "expired" else None
+        raise challenge(realm, "invalid_token", detail=detail, reason=error.reason) from error
+    except KeysUnavailable as error:
+        raise unavailable("keys") from error
+
+
+def _verify(parts: Parts, token: str, now: float) -> Trusted:
+    try:
+        return parts.verifier.verify(token, now)
+    except (InvalidToken, KeysUnavailable):
+        raise
+    except Exception as error:  # V14: a token that breaks the verifier must not look like a fault of ours
+        raise InvalidToken(f"verifier-broke: {type(error).__name__}") from error
+
+
+def _bearer_token(request: Request, realm: str) -> str:
+    """Return what stands after `Bearer `, exactly: white space around it is the verifier's to refuse."""
+    values = request.headers.get("authorization", [])
+    if len(values) > 1 or (values and _ANOTHER.search(values[0])):
+        raise Problem("invalid_request", "there is more than one Authorization header")
+    scheme, _, token = values[0].partition(" ") if values else ("", "", "")
+    if scheme.lower() != "bearer":
+        raise challenge(realm, "token_required")
+    return token
+
+
+__all__ = ["Form", "Parts", "build_handler", "build_parts", "handler"]

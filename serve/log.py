@@ -1,0 +1,69 @@
+"""Render one log line per request, which is its metrics as well (CloudWatch's embedded metric format). Pure but `write`.
+
+A line never holds a token, a body, a path or a query, and no text that a caller chose: codes and reasons are of closed
+lists, the kid is one of our own, and the subject is hashed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+
+NAMESPACE = "Larder"
+SERVICE = "serve"
+METRICS = {"Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count"}
+KEY_METRICS = {"KeyFailures": "Count"}
+
+
+def build_request_line(
+    environment: str, now: float, use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]
+) -> str:
+    """Render the line of one request; `fields` is what else is known (request_id, dataset, kid, subject, code, reason)."""
+    line = {
+        "level": "ERROR" if status >= 500 else "INFO",
+        "use_case": use_case,
+        "status": status,
+        "latency_ms": round(latency_ms, 3),
+        **fields,
+        "Requests": 1,
+        "Latency": round(latency_ms, 3),
+        "ClientErrors": int(400 <= status < 500),
+        "ServerErrors": int(status >= 500),
+    }
+    return _render(line, environment, now, _METRICS, use_case)
+
+
+def build_key_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
+    """Render the line of something wrong with an issuer's keys."""
+    line = {"level": "ERROR", "event": event, **details, "KeyFailures": 1}
+    return _render(line, environment, now, _KEY_METRICS, None)
+
+
+def hash_subject(partition: str) -> str:
+    """Hash a subject so that its lines can be counted and joined, without showing who it is at a glance."""
+    return sha256(partition.encode()).hexdigest()[:16]
+
+
+def write(line: str) -> None:
+    """Write a line to where Lambda takes logs from."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _render(line: Mapping[str, object], environment: str, now: float, metrics: str, use_case: str | None) -> str:
+    dimensions: dict[str, object] = {"Service": SERVICE, "Environment": environment}
+    if use_case is not None:
+        dimensions["UseCase"] = use_case
+    members = json.dumps({**line, **dimensions})
+    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{metrics}}},{members[1:]}'
+
+
+def _build_metrics(metrics: Mapping[str, str], dimensions: list[list[str]]) -> str:
+    named = [{"Name": name, "Unit": unit} for name, unit in metrics.items()]
+    return json.dumps([{"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": named}])
+
+
+_METRICS = _build_metrics(METRICS, [["Service", "Environment"], ["Service", "Environment", "UseCase"]])
+_KEY_METRICS = _build_metrics(KEY_METRICS, [["Service", "Environment"]])

@@ -1,0 +1,72 @@
+"""Choose the form of an answer from what the request accepts, and tell whether the caller has it already. Pure.
+
+RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1.2 (If-None-Match).
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+_TAGS = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|\Z)')
+_WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
+
+
+def accepts_json(accept: str | None) -> bool:
+    """Tell whether `application/json` is acceptable; without a header everything is."""
+    if accept is None or not accept.strip():
+        return True
+    weights = _parse_weights(accept)
+    for media_range in ("application/json", "application/*", "*/*"):  # the most specific one decides
+        if media_range in weights:
+            return weights[media_range] > 0
+    return False
+
+
+def choose_coding(accept_encoding: str | None, *, is_gzip: bool) -> str | None:
+    """Choose `gzip` or `identity` for a body that is stored as the one or the other; None if neither is acceptable."""
+    weights = _parse_weights(accept_encoding or "")
+    anything = weights.get("*")
+    gzip = max(weights.get("gzip", -1.0), weights.get("x-gzip", -1.0))
+    if gzip < 0:
+        gzip = anything or 0.0
+    identity = weights.get("identity", 1.0 if anything is None or anything > 0 else 0.0)
+    if gzip > 0 and (is_gzip or identity == 0):
+        return "gzip"
+    return "identity" if identity > 0 else None
+
+
+def build_etag(body: bytes) -> str:
+    """Build a strong validator of the very bytes that are sent, so that each coding has its own."""
+    return f'"{sha256(body).hexdigest()[:32]}"'
+
+
+def is_fresh(if_none_match: str | None, etag: str) -> bool:
+    """Tell whether the caller already has what `etag` names, by weak comparison. A malformed header is ignored."""
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    position, tags = 0, []
+    while position < len(if_none_match):
+        found = _TAGS.match(if_none_match, position)
+        if found is None:
+            return False
+        tags.append(found[1])
+        position = found.end()
+    return etag in tags
+
+
+def _parse_weights(header: str) -> dict[str, float]:
+    """Parse `a;q=0.5, b` to weights by name; parameters other than q are left out, a malformed weight counts as 1."""
+    weights: dict[str, float] = {}
+    for member in header.lower().split(","):
+        name, *parameters = (part.strip() for part in member.split(";"))
+        if not name:
+            continue
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q=") and _WEIGHT.match(parameter[2:]):
+                weight = float(parameter[2:])
+        weights[name] = max(weight, weights.get(name, 0.0))
+    return weights

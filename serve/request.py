@@ -1,0 +1,134 @@
+"""Parse an event of a REST API, an HTTP API, a load balancer or a function URL into one request. Pure.
+
+Nothing of an event is trusted to be there or of its type: whoever may invoke the function can send any JSON.
+
+| form | path | query | repeated headers |
+|---|---|---|---|
+| REST API (payload 1.0) | without the stage, decoded | decoded | a list each |
+| HTTP API, function URL (2.0) | with a named stage | one string, encoded | joined by commas |
+| load balancer | encoded | encoded | the last one, or a list each if the target group says so |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, unquote_plus
+
+
+class Form(StrEnum):
+    """What an answer must look like for whoever sent the event."""
+
+    REST = "rest"
+    HTTP = "http"
+    ALB = "alb"
+    ALB_MULTI = "alb-multi"
+
+
+class MalformedEvent(Exception):
+    """The event is none of the four forms."""
+
+
+class Request(NamedTuple):
+    """One request. Header names are in lower case; each header and each query parameter has the list of its values."""
+
+    form: Form
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, list[str]]
+    request_id: str
+
+    def header(self, name: str) -> str | None:
+        """Return a header as one text, its values joined as RFC 9110 section 5.3 has it."""
+        values = self.headers.get(name)
+        return ", ".join(values) if values else None
+
+
+def parse_request(event: object) -> Request:
+    """Parse an event.
+
+    Raises:
+        MalformedEvent: it is none of the four forms, or a part has another type.
+    """
+    if not isinstance(event, dict):
+        raise MalformedEvent
+    context = _member(event, "requestContext")
+    if event.get("version") == "2.0":
+        return _parse_http(event, context)
+    method, path = event.get("httpMethod"), event.get("path")
+    if not isinstance(method, str) or not isinstance(path, str):
+        raise MalformedEvent
+    query = _pairs(event, "multiValueQueryStringParameters", "queryStringParameters")
+    headers = _headers(event)
+    if "elb" in context:
+        form = Form.ALB_MULTI if isinstance(event.get("multiValueHeaders"), dict) else Form.ALB
+        decoded: dict[str, list[str]] = {}
+        for name, values in query.items():
+            decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
+        trace = headers.get("x-amzn-trace-id", [""])[-1]
+        return Request(form, method, unquote(path), decoded, headers, trace)
+    path = _without_stage(path, context)
+    return Request(Form.REST, method, path, query, headers, _text(context, "requestId"))
+
+
+def parse_form(event: object) -> Form:
+    """Guess how to answer an event that could not be parsed."""
+    is_http = isinstance(event, dict) and event.get("version") == "2.0"
+    return Form.HTTP if is_http else Form.REST
+
+
+def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> Request:
+    method, path = _member(context, "http").get("method"), event.get("rawPath")
+    raw_query = event.get("rawQueryString") or ""
+    if not (isinstance(method, str) and isinstance(path, str) and isinstance(raw_query, str)):
+        raise MalformedEvent
+    query: dict[str, list[str]] = {}
+    try:
+        for name, value in parse_qsl(raw_query, keep_blank_values=True, max_num_fields=100):
+            query.setdefault(name, []).append(value)
+    except ValueError as error:
+        raise MalformedEvent from error
+    # An HTTP API has decoded the path already, a function URL has not. Decoding twice can only turn a path that we do
+    # not have into one that we have: no character of our own paths is ever encoded.
+    path = _without_stage(unquote(path), context)
+    return Request(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
+
+
+def _without_stage(path: str, context: Mapping[str, Any]) -> str:
+    stage = _text(context, "stage")
+    return path.removeprefix(f"/{stage}") if stage and path.startswith(f"/{stage}/v1/") else path
+
+
+def _headers(event: Mapping[str, Any]) -> dict[str, list[str]]:
+    headers: dict[str, list[str]] = {}
+    for name, values in _pairs(event, "multiValueHeaders", "headers").items():
+        headers.setdefault(name.lower(), []).extend(values)
+    return headers
+
+
+def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]]:
+    """Return the values of each name, from the member that has them all if it is there."""
+    if event.get(many) is not None:
+        pairs = {name: values for name, values in _member(event, many).items() if values is not None}
+    else:
+        pairs = {name: [value] for name, value in _member(event, one).items() if value is not None}
+    for name, values in pairs.items():
+        if not (isinstance(name, str) and isinstance(values, list) and all(isinstance(v, str) for v in values)):
+            raise MalformedEvent
+    return pairs
+
+
+def _member(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = parent.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedEvent
+    return value
+
+
+def _text(context: Mapping[str, Any], name: str) -> str:
+    value = context.get(name)
+    return value if isinstance(value, str) else ""

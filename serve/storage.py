@@ -1,0 +1,67 @@
+"""Get items from DynamoDB. An edge: whatever sends is given, `wire.client.Client.send` or a stand-in of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from serve.item import BODY, EXPIRES_AT, PK, SK, Item, decode
+from serve.page import QueryResult
+from wire.errors import NoCredentials, TooLarge, Unavailable
+
+Send = Callable[[str, bytes], bytes]
+
+
+class StorageUnavailable(Exception):
+    """DynamoDB throttles, or cannot be reached in time; it says nothing about whether the item exists (H9)."""
+
+
+class Storage:
+    """The table of items, read only."""
+
+    def __init__(self, send: Send, table: str) -> None:
+        self._send = send
+        self._table = json.dumps(table)
+
+    def get_item(self, pk: str, sk: str) -> Item | None:
+        """Get one item, expired or not; None if there is none.
+
+        Raises:
+            StorageUnavailable: nobody can tell.
+        """
+        item_key = f'{{"{PK}":{{"S":{json.dumps(pk)}}},"{SK}":{{"S":{json.dumps(sk)}}}}}'
+        answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
+        return decode(answer["Item"]) if "Item" in answer else None
+
+    def query(self, pk: str, prefix: str, after: str, limit: int, now: float) -> QueryResult:
+        """Query one partition from behind `after`, looking at `limit` items or 1 MB.
+
+        Expired items and tombstones are left out by DynamoDB, to spare their transfer; who uses the result checks too.
+
+        Raises:
+            StorageUnavailable: nobody can tell.
+        """
+        values = {":p": {"S": pk}, ":now": {"N": str(int(now))}}
+        condition = f"{PK} = :p"
+        if prefix:
+            condition += f" and begins_with({SK}, :prefix)"
+            values[":prefix"] = {"S": prefix}
+        request: dict[str, Any] = {
+            "KeyConditionExpression": condition,
+            "FilterExpression": "#e > :now and attribute_exists(#b)",
+            "ExpressionAttributeNames": {"#e": EXPIRES_AT, "#b": BODY},
+            "ExpressionAttributeValues": values,
+            "Limit": limit,
+        }
+        if after:
+            request["ExclusiveStartKey"] = {PK: {"S": pk}, SK: {"S": after}}
+        answer = self._call("Query", f'{{"TableName":{self._table},{json.dumps(request)[1:]}')
+        last = answer.get("LastEvaluatedKey")
+        return QueryResult([decode(one) for one in answer["Items"]], last[SK]["S"] if last else None)
+
+    def _call(self, operation: str, payload: str) -> Any:
+        try:
+            return json.loads(self._send(f"DynamoDB_20120810.{operation}", payload.encode()))
+        except (Unavailable, NoCredentials, TooLarge) as error:
+            raise StorageUnavailable(type(error).__name__) from error

@@ -1,0 +1,83 @@
+"""Parse base64url and JSON with no second reading: what two parsers could take for different things is refused. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import urlsafe_b64decode
+from typing import Any
+
+MAX_DEPTH = 16  # objects and lists within each other; issuers use three or four
+_ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
+# A string (to the end of the text if it has no end, so that no text is scanned twice), or one bracket.
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+# The last character of an unpadded text may only carry zeros in the bits that belong to no byte (RFC 4648 section 3.5).
+_LAST = {0: None, 2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
+
+
+def parse_base64url(text: str) -> bytes:
+    """Parse unpadded, canonical base64url (RFC 7515 section 2).
+
+    Raises:
+        ValueError: padding, white space, another alphabet, an impossible length, or unused bits that are not zero.
+    """
+    if not _ALPHABET.match(text):
+        raise ValueError("not base64url")
+    rest = len(text) % 4
+    if rest == 1 or (rest and text[-1] not in (_LAST[rest] or ())):
+        raise ValueError("not canonical base64url")
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON as RFC 8259 and I-JSON have it.
+
+    Python's own parser takes NaN, Infinity, 1e999, members named twice, lone surrogates, and 1,000 levels of nesting.
+
+    Raises:
+        ValueError: any of those, or no UTF-8, or no JSON.
+    """
+    text = data.decode()  # strict; a byte order mark stays and is refused by the parser
+    _check_depth(text)
+    try:
+        value = _DECODER.decode(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return  # brackets within strings count too, so only a longer text is looked at closely
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        mark = found[0]
+        if mark in "{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError("nested too deeply")
+        elif mark in "}]":
+            depth -= 1
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) != len(members):
+        raise ValueError("member named twice")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("number out of range")
+    return value
+
+
+def _constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)
