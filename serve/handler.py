@@ -1,4 +1,4 @@
-"""Answer one event: token and path in, the item's own bytes out. The Lambda's entry, and its one meeting of edges and core.
+"""Answer one event: token and path in, the item's own bytes out. The Lambda's entry, where edges and core meet.
 
     parse_request -> route -> verify_token -> authorize -> item_key -> get_item -> is_expired -> respond
 
@@ -15,7 +15,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from serve.access import build_partition, parse_scopes
@@ -146,10 +146,8 @@ def _answer(parts: Parts, request: Request, seen: dict[str, object]) -> Answer:
     try:
         if found.use_case is UseCase.LIST_ITEMS:
             page = parse_page(request.query)
-            items = gather(
-                lambda after, limit: parts.storage.query(partition, page.prefix, after, limit, now), page, now
-            )
-            return respond_list(request, page, items, now)
+            query = partial(parts.storage.query, partition, page.prefix, now)
+            return respond_list(request, page, gather(query, page, now), now)
         return _get(parts, request, found, partition, now)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error

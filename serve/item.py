@@ -1,4 +1,4 @@
-"""The stored item, the one contract between writer and reader: attribute names, item keys, encode, decode, expiry. Pure.
+"""The stored item, the contract between writer and reader: attribute names, item keys, encode, decode, expiry. Pure.
 
 The reader owns the stored format, so `enrich` imports this module and never the other way round. Attribute names are
 short because each byte of them is stored, written and read with every item.

@@ -86,7 +86,7 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
             listing = (
                 f"/{bucket}?encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote_plus(object_key)}"
             )
-            found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", listing).body.decode())
+            found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", f"/{bucket}?{query}").body.decode())
             names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
         return [Document(name, client.call("GET", object_path(bucket, name)).body) for name in names]
     except WireError as error:

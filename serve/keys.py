@@ -33,6 +33,9 @@ class Freshness(NamedTuple):
     keep: float = 3600
 
 
+FRESHNESS = Freshness()
+
+
 class KeyStore:
     """The keys of one issuer.
 
@@ -43,7 +46,7 @@ class KeyStore:
         self,
         read: Callable[[], list[Document]],
         report: Callable[[str, Mapping[str, object]], None],
-        freshness: Freshness = Freshness(),
+        freshness: Freshness = FRESHNESS,
     ) -> None:
         self._read = read
         self._report = report

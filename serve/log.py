@@ -1,4 +1,4 @@
-"""Render one log line per request, which is its metrics as well (CloudWatch's embedded metric format). Pure but `write`.
+"""Render one log line per request, which is also its metrics (CloudWatch's embedded format). Pure but for `write`.
 
 A line never holds a token, a body, a path or a query, and no text that a caller chose: codes and reasons are of closed
 lists, the kid is one of our own, and the subject is hashed.
@@ -20,7 +20,7 @@ KEY_METRICS = {"KeyFailures": "Count"}
 def build_request_line(
     environment: str, now: float, use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]
 ) -> str:
-    """Render the line of one request; `fields` is what else is known (request_id, dataset, kid, subject, code, reason)."""
+    """Render the line of one request; `fields`: request_id, dataset, kid, subject, code, reason, as far as known."""
     line = {
         "level": "ERROR" if status >= 500 else "INFO",
         "use_case": use_case,

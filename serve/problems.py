@@ -26,7 +26,7 @@ KINDS = {
 
 
 class Problem(Exception):
-    """A request that gets no item. `detail` is for the caller, `reason` for the log; neither holds what the caller sent."""
+    """A request that gets no item. `detail` is for the caller, `reason` for the log; neither repeats the request."""
 
     def __init__(
         self, code: str, detail: str | None = None, *, reason: str | None = None, headers: dict[str, str] | None = None

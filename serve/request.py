@@ -11,10 +11,15 @@ Nothing of an event is trusted to be there or of its type: whoever may invoke th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, unquote_plus
+
+# Names that are logged and repeated in answers; a load balancer's caller can write a trace header of its own.
+_NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
+_ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
 
 class Form(StrEnum):
@@ -67,8 +72,8 @@ def parse_request(event: object) -> Request:
         decoded: dict[str, list[str]] = {}
         for name, values in query.items():
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
-        trace = headers.get("x-amzn-trace-id", [""])[-1]
-        return Request(form, method, unquote(path), decoded, headers, trace)
+        trace = _ROOT.search(headers.get("x-amzn-trace-id", [""])[-1])
+        return Request(form, method, unquote(path), decoded, headers, trace[0] if trace else "")
     path = _without_stage(path, context)
     return Request(Form.REST, method, path, query, headers, _text(context, "requestId"))
 
@@ -131,4 +136,4 @@ def _member(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _text(context: Mapping[str, Any], name: str) -> str:
     value = context.get(name)
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and _NAME.match(value) else ""

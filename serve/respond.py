@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -50,12 +49,10 @@ def respond_item(request: Request, item: Item, now: float) -> Answer:
     coding = choose_coding(request.header("accept-encoding"), is_gzip=isinstance(body, bytes))
     if coding is None:
         raise Problem("not_acceptable", "this API answers in the codings identity and gzip")
-    sent: str | bytes
-    if coding == "gzip":
-        sent = body if isinstance(body, bytes) else _gzip(body)
-    else:
-        sent = body_text(body)
-    return _respond(request, sent, {"Content-Encoding": "gzip"} if coding == "gzip" else {}, item.expires_at, now)
+    if coding == "identity":
+        return _respond(request, body_text(body), {}, item.expires_at, now)
+    packed = body if isinstance(body, bytes) else _gzip(body)
+    return _respond(request, packed, {"Content-Encoding": "gzip"}, item.expires_at, now)
 
 
 def respond_list(request: Request, page: Page, found: Found, now: float) -> Answer:
@@ -116,12 +113,14 @@ def render(answer: Answer, form: Form, *, is_head: bool = False) -> dict[str, An
         body = ""
     if isinstance(body, bytes):
         body, is_base64 = b64encode(body).decode(), True
-    headers: Mapping[str, Any] = {**answer.headers, "X-Content-Type-Options": "nosniff"}
-    result = {"statusCode": answer.status, "headers": headers, "body": body, "isBase64Encoded": is_base64}
+    headers = {**answer.headers, "X-Content-Type-Options": "nosniff"}
+    result: dict[str, Any] = {"statusCode": answer.status, "body": body, "isBase64Encoded": is_base64}
     if form in (Form.ALB, Form.ALB_MULTI):
         result["statusDescription"] = f"{answer.status} {HTTPStatus(answer.status).phrase}"
     if form is Form.ALB_MULTI:
-        result["multiValueHeaders"] = {name: [value] for name, value in result.pop("headers").items()}
+        result["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
+    else:
+        result["headers"] = headers
     return result
 
 

@@ -31,7 +31,7 @@ class Route(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Which part of a subject's items a list is to show: prediction_ids that begin with `prefix` and come after `after`."""
+    """Which of a subject's items a list is to show: prediction_ids that begin with `prefix`, from behind `after` on."""
 
     limit: int
     after: str

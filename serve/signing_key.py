@@ -59,7 +59,7 @@ def build_signing_key(kid: object, public_key: object, algorithm: object = None)
         if isinstance(public_key, RSAPublicKey):
             numbers = public_key.public_numbers()
             check_rsa(numbers.n, numbers.e)
-            fitting = ("RS256", "PS256")
+            fitting: tuple[str, ...] = ("RS256", "PS256")
         elif isinstance(public_key, EllipticCurvePublicKey) and isinstance(public_key.curve, SECP256R1):
             fitting = ("ES256",)
         elif isinstance(public_key, EllipticCurvePublicKey) and isinstance(public_key.curve, SECP384R1):

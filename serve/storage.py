@@ -34,7 +34,7 @@ class Storage:
         answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
         return decode(answer["Item"]) if "Item" in answer else None
 
-    def query(self, pk: str, prefix: str, after: str, limit: int, now: float) -> QueryResult:
+    def query(self, pk: str, prefix: str, now: float, after: str, limit: int) -> QueryResult:
         """Query one partition from behind `after`, looking at `limit` items or 1 MB.
 
         Expired items and tombstones are left out by DynamoDB, to spare their transfer; who uses the result checks too.

@@ -1,4 +1,4 @@
-"""Parse base64url and JSON with no second reading: what two parsers could take for different things is refused. Pure."""
+"""Parse base64url and JSON with no second reading: what two parsers could take differently is refused. Pure."""
 
 from __future__ import annotations
 
