@@ -4,7 +4,7 @@
 |---|---|
 | `file:keys/jwks.json`, `file:keys/` | one file; every `*.pem` and `*.json` of a folder |
 | `s3://bucket/jwks.json`, `s3://bucket/keys/` | one object; every object under a prefix |
-| `ssm:/larder/jwks`, `ssm:/larder/keys/` | one parameter; every parameter under a path |
+| `ssm:/larder/keys`, `ssm:/larder/keys/` | one parameter, or if there is none of that name, every one under that path |
 | `https://issuer.example.com/.well-known/jwks.json` | what the issuer publishes |
 
 A document is JWKS, or PEM, whose last name without `.pem` is its kid.
@@ -22,7 +22,7 @@ from serve.key_set import Document
 from serve.keys import Unreadable
 from wire.client import Client, Limits
 from wire.endpoint import object_path, parse_endpoint, resolve
-from wire.errors import WireError
+from wire.errors import Refused, WireError
 from wire.signing import find_credentials
 
 # A token waits for this reading, and API Gateway for at most 29 s in all.
@@ -59,6 +59,8 @@ def _read_files(path: Path, *, is_folder: bool) -> list[Document]:
         if not is_folder and not path.is_dir():
             return [Document(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
+        if not found:
+            raise Unreadable(f"file:{path}: there is nothing in it")
         return [Document(entry.name, entry.read_bytes()) for entry in found]
     except OSError as error:
         raise Unreadable(f"file:{path}: {error.strerror}") from error
@@ -83,11 +85,11 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
     try:
         names = [object_key]
         if object_key.endswith("/"):
-            listing = (
-                f"/{bucket}?encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote_plus(object_key)}"
-            )
+            query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote_plus(object_key)}"
             found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", f"/{bucket}?{query}").body.decode())
             names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
+        if not names:
+            raise Unreadable(f"s3://{bucket}/{object_key}: there is nothing under it")
         return [Document(name, client.call("GET", object_path(bucket, name)).body) for name in names]
     except WireError as error:
         raise Unreadable(f"s3://{bucket}/{object_key}: {error}") from error
@@ -96,20 +98,30 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
 
 
 def _read_ssm(client: Client, path: str) -> list[Document]:
-    documents: list[Document] = []
     try:
         if not path.endswith("/"):
-            answer = json.loads(client.send("AmazonSSM.GetParameter", json.dumps({"Name": path}).encode()))
-            return [Document(path, answer["Parameter"]["Value"].encode())]
-        request: dict[str, object] = {"Path": path.rstrip("/") or "/", "Recursive": False}
-        while len(documents) < MAX_DOCUMENTS:
-            answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
-            documents += [Document(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
-            if not answer.get("NextToken"):
-                break
-            request["NextToken"] = answer["NextToken"]
+            try:
+                answer = json.loads(client.send("AmazonSSM.GetParameter", json.dumps({"Name": path}).encode()))
+                return [Document(path, answer["Parameter"]["Value"].encode())]
+            except Refused as error:
+                if error.code != "ParameterNotFound":
+                    raise
+        return _read_ssm_path(client, path.rstrip("/") or "/")
     except WireError as error:
         raise Unreadable(f"ssm:{path}: {error}") from error
     finally:
         client.close()
+
+
+def _read_ssm_path(client: Client, path: str) -> list[Document]:
+    documents: list[Document] = []
+    request: dict[str, object] = {"Path": path}
+    while len(documents) < MAX_DOCUMENTS:
+        answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
+        documents += [Document(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
+        if not answer.get("NextToken"):
+            break
+        request["NextToken"] = answer["NextToken"]
+    if not documents:  # an empty path is a mistake, not an order to trust nobody
+        raise Unreadable(f"ssm:{path}: there is nothing under it")
     return documents
