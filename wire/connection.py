@@ -20,7 +20,7 @@ from awscrt.io import (
 )
 
 from wire.endpoint import Endpoint
-from wire.errors import TooLarge, Unavailable
+from wire.errors import TooLarge, TransportError
 from wire.response import Response, check_whole
 
 
@@ -77,13 +77,13 @@ class Exchange:
         """Send the request; the future fails with an `AwsCrtError`.
 
         Raises:
-            Unavailable: the connection was closed while it was idle.
+            TransportError: the connection was closed while it was idle.
         """
         try:
             self.stream = connection.request(request, self._on_response, self._on_body)
             self.stream.activate()
         except (RuntimeError, AwsCrtError) as error:
-            raise Unavailable(f"connection was closed while idle: {error}") from error
+            raise TransportError(f"connection was closed while idle: {error}") from error
         done: Future[int] = self.stream.completion_future
         return done
 
@@ -103,13 +103,13 @@ class Exchange:
         """Return the answer, now that awscrt has done with it; `error` is the future's.
 
         Raises:
-            Unavailable: reset, cut off or damaged.
+            TransportError: reset, cut off or damaged.
             TooLarge: past the limit.
         """
         if self.size > self.limit:
             raise TooLarge(f"answer is larger than {self.limit} bytes")
         if error is not None:
-            raise Unavailable(f"connection failed: {error}") from error
+            raise TransportError(f"connection failed: {error}") from error
         response = Response(self.status, self.headers, b"".join(self.parts))
         check_whole(response, self.method)
         return response

@@ -34,3 +34,7 @@ class TooLarge(WireError):
 
 class NoCredentials(Unavailable):
     """No credentials were found, or they could not be refreshed."""
+
+
+class TransportError(Unavailable):
+    """A request that got no whole answer; it may have been applied all the same."""

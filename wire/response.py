@@ -7,7 +7,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-from wire.errors import Refused, Throttled, Unavailable, WireError
+from wire.errors import Refused, Throttled, TransportError, Unavailable, WireError
 
 
 class Response(NamedTuple):
@@ -79,12 +79,12 @@ def check_whole(response: Response, method: str) -> None:
     """Check that the body is all that was sent.
 
     Raises:
-        Unavailable: no length was given (awscrt takes a body that ends with the connection for an empty one), or
+        TransportError: no length was given (awscrt takes a body that ends with the connection for an empty one), or
             DynamoDB's checksum is another.
     """
     if method != "HEAD" and response.status not in (204, 304):
         if response.header("content-length") is None and response.header("transfer-encoding") is None:
-            raise Unavailable(f"answer {response.status} does not say how long it is")
+            raise TransportError(f"answer {response.status} does not say how long it is")
         checksum = response.header("x-amz-crc32")
         if checksum is not None and int(checksum) != zlib.crc32(response.body):
-            raise Unavailable("answer does not match its checksum")
+            raise TransportError("answer does not match its checksum")
