@@ -30,21 +30,25 @@ class Aws:
 
     def client(self, service: str, **options: Any) -> Any:
         """Return a boto3 client; without options always the same one per service."""
-        if service not in self._clients or options:
-            make: Any = boto3.client  # its overloads want literals
-            made = make(
-                service,
-                endpoint_url=options.pop("endpoint_url", self.endpoint),
-                region_name=self.region,
-                aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
-                config=Config(retries={"max_attempts": 1}).merge(options.pop("config", Config())),
-                **options,
-            )
-            if options:
-                return made
-            self._clients[service] = made
+        if options:
+            return self._make(service, **options)
+        if service not in self._clients:
+            self._clients[service] = self._make(service)
         return self._clients[service]
+
+    def _make(self, service: str, **options: Any) -> Any:
+        make: Any = boto3.client  # its overloads want literals
+        return make(
+            service,
+            region_name=self.region,
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+            **{
+                "endpoint_url": self.endpoint,
+                **options,
+                "config": Config(retries={"max_attempts": 1}).merge(options.get("config", Config())),
+            },
+        )
 
     def name(self, prefix: str = "t") -> str:
         """Return a name that is fresh in this session, valid for buckets, tables, queues, and databases."""

@@ -1,0 +1,137 @@
+"""Read the tables of a query: Glue says where and which columns, S3 has the Parquet. An edge."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from botocore.exceptions import ClientError
+
+from infra.local.athena.errors import QueryFailedError
+from infra.local.athena.statement import TableName
+
+_TYPES: dict[str, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("ms"),  # Athena reads timestamps to the millisecond
+    "binary": pa.binary(),
+}
+
+
+def read_table(glue: Any, s3: Any, name: TableName) -> tuple[pa.Table, int]:
+    """Read a whole table.
+
+    Args:
+        glue: a boto3 Glue client.
+        s3: a boto3 S3 client.
+        name: the table.
+
+    Returns:
+        Its rows with the columns and types that Glue states, and the bytes that were read.
+
+    Raises:
+        QueryFailedError: no such table, files that are no Parquet, or columns of another type than Glue says.
+    """
+    table = _get_table(glue, name)
+    storage = table["StorageDescriptor"]
+    if "parquet" not in storage.get("SerdeInfo", {}).get("SerializationLibrary", "").lower():
+        raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads Parquet tables only, and {name.name} is none")
+    if table.get("PartitionKeys"):
+        raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads no partitioned tables, and {name.name} is one")
+    schema = pa.schema([(column["Name"].lower(), parse_type(column["Type"])) for column in storage["Columns"]])
+    parts, scanned = [schema.empty_table()], 0
+    for object_key, content in _read_objects(s3, storage["Location"]):
+        try:
+            parts.append(_conform(pq.read_table(io.BytesIO(content)), schema, object_key))
+        except pa.ArrowInvalid as error:
+            raise QueryFailedError(f"HIVE_BAD_DATA: Malformed Parquet file {object_key}: {error}") from error
+        scanned += len(content)
+    return pa.concat_tables(parts), scanned
+
+
+def parse_type(text: str) -> pa.DataType:
+    """Parse a Hive type, as Glue spells it, into its Arrow type.
+
+    Raises:
+        QueryFailedError: a type that the local Athena does not have, such as a nested one.
+    """
+    text = text.lower().strip()
+    if text in _TYPES:
+        return _TYPES[text]
+    if match := re.fullmatch(r"decimal\((\d+)\s*,\s*(\d+)\)", text):
+        return pa.decimal128(int(match[1]), int(match[2]))
+    if re.fullmatch(r"(var)?char\(\d+\)", text):
+        return pa.string()
+    if match := re.fullmatch(r"array<(.+)>", text):
+        return pa.list_(parse_type(match[1]))
+    raise QueryFailedError(f"NOT_SUPPORTED: the local Athena has no column type {text!r}")
+
+
+def _get_table(glue: Any, name: TableName) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = glue.get_table(DatabaseName=name.database, Name=name.name)["Table"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "EntityNotFoundException":
+            raise
+        message = f"Table 'awsdatacatalog.{name.database}.{name.name}' does not exist"
+        raise QueryFailedError(f"TABLE_NOT_FOUND: {message}") from error
+    return table
+
+
+def _read_objects(s3: Any, location: str) -> list[tuple[str, bytes]]:
+    """Read what lies under a location; like Athena, skip names that begin with a dot or an underscore."""
+    place = urlsplit(location)
+    prefix = place.path.strip("/") + "/"
+    found = []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=prefix):
+        for entry in page.get("Contents", []):
+            if entry["Size"] and not re.search(r"/[._][^/]*$", "/" + entry["Key"]):
+                body = s3.get_object(Bucket=place.netloc, Key=entry["Key"])["Body"]
+                found.append((entry["Key"], body.read()))
+    return found
+
+
+def _conform(part: pa.Table, schema: pa.Schema, object_key: str) -> pa.Table:
+    """Bring a file's columns into the table's: by name in any case, null where the file has none."""
+    by_name = {name.lower(): part.column(index) for index, name in enumerate(part.column_names)}
+    columns = []
+    for field in schema:
+        column = by_name.get(field.name)
+        if column is None:
+            columns.append(pa.nulls(part.num_rows, field.type))
+        elif _may_become(column.type, field.type):
+            columns.append(column.cast(field.type, safe=False))
+        else:
+            raise QueryFailedError(
+                f"HIVE_BAD_DATA: Field {field.name}'s type {column.type} in parquet file {object_key} "
+                f"is incompatible with type {field.type} defined in table schema"
+            )
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _may_become(stored: pa.DataType, stated: pa.DataType) -> bool:
+    """Athena widens numbers and shortens timestamps; it turns no kind of value into another."""
+    if pa.types.is_dictionary(stored):
+        stored = stored.value_type
+    if pa.types.is_integer(stored) and pa.types.is_integer(stated):
+        return bool(stored.bit_width <= stated.bit_width)
+    if pa.types.is_floating(stored) and pa.types.is_floating(stated):
+        return bool(stored.bit_width <= stated.bit_width)
+    if pa.types.is_list(stored) and pa.types.is_list(stated):
+        return _may_become(stored.value_type, stated.value_type)
+    texts = (pa.string(), pa.large_string(), pa.string_view())
+    if stored in texts and stated in texts:
+        return True
+    return bool(stored == stated or (pa.types.is_timestamp(stored) and pa.types.is_timestamp(stated)))

@@ -1,0 +1,100 @@
+"""Compute a statement in DuckDB, in memory, with nothing of the host within its reach. Pure but for the clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import duckdb
+import pyarrow as pa
+
+from infra.local.athena.errors import QueryFailedError
+from infra.local.athena.statement import UNNAMED, Statement, TableName
+
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,  # no file, no network, no extension, whatever the SQL says
+    "python_enable_replacements": False,  # nor our own variables as tables
+    "temp_directory": "",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "memory_limit": "1GB",
+    "integer_division": True,  # 7/2 is 3 in Trino
+    "ieee_floating_point_ops": False,  # errors where Trino has them
+}
+_BIGINT = {"HUGEINT", "UHUGEINT", "UBIGINT", "UINTEGER"}  # Trino's sums and counts are bigint
+_SMALL_UNSIGNED = {"UTINYINT": "SMALLINT", "USMALLINT": "INTEGER"}
+
+
+def run_statement(
+    statement: Statement,
+    tables: Mapping[TableName, pa.Table],
+    *,
+    started: Callable[[Callable[[], None]], None],
+) -> pa.Table:
+    """Run a statement over its tables.
+
+    Args:
+        statement: what to run.
+        tables: the rows of every table that it names.
+        started: is handed the function that interrupts the run.
+
+    Raises:
+        QueryFailedError: DuckDB could not run it.
+        duckdb.InterruptException: it was interrupted.
+    """
+    with duckdb.connect(":memory:", config=CONFIG) as connection:
+        connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # a time zone is no option of connect
+        started(connection.interrupt)
+        try:
+            for number, (name, rows) in enumerate(tables.items()):
+                connection.register(f"table {number}", rows)
+                connection.execute(f"create schema if not exists {_quote(name.database)}")
+                view = f"{_quote(name.database)}.{_quote(name.name)}"
+                connection.execute(f'create view {view} as select * from "table {number}"')  # noqa: S608
+            return connection.sql(_output_sql(connection, statement)).to_arrow_table()
+        except duckdb.InterruptException:
+            raise
+        except duckdb.Error as error:
+            raise QueryFailedError(_reason(error)) from error
+
+
+def _output_sql(connection: duckdb.DuckDBPyConnection, statement: Statement) -> str:
+    """Wrap the query so that its columns have the types that Athena has."""
+    columns = []
+    for position, (name, kind, *_) in enumerate(connection.execute(f"describe {statement.duckdb_sql}").fetchall()):
+        if name == UNNAMED and statement.unload:
+            raise QueryFailedError(f"MISSING_COLUMN_NAME: Column name not specified at position {position + 1}")
+        label = f"_col{position}" if name == UNNAMED else name
+        athena_type = _athena_type(kind, unload=statement.unload is not None)
+        columns.append(f"cast(#{position + 1} as {athena_type}) as {_quote(label)}")
+    return f"select {', '.join(columns)} from ({statement.duckdb_sql})"  # noqa: S608
+
+
+def _athena_type(duckdb_type: str, *, unload: bool) -> str:
+    if duckdb_type in _BIGINT:
+        return "BIGINT"
+    if unload and duckdb_type == "TIMESTAMP WITH TIME ZONE":
+        raise QueryFailedError("NOT_SUPPORTED: Unsupported Hive type: timestamp(3) with time zone")
+    return _SMALL_UNSIGNED.get(duckdb_type, duckdb_type)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _reason(error: duckdb.Error) -> str:
+    """Put DuckDB's words behind the code that Athena would give."""
+    said = str(error).split("\n\n")[0].replace("\n", " ").strip()
+    if "Division by zero" in said:
+        return "DIVISION_BY_ZERO: Division by zero"
+    if isinstance(error, duckdb.ConversionException):
+        return f"INVALID_CAST_ARGUMENT: {said}"
+    if isinstance(error, duckdb.OutOfRangeException):
+        return f"NUMERIC_VALUE_OUT_OF_RANGE: {said}"
+    if isinstance(error, duckdb.PermissionException):
+        return f"PERMISSION_DENIED: {said}"
+    if match := re.search(r'Referenced column "(.*?)" (?:not found|was not found)', said):
+        return f"COLUMN_NOT_FOUND: Column '{match[1]}' cannot be resolved or requester is not authorized"
+    if match := re.search(r"Function with name (\S+) does not exist", said):
+        return f"FUNCTION_NOT_FOUND: Function '{match[1]}' not registered"
+    return f"GENERIC_USER_ERROR: {said}"

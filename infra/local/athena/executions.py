@@ -1,0 +1,146 @@
+"""Run queries in threads and keep what became of them: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED. An edge."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from infra.local.athena.catalog import read_table
+from infra.local.athena.engine import run_statement
+from infra.local.athena.errors import QueryCancelledError, QueryFailedError
+from infra.local.athena.results import texts_of, write_csv, write_manifest, write_unload
+from infra.local.athena.statement import Statement
+from infra.local.athena.values import column_info
+
+AT_ONCE = 4
+TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+@dataclass
+class Execution:
+    """One query execution; its state changes under `lock` only, and never leaves a terminal one."""
+
+    query: str
+    statement: Statement | QueryFailedError
+    output: str  # s3://bucket/prefix/, where results go
+    database: str
+    work_group: str
+    query_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    state: str = "QUEUED"
+    reason: str | None = None
+    submitted: float = field(default_factory=time.time)
+    completed: float | None = None
+    scanned: int = 0
+    update_count: int = 0
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[list[str | None]] = field(default_factory=list)
+    interrupt: Callable[[], None] = lambda: None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_unload(self) -> bool:
+        """Whether the query writes Parquet instead of a result."""
+        return isinstance(self.statement, Statement) and self.statement.unload is not None
+
+    @property
+    def output_location(self) -> str:
+        """The object of the result; of an UNLOAD, a name that only its manifest's begins with."""
+        return f"{self.output}{self.query_id}" + ("" if self.is_unload else ".csv")
+
+    @property
+    def manifest_location(self) -> str | None:
+        """The object that lists what an UNLOAD wrote."""
+        return f"{self.output}{self.query_id}-manifest.csv" if self.is_unload else None
+
+    def change(self, state: str, reason: str | None = None) -> None:
+        """Move to a state; what has ended stays as it ended."""
+        with self.lock:
+            if self.state not in TERMINAL:
+                self.state, self.reason = state, reason
+                self.completed = time.time() if state in TERMINAL else None
+
+    def go_on(self, interrupt: Callable[[], None] | None = None) -> None:
+        """Raise QueryCancelledError if the query was stopped meanwhile; keep what would interrupt its next step."""
+        with self.lock:
+            if self.state == "CANCELLED":
+                raise QueryCancelledError
+            self.interrupt = interrupt or self.interrupt
+
+
+class Executions:
+    """All query executions of one local Athena."""
+
+    def __init__(self, s3: Any, glue: Any) -> None:
+        self._s3 = s3
+        self._glue = glue
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="athena")
+        self._by_id: dict[str, Execution] = {}
+        self._running: set[Future[None]] = set()
+
+    def start(self, execution: Execution) -> None:
+        """Take an execution and run it as soon as a thread is free."""
+        self._by_id[execution.query_id] = execution
+        running = self._pool.submit(self._run, execution)
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    def get(self, query_id: str) -> Execution | None:
+        """Return an execution."""
+        return self._by_id.get(query_id)
+
+    def stop(self, execution: Execution) -> None:
+        """Cancel an execution; one that has ended stays as it is."""
+        execution.change("CANCELLED", "Query cancelled by user")
+        execution.interrupt()
+
+    def close(self) -> None:
+        """Cancel whatever still runs and wait for its threads."""
+        while self._running:
+            for execution in list(self._by_id.values()):
+                self.stop(execution)
+            wait(set(self._running), timeout=0.1)  # an interrupt just before a query begins is lost on it
+        self._pool.shutdown()
+
+    def _run(self, execution: Execution) -> None:
+        try:
+            execution.change("RUNNING")
+            self._compute(execution)
+            execution.change("SUCCEEDED")
+        except (QueryCancelledError, duckdb.InterruptException):
+            execution.change("CANCELLED", "Query cancelled by user")
+        except QueryFailedError as error:
+            execution.change("FAILED", str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, its query must not stay RUNNING for ever
+            execution.change("FAILED", f"GENERIC_INTERNAL_ERROR: {type(error).__name__}: {error}")
+
+    def _compute(self, execution: Execution) -> None:
+        if isinstance(execution.statement, QueryFailedError):
+            raise execution.statement
+        tables = {}
+        for name in execution.statement.tables:
+            execution.go_on()
+            tables[name], scanned = read_table(self._glue, self._s3, name)
+            execution.scanned += scanned
+        rows = run_statement(execution.statement, tables, started=execution.go_on)
+        execution.go_on(lambda: None)
+        self._keep(execution, execution.statement, rows)
+
+    def _keep(self, execution: Execution, statement: Statement, rows: pa.Table) -> None:
+        if statement.unload and execution.manifest_location:
+            written = write_unload(self._s3, statement.unload, execution.query_id, rows)
+            write_manifest(self._s3, execution.manifest_location, written)
+            execution.columns = [column_info(pa.field("rows", pa.int64()))]
+            execution.texts = [[]]
+            execution.update_count = rows.num_rows
+            return
+        execution.columns = [column_info(column) for column in rows.schema]
+        execution.texts = texts_of(rows)
+        write_csv(self._s3, execution.output_location, rows.column_names, execution.texts)
