@@ -6,7 +6,7 @@ to 0.10000000149011612, writes timestamps with a blank, NaN bare, and pads decim
 | DuckDB type | JSON |
 |---|---|
 | BOOLEAN | `true`, `false` |
-| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; the 64-bit types and above as `large_integers` says |
+| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; from 64 bits on as `large_integers` says |
 | FLOAT, DOUBLE | the shortest number that reads back as the same value at that width; NaN and infinity reject the row |
 | DECIMAL | a number without exponent and without padding zeros |
 | VARCHAR, ENUM | a string |
@@ -205,9 +205,7 @@ def _render_list(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered
     element = f"e{depth}"
     child = render(element, dict(kind.children)["child"], policy, depth + 1)
     texts = f"list_transform({value}, lambda {element}: coalesce({child.sql}, 'null'))"
-    checks = [
-        Check(c.reason, f"[]{c.path}", _any(value, element, c.sql), c.because) for c in child.checks
-    ]
+    checks = [Check(c.reason, f"[]{c.path}", _any(value, element, c.sql), c.because) for c in child.checks]
     return Rendered(f"('[' || array_to_string({texts}, ',') || ']')", tuple(checks))
 
 

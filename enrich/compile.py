@@ -1,0 +1,317 @@
+"""Compile a dataset to SQL: a table for each metadata and one SELECT that joins, checks and renders a chunk. Pure.
+
+Unqualified names in expressions are the prediction's columns and `airlines.name` is a member of the struct `airlines`
+that the join adds, so a metadata column never hides a prediction's. Names that begin with `larder.` are ours.
+
+A run of body members that depends on one metadata alone is rendered once per metadata row, when the table is made,
+instead of once per prediction: it joins as one ready text (a "fragment").
+
+A row's checks are numbered in the order in which they count; the first that is true is its reason:
+unreadable values, null keys, missing metadata, expressions that fail, key texts, values that have no JSON.
+"""
+
+# ruff: noqa: S608 - SQL is what this module makes, from the dataset's own words and quoted names
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from enrich.bind import Bound, Leaf, Node
+from enrich.dataset import Dataset
+from enrich.expressions import Expression
+from enrich.render import BAD_VALUE, Policy, identifier, literal, render, render_braces, render_members
+from serve.item import MAX_PK_BYTES, PREDICTION_ID
+
+MISSING = "missing-metadata"
+MISSING_FATAL = "missing-metadata-fatal"
+NULL_KEY = "null-key"
+BAD_PREDICTION_ID = "bad-prediction-id"
+LONG_KEY = "long-key"
+
+_PREDICTION_ID = PREDICTION_ID.pattern.removesuffix(r"\Z")
+PROBLEM = 1  # the code of a line that is no row; the reader says what is wrong in the column larder.problem
+
+
+class Reasons:
+    """Numbers what can reject a row, so that SQL carries a small code and the words are attached to the few rejects."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str]] = [(BAD_VALUE, "the line can't be read")]
+
+    def add(self, reason: str, detail: str) -> int:
+        """Return the code of a reason."""
+        self.all.append((reason, detail))
+        return len(self.all)
+
+
+@dataclass
+class Scope:
+    """What is computed side by side over one relation: expressions that may fail, and checks with their codes."""
+
+    prefix: str
+    reasons: Reasons
+    slots: list[str] = field(default_factory=list)
+    checks: list[tuple[str, int]] = field(default_factory=list)
+    metadata: set[str] = field(default_factory=set)
+
+    def value(self, expression: Expression) -> str:
+        """Return SQL of the expression's value; one that may fail is computed once, and its failing is checked."""
+        self.metadata |= {name for name, _ in expression.metadata}
+        if expression.plain:
+            return f"({expression.sql})"
+        slot = identifier(f"larder.{self.prefix}.{len(self.slots)}")
+        # TRY gives null for an error; the struct around tells it from an expression that is null.
+        self.slots.append(f"try(struct_pack(v := ({expression.sql}\n))) as {slot}")
+        failed = f"the expression {expression.sql!r} at {expression.place} fails for this row"
+        self.checks.append((f"{slot} is null", self.reasons.add(BAD_VALUE, failed)))
+        return f"{slot}.v"
+
+    def text(self, leaf: Leaf, policy: Policy) -> str:
+        """Return SQL of the leaf's JSON text and check its value."""
+        rendered = render(self.value(leaf.expression), leaf.kind, policy)
+        for check in rendered.checks:
+            detail = f"{leaf.expression.place}{check.path} {check.because}"
+            self.checks.append((check.sql, self.reasons.add(check.reason, detail)))
+        return rendered.sql
+
+    def select(self, relation: str) -> str:
+        """Return a relation that has the slots as columns too."""
+        return f"(select {', '.join(['*', *self.slots])} from {relation})"
+
+    @property
+    def code(self) -> str:
+        """Return SQL of the first check that is true, null if none is."""
+        return render_case(self.checks)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A dataset as SQL.
+
+    Attributes:
+        tables: for each metadata, the SELECT that makes its table from the relation `larder.raw.{name}`.
+        defaults: for each metadata that has fragments, a SELECT of one row: the code of
+            what is wrong with it, and what they are where it is missing.
+        columns: the code of each column's values that can't be taken.
+        body: SQL pieces of the body's text.
+    """
+
+    dataset: Dataset
+    reasons: Reasons
+    tables: dict[str, str]
+    defaults: dict[str, str]
+    columns: dict[str, int]
+    joined: str
+    pk: str
+    sk: str
+    code: str
+    body: list[str]
+
+    def select(self, defaults: Mapping[str, str]) -> str:
+        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, reason, detail."""
+        body = render_braces([f"coalesce({p}, {literal(defaults[p])})" if p in defaults else p for p in self.body])
+        cases = [(f'"larder.code" = {n}', literal(reason)) for n, (reason, _) in enumerate(self.reasons.all, 1)]
+        details = [(f'"larder.code" = {n}', literal(detail)) for n, (_, detail) in enumerate(self.reasons.all, 1)]
+        details[PROBLEM - 1] = (details[PROBLEM - 1][0], '"larder.problem"')
+        return f"""
+            select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
+                md5_number_lower("larder.body") as digest, strlen("larder.body") as bytes,
+                case when "larder.code" is not null then {render_case(cases)} end as reason,
+                case when "larder.code" is not null then {render_case(details)} end as detail
+            from (select *, case when "larder.code" is null then {body} end as "larder.body"
+            from (select *, {self.code} as "larder.code"
+            from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
+
+
+def compile_dataset(bound: Bound, hoisted: frozenset[str]) -> Compiled:
+    """Compile a dataset whose expressions are bound; the metadata in `hoisted` is rendered in its own table."""
+    return _Compiler(bound, hoisted).compile()
+
+
+def render_case(cases: list[tuple[str, Any]]) -> str:
+    """Render a CASE of (condition, value); null without any."""
+    if not cases:
+        return "null"
+    return f"case {' '.join(f'when {condition} then {value}' for condition, value in cases)} end"
+
+
+class _Compiler:
+    def __init__(self, bound: Bound, hoisted: frozenset[str]) -> None:
+        self.bound, self.dataset, self.hoisted = bound, bound.dataset, hoisted
+        self.policy = Policy(self.dataset.nulls, self.dataset.large_integers)
+        self.reasons = Reasons()
+        self.on = Scope("on", self.reasons)
+        self.row = Scope("value", self.reasons)
+        self.scopes = {name: Scope(f"{name}.value", self.reasons) for name in hoisted}
+        self.fragments: dict[str, list[str]] = {name: [] for name in hoisted}
+
+    def compile(self) -> Compiled:
+        columns = {
+            name: self.reasons.add(BAD_VALUE, f"column {name!r} is not {kind}")
+            for name, kind in self.bound.kinds.items()
+        }
+        read = ('"larder.bad" is not null', '"larder.bad"')
+        conditions = {name: self._conditions(name) for name in self.dataset.metadata}
+        nulls, missing = self._null_columns(), self._missing()
+        pk, sk, keys = self._keys()
+        slots = len(self.row.checks)
+        body = self._pieces(self.bound.body)
+        tables = {name: self._table(name) for name in self.dataset.metadata}
+        broken = [
+            (f"{identifier(f'larder.{name}.bad')} is not null", identifier(f"larder.{name}.bad"))
+            for name in self.hoisted
+            if self.scopes[name].checks
+        ]
+        return Compiled(
+            dataset=self.dataset,
+            reasons=self.reasons,
+            tables=tables,
+            defaults={name: self._defaults(name) for name in self.hoisted if self.fragments[name]},
+            columns=columns,
+            joined=self.row.select(self._join(conditions)),
+            pk=pk,
+            sk=sk,
+            code=render_case(
+                [
+                    read,
+                    *nulls,
+                    *self.on.checks,
+                    *missing,
+                    *self.row.checks[:slots],
+                    *keys,
+                    *self.row.checks[slots:],
+                    *broken,
+                ]
+            ),
+            body=body,
+        )
+
+    def _conditions(self, name: str) -> str:
+        table = identifier(f"larder.m.{name}")
+        values = [self.on.value(expression) for expression in self.bound.on[name]]
+        return " and ".join(f'{table}."larder.k{n}" = {value}' for n, value in enumerate(values))
+
+    def _join(self, conditions: dict[str, str]) -> str:
+        chosen = ['"larder.on".*']
+        joins = []
+        for name, condition in conditions.items():
+            table = identifier(f"larder.m.{name}")
+            chosen += [f"{table}.{column}" for column in self._added(name)]
+            joins.append(f" left join {table} on {condition}")
+        on = self.on.select(identifier("larder.read"))
+        return f'(select {", ".join(chosen)} from {on} as "larder.on"{"".join(joins)})'
+
+    def _added(self, name: str) -> list[str]:
+        """Return the columns that the join with a metadata adds."""
+        added = [identifier(f"larder.{name}.found")]
+        if name in self.row.metadata:
+            added.append(identifier(name))
+        if name in self.hoisted:
+            added += [identifier(f"larder.{name}.f{n}") for n in range(len(self.fragments[name]))]
+            added += [identifier(f"larder.{name}.bad")] if self.scopes[name].checks else []
+        return added
+
+    def _table(self, name: str) -> str:
+        chosen = [f'"larder.k{n}"' for n in range(len(self.bound.on[name]))]
+        chosen.append(f"true as {identifier(f'larder.{name}.found')}")
+        if name in self.row.metadata:
+            chosen.append(identifier(name))
+        keys = [f'{identifier(column)} as "larder.k{n}"' for n, column in enumerate(self.bound.keys[name])]
+        members = [f"{identifier(column)} := {identifier(column)}" for column in self.bound.fields[name]]
+        struct = [f"struct_pack({', '.join(members)}) as {identifier(name)}"] if members else []
+        raw = f"(select {', '.join(keys + struct)} from {identifier(f'larder.raw.{name}')})"
+        if name not in self.hoisted:
+            return f"select {', '.join(chosen)} from {raw}"
+        return f"select {', '.join(chosen + self._own(name))} from {self.scopes[name].select(raw)}"
+
+    def _own(self, name: str) -> list[str]:
+        """Return what is rendered in the metadata's own table: fragments and the code of what is wrong with the row."""
+        own = [f"{sql} as {identifier(f'larder.{name}.f{n}')}" for n, sql in enumerate(self.fragments[name])]
+        bad = identifier(f"larder.{name}.bad")
+        return own + ([f"{self.scopes[name].code} as {bad}"] if self.scopes[name].checks else [])
+
+    def _defaults(self, name: str) -> str:
+        members = [
+            f"{identifier(column)} := {'null' if kind.id == 'null' else f'cast(null as {kind})'}"
+            for column, kind in self.bound.fields[name].items()
+        ]
+        nothing = f"(select struct_pack({', '.join(members)}) as {identifier(name)})"
+        own = ", ".join([self.scopes[name].code, *self._own(name)[: len(self.fragments[name])]])
+        return f"select {own} from {self.scopes[name].select(nothing)}"
+
+    def _null_columns(self) -> list[tuple[str, int]]:
+        expressions = [*self.bound.subject, self.bound.prediction_id]
+        required = sorted({column for expression in expressions for column in expression.expression.required})
+        return [
+            (f"{identifier(column)} is null", self.reasons.add(NULL_KEY, f"column {column!r} is null"))
+            for column in required
+        ]
+
+    def _missing(self) -> list[tuple[str, int]]:
+        checks = []
+        for policy, reason in (("fail", MISSING_FATAL), ("reject", MISSING)):
+            for name, metadata in self.dataset.metadata.items():
+                if metadata.missing == policy:
+                    detail = f"metadata {name!r} has no row for this {', '.join(metadata.matches)}"
+                    checks.append((f"{identifier(f'larder.{name}.found')} is null", self.reasons.add(reason, detail)))
+        return checks
+
+    def _keys(self) -> tuple[str, str, list[tuple[str, int]]]:
+        checks: list[tuple[str, int]] = []
+        pk = literal(self.dataset.name)
+        for leaf in self.bound.subject:
+            text = f"cast({self.row.value(leaf.expression)} as varchar)"
+            empty = self.reasons.add(NULL_KEY, f"{leaf.expression.place} ({leaf.expression.sql}) is null or empty")
+            checks.append((f"coalesce({text}, '') = ''", empty))
+            pk += f" || '#' || url_encode({text})"
+        too_long = self.reasons.add(LONG_KEY, f"the partition key is longer than DynamoDB's {MAX_PK_BYTES} bytes")
+        checks.append((f'strlen("larder.pk") > {MAX_PK_BYTES}', too_long))
+        sk = f"cast({self.row.value(self.bound.prediction_id.expression)} as varchar)"
+        checks.append(('"larder.sk" is null', self.reasons.add(NULL_KEY, "the prediction_id is null")))
+        unsafe = self.reasons.add(BAD_PREDICTION_ID, f"the prediction_id does not match {_PREDICTION_ID}")
+        checks.append((f"not regexp_full_match(\"larder.sk\", '{_PREDICTION_ID}')", unsafe))
+        return pk, sk, checks
+
+    def _pieces(self, members: Mapping[str, Node]) -> list[str]:
+        """Return the SQL pieces of an object's members; runs that depend on one metadata alone become its fragments."""
+        pieces: list[str] = []
+        run: dict[str, Node] = {}
+        owner: str | None = None
+        for name, node in [*members.items(), ("", None)]:
+            mine = self._owner(node) if node is not None else None
+            if run and (node is None or mine != owner):
+                pieces.append(self._fragment(owner, run)) if owner else pieces.extend(self._members(run, self.row))
+                run = {}
+            if node is not None:
+                owner, run[name] = mine, node
+        return pieces
+
+    def _owner(self, node: Node) -> str | None:
+        """Return the metadata that is all that the node depends on, if it is hoisted."""
+        leaves = list(_leaves(node))
+        names = {name for leaf in leaves for name, _ in leaf.expression.metadata}
+        if len(names) == 1 and names <= self.hoisted and not any(leaf.expression.columns for leaf in leaves):
+            return names.pop()
+        return None
+
+    def _fragment(self, owner: str, run: dict[str, Node]) -> str:
+        pieces = self._members(run, self.scopes[owner])
+        self.fragments[owner].append(f"concat({', '.join(pieces)})")
+        return identifier(f"larder.{owner}.f{len(self.fragments[owner]) - 1}")
+
+    def _members(self, run: Mapping[str, Node], scope: Scope) -> list[str]:
+        pieces = []
+        for name, node in run.items():
+            if isinstance(node, Leaf):
+                pieces += render_members([(name, scope.text(node, self.policy))], self.policy.nulls)
+            else:
+                inner = self._pieces(node) if scope is self.row else self._members(node, scope)
+                pieces += render_members([(name, render_braces(inner))], self.policy.nulls)
+        return pieces
+
+
+def _leaves(node: Node) -> list[Leaf]:
+    if isinstance(node, Leaf):
+        return [node]
+    return [leaf for member in node.values() for leaf in _leaves(member)]

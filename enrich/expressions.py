@@ -1,0 +1,193 @@
+"""Parse a dataset's SQL expressions: which columns and metadata they name, and what they may not do. Pure.
+
+DuckDB parses them itself (`json_serialize_sql`), so that what is checked is what is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import duckdb
+
+_NULL_SAFE = {"OPERATOR_COALESCE", "CASE_EXPR", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
+_FORBIDDEN = {
+    "WINDOW": ("is a window function, which sees other rows", "compute it in the model or in the metadata query"),
+    "SUBQUERY": ("holds a subquery", "make it a metadata query and join it"),
+    "STAR": ("holds `*`", "name the columns"),
+    "PARAMETER": ("holds a parameter", "write the value"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake in a dataset: where, what, and what to do about it."""
+
+    place: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}; {self.remedy}"
+
+
+class DatasetMistakes(ValueError):
+    """The dataset can't be compiled; the message lists every mistake."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A parsed expression.
+
+    Attributes:
+        columns: the prediction's columns that it names.
+        required: those of them that stand outside `coalesce` and `case`.
+        metadata: the metadata columns that it names, as (metadata, column).
+        plain: it is a bare name, so it can't fail and costs nothing to repeat.
+    """
+
+    place: str
+    sql: str
+    columns: frozenset[str]
+    required: frozenset[str]
+    metadata: frozenset[tuple[str, str]]
+    plain: bool
+
+
+class Names:
+    """What expressions of a dataset may name: columns, metadata tables, functions. DuckDB's names ignore case."""
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        columns: Collection[str],
+        metadata: Mapping[str, Collection[str] | None],
+    ) -> None:
+        """`metadata` maps a table to its columns, None if they are not known."""
+        self.con = con
+        self.columns = {name.lower(): name for name in columns}
+        self.metadata = {name.lower(): name for name in metadata}
+        self.fields = {
+            name.lower(): None if fields is None else {field.lower(): field for field in fields}
+            for name, fields in metadata.items()
+        }
+        rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
+        scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
+        self.aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar
+        self.volatile = {name for name, _, stability in rows if stability not in {None, "CONSISTENT"}}
+
+
+def parse_expression(names: Names, place: str, sql: str) -> Expression:
+    """Parse one expression and check what it names.
+
+    Raises:
+        DatasetMistakes: it is not one SQL expression, names what is not there, or does what it may not.
+    """
+    tree = _parse(names.con, place, sql)
+    walk = _Walk(names, place)
+    walk.visit(tree, frozenset(), safe=False)
+    if walk.mistakes:
+        raise DatasetMistakes(walk.mistakes)
+    return Expression(
+        place=place,
+        sql=sql,
+        columns=frozenset(walk.columns),
+        required=frozenset(walk.required),
+        metadata=frozenset(walk.metadata),
+        plain=tree["class"] == "COLUMN_REF",
+    )
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Suggest what a name that is not known may have meant."""
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
+
+
+def _parse(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
+    found = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchone()
+    answer = json.loads(found[0]) if found else {}
+    if answer["error"]:
+        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {answer['error_message']}", "mend the expression")])
+    node = answer["statements"][0]["node"]
+    plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
+    if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
+        raise DatasetMistakes([Mistake(place, f"{sql!r} is not one expression", "write what may stand after SELECT")])
+    return node["select_list"][0]
+
+
+class _Walk:
+    def __init__(self, names: Names, place: str) -> None:
+        self.names, self.place = names, place
+        self.columns: set[str] = set()
+        self.required: set[str] = set()
+        self.metadata: set[tuple[str, str]] = set()
+        self.mistakes: list[Mistake] = []
+
+    def visit(self, node: Any, parameters: frozenset[str], *, safe: bool) -> None:
+        """Visit a node; `parameters` are those of the lambdas around it, `safe` says that a null is handled there."""
+        if isinstance(node, list):
+            for child in node:
+                self.visit(child, parameters, safe=safe)
+        elif isinstance(node, dict):
+            kind = node.get("class")
+            if kind in _FORBIDDEN:
+                self._add(*_FORBIDDEN[kind])
+            elif kind == "COLUMN_REF":
+                self._name(node["column_names"], parameters, safe=safe)
+            elif kind == "LAMBDA":
+                inner = parameters | {name.lower() for name in _parameters(node["lhs"])}
+                self.visit(node["expr"], inner, safe=safe)
+            else:
+                if kind == "FUNCTION":
+                    self._call(node["function_name"].lower(), len(node["arguments"]))
+                for child in node.values():
+                    self.visit(child, parameters, safe=safe or node.get("type") in _NULL_SAFE)
+
+    def _call(self, function: str, arguments: int) -> None:
+        if function in self.names.aggregates:
+            self._add(
+                f"{function}() is an aggregate, which sees other rows", "compute it in the model or the metadata query"
+            )
+        if function in self.names.volatile or (function == "age" and arguments == 1):
+            self._add(f"{function}() gives another answer each time", "a body must depend on its row and metadata only")
+
+    def _name(self, path: list[str], parameters: frozenset[str], *, safe: bool) -> None:
+        first = path[0].lower()
+        if first in parameters:
+            return
+        if first in self.names.columns:
+            self.columns.add(self.names.columns[first])
+            if not safe:
+                self.required.add(self.names.columns[first])
+        elif first in self.names.metadata:
+            self._field(self.names.metadata[first], path[1:])
+        else:
+            known = [*self.names.columns.values(), *self.names.metadata.values()]
+            self._add(f"there is no column {path[0]!r}", suggest(path[0], known))
+
+    def _field(self, metadata: str, path: list[str]) -> None:
+        fields = self.names.fields[metadata.lower()]
+        if not path:
+            self._add(f"{metadata!r} is metadata, not a column", f"name one of its columns, as in {metadata}.name")
+        elif fields is not None and path[0].lower() not in fields:
+            self._add(f"metadata {metadata!r} has no column {path[0]!r}", suggest(path[0], fields.values()))
+        else:
+            self.metadata.add((metadata, path[0] if fields is None else fields[path[0].lower()]))
+
+    def _add(self, message: str, remedy: str) -> None:
+        self.mistakes.append(Mistake(self.place, message, remedy))
+
+
+def _parameters(lhs: Any) -> Iterator[str]:
+    if lhs["class"] == "COLUMN_REF":
+        yield lhs["column_names"][0]
+    for argument in lhs.get("arguments", []):
+        yield from _parameters(argument["expression"])
