@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from enrich.write_answers import OutOfTime, WriteFailed, WriteThrottled, parse_answer
+from enrich.faults import OutOfTime
+from enrich.write_answers import WriteFailed, WriteThrottled, parse_answer
 from enrich.write_pace import Pace
 from enrich.write_requests import Request, build_batches, build_puts, too_large
 from serve.item import Order
@@ -60,6 +61,7 @@ class Written(NamedTuple):
 
     written: int
     superseded: int
+    superseded_rows: list[int]
 
 
 @dataclass(slots=True)
@@ -83,25 +85,31 @@ class Writer:
         clock: Callable[[], float],
         random: Callable[[], float],
         budget: Budget | None = None,
-        stop_at: float | None = None,
+        stop_at: Callable[[], float] | None = None,
     ) -> None:
         self.table = table
         self._transport = transport
         self._clock = clock
         self._random = random
         self._budget = budget or Budget()
-        self._stop_at = float("inf") if stop_at is None else stop_at
+        self._stop_at = stop_at or (lambda: float("inf"))  # a lease that is renewed moves it
         self._pace = Pace(self._budget.units_per_second, clock())
         self._flying: dict[int, Sending] = {}
         self._waiting: list[Sending] = []
         self._written = 0
-        self._superseded = 0
+        self._superseded: list[int] = []
+        self._unknown_at: float | None = None
         self._progressed = clock()
 
     @property
     def rate(self) -> float:
         """Write units per second, lately."""
         return self._pace.rate
+
+    @property
+    def unknown_at(self) -> float | None:
+        """When a write last ended without an answer, if any did: it may yet be applied, though it was sent again."""
+        return self._unknown_at
 
     def put(self, chunk: pa.Table, *, order: Order, expires_at: int, conditional: bool) -> None:
         """Send a chunk's items; returns when all are accepted, not when all are written.
@@ -128,22 +136,22 @@ class Writer:
         """Wait until every item that was put is written or superseded, and count them. Errors are those of `put`."""
         while self._flying or self._waiting:
             self._turn(self._clock())
-        counts = Written(self._written, self._superseded)
-        self._written = self._superseded = 0
+        counts = Written(self._written, len(self._superseded), self._superseded)
+        self._written, self._superseded = 0, []
         return counts
 
     def _has_room(self, now: float) -> bool:
         return self._may_send(now) and len(self._waiting) < MOST_WAITING and not self._is_due(now)
 
     def _may_send(self, now: float) -> bool:
-        return now < self._stop_at and len(self._flying) < int(self._pace.window) and self._pace.delay(now) == 0.0
+        return now < self._stop_at() and len(self._flying) < int(self._pace.window) and self._pace.delay(now) == 0.0
 
     def _is_due(self, now: float) -> bool:
         return bool(self._waiting) and self._waiting[0].due <= now
 
     def _turn(self, now: float) -> None:
         """Send again what is due, then wait for answers no longer than until there is something else to do."""
-        if now >= self._stop_at and (self._waiting or not self._flying):
+        if now >= self._stop_at() and (self._waiting or not self._flying):
             self._settle()
             raise OutOfTime(f"stopped writing to {self.table} in time; what is left is for the next go")
         while self._is_due(now) and self._may_send(now):
@@ -157,7 +165,7 @@ class Writer:
                 wait = min(wait, delay)
             elif self._waiting:
                 wait = min(wait, self._waiting[0].due - now)
-        return min(wait, self._stop_at - now) if now < self._stop_at else wait
+        return min(wait, self._stop_at() - now) if now < self._stop_at() else wait
 
     def _send(self, sending: Sending, now: float) -> None:
         self._pace.spend(sending.request.units, now)
@@ -177,7 +185,10 @@ class Writer:
     def _take(self, sending: Sending, answer: Response | TransportError, now: float, *, full: bool) -> None:
         outcome = parse_answer(sending.request, self.table, sending.order, answer)
         self._written += outcome.written
-        self._superseded += outcome.superseded
+        if outcome.superseded:
+            self._superseded.append(sending.request.row)
+        if isinstance(answer, TransportError):
+            self._unknown_at = now
         taken = outcome.written + outcome.superseded
         left = outcome.left
         if taken:
@@ -205,5 +216,7 @@ class Writer:
     def _settle(self) -> None:
         """Wait until nothing is in flight (the transport's time-outs see to it), so that no write lands after us."""
         while self._flying:
-            for handle, _ in self._transport.wait(LONGEST_WAIT):
+            for handle, answer in self._transport.wait(LONGEST_WAIT):
                 self._flying.pop(handle)
+                if isinstance(answer, TransportError):
+                    self._unknown_at = self._clock()

@@ -6,22 +6,19 @@ from typing import NamedTuple
 
 import orjson
 
+from enrich.faults import Stopped
 from enrich.write_requests import BATCH, Request
 from serve.item import ORDER
 from wire.errors import Refused, Throttled, TransportError, WireError
 from wire.response import Response, parse_failure
 
 
-class WriteFailed(Exception):
+class WriteFailed(Stopped):
     """Writing can't go on; the message tells an operator what to do. Items written so far stay written."""
 
 
 class WriteThrottled(WriteFailed):
     """The table asked for fewer writes until the budget of attempts or time was spent."""
-
-
-class OutOfTime(Exception):
-    """The time to send is over; nothing is in flight any more, and what was not answered is written by the next go."""
 
 
 class Outcome(NamedTuple):
@@ -39,7 +36,7 @@ REMEDIES = {
     "MissingAuthenticationTokenException": "give this process AWS credentials",
     "ResourceNotFoundException": "check that the table's name and the region are those of the deployed stack",
     "UnrecognizedClientException": "check this process's AWS credentials",
-    "ValidationException": "let Larder's stack make the table (its keys must be pk and sk, strings); else it is our defect",
+    "ValidationException": "let Larder's stack make the table (its keys are pk and sk, strings); else it is our defect",
 }
 
 
