@@ -117,6 +117,8 @@ class Dataset:
         subject: an expression for each claim of `served.subject`, in its order.
         prediction_id: an expression; its text must be URL-safe. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+        start: the sweep leaves outputs that arrived earlier alone.
+        unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.
         nulls: members that are null are kept, or left out (`omit`), also within structs.
         large_integers: what becomes of BIGINT, UBIGINT, HUGEINT and UHUGEINT, which can pass 2^53, the largest
             integer that every JSON reader keeps: exact digits (`number`); always a string, so that a member never
@@ -133,6 +135,8 @@ class Dataset:
     body: Body
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
+    start: datetime | None = None
+    unchanged_life: float = 0.5
     nulls: Literal["keep", "omit"] = "keep"
     large_integers: Literal["number", "string", "reject"] = "number"
 

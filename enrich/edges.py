@@ -9,8 +9,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from enrich.datasets import Dataset
-from enrich.ledger import Ledger
 from enrich.lease import Clock
+from enrich.ledger import Ledger
 from enrich.metadata import Athena
 from enrich.progress import Progress
 from enrich.settings import Settings
@@ -39,6 +39,6 @@ class Edges:
     directory: Path  # scratch disk
     owner: str  # this invocation, in leases
     deadline: float | None = None  # epoch seconds when this invocation is ended; None: it has no end
-    progress: Progress = Progress()
+    progress: Progress
     checkpoint_seconds: float = 15.0
     write_units: float | None = None  # per second; None: learned from throttles

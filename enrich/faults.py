@@ -7,6 +7,14 @@ class Stopped(Exception):
     """The run can go on later from its checkpoint: time is up, or something it needs is throttled or out of reach."""
 
 
+class OutOfTime(Stopped):
+    """The invocation ends; the run goes on in the next one."""
+
+
+class Overwritten(Exception):
+    """The object that the run began with is gone, or another one has taken its place."""
+
+
 class Failed(Exception):
     """The run can't ever succeed as things stand: the output, the dataset or a permission must be mended first."""
 

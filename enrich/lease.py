@@ -38,6 +38,7 @@ class Lease:
     deadline: float  # epoch seconds: when the holder is gone, unless it renews
     renews: bool
     timeout: float  # seconds that a request can be under way
+    quiet_at: float = 0.0  # epoch seconds when the last write whose fate is unknown can't land any more
 
     @property
     def stop_at(self) -> float:
@@ -67,10 +68,22 @@ class Lease:
             raise LeaseLost(f"dataset {self.state.dataset} was taken over: {error}") from error
         self.state = bump(changed)
 
+    def note_unknown(self, sent_at: float) -> None:
+        """Note that a write sent at this time was reported as failed and may yet be applied."""
+        self.quiet_at = max(self.quiet_at, sent_at + self.timeout + MARGIN)
+
+    def wait_for_quiet(self) -> None:
+        """Wait until no write of an earlier run can land in the next one."""
+        if self.quiet_at > self.clock.now():
+            self.clock.sleep(self.quiet_at - self.clock.now())
+
     def release(self) -> None:
-        """Give the dataset back; harmless when it is lost already."""
+        """Give the dataset back, as soon as nothing of ours can land in it; harmless when it is lost already."""
         try:
-            self.commit(lease_owner=None, lease_until_ms=0)
+            if self.quiet_at > self.clock.now():
+                self.commit(lease_until_ms=int(self.quiet_at * 1000))
+            else:
+                self.commit(lease_owner=None, lease_until_ms=0)
         except LeaseLost:
             return
 

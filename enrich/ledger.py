@@ -60,6 +60,10 @@ class Ledger:
         """Get the run of an output."""
         return self._get(Known(dataset=dataset, identity=identity, run=0, object_key="", etag="", arrived_ms=0))
 
+    def get_pending(self, dataset: str, run: int) -> Pending | None:
+        """Get the record that a run is not closed."""
+        return self._get(Pending(dataset=dataset, run=run, queued_ms=0))
+
     def fetch_runs(self, dataset: str, *, newest: int | None = None) -> list[Run]:
         """Fetch runs, newest first."""
         return [_build(Run, row) for row in self._query(dataset, "run#", newest=newest)]

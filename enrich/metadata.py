@@ -105,7 +105,7 @@ def read_metadata(s3: S3Client, name: str, location: str, *, max_bytes: int) -> 
         if total > max_bytes:
             raise Failed(
                 f"metadata {name!r} is larger than the {max_bytes // 2**20} MB that a run may hold of it; filter its "
-                "query to the rows and columns that the dataset uses, or join in Athena and feed the result as the output"
+                "query to the rows and columns that are used, or join in Athena and feed the result as the output"
             )
     if not tables:
         raise Failed(f"metadata {name!r}: {location} holds no files any more; replay the output to fetch it anew")

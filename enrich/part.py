@@ -1,4 +1,4 @@
-"""One pinned object of an output as a seekable file: ranged GETs that fail when the object is not the pinned one any more."""
+"""One pinned object of an output as a seekable file: ranged GETs that fail once another object has its place."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from enrich.faults import Overwritten
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 READ_AHEAD = 8 * 1024 * 1024  # bytes a GET; large enough that requests cost nothing next to the work on what they bring
 _ATTEMPTS = 4
+_GONE = {"PreconditionFailed", "NoSuchKey", "NoSuchVersion", "412", "404"}
 
 
 class Part(NamedTuple):
@@ -27,10 +30,6 @@ class Part(NamedTuple):
     def name(self) -> str:
         """Return how messages call it."""
         return f"s3://{self.bucket}/{self.object_key}"
-
-
-class Overwritten(Exception):
-    """The pinned object is gone or another one has taken its place."""
 
 
 class PartFile(io.RawIOBase):
@@ -95,7 +94,7 @@ class PartFile(io.RawIOBase):
                 )
                 content = answer["Body"].read()
             except ClientError as error:
-                if error.response["Error"]["Code"] in {"PreconditionFailed", "NoSuchKey", "NoSuchVersion", "412", "404"}:
+                if error.response["Error"]["Code"] in _GONE:
                     raise Overwritten(f"{self._part.name} is no longer the object that this run began with") from error
                 raise
             except BotoCoreError:

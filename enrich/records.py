@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
+from serve.item import Order
+
 R = TypeVar("R", bound="Record")
 
 
@@ -97,6 +99,8 @@ class Run(Record):
     stage: str = "pin"
     next_row: int = 0
     rows: int | None = None  # known after pass 1
+    decided_ms: int | None = None  # when it began to write: what is unchanged or expired is told as of then
+    base: str | None = None  # object key of the fingerprints that it is compared with
     counts: Counts = field(default_factory=Counts)
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins
@@ -112,6 +116,13 @@ class Run(Record):
     def sk(self) -> str:
         """Return the sort key."""
         return f"run#{self.run:08d}"
+
+    @property
+    def order(self) -> Order:
+        """Return the order; a run that is not pinned has none yet."""
+        if self.generation is None or self.as_of_ms is None:
+            raise ValueError(f"run {self.run} of {self.dataset} has no order yet")
+        return Order(self.generation, self.as_of_ms, self.run)
 
     @property
     def closed(self) -> bool:

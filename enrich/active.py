@@ -1,0 +1,109 @@
+"""A run under way: what its stages share, and how they move its checkpoint. I/O on the ledger and S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from enrich.dataset import Dataset
+from enrich.edges import Edges
+from enrich.faults import LeaseLost
+from enrich.lease import Lease
+from enrich.ledger import Delete
+from enrich.outputs import parse_parts
+from enrich.part import Part, PartFile
+from enrich.read import read_chunks
+from enrich.records import Pending, Record, Run, bump
+
+
+@dataclass(slots=True)
+class Active:
+    """A run in the hands of this invocation."""
+
+    edges: Edges
+    lease: Lease
+    dataset: Dataset
+    run: Run
+    scratch: Path  # a folder of this run alone, gone when the invocation is done with it
+    slowest_chunk: float = 0.0  # seconds; a stage stops when less than that, and a reserve, is left
+    saved_at: float = 0.0
+
+    def save(self, *records: Record | Delete, dataset_state: dict[str, Any] | None = None, **changes: Any) -> None:
+        """Commit changes of the run, together with records and changes of the dataset's state.
+
+        Raises:
+            LeaseLost: this invocation does not hold the dataset any more.
+        """
+        changed = replace(self.run, **changes)
+        self.lease.commit(changed, *records, **(dataset_state or {}))
+        self.run = bump(changed)
+        self.saved_at = self.edges.clock.now()
+
+    def parts(self) -> list[Part]:
+        """Read the pinned parts."""
+        return parse_parts(self.read_work("parts.json"))
+
+    def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Read the pinned output from a row on, chunk by chunk, keeping the lease."""
+        began = self.edges.clock.now()
+        for chunk in read_chunks(self.parts(), self.dataset.source, open_part=self._open, start_row=first_row):
+            yield chunk
+            now = self.edges.clock.now()
+            self.slowest_chunk = max(self.slowest_chunk, now - began)
+            began = now
+            self.lease.keep()
+
+    def must_stop(self) -> bool:
+        """Return whether what is left of the invocation may not do for another chunk."""
+        if self.lease.renews:
+            return False
+        needed = 1.5 * self.slowest_chunk + 2 * self.lease.timeout  # the chunk, then a flush and a commit
+        return self.edges.clock.now() + needed > self.lease.stop_at
+
+    @property
+    def pending(self) -> Pending:
+        """Return the record that says that this run is not closed."""
+        record = self.edges.ledger.get_pending(self.run.dataset, self.run.run)
+        if record is None:
+            raise LeaseLost(f"dataset {self.run.dataset}: somebody else closed run {self.run.run}")
+        return record
+
+    def superseded_rows(self) -> list[int]:
+        """Read the rows for which the table turned out to hold a newer item."""
+        settings = self.edges.settings
+        page = self.edges.s3.list_objects_v2(Bucket=settings.bucket, Prefix=self.work_key("superseded/"))
+        rows: set[int] = set()
+        for entry in page.get("Contents", []):
+            rows.update(orjson.loads(self.edges.s3.get_object(Bucket=settings.bucket, Key=entry["Key"])["Body"].read()))
+        return sorted(rows)
+
+    def due(self) -> bool:
+        """Return whether it is time for a checkpoint."""
+        return self.edges.clock.now() - self.saved_at >= self.edges.checkpoint_seconds
+
+    def read_work(self, name: str) -> bytes:
+        """Read a file of this run's work folder."""
+        answer = self.edges.s3.get_object(Bucket=self.edges.settings.bucket, Key=self.work_key(name))
+        return answer["Body"].read()
+
+    def write_work(self, name: str, content: bytes) -> None:
+        """Write a file of this run's work folder."""
+        self.edges.s3.put_object(Bucket=self.edges.settings.bucket, Key=self.work_key(name), Body=content)
+
+    def work_key(self, name: str) -> str:
+        """Return the object key of a file in this run's work folder."""
+        return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
+
+    def _open(self, part: Part) -> BufferedReader:
+        return BufferedReader(PartFile(self.edges.s3, part), buffer_size=1 << 16)
+
+
+def build_work_prefix(dataset: str, run: int) -> str:
+    """Return where the files lie that a run keeps for its continuation."""
+    return f"work/{dataset}/{run:08d}/"

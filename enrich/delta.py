@@ -1,0 +1,260 @@
+"""Tell what an output changes: its keys and body digests against the fingerprints of the live items. Embedded DuckDB.
+
+Fingerprints are one Parquet file per dataset: of each live item its key's digest (128 bits), its body's digest, the
+order of the newest run that confirmed that body, and when the stored item expires. A body that did not change is not
+written, but its order advances; so an older run that comes late finds that it is superseded, though the table holds an
+even older order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+
+FORMAT = "1"  # of the fingerprints; another one is as good as none
+
+WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
+_WINDOW = 1_000_000  # rows decided or merged at once: what bounds the memory of the joins
+_KEY = "md5_number_lower(pk || chr(0) || sk), md5_number_upper(pk || chr(0) || sk)"
+_FINGERPRINT = """(
+    k1 ubigint, k2 ubigint, digest ubigint, "order" varchar, expires_at bigint, removed boolean, pk varchar, sk varchar
+)"""
+
+
+class Delta:
+    """Keys and digests of one run's output, in a DuckDB file that spills; a context manager.
+
+    `keep_keys` also keeps the item keys themselves, which a snapshot needs to remove what it no longer names.
+    """
+
+    def __init__(self, directory: Path, *, keep_keys: bool = False, memory_limit: str = "160MB") -> None:
+        self._directory = directory
+        self._keep_keys = keep_keys
+        self._db = duckdb.connect(
+            str(directory / "delta.duckdb"),
+            config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
+        )
+        # `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry
+        self._db.execute(
+            "create table noted("
+            "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk varchar, sk varchar)"
+        )
+        self._db.execute("create table outcome(row bigint, outcome utinyint, expires_at bigint)")
+        self._db.execute(f"create table known{_FINGERPRINT}")
+        self._db.execute(f"create table merged{_FINGERPRINT}")
+        self._db.execute(
+            "create table removal(row bigint, k1 ubigint, k2 ubigint, pk varchar, sk varchar, expires_at bigint)"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def note(self, rendered: pa.Table) -> None:
+        """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, reason."""
+        keys = "pk, sk" if self._keep_keys else "null, null"
+        self._insert(
+            f"insert into noted select row, {_KEY}, digest, reason is null, {keys} from chunk "
+            "where pk is not null and sk is not null",
+            rendered.select(["row", "pk", "sk", "digest", "reason"]),
+        )
+
+    def export_noted(self, first_row: int) -> Path:
+        """Write what was noted from a row on to a Parquet file, for a restart."""
+        path = self._directory / "noted.parquet"
+        self._db.execute(
+            f"copy (from noted where row >= {first_row:d} order by row) to '{path}' (format parquet, compression zstd)"
+        )
+        return path
+
+    def import_noted(self, path: Path) -> None:
+        """Note what an earlier invocation had noted."""
+        self._db.execute("insert into noted from read_parquet(?)", [str(path)])
+
+    def duplicates(self) -> list[int]:
+        """Return the rows that share their item key with another row, in order, and note them as rejected."""
+        self._db.execute(
+            "create or replace temp table twice as select row from noted join (select k1, k2 from noted where kept "
+            "group by all having count(*) > 1) using (k1, k2) where kept"
+        )
+        rows = [row for (row,) in self._db.execute("select row from twice order by row").fetchall()]
+        self.reject(rows)
+        return rows
+
+    def reject(self, rows: Sequence[int]) -> None:
+        """Note rows as rejected."""
+        if rows:
+            self._insert("update noted set kept = false where row in (select row from chunk)", _rows(rows))
+
+    def load_known(self, path: Path, table_id: str) -> bool:
+        """Load the dataset's fingerprints; return whether they tell what the table holds.
+
+        They do not when they are of another format or table. Their orders are true all the same, and kept.
+        """
+        marks = dict(
+            self._db.execute("select decode(key), decode(value) from parquet_kv_metadata(?)", [str(path)]).fetchall()
+        )
+        if marks.get("format") != FORMAT:
+            return False
+        self._db.execute("insert into known from read_parquet(?)", [str(path)])
+        return marks.get("table") == table_id
+
+    def decide(self, *, order: str, now: float, enough: float, full: bool) -> None:
+        """Decide for each noted row whether it is written, unchanged, superseded or rejected.
+
+        Args:
+            order: text of this run's order.
+            now: epoch seconds; the same in each invocation of a run, so that each decides alike.
+            enough: seconds of life that an unchanged item must have left to be let be.
+            full: write whatever is not superseded.
+        """
+        last = self._value("select coalesce(max(row), -1) from noted")
+        self._db.execute("delete from outcome")
+        for first in range(0, last + 1, _WINDOW):
+            self._db.execute(
+                f"""
+                insert into outcome
+                select n.row, case when not n.kept then {REJECTED}
+                    when k."order" > $order then {SUPERSEDED}
+                    when not $full and k.digest = n.digest and k.expires_at - $now >= $enough then {UNCHANGED}
+                    else {WRITE} end, k.expires_at
+                from (from noted where row between $first and $last) n left join known k using (k1, k2)
+                order by n.row
+                """,
+                {
+                    "order": order,
+                    "full": full,
+                    "now": now,
+                    "enough": enough,
+                    "first": first,
+                    "last": first + _WINDOW - 1,
+                },
+            )
+
+    def outcomes(self, first_row: int, last_row: int) -> pa.Table:
+        """Return columns row and outcome of the noted rows of a range, in order."""
+        return self._db.sql(
+            "select row, outcome from outcome where row between ? and ? order by row", params=[first_row, last_row]
+        ).to_arrow_table()
+
+    def tally(self) -> dict[int, int]:
+        """Return how many rows were decided which way."""
+        return dict(self._db.execute("select outcome, count(*) from outcome group by outcome").fetchall())
+
+    def choose_removals(self, *, order: str, now: float, confirmed_by: str | None = None) -> int:
+        """Choose the live items that this run removes, and return how many there are.
+
+        A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
+        With `confirmed_by`, the text of a withdrawn run's order: those that it names and that run confirmed last.
+        """
+        named = 'n.row is not null and k."order" = $by' if confirmed_by else "n.row is null"
+        self._db.execute(
+            f"""
+            create or replace table removal as
+            select row_number() over (order by k1, k2) - 1 as row, k1, k2,
+                coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
+            from known k left join noted n using (k1, k2)
+            where k."order" < $order and not k.removed and k.expires_at > $now and {named}
+            """,
+            {"order": order, "now": now, **({"by": confirmed_by} if confirmed_by else {})},
+        )
+        return self._value("select count(*) from removal")
+
+    def removals(self, first: int, last: int) -> pa.Table:
+        """Return columns row, pk and sk of a range of the chosen removals, in order."""
+        return self._db.sql(
+            "select row, pk, sk from removal where row between ? and ? order by row", params=[first, last]
+        ).to_arrow_table()
+
+    def removals_expire_at(self) -> int:
+        """Return when the last of the items to be removed expires; their tombstones must last as long."""
+        return self._value("select coalesce(max(expires_at), 0) from removal")
+
+    def merge(
+        self,
+        *,
+        order: str,
+        expires_at: int,
+        removed_until: int,
+        now: float,
+        superseded: Sequence[int],
+        nothing_written: bool,
+    ) -> None:
+        """Build the dataset's fingerprints after this run, without those of items that have expired.
+
+        Args:
+            order: text of this run's order.
+            expires_at: of the items that it wrote.
+            removed_until: when the tombstones of the chosen removals expire.
+            now: epoch seconds.
+            superseded: rows for which the table itself turned out to hold a newer item.
+            nothing_written: this run only removed.
+        """
+        self._db.execute("create or replace temp table lost(row bigint)")
+        if superseded:
+            self._insert("insert into lost select row from chunk", _rows(superseded))
+        self._merge(
+            f"""
+            select n.k1, n.k2, n.digest, $order, if(o.outcome = {UNCHANGED}, o.expires_at, $expires_at), false,
+                n.pk, n.sk
+            from noted n join outcome o using (row)
+            where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (from lost) and not $nothing_written
+            union all
+            select k1, k2, null, $order, $removed_until, true, pk, sk from removal
+            """,
+            {
+                "order": order,
+                "expires_at": expires_at,
+                "removed_until": removed_until,
+                "nothing_written": nothing_written,
+            },
+            now,
+        )
+
+    def merge_unknown(self, *, expires_at: int, now: float) -> None:
+        """Build the fingerprints after a run that began to write and will not close: its bodies may be in the table.
+
+        Each item that it names is written by whoever names it next. Nothing was confirmed, so orders stay.
+        """
+        self._merge(
+            """
+            select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at),
+                coalesce(k.removed, false), n.pk, n.sk
+            from (from noted where kept) n left join known k using (k1, k2)
+            """,
+            {"expires_at": expires_at},
+            now,
+        )
+
+    def export_merged(self, table_id: str) -> Path:
+        """Write the merged fingerprints to a Parquet file."""
+        path = self._directory / "fingerprints.parquet"
+        self._db.execute(
+            f"copy merged to '{path}' (format parquet, compression zstd, "
+            f"kv_metadata {{'format': '{FORMAT}', 'table': '{table_id}'}})"
+        )
+        return path
+
+    def _merge(self, newer: str, values: dict[str, object], now: float) -> None:
+        self._db.execute("delete from merged")
+        self._db.execute(f"insert into merged {newer}", values)
+        self._db.execute("insert into merged from known anti join (select k1, k2 from merged) using (k1, k2)")
+        self._db.execute("delete from merged where expires_at <= ?", [now])
+
+    def _insert(self, sql: str, chunk: pa.Table) -> None:
+        self._db.register("chunk", chunk)
+        self._db.execute(sql)
+        self._db.unregister("chunk")
+
+    def _value(self, sql: str) -> int:
+        return int(self._db.execute(sql).fetchall()[0][0])  # an unfinished result would block the connection
+
+
+def _rows(rows: Sequence[int]) -> pa.Table:
+    return pa.table({"row": pa.array(rows, pa.int64())})

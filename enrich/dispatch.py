@@ -1,0 +1,144 @@
+"""Take outputs in and run them, one at a time per dataset, oldest first. I/O on the ledger and S3.
+
+Who knows of an output first records it as pending and then tries to take hold of its dataset; who gives a dataset back
+looks for pending runs afterwards. So one of the two always sees the other, and a busy dataset loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from enrich.edges import Edges
+from enrich.lease import acquire
+from enrich.ledger import ConflictError
+from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset
+from enrich.records import Known, Pending, Record, Run, bump
+from enrich.run import execute
+
+
+def take_arrived(edges: Edges, bucket: str, object_key: str) -> Run | None:
+    """Record the output that an object is or closes, and return its run; None when the object is no output of ours."""
+    dataset = find_dataset(edges.datasets, object_key) if bucket == edges.settings.outputs else None
+    output = fetch_output(edges.s3, dataset, bucket, object_key) if dataset else None
+    return enqueue_output(edges, output) if output else None
+
+
+def sweep(edges: Edges, dataset_name: str) -> list[Run]:
+    """Record every output under a dataset's prefix that has no run yet and would not be born expired."""
+    dataset = edges.datasets[dataset_name]
+    oldest = datetime.fromtimestamp(edges.clock.now(), UTC) - dataset.ttl
+    if dataset.start is not None:
+        oldest = max(oldest, dataset.start)
+    known = {(each.object_key, each.etag, each.arrived_ms) for each in edges.ledger.fetch_known(dataset_name)}
+    taken = []
+    for listed in fetch_listed(edges.s3, dataset, edges.settings.outputs):
+        seen = (listed.object_key, listed.etag, listed.arrived_ms) in known
+        # The marker of a job that ran again may look as before; only its parts tell.
+        if listed.arrived_ms < oldest.timestamp() * 1000 or (seen and not dataset.source.marker):
+            continue
+        output = fetch_output(edges.s3, dataset, edges.settings.outputs, listed.object_key)
+        if output and not edges.ledger.get_known(dataset_name, output.identity):
+            taken.append(enqueue_output(edges, output))
+    return taken
+
+
+def enqueue_output(edges: Edges, output: Output) -> Run:
+    """Record an output as pending and return its run; the run that it has already, if it was known."""
+    known = edges.ledger.get_known(output.dataset, output.identity)
+    while known is None:
+        run = Run(
+            dataset=output.dataset,
+            run=0,
+            bucket=output.bucket,
+            object_key=output.object_key,
+            identity=output.identity,
+            arrived_ms=output.arrived_ms,
+            parts=len(output.parts),
+            size=output.size,
+        )
+        queued = _enqueue(edges, run, output.etag)
+        if queued:
+            return queued
+        known = edges.ledger.get_known(output.dataset, output.identity)
+    run_found = edges.ledger.get_run(output.dataset, known.run)
+    if run_found is None:
+        raise LookupError(f"ledger: output {output.identity} names run {known.run}, which is not there")
+    return run_found
+
+
+def enqueue_again(edges: Edges, run: Run) -> Run:
+    """Record a further run, of kind replay, rejects, refresh, restore or removal, of an output that was run before."""
+    while True:
+        queued = _enqueue(edges, run, None)
+        if queued:
+            return queued
+
+
+def _enqueue(edges: Edges, run: Run, etag: str | None) -> Run | None:
+    """Commit a run with the next number; None when the number, or the output, was taken meanwhile."""
+    counter = edges.ledger.get_counter(run.dataset)
+    now_ms = int(edges.clock.now() * 1000)
+    numbered = replace(run, run=counter.next_run, queued_ms=now_ms, version=0)
+    records: list[Record] = [
+        replace(counter, next_run=counter.next_run + 1),
+        numbered,
+        Pending(dataset=run.dataset, run=numbered.run, queued_ms=now_ms),
+    ]
+    if etag is not None:
+        records.append(
+            Known(
+                dataset=run.dataset,
+                identity=run.identity,
+                run=numbered.run,
+                object_key=run.object_key,
+                etag=etag,
+                arrived_ms=run.arrived_ms,
+            )
+        )
+    try:
+        edges.ledger.commit(*records)
+    except ConflictError:
+        return None
+    return bump(numbered)
+
+
+def drain(edges: Edges, dataset: str) -> list[Run]:
+    """Run what is pending for a dataset, oldest first, until nothing is or somebody else holds the dataset.
+
+    Returns the runs that were closed here.
+
+    Raises:
+        Stopped: a run has to go on later; OutOfTime, its subclass, when only time was lacking.
+        LeaseLost: somebody else holds the dataset by now.
+    """
+    closed: list[Run] = []
+    while edges.ledger.fetch_pending(dataset):
+        timeout = request_timeout(edges)
+        lease = acquire(edges.ledger, edges.clock, dataset, edges.owner, deadline=edges.deadline, timeout=timeout)
+        if lease is None:
+            return closed
+        try:
+            while chosen := _choose(edges.ledger.fetch_pending(dataset), lease.state.open_run):
+                run = edges.ledger.get_run(dataset, chosen.run)
+                if run is None:
+                    raise LookupError(f"ledger: {dataset} run {chosen.run} is pending and not there")
+                lease.wait_for_quiet()
+                closed.append(execute(edges, lease, run))
+        finally:
+            lease.release()
+    return closed
+
+
+def request_timeout(edges: Edges) -> float:
+    """Return the seconds one request may take: five, or less in an invocation that has not many."""
+    if edges.deadline is None:
+        return 5.0
+    return min(5.0, max(0.2, (edges.deadline - edges.clock.now()) / 10))
+
+
+def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
+    """A run that began to write goes on before any other: until it closes, nobody knows what the table holds."""
+    began = [each for each in pending if each.run == open_run]
+    return next(iter(began or pending), None)

@@ -1,0 +1,39 @@
+"""Keep a dataset's fingerprints on S3, and know whether they tell what the table holds. I/O on S3 and DynamoDB."""
+
+from __future__ import annotations
+
+from botocore.exceptions import ClientError
+
+from enrich.active import Active
+from enrich.delta import Delta
+
+
+def fetch_table_id(active: Active) -> str:
+    """Fetch the table's id: a table that was restored or made anew has another one."""
+    table = active.edges.dynamodb.describe_table(TableName=active.edges.settings.table)["Table"]
+    return table.get("TableId") or table["TableArn"]
+
+
+def read_fingerprints(active: Active, delta: Delta, object_key: str | None, table_id: str) -> bool:
+    """Load fingerprints into `delta`; return whether they tell what the table holds. None there is no doubt about."""
+    if object_key is None:
+        return True
+    try:
+        answer = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchKey":
+            return False
+        raise
+    path = active.scratch / "known.parquet"
+    with path.open("wb") as file:
+        for block in answer["Body"].iter_chunks(1 << 20):
+            file.write(block)
+    return delta.load_known(path, table_id)
+
+
+def write_fingerprints(active: Active, delta: Delta, table_id: str) -> str:
+    """Write the merged fingerprints and return their object key, which only the closing commit makes the dataset's."""
+    object_key = f"fingerprints/{active.dataset.name}/{active.run.run:08d}-{active.run.attempts:02d}.parquet"
+    path = delta.export_merged(table_id)
+    active.edges.s3.upload_file(str(path), active.edges.settings.bucket, object_key)
+    return object_key

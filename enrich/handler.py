@@ -1,0 +1,41 @@
+r"""The enrich Lambda: SQS messages in, items out. Its answer names the messages that must come again.
+
+`event` is an SQS batch (in production, one message at a time):
+
+    {"Records": [{"messageId": "...", "eventSource": "aws:sqs", "body": "{\"source\": \"aws.s3\", ...}"}]}
+
+or, for a call by hand, any event that such a body can hold (`enrich.events`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from enrich.clients import open_edges
+from enrich.events import parse_event, parse_messages, parse_text
+from enrich.log import log_failure
+from enrich.work import work_off
+
+_SERVICE = "enrich"
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Work off an event; of an SQS batch, name the messages that failed, so that only they come again."""
+    edges = open_edges(
+        os.environ,
+        owner=str(context.aws_request_id),
+        remaining_seconds=context.get_remaining_time_in_millis() / 1000,
+    )
+    messages = parse_messages(event)
+    if messages is None:
+        work_off(edges, parse_event(event))
+        return {}
+    failed: list[dict[str, str]] = []
+    for message in messages:
+        try:
+            work_off(edges, parse_text(message.text))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this message comes again and ends in the dead-letter queue
+            log_failure(edges.settings, message, error)
+            failed.append({"itemIdentifier": message.message_id})
+    return {"batchItemFailures": failed}

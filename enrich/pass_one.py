@@ -1,0 +1,146 @@
+"""Pass 1: read all of an output to learn what decides, before anything is published. I/O on S3, and the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enrich.active import Active
+from enrich.dataset import FromColumn
+from enrich.delta import Delta
+from enrich.engine import Engine
+from enrich.faults import Failed, OutOfTime
+from enrich.rejects import add_reasons, build_prefix, count_reasons, write_rejects
+from enrich.write import too_large
+
+DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
+TOO_LARGE = "too-large", "the item is larger than the 400 KB that DynamoDB takes, also gzipped"
+FATAL = "missing-metadata-fatal"
+
+
+def check(active: Active, engine: Engine, delta: Delta) -> None:
+    """Note every row's key, digest and reject reason in `delta`, and decide whether the output may be published.
+
+    Goes on from the run's checkpoint; what was noted before it lies in the run's work folder.
+
+    Raises:
+        Failed: more rejects than the dataset tolerates (they are on S3 by then), or metadata misses what it may not.
+        OutOfTime: the checkpoint is saved.
+    """
+    run, edges = active.run, active.edges
+    edges.progress.stage(run, "check")
+    import_noted(active, delta)
+    noted_from = next_row = run.next_row
+    reasons = dict(run.reasons)
+    for first_row, chunk in active.chunks(next_row):
+        rendered = render(engine, chunk, first_row)
+        delta.note(rendered)
+        reasons = add_reasons(reasons, count_reasons(rendered))
+        if FATAL in reasons:
+            _fail_fatal(active, rendered)
+        _check_constant(active, engine, chunk)
+        next_row = first_row + chunk.num_rows
+        edges.progress.rows(run, next_row, sum(reasons.values()), None)
+        stop = active.must_stop()
+        if stop or active.due():
+            _export_noted(active, delta, noted_from, next_row)
+            noted_from = next_row
+            active.save(next_row=next_row, reasons=reasons)
+        if stop:
+            raise OutOfTime(f"dataset {run.dataset}, run {run.run}: checked {next_row} rows so far")
+    _export_noted(active, delta, noted_from, next_row)
+    duplicates = delta.duplicates()
+    if duplicates:
+        reasons[DUPLICATE[0]] = len(duplicates)
+    _check_tolerated(active, engine, duplicates, next_row, reasons)
+    active.save(stage="write", rows=next_row, next_row=0, reasons=reasons)
+
+
+def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, duplicates: Iterable[int] = ()) -> pa.Table:
+    """Render a chunk, and reject as well what no single row can tell: items too large, rows that share a key."""
+    rendered = engine.render(chunk, first_row)
+    large = too_large(rendered)
+    if large:
+        rendered = _reject(rendered, large, *TOO_LARGE)
+    rows = [row for row in duplicates if first_row <= row < first_row + chunk.num_rows]
+    if rows:
+        rendered = _reject(rendered, rows, *DUPLICATE)
+    return rendered
+
+
+def import_noted(active: Active, delta: Delta) -> None:
+    """Bring back what earlier invocations of this run had noted."""
+    for object_key in _list_noted(active):
+        content = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)["Body"].read()
+        path = active.scratch / "import.parquet"
+        path.write_bytes(content)
+        delta.import_noted(path)
+
+
+def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -> pa.Table:
+    hit = pc.and_(pc.is_in(rendered["row"], pa.array(rows, pa.int64())), pc.is_null(rendered["reason"]))
+    for name, value in (("reason", reason), ("detail", detail)):
+        column = pc.if_else(hit, pa.scalar(value, pa.string()), rendered[name])
+        rendered = rendered.set_column(rendered.schema.get_field_index(name), name, column)
+    return rendered
+
+
+def _check_tolerated(active: Active, engine: Engine, duplicates: list[int], rows: int, reasons: dict[str, int]) -> None:
+    tolerated, rejected = active.dataset.tolerated, sum(reasons.values())
+    within_number = tolerated.number is None or rejected <= tolerated.number
+    if rejected <= tolerated.share * rows and within_number:
+        return
+    prefix = build_prefix(active.dataset.name, active.run.run)
+    settings = active.edges.settings
+    example = ""
+    for first_row, chunk in active.chunks(0):
+        rendered = render(engine, chunk, first_row, duplicates)
+        if write_rejects(active.edges.s3, settings.bucket, prefix, engine, chunk, rendered, first_row) and not example:
+            first = rendered.filter(pc.is_valid(rendered["reason"])).slice(0, 1).to_pylist()[0]
+            example = f"; the first is row {first['row']}: {first['reason']}, {first['detail']}"
+    active.save(rows=rows, reasons=reasons)
+    raise Failed(
+        f"dataset {active.dataset.name}, s3://{active.run.bucket}/{active.run.object_key}: {rejected} of {rows} "
+        f"predictions can't become items ({', '.join(f'{count} {name}' for name, count in sorted(reasons.items()))}), "
+        f"more than the dataset tolerates{example}. Nothing was published; the rejects are in "
+        f"s3://{settings.bucket}/{prefix}"
+    )
+
+
+def _fail_fatal(active: Active, rendered: pa.Table) -> None:
+    first = rendered.filter(pc.equal(rendered["reason"], FATAL)).slice(0, 1).to_pylist()[0]
+    raise Failed(
+        f"dataset {active.dataset.name}, s3://{active.run.bucket}/{active.run.object_key}, row {first['row']}: "
+        f"{first['detail']}, and its policy is to fail. Nothing was published"
+    )
+
+
+def _check_constant(active: Active, engine: Engine, chunk: pa.RecordBatch) -> None:
+    rule, run = active.dataset.as_of, active.run
+    if not isinstance(rule, FromColumn) or run.kind == "rejects":
+        return
+    for instant in engine.read_as_of(chunk) or ():
+        if int(instant.timestamp() * 1000) != run.as_of_ms:
+            first = datetime.fromtimestamp((run.as_of_ms or 0) / 1000, UTC)
+            raise Failed(
+                f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: column {rule.column!r} says when the "
+                f"output was made, and must have one value in all of it; it has {first} and {instant}"
+            )
+
+
+def _export_noted(active: Active, delta: Delta, first_row: int, next_row: int) -> None:
+    if next_row > first_row:
+        path: Path = delta.export_noted(first_row)
+        active.write_work(f"noted/{first_row:012d}-{next_row - 1:012d}.parquet", path.read_bytes())
+
+
+def _list_noted(active: Active) -> list[str]:
+    """Return the files that end at the checkpoint or before it; a later one is of an invocation that died."""
+    page = active.edges.s3.list_objects_v2(Bucket=active.edges.settings.bucket, Prefix=active.work_key("noted/"))
+    until = active.run.next_row if active.run.stage == "check" else active.run.rows or 0
+    found = [entry["Key"] for entry in page.get("Contents", [])]
+    return [each for each in found if int(each.rpartition("-")[2].partition(".")[0]) < until]

@@ -1,0 +1,102 @@
+"""Pass 2: write what an output changes, from checkpoint to checkpoint. I/O on DynamoDB and S3."""
+
+from __future__ import annotations
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enrich.active import Active
+from enrich.delta import REJECTED, SUPERSEDED, UNCHANGED, WRITE, Delta
+from enrich.engine import Engine
+from enrich.faults import OutOfTime
+from enrich.pass_one import render
+from enrich.records import Counts
+from enrich.rejects import build_prefix, write_rejects
+from enrich.write import Writer, Written
+
+REMOVED_AT_ONCE = 10_000  # tombstones between two looks at the clock
+
+
+def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicates: list[int]) -> None:
+    """Write the items that the output changes, keep its rejects, and save the run as ready to remove what it must.
+
+    Raises:
+        OutOfTime, WriteFailed: the last checkpoint stands, and the next invocation goes on from there.
+    """
+    run, edges = active.run, active.edges
+    edges.progress.stage(run, "write")
+    order, conditional = active.run.order, is_late(active)
+    counts, next_row = Counts(), run.next_row
+    prefix = build_prefix(active.dataset.name, run.run)
+    for first_row, chunk in active.chunks(next_row):
+        rendered = render(engine, chunk, first_row, duplicates)
+        write_rejects(edges.s3, edges.settings.bucket, prefix, engine, chunk, rendered, first_row)
+        to_write, counted = _sort_out(active, delta, rendered, first_row, chunk.num_rows)
+        if to_write.num_rows:
+            writer.put(to_write, order=order, expires_at=_expires_at(active), conditional=conditional)
+        counts += counted
+        next_row = first_row + chunk.num_rows
+        edges.progress.rows(active.run, next_row, active.run.counts.rejected + counts.rejected, writer.rate)
+        stop = active.must_stop()
+        if stop or active.due():
+            _checkpoint(active, writer, counts, next_row)
+            counts = Counts()
+        if stop:
+            raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote {next_row} of {run.rows} rows so far")
+    _checkpoint(active, writer, counts, next_row)
+    active.save(stage="remove", next_row=0)
+
+
+def remove(active: Active, delta: Delta, writer: Writer, removed_until: int) -> None:
+    """Write tombstones for what this run removes.
+
+    Raises:
+        OutOfTime, WriteFailed: as `write`.
+    """
+    edges = active.edges
+    edges.progress.stage(active.run, "remove")
+    conditional = is_late(active)
+    while (tombstones := delta.removals(active.run.next_row, active.run.next_row + REMOVED_AT_ONCE - 1)).num_rows:
+        tombstones = tombstones.append_column("body", pa.nulls(tombstones.num_rows, pa.string()))
+        writer.put(tombstones, order=active.run.order, expires_at=removed_until, conditional=conditional)
+        written = writer.flush()
+        done = active.run.next_row + tombstones.num_rows
+        active.save(next_row=done, counts=active.run.counts + Counts(removed=written.written))
+        active.lease.keep()
+        if active.must_stop():
+            raise OutOfTime(f"dataset {active.run.dataset}, run {active.run.run}: removed {done} items so far")
+    active.save(stage="close", next_row=0)
+
+
+def is_late(active: Active) -> bool:
+    """Return whether a newer run began to write before this one: only then must each write look at what is stored."""
+    return active.run.order.text < active.lease.state.high_water
+
+
+def _expires_at(active: Active) -> int:
+    return active.run.expires_at or 0
+
+
+def _sort_out(active: Active, delta: Delta, rendered: pa.Table, first_row: int, rows: int) -> tuple[pa.Table, Counts]:
+    """Return the rows of a chunk to write, and how the others end."""
+    good = rendered.filter(pc.is_null(rendered["reason"]))
+    counts = Counts(rejected=rows - good.num_rows)
+    if _expires_at(active) <= active.edges.clock.now():
+        return good.slice(0, 0), counts + Counts(expired=good.num_rows)
+    decided = delta.outcomes(first_row, first_row + rows - 1)
+    decided = decided.filter(pc.not_equal(decided["outcome"], REJECTED))
+    outcome = decided["outcome"]
+    unchanged = pc.sum(pc.equal(outcome, UNCHANGED)).as_py() or 0
+    superseded = pc.sum(pc.equal(outcome, SUPERSEDED)).as_py() or 0
+    return good.filter(pc.equal(outcome, WRITE)), counts + Counts(unchanged=unchanged, superseded=superseded)
+
+
+def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int) -> None:
+    """Wait for what is in flight, then save how far the run is: no row before the checkpoint is ever done again."""
+    written: Written = writer.flush()
+    if written.superseded_rows:
+        name = f"superseded/{active.run.next_row:012d}-{next_row - 1:012d}.json"
+        active.write_work(name, orjson.dumps(written.superseded_rows))
+    counts += Counts(written=written.written, superseded=written.superseded)
+    active.save(next_row=next_row, counts=active.run.counts + counts)

@@ -1,0 +1,190 @@
+"""One pass over one output, stage by stage, each from its checkpoint, till it is closed. An edge."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrich.active import Active
+from enrich.delta import Delta
+from enrich.edges import Edges
+from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
+from enrich.expressions import DatasetMistakes
+from enrich.faults import Failed, Overwritten, Stopped
+from enrich.fingerprints import fetch_table_id, read_fingerprints, write_fingerprints
+from enrich.lease import Lease
+from enrich.ledger import Delete
+from enrich.metadata import read_metadata
+from enrich.pass_one import check, import_noted
+from enrich.pass_two import remove, write
+from enrich.pin import pin, set_order
+from enrich.read import BadOutput
+from enrich.records import Run
+from enrich.write import Budget, Writer
+
+
+def execute(edges: Edges, lease: Lease, run: Run) -> Run:
+    """Bring a run to its end, from wherever it stands, and return it closed.
+
+    A run that can't succeed is closed too: failed, with the error that says why, or overwritten.
+
+    Raises:
+        Stopped: it goes on later (OutOfTime: as soon as possible); the ledger says where and why.
+        LeaseLost: somebody else holds the dataset by now.
+    """
+    dataset = edges.datasets[run.dataset]
+    with tempfile.TemporaryDirectory(dir=edges.directory) as scratch:
+        active = Active(edges, lease, dataset, run, Path(scratch))
+        (active.scratch / "early").mkdir()
+        try:
+            _begin(active)
+            _stages(active)
+        except Overwritten as error:
+            return _close_early(active, "overwritten", str(error))
+        except (Failed, BadOutput, DatasetMistakes, JoinMultiplies, MetadataTooLarge) as error:
+            return _close_early(active, "failed", str(error))
+        except Stopped as error:
+            active.save(state="stopped", error=str(error))
+            raise
+        except (ClientError, BotoCoreError) as error:
+            stopped = Stopped(f"AWS did not do what was asked: {error}")
+            active.save(state="stopped", error=str(stopped))
+            raise stopped from error
+        return active.run
+
+
+def _begin(active: Active) -> None:
+    now_ms = int(active.edges.clock.now() * 1000)
+    active.save(
+        state="running",
+        owner=active.edges.owner,
+        attempts=active.run.attempts + 1,
+        started_ms=active.run.started_ms or now_ms,
+        error=None,
+        code_version=active.edges.settings.version,
+    )
+
+
+def _stages(active: Active) -> None:
+    if active.run.stage == "pin":
+        pin(active)
+    metadata = {
+        name: read_metadata(active.edges.s3, name, location, max_bytes=MAX_METADATA_BYTES)
+        for name, location in active.run.metadata.items()
+    }
+    keep_keys = active.dataset.source.output == "snapshot" or active.run.kind == "removal"
+    with (
+        Engine(active.dataset, metadata, directory=active.scratch) as engine,
+        Delta(active.scratch, keep_keys=keep_keys) as delta,
+    ):
+        if active.run.stage == "order":
+            set_order(active, engine)
+        if active.run.stage == "check":
+            check(active, engine, delta)
+        else:
+            import_noted(active, delta)
+        _publish(active, engine, delta)
+
+
+def _publish(active: Active, engine: Engine, delta: Delta) -> None:
+    """Write, remove and close: everything after the check."""
+    duplicates = delta.duplicates()
+    table_id = fetch_table_id(active)
+    if active.run.decided_ms is None:
+        _open(active)
+    decided = (active.run.decided_ms or 0) / 1000
+    trusted = read_fingerprints(active, delta, active.run.base, table_id)
+    order = active.run.order.text
+    enough = active.dataset.unchanged_life * active.dataset.ttl.total_seconds()
+    delta.decide(order=order, now=decided, enough=enough, full=active.run.full or not trusted)
+    removed_until = _choose_removals(active, delta, order, decided)
+    writer = Writer(
+        active.edges.open_transport(active.lease.timeout),
+        active.edges.settings.table,
+        clock=active.edges.clock.now,
+        random=active.edges.random.random,
+        budget=Budget(active.edges.write_units),
+        stop_at=lambda: active.lease.stop_at,
+    )
+    try:
+        if active.run.stage == "write":
+            write(active, engine, delta, writer, duplicates)
+        if active.run.stage == "remove":
+            remove(active, delta, writer, removed_until)
+    finally:
+        if writer.unknown_at is not None:
+            active.lease.note_unknown(writer.unknown_at)
+    _close(active, delta, table_id, removed_until)
+
+
+def _open(active: Active) -> None:
+    """Raise the high-water mark before the first write, and fix what all decisions of this run rest on."""
+    state = active.lease.state
+    active.save(
+        dataset_state={
+            "high_water": max(state.high_water, active.run.order.text),
+            "open_run": active.run.run,
+        },
+        stage="remove" if active.run.kind == "removal" else "write",
+        decided_ms=int(active.edges.clock.now() * 1000),
+        base=state.fingerprints,
+    )
+
+
+def _choose_removals(active: Active, delta: Delta, order: str, now: float) -> int:
+    """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
+    run = active.run
+    if run.kind == "removal" and run.of_run is not None:
+        withdrawn = active.edges.ledger.get_run(run.dataset, run.of_run)
+        if withdrawn is None:
+            raise Failed(f"the ledger has no run {run.of_run} of {run.dataset} any more, which should be withdrawn")
+        delta.choose_removals(order=order, now=now, confirmed_by=withdrawn.order.text)
+    elif active.dataset.source.output == "snapshot" and run.kind != "rejects" and (run.expires_at or 0) > now:
+        delta.choose_removals(order=order, now=now)
+    return max(run.expires_at or 0, delta.removals_expire_at())
+
+
+def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> None:
+    """Close a run that did all it had to, and make what it confirmed the dataset's fingerprints."""
+    now = active.edges.clock.now()
+    active.edges.progress.stage(active.run, "close")
+    delta.merge(
+        order=active.run.order.text,
+        expires_at=active.run.expires_at or 0,
+        removed_until=removed_until,
+        now=now,
+        superseded=active.superseded_rows(),
+        nothing_written=active.run.kind == "removal",
+    )
+    fingerprints = write_fingerprints(active, delta, table_id)
+    active.save(
+        Delete(active.pending),
+        dataset_state={"open_run": None, "fingerprints": fingerprints},
+        state="done",
+        ended_ms=int(now * 1000),
+        error=None,
+    )
+
+
+def _close_early(active: Active, state: str, error: str) -> Run:
+    """Close a run that can't be completed; if it began to write, its bodies may be in the table."""
+    changes: dict[str, Any] = {}
+    if active.run.decided_ms is not None:
+        with Delta(active.scratch / "early") as delta:
+            import_noted(active, delta)
+            delta.duplicates()
+            table_id = fetch_table_id(active)
+            read_fingerprints(active, delta, active.run.base, table_id)
+            delta.merge_unknown(expires_at=active.run.expires_at or 0, now=active.edges.clock.now())
+            changes = {"open_run": None, "fingerprints": write_fingerprints(active, delta, table_id)}
+    active.save(
+        Delete(active.pending),
+        dataset_state=changes,
+        state=state,
+        error=error,
+        ended_ms=int(active.edges.clock.now() * 1000),
+    )
+    return active.run

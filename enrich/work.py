@@ -1,0 +1,59 @@
+"""Do what a request asks: take outputs in, run what is pending, and see that what can't be done here is done later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from enrich.dispatch import drain, sweep, take_arrived
+from enrich.edges import Edges
+from enrich.events import Arrived, Continue, Request, Sweep
+from enrich.faults import Failed, LeaseLost, OutOfTime
+from enrich.log import log_line, log_run
+from enrich.records import Run
+
+
+def work_off(edges: Edges, requests: Iterable[Request]) -> None:
+    """Do what requests ask for, one after the other.
+
+    Raises:
+        Failed: the output that a request names can't become items; the ledger has the same words.
+        Stopped: a run can't go on for now, and not for lack of time.
+    """
+    for request in requests:
+        match request:
+            case Arrived(bucket, object_key):
+                run = take_arrived(edges, bucket, object_key)
+                if run is None:
+                    log_line(edges.settings, "ignored", bucket=bucket, object_key=object_key)
+                    continue
+                work(edges, run.dataset)
+                _raise_failed(edges, run)
+            case Sweep(dataset):
+                for name in [dataset] if dataset else edges.datasets:
+                    taken = sweep(edges, name)
+                    log_line(edges.settings, "swept", dataset=name, outputs=len(taken))
+                    work(edges, name)
+            case Continue(dataset):
+                work(edges, dataset)
+
+
+def work(edges: Edges, dataset: str) -> None:
+    """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves."""
+    try:
+        for run in drain(edges, dataset):
+            log_run(edges.settings, run)
+            if run.state == "failed" and run.kind == "output":
+                # Its own message may be gone, acknowledged while the dataset was busy: this one ends in the
+                # dead-letter queue in its place.
+                edges.send({"bucket": run.bucket, "object_key": run.object_key})
+    except OutOfTime as error:
+        log_line(edges.settings, "continues", dataset=dataset, detail=str(error))
+        edges.send({"continue": {"dataset": dataset}})
+    except LeaseLost as error:
+        log_line(edges.settings, "lease lost", dataset=dataset, detail=str(error))
+
+
+def _raise_failed(edges: Edges, run: Run) -> None:
+    now = edges.ledger.get_run(run.dataset, run.run)
+    if now is not None and now.state == "failed":
+        raise Failed(now.error or "the run failed")
