@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from infra.trim import is_kept
 
@@ -28,12 +32,13 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one function's bundle holds: its lock, the folders and files of ours, and the bound of its unzipped size."""
+    """What a bundle holds: its lock, folders and files of ours, YAML documents (carried as JSON), and its bound."""
 
-    requirements: Path
+    requirements: Path | None
     sources: tuple[str, ...]
-    modules: tuple[str, ...]
-    max_bytes: int
+    modules: tuple[str, ...]  # handlers
+    max_bytes: int  # unzipped
+    documents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,14 @@ RECIPES = {
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
     ),
+    # Two small functions that run the stack itself; boto3 is the runtime's.
+    "operate": Recipe(
+        None,
+        ("infra/__init__.py", "infra/discovery.py", "infra/publish.py", "infra/synthetic.py"),
+        ("infra.publish", "infra.synthetic"),
+        MEGABYTE,
+        ("infra/environments.yaml", "openapi.yaml"),
+    ),
 }
 # glibc of the runtime's Amazon Linux 2023 is 2.34: wheels made for older ones run there.
 PLATFORMS = {
@@ -76,7 +89,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
     """
     recipe = RECIPES[name]
     compiler = sys.executable if target == "native" else find_interpreter(RUNTIME)
-    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)}
+    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)} | _documents(recipe)
     wheels = _wheels(name, target, compiler, cache)
     digest = _digest(
         [wheels.stem, *(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(ours.items()))]
@@ -137,8 +150,10 @@ def find_interpreter(version: str) -> str | None:
 def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
     """Return a zip of what pip installs for a bundle, trimmed and compiled; made once per lock and target."""
     requirements = RECIPES[name].requirements
+    lock = requirements.read_text() if requirements else ""
     version = RUNTIME if target != "native" else sys.version.split()[0]
-    recipe = [Path(__file__).read_text(), (ROOT / "infra/trim.py").read_text(), requirements.read_text()]
+    how = [inspect.getsource(step) for step in (_wheels, _pip_install, _compile, _append)]
+    recipe = [*how, repr(PLATFORMS[target]), (ROOT / "infra/trim.py").read_text(), lock]
     digest = _digest([*recipe, target, version, str(bool(compiler))])[:16]
     path = cache / "wheels" / f"{name}-{target}-{digest}.zip"
     if path.exists():
@@ -146,7 +161,8 @@ def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         tree = Path(work) / "tree"
-        _pip_install(requirements, tree, target)
+        if requirements:
+            _pip_install(requirements, tree, target)
         for file in [file for file in tree.rglob("*") if file.is_file()]:
             if not is_kept(file.relative_to(tree).as_posix()):
                 file.unlink()
@@ -204,6 +220,12 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
                 yield path
 
 
+def _documents(recipe: Recipe) -> dict[str, bytes]:
+    """Render YAML documents as JSON beside our modules: the runtime has no YAML."""
+    texts = {f"infra/{Path(path).stem}.json": yaml.safe_load((ROOT / path).read_text()) for path in recipe.documents}
+    return {path: json.dumps(document, ensure_ascii=False).encode() for path, document in texts.items()}
+
+
 def _measured(bundle: Bundle, recipe: Recipe) -> Bundle:
     if bundle.unzipped >= recipe.max_bytes:
         size, bound = bundle.unzipped / MEGABYTE, recipe.max_bytes / MEGABYTE
@@ -224,7 +246,7 @@ def _digest(parts: Iterable[str]) -> str:
 def main() -> None:
     """Build bundles and print where they are and how large."""
     parser = argparse.ArgumentParser(description="Build the functions' bundles.")
-    parser.add_argument("names", nargs="*", metavar="serve|enrich", help="both, when none is named")
+    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="all, when none is named")
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64")
     parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (sam build asks for that)")
     options = parser.parse_args()

@@ -40,6 +40,9 @@ LEFT_OUT = (
     # Links to these libraries became copies in the wheel; only the name that the loader asks for (so.2600) stays.
     "pyarrow/lib*.so",
     "pyarrow/lib*.so.*.*.*",
+    # cryptography needs _cffi_backend alone, not the compiler around it.
+    "cffi/*",
+    "pycparser/*",
     # boto3's resource models of other services, and its examples.
     "boto3/examples/*",
 )

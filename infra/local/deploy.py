@@ -17,7 +17,12 @@ from infra.bundle import Bundle, build
 from infra.translate import Template, read_template, translate
 
 ARTIFACTS = "larder-artifacts"
-FUNCTIONS = {"EnrichFunction": "enrich", "ServeFunction": "serve"}
+FUNCTIONS = {
+    "EnrichFunction": "enrich",
+    "ServeFunction": "serve",
+    "PublishFunction": "operate",
+    "SyntheticFunction": "operate",
+}
 Clients = Callable[[str], Any]  # a service's name -> its boto3 client
 
 
@@ -95,8 +100,10 @@ def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]
             s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=bundle.path.read_bytes())
         return {"Bucket": ARTIFACTS, "Key": object_key}
 
+    names = sorted(set(FUNCTIONS.values()))
     with ThreadPoolExecutor() as pool:  # building is mostly waiting for pip
-        return dict(zip(FUNCTIONS, pool.map(upload, FUNCTIONS.values()), strict=True))
+        uploaded = dict(zip(names, pool.map(upload, names), strict=True))
+    return {function: uploaded[name] for function, name in FUNCTIONS.items()}
 
 
 def _start(s3: Any, cloudformation: Any, name: str, template: Template, parameters: Mapping[str, str]) -> None:

@@ -1,0 +1,118 @@
+"""Build what consumers find us by: the api-catalog (RFC 9727, a linkset of RFC 9264), service.json, openapi.json. Pure.
+
+Standard library only, since the stack's own function (infra/publish.py) carries it too.
+
+    python -m infra.discovery --into build/discovery      writes the files of all five environments
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CATALOG_PATH = ".well-known/api-catalog"  # RFC 9727, section 2
+CATALOG_TYPE = 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'  # sections 4.2 and 7.2
+OPENAPI_TYPE = "application/vnd.oai.openapi+json;version=3.0"
+LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 1_000_000}
+Document = Mapping[str, Any]
+
+
+def build_base_url(environments: Document, name: str) -> str:
+    """Build the address that consumers use: the custom domain, never an id that a new deployment could change."""
+    return f"https://{environments['environments'][name]['domain']}/{environments['version']}"
+
+
+def build_catalog(environments: Document) -> dict[str, Any]:
+    """Build the api-catalog: one item per environment, and each one's description, meta data and status."""
+    base = environments["discovery"]["base_url"]
+    service = environments["service"]
+    names = list(environments["environments"])
+    items = [{"href": build_base_url(environments, name), "title": name} for name in names]
+    linkset: list[dict[str, Any]] = [{"anchor": f"{base}/{CATALOG_PATH}", "item": items}]
+    for name in names:
+        url = build_base_url(environments, name)
+        linkset.append(
+            {
+                "anchor": url,
+                "service-desc": [{"href": f"{base}/{service}/{name}/openapi.json", "type": OPENAPI_TYPE}],
+                "service-meta": [{"href": f"{base}/{service}/{name}/service.json", "type": "application/json"}],
+                "status": [{"href": f"{url}/health", "type": "application/health+json"}],
+            }
+        )
+    return {"linkset": linkset}
+
+
+def build_service(
+    environments: Document, name: str, *, release: str, base_url: str | None = None, keys: str | None = None
+) -> dict[str, Any]:
+    """Build one environment's service.json: who issues its tokens, where the keys are, its limits, what runs there."""
+    environment = environments["environments"][name]
+    return {
+        "service": environments["service"],
+        "environment": name,
+        "version": environments["version"],
+        "release": release,
+        "base_url": base_url or build_base_url(environments, name),
+        "issuer": environment["issuer"],
+        "audience": environment["audience"],
+        "keys": keys or f"ssm:/larder/{name}/keys/",
+        "api_key_required": environment.get("parameters", {}).get("ApiKeys") == "required",
+        "limits": LIMITS,
+    }
+
+
+def build_openapi(openapi: Document, base_url: str) -> dict[str, Any]:
+    """Build one environment's openapi.json: the contract with its own address, and nothing of the gateway's inside."""
+    # Paths begin with /v1 already, so the server is the address without it.
+    public = _without_gateway(openapi)
+    return {**public, "servers": [{"url": base_url.rpartition("/")[0]}]}
+
+
+def build_files(environments: Document, openapi: Document, name: str, **service: Any) -> dict[str, tuple[str, str]]:
+    """Build one environment's files and the catalog of all: object key -> (content type, text)."""
+    described = build_service(environments, name, **service)
+    folder = f"{environments['service']}/{name}"
+    return {
+        CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments))),
+        f"{folder}/service.json": ("application/json", _text(described)),
+        f"{folder}/openapi.json": (OPENAPI_TYPE, _text(build_openapi(openapi, described["base_url"]))),
+    }
+
+
+def _without_gateway(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_gateway(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    return {key: _without_gateway(value) for key, value in node.items() if not str(key).startswith("x-amazon-")}
+
+
+def _text(document: Document) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write the discovery files of all environments."""
+    import yaml
+
+    from infra.environments import ROOT, read_environments
+
+    parser = argparse.ArgumentParser(description="Write the discovery files of all environments.")
+    parser.add_argument("--into", type=Path, default=ROOT / "build" / "discovery")
+    parser.add_argument("--release", default="unversioned")
+    options = parser.parse_args()
+    environments = read_environments()
+    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    for name in environments["environments"]:
+        for object_key, (_, text) in build_files(environments, openapi, name, release=options.release).items():
+            path = options.into / object_key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    print(f"wrote {options.into}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
