@@ -4,7 +4,7 @@
 |---|---|
 | `file:keys/jwks.json`, `file:keys/` | one file; every `*.pem` and `*.json` of a folder |
 | `s3://bucket/jwks.json`, `s3://bucket/keys/` | one object; every object under a prefix |
-| `ssm:/larder/keys`, `ssm:/larder/keys/` | one parameter, or if there is none of that name, every one under that path |
+| `ssm:/larder/keys` | every parameter directly under a path |
 | `https://issuer.example.com/.well-known/jwks.json` | what the issuer publishes |
 
 A document is JWKS, or PEM, whose last name without `.pem` is its kid.
@@ -22,7 +22,7 @@ from serve.key_set import Document
 from serve.keys import Unreadable
 from wire.client import Client, Limits
 from wire.endpoint import object_path, parse_endpoint, resolve
-from wire.errors import Refused, WireError
+from wire.errors import WireError
 from wire.signing import find_credentials
 
 # A token waits for this reading, and API Gateway for at most 29 s in all.
@@ -98,30 +98,19 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
 
 
 def _read_ssm(client: Client, path: str) -> list[Document]:
+    documents: list[Document] = []
+    request: dict[str, object] = {"Path": path.rstrip("/") or "/"}
     try:
-        if not path.endswith("/"):
-            try:
-                answer = json.loads(client.send("AmazonSSM.GetParameter", json.dumps({"Name": path}).encode()))
-                return [Document(path, answer["Parameter"]["Value"].encode())]
-            except Refused as error:
-                if error.code != "ParameterNotFound":
-                    raise
-        return _read_ssm_path(client, path.rstrip("/") or "/")
+        while len(documents) < MAX_DOCUMENTS:
+            answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
+            documents += [Document(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
+            if not answer.get("NextToken"):
+                break
+            request["NextToken"] = answer["NextToken"]
     except WireError as error:
         raise Unreadable(f"ssm:{path}: {error}") from error
     finally:
         client.close()
-
-
-def _read_ssm_path(client: Client, path: str) -> list[Document]:
-    documents: list[Document] = []
-    request: dict[str, object] = {"Path": path}
-    while len(documents) < MAX_DOCUMENTS:
-        answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
-        documents += [Document(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
-        if not answer.get("NextToken"):
-            break
-        request["NextToken"] = answer["NextToken"]
     if not documents:  # an empty path is a mistake, not an order to trust nobody
         raise Unreadable(f"ssm:{path}: there is nothing under it")
     return documents

@@ -1,0 +1,277 @@
+"""What the tests of serve are made of: keys, tokens signed by PyJWT's algorithms, a table in memory, events of all forms."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
+
+from serve.auth import Policy
+from serve.handler import Handler, Parts, build_handler
+from serve.item import Item, encode
+from serve.key_set import Document, parse_jwks
+from serve.keys import KeyStore
+from serve.settings import IssuerSettings, Settings
+from serve.storage import Storage
+from serve.verifier import Issuer, Verifier
+
+NOW = 1_700_000_000.0
+ISSUER = "https://issuer.example.com/"
+AUDIENCE = "larder"
+POLICY = Policy(issuer=ISSUER, audience=AUDIENCE, leeway=0)
+SIGNERS = get_default_algorithms()
+FORMS = ("rest", "http", "alb", "alb-multi", "function-url")
+ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
+
+
+def private_key(algorithm: str, which: int = 0) -> Any:
+    """Make a private key for an algorithm, once; `which` tells several apart."""
+    return _private_key(algorithm, which)
+
+
+@cache
+def _private_key(algorithm: str, which: int) -> Any:
+    if algorithm.startswith(("RS", "PS")):
+        return rsa.generate_private_key(65537, 2048)
+    if algorithm == "EdDSA":
+        return ed25519.Ed25519PrivateKey.generate()
+    curves = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1(), "ES256K": ec.SECP256K1()}
+    return ec.generate_private_key(curves[algorithm])
+
+
+def public_jwk(algorithm: str, kid: str | None = None, which: int = 0, **members: Any) -> dict[str, Any]:
+    """Build the public JWK of `private_key`; a member that is None is left out."""
+    jwk = SIGNERS[algorithm].to_jwk(private_key(algorithm, which).public_key(), as_dict=True)
+    jwk = {name: value for name, value in jwk.items() if name != "key_ops"}
+    jwk |= {"kid": kid or f"{algorithm}-{which}", "alg": algorithm, "use": "sig"} | members
+    return {name: value for name, value in jwk.items() if value is not None}
+
+
+def jwks(*keys: Mapping[str, Any]) -> str:
+    """Render a JWKS document."""
+    return json.dumps({"keys": keys})
+
+
+@cache
+def all_jwks() -> str:
+    """Render a JWKS document with one key per algorithm."""
+    return jwks(*(public_jwk(algorithm) for algorithm in ALGORITHMS))
+
+
+def all_keys() -> Mapping[str, Any]:
+    """Parse that document."""
+    return parse_jwks(all_jwks()).keys
+
+
+def b64(data: bytes | str) -> str:
+    """Encode as unpadded base64url."""
+    raw = data.encode() if isinstance(data, str) else data
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """Build good claims; a change to None takes a claim away."""
+    good = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "client-1",
+        "iat": int(NOW) - 10,
+        "exp": int(NOW) + 600,
+        "scope": "flight-delays:read",
+        "carrier": "B6",
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def sign(
+    payload: Mapping[str, Any] | str | bytes | None = None,
+    *,
+    algorithm: str = "RS256",
+    which: int = 0,
+    header: Mapping[str, Any] | str | bytes | None = None,
+    key: Any = None,
+    **changes: Any,
+) -> str:
+    """Sign a token. A header or payload given as text or bytes is used as it is; `changes` go into the header."""
+    if header is None:
+        header = {"alg": algorithm, "kid": f"{algorithm}-{which}", "typ": "at+jwt"} | changes
+        header = {name: value for name, value in header.items() if value is not ...}
+    if payload is None:
+        payload = claims()
+    head = b64(json.dumps(header) if isinstance(header, Mapping) else header)
+    body = b64(json.dumps(payload) if isinstance(payload, Mapping) else payload)
+    signature = SIGNERS[algorithm].sign(f"{head}.{body}".encode(), key or private_key(algorithm, which))
+    return f"{head}.{body}.{b64(signature)}"
+
+
+class Table:
+    """A table in memory that answers GetItem and Query as DynamoDB does, and remembers what it was asked."""
+
+    def __init__(self, *items: Item) -> None:
+        self.items = {(item.pk, item.sk): item for item in items}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.error: Exception | None = None
+
+    def send(self, target: str, payload: bytes) -> bytes:
+        """Answer one operation."""
+        request = json.loads(payload)
+        operation = target.rpartition(".")[2]
+        self.asked.append((operation, request))
+        if self.error is not None:
+            raise self.error
+        answer = self._get(request) if operation == "GetItem" else self._query(request)
+        return json.dumps(answer).encode()
+
+    def _get(self, request: dict[str, Any]) -> dict[str, Any]:
+        item = self.items.get((request["Key"]["pk"]["S"], request["Key"]["sk"]["S"]))
+        return {"Item": encode(item)} if item else {}
+
+    def _query(self, request: dict[str, Any]) -> dict[str, Any]:
+        values = request["ExpressionAttributeValues"]
+        pk, prefix = values[":p"]["S"], values.get(":prefix", {"S": ""})["S"]
+        start = request.get("ExclusiveStartKey")
+        after = start["sk"]["S"] if start else ""
+        if start:
+            assert start["pk"]["S"] == pk
+            assert after.startswith(prefix), "DynamoDB: the provided starting key is outside query boundaries"
+        rows = [self.items[key] for key in sorted(self.items) if key[0] == pk and key[1].startswith(prefix)]
+        rows = [item for item in rows if item.sk > after]
+        seen = rows[: request["Limit"]]
+        live = [item for item in seen if item.expires_at > int(values[":now"]["N"]) and item.body is not None]
+        answer: dict[str, Any] = {"Items": [encode(item) for item in live], "Count": len(live)}
+        if len(seen) == request["Limit"]:
+            answer["LastEvaluatedKey"] = {"pk": {"S": pk}, "sk": {"S": seen[-1].sk}}
+        return answer
+
+
+def item(
+    sk: str, body: str | bytes | None = "{}", *, pk: str = "flight-delays#B6", expires_at: int | None = None
+) -> Item:
+    """Build an item; it lives for an hour unless told otherwise."""
+    return Item(pk, sk, body, "0001.1700000000000.00000001", int(NOW) + 3600 if expires_at is None else expires_at)
+
+
+class App:
+    """A handler over a table in memory, with a clock and a log that tests can look at."""
+
+    def __init__(
+        self, *items: Item, document: str | None = None, policies: tuple[Policy, ...] = (POLICY,), **settings: Any
+    ) -> None:
+        self.table = Table(*items)
+        self.now = NOW
+        self.lines: list[str] = []
+        self.documents = {policy.issuer: document or all_jwks() for policy in policies}
+        self.read_error: Exception | None = None
+        issuers = [Issuer(policy, self._store(policy.issuer)) for policy in policies]
+        base = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
+        self.parts = Parts(
+            settings=base._replace(**settings),
+            storage=Storage(self.table.send, "table"),
+            verifier=Verifier(issuers),
+            now=lambda: self.now,
+            write=self.lines.append,
+        )
+        self.handler: Handler = build_handler(self.parts)
+
+    def _store(self, issuer: str) -> KeyStore:
+        def read() -> list[Document]:
+            if self.read_error:
+                raise self.read_error
+            return [Document("jwks.json", self.documents[issuer].encode())]
+
+        return KeyStore(read, lambda event, details: None)
+
+    def call(
+        self,
+        path: str = "/v1/flight-delays/a",
+        token: str | None = None,
+        *,
+        method: str = "GET",
+        query: Mapping[str, str] | None = None,
+        form: str = "rest",
+        **headers: str,
+    ) -> Answered:
+        """Send a request in the event form of one of AWS's front doors; header names have `_` for `-`."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        return Answered(self.handler(event(form, method, path, query or {}, sent), None))
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The last log line."""
+        found: dict[str, Any] = json.loads(self.lines[-1])
+        return found
+
+
+class Answered:
+    """An answer as its consumer sees it, whatever the form."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.result = result
+        self.status: int = result["statusCode"]
+        headers = result.get("headers") or {name: values[0] for name, values in result["multiValueHeaders"].items()}
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        body = result["body"]
+        self.body: bytes = base64.b64decode(body) if result["isBase64Encoded"] else body.encode()
+
+    @property
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+def event(form: str, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, Any]:
+    """Build an event the way AWS documents it, cut to what matters."""
+    many = {name: [value] for name, value in headers.items()}
+    raw = {quote(name, safe=""): quote(value, safe="") for name, value in query.items()}
+    elb = {
+        "elb": {
+            "targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/larder/0123456789abcdef"
+        }
+    }
+    if form == "rest":
+        return {
+            "resource": "/{proxy+}",
+            "path": path,
+            "httpMethod": method,
+            "headers": dict(headers) or None,
+            "multiValueHeaders": many or None,
+            "queryStringParameters": dict(query) or None,
+            "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} or None,
+            "pathParameters": {"proxy": path[1:]},
+            "stageVariables": None,
+            "requestContext": {"requestId": "request-1", "stage": "live", "path": f"/live{path}", "httpMethod": method},
+            "body": None,
+            "isBase64Encoded": False,
+        }
+    if form in ("http", "function-url"):
+        return {
+            "version": "2.0",
+            "routeKey": "$default",
+            "rawPath": path if form == "http" else quote(path),
+            "rawQueryString": urlencode(query),
+            "headers": {name.lower(): value for name, value in headers.items()},
+            "requestContext": {
+                "requestId": "request-1",
+                "stage": "$default",
+                "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1"},
+            },
+            "isBase64Encoded": False,
+        }
+    lower = {name.lower(): value for name, value in headers.items()} | {
+        "x-amzn-trace-id": "Root=1-67891233-abcdef012345678912345678"
+    }
+    base = {"requestContext": elb, "httpMethod": method, "path": quote(path), "body": "", "isBase64Encoded": False}
+    if form == "alb":
+        return base | {"queryStringParameters": raw, "headers": lower}
+    return base | {
+        "multiValueQueryStringParameters": {name: [value] for name, value in raw.items()},
+        "multiValueHeaders": {name: [value] for name, value in lower.items()},
+    }

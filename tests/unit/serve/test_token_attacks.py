@@ -1,0 +1,51 @@
+"""Every case of the attack set gets its answer: from the verifier, and from the handler through every event form."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+
+from serve.auth import InvalidToken, Policy, verify
+from tests.unit.serve.attacks import Case, cases
+from tests.unit.serve.kit import FORMS, ISSUER, NOW, App, all_keys, item
+
+
+def test_the_set_is_as_large_as_it_was() -> None:
+    """No case is lost unnoticed."""
+    assert len(cases()) >= 740
+    assert sum(case.reason is None for case in cases()) >= 60
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name.encode("unicode_escape").decode())
+def test_the_verifier_gives_the_reason(case: Case) -> None:
+    """A token is refused for the one thing that is wrong with it, and taken if nothing is."""
+    try:
+        claims = verify(case.token, all_keys(), case.policy, NOW)
+    except InvalidToken as error:
+        assert error.reason == case.reason
+    else:
+        assert case.reason is None
+        assert claims["iss"] == ISSUER
+
+
+def _by_policy() -> list[tuple[Policy, list[Case]]]:
+    with_text = [case for case in cases() if isinstance(case.token, str)]
+    ordered = sorted(with_text, key=lambda case: str(case.policy))
+    return [(policy, list(group)) for policy, group in groupby(ordered, key=lambda case: case.policy)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_handler_answers_401_to_all_that_the_verifier_refuses(form: str) -> None:
+    """Through every front door a bad token is a 401 `invalid_token`, a good one a 200, and nothing is a 500."""
+    for policy, group in _by_policy():
+        app = App(item("a", '{"x":1}'), policies=(policy,))
+        for case in group:
+            answer = app.call("/v1/flight-delays/a", case.token, form=form)
+            assert answer.status == (200 if case.reason is None else 401), case.name
+            if case.reason is not None:
+                assert answer.json["code"] == "invalid_token", case.name
+                assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+                assert app.line["reason"] == case.reason or case.name.startswith("iss"), case.name
+                assert "subject" not in app.line
+        assert all(request["Key"]["pk"]["S"] == "flight-delays#B6" for _, request in app.table.asked)
