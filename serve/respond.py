@@ -128,7 +128,7 @@ def _respond(request: Request, body: str | bytes, headers: dict[str, str], expir
     etag = build_etag(body.encode() if isinstance(body, str) else body)
     caching = {
         "ETag": etag,
-        "Cache-Control": f"private, max-age={max(0, min(MAX_AGE, int(expires_at - now)))}",
+        "Cache-Control": f"private, max-age={max(0, int(min(MAX_AGE, expires_at - now)))}",
         "Vary": "Authorization, Accept-Encoding",
     }
     if is_fresh(request.header("if-none-match"), etag):

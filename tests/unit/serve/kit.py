@@ -1,4 +1,4 @@
-"""What the tests of serve are made of: keys, tokens signed by PyJWT's algorithms, a table in memory, events of all forms."""
+"""What the tests of serve are made of: keys, tokens signed by PyJWT's algorithms, a table in memory, events."""
 
 from __future__ import annotations
 

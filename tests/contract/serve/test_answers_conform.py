@@ -1,0 +1,161 @@
+"""Whatever the handler answers is what openapi.yaml says it answers: status, headers, content type, body."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from jsonschema import Draft4Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT4
+
+from tests.unit.serve.kit import FORMS, Answered, App, claims, item, sign
+from wire.errors import Throttled
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+BODY = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelay"]["example"])
+
+
+class Call(NamedTuple):
+    """One request, and the operation and status that it is an example of."""
+
+    operation: tuple[str, str]
+    status: int
+    path: str
+    arguments: Mapping[str, Any] = MappingProxyType({})
+
+
+GOOD: dict[str, Any] = {"token": sign()}
+LIST = ("/v1/flight-delays", "get")
+ONE = ("/v1/flight-delays/{prediction_id}", "get")
+CALLS = (
+    Call(LIST, 200, "/v1/flight-delays", GOOD),
+    Call(LIST, 200, "/v1/flight-delays", GOOD | {"query": {"limit": "1"}}),
+    Call(LIST, 200, "/v1/flight-delays", GOOD | {"query": {"prefix": "zzz"}}),
+    Call(LIST, 304, "/v1/flight-delays", GOOD | {"if_none_match": "*"}),
+    Call(LIST, 400, "/v1/flight-delays", GOOD | {"query": {"limit": "0"}}),
+    Call(LIST, 401, "/v1/flight-delays"),
+    Call(LIST, 401, "/v1/flight-delays", {"token": sign(claims(exp=1))}),
+    Call(LIST, 403, "/v1/flight-delays", {"token": sign(claims(scope="other"))}),
+    Call(LIST, 406, "/v1/flight-delays", GOOD | {"accept": "text/html"}),
+    Call((LIST[0], "head"), 200, "/v1/flight-delays", GOOD | {"method": "HEAD"}),
+    Call((LIST[0], "options"), 204, "/v1/flight-delays", {"method": "OPTIONS"}),
+    Call(ONE, 200, "/v1/flight-delays/a", GOOD),
+    Call(ONE, 200, "/v1/flight-delays/zip", GOOD | {"accept_encoding": "gzip"}),
+    Call(ONE, 200, "/v1/flight-delays/zip", GOOD),
+    Call(ONE, 304, "/v1/flight-delays/a", GOOD | {"if_none_match": "*"}),
+    Call(ONE, 400, "/v1/flight-delays/a", {"authorization": "Bearer a,Bearer b"}),
+    Call(ONE, 401, "/v1/flight-delays/a"),
+    Call(ONE, 403, "/v1/flight-delays/a", {"token": sign(claims(scope="other"))}),
+    Call(ONE, 404, "/v1/flight-delays/none", GOOD),
+    Call(ONE, 406, "/v1/flight-delays/a", GOOD | {"accept": "text/html"}),
+    Call((ONE[0], "head"), 200, "/v1/flight-delays/a", GOOD | {"method": "HEAD"}),
+    Call((ONE[0], "options"), 204, "/v1/flight-delays/a", {"method": "OPTIONS"}),
+    Call(("/v1/health", "get"), 200, "/v1/health"),
+    Call(("/v1/health", "head"), 200, "/v1/health", {"method": "HEAD"}),
+    Call(("/v1/health", "options"), 204, "/v1/health", {"method": "OPTIONS"}),
+)
+
+
+def _items() -> list[Any]:
+    packer = zlib.compressobj(wbits=31)
+    zipped = packer.compress(BODY.encode()) + packer.flush()
+    return [item("a", BODY), item("b", BODY), item("zip", zipped)]
+
+
+def _resolve(node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        found: Any = DOCUMENT
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        node = found
+    return node
+
+
+def _as_draft4(schema: Any) -> Any:
+    """OpenAPI 3.0 says nullable where JSON Schema lists the type null."""
+    if isinstance(schema, list):
+        return [_as_draft4(member) for member in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {name: _as_draft4(value) for name, value in schema.items()}
+    if changed.pop("nullable", False):
+        changed["type"] = [changed["type"], "null"]
+    return changed
+
+
+REGISTRY: Registry[Any] = Registry().with_resource("api", DRAFT4.create_resource(_as_draft4(DOCUMENT)))
+
+
+def _check_body(schema: dict[str, Any], body: Any) -> None:
+    reference = {"$ref": f"api{schema['$ref']}"} if "$ref" in schema else _as_draft4(schema)
+    Draft4Validator(reference, registry=REGISTRY).validate(body)
+
+
+def check(operation: tuple[str, str], answer: Answered) -> None:
+    """Check an answer against the response that the document has for its status."""
+    responses = DOCUMENT["paths"][operation[0]][operation[1]]["responses"]
+    response = _resolve(responses[str(answer.status)])
+    for name, header in response.get("headers", {}).items():
+        described = _resolve(header)
+        if described.get("required"):
+            assert name.lower() in answer.headers, name
+        if name.lower() in answer.headers:
+            Draft4Validator(described["schema"]).validate(answer.headers[name.lower()])
+    contents = response.get("content")
+    if operation[1] == "head" or not contents:
+        assert answer.body == b""
+        return
+    kind = answer.headers["content-type"]
+    body = answer.body
+    if answer.headers.get("content-encoding") == "gzip":
+        body = zlib.decompress(body, wbits=31)
+    _check_body(contents[kind]["schema"], json.loads(body))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.operation[1]}-{call.status}-{call.path}")
+def test_the_answer_conforms(call: Call, form: str) -> None:
+    """Each operation and status is reached in each event form, and is as described."""
+    answer = App(*_items()).call(call.path, form=form, **call.arguments)
+    assert answer.status == call.status
+    check(call.operation, answer)
+
+
+def test_every_described_status_has_an_example_here() -> None:
+    """All but what only the gateway or a fault can bring about is reached by a call above."""
+    reached = {(call.operation, str(call.status)) for call in CALLS}
+    for path, operations in DOCUMENT["paths"].items():
+        for method in ("get", "options"):
+            for status in operations.get(method, {}).get("responses", {}):
+                if status not in ("429", "500", "503") and (method, status) != ("options", "404"):
+                    assert ((path, method), status) in reached, (path, method, status)
+
+
+@pytest.mark.parametrize("operation", [LIST, ONE])
+def test_faults_conform(operation: tuple[str, str]) -> None:
+    """503 when storage throttles and 500 when something breaks are as described."""
+    path = operation[0].replace("{prediction_id}", "a")
+    app = App(*_items())
+    app.table.error = Throttled("slow down")
+    answer = app.call(path, **GOOD)
+    assert answer.status == 503
+    check(operation, answer)
+    app.table.error = ZeroDivisionError("a secret")
+    answer = app.call(path, **GOOD)
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    check(operation, answer)
+
+
+def test_the_check_can_fail() -> None:
+    """A body that is not as described is noticed."""
+    answer = App(item("a", '{"flight": 1}')).call("/v1/flight-delays/a", **GOOD)
+    with pytest.raises(Exception, match=r"is a required property|is not of type"):
+        check(ONE, answer)

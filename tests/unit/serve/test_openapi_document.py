@@ -1,0 +1,144 @@
+"""openapi.yaml is valid, complete over the datasets, and within what API Gateway takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openapi_spec_validator
+import pytest
+import yaml
+from jsonschema import Draft4Validator
+
+from serve.datasets import SERVED
+from serve.item import PREDICTION_ID
+from serve.problems import KINDS
+from serve.respond import PROBLEM_TYPE
+from serve.route import ALLOW, DEFAULT_LIMIT, MAX_LIMIT
+
+PATH = Path(__file__).parents[3] / "openapi.yaml"
+DOCUMENT: dict[str, Any] = yaml.safe_load(PATH.read_text())
+INTEGRATION = "x-amazon-apigateway-integration"
+ANY = "x-amazon-apigateway-any-method"
+
+
+def _walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield place, name, value
+            yield from _walk(value, f"{place}/{name}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _walk(value, f"{place}/{number}")
+
+
+def test_it_is_valid() -> None:
+    """It is an OpenAPI 3.0.3 document."""
+    assert DOCUMENT["openapi"] == "3.0.3"
+    openapi_spec_validator.validate(DOCUMENT)
+
+
+def test_no_model_uses_what_api_gateway_does_not_take() -> None:
+    """API Gateway drops or refuses these without a stand-in noticing."""
+    for name in DOCUMENT["components"]["schemas"]:
+        assert re.fullmatch("[A-Za-z0-9]+", name), name
+    forbidden = {
+        "oneOf",
+        "anyOf",
+        "discriminator",
+        "additionalProperties",
+        "readOnly",
+        "exclusiveMinimum",
+        "deprecated",
+    }
+    for place, name, value in _walk(DOCUMENT):
+        assert name not in forbidden, place
+        assert not (name == "format" and value in ("int32", "int64")), place
+
+
+def test_cloudformation_can_include_it() -> None:
+    """CloudFormation knows no YAML alias, and the only function in here is Fn::Sub."""
+    tokens = list(yaml.scan(PATH.read_text()))
+    assert not [token for token in tokens if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken)]
+    assert {name for _, name, _ in _walk(DOCUMENT) if name.startswith("Fn::")} == {"Fn::Sub"}
+    assert json.loads(json.dumps(DOCUMENT)) == DOCUMENT, "a date or a number key that JSON does not have"
+
+
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+def test_every_method_reaches_the_function(path: str) -> None:
+    """A REST API answers unknown methods and paths with a 403 of its own, so that each path has ANY to the function."""
+    operations = DOCUMENT["paths"][path]
+    integrations = [operations[ANY][INTEGRATION]]
+    integrations += [operations[name][INTEGRATION] for name in ("get", "head", "options") if name in operations]
+    assert len(integrations) == (1 if path == "/{proxy+}" else 4)
+    for integration in integrations:
+        assert integration["type"] == "aws_proxy"
+        assert integration["httpMethod"] == "POST"
+        assert integration["uri"]["Fn::Sub"].endswith("/functions/${ServeFunction.Alias}/invocations")
+    assert DOCUMENT["x-amazon-apigateway-binary-media-types"] == ["*/*"]
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_every_dataset_has_its_paths_and_its_body(name: str) -> None:
+    """A dataset is a list and an item, each with GET, HEAD and OPTIONS, and a schema with an example that fits it."""
+    page = DOCUMENT["paths"][f"/v1/{name}"]
+    one = DOCUMENT["paths"][f"/v1/{name}/{{prediction_id}}"]
+    for operations in (page, one):
+        assert {"get", "head", "options"} <= operations.keys()
+        assert {"200", "304", "400", "401", "403", "406", "429", "500", "503"} <= operations["get"]["responses"].keys()
+        assert operations["head"]["responses"].keys() == operations["get"]["responses"].keys()
+    assert "404" in one["get"]["responses"]
+    reference = one["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    schema = DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]
+    assert schema["type"] == "object"
+    listed = page["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    entry = DOCUMENT["components"]["schemas"][listed.rpartition("/")[2]]["properties"]["items"]["items"]
+    assert entry["properties"]["body"]["$ref"] == reference
+    assert any(tag["name"] == name and SERVED[name].scope in tag["description"] for tag in DOCUMENT["tags"])
+
+
+def test_it_says_what_the_code_does() -> None:
+    """Limits, names and the codes of problems are the same in both."""
+    limit = DOCUMENT["components"]["parameters"]["Limit"]["schema"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, MAX_LIMIT, DEFAULT_LIMIT)
+    prediction_id = DOCUMENT["components"]["schemas"]["PredictionId"]["pattern"]
+    assert prediction_id.strip("^$") == PREDICTION_ID.pattern.removesuffix("\\Z")
+    codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    assert codes == KINDS.keys() | {"forbidden", "too_many_requests"}, "the last two are the gateway's own"
+    assert DOCUMENT["components"]["headers"]["Allow"]["example"] == ALLOW
+
+
+def test_the_examples_of_problems_are_what_is_sent() -> None:
+    """Each example has the code's own status and title."""
+    for response in DOCUMENT["components"]["responses"].values():
+        for content in response.get("content", {}).values():
+            example = content["example"]
+            assert example["type"] == PROBLEM_TYPE + example["code"]
+            if example["code"] in KINDS:
+                assert (example["status"], example["title"]) == KINDS[example["code"]]
+
+
+def test_what_the_gateway_says_alone_is_a_problem_too() -> None:
+    """Throttled, blocked, unknown or broken: the gateway's own answers have the form of ours, and their status."""
+    schema = DOCUMENT["components"]["schemas"]["Problem"]
+    responses = DOCUMENT["x-amazon-apigateway-gateway-responses"]
+    assert {
+        "DEFAULT_4XX",
+        "DEFAULT_5XX",
+        "THROTTLED",
+        "WAF_FILTERED",
+        "MISSING_AUTHENTICATION_TOKEN",
+    } <= responses.keys()
+    for name, response in responses.items():
+        problem = json.loads(response["responseTemplates"]["application/json"])
+        Draft4Validator(schema).validate(problem)
+        assert str(problem["status"]) == response["statusCode"], name
+        assert problem["type"] == PROBLEM_TYPE + problem["code"]
+        assert problem["requestId"] == "$context.requestId"
+        headers = response["responseParameters"]
+        assert headers["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
+        assert headers["gatewayresponse.header.Cache-Control"] == "'no-store'"
+        assert ("gatewayresponse.header.Retry-After" in headers) == (problem["status"] in (429, 503)), name
