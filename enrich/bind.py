@@ -3,7 +3,7 @@
 "Pure" as far as a dataset goes: an empty in-memory DuckDB answers what an expression is.
 """
 
-# ruff: noqa: S608 - SQL is what this module makes, from the dataset's own words and quoted names
+
 from __future__ import annotations
 
 from collections.abc import Mapping

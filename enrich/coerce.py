@@ -13,10 +13,8 @@ the declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans. In 
 is taken as the nested type declared, and a number or an object as VARCHAR by its JSON text.
 """
 
-# ruff: noqa: S608 - SQL is what this module makes, from the dataset's own words and quoted names
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enrich.render import Kind, identifier, literal
@@ -41,7 +39,7 @@ _FROM_TEXT = (
     _INTEGERS
     | _FLOATS
     | _TEXTS
-    | {"decimal", "boolean", "date", "time", "timestamp", "timestamp with time zone", "uuid"}
+    | {"decimal", "boolean", "date", "time", "timestamp", "timestamp with time zone", "uuid", "blob"}
 )
 
 
@@ -122,24 +120,3 @@ def _structure(kind: Kind) -> str:
 
 def _quote(name: str) -> str:
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def render_read(actual: Mapping[str, Kind], declared: Mapping[str, Kind], codes: Mapping[str, int]) -> str:
-    """Return the SELECT over the relation `larder.chunk` that gives declared columns of declared types.
-
-    It adds `larder.row`, `larder.problem` (text, null for a good line) and `larder.bad`: the code of what is wrong.
-    """
-    columns, bad = [], []
-    for name, kind in declared.items():
-        coerced = coerce_typed(name, actual[name], kind)
-        if coerced is None and actual[name].id == "varchar":
-            coerced = coerce_text(identifier(name), kind)
-        if coerced is None:
-            raise TypeError(f"column {name!r} is {actual[name]}, not {kind}")
-        columns.append(f"{coerced.sql} as {identifier(name)}")
-        if coerced.bad:
-            bad.append(f"when {coerced.bad} then {codes[name]}")
-    code = f"case {' '.join(bad)} end" if bad else "cast(null as integer)"
-    problem = "cast(null as varchar)"
-    return f"""select "larder.row", {", ".join(columns)}, {problem} as "larder.problem", {code} as "larder.bad"
-        from "larder.chunk\""""

@@ -10,7 +10,6 @@ A row's checks are numbered in the order in which they count; the first that is 
 unreadable values, null keys, missing metadata, expressions that fail, key texts, values that have no JSON.
 """
 
-# ruff: noqa: S608 - SQL is what this module makes, from the dataset's own words and quoted names
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -20,7 +19,17 @@ from typing import Any
 from enrich.bind import Bound, Leaf, Node
 from enrich.dataset import Dataset
 from enrich.expressions import Expression
-from enrich.render import BAD_VALUE, Policy, identifier, literal, render, render_braces, render_members
+from enrich.render import (
+    BAD_VALUE,
+    Policy,
+    concat,
+    identifier,
+    literal,
+    render,
+    render_label,
+    render_members,
+    render_object,
+)
 from serve.item import MAX_PK_BYTES, PREDICTION_ID
 
 MISSING = "missing-metadata"
@@ -30,11 +39,11 @@ BAD_PREDICTION_ID = "bad-prediction-id"
 LONG_KEY = "long-key"
 
 _PREDICTION_ID = PREDICTION_ID.pattern.removesuffix(r"\Z")
-PROBLEM = 1  # the code of a line that is no row; the reader says what is wrong in the column larder.problem
+PROBLEM = 0  # the code of a line that is no row; the reader says what is wrong in the column problem
 
 
 class Reasons:
-    """Numbers what can reject a row, so that SQL carries a small code and the words are attached to the few rejects."""
+    """Numbers what can reject a row, so that SQL carries a small code; the words are attached to what comes out."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, str]] = [(BAD_VALUE, "the line can't be read")]
@@ -42,7 +51,7 @@ class Reasons:
     def add(self, reason: str, detail: str) -> int:
         """Return the code of a reason."""
         self.all.append((reason, detail))
-        return len(self.all)
+        return len(self.all) - 1
 
 
 @dataclass
@@ -109,16 +118,14 @@ class Compiled:
     body: list[str]
 
     def select(self, defaults: Mapping[str, str]) -> str:
-        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, reason, detail."""
-        body = render_braces([f"coalesce({p}, {literal(defaults[p])})" if p in defaults else p for p in self.body])
-        cases = [(f'"larder.code" = {n}', literal(reason)) for n, (reason, _) in enumerate(self.reasons.all, 1)]
-        details = [(f'"larder.code" = {n}', literal(detail)) for n, (_, detail) in enumerate(self.reasons.all, 1)]
-        details[PROBLEM - 1] = (details[PROBLEM - 1][0], '"larder.problem"')
+        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem."""
+        body = concat(
+            f"coalesce({piece}, {literal(defaults[piece])})" if piece in defaults else piece for piece in self.body
+        )
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 md5_number_lower("larder.body") as digest, strlen("larder.body") as bytes,
-                case when "larder.code" is not null then {render_case(cases)} end as reason,
-                case when "larder.code" is not null then {render_case(details)} end as detail
+                "larder.code" as code, "larder.problem" as problem
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"
             from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
@@ -156,7 +163,7 @@ class _Compiler:
         nulls, missing = self._null_columns(), self._missing()
         pk, sk, keys = self._keys()
         slots = len(self.row.checks)
-        body = self._pieces(self.bound.body)
+        body = render_object(self._pieces(self.bound.body))
         tables = {name: self._table(name) for name in self.dataset.metadata}
         broken = [
             (f"{identifier(f'larder.{name}.bad')} is not null", identifier(f"larder.{name}.bad"))
@@ -297,7 +304,7 @@ class _Compiler:
 
     def _fragment(self, owner: str, run: dict[str, Node]) -> str:
         pieces = self._members(run, self.scopes[owner])
-        self.fragments[owner].append(f"concat({', '.join(pieces)})")
+        self.fragments[owner].append(concat(pieces))
         return identifier(f"larder.{owner}.f{len(self.fragments[owner]) - 1}")
 
     def _members(self, run: Mapping[str, Node], scope: Scope) -> list[str]:
@@ -307,7 +314,7 @@ class _Compiler:
                 pieces += render_members([(name, scope.text(node, self.policy))], self.policy.nulls)
             else:
                 inner = self._pieces(node) if scope is self.row else self._members(node, scope)
-                pieces += render_members([(name, render_braces(inner))], self.policy.nulls)
+                pieces += [render_label(name), *render_object(inner)]
         return pieces
 
 

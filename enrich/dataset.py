@@ -22,7 +22,8 @@ class Source:
     Attributes:
         prefix: object keys of outputs begin with it.
         format: `parquet`; `csv` (RFC 4180, UTF-8, one header line, an unquoted empty field is null); `jsonl` (one
-            object a line, UTF-8; a missing member is null).
+            object a line, UTF-8; a missing member is null); `rejects` (what Larder itself wrote, to replay it). Text
+            may be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks.
         columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
             key as `name=value`, Hive's way.
         output: `snapshot` says that an output names every live item; `partial` removes nothing.
@@ -32,7 +33,7 @@ class Source:
     """
 
     prefix: str
-    format: Literal["parquet", "csv", "jsonl"]
+    format: Literal["parquet", "csv", "jsonl", "rejects"]
     columns: Mapping[str, str]
     output: Literal["partial", "snapshot"] = "partial"
     marker: str | None = None

@@ -4,7 +4,6 @@ One SELECT a chunk, not one over a stream: a reader streamed through a single qu
 memory limit. Any number of rows so takes the memory of one chunk and of the metadata.
 """
 
-# ruff: noqa: S608 - SQL is what this module makes, from the dataset's own words and quoted names
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,11 +14,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from enrich.bind import bind_dataset
-from enrich.coerce import render_read
+from enrich.chunk import PROBLEM, build_read, read_columns, render_read
 from enrich.compile import Compiled, compile_dataset
-from enrich.dataset import Dataset, FromColumn
+from enrich.dataset import Dataset, Derive, FromColumn
+from enrich.derive import derive_columns
+from enrich.originals import render_original, strict_json
 from enrich.render import Kind, identifier
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
@@ -110,15 +112,20 @@ class Engine:
         self._con.register("larder.chunk", _number(chunk, first_row))
         read = self._read(chunk.schema)
         if self._dataset.derive:
-            derived = self._derive(self._con.sql(read).to_arrow_table())
-            self._con.register("larder.chunk", derived)
-            read = self._read_derived(derived.schema)
+            read = self._derive(read, self._dataset.derive)
         rendered = self._con.sql(f'with "larder.read" as ({read}) {self._select}').to_arrow_table()
-        return self._in_order(rendered, first_row, chunk.num_rows)
+        return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
-        """Return rows of a chunk, by their index in it, as JSON text that `replay` reads as JSON lines."""
-        raise NotImplementedError
+        """Return rows of a chunk, by their index in it, as JSON text that the format `rejects` reads again.
+
+        An object of the columns, or the text of a line that is no row; a value that JSON has no word for is a string.
+        """
+        table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
+        self._con.register("larder.chunk", table.take(pa.array(rows, pa.int64())))
+        relation = self._con.sql('select * from "larder.chunk"')
+        select = render_original(dict(zip(relation.columns, relation.types, strict=True)))
+        return [strict_json(text, line) for text, line in self._con.execute(f'{select} from "larder.chunk"').fetchall()]
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
         """Return the lowest and the highest instant in the `FromColumn` column of a chunk; None if all are null."""
@@ -162,18 +169,28 @@ class Engine:
         return compiled, compiled.select(texts)
 
     def _read(self, schema: pa.Schema) -> str:
+        """Return the SELECT that gives the contract's columns of the registered chunk."""
         if schema not in self._reads:
-            relation = self._con.sql('select * from "larder.chunk"')
-            actual = dict(zip(relation.columns, relation.types, strict=True))
-            declared = {name: self._kinds[name] for name in self._dataset.source.columns}
-            self._reads[schema] = render_read(actual, declared, self._compiled.columns)
+            source = self._dataset.source
+            declared = {name: self._kinds[name] for name in source.columns}
+            self._reads[schema] = build_read(self._con, source, declared, self._compiled.columns)
         return self._reads[schema]
 
-    def _read_derived(self, schema: pa.Schema) -> str:
-        raise NotImplementedError
+    def _derive(self, read: str, step: Derive) -> str:
+        """Run the dataset's step in pandas over what was read; return the SELECT that gives what it made."""
+        derived = derive_columns(self._con.sql(read).to_arrow_table(), step, self._dataset.name)
+        self._con.register("larder.derived", derived)
+        relation = self._con.sql('select * from "larder.derived"')
+        coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
+        return render_read('"larder.derived"', coerced, self._compiled.columns, identifier(PROBLEM), '"larder.bad"')
 
-    def _derive(self, table: pa.Table) -> pa.Table:
-        raise NotImplementedError
+    def _explain(self, rendered: pa.Table) -> pa.Table:
+        """Put words in the place of codes."""
+        code = rendered["code"]
+        reasons, details = zip(*self._compiled.reasons.all, strict=True)
+        detail = pc.coalesce(rendered["problem"], pa.array(details, pa.string()).take(code))
+        found = rendered.drop_columns(["code", "problem"])
+        return found.append_column("reason", pa.array(reasons, pa.string()).take(code)).append_column("detail", detail)
 
     def _in_order(self, rendered: pa.Table, first_row: int, count: int) -> pa.Table:
         """A join may change the order of rows; each must be there once."""
@@ -182,8 +199,8 @@ class Engine:
             rendered = rendered.sort_by("row")
             if not rendered["row"].combine_chunks().equals(expected):
                 raise JoinMultiplies(
-                    f"{self._dataset.name}: {count} predictions came out as {rendered.num_rows} rows; the values that "
-                    f"metadata {', '.join(map(repr, self._dataset.metadata))} is matched by are not unique"
+                    f"{self._dataset.name}: {count} predictions came out as {rendered.num_rows} rows; the values "
+                    f"that {', '.join(self._dataset.metadata)} is matched by are not unique"
                 )
         return rendered
 

@@ -16,12 +16,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enrich.chunk import LINE, PROBLEM
 from enrich.coerce import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset import Source
 from enrich.expressions import suggest
 from enrich.part import Part
+from enrich.text import BadText, read_csv, read_lines
+from enrich.unpack import Damaged
 
 CHUNK_ROWS = 50_000
+CHUNK_BYTES = 32 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it
 
 OpenPart = Callable[[Part], Any]  # gives a seekable binary file
 
@@ -43,49 +47,110 @@ def read_chunks(
     Raises:
         BadOutput: a file is not what the contract says.
     """
-    read = {"parquet": _read_parquet}[source.format]
-    row = 0
+    row = 0  # of the part's first row in the output
     for part in parts:
         if part.size == 0:
             raise BadOutput(f"{part.name} is empty (0 bytes); an output without predictions is a file without rows")
+        skip = max(0, start_row - row)
         with open_part(part) as file:
-            for skipped, chunk in read(part, file, source, max(0, start_row - row), chunk_rows):
-                row += skipped
-                if chunk is not None:
-                    yield row, chunk
-                    row += chunk.num_rows
+            try:
+                at = 0
+                for at, chunk in _READERS[source.format](part, file, source, skip, chunk_rows):
+                    if at + chunk.num_rows > skip and chunk.num_rows:
+                        begin = max(0, skip - at)
+                        yield row + at + begin, chunk.slice(begin)
+                    at += chunk.num_rows  # noqa: PLW2901 - where the next chunk, or the next part, begins
+            except (Damaged, BadText) as error:
+                raise BadOutput(f"{part.name}: {error}") from error
+        row += at
 
 
 def _read_parquet(
-    part: Part, file: Any, source: Source, start: int, chunk_rows: int
-) -> Iterator[tuple[int, pa.RecordBatch | None]]:
-    """Give (rows skipped, chunk); row groups before `start` are not read."""
+    part: Part, file: Any, source: Source, skip: int, chunk_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Give chunks with their first row in the part. Row groups before `skip` are not read."""
     try:
         # pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
-        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, memory_map=False)
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadOutput(
             f"{part.name} is not a Parquet file ({_first_line(error)}); check the dataset's format"
         ) from error
     names, constants = check_schema(part, source, parquet.schema_arrow)
-    sizes = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
-    first = 0
-    while first < len(sizes) and sum(sizes[: first + 1]) <= start:
+    groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    wide = sum(group.total_byte_size for group in groups) // max(1, rows)
+    chunk_rows = max(1, min(chunk_rows, CHUNK_BYTES // max(1, wide)))
+    first = before = 0
+    while first < len(groups) and before + groups[first].num_rows <= skip:
+        before += groups[first].num_rows
         first += 1
-    before = sum(sizes[:first])
-    skip = max(0, start - before)
-    yield before, None
-    groups = list(range(first, len(sizes)))
     try:
-        for batch in parquet.iter_batches(chunk_rows, row_groups=groups, columns=names, use_threads=False):
-            if skip >= batch.num_rows:
-                skip -= batch.num_rows
-                yield batch.num_rows, None
-                continue
-            yield skip, _add_constants(batch.slice(skip), source, constants)
-            skip = 0
-    except pa.ArrowException as error:
+        left = list(range(first, len(groups)))
+        batches = parquet.iter_batches(chunk_rows, row_groups=left, columns=names, use_threads=False)
+        at = before
+        for chunk in _cut(batches, before, chunk_rows):
+            yield at, _add_constants(chunk, list(source.columns), constants)
+            at += chunk.num_rows
+    except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({_first_line(error)}); write it again") from error
+
+
+def _read_csv(
+    part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Give chunks with their first row in the part; all of it is read, since only reading tells where a row begins."""
+    constants: dict[str, str] = {}
+
+    def check_header(found: list[str]) -> list[str]:
+        constants.update(check_names(part, source, found))
+        return [name for name in source.columns if name not in constants]
+
+    at = 0
+    for block in read_csv(part.object_key, file, source.delimiter, check_header):
+        for start in range(0, block.num_rows, chunk_rows):
+            chunk = block.slice(start, chunk_rows)
+            yield at, _add_constants(chunk, [*source.columns, LINE, PROBLEM], constants)
+            at += chunk.num_rows
+
+
+def _read_lines(
+    part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Give chunks with their first row in the part; a column that the object key gives is not looked for in lines."""
+    partitions = parse_partitions(part.object_key) if source.format == "jsonl" else {}
+    constants = {name: partitions[name] for name in source.columns if name in partitions}
+    at = 0
+    for block in read_lines(part.object_key, file):
+        for start in range(0, block.num_rows, chunk_rows):
+            chunk = block.slice(start, chunk_rows)
+            yield at, _add_constants(chunk, [*constants, LINE, PROBLEM], constants)
+            at += chunk.num_rows
+
+
+_READERS = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_lines, "rejects": _read_lines}
+
+
+def _cut(batches: Iterator[pa.RecordBatch], at: int, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches, the first of which begins at row `at`, at multiples of `chunk_rows`.
+
+    So chunks begin and end at the same rows wherever a run goes on from; its rejects are named by them.
+    """
+    held: list[pa.RecordBatch] = []
+    room = chunk_rows - at % chunk_rows
+    for batch in batches:
+        while batch.num_rows >= room:
+            yield _join([*held, batch.slice(0, room)])
+            batch, held, room = batch.slice(room), [], chunk_rows  # noqa: PLW2901 - what is left of it
+        if batch.num_rows:
+            held.append(batch)
+            room -= batch.num_rows
+    if held:
+        yield _join(held)
+
+
+def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
 def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
@@ -136,15 +201,15 @@ def parse_partitions(object_key: str) -> dict[str, str]:
     return {name: unquote(value) for name, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", object_key)}
 
 
-def _add_constants(batch: pa.RecordBatch, source: Source, constants: dict[str, str]) -> pa.RecordBatch:
+def _add_constants(batch: pa.RecordBatch, names: list[str], constants: dict[str, str]) -> pa.RecordBatch:
     arrays = []
-    for name in source.columns:
+    for name in names:
         if name in constants:
             text = None if constants[name] == PARTITION_NULL else constants[name]
             arrays.append(pa.repeat(pa.scalar(text, pa.string()), batch.num_rows))
         else:
             arrays.append(batch.column(batch.schema.get_field_index(name)))
-    return pa.RecordBatch.from_arrays(arrays, names=list(source.columns))
+    return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
 def _first_line(error: BaseException) -> str:

@@ -130,25 +130,39 @@ def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) ->
 def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "omit"]) -> list[str]:
     """Render members, from (name, SQL of the text, null for null), as SQL pieces to concatenate.
 
-    Each member begins with a comma, so that a run of members can be concatenated with another; `render_braces` drops
+    Each member begins with a comma, so that a run of members can be concatenated with another; `render_object` drops
     the first.
     """
     pieces: list[str] = []
     for name, text in members:
-        label = f",{json.dumps(name, ensure_ascii=False)}:"
         if nulls == "omit":
-            pieces.append(f"coalesce({literal(label)} || {text}, '')")
+            pieces.append(f"coalesce({render_label(name)} || {text}, '')")
         else:
-            pieces += [literal(label), f"coalesce({text}, 'null')"]
+            pieces += [render_label(name), f"coalesce({text}, 'null')"]
     return pieces
 
 
-def render_braces(pieces: list[str]) -> str:
-    """Render the SQL of an object's text from the pieces of its members."""
-    rest = ", ".join([*pieces[1:], "'}'"])
+def render_label(name: str) -> str:
+    """Render the comma, the name and the colon before a member's value."""
+    return literal(f",{json.dumps(name, ensure_ascii=False)}:")
+
+
+def render_object(pieces: list[str]) -> list[str]:
+    """Render the pieces of an object's text from the pieces of its members."""
     if pieces and pieces[0].startswith("',"):  # the first comma is known beforehand: no need to cut it off per row
-        return f"concat('{{{pieces[0][2:]}, {rest})"
-    return f"concat('{{', substr(concat({', '.join(pieces) or 'null'}), 2), '}}')"
+        return ["'{" + pieces[0][2:], *pieces[1:], "'}'"]
+    return ["'{'", f"substr({concat(pieces)}, 2)", "'}'"] if pieces else ["'{}'"]
+
+
+def concat(pieces: Iterable[str]) -> str:
+    """Concatenate pieces in one call; texts that stand side by side become one, since each argument costs per row."""
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and _is_literal(piece) and _is_literal(merged[-1]):
+            merged[-1] = merged[-1][:-1] + piece[1:]
+        else:
+            merged.append(piece)
+    return f"concat({', '.join(merged)})"
 
 
 def literal(text: str) -> str:
@@ -159,6 +173,10 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """Quote a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _is_literal(piece: str) -> bool:
+    return piece.startswith("'") and "'" not in piece[1:-1].replace("''", "")
 
 
 def _render_large(value: str, policy: Policy) -> Rendered:
@@ -197,7 +215,7 @@ def _render_struct(value: str, kind: Kind, policy: Policy, depth: int) -> Render
         member = render(f"struct_extract({value}, {literal(name)})", child, policy, depth)
         members.append((name, member.sql))
         checks += [Check(c.reason, f".{name}{c.path}", c.sql, c.because) for c in member.checks]
-    text = render_braces(render_members(members, policy.nulls))
+    text = concat(render_object(render_members(members, policy.nulls)))
     return Rendered(f"(case when {value} is not null then {text} end)", tuple(checks))
 
 

@@ -1,0 +1,190 @@
+"""Read CSV and JSON lines as chunks of text; a line that is no row becomes a row that says so. Edge: files.
+
+Chunks are blocks of a fixed number of bytes from the start of the file, so that a restart meets the same ones.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from enrich.chunk import LINE, PROBLEM
+from enrich.unpack import unpack
+
+BLOCK_BYTES = 16 * 1024 * 1024
+_MAX_LINE = 64 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+class BadText(ValueError):
+    """The file as a whole can't be read as what it should be."""
+
+
+def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
+    """Give the lines of a file that are not blank, as columns `larder.line` and `larder.problem`.
+
+    Raises:
+        BadText: a line is longer than 64 MB.
+        Damaged: the compressed stream is.
+    """
+    rest, first = b"", True
+    for block in unpack(name, file, BLOCK_BYTES):
+        if first:
+            block, first = block.removeprefix(_BOM), False  # noqa: PLW2901 - the block without its mark
+        whole, found, tail = block.rpartition(b"\n")
+        if found:
+            yield _build_lines(rest + whole)
+            rest = tail
+        else:
+            rest += block
+        if len(rest) > _MAX_LINE:
+            raise BadText("a line is longer than 64 MB; write one object a line")
+    if rest:
+        yield _build_lines(rest)
+
+
+def read_csv(
+    name: str, file: Any, delimiter: str, check_header: Callable[[list[str]], list[str]]
+) -> Iterator[pa.RecordBatch]:
+    """Give the rows of a CSV file, as text, with the columns `larder.line` and `larder.problem`.
+
+    Args:
+        name: the object key.
+        file: a seekable binary file.
+        delimiter: between fields.
+        check_header: gets the column names and returns those to read.
+
+    Raises:
+        BadText: it has no header, or a quote is never closed.
+        Damaged: the compressed stream is.
+    """
+    bad: list[tuple[int, str]] = []  # rows with too few or too many fields, with their index among all
+
+    def note(row: Any) -> str:
+        # The header is number 1; blank lines are not counted.
+        bad.append((row.number - 2, row.text))
+        return "skip"
+
+    stream = _Stream(unpack(name, file, BLOCK_BYTES))
+    try:
+        names = check_header(_read_header(stream, delimiter))
+        reader = pyarrow.csv.open_csv(
+            stream,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
+            ),
+            # binary, for a text that is not UTF-8 would fail the file instead of its row
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.binary()),
+                include_columns=names,
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+        )
+        row = 0
+        for batch in reader:
+            chunk = _insert(_build_rows(batch), bad, row)
+            row += chunk.num_rows
+            yield chunk
+        if bad:
+            yield _insert(_build_rows(reader.schema.empty_table().to_batches()[0]), bad, row, last=True)
+    except pa.ArrowInvalid as error:
+        raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
+
+
+class _Stream(io.RawIOBase):
+    """Blocks as a file, which can begin again as long as it has not passed its first block."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._held = memoryview(b"")
+        self.head = next(blocks, b"")
+        self._held = memoryview(self.head)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        if not self._held:
+            self._held = memoryview(next(self._blocks, b""))
+        count = min(len(target), len(self._held))
+        target[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
+
+
+def _read_header(stream: _Stream, delimiter: str) -> list[str]:
+    """Read the column names; pyarrow would guess types of columns before it tells them."""
+    head = stream.head.removeprefix(_BOM).lstrip(b"\r\n")
+    line = head.partition(b"\n")[0].rstrip(b"\r")
+    if not line:
+        raise BadText("it has no header line; begin it with the column names")
+    options = pyarrow.csv.ParseOptions(delimiter=delimiter)
+    read = pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False)
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(line + b"\n"),
+        read_options=read,
+        parse_options=options,
+        convert_options=pyarrow.csv.ConvertOptions(null_values=[], strings_can_be_null=False),
+    )
+    return [str(column[0].as_py()) for column in table.columns]
+
+
+def _build_lines(block: bytes) -> pa.RecordBatch:
+    lines, problems = _decode(pa.array(block.split(b"\n"), pa.binary()))
+    batch = pa.RecordBatch.from_arrays([lines, problems], names=[LINE, PROBLEM])
+    return batch.filter(pc.greater(pc.binary_length(pc.ascii_trim_whitespace(lines)), 0))
+
+
+def _build_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = []
+    problem = pa.nulls(batch.num_rows, pa.string())
+    for column in batch.columns:
+        text, problems = _decode(column)
+        columns.append(text)
+        problem = pc.coalesce(problem, problems)
+    names = [*batch.schema.names, LINE, PROBLEM]
+    return pa.RecordBatch.from_arrays([*columns, pa.nulls(batch.num_rows, pa.string()), problem], names=names)
+
+
+def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return the text and, for what is not UTF-8, what is wrong."""
+    try:
+        return column.cast(pa.string()), pa.nulls(len(column), pa.string())
+    except pa.ArrowInvalid:
+        texts, problems = [], []
+        for value in column.to_pylist():
+            text = (value or b"").decode("utf-8", "replace")
+            texts.append(None if value is None else text)
+            problems.append("the line is not UTF-8" if text.encode() != (value or b"") else None)
+        return pa.array(texts, pa.string()), pa.array(problems, pa.string())
+
+
+def _insert(batch: pa.RecordBatch, bad: list[tuple[int, str]], row: int, *, last: bool = False) -> pa.RecordBatch:
+    """Put malformed rows in their places; `row` is the index of the batch's first row among all."""
+    pieces: list[pa.RecordBatch] = []
+    taken = 0
+    while bad and (last or bad[0][0] - row - len(pieces) // 2 < batch.num_rows):
+        index, text = bad.pop(0)
+        if "\n" in text.rstrip("\r\n"):
+            raise BadText(f"row {index} is malformed and spans lines: a quote is never closed, perhaps")
+        good = 0 if last else index - row - len(pieces) // 2 - taken
+        pieces += [batch.slice(taken, good), _build_malformed(batch.schema, text)]
+        taken += good
+    pieces.append(batch.slice(taken))
+    if len(pieces) == 1:
+        return batch
+    table = pa.Table.from_batches(pieces).combine_chunks()
+    return table.to_batches()[0] if table.num_rows else batch
+
+
+def _build_malformed(schema: pa.Schema, text: str) -> pa.RecordBatch:
+    row = {LINE: text, PROBLEM: "the line has not as many fields as the header"}
+    return pa.RecordBatch.from_arrays([pa.array([row.get(name)], pa.string()) for name in schema.names], schema=schema)

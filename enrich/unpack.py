@@ -1,0 +1,120 @@
+"""Decompress a part of text as it streams: gzip, zstd, snappy, by its first bytes and its name. Edge: files.
+
+A gzip or zstd file may consist of several members. Snappy has no file format of its own; two are in use: Google's
+framing (`.sz`, python-snappy) and Hadoop's blocks (`.snappy`, what Spark and Hive write). A bare snappy block must be
+held in memory as a whole and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_FRAMED = b"\xff\x06\x00\x00sNaPpY"
+_MAX_BLOCK = 64 * 1024 * 1024  # no block of snappy may say that it holds more; writers make them of 64 KB to 1 MB
+
+
+class Damaged(ValueError):
+    """The compressed stream breaks off or is not what it seems."""
+
+
+def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
+    """Give the decompressed content in blocks of `block_size` bytes or somewhat more; the last may be shorter.
+
+    Args:
+        name: the object key; `.snappy` is what tells Hadoop's blocks, which have no magic bytes.
+        file: a seekable binary file.
+        block_size: in bytes.
+
+    Raises:
+        Damaged: the stream can't be decompressed.
+    """
+    head = file.read(len(_FRAMED))
+    file.seek(0)
+    if head.startswith(_FRAMED):
+        return _gather(_read_framed(file), block_size)
+    if name.endswith((".snappy", ".sz")):
+        return _gather(_read_hadoop(file), block_size)
+    codec = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
+    for suffix in (".gz", ".zst", ".zstd"):
+        if codec is None and name.endswith(suffix):
+            raise Damaged(f"it is named {suffix} and is not compressed so")
+    return _read_stream(file, codec, block_size)
+
+
+def _read_stream(file: Any, codec: str | None, block_size: int) -> Iterator[bytes]:
+    stream = pa.PythonFile(file, "r")
+    if codec:
+        stream = pa.CompressedInputStream(stream, codec)
+    while True:
+        try:
+            block = stream.read(block_size)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(str(error)) from error
+        if not block:
+            return
+        yield block
+
+
+def _gather(pieces: Iterator[bytes], block_size: int) -> Iterator[bytes]:
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= block_size:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+def _read_framed(file: Any) -> Iterator[bytes]:
+    """Read google/snappy's framing_format.txt; checksums are left to the writer of the object store."""
+    while header := file.read(4):
+        kind, length = header[0], int.from_bytes(header[1:4], "little")
+        content = _exactly(file, length)
+        if kind == 0x00:
+            yield _decompress(content[4:])
+        elif kind == 0x01:
+            yield content[4:]
+        elif 0x02 <= kind <= 0x7F:
+            raise Damaged(f"it has a chunk of unknown kind {kind:#x}")
+
+
+def _read_hadoop(file: Any) -> Iterator[bytes]:
+    """Read blocks: the decompressed length, then pieces with their compressed lengths until it is reached."""
+    while header := file.read(4):
+        left = int.from_bytes(header, "big")
+        while left > 0:
+            length = int.from_bytes(_exactly(file, 4), "big")
+            piece = _decompress(_exactly(file, length))
+            left -= len(piece)
+            yield piece
+        if left < 0:
+            raise Damaged("a block holds more than it says; a bare snappy block can't be read, frame it or use gzip")
+
+
+def _decompress(block: bytes) -> bytes:
+    length, shift = 0, 0
+    for byte in block[:5]:  # the preamble: the decompressed length as a varint
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            break
+    if length > _MAX_BLOCK:
+        raise Damaged("a block says that it holds more than 64 MB; a bare snappy block can't be read, frame it")
+    try:
+        return bytes(pa.Codec("snappy").decompress(block, decompressed_size=length, asbytes=True))
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(str(error)) from error
+
+
+def _exactly(file: Any, length: int) -> bytes:
+    if length > _MAX_BLOCK:
+        raise Damaged("a block says that it is longer than 64 MB; a bare snappy block can't be read, frame it")
+    content = file.read(length)
+    if len(content) < length:
+        raise Damaged("it breaks off")
+    return bytes(content)
