@@ -133,7 +133,7 @@ _PIECES = 7  # frame.pk, pk, frame.sk, sk, frame.text, body, frame.rest
 
 
 def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[int], list[int], list[int]]]:
-    """Turn a chunk into the pieces of its items, in one flat list, with sizes, write units and row numbers; some rows at a time.
+    """Turn a chunk into the pieces of its items, in one flat list, with sizes, write units and row numbers, bit by bit.
 
     Flat lists of bytes, since a dict per attribute would keep the garbage collector busier than the making itself.
     """

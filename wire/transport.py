@@ -15,6 +15,7 @@ from awscrt.http import HttpClientConnection
 from wire.connection import Exchange, abandon, open_connection
 from wire.endpoint import Endpoint
 from wire.errors import TransportError, WireError
+from wire.nodelay import set_nodelay
 from wire.response import Response
 from wire.signing import Signer
 
@@ -155,6 +156,7 @@ class Transport:
         if exchange is None:
             if error is None:
                 slot.connection = future.result()
+                set_nodelay(self.endpoint.port)
                 return []
             return self._give_up(f"no connection to {self.endpoint.authority}: {error}")
         try:
