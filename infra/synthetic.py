@@ -1,7 +1,7 @@
 """Read as a consumer does, every five minutes: a refused GET, an authenticated GET, and the metrics of both. An edge.
 
 The event is not looked at. Credentials lie in Secrets Manager: `{"token_url", "client_id", "client_secret", "scope"}`
-for the client credentials grant (RFC 6749, section 4.4), or a ready `{"token"}`; and `api_key`, where the stage wants it.
+for the client credentials grant (RFC 6749, section 4.4), or a ready `{"token"}`; and `api_key`, if the stage wants one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+"""Install a command-line tool that cannot live with our libraries (it pins botocore) in a place of its own. An edge."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "infra" / "tools"
+PLACE = ROOT / ".larder" / "tools"
+
+
+class ToolError(Exception):
+    """A tool could not be installed; the message ends with what pip said."""
+
+
+def install(name: str) -> Path:
+    """Return the folder of a tool's commands; its locked requirements are installed there once."""
+    lock = LOCKS / f"{name}.txt"
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    home = PLACE / f"{name}-{digest}"
+    commands = home / ("Scripts" if os.name == "nt" else "bin")
+    done = home / "installed"
+    if not done.exists():
+        venv.create(home, with_pip=True, clear=True)
+        pip = [str(commands / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)]
+        ran = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603
+        if ran.returncode:
+            raise ToolError(f"cannot install {name} from {lock.relative_to(ROOT)}:\n{ran.stderr.strip()}")
+        done.touch()
+    return commands
