@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from enrich.events import Message
-from enrich.records import Run
+from enrich.records import Pending, Run
 from enrich.settings import Settings
 
 NAMESPACE = "Larder"
+SERVICE = "enrich"
 COUNTS = ("written", "unchanged", "superseded", "expired", "rejected", "removed")
 
 
 def log_line(settings: Settings, event: str, **members: Any) -> None:
     """Print one event; members are JSON values, and hold no predictions."""
-    line = {"service": "enrich", "environment": settings.environment, "event": event, **members}
+    line = {"service": SERVICE, "environment": settings.environment, "event": event, **members}
     print(json.dumps(line, default=str), file=sys.stdout, flush=True)  # noqa: T201 - a Lambda's log is its standard output
 
 
@@ -41,25 +43,42 @@ def log_run(settings: Settings, run: Run) -> None:
         "RunsClosed": int(run.state == "done"),
         "RunsFailed": int(run.state == "failed"),
         "RunSeconds": ((run.ended_ms or 0) - (run.started_ms or 0)) / 1000,
+        "RejectRatio": run.counts.rejected / run.rows if run.rows else 0.0,
     }
-    metrics = [{"Name": name, "Unit": "Seconds" if name == "RunSeconds" else "Count"} for name in values]
     log_line(
         settings,
         "run closed",
         level="error" if run.state == "failed" else "info",
-        Environment=settings.environment,
-        Dataset=run.dataset,
         run=run.run,
         state=run.state,
         object_key=run.object_key,
         rows=run.rows,
         reasons=run.reasons,
         error=run.error,
-        **values,
-        _aws={
-            "Timestamp": int(time.time() * 1000),
-            "CloudWatchMetrics": [
-                {"Namespace": NAMESPACE, "Dimensions": [["Environment", "Dataset"]], "Metrics": metrics}
-            ],
-        },
+        **_metrics(settings, run.dataset, values),
     )
+
+
+def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], now: float) -> None:
+    """Print how long a dataset's oldest pending output has waited, 0 when none does: an alarm wants a steady pulse."""
+    oldest = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
+    log_line(settings, "pending", **_metrics(settings, dataset, {"OldestPendingSeconds": max(oldest, 0.0)}))
+
+
+def _metrics(settings: Settings, dataset: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """Build the members that CloudWatch turns into metrics: over all datasets, and by dataset."""
+    dimensions = {"Service": SERVICE, "Environment": settings.environment, "Dataset": dataset}
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["Service", "Environment"], ["Service", "Environment", "Dataset"]],
+        "Metrics": [{"Name": name, "Unit": _unit(name)} for name in values],
+    }
+    return {
+        **dimensions,
+        **values,
+        "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]},
+    }
+
+
+def _unit(name: str) -> str:
+    return "Seconds" if name.endswith("Seconds") else "None" if name.endswith("Ratio") else "Count"

@@ -8,7 +8,7 @@ from enrich.dispatch import drain, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.events import Arrived, Continue, Request, Sweep
 from enrich.faults import Failed, LeaseLost, OutOfTime
-from enrich.log import log_line, log_run
+from enrich.log import log_line, log_pending, log_run
 from enrich.records import Run
 
 
@@ -32,6 +32,7 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 for name in [dataset] if dataset else edges.datasets:
                     taken = sweep(edges, name)
                     log_line(edges.settings, "swept", dataset=name, outputs=len(taken))
+                    log_pending(edges.settings, name, edges.ledger.fetch_pending(name), edges.clock.now())
                     work(edges, name)
             case Continue(dataset):
                 work(edges, dataset)
