@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -20,6 +20,7 @@ from enrich.outputs import parse_parts
 from enrich.part import Part, PartFile
 from enrich.read import read_chunks
 from enrich.records import Pending, Record, Run, bump
+from enrich.rejects import unwrap_rejects
 
 
 @dataclass(slots=True)
@@ -100,7 +101,10 @@ class Active:
         """Return the object key of a file in this run's work folder."""
         return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
 
-    def _open(self, part: Part) -> BufferedReader:
+    def _open(self, part: Part) -> BinaryIO:
+        if self.run.kind == "rejects":
+            with PartFile(self.edges.s3, part) as file:
+                return unwrap_rejects(file.readall())
         return BufferedReader(PartFile(self.edges.s3, part), buffer_size=1 << 16)
 
 

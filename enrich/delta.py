@@ -34,6 +34,7 @@ class Delta:
     def __init__(self, directory: Path, *, keep_keys: bool = False, memory_limit: str = "160MB") -> None:
         self._directory = directory
         self._keep_keys = keep_keys
+        self._duplicates: list[int] | None = None
         self._db = duckdb.connect(
             str(directory / "delta.duckdb"),
             config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
@@ -79,15 +80,16 @@ class Delta:
 
     def duplicates(self) -> list[int]:
         """Return the rows that share their item key with another row, in order, and note them as rejected."""
-        self._db.execute(
-            "create or replace temp table twice as select row from noted join (select k1, k2 from noted where kept "
-            "group by all having count(*) > 1) using (k1, k2) where kept"
-        )
-        rows = [row for (row,) in self._db.execute("select row from twice order by row").fetchall()]
-        self.reject(rows)
-        return rows
+        if self._duplicates is None:
+            found = self._db.execute(
+                "select row from noted join (select k1, k2 from noted where kept group by all having count(*) > 1) "
+                "using (k1, k2) where kept order by row"
+            ).fetchall()
+            self._duplicates = [row for (row,) in found]
+            self._reject(self._duplicates)
+        return self._duplicates
 
-    def reject(self, rows: Sequence[int]) -> None:
+    def _reject(self, rows: Sequence[int]) -> None:
         """Note rows as rejected."""
         if rows:
             self._insert("update noted set kept = false where row in (select row from chunk)", _rows(rows))

@@ -80,7 +80,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     missing: tuple[str, ...] = ()
     if dataset.source.marker:
         prefix = object_key.rpartition("/")[0] + "/"
-        parts = tuple(_fetch_parts(s3, bucket, prefix))
+        parts = tuple(fetch_folder(s3, bucket, prefix))
         missing = _find_missing(prefix, _get_manifest(s3, part), parts)
         listed = "\n".join(f"{each.object_key} {each.version_id or each.etag} {each.size}" for each in parts)
         identity += "+" + hashlib.sha256(listed.encode()).hexdigest()[:32]
@@ -103,6 +103,19 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed
             yield Listed(entry["Key"], entry["ETag"], _milliseconds(entry["LastModified"]))
 
 
+def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
+    """Fetch every object under a prefix as a part, in the order of their keys; temporary files are none."""
+    parts: list[Part] = []
+    for entry in _list(s3, bucket, prefix):
+        steps = entry["Key"].removeprefix(prefix).split("/")
+        if not steps[-1] or any(step.startswith(("_", ".")) for step in steps):
+            continue
+        head = _head(s3, bucket, entry["Key"])
+        if head is not None:
+            parts.append(_build_part(bucket, entry["Key"], head))
+    return parts
+
+
 def render_parts(parts: Iterable[Part]) -> bytes:
     """Render pinned parts for the run's work folder."""
     return json.dumps([part._asdict() for part in parts]).encode()
@@ -111,16 +124,6 @@ def render_parts(parts: Iterable[Part]) -> bytes:
 def parse_parts(text: bytes) -> list[Part]:
     """Parse what `render_parts` rendered."""
     return [Part(**part) for part in json.loads(text)]
-
-
-def _fetch_parts(s3: S3Client, bucket: str, prefix: str) -> Iterator[Part]:
-    for entry in _list(s3, bucket, prefix):
-        steps = entry["Key"].removeprefix(prefix).split("/")
-        if not steps[-1] or any(step.startswith(("_", ".")) for step in steps):
-            continue
-        head = _head(s3, bucket, entry["Key"])
-        if head is not None:
-            yield _build_part(bucket, entry["Key"], head)
 
 
 def _find_missing(prefix: str, manifest: list[str], parts: tuple[Part, ...]) -> tuple[str, ...]:

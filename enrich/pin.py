@@ -11,7 +11,7 @@ from enrich.dataset import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.engine import Engine
 from enrich.faults import Failed, Overwritten
 from enrich.metadata import digest_sql, fetch_metadata
-from enrich.outputs import Output, fetch_output, parse_parts, render_parts
+from enrich.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
 from enrich.part import Part
 
 AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
@@ -64,10 +64,9 @@ def _pin_parts(active: Active) -> list[Part]:
         if output is None or output.identity != run.identity:
             raise Overwritten(f"s3://{run.bucket}/{run.object_key} is no longer {run.identity}")
         return _check_parts(output)
-    if run.kind == "rejects" or run.of_run is None:
-        head = edges.s3.head_object(Bucket=run.bucket, Key=run.object_key)
-        return [Part(run.bucket, run.object_key, head.get("VersionId"), head["ETag"], head["ContentLength"])]
-    earlier = f"{build_work_prefix(run.dataset, run.of_run)}parts.json"
+    if run.kind == "rejects":
+        return fetch_folder(edges.s3, run.bucket, run.object_key)
+    earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
     return parse_parts(edges.s3.get_object(Bucket=edges.settings.bucket, Key=earlier)["Body"].read())
 
 

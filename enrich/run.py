@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,8 @@ def execute(edges: Edges, lease: Lease, run: Run) -> Run:
         Stopped: it goes on later (OutOfTime: as soon as possible); the ledger says where and why.
         LeaseLost: somebody else holds the dataset by now.
     """
-    dataset = edges.datasets[run.dataset]
     with tempfile.TemporaryDirectory(dir=edges.directory) as scratch:
-        active = Active(edges, lease, dataset, run, Path(scratch))
-        (active.scratch / "early").mkdir()
+        active = _activate(edges, lease, run, Path(scratch))
         try:
             _begin(active)
             _stages(active)
@@ -167,6 +166,20 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
         ended_ms=int(now * 1000),
         error=None,
     )
+
+
+def abandon(edges: Edges, lease: Lease, run: Run, state: str) -> Run:
+    """Close a run that shall not go on."""
+    with tempfile.TemporaryDirectory(dir=edges.directory) as scratch:
+        return _close_early(_activate(edges, lease, run, Path(scratch)), state, f"{state} before it was done")
+
+
+def _activate(edges: Edges, lease: Lease, run: Run, scratch: Path) -> Active:
+    (scratch / "early").mkdir()
+    dataset = edges.datasets[run.dataset]
+    if run.kind == "rejects":
+        dataset = replace(dataset, source=replace(dataset.source, format="jsonl", marker=None))
+    return Active(edges, lease, dataset, run, scratch)
 
 
 def _close_early(active: Active, state: str, error: str) -> Run:

@@ -1,0 +1,185 @@
+"""The command line of enrich: check, run, sweep, status, replay, withdraw, refresh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrich.again import refresh, replay, replay_rejects, withdraw
+from enrich.check import check_datasets
+from enrich.clients import open_edges
+from enrich.datasets import DATASETS
+from enrich.dispatch import drain, sweep, take_arrived
+from enrich.edges import Edges
+from enrich.faults import Failed, LeaseLost, Stopped
+from enrich.metadata import parse_location
+from enrich.records import Run
+from enrich.settings import SettingsError
+from enrich.terminal import ProgressLine, describe, render_pending, render_run, render_runs
+
+DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
+_EPILOG = """\
+exit codes: 0 done; 1 it failed, and the message says why; 2 the command's words are off; 3 it is queued: the dataset is
+busy, or what it needs is out of reach for now, and whoever runs the dataset next goes on with it.
+
+Which stack it works on is told by the LARDER_* variables (docs/runbook.md) and AWS's own.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    words = _parser().parse_args(arguments)
+    if words.command == "check":
+        return _check(words)
+    progress = ProgressLine()
+    try:
+        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        edges = open_edges(os.environ, owner=owner, progress=progress, write_units=getattr(words, "write_units", None))
+        return int(words.do(edges, words))
+    except (Failed, SettingsError) as error:
+        return _say(error, FAILED)
+    except (Stopped, LeaseLost) as error:
+        return _say(error, BUSY)
+    except (ClientError, BotoCoreError) as error:
+        return _say(f"AWS did not do what was asked: {error}", FAILED)
+    finally:
+        progress.end()
+
+
+def _run(edges: Edges, words: argparse.Namespace) -> int:
+    bucket, object_key = parse_location(words.output)
+    run = take_arrived(edges, bucket, object_key)
+    if run is None:
+        raise Failed(
+            f"{words.output} is no output: it is not there, not in s3://{edges.settings.outputs}, or under no dataset's "
+            f"prefix ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
+        )
+    return _work(edges, words, [run])
+
+
+def _sweep(edges: Edges, words: argparse.Namespace) -> int:
+    names = [words.dataset] if words.dataset else list(edges.datasets)
+    return max(_work(edges, words, sweep(edges, name), name) for name in names)
+
+
+def _replay(edges: Edges, words: argparse.Namespace) -> int:
+    if words.what.isdigit():
+        return _work(edges, words, [replay(edges, _get_run(edges, words.dataset, int(words.what)))])
+    return _work(edges, words, [replay_rejects(edges, words.what)])
+
+
+def _withdraw(edges: Edges, words: argparse.Namespace) -> int:
+    return _work(edges, words, withdraw(edges, _get_run(edges, words.dataset, words.run)))
+
+
+def _refresh(edges: Edges, words: argparse.Namespace) -> int:
+    return _work(edges, words, [refresh(edges, words.dataset, full=words.full)])
+
+
+def _status(edges: Edges, words: argparse.Namespace) -> int:
+    if words.run is not None:
+        run = _get_run(edges, words.dataset, words.run)
+        print(json.dumps(describe(run)) if words.json else render_run(run))
+        return DONE
+    names = [words.dataset] if words.dataset else list(edges.datasets)
+    found = {name: edges.ledger.fetch_runs(name, newest=words.newest) for name in names}
+    pending = {name: edges.ledger.fetch_pending(name) for name in names}
+    if words.json:
+        as_json = {
+            name: {
+                "runs": [describe(run) for run in found[name]],
+                "pending": [{"run": each.run, "queued_ms": each.queued_ms} for each in pending[name]],
+            }
+            for name in names
+        }
+        print(json.dumps(as_json))
+        return DONE
+    for name in names:
+        print(f"{name}\n{render_runs(found[name])}")
+        if pending[name]:
+            print(f"\n{render_pending(pending[name], edges.clock.now())}")
+    return DONE
+
+
+def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
+    """Run what is pending and show what became of the queued runs."""
+    name = dataset or queued[0].dataset
+    drain(edges, name)
+    runs = [run for run in (edges.ledger.get_run(name, each.run) for each in queued) if run]
+    print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
+    for run in runs:
+        if run.state == "failed":
+            _say(run.error or "the run failed", FAILED)
+    if any(not run.closed for run in runs):
+        return _say(f"dataset {name} is busy; the run is queued, and whoever runs the dataset goes on with it", BUSY)
+    return FAILED if any(run.state == "failed" for run in runs) else DONE
+
+
+def _check(words: argparse.Namespace) -> int:
+    datasets = [DATASETS[words.dataset]] if words.dataset else list(DATASETS.values())
+    problems = check_datasets(datasets)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{', '.join(dataset.name for dataset in datasets)}: no mistakes found")
+    return FAILED if problems else DONE
+
+
+def _get_run(edges: Edges, dataset: str, number: int) -> Run:
+    run = edges.ledger.get_run(dataset, number)
+    if run is None:
+        raise Failed(f"the ledger has no run {number} of {dataset}; `python -m enrich status {dataset}` lists them")
+    return run
+
+
+def _say(what: object, code: int) -> int:
+    print(what, file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m enrich", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    names = sorted(DATASETS)
+
+    def add(name: str, do: object, about: str, *, runs: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(do=do)
+        command.add_argument("--json", action="store_true", help="answer in JSON")
+        if runs:
+            command.add_argument("--write-units", type=float, metavar="N", help="spend at most N write units a second")
+        return command
+
+    check = commands.add_parser("check", help="find mistakes in datasets, without AWS", description="Find mistakes.")
+    check.add_argument("dataset", nargs="?", choices=names)
+    run = add("run", _run, "run an output now")
+    run.add_argument("output", help="s3://bucket/object_key")
+    command = add("sweep", _sweep, "find outputs that no event told of, and run what is pending")
+    command.add_argument("dataset", nargs="?", choices=names)
+    status = add("status", _status, "show runs and what is pending; one run in full", runs=False)
+    status.add_argument("dataset", nargs="?", choices=names)
+    status.add_argument("run", nargs="?", type=int)
+    status.add_argument("--newest", type=int, default=20, metavar="N", help="show so many runs (default 20)")
+    again = add("replay", _replay, "run an output, or the rejects of a run, again after a fix")
+    again.add_argument("dataset", choices=names)
+    again.add_argument("what", help="number of the run, or s3://bucket/rejects/DATASET/RUN/")
+    back = add("withdraw", _withdraw, "take a bad output back")
+    back.add_argument("dataset", choices=names)
+    back.add_argument("run", type=int)
+    fresh = add("refresh", _refresh, "run the newest output again when only metadata changed")
+    fresh.add_argument("dataset", choices=names)
+    fresh.add_argument("--full", action="store_true", help="write every item, changed or not")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

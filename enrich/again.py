@@ -1,0 +1,122 @@
+"""Run outputs once more: after a fix (replay), for new metadata (refresh), or to take a bad one back (withdraw)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from enrich.dispatch import enqueue_again
+from enrich.edges import Edges
+from enrich.faults import Failed
+from enrich.lease import Lease, acquire
+from enrich.records import Counts, Run
+from enrich.run import abandon
+
+_REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
+
+
+def replay(edges: Edges, earlier: Run) -> Run:
+    """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs."""
+    return enqueue_again(edges, _repeat(earlier, "replay"))
+
+
+def replay_rejects(edges: Edges, location: str) -> Run:
+    """Queue a run over the rejects of an earlier one, as of the same instant.
+
+    Raises:
+        Failed: `location` is no rejects folder, or its run is not known or never got an order.
+    """
+    found = _REJECTS.match(location)
+    earlier = edges.ledger.get_run(found[1], int(found[2])) if found else None
+    if earlier is None or earlier.as_of_ms is None:
+        raise Failed(f"{location!r} is not the rejects folder of a run that got as far as being checked")
+    prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
+    again = replace(_repeat(earlier, "rejects"), bucket=edges.settings.bucket, object_key=prefix, identity=prefix)
+    return enqueue_again(edges, again)
+
+
+def refresh(edges: Edges, dataset: str, *, full: bool = False) -> Run:
+    """Queue a further run over the newest output, with metadata fetched anew.
+
+    Raises:
+        Failed: no output of the dataset was run to its end yet.
+    """
+    done = _newest_first(edges.ledger.fetch_runs(dataset))
+    if not done:
+        raise Failed(f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh")
+    return enqueue_again(edges, replace(_repeat(done[0], "refresh"), full=full))
+
+
+def withdraw(edges: Edges, bad: Run) -> list[Run]:
+    """Take an output back: open a new generation and queue what puts the table right in it.
+
+    That is every output that is still alive, newest first, and at last the removal of the items that only the
+    withdrawn output named. Unchanged bodies cost nothing, as always.
+
+    Raises:
+        Failed: the dataset is busy, or another run of it has begun to write and is not closed.
+    """
+    lease = acquire(edges.ledger, edges.clock, bad.dataset, edges.owner, deadline=edges.deadline, timeout=5.0)
+    if lease is None:
+        raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
+    try:
+        return _withdraw(edges, lease, bad)
+    finally:
+        lease.release()
+
+
+def _withdraw(edges: Edges, lease: Lease, bad: Run) -> list[Run]:
+    if lease.state.open_run not in {None, bad.run}:
+        raise Failed(
+            f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
+            f"(`enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
+        )
+    if not bad.closed:
+        bad = abandon(edges, lease, bad, "withdrawn")
+    runs = edges.ledger.fetch_runs(bad.dataset)
+    same = [run for run in runs if run.identity == bad.identity and run.state == "done"]
+    queued = [enqueue_again(edges, _repeat(run, "restore")) for run in _alive(edges, runs, without=bad.identity)]
+    removal = replace(_repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata)
+    queued.append(enqueue_again(edges, removal))
+    fresh = [
+        replace(run, stage="pin", generation=None, next_row=0, rows=None, reasons={}, counts=Counts())
+        for run in runs
+        if not run.closed and run.run != bad.run
+    ]
+    marked = [replace(run, state="withdrawn") for run in same]
+    lease.commit(*fresh, *marked, generation=lease.state.generation + 1)
+    return queued
+
+
+def _alive(edges: Edges, runs: Iterable[Run], *, without: str) -> list[Run]:
+    """Return the newest run of each output whose items may be alive, newest output first."""
+    now = edges.clock.now()
+    newest: dict[str, Run] = {}
+    for run in _newest_first(runs):
+        if run.identity != without and (run.expires_at or 0) > now:
+            newest.setdefault(run.identity, run)
+    alive = list(newest.values())
+    snapshot = edges.datasets[alive[0].dataset].source.output == "snapshot" if alive else False
+    return alive[:1] if snapshot else alive
+
+
+def _newest_first(runs: Iterable[Run]) -> list[Run]:
+    done = [run for run in runs if run.state == "done" and run.kind not in {"removal", "rejects"}]
+    return sorted(done, key=lambda run: run.order, reverse=True)
+
+
+def _repeat(run: Run, kind: str) -> Run:
+    return Run(
+        dataset=run.dataset,
+        run=0,
+        kind=kind,
+        bucket=run.bucket,
+        object_key=run.object_key,
+        identity=run.identity,
+        arrived_ms=run.arrived_ms,
+        parts=run.parts,
+        size=run.size,
+        of_run=run.run,
+        as_of_ms=run.as_of_ms,
+    )
