@@ -1,0 +1,10 @@
+"""`python -m serve`: the laptop server and the key commands; never part of the deployed bundle."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from serve.dev.commands import main
+
+sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,120 @@
+"""The command line of serve: the laptop server, and key sets. An edge; errors are one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from serve.datasets import SERVED
+from serve.key_set import BadKeySet, KeySet, parse_keys
+from serve.key_sources import open_source
+from serve.keys import Unreadable
+
+KEYS = Path(".larder/keys")
+
+
+def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options, env)
+    except (ValueError, OSError, Unreadable, BadKeySet) as error:
+        print(f"serve: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serve", description="Run the API on this laptop; keep keys.")
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(title="commands", metavar="keys")
+    keys = commands.add_parser("keys", help="list, check and create keys; sign tokens for development")
+    actions = keys.add_subparsers(required=True)
+    for name, run, text in (
+        ("list", _list, "show the keys at a location"),
+        ("check", _check, "fail if one is refused"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument(
+            "location", nargs="?", default=f"file:{KEYS}/jwks.json", help="file:, s3://, ssm: or https:"
+        )
+        action.set_defaults(run=run)
+    create = actions.add_parser("create", help="create a key pair: KID.pem, and the public half in jwks.json")
+    create.add_argument("kid")
+    create.add_argument("--algorithm", default="ES256", choices=["RS256", "PS256", "ES256", "ES384", "EdDSA"])
+    create.add_argument("--folder", type=Path, default=KEYS)
+    create.set_defaults(run=_create)
+    token = actions.add_parser("token", help="sign a token, for development only")
+    token.add_argument("kid")
+    token.add_argument("--folder", type=Path, default=KEYS)
+    token.add_argument("--issuer", default="https://issuer.example.com/")
+    token.add_argument("--audience", default="larder")
+    token.add_argument("--scope", default=" ".join(dataset.scope for dataset in SERVED.values()))
+    token.add_argument("--lifetime", type=int, default=3600, help="seconds")
+    token.add_argument("--claim", action="append", default=[], metavar="NAME=VALUE", help="e.g. carrier=B6")
+    token.set_defaults(run=_token)
+    return parser
+
+
+def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
+    from serve.dev.server import open_server, port_of  # waitress is not needed for keys
+    from serve.handler import build_handler, build_parts
+
+    server = open_server(build_handler(build_parts(env)), options.host, options.port)
+    base = f"http://{options.host}:{port_of(server)}"
+    print(f"serve: {base}/v1 answers, {base}/docs shows how; Ctrl-C ends it", file=sys.stderr)  # noqa: T201
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        server.close()
+    return 0
+
+
+def _read(location: str, env: Mapping[str, str]) -> KeySet:
+    return parse_keys(open_source(location, env)())
+
+
+def _list(options: argparse.Namespace, env: Mapping[str, str]) -> int:
+    found = _read(options.location, env)
+    for key in found.keys.values():
+        size = f" {key.public_key.key_size} bits" if isinstance(key.public_key, RSAPublicKey) else ""
+        print(f"{key.kid}\t{key.algorithm}{size}")  # noqa: T201
+    for refused in found.refused:
+        print(f"{refused.kid}\trefused: {refused.reason}")  # noqa: T201
+    return 0
+
+
+def _check(options: argparse.Namespace, env: Mapping[str, str]) -> int:
+    _list(options, env)
+    return 1 if _read(options.location, env).refused else 0
+
+
+def _create(options: argparse.Namespace, _env: Mapping[str, str]) -> int:
+    from serve.dev.key_files import create_key
+
+    private_path = create_key(options.folder, options.kid, options.algorithm)
+    print(f"{private_path} (private: keep it here), {private_path.parent / 'jwks.json'} (public)")  # noqa: T201
+    return 0
+
+
+def _token(options: argparse.Namespace, _env: Mapping[str, str]) -> int:
+    from serve.dev.key_files import build_claims, sign_token
+
+    extra: dict[str, Any] = {}
+    for pair in options.claim:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--claim takes NAME=VALUE, not {pair!r}")
+        extra[name] = json.loads(value) if value[:1] in ("[", "{") else value
+    claims = build_claims(options.issuer, options.audience, options.scope, extra, time.time(), options.lifetime)
+    print(sign_token(options.folder / f"{options.kid}.pem", claims))  # noqa: T201
+    return 0
