@@ -1,0 +1,81 @@
+"""The main job end to end on real flights, on a laptop that plays AWS, each stage told in plain words. An edge.
+
+python -m examples.flights.demo            stays up until Ctrl-C, for you to try
+python -m examples.flights.demo --once     ends after the last stage; status 0 only if every step was right
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+from examples.flights import stages
+from examples.flights.outputs import build_output
+from examples.flights.show import Show
+from examples.flights.site import AUDIENCE, ISSUER, NotAsExpected, run_site
+from examples.flights.stages import LARDER, Plan
+from examples.flights.tokens import open_issuer
+from infra.bundle import Bundle, build
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m examples.flights.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--once", action="store_true", help="end after the last stage, with 0 only if all went right")
+    parser.add_argument(
+        "--date",
+        type=date.fromisoformat,
+        help="fly the schedule of this time of the year, as if it were today (files older than a week would expire)",
+    )
+    parser.add_argument("--airline", default="UA", help="whose token asks (%(default)s)")
+    given = parser.parse_args(arguments)
+    other = "DL" if given.airline != "DL" else "UA"
+    plan = Plan(datetime.now(UTC).date(), given.date, given.airline.upper(), other)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    show = Show()
+    try:
+        _run(plan, show, once=given.once)
+    except KeyboardInterrupt:
+        show.heading("Stopped; nothing is left running.")
+        return 0 if not given.once else 130
+    except NotAsExpected as error:
+        show.heading("Not as it should be:")
+        show.say(str(error))
+        return 1
+    return 0
+
+
+def _run(plan: Plan, show: Show, *, once: bool) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        built = pool.submit(_build_bundles)  # mostly waiting for pip; meanwhile the model trains
+        model = stages.train(show)
+        bundles = stages.check_bundles(show, built.result)
+    with run_site(LARDER / "ministack.log") as (ministack, athena):
+        show.say(f"AWS is played by ministack at {ministack.endpoint}, Athena by DuckDB at {athena.endpoint}")
+        site = stages.deploy_stack(show, ministack, bundles)
+        stages.load_lake(show, site, plan)
+        output = build_output(model, plan.today, plan.like)
+        stages.write_output(show, site, plan, output)
+        issuer = open_issuer(site.client("ssm"), site.stack["KeyStorePath"], ISSUER, AUDIENCE)
+        stages.ask(show, site, plan, issuer, output)
+        stages.sweep(
+            show, site, plan, issuer, build_output(model, plan.today - timedelta(days=1), _day_before(plan.like))
+        )
+        show.heading(f"Every step was right, in {show.elapsed:.0f} s.")
+        if not once:
+            stages.stay(show, site, plan, issuer, output)
+
+
+def _build_bundles() -> dict[str, Bundle]:
+    return {name: build(name) for name in ("enrich", "serve")}
+
+
+def _day_before(day: date | None) -> date | None:
+    return day - timedelta(days=1) if day else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Show what goes on: a line per stage with its time, plain words below, a bar while one waits. An edge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+@dataclass
+class Stage:
+    """What is going on now."""
+
+    progress: Progress
+    task: TaskID
+    notes: list[str] = field(default_factory=list)
+
+    def update(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        """Say what is being done or waited for, and how far it is."""
+        self.progress.update(self.task, detail=text, completed=done or 0, total=total)
+
+    def note(self, text: str) -> None:
+        """Say something that stays: it is printed below the stage when that has ended."""
+        self.notes.append(text)
+
+
+class Show:
+    """The demo's display; on anything but a terminal it prints the lines and leaves out what moves."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._started = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the show began."""
+        return time.monotonic() - self._started
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        """Show a stage until the block ends; print how it ended and how long it took."""
+        started = time.monotonic()
+        with self._progress() as progress:
+            stage = Stage(progress, progress.add_task(title, total=None, detail=""))
+            try:
+                yield stage
+                sign = "[green]✓[/]"
+            except BaseException:
+                sign = "[red]✗[/]"
+                raise
+            finally:
+                progress.stop()
+                took = time.monotonic() - started
+                self.console.print(f"{sign} [bold]{escape(title)}[/] [dim]{took:.1f} s[/]")
+                for note in stage.notes:
+                    self.say(note)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("[dim]{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line of plain words."""
+        for line in text.splitlines():
+            self.console.print(f"  {escape(line)}")
+
+    def heading(self, text: str) -> None:
+        """Print a line that stands out."""
+        self.console.print(f"\n[bold]{escape(text)}[/]")

@@ -1,0 +1,136 @@
+"""A whole Larder on the laptop: the stand-in, the local Athena, the deployed stack, and what is done to it. An edge."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from enrich.ledger import Ledger
+from enrich.records import Run
+from infra.bundle import Bundle
+from infra.local.athena.server import AthenaServer
+from infra.local.deploy import Stack, deploy
+from infra.local.ministack import Ministack, run_ministack
+from serve.datasets import FLIGHT_DELAYS
+
+LAKE = "larder-demo-lake"
+ISSUER = "https://issuer.example.com/"
+AUDIENCE = "larder"
+OPEN_STATES = ("pending", "running", "stopped")
+
+
+class NotAsExpected(Exception):
+    """Something went otherwise than the demo promises; the message says what, and what was there instead."""
+
+
+@contextmanager
+def run_site(log: Path) -> Iterator[tuple[Ministack, AthenaServer]]:
+    """Run the stand-in and the local Athena until the block ends; functions of the stand-in find the latter."""
+    athena = AthenaServer()
+    try:
+        with run_ministack(log, env={"AWS_ENDPOINT_URL_ATHENA": athena.endpoint}) as ministack:
+            athena.start(ministack.endpoint)
+            yield ministack, athena
+    finally:
+        athena.close()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A deployed stack and clients of its services."""
+
+    client: Callable[[str], Any]
+    stack: Stack
+
+    def put_output(self, object_key: str, content: bytes) -> None:
+        """Write a file to the model's bucket, as the model would."""
+        self.client("s3").put_object(Bucket=self.stack["OutputsBucketName"], Key=object_key, Body=content)
+
+    def find_run(self, object_key: str) -> Run | None:
+        """Find the run of a file in the ledger."""
+        ledger = Ledger(self.client("dynamodb"), self.stack["LedgerName"])
+        runs = ledger.fetch_runs(FLIGHT_DELAYS.name)
+        return next((run for run in runs if run.object_key == object_key), None)
+
+    def wait_for_run(self, object_key: str, show: Callable[[Run | None], object], seconds: float = 60) -> Run:
+        """Wait until the run of a file is closed.
+
+        Raises:
+            NotAsExpected: it failed, or took too long.
+        """
+        deadline = time.monotonic() + seconds
+        run = None
+        while time.monotonic() < deadline:
+            run = self.find_run(object_key)
+            show(run)
+            if run and run.state == "done":
+                return run
+            if run and run.state not in OPEN_STATES:
+                raise NotAsExpected(f"run {run.run} of {object_key} ended as {run.state}: {run.error}\n{self.log()}")
+            time.sleep(0.1)
+        state = f"its run is {run.state} ({run.error or run.stage})" if run else "it has no run in the ledger"
+        raise NotAsExpected(f"{object_key} was not done after {seconds:g} s: {state}\n{self.log()}")
+
+    def set_rule(self, *, enabled: bool) -> None:
+        """Switch the EventBridge rule that tells enrich of new files."""
+        events, name = self.client("events"), self.stack["FlightDelaysRuleName"]
+        if enabled:
+            events.enable_rule(Name=name)
+        else:
+            events.disable_rule(Name=name)
+
+    def sweep_now(self, now: datetime) -> None:
+        """Have the scheduler send what the sweep's schedule sends, to where that sends it, a second from now."""
+        scheduler = self.client("scheduler")
+        schedule = scheduler.get_schedule(Name=self.stack["SweepName"])
+        at = now.astimezone(UTC) + timedelta(seconds=1)
+        scheduler.create_schedule(
+            Name=f"sweep-{at:%H%M%S}",
+            ScheduleExpression=f"at({at:%Y-%m-%dT%H:%M:%S})",
+            FlexibleTimeWindow={"Mode": "OFF"},
+            Target=schedule["Target"],
+            ActionAfterCompletion="DELETE",
+        )
+
+    def count_items(self) -> int:
+        """Count the items of the table."""
+        pages = (
+            self.client("dynamodb").get_paginator("scan").paginate(TableName=self.stack["TableName"], Select="COUNT")
+        )
+        return sum(page["Count"] for page in pages)
+
+    def log(self) -> str:
+        """Return the last lines that enrich logged."""
+        logs = self.client("logs")
+        try:
+            found = logs.filter_log_events(logGroupName=self.stack["EnrichLogGroup"], limit=1000)["events"]
+        except logs.exceptions.ClientError as error:
+            return f"(no log: {error})"
+        return "\n".join(event["message"].rstrip() for event in found[-20:])
+
+
+def deploy_site(ministack: Ministack, bundles: dict[str, Bundle]) -> Site:
+    """Create the lake's bucket and deploy the template with it."""
+    client = functools.cache(
+        functools.partial(
+            boto3.Session(
+                aws_access_key_id=ministack.env["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=ministack.env["AWS_SECRET_ACCESS_KEY"],
+                region_name=ministack.env["AWS_REGION"],
+            ).client,
+            endpoint_url=ministack.endpoint,
+            config=Config(proxies={}),
+        )
+    )
+    client("s3").create_bucket(Bucket=LAKE)
+    parameters = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
+    return Site(client, deploy(client, ministack.endpoint, bundles=bundles, parameters=parameters))

@@ -1,0 +1,198 @@
+"""The stages of the demo: each does one step of the main job, tells it in plain words, and checks it. An edge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from enrich.records import Run
+from examples.flights import lake
+from examples.flights.http import Answer, get
+from examples.flights.model import Model, load_or_train
+from examples.flights.outputs import object_key, to_parquet
+from examples.flights.show import Show, Stage
+from examples.flights.site import LAKE, NotAsExpected, Site, deploy_site
+from examples.flights.tokens import Issuer
+from infra.bundle import Bundle, check_imports, unpack
+from infra.local.ministack import Ministack
+
+LARDER = Path(__file__).parents[2] / ".larder"
+PATH = "/flight-delays"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this demo is about: the day it plays, the season it takes flights from, the airlines that ask."""
+
+    today: date
+    like: date | None
+    airline: str
+    other: str
+
+
+def train(show: Show) -> Model:
+    """Train the model or take the one that is there, and say how good it is."""
+    with show.stage("A model that predicts how late a flight arrives") as stage:
+        model, was_there = load_or_train(say=stage.update)
+        stage.note(f"model {model.version}, {'trained before' if was_there else 'trained just now'}")
+        for line in model.report.lines():
+            stage.note(line)
+        if not model.report.beats_naive:
+            raise NotAsExpected("the model is no better than a guess")
+    return model
+
+
+def check_bundles(show: Show, built: Callable[[], dict[str, Bundle]]) -> dict[str, Bundle]:
+    """Wait for the two bundles that AWS would get, and import each with nothing else on the path."""
+    with show.stage("The two bundles that AWS would get") as stage:
+        stage.update("building them (the first time, pip downloads what they hold)")
+        bundles = built()
+        for bundle in bundles.values():
+            stage.update(f"importing {bundle.name} with python -I -S and nothing else on the path")
+            check_imports(bundle, unpack(bundle, bundle.path.parent))
+            stage.note(f"{bundle.name}: {bundle.unzipped / 1e6:.0f} MB unzipped, imports by itself")
+    return bundles
+
+
+def deploy_stack(show: Show, ministack: Ministack, bundles: dict[str, Bundle]) -> Site:
+    """Deploy the template."""
+    with show.stage("infra/template.yaml, deployed") as stage:
+        stage.update("SAM becomes CloudFormation, bundles are uploaded, the stack is made")
+        site = deploy_site(ministack, bundles)
+        stage.note(f"the API answers at {site.stack.base_url}")
+    return site
+
+
+def load_lake(show: Show, site: Site, plan: Plan) -> None:
+    """Load the metadata into the lake."""
+    with show.stage("Metadata in the lake: Parquet on S3, tables in Glue") as stage:
+        tables = lake.build_tables(plan.today, plan.like)
+        lake.load(site.client("s3"), site.client("glue"), LAKE, tables)
+        stage.note(", ".join(f"{name} {table.num_rows:,}" for name, table in tables.items()) + " rows")
+
+
+def write_output(show: Show, site: Site, plan: Plan, output: pa.Table) -> None:
+    """Write one output and wait until the event has made items of it."""
+    name = object_key(plan.today)
+    with show.stage("The model writes a file; its event wakes enrich") as stage:
+        site.put_output(name, to_parquet(output))
+        stage.note(f"{name}: {output.num_rows:,} flights of the next three days")
+        run = site.wait_for_run(name, lambda run: _show_run(stage, run))
+        _note_run(stage, run)
+        if run.rows != output.num_rows or run.counts.read != output.num_rows:
+            raise NotAsExpected(f"of {output.num_rows} predictions {run.counts.read} are accounted for: {run.counts}")
+        if (items := site.count_items()) != run.counts.written or not items:
+            raise NotAsExpected(f"{run.counts.written} items were written and the table has {items}")
+        stage.note(f"S3 -> EventBridge -> SQS -> enrich (+ Athena) -> DynamoDB: {items:,} items")
+
+
+def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
+    """Ask for an airline's flights as a consumer does, over HTTP, and for what must not be answered."""
+    token, url = issuer.sign(plan.airline, time.time()), site.stack.base_url + PATH
+    with show.stage(f"{plan.airline} asks for its flights") as stage:
+        page = _expect(200, get(f"{url}?limit=3", token))
+        stage.note(f"first authenticated 200 after {show.elapsed:.1f} s")
+        members = page.json()["items"]
+        stage.note(f"GET {PATH}?limit=3 -> 200, {len(page.body):,} bytes, {len(members)} flights of this page:")
+        stage.note(json.dumps(page.json(), ensure_ascii=False)[:400] + " ...")
+        name = _prediction_id(output, plan.airline)
+        item = _expect(200, get(f"{url}/{name}", token))
+        stage.note(f"GET {PATH}/{name} -> 200, {len(item.body):,} bytes:")
+        stage.note(json.dumps(item.json(), indent=1, ensure_ascii=False))
+        if item.json()["carrier"]["code"] != plan.airline or not members:
+            raise NotAsExpected(f"not a flight of {plan.airline}: {item.body!r}")
+    with show.stage("What is not answered") as stage:
+        answer = _expect(401, get(f"{url}/{name}", None))
+        stage.note(f"without a token -> 401 {answer.json().get('code', '')}")
+        answer = _expect(401, get(f"{url}/{name}", token[:-4] + "AAAA"))
+        stage.note(f"with a forged token -> 401 {answer.json().get('code', '')}")
+        theirs = _prediction_id(output, plan.other)
+        answer = _expect(404, get(f"{url}/{theirs}", token))
+        stage.note(f"{plan.other}'s flight {theirs} with {plan.airline}'s token -> 404 {answer.json().get('code', '')}")
+        _expect(200, get(f"{url}/{theirs}", issuer.sign(plan.other, time.time())))
+        stage.note(f"the same with {plan.other}'s token -> 200")
+
+
+def sweep(show: Show, site: Site, plan: Plan, issuer: Issuer, late: pa.Table) -> None:
+    """Write yesterday's file while the rule is off; the schedule finds it, and nothing newer is overwritten."""
+    yesterday = plan.today - timedelta(days=1)
+    name = object_key(yesterday)
+    with show.stage("A file that no event told of; the sweep finds it") as stage:
+        site.set_rule(enabled=False)
+        before = site.count_items()
+        site.put_output(name, to_parquet(late))
+        stage.note(f"the EventBridge rule is off; yesterday's file comes late: {name}, {late.num_rows:,} flights")
+        site.sweep_now(datetime.now(UTC))
+        run = site.wait_for_run(name, lambda run: _show_run(stage, run))
+        site.set_rule(enabled=True)
+        _note_run(stage, run)
+        today = sum(day == plan.today for day in late.column("flight_date").to_pylist())
+        counts = run.counts
+        if counts.written != today or counts.superseded != late.num_rows - today:
+            raise NotAsExpected(f"{today} flights of today were to be written, the others superseded: {counts}")
+        if site.count_items() != before + today:
+            raise NotAsExpected(f"{before} + {today} items were expected, there are {site.count_items()}")
+        stage.note("today's flights were new; those that a newer file had predicted were left alone")
+        fresh = _prediction_id(late.slice(0), plan.airline, plan.today)
+        _expect(200, get(f"{site.stack.base_url}{PATH}/{fresh}", issuer.sign(plan.airline, time.time())))
+        stage.note(f"GET {PATH}/{fresh} -> 200")
+
+
+def stay(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
+    """Print lines to paste and stay up until Ctrl-C."""
+    tokens = LARDER / "tokens"
+    shutil.rmtree(tokens, ignore_errors=True)
+    tokens.mkdir(parents=True)
+    airlines = sorted(set(output.column("carrier").to_pylist()))
+    for airline in airlines:
+        (tokens / airline).write_text(issuer.sign(airline, time.time()))
+    url = site.stack.base_url + PATH
+    show.heading("Try it (tokens for 12 hours):")
+    for airline in (plan.airline, plan.other):
+        bearer = f'-H "Authorization: Bearer $(cat {tokens / airline})"'
+        show.console.print(f"curl -s {bearer} '{url}?limit=5'", markup=False)
+        show.console.print(f"curl -s {bearer} {url}/{_prediction_id(output, airline)}", markup=False)
+    show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all of it.")
+    try:
+        threading.Event().wait()
+    finally:
+        shutil.rmtree(tokens, ignore_errors=True)
+
+
+def _prediction_id(output: pa.Table, airline: str, day: date | None = None) -> str:
+    """Name the first flight of an airline in an output, as the dataset does."""
+    for row in output.to_pylist():
+        if row["carrier"] == airline and day in (None, row["flight_date"]):
+            return f"{row['flight_date']}.{row['origin']}.{row['carrier']}{row['flight']}"
+    raise NotAsExpected(f"no flight of {airline} in the output: choose another with --airline")
+
+
+def _expect(status: int, answer: Answer) -> Answer:
+    if answer.status != status:
+        raise NotAsExpected(f"GET {answer.url}: {status} was expected, {answer.status} came: {answer.body[:500]!r}")
+    return answer
+
+
+def _show_run(stage: Stage, run: Run | None) -> None:
+    if run is None:
+        stage.update("waiting for the event to arrive")
+    else:
+        stage.update(f"run {run.run} is {run.state}, {run.stage}", run.next_row, run.rows)
+
+
+def _note_run(stage: Stage, run: Run) -> None:
+    counts = run.counts
+    stage.note(
+        f"run {run.run} in the ledger: {run.rows:,} predictions = {counts.written:,} written + {counts.unchanged:,} "
+        f"unchanged + {counts.superseded:,} superseded + {counts.expired:,} expired + {counts.rejected:,} rejected"
+    )
+    if run.reasons:
+        stage.note(f"reasons of the rejected: {run.reasons}")
