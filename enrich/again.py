@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
-from enrich.dispatch import enqueue_again
+from enrich.dispatch import enqueue_again, find_alive, newest_first, repeat
 from enrich.edges import Edges
 from enrich.faults import Failed
 from enrich.lease import Lease, acquire
@@ -18,7 +17,7 @@ _REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
 
 def replay(edges: Edges, earlier: Run) -> Run:
     """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs."""
-    return enqueue_again(edges, _repeat(earlier, "replay"))
+    return enqueue_again(edges, repeat(earlier, "replay"))
 
 
 def replay_rejects(edges: Edges, location: str) -> Run:
@@ -32,7 +31,7 @@ def replay_rejects(edges: Edges, location: str) -> Run:
     if earlier is None or earlier.as_of_ms is None:
         raise Failed(f"{location!r} is not the rejects folder of a run that got as far as being checked")
     prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
-    again = replace(_repeat(earlier, "rejects"), bucket=edges.settings.bucket, object_key=prefix, identity=prefix)
+    again = replace(repeat(earlier, "rejects"), bucket=edges.settings.bucket, object_key=prefix, identity=prefix)
     return enqueue_again(edges, again)
 
 
@@ -42,10 +41,10 @@ def refresh(edges: Edges, dataset: str, *, full: bool = False) -> Run:
     Raises:
         Failed: no output of the dataset was run to its end yet.
     """
-    done = _newest_first(edges.ledger.fetch_runs(dataset))
+    done = newest_first(edges.ledger.fetch_runs(dataset))
     if not done:
         raise Failed(f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh")
-    return enqueue_again(edges, replace(_repeat(done[0], "refresh"), full=full))
+    return enqueue_again(edges, replace(repeat(done[0], "refresh"), full=full))
 
 
 def withdraw(edges: Edges, bad: Run) -> list[Run]:
@@ -76,8 +75,8 @@ def _withdraw(edges: Edges, lease: Lease, bad: Run) -> list[Run]:
         bad = abandon(edges, lease, bad, "withdrawn")
     runs = edges.ledger.fetch_runs(bad.dataset)
     same = [run for run in runs if run.identity == bad.identity and run.state == "done"]
-    queued = [enqueue_again(edges, _repeat(run, "restore")) for run in _alive(edges, runs, without=bad.identity)]
-    removal = replace(_repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata)
+    queued = [enqueue_again(edges, repeat(run, "restore")) for run in find_alive(edges, runs, without=bad.identity)]
+    removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata)
     queued.append(enqueue_again(edges, removal))
     fresh = [
         replace(run, stage="pin", generation=None, next_row=0, rows=None, reasons={}, counts=Counts())
@@ -87,36 +86,3 @@ def _withdraw(edges: Edges, lease: Lease, bad: Run) -> list[Run]:
     marked = [replace(run, state="withdrawn") for run in same]
     lease.commit(*fresh, *marked, generation=lease.state.generation + 1)
     return queued
-
-
-def _alive(edges: Edges, runs: Iterable[Run], *, without: str) -> list[Run]:
-    """Return the newest run of each output whose items may be alive, newest output first."""
-    now = edges.clock.now()
-    newest: dict[str, Run] = {}
-    for run in _newest_first(runs):
-        if run.identity != without and (run.expires_at or 0) > now:
-            newest.setdefault(run.identity, run)
-    alive = list(newest.values())
-    snapshot = edges.datasets[alive[0].dataset].source.output == "snapshot" if alive else False
-    return alive[:1] if snapshot else alive
-
-
-def _newest_first(runs: Iterable[Run]) -> list[Run]:
-    done = [run for run in runs if run.state == "done" and run.kind not in {"removal", "rejects"}]
-    return sorted(done, key=lambda run: run.order, reverse=True)
-
-
-def _repeat(run: Run, kind: str) -> Run:
-    return Run(
-        dataset=run.dataset,
-        run=0,
-        kind=kind,
-        bucket=run.bucket,
-        object_key=run.object_key,
-        identity=run.identity,
-        arrived_ms=run.arrived_ms,
-        parts=run.parts,
-        size=run.size,
-        of_run=run.run,
-        as_of_ms=run.as_of_ms,
-    )

@@ -26,7 +26,7 @@ _FINGERPRINT = """(
 
 
 class Delta:
-    """Keys and digests of one run's output, in a DuckDB file that spills; a context manager.
+    """Keys and digests of one run's output, in DuckDB tables that spill; a context manager.
 
     `keep_keys` also keeps the item keys themselves, which a snapshot needs to remove what it no longer names.
     """
@@ -36,7 +36,7 @@ class Delta:
         self._keep_keys = keep_keys
         self._duplicates: list[int] | None = None
         self._db = duckdb.connect(
-            str(directory / "delta.duckdb"),
+            ":memory:",  # what does not fit goes to `spill`
             config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
         )
         # `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry
@@ -97,7 +97,8 @@ class Delta:
     def load_known(self, path: Path, table_id: str) -> bool:
         """Load the dataset's fingerprints; return whether they tell what the table holds.
 
-        They do not when they are of another format or table. Their orders are true all the same, and kept.
+        Those of another table do not: their orders are true all the same, but no body is. Those of another format are
+        not read at all.
         """
         marks = dict(
             self._db.execute("select decode(key), decode(value) from parquet_kv_metadata(?)", [str(path)]).fetchall()
@@ -105,7 +106,10 @@ class Delta:
         if marks.get("format") != FORMAT:
             return False
         self._db.execute("insert into known from read_parquet(?)", [str(path)])
-        return marks.get("table") == table_id
+        if marks.get("table") == table_id:
+            return True
+        self._db.execute("update known set digest = null")
+        return False
 
     def decide(self, *, order: str, now: float, enough: float, full: bool) -> None:
         """Decide for each noted row whether it is written, unchanged, superseded or rejected.

@@ -6,12 +6,13 @@ looks for pending runs afterwards. So one of the two always sees the other, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from enrich.edges import Edges
-from enrich.lease import acquire
+from enrich.faults import Doubtful
+from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
 from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset
 from enrich.records import Known, Pending, Record, Run, bump
@@ -84,7 +85,7 @@ def _enqueue(edges: Edges, run: Run, etag: str | None) -> Run | None:
     records: list[Record] = [
         replace(counter, next_run=counter.next_run + 1),
         numbered,
-        Pending(dataset=run.dataset, run=numbered.run, queued_ms=now_ms),
+        Pending(dataset=run.dataset, run=numbered.run, kind=run.kind, queued_ms=now_ms),
     ]
     if etag is not None:
         records.append(
@@ -125,7 +126,11 @@ def drain(edges: Edges, dataset: str) -> list[Run]:
                 if run is None:
                     raise LookupError(f"ledger: {dataset} run {chosen.run} is pending and not there")
                 lease.wait_for_quiet()
-                closed.append(execute(edges, lease, run))
+                try:
+                    closed.append(execute(edges, lease, run))
+                except Doubtful as doubt:
+                    queue_restores(edges, lease)
+                    lease.commit(rebuilt=doubt.fingerprints)
         finally:
             lease.release()
     return closed
@@ -139,6 +144,53 @@ def request_timeout(edges: Edges) -> float:
 
 
 def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
-    """A run that began to write goes on before any other: until it closes, nobody knows what the table holds."""
+    """Choose the oldest, with two exceptions.
+
+    A run that began to write goes on before any other: until it closes, nobody knows what the table holds. And what
+    puts a table right again goes before what comes new.
+    """
     began = [each for each in pending if each.run == open_run]
-    return next(iter(began or pending), None)
+    restores = [each for each in pending if each.kind == "restore"]
+    return next(iter(began or restores or pending), None)
+
+
+def queue_restores(edges: Edges, lease: Lease) -> None:
+    """Queue every output whose items may be alive, newest first, to be written in full."""
+    runs = edges.ledger.fetch_runs(lease.state.dataset)
+    for run in find_alive(edges, runs):
+        enqueue_again(edges, replace(repeat(run, "restore"), full=True))
+
+
+def find_alive(edges: Edges, runs: Iterable[Run], *, without: str | None = None) -> list[Run]:
+    """Return the newest run of each output whose items may be alive, newest output first."""
+    now = edges.clock.now()
+    newest: dict[str, Run] = {}
+    for run in newest_first(runs):
+        if run.identity != without and (run.expires_at or 0) > now:
+            newest.setdefault(run.identity, run)
+    alive = list(newest.values())
+    snapshot = edges.datasets[alive[0].dataset].source.output == "snapshot" if alive else False
+    return alive[:1] if snapshot else alive
+
+
+def newest_first(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that published an output, by their order."""
+    done = [run for run in runs if run.state == "done" and run.kind not in {"removal", "rejects"}]
+    return sorted(done, key=lambda run: run.order, reverse=True)
+
+
+def repeat(run: Run, kind: str) -> Run:
+    """Build a run, yet to be queued, over what an earlier one ran over."""
+    return Run(
+        dataset=run.dataset,
+        run=0,
+        kind=kind,
+        bucket=run.bucket,
+        object_key=run.object_key,
+        identity=run.identity,
+        arrived_ms=run.arrived_ms,
+        parts=run.parts,
+        size=run.size,
+        of_run=run.run,
+        as_of_ms=run.as_of_ms,
+    )

@@ -21,3 +21,11 @@ class Failed(Exception):
 
 class LeaseLost(Exception):
     """Another invocation holds the dataset by now; this one must not touch it any more."""
+
+
+class Doubtful(Exception):
+    """Nobody knows what the table holds: before this run, every live output must be written again."""
+
+    def __init__(self, fingerprints: str) -> None:
+        super().__init__(f"fingerprints {fingerprints} do not tell what the table holds")
+        self.fingerprints = fingerprints

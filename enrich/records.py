@@ -54,6 +54,7 @@ class State(Record):
     lease_until_ms: int = 0
     open_run: int | None = None  # began to write and did not close: until it does, fingerprints say too little
     fingerprints: str | None = None  # object key of the newest
+    rebuilt: str | None = None  # the doubtful fingerprints (and table) for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
 
     @property
@@ -151,6 +152,7 @@ class Pending(Record):
     """A run that is not closed."""
 
     run: int
+    kind: str = "output"
     queued_ms: int
 
     @property

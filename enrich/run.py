@@ -14,7 +14,7 @@ from enrich.delta import Delta
 from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
-from enrich.faults import Failed, Overwritten, Stopped
+from enrich.faults import Doubtful, Failed, Overwritten, Stopped
 from enrich.fingerprints import fetch_table_id, read_fingerprints, write_fingerprints
 from enrich.lease import Lease
 from enrich.ledger import Delete
@@ -92,10 +92,13 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     """Write, remove and close: everything after the check."""
     duplicates = delta.duplicates()
     table_id = fetch_table_id(active)
-    if active.run.decided_ms is None:
+    opened = active.run.decided_ms is not None
+    base = active.run.base if opened else active.lease.state.fingerprints
+    trusted = read_fingerprints(active, delta, base, table_id)
+    if not opened:
+        _doubt(active, trusted, f"{base} {table_id}")
         _open(active)
     decided = (active.run.decided_ms or 0) / 1000
-    trusted = read_fingerprints(active, delta, active.run.base, table_id)
     order = active.run.order.text
     enough = active.dataset.unchanged_life * active.dataset.ttl.total_seconds()
     delta.decide(order=order, now=decided, enough=enough, full=active.run.full or not trusted)
@@ -117,6 +120,14 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
         if writer.unknown_at is not None:
             active.lease.note_unknown(writer.unknown_at)
     _close(active, delta, table_id, removed_until)
+
+
+def _doubt(active: Active, trusted: bool, rebuilt: str) -> None:
+    """Let everything alive be written again, once, when the fingerprints tell nothing about this table."""
+    if trusted or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
+        return
+    active.save(state="pending")
+    raise Doubtful(rebuilt)
 
 
 def _open(active: Active) -> None:
