@@ -1,0 +1,110 @@
+"""Read which metrics the template watches and which a log line tells, so that the two can be compared. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from infra.translate import Template
+
+TERM = r"\(?\s*\$\.(\w+)\s*(?:=|!=|<|<=|>|>=)\s*(?:\"[^\"]*\"|-?\d+(?:\.\d+)?)\s*\)?"
+PATTERN = re.compile(rf"\{{\s*{TERM}(?:\s*(?:&&|\|\|)\s*{TERM})*\s*\}}")
+
+
+class Metric(NamedTuple):
+    """A metric as CloudWatch tells metrics apart: namespace, name, and the names of its dimensions."""
+
+    namespace: str
+    name: str
+    dimensions: frozenset[str]
+
+
+def read_filter_fields(pattern: str) -> list[str]:
+    """Return the members of a log line that a JSON filter pattern looks at.
+
+    Raises:
+        ValueError: it is no pattern of the form that we use, `{ ($.a = "x") && ($.b < 1) }`.
+    """
+    if not PATTERN.fullmatch(pattern) or pattern.count("(") != pattern.count(")"):
+        raise ValueError(f"{pattern!r} is no filter pattern")
+    return re.findall(r"\$\.(\w+)", pattern)
+
+
+def read_dashboards(template: Template) -> dict[str, dict[str, Any] | str]:
+    """Return each dashboard's body, references still in it; or, in words, why it has none."""
+    bodies: dict[str, dict[str, Any] | str] = {}
+    for name, one in template["Resources"].items():
+        if one["Type"] == "AWS::CloudWatch::Dashboard":
+            try:
+                bodies[name] = json.loads(one["Properties"]["DashboardBody"]["Fn::Sub"])
+            except ValueError as error:
+                bodies[name] = f"its body is not JSON: {error}"
+    return bodies
+
+
+def watched(template: Template) -> set[Metric]:
+    """Return every metric that an alarm or a dashboard names."""
+    found: set[Metric] = set()
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::CloudWatch::Alarm":
+            for metric in [one["Properties"], *(m["MetricStat"]["Metric"] for m in _stats(one["Properties"]))]:
+                if "MetricName" in metric:
+                    names = frozenset(each["Name"] for each in metric.get("Dimensions", []))
+                    found.add(Metric(metric["Namespace"], metric["MetricName"], names))
+    for body in read_dashboards(template).values():
+        for widget in body["widgets"] if isinstance(body, dict) else []:
+            found |= _of_widget(widget["properties"].get("metrics", []))
+    return found
+
+
+def told(lines: Iterable[str]) -> set[Metric]:
+    """Return every metric that log lines tell in the embedded metric format, if its value and dimensions are there."""
+    found: set[Metric] = set()
+    for line in lines:
+        document = json.loads(line)
+        for directive in document.get("_aws", {}).get("CloudWatchMetrics", []):
+            for metric in directive["Metrics"]:
+                for names in directive["Dimensions"]:
+                    if {metric["Name"], *names} <= set(document):
+                        found.add(Metric(directive["Namespace"], metric["Name"], frozenset(names)))
+    return found
+
+
+def filtered(template: Template, lines: Iterable[str]) -> set[Metric]:
+    """Return every metric that a filter makes of log lines: of lines that have all members it looks at."""
+    documents = [json.loads(line) for line in lines]
+    found: set[Metric] = set()
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::Logs::MetricFilter":
+            for made in one["Properties"]["MetricTransformations"]:
+                fields = set(read_filter_fields(one["Properties"]["FilterPattern"]))
+                fields |= {each["Value"].removeprefix("$.") for each in made.get("Dimensions", [])}
+                if any(fields <= set(document) for document in documents):
+                    names = frozenset(each["Key"] for each in made.get("Dimensions", []))
+                    found.add(Metric(made["MetricNamespace"], made["MetricName"], names))
+    return found
+
+
+def _stats(alarm: Mapping[str, Any]) -> list[Any]:
+    return [one for one in alarm.get("Metrics", []) if "MetricStat" in one]
+
+
+def _of_widget(rows: list[list[Any]]) -> set[Metric]:
+    """Spell out a widget's rows: `...` repeats the row before, `.` one word of it."""
+    found: set[Metric] = set()
+    before: list[Any] = []
+    for row in rows:
+        words = [word for word in row if not isinstance(word, dict)]
+        if not words:
+            for schema, name in re.findall(r"SEARCH\('\{([^}]*)\} MetricName=\"(\w+)\"", row[-1].get("expression", "")):
+                namespace, *names = schema.split(",")
+                found.add(Metric(namespace, name, frozenset(names)))
+            continue
+        if words == ["..."]:
+            words = before
+        words = [before[place] if word == "." else word for place, word in enumerate(words)]
+        found.add(Metric(words[0], words[1], frozenset(words[2::2])))
+        before = words
+    return found

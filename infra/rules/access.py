@@ -1,0 +1,57 @@
+"""Rules on who may do what. Pure; that nothing is unneeded is shown on the stand-in (tests/integration/infra)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infra.rules.look import Rule, by_type, functions, get, listed, statements
+from infra.translate import Template
+
+WITHOUT_RESOURCES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+TRUSTED = {"lambda.amazonaws.com", "scheduler.amazonaws.com", "apigateway.amazonaws.com"}
+
+
+def permissions_name_what_they_touch(template: Template) -> Iterator[str]:
+    """No wildcard in an action, none for a whole resource; each statement has a name, which tests use."""
+    for role, statement in statements(template):
+        name = f"{role} {statement.get('Sid', '(no Sid)')}"
+        actions = set(listed(statement["Action"]))
+        if not statement.get("Sid") or statement["Effect"] != "Allow" or "NotAction" in statement:
+            yield f"{name}: a statement allows named actions and has a Sid"
+        if any("*" in action for action in actions):
+            yield f"{name}: a wildcard among its actions"
+        if "*" in listed(statement["Resource"]) and not actions <= WITHOUT_RESOURCES:
+            yield f"{name}: allows it on everything"
+        for resource in listed(statement["Resource"]):
+            if isinstance(resource, dict) and str(resource.get("Fn::Sub", "")).endswith((":*", ":::*")):
+                yield f"{name}: allows it on every resource of a service"
+
+
+def roles_are_apart(template: Template) -> Iterator[str]:
+    """Each function has a role of its own, which only its service may take; managed policies say more than we ask."""
+    taken = [get(one, "Role", "Fn::GetAtt") for one in functions(template).values()]
+    if None in taken or len({tuple(one) for one in taken if one}) != len(taken):
+        yield "two functions share a role, or one gets SAM's own"
+    for name, role in by_type(template, "AWS::IAM::Role").items():
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]:
+            if get(statement, "Principal", "Service") not in TRUSTED:
+                yield f"{name}: may be taken by {statement.get('Principal')}"
+        if "ManagedPolicyArns" in role and name != "ApiGatewayLogRole":  # AWS wants just that policy there
+            yield f"{name}: has a managed policy"
+    for name, function in functions(template).items():
+        if "Policies" in function:
+            yield f"{name}: has policies beside its role"
+
+
+def queues_take_from_ours(template: Template) -> Iterator[str]:
+    """Only the stack's own rules send events to the queue, over TLS."""
+    for name, policy in by_type(template, "AWS::SQS::QueuePolicy").items():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if statement["Effect"] == "Allow" and not get(statement, "Condition", "ArnLike", "aws:SourceArn"):
+                yield f"{name} {statement.get('Sid')}: takes messages of anybody's rules"
+        denied = [one for one in policy["PolicyDocument"]["Statement"] if one["Effect"] == "Deny"]
+        if [get(one, "Condition", "Bool", "aws:SecureTransport") for one in denied] != ["false"]:
+            yield f"{name}: takes requests without TLS"
+
+
+RULES: tuple[Rule, ...] = (permissions_name_what_they_touch, roles_are_apart, queues_take_from_ours)

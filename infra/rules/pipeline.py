@@ -1,0 +1,93 @@
+"""Rules on what wakes enrich: queue, mapping, rules, schedules. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from enrich.datasets import DATASETS
+from enrich.events import UnknownEvent, parse_text
+from infra.rules.look import Rule, by_type, default, functions, get
+from infra.translate import Template
+
+RATE = re.compile(r"rate\((?:1 (?:minute|hour|day)|(?:[2-9]|[1-9]\d+) (?:minutes|hours|days))\)")
+CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)")
+
+
+def queue_outlasts_the_function(template: Template) -> Iterator[str]:
+    """A message does not come again while its function runs, and a failing one gets to the dead letters in time."""
+    queue, letters = (template["Resources"][name]["Properties"] for name in ("Queue", "DeadLetters"))
+    timeout = functions(template)["EnrichFunction"]["Timeout"]
+    if queue["VisibilityTimeout"] < timeout + 60:
+        yield f"the queue shows a message again after {queue['VisibilityTimeout']} s, enrich may run {timeout} s"
+    if timeout > 900:
+        yield "a function runs 900 s at most"
+    receives = get(queue, "RedrivePolicy", "maxReceiveCount")
+    if not isinstance(receives, int) or not 2 <= receives <= 10:
+        yield f"maxReceiveCount {receives}: one try is no retry, many keep a bad output from the dead letters"
+    if get(queue, "RedrivePolicy", "deadLetterTargetArn") != {"Fn::GetAtt": ["DeadLetters", "Arn"]}:
+        yield "the queue's failures do not go to DeadLetters"
+    if letters["MessageRetentionPeriod"] <= queue["MessageRetentionPeriod"]:
+        yield "a dead letter keeps the age of its message, and has to be kept longer"
+
+
+def mapping_hands_over_one_message(template: Template) -> Iterator[str]:
+    """One message a call, failures told singly, concurrency bounded by the mapping and not by the function."""
+    mapping = template["Resources"]["EnrichQueueMapping"]["Properties"]
+    if mapping.get("BatchSize") != 1:
+        yield f"batch size {mapping.get('BatchSize')}: a call has time for one output"
+    if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+        yield "without ReportBatchItemFailures a failed message counts as done"
+    if not get(mapping, "ScalingConfig", "MaximumConcurrency"):
+        yield "nothing bounds how many calls run at once"
+    if "ReservedConcurrentExecutions" in functions(template)["EnrichFunction"]:
+        yield "with reserved concurrency a throttled poll costs a receive"
+    if mapping.get("Enabled") is False:
+        yield "the mapping is switched off"
+
+
+def rules_are_the_datasets(template: Template) -> Iterator[str]:
+    """Each dataset has a rule for its prefix, and each rule a dataset; patterns are what S3 sends."""
+    wanted = {dataset.source.prefix: name for name, dataset in DATASETS.items()}
+    found = set()
+    for name, rule in by_type(template, "AWS::Events::Rule").items():
+        pattern = rule["EventPattern"]
+        if pattern.get("source") != ["aws.s3"] or pattern.get("detail-type") != ["Object Created"]:
+            yield f"{name}: S3 sends source aws.s3 and detail-type Object Created"
+        if set(pattern) - {"source", "detail-type", "detail"} or set(pattern["detail"]) != {"bucket", "object"}:
+            yield f"{name}: the pattern asks for members that S3 does not send"
+        if not get(pattern, "detail", "bucket", "name"):
+            yield f"{name}: takes the objects of every bucket"
+        if [target["Arn"] for target in rule["Targets"]] != [{"Fn::GetAtt": ["Queue", "Arn"]}]:
+            yield f"{name}: its target is not the queue"
+        if rule.get("State") == "DISABLED":
+            yield f"{name}: is switched off"
+        found |= {one["prefix"] for one in get(pattern, "detail", "object", "key") or []}
+    for prefix in found - set(wanted):
+        yield f"a rule takes {prefix!r}, which is no dataset's prefix"
+    for prefix in set(wanted) - found:
+        yield f"dataset {wanted[prefix]} has no rule; copy FlightDelaysRule, with this prefix: {prefix}"
+
+
+def schedules_are_valid(template: Template) -> Iterator[str]:
+    """EventBridge takes `rate(1 minute)` and `rate(2 minutes)`, and neither mixed up; stand-ins take anything."""
+    for name, schedule in by_type(template, "AWS::Scheduler::Schedule").items():
+        expression = default(template, schedule["ScheduleExpression"])
+        if not RATE.fullmatch(expression) and not CRON.fullmatch(expression):
+            yield f"{name}: {expression!r} is no schedule"
+    try:
+        requests = parse_text(template["Resources"]["Sweep"]["Properties"]["Target"]["Input"])
+    except UnknownEvent as error:
+        yield f"enrich does not understand the sweep's input: {error}"
+    else:
+        if [type(request).__name__ for request in requests] != ["Sweep"]:
+            yield f"the sweep's input asks for {json.dumps(str(requests))}"
+
+
+RULES: tuple[Rule, ...] = (
+    queue_outlasts_the_function,
+    mapping_hands_over_one_message,
+    rules_are_the_datasets,
+    schedules_are_valid,
+)
