@@ -97,7 +97,7 @@ class PartFile(io.RawIOBase):
                     # RFC 9110 14.2: Range may be ignored; the laptop's S3 does so when a version is named.
                     for skipped in range(0, start, self._read_ahead):
                         body.read(min(self._read_ahead, start - skipped))
-                content = body.read(count)
+                content: bytes = body.read(count)
             except ClientError as error:
                 if error.response["Error"]["Code"] in _GONE:
                     raise Overwritten(f"{self._part.name} is no longer the object that this run began with") from error

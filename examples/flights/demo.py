@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(plan, show, once=given.once)
     except KeyboardInterrupt:
-        show.heading("Stopped; nothing is left running.")
-        return 0 if not given.once else 130
+        show.heading("Interrupted; nothing is left running.")
+        return 130
     except NotAsExpected as error:
         show.heading("Not as it should be:")
         show.say(str(error))

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from enrich.records import Run
 from examples.flights import lake
@@ -141,28 +142,31 @@ def sweep(show: Show, site: Site, plan: Plan, issuer: Issuer, late: pa.Table) ->
         if site.count_items() != before + today:
             raise NotAsExpected(f"{before} + {today} items were expected, there are {site.count_items()}")
         stage.note("today's flights were new; those that a newer file had predicted were left alone")
-        fresh = _prediction_id(late.slice(0), plan.airline, plan.today)
-        _expect(200, get(f"{site.stack.base_url}{PATH}/{fresh}", issuer.sign(plan.airline, time.time())))
+        airline = late.filter(pc.equal(late.column("flight_date"), plan.today)).column("carrier")[0].as_py()
+        fresh = _prediction_id(late, airline, plan.today)
+        _expect(200, get(f"{site.stack.base_url}{PATH}/{fresh}", issuer.sign(airline, time.time())))
         stage.note(f"GET {PATH}/{fresh} -> 200")
 
 
 def stay(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
     """Print lines to paste and stay up until Ctrl-C."""
     tokens = LARDER / "tokens"
-    shutil.rmtree(tokens, ignore_errors=True)
-    tokens.mkdir(parents=True)
     airlines = sorted(set(output.column("carrier").to_pylist()))
-    for airline in airlines:
-        (tokens / airline).write_text(issuer.sign(airline, time.time()))
     url = site.stack.base_url + PATH
-    show.heading("Try it (tokens for 12 hours):")
-    for airline in (plan.airline, plan.other):
-        bearer = f'-H "Authorization: Bearer $(cat {tokens / airline})"'
-        show.console.print(f"curl -s {bearer} '{url}?limit=5'", markup=False)
-        show.console.print(f"curl -s {bearer} {url}/{_prediction_id(output, airline)}", markup=False)
-    show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all of it.")
     try:
+        shutil.rmtree(tokens, ignore_errors=True)
+        tokens.mkdir(parents=True)
+        for airline in airlines:
+            (tokens / airline).write_text(issuer.sign(airline, time.time()))
+        show.heading("Try it (tokens for 12 hours):")
+        for airline in (plan.airline, plan.other):
+            bearer = f'-H "Authorization: Bearer $(cat {tokens / airline})"'
+            show.console.print(f"curl -s {bearer} '{url}?limit=5'", markup=False)
+            show.console.print(f"curl -s {bearer} {url}/{_prediction_id(output, airline)}", markup=False)
+        show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all of it.")
         threading.Event().wait()
+    except KeyboardInterrupt:
+        show.heading("Stopped; nothing is left running.")
     finally:
         shutil.rmtree(tokens, ignore_errors=True)
 

@@ -50,7 +50,7 @@ def run_statement(
                 connection.register(f"table {number}", rows)
                 connection.execute(f"create schema if not exists {_quote(name.database)}")
                 view = f"{_quote(name.database)}.{_quote(name.name)}"
-                connection.execute(f'create view {view} as select * from "table {number}"')  # noqa: S608
+                connection.execute(f'create view {view} as select * from "table {number}"')
             return connection.sql(_output_sql(connection, statement)).to_arrow_table()
         except duckdb.InterruptException:
             raise
@@ -67,7 +67,7 @@ def _output_sql(connection: duckdb.DuckDBPyConnection, statement: Statement) -> 
         label = f"_col{position}" if name == UNNAMED else name
         athena_type = _athena_type(kind, unload=statement.unload is not None)
         columns.append(f"cast(#{position + 1} as {athena_type}) as {_quote(label)}")
-    return f"select {', '.join(columns)} from ({statement.duckdb_sql})"  # noqa: S608
+    return f"select {', '.join(columns)} from ({statement.duckdb_sql})"
 
 
 def _athena_type(duckdb_type: str, *, unload: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from enrich.part import Part, PartFile
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-def test_ranges_of_a_pinned_object_are_its_bytes(aws, versioned):
+def test_ranges_of_a_pinned_object_are_its_bytes(aws: Any, versioned: bool) -> None:
     """Whether pinned by version or by ETag, and wherever reading begins, the bytes are those of the object."""
     content, bucket = os.urandom(50_000), aws.bucket(versioned=versioned)
     answer = aws.client("s3").put_object(Bucket=bucket, Key="scored=1/part", Body=content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -21,7 +23,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("sql", READERS.values(), ids=READERS)
-def test_the_first_wall_knows_no_table_function(tmp_path, sql):
+def test_the_first_wall_knows_no_table_function(tmp_path: Path, sql: str) -> None:
     """DuckDB's table functions are not Athena's, so a statement with one never reaches DuckDB."""
     with pytest.raises(QueryFailedError, match=r"Table function .* not registered"):
         parse_statement(sql.format(file=tmp_path / "secret.csv"), "default")
@@ -38,7 +40,7 @@ REACHES = {
 
 
 @pytest.mark.parametrize("sql", REACHES.values(), ids=REACHES)
-def test_the_second_wall_lets_duckdb_touch_nothing(tmp_path, sql):
+def test_the_second_wall_lets_duckdb_touch_nothing(tmp_path: Path, sql: str) -> None:
     """Even SQL that got past the first wall reads neither a file nor a variable of ours."""
     secret = tmp_path / "secret.csv"
     secret.write_text("secret\nthe-hosts-secret\n")
@@ -48,7 +50,7 @@ def test_the_second_wall_lets_duckdb_touch_nothing(tmp_path, sql):
     assert "the-hosts-secret" not in str(failed.value)
 
 
-def test_the_walls_let_a_query_through():
+def test_the_walls_let_a_query_through() -> None:
     """The same call with a table of the catalog answers."""
     statement = parse_statement("select x + 1 as y from one", "lake")
     tables = {TableName("lake", "one"): pa.table({"x": [1]})}

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -48,13 +49,13 @@ class Lake:
     glue: Any
     endpoint: str
 
-    def start(self, sql: str, **members: Any) -> str:
+    def start(self, sql: str, **members: Any) -> Any:
         context = {"Database": self.database}
         output = {"OutputLocation": f"s3://{self.bucket}/results"}
         members = {"QueryExecutionContext": context, "ResultConfiguration": output, **members}
         return self.athena.start_query_execution(QueryString=sql, **members)["QueryExecutionId"]
 
-    def run(self, sql: str, **members: Any) -> dict[str, Any]:
+    def run(self, sql: str, **members: Any) -> Any:
         query_id = self.start(sql, **members)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
@@ -70,7 +71,7 @@ class Lake:
         answer = self.athena.get_query_results(QueryExecutionId=execution["QueryExecutionId"])
         return [[datum.get("VarCharValue") for datum in row["Data"]] for row in answer["ResultSet"]["Rows"]][1:]
 
-    def reason(self, sql: str) -> str:
+    def reason(self, sql: str) -> Any:
         status = self.run(sql)["Status"]
         assert status["State"] == "FAILED", status
         assert status["AthenaError"]["ErrorMessage"] == status["StateChangeReason"]
@@ -97,13 +98,13 @@ class Lake:
 
 
 @pytest.fixture(scope="module")
-def athena_endpoint(aws):
+def athena_endpoint(aws: Any) -> Any:
     with run_athena(aws.endpoint) as server:
         yield server.endpoint
 
 
 @pytest.fixture(scope="module")
-def lake(aws, athena_endpoint):
+def lake(aws: Any, athena_endpoint: str) -> Any:
     athena = aws.client("athena", endpoint_url=athena_endpoint)
     made = Lake(aws.bucket(), aws.name("lake"), athena, aws.client("s3"), aws.client("glue"), athena_endpoint)
     made.glue.create_database(DatabaseInput={"Name": made.database})
@@ -172,19 +173,19 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize(("sql", "rows"), COMPUTED.values(), ids=COMPUTED)
-def test_a_query_answers_as_on_athena(lake, sql, rows):
+def test_a_query_answers_as_on_athena(lake: Lake, sql: str, rows: Any) -> None:
     """The rows of a query are those of Athena's engine, in its text."""
     assert lake.rows(sql) == rows
 
 
-def test_a_table_may_name_its_database_and_catalog(lake):
+def test_a_table_may_name_its_database_and_catalog(lake: Lake) -> None:
     """A qualified name needs no database in the query's context, and letter case does not matter."""
     sql = f'select count(*) from AwsDataCatalog."{lake.database}".AIRLINES'
     execution = lake.run(sql, QueryExecutionContext={})
     assert execution["Status"]["State"] == "SUCCEEDED", execution["Status"]
 
 
-def test_columns_come_with_athenas_types(lake):
+def test_columns_come_with_athenas_types(lake: Lake) -> None:
     """Column metadata has the names that PyAthena's converters know."""
     query_id = lake.run("select *, count(*) over () as n, cast(seats as double) / 3 from planes")["QueryExecutionId"]
     answer = lake.athena.get_query_results(QueryExecutionId=query_id)
@@ -202,7 +203,7 @@ def test_columns_come_with_athenas_types(lake):
     ]
 
 
-def test_parameters_fill_question_marks_in_order(lake):
+def test_parameters_fill_question_marks_in_order(lake: Lake) -> None:
     """Each `?` outside a text gets the parameter of its place."""
     sql = "select '?', carrier from airlines where fleet > ? and carrier <> ?"
     execution = lake.run(sql, ExecutionParameters=["1", "'AA'"])
@@ -215,10 +216,11 @@ def test_parameters_fill_question_marks_in_order(lake):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_results_are_paged(lake, size):
+def test_results_are_paged(lake: Lake, size: int) -> None:
     """Pages hold at most MaxResults rows, the first of all being the column names; together they are the result."""
     query_id = lake.run("select n from unnest(sequence(1, 20)) t (n) order by n")["QueryExecutionId"]
-    rows, token = [], {}
+    rows: list[str] = []
+    token: dict[str, str] = {}
     while True:
         page = lake.athena.get_query_results(QueryExecutionId=query_id, MaxResults=size, **token)
         assert len(page["ResultSet"]["Rows"]) <= size
@@ -230,7 +232,7 @@ def test_results_are_paged(lake, size):
     assert rows == ["n", *map(str, range(1, 21))]
 
 
-def test_the_result_lies_on_s3_as_csv(lake):
+def test_the_result_lies_on_s3_as_csv(lake: Lake) -> None:
     """The result's CSV is quoted as Athena quotes it; a null is nothing at all."""
     execution = lake.run("select name, fleet from airlines order by fleet desc")
     location = execution["ResultConfiguration"]["OutputLocation"]
@@ -238,7 +240,7 @@ def test_the_result_lies_on_s3_as_csv(lake):
     assert _get(lake, location) == b'"name","fleet"\n"American","3"\n"Jet, ""Blue""","2"\n,"1"\n'
 
 
-def test_the_work_group_says_where_results_go(lake, aws):
+def test_the_work_group_says_where_results_go(lake: Lake, aws: Any) -> None:
     """Without an output location of its own a query uses that of its work group, and fails to start without either."""
     group = aws.name("group")
     configuration = {"ResultConfiguration": {"OutputLocation": f"s3://{lake.bucket}/of-the-group/"}}
@@ -254,7 +256,7 @@ def test_the_work_group_says_where_results_go(lake, aws):
         lake.start("select 1", WorkGroup="nobody")
 
 
-def test_a_running_query_is_cancelled(lake):
+def test_a_running_query_is_cancelled(lake: Lake) -> None:
     """StopQueryExecution ends a query that runs, soon; its results are refused."""
     query_id = lake.start(SLOW)
     deadline = time.monotonic() + 10
@@ -271,7 +273,7 @@ def test_a_running_query_is_cancelled(lake):
     assert time.monotonic() - started < 5
 
 
-def test_results_of_a_running_query_are_refused(lake):
+def test_results_of_a_running_query_are_refused(lake: Lake) -> None:
     """Results are there when the query has succeeded, not before."""
     query_id = lake.start(SLOW)
     with pytest.raises(ClientError, match="Query has not yet finished"):
@@ -279,21 +281,21 @@ def test_results_of_a_running_query_are_refused(lake):
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
 
 
-def test_what_has_ended_stays_as_it_ended(lake):
+def test_what_has_ended_stays_as_it_ended(lake: Lake) -> None:
     """Stopping a query that has succeeded changes nothing."""
     query_id = lake.run("select 1")["QueryExecutionId"]
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
     assert _state(lake, query_id) == "SUCCEEDED"
 
 
-def test_the_same_token_is_the_same_query(lake):
+def test_the_same_token_is_the_same_query(lake: Lake) -> None:
     """A retried StartQueryExecution does not run twice."""
     token = "t" * 32
     assert lake.start("select 1", ClientRequestToken=token) == lake.start("select 1", ClientRequestToken=token)
     assert lake.start("select 1") != lake.start("select 1")
 
 
-def test_several_executions_are_described_at_once(lake):
+def test_several_executions_are_described_at_once(lake: Lake) -> None:
     """BatchGetQueryExecution describes those that exist and names those that do not."""
     query_id = lake.run("select 1")["QueryExecutionId"]
     answer = lake.athena.batch_get_query_execution(QueryExecutionIds=[query_id, "unknown"])
@@ -323,7 +325,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("sql", REFUSED.values(), ids=REFUSED)
-def test_bad_sql_is_refused_at_once(lake, sql):
+def test_bad_sql_is_refused_at_once(lake: Lake, sql: str) -> None:
     """What does not parse, or is no SELECT or UNLOAD, is an InvalidRequestException and starts no query."""
     with pytest.raises(lake.athena.exceptions.InvalidRequestException) as refused:
         lake.start(sql)
@@ -331,7 +333,7 @@ def test_bad_sql_is_refused_at_once(lake, sql):
     assert "\x1b" not in str(refused.value)
 
 
-def test_a_wrong_number_of_parameters_is_refused(lake):
+def test_a_wrong_number_of_parameters_is_refused(lake: Lake) -> None:
     """As is a parameter that is more than one value."""
     with pytest.raises(ClientError, match="expected 1 but found 2"):
         lake.start("select ?", ExecutionParameters=["1", "2"])
@@ -354,7 +356,7 @@ FAILED = {
 
 
 @pytest.mark.parametrize(("sql", "reason"), FAILED.values(), ids=FAILED)
-def test_a_query_that_cannot_run_fails_with_its_reason(lake, sql, reason):
+def test_a_query_that_cannot_run_fails_with_its_reason(lake: Lake, sql: str, reason: str) -> None:
     """A statement that parses is started and fails with a reason that names the culprit."""
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(lake.reason(sql))
@@ -370,7 +372,9 @@ TABLES_THAT_FAIL = {
 
 
 @pytest.mark.parametrize(("rows", "columns", "serde", "reason"), TABLES_THAT_FAIL.values(), ids=TABLES_THAT_FAIL)
-def test_a_table_that_is_not_what_glue_says_fails_its_query(lake, aws, rows, columns, serde, reason):
+def test_a_table_that_is_not_what_glue_says_fails_its_query(
+    lake: Lake, aws: Any, rows: Any, columns: Any, serde: str, reason: str
+) -> None:
     """Files of another format or type than the catalog states are an error, not a guess."""
     name = aws.name("broken").replace("-", "_")
     lake.put_table(name, rows, columns, serde)
@@ -401,7 +405,7 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("sql", ESCAPES)
-def test_the_host_is_out_of_reach(lake, tmp_path, sql):
+def test_the_host_is_out_of_reach(lake: Lake, tmp_path: Path, sql: str) -> None:
     """SQL that would read a file or the process of the host fails, and says nothing of what is there."""
     secret = tmp_path / "secret.csv"
     secret.write_text("secret\nthe-hosts-secret\n")
@@ -419,7 +423,7 @@ def test_the_host_is_out_of_reach(lake, tmp_path, sql):
 
 
 @pytest.mark.parametrize("compression", ["SNAPPY", "GZIP", "ZSTD", "NONE", None])
-def test_unload_writes_parquet_to_s3(lake, compression):
+def test_unload_writes_parquet_to_s3(lake: Lake, compression: str | None) -> None:
     """UNLOAD writes real Parquet below its location, and a manifest that names each file."""
     location = lake.fresh()
     codec = f", compression = '{compression}'" if compression else ""
@@ -441,7 +445,7 @@ def test_unload_writes_parquet_to_s3(lake, compression):
     assert rows.schema.field("seen").type == pa.timestamp("ns")
 
 
-def test_unload_does_not_write_where_something_is(lake):
+def test_unload_does_not_write_where_something_is(lake: Lake) -> None:
     """A second UNLOAD into the same place fails, and leaves what is there alone."""
     location = lake.fresh()
     sql = f"unload (select 1 as x) to '{location}/' with (format = 'parquet')"
@@ -450,7 +454,7 @@ def test_unload_does_not_write_where_something_is(lake):
     assert len(_list(lake, location)) == 1
 
 
-def test_unload_of_nothing_writes_no_file(lake):
+def test_unload_of_nothing_writes_no_file(lake: Lake) -> None:
     """No rows, no Parquet; the manifest is empty."""
     location = lake.fresh()
     execution = lake.run(f"unload (select * from planes where false) to '{location}' with (format = 'PARQUET')")
@@ -461,7 +465,7 @@ def test_unload_of_nothing_writes_no_file(lake):
     assert answer["ResultSet"]["Rows"] == []
 
 
-def test_unload_fails_as_on_athena(lake):
+def test_unload_fails_as_on_athena(lake: Lake) -> None:
     """A column without a name, and a time zone, are more than Parquet of Athena can hold."""
     unload = f"unload ({{}}) to '{lake.fresh()}' with (format = 'PARQUET')"
     assert "Column name not specified at position 2" in lake.reason(
@@ -474,7 +478,7 @@ def test_unload_fails_as_on_athena(lake):
 
 
 @pytest.fixture
-def connection(lake, aws_env, monkeypatch):
+def connection(lake: Lake, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", lake.endpoint)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     # pyarrow heeds no AWS_ENDPOINT_URL (apache/arrow#49643), and ArrowCursor has no way to pass one on.
@@ -485,7 +489,7 @@ def connection(lake, aws_env, monkeypatch):
         yield made
 
 
-def test_pyathenas_cursor_reads_typed_rows(connection):
+def test_pyathenas_cursor_reads_typed_rows(connection: Any) -> None:
     """The plain cursor gets Python values by the types that we state."""
     cursor = connection.cursor()
     cursor.execute("select tailnum, seats, price, built, seen from planes order by 1")
@@ -493,7 +497,7 @@ def test_pyathenas_cursor_reads_typed_rows(connection):
     assert [row[0] for row in cursor] == ["N2", "N3"]
 
 
-def test_pyathenas_cursor_pages(connection):
+def test_pyathenas_cursor_pages(connection: Any) -> None:
     """More rows than a page holds arrive all, in order."""
     cursor = connection.cursor().execute("select n from unnest(sequence(1, 2500)) t (n) order by n")
     assert [n for (n,) in cursor.fetchall()] == list(range(1, 2501))
@@ -501,7 +505,7 @@ def test_pyathenas_cursor_pages(connection):
 
 @pytest.mark.filterwarnings("ignore:engine='auto' is deprecated")
 @pytest.mark.parametrize("unload", [False, True])
-def test_pyathenas_pandas_cursor_makes_a_frame(connection, unload):
+def test_pyathenas_pandas_cursor_makes_a_frame(connection: Any, unload: bool) -> None:
     """Through the CSV of the result and through UNLOAD."""
     frame = (
         connection.cursor(PandasCursor, unload=unload).execute("select * from airlines order by carrier").as_pandas()
@@ -513,7 +517,7 @@ def test_pyathenas_pandas_cursor_makes_a_frame(connection, unload):
 
 
 @pytest.mark.parametrize("unload", [False, True])
-def test_pyathenas_arrow_cursor_makes_a_table(connection, unload):
+def test_pyathenas_arrow_cursor_makes_a_table(connection: Any, unload: bool) -> None:
     """Through the CSV of the result and through UNLOAD."""
     rows = (
         connection.cursor(ArrowCursor, unload=unload)
@@ -523,7 +527,7 @@ def test_pyathenas_arrow_cursor_makes_a_table(connection, unload):
     assert rows.to_pydict() == {"carrier": ["AA", "B6", "UA"], "fleet": [3, 2, 1]}
 
 
-def test_pyathena_raises_what_went_wrong(connection):
+def test_pyathena_raises_what_went_wrong(connection: Any) -> None:
     """A refused and a failed query are PyAthena's errors with our reasons."""
     with pytest.raises(DatabaseError, match="Expected table name"):
         connection.cursor().execute("select * from where")
@@ -531,11 +535,11 @@ def test_pyathena_raises_what_went_wrong(connection):
         connection.cursor().execute("select * from nothing")
 
 
-def _state(lake: Lake, query_id: str) -> str:
+def _state(lake: Lake, query_id: str) -> Any:
     return lake.athena.get_query_execution(QueryExecutionId=query_id)["QueryExecution"]["Status"]["State"]
 
 
-def _get(lake: Lake, location: str) -> bytes:
+def _get(lake: Lake, location: str) -> Any:
     bucket, _, object_key = location.removeprefix("s3://").partition("/")
     return lake.s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ with run_ministack(Path(sys.argv[1])) as running:
 """
 
 
-def test_it_listens_on_loopback_only(aws):
+def test_it_listens_on_loopback_only(aws: Any) -> None:
     """Ministack runs whatever it is given, so no other interface may reach it, and it opens no other port."""
     process = psutil.Process(_pid_of(aws.endpoint))
     listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
@@ -36,12 +37,12 @@ def test_it_listens_on_loopback_only(aws):
     assert {address.port for address in listening} == {int(aws.endpoint.rpartition(":")[2])}
 
 
-def test_clients_find_the_account_that_the_stack_is_made_in(aws):
+def test_clients_find_the_account_that_the_stack_is_made_in(aws: Any) -> None:
     """A client with the environment's credentials is in the account that ministack was given."""
     assert aws.client("sts").get_caller_identity()["Account"] == aws.account
 
 
-def test_the_users_aws_settings_stay_outside(tmp_path, monkeypatch):
+def test_the_users_aws_settings_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile or a switch in the user's environment changes nothing in ministack's."""
     monkeypatch.setenv("AWS_PROFILE", "the-user")
     monkeypatch.setenv("AUTH", "true")
@@ -52,7 +53,7 @@ def test_the_users_aws_settings_stay_outside(tmp_path, monkeypatch):
     assert env["LARDER_GREETING"] == "hello"
 
 
-def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path):
+def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path: Path) -> None:
     """Nothing of it is left running or lying about but its log."""
     with run_ministack(tmp_path / "log") as running:
         directory = psutil.Process(running.pid).environ()["TMPDIR"]
@@ -64,7 +65,7 @@ def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
-def test_it_ends_with_its_parent(tmp_path, how):
+def test_it_ends_with_its_parent(tmp_path: Path, how: Any) -> None:
     """However the parent ends, ministack does within seconds."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, tmp_path / "log"],
@@ -73,6 +74,7 @@ def test_it_ends_with_its_parent(tmp_path, how):
         text=True,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     ) as parent:
+        assert parent.stdout
         endpoint, pid = parent.stdout.readline().split()
         parent.send_signal(how)
         parent.wait(timeout=20)
@@ -83,7 +85,7 @@ def test_it_ends_with_its_parent(tmp_path, how):
     assert _is_gone(int(pid))
 
 
-def test_a_start_that_fails_says_why(tmp_path, monkeypatch):
+def test_a_start_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error ends with what the process said last."""
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit('no ministack here')")
@@ -95,7 +97,7 @@ def test_a_start_that_fails_says_why(tmp_path, monkeypatch):
         pass
 
 
-def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch):
+def test_a_start_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up after the time-out, and the process is ended."""
     hanging = tmp_path / "hanging.py"
     hanging.write_text("import sys; print('thinking', flush=True); sys.stdin.read()")
@@ -108,7 +110,7 @@ def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch):
 def _pid_of(endpoint: str) -> int:
     port = int(endpoint.rpartition(":")[2])
     return next(
-        child.pid
+        int(child.pid)
         for child in psutil.Process().children(recursive=True)
         if any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in child.net_connections())
     )
@@ -124,7 +126,7 @@ def _refuses(endpoint: str) -> bool:
         return trying.connect_ex((host, int(port))) != 0
 
 
-def test_it_has_the_catalog(aws):
+def test_it_has_the_catalog(aws: Any) -> None:
     """The health page names the services, so a start was a whole one."""
     with urllib.request.urlopen(f"{aws.endpoint}/_ministack/health") as answer:
         assert b'"glue": "available"' in answer.read()

@@ -23,7 +23,7 @@ EDGES = [
 ]
 
 
-def test_every_day_has_a_day_of_2013():
+def test_every_day_has_a_day_of_2013() -> None:
     """The same weekday, at most three days away in the calendar or, at the year's ends, at the other end."""
     for number in range(366 * 12):
         day = date(2020, 1, 1) + timedelta(days=number)
@@ -34,18 +34,18 @@ def test_every_day_has_a_day_of_2013():
         assert min(away, 366 - away) <= (5 if at_the_ends else 4), (day, source)  # 4 of the day's number: a leap year
 
 
-def test_2013_is_itself():
+def test_2013_is_itself() -> None:
     """A day of 2013 flies its own flights."""
     assert all(source_day(day) == day for day in (date(2013, 1, 1) + timedelta(days=n) for n in range(365)))
 
 
-def test_another_season_keeps_the_weekday():
+def test_another_season_keeps_the_weekday() -> None:
     """With `like`, a day flies the flights of that season and still those of its own weekday."""
     assert source_day(date(2026, 11, 20), like=date(2020, 7, 1)) == date(2013, 6, 28)  # both are Fridays
 
 
 @pytest.mark.parametrize("day", EDGES, ids=str)
-def test_a_schedule_is_sound_on_any_day(day):
+def test_a_schedule_is_sound_on_any_day(day: date) -> None:
     """Flights leave on their day in New York, arrive after that within a day, and no two have one name."""
     flights = flights_of([day])
     assert 600 < len(flights) < 1100
@@ -59,7 +59,7 @@ def test_a_schedule_is_sound_on_any_day(day):
     assert flights["scheduled_arrival"].isna().mean() < 0.05
 
 
-def test_times_are_those_of_the_real_schedule():
+def test_times_are_those_of_the_real_schedule() -> None:
     """UA 1545 to Houston on 1 January 2013 leaves at 5:15 New York time and arrives at 8:19 Houston time."""
     flights = flights_of([date(2013, 1, 1)])
     flight = flights[(flights["carrier"] == "UA") & (flights["flight"] == 1545)].iloc[0]
@@ -67,7 +67,7 @@ def test_times_are_those_of_the_real_schedule():
     assert flight["scheduled_arrival"] == datetime(2013, 1, 1, 14, 19, tzinfo=UTC)
 
 
-def test_a_night_flight_arrives_on_the_next_day():
+def test_a_night_flight_arrives_on_the_next_day() -> None:
     """A flight that leaves late arrives on the day after."""
     flights = flights_of([date(2013, 7, 3)])
     late = flights[(flights["hour"] == 23) & flights["scheduled_arrival"].notna()]
@@ -75,14 +75,14 @@ def test_a_night_flight_arrives_on_the_next_day():
     assert set(late["scheduled_arrival"].dt.date) == {date(2013, 7, 4)}
 
 
-def test_a_destination_without_a_time_zone_has_no_arrival():
+def test_a_destination_without_a_time_zone_has_no_arrival() -> None:
     """San Juan is not among the airports, so when a flight arrives there is not known."""
     flights = flights_of([date(2026, 5, 5)])
     assert flights.loc[flights["dest"] == "SJU", "scheduled_arrival"].isna().all()
 
 
 @pytest.mark.parametrize("day", [day for day in EDGES if source_day(day) != date(2013, 12, 31)], ids=str)
-def test_weather_is_hourly_and_joins_once(day):
+def test_weather_is_hourly_and_joins_once(day: date) -> None:
     """No origin has an hour twice, or a join would multiply flights; nearly every departure finds its hour."""
     days = [day + timedelta(days=number) for number in (-1, 0, 1)]
     weather, flights = weather_of(days), flights_of([day])
@@ -96,7 +96,7 @@ def test_weather_is_hourly_and_joins_once(day):
     )
 
 
-def test_metadata_tables_have_the_columns_that_glue_is_told():
+def test_metadata_tables_have_the_columns_that_glue_is_told() -> None:
     """Each table matches its schema, holds something, and each of its types has a Hive name."""
     tables = build_tables(date(2026, 2, 28))
     assert set(tables) == {"airlines", "airports", "planes", "weather"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,9 @@ import pytest
 
 from examples.flights import __main__ as cli
 from examples.flights import model as model_module
-from examples.flights.data import read
-from examples.flights.model import features, load_or_train, train, version
+from examples.flights import outputs
+from examples.flights.data import flights_of, read
+from examples.flights.model import Model, features, load_or_train, train, version
 from examples.flights.outputs import SCHEMA, build_output, days_after, object_key, to_parquet
 
 KNOWN_AFTERWARDS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum"]
@@ -21,18 +24,18 @@ DAYS = [date(2026, 11, 20), date(2024, 2, 27), date(2025, 12, 30), date(2026, 7,
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model, was_there = load_or_train(tmp_path_factory.mktemp("models"))
     assert not was_there
     return model
 
 
 @pytest.fixture(scope="module")
-def some():
+def some() -> Any:
     return read("flights").iloc[::20].copy()
 
 
-def test_it_is_better_than_a_guess_on_days_it_has_not_seen(trained):
+def test_it_is_better_than_a_guess_on_days_it_has_not_seen(trained: Model) -> None:
     """Delay, probability, and ranking all beat a constant, on the last three months."""
     report = trained.report
     assert report.beats_naive
@@ -42,13 +45,13 @@ def test_it_is_better_than_a_guess_on_days_it_has_not_seen(trained):
     assert len(report.lines()) == 3
 
 
-def test_it_sees_nothing_that_is_known_only_afterwards(some):
+def test_it_sees_nothing_that_is_known_only_afterwards(some: pd.DataFrame) -> None:
     """Without any column that the flight itself fills, its features are the same."""
     some["weekday"] = 1
     assert features(some).equals(features(some.drop(columns=KNOWN_AFTERWARDS)))
 
 
-def test_training_does_not_touch_the_held_out_months(some):
+def test_training_does_not_touch_the_held_out_months(some: pd.DataFrame) -> None:
     """Whatever happened from October on, the same model comes out of training."""
     other = some.copy()
     other.loc[other["month"] > 9, "arr_delay"] = np.random.default_rng(1).normal(500, 100, (other["month"] > 9).sum())
@@ -59,7 +62,7 @@ def test_training_does_not_touch_the_held_out_months(some):
     assert one.report.delay_error != two.report.delay_error
 
 
-def test_a_trained_model_is_reused(tmp_path, monkeypatch, some):
+def test_a_trained_model_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: pd.DataFrame) -> None:
     """The second call loads what the first one kept; another version of the code trains anew."""
     monkeypatch.setattr(model_module, "read", lambda name: some)
     first, was_there = load_or_train(tmp_path)
@@ -71,7 +74,7 @@ def test_a_trained_model_is_reused(tmp_path, monkeypatch, some):
     assert not load_or_train(tmp_path)[1]
 
 
-def test_an_unknown_airline_is_scored_all_the_same(trained):
+def test_an_unknown_airline_is_scored_all_the_same(trained: Model) -> None:
     """A carrier or a destination that training has not seen is no error."""
     flights = read("flights").head(2).assign(weekday=0, carrier="??", dest="???")
     delay, probability = trained.predict(flights)
@@ -80,7 +83,7 @@ def test_an_unknown_airline_is_scored_all_the_same(trained):
 
 
 @pytest.mark.parametrize("scored", DAYS, ids=str)
-def test_an_output_is_what_the_dataset_says(trained, scored):
+def test_an_output_is_what_the_dataset_says(trained: Model, scored: date) -> None:
     """The columns and types of the contract, the three days that follow, no name twice, no prediction missing."""
     output = build_output(trained, scored)
     assert output.schema == SCHEMA
@@ -95,7 +98,7 @@ def test_an_output_is_what_the_dataset_says(trained, scored):
     assert frame["model_version"].unique().tolist() == [trained.version]
 
 
-def test_a_flight_scored_again_has_the_same_prediction(trained):
+def test_a_flight_scored_again_has_the_same_prediction(trained: Model) -> None:
     """What is known of a flight does not depend on the day of scoring, so most of a second output is unchanged."""
     one, two = (build_output(trained, date(2026, 11, day)).to_pandas() for day in (20, 21))
     both = one.merge(two, on=list(SCHEMA.names), how="inner")
@@ -103,23 +106,25 @@ def test_a_flight_scored_again_has_the_same_prediction(trained):
     assert len(both) == len(common) > 1_500
 
 
-def test_the_object_key_says_when():
+def test_the_object_key_says_when() -> None:
     """The dataset takes as_of from it."""
     assert object_key(date(2026, 1, 2)) == "flight-delays/scored=2026-01-02/part-0.parquet"
 
 
-def test_two_flights_of_one_name_are_an_error(trained, monkeypatch):
+def test_two_flights_of_one_name_are_an_error(trained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output in which a name comes twice is not written."""
-    from examples.flights import outputs
 
-    twice = lambda days, like: pd.concat([outputs_flights(days, like)] * 2, ignore_index=True)  # noqa: E731
-    outputs_flights = outputs.flights_of
+    def twice(days: list[date], like: date | None) -> pd.DataFrame:
+        return pd.concat([flights_of(days, like)] * 2, ignore_index=True)
+
     monkeypatch.setattr(outputs, "flights_of", twice)
     with pytest.raises(ValueError, match="flights with one name"):
         build_output(trained, date(2026, 11, 20))
 
 
-def test_the_command_line_scores_a_day(trained, tmp_path, monkeypatch, capsys):
+def test_the_command_line_scores_a_day(
+    trained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`score --date` writes the file where S3 would have it, and says so; it reports the model's errors."""
     monkeypatch.setattr(cli, "load_or_train", lambda say: (trained, True))
     cli.main(["score", "--date", "2026-05-01", "--to", str(tmp_path)])
@@ -131,7 +136,7 @@ def test_the_command_line_scores_a_day(trained, tmp_path, monkeypatch, capsys):
     assert "guessing the median" in said
 
 
-def test_parquet_keeps_the_types():
+def test_parquet_keeps_the_types() -> None:
     """Through bytes and back, a table is the same."""
     table = pa.table({"a": pa.array([1], pa.int32())})
     assert pq.read_table(pa.BufferReader(to_parquet(table))).schema == table.schema
