@@ -195,7 +195,7 @@ class App:
         method: str = "GET",
         query: Mapping[str, str] | None = None,
         form: str = "rest",
-        **headers: str,
+        **headers: Any,
     ) -> Answered:
         """Send a request in the event form of one of AWS's front doors; header names have `_` for `-`."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

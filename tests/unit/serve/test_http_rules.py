@@ -1,0 +1,615 @@
+"""H1 to H9: what a consumer sees, through the whole handler over a table in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from serve.item import MAX_BODY_BYTES
+from serve.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP
+from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, item, sign
+from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
+
+TOKEN = sign()
+BODY = '{"flight":"B6123","note":"Zoë 🛫"}'
+LIST, ONE = "/v1/flight-delays", "/v1/flight-delays/a"
+
+
+def _zip(text: str) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(text.encode()) + packer.flush()
+
+
+def _challenge(answer: Answered) -> str:
+    return str(answer.headers["www-authenticate"])
+
+
+# --- H1 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", [LIST, ONE, "/v1/flight-delays/unknown"])
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Basic dXNlcjpwdw=="}, {"authorization": ""}, {"cookie": "x"}]
+)
+def test_no_credentials_get_a_challenge_without_an_error(form: str, path: str, headers: dict[str, Any]) -> None:
+    """H1: 401 with realm alone, whatever lies behind the path; nothing is asked of the table."""
+    app = App(item("a"))
+    answer = app.call(path, form=form, **headers)
+    assert answer.status == 401
+    assert _challenge(answer) == 'Bearer realm="larder"'
+    assert answer.json["code"] == "token_required"
+    assert app.table.asked == []
+
+
+def test_the_realm_is_the_deployments() -> None:
+    """H1: the realm comes from the settings."""
+    assert _challenge(App(realm="flights").call(ONE)) == 'Bearer realm="flights"'
+
+
+def test_a_bad_token_is_told_apart_from_none() -> None:
+    """H1: `invalid_token`; only expiry is explained, since a client can do something about it."""
+    answer = App().call(ONE, TOKEN[:-4] + "AAAA")
+    assert (answer.status, _challenge(answer)) == (401, 'Bearer realm="larder", error="invalid_token"')
+    assert "detail" not in answer.json
+    answer = App().call(ONE, sign(claims(exp=1)))
+    assert 'error="invalid_token", error_description="the token has expired"' in _challenge(answer)
+    assert answer.json["detail"] == "the token has expired"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_the_scheme_has_no_case(scheme: str) -> None:
+    """H1: RFC 9110 compares schemes without case."""
+    assert App(item("a")).call(ONE, authorization=f"{scheme} {TOKEN}").status == 200
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer", "Bearer ", "Bearer  x", f"Bearer  {TOKEN}", f"Bearer\t{TOKEN}", f"Bearer{TOKEN}"]
+)
+def test_the_header_has_one_form(value: str) -> None:
+    """H1: one space, then the token: nothing is trimmed or guessed."""
+    assert App(item("a")).call(ONE, authorization=value).status == 401
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [{"scope": None}, {"scope": ""}, {"scope": "other"}, {"scope": "flight-delays:reader"},
+    {"scope": "flight-delays:READ"},
+     {"scope": "flight-delays:read,other"}, {"scope": None, "scp": []}, {"scope": None, "scp": ["flight-delays"]},
+     {"scope": None, "roles": "flight-delays:read"}],
+)  # fmt: skip
+def test_a_token_without_the_scope_is_forbidden(scopes: dict[str, Any]) -> None:
+    """H1: 403 `insufficient_scope` that names the scope; nothing is asked of the table."""
+    app = App(item("a"))
+    answer = app.call(ONE, sign(claims(**scopes)))
+    assert answer.status == 403
+    assert _challenge(answer) == 'Bearer realm="larder", error="insufficient_scope", scope="flight-delays:read"'
+    assert answer.json["code"] == "insufficient_scope"
+    assert app.table.asked == []
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [{"scope": "a flight-delays:read b"}, {"scope": None, "scp": ["a", "flight-delays:read"]},
+     {"scope": None, "scp": "flight-delays:read"}, {"scope": "a", "scp": ["flight-delays:read"]}],
+)  # fmt: skip
+def test_scopes_are_words_or_lists(scopes: dict[str, Any]) -> None:
+    """H1: `scope` as RFC 8693 has it, `scp` as some issuers do."""
+    assert App(item("a")).call(ONE, sign(claims(**scopes))).status == 200
+
+
+@pytest.mark.parametrize(
+    "odd", [{"scope": 1}, {"scp": {"flight-delays:read": 1}}, {"scp": ["flight-delays:read", 1]}, {"scope": True}]
+)
+def test_malformed_scopes_make_a_token_invalid(odd: dict[str, Any]) -> None:
+    """V11: a scope claim of another type is not read generously."""
+    assert App(item("a")).call(ONE, sign(claims(**odd))).status == 401
+
+
+def test_scope_claims_are_the_issuers_choice() -> None:
+    """A claim that the policy does not name grants nothing."""
+    from tests.unit.serve.kit import POLICY
+
+    app = App(item("a"), policies=(POLICY._replace(scope_claims=("scp",)),))
+    assert app.call(ONE, sign()).status == 403
+    assert app.call(ONE, sign(claims(scope=None, scp="flight-delays:read"))).status == 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_authorization_headers_are_a_malformed_request(form: str) -> None:
+    """H1: 400 `invalid_request`, in lists or joined by commas."""
+    app = App(item("a"))
+    joined = app.call(ONE, form=form, authorization=f"Bearer {TOKEN}, Bearer {TOKEN}")
+    assert (joined.status, joined.json["code"]) == (400, "invalid_request")
+    from tests.unit.serve.kit import event
+
+    sent = event(form, "GET", ONE, {}, {"Authorization": f"Bearer {TOKEN}"})
+    if "multiValueHeaders" in sent:
+        name = next(name for name in sent["multiValueHeaders"] if name.lower() == "authorization")
+        sent["multiValueHeaders"][name] *= 2
+        assert Answered(app.handler(sent, None)).status == 400
+
+
+# --- H2 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
+    """The very bytes: text as text, and a gzip as a gzip to whoever takes one."""
+    app = App(item("a", BODY), item("zip", _zip(BODY)))
+    assert app.call(ONE, TOKEN, form=form).body == BODY.encode()
+    packed = app.call("/v1/flight-delays/zip", TOKEN, form=form, accept_encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.body == _zip(BODY)
+    assert packed.result["isBase64Encoded"] is True
+    plain = app.call("/v1/flight-delays/zip", TOKEN, form=form)
+    assert plain.body == BODY.encode()
+    assert "content-encoding" not in plain.headers
+
+
+def test_each_coding_has_its_own_strong_etag() -> None:
+    """H2: another form, another tag; the same bytes, the same tag; other bytes, another tag."""
+    app = App(item("a", BODY), item("zip", _zip(BODY)), item("b", "{}"))
+    plain = app.call("/v1/flight-delays/zip", TOKEN).headers["etag"]
+    packed = app.call("/v1/flight-delays/zip", TOKEN, accept_encoding="gzip").headers["etag"]
+    assert plain != packed
+    assert re.fullmatch(r'"[0-9a-f]{32}"', plain)
+    assert app.call(ONE, TOKEN).headers["etag"] == plain
+    assert app.call("/v1/flight-delays/b", TOKEN).headers["etag"] != plain
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_caller_that_has_it_gets_304(form: str) -> None:
+    """H2: with ETag, Cache-Control and Vary, and without body or content type; per coding."""
+    app = App(item("zip", _zip(BODY)))
+    for coding in ("gzip", "identity"):
+        path = "/v1/flight-delays/zip"
+        full = app.call(path, TOKEN, form=form, accept_encoding=coding)
+        again = app.call(path, TOKEN, form=form, accept_encoding=coding, if_none_match=full.headers["etag"])
+        assert (again.status, again.body) == (304, b"")
+        for name in ("etag", "cache-control", "vary"):
+            assert again.headers[name] == full.headers[name]
+        assert "content-type" not in again.headers
+        other = "identity" if coding == "gzip" else "gzip"
+        assert app.call(path, TOKEN, form=form, accept_encoding=other, if_none_match=full.headers["etag"]).status == 200
+
+
+def test_lists_have_etags_too() -> None:
+    """H2: a page is revalidated like an item, and changes with any of its items."""
+    app = App(item("a", "{}"))
+    tag = app.call(LIST, TOKEN).headers["etag"]
+    assert app.call(LIST, TOKEN, if_none_match=tag).status == 304
+    app.table.items |= {(one.pk, one.sk): one for one in [item("b", "{}")]}
+    assert app.call(LIST, TOKEN, if_none_match=tag).status == 200
+
+
+def test_not_having_it_is_told_before_having_it() -> None:
+    """H2: `If-None-Match: *` does not turn a 404 into a 304."""
+    assert App().call(ONE, TOKEN, if_none_match="*").status == 404
+
+
+# --- H3 ---------------------------------------------------------------------------------------------------------------
+
+UNKNOWN = (
+    "/", "", "/v1", "/v1/", "/v1/flight-delays/", "/v1/flight-delays/a/", "/v1/flight-delays/a/b", "/v1/Flight-Delays",
+    "/v1/other", "/v1/other/a", "/v2/flight-delays", "/flight-delays", "//v1/flight-delays", "/v1//flight-delays",
+    "/v1/health/", "/v1/health/x", "/v1/flight-delays/a%b", "/v1/flight-delays/é", "/v1/flight-delays/a b",
+    "/v1/flight-delays/" + "a" * 129, "/v1/flight-delays/a\n", "/v1/flight-delays/a#b", "/v1/flight-delays/a;b",
+    "v1/health",
+    "/v1/flight-delays/a/../b", "/live/v1/health",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "rest"])
+@pytest.mark.parametrize("path", [path for path in UNKNOWN if path])
+def test_unknown_paths_are_404_without_a_token(path: str, form: str) -> None:
+    """H3: routing comes before authentication."""
+    for method in ("GET", "HEAD", "POST", "OPTIONS"):
+        answer = App(item("a")).call(path, method=method, form=form)
+        assert answer.status == 404, method
+        assert "www-authenticate" not in answer.headers
+
+
+@pytest.mark.parametrize("path", [path for path in UNKNOWN if not path.startswith("/live")])
+def test_unknown_paths_of_a_rest_api_are_404(path: str) -> None:
+    """H3: the same for a REST API, whose path has no stage."""
+    assert App(item("a")).call(path).status == 404
+
+
+def test_a_named_stage_is_no_part_of_the_path() -> None:
+    """An HTTP API puts the name of its stage before the path."""
+    from tests.unit.serve.kit import event
+
+    sent = event("http", "GET", "/live/v1/health", {}, {})
+    sent["requestContext"]["stage"] = "live"
+    assert App().handler(sent, None)["statusCode"] == 200
+    sent = event("http", "GET", "/v1/health", {}, {})
+    sent["requestContext"]["stage"] = "v1"
+    assert App().handler(sent, None)["statusCode"] == 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", [LIST, ONE, "/v1/health"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "get", "FOO"])
+def test_other_methods_are_405_with_allow_and_without_a_token(path: str, method: str, form: str) -> None:
+    """H3: 405 names the methods there are."""
+    answer = App(item("a")).call(path, method=method, form=form)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert answer.json["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", [LIST, ONE, "/v1/health"])
+def test_options_is_204_without_a_token(path: str, form: str) -> None:
+    """H3: OPTIONS tells the methods and nothing else."""
+    answer = App().call(path, method="OPTIONS", form=form)
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, "GET, HEAD, OPTIONS", b"")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [(LIST, {"token": TOKEN}), (ONE, {"token": TOKEN}), (ONE, {}), ("/v1/flight-delays/none", {"token": TOKEN}),
+     ("/v1/health", {}), ("/v1/unknown", {}), (LIST, {"token": TOKEN, "query": {"limit": "0"}}),
+     (ONE, {"token": TOKEN, "accept_encoding": "gzip;q=1, identity;q=0"}), (ONE, {"token": TOKEN,
+     "if_none_match": "*"})],
+)  # fmt: skip
+def test_head_is_get_without_a_body(path: str, arguments: dict[str, Any], form: str) -> None:
+    """H3: the same status and headers, and not a byte of body."""
+    app = App(item("a", BODY))
+    full = app.call(path, form=form, **arguments)
+    head = app.call(path, method="HEAD", form=form, **arguments)
+    assert (head.status, head.headers) == (full.status, full.headers)
+    assert head.body == b""
+    assert head.result["isBase64Encoded"] is False
+
+
+# --- H4, H5 -----------------------------------------------------------------------------------------------------------
+
+WRONG: tuple[tuple[str, dict[str, Any], int, str], ...] = (
+    (ONE, {}, 401, "token_required"),
+    (ONE, {"token": "x"}, 401, "invalid_token"),
+    (ONE, {"token": sign(claims(scope="x"))}, 403, "insufficient_scope"),
+    ("/v1/flight-delays/none", {"token": TOKEN}, 404, "not_found"),
+    ("/v1/none", {}, 404, "not_found"),
+    (ONE, {"method": "POST"}, 405, "method_not_allowed"),
+    (ONE, {"token": TOKEN, "accept": "text/html"}, 406, "not_acceptable"),
+    (LIST, {"token": TOKEN, "query": {"limit": "0"}}, 400, "invalid_request"),
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("path", "arguments", "status", "code"), WRONG)
+def test_errors_are_problems(path: str, arguments: dict[str, Any], status: int, code: str, form: str) -> None:
+    """H4, H5: type, title, status, code and requestId; never stored."""
+    answer = App(item("a")).call(path, form=form, **arguments)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    problem = answer.json
+    assert problem["type"] == f"urn:larder:problem:{code}"
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["title"]
+    assert problem["requestId"] == (
+        "Root=1-67891233-abcdef012345678912345678" if form.startswith("alb") else "request-1"
+    )
+
+
+def test_a_fault_of_ours_tells_nothing() -> None:
+    """H4: 500 without a word of what happened, and the log says where."""
+    app = App(item("a"))
+    app.table.error = KeyError("canary-in-exception")
+    answer = app.call(ONE, TOKEN)
+    assert (answer.status, answer.json["code"]) == (500, "internal_error")
+    assert b"canary" not in answer.body
+    assert b"KeyError" not in answer.body
+    assert "canary" not in app.lines[-1]
+    assert app.line["reason"] == "KeyError"
+    assert any("send:" in place for place in app.line["places"])
+
+
+@pytest.mark.parametrize(("life", "age"), [(3600, 60), (61, 60), (60, 60), (59, 59), (1, 1)])
+def test_an_item_is_cached_no_longer_than_it_lives(life: int, age: int) -> None:
+    """H5: private, a minute at most, and never past the item's end."""
+    app = App(item("a", expires_at=int(NOW) + life), item("b"))
+    for path in (ONE, LIST):
+        headers = app.call(path, TOKEN).headers
+        assert headers["cache-control"] == f"private, max-age={age}"
+        assert headers["vary"] == "Authorization, Accept-Encoding"
+    app.now = NOW + 0.5
+    assert app.call(ONE, TOKEN).headers["cache-control"] == f"private, max-age={min(60, int(life - 0.5))}"
+
+
+def test_an_empty_page_may_be_cached_for_a_minute() -> None:
+    """H5: nothing in it can expire."""
+    assert App().call(LIST, TOKEN).headers["cache-control"] == "private, max-age=60"
+
+
+def test_an_expired_item_is_a_missing_item() -> None:
+    """From its very second on, whether or not DynamoDB has deleted it; likewise a tombstone."""
+    app = App(item("a", expires_at=int(NOW) + 10), item("gone", None))
+    assert app.call(ONE, TOKEN).status == 200
+    app.now = NOW + 9.9
+    assert app.call(ONE, TOKEN).status == 200
+    app.now = NOW + 10
+    expired, unknown = app.call(ONE, TOKEN), app.call("/v1/flight-delays/none", TOKEN)
+    tombstone = app.call("/v1/flight-delays/gone", TOKEN)
+    assert expired.result == unknown.result == tombstone.result
+    assert expired.status == 404
+    assert app.call(LIST, TOKEN).json == {"items": []}
+
+
+# --- H7 ---------------------------------------------------------------------------------------------------------------
+
+
+def _walk(app: App, **query: str) -> list[list[str]]:
+    pages = []
+    for _ in range(200):
+        answer = app.call(LIST, TOKEN, query=query)
+        assert answer.status == 200
+        pages.append([entry["prediction_id"] for entry in answer.json["items"]])
+        if "link" not in answer.headers:
+            return pages
+        target, relation = answer.headers["link"].split("; ")
+        assert relation == 'rel="next"'
+        query = {name: values[0] for name, values in parse_qs(urlsplit(target[1:-1]).query).items()}
+    raise AssertionError("the pages do not end")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_following_the_links_shows_every_item_once(count: int) -> None:
+    """H7: in order, none twice, none left out, and no empty page at the end."""
+    app = App(*(item(f"id{number}", f'{{"n":{number}}}') for number in range(count)))
+    pages = _walk(app, limit="3")
+    assert [name for page in pages for name in page] == [f"id{number}" for number in range(count)]
+    assert len(pages) == max(1, -(-count // 3))
+
+
+def test_a_list_shows_bodies_as_they_are() -> None:
+    """Each item with its prediction_id and its body, a stored gzip as text."""
+    app = App(item("a", BODY), item("b", _zip(BODY)))
+    assert app.call(LIST, TOKEN).json == {
+        "items": [{"prediction_id": "a", "body": json.loads(BODY)}, {"prediction_id": "b", "body": json.loads(BODY)}]
+    }
+
+
+def test_a_prefix_narrows_the_list_and_stays_in_the_link() -> None:
+    """H7: also with an `after` from elsewhere, where DynamoDB would refuse to begin."""
+    app = App(*(item(name) for name in ("a1", "b1", "b2", "b3", "c1")))
+    assert _walk(app, prefix="b", limit="2") == [["b1", "b2"], ["b3"]]
+    assert _walk(app, prefix="b", after="a1") == [["b1", "b2", "b3"]]
+    assert _walk(app, prefix="b", after="b1") == [["b2", "b3"]]
+    assert _walk(app, prefix="b", after="b") == [["b1", "b2", "b3"]]
+    assert _walk(app, prefix="b", after="c1") == [[]]
+    assert _walk(app, prefix="b", after="zzz") == [[]]
+    assert _walk(app, prefix="zzz") == [[]]
+    assert _walk(app, after="b2") == [["b3", "c1"]]
+    assert _walk(app, after="b15") == [["b2", "b3", "c1"]], "what it names need not exist"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": value} for value in ("0", "101", "-1", "+1", "1.0", "1e1", "01", "abc", "", " 1", "1 ", "null", "١",
+    "999", "1000")]
+    + [{name: value} for name in ("after", "prefix") for value in ("", "a b", "a/b", "é", "a" * 129, "a\n", "a#b",
+    "%61", "*")],
+)  # fmt: skip
+def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -> None:
+    """H7: 400, and nothing is asked of the table."""
+    app = App(item("a"))
+    answer = app.call(LIST, TOKEN, query=query, form=form)
+    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+    assert next(iter(query)) in answer.json["detail"]
+    assert app.table.asked == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_within_range_are_taken(form: str) -> None:
+    """H7: the bounds themselves, the longest id, every character of an id."""
+    for query in ({"limit": "1"}, {"limit": "100"}, {"after": "a" * 128}, {"prefix": "Az09._~-"}, {"other": "x"}):
+        assert App(item("a")).call(LIST, TOKEN, query=query, form=form).status == 200
+
+
+@pytest.mark.parametrize("form", ["rest", "http", "function-url", "alb-multi"])
+def test_a_repeated_parameter_is_refused(form: str) -> None:
+    """H7: two limits are none."""
+    from tests.unit.serve.kit import event
+
+    sent = event(form, "GET", LIST, {"limit": "1"}, {"Authorization": f"Bearer {TOKEN}"})
+    if sent.get("multiValueQueryStringParameters"):
+        sent["multiValueQueryStringParameters"]["limit"] = ["1", "2"]
+    else:
+        sent["rawQueryString"] = "limit=1&limit=2"
+    assert App().handler(sent, None)["statusCode"] == 400
+
+
+def test_expired_items_at_the_start_of_a_page_are_skipped() -> None:
+    """Thousands of expired items cost a few queries, and the live ones behind them come at once."""
+    expired = [item(f"a{number:05d}", expires_at=int(NOW) - 1) for number in range(3000)]
+    app = App(*expired, item("b1"), item("b2"))
+    assert _walk(app, limit="1") == [["b1"], ["b2"]]
+    assert len(app.table.asked) <= 2 * MAX_QUERIES
+
+
+def test_skipping_has_a_bound() -> None:
+    """Past the bound a page is empty and links to where it stopped; following the links ends."""
+    count = (MAX_QUERIES + 1) * SKIP
+    app = App(*(item(f"a{number:05d}", expires_at=int(NOW) - 1) for number in range(count)), item("b"))
+    first = app.call(LIST, TOKEN)
+    assert first.json == {"items": []}
+    assert "link" in first.headers
+    assert len(app.table.asked) == MAX_QUERIES
+    pages = _walk(app)
+    assert [name for page in pages for name in page] == ["b"]
+    assert len(pages) < 4
+
+
+def test_a_page_ends_before_it_is_too_large() -> None:
+    """About 0.7 MB: a load balancer takes 1 MB, and quotes in it count twice. One large item is a page of its own."""
+    body = json.dumps({"x": "y" * 300_000})
+    app = App(
+        *(item(f"a{number}", body) for number in range(5)), item("b", json.dumps({"x": "y" * 900_000})), item("c")
+    )
+    pages = _walk(app)
+    assert pages == [["a0", "a1"], ["a2", "a3"], ["a4"], ["b"], ["c"]]
+    assert MAX_PAGE_BYTES < 1_000_000
+
+
+def test_a_body_that_is_too_large_or_damaged_is_a_fault_of_ours() -> None:
+    """A gzip that grows past the bound, or is none, is a 500 and not a crash of the process."""
+    for stored in (_zip("x" * (MAX_BODY_BYTES + 1)), b"no gzip", _zip(BODY)[:-9]):
+        app = App(item("a", stored))
+        assert app.call(ONE, TOKEN).status == 500
+        assert app.call(LIST, TOKEN).status == 500
+    assert App(item("a", _zip('"' + "x" * (MAX_BODY_BYTES - 2) + '"'))).call(ONE, TOKEN).status == 200
+
+
+# --- H8 ---------------------------------------------------------------------------------------------------------------
+
+ORIGINS = ("https://app.example.com", "https://other.example.com")
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_cors_is_off_by_default(method: str) -> None:
+    """H8: no header of it, whoever asks."""
+    answer = App(item("a")).call(ONE, TOKEN, method=method, origin=ORIGINS[0], access_control_request_method="GET")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert "Origin" not in answer.headers.get("vary", "")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_listed_origins_may_read(form: str) -> None:
+    """H8: exactly those of the list, with what a page needs to see; errors too."""
+    app = App(item("a"), cors_origins=ORIGINS)
+    several: tuple[dict[str, Any], ...] = ({"token": TOKEN}, {}, {"token": TOKEN, "if_none_match": "*"})
+    for arguments in several:
+        answer = app.call(ONE, form=form, origin=ORIGINS[1], **arguments)
+        assert answer.headers["access-control-allow-origin"] == ORIGINS[1]
+        assert answer.headers["access-control-expose-headers"] == "ETag, Link, WWW-Authenticate"
+        assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers["vary"].endswith("Origin")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example.com.evil.example", "http://app.example.com", "https://APP.example.com", "null", "*", "",
+     "https://app.example.com/", "https://app.example.com, https://other.example.com"],
+)  # fmt: skip
+def test_other_origins_may_not(origin: str) -> None:
+    """H8: no wildcard, no suffix, no case folding; but caches learn that the answer depends on the origin."""
+    answer = App(item("a"), cors_origins=ORIGINS).call(ONE, TOKEN, origin=origin)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert "Origin" in answer.headers["vary"]
+
+
+def test_a_preflight_is_answered_without_a_token() -> None:
+    """H8: it allows the methods and the headers that the API knows."""
+    app = App(cors_origins=ORIGINS)
+    answer = app.call(ONE, method="OPTIONS", origin=ORIGINS[0], access_control_request_method="GET")
+    assert answer.status == 204
+    assert answer.headers["access-control-allow-origin"] == ORIGINS[0]
+    assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
+    assert answer.headers["access-control-allow-headers"] == "Authorization, If-None-Match"
+    plain = app.call(ONE, TOKEN, origin=ORIGINS[0])
+    assert "access-control-allow-methods" not in plain.headers
+
+
+# --- H9 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", [ONE, LIST])
+@pytest.mark.parametrize("error", [Throttled("x"), Unavailable("x"), NoCredentials("x"), TooLarge("x")])
+def test_storage_that_does_not_answer_is_503(error: Exception, path: str, form: str) -> None:
+    """H9: with Retry-After, and never "not found"."""
+    app = App(item("a"))
+    app.table.error = error
+    answer = app.call(path, TOKEN, form=form)
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_storage_that_refuses_is_a_fault_of_ours() -> None:
+    """A missing table or permission is no matter of trying again."""
+    app = App(item("a"))
+    app.table.error = Refused(400, "AccessDeniedException", "no")
+    assert app.call(ONE, TOKEN).status == 500
+
+
+# --- 406, health ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [("*/*", 200), ("application/json", 200), ("application/*", 200), ("APPLICATION/JSON", 200), ("text/html", 406),
+     ("text/html, */*;q=0.1", 200), ("application/json;q=0", 406), ("*/*;q=0", 406), ("application/json;q=0, */*", 406),
+     ("*/*;q=0, application/json", 200), ("", 200), ("application/problem+json", 406),
+     ("application/json;charset=utf-8", 200),
+     ("application/*;q=0, */*", 406), ("application/xml;q=0.9, application/json;q=0.1", 200)],
+)  # fmt: skip
+def test_accept(accept: str, status: int) -> None:
+    """406 where the caller takes no JSON; the most specific range decides."""
+    app = App(item("a"))
+    assert app.call(ONE, TOKEN, accept=accept).status == status
+    assert app.call(LIST, TOKEN, accept=accept).status == status
+
+
+@pytest.mark.parametrize(
+    ("accept", "text", "packed"),
+    [("", "identity", "identity"), ("gzip", "identity", "gzip"), ("x-gzip", "identity", "gzip"), ("GZIP",
+    "identity", "gzip"),
+     ("*", "identity", "gzip"), ("gzip;q=0", "identity", "identity"), ("gzip;q=0, *", "identity", "identity"),
+     ("br", "identity", "identity"), ("deflate, gzip;q=0.5, br", "identity", "gzip"), ("identity;q=0", None, None),
+     ("*;q=0", None, None), ("gzip, identity;q=0", "gzip", "gzip"), ("gzip, *;q=0", "gzip", "gzip"),
+     ("identity;q=0, gzip;q=0", None, None), ("*;q=0, identity", "identity", "identity"), ("identity", "identity",
+     "identity"),
+     ("gzip;q=0.001", "identity", "gzip"), ("gzip;q=0.000", "identity", "identity"), ("gzip;q=nonsense", "identity",
+     "gzip"),
+     ("*;q=0, gzip;q=0", None, None), ("br, *;q=0", None, None)],
+)  # fmt: skip
+def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> None:
+    """RFC 9110 section 12.5.3: a stored form is sent as it is where that is acceptable; 406 where nothing is."""
+    app = App(item("text", BODY), item("packed", _zip(BODY)))
+    for name, expected in (("text", text), ("packed", packed)):
+        answer = app.call(f"/v1/flight-delays/{name}", TOKEN, accept_encoding=accept)
+        assert answer.status == (406 if expected is None else 200)
+        if expected is not None:
+            assert answer.headers.get("content-encoding", "identity") == expected
+            found = zlib.decompress(answer.body, wbits=31) if expected == "gzip" else answer.body
+            assert found == BODY.encode()
+
+
+@pytest.mark.parametrize(
+    ("header", "is_fresh"),
+    [("{tag}", True), ("W/{tag}", True), ("*", True), (" * ", True), ('"x", {tag}', True), ('{tag}, "x"', True),
+     ('"x",{tag},"y"', True), ('W/"x" , W/{tag}', True), ('"x"', False), ("", False), ("{bare}", False), ('"*"', False),
+     ("w/{tag}", False), ('"a,b", {tag}', True), ('"{bare}', False), ("{tag} {tag}", False), ('"x" junk, {tag}',
+     False)],
+)  # fmt: skip
+def test_if_none_match(header: str, is_fresh: bool) -> None:
+    """H2: lists, `*`, weak comparison; what is malformed is passed over."""
+    app = App(item("a", BODY))
+    tag = app.call(ONE, TOKEN).headers["etag"]
+    sent = header.replace("{tag}", tag).replace("{bare}", tag.strip('"'))
+    assert app.call(ONE, TOKEN, if_none_match=sent).status == (304 if is_fresh else 200)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_health_needs_neither_token_nor_storage(form: str) -> None:
+    """It answers while keys and table are away, and says nothing of the inside."""
+    app = App()
+    app.table.error = Unavailable("x")
+    app.read_error = RuntimeError("x")
+    answer = app.call("/v1/health", form=form)
+    assert (answer.status, answer.json) == (200, {"status": "pass"})
+    assert answer.headers["content-type"] == "application/health+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert app.table.asked == []

@@ -1,0 +1,307 @@
+"""V5: which keys of a document may be used, and that a bad one harms no other."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ed448, ed25519, x25519
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from jwt import PyJWK
+
+from serve.key_set import BadKeySet, Document, parse_jwk, parse_jwks, parse_keys
+from serve.signing_key import BadKey, build_signing_key
+from serve.weak_keys import _ORDERS, check_ed25519, check_rsa, is_roca
+from tests.unit.serve.kit import ALGORITHMS, SIGNERS, b64, jwks, private_key, public_jwk
+
+SPKI = PublicFormat.SubjectPublicKeyInfo
+
+
+class Refused(NamedTuple):
+    """One JWK that must not be used, and a word of the reason."""
+
+    name: str
+    jwk: Any
+    reason: str
+
+
+def _integer(value: int) -> str:
+    return b64(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
+def _rsa(n: int | None = None, e: int = 65537) -> dict[str, Any]:
+    modulus = private_key("RS256").public_key().public_numbers().n if n is None else n
+    return {"kid": "bad", "kty": "RSA", "n": _integer(modulus), "e": _integer(e)}
+
+
+def _random_odd(bits: int, seed: int) -> int:
+    return random.Random(seed).getrandbits(bits) | 1 | (1 << (bits - 1))
+
+
+P256 = public_jwk("ES256", kid="bad")
+P384 = public_jwk("ES384", kid="bad")
+ED = public_jwk("EdDSA", kid="bad")
+RSA = public_jwk("RS256", kid="bad")
+P25519 = 2**255 - 19
+
+
+def _ed(y: int) -> dict[str, Any]:
+    return ED | {"x": b64(y.to_bytes(32, "little"))}
+
+
+KIDS: tuple[Any, ...] = ("", None, 1, ["a"], {})
+TYPES: tuple[Any, ...] = ("RSA", "OKP", "oct", "ec", "", None, 1, [])
+CURVES: tuple[Any, ...] = ("P-384", "P-521", "secp256k1", "p-256", None, 1, [])
+ODD_ALGORITHMS: tuple[Any, ...] = (None, 1, ["RS256"], {})
+NO_OBJECTS: tuple[Any, ...] = (None, 1, "x", [], True)
+REFUSED = (
+    Refused("symmetric", {"kid": "bad", "kty": "oct", "k": "AAAA", "alg": "HS256"}, "symmetric"),
+    Refused("symmetric without k", {"kid": "bad", "kty": "oct", "alg": "HS256"}, "kty"),
+    Refused("AES", {"kid": "bad", "kty": "oct", "k": "AAAA", "alg": "A128GCM", "use": "enc"}, "symmetric"),
+    *(
+        Refused(f"private {algorithm}", SIGNERS[algorithm].to_jwk(private_key(algorithm), as_dict=True), "private")
+        for algorithm in ALGORITHMS
+    ),
+    *(
+        Refused(f"private member {member}", RSA | {member: "AAAA"}, "private")
+        for member in ("d", "p", "q", "dp", "oth")
+    ),
+    *(Refused(f"use {use!r}", P256 | {"use": use}, "use") for use in ("enc", "", "SIG", None, ["sig"], 1)),
+    *(
+        Refused(f"key_ops {operations!r}", P256 | {"key_ops": operations}, "key_ops")
+        for operations in (["encrypt"], ["sign"], [], "verify", None, {"verify": 1}, ["wrapKey", "unwrapKey"])
+    ),
+    Refused("kid missing", {name: value for name, value in P256.items() if name != "kid"}, "kid"),
+    *(Refused(f"kid {kid!r}", P256 | {"kid": kid}, "kid") for kid in KIDS),
+    *(Refused(f"kty {kty!r}", P256 | {"kty": kty}, "") for kty in TYPES),
+    *(Refused(f"crv {crv!r}", P256 | {"crv": crv}, "") for crv in CURVES),
+    *(Refused(f"OKP {crv!r}", ED | {"crv": crv}, "kty") for crv in ("Ed448", "X25519", "ed25519", None, 1)),
+    Refused("P-521", SIGNERS["ES512"].to_jwk(private_key("ES512").public_key(), as_dict=True) | {"kid": "bad"}, "crv"),
+    Refused(
+        "secp256k1", SIGNERS["ES256K"].to_jwk(private_key("ES256K").public_key(), as_dict=True) | {"kid": "b"}, "crv"
+    ),
+    *(
+        Refused(f"RSA for {alg!r}", RSA | {"alg": alg}, "algorithm")
+        for alg in (
+            "RS384",
+            "RS512",
+            "PS384",
+            "PS512",
+            "ES256",
+            "EdDSA",
+            "HS256",
+            "none",
+            "RSA1_5",
+            "RSA-OAEP",
+            "rs256",
+            "",
+        )
+    ),
+    *(
+        Refused(f"P-256 for {alg!r}", P256 | {"alg": alg}, "algorithm")
+        for alg in ("ES384", "ES512", "ES521", "ES224", "RS256")
+    ),
+    *(Refused(f"P-384 for {alg!r}", P384 | {"alg": alg}, "algorithm") for alg in ("ES256", "ES512", "EdDSA")),
+    *(Refused(f"Ed25519 for {alg!r}", ED | {"alg": alg}, "algorithm") for alg in ("ES256", "Ed448", "eddsa")),
+    *(Refused(f"alg {alg!r}", RSA | {"alg": alg}, "alg is not a string") for alg in ODD_ALGORITHMS),
+    Refused("RSA of 1024 bits", _rsa(_random_odd(1024, 1)), "fewer than 2048"),
+    Refused("RSA of 2047 bits", _rsa(_random_odd(2047, 2)), "fewer than 2048"),
+    Refused("RSA of 8193 bits", _rsa(_random_odd(8193, 3)), "more than 8192"),
+    Refused("RSA modulus even", _rsa(_random_odd(2048, 4) - 1), ""),
+    *(
+        Refused(f"RSA exponent {e}", _rsa(e=e), "")
+        for e in (1, 2, 3, 17, 257, 65535, 65536, 65538, 2**32 + 1, 2**64 + 1)
+    ),
+    Refused("RSA exponent missing", {"kid": "bad", "kty": "RSA", "n": RSA["n"]}, "e is missing"),
+    Refused("RSA modulus a number", RSA | {"n": 5}, "n is missing"),
+    Refused("RSA modulus padded", RSA | {"n": RSA["n"] + "=="}, "not a valid key"),
+    Refused("RSA modulus with a line feed", RSA | {"n": RSA["n"] + "\n"}, "not a valid key"),
+    Refused("RSA modulus empty", RSA | {"n": ""}, "not a valid key"),
+    Refused("point off the curve", P256 | {"y": P256["x"]}, "not a valid key"),
+    Refused("point of zeros", P256 | {"x": b64(bytes(32)), "y": b64(bytes(32))}, "not a valid key"),
+    Refused("point past the field", P256 | {"x": b64(b"\xff" * 32)}, "not a valid key"),
+    Refused("x too short", P256 | {"x": b64(bytes(31))}, "32 bytes"),
+    Refused("x too long", P256 | {"x": b64(b"\x00" + bytes(32))}, "32 bytes"),
+    Refused("y missing", {name: value for name, value in P256.items() if name != "y"}, "y is missing"),
+    Refused("P-384 as P-256", P384 | {"crv": "P-256", "alg": "ES256"}, "32 bytes"),
+    Refused("Ed25519 too short", ED | {"x": b64(bytes(31))}, "32 bytes"),
+    Refused("Ed25519 not a point", _ed(2), "not a point"),
+    Refused("Ed25519 not canonical", _ed(P25519 + 3), "canonical"),
+    *(Refused(f"Ed25519 of small order {y % 1000}", _ed(y), "small order") for y in (0, 1, P25519 - 1)),
+    Refused("Ed25519 neutral, sign bit", _ed(1 | 1 << 255), "small order"),
+    *(Refused(f"not an object: {value!r}", value, "") for value in NO_OBJECTS),
+)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_bad_key_is_refused_and_disables_no_other(case: Refused) -> None:
+    """A key that is weak, private, malformed or for something else is left out with a reason; its neighbours stay."""
+    with pytest.raises(BadKey, match=case.reason or None):
+        parse_jwk(case.jwk)
+    for order in ((case.jwk, public_jwk("ES256")), (public_jwk("ES256"), case.jwk)):
+        found = parse_jwks(json.dumps({"keys": order}))
+        assert list(found.keys) == ["ES256-0"]
+        assert len(found.refused) == 1
+        assert case.reason in found.refused[0].reason
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_good_keys_are_taken(algorithm: str) -> None:
+    """Each algorithm's key is taken with and without `alg`, `use` and `key_ops`, and is the key that PyJWT reads."""
+    full = public_jwk(algorithm)
+    for members in ({}, {"use": None}, {"key_ops": ["verify"]}, {"key_ops": ["sign", "verify"]}, {"x5c": ["MIIB"]}):
+        found = parse_jwks(jwks(public_jwk(algorithm, **members))).keys[f"{algorithm}-0"]
+        assert found.algorithm == algorithm
+        assert found.public_key == PyJWK(full).key
+    bare = parse_jwk(public_jwk(algorithm, alg=None, use=None))
+    assert bare.algorithm == {"PS256": "RS256"}.get(algorithm, algorithm)
+
+
+def test_rsa_at_the_bounds_is_taken() -> None:
+    """2048 bits and an exponent of 65537 are the least; 8192 bits and 32 bits of exponent the most."""
+    for n in (_random_odd(2048, 5), _random_odd(8192, 6)):
+        check_rsa(n, 65537)
+        check_rsa(n, 2**32 - 1)
+    with pytest.raises(ValueError, match="exponent"):
+        check_rsa(_random_odd(2048, 5), 2**32 + 1)
+    with pytest.raises(ValueError, match="even"):
+        check_rsa(_random_odd(2048, 5) - 1, 65537)
+    with pytest.raises(ValueError, match="exponent"):
+        check_rsa(_random_odd(2048, 5), 65538)
+
+
+def test_duplicate_kids_name_no_key() -> None:
+    """Two keys of one name are both refused, even if they are the same, or if one of them is unusable anyway."""
+    one, other = public_jwk("RS256", kid="twin"), public_jwk("ES256", kid="twin")
+    unusable = public_jwk("RS256", kid="twin", which=1, use="enc")
+    for pair in ((one, other), (one, one), (one, unusable), (unusable, one)):
+        found = parse_jwks(jwks(public_jwk("EdDSA"), *pair))
+        assert list(found.keys) == ["EdDSA-0"]
+        assert [refused.reason for refused in found.refused] == ["kid is not unique"] * 2
+
+
+def test_duplicate_kids_are_found_across_documents() -> None:
+    """The keys of several files are one set."""
+    documents = [
+        Document("a.json", jwks(public_jwk("RS256", kid="twin"), public_jwk("ES256")).encode()),
+        Document("keys/twin.pem", private_key("ES384").public_key().public_bytes(Encoding.PEM, SPKI)),
+    ]
+    found = parse_keys(documents)
+    assert list(found.keys) == ["ES256-0"]
+    assert {refused.kid for refused in found.refused} == {"twin"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "null", "x", '{"keys": {}}', '{"keys": null}', '{"keys": "x"}', '"keys"',
+        '{"keys": [], "keys": []}',
+        '{"keys": [NaN]}', '{"keys": [' + "[" * 40 + "]" * 40 + "]}", "\ufeff" + '{"keys": []}', "<html></html>",
+    ],
+)  # fmt: skip
+def test_what_is_no_key_set_is_an_error(text: str) -> None:
+    """A document that is no JWKS, or ambiguous as JSON, gives no keys at all, rather than an empty set."""
+    with pytest.raises(BadKeySet):
+        parse_jwks(text)
+
+
+def test_a_set_of_only_bad_keys_is_an_error_and_an_empty_one_is_not() -> None:
+    """Nothing usable among keys that are there is a mistake; an empty list is an order to trust nobody."""
+    with pytest.raises(BadKeySet, match="use is not sig"):
+        parse_jwks(jwks(public_jwk("RS256", use="enc")))
+    assert parse_jwks('{"keys": []}').keys == {}
+
+
+def test_pem_files_are_named_by_kid() -> None:
+    """A PEM document holds one public key; its name is the kid, its type the algorithm."""
+    documents = [
+        Document(f"/larder/dev/keys/{kid}", private_key(algorithm).public_key().public_bytes(Encoding.PEM, SPKI))
+        for kid, algorithm in (("one.pem", "RS256"), ("two", "ES256"), ("three.pem", "ES384"), ("four", "EdDSA"))
+    ]
+    found = parse_keys(documents)
+    assert {kid: key.algorithm for kid, key in found.keys.items()} == {
+        "one": "RS256", "two": "ES256", "three": "ES384", "four": "EdDSA"
+    }  # fmt: skip
+    assert not found.refused
+
+
+def test_bad_pem_files_are_refused_one_by_one() -> None:
+    """A private key, a certificate cut off, a key of another type: refused, and the good one stays."""
+    good = private_key("ES256").public_key().public_bytes(Encoding.PEM, SPKI)
+    private = private_key("ES256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    others = {
+        "private": private,
+        "both": good + private,
+        "cut": good[:60],
+        "ed448": ed448.Ed448PrivateKey.generate().public_key().public_bytes(Encoding.PEM, SPKI),
+        "x25519": x25519.X25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, SPKI),
+        "dsa": dsa.generate_private_key(1024).public_key().public_bytes(Encoding.PEM, SPKI),
+        "p521": private_key("ES512").public_key().public_bytes(Encoding.PEM, SPKI),
+        "weak": RSAPublicNumbers(65537, _random_odd(1024, 1)).public_key().public_bytes(Encoding.PEM, SPKI),
+    }
+    found = parse_keys([Document("good.pem", good), *(Document(f"{name}.pem", data) for name, data in others.items())])
+    assert list(found.keys) == ["good"]
+    assert {refused.kid for refused in found.refused} == others.keys()
+
+
+def test_roca_moduli_are_recognised() -> None:
+    """A modulus built as the flawed generator built them is refused, and a thousand honest ones are not."""
+    primes = [number for number in range(2, 702) if all(number % divisor for divisor in range(2, int(number**0.5) + 1))]
+    product = 1
+    for prime in primes:
+        product *= prime
+    source = random.Random(7)
+
+    def flawed_prime() -> int:
+        while True:
+            candidate = source.getrandbits(54) * product + pow(65537, source.getrandbits(60), product)
+            if candidate.bit_length() >= 1024 and pow(2, candidate - 1, candidate) == 1:
+                return candidate
+
+    modulus = flawed_prime() * flawed_prime()
+    assert is_roca(modulus)
+    with pytest.raises(BadKey, match="ROCA"):
+        parse_jwk(_rsa(modulus))
+    assert not any(is_roca(_random_odd(2048, seed)) for seed in range(1000))
+
+
+def test_the_orders_are_what_they_say() -> None:
+    """The table holds every odd prime to 167 modulo which 65537 does not generate everything, with its order."""
+    expected = []
+    for prime in (n for n in range(3, 168, 2) if all(n % d for d in range(3, n, 2))):
+        order = next(k for k in range(1, prime) if pow(65537, k, prime) == 1)
+        if order < prime - 1:
+            expected.append((prime, order))
+    assert expected == list(_ORDERS)
+
+
+def test_ed25519_points_of_small_order_are_all_known() -> None:
+    """Every encoding that libraries load and that has an order of 8 or less is refused; real keys are not."""
+    y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+    for y in (0, 1, P25519 - 1, P25519, P25519 + 1, y8, P25519 - y8):
+        for sign_bit in (0, 1 << 255):
+            with pytest.raises(ValueError, match="small order"):
+                check_ed25519((y | sign_bit).to_bytes(32, "little"))
+    for _ in range(200):
+        check_ed25519(ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+
+
+def test_half_of_all_ys_are_no_points() -> None:
+    """`cryptography` loads any 32 bytes; a y without an x is refused here."""
+    refused = 0
+    for seed in range(200):
+        try:
+            check_ed25519(random.Random(seed).randbytes(31) + b"\x01")
+        except ValueError:
+            refused += 1
+    assert 60 < refused < 140
+
+
+def test_a_key_object_of_another_kind_is_refused() -> None:
+    """Whatever a library loads, only RSA, P-256, P-384 and Ed25519 become keys."""
+    for other in (ed448.Ed448PrivateKey.generate().public_key(), object(), None, private_key("ES256")):
+        with pytest.raises(BadKey):
+            build_signing_key("kid", other)

@@ -1,0 +1,286 @@
+"""V13: keys are cached, read anew in time and on an unknown kid, and the last good set is kept for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from serve.auth import InvalidToken, verify_token
+from serve.key_set import Document
+from serve.keys import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
+from serve.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
+from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jwk, sign
+
+
+class Source:
+    """A place where keys lie: a document that tests change, and a count of readings."""
+
+    def __init__(self, *keys: Mapping[str, Any]) -> None:
+        self.document = jwks(*keys)
+        self.error: Exception | None = None
+        self.readings = 0
+        self.reports: list[tuple[str, Mapping[str, object]]] = []
+        self.store = KeyStore(self.read, lambda event, details: self.reports.append((event, details)))
+
+    def read(self) -> list[Document]:
+        """Read it."""
+        self.readings += 1
+        if self.error:
+            raise self.error
+        return [Document("jwks.json", self.document.encode())]
+
+
+OLD, NEW = public_jwk("ES256", kid="old"), public_jwk("ES256", kid="new", which=1)
+
+
+def _token(kid: str, **changes: Any) -> str:
+    which = {"old": 0, "new": 1}.get(kid, 0)
+    return sign(claims(**changes), algorithm="ES256", which=which, kid=kid)
+
+
+def test_keys_are_read_once_until_they_are_old() -> None:
+    """The source is asked at first, and again only when `max_age` has passed."""
+    source = Source(OLD)
+    first = source.store.current(NOW)
+    assert source.store.current(NOW + FRESHNESS.max_age - 1) is first
+    assert source.readings == 1
+    assert source.store.current(NOW + FRESHNESS.max_age) is first, "the same keys are the same object"
+    assert source.readings == 2
+    source.document = jwks(NEW)
+    assert list(source.store.current(NOW + 2 * FRESHNESS.max_age)) == ["new"]
+    assert source.readings == 3
+
+
+def test_changed_keys_of_the_same_names_are_another_set() -> None:
+    """Another key or another algorithm under an old kid is noticed."""
+    source = Source(OLD)
+    first = source.store.current(NOW)
+    source.document = jwks(NEW | {"kid": "old"})
+    second = source.store.current(NOW + FRESHNESS.max_age)
+    assert second is not first
+    rsa = public_jwk("RS256", kid="old")
+    source.document = jwks(rsa)
+    third = source.store.current(NOW + 2 * FRESHNESS.max_age)
+    source.document = jwks(rsa | {"alg": "PS256"})
+    assert source.store.current(NOW + 3 * FRESHNESS.max_age) is not third
+
+
+def test_an_unknown_kid_reads_at_most_once_per_cool_down() -> None:
+    """A flood of invented kids costs one reading per cool-down, and a really new key is found at once."""
+    source = Source(OLD)
+    verifier = Verifier([Issuer(POLICY, source.store)])
+    verifier.verify(_token("old"), NOW)
+    source.document = jwks(OLD, NEW)
+    assert verifier.verify(_token("new"), NOW + 1).kid == "new"
+    assert source.readings == 2
+    for second in range(int(FRESHNESS.cool_down)):
+        with pytest.raises(InvalidToken, match="unknown-kid"):
+            verifier.verify(sign(algorithm="ES256", kid=f"invented-{second}"), NOW + 1 + second)
+    assert source.readings == 2
+    with pytest.raises(InvalidToken, match="unknown-kid"):
+        verifier.verify(sign(algorithm="ES256", kid="invented"), NOW + 1 + FRESHNESS.cool_down)
+    assert source.readings == 3
+
+
+def test_only_an_unknown_kid_asks_for_a_reading() -> None:
+    """A bad signature, another algorithm or an expired token leaves the source alone."""
+    source = Source(OLD)
+    verifier = Verifier([Issuer(POLICY, source.store)])
+    for token in (_token("old")[:-4] + "AAAA", sign(algorithm="RS256", kid="old"), _token("old", exp=1), "x"):
+        with pytest.raises(InvalidToken):
+            verifier.verify(token, NOW)
+    assert source.readings == 1
+
+
+@pytest.mark.parametrize("broken", ["error", "garbage", "all refused"])
+def test_the_last_good_set_is_kept_for_a_bounded_time(broken: str) -> None:
+    """When the source fails or turns to garbage, the old keys serve on until `keep` has passed, and no longer."""
+    source = Source(OLD)
+    first = source.store.current(NOW)
+    if broken == "error":
+        source.error = Unreadable("away")
+    else:
+        source.document = "<html>" if broken == "garbage" else jwks(OLD | {"use": "enc"})
+    assert source.store.current(NOW + FRESHNESS.max_age) is first
+    assert source.store.current(NOW + FRESHNESS.keep - 1) is first
+    assert "keys-unreadable" in [event for event, _ in source.reports]
+    with pytest.raises(KeysUnavailable):
+        source.store.current(NOW + FRESHNESS.keep)
+    source.error, source.document = None, jwks(OLD)
+    assert list(source.store.current(NOW + FRESHNESS.keep + FRESHNESS.retry)) == ["old"]
+
+
+def test_a_failing_source_is_not_asked_at_every_request() -> None:
+    """After a failure it is left alone for `retry` seconds, whoever asks."""
+    source = Source(OLD)
+    source.error = Unreadable("away")
+    for second in (0, 1, FRESHNESS.retry - 1):
+        with pytest.raises(KeysUnavailable):
+            source.store.current(NOW + second)
+    assert source.readings == 1
+    source.error = None
+    assert list(source.store.current(NOW + FRESHNESS.retry)) == ["old"]
+    assert source.readings == 2
+
+
+def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:
+    """A reading that lies in the future counts for nothing."""
+    source = Source(OLD)
+    source.store.current(NOW)
+    source.document = jwks(NEW)
+    assert list(source.store.current(NOW - 1000)) == ["new"]
+
+
+def test_an_emptied_set_is_obeyed() -> None:
+    """An issuer that publishes no keys has withdrawn them all."""
+    source = Source(OLD)
+    source.store.current(NOW)
+    source.document = jwks()
+    assert source.store.current(NOW + FRESHNESS.max_age) == {}
+
+
+def test_refused_keys_are_reported() -> None:
+    """Whoever runs this learns which key is not used, and why."""
+    source = Source(OLD, public_jwk("RS256", kid="weak", use="enc"))
+    source.store.current(NOW)
+    assert source.reports == [("key-refused", {"kid": "weak", "detail": "use is not sig"})]
+
+
+def test_rotation() -> None:
+    """Add the new key, wait, sign with it, remove the old one: nobody is turned away, and the old key ends in time."""
+    source = Source(OLD)
+    verifier = Verifier([Issuer(POLICY, source.store)])
+    now = NOW
+    old_token = _token("old", exp=int(NOW) + 7200)
+    assert verifier.verify(old_token, now).kid == "old"
+    source.document = jwks(OLD, NEW)  # 1. both are published
+    now += FRESHNESS.max_age
+    assert verifier.verify(old_token, now).kid == "old"
+    new_token = _token("new", exp=int(NOW) + 7200)  # 2. the issuer signs with the new one
+    assert verifier.verify(new_token, now).kid == "new"
+    assert verifier.verify(old_token, now).kid == "old"
+    source.document = jwks(NEW)  # 3. the old one is taken out; a token of it that was just verified ends with it
+    now += FRESHNESS.max_age
+    with pytest.raises(InvalidToken, match="unknown-kid"):
+        verifier.verify(old_token, now)
+    assert verifier.verify(new_token, now).kid == "new"
+
+
+def _counting(source: Source, monkeypatch: pytest.MonkeyPatch) -> tuple[Verifier, list[str]]:
+    done: list[str] = []
+    real = verify_token
+
+    def counted(token: str, *rest: Any) -> Any:
+        done.append(token)
+        return real(token, *rest)
+
+    monkeypatch.setattr("serve.verifier.verify_token", counted)
+    return Verifier([Issuer(POLICY, source.store)]), done
+
+
+def test_a_verified_token_is_remembered_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 60 s the same text is not verified again; then it is."""
+    verifier, done = _counting(Source(OLD), monkeypatch)
+    token = _token("old")
+    for second in (0, 1, CACHED_SECONDS - 1):
+        assert verifier.verify(token, NOW + second).claims["carrier"] == "B6"
+    assert len(done) == 1
+    verifier.verify(token, NOW + CACHED_SECONDS)
+    assert len(done) == 2
+
+
+def test_a_remembered_token_ends_with_its_exp() -> None:
+    """A token that expires within the minute is refused from that very second."""
+    verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
+    token = _token("old", exp=int(NOW) + 5)
+    verifier.verify(token, NOW)
+    verifier.verify(token, NOW + 4.9)
+    with pytest.raises(InvalidToken, match="expired"):
+        verifier.verify(token, NOW + 5)
+
+
+def test_a_remembered_token_is_told_by_its_whole_text() -> None:
+    """The payload of one token with the signature of another is nobody's, however lately both were seen."""
+    verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
+    one, other = _token("old", carrier="AA"), _token("old", carrier="B6")
+    verifier.verify(one, NOW)
+    verifier.verify(other, NOW)
+    head, _, signature = other.split(".")
+    with pytest.raises(InvalidToken, match="bad-signature"):
+        verifier.verify(f"{head}.{one.split('.')[1]}.{signature}", NOW)
+    assert verifier.verify(one, NOW).claims["carrier"] == "AA"
+
+
+def test_refused_tokens_are_not_remembered() -> None:
+    """A token that is not yet valid is taken when its time has come."""
+    verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
+    token = _token("old", nbf=int(NOW) + 5)
+    with pytest.raises(InvalidToken, match="not-yet-valid"):
+        verifier.verify(token, NOW)
+    verifier.verify(token, NOW + 5)
+
+
+def test_a_remembered_token_does_not_serve_before_its_time() -> None:
+    """When the clock goes back, a token is verified as of then."""
+    verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
+    token = _token("old", nbf=int(NOW))
+    verifier.verify(token, NOW)
+    with pytest.raises(InvalidToken, match="not-yet-valid"):
+        verifier.verify(token, NOW - 1)
+
+
+def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more tokens than there is room for, those used longest ago are forgotten."""
+    verifier, done = _counting(Source(OLD), monkeypatch)
+    monkeypatch.setattr("serve.verifier.CACHED_TOKENS", 3)
+    tokens = [_token("old", jti=str(number)) for number in range(4)]
+    for token in tokens[:3]:
+        verifier.verify(token, NOW)
+    verifier.verify(tokens[0], NOW)
+    verifier.verify(tokens[3], NOW)
+    assert len(verifier._cache) == 3
+    done.clear()
+    verifier.verify(tokens[0], NOW)
+    assert done == []
+    verifier.verify(tokens[1], NOW)
+    assert done == [tokens[1]]
+    assert CACHED_TOKENS == 512
+
+
+def test_issuers_do_not_vouch_for_each_other() -> None:
+    """A key of one issuer signs nothing for another, whatever the kid; each has its own audience."""
+    other = POLICY._replace(issuer="https://other.example.com/", audience="other")
+    first, second = Source(OLD), Source(NEW | {"kid": "old"})
+    verifier = Verifier([Issuer(POLICY, first.store), Issuer(other, second.store)])
+    good = sign(claims(iss=other.issuer, aud="other"), algorithm="ES256", which=1, kid="old")
+    assert verifier.verify(good, NOW).policy is other
+    assert verifier.verify(_token("old"), NOW).policy is POLICY
+    for odd, reason in (
+        (sign(claims(iss=other.issuer, aud="other"), algorithm="ES256", kid="old"), "bad-signature"),
+        (sign(algorithm="ES256", which=1, kid="old"), "bad-signature"),
+        (sign(claims(iss=other.issuer), algorithm="ES256", which=1, kid="old"), "wrong-audience"),
+        (sign(claims(aud="other"), algorithm="ES256", kid="old"), "wrong-audience"),
+        (sign(claims(iss="https://third.example.com/"), algorithm="ES256", kid="old"), "wrong-issuer"),
+        (sign(claims(iss=None), algorithm="ES256", kid="old"), "wrong-issuer"),
+    ):
+        with pytest.raises(InvalidToken, match=reason):
+            verifier.verify(odd, NOW)
+
+
+def test_without_keys_the_answer_is_503_and_with_the_last_good_ones_200() -> None:
+    """Through the handler: nothing can be said about a token without keys, and that is not the token's fault."""
+    app = App(item("a"))
+    app.read_error = Unreadable("away")
+    answer = app.call("/v1/flight-delays/a", sign())
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+    assert app.line["reason"] == "keys"
+    app.read_error = None
+    app.now += FRESHNESS.retry
+    assert app.call("/v1/flight-delays/a", sign()).status == 200
+    app.read_error = Unreadable("away")
+    app.now += FRESHNESS.max_age
+    assert app.call("/v1/flight-delays/a", sign()).status == 200
+    assert app.call("/v1/flight-delays/a", sign(kid="new")).status == 401
