@@ -3,7 +3,6 @@
 "Pure" as far as a dataset goes: an empty in-memory DuckDB answers what an expression is.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -67,12 +66,14 @@ class Bound:
 def bind_dataset(
     con: duckdb.DuckDBPyConnection, dataset: Dataset, metadata: Mapping[str, Mapping[str, Kind] | None]
 ) -> Bound:
-    """Bind a dataset to its metadata's columns and types; None for those that are not known.
+    """Bind a dataset to its metadata's columns and types.
+
+    `metadata` has None for a table whose columns are not known; a column of type "NULL" has any type that suits.
 
     Raises:
         DatasetMistakes: with every mistake found.
     """
-    binder = _Binder(con, dataset, metadata)
+    binder = Binder(con, dataset, metadata)
     bound = binder.bind()
     if binder.mistakes or bound is None:
         raise DatasetMistakes(binder.mistakes)
@@ -83,7 +84,9 @@ def bind_dataset(
 _GUESSES = ("null", "varchar", "double", "bigint", "timestamp", "date", "boolean", "timestamptz")
 
 
-class _Binder:
+class Binder:
+    """Binds one dataset; `mistakes` has what it found."""
+
     def __init__(
         self,
         con: duckdb.DuckDBPyConnection,
@@ -92,14 +95,17 @@ class _Binder:
     ) -> None:
         self.con, self.dataset, self.metadata = con, dataset, metadata
         self.mistakes: list[Mistake] = []
+        self._unknown: Kind = con.sql("select null").types[0]
         self.policy = Policy(dataset.nulls, dataset.large_integers)
 
     def bind(self) -> Bound | None:
+        """Return the bound dataset, None if there are mistakes."""
         dataset = self.dataset
         self._check_names()
         self.kinds = self._column_kinds()
         if self.mistakes:
             return None  # names that are in doubt would only give mistakes that follow from them
+        self._check_lengths()
         self.names = Names(self.con, self.kinds, self.metadata)
         self.columns_only = Names(self.con, self.kinds, {})
         on = {name: self._on(name) for name in dataset.metadata}
@@ -122,13 +128,6 @@ class _Binder:
 
     def _check_names(self) -> None:
         dataset = self.dataset
-        if len(dataset.subject) != len(dataset.served.subject):
-            claims = ", ".join(dataset.served.subject)
-            self._add(
-                "subject",
-                f"has {len(dataset.subject)} expressions for {len(dataset.served.subject)} claims ({claims})",
-                "give one expression for each claim that serve/datasets.py names, in its order",
-            )
         seen: dict[str, str] = {}
         places = [
             *((f"columns.{name}", name) for name in dataset.source.columns),
@@ -141,6 +140,16 @@ class _Binder:
             if name.lower().startswith("larder."):
                 self._add(place, "names that begin with 'larder.' are taken", "rename it")
             seen.setdefault(name.lower(), place)
+
+    def _check_lengths(self) -> None:
+        dataset = self.dataset
+        if len(dataset.subject) != len(dataset.served.subject):
+            claims = ", ".join(dataset.served.subject)
+            self._add(
+                "subject",
+                f"has {len(dataset.subject)} expressions for {len(dataset.served.subject)} claims ({claims})",
+                "give one expression for each claim that serve/datasets.py names, in its order",
+            )
         if isinstance(dataset.as_of, FromColumn) and dataset.as_of.column not in dataset.columns:
             self._add(
                 "as_of", f"there is no column {dataset.as_of.column!r}", suggest(dataset.as_of.column, dataset.columns)
@@ -203,7 +212,7 @@ class _Binder:
         except DatasetMistakes as error:
             self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
             return None
-        unknown = [name for name, _ in expression.metadata if self.metadata[name] is None]
+        unknown = any(self._kind(name, field).id == "null" for name, field in expression.metadata)
         first = ""
         for guess in _GUESSES if unknown else _GUESSES[:1]:
             try:
@@ -219,14 +228,17 @@ class _Binder:
         """Return a relation that has the names an expression uses, as the join will have them."""
         chosen = [f"cast(null as {self.kinds[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
         for name in sorted({name for name, _ in expression.metadata}):
-            known = self.metadata[name]
             members = [
-                f"{identifier(field)} := {_null(known[field]) if known is not None else _null_of(guess)}"
+                f"{identifier(field)} := {_null(self._kind(name, field), guess)}"
                 for owner, field in sorted(expression.metadata)
                 if owner == name
             ]
             chosen.append(f"struct_pack({', '.join(members)}) as {identifier(name)}")
         return f"(select {', '.join(chosen or ['1'])})"
+
+    def _kind(self, name: str, field: str) -> Kind:
+        known = self.metadata[name]
+        return self._unknown if known is None else known[field]
 
     def _fields(self, name: str, leaves: list[Leaf]) -> dict[str, Kind]:
         known = self.metadata[name] or {}
@@ -252,12 +264,9 @@ def _can_match(left: Kind, right: Kind) -> bool:
     return any(left.id in family and right.id in family for family in families)
 
 
-def _null(kind: Kind) -> str:
-    return "null" if kind.id == "null" else f"cast(null as {kind})"
-
-
-def _null_of(guess: str) -> str:
-    return "null" if guess == "null" else f"cast(null as {guess})"
+def _null(kind: Kind, guess: str) -> str:
+    name = guess if kind.id == "null" else str(kind)
+    return "null" if name == "null" else f"cast(null as {name})"
 
 
 def _leaves(node: Any) -> list[Leaf]:

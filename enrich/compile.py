@@ -119,9 +119,9 @@ class Compiled:
 
     def select(self, defaults: Mapping[str, str]) -> str:
         """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem."""
-        body = concat(
-            f"coalesce({piece}, {literal(defaults[piece])})" if piece in defaults else piece for piece in self.body
-        )
+        body = concat(self.body)
+        for fragment, text in defaults.items():
+            body = body.replace(_default(fragment), literal(text))
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 md5_number_lower("larder.body") as digest, strlen("larder.body") as bytes,
@@ -305,7 +305,8 @@ class _Compiler:
     def _fragment(self, owner: str, run: dict[str, Node]) -> str:
         pieces = self._members(run, self.scopes[owner])
         self.fragments[owner].append(concat(pieces))
-        return identifier(f"larder.{owner}.f{len(self.fragments[owner]) - 1}")
+        fragment = f"larder.{owner}.f{len(self.fragments[owner]) - 1}"
+        return f"coalesce({identifier(fragment)}, {_default(fragment)})"
 
     def _members(self, run: Mapping[str, Node], scope: Scope) -> list[str]:
         pieces = []
@@ -316,6 +317,11 @@ class _Compiler:
                 inner = self._pieces(node) if scope is self.row else self._members(node, scope)
                 pieces += [render_label(name), *render_object(inner)]
         return pieces
+
+
+def _default(fragment: str) -> str:
+    """Return what stands for a fragment's default in SQL until it is known; no dataset's SQL has such a character."""
+    return f"\0{fragment}\0"
 
 
 def _leaves(node: Node) -> list[Leaf]:

@@ -48,6 +48,8 @@ def connect(directory: Path, *, memory_limit: str, threads: int = 1) -> duckdb.D
         }
     )
     con.execute("set TimeZone='UTC'")
+    # It lifts what two expressions share out of their TRYs, so that a value that should reject its row raises.
+    con.execute("set disabled_optimizers='common_subexpressions'")
     con.execute("set enable_external_access=false")
     con.execute("set lock_configuration=true")
     return con
@@ -133,8 +135,8 @@ class Engine:
         column = identifier(self._dataset.as_of.column)
         self._con.register("larder.chunk", _number(chunk, 0))
         instants = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
-        found = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchone()
-        if found is None or found[0] is None:
+        (found,) = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchall()
+        if found[0] is None:
             return None
         low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
         return low, high
@@ -150,11 +152,11 @@ class Engine:
         found = self._con.execute(
             f"select {columns}, count(*) from {identifier(f'larder.raw.{name}')} where {some} group by all "
             "having count(*) > 1 order by all limit 1"
-        ).fetchone()
-        if found:
-            example = ", ".join(f"{key} = {value}" for key, value in zip(keys, found, strict=False))
+        ).fetchall()
+        for *values, count in found:
+            example = ", ".join(f"{key} = {value}" for key, value in zip(keys, values, strict=True))
             raise JoinMultiplies(
-                f"{self._dataset.name} metadata.{name}: {found[-1]} rows have {example}, so that a prediction would "
+                f"{self._dataset.name} metadata.{name}: {count} rows have {example}, so that a prediction would "
                 "come out more than once; make the query give one row for these values"
             )
 
@@ -165,7 +167,7 @@ class Engine:
             code, *found = self._con.execute(sql).fetchall()[0]
             if code is not None:  # it has no JSON where it is missing: that is a matter of the rows that miss it
                 return self._compile(bound, hoisted - {name})
-            texts |= {identifier(f"larder.{name}.f{n}"): text for n, text in enumerate(found)}
+            texts |= {f"larder.{name}.f{n}": text for n, text in enumerate(found)}
         return compiled, compiled.select(texts)
 
     def _read(self, schema: pa.Schema) -> str:
@@ -211,8 +213,8 @@ def _check_size(dataset: Dataset, metadata: Mapping[str, pa.Table]) -> None:
         largest = max(dataset.metadata, key=lambda name: metadata[name].nbytes)
         raise MetadataTooLarge(
             f"{dataset.name}: its metadata takes {total >> 20} MB, more than the {MAX_METADATA_BYTES >> 20} MB that a "
-            f"run holds; {largest!r} is the largest: filter its query to the rows and columns that are used, or join in "
-            "Athena and feed the result as the output"
+            f"run holds; {largest!r} is the largest: filter its query to the rows and columns that are used, or join "
+            "in Athena and feed the result as the output"
         )
 
 

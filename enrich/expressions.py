@@ -112,10 +112,20 @@ def suggest(name: str, known: Collection[str]) -> str:
 
 
 def _parse(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
-    found = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchone()
-    answer = json.loads(found[0]) if found else {}
+    if not sql.strip():
+        raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
+    ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
+    answer = json.loads(found)
     if answer["error"]:
-        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {answer['error_message']}", "mend the expression")])
+        raise DatasetMistakes(
+            [
+                Mistake(
+                    place,
+                    f"{sql!r} is not SQL: {answer['error_message']}",
+                    "mend it; a name that is a word of SQL needs double quotes",
+                )
+            ]
+        )
     node = answer["statements"][0]["node"]
     plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
     if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:

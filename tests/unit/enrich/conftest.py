@@ -1,0 +1,6 @@
+"""Hypothesis without deadlines: the first query of a DuckDB is slow, and nobody waits for it."""
+
+from hypothesis import settings
+
+settings.register_profile("engine", deadline=None)
+settings.load_profile("engine")
