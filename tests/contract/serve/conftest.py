@@ -1,0 +1,48 @@
+"""The laptop server over a table in memory, running, for tests that come over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from serve.dev.server import open_server, port_of
+from tests.unit.serve.kit import App, item
+
+DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+
+
+class Laptop(NamedTuple):
+    """The running server: where it is, and what is behind it."""
+
+    url: str
+    app: App
+
+
+@pytest.fixture
+def laptop() -> Iterator[Laptop]:
+    """Serve 40 flights of airline B6 on a free port of loopback."""
+    body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelay"]["example"])
+    app = App(*(item(f"2024-01-02.JFK.B6{number}", body) for number in range(100, 140)))
+    server = open_server(app.handler, port=0)
+    sockets: dict[int, object] = vars(server)["_map"]
+    ends = Event()
+
+    def run() -> None:  # closed by the thread that runs it: waitress closes nothing that another thread still uses
+        while not ends.is_set():
+            server.asyncore.loop(timeout=0.05, map=sockets, count=1)
+        server.task_dispatcher.shutdown()
+        server.close()
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield Laptop(f"http://127.0.0.1:{port_of(server)}", app)
+    finally:
+        ends.set()
+        thread.join(10)

@@ -1,0 +1,51 @@
+"""schemathesis, with all its checks, finds nothing wrong with the running server.
+
+The default run is short; `LARDER_CONTRACT_EXAMPLES=3000` makes tens of thousands of requests, and
+`LARDER_CONTRACT_SEED` chooses others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.contract.serve.conftest import Laptop
+from tests.unit.serve.kit import sign
+
+
+def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path) -> None:
+    """Every check passes on every request, and the requests reached what they should."""
+    examples = os.environ.get("LARDER_CONTRACT_EXAMPLES", "40")
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("schemathesis")), "run", f"{laptop.url}/openapi.json",
+            "--header", f"Authorization: Bearer {sign()}",
+            "--checks", "all", "--max-examples", examples, "--continue-on-failure", "--no-color",
+            "--seed", os.environ.get("LARDER_CONTRACT_SEED", "1"),
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    statuses = Counter(json.loads(line)["status"] for line in laptop.app.lines)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert {200, 204, 400, 401, 404, 405} <= statuses.keys(), statuses
+    assert statuses[200] > 50
+    assert not [status for status in statuses if status >= 500]
+    print(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}")  # noqa: T201
+
+
+def test_a_server_that_breaks_its_promise_is_noticed(laptop: Laptop, tmp_path: Path) -> None:
+    """The same run fails when one body is not as openapi.yaml has it."""
+    for key, stored in laptop.app.table.items.items():
+        laptop.app.table.items[key] = stored._replace(body='{"flight": 1}')
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("schemathesis")), "run", f"{laptop.url}/openapi.json",
+         "--header", f"Authorization: Bearer {sign()}", "--checks", "all", "--max-examples", "1",
+         "--phases", "examples"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "flight" in done.stdout
