@@ -40,8 +40,18 @@ THROTTLES = frozenset(
         "TooManyRequestsException",
     }
 )
-# Names of 400 answers that a second try may well turn into 200.
-TRANSIENTS = frozenset({"RequestTimeout", "RequestTimeoutException", "InternalError", "InternalServerError"})
+# Names of 400 answers that a second try may well turn into 200; an expired token is replaced by the provider.
+TRANSIENTS = frozenset(
+    {
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "InternalError",
+        "InternalServerError",
+        "TransactionConflictException",
+        "ReplicatedWriteConflictException",
+        "ExpiredTokenException",
+    }
+)
 
 
 def parse_error(response: Response) -> tuple[str, str]:
@@ -83,8 +93,9 @@ def check_whole(response: Response, method: str) -> None:
             DynamoDB's checksum is another.
     """
     if method != "HEAD" and response.status not in (204, 304):
-        if response.header("content-length") is None and response.header("transfer-encoding") is None:
+        headers = {name.lower(): value for name, value in response.headers}
+        if "content-length" not in headers and "transfer-encoding" not in headers:
             raise TransportError(f"answer {response.status} does not say how long it is")
-        checksum = response.header("x-amz-crc32")
+        checksum = headers.get("x-amz-crc32")
         if checksum is not None and int(checksum) != zlib.crc32(response.body):
             raise TransportError("answer does not match its checksum")

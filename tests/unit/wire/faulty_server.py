@@ -1,0 +1,171 @@
+"""A small HTTP server on loopback that misbehaves as told, and remembers what it was sent."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wire.endpoint import Endpoint
+
+
+@dataclass
+class Seen:
+    """A request as it arrived, and on which connection (counted from 0)."""
+
+    connection: int
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Peer:
+    """The server's end of one connection. `closed_by_client` is set when the client ends it."""
+
+    socket: socket.socket
+    number: int
+    closed_by_client: threading.Event = field(default_factory=threading.Event)
+
+
+Behaviour = Callable[[Peer], bool]  # True: keep the connection
+
+
+def answer(status: int = 200, body: bytes = b"{}", headers: tuple[tuple[str, str], ...] = ()) -> Behaviour:
+    """Answer properly and keep the connection."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    head = f"HTTP/1.1 {status} X\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
+
+    def behave(peer: Peer) -> bool:
+        peer.socket.sendall(head + body)
+        return True
+
+    return behave
+
+
+def raw(data: bytes, *, then_close: bool = True) -> Behaviour:
+    """Send these bytes and close."""
+
+    def behave(peer: Peer) -> bool:
+        peer.socket.sendall(data)
+        return not then_close
+
+    return behave
+
+
+def error(code: str, status: int = 400) -> Behaviour:
+    """Answer as DynamoDB does when it refuses."""
+    return answer(status, f'{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"because"}}'.encode())
+
+
+def reset(peer: Peer) -> bool:
+    """Reset the connection instead of answering."""
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return False
+
+
+def silence(peer: Peer) -> bool:
+    """Never answer; only wait until the client closes."""
+    peer.socket.settimeout(10)
+    try:
+        if peer.socket.recv(1) == b"":
+            peer.closed_by_client.set()
+    except OSError:
+        peer.closed_by_client.set()
+    return False
+
+
+def drip(peer: Peer) -> bool:
+    """Send an answer so slowly that it would take a minute, a byte at a time."""
+    try:
+        peer.socket.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 3000\r\n\r\n")
+        for _ in range(3000):
+            peer.socket.sendall(b"x")
+            time.sleep(0.02)
+    except OSError:
+        peer.closed_by_client.set()
+    return False
+
+
+def late(seconds: float, then: Behaviour) -> Behaviour:
+    """Behave after a while."""
+
+    def behave(peer: Peer) -> bool:
+        time.sleep(seconds)
+        return then(peer)
+
+    return behave
+
+
+def then_closed(then: Behaviour) -> Behaviour:
+    """Behave, then close the connection as an idle one is closed."""
+
+    def behave(peer: Peer) -> bool:
+        then(peer)
+        return False
+
+    return behave
+
+
+class FaultyServer:
+    """Serves each request by the next of `script`; the last of it repeats."""
+
+    def __init__(self, *script: Behaviour) -> None:
+        self.script = list(script) or [answer()]
+        self.seen: list[Seen] = []
+        self.peers: list[Peer] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> FaultyServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for peer in self.peers:
+            peer.socket.close()
+
+    def endpoint(self, service: str = "dynamodb") -> Endpoint:
+        """Return where this server listens."""
+        return Endpoint(service, "eu-west-1", "127.0.0.1", self.port, tls=False)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer = Peer(connection, len(self.peers))
+            self.peers.append(peer)
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: Peer) -> None:
+        try:
+            with peer.socket, peer.socket.makefile("rb") as stream:
+                while self._serve_one(peer, stream):
+                    pass
+        except OSError:
+            peer.closed_by_client.set()
+
+    def _serve_one(self, peer: Peer, stream: object) -> bool:
+        line = stream.readline().decode()  # type: ignore[attr-defined]
+        if not line:
+            peer.closed_by_client.set()
+            return False
+        method, path, _ = line.split(" ")
+        headers = {}
+        while (line := stream.readline().decode().rstrip()) != "":  # type: ignore[attr-defined]
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        body = stream.read(int(headers.get("content-length", "0")))  # type: ignore[attr-defined]
+        with self._lock:
+            self.seen.append(Seen(peer.number, method, path, headers, body))
+            behave = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return behave(peer)

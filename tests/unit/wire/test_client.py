@@ -1,0 +1,287 @@
+"""The synchronous client against a server that misbehaves: awscrt's own behaviour first, then what we make of it."""
+
+import socket
+import time
+import zlib
+
+import pytest
+from awscrt.auth import AwsCredentialsProvider
+from awscrt.exceptions import AwsCrtError
+from awscrt.http import HttpHeaders, HttpRequest
+
+from tests.unit.wire.faulty_server import (
+    FaultyServer,
+    answer,
+    drip,
+    error,
+    late,
+    raw,
+    reset,
+    silence,
+    then_closed,
+)
+from wire.client import Client, Limits
+from wire.connection import Exchange, open_connection
+from wire.endpoint import Endpoint, object_path
+from wire.errors import NoCredentials, Refused, Throttled, TooLarge, TransportError, Unavailable
+
+PROVIDER = AwsCredentialsProvider.new_static("AKIDEXAMPLE", "secret", "token")
+QUICK = Limits(connect=0.5, attempt=0.3, budget=5.0, base=0.001, cap=0.01)
+GET_ITEM = "DynamoDB_20120810.GetItem"
+
+
+def client_of(server, limits=QUICK, service="dynamodb", **options):
+    return Client(server.endpoint(service), PROVIDER, limits, **options)
+
+
+# What awscrt does by itself; if one of these fails, a new version has changed what wire is built on.
+
+
+def start(server, limit=1000):
+    connection = open_connection(server.endpoint(), 1.0).result(2)
+    exchange = Exchange("GET", limit)
+    return connection, exchange, exchange.start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
+
+
+def test_awscrt_leaves_a_connection_open_after_a_timeout():
+    """Waiting for an answer in vain closes nothing: whoever gives up must close the connection."""
+    with FaultyServer(silence) as server:
+        connection, _, done = start(server)
+        with pytest.raises(TimeoutError):
+            done.result(0.2)
+        assert connection.is_open()
+        connection.close().result(2)
+        assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_awscrt_reports_a_reset():
+    """A reset is an `AwsCrtError` and no answer."""
+    with FaultyServer(reset) as server:
+        _, exchange, done = start(server)
+        assert isinstance(done.exception(2), AwsCrtError)
+        with pytest.raises(TransportError):
+            exchange.response(done.exception())
+
+
+def test_awscrt_fails_a_cut_body_after_its_status():
+    """Status 200 and a part of the body arrive before the error: they are no answer."""
+    with FaultyServer(raw(b"HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nshort")) as server:
+        _, exchange, done = start(server)
+        failed = done.exception(2)
+        assert (exchange.status, exchange.parts) == (200, [b"short"])
+        with pytest.raises(TransportError):
+            exchange.response(failed)
+
+
+def test_awscrt_refuses_a_connection_closed_while_idle():
+    """A request on a connection that the server closed fails when it is made, and says so in our words."""
+    with FaultyServer(then_closed(answer())) as server:
+        connection, _, done = start(server)
+        assert done.result(2) == 200
+        connection.shutdown_future.exception(2)
+        with pytest.raises(TransportError, match="idle"):
+            Exchange("GET", 1).start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
+
+
+def test_awscrt_takes_a_body_without_length_for_an_empty_one():
+    """A body that ends with the connection is lost without an error: an answer must say how long it is."""
+    with FaultyServer(raw(b"HTTP/1.1 200 X\r\n\r\nhello")) as server:
+        _, exchange, done = start(server)
+        assert done.result(2) == 200
+        with pytest.raises(TransportError, match="how long"):
+            exchange.response(None)
+
+
+# What a caller sees.
+
+
+def test_request_is_signed_and_answered():
+    """An operation is sent as JSON with its target, signed with the session's token, on a kept-alive connection."""
+    with FaultyServer(answer(body=b'{"Item":{}}')) as server:
+        client = client_of(server)
+        assert [client.send(GET_ITEM, b'{"a":1}') for _ in range(3)] == [b'{"Item":{}}'] * 3
+    seen = server.seen[0]
+    assert (seen.method, seen.path, seen.body) == ("POST", "/", b'{"a":1}')
+    assert seen.headers["content-type"] == "application/x-amz-json-1.0"
+    assert seen.headers["x-amz-target"] == GET_ITEM
+    assert seen.headers["x-amz-security-token"] == "token"
+    assert "/eu-west-1/dynamodb/aws4_request, SignedHeaders=" in seen.headers["authorization"]
+    assert {one.connection for one in server.seen} == {0}
+
+
+def test_object_is_fetched_as_s3_wants_it():
+    """S3 gets the body's hash in a header, the path as it is, and gives bytes and headers back."""
+    with FaultyServer(answer(body=b"keys", headers=(("ETag", '"1"'),))) as server:
+        response = client_of(server, service="s3").call("GET", object_path("b", "a b/k"), [("if-match", '"1"')])
+    assert (response.body, response.header("etag")) == (b"keys", '"1"')
+    seen = server.seen[0]
+    assert (seen.path, seen.headers["if-match"]) == ("/b/a%20b/k", '"1"')
+    assert len(seen.headers["x-amz-content-sha256"]) == 64
+    assert "content-length" not in seen.headers
+
+
+RETRIED = {
+    "500": error("InternalServerError", 500),
+    "503 without a body": answer(503, b""),
+    "throttled": error("ProvisionedThroughputExceededException"),
+    "throttling": error("ThrottlingException"),
+    "S3 slow down": answer(503, b"<Error><Code>SlowDown</Code></Error>"),
+    "reset": reset,
+    "silent": silence,
+    "slow drip": drip,
+    "closed without an answer": raw(b""),
+    "body cut off": raw(b'HTTP/1.1 200 X\r\nContent-Length: 99\r\n\r\n{"Item"'),
+    "chunks cut off": raw(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+    "no length": raw(b"HTTP/1.1 200 X\r\n\r\nhello"),
+    "no HTTP": raw(b"hello\r\n\r\n"),
+    "wrong checksum": answer(headers=(("x-amz-crc32", "7"),)),
+}
+
+
+@pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
+def test_fault_is_retried(fault):
+    """One fault is never seen by the caller: the next try answers, and nothing short or damaged is ever returned."""
+    good = b'{"Item":{"n":1}}'
+    with FaultyServer(fault, answer(body=good, headers=(("x-amz-crc32", str(zlib.crc32(good))),))) as server:
+        assert client_of(server).send(GET_ITEM, b"{}") == good
+        assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
+def test_lasting_fault_is_unavailable(fault):
+    """A fault that stays is reported as what it is, after the tries that the limits allow and no more."""
+    with FaultyServer(fault) as server:
+        with pytest.raises(Unavailable) as caught:
+            client_of(server, QUICK._replace(tries=2, attempt=0.1)).send(GET_ITEM, b"{}")
+        assert len(server.seen) == 2
+    throttled = fault in (RETRIED["throttled"], RETRIED["throttling"], RETRIED["S3 slow down"])
+    assert isinstance(caught.value, Throttled) == throttled
+
+
+def test_timeout_closes_the_connection():
+    """After a time-out the server sees the connection closed, and the late answer reaches nobody."""
+    with FaultyServer(late(0.4, answer(body=b"late")), answer(body=b"good")) as server:
+        client = client_of(server, QUICK._replace(attempt=0.2))
+        assert client.send(GET_ITEM, b"{}") == b"good"
+        time.sleep(0.4)
+        assert client.send(GET_ITEM, b"{}") == b"good"
+        assert [seen.connection for seen in server.seen] == [0, 1, 1]
+
+
+def test_connection_closed_while_idle_costs_one_silent_retry():
+    """A connection that died while idle is replaced at once, without a pause, even where only one try is allowed."""
+    pauses = []
+    with FaultyServer(then_closed(answer()), answer(body=b"second")) as server:
+        client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
+        client.send(GET_ITEM, b"{}")
+        time.sleep(0.1)
+        assert client.send(GET_ITEM, b"{}") == b"second"
+    assert sum(pauses) == 0
+
+
+def test_connection_reset_as_it_is_used_again_costs_one_silent_retry():
+    """The request that finds out that a kept connection is dead is sent again on a new one, at once."""
+    pauses = []
+    with FaultyServer(answer(), reset, answer(body=b"third")) as server:
+        client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
+        client.send(GET_ITEM, b"{}")
+        assert client.send(GET_ITEM, b"{}") == b"third"
+        assert [seen.connection for seen in server.seen] == [0, 0, 1]
+    assert sum(pauses) == 0
+
+
+def test_only_one_retry_is_free():
+    """A reset on a new connection counts as a try, so that a dead service is given up."""
+    with FaultyServer(answer(), reset) as server:
+        client = client_of(server, QUICK._replace(tries=1))
+        client.send(GET_ITEM, b"{}")
+        with pytest.raises(Unavailable):
+            client.send(GET_ITEM, b"{}")
+        assert len(server.seen) == 3
+
+
+def test_connection_that_was_idle_for_long_is_not_used():
+    """After minutes of idleness (a frozen Lambda) a flow may be gone without a word: a new connection is made."""
+    now = [0.0]
+    with FaultyServer(answer()) as server:
+        client = client_of(server, clock=lambda: now[0])
+        for now[0] in (0.0, 100.0, 1000.0):
+            client.send(GET_ITEM, b"{}")
+        assert [seen.connection for seen in server.seen] == [0, 0, 1]
+
+
+def test_refusal_is_not_retried():
+    """What AWS refuses it refuses again: one request, and its code and message for the caller."""
+    with FaultyServer(error("AccessDeniedException")) as server:
+        with pytest.raises(Refused) as caught:
+            client_of(server).send(GET_ITEM, b"{}")
+        assert len(server.seen) == 1
+    assert (caught.value.status, caught.value.code, caught.value.message) == (400, "AccessDeniedException", "because")
+
+
+def test_refused_connection_is_kept():
+    """A 4xx is a whole answer: its connection serves the next request."""
+    with FaultyServer(error("ValidationException"), answer()) as server:
+        client = client_of(server)
+        with pytest.raises(Refused):
+            client.send(GET_ITEM, b"{}")
+        client.send(GET_ITEM, b"{}")
+        assert [seen.connection for seen in server.seen] == [0, 0]
+
+
+def test_answer_past_the_limit_is_not_read_to_its_end():
+    """An answer larger than allowed is an error of its own, not retried, and its connection is closed."""
+    with FaultyServer(answer(body=b"x" * 300_000)) as server:
+        with pytest.raises(TooLarge):
+            client_of(server, QUICK._replace(largest=100_000)).send(GET_ITEM, b"{}")
+        assert len(server.seen) == 1
+        assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_large_answer_within_the_limit_is_whole():
+    """A megabyte in many pieces arrives as it was sent."""
+    body = bytes(range(256)) * 4096
+    with FaultyServer(answer(body=body)) as server:
+        assert client_of(server, QUICK._replace(attempt=5.0)).send(GET_ITEM, b"{}") == body
+
+
+def test_budget_bounds_the_whole_call():
+    """Retries end with the call's budget, however many tries are left."""
+    with FaultyServer(silence) as server:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            client_of(server, QUICK._replace(tries=1000)).send(GET_ITEM, b"{}", budget=0.7)
+        assert time.monotonic() - began < 2
+
+
+def test_nobody_listening_is_unavailable():
+    """A refused connection is retried and then reported with the endpoint's name."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = Client(Endpoint("dynamodb", "x", "127.0.0.1", port, tls=False), PROVIDER, QUICK)
+    with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
+        client.send(GET_ITEM, b"{}")
+
+
+def test_tls_handshake_that_stalls_is_given_up():
+    """Awscrt's connect time-out covers TCP only; a server that says nothing in the handshake is left in time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="in time"):
+            Client(endpoint, PROVIDER, QUICK._replace(tries=1, connect=0.3)).send(GET_ITEM, b"{}")
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # awscrt prints the provider's error
+def test_missing_credentials_are_unavailable():
+    """A provider that fails is reported as such, and no request leaves unsigned."""
+
+    def fail():
+        raise RuntimeError("the container's endpoint is away")
+
+    provider = AwsCredentialsProvider.new_delegate(fail)
+    with FaultyServer() as server:
+        with pytest.raises(NoCredentials):
+            Client(server.endpoint(), provider, QUICK._replace(tries=2)).send(GET_ITEM, b"{}")
+        assert server.seen == []

@@ -1,0 +1,98 @@
+"""Where credentials come from, and that they are refreshed while requests go on."""
+
+import datetime
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from tests.unit.wire.faulty_server import FaultyServer
+from wire.client import Client
+from wire.signing import find_credentials
+
+AWAY = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+}
+SET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+
+
+class Container(BaseHTTPRequestHandler):
+    """A container's credentials endpoint: each answer has another key and expires after some seconds."""
+
+    lives: ClassVar[list[float]] = []
+    tokens: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        self.tokens.append(self.headers["authorization"])
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.lives.pop(0))
+        body = json.dumps(
+            {
+                "AccessKeyId": f"AKID{len(self.tokens)}",
+                "SecretAccessKey": "secret",
+                "Token": f"token{len(self.tokens)}",
+                "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def container(monkeypatch):
+    for name in SET:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Container) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_port}/credentials")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token")
+        Container.tokens.clear()
+        yield Container
+        server.shutdown()
+
+
+def keys_used(server):
+    return [seen.headers["authorization"].split("Credential=")[1].split("/")[0] for seen in server.seen]
+
+
+def test_environment_gives_its_credentials_and_token():
+    """Keys in the environment are used as they are, with the session token when there is one."""
+    env = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    with FaultyServer() as server:
+        Client(server.endpoint(), find_credentials(env)).send("T.GetItem", b"{}")
+        Client(server.endpoint(), find_credentials({**env, "AWS_SESSION_TOKEN": ""})).send("T.GetItem", b"{}")
+    assert keys_used(server) == ["AKIDENV", "AKIDENV"]
+    assert server.seen[0].headers["x-amz-security-token"] == "t"
+    assert "x-amz-security-token" not in server.seen[1].headers
+
+
+def test_container_credentials_are_fetched_and_kept(container):
+    """Without keys in the environment those of the container are fetched, once for many requests."""
+    container.lives[:] = [3600, 3600]
+    with FaultyServer() as server:
+        client = Client(server.endpoint(), find_credentials({}))
+        for _ in range(3):
+            client.send("T.GetItem", b"{}")
+    assert keys_used(server) == ["AKID1"] * 3
+    assert container.tokens == ["container-token"]
+
+
+def test_credentials_that_expire_are_refreshed(container):
+    """When credentials end while requests go on, the next request is signed with new ones."""
+    container.lives[:] = [0, 3600, 3600]
+    with FaultyServer() as server:
+        client = Client(server.endpoint(), find_credentials({}))
+        for _ in range(4):
+            client.send("T.GetItem", b"{}")
+    assert keys_used(server)[-1] == "AKID2"
+    assert len(container.tokens) == 2

@@ -1,0 +1,52 @@
+"""Where requests go: the environment's endpoints, AWS's own, and object paths."""
+
+import pytest
+
+from wire.endpoint import object_path, parse_endpoint, resolve
+
+RESOLVED = [
+    # environment, service, region, expected URL parts: tls, authority, prefix
+    ({}, "dynamodb", "eu-west-1", (True, "dynamodb.eu-west-1.amazonaws.com", "")),
+    ({}, "s3", "us-east-1", (True, "s3.us-east-1.amazonaws.com", "")),
+    ({}, "ssm", "cn-north-1", (True, "ssm.cn-north-1.amazonaws.com.cn", "")),
+    ({"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"}, "ssm", "eu-west-1", (False, "127.0.0.1:4566", "")),
+    ({"AWS_ENDPOINT_URL": "http://[::1]:4566/"}, "ssm", "eu-west-1", (False, "[::1]:4566", "")),
+    (
+        {"AWS_ENDPOINT_URL": "http://all:1", "AWS_ENDPOINT_URL_S3": "https://only-s3/base/"},
+        "s3",
+        "eu-west-1",
+        (True, "only-s3", "/base"),
+    ),
+    (
+        {"AWS_ENDPOINT_URL": "http://all:1", "AWS_ENDPOINT_URL_S3": "https://only-s3"},
+        "dynamodb",
+        "eu-west-1",
+        (False, "all:1", ""),
+    ),
+    (
+        {"AWS_ENDPOINT_URL": "http://all:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        "s3",
+        "eu-west-1",
+        (True, "s3.eu-west-1.amazonaws.com", ""),
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "service", "region", "expected"), RESOLVED)
+def test_endpoint_follows_the_environment(env, service, region, expected):
+    """The service's own variable wins over the common one; the port shows where it is not the scheme's."""
+    endpoint = resolve(service, region, env)
+    assert (endpoint.tls, endpoint.authority, endpoint.prefix) == expected
+    assert (endpoint.service, endpoint.region) == (service, region)
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "host:80", "https://", ""])
+def test_what_is_no_http_url_is_refused(url):
+    """A URL that no request could go to is an error that names the service."""
+    with pytest.raises(ValueError, match="dynamodb"):
+        parse_endpoint(url, "dynamodb", "eu-west-1")
+
+
+def test_object_path_is_encoded_as_s3_signs_it():
+    """Slashes and unreserved characters stay, everything else is percent-encoded once."""
+    assert object_path("b", "a/x=1/ä b~+%.jwks") == "/b/a/x%3D1/%C3%A4%20b~%2B%25.jwks"

@@ -1,0 +1,91 @@
+"""What an answer means."""
+
+import zlib
+
+import pytest
+
+from wire.errors import Refused, Throttled, TransportError, Unavailable
+from wire.response import Response, check_whole, parse_error, parse_failure
+
+JSON = '{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"why"}'
+XML = "<?xml version='1.0'?><Error><Code>%s</Code><Message>why</Message></Error>"
+MEANINGS = [
+    # status, body, what it is
+    (200, "{}", None),
+    (304, "", None),
+    (301, XML % "PermanentRedirect", Refused),
+    (400, JSON % "ValidationException", Refused),
+    (400, JSON % "ProvisionedThroughputExceededException", Throttled),
+    (400, JSON % "ThrottlingException", Throttled),
+    (400, JSON % "RequestLimitExceeded", Throttled),
+    (400, JSON % "ExpiredTokenException", Unavailable),
+    (400, XML % "RequestTimeout", Unavailable),
+    (403, XML % "AccessDenied", Refused),
+    (404, XML % "NoSuchKey", Refused),
+    (429, "slow", Throttled),
+    (500, JSON % "InternalServerError", Unavailable),
+    (503, XML % "SlowDown", Throttled),
+    (503, "", Unavailable),
+    (502, "<html>", Unavailable),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS)
+def test_answer_is_good_throttled_unavailable_or_refused(status, body, meaning):
+    """Every answer has one meaning, whatever status a service gives its throttling."""
+    failure = parse_failure(Response(status, [], body.encode()))
+    assert type(failure) is (meaning or type(None))
+
+
+ERRORS = [
+    ((JSON % "ThrottlingException").encode(), [], ("ThrottlingException", "why")),
+    ((XML % "NoSuchKey").encode(), [], ("NoSuchKey", "why")),
+    (b'{"Message":"denied"}', [("X-Amzn-ErrorType", "AccessDenied:http://x/")], ("AccessDenied", "denied")),
+    (b"{broken", [], ("", "")),
+    (b"[]", [], ("", "")),
+    (b"\xff\xfe", [], ("", "")),
+    (b"", [], ("", "")),
+]
+
+
+@pytest.mark.parametrize(("body", "headers", "expected"), ERRORS)
+def test_code_and_message_are_found(body, headers, expected):
+    """Code and message come from JSON, XML or the header; what is neither gives empty ones and no exception."""
+    assert parse_error(Response(400, headers, body)) == expected
+
+
+def test_refusal_shows_status_code_and_message():
+    """A refusal carries what AWS said, for whoever must act on it."""
+    failure = parse_failure(Response(400, [], (JSON % "ResourceNotFoundException").encode()))
+    assert isinstance(failure, Refused)
+    assert (failure.status, failure.code, failure.message) == (400, "ResourceNotFoundException", "why")
+
+
+BODY = b'{"Item":{}}'
+LENGTH = ("Content-Length", str(len(BODY)))
+WHOLE = [
+    ("POST", 200, [LENGTH]),
+    ("POST", 200, [("Transfer-Encoding", "chunked")]),
+    ("POST", 200, [LENGTH, ("x-amz-crc32", str(zlib.crc32(BODY)))]),
+    ("HEAD", 200, []),
+    ("GET", 304, []),
+    ("POST", 204, []),
+]
+DAMAGED = [
+    ("POST", 200, []),
+    ("POST", 200, [LENGTH, ("x-amz-crc32", "1")]),
+    ("POST", 200, [LENGTH, ("X-Amz-Crc32", "1")]),
+]
+
+
+@pytest.mark.parametrize(("method", "status", "headers"), WHOLE)
+def test_whole_answer_passes(method, status, headers):
+    """An answer with a length and the right checksum, or one that has no body by definition, is whole."""
+    check_whole(Response(status, headers, BODY), method)
+
+
+@pytest.mark.parametrize(("method", "status", "headers"), DAMAGED)
+def test_damaged_answer_is_an_error(method, status, headers):
+    """Without a length nobody knows whether the body is all there; a wrong checksum says that it is not."""
+    with pytest.raises(TransportError):
+        check_whole(Response(status, headers, BODY), method)

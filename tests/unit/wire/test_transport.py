@@ -1,0 +1,229 @@
+"""The pool for many requests in flight, against a server that misbehaves."""
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+from awscrt.auth import AwsCredentialsProvider
+
+from tests.unit.wire.faulty_server import (
+    FaultyServer,
+    answer,
+    drip,
+    error,
+    late,
+    raw,
+    reset,
+    silence,
+    then_closed,
+)
+from wire.endpoint import Endpoint
+from wire.errors import TransportError
+from wire.nodelay import set_nodelay
+from wire.response import Response
+from wire.transport import Transport
+
+PROVIDER = AwsCredentialsProvider.new_static("AKIDEXAMPLE", "secret")
+TARGET = "DynamoDB_20120810.BatchWriteItem"
+
+
+def transport_to(server, **options):
+    return Transport(server.endpoint(), PROVIDER, **{"connect_timeout": 0.5, "timeout": 0.5, **options})
+
+
+def collect(transport, count, patience=5.0):
+    """Wait for `count` reports; every handle must come once."""
+    answers = {}
+    ends = time.monotonic() + patience
+    while len(answers) < count and time.monotonic() < ends:
+        for handle, got in transport.wait(0.2):
+            assert handle not in answers
+            answers[handle] = got
+    assert len(answers) == count
+    return answers
+
+
+def test_many_requests_are_in_flight_at_once():
+    """Eight slow answers take as long as one, each on a connection of its own, and each handle gets its own answer."""
+    with FaultyServer(late(0.2, answer())) as server:
+        transport = transport_to(server, connections=8, timeout=5)
+        began = time.monotonic()
+        handles = [transport.send(TARGET, b"%d" % n) for n in range(8)]
+        answers = collect(transport, 8)
+        assert time.monotonic() - began < 1.0
+        assert {handle: answers[handle].status for handle in handles} == dict.fromkeys(handles, 200)
+    assert len({seen.connection for seen in server.seen}) == 8
+    assert {seen.headers["x-amz-target"] for seen in server.seen} == {TARGET}
+    assert all("authorization" in seen.headers for seen in server.seen)
+
+
+def test_requests_beyond_the_pool_wait_for_a_connection():
+    """More requests than connections are all answered, over no more connections than there may be."""
+    with FaultyServer(answer()) as server:
+        transport = transport_to(server, connections=3)
+        for n in range(50):
+            transport.send(TARGET, b"%d" % n)
+        collect(transport, 50)
+        assert sorted(int(seen.body) for seen in server.seen) == list(range(50))
+        assert len(server.peers) <= 3
+
+
+FAULTS = {
+    "reset": reset,
+    "silent": silence,
+    "slow drip": drip,
+    "closed without an answer": raw(b""),
+    "cut off": raw(b'HTTP/1.1 200 X\r\nContent-Length: 99\r\n\r\n{"Unproc'),
+    "no length": raw(b"HTTP/1.1 200 X\r\n\r\n{}"),
+    "no HTTP": raw(b"hello\r\n\r\n"),
+    "wrong checksum": answer(headers=(("x-amz-crc32", "7"),)),
+    "too large": answer(body=b"x" * 5000),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_fault_is_reported_and_the_pool_goes_on(fault):
+    """A request without a whole answer is reported as such, once, in time; the next one has a new connection."""
+    with FaultyServer(fault, answer()) as server:
+        transport = transport_to(server, connections=1, largest=1000)
+        bad = transport.send(TARGET, b"1")
+        began = time.monotonic()
+        answers = collect(transport, 1)
+        assert isinstance(answers[bad], TransportError)
+        assert time.monotonic() - began < 2.0
+        good = transport.send(TARGET, b"2")
+        assert collect(transport, 1)[good].status == 200
+        assert [seen.connection for seen in server.seen] == [0, 1]
+        assert transport.wait(0.05) == []
+
+
+def test_error_of_the_service_is_an_answer():
+    """What the service says, of whatever status, is given on as it is, and the connection is kept."""
+    with FaultyServer(error("ThrottlingException"), answer(503, b"")) as server:
+        transport = transport_to(server, connections=1)
+        transport.send(TARGET, b"1")
+        transport.send(TARGET, b"2")
+        answers = collect(transport, 2)
+        assert [answers[n].status for n in sorted(answers)] == [400, 503]
+        assert len(server.peers) == 1
+
+
+def test_timeout_does_not_wait_for_the_others():
+    """One request that gets no answer is given up in time, while others on other connections go on and on."""
+    with FaultyServer(silence, answer()) as server:
+        transport = transport_to(server, connections=2, timeout=0.4)
+        stuck = transport.send(TARGET, b"stuck")
+        began = time.monotonic()
+        while True:
+            transport.send(TARGET, b"x")
+            got = dict(transport.wait(1.0))
+            if stuck in got:
+                break
+            assert time.monotonic() - began < 3.0
+        assert isinstance(got[stuck], TransportError)
+        assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_late_answer_reaches_nobody():
+    """An answer that comes after its time-out is not taken for that of a later request."""
+    with FaultyServer(late(0.5, answer(body=b"late")), answer(body=b"good")) as server:
+        transport = transport_to(server, connections=1, timeout=0.2)
+        transport.send(TARGET, b"1")
+        collect(transport, 1)
+        second = transport.send(TARGET, b"2")
+        assert collect(transport, 1) == {second: Response(200, [("Content-Length", "4")], b"good")}
+        time.sleep(0.5)
+        assert transport.wait(0.1) == []
+
+
+def test_connection_closed_while_idle_is_replaced():
+    """A connection that the server closed between two requests costs the second one nothing but a new connection."""
+    with FaultyServer(then_closed(answer()), answer()) as server:
+        transport = transport_to(server, connections=1)
+        transport.send(TARGET, b"1")
+        collect(transport, 1)
+        time.sleep(0.1)
+        second = transport.send(TARGET, b"2")
+        assert collect(transport, 1)[second].status == 200
+
+
+def test_each_request_learns_that_nobody_listens():
+    """When no connection can be made, every request is reported, and none waits for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    transport = Transport(Endpoint("dynamodb", "x", "127.0.0.1", port, tls=False), PROVIDER, connections=2)
+    for n in range(5):
+        transport.send(TARGET, b"%d" % n)
+    assert all(isinstance(got, TransportError) for got in collect(transport, 5).values())
+
+
+def test_stalled_tls_handshake_is_given_up():
+    """A server that says nothing in the handshake costs one connect time-out, and its request is reported."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
+        transport = Transport(endpoint, PROVIDER, connections=1, connect_timeout=0.3)
+        transport.send(TARGET, b"1")
+        assert "in time" in str(collect(transport, 1, patience=3.0)[1])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # awscrt prints the provider's error
+def test_missing_credentials_are_reported():
+    """A request that can't be signed is reported, and nothing leaves unsigned."""
+
+    def fail():
+        raise RuntimeError("away")
+
+    with FaultyServer() as server:
+        transport = Transport(server.endpoint(), AwsCredentialsProvider.new_delegate(fail))
+        handle = transport.send(TARGET, b"1")
+        assert "credentials" in str(collect(transport, 1)[handle])
+        assert server.seen == []
+
+
+def test_waiting_for_nothing_sleeps():
+    """With nothing in flight, waiting takes the time given and reports nothing: a caller can sleep with it."""
+    transport = Transport(Endpoint("dynamodb", "x", "127.0.0.1", 1, tls=False), PROVIDER)
+    began = time.monotonic()
+    assert transport.wait(0.15) == []
+    assert 0.14 < time.monotonic() - began < 1.0
+
+
+def test_connections_do_not_wait_for_acknowledgements():
+    """Every connection of the pool has Nagle's algorithm off, which would hold the end of a large request for 40 ms."""
+    with FaultyServer(answer()) as server:
+        transport = transport_to(server, connections=2)
+        for _ in range(2):
+            transport.send(TARGET, b"x" * 20_000)
+        collect(transport, 2)
+        assert set_nodelay(server.port) == 0
+
+
+def test_nodelay_touches_only_connections_to_its_port():
+    """Connections to the port lose Nagle's algorithm, other descriptors are left alone, and none is left open."""
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as others:
+        port = ours.getsockname()[1]
+        with (
+            socket.create_connection(("127.0.0.1", port)) as near,
+            socket.create_connection(others.getsockname()) as far,
+        ):
+            before = set(os.listdir("/proc/self/fd"))
+            assert set_nodelay(port) == 1
+            assert set(os.listdir("/proc/self/fd")) == before
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not far.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert set_nodelay(port) == 0
+
+
+def test_close_ends_every_connection():
+    """Closing the pool closes its connections, busy ones too, and reports nothing more."""
+    with FaultyServer(answer(), silence) as server:
+        transport = transport_to(server, connections=2, timeout=5)
+        transport.send(TARGET, b"1")
+        collect(transport, 1)
+        transport.send(TARGET, b"2")
+        threading.Event().wait(0.1)
+        transport.close()
+        assert all(peer.closed_by_client.wait(2) for peer in server.peers)
+        assert transport.wait(0.1) == []
