@@ -35,7 +35,7 @@ class Show:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._started = psutil.Process().create_time()  # imports take seconds, too
+        self._started: float = psutil.Process().create_time()  # imports take seconds, too
 
     @property
     def elapsed(self) -> float:
