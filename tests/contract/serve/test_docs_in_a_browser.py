@@ -73,5 +73,6 @@ def test_a_developer_can_try_the_api(laptop: Laptop, browser: webdriver.Chrome, 
     assert '"late_probability": 0.183' in shown.text
     browser.execute_script("arguments[0].scrollIntoView({block: 'start'})", shown)
     browser.save_screenshot(str(Path(os.environ.get("LARDER_SCREENSHOTS", tmp_path)) / "docs.png"))
-    severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    severe = [entry for entry in log if entry["level"] == "SEVERE"]
     assert severe == []
