@@ -70,6 +70,12 @@ RECIPES = {
         ("infra/environments.yaml", "openapi.yaml"),
     ),
 }
+FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
+    "EnrichFunction": "enrich",
+    "ServeFunction": "serve",
+    "PublishFunction": "operate",
+    "SyntheticFunction": "operate",
+}
 # glibc of the runtime's Amazon Linux 2023 is 2.34: wheels made for older ones run there.
 PLATFORMS = {
     "aws-arm64": ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17))),
@@ -216,7 +222,8 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.sources:
         found: Iterable[Path] = [ROOT / source] if source.endswith(".py") else (ROOT / source).rglob("*")
         for path in found:
-            if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("requirements"):
+            # serve/dev is the laptop's server
+            if path.is_file() and not {"__pycache__", "dev"} & set(path.parts) and "requirements" not in path.name:
                 yield path
 
 

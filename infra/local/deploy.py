@@ -13,16 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from infra.bundle import Bundle, build
+from infra.bundle import FUNCTIONS, Bundle, build
 from infra.translate import Template, read_template, translate
 
 ARTIFACTS = "larder-artifacts"
-FUNCTIONS = {
-    "EnrichFunction": "enrich",
-    "ServeFunction": "serve",
-    "PublishFunction": "operate",
-    "SyntheticFunction": "operate",
-}
 Clients = Callable[[str], Any]  # a service's name -> its boto3 client
 
 

@@ -15,6 +15,12 @@ from infra.translate import Template, read_template
 
 GONE = object()
 
+
+def parse_place(text: str) -> tuple[str | int, ...]:
+    """Parse `Resources.Api.Properties.MethodSettings.0` into the steps that lead there."""
+    return tuple(int(step) if step.isdecimal() else step for step in text.split("."))
+
+
 FAULTS = Path(__file__).with_name("faults.yaml")
 SEEDS: list[tuple[str, str, tuple[str | int, ...], Any]] = [
     (

@@ -1,0 +1,65 @@
+"""What goes into a bundle: trimming, our own files, the lock files, the runtime."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from infra.bundle import RECIPES, ROOT, RUNTIME
+from infra.bundle import _sources as sources
+from infra.translate import read_template
+from infra.trim import is_kept
+
+KEPT = [
+    ("pyarrow/lib.cpython-313-aarch64-linux-gnu.so", True),
+    ("pyarrow/libarrow.so.2600", True),
+    ("pyarrow/libarrow_substrait.so.2600", True),
+    ("pyarrow/libarrow_python.so.2600", True),
+    ("pyarrow/libarrow_python.so", False),
+    ("pyarrow/libarrow_python.so.2600.1.0", False),
+    ("pyarrow/libarrow_flight.so.2600", False),
+    ("pyarrow/_flight.cpython-313-aarch64-linux-gnu.so", False),
+    ("pyarrow/include/arrow/api.h", False),
+    ("pyarrow/tests/test_array.py", False),
+    ("botocore/data/athena/2017-05-18/service-2.json.gz", True),
+    ("botocore/data/endpoints.json", True),
+    ("botocore/data/ec2/2016-11-15/service-2.json.gz", False),
+    ("jwt/api_jwt.py", True),
+    ("jwt/__pycache__/api_jwt.cpython-311.pyc", False),
+    ("pyjwt-2.15.1.dist-info/RECORD", False),
+    ("pyjwt-2.15.1.dist-info/METADATA", True),
+]
+
+
+@pytest.mark.parametrize(("path", "kept"), KEPT)
+def test_trimming(path: str, kept: bool) -> None:
+    """What no run needs is left out; what the loader or the licence needs stays."""
+    assert is_kept(path) is kept
+
+
+def test_sides_stay_apart() -> None:
+    """Serve's bundle has nothing of enrich, enrich's has two modules of serve, neither has what only a laptop needs."""
+    serve = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["serve"])}
+    enrich = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["enrich"])}
+    assert not [path for path in serve if path.startswith(("enrich/", "infra/", "serve/dev/"))]
+    assert {path for path in enrich if path.startswith("serve/")} == {
+        "serve/__init__.py",
+        "serve/item.py",
+        "serve/datasets.py",
+    }
+
+
+@pytest.mark.parametrize("side", ["enrich", "serve"])
+def test_locks_have_hashes_and_no_place(side: str) -> None:
+    """Each requirement is pinned with hashes, and no index or host is named."""
+    text = (ROOT / side / "requirements.txt").read_text()
+    pins = re.findall(r"^[a-z0-9_.-]+==", text, re.MULTILINE)
+    assert len(re.findall(r"^[a-z0-9_.-]+==.*?\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins) > 2
+    assert "://" not in text
+    assert "index" not in text
+
+
+def test_runtime_is_the_templates() -> None:
+    """Bundles are built for the Python that the functions run on."""
+    assert read_template()["Globals"]["Function"]["Runtime"] == f"python{RUNTIME}"

@@ -1,0 +1,129 @@
+"""Discovery: the catalog against the rules of RFC 9727 and RFC 9264, and against the environments."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from infra.discovery import CATALOG_PATH, CATALOG_TYPE, build_catalog, build_files, build_openapi, build_service
+from infra.environments import read_environments
+from infra.publish import publish
+from infra.translate import ROOT
+
+NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
+
+
+@pytest.fixture(scope="module")
+def environments() -> Any:
+    return read_environments()
+
+
+@pytest.fixture(scope="module")
+def openapi() -> Any:
+    return yaml.safe_load((ROOT / "openapi.yaml").read_text())
+
+
+def check_linkset(document: Any) -> list[str]:
+    """Return what is against RFC 9264, section 4.2: a set of contexts, each with targets by relation type."""
+    faults = [] if set(document) == {"linkset"} else ["a linkset document has the member linkset and no other"]
+    for context in document["linkset"]:
+        if not urlsplit(context["anchor"]).scheme:
+            faults.append(f"anchor {context['anchor']!r} is not absolute")
+        for relation, targets in context.items():
+            if relation == "anchor":
+                continue
+            if relation != relation.lower():
+                faults.append(f"relation type {relation} is not lower case")
+            if not isinstance(targets, list) or not all(urlsplit(one.get("href", "")).scheme for one in targets):
+                faults.append(f"{relation} is not a list of targets with absolute references")
+            if any(not isinstance(one.get(name, ""), str) for one in targets for name in ("type", "title", "media")):
+                faults.append(f"{relation}: type, title and media are text")
+    return faults
+
+
+def test_catalog_is_an_api_catalog(environments: Any) -> None:
+    """It is a linkset; its own context names each API as an item (RFC 9727, section 3.1 and appendix A)."""
+    catalog = build_catalog(environments)
+    assert check_linkset(catalog) == []
+    own = catalog["linkset"][0]
+    assert urlsplit(own["anchor"]).path == "/.well-known/api-catalog"
+    assert CATALOG_TYPE.startswith("application/linkset+json; profile=")
+    anchors = {context["anchor"] for context in catalog["linkset"][1:]}
+    assert {item["href"] for item in own["item"]} == anchors
+
+
+def test_catalog_agrees_with_the_environments(environments: Any) -> None:
+    """One item per environment, at its custom domain, with description, meta data and status (RFC 8631, RFC 9727)."""
+    catalog = build_catalog(environments)
+    found = {item["title"]: item["href"] for item in catalog["linkset"][0]["item"]}
+    assert found == {name: f"https://{environments['environments'][name]['domain']}/v1" for name in NAMES}
+    for context in catalog["linkset"][1:]:
+        assert set(context) == {"anchor", "service-desc", "service-meta", "status"}
+        assert "execute-api" not in json.dumps(context)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_of_the_catalog_are_published(environments: Any, openapi: Any, name: str) -> None:
+    """Each description and meta data link leads to a file that the environment's stack writes, of the type it says."""
+    files = build_files(environments, openapi, name, release="1")
+    base = environments["discovery"]["base_url"]
+    context = next(one for one in build_catalog(environments)["linkset"] if f"/{name}/" in str(one.get("service-desc")))
+    for relation in ("service-desc", "service-meta"):
+        link = context[relation][0]
+        content_type, text = files[link["href"].removeprefix(f"{base}/")]
+        assert content_type == link["type"]
+        assert json.loads(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_service_tells_what_a_consumer_needs(environments: Any, name: str) -> None:
+    """service.json names issuer, audience, keys, limits, version and release, and no resource of ours."""
+    service = build_service(environments, name, release="1.2.0")
+    assert service["issuer"] == environments["environments"][name]["issuer"]
+    assert {"audience", "keys", "limits", "version", "release", "base_url", "api_key_required"} <= set(service)
+    assert service["api_key_required"] is (name == "prod")
+
+
+def test_openapi_has_the_environments_address(openapi: Any) -> None:
+    """The published contract has one server, and its paths lead to the base URL; the gateway's inside is left out."""
+    published = build_openapi(openapi, "https://predictions.api.example.com/v1")
+    assert published["servers"] == [{"url": "https://predictions.api.example.com"}]
+    assert all(path.startswith(("/v1", "/{")) for path in published["paths"])
+    assert "x-amazon" not in json.dumps(published)
+
+
+class Bucket:
+    """Remembers what is put and deleted."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+
+    def put_object(self, **given: Any) -> None:
+        self.objects[given["Key"]] = (given["ContentType"], given["Body"])
+
+    def delete_object(self, **given: Any) -> None:
+        self.objects.pop(given["Key"], None)
+
+
+def test_stack_publishes_and_takes_back(environments: Any, openapi: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    """A stack's creation writes the catalog and its two files; its deletion takes only the two."""
+    (tmp_path / "environments.json").write_text(json.dumps(environments))
+    (tmp_path / "openapi.json").write_text(json.dumps(openapi))
+    monkeypatch.setattr("infra.publish.FOLDER", tmp_path)
+    bucket = Bucket()
+    properties = {
+        "Bucket": "b",
+        "Environment": "qa",
+        "Release": "7",
+        "BaseUrl": "https://x.example.com/v1",
+        "Keys": "ssm:/k/",
+    }
+    publish(bucket, {"RequestType": "Create", "ResourceProperties": properties})
+    assert set(bucket.objects) == {CATALOG_PATH, "predictions/qa/service.json", "predictions/qa/openapi.json"}
+    assert json.loads(bucket.objects["predictions/qa/service.json"][1])["release"] == "7"
+    publish(bucket, {"RequestType": "Delete", "ResourceProperties": properties})
+    assert set(bucket.objects) == {CATALOG_PATH}

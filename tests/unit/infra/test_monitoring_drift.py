@@ -1,0 +1,180 @@
+"""What alarms and dashboards name is what the handlers print, and nothing that they print goes unwatched."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import enrich.work
+import infra.synthetic
+from enrich.events import Sweep
+from enrich.records import Counts, Pending, Run
+from enrich.settings import Settings as EnrichSettings
+from infra.metrics import Metric, filtered, told, watched
+from infra.translate import Template, read_template
+from serve.auth import Policy
+from serve.datasets import SERVED
+from serve.handler import Parts, build_handler
+from serve.item import Item
+from serve.key_set import Document
+from serve.keys import KeyStore, Unreadable
+from serve.log import build_key_line
+from serve.page import QueryResult
+from serve.settings import Settings as ServeSettings
+from serve.verifier import Issuer, Verifier
+
+NOW = 1_763_640_000.0
+AWS_OWN = {  # what AWS tells of itself; names as in its documentation
+    "AWS/ApiGateway": {"4XXError", "5XXError", "Count", "Latency"},
+    "AWS/DynamoDB": {
+        "ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents",
+    },
+    "AWS/Lambda": {"ConcurrentExecutions", "Duration", "Errors", "Throttles"},
+    "AWS/SQS": {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"},
+    "AWS/WAFV2": {"BlockedRequests"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return read_template()
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every kind of line that the three functions print."""
+    _print_enrich_lines(monkeypatch)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    return [*_serve_lines(), *printed, infra.synthetic.render_line("dev", NOW, 12.5, ["no answer"])]
+
+
+def _serve_lines() -> list[str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    lines: list[str] = []
+
+    def report(event: str, details: Any) -> None:
+        lines.append(build_key_line("dev", NOW, event, details))
+
+    def unreadable() -> list[Document]:
+        raise Unreadable("gone")
+
+    item = Item("flight-delays#B6", "a", '{"flight": "B61"}', "0001", int(NOW) + 600)
+    storage: Any = SimpleNamespace(
+        get_item=lambda pk, sk: item if sk == "a" else None,
+        query=lambda *_: QueryResult([item], None),
+    )
+    settings = ServeSettings("items", (), "larder", (), "dev")
+    claims = {
+        "iss": "i",
+        "aud": "a",
+        "iat": NOW,
+        "exp": NOW + 60,
+        "carrier": "B6",
+        "scope": SERVED["flight-delays"].scope,
+    }
+    token = {"Authorization": f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': 'k1'})}"}
+    for read in (lambda: [Document("k1.pem", pem)], unreadable):
+        verifier = Verifier([Issuer(Policy("i", "a"), KeyStore(read, report))])
+        handle = build_handler(Parts(settings, storage, verifier, lambda: NOW, lines.append))
+        for path in ("/v1/flight-delays", "/v1/flight-delays/a", "/v1/flight-delays/b", "/v1/health", "/nowhere"):
+            for headers in (token, {}):
+                event = {"httpMethod": "GET", "path": path, "headers": headers, "requestContext": {"requestId": "r"}}
+                handle(event, None)
+    return lines
+
+
+def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(
+        dataset="flight-delays", run=7, bucket="b", object_key="k", identity="i", arrived_ms=0,
+        state="done", rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
+    )  # fmt: skip
+    monkeypatch.setattr(enrich.work, "drain", lambda *_: iter([run]))
+    monkeypatch.setattr(enrich.work, "sweep", lambda *_: [])
+    settings = EnrichSettings(
+        table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
+    )
+    pending = [Pending(dataset="flight-delays", run=8, queued_ms=int(NOW * 1000) - 90_000)]
+    edges: Any = SimpleNamespace(
+        settings=settings,
+        datasets={"flight-delays": None},
+        ledger=SimpleNamespace(fetch_pending=lambda _: pending),
+        clock=SimpleNamespace(now=lambda: NOW),
+    )
+    enrich.work.work_off(edges, [Sweep()])
+
+
+def unknown(template: Template, lines: list[str]) -> list[Metric]:
+    """Return what is watched and that nobody tells."""
+    ours = told(lines) | filtered(template, lines)
+    return sorted(
+        one for one in watched(template) if one not in ours and one.name not in AWS_OWN.get(one.namespace, set())
+    )
+
+
+def unwatched(template: Template, lines: list[str]) -> list[str]:
+    """Return what is told and that nobody watches."""
+    seen = {(one.namespace, one.name) for one in watched(template)}
+    return sorted(
+        {one.name for one in told(lines) | filtered(template, lines) if (one.namespace, one.name) not in seen}
+    )
+
+
+def test_watched_metrics_are_told(template: Template, lines: list[str]) -> None:
+    """Each metric that an alarm or a dashboard names, with its dimensions, is told by a handler or is AWS's own."""
+    assert unknown(template, lines) == []
+
+
+def test_told_metrics_are_watched(template: Template, lines: list[str]) -> None:
+    """Each metric that a handler tells, or a filter makes, is on a dashboard or in an alarm."""
+    assert unwatched(template, lines) == []
+
+
+def test_filters_find_their_lines(template: Template, lines: list[str]) -> None:
+    """Each metric filter matches at least one line that serve prints."""
+    filters = [one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::MetricFilter"]
+    assert len(filtered(template, lines)) == len(filters) == 2
+
+
+def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
+    """The alarm's threshold is in seconds, and so is what the sweep tells."""
+    documents = [json.loads(line) for line in lines]
+    assert [one["OldestPendingSeconds"] for one in documents if "OldestPendingSeconds" in one] == [90.0]
+
+
+def _drifts(template: Template, lines: list[str]) -> Iterator[tuple[str, Template, list[str]]]:
+    def changed(name: str, change: Any) -> Template:
+        other = copy.deepcopy(template)
+        change(other["Resources"][name]["Properties"])
+        return other
+
+    yield "a metric renamed in the code", template, [line.replace("RunsClosed", "RunsDone") for line in lines]
+    yield "a member renamed in the log", template, [line.replace('"code":', '"problem":') for line in lines]
+    yield "a dimension dropped in the code", template, [line.replace('"Service": "enrich", ', "") for line in lines]
+    yield "an alarm on another name", changed("RejectsMany", lambda p: p.update(MetricName="RejectRate")), lines
+    yield "an alarm without a dimension", changed("RunsFail", lambda p: p["Dimensions"].pop()), lines
+    yield "an alarm on another namespace", changed("KeysUnreadable", lambda p: p.update(Namespace="larder")), lines
+    body = template["Resources"]["PipelineDashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    renamed = {"Fn::Sub": body.replace("PredictionsWritten", "ItemsWritten")}
+    yield "a dashboard on another name", changed("PipelineDashboard", lambda p: p.update(DashboardBody=renamed)), lines
+    yield (
+        "a filter on another member",
+        changed("RefusalsByCode", lambda p: p.update(FilterPattern='{ $.kode = "*" }')),
+        lines,
+    )
+
+
+def test_seeded_drift_is_seen(template: Template, lines: list[str]) -> None:
+    """Whichever side moves away from the other, the two comparisons tell."""
+    unseen = [
+        what for what, other, said in _drifts(template, lines) if not unknown(other, said) + unwatched(other, said)
+    ]
+    assert unseen == []

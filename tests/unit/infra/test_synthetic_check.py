@@ -1,0 +1,48 @@
+"""The synthetic check says what a consumer would notice, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from infra.synthetic import Answer, check, render_line
+
+TOKEN_URL = "https://login.example.com/token"
+GRANT = {"token_url": TOKEN_URL, "client_id": "c", "client_secret": "s"}
+GOOD = {"stranger": Answer(401, b""), "issuer": Answer(200, b'{"access_token": "t"}'), "friend": Answer(200, b"{}")}
+
+CASES = [
+    ("all is well", {}, GRANT, ""),
+    ("a ready token", {"issuer": Answer(500, b"")}, {"token": "t"}, ""),
+    ("the door is open", {"stranger": Answer(200, b"{}")}, GRANT, "without a token the answer is 200"),
+    ("nothing answers", {"stranger": Answer(0, b""), "friend": Answer(0, b"")}, GRANT, "with a token the answer is 0"),
+    ("no token to be had", {"issuer": Answer(503, b"")}, GRANT, "the issuer gave no token"),
+    ("an issuer that talks nonsense", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer gave no token"),
+    ("a server error", {"friend": Answer(500, b"")}, GRANT, "with a token the answer is 500"),
+    ("a body that is no JSON", {"friend": Answer(200, b"<html>")}, GRANT, "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("answers", "credentials", "fault"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
+def test_check(answers: Mapping[str, Answer], credentials: Mapping[str, str], fault: str) -> None:
+    """Each thing that can be wrong has its own words; when nothing is, there are none."""
+    given = {**GOOD, **answers}
+
+    def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
+        if url == TOKEN_URL:
+            assert form is not None
+            assert b"grant_type=client_credentials" in form
+            return given["issuer"]
+        return given["friend"] if headers.get("Authorization") == "Bearer t" else given["stranger"]
+
+    faults = check(send, "https://api.example.com/v1/flight-delays", credentials)
+    assert bool(faults) == bool(fault)
+    assert fault in "; ".join(faults)
+
+
+def test_line_has_no_secret_and_counts_a_fault() -> None:
+    """The line holds the faults and their metric, which is 0 when all is well."""
+    assert json.loads(render_line("prod", 1.0, 20.0, ["x"]))["SyntheticFailures"] == 1
+    assert json.loads(render_line("prod", 1.0, 20.0, []))["SyntheticFailures"] == 0
