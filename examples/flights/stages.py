@@ -187,7 +187,7 @@ def _expect(status: int, answer: Answer) -> Answer:
 
 def _show_run(stage: Stage, run: Run | None) -> None:
     if run is None:
-        stage.update("waiting for the event to arrive")
+        stage.update("waiting for enrich to hear of it")
     else:
         stage.update(f"run {run.run} is {run.state}, {run.stage}", run.next_row, run.rows)
 
