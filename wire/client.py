@@ -85,7 +85,6 @@ class Client:
         """
         ends = time.monotonic() + (self.limits.budget if budget is None else budget)
         tries = 0
-        forgiven = False
         while True:
             idle = None
             try:
@@ -98,9 +97,9 @@ class Client:
                 raise failure
             except Unavailable as error:
                 pause = 0.0
-                if idle and not forgiven and isinstance(error.__cause__, (AwsCrtError, RuntimeError)):
-                    # It died while idle, which says nothing about the service: try at once, on a new connection.
-                    forgiven = True
+                if idle and isinstance(error.__cause__, (AwsCrtError, RuntimeError)):
+                    # It died while idle, which says nothing about the service: try at once, on a new connection (once,
+                    # then, since the others are closed too).
                     self.close()
                 else:
                     tries += 1

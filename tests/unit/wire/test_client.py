@@ -168,6 +168,14 @@ def test_timeout_closes_the_connection():
         assert [seen.connection for seen in server.seen] == [0, 1, 1]
 
 
+def test_unanswered_request_leaves_no_connection():
+    """A request that is given up leaves nothing open, neither here nor at the server."""
+    with FaultyServer(silence) as server:
+        with pytest.raises(Unavailable):
+            client_of(server, QUICK._replace(tries=1)).send(GET_ITEM, b"{}")
+        assert server.peers[0].closed_by_client.wait(2)
+
+
 def test_connection_closed_while_idle_costs_one_silent_retry():
     """A connection that died while idle is replaced at once, without a pause, even where only one try is allowed."""
     pauses = []
@@ -236,6 +244,12 @@ def test_answer_past_the_limit_is_not_read_to_its_end():
             client_of(server, QUICK._replace(largest=100_000)).send(GET_ITEM, b"{}")
         assert len(server.seen) == 1
         assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_answer_past_the_limit_ends_where_it_passes_it():
+    """What comes after the limit is not waited for."""
+    with FaultyServer(drip) as server, pytest.raises(TooLarge):
+        client_of(server, QUICK._replace(largest=5, attempt=5.0, tries=1)).send(GET_ITEM, b"{}")
 
 
 def test_large_answer_within_the_limit_is_whole():
