@@ -16,7 +16,7 @@ from enrich.edges import Edges
 from enrich.faults import LeaseLost
 from enrich.lease import Lease
 from enrich.ledger import Delete
-from enrich.outputs import parse_parts
+from enrich.outputs import list_keys, parse_parts
 from enrich.part import Part, PartFile
 from enrich.read import read_chunks
 from enrich.records import Pending, Record, Run, bump
@@ -77,11 +77,10 @@ class Active:
 
     def superseded_rows(self) -> list[int]:
         """Read the rows for which the table turned out to hold a newer item."""
-        settings = self.edges.settings
-        page = self.edges.s3.list_objects_v2(Bucket=settings.bucket, Prefix=self.work_key("superseded/"))
+        s3, bucket = self.edges.s3, self.edges.settings.bucket
         rows: set[int] = set()
-        for entry in page.get("Contents", []):
-            rows.update(orjson.loads(self.edges.s3.get_object(Bucket=settings.bucket, Key=entry["Key"])["Body"].read()))
+        for object_key in list_keys(s3, bucket, self.work_key("superseded/")):
+            rows.update(orjson.loads(s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()))
         return sorted(rows)
 
     def due(self) -> bool:

@@ -50,7 +50,7 @@ def refresh(edges: Edges, dataset: str, *, full: bool = False) -> Run:
 def withdraw(edges: Edges, bad: Run) -> list[Run]:
     """Take an output back: open a new generation and queue what puts the table right in it.
 
-    That is every output that is still alive, newest first, and at last the removal of the items that only the
+    That is every output that is still alive, and at last the removal of the items that only the
     withdrawn output named. Unchanged bodies cost nothing, as always.
 
     Raises:

@@ -74,9 +74,11 @@ class Delta:
         )
         return path
 
-    def import_noted(self, path: Path) -> None:
-        """Note what an earlier invocation had noted."""
-        self._db.execute("insert into noted from read_parquet(?)", [str(path)])
+    def import_noted(self, path: Path, first_row: int, last_row: int) -> None:
+        """Note a range of the rows that an earlier invocation had noted."""
+        self._db.execute(
+            "insert into noted from read_parquet(?) where row between ? and ?", [str(path), first_row, last_row]
+        )
 
     def duplicates(self) -> list[int]:
         """Return the rows that share their item key with another row, in order, and note them as rejected."""
@@ -111,7 +113,7 @@ class Delta:
         self._db.execute("update known set digest = null")
         return False
 
-    def decide(self, *, order: str, now: float, enough: float, full: bool) -> None:
+    def decide(self, *, order: str, now: float, enough: float, full: bool, snapshot: str = "") -> None:
         """Decide for each noted row whether it is written, unchanged, superseded or rejected.
 
         Args:
@@ -119,6 +121,7 @@ class Delta:
             now: epoch seconds; the same in each invocation of a run, so that each decides alike.
             enough: seconds of life that an unchanged item must have left to be let be.
             full: write whatever is not superseded.
+            snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
         """
         last = self._value("select coalesce(max(row), -1) from noted")
         self._db.execute("delete from outcome")
@@ -127,7 +130,7 @@ class Delta:
                 f"""
                 insert into outcome
                 select n.row, case when not n.kept then {REJECTED}
-                    when k."order" > $order then {SUPERSEDED}
+                    when k."order" > $order or $order < $snapshot then {SUPERSEDED}
                     when not $full and k.digest = n.digest and k.expires_at - $now >= $enough then {UNCHANGED}
                     else {WRITE} end, k.expires_at
                 from (from noted where row between $first and $last) n left join known k using (k1, k2)
@@ -136,6 +139,7 @@ class Delta:
                 {
                     "order": order,
                     "full": full,
+                    "snapshot": snapshot,
                     "now": now,
                     "enough": enough,
                     "first": first,
@@ -200,7 +204,7 @@ class Delta:
             removed_until: when the tombstones of the chosen removals expire.
             now: epoch seconds.
             superseded: rows for which the table itself turned out to hold a newer item.
-            nothing_written: this run only removed.
+            nothing_written: this run only removed, or its items were born expired.
         """
         self._db.execute("create or replace temp table lost(row bigint)")
         if superseded:

@@ -150,27 +150,28 @@ def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
     puts a table right again goes before what comes new.
     """
     began = [each for each in pending if each.run == open_run]
-    restores = [each for each in pending if each.kind == "restore"]
+    # newest first: what the newest outputs name is then never served from an older one in between
+    restores = [each for each in reversed(pending) if each.kind == "restore"]
     return next(iter(began or restores or pending), None)
 
 
 def queue_restores(edges: Edges, lease: Lease) -> None:
-    """Queue every output whose items may be alive, newest first, to be written in full."""
+    """Queue every output whose items may be alive, to be written in full."""
     runs = edges.ledger.fetch_runs(lease.state.dataset)
     for run in find_alive(edges, runs):
         enqueue_again(edges, replace(repeat(run, "restore"), full=True))
 
 
 def find_alive(edges: Edges, runs: Iterable[Run], *, without: str | None = None) -> list[Run]:
-    """Return the newest run of each output whose items may be alive, newest output first."""
+    """Return the newest run of each output whose items may be alive, oldest first: numbered so, they keep their order."""
     now = edges.clock.now()
     newest: dict[str, Run] = {}
     for run in newest_first(runs):
         if run.identity != without and (run.expires_at or 0) > now:
             newest.setdefault(run.identity, run)
-    alive = list(newest.values())
+    alive = list(reversed(newest.values()))
     snapshot = edges.datasets[alive[0].dataset].source.output == "snapshot" if alive else False
-    return alive[:1] if snapshot else alive
+    return alive[-1:] if snapshot else alive
 
 
 def newest_first(runs: Iterable[Run]) -> list[Run]:

@@ -96,6 +96,11 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     )
 
 
+def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
+    """List every object key under a prefix."""
+    return [entry["Key"] for entry in _list(s3, bucket, prefix)]
+
+
 def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed]:
     """List the objects under the dataset's prefix that are or close an output."""
     for entry in _list(s3, bucket, dataset.source.prefix):

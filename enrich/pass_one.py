@@ -13,7 +13,8 @@ from enrich.active import Active
 from enrich.dataset import FromColumn
 from enrich.delta import Delta
 from enrich.engine import Engine
-from enrich.faults import Failed, OutOfTime
+from enrich.faults import Failed, OutOfTime, Stopped
+from enrich.outputs import list_keys
 from enrich.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.write import too_large
 
@@ -73,12 +74,24 @@ def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, duplicates: It
 
 
 def import_noted(active: Active, delta: Delta) -> None:
-    """Bring back what earlier invocations of this run had noted."""
-    for object_key in _list_noted(active):
-        content = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)["Body"].read()
-        path = active.scratch / "import.parquet"
-        path.write_bytes(content)
-        delta.import_noted(path)
+    """Bring back what earlier invocations of this run had noted, up to the checkpoint, each row once.
+
+    An invocation that died between a file and its checkpoint leaves a file that overlaps with later ones. Wherever
+    they overlap they agree.
+    """
+    until = active.run.next_row if active.run.stage == "check" else active.run.rows or 0
+    next_row = 0
+    for first, last, object_key in sorted(_list_noted(active)):
+        if first <= next_row <= last and next_row < until:
+            content = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)["Body"].read()
+            path = active.scratch / "import.parquet"
+            path.write_bytes(content)
+            delta.import_noted(path, next_row, min(last, until - 1))
+            next_row = min(last, until - 1) + 1
+    if next_row < until:
+        raise Stopped(
+            f"run {active.run.run} of {active.run.dataset}: what was noted of its rows from {next_row} on is gone"
+        )
 
 
 def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -> pa.Table:
@@ -138,9 +151,10 @@ def _export_noted(active: Active, delta: Delta, first_row: int, next_row: int) -
         active.write_work(f"noted/{first_row:012d}-{next_row - 1:012d}.parquet", path.read_bytes())
 
 
-def _list_noted(active: Active) -> list[str]:
-    """Return the files that end at the checkpoint or before it; a later one is of an invocation that died."""
-    page = active.edges.s3.list_objects_v2(Bucket=active.edges.settings.bucket, Prefix=active.work_key("noted/"))
-    until = active.run.next_row if active.run.stage == "check" else active.run.rows or 0
-    found = [entry["Key"] for entry in page.get("Contents", [])]
-    return [each for each in found if int(each.rpartition("-")[2].partition(".")[0]) < until]
+def _list_noted(active: Active) -> list[tuple[int, int, str]]:
+    """Return first row, last row and object key of what was noted."""
+    found = []
+    for object_key in list_keys(active.edges.s3, active.edges.settings.bucket, active.work_key("noted/")):
+        first, last = object_key.rpartition("/")[2].removesuffix(".parquet").split("-")
+        found.append((int(first), int(last), object_key))
+    return found

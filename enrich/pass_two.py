@@ -34,7 +34,7 @@ def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicat
         write_rejects(edges.s3, edges.settings.bucket, prefix, engine, chunk, rendered, first_row)
         to_write, counted = _sort_out(active, delta, rendered, first_row, chunk.num_rows)
         if to_write.num_rows:
-            writer.put(to_write, order=order, expires_at=_expires_at(active), conditional=conditional)
+            writer.put(to_write, order=order, expires_at=active.run.expires_at or 0, conditional=conditional)
         counts += counted
         next_row = first_row + chunk.num_rows
         edges.progress.rows(active.run, next_row, active.run.counts.rejected + counts.rejected, writer.rate)
@@ -74,15 +74,11 @@ def is_late(active: Active) -> bool:
     return active.run.order.text < active.lease.state.high_water
 
 
-def _expires_at(active: Active) -> int:
-    return active.run.expires_at or 0
-
-
 def _sort_out(active: Active, delta: Delta, rendered: pa.Table, first_row: int, rows: int) -> tuple[pa.Table, Counts]:
     """Return the rows of a chunk to write, and how the others end."""
     good = rendered.filter(pc.is_null(rendered["reason"]))
     counts = Counts(rejected=rows - good.num_rows)
-    if _expires_at(active) <= active.edges.clock.now():
+    if active.run.born_expired:
         return good.slice(0, 0), counts + Counts(expired=good.num_rows)
     decided = delta.outcomes(first_row, first_row + rows - 1)
     decided = decided.filter(pc.not_equal(decided["outcome"], REJECTED))

@@ -53,6 +53,7 @@ class State(Record):
     lease_owner: str | None = None
     lease_until_ms: int = 0
     open_run: int | None = None  # began to write and did not close: until it does, fingerprints say too little
+    snapshot: str = ""  # text of the highest order of a closed snapshot: what is older adds nothing any more
     fingerprints: str | None = None  # object key of the newest
     rebuilt: str | None = None  # the doubtful fingerprints (and table) for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
@@ -124,6 +125,11 @@ class Run(Record):
         if self.generation is None or self.as_of_ms is None:
             raise ValueError(f"run {self.run} of {self.dataset} has no order yet")
         return Order(self.generation, self.as_of_ms, self.run)
+
+    @property
+    def born_expired(self) -> bool:
+        """Its items had expired when it began to write; told once, so that every invocation of it counts alike."""
+        return (self.expires_at or 0) * 1000 <= (self.decided_ms or 0)
 
     @property
     def closed(self) -> bool:

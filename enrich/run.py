@@ -101,7 +101,13 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     decided = (active.run.decided_ms or 0) / 1000
     order = active.run.order.text
     enough = active.dataset.unchanged_life * active.dataset.ttl.total_seconds()
-    delta.decide(order=order, now=decided, enough=enough, full=active.run.full or not trusted)
+    delta.decide(
+        order=order,
+        now=decided,
+        enough=enough,
+        full=active.run.full or not trusted,
+        snapshot=active.lease.state.snapshot,
+    )
     removed_until = _choose_removals(active, delta, order, decided)
     writer = Writer(
         active.edges.open_transport(active.lease.timeout),
@@ -152,9 +158,14 @@ def _choose_removals(active: Active, delta: Delta, order: str, now: float) -> in
         if withdrawn is None:
             raise Failed(f"the ledger has no run {run.of_run} of {run.dataset} any more, which should be withdrawn")
         delta.choose_removals(order=order, now=now, confirmed_by=withdrawn.order.text)
-    elif active.dataset.source.output == "snapshot" and run.kind != "rejects" and (run.expires_at or 0) > now:
+    elif _is_snapshot(active) and not run.born_expired and order >= active.lease.state.snapshot:
         delta.choose_removals(order=order, now=now)
     return max(run.expires_at or 0, delta.removals_expire_at())
+
+
+def _is_snapshot(active: Active) -> bool:
+    """Return whether this run names every live item: rejects that are replayed and withdrawals do not."""
+    return active.dataset.source.output == "snapshot" and active.run.kind not in {"rejects", "removal"}
 
 
 def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> None:
@@ -167,12 +178,15 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
         removed_until=removed_until,
         now=now,
         superseded=active.superseded_rows(),
-        nothing_written=active.run.kind == "removal",
+        nothing_written=active.run.kind == "removal" or active.run.born_expired,
     )
     fingerprints = write_fingerprints(active, delta, table_id)
+    snapshot = active.lease.state.snapshot
+    if _is_snapshot(active):
+        snapshot = max(snapshot, active.run.order.text)
     active.save(
         Delete(active.pending),
-        dataset_state={"open_run": None, "fingerprints": fingerprints},
+        dataset_state={"open_run": None, "fingerprints": fingerprints, "snapshot": snapshot},
         state="done",
         ended_ms=int(now * 1000),
         error=None,

@@ -1,0 +1,196 @@
+"""The model of the world: time, chance, who acts next, and what goes wrong. Everything follows from one seed.
+
+Actors are threads, but only one runs at a time: the one that holds the baton. It gives the baton back at calls to the
+outer world, when chance says so; so every interleaving of those calls can happen, and each replays exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+T = TypeVar("T")
+START = 1_800_000_000.0  # epoch seconds at which every history begins
+DAY = 86_400.0
+
+
+class Killed(BaseException):
+    """The process of this actor is gone; nothing that it does in answer reaches the world."""
+
+
+class Broken(AssertionError):
+    """A promise was broken while the history went on."""
+
+
+@dataclass
+class Chances:
+    """How often what goes wrong, per call."""
+
+    crash: float = 0.0
+    fault: float = 0.0  # an answer that says that nothing was done, and tells the truth
+    lie: float = 0.0  # it was done, and the answer says that it was not
+    switch: float = 0.2
+    transport: float = 0.0  # of a write to be throttled, cut short, lost or late
+
+
+@dataclass
+class Actor:
+    """Somebody who acts: an invocation, or an operator at the command line."""
+
+    name: str
+    deadline: float
+    thread: threading.Thread | None = None
+    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    wake_at: float = 0.0
+    dead: bool = False
+    finished: bool = False
+    error: BaseException | None = None
+
+
+class World:
+    """Time, chance and the baton."""
+
+    def __init__(self, seed: int, chances: Chances) -> None:
+        self.random = random.Random(seed)
+        self.chances = chances
+        self.time = START
+        self.calls = 0
+        self.current: Actor | None = None
+        self.broken: str | None = None
+        self._actors: list[Actor] = []
+        self._back = threading.Semaphore(0)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+
+    # -- the clock that the code under test is given
+
+    def now(self) -> float:
+        """Return epoch seconds."""
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        """Let the actor wait."""
+        actor = self._actor()
+        actor.wake_at = self.time + seconds
+        self._yield(actor)
+        self._check_alive(actor)
+
+    # -- calls to the outer world
+
+    def call(self, name: str, do: Callable[[], T]) -> T:
+        """Let an actor call the outer world, with everything that can happen to such a call."""
+        actor = self._actor()
+        self.calls += 1
+        self.time += self.random.expovariate(20.0)
+        if self.random.random() < self.chances.switch:
+            self._yield(actor)
+        self._check_alive(actor)
+        if self.random.random() < self.chances.crash:
+            self.kill(actor)
+        if self.random.random() < self.chances.fault:
+            raise build_error(name, "InternalError")
+        result = do()
+        if self.random.random() < self.chances.crash:
+            self.kill(actor)
+        if self.random.random() < self.chances.lie:
+            raise build_error(name, "InternalError")
+        return result
+
+    def spend(self, seconds: float) -> None:
+        """Let the actor be busy with itself."""
+        self.time += seconds
+        self._check_alive(self._actor())
+
+    def kill(self, actor: Actor) -> None:
+        """End an actor's process here and now."""
+        actor.dead = True
+        raise Killed(actor.name)
+
+    def _check_alive(self, actor: Actor) -> None:
+        self._turn()
+        if actor.dead or self.time > actor.deadline:
+            self.kill(actor)
+
+    def _actor(self) -> Actor:
+        assert self.current is not None
+        return self.current
+
+    # -- what happens by itself
+
+    def at(self, time: float, do: Callable[[], None]) -> None:
+        """Let something happen at a time."""
+        heapq.heappush(self._agenda, (time, next(self._numbers), do))
+
+    def _turn(self) -> None:
+        while self._agenda and self._agenda[0][0] <= self.time:
+            heapq.heappop(self._agenda)[2]()
+
+    # -- actors
+
+    def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
+        """Let somebody begin to act; `lasts` is how long until its process is ended."""
+        actor = Actor(name, self.time + lasts)
+
+        def main() -> None:
+            actor.go.acquire()
+            try:
+                work()
+            except Killed:
+                pass
+            except BaseException as error:
+                actor.error = error
+            actor.finished = True
+            self._back.release()
+
+        actor.thread = threading.Thread(target=main, name=name, daemon=True)
+        actor.thread.start()
+        self._actors.append(actor)
+        return actor
+
+    def run(self, until: float) -> None:
+        """Let the world go on until a time, or until nothing is left that could happen."""
+        while True:
+            self._turn()
+            self._actors = [actor for actor in self._actors if not actor.finished]
+            ready = [actor for actor in self._actors if actor.wake_at <= self.time]
+            if ready:
+                self._resume(self.random.choice(ready))
+                continue
+            times = [actor.wake_at for actor in self._actors]
+            if self._agenda:
+                times.append(self._agenda[0][0])
+            if not times or min(times) > until:
+                self.time = max(self.time, min(until, *times) if times else until)
+                return
+            self.time = max(self.time, min(times))
+
+    def _resume(self, actor: Actor) -> None:
+        self.current = actor
+        actor.go.release()
+        self._back.acquire()
+        self.current = None
+        if actor.error is not None:
+            raise actor.error
+
+    def _yield(self, actor: Actor) -> None:
+        self._back.release()
+        actor.go.acquire()
+        self.current = actor
+
+
+def build_error(operation: str, code: str, **more: Any) -> ClientError:
+    """Build what botocore raises after its own retries."""
+    status = {"NoSuchKey": 404, "404": 404, "PreconditionFailed": 412}.get(code, 500)
+    response: Any = {
+        "Error": {"Code": code, "Message": f"modelled {code}"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+        **more,
+    }
+    return ClientError(response, operation)
