@@ -5,12 +5,13 @@ A value that can't be taken rejects its row; a column that can't (its type is of
 Parquet: integers to any number that holds them; floating point to an integer if it is whole (pandas writes integers
 with nulls so); FLOAT and DOUBLE to each other, rounded to the nearest; decimals to any number; a timestamp without zone
 is UTC; finer fractions are rounded to the declared unit; text to VARCHAR, ENUM, UUID and JSON; nested types member by
-member.
+member, where numbers are rounded to the declared type.
 
 Text (CSV, JSON lines, partitions in the object key): what reads as the type is taken: `12`, `12.0` and `+12` as an
 integer, `1e3` not; a date as `2026-11-20` only; an instant with or without zone, UTC without; decimals are rounded to
 the declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans. In JSON lines a nested member
-is taken as the nested type declared, and a number or an object as VARCHAR by its JSON text.
+is taken as the nested type declared (numbers in it are rounded), and a number or an object as VARCHAR by its JSON text;
+a number with a fraction passes through a double, so that a DECIMAL of more than 17 digits is written as a string.
 """
 
 from __future__ import annotations

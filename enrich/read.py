@@ -92,6 +92,8 @@ def _read_parquet(
         for chunk in _cut(batches, before, chunk_rows):
             yield at, _add_constants(chunk, list(source.columns), constants)
             at += chunk.num_rows
+        if at == before:
+            yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # tells how many rows were passed over
     except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({_first_line(error)}); write it again") from error
 

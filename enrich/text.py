@@ -34,18 +34,17 @@ def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
     """
     rest, first = b"", True
     for block in unpack(name, file, BLOCK_BYTES):
-        if first:
-            block, first = block.removeprefix(_BOM), False  # noqa: PLW2901 - the block without its mark
         whole, found, tail = block.rpartition(b"\n")
         if found:
-            yield _build_lines(rest + whole)
-            rest = tail
+            lines = rest + whole
+            yield _build_lines(lines.removeprefix(_BOM) if first else lines)
+            rest, first = tail, False
         else:
             rest += block
         if len(rest) > _MAX_LINE:
             raise BadText("a line is longer than 64 MB; write one object a line")
     if rest:
-        yield _build_lines(rest)
+        yield _build_lines(rest.removeprefix(_BOM) if first else rest)
 
 
 def read_csv(
@@ -94,7 +93,7 @@ def read_csv(
             row += chunk.num_rows
             yield chunk
         if bad:
-            yield _insert(_build_rows(reader.schema.empty_table().to_batches()[0]), bad, row, last=True)
+            yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema)), bad, row, last=True)
     except pa.ArrowInvalid as error:
         raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
 

@@ -1,0 +1,113 @@
+"""Every dataset: no mistakes, and what enrich writes is under the key that serve reads and of the shape it promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from openapi_schema_validator import OAS30Validator
+
+from enrich.check import check_datasets, parse_query, read_document
+from enrich.dataset import Dataset
+from enrich.datasets import DATASETS
+from enrich.engine import Engine
+from serve.datasets import SERVED
+from serve.item import PREDICTION_ID, build_pk
+
+DOCUMENT = read_document(Path(__file__).parents[3] / "openapi.yaml")
+EACH = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
+
+SAMPLES = {
+    "date": "date '2026-01-02'",
+    "timestamp": "timestamp '2026-01-02 03:00:00'",
+    "timestamp with time zone": "timestamptz '2026-01-02 03:00:00Z'",
+    "boolean": "true",
+    "uuid": "uuid '00000000-0000-0000-0000-000000000001'",
+    "varchar": "'Ab1'",
+}
+
+
+def sample(dataset: Dataset) -> pa.Table:
+    """Build one prediction that has a value in every column."""
+    with duckdb.connect() as con:
+        con.execute("set TimeZone='UTC'")
+        kinds = {
+            name: con.sql(f"select cast(null as {kind})").types[0] for name, kind in dataset.source.columns.items()
+        }
+        values = [f'cast({SAMPLES.get(kind.id, "1")} as {kind}) as "{name}"' for name, kind in kinds.items()]
+        return con.sql(f"select {', '.join(values)}").to_arrow_table()
+
+
+def nothing(dataset: Dataset) -> dict[str, pa.Table]:
+    """Build empty metadata; its columns have no type, as where nothing is known of them."""
+    tables = {}
+    for name, metadata in dataset.metadata.items():
+        columns = parse_query(metadata.sql)
+        assert columns is not None, f"{name}: name the columns, for `*` hides them from this test"
+        tables[name] = pa.table({column: pa.nulls(0) for column in columns})
+    return tables
+
+
+def test_no_dataset_has_a_mistake() -> None:
+    """Writer, reader and openapi.yaml agree on every dataset, and every expression and query is sound."""
+    assert [str(mistake) for mistake in check_datasets(DATASETS, SERVED, DOCUMENT)] == []
+
+
+@EACH
+def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, tmp_path: Path) -> None:
+    """A token whose claims have the values of the subject's columns reads the items of just these rows."""
+    chunk = sample(dataset)
+    with duckdb.connect() as con:
+        con.register("chunk", chunk)
+        subject = [
+            str(con.sql(f"select cast({sql} as varchar) from chunk").fetchall()[0][0]) for sql in dataset.subject
+        ]
+    with Engine(dataset, nothing(dataset), directory=tmp_path) as engine:
+        (row,) = engine.render(chunk, 0).to_pylist()
+    assert len(subject) == len(dataset.served.subject)
+    assert row["pk"] == build_pk(dataset.served.name, subject)
+    assert PREDICTION_ID.match(row["sk"])
+    assert row["reason"] in {None, "missing-metadata", "missing-metadata-fatal"}
+
+
+@EACH
+def test_the_body_has_the_shape_that_openapi_promises(dataset: Dataset) -> None:
+    """The members of the body are those of its schema, all of them required, at every level."""
+    answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
+    schema = answer["content"]["application/json"]["schema"]
+    assert members(resolve(schema)) == members(dataset.body)
+
+
+@EACH
+def test_the_example_in_openapi_is_a_body(dataset: Dataset) -> None:
+    """The example is valid, so that the schema is not only a wish."""
+    answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
+    schema = resolve(answer["content"]["application/json"]["schema"])
+    example = schema.get("example") or answer["content"]["application/json"]["example"]
+    OAS30Validator(json.loads(json.dumps({**DOCUMENT, **schema}))).validate(example)
+
+
+def resolve(schema: Any) -> Any:
+    """Follow references within the document."""
+    while "$ref" in schema:
+        found: Any = DOCUMENT
+        for step in schema["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        schema = found
+    return schema
+
+
+def members(node: Any) -> Any:
+    """Reduce a schema, or a dataset's body, to its nested member names."""
+    if isinstance(node, str):
+        return None
+    if "properties" not in node and "type" in node and not isinstance(node["type"], dict):
+        return None
+    properties = node.get("properties", node)
+    if "properties" in node:
+        assert set(node.get("required", [])) == set(properties), f"required members of {sorted(properties)}"
+    return {name: members(resolve(child) if isinstance(child, dict) else child) for name, child in properties.items()}

@@ -1,0 +1,177 @@
+"""Mistakes in a dataset: each is found without AWS, with its place and a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from enrich.check import check_dataset, check_datasets, parse_query
+from enrich.dataset import BadAsOf, Dataset, Derive, FromColumn, FromKey, Metadata, Tolerated, parse_as_of
+from enrich.datasets import DATASETS
+from serve.datasets import SERVED
+
+FLIGHTS = DATASETS["flight-delays"]
+SOURCE = FLIGHTS.source
+
+
+def body(expression: str) -> dict[str, Any]:
+    """Change the body to one member."""
+    return {"body": {"x": expression}}
+
+
+def metadata(name: str, sql: str, on: Any) -> dict[str, Any]:
+    """Add metadata."""
+    return {"metadata": {**FLIGHTS.metadata, name: Metadata(sql, on)}}
+
+
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    (body("flihgt"), "body.x", "there is no column 'flihgt'; did you mean 'flight'?"),
+    (body("airlines.nam"), "body.x", "metadata 'airlines' has no column 'nam'; did you mean 'name'?"),
+    (body("airlines"), "body.x", "'airlines' is metadata, not a column; name one of its columns, as in airlines.name"),
+    (body("sum(flight)"), "body.x", "sum() is an aggregate"),
+    (body("count(*)"), "body.x", "is an aggregate"),
+    (body("row_number() over ()"), "body.x", "is a window function"),
+    (body("(select 1)"), "body.x", "holds a subquery"),
+    (body("exists (select 1)"), "body.x", "holds a subquery"),
+    (body("now()"), "body.x", "now() gives another answer each time"),
+    (body("upper(gen_random_uuid()::varchar)"), "body.x", "gen_random_uuid() gives another answer each time"),
+    (body("case when random() > 0.5 then 1 end"), "body.x", "random() gives another answer each time"),
+    (body("age(scheduled_departure)"), "body.x", "age() gives another answer each time"),
+    (body("current_date"), "body.x", "there is no column 'current_date'"),
+    (body("*"), "body.x", "holds `*`"),
+    (body("columns('.*')"), "body.x", "holds `*`"),
+    (body("$1"), "body.x", "holds a parameter"),
+    (body("flight +"), "body.x", "is not SQL"),
+    (body("'open"), "body.x", "is not SQL"),
+    (body("flight; drop table x"), "body.x", "is not SQL"),
+    (body("flight) , (origin"), "body.x", "is not one expression"),
+    (body("flight) from (select 1"), "body.x", "is not one expression"),
+    (body(" "), "body.x", "is empty"),
+    (body("upper(flight)"), "body.x", "No function matches the given name and argument types 'upper(INTEGER)'"),
+    (body("nosuch(flight)"), "body.x", "Scalar Function with name nosuch does not exist"),
+    (body("scheduled_arrival - scheduled_departure"), "body.x", "type INTERVAL has no JSON; turn it into a number"),
+    (body("list_transform([1], lambda y: y + z)"), "body.x", "there is no column 'z'"),
+    ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
+    ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
+    ({"prediction_id": "distance_miles"}, "prediction_id", "is DOUBLE, which has no one text; cast it to varchar"),
+    ({"subject": ["nope"]}, "subject[0]", "there is no column 'nope'"),
+    ({"subject": ["carrier", "origin"]}, "subject", "has 2 expressions for 1 claims (carrier)"),
+    ({"subject": []}, "subject", "has 0 expressions for 1 claims (carrier)"),
+    (
+        metadata("dest", "select a from b", {"dest": "a"}),
+        "metadata.dest",
+        "the name is used twice, by columns.dest too",
+    ),
+    (metadata("Planes", "select a from b", {"dest": "a"}), "metadata.Planes", "the name is used twice"),
+    (metadata("x", "selec a from b", {"dest": "a"}), "metadata.x.sql", "is not one Athena query"),
+    (metadata("x", "select 1 as a; select 2", {"dest": "a"}), "metadata.x.sql", "is not one Athena query"),
+    (metadata("x", "drop table b", {"dest": "a"}), "metadata.x.sql", "is not one Athena query"),
+    (metadata("x", "select a from b", {"dest": "c"}), "metadata.x.on", "the query has no column 'c'"),
+    (metadata("x", "select a from b", {"airlines.name": "a"}), "metadata.x.on", "there is no column 'airlines'"),
+    (metadata("x", "select a from b", "a"), "metadata.x.on", "there is no column 'a'"),
+    (metadata("x", "select a from b", {}), "metadata.x.on", "is empty"),
+    ({"source": replace(SOURCE, columns={**SOURCE.columns, "X": "txet"})}, "columns.X", "is not a DuckDB type"),
+    (
+        {"source": replace(SOURCE, columns={**SOURCE.columns, "DEST": "varchar"})},
+        "columns.DEST",
+        "the name is used twice",
+    ),
+    (
+        {"source": replace(SOURCE, columns={**SOURCE.columns, "larder.row": "bigint"})},
+        "columns.larder.row",
+        "are taken",
+    ),
+    ({"source": replace(SOURCE, prefix="/x")}, "source.prefix", "begin object keys without a slash"),
+    (
+        {"source": replace(SOURCE, format="csv", columns={**SOURCE.columns, "l": "integer[]"})},
+        "columns.l",
+        "integer[] can't be read from csv",
+    ),
+    ({"derive": Derive(lambda frame: frame, {"origin": "varchar"})}, "derive.origin", "the name is used twice"),
+    ({"as_of": FromColumn("nope")}, "as_of", "there is no column 'nope'"),
+    ({"as_of": FromKey("scored=")}, "as_of", "needs one {}"),
+    ({"ttl": timedelta(0)}, "ttl", "say how long"),
+    ({"tolerated": Tolerated(share=2)}, "tolerated.share", "give a share from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[f"{m[1]}-{m[2][:30]}" for m in MISTAKES])
+def test_each_mistake_is_found_in_its_place(change: Mapping[str, Any], place: str, message: str) -> None:
+    """The message says where, what, and what to do."""
+    found = [str(mistake) for mistake in check_dataset(replace(FLIGHTS, **change))]
+    assert any(each.startswith(f"flight-delays {place}: ") and message in each for each in found), found
+
+
+def test_all_mistakes_are_found_at_once() -> None:
+    """Whoever mends a dataset sees all of its mistakes, not one after the other."""
+    broken = replace(FLIGHTS, subject=["nope"], body={"a": "nope", "b": {"c": "now()"}}, prediction_id="sum(flight)")
+    assert [mistake.place for mistake in check_dataset(broken)] == [
+        *("flight-delays subject[0]", "flight-delays prediction_id", "flight-delays body.a", "flight-delays body.b.c")
+    ]
+
+
+FINE = [
+    "upper(planes.model) || lower(weather.temp)",
+    "round(weather.temp, 1) + 1",
+    "date_trunc('day', weather.hour)",
+    "list_transform([1, 2], lambda flight: flight * 2)",
+    "case when planes.seats > 100 then 'large' else 'small' end",
+    "coalesce(planes.model, 'unknown') -- with a comment",
+    "try_cast(planes.seats as integer)",
+    "{'a': flight, 'b': [origins.lat, origins.lon]}",
+    "age(scheduled_arrival, scheduled_departure)::varchar",
+]
+
+
+@pytest.mark.parametrize("expression", FINE)
+def test_what_some_type_of_metadata_suits_is_no_mistake(expression: str) -> None:
+    """Types of metadata are not known offline; an expression that suits any is left to the run."""
+    assert check_dataset(replace(FLIGHTS, body={"x": expression})) == []
+
+
+def test_columns_that_a_star_hides_are_left_to_the_run() -> None:
+    """A query with `*` does not tell its columns."""
+    assert parse_query("select * from reference.airlines") is None
+    hidden = {**FLIGHTS.metadata, "airlines": Metadata("select * from reference.airlines", "carrier")}
+    assert check_dataset(replace(FLIGHTS, metadata=hidden, body={"x": "airlines.anything"})) == []
+
+
+def test_writer_and_reader_must_have_the_same_datasets() -> None:
+    """A dataset that only one side knows is a mistake that names the file to edit."""
+    alone: dict[str, Dataset] = {}
+    assert [str(each) for each in check_datasets(alone, SERVED, None)] == [
+        "flight-delays: is in serve/datasets.py only; add it to DATASETS in enrich/datasets.py"
+    ]
+    assert any("is in enrich/datasets.py only" in str(each) for each in check_datasets(DATASETS, {}, None))
+    assert any(
+        "openapi.yaml has no path /v1/flight-delays" in str(each) for each in check_dataset(FLIGHTS, {"paths": {}})
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "object_key", "as_of"),
+    [
+        ("scored={}", "flight-delays/scored=2026-11-20/part-0.parquet", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("scored={}", "scored=2026-11-20", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("scored={}", "x/scored=2026-11-20T06:15:00Z/a", datetime(2026, 11, 20, 6, 15, tzinfo=UTC)),
+        ("scored={}", "x/scored=2026-11-20T06%3A15%3A00.5%2B01%3A00/a", datetime(2026, 11, 20, 5, 15, 0, 500000, UTC)),
+        ("scored={}", "x/scored=20261120T061500Z/a", datetime(2026, 11, 20, 6, 15, tzinfo=UTC)),
+        ("scored={}", "x/scored=2026-11-20 06:15/a", datetime(2026, 11, 20, 6, 15, tzinfo=UTC)),
+        ("out-{}.csv", "x/out-2026-11-20.csv", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("out-{}.csv", "x/out-2026-11-20.csv.gz", datetime(2026, 11, 20, tzinfo=UTC)),
+    ],
+)
+def test_as_of_from_the_object_key(pattern: str, object_key: str, as_of: datetime) -> None:
+    """A date is its midnight in UTC; an instant without a zone is UTC; escapes are undone."""
+    assert parse_as_of(FromKey(pattern), object_key) == as_of
+
+
+@pytest.mark.parametrize("object_key", ["x/a.parquet", "x/scored=/a", "x/scored=today/a", "x/scored=2026-13-01/a"])
+def test_a_key_without_as_of_is_an_error_that_names_it(object_key: str) -> None:
+    """Nothing is guessed where the key does not tell."""
+    with pytest.raises(BadAsOf, match="object key"):
+        parse_as_of(FromKey("scored={}"), object_key)
