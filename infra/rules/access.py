@@ -46,10 +46,11 @@ def roles_are_apart(template: Template) -> Iterator[str]:
 def queues_take_from_ours(template: Template) -> Iterator[str]:
     """Only the stack's own rules send events to the queue, over TLS."""
     for name, policy in by_type(template, "AWS::SQS::QueuePolicy").items():
-        for statement in policy["PolicyDocument"]["Statement"]:
+        stated = [one["Fn::If"][1] if "Fn::If" in one else one for one in policy["PolicyDocument"]["Statement"]]
+        for statement in stated:
             if statement["Effect"] == "Allow" and not get(statement, "Condition", "ArnLike", "aws:SourceArn"):
                 yield f"{name} {statement.get('Sid')}: takes messages of anybody's rules"
-        denied = [one for one in policy["PolicyDocument"]["Statement"] if one["Effect"] == "Deny"]
+        denied = [one for one in stated if one["Effect"] == "Deny"]
         if [get(one, "Condition", "Bool", "aws:SecureTransport") for one in denied] != ["false"]:
             yield f"{name}: takes requests without TLS"
 

@@ -1,0 +1,129 @@
+"""A deployed Larder for tests: small metadata, outputs of a few rows, and what consumers see of them."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich.ledger import Ledger
+from examples.flights import lake
+from examples.flights.http import Answer, get
+from examples.flights.outputs import SCHEMA
+from examples.flights.tokens import Issuer, open_issuer
+from infra.local.athena.server import AthenaServer
+from infra.local.deploy import Stack, deploy
+from infra.local.ministack import run_ministack
+
+ISSUER, AUDIENCE = "https://issuer.example.com/", "larder"
+DATASET = "flight-delays"
+MARCH = datetime(2030, 3, 1, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A stack, its clients, and an issuer whose key it trusts."""
+
+    client: Callable[[str], Any]
+    stack: Stack
+    issuer: Issuer
+
+    def put(self, object_key: str, body: bytes) -> str:
+        """Write an object as the model would."""
+        self.client("s3").put_object(Bucket=self.stack["OutputsBucketName"], Key=object_key, Body=body)
+        return object_key
+
+    def enrich(self, event: Mapping[str, Any]) -> str:
+        """Call enrich with an event; return its error, or nothing."""
+        answer = self.client("lambda").invoke(
+            FunctionName=self.stack["EnrichFunctionName"], Payload=json.dumps(event).encode()
+        )
+        said = json.loads(answer["Payload"].read() or b"null")
+        return str(said.get("errorMessage", said)) if answer.get("FunctionError") else ""
+
+    def run(self, object_key: str) -> str:
+        """Call enrich for an object; return its error, or nothing."""
+        return self.enrich({"bucket": self.stack["OutputsBucketName"], "object_key": object_key})
+
+    def state(self, object_key: str) -> str:
+        """Return the state of an object's newest run; nothing when the ledger does not know it."""
+        runs = Ledger(self.client("dynamodb"), self.stack["LedgerName"]).fetch_runs(DATASET)
+        return next((run.state for run in runs if run.object_key == object_key), "")
+
+    def wait(self, object_key: str, seconds: float = 30) -> str:
+        """Wait until an object's run is closed, and return its state."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(object_key)) in ("", "pending", "running", "stopped"):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return state
+
+    def get(self, path: str = "", *, carrier: str | None = "B6") -> Answer:
+        """Ask the API, with a carrier's token or without."""
+        token = self.issuer.sign(carrier, time.time()) if carrier else None
+        return get(f"{self.stack.base_url}/flight-delays{path}", token)
+
+
+@contextmanager
+def run_stand_in(log: Path, *, auth: bool = False) -> Iterator[tuple[Callable[[str], Any], str]]:
+    """Run the stand-in with a local Athena that its functions find; yield a maker of clients, and the end point."""
+    athena = AthenaServer()
+    try:
+        env = {"AWS_ENDPOINT_URL_ATHENA": athena.endpoint, "AUTH": str(auth).lower()}
+        with run_ministack(log, env=env) as ministack:
+            athena.start(ministack.endpoint)
+            session = boto3.Session("test", "test", region_name=ministack.env["AWS_REGION"])
+            yield (
+                functools.cache(functools.partial(session.client, endpoint_url=ministack.endpoint)),
+                ministack.endpoint,
+            )
+    finally:
+        athena.close()
+
+
+def deploy_larder(client: Callable[[str], Any], endpoint: str, name: str, **options: Any) -> Deployed:
+    """Deploy a stack with a lake of its own."""
+    bucket = f"{name}-lake"
+    client("s3").create_bucket(Bucket=bucket)
+    tables = {table: pa.Table.from_pylist([_ROWS[table]], schema) for table, schema in lake.TABLES.items()}
+    lake.load(client("s3"), client("glue"), bucket, tables)
+    parameters = {"LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE} | options.pop("parameters", {})
+    stack = deploy(client, endpoint, name=name, parameters=parameters, **options)
+    return Deployed(client, stack, open_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE))
+
+
+def object_key(days_ago: int = 0, part: int = 0) -> str:
+    """Build the object key of an output that was made some days ago."""
+    return f"{DATASET}/scored={date.today() - timedelta(days=days_ago)}/part-{part}.parquet"
+
+
+def parquet(rows: int = 3, *, delay: float = 5.0, carrier: str | None = "B6") -> bytes:
+    """Build an output; without a carrier its rows are rejected."""
+    row = {
+        "flight_date": MARCH.date(), "carrier": carrier, "origin": "JFK", "dest": "JFK", "tailnum": "N1",
+        "scheduled_departure": MARCH, "scheduled_arrival": MARCH, "distance_miles": 100.0, "predicted_delay": delay,
+        "late_probability": 0.5, "model_version": "1",
+    }  # fmt: skip
+    target = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{**row, "flight": number} for number in range(rows)], SCHEMA), target)
+    return target.getvalue()
+
+
+_ROWS: dict[str, dict[str, Any]] = {
+    "airlines": {"carrier": "B6", "name": "JetBlue Airways"},
+    "airports": {"faa": "JFK", "name": "John F Kennedy Intl", "lat": 40.6, "lon": -73.8},
+    "planes": {"tailnum": "N1", "manufacturer": "EMBRAER", "model": "ERJ 190", "year": 2010, "seats": 100},
+    "weather": {"origin": "JFK", "hour": MARCH.replace(tzinfo=None), "temp": 40.0},
+}

@@ -1,0 +1,116 @@
+"""The template on the stand-in: the whole path answers, a second deploy is in place, a teardown keeps the data."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.deploy import DeployError, deploy, destroy
+from infra.rules.kept import RETAINED
+from infra.translate import read_template
+from serve.item import EXPIRES_AT
+from tests.integration.infra.deployed import (
+    AUDIENCE,
+    ISSUER,
+    Deployed,
+    deploy_larder,
+    object_key,
+    parquet,
+    run_stand_in,
+)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    """A stand-in of its own: functions find the local Athena through its environment."""
+    with run_stand_in(tmp_path_factory.mktemp("deploy") / "ministack.log") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def larder(stand_in: tuple[Any, str]) -> Deployed:
+    return deploy_larder(*stand_in, "larder")
+
+
+def test_event_becomes_items_and_items_answers(larder: Deployed) -> None:
+    """A file on S3 becomes items through EventBridge, SQS and enrich; serve hands them to their subject alone."""
+    assert larder.wait(larder.put(object_key(), parquet())) == "done"
+    page = larder.get()
+    assert (page.status, len(page.json()["items"])) == (200, 3)
+    assert larder.get("/2030-03-01.JFK.B61").status == 200
+    assert larder.get("/2030-03-01.JFK.B61", carrier="UA").status == 404
+    assert larder.get(carrier=None).status == 401
+
+
+def test_table_forgets(larder: Deployed) -> None:
+    """The stand-in drops the template's TTL; the deploy sets it by hand."""
+    told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
+    assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+
+
+def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) -> None:
+    """A changed parameter reaches the functions; table, queue and API stay the same, and so do the items."""
+    larder.put(object_key(), parquet())
+    larder.run(object_key())
+    parameters = {"LakeBucketName": "larder-lake", "Issuer": ISSUER, "Audience": AUDIENCE, "ReleaseVersion": "next"}
+    again = deploy(*stand_in, name="larder", parameters=parameters)
+    assert again.outputs == larder.stack.outputs
+    function = larder.client("lambda").get_function_configuration(FunctionName=again["EnrichFunctionName"])
+    assert function["Environment"]["Variables"]["LARDER_VERSION"] == "next"
+    assert larder.get().status == 200
+
+
+def test_broken_template_says_which_resource(stand_in: tuple[Any, str]) -> None:
+    """A resource that cannot be made is named, with the reason."""
+    template = copy.deepcopy(read_template())
+    template["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 99999
+    with pytest.raises(DeployError, match="Queue: "):
+        deploy(*stand_in, name="broken", template=template)
+
+
+def test_stack_tells_how_it_is_found(stand_in: tuple[Any, str]) -> None:
+    """With a discovery bucket, the stack writes the catalog and its two files, and the parameter with its address."""
+    client, _ = stand_in
+    client("s3").create_bucket(Bucket="discovery")
+    parameters = {"Environment": "qa", "DiscoveryBucketName": "discovery", "DomainName": "qa.example.com"}
+    stack = deploy(*stand_in, name="found", parameters=parameters)
+    written = {one["Key"] for one in client("s3").list_objects_v2(Bucket="discovery")["Contents"]}
+    assert written == {".well-known/api-catalog", "predictions/qa/service.json", "predictions/qa/openapi.json"}
+    service = json.loads(client("s3").get_object(Bucket="discovery", Key="predictions/qa/service.json")["Body"].read())
+    told = client("ssm").get_parameter(Name="/discovery/predictions/qa/v1/base-url")["Parameter"]["Value"]
+    assert service["base_url"] == told == "https://qa.example.com/v1"
+    destroy(client, stack)
+
+
+def test_api_keys_are_asked_for_where_wanted(stand_in: tuple[Any, str]) -> None:
+    """With a usage plan each operation wants a key; without one none does."""
+    client, _ = stand_in
+    stack = deploy(*stand_in, name="keyed", parameters={"Environment": "test", "ApiKeys": "required"})
+    plans = client("apigateway").get_usage_plans()["items"]
+    assert [plan["apiStages"][0]["apiId"] for plan in plans] == [stack["ApiId"]]
+    resources = client("apigateway").get_resources(restApiId=stack["ApiId"])["items"]
+    assert any("GET" in one.get("resourceMethods", {}) for one in resources)
+    destroy(client, stack)
+
+
+def test_teardown_leaves_only_what_is_retained(stand_in: tuple[Any, str], tmp_path: Path) -> None:
+    """Tables and buckets stay; functions, queues, the API, rules, roles and logs go."""
+    client, _ = stand_in
+    stack = deploy(*stand_in, name="gone", parameters={"Environment": "pre-prod"})
+    made = client("cloudformation").describe_stack_resources(StackName="gone")["StackResources"]
+    kept = {one["PhysicalResourceId"] for one in made if one["LogicalResourceId"] in RETAINED}
+    destroy(client, stack)
+    left = set(client("dynamodb").list_tables()["TableNames"])
+    left |= {one["Name"] for one in client("s3").list_buckets()["Buckets"]}
+    assert {one for one in left if one.startswith("gone-")} == kept
+    assert len(kept) == len(RETAINED)
+    assert not [
+        one for one in client("lambda").list_functions()["Functions"] if one["FunctionName"].startswith("gone-")
+    ]
+    assert not [url for url in client("sqs").list_queues().get("QueueUrls", []) if "/gone-" in url]
+    assert not [one for one in client("iam").list_roles()["Roles"] if one["RoleName"].startswith("gone-")]
