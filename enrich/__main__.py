@@ -16,7 +16,7 @@ from enrich.again import refresh, replay, replay_rejects, withdraw
 from enrich.check import check_datasets
 from enrich.clients import open_edges
 from enrich.datasets import DATASETS
-from enrich.dispatch import drain, sweep, take_arrived
+from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.faults import Failed, LeaseLost, Stopped
 from enrich.metadata import parse_location
@@ -58,15 +58,20 @@ def _run(edges: Edges, words: argparse.Namespace) -> int:
     run = take_arrived(edges, bucket, object_key)
     if run is None:
         raise Failed(
-            f"{words.output} is no output: it is not there, not in s3://{edges.settings.outputs}, or under no dataset's "
-            f"prefix ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
+            f"{words.output} is no output: it is not there, not in s3://{edges.settings.outputs}, or not under the prefix "
+            f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
         )
     return _work(edges, words, [run])
 
 
 def _sweep(edges: Edges, words: argparse.Namespace) -> int:
     names = [words.dataset] if words.dataset else list(edges.datasets)
-    return max(_work(edges, words, sweep(edges, name), name) for name in names)
+    codes = []
+    for name in names:
+        queued = sweep(edges, name)
+        heal(edges, name)
+        codes.append(_work(edges, words, queued, name))
+    return max(codes)
 
 
 def _replay(edges: Edges, words: argparse.Namespace) -> int:
@@ -111,7 +116,8 @@ def _status(edges: Edges, words: argparse.Namespace) -> int:
 def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
     """Run what is pending and show what became of the queued runs."""
     name = dataset or queued[0].dataset
-    drain(edges, name)
+    for _ in drain(edges, name):
+        pass
     runs = [run for run in (edges.ledger.get_run(name, each.run) for each in queued) if run]
     print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
     for run in runs:

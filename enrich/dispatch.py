@@ -6,7 +6,7 @@ looks for pending runs afterwards. So one of the two always sees the other, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,7 +14,8 @@ from enrich.edges import Edges
 from enrich.faults import Doubtful
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
-from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset
+from enrich.fingerprints import fetch_table_id
+from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, list_keys
 from enrich.records import Known, Pending, Record, Run, bump
 from enrich.run import execute
 
@@ -43,6 +44,30 @@ def sweep(edges: Edges, dataset_name: str) -> list[Run]:
         if output and not edges.ledger.get_known(dataset_name, output.identity):
             taken.append(enqueue_output(edges, output))
     return taken
+
+
+def heal(edges: Edges, dataset: str) -> None:
+    """Queue every live output again when the table was replaced, or the fingerprints are gone, since the last run."""
+    state = edges.ledger.get_state(dataset)
+    table_id = fetch_table_id(edges)
+    if state.fingerprints is None or (state.table_id == table_id and _is_there(edges, state.fingerprints)):
+        return
+    rebuilt = f"{state.fingerprints} {table_id}"
+    lease = acquire(
+        edges.ledger, edges.clock, dataset, edges.owner, deadline=edges.deadline, timeout=request_timeout(edges)
+    )
+    if lease is None:  # the run under way will notice, or the next sweep
+        return
+    try:
+        if lease.state.fingerprints == state.fingerprints and lease.state.rebuilt != rebuilt:
+            queue_restores(edges, lease)
+            lease.commit(rebuilt=rebuilt)
+    finally:
+        lease.release()
+
+
+def _is_there(edges: Edges, object_key: str) -> bool:
+    return object_key in list_keys(edges.s3, edges.settings.bucket, object_key)
 
 
 def enqueue_output(edges: Edges, output: Output) -> Run:
@@ -105,21 +130,20 @@ def _enqueue(edges: Edges, run: Run, etag: str | None) -> Run | None:
     return bump(numbered)
 
 
-def drain(edges: Edges, dataset: str) -> list[Run]:
+def drain(edges: Edges, dataset: str) -> Iterator[Run]:
     """Run what is pending for a dataset, oldest first, until nothing is or somebody else holds the dataset.
 
-    Returns the runs that were closed here.
+    Yields each run as soon as it is closed.
 
     Raises:
         Stopped: a run has to go on later; OutOfTime, its subclass, when only time was lacking.
         LeaseLost: somebody else holds the dataset by now.
     """
-    closed: list[Run] = []
     while edges.ledger.fetch_pending(dataset):
         timeout = request_timeout(edges)
         lease = acquire(edges.ledger, edges.clock, dataset, edges.owner, deadline=edges.deadline, timeout=timeout)
         if lease is None:
-            return closed
+            return
         try:
             while chosen := _choose(edges.ledger.fetch_pending(dataset), lease.state.open_run):
                 run = edges.ledger.get_run(dataset, chosen.run)
@@ -127,13 +151,12 @@ def drain(edges: Edges, dataset: str) -> list[Run]:
                     raise LookupError(f"ledger: {dataset} run {chosen.run} is pending and not there")
                 lease.wait_for_quiet()
                 try:
-                    closed.append(execute(edges, lease, run))
+                    yield execute(edges, lease, run)
                 except Doubtful as doubt:
                     queue_restores(edges, lease)
                     lease.commit(rebuilt=doubt.fingerprints)
         finally:
             lease.release()
-    return closed
 
 
 def request_timeout(edges: Edges) -> float:
@@ -163,7 +186,7 @@ def queue_restores(edges: Edges, lease: Lease) -> None:
 
 
 def find_alive(edges: Edges, runs: Iterable[Run], *, without: str | None = None) -> list[Run]:
-    """Return the newest run of each output whose items may be alive, oldest first: numbered so, they keep their order."""
+    """Return the newest run of each output whose items may be alive, oldest first: so they keep their order."""
     now = edges.clock.now()
     newest: dict[str, Run] = {}
     for run in newest_first(runs):

@@ -6,11 +6,12 @@ from botocore.exceptions import ClientError
 
 from enrich.active import Active
 from enrich.delta import Delta
+from enrich.edges import Edges
 
 
-def fetch_table_id(active: Active) -> str:
+def fetch_table_id(edges: Edges) -> str:
     """Fetch the table's id: a table that was restored or made anew has another one."""
-    table = active.edges.dynamodb.describe_table(TableName=active.edges.settings.table)["Table"]
+    table = edges.dynamodb.describe_table(TableName=edges.settings.table)["Table"]
     return table.get("TableId") or table["TableArn"]
 
 

@@ -55,6 +55,7 @@ class State(Record):
     open_run: int | None = None  # began to write and did not close: until it does, fingerprints say too little
     snapshot: str = ""  # text of the highest order of a closed snapshot: what is older adds nothing any more
     fingerprints: str | None = None  # object key of the newest
+    table_id: str | None = None  # of the table that they tell of
     rebuilt: str | None = None  # the doubtful fingerprints (and table) for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
 

@@ -91,7 +91,7 @@ def _stages(active: Active) -> None:
 def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     """Write, remove and close: everything after the check."""
     duplicates = delta.duplicates()
-    table_id = fetch_table_id(active)
+    table_id = fetch_table_id(active.edges)
     opened = active.run.decided_ms is not None
     base = active.run.base if opened else active.lease.state.fingerprints
     trusted = read_fingerprints(active, delta, base, table_id)
@@ -186,7 +186,12 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
         snapshot = max(snapshot, active.run.order.text)
     active.save(
         Delete(active.pending),
-        dataset_state={"open_run": None, "fingerprints": fingerprints, "snapshot": snapshot},
+        dataset_state={
+            "open_run": None,
+            "fingerprints": fingerprints,
+            "table_id": table_id,
+            "snapshot": snapshot,
+        },
         state="done",
         ended_ms=int(now * 1000),
         error=None,
@@ -214,10 +219,11 @@ def _close_early(active: Active, state: str, error: str) -> Run:
         with Delta(active.scratch / "early") as delta:
             import_noted(active, delta)
             delta.duplicates()
-            table_id = fetch_table_id(active)
+            table_id = fetch_table_id(active.edges)
             read_fingerprints(active, delta, active.run.base, table_id)
             delta.merge_unknown(expires_at=active.run.expires_at or 0, now=active.edges.clock.now())
-            changes = {"open_run": None, "fingerprints": write_fingerprints(active, delta, table_id)}
+            fingerprints = write_fingerprints(active, delta, table_id)
+            changes = {"open_run": None, "fingerprints": fingerprints, "table_id": table_id}
     active.save(
         Delete(active.pending),
         dataset_state=changes,

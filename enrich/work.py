@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from enrich.dispatch import drain, sweep, take_arrived
+from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.events import Arrived, Continue, Request, Sweep
 from enrich.faults import Failed, LeaseLost, OutOfTime
@@ -26,24 +26,30 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 if run is None:
                     log_line(edges.settings, "ignored", bucket=bucket, object_key=object_key)
                     continue
-                work(edges, run.dataset)
+                work(edges, run.dataset, own=run)
                 _raise_failed(edges, run)
-            case Sweep(dataset):
-                for name in [dataset] if dataset else edges.datasets:
-                    taken = sweep(edges, name)
-                    log_line(edges.settings, "swept", dataset=name, outputs=len(taken))
-                    log_pending(edges.settings, name, edges.ledger.fetch_pending(name), edges.clock.now())
-                    work(edges, name)
+            case Sweep(None):
+                for name in edges.datasets:  # a message each, so that they run side by side
+                    edges.send({"sweep": name})
+            case Sweep(str(dataset)):
+                taken = sweep(edges, dataset)
+                heal(edges, dataset)
+                log_line(edges.settings, "swept", dataset=dataset, outputs=len(taken))
+                log_pending(edges.settings, dataset, edges.ledger.fetch_pending(dataset), edges.clock.now())
+                work(edges, dataset)
             case Continue(dataset):
                 work(edges, dataset)
 
 
-def work(edges: Edges, dataset: str) -> None:
-    """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves."""
+def work(edges: Edges, dataset: str, own: Run | None = None) -> None:
+    """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves.
+
+    `own` is the run that the present message asks for.
+    """
     try:
         for run in drain(edges, dataset):
             log_run(edges.settings, run)
-            if run.state == "failed" and run.kind == "output":
+            if run.state == "failed" and run.kind == "output" and (own is None or own.run != run.run):
                 # Its own message may be gone, acknowledged while the dataset was busy: this one ends in the
                 # dead-letter queue in its place.
                 edges.send({"bucket": run.bucket, "object_key": run.object_key})

@@ -273,7 +273,7 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
         edges = story.edges(f"operator-{story.world.time}", None)
         try:
             deed(edges, run)
-            dispatch.drain(edges, name)
+            list(dispatch.drain(edges, name))
         except (Failed, Stopped, LeaseLost):
             return
         except Exception as error:

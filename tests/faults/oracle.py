@@ -130,7 +130,10 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[str | None]]:
     """Return what runs that began to write and never closed may have left: nobody promises that it is gone."""
     found: dict[Any, set[str | None]] = {}
     for run in runs:
-        if run.decided_ms is None or run.state in {"done", "withdrawn"}:
+        began = run.decided_ms is not None and run.state not in {"done", "withdrawn"}
+        # where old versions are not kept, an output that was overwritten can be neither restored nor taken back
+        lost = run.state == "overwritten" and run.kind in {"restore", "removal"}
+        if not began and not lost:
             continue
         put = find_put(story, run)
         for row in (put.rows if put else None) or []:
