@@ -7,7 +7,7 @@ from typing import NamedTuple
 import orjson
 
 from enrich.faults import Stopped
-from enrich.write_requests import BATCH, Request
+from enrich.write_requests import Request
 from serve.item import ORDER
 from wire.errors import Refused, Throttled, TransportError, WireError
 from wire.response import Response, parse_failure
@@ -50,7 +50,7 @@ def parse_answer(request: Request, table: str, order: str, answer: Response | Tr
         return Outcome(left=request, reason=answer)
     failure = parse_failure(answer)
     if failure is None:
-        return _parse_unprocessed(request, table, answer) if request.target == BATCH else Outcome(written=1)
+        return _parse_taken(request, table, answer)
     if not isinstance(failure, Refused):
         return Outcome(left=request, reason=failure)
     if failure.code == "ConditionalCheckFailedException":
@@ -59,10 +59,10 @@ def parse_answer(request: Request, table: str, order: str, answer: Response | Tr
     raise WriteFailed(f"table {table} refuses to be written: {failure}; {remedy}, then run again")
 
 
-def _parse_unprocessed(request: Request, table: str, answer: Response) -> Outcome:
+def _parse_taken(request: Request, table: str, answer: Response) -> Outcome:
     try:
-        unprocessed = (orjson.loads(answer.body).get("UnprocessedItems") or {}).get(table) or []
-    except (orjson.JSONDecodeError, AttributeError) as error:
+        unprocessed = (orjson.loads(answer.body).get("UnprocessedItems") or {}).get(table)
+    except (orjson.JSONDecodeError, AttributeError) as error:  # some proxy's page: nothing is known of the write
         return Outcome(left=request, reason=TransportError(f"answer is not DynamoDB's: {error}"))
     if not unprocessed:
         return Outcome(written=request.items)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-FLOOR = 25.0  # units/s: one batch of small items a second, however much is throttled
+FLOOR = 5.0  # units/s: a batch of small items every five seconds, however much is throttled
 SHARE = 0.8  # of what was just delivered, after a throttle
 STEP = 0.1  # of the best rate seen, added for each second without one
+LEAST_STEP = 50.0  # units/s
 BURST = 0.1  # seconds' worth of units that may go at once after a pause
 SPAN = 1.0  # seconds over which delivery is measured
 FIRST_WINDOW = 8
@@ -49,7 +50,7 @@ class Pace:
         if full:
             self.window = min(LAST_WINDOW, self.window + 1 / self.window)
         if self.limit and self.limit != self.given:
-            self.limit += max(FLOOR, STEP * self._best) * (now - self._raised)
+            self.limit += max(LEAST_STEP, STEP * self._best) * (now - self._raised)
             if self.given:
                 self.limit = min(self.limit, self.given)
         self._raised = now

@@ -22,6 +22,7 @@ BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
 # make a payload larger than the items in it (never more than sixfold).
 BATCH_BYTES = 1024 * 1024
 UNIT_BYTES = 1024  # one write unit
+GOLDEN = (5**0.5 - 1) / 2
 # Rows turned into Python objects at a time: as many as stay in a core's cache (250 rows of 500 B took 28 us per batch,
 # 4,000 took 67), and less than these bytes.
 BLOCK_ROWS = 250
@@ -48,8 +49,9 @@ class Request(NamedTuple):
 def interleave(pks: pa.ChunkedArray) -> pa.Array:
     """Order a chunk's rows so that each subject is spread evenly: a partition key takes 1,000 units/s only.
 
-    The n-th of a subject's m rows gets the place (n + 1/2) / m of the way: a subject with half of the rows has
-    every second place, and the others do not wait until it is done.
+    The n-th of a subject's m rows gets the place (n + u) / m of the way: a subject with half of the rows has every
+    second place, and the others do not wait until it is done. u is the subject's own share of 1 (multiples of the
+    golden ratio lie evenly), lest all subjects of one row meet in one place.
     """
     codes = pc.dictionary_encode(pks).combine_chunks().indices
     rows = len(codes)
@@ -58,7 +60,8 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
     counts = pc.value_counts(codes).field("counts").cast(pa.int64())  # in order of first occurrence, i.e. of code
     starts = pc.subtract(pc.cumulative_sum(counts), counts)
     rank = pc.subtract(pa.array(range(rows), pa.int64()), starts.take(codes))
-    place = pc.divide(pc.add(rank.cast(pa.float64()), 0.5), counts.take(codes).cast(pa.float64()))
+    turns = pc.multiply(codes.cast(pa.float64()), GOLDEN)
+    place = pc.divide(pc.add(rank.cast(pa.float64()), pc.subtract(turns, pc.floor(turns))), counts.take(codes))
     return by_subject.take(pc.sort_indices(place))
 
 

@@ -1,0 +1,316 @@
+"""The writer over a modelled table: every item accounted for under every fault, gently, in time."""
+
+import json
+import random
+from bisect import bisect_left
+
+import pyarrow as pa
+import pytest
+
+from enrich.faults import OutOfTime
+from enrich.write import Budget, WriteFailed, Writer, WriteThrottled
+from serve.item import Item, Order
+from tests.unit.enrich.modelled_table import ModelledTable, refuse
+from wire.response import Response
+
+OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
+EXPIRES = 2_000_000_000
+
+
+def chunk_of(count, *, subjects=16, first=0, size=300):
+    """Build `count` rows of `size` bytes, round-robin over subjects unless `subjects` is a function of the row."""
+    subject = subjects if callable(subjects) else lambda row: row % subjects
+    rows = range(first, first + count)
+    return pa.table(
+        {
+            "pk": [f"d#{subject(row)}" for row in rows],
+            "sk": [str(row) for row in rows],
+            "body": [f'{{"n":{row},"x":"{"y" * size}"}}' for row in rows],
+            "row": pa.array(rows, pa.int64()),
+        }
+    )
+
+
+def writer_to(table, seed=1, **options):
+    return Writer(table, "larder", clock=table.clock, random=random.Random(seed).random, **options)
+
+
+def expect(table, chunk, order=OURS):
+    """Assert that the table holds exactly the chunk's items."""
+    expected = {
+        (row["pk"], row["sk"]): Item(row["pk"], row["sk"], row["body"], order.text, EXPIRES)
+        for row in chunk.select(["pk", "sk", "body"]).to_pylist()
+    }
+    assert table.items == expected
+
+
+def write(table, chunk, *, conditional=False, order=OURS, **options):
+    writer = writer_to(table, **options)
+    writer.put(chunk, order=order, expires_at=EXPIRES, conditional=conditional)
+    return writer.flush()
+
+
+FAULTS = [
+    "lost",
+    "applied, then lost",
+    refuse("InternalServerError", 500),
+    Response(503, [], b""),
+    refuse("ThrottlingException"),
+    refuse("ProvisionedThroughputExceededException"),
+    refuse("RequestLimitExceeded"),
+    Response(200, [], b"<html>"),
+]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_every_item_is_written_whatever_goes_wrong(seed, conditional):
+    """With every third request failing in some way and items left unprocessed, table and count end right."""
+    rng = random.Random(seed)
+    table = ModelledTable(
+        units_per_second=rng.choice([1e9, 3000.0]),
+        fault=lambda _: rng.choice(FAULTS) if rng.random() < 0.3 else None,
+    )
+    chunk = chunk_of(800)
+    written = write(table, chunk, conditional=conditional, seed=seed)
+    assert (written.written, written.superseded) == (800, 0)
+    expect(table, chunk)
+
+
+def test_same_randomness_does_the_same_again():
+    """Given the same transport, clock and random numbers, the same requests leave at the same times."""
+
+    def history(seed):
+        rng = random.Random(5)
+        table = ModelledTable(units_per_second=500, fault=lambda _: "lost" if rng.random() < 0.2 else None)
+        write(table, chunk_of(1000), seed=seed)
+        return table.sent
+
+    assert history(1) == history(1)
+    assert history(1) != history(2)
+
+
+def test_only_what_was_left_is_sent_again():
+    """Unprocessed items are sent again, and those that were taken are not."""
+    table = ModelledTable(units_per_second=300)
+    chunk = chunk_of(2000)
+    assert write(table, chunk).written == 2000
+    expect(table, chunk)
+    assert set(table.puts.values()) == {1}
+
+
+def test_counts_start_anew_with_each_flush():
+    """Each flush tells what was written since the last one, however many chunks that were."""
+    table = ModelledTable()
+    writer = writer_to(table)
+    counts = []
+    for chunks in (1, 2):
+        for n in range(chunks):
+            chunk = chunk_of(70, first=1000 * chunks + 100 * n)
+            writer.put(chunk, order=OURS, expires_at=EXPIRES, conditional=False)
+        counts.append(writer.flush().written)
+    assert counts == [70, 140]
+    assert writer.flush().written == 0
+
+
+def test_older_run_is_superseded_and_its_own_writes_count():
+    """Conditionally, newer items stand and are told by row; older ones are replaced; our own count as written."""
+    table = ModelledTable()
+    chunk = chunk_of(90)
+    for row in range(90):
+        stored = (OLDER, OURS, NEWER)[row % 3]
+        table.items[f"d#{row % 16}", str(row)] = Item(f"d#{row % 16}", str(row), "{}", stored.text, EXPIRES)
+    written = write(table, chunk, conditional=True)
+    assert (written.written, written.superseded) == (60, 30)
+    assert sorted(written.superseded_rows) == list(range(2, 90, 3))
+    orders = {int(sk): item.order for (_, sk), item in table.items.items()}
+    assert all(orders[row] == (NEWER if row % 3 == 2 else OURS).text for row in range(90))
+
+
+def test_write_applied_and_reported_as_failed_counts_as_written():
+    """A conditional put that was applied before its answer was lost finds itself, and is no superseded item."""
+    table = ModelledTable(fault=lambda number: "applied, then lost" if number < 40 else None)
+    written = write(table, chunk_of(40), conditional=True)
+    assert (written.written, written.superseded) == (40, 0)
+    assert set(table.puts.values()) == {1}
+
+
+PERMANENT = [
+    ("ValidationException", "stack make the table"),
+    ("AccessDeniedException", "dynamodb:BatchWriteItem"),
+    ("ResourceNotFoundException", "name and the region"),
+    ("UnrecognizedClientException", "credentials"),
+    ("ItemCollectionSizeLimitExceededException", "API reference"),
+]
+
+
+@pytest.mark.parametrize(("code", "remedy"), PERMANENT)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_permanent_error_fails_at_once_with_a_remedy(code, remedy, conditional):
+    """What DynamoDB refuses for good is not tried again, names table, code and remedy, and leaves nothing in flight."""
+    table = ModelledTable(fault=lambda _: refuse(code))
+    with pytest.raises(WriteFailed, match=rf"larder.*{code}.*because.*{remedy}"):
+        write(table, chunk_of(5000), conditional=conditional)
+    assert len(table.sent) <= 16
+    assert table.wait(10) == []
+
+
+def test_item_without_an_order_is_not_overwritten_silently():
+    """An item that Larder did not write is neither replaced nor called superseded: the run says what stands there."""
+    answer = refuse("ConditionalCheckFailedException", Item={"pk": {"S": "d#0"}, "sk": {"S": "0"}})
+    with pytest.raises(WriteFailed, match="did not write"):
+        write(ModelledTable(fault=lambda _: answer), chunk_of(1), conditional=True)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_throttle_storm_is_met_with_patience(conditional):
+    """While everything is throttled, three seconds see a handful of requests (peers: 360 to 570), ever fewer."""
+    table = ModelledTable(latency=0.002, fault=lambda _: refuse("ProvisionedThroughputExceededException"))
+    with pytest.raises(WriteThrottled, match="capacity"):
+        write(table, chunk_of(5000), conditional=conditional)
+    began = table.sent[0][0]
+    first, later = (sum(1 for at, *_ in table.sent if low <= at - began < low + 3) for low in (0, 12))
+    assert first <= 60
+    assert later <= first
+
+
+def test_storm_that_passes_costs_no_item():
+    """After ten seconds of full throttling the writer goes on and finishes."""
+    table = ModelledTable()
+    table._fault = lambda _: refuse("ThrottlingException") if table.now < 1010 else None
+    chunk = chunk_of(5000)
+    assert write(table, chunk).written == 5000
+    expect(table, chunk)
+    assert table.now < 1060
+
+
+@pytest.mark.parametrize("fault", ["lost", refuse("InternalServerError", 500)], ids=["lost", "500"])
+def test_budget_ends_in_a_message(fault):
+    """A service that never takes anything is given up after the budget of tries and time, resumable, with a remedy."""
+    table = ModelledTable(fault=lambda _: fault)
+    with pytest.raises(WriteFailed, match="reachable and healthy") as caught:
+        write(table, chunk_of(100), budget=Budget(tries=1000, seconds=20.0))
+    assert not isinstance(caught.value, WriteThrottled)
+    assert 1020 <= table.now < 1030
+    assert table.wait(10) == []
+
+
+def test_tries_are_bounded_too():
+    """One request of which nothing is ever taken ends the run after its tries, even while others get through."""
+    table = ModelledTable()
+    stuck = b'"sk":{"S":"7"}'
+    table._fault = lambda number: refuse("InternalServerError", 500) if stuck in table.sent[number][2] else None
+    with pytest.raises(WriteFailed):
+        write(table, chunk_of(5000), budget=Budget(tries=5, seconds=1e9))
+    assert sum(1 for _, _, payload in table.sent if stuck in payload) == 5
+
+
+@pytest.mark.parametrize("given", [50.0, 1000.0, 4000.0])
+def test_given_budget_is_kept_and_used(given):
+    """No second sees more than the write units that were given, but for one request; and at least 80 % are used."""
+    table = ModelledTable()
+    count = int(given * 8)
+    write(table, chunk_of(count, subjects=50), budget=Budget(units_per_second=given))
+    times = [at for at, _ in table.landed]
+    starts = range(0, count, 25)
+    worst = max(bisect_left(times, times[start] + 1.0) - start for start in starts)
+    assert worst <= given * 1.1 + 25
+    assert table.now - 1000 < 8 / 0.8 + 1
+
+
+@pytest.mark.parametrize("capacity", [100.0, 1000.0, 4000.0])
+def test_rate_is_learned(capacity):
+    """Without a budget the writer finds the table's own, uses most of it, and wastes few requests."""
+    table = ModelledTable(units_per_second=capacity)
+    count = int(capacity * 20)
+    write(table, chunk_of(count, subjects=50))
+    assert table.now - 1000 < 20 / 0.6
+    assert len(table.sent) < count / 25 * 2.5
+
+
+def test_rate_is_shown():
+    """The rate is what was lately delivered, in units per second."""
+    table = ModelledTable()
+    writer = writer_to(table, budget=Budget(units_per_second=1000))
+    writer.put(chunk_of(5000), order=OURS, expires_at=EXPIRES, conditional=False)
+    assert writer.rate == pytest.approx(1000, rel=0.1)
+    writer.flush()
+
+
+def test_window_grows_where_that_helps():
+    """With a slow table that takes everything, more requests are in flight than at first, up to a bound."""
+    table = ModelledTable(latency=0.05)
+    write(table, chunk_of(40_000, size=10))
+    assert 32 <= table.most_in_flight <= 64
+
+
+def test_skewed_output_does_not_starve_the_rest():
+    """Half of the rows are one subject's, which takes 1,000 units/s: the others keep pace, all in due time."""
+    table = ModelledTable(units_per_pk=1000)
+    chunk = chunk_of(12_000, subjects=lambda row: 0 if row % 2 else row, size=10)
+    write(table, chunk)
+    expect(table, chunk)
+    hot = [at for at, pk in table.landed if pk == "d#0"]
+    rest = [at for at, pk in table.landed if pk != "d#0"]
+    assert rest[-1] <= hot[-1]
+    assert table.now - 1000 < 6 * 1.7
+    half = sum(1 for at in rest if at <= hot[len(hot) // 2])
+    assert half >= len(rest) * 0.45
+
+
+def test_rows_sorted_by_subject_are_spread():
+    """An output that is sorted by subject is written at the table's rate and not at one subject's after the other's."""
+    table = ModelledTable(units_per_pk=1000)
+    chunk = chunk_of(16_000, subjects=lambda row: row // 2000, size=10)
+    write(table, chunk)
+    assert table.now - 1000 < 2 * 2
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_nothing_is_sent_after_the_stop(conditional):
+    """At the stop nothing more is sent, what is in flight is waited for, and the run is told that time is up."""
+    table = ModelledTable(latency=0.3)
+    writer = writer_to(table, stop_at=lambda: 1002.0)
+    with pytest.raises(OutOfTime):
+        writer.put(chunk_of(50_000), order=OURS, expires_at=EXPIRES, conditional=conditional)
+    assert max(at for at, *_ in table.sent) < 1002.0
+    assert table.wait(10) == []
+    assert table.now < 1013
+
+
+def test_what_is_in_flight_at_the_stop_is_still_counted():
+    """A flush for which everything was sent in time ends well, though the answers come after the stop."""
+    table = ModelledTable(latency=0.5)
+    writer = writer_to(table, stop_at=lambda: 1000.2)
+    writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
+    assert writer.flush().written == 100
+
+
+def test_retry_after_the_stop_is_out_of_time():
+    """What comes back after the stop and would have to be sent again is left for the next go."""
+    table = ModelledTable(latency=0.5, fault=lambda _: "lost")
+    writer = writer_to(table, stop_at=lambda: 1000.2)
+    writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
+    with pytest.raises(OutOfTime):
+        writer.flush()
+    assert len(table.sent) == 4
+
+
+def test_unknown_outcome_is_remembered():
+    """The writer knows when a request last ended without an answer, since it may yet be applied."""
+    table = ModelledTable(fault=lambda number: "lost" if number == 0 else None)
+    writer = writer_to(table)
+    assert writer.unknown_at is None
+    writer.put(chunk_of(25), order=OURS, expires_at=EXPIRES, conditional=False)
+    writer.flush()
+    assert writer.unknown_at == pytest.approx(1000.005)
+
+
+def test_large_bodies_take_bounded_memory():
+    """Items of 300 KB go a few to a request, and all of them arrive."""
+    table = ModelledTable()
+    rng = random.Random(1)
+    bodies = [json.dumps("".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=300_000))) for _ in range(30)]
+    chunk = chunk_of(30).set_column(2, "body", pa.array(bodies))
+    assert write(table, chunk).written == 30
+    assert max(len(payload) for *_, payload in table.sent) < 2 * 1024 * 1024

@@ -1,0 +1,179 @@
+"""Requests made of a chunk: exact JSON, gzip where it saves units, quotas kept, subjects interleaved."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrich.write_requests import (
+    BATCH,
+    CONDITION,
+    PUT,
+    build_batches,
+    build_puts,
+    interleave,
+    item_bytes,
+    too_large,
+)
+from serve.item import Item, Order, body_text, decode, encode
+
+ORDER = Order(1, 1_763_640_000_000, 12)
+EXPIRES = 1_764_244_800
+TEXT = st.text(st.characters(codec="utf-8"), max_size=50)  # every code point that UTF-8 has, control characters too
+
+
+def chunk_of(rows):
+    """Build a chunk of (pk, sk, body)."""
+    columns = list(zip(*rows, strict=True)) or [[], [], []]
+    names = ["pk", "sk", "body"]
+    table = {name: pa.array(values, pa.string()) for name, values in zip(names, columns, strict=True)}
+    return pa.table({**table, "row": pa.array(range(100, 100 + len(rows)), pa.int64())})
+
+
+def batched(chunk):
+    """Return the items of all batches, decoded."""
+    items = []
+    for request in build_batches(chunk, "larder", ORDER, EXPIRES):
+        assert request.target == BATCH
+        ((table, writes),) = json.loads(request.payload)["RequestItems"].items()
+        assert table == "larder"
+        assert len(writes) == request.items
+        items += [write["PutRequest"]["Item"] for write in writes]
+    return items
+
+
+def single(chunk):
+    """Return the items of all conditional puts."""
+    requests = list(build_puts(chunk, "larder", ORDER, EXPIRES))
+    assert {request.target for request in requests} <= {PUT}
+    return [json.loads(request.payload)["Item"] for request in requests]
+
+
+@pytest.mark.parametrize("make", [batched, single])
+@settings(max_examples=150, deadline=None)
+@given(rows=st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), max_size=60, unique_by=lambda row: row[:2]))
+def test_any_text_arrives_as_the_reader_decodes_it(make, rows):
+    """Whatever Unicode an item holds, the JSON is what serve.item encodes, item by item; a null body is a tombstone."""
+    expected = [encode(Item(pk, sk, body, ORDER.text, EXPIRES)) for pk, sk, body in rows]
+    made = make(chunk_of(rows))
+    assert sorted(made, key=lambda item: (item["pk"]["S"], item["sk"]["S"])) == sorted(
+        expected, key=lambda item: (item["pk"]["S"], item["sk"]["S"])
+    )
+
+
+SPECIAL = ["\u2028\u2029", "\x00\x1f\x7f", '","', '\\u001f"\\', "\U0001f6eb", "é\r\n\t", '",', "\x7f"]
+
+
+def test_special_texts_survive_in_one_batch():
+    """Separators, controls, quotes and backslashes next to each other change nothing in their neighbours."""
+    rows = [(text, text, text) for text in SPECIAL]
+    assert {item["b"]["S"] for item in batched(chunk_of(rows))} == set(SPECIAL)
+
+
+def test_puts_carry_condition_and_ask_for_the_old_item():
+    """A conditional put refuses to replace the same or a newer order, asks for what stands there, and knows its row."""
+    (request,) = build_puts(chunk_of([("a#1", "x", "{}")]), "larder", ORDER, EXPIRES)
+    sent = json.loads(request.payload)
+    assert sent["TableName"] == "larder"
+    assert sent["ConditionExpression"] == CONDITION == "attribute_not_exists(pk) OR o < :o"
+    assert sent["ExpressionAttributeValues"] == {":o": {"S": ORDER.text}}
+    assert sent["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
+    assert (request.items, request.units, request.row) == (1, 1, 100)
+
+
+@pytest.mark.parametrize("length", [0, 900, 940, 941, 1100, 3000, 50_000])
+def test_units_are_those_of_the_stored_item(length):
+    """The units of a request are the stored bytes over 1,024, rounded up; gzip is used where it saves one."""
+    row = ("flight-delays#UA", "2025-11-20", "".join(chr(65 + n * n % 26) for n in range(length)))
+    (request,) = build_batches(chunk_of([row]), "larder", ORDER, EXPIRES)
+    item = decode(json.loads(request.payload)["RequestItems"]["larder"][0]["PutRequest"]["Item"])
+    stored = len(item.body if isinstance(item.body, bytes) else item.body.encode())
+    rest = len(row[0]) + len(row[1]) + len(ORDER.text) + 7 + 7
+    assert request.units == -(-(stored + rest) // 1024)
+    assert isinstance(item.body, bytes) == (-(-(len(row[2]) + rest) // 1024) > request.units)
+    assert isinstance(item.body, bytes) == (length > 941)
+    assert body_text(item.body) == row[2]
+
+
+def test_gzip_is_the_same_every_time():
+    """A gzipped body has no time of making in it, so that the same body is the same item."""
+    chunk = chunk_of([("a#1", "x", json.dumps(list(range(2000))))])
+    (first,), (second,) = (list(build_batches(chunk, "t", ORDER, EXPIRES)) for _ in range(2))
+    assert first.payload == second.payload
+    packed = decode(json.loads(first.payload)["RequestItems"]["t"][0]["PutRequest"]["Item"]).body
+    assert packed[4:8] == b"\0\0\0\0"
+    assert gzip.decompress(packed).decode() == chunk["body"][0].as_py()
+
+
+def test_incompressible_body_stays_text():
+    """A body that gzip does not make cheaper is stored as text, which a reader need not unzip."""
+    noise = noise_of(1400)
+    (item,) = batched(chunk_of([("a#1", "x", noise)]))
+    assert item["b"] == {"S": noise}
+
+
+def noise_of(size):
+    """Text that gzip makes about a quarter smaller at best: random hex would halve, this has 64 characters."""
+    state, out = 1, []
+    for _ in range(size):
+        state = state * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
+        out.append("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[state >> 58])
+    return "".join(out)
+
+
+def test_too_large_is_what_gzip_does_not_save():
+    """An item over 400 KB is too large only when it stays so after gzip; its row number is told."""
+    noise = noise_of(600_000)
+    rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
+    assert too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
+    assert too_large(chunk_of([])) == []
+
+
+def test_batches_keep_the_quotas():
+    """No batch has more than 25 items or a payload near 16 MB, however large the items are; none is lost."""
+    rows = [("a#1", str(n), "\x01" * (1 if n % 3 else 350_000) + noise_of(3000 * (n % 5))) for n in range(90)]
+    requests = list(build_batches(chunk_of(rows), "t", ORDER, EXPIRES))
+    assert all(request.items <= 25 and len(request.payload) < 8 * 1024 * 1024 for request in requests)
+    assert sum(request.items for request in requests) == 90
+
+
+def test_full_batches_are_made_of_small_items():
+    """Small items go 25 to a batch: fewer requests can't carry them."""
+    rows = [(f"a#{n % 7}", str(n), "{}") for n in range(1000)]
+    assert [request.items for request in build_batches(chunk_of(rows), "t", ORDER, EXPIRES)] == [25] * 40
+
+
+def test_empty_chunk_makes_no_request():
+    """Nothing to write, nothing to send."""
+    assert list(build_batches(chunk_of([]), "t", ORDER, EXPIRES)) == []
+    assert list(build_puts(chunk_of([]), "t", ORDER, EXPIRES)) == []
+
+
+@given(pks=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=300))
+def test_every_row_comes_once_and_subjects_are_spread(pks):
+    """Interleaving is a permutation in which any stretch holds each subject's fair share, but for a row or two."""
+    order = interleave(pa.chunked_array([pks])).to_pylist()
+    assert sorted(order) == list(range(len(pks)))
+    for subject in set(pks):
+        share = pks.count(subject) / len(pks)
+        places = [place for place, row in enumerate(order) if pks[row] == subject]
+        for rank, place in enumerate(places):
+            assert abs(place - (rank + 0.5) / share) <= 0.5 / share + len(set(pks))
+
+
+def test_subjects_of_one_row_do_not_meet_in_one_place():
+    """Half of the rows one subject's, the others each its own: every twentieth part of the order is half and half."""
+    pks = ["hot" if row % 2 else str(row) for row in range(4000)]
+    order = interleave(pa.chunked_array([pks])).to_pylist()
+    for start in range(0, 4000, 200):
+        hot = sum(1 for row in order[start : start + 200] if row % 2)
+        assert 90 <= hot <= 110
+
+
+def test_item_bytes_counts_utf8():
+    """Sizes are octets, of every value and attribute name."""
+    chunk = chunk_of([("ä", "b", "€"), ("a", "b", None)])
+    assert item_bytes(chunk).to_pylist() == [2 + 1 + 3 + 7 + 27 + 7, 1 + 1 + 7 + 27 + 7]
