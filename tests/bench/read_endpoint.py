@@ -1,0 +1,69 @@
+"""A null DynamoDB on loopback: one fixed answer per operation, at once; in a process of its own, so it costs nobody CPU."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import zlib
+
+BODY = {
+    "flight": "B6123",
+    "carrier": {"code": "B6", "name": "JetBlue Airways"},
+    "prediction": {"delay_minutes": 12.4, "late_probability": 0.183},
+    "notes": [{"number": number, "text": "x" * 40, "share": number / 7} for number in range(24)],
+}  # about 2 KB of JSON
+FAR = 4_000_000_000
+
+
+def typed(value: object) -> dict[str, object]:
+    """Spell a value in DynamoDB's types, as those who store attributes do."""
+    if isinstance(value, dict):
+        return {"M": {name: typed(member) for name, member in value.items()}}
+    if isinstance(value, list):
+        return {"L": [typed(member) for member in value]}
+    return {"S": value} if isinstance(value, str) else {"N": repr(value)}
+
+
+def build_item() -> dict[str, object]:
+    """Build one item that every reader under test can read: our body as text, and the same as typed attributes."""
+    ready = {"pk": {"S": "flight-delays#B6"}, "sk": {"S": "a"}, "o": {"S": "0001.1700000000000.00000001"}}
+    return ready | {"e": {"N": str(FAR)}, "b": {"S": json.dumps(BODY, separators=(",", ":"))}}
+
+
+def build_typed_item() -> dict[str, object]:
+    """Build the item as typed attributes."""
+    return {"pk": {"S": "flight-delays#B6"}, "sk": {"S": "a"}, "e": {"N": str(FAR)}, "body": typed(BODY)}
+
+
+def _answer(item: dict[str, object]) -> bytes:
+    body = json.dumps({"Item": item}).encode()
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n"
+        f"x-amz-crc32: {zlib.crc32(body)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+READY, TYPED = _answer(build_item()), _answer(build_typed_item())
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            payload = await reader.readexactly(length)
+            writer.write(TYPED if b'"typed"' in payload else READY)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+async def _main() -> None:
+    server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

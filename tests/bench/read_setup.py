@@ -1,0 +1,88 @@
+"""What the read and cold benches share: environments of their own per reader, a token, an event, the null endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / ".larder" / "bench"
+HERE = Path(__file__).resolve().parent
+
+# reader -> what its environment holds. Versions are pip's newest, printed with the table.
+READERS = {
+    "larder": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "larder_unremembered": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "powertools": ("aws-lambda-powertools", "boto3", "pyjwt[crypto]"),
+    "boto3": ("boto3", "pyjwt[crypto]"),
+    "fastapi": ("fastapi", "mangum", "boto3", "pyjwt[crypto]"),
+}
+
+
+def interpreter(reader: str) -> Path:
+    """Return the Python of a reader's own environment, making it at first."""
+    folder = BENCH / reader.replace("_unremembered", "")
+    python = folder / "bin" / "python"
+    done = folder / "installed"
+    if not done.exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *READERS[reader]], check=True)
+        done.write_text(" ".join(READERS[reader]))
+    return python
+
+
+def build_env(port: int, folder: Path) -> dict[str, str]:
+    """Write key set and event, and build the environment that every reader runs in."""
+    private_key = rsa.generate_private_key(65537, 2048)
+    jwk = RSAAlgorithm.to_jwk(private_key.public_key(), as_dict=True) | {"kid": "bench", "alg": "RS256", "use": "sig"}
+    jwk.pop("key_ops", None)
+    (folder / "jwks.json").write_text(json.dumps({"keys": [jwk]}))
+    now = int(time.time())
+    claims = {
+        "iss": "https://issuer.example.com/", "aud": "larder", "sub": "bench", "iat": now, "exp": now + 86400,
+        "scope": "flight-delays:read", "carrier": "B6",
+    }  # fmt: skip
+    token = jwt.encode(claims, private_key, algorithm="RS256", headers={"kid": "bench", "typ": "at+jwt"})
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "Host": "api.example.com"}
+    event = {
+        "resource": "/{proxy+}", "path": "/v1/flight-delays/a", "httpMethod": "GET", "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": None, "multiValueQueryStringParameters": None,
+        "pathParameters": {"proxy": "v1/flight-delays/a"}, "stageVariables": None, "body": None, "isBase64Encoded": False,
+        "requestContext": {"requestId": "bench", "stage": "live", "path": "/live/v1/flight-delays/a", "httpMethod": "GET",
+                           "identity": {"sourceIp": "192.0.2.1"}, "resourcePath": "/{proxy+}"},
+    }  # fmt: skip
+    (folder / "event.json").write_text(json.dumps(event))
+    issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
+    return {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true",
+        "BENCH_PEERS": str(HERE / "peers"), "BENCH_JWKS": str(folder / "jwks.json"), "BENCH_EVENT": str(folder / "event.json"),
+        "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "bench",
+        "POWERTOOLS_TRACE_DISABLED": "1", "POWERTOOLS_METRICS_NAMESPACE": "Larder", "POWERTOOLS_SERVICE_NAME": "serve",
+    }  # fmt: skip
+
+
+@contextmanager
+def endpoint() -> Iterator[int]:
+    """Run the null endpoint; yields its port."""
+    with subprocess.Popen(
+        [sys.executable, HERE / "read_endpoint.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
