@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
 from serve.key_set import Document
@@ -38,7 +37,7 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[Docu
     """
     parts = urlsplit(location)
     if parts.scheme == "file" and parts.path and not parts.netloc:
-        return lambda: _read_files(Path(parts.path), is_folder=location.endswith("/"))
+        return lambda: _read_files(parts.path)
     if parts.scheme == "https" and parts.hostname:
         return lambda: _read_https(location)
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
@@ -54,9 +53,12 @@ def _client(service: str, region: str, env: Mapping[str, str]) -> Client:
     return Client(resolve(service, region, env), find_credentials(env), LIMITS)
 
 
-def _read_files(path: Path, *, is_folder: bool) -> list[Document]:
+def _read_files(location: str) -> list[Document]:
+    from pathlib import Path  # slow to import, and only laptops have keys in files
+
+    path = Path(location)
     try:
-        if not is_folder and not path.is_dir():
+        if not location.endswith("/") and not path.is_dir():
             return [Document(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
         if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64encode
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from serve.item import Item, body_text
@@ -116,6 +115,8 @@ def render(answer: Answer, form: Form, *, is_head: bool = False) -> dict[str, An
     headers = {**answer.headers, "X-Content-Type-Options": "nosniff"}
     result: dict[str, Any] = {"statusCode": answer.status, "body": body, "isBase64Encoded": is_base64}
     if form in (Form.ALB, Form.ALB_MULTI):
+        from http import HTTPStatus  # slow to import, and only load balancers want the phrase
+
         result["statusDescription"] = f"{answer.status} {HTTPStatus(answer.status).phrase}"
     if form is Form.ALB_MULTI:
         result["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
