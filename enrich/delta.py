@@ -96,22 +96,19 @@ class Delta:
         if rows:
             self._insert("update noted set kept = false where row in (select row from chunk)", _rows(rows))
 
-    def load_known(self, path: Path, table_id: str) -> bool:
-        """Load the dataset's fingerprints; return whether they tell what the table holds.
-
-        Those of another table do not: their orders are true all the same, but no body is. Those of another format are
-        not read at all.
-        """
+    def load_known(self, path: Path) -> str | None:
+        """Load the dataset's fingerprints; return the id of the table that they tell of, None for another format."""
         marks = dict(
             self._db.execute("select decode(key), decode(value) from parquet_kv_metadata(?)", [str(path)]).fetchall()
         )
         if marks.get("format") != FORMAT:
-            return False
+            return None
         self._db.execute("insert into known from read_parquet(?)", [str(path)])
-        if marks.get("table") == table_id:
-            return True
+        return str(marks["table"])
+
+    def forget_bodies(self) -> None:
+        """Keep only the orders of what is known: every body is written again."""
         self._db.execute("update known set digest = null")
-        return False
 
     def decide(self, *, order: str, now: float, enough: float, full: bool, snapshot: str = "") -> None:
         """Decide for each noted row whether it is written, unchanged, superseded or rejected.
@@ -157,13 +154,16 @@ class Delta:
         """Return how many rows were decided which way."""
         return dict(self._db.execute("select outcome, count(*) from outcome group by outcome").fetchall())
 
-    def choose_removals(self, *, order: str, now: float, confirmed_by: str | None = None) -> int:
+    def choose_removals(self, *, order: str, now: float, confirmed_by: Sequence[str] | None = None) -> int:
         """Choose the live items that this run removes, and return how many there are.
 
         A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
-        With `confirmed_by`, the text of a withdrawn run's order: those that it names and that run confirmed last.
+        With `confirmed_by`, the texts of a withdrawn output's orders: those that it names, and that one of these
+        confirmed last, or nobody ever did.
         """
-        named = 'n.row is not null and k."order" = $by' if confirmed_by else "n.row is null"
+        named = "n.row is null"
+        if confirmed_by is not None:
+            named = """n.row is not null and (k."order" = '' or list_contains($by, k."order"))"""
         self._db.execute(
             f"""
             create or replace table removal as
@@ -172,7 +172,7 @@ class Delta:
             from known k left join noted n using (k1, k2)
             where k."order" < $order and not k.removed and k.expires_at > $now and {named}
             """,
-            {"order": order, "now": now, **({"by": confirmed_by} if confirmed_by else {})},
+            {"order": order, "now": now, **({} if confirmed_by is None else {"by": list(confirmed_by)})},
         )
         return self._value("select count(*) from removal")
 

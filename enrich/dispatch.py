@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 from enrich.edges import Edges
 from enrich.faults import Doubtful
+from enrich.fingerprints import fetch_table_id
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
-from enrich.fingerprints import fetch_table_id
 from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, list_keys
 from enrich.records import Known, Pending, Record, Run, bump
 from enrich.run import execute
@@ -153,8 +153,9 @@ def drain(edges: Edges, dataset: str) -> Iterator[Run]:
                 try:
                     yield execute(edges, lease, run)
                 except Doubtful as doubt:
-                    queue_restores(edges, lease)
-                    lease.commit(rebuilt=doubt.fingerprints)
+                    if lease.state.rebuilt != doubt.fingerprints:
+                        queue_restores(edges, lease)
+                        lease.commit(rebuilt=doubt.fingerprints)
         finally:
             lease.release()
 

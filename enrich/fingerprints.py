@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from botocore.exceptions import ClientError
 
 from enrich.active import Active
@@ -15,21 +17,35 @@ def fetch_table_id(edges: Edges) -> str:
     return table.get("TableId") or table["TableArn"]
 
 
-def read_fingerprints(active: Active, delta: Delta, object_key: str | None, table_id: str) -> bool:
-    """Load fingerprints into `delta`; return whether they tell what the table holds. None there is no doubt about."""
+class Known(Enum):
+    """What fingerprints tell about the table."""
+
+    ALL = auto()
+    ORDERS = auto()  # another table, or an older state of it: which order confirmed an item last, but no body
+    NOTHING = auto()  # they are gone, or of another format
+
+
+def read_fingerprints(active: Active, delta: Delta, object_key: str | None, table_id: str) -> Known:
+    """Load fingerprints into `delta`, and tell what they are good for. Where there were none yet, they tell all."""
     if object_key is None:
-        return True
+        return Known.ALL
     try:
         answer = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)
     except ClientError as error:
         if error.response["Error"]["Code"] == "NoSuchKey":
-            return False
+            return Known.NOTHING
         raise
     path = active.scratch / "known.parquet"
     with path.open("wb") as file:
         for block in answer["Body"].iter_chunks(1 << 20):
             file.write(block)
-    return delta.load_known(path, table_id)
+    written_for = delta.load_known(path)
+    if written_for is None:
+        return Known.NOTHING
+    if written_for != table_id:
+        delta.forget_bodies()
+        return Known.ORDERS
+    return Known.ALL
 
 
 def write_fingerprints(active: Active, delta: Delta, table_id: str) -> str:

@@ -104,6 +104,7 @@ class Run(Record):
     rows: int | None = None  # known after pass 1
     decided_ms: int | None = None  # when it began to write: what is unchanged or expired is told as of then
     base: str | None = None  # object key of the fingerprints that it is compared with
+    table_id: str | None = None  # of the table that it began to write to
     counts: Counts = field(default_factory=Counts)
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins

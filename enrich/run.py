@@ -15,7 +15,7 @@ from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
 from enrich.faults import Doubtful, Failed, Overwritten, Stopped
-from enrich.fingerprints import fetch_table_id, read_fingerprints, write_fingerprints
+from enrich.fingerprints import Known, fetch_table_id, read_fingerprints, write_fingerprints
 from enrich.lease import Lease
 from enrich.ledger import Delete
 from enrich.metadata import read_metadata
@@ -23,7 +23,7 @@ from enrich.pass_one import check, import_noted
 from enrich.pass_two import remove, write
 from enrich.pin import pin, set_order
 from enrich.read import BadOutput
-from enrich.records import Run
+from enrich.records import Counts, Run
 from enrich.write import Budget, Writer
 
 
@@ -94,10 +94,12 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     table_id = fetch_table_id(active.edges)
     opened = active.run.decided_ms is not None
     base = active.run.base if opened else active.lease.state.fingerprints
-    trusted = read_fingerprints(active, delta, base, table_id)
+    known = read_fingerprints(active, delta, base, table_id)
+    if opened and (known is Known.NOTHING or active.run.table_id != table_id):
+        _reopen(active, f"{base} {table_id}")
     if not opened:
-        _doubt(active, trusted, f"{base} {table_id}")
-        _open(active)
+        _doubt(active, known, f"{base} {table_id}")
+        _open(active, table_id)
     decided = (active.run.decided_ms or 0) / 1000
     order = active.run.order.text
     enough = active.dataset.unchanged_life * active.dataset.ttl.total_seconds()
@@ -105,7 +107,7 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
         order=order,
         now=decided,
         enough=enough,
-        full=active.run.full or not trusted,
+        full=active.run.full or known is not Known.ALL,
         snapshot=active.lease.state.snapshot,
     )
     removed_until = _choose_removals(active, delta, order, decided)
@@ -128,15 +130,30 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     _close(active, delta, table_id, removed_until)
 
 
-def _doubt(active: Active, trusted: bool, rebuilt: str) -> None:
+def _doubt(active: Active, known: Known, rebuilt: str) -> None:
     """Let everything alive be written again, once, when the fingerprints tell nothing about this table."""
-    if trusted or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
+    if known is Known.ALL or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
         return
     active.save(state="pending")
     raise Doubtful(rebuilt)
 
 
-def _open(active: Active) -> None:
+def _reopen(active: Active, rebuilt: str) -> None:
+    """Begin to write anew: what all decisions of this run rested on was lost under way."""
+    active.save(
+        dataset_state={"open_run": None},
+        state="pending",
+        stage="write",
+        next_row=0,
+        counts=Counts(),
+        decided_ms=None,
+        base=None,
+        table_id=None,
+    )
+    raise Doubtful(rebuilt)
+
+
+def _open(active: Active, table_id: str) -> None:
     """Raise the high-water mark before the first write, and fix what all decisions of this run rest on."""
     state = active.lease.state
     active.save(
@@ -147,17 +164,17 @@ def _open(active: Active) -> None:
         stage="remove" if active.run.kind == "removal" else "write",
         decided_ms=int(active.edges.clock.now() * 1000),
         base=state.fingerprints,
+        table_id=table_id,
     )
 
 
 def _choose_removals(active: Active, delta: Delta, order: str, now: float) -> int:
     """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
     run = active.run
-    if run.kind == "removal" and run.of_run is not None:
-        withdrawn = active.edges.ledger.get_run(run.dataset, run.of_run)
-        if withdrawn is None:
-            raise Failed(f"the ledger has no run {run.of_run} of {run.dataset} any more, which should be withdrawn")
-        delta.choose_removals(order=order, now=now, confirmed_by=withdrawn.order.text)
+    if run.kind == "removal":
+        again = [each for each in active.edges.ledger.fetch_runs(run.dataset) if each.identity == run.identity]
+        withdrawn = [each.order.text for each in again if each.as_of_ms and each.generation]
+        delta.choose_removals(order=order, now=now, confirmed_by=withdrawn)
     elif _is_snapshot(active) and not run.born_expired and order >= active.lease.state.snapshot:
         delta.choose_removals(order=order, now=now)
     return max(run.expires_at or 0, delta.removals_expire_at())
