@@ -1,6 +1,6 @@
-"""`python -m tests.bench.cold`: from the start of a process to its first answered GET, by each reader, in turn; CPU time.
+"""`python -m tests.bench.cold`: from the start of a process to its first answered GET by each reader in turn; CPU.
 
-`.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` makes the client and no more.
+`.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only makes the client.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def main() -> None:
                 if turn:  # the first compiles and warms the disk's cache
                     found[name].append(figures)
     base = median(row[0] for row in found["boto3.client"])
-    print(f"{'cold process to first GET':30}{'CPU ms':>10}{'x':>7}{'wall ms':>10}")
+    print(f"{'cold process to first GET':30}{'CPU ms':>10}{'x':>7}{'wall ms':>10}")  # noqa: T201
     for name, rows in found.items():
         cpu, wall = (median(row[column] for row in rows) for column in range(2))
-        print(f"{name:30}{cpu:10.0f}{cpu / base:7.2f}{wall:10.0f}")
+        print(f"{name:30}{cpu:10.0f}{cpu / base:7.2f}{wall:10.0f}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.read`: one warm GET of a 2 KB item, by each reader, in turn; CPU time of the reader's process."""
+"""`python -m tests.bench.read`: one warm GET of a 2 KB item by each reader in turn; CPU time of its process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         env = build_env(port, Path(work))
         workers = {}
         for reader in readers:
-            command = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler"]
+            command: list[str | Path] = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler"]
             workers[reader] = subprocess.Popen(
                 command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
             )
@@ -41,10 +41,10 @@ def main() -> None:
             for worker in workers.values():
                 worker.terminate()
     base = median(row[0] for row in found[readers[0]])
-    print(f"{'one warm GET of 2 KB, RS256':30}{'CPU µs':>10}{'x':>7}{'p50 µs':>10}{'p99 µs':>10}")
+    print(f"{'one warm GET of 2 KB, RS256':30}{'CPU µs':>10}{'x':>7}{'p50 µs':>10}{'p99 µs':>10}")  # noqa: T201
     for reader, rows in found.items():
         cpu, p50, p99 = (median(row[column] for row in rows) for column in range(3))
-        print(f"{reader:30}{cpu:10.0f}{cpu / base:7.1f}{p50:10.0f}{p99:10.0f}")
+        print(f"{reader:30}{cpu:10.0f}{cpu / base:7.1f}{p50:10.0f}{p99:10.0f}")  # noqa: T201
 
 
 if __name__ == "__main__":

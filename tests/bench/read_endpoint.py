@@ -1,4 +1,4 @@
-"""A null DynamoDB on loopback: one fixed answer per operation, at once; in a process of its own, so it costs nobody CPU."""
+"""A null DynamoDB on loopback: one fixed answer, at once; in a process of its own, so that it costs no reader CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def typed(value: object) -> dict[str, object]:
 
 def build_item() -> dict[str, object]:
     """Build one item that every reader under test can read: our body as text, and the same as typed attributes."""
-    ready = {"pk": {"S": "flight-delays#B6"}, "sk": {"S": "a"}, "o": {"S": "0001.1700000000000.00000001"}}
+    ready: dict[str, object] = {
+        "pk": {"S": "flight-delays#B6"},
+        "sk": {"S": "a"},
+        "o": {"S": "0001.1700000000000.00000001"},
+    }
     return ready | {"e": {"N": str(FAR)}, "b": {"S": json.dumps(BODY, separators=(",", ":"))}}
 
 

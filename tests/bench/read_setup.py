@@ -59,8 +59,10 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
         "resource": "/{proxy+}", "path": "/v1/flight-delays/a", "httpMethod": "GET", "headers": headers,
         "multiValueHeaders": {name: [value] for name, value in headers.items()},
         "queryStringParameters": None, "multiValueQueryStringParameters": None,
-        "pathParameters": {"proxy": "v1/flight-delays/a"}, "stageVariables": None, "body": None, "isBase64Encoded": False,
-        "requestContext": {"requestId": "bench", "stage": "live", "path": "/live/v1/flight-delays/a", "httpMethod": "GET",
+        "pathParameters": {"proxy": "v1/flight-delays/a"}, "stageVariables": None, "body": None,
+        "isBase64Encoded": False,
+        "requestContext": {"requestId": "bench", "stage": "live", "path": "/live/v1/flight-delays/a",
+        "httpMethod": "GET",
                            "identity": {"sourceIp": "192.0.2.1"}, "resourcePath": "/{proxy+}"},
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
@@ -69,7 +71,8 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true",
-        "BENCH_PEERS": str(HERE / "peers"), "BENCH_JWKS": str(folder / "jwks.json"), "BENCH_EVENT": str(folder / "event.json"),
+        "BENCH_PEERS": str(HERE / "peers"), "BENCH_JWKS": str(folder / "jwks.json"),
+        "BENCH_EVENT": str(folder / "event.json"),
         "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "bench",
         "POWERTOOLS_TRACE_DISABLED": "1", "POWERTOOLS_METRICS_NAMESPACE": "Larder", "POWERTOOLS_SERVICE_NAME": "serve",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Run one handler in a process of its own: each line of input is a count of requests, each of output CPU and wall times.
+"""Run one handler in a process of its own: a line of input is a count of requests, one of output CPU and wall times.
 
 With `--cold`: answer once and stop; whoever started the process measures it.
 """

@@ -1,0 +1,87 @@
+"""What a cold start pays for is pinned: serve imports no more than this, and never what the writing side needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+OURS = {"serve", "wire"}
+THIRD = {"_awscrt", "_cffi_backend", "_openssl", "awscrt", "cryptography"}  # those with _ are parts of the others
+# Of the standard library, what costs a millisecond or more and is not needed.
+COSTLY = {
+    "asyncio", "csv", "ctypes", "dataclasses", "decimal", "difflib", "email", "fractions", "gzip", "html", "http",
+    "inspect",
+    "multiprocessing", "optparse", "pathlib", "pickle", "platform", "pprint", "queue", "secrets", "select", "selectors",
+    "shutil", "socket", "ssl", "statistics", "subprocess", "tempfile", "traceback", "unittest", "uuid", "xml",
+}  # fmt: skip
+NEVER = {
+    "boto3",
+    "botocore",
+    "pandas",
+    "pyarrow",
+    "pyathena",
+    "duckdb",
+    "numpy",
+    "enrich",
+    "jwt",
+    "orjson",
+    "yaml",
+    "requests",
+}
+CODE = """
+import sys
+before = set(sys.modules)
+import {module}
+print("\\n".join(set(sys.modules) - before))
+"""
+
+
+def _imported(module: str) -> set[str]:
+    code = CODE.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_handler_imports_this_and_no_more() -> None:
+    """Two libraries beside our own two folders; none of the costly parts of the standard library."""
+    modules = _imported("serve.handler")
+    tops = {module.partition(".")[0] for module in modules}
+    assert tops - sys.stdlib_module_names == OURS | THIRD
+    assert not tops & NEVER
+    assert not tops & COSTLY
+    assert "urllib.request" not in modules
+    assert not {module for module in modules if module.startswith("serve.dev")}, "kept out of the deployed bundle"
+    assert "cryptography.hazmat.primitives.serialization" not in modules, "only PEM needs it"
+    assert "cryptography.x509" not in modules
+
+
+def test_the_shared_contract_imports_the_standard_library_alone() -> None:
+    """The writer carries `serve.item` and `serve.datasets` and no more of this side."""
+    for module in ("serve.item", "serve.datasets"):
+        found = _imported(module)
+        assert {one for one in found if one.startswith("serve.")} <= {"serve.item", "serve.datasets"}
+        assert {one.partition(".")[0] for one in found} - sys.stdlib_module_names == {"serve"}
+
+
+def test_the_pure_parts_know_no_edge() -> None:
+    """The verifier and all that decides can be imported without a network library."""
+    for module in (
+        "serve.auth",
+        "serve.access",
+        "serve.request",
+        "serve.route",
+        "serve.respond",
+        "serve.page",
+        "serve.keys",
+    ):
+        tops = {one.partition(".")[0] for one in _imported(module)}
+        assert not tops & {"wire", "awscrt", "socket", "ssl"}, module
+
+
+def test_importing_reads_no_environment() -> None:
+    """The handler can be imported where nothing is set; it reads its settings at the first event."""
+    code = "import serve.handler as h\ntry:\n h.handler({}, None)\nexcept ValueError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={})
+    assert done.stdout.strip() == "LARDER_TABLE is not set"
