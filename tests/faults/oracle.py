@@ -114,16 +114,21 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[str | 
         flags = rejected_rows(put)
         keys = [(build_pk(name, [row[0]]), row[1]) for row in put.rows]
         if snapshot:
-            # what a newer snapshot rejected keeps its previous item, which may be that of an older snapshot or gone
             state = {key: (values if key in keys else {None}, until) for key, (values, until) in state.items()}
-            maybe = {key for key, flag in zip(keys, flags, strict=True) if flag}
-            state = {
-                key: ((values | {None}) if key in maybe else values, until) for key, (values, until) in state.items()
-            }
+            # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
+            # comes later or fingerprints were lost, nobody promises.
+            for key in {key for key, flag in zip(keys, flags, strict=True) if flag}:
+                state[key] = (named_values(story, name, key) | {None}, put.as_of + LIFE)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
             if not flag:
                 state[key] = ({json.loads(render_body(row[2]))["value"]}, least)
     return state
+
+
+def named_values(story: Story, name: str, key: tuple[str, str]) -> set[str | None]:
+    """Return every value that any output had for an item key."""
+    rows = [row for put in story.puts if put.dataset == name for row in put.rows or []]
+    return {row[2] for row in rows if (build_pk(name, [row[0]]), row[1]) == key}
 
 
 def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[str | None]]:
