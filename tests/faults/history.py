@@ -64,6 +64,7 @@ class Story:
     puts: list[Put] = field(default_factory=list)
     edges: Callable[..., Edges] = field(default=cast(Any, None))
     gentle: bool = False  # nothing was made to fail
+    lost: bool = False  # fingerprints were
 
     def state(self, dataset: str) -> Any:
         """Return a dataset's state, outside any call."""
@@ -312,6 +313,7 @@ def _restore_table(story: Story) -> None:
 
 
 def _lose_fingerprints(story: Story) -> None:
+    story.lost = True
     for at in list(story.s3.objects):
         if at[0] == "larder" and at[1].startswith("fingerprints/"):
             del story.s3.objects[at]

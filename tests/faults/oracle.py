@@ -114,10 +114,12 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[str | 
         flags = rejected_rows(put)
         keys = [(build_pk(name, [row[0]]), row[1]) for row in put.rows]
         if snapshot:
-            state = {key: (values if key in keys else {None}, until) for key, (values, until) in state.items()}
+            # Such a leftover is not found any more once fingerprints were lost, and stays to its expiry.
+            gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
+            state |= {key: ({None}, state[key][1]) for key in gone}
             # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
             # comes later or fingerprints were lost, nobody promises.
-            for key in {key for key, flag in zip(keys, flags, strict=True) if flag}:
+            for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
                 state[key] = (named_values(story, name, key) | {None}, put.as_of + LIFE)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
             if not flag:
