@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -114,8 +115,6 @@ def _handle(parts: Parts, event: object) -> dict[str, Any]:
             seen["reason"] = problem.reason
         answer = respond_problem(problem, str(seen["request_id"]))
     except Exception as error:  # noqa: BLE001 - the last resort; its message may hold data, so only its place is logged
-        import traceback  # slow to import, and not needed on a good day
-
         places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
         answer = respond_problem(Problem("internal_error"), str(seen["request_id"]))

@@ -66,10 +66,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
-    from serve.dev.server import open_server, port_of  # waitress is not needed for keys
     from serve.handler import build_handler, build_parts
 
-    server = open_server(build_handler(build_parts(env)), options.host, options.port)
+    handler = build_handler(build_parts(env))
+    from serve.dev.server import open_server, port_of  # waitress is needed for nothing else
+
+    server = open_server(handler, options.host, options.port)
     base = f"http://{options.host}:{port_of(server)}"
     print(f"serve: {base}/v1 answers, {base}/docs shows how; Ctrl-C ends it", file=sys.stderr)  # noqa: T201
     try:

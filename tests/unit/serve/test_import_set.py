@@ -14,7 +14,7 @@ COSTLY = {
     "asyncio", "csv", "ctypes", "dataclasses", "decimal", "difflib", "email", "fractions", "gzip", "html", "http",
     "inspect",
     "multiprocessing", "optparse", "pathlib", "pickle", "platform", "pprint", "queue", "secrets", "select", "selectors",
-    "shutil", "socket", "ssl", "statistics", "subprocess", "tempfile", "traceback", "unittest", "uuid", "xml",
+    "shutil", "socket", "ssl", "statistics", "subprocess", "tempfile", "unittest", "uuid", "xml",
 }  # fmt: skip
 NEVER = {
     "boto3",

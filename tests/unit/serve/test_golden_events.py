@@ -1,0 +1,83 @@
+"""The four front doors' events, whole, as AWS documents them: each is the same request and gets the same answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve.request import Form, parse_request
+from tests.unit.serve.kit import Answered, App, item, sign
+
+FOLDER = Path(__file__).parent / "events"
+FORMS = {
+    "rest_api": (Form.REST, "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"),
+    "http_api": (Form.HTTP, "JKJaXmPLvHcESHA="),
+    "http_api_named_stage": (Form.HTTP, "JKJaXmPLvHcESHA="),
+    "function_url": (Form.HTTP, "e1506fd5-9e7b-434f-bd42-4f8fa224b599"),
+    "load_balancer": (Form.ALB, "Root=1-6553f100-0123456789abcdef01234567"),
+    "load_balancer_multi_value": (Form.ALB_MULTI, "Root=1-6553f100-0123456789abcdef01234567"),
+}
+
+
+def _event(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text().replace("{token}", sign()))
+
+
+def test_every_event_is_looked_at() -> None:
+    """The folder and the table agree."""
+    assert {path.stem for path in FOLDER.glob("*.json")} == FORMS.keys()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_event_is_parsed(name: str) -> None:
+    """Whatever encodes or repeats what: one method, one path, one query, headers in lower case."""
+    request = parse_request(_event(name))
+    assert (request.form, request.request_id) == FORMS[name]
+    assert (request.method, request.path) == ("GET", "/v1/flight-delays")
+    assert request.query == {"limit": ["2"], "prefix": ["2024-01-02."]}
+    assert request.header("accept-encoding") == "gzip, deflate"
+    assert request.header("authorization") == f"Bearer {sign()}"
+    assert request.header("x-none") is None
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_answer_has_the_form_of_its_event(name: str) -> None:
+    """Members and their types are those that the front door reads, and no others."""
+    app = App(item("2024-01-02.a"), item("2024-01-02.b"), item("2024-01-02.c"), item("2024-01-03.a"))
+    result = app.handler(_event(name), None)
+    form = FORMS[name][0]
+    members = {"statusCode", "body", "isBase64Encoded"}
+    members |= {"multiValueHeaders" if form is Form.ALB_MULTI else "headers"}
+    members |= {"statusDescription"} if form in (Form.ALB, Form.ALB_MULTI) else set()
+    assert result.keys() == members
+    assert result["statusCode"] == 200
+    assert result.get("statusDescription", "200 OK") == "200 OK"
+    for value in result.get("headers", {}).values():
+        assert isinstance(value, str)
+    for values in result.get("multiValueHeaders", {}).values():
+        assert len(values) == 1
+        assert isinstance(values[0], str)
+    answer = Answered(result)
+    assert [entry["prediction_id"] for entry in answer.json["items"]] == ["2024-01-02.a", "2024-01-02.b"]
+    assert answer.headers["link"] == '<?limit=2&after=2024-01-02.b&prefix=2024-01-02.>; rel="next"'
+    assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize(
+    ("status", "description"), [(404, "404 Not Found"), (405, "405 Method Not Allowed"), (304, "304 Not Modified")]
+)
+def test_a_load_balancer_gets_the_phrase(status: int, description: str) -> None:
+    """`statusDescription` is the status line."""
+    app = App(item("a"))
+    arguments: dict[int, dict[str, Any]] = {404: {"path": "/v1/x"}, 405: {"method": "PUT"}, 304: {"if_none_match": "*"}}
+    answer = app.call(**{"token": sign(), "form": "alb", **arguments[status]})
+    assert answer.result["statusDescription"] == description
+
+
+def test_a_single_value_load_balancer_keeps_its_form_without_headers() -> None:
+    """An event without any headers is answered with `headers`."""
+    result = App().handler({"requestContext": {"elb": {}}, "httpMethod": "GET", "path": "/v1/health"}, None)
+    assert result["headers"]["Content-Type"] == "application/health+json"
