@@ -1,0 +1,82 @@
+"""The writer and boto3 leave the same table: a differential test over the stand-in, through real HTTP and signing."""
+
+import random
+import time
+
+import pyarrow as pa
+import pytest
+
+from enrich.write import Writer
+from enrich.write_requests import gzip
+from serve.item import Item, Order, body_text, decode
+from wire.endpoint import resolve
+from wire.signing import find_credentials
+from wire.transport import Transport
+
+OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
+EXPIRES = int(time.time()) + 86_400
+LETTERS = 'abc"\\/\u2028\u00e9\U0001f6eb\x7f \n'
+
+
+def rows_of(count):
+    """Build rows of all kinds: small, over a unit, large, any Unicode, tombstones."""
+    rng = random.Random(7)
+    for row in range(count):
+        size = rng.choice([0, 10, 400, 400, 400, 2000, 60_000])
+        body = None if row % 29 == 0 else "".join(rng.choices(LETTERS, k=size))
+        yield {"pk": f"d#{rng.randint(0, 5)}", "sk": f"id-{row}", "body": body, "row": row}
+
+
+def scan(client, table):
+    """Return every item of a table by its key."""
+    pages = client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
+    items = [decode(item) for page in pages for item in page["Items"]]
+    return {(item.pk, item.sk): item for item in items}
+
+
+@pytest.fixture
+def writer_of(aws):
+    env = {**aws.env, "AWS_ENDPOINT_URL": aws.endpoint}
+    transport = Transport(resolve("dynamodb", aws.region, env), find_credentials(env), connections=4)
+    yield lambda table: Writer(transport, table, clock=time.monotonic, random=random.random)
+    transport.close()
+
+
+def test_batches_leave_the_table_that_boto3_leaves(aws, writer_of):
+    """Items written in batches equal, attribute by attribute, those that boto3 writes from the same rows."""
+    client, ours, theirs = aws.client("dynamodb"), aws.table(), aws.table()
+    rows = list(rows_of(400))
+    writer = writer_of(ours)
+    writer.put(pa.Table.from_pylist(rows), order=OURS, expires_at=EXPIRES, conditional=False)
+    assert writer.flush().written == 400
+    stored = scan(client, ours)
+    for row in rows:
+        item = {"pk": {"S": row["pk"]}, "sk": {"S": row["sk"]}, "o": {"S": OURS.text}, "e": {"N": str(EXPIRES)}}
+        if row["body"] is not None:
+            packed = isinstance(stored[row["pk"], row["sk"]].body, bytes)
+            item["b"] = {"B": gzip(row["body"])} if packed else {"S": row["body"]}
+        client.put_item(TableName=theirs, Item=item)
+    assert stored == scan(client, theirs)
+    assert any(isinstance(item.body, bytes) for item in stored.values())
+    texts = {key: None if item.body is None else body_text(item.body) for key, item in stored.items()}
+    assert texts == {(row["pk"], row["sk"]): row["body"] for row in rows}
+
+
+def test_conditional_puts_leave_the_newer_items(aws, writer_of):
+    """Over a table with older, equal and newer items, only the newer ones stay and are told by row."""
+    client, table = aws.client("dynamodb"), aws.table()
+    rows = [{"pk": "d#1", "sk": str(row), "body": "{}", "row": row} for row in range(40)]
+    for row in rows[:30]:
+        order = (OLDER, OURS, NEWER)[row["row"] % 3]
+        item = {"pk": {"S": "d#1"}, "sk": {"S": row["sk"]}, "o": {"S": order.text}, "e": {"N": str(EXPIRES)}}
+        client.put_item(TableName=table, Item={**item, "b": {"S": "before"}})
+    writer = writer_of(table)
+    writer.put(pa.Table.from_pylist(rows), order=OURS, expires_at=EXPIRES, conditional=True)
+    written = writer.flush()
+    assert (written.written, written.superseded) == (30, 10)
+    assert sorted(written.superseded_rows) == list(range(2, 30, 3))
+    stored = scan(client, table)
+    for row in range(40):
+        kept = row < 30 and row % 3 != 0  # an equal order is our own earlier write: it stays as it is
+        order = NEWER if row < 30 and row % 3 == 2 else OURS
+        assert stored["d#1", str(row)] == Item("d#1", str(row), "before" if kept else "{}", order.text, EXPIRES)

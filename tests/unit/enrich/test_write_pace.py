@@ -1,0 +1,72 @@
+"""How fast the writer may go."""
+
+import pytest
+
+from enrich.write_pace import FIRST_WINDOW, LAST_WINDOW, Pace
+
+
+def deliver(pace, units_per_second, seconds, start, *, full=True):
+    """Deliver evenly, ten times a second; return the time after it."""
+    for step in range(int(seconds * 10)):
+        pace.delivered(int(units_per_second / 10), start + step / 10, full=full)
+    return start + seconds
+
+
+def test_without_throttles_nothing_waits():
+    """A rate that is to be learned has no bounds until the table asks for less."""
+    pace = Pace(None, 0.0)
+    for _ in range(1000):
+        assert pace.delay(0.0) == 0.0
+        pace.spend(1000, 0.0)
+
+
+def test_given_rate_spaces_requests():
+    """A request of 25 units at 50 units/s holds the next one back for half a second, less a small burst."""
+    pace = Pace(50.0, 0.0)
+    pace.spend(25, 10.0)
+    assert pace.delay(10.0) == pytest.approx(0.4)
+    assert pace.delay(10.5) == 0.0
+
+
+def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it():
+    """After a throttle the limit is 80 % of the delivered rate; each second of success adds a tenth of the best."""
+    pace = Pace(None, 0.0)
+    now = deliver(pace, 1000, 5, 0.0)
+    pace.throttled(now)
+    assert pace.limit == pytest.approx(800, rel=0.1)
+    lowered = pace.limit
+    deliver(pace, 800, 3, now)
+    assert pace.limit == pytest.approx(lowered + 3 * 100, rel=0.1)
+
+
+def test_throttles_of_one_moment_count_once():
+    """Many requests that were in flight together and are all throttled lower limit and window once."""
+    pace = Pace(None, 0.0)
+    now = deliver(pace, 1000, 5, 0.0)
+    pace.throttled(now)
+    limit, window = pace.limit, pace.window
+    pace.throttled(now + 0.01)
+    assert (pace.limit, pace.window) == (limit, window)
+
+
+def test_window_grows_with_success_and_halves_with_throttles():
+    """Requests in flight adapt: more while a full window is answered, half after a throttle, never none."""
+    pace = Pace(None, 0.0)
+    deliver(pace, 1000, 50, 0.0, full=False)
+    assert pace.window == FIRST_WINDOW
+    deliver(pace, 1000, 500, 50.0)
+    assert pace.window == LAST_WINDOW
+    for second in range(10):
+        window = pace.window
+        pace.throttled(1000.0 + second)
+        assert pace.window == max(1.0, window / 2)
+
+
+def test_given_rate_is_never_passed():
+    """Throttles lower a given rate too, and success raises it back to what was given and no further."""
+    pace = Pace(1000.0, 0.0)
+    now = deliver(pace, 500, 5, 0.0)
+    pace.throttled(now)
+    assert pace.limit < 500
+    deliver(pace, 900, 60, now)
+    assert pace.limit == 1000.0
