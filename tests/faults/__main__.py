@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import subprocess
 import sys
 import time
-import traceback
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.faults.history import play
-from tests.faults.oracle import check
+from tests.faults.judge import judge
+from tests.faults.mutants import MUTANTS, install
 
 
-def judge(seed: int) -> tuple[int, list[str]]:
-    """Play one history and return what it broke."""
-    try:
-        return seed, check(play(seed))
-    except Exception:
-        return seed, [traceback.format_exc()]
-
-
-def main() -> int:
-    """Play histories on all cores."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=300, metavar="N")
-    parser.add_argument("--start", type=int, default=0, metavar="S")
-    parser.add_argument("--stop", action="store_true", help="stop at the first history that breaks a promise")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    words = parser.parse_args()
+def play_many(words: argparse.Namespace) -> int:
+    """Play histories on all cores; the exit code is 1 when one breaks a promise."""
     began, failed = time.monotonic(), 0
     seeds = range(words.start, words.start + words.seeds)
-    with ProcessPoolExecutor(words.jobs) as pool:
+    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
+    start = (install, (words.mutant,)) if words.mutant else (None, ())
+    with ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=start[0], initargs=start[1]) as pool:
         for done, (seed, problems) in enumerate(pool.map(judge, seeds, chunksize=4), 1):
             if problems:
                 failed += 1
@@ -41,8 +30,35 @@ def main() -> int:
                     break
             if done % 500 == 0:
                 print(f"{done} histories, {failed} failed, {done / (time.monotonic() - began):.1f}/s", flush=True)
-    print(f"{words.seeds} histories from seed {words.start}: {failed} broke a promise")
+    print(f"{done} histories from seed {words.start}: {failed} broke a promise")
     return 1 if failed else 0
+
+
+def hunt(words: argparse.Namespace) -> int:
+    """Play histories over each mutant until one breaks a promise; the exit code is 1 when none does."""
+    survivors = []
+    for mutant in MUTANTS:
+        command = [sys.executable, "-m", "tests.faults", "--mutant", mutant.name, "--stop", "--start", str(words.start)]
+        done = subprocess.run([*command, "--seeds", "2000"], capture_output=True, text=True, check=False)
+        told = done.stdout.strip().splitlines()
+        print(f"{mutant.name}: {told[-1] if told else done.stderr.strip().splitlines()[-1]}", flush=True)
+        if done.returncode != 1 or not told:
+            survivors.append(mutant.name)
+    print(f"{len(MUTANTS) - len(survivors)} passed, {len(survivors)} failed")
+    return 1 if survivors else 0
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=300, metavar="N")
+    parser.add_argument("--start", type=int, default=0, metavar="S")
+    parser.add_argument("--stop", action="store_true", help="stop at the first history that breaks a promise")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], help="with this bug in the code")
+    parser.add_argument("--mutants", action="store_true", help="see that each of the bugs is found")
+    words = parser.parse_args()
+    return hunt(words) if words.mutants else play_many(words)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,16 @@
+"""Play one history and judge it; imports the code under test only then, so that a mutant can be put into it before."""
+
+from __future__ import annotations
+
+import traceback
+
+
+def judge(seed: int) -> tuple[int, list[str]]:
+    """Play one history and return what it broke."""
+    from tests.faults.history import play
+    from tests.faults.oracle import check
+
+    try:
+        return seed, check(play(seed))
+    except Exception:
+        return seed, [traceback.format_exc()]

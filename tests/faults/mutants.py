@@ -1,0 +1,163 @@
+"""Deliberate bugs, each of which the histories must find: a simulation that can't fail proves nothing.
+
+`python -m tests.faults --mutants` plays histories over each until one breaks a promise, 2,000 at most.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A bug: in a module, one piece of text in the place of another."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+
+
+MUTANTS = (
+    Mutant("skipped-condition", "enrich.pass_two", "return active.run.order.text < ", "return False and '' < "),
+    Mutant(
+        "checkpoint-before-write",
+        "enrich.pass_two",
+        "    written: Written = writer.flush()",
+        "    active.save(next_row=next_row)\n    written: Written = writer.flush()",
+    ),
+    Mutant("lease-not-checked", "enrich.lease", "state.lease_owner not in {None, owner} and", "False and"),
+    Mutant(
+        "lease-without-margin",
+        "enrich.lease",
+        "int((deadline + timeout + MARGIN) * 1000)",
+        "int((deadline - 15) * 1000)",
+    ),
+    Mutant("released-before-it-is-quiet", "enrich.lease", "sent_at + self.timeout + MARGIN", "sent_at - 1"),
+    Mutant(
+        "unfenced-ledger",
+        "enrich.ledger",
+        "        if record.version:\n",
+        "        if record.version:\n            condition = {'TableName': self._table, 'ConditionExpression': 'attribute_not_exists(pk)'} if False else condition\n        if False:\n",
+    ),
+    Mutant("mark-raised-too-late", "enrich.run", '"high_water": max(state.high_water, active.run.order.text),', ""),
+    Mutant("superseded-counted-as-written", "enrich.pass_two", "superseded=written.superseded)", "superseded=0)"),
+    Mutant("counts-of-the-last-chunk-only", "enrich.pass_two", "            counts = Counts()\n", ""),
+    Mutant("unprocessed-dropped", "enrich.write", "        if left is None:\n", "        if left is None or taken:\n"),
+    Mutant("own-write-taken-for-a-newer-one", "enrich.write_answers", "if stored == order", "if False"),
+    Mutant(
+        "unchanged-keeps-its-old-order",
+        "enrich.delta",
+        "select n.k1, n.k2, n.digest, $order, if(",
+        """select n.k1, n.k2, n.digest, if(o.outcome = 1, coalesce((select k."order" from known k where k.k1 = n.k1 and k.k2 = n.k2), $order), $order), if(""",
+    ),
+    Mutant(
+        "tombstones-forgotten",
+        "enrich.delta",
+        "select k1, k2, null, $order, $removed_until, true, pk, sk from removal",
+        "select k1, k2, null, '', 0, true, pk, sk from removal",
+    ),
+    Mutant(
+        "rejected-items-removed",
+        "enrich.delta",
+        "            from known k left join noted n using (k1, k2)\n            where",
+        "            from known k left join (from noted where kept) n using (k1, k2)\n            where",
+    ),
+    Mutant("late-snapshot-adds", "enrich.delta", "or $order < $snapshot", "or $snapshot is null"),
+    Mutant("duplicates-pass", "enrich.delta", "having count(*) > 1", "having count(*) > 2"),
+    Mutant(
+        "notes-of-a-dead-invocation-twice",
+        "enrich.pass_one",
+        "if first <= next_row <= last and next_row < until:",
+        "if last < until:",
+    ),
+    Mutant(
+        "failed-run-leaves-no-doubt",
+        "enrich.run",
+        "            delta.merge_unknown(",
+        "            delta.merge_unknown if True else (",
+    ),
+    Mutant("table-id-ignored", "enrich.fingerprints", "if written_for != table_id:", "if False:"),
+    Mutant(
+        "generation-not-opened",
+        "enrich.again",
+        "generation=lease.state.generation + 1",
+        "generation=lease.state.generation",
+    ),
+    Mutant(
+        "version-ignored", "enrich.outputs", 'identity = f"{object_key}@{_identity(head)}"', "identity = object_key"
+    ),
+    Mutant(
+        "busy-output-forgotten",
+        "enrich.dispatch",
+        "    while edges.ledger.fetch_pending(dataset):\n",
+        "    for _ in edges.ledger.fetch_pending(dataset)[:1]:\n",
+    ),
+    Mutant(
+        "newest-pending-only",
+        "enrich.dispatch",
+        "while chosen := _choose(edges.ledger.fetch_pending(dataset), lease.state.open_run):",
+        "if chosen := _choose(edges.ledger.fetch_pending(dataset)[-1:], None):",
+    ),
+    Mutant(
+        "sweep-misses-overwritten",
+        "enrich.dispatch",
+        "seen = (listed.object_key, listed.etag, listed.arrived_ms) in known",
+        "seen = listed.object_key in {each[0] for each in known}",
+    ),
+    Mutant("rejects-overwrite-each-other", "enrich.rejects", "{first_row:012d}-{last_row:012d}.jsonl", "rejects.jsonl"),
+    Mutant(
+        "restart-skips-a-chunk",
+        "enrich.pass_two",
+        "active.save(next_row=next_row, counts=",
+        "active.save(next_row=next_row + 4, counts=",
+    ),
+    Mutant(
+        "lives-for-ever", "enrich.delta", "k.expires_at - $now >= $enough", "k.expires_at - $now >= -$enough * 1000"
+    ),
+)
+
+
+class _Loader(importlib.abc.InspectLoader):
+    def __init__(self, mutant: Mutant, path: str) -> None:
+        self._mutant, self._path = mutant, path
+
+    def get_source(self, fullname: str) -> str:
+        with open(self._path, encoding="utf-8") as file:  # noqa: PTH123
+            source = file.read()
+        if source.count(self._mutant.right) != 1:
+            raise ValueError(f"mutant {self._mutant.name}: its text stands {source.count(self._mutant.right)} times")
+        return source.replace(self._mutant.right, self._mutant.wrong)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del target
+        if name != self._mutant.module:
+            return None
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        assert found is not None
+        assert found.origin is not None
+        return importlib.util.spec_from_loader(name, _Loader(self._mutant, found.origin), origin=found.origin)
+
+
+def install(name: str) -> None:
+    """Put a bug into the code; must come before the code is imported.
+
+    Raises:
+        LookupError: there is no such mutant, or its module is imported already.
+    """
+    mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
+    if mutant is None or mutant.module in sys.modules:
+        raise LookupError(f"no mutant {name!r}, or {mutant and mutant.module} is imported already")
+    sys.meta_path.insert(0, _Finder(mutant))
