@@ -20,9 +20,12 @@ def permissions_name_what_they_touch(template: Template) -> Iterator[str]:
             yield f"{name}: a statement allows named actions and has a Sid"
         if any("*" in action for action in actions):
             yield f"{name}: a wildcard among its actions"
-        if "*" in listed(statement["Resource"]) and not actions <= WITHOUT_RESOURCES:
+        resources = statement["Resource"]
+        if isinstance(resources, dict) and resources.get("Fn::If", [""])[0] == "OnAws":
+            resources = resources["Fn::If"][1]
+        if "*" in listed(resources) and not actions <= WITHOUT_RESOURCES:
             yield f"{name}: allows it on everything"
-        for resource in listed(statement["Resource"]):
+        for resource in listed(resources):
             if isinstance(resource, dict) and str(resource.get("Fn::Sub", "")).endswith((":*", ":::*")):
                 yield f"{name}: allows it on every resource of a service"
 

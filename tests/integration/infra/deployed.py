@@ -24,7 +24,7 @@ from examples.flights.outputs import SCHEMA
 from examples.flights.tokens import Issuer, open_issuer
 from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy
-from infra.local.ministack import run_ministack
+from infra.local.ministack import REGION, run_ministack
 
 ISSUER, AUDIENCE = "https://issuer.example.com/", "larder"
 DATASET = "flight-delays"
@@ -77,14 +77,14 @@ class Deployed:
 
 
 @contextmanager
-def run_stand_in(log: Path, *, auth: bool = False) -> Iterator[tuple[Callable[[str], Any], str]]:
+def run_stand_in(log: Path, *, auth: bool = False, region: str = REGION) -> Iterator[tuple[Callable[[str], Any], str]]:
     """Run the stand-in with a local Athena that its functions find; yield a maker of clients, and the end point."""
     athena = AthenaServer()
     try:
         env = {"AWS_ENDPOINT_URL_ATHENA": athena.endpoint, "AUTH": str(auth).lower()}
         with run_ministack(log, env=env) as ministack:
             athena.start(ministack.endpoint)
-            session = boto3.Session("test", "test", region_name=ministack.env["AWS_REGION"])
+            session = boto3.Session("test", "test", region_name=region)
             yield (
                 functools.cache(functools.partial(session.client, endpoint_url=ministack.endpoint)),
                 ministack.endpoint,
@@ -99,7 +99,7 @@ def deploy_larder(client: Callable[[str], Any], endpoint: str, name: str, **opti
     client("s3").create_bucket(Bucket=bucket)
     tables = {table: pa.Table.from_pylist([_ROWS[table]], schema) for table, schema in lake.TABLES.items()}
     lake.load(client("s3"), client("glue"), bucket, tables)
-    parameters = {"LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE} | options.pop("parameters", {})
+    parameters = {"Service": name, "LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE}
     stack = deploy(client, endpoint, name=name, parameters=parameters, **options)
     return Deployed(client, stack, open_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE))
 
@@ -109,15 +109,16 @@ def object_key(days_ago: int = 0, part: int = 0) -> str:
     return f"{DATASET}/scored={date.today() - timedelta(days=days_ago)}/part-{part}.parquet"
 
 
-def parquet(rows: int = 3, *, delay: float = 5.0, carrier: str | None = "B6") -> bytes:
-    """Build an output; without a carrier its rows are rejected."""
+def parquet(rows: int = 3, *, delay: float = 5.0, bad: int = 0) -> bytes:
+    """Build an output; `bad` rows have no carrier, and are rejected."""
     row = {
-        "flight_date": MARCH.date(), "carrier": carrier, "origin": "JFK", "dest": "JFK", "tailnum": "N1",
+        "flight_date": MARCH.date(), "carrier": "B6", "origin": "JFK", "dest": "JFK", "tailnum": "N1",
         "scheduled_departure": MARCH, "scheduled_arrival": MARCH, "distance_miles": 100.0, "predicted_delay": delay,
         "late_probability": 0.5, "model_version": "1",
     }  # fmt: skip
     target = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([{**row, "flight": number} for number in range(rows)], SCHEMA), target)
+    flights = [{**row, "flight": number, "carrier": "B6" if number >= bad else None} for number in range(rows)]
+    pq.write_table(pa.Table.from_pylist(flights, SCHEMA), target)
     return target.getvalue()
 
 

@@ -57,7 +57,13 @@ def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) 
     """A changed parameter reaches the functions; table, queue and API stay the same, and so do the items."""
     larder.put(object_key(), parquet())
     larder.run(object_key())
-    parameters = {"LakeBucketName": "larder-lake", "Issuer": ISSUER, "Audience": AUDIENCE, "ReleaseVersion": "next"}
+    parameters = {
+        "Service": "larder",
+        "LakeBucketName": "larder-lake",
+        "Issuer": ISSUER,
+        "Audience": AUDIENCE,
+        "ReleaseVersion": "next",
+    }
     again = deploy(*stand_in, name="larder", parameters=parameters)
     assert again.outputs == larder.stack.outputs
     function = larder.client("lambda").get_function_configuration(FunctionName=again["EnrichFunctionName"])

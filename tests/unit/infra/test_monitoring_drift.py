@@ -99,6 +99,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     monkeypatch.setattr(enrich.work, "drain", lambda *_: iter([run]))
     monkeypatch.setattr(enrich.work, "sweep", lambda *_: [])
+    monkeypatch.setattr(enrich.work, "heal", lambda *_: None)
     settings = EnrichSettings(
         table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
     )
@@ -109,7 +110,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         ledger=SimpleNamespace(fetch_pending=lambda _: pending),
         clock=SimpleNamespace(now=lambda: NOW),
     )
-    enrich.work.work_off(edges, [Sweep()])
+    enrich.work.work_off(edges, [Sweep("flight-delays")])
 
 
 def unknown(template: Template, lines: list[str]) -> list[Metric]:

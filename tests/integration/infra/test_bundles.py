@@ -1,0 +1,106 @@
+"""The very bundles: the same bytes each time, imported and run alone, `.pyc` included, under their bounds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from infra.bundle import RECIPES, Bundle, BundleError, build, check_imports, unpack
+from serve.item import Item, encode
+
+SERVE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import serve.handler
+event = {"httpMethod": "GET", "path": "/v1/health", "headers": {}, "requestContext": {"requestId": "r"}}
+print(json.dumps(serve.handler.handler(event, None)["statusCode"]))
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+ENRICH = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import enrich.handler, pyarrow.parquet, pyarrow.csv, pyarrow.json, pyathena.connection, awscrt.http, boto3, duckdb
+from serve.item import Item, encode
+for service in ("s3", "dynamodb", "sqs", "athena", "sts"):
+    boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+print(duckdb.sql("select md5_number_lower('x') > 0").fetchall()[0][0])
+print(json.dumps(encode(Item("p", "s", "{}", "o", 1))))
+"""
+
+
+@pytest.fixture(scope="module", params=sorted(RECIPES))
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return build(request.param)
+
+
+def run_alone(bundle: Bundle, code: str, folder: Path, **env: str) -> list[str]:
+    """Run code with nothing on the path but the bundle that it puts there."""
+    tree = unpack(bundle, folder)
+    command = [sys.executable, "-I", "-S", "-c", code, str(tree)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if not line.startswith('{"_aws"')]
+
+
+def test_bundle_imports_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """Each handler is imported by an isolated interpreter that has the bundle and the standard library."""
+    check_imports(bundle, unpack(bundle, tmp_path))
+
+
+def test_bundle_that_lacks_a_module_is_found_out(tmp_path: Path) -> None:
+    """The check above fails for a bundle without a library that the handler needs."""
+    bundle = build("serve")
+    tree = unpack(bundle, tmp_path)
+    for path in sorted((tree / "cryptography").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    with pytest.raises(BundleError, match="cryptography"):
+        check_imports(bundle, tree)
+
+
+def test_serve_bundle_answers_alone(tmp_path: Path) -> None:
+    """Serve's bundle answers a request, and nothing of the writing side is in it."""
+    issuers = json.dumps([{"issuer": "i", "audience": "a", "keys": "ssm:/k/"}])
+    env = {"LARDER_TABLE": "t", "LARDER_ISSUERS": issuers, "AWS_REGION": "us-east-1"}
+    status, loaded = run_alone(build("serve"), SERVE, tmp_path, **env)
+    assert status == "200"
+    assert not {"pandas", "pyarrow", "duckdb", "pyathena", "enrich", "boto3", "botocore"} & set(json.loads(loaded))
+
+
+def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
+    """Enrich's bundle has its readers, its engine, its clients, and writes the item that serve reads."""
+    said, item = run_alone(build("enrich"), ENRICH, tmp_path)
+    assert said == "True"
+    assert json.loads(item) == encode(Item("p", "s", "{}", "o", 1))
+
+
+def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
+    """Every module has its `.pyc` beside it, and the sizes are under the recipe's bound."""
+    names = zipfile.ZipFile(bundle.path).namelist()
+    modules = [name for name in names if name.endswith(".py")]
+    compiled = {name.rpartition("/__pycache__/")[0] for name in names if name.endswith(".pyc")}
+    assert modules
+    assert {name.rpartition("/")[0] for name in modules} <= compiled
+    assert bundle.unzipped < RECIPES[bundle.name].max_bytes
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("operate", "native"),
+        pytest.param("serve", "native", marks=pytest.mark.slow),
+        pytest.param("serve", "aws-arm64", marks=pytest.mark.slow),
+        pytest.param("enrich", "native", marks=pytest.mark.slow),
+        pytest.param("enrich", "aws-arm64", marks=pytest.mark.slow),
+    ],
+)
+def test_bundle_is_the_same_bytes_twice(name: str, target: str, tmp_path: Path) -> None:
+    """Built twice from nothing, in two places, a bundle is the same to the byte."""
+    one, other = (build(name, target, cache=tmp_path / place) for place in ("one", "other"))
+    assert one.path != other.path
+    assert one.path.read_bytes() == other.path.read_bytes()

@@ -1,0 +1,127 @@
+"""Least privilege, under a stand-in that enforces IAM: the whole path works, and without any one action it does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from infra.local.deploy import destroy
+from infra.rules.look import listed
+from infra.translate import Template, read_template
+from tests.integration.infra.deployed import DATASET, Deployed, deploy_larder, object_key, parquet, run_stand_in
+
+ROLES = ("EnrichRole", "ServeRole")
+
+# What the stand-in does by itself and never asks a role for: AWS's documentation says that it has to be there.
+NOT_ASKED = {
+    "sqs:ReceiveMessage": "Lambda's poller takes messages with the function's role (Lambda guide, Amazon SQS)",
+    "sqs:DeleteMessage": "the same",
+    "sqs:GetQueueAttributes": "the same",
+    "logs:CreateLogStream": "Lambda writes logs with the function's role",
+    "logs:PutLogEvents": "the same",
+    "xray:PutTraceSegments": "Lambda sends traces with the function's role",
+    "xray:PutTelemetryRecords": "the same",
+    "glue:GetDatabase": "Athena reads the catalog as its caller; the local Athena does it by itself",
+    "glue:GetTable": "the same",
+    "glue:GetPartitions": "the same",
+    "kms:Decrypt": "S3 opens objects under a key of its owner's as their reader; the stand-in encrypts nothing",
+    "s3:GetBucketLocation": "Athena asks for the location of the buckets it reads and writes, as its caller",
+    "s3:AbortMultipartUpload": "Athena and boto3 end uploads that fail half-way",
+    "athena:StopQueryExecution": "only sent for a query that runs out of time",
+}
+NOT_ASKED_SIDS = {
+    "ListLake": "Athena reads the lake as its caller; the local Athena does it by itself",
+    "ReadLake": "the same",
+    "ReadSigningKeysOnS3": "only with a key store on S3",
+    "ListSigningKeysOnS3": "the same",
+    "OpenOutputs": "only with a key of the bucket's owner",
+    "OpenLake": "the same",
+}
+
+
+def read_actions(template: Template) -> list[tuple[str, str, str]]:
+    """List (role, Sid, action) of both roles, but for what the stand-in never asks for."""
+    found = []
+    for role in ROLES:
+        for stated in template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]:
+            statement = stated["Fn::If"][1] if "Fn::If" in stated else stated
+            found += [(role, statement["Sid"], action) for action in listed(statement["Action"])]
+    return [one for one in found if one[1] not in NOT_ASKED_SIDS and one[2] not in NOT_ASKED]
+
+
+ACTIONS = read_actions(read_template())
+
+
+def without(template: Template, role: str, sid: str, action: str) -> Template:
+    """Return the template with one action taken from one statement."""
+    lacking = copy.deepcopy(template)
+    statements = lacking["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    for statement in [one for one in statements if one.get("Sid") == sid]:
+        left = [one for one in listed(statement["Action"]) if one != action]
+        if left:
+            statement["Action"] = left
+        else:
+            statements.remove(statement)
+    return lacking
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    with run_stand_in(tmp_path_factory.mktemp("auth") / "ministack.log", auth=True) as found:
+        yield found
+
+
+def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
+    """Do all that the two functions do; yield each step and what came of it."""
+    larder.client("events").disable_rule(Name=larder.stack["FlightDelaysRuleName"])
+
+    def run(object_key: str, body: bytes) -> object:
+        return larder.run(larder.put(object_key, body)), larder.state(object_key)
+
+    yield "an output", run(object_key(1), parquet())
+    yield "its items", (larder.get().status, larder.get("/2030-03-01.JFK.B61").status)
+    yield "an older one, which writes with a condition", run(object_key(2), parquet(5))
+    yield (
+        "a newer one with a reject, compared with the fingerprints",
+        run(object_key(0), parquet(200, delay=7.0, bad=1)),
+    )
+    larder.put(object_key(3), parquet())
+    yield "a sweep of the dataset", (larder.enrich({"sweep": DATASET}), larder.state(object_key(3)))
+    yield "a sweep of all, a message each", larder.enrich({"sweep": True})
+
+
+@pytest.fixture(scope="module")
+def whole(stand_in: tuple[Any, str]) -> dict[str, object]:
+    return dict(journey(deploy_larder(*stand_in, "whole")))
+
+
+def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: dict[str, object]) -> None:
+    """With the roles of the template every step succeeds, by events as by hand."""
+    assert whole == {
+        "an output": ("", "done"),
+        "its items": (200, 200),
+        "an older one, which writes with a condition": ("", "done"),
+        "a newer one with a reject, compared with the fingerprints": ("", "done"),
+        "a sweep of the dataset": ("", "done"),
+        "a sweep of all, a message each": "",
+    }
+    larder = deploy_larder(*stand_in, "events")
+    assert larder.wait(larder.put(object_key(), parquet())) == "done"
+    assert larder.get().status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "sid", "action"), ACTIONS, ids=[":".join(one) for one in ACTIONS])
+def test_each_action_is_needed(
+    stand_in: tuple[Any, str], whole: dict[str, object], role: str, sid: str, action: str
+) -> None:
+    """Without this one action some step comes out otherwise, so no role may do more than it needs."""
+    name = f"no-{ACTIONS.index((role, sid, action))}"
+    larder = deploy_larder(*stand_in, name, template=without(read_template(), role, sid, action))
+    try:
+        assert any(came != whole[step] for step, came in journey(larder))
+    finally:
+        destroy(larder.client, larder.stack)
