@@ -1,6 +1,5 @@
 """What a chunk of each format is to the engine: the SELECT that gives the contract's columns of it. Pure."""
 
-
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.active import Active
 from enrich.delta import Delta
+from enrich.derive import DeriveFailed
 from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
@@ -43,7 +44,7 @@ def execute(edges: Edges, lease: Lease, run: Run) -> Run:
             _stages(active)
         except Overwritten as error:
             return _close_early(active, "overwritten", str(error))
-        except (Failed, BadOutput, DatasetMistakes, JoinMultiplies, MetadataTooLarge) as error:
+        except (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge) as error:
             return _close_early(active, "failed", str(error))
         except Stopped as error:
             active.save(state="stopped", error=str(error))
