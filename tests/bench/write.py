@@ -1,0 +1,121 @@
+"""`python -m tests.bench.write [--json FILE] [--rounds N] [WRITER...]`: the same items through each writer in turn.
+
+Writing alone: from rows in memory to a null endpoint on loopback, requests, signing and HTTP included. Rounds are
+interleaved, so that a busy machine is busy for all; compare items per CPU-second within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.bench.write_setup import WRITERS, NullEndpoint, build_env, installed, interpreter, null_endpoint, write_rows
+
+HERE = Path(__file__).resolve().parent
+# Items per round: about as many seconds for each.
+COUNTS = {"larder": 100_000, "boto3_client": 10_000, "boto3_batch_writer": 5_000, "awswrangler": 5_000, "feast": 5_000}
+
+
+class Contestant:
+    """A worker process of one writer, against one endpoint."""
+
+    def __init__(self, stack: ExitStack, writer: str, endpoint: NullEndpoint, env: dict[str, str]) -> None:
+        self.writer = writer
+        self.endpoint = endpoint
+        self.name = f"{writer} over TLS" if endpoint.url.startswith("https") else writer
+        self.rounds: list[dict[str, float]] = []
+        command: list[str | Path] = [interpreter(writer), HERE / "write_worker.py", writer]
+        self._process = stack.enter_context(
+            subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        )
+        stack.callback(self._process.terminate)
+        self._read()
+
+    def run(self) -> None:
+        """Write one round."""
+        assert self._process.stdin is not None
+        count, spent = COUNTS[self.writer], self.endpoint.cpu()
+        self._process.stdin.write(f"{count}\n")
+        cpu, wall, rss = map(float, self._read().split())
+        spent = self.endpoint.cpu() - spent
+        self.rounds.append({"items": count, "cpu_s": cpu, "wall_s": wall, "peak_rss": rss, "endpoint_cpu_s": spent})
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line: str = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended; its error is above")
+        return line
+
+    def figures(self) -> dict[str, Any]:
+        """Return the medians of all rounds but the first, which warms up."""
+        kept = self.rounds[1:]
+        per_cpu = sorted(one["items"] / one["cpu_s"] for one in kept)
+        return {
+            "writer": self.name,
+            "items_per_cpu_s": median(per_cpu),
+            "items_per_cpu_s_low_high": [per_cpu[0], per_cpu[-1]],
+            "items_per_s": median(one["items"] / one["wall_s"] for one in kept),
+            "peak_rss_mb": max(one["peak_rss"] for one in kept) / 1e6,
+            "install_mb": float(str(installed(self.writer)["bytes"])) / 1e6,
+            # What share of one core the endpoint needed: at 100 % it would be the bottleneck.
+            "endpoint_load": median(one["endpoint_cpu_s"] / one["wall_s"] for one in kept),
+            "packages": installed(self.writer)["packages"],
+            "rounds": kept,
+        }
+
+
+def main() -> None:
+    """Run the rounds, print the table, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("writers", nargs="*", default=[], help=", ".join(WRITERS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    writers = arguments.writers or list(WRITERS)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        write_rows(folder / "rows.parquet", max(COUNTS.values()))
+        contestants = []
+        for tls in (False, True):
+            endpoint = stack.enter_context(null_endpoint(folder, tls=tls))
+            env = build_env(endpoint, folder, folder / "rows.parquet")
+            # TLS costs all alike; one peer shows how much.
+            entrants = writers if not tls else [one for one in writers if one in ("larder", "boto3_client")]
+            contestants += [Contestant(stack, writer, endpoint, env) for writer in entrants]
+        for _ in range(arguments.rounds + 1):
+            for contestant in contestants:
+                contestant.run()
+    results = [contestant.figures() for contestant in contestants]
+    print_table(results)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"write": results}, indent=1))
+
+
+def print_table(results: list[dict[str, Any]]) -> None:
+    """Print one line per writer; x is how many times fewer items per CPU-second than the first."""
+    titles = ("items/CPU-s", "low - high", "x", "items/s", "peak MB", "install MB", "endpoint busy")
+    print(f"{'writing items of 500 B':28}" + "".join(f"{title:>17}" for title in titles))  # noqa: T201
+    best = results[0]["items_per_cpu_s"]
+    for one in results:
+        low, high = one["items_per_cpu_s_low_high"]
+        cells = (
+            f"{one['items_per_cpu_s']:,.0f}",
+            f"{low:,.0f} - {high:,.0f}",
+            f"{best / one['items_per_cpu_s']:.1f}",
+            f"{one['items_per_s']:,.0f}",
+            f"{one['peak_rss_mb']:.0f}",
+            f"{one['install_mb']:.0f}",
+            f"{one['endpoint_load']:.0%}",
+        )
+        print(f"{one['writer']:28}" + "".join(f"{cell:>17}" for cell in cells))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What the write bench is made of: the null endpoint, the same rows for all, an environment per peer."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import random
+import shutil
+import subprocess
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / ".larder" / "bench"
+HERE = Path(__file__).resolve().parent
+TABLE = "larder-bench"
+
+# writer -> what its environment holds; each its newest version, told with the table.
+WRITERS = {
+    "larder": ("-r", str(ROOT / "enrich" / "requirements.txt")),
+    "boto3_client": ("boto3", "pyarrow"),
+    "boto3_batch_writer": ("boto3", "pyarrow"),
+    "awswrangler": ("awswrangler",),
+    "feast": ("feast[aws]",),
+}
+
+# One answer for all: what a batch gets, and what those who look at the table first want to see.
+ANSWER = {
+    "UnprocessedItems": {},
+    "Table": {
+        "TableName": TABLE,
+        "TableStatus": "ACTIVE",
+        "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        "AttributeDefinitions": [
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "sk", "AttributeType": "S"},
+        ],
+    },
+}
+
+
+class NullEndpoint(NamedTuple):
+    """A running null endpoint."""
+
+    url: str
+    pid: int
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def interpreter(writer: str) -> Path:
+    """Return the Python of a writer's own environment, making it at first; pip's files stay out of the size."""
+    folder = BENCH / f"write-{writer}"
+    python, done = folder / "bin" / "python", folder / "installed.json"
+    if not done.exists():
+        venv.create(folder, with_pip=True, clear=True)
+        before = _bytes(folder)
+        subprocess.run([python, "-m", "pip", "install", "-q", *WRITERS[writer]], check=True)
+        frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+        size = _bytes(folder) - before
+        done.write_text(json.dumps({"bytes": size, "packages": frozen.split()}))
+    return python
+
+
+def installed(writer: str) -> dict[str, object]:
+    """Return install size and packages of a writer's environment."""
+    found: dict[str, object] = json.loads((BENCH / f"write-{writer}" / "installed.json").read_text())
+    return found
+
+
+@contextmanager
+def null_endpoint(folder: Path, *, tls: bool) -> Iterator[NullEndpoint]:
+    """Compile and run the null endpoint; over TLS it leaves its certificate in `folder`."""
+    gcc = shutil.which("gcc") or shutil.which("cc")
+    if gcc is None:
+        raise SystemExit("the bench needs a C compiler (gcc) for its null endpoint")
+    program = folder / f"null_endpoint_{tls}"
+    flags = ["-DTLS"] if tls else []
+    libraries = ["-lssl", "-lcrypto"] if tls else []
+    subprocess.run([gcc, "-O2", *flags, "-o", program, HERE / "null_endpoint.c", *libraries], check=True)
+    (folder / "answer.json").write_text(json.dumps(ANSWER))
+    command: list[str | Path] = [program, "0", folder / "answer.json"]
+    if tls:
+        _write_certificate(folder)
+        command += [folder / "certificate.pem", folder / "key.pem"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[1])
+        try:
+            yield NullEndpoint(f"{'https' if tls else 'http'}://127.0.0.1:{port}", process.pid)
+        finally:
+            process.terminate()
+
+
+def build_env(endpoint: NullEndpoint, folder: Path, rows: Path) -> dict[str, str]:
+    """Build the environment that every writer runs in."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "0",
+        "AWS_ENDPOINT_URL": endpoint.url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "FEAST_USAGE": "False",
+        "BENCH_ROWS": str(rows),
+        "BENCH_TABLE": TABLE,
+    }
+    if endpoint.url.startswith("https"):
+        env["AWS_CA_BUNDLE"] = str(folder / "certificate.pem")
+    return env
+
+
+def write_rows(path: Path, count: int) -> None:
+    """Write the rows that every writer gets: keys, and a nested body such that an item has some 500 bytes."""
+    rng = random.Random(1)
+    carriers = [f"{a}{b}" for a in "ABCD" for b in "1234"]
+    rows = []
+    for n in range(count):
+        carrier = rng.choice(carriers)
+        body = {
+            "flight": f"{carrier}{n}",
+            "carrier": {"code": carrier, "name": "An Airline With A Name Inc."},
+            "origin": {"code": "EWR", "name": "An Airport", "position": {"latitude": 40.6925, "longitude": -74.168667}},
+            "destination": {"code": "IAH", "name": "Another", "position": {"latitude": 29.984433, "longitude": -95.34}},
+            "plane": {"tail": f"N{n}", "type": "Fixed wing multi engine", "seats": 149},
+            "prediction": {"delay_minutes": rng.randint(-300, 900) / 10, "late_probability": round(rng.random(), 3)},
+        }
+        text = json.dumps(body, separators=(",", ":"))
+        rows.append({"pk": f"flight-delays#{carrier}", "sk": f"2025-11-20.EWR.{n}", "body": text, "row": n})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _write_certificate(folder: Path) -> None:
+    signing_key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "null endpoint")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(signing_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(signing_key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        signing_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
