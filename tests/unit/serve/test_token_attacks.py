@@ -55,7 +55,7 @@ def test_the_handler_answers_401_to_all_that_the_verifier_refuses(form: str) -> 
 
 @pytest.mark.parametrize("broken", [ZeroDivisionError("x"), TypeError("x"), KeyError("secret"), RecursionError()])
 def test_a_token_that_breaks_the_verifier_is_a_401(broken: Exception) -> None:
-    """V14: whatever goes wrong in verification is a 401, and the log says that it was not the token's ordinary fault."""
+    """V14: whatever goes wrong in verification is a 401, and the log says that it was the verifier."""
 
     class Broken:
         def verify(self, token: str, now: float) -> Trusted:
