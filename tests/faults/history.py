@@ -130,7 +130,7 @@ def _build(seed: int, directory: Path) -> Story:
 
     class Busy(Progress):
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-            world.spend(world.random.choice([0.01, 0.5, 5.0]))
+            world.spend(world.random.choice([0.01, 0.5, 5.0, 20.0]))
 
     def edges(owner: str, deadline: float | None) -> Edges:
         return Edges(
@@ -185,8 +185,10 @@ def _watch(story: Story, order: str) -> None:
 def _plan(story: Story) -> None:
     """Lay out what will happen in three days, by chance."""
     world, random = story.world, Random(f"plan {story.seed}")
+    at = START
     for _ in range(random.randint(3, 7)):
-        at = START + random.uniform(0, 2.5 * DAY)
+        # some close together, so that invocations overlap
+        at = at + random.uniform(0, 20) if random.random() < 0.4 else START + random.uniform(0, 2.5 * DAY)
         world.at(at, lambda: _put(story, random))
     for _ in range(random.choice([0, 0, 1, 2])):
         deed = random.choice([_withdraw, _replay, _refresh, _replay_rejects])
@@ -231,7 +233,7 @@ def _put(story: Story, random: Random) -> None:
         "detail": {"bucket": {"name": "outputs"}, "object": {"key": object_key}},
     }
     for _ in range(random.choice([0, 1, 1, 1, 2])):
-        story.queue.deliver(event, delay=random.choice([0, 1, 60, 0.7 * DAY]) * random.random())
+        story.queue.deliver(event, delay=random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
 
 
 def _poll(story: Story, random: Random) -> None:

@@ -1,0 +1,104 @@
+"""What wakes enrich is understood, whichever way it comes, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from enrich.events import Arrived, Continue, Request, Sweep, UnknownEvent, parse_event, parse_messages, parse_text
+
+# modelled on https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html
+EVENTBRIDGE: dict[str, Any] = {
+    "version": "0",
+    "id": "17793124-05d4-b198-2fde-7ededc63b103",
+    "detail-type": "Object Created",
+    "source": "aws.s3",
+    "account": "111122223333",
+    "time": "2026-11-20T04:00:00Z",
+    "region": "eu-central-1",
+    "resources": ["arn:aws:s3:::outputs"],
+    "detail": {
+        "version": "0",
+        "bucket": {"name": "outputs"},
+        "object": {
+            "key": "d/a%20b+c.parquet",
+            "size": 5,
+            "etag": "b1946ac9",
+            "version-id": "IYV3p45BT0ac8hjHg1houSdS1a",
+        },
+        "reason": "PutObject",
+    },
+}
+# modelled on https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+NOTIFICATION: dict[str, Any] = {
+    "Records": [
+        {
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "eventName": "ObjectCreated:CompleteMultipartUpload",
+            "s3": {"bucket": {"name": "outputs"}, "object": {"key": "d/a%2520b%2Bc+d%C3%A9.parquet", "size": 5}},
+        }
+    ]
+}
+REMOVED = {"Records": [{**NOTIFICATION["Records"][0], "eventName": "ObjectRemoved:Delete"}]}
+
+CASES: dict[str, tuple[object, list[Request]]] = {
+    "EventBridge gives object keys as they are": (EVENTBRIDGE, [Arrived("outputs", "d/a%20b+c.parquet")]),
+    "EventBridge tells of other things too": ({**EVENTBRIDGE, "detail-type": "Object Deleted"}, []),
+    "S3 encodes object keys in its notifications": (NOTIFICATION, [Arrived("outputs", "d/a%20b+c dé.parquet")]),
+    "a notification of a removal asks for nothing": (REMOVED, []),
+    "S3 tests a notification when it is made": ({"Service": "Amazon S3", "Event": "s3:TestEvent"}, []),
+    "the scheduler's sweep": ({"sweep": True}, [Sweep()]),
+    "a sweep of one dataset": ({"sweep": "stock"}, [Sweep("stock")]),
+    "a message to ourselves": ({"continue": {"dataset": "stock"}}, [Continue("stock")]),
+    "by hand": ({"bucket": "b", "object_key": "k%20"}, [Arrived("b", "k%20")]),
+}
+
+UNKNOWN: dict[str, object] = {
+    "nothing": {},
+    "not an object": [1],
+    "a sweep of nothing": {"sweep": False},
+    "no bucket": {"object_key": "k"},
+    "an empty key": {"bucket": "b", "object_key": ""},
+    "EventBridge without detail": {**EVENTBRIDGE, "detail": "?"},
+    "EventBridge without a key": {**EVENTBRIDGE, "detail": {"bucket": {"name": "b"}, "object": {}}},
+    "a notification of another service": {"Records": [{"eventSource": "aws:ses"}]},
+    "a notification without s3": {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_events_are_understood(name: str) -> None:
+    """Each kind of event asks for what it says, directly and as the text of a message."""
+    event, requests = CASES[name]
+    assert parse_event(event) == requests
+    assert parse_text(json.dumps(event)) == requests
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_other_events_are_refused_with_what_enrich_takes(name: str) -> None:
+    """What enrich does not understand is an error that shows it and says what it would take."""
+    with pytest.raises(UnknownEvent, match="it takes EventBridge"):
+        parse_event(UNKNOWN[name])
+
+
+def test_a_message_that_is_not_json_is_refused() -> None:
+    """A message that is no JSON is shown in the error."""
+    with pytest.raises(UnknownEvent, match="not JSON"):
+        parse_text("{oops")
+
+
+def test_an_sqs_batch_is_split() -> None:
+    """Each record of a batch keeps its id, for the answer that names those which failed."""
+    records = [{"messageId": str(n), "eventSource": "aws:sqs", "body": str(n)} for n in range(2)]
+    messages = parse_messages({"Records": records})
+    assert messages is not None
+    assert [(each.message_id, each.text) for each in messages] == [("0", "0"), ("1", "1")]
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": []}, NOTIFICATION, {"Records": "no"}])
+def test_what_did_not_come_through_sqs_is_no_batch(event: dict[str, Any]) -> None:
+    """Only SQS records are messages."""
+    assert parse_messages(event) is None
