@@ -54,7 +54,7 @@ def boto3_client() -> Write:
     import boto3
     from botocore.config import Config
 
-    client = boto3.client("dynamodb", config=Config(parameter_validation=False))
+    client: Any = boto3.client("dynamodb", config=Config(parameter_validation=False))
     items = [
         {
             "pk": {"S": row["pk"]},
