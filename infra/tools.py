@@ -27,7 +27,17 @@ def install(name: str) -> Path:
     done = home / "installed"
     if not done.exists():
         venv.create(home, with_pip=True, clear=True)
-        pip = [str(commands / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)]
+        pip = [
+            str(commands / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            str(lock),
+        ]
         ran = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603
         if ran.returncode:
             raise ToolError(f"cannot install {name} from {lock.relative_to(ROOT)}:\n{ran.stderr.strip()}")

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from infra.local.athena.api import Api
 from infra.local.deploy import destroy
-from infra.rules.look import listed
+from infra.rules.look import listed, statements
 from infra.translate import Template, read_template
 from tests.integration.infra.deployed import DATASET, Deployed, deploy_larder, object_key, parquet, run_stand_in
+
+pytestmark = pytest.mark.slow  # each action has a stack of its own
 
 ROLES = ("EnrichRole", "ServeRole")
 
@@ -30,6 +33,9 @@ NOT_ASKED = {
     "kms:Decrypt": "S3 opens objects under a key of its owner's as their reader; the stand-in encrypts nothing",
     "s3:GetBucketLocation": "Athena asks for the location of the buckets it reads and writes, as its caller",
     "s3:AbortMultipartUpload": "Athena and boto3 end uploads that fail half-way",
+    "athena:StartQueryExecution": "the local Athena asks nobody's role; a test of its own sees the calls",
+    "athena:GetQueryExecution": "the same",
+    "athena:GetQueryResults": "the same",
     "athena:StopQueryExecution": "only sent for a query that runs out of time",
 }
 NOT_ASKED_SIDS = {
@@ -68,9 +74,21 @@ def without(template: Template, role: str, sid: str, action: str) -> Template:
     return lacking
 
 
+ASKED_OF_ATHENA: set[str] = set()
+
+
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    with run_stand_in(tmp_path_factory.mktemp("auth") / "ministack.log", auth=True) as found:
+    """A stand-in that enforces IAM, and a local Athena that notes what it is asked."""
+    answer = Api.answer
+
+    def note(api: Api, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        ASKED_OF_ATHENA.add(operation)
+        return answer(api, operation, request)
+
+    log = tmp_path_factory.mktemp("auth") / "ministack.log"
+    with pytest.MonkeyPatch.context() as patch, run_stand_in(log, auth=True) as found:
+        patch.setattr(Api, "answer", note)
         yield found
 
 
@@ -113,7 +131,17 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
     assert larder.get().status == 200
 
 
-@pytest.mark.slow
+def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
+    """Each action on the work group is one that a run asks for; stopping is for queries that take too long."""
+    (allowed,) = (
+        one["Action"]
+        for role, one in statements(read_template())
+        if (role, one["Sid"]) == ("EnrichRole", "QueryMetadata")
+    )
+    assert whole["an output"] == ("", "done")
+    assert {f"athena:{operation}" for operation in ASKED_OF_ATHENA} | {"athena:StopQueryExecution"} == set(allowed)
+
+
 @pytest.mark.parametrize(("role", "sid", "action"), ACTIONS, ids=[":".join(one) for one in ACTIONS])
 def test_each_action_is_needed(
     stand_in: tuple[Any, str], whole: dict[str, object], role: str, sid: str, action: str
