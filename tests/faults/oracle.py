@@ -144,8 +144,8 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[str | None]]:
             continue
         put = find_put(story, run)
         for row in (put.rows if put else None) or []:
-            if row[2] is not None:
-                found.setdefault((build_pk(run.dataset, [row[0]]), row[1]), set()).add(row[2])
+            key = (build_pk(run.dataset, [row[0]]), row[1])
+            found.setdefault(key, set()).update(named_values(story, run.dataset, key))
     return found
 
 
