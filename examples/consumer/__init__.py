@@ -1,0 +1,1 @@
+"""A consumer that knows nothing but the api-catalog: it finds the address, and reads."""
