@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serve.auth import Policy
 from serve.settings import parse_settings
 
 ISSUER = {"issuer": "https://issuer.example.com/", "audience": "larder", "keys": "ssm:/larder/dev/keys"}
@@ -30,6 +31,11 @@ def test_the_least_that_is_needed() -> None:
     assert one.policy.algorithms == {"RS256", "PS256", "ES256", "ES384", "EdDSA"}
     assert (one.policy.leeway, one.policy.require_at_jwt, one.policy.require_iat) == (10, False, True)
     assert one.policy.scope_claims == ("scope", "scp")
+
+
+def test_a_bare_policy_is_the_default_one() -> None:
+    """A policy that is made by hand is as strict as one from the environment."""
+    assert Policy(ISSUER["issuer"], ISSUER["audience"]) == parse_settings(_env()).issuers[0].policy
 
 
 def test_everything_that_can_be_set() -> None:
