@@ -11,6 +11,7 @@ from infra.bundle import _sources as sources
 from infra.translate import read_template
 from infra.trim import is_kept
 
+IMAGE_LOCKS = ("enrich/requirements.txt", "infra/enrich-image.txt")
 KEPT = [
     ("pyarrow/lib.cpython-313-aarch64-linux-gnu.so", True),
     ("pyarrow/libarrow.so.2600", True),
@@ -63,3 +64,15 @@ def test_locks_have_hashes_and_no_place(side: str) -> None:
 def test_runtime_is_the_templates() -> None:
     """Bundles are built for the Python that the functions run on."""
     assert read_template()["Globals"]["Function"]["Runtime"] == f"python{RUNTIME}"
+
+
+def test_image_carries_what_the_bundle_does() -> None:
+    """The image for datasets with a derive step has the bundle's own files, the same lock, and pandas besides."""
+    dockerfile = (ROOT / "infra/enrich.Dockerfile").read_text()
+    copied = {word.strip() for line in re.findall(r"^COPY (.+) \$", dockerfile, re.MULTILINE) for word in line.split()}
+    assert copied == set(RECIPES["enrich"].sources)
+    assert f"python:{RUNTIME}-arm64" in dockerfile
+    assert 'CMD ["enrich.handler.handler"]' in dockerfile
+    pins = [re.findall(r"^([a-z0-9_.-]+)==", (ROOT / path).read_text(), re.MULTILINE) for path in IMAGE_LOCKS]
+    assert "pandas" in pins[1]
+    assert not set(pins[0]) & set(pins[1])

@@ -1,0 +1,12 @@
+# enrich as an image, for deployments with a dataset that has a `derive` step: with pandas it is larger than a zip may be.
+# Build from the repository's root: docker build -f infra/enrich.Dockerfile --platform linux/arm64 .
+# In infra/template.yaml EnrichFunction then has PackageType: Image and ImageUri, and neither Handler, Runtime nor CodeUri.
+FROM public.ecr.aws/lambda/python:3.13-arm64
+COPY enrich/requirements.txt infra/enrich-image.txt /tmp/
+RUN python -m pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \
+      -r /tmp/requirements.txt -r /tmp/enrich-image.txt \
+ && rm /tmp/requirements.txt /tmp/enrich-image.txt
+COPY enrich ${LAMBDA_TASK_ROOT}/enrich
+COPY wire ${LAMBDA_TASK_ROOT}/wire
+COPY serve/__init__.py serve/item.py serve/datasets.py ${LAMBDA_TASK_ROOT}/serve/
+CMD ["enrich.handler.handler"]
