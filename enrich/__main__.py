@@ -58,7 +58,7 @@ def _run(edges: Edges, words: argparse.Namespace) -> int:
     run = take_arrived(edges, bucket, object_key)
     if run is None:
         raise Failed(
-            f"{words.output} is no output: it is not there, not in s3://{edges.settings.outputs}, or not under the prefix "
+            f"{words.output} is no output: not there, not in s3://{edges.settings.outputs}, or not under the prefix "
             f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
         )
     return _work(edges, words, [run])

@@ -20,7 +20,6 @@ from enrich.outputs import list_keys, parse_parts
 from enrich.part import Part, PartFile
 from enrich.read import read_chunks
 from enrich.records import Pending, Record, Run, bump
-from enrich.rejects import unwrap_rejects
 
 
 @dataclass(slots=True)
@@ -101,9 +100,6 @@ class Active:
         return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
 
     def _open(self, part: Part) -> BinaryIO:
-        if self.run.kind == "rejects":
-            with PartFile(self.edges.s3, part) as file:
-                return unwrap_rejects(file.readall())
         return BufferedReader(PartFile(self.edges.s3, part), buffer_size=1 << 16)
 
 

@@ -27,7 +27,7 @@ from wire.endpoint import resolve
 from wire.signing import find_credentials
 from wire.transport import Transport as WireTransport
 
-CONNECTIONS = 16  # requests in flight to DynamoDB
+CONNECTIONS = 64  # requests in flight to DynamoDB; the writer's window adapts below that
 _RETRIES = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=5, read_timeout=60)
 
 

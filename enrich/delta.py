@@ -39,6 +39,7 @@ class Delta:
             ":memory:",  # what does not fit goes to `spill`
             config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
         )
+        self._db.execute("set enable_progress_bar = false")
         # `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry
         self._db.execute(
             "create table noted("

@@ -45,13 +45,6 @@ def write_rejects(
     return count_reasons(rejected)
 
 
-def unwrap_rejects(lines: bytes) -> io.BytesIO:
-    """Return the original rows of a rejects file as JSON lines, to be run again. The file holds one chunk at most."""
-    # Cut out as bytes: parsing could change a number. A quote within the members before it is escaped, so it is found.
-    mark = f',"{PREDICTION}":'.encode()
-    return io.BytesIO(b"".join(line.partition(mark)[2][:-1] + b"\n" for line in lines.splitlines()))
-
-
 def count_reasons(rendered: pa.Table) -> dict[str, int]:
     """Count the rejects of a chunk by reason."""
     counted = pc.value_counts(rendered["reason"].drop_null())

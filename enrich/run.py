@@ -226,7 +226,7 @@ def _activate(edges: Edges, lease: Lease, run: Run, scratch: Path) -> Active:
     (scratch / "early").mkdir()
     dataset = edges.datasets[run.dataset]
     if run.kind == "rejects":
-        dataset = replace(dataset, source=replace(dataset.source, format="jsonl", marker=None))
+        dataset = replace(dataset, source=replace(dataset.source, format="rejects", marker=None))
     return Active(edges, lease, dataset, run, scratch)
 
 

@@ -1,4 +1,4 @@
-"""One history: outputs that come, events that tell of them or not, operators, faults; and the real code in the middle."""
+"""One history: outputs that come, events that tell of them or not, operators, faults; in the middle the real code."""
 
 from __future__ import annotations
 

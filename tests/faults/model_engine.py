@@ -41,7 +41,6 @@ def read_chunks(
     parts: Sequence[Any], source: Any, *, open_part: Any, start_row: int = 0
 ) -> Iterator[tuple[int, Chunk]]:
     """Read rows of JSON, in chunks."""
-    del source
     rows: list[Any] = []
     for part in parts:
         with open_part(part) as file:

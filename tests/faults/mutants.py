@@ -128,7 +128,7 @@ class _Loader(importlib.abc.InspectLoader):
         self._mutant, self._path = mutant, path
 
     def get_source(self, fullname: str) -> str:
-        with open(self._path, encoding="utf-8") as file:  # noqa: PTH123
+        with open(self._path, encoding="utf-8") as file:
             source = file.read()
         if source.count(self._mutant.right) != 1:
             raise ValueError(f"mutant {self._mutant.name}: its text stands {source.count(self._mutant.right)} times")

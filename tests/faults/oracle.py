@@ -96,7 +96,7 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
 
 
 def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[str | None], float]]:
-    """Run the outputs in their order, in plain words: item key to the values it may have, and until when it must last."""
+    """Run the outputs in their order, in plain words: item key to its possible values, and until when it must last."""
     withdrawn = {run.identity for run in runs if run.kind == "removal"}
     newest: dict[str, Run] = {}
     for run in sorted((run for run in runs if run.state == "done" and run.decided_ms is not None), key=_when):

@@ -63,7 +63,7 @@ class ModelS3:
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("HeadObject", lambda: _head(self._find(Bucket, Key, "404")))
 
-    def get_object(  # noqa: PLR0913
+    def get_object(
         self,
         Bucket: str,  # noqa: N803
         Key: str,  # noqa: N803
@@ -124,7 +124,7 @@ class ModelDynamo:
     def describe_table(self, TableName: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("DescribeTable", lambda: {"Table": {"TableId": self.table_id}})
 
-    def get_item(self, TableName: str, Key: Any, ConsistentRead: bool) -> dict[str, Any]:  # noqa: N803, FBT001
+    def get_item(self, TableName: str, Key: Any, ConsistentRead: bool) -> dict[str, Any]:  # noqa: N803
         assert ConsistentRead
         at = (Key["pk"]["S"], Key["sk"]["S"])
         return self._world.call("GetItem", lambda: {"Item": self.rows[at]} if at in self.rows else {})
@@ -241,7 +241,7 @@ class ModelTransport:
         self._due[handle] = at
         self._answers[handle] = answer
 
-    def _land(  # noqa: PLR0913
+    def _land(
         self, handle: int, target: str, request: Any, at: float, *, answered: bool, cut: bool = False
     ) -> None:
         def apply() -> None:

@@ -100,6 +100,12 @@ class Shop:
         content = rows if isinstance(rows, bytes) else parquet(rows)
         self.aws.client("s3").put_object(Bucket=self.settings.outputs, Key=object_key, Body=content)
 
+    def put_table(self, table: str, rows: Mapping[str, list[Any]]) -> None:
+        """Replace the rows of a table in the lake."""
+        location = self.aws.client("glue").get_table(DatabaseName=self.database, Name=table)["Table"]
+        bucket, _, prefix = location["StorageDescriptor"]["Location"].removeprefix("s3://").partition("/")
+        self.aws.client("s3").put_object(Bucket=bucket, Key=f"{prefix}part-0.parquet", Body=parquet(rows))
+
     def run(self, object_key: str, rows: Mapping[str, list[Any]] | bytes | None = None, **changes: Any) -> Run:
         """Put an output, tell of it, run what is pending, and return its run as the ledger has it then."""
         if rows is not None:
@@ -197,5 +203,3 @@ def put_glue_table(aws: Any, bucket: str, database: str, table: str, rows: Mappi
             },
         },
     )
-
-

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+from enrich.again import replay_rejects, withdraw
+from enrich.dataset import Dataset
+from enrich.dispatch import drain, sweep, take_arrived
+from enrich.lease import acquire
 from enrich.records import Counts
+
+
+def without_reuse(dataset: Dataset) -> Dataset:
+    """Return the dataset with metadata that is fetched for each run."""
+    metadata = {name: replace(each, max_age=timedelta(0)) for name, each in dataset.metadata.items()}
+    return replace(dataset, metadata=metadata)
 
 
 def test_an_output_becomes_items(shop: Any) -> None:
@@ -83,3 +95,104 @@ def test_the_same_event_twice_runs_once(shop: Any) -> None:
     first = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
     again = shop.run(f"stock/day={shop.day()}/p.parquet")
     assert (again.run, again.ended_ms) == (first.run, first.ended_ms)
+
+
+def test_rejects_are_replayed_after_a_fix(shop: Any) -> None:
+    """Once the metadata has what was missing, the rejects become items as of the same instant."""
+    rows = {"shop": ["x", "x"], "sku": ["a", "late"], "units": [1.0, 0.1]}
+    first = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
+    assert first.counts == Counts(written=1, rejected=1)
+    products = {"sku": ["a", "late"], "title": ["A", "Late"]}
+    shop.put_table("products", products)
+    shop.dataset = without_reuse(shop.dataset)
+    edges = shop.edges()
+    queued = replay_rejects(edges, f"rejects/stock/{first.run:08d}/")
+    assert [run.state for run in drain(edges, "stock")] == ["done"]
+    again = edges.ledger.get_run("stock", queued.run)
+    assert again is not None
+    assert (again.kind, again.as_of_ms, again.counts) == ("rejects", first.as_of_ms, Counts(written=1))
+    assert shop.items()["stock#x", "late"] == {"product": {"sku": "late", "title": "Late"}, "units": 0.1}
+
+
+def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
+    """What the bad output overwrote is as before, what it added is gone, and what came after it stays."""
+    base = {"shop": ["x"] * 3, "sku": ["a", "b", "c"], "units": [1, 1, 1]}
+    shop.run(f"stock/day={shop.day(3)}/p.parquet", base)
+    bad = shop.run(
+        f"stock/day={shop.day(2)}/p.parquet", {"shop": ["x"] * 3, "sku": ["a", "b", "d"], "units": [9, 9, 9]}
+    )
+    shop.run(f"stock/day={shop.day(1)}/p.parquet", {"shop": ["x"], "sku": ["b"], "units": [5]})
+    edges = shop.edges()
+    withdraw(edges, bad)
+    assert {run.state for run in drain(edges, "stock")} == {"done"}
+    items = shop.items()
+    assert {sku: (items["stock#x", sku] or {}).get("units") for sku in "abcd"} == {
+        "a": 1.0,
+        "b": 5.0,
+        "c": 1.0,
+        "d": None,
+    }
+    found = edges.ledger.get_run("stock", bad.run)
+    assert found is not None
+    assert found.state == "withdrawn"
+    late = shop.run(f"stock/day={shop.day(4)}/p.parquet", {"shop": ["x"], "sku": ["d"], "units": [3]})
+    assert late.counts == Counts(written=1), "an older output that is not withdrawn may still say what the item is"
+
+
+def test_a_snapshot_removes_what_it_does_not_name(shop: Any) -> None:
+    """A removed item is a tombstone that keeps its order; a rejected row leaves its item alone."""
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
+    shop.run(f"stock/day={shop.day(2)}/p.parquet", {"shop": ["x"] * 3, "sku": ["a", "b", "c"], "units": [1, 1, 1]})
+    rows = {"shop": ["x", "x"], "sku": ["a", "b"], "units": [1, float("nan")]}
+    run = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
+    assert run.counts == Counts(unchanged=1, rejected=1, removed=1)
+    items = shop.items()
+    assert items["stock#x", "c"] is None
+    assert items["stock#x", "b"]["units"] == 1.0
+    late = shop.run(f"stock/day={shop.day(1)}/p.parquet", {"shop": ["x"], "sku": ["c"], "units": [7]})
+    assert late.counts == Counts(superseded=1)
+    assert shop.items()["stock#x", "c"] is None
+
+
+def test_a_marker_run_is_one_run_over_all_parts(shop: Any) -> None:
+    """Parts start nothing; the marker runs them all; a part that the manifest names and S3 has not fails the run."""
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, marker="_SUCCESS"))
+    prefix = f"stock/day={shop.day()}/"
+    for n in range(2):
+        shop.put(f"{prefix}part-{n}.parquet", {"shop": ["x"], "sku": ["ab"[n]], "units": [n]})
+        assert take_arrived(shop.edges(), shop.settings.outputs, f"{prefix}part-{n}.parquet") is None
+    run = shop.run(f"{prefix}_SUCCESS", b"")
+    assert (run.parts, run.counts) == (2, Counts(written=2))
+    shop.put(f"{prefix}part-1.parquet", {"shop": ["x"], "sku": ["c"], "units": [3]})
+    again = shop.run(f"{prefix}_SUCCESS", b'{"filenames": ["part-0.parquet", "part-1.parquet"]}')
+    assert (again.run, again.counts) == (2, Counts(written=1, unchanged=1))
+    missing = shop.run(f"{prefix}_SUCCESS", b'{"filenames": ["part-0.parquet", "part-9.parquet"]}')
+    assert missing.state == "failed"
+    assert "part-9.parquet" in (missing.error or "")
+
+
+def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
+    """Outputs without a run are taken, once; what would be born expired, or is older than the dataset, is left."""
+    for n in (1, 2):
+        shop.put(f"stock/day={shop.day(n)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [n]})
+    edges = shop.edges()
+    assert len(sweep(edges, "stock")) == 2
+    assert sweep(edges, "stock") == []
+    list(drain(edges, "stock"))
+    assert shop.items()["stock#x", "a"]["units"] == 1.0
+    shop.put(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [7]})
+    shop.offset = 8 * 86_400.0
+    assert sweep(shop.edges(), "stock") == []
+
+
+def test_an_output_of_a_busy_dataset_waits_and_is_run_by_whoever_is_done(shop: Any) -> None:
+    """Its message can be acknowledged at once: it is pending in the ledger, and no receive is spent on waiting."""
+    edges = shop.edges()
+    lease = acquire(edges.ledger, edges.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
+    assert lease is not None
+    waiting = shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1]})
+    assert waiting.state == "pending"
+    assert [each.run for each in edges.ledger.fetch_pending("stock")] == [waiting.run]
+    lease.release()
+    assert [run.run for run in drain(edges, "stock")] == [waiting.run]
+    assert edges.ledger.fetch_pending("stock") == []

@@ -96,7 +96,7 @@ def test_an_object_that_is_gone_is_no_output(s3: Any) -> None:
 
 
 def test_a_marker_closes_all_parts_below_it(s3: Any) -> None:
-    """All parts are pinned in the order of their keys, temporary ones are not, and a job that ran again is another output."""
+    """Parts are pinned in the order of their keys, temporary ones are not; a job that ran again is another output."""
     version(s3)
     for name in ("part-1", "part-0", "_temporary/part-9", ".part-0.crc", "_SUCCESS"):
         s3.put_object(Bucket="bucket", Key=f"m/run/{name}", Body=b"" if name == "_SUCCESS" else b"x")
