@@ -115,9 +115,9 @@ def main() -> None:
     """Fuzz and print what came of it."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
-    print(f"{count} tokens, seed {seed}")  # noqa: T201
+    print(f"{count} tokens, seed {seed}")
     for reason, times in fuzz(count, seed).most_common():
-        print(f"{times:10} {reason}")  # noqa: T201
+        print(f"{times:10} {reason}")
 
 
 if __name__ == "__main__":

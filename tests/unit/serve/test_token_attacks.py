@@ -11,7 +11,7 @@ from serve.auth import InvalidToken, Policy, verify
 from serve.handler import build_handler
 from serve.verifier import Trusted, Verifier
 from tests.unit.serve.attacks import Case, cases
-from tests.unit.serve.kit import FORMS, ISSUER, NOW, Answered, App, all_keys, event, item
+from tests.unit.serve.kit import FORMS, ISSUER, NOW, POLICY, Answered, App, all_keys, event, item, sign
 
 
 def test_the_set_is_as_large_as_it_was() -> None:
@@ -67,3 +67,12 @@ def test_a_token_that_breaks_the_verifier_is_a_401(broken: Exception) -> None:
     assert (answer.status, answer.json["code"]) == (401, "invalid_token")
     assert app.line["reason"] == f"verifier-broke: {type(broken).__name__}"
     assert app.table.asked == []
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RS512"])
+def test_no_policy_and_no_key_can_allow_another_algorithm(algorithm: str) -> None:
+    """V3: a key and a policy made by hand for an algorithm outside of the five change nothing."""
+    key = all_keys()["RS256-0"]._replace(algorithm=algorithm)
+    policy = POLICY._replace(algorithms=frozenset({algorithm}))
+    with pytest.raises(InvalidToken, match="wrong-algorithm"):
+        verify(sign(alg=algorithm), {"RS256-0": key}, policy, NOW)
