@@ -48,6 +48,12 @@ def roles_are_apart(template: Template) -> Iterator[str]:
 
 def queues_take_from_ours(template: Template) -> Iterator[str]:
     """Only the stack's own rules send events to the queue, over TLS."""
+    queue = {"Fn::GetAtt": ["Queue", "Arn"]}
+    ours = template["Resources"]["QueuePolicy"]["Properties"]
+    first = ours["PolicyDocument"]["Statement"][0]
+    told = (first.get("Principal"), first.get("Action"), first.get("Resource"))
+    if ours["Queues"] != [{"Ref": "Queue"}] or told != ({"Service": "events.amazonaws.com"}, "sqs:SendMessage", queue):
+        yield "QueuePolicy: the rules' events do not get into the queue"
     for name, policy in by_type(template, "AWS::SQS::QueuePolicy").items():
         stated = [one["Fn::If"][1] if "Fn::If" in one else one for one in policy["PolicyDocument"]["Statement"]]
         for statement in stated:
@@ -58,4 +64,13 @@ def queues_take_from_ours(template: Template) -> Iterator[str]:
             yield f"{name}: takes requests without TLS"
 
 
-RULES: tuple[Rule, ...] = (permissions_name_what_they_touch, roles_are_apart, queues_take_from_ours)
+def functions_may_log(template: Template) -> Iterator[str]:
+    """Each function's role may write to the function's own log group, and to no other."""
+    for name, function in functions(template).items():
+        role, group = function["Role"]["Fn::GetAtt"][0], function["LoggingConfig"]["LogGroup"]["Ref"]
+        logs = [one for owner, one in statements(template) if owner == role and one["Sid"] == "Log"]
+        if [one["Resource"] for one in logs] != [{"Fn::GetAtt": [group, "Arn"]}]:
+            yield f"{name}: {role} may not write to {group}"
+
+
+RULES: tuple[Rule, ...] = (permissions_name_what_they_touch, roles_are_apart, queues_take_from_ours, functions_may_log)

@@ -86,11 +86,15 @@ def serve_answers_in_time(template: Template) -> Iterator[str]:
         yield "ServeFunction: the gateway has given up by then"
     if serve.get("AutoPublishAlias") != "live":
         yield "ServeFunction: has no alias live"
-    if get(serve, "DeploymentPreference", "Type") is None or not get(serve, "DeploymentPreference", "Alarms"):
+    guards = [one.get("Ref") for one in get(serve, "DeploymentPreference", "Alarms") or []]
+    if get(serve, "DeploymentPreference", "Type") is None or not {"ServeCrashes", "ErrorsIn5Minutes"} <= set(guards):
         yield "ServeFunction: a new version gets all traffic at once, or nothing takes it back"
     if get(template["Resources"]["ApiMayCallServe"], "Properties", "FunctionName") != {"Ref": "ServeFunction.Alias"}:
         yield "ApiMayCallServe: the gateway calls the alias"
-    if not get(template["Resources"]["ApiMayCallServe"], "Properties", "SourceArn"):
+    permission = template["Resources"]["ApiMayCallServe"]["Properties"]
+    if (permission["Principal"], permission["Action"]) != ("apigateway.amazonaws.com", "lambda:InvokeFunction"):
+        yield "ApiMayCallServe: does not let the gateway call"
+    if not permission.get("SourceArn"):
         yield "ApiMayCallServe: every API of every account may call serve"
 
 
@@ -107,6 +111,10 @@ def api_is_the_contract(template: Template) -> Iterator[str]:
     settings = (api.get("MethodSettings") or [{}])[0]
     if not default(template, settings.get("ThrottlingRateLimit")) or settings.get("DataTraceEnabled") is not False:
         yield "Api: is not throttled, or traces bodies and tokens into the log"
+    if get(api, "AccessLogSetting", "DestinationArn") != {"Fn::GetAtt": ["AccessLogs", "Arn"]}:
+        yield "Api: writes no access log"
+    if template["Resources"]["Domain"]["Properties"].get("SecurityPolicy") != "TLS_1_2":
+        yield "Domain: takes old TLS"
     log = get(api, "AccessLogSetting", "Format") or ""
     try:
         json.loads(log)

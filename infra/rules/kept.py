@@ -73,4 +73,23 @@ def logs_end(template: Template) -> Iterator[str]:
             yield f"{name}: writes to a log group that nobody declared"
 
 
-RULES: tuple[Rule, ...] = (table_is_the_items, data_outlives_the_stack, buckets_are_shut, logs_end)
+def lifecycle_keeps_what_is_needed(template: Template) -> Iterator[str]:
+    """Fingerprints never expire, rejects not for a quarter, and nothing of a model's bucket is ours to expire."""
+    for name, bucket in by_type(template, "AWS::S3::Bucket").items():
+        for rule in get(bucket, "LifecycleConfiguration", "Rules") or []:
+            days, prefix = rule.get("ExpirationInDays"), rule.get("Prefix", "")
+            if days is None:
+                continue
+            if name == "OutputsBucket" or not prefix or "fingerprints/".startswith(prefix) or "fingerprints" in prefix:
+                yield f"{name}: {rule['Id']} expires what has to stay"
+            if days < {"rejects/": 90, "metadata/": 8, "work/": 8}.get(prefix, 1):
+                yield f"{name}: {rule['Id']} expires {prefix} after {days} days"
+
+
+RULES: tuple[Rule, ...] = (
+    table_is_the_items,
+    data_outlives_the_stack,
+    buckets_are_shut,
+    logs_end,
+    lifecycle_keeps_what_is_needed,
+)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from enrich.datasets import DATASETS
 from enrich.events import UnknownEvent, parse_text
-from infra.rules.look import Rule, by_type, default, functions, get
+from infra.rules.look import Rule, by_type, default, functions, get, statements
 from infra.translate import Template
 
 RATE = re.compile(r"rate\((?:1 (?:minute|hour|day)|(?:[2-9]|[1-9]\d+) (?:minutes|hours|days))\)")
@@ -21,8 +21,8 @@ def queue_outlasts_the_function(template: Template) -> Iterator[str]:
     timeout = functions(template)["EnrichFunction"]["Timeout"]
     if queue["VisibilityTimeout"] < timeout + 60:
         yield f"the queue shows a message again after {queue['VisibilityTimeout']} s, enrich may run {timeout} s"
-    if timeout > 900:
-        yield "a function runs 900 s at most"
+    if timeout != 900:
+        yield f"enrich has {timeout} s; a run goes on from its checkpoint, and 900 s is the most that a function has"
     receives = get(queue, "RedrivePolicy", "maxReceiveCount")
     if not isinstance(receives, int) or not 2 <= receives <= 10:
         yield f"maxReceiveCount {receives}: one try is no retry, many keep a bad output from the dead letters"
@@ -85,9 +85,23 @@ def schedules_are_valid(template: Template) -> Iterator[str]:
             yield f"the sweep's input asks for {json.dumps(str(requests))}"
 
 
+def sweep_reaches_the_queue(template: Template) -> Iterator[str]:
+    """The schedule sends to the queue, with a role that may do just that, and is switched on."""
+    sweep = template["Resources"]["Sweep"]["Properties"]
+    queue = {"Fn::GetAtt": ["Queue", "Arn"]}
+    if sweep["Target"]["Arn"] != queue or sweep["Target"]["RoleArn"] != {"Fn::GetAtt": ["SweepRole", "Arn"]}:
+        yield "Sweep: does not send to the queue with its own role"
+    if sweep.get("State", "ENABLED") != "ENABLED":
+        yield "Sweep: is switched off"
+    allowed = [(one["Action"], one["Resource"]) for role, one in statements(template) if role == "SweepRole"]
+    if allowed != [("sqs:SendMessage", queue)]:
+        yield f"SweepRole: may {allowed}"
+
+
 RULES: tuple[Rule, ...] = (
     queue_outlasts_the_function,
     mapping_hands_over_one_message,
     rules_are_the_datasets,
     schedules_are_valid,
+    sweep_reaches_the_queue,
 )

@@ -16,6 +16,19 @@ STATISTICS = {"Average", "Sum", "Minimum", "Maximum", "SampleCount"}
 WIDGETS = {"metric": {"metrics", "region", "title"}, "log": {"query", "region", "title"}, "alarm": {"alarms", "title"}}
 SEARCH = re.compile(r"SEARCH\('\{[\w/]+(,\w+)+\} MetricName=\"\w+\"[^']*', '[\w.]+', \d+\)")
 MISSING_IS_BREACHING = {"PendingOld", "SyntheticFails"}  # and every ...Stale: silence is the fault there
+PAGES = {
+    "ErrorBudgetBurnsFast", "ServeCrashes", "ServeThrottled", "ReadsThrottled", "KeysUnreadable", "SyntheticFails",
+}  # fmt: skip
+LOOKS_AT = {  # alarm -> the resource in its dimensions
+    "ServeCrashes": "ServeFunction",
+    "ServeThrottled": "ServeFunction",
+    "EnrichCrashes": "EnrichFunction",
+    "ReadsThrottled": "Table",
+    "WritesThrottled": "Table",
+    "DeadLettersWait": "DeadLetters",
+    "QueueOld": "Queue",
+    "WafBlocksMany": "WebAcl",
+}
 TOPICS = ({"Ref": "Pages"}, {"Ref": "Tickets"})
 
 
@@ -59,6 +72,24 @@ def alarms_reach_somebody(template: Template) -> Iterator[str]:
     for name in ("ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly"):
         if " AND " not in str(composites[name]["AlarmRule"]):
             yield f"{name}: a burn is over a long and a short window together"
+
+
+def alarms_look_at_the_right_thing(template: Template) -> Iterator[str]:
+    """Each alarm looks at its own resource or the API's stage; too much fires it, or, if stale, too little."""
+    api = template["Resources"]["Api"]["Properties"]
+    stage = {"ApiName": api["Name"], "Stage": api["StageName"]}
+    for name, alarm in by_type(template, "AWS::CloudWatch::Alarm").items():
+        dimensions = alarm.get("Dimensions", [])
+        if alarm.get("Namespace") == "AWS/ApiGateway" and {one["Name"]: one["Value"] for one in dimensions} != stage:
+            yield f"{name}: does not look at the API's stage"
+        if name in LOOKS_AT and f"'{LOOKS_AT[name]}'" not in str([one["Value"] for one in dimensions]):
+            yield f"{name}: does not look at {LOOKS_AT[name]}"
+        wanted = "LessThanThreshold" if name.endswith("Stale") else "GreaterThan"
+        if not alarm["ComparisonOperator"].startswith(wanted):
+            yield f"{name}: fires when there is too {'much' if name.endswith('Stale') else 'little'}"
+    for name, alarm in by_type(template, "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm").items():
+        if alarm.get("AlarmActions") and (alarm["AlarmActions"] == [TOPICS[0]]) != (name in PAGES):
+            yield f"{name}: {'wakes nobody' if name in PAGES else 'wakes somebody for a ticket'}"
 
 
 def burn_rates_are_the_workbooks(template: Template) -> Iterator[str]:
@@ -135,6 +166,7 @@ def _check_widget(widget: dict[str, Any]) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     alarms_can_fire,
     alarms_reach_somebody,
+    alarms_look_at_the_right_thing,
     burn_rates_are_the_workbooks,
     filters_are_valid,
     dashboards_are_valid,
