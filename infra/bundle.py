@@ -118,9 +118,11 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
 
 
 def unpack(bundle: Bundle, directory: Path) -> Path:
-    """Unpack a bundle into a directory named after its digest, once."""
-    tree = directory / f"{bundle.path.stem}"
+    """Unpack a bundle into a directory named after its digest, once, in place of its former self."""
+    tree = directory / bundle.path.stem
     if not tree.exists():
+        for stale in directory.glob(f"{bundle.path.stem.rpartition('-')[0]}-*/"):
+            shutil.rmtree(stale, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=directory) as work:
             zipfile.ZipFile(bundle.path).extractall(Path(work) / "tree")
             (Path(work) / "tree").rename(tree)
