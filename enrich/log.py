@@ -59,10 +59,20 @@ def log_run(settings: Settings, run: Run) -> None:
     )
 
 
-def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], now: float) -> None:
-    """Print how long a dataset's oldest pending output has waited, 0 when none does: an alarm wants a steady pulse."""
-    oldest = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
-    log_line(settings, "pending", **_metrics(settings, dataset, {"OldestPendingSeconds": max(oldest, 0.0)}))
+def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], runs: Sequence[Run], now: float) -> None:
+    """Print how long a dataset's oldest pending output has waited, and how long ago its last output was published.
+
+    Each is 0 when there is none: an alarm wants a steady pulse, and a new dataset is not stale. `runs` are the newest;
+    when none of them published an output, the oldest of them tells since when at least.
+    """
+    waited = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
+    published = [run.ended_ms for run in runs if run.state == "done" and run.kind == "output" and run.ended_ms]
+    last = max(published) if published else min((run.queued_ms for run in runs), default=now * 1000)
+    values = {
+        "OldestPendingSeconds": max(waited, 0.0),
+        "HoursSinceOutput": max(now - last / 1000, 0.0) / 3600,
+    }
+    log_line(settings, "pending", **_metrics(settings, dataset, values))
 
 
 def _metrics(settings: Settings, dataset: str, values: Mapping[str, float]) -> dict[str, Any]:
@@ -81,4 +91,6 @@ def _metrics(settings: Settings, dataset: str, values: Mapping[str, float]) -> d
 
 
 def _unit(name: str) -> str:
-    return "Seconds" if name.endswith("Seconds") else "None" if name.endswith("Ratio") else "Count"
+    if name.endswith("Seconds"):
+        return "Seconds"
+    return "None" if name.startswith("Hours") or name.endswith("Ratio") else "Count"

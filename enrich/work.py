@@ -35,7 +35,9 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 taken = sweep(edges, dataset)
                 heal(edges, dataset)
                 log_line(edges.settings, "swept", dataset=dataset, outputs=len(taken))
-                log_pending(edges.settings, dataset, edges.ledger.fetch_pending(dataset), edges.clock.now())
+                ledger = edges.ledger
+                pending, runs = ledger.fetch_pending(dataset), ledger.fetch_runs(dataset, newest=100)
+                log_pending(edges.settings, dataset, pending, runs, edges.clock.now())
                 work(edges, dataset)
             case Continue(dataset):
                 work(edges, dataset)

@@ -82,7 +82,7 @@ class Site:
 
     def set_rule(self, *, enabled: bool) -> None:
         """Switch the EventBridge rule that tells enrich of new files."""
-        events, name = self.client("events"), self.stack["FlightDelaysRuleName"]
+        events, name = self.client("events"), self.stack["OutputsRuleName"]
         if enabled:
             events.enable_rule(Name=name)
         else:

@@ -15,7 +15,7 @@ PERCENTILE = re.compile(r"p(?:100|\d{1,2}(?:\.\d{1,10})?)")
 STATISTICS = {"Average", "Sum", "Minimum", "Maximum", "SampleCount"}
 WIDGETS = {"metric": {"metrics", "region", "title"}, "log": {"query", "region", "title"}, "alarm": {"alarms", "title"}}
 SEARCH = re.compile(r"SEARCH\('\{[\w/]+(,\w+)+\} MetricName=\"\w+\"[^']*', '[\w.]+', \d+\)")
-MISSING_IS_BREACHING = {"PendingOld", "SyntheticFails"}  # and every ...Stale: silence is the fault there
+MISSING_IS_BREACHING = {"DatasetStale", "PendingOld", "SyntheticFails"}  # silence is a fault there
 PAGES = {
     "ErrorBudgetBurnsFast", "ServeCrashes", "ServeThrottled", "ReadsThrottled", "KeysUnreadable", "SyntheticFails",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def alarms_reach_somebody(template: Template) -> Iterator[str]:
         if alarm.get("ActionsEnabled") is False:
             yield f"{name}: is switched off"
     for name, alarm in alarms.items():
-        wanted = "breaching" if name in MISSING_IS_BREACHING or name.endswith("Stale") else "notBreaching"
+        wanted = "breaching" if name in MISSING_IS_BREACHING else "notBreaching"
         if alarm.get("TreatMissingData") != wanted:
             yield f"{name}: silence should be {wanted}"
     for name in named - set(alarms):
@@ -75,7 +75,7 @@ def alarms_reach_somebody(template: Template) -> Iterator[str]:
 
 
 def alarms_look_at_the_right_thing(template: Template) -> Iterator[str]:
-    """Each alarm looks at its own resource or the API's stage; too much fires it, or, if stale, too little."""
+    """Each alarm looks at its own resource or the API's stage; too much fires it."""
     api = template["Resources"]["Api"]["Properties"]
     stage = {"ApiName": api["Name"], "Stage": api["StageName"]}
     for name, alarm in by_type(template, "AWS::CloudWatch::Alarm").items():
@@ -84,9 +84,8 @@ def alarms_look_at_the_right_thing(template: Template) -> Iterator[str]:
             yield f"{name}: does not look at the API's stage"
         if name in LOOKS_AT and f"'{LOOKS_AT[name]}'" not in str([one["Value"] for one in dimensions]):
             yield f"{name}: does not look at {LOOKS_AT[name]}"
-        wanted = "LessThanThreshold" if name.endswith("Stale") else "GreaterThan"
-        if not alarm["ComparisonOperator"].startswith(wanted):
-            yield f"{name}: fires when there is too {'much' if name.endswith('Stale') else 'little'}"
+        if not alarm["ComparisonOperator"].startswith("GreaterThan"):
+            yield f"{name}: fires when there is too little"
     for name, alarm in by_type(template, "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm").items():
         if alarm.get("AlarmActions") and (alarm["AlarmActions"] == [TOPICS[0]]) != (name in PAGES):
             yield f"{name}: {'wakes nobody' if name in PAGES else 'wakes somebody for a ticket'}"

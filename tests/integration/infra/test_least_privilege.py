@@ -94,7 +94,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, st
 
 def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
     """Do all that the two functions do; yield each step and what came of it."""
-    larder.client("events").disable_rule(Name=larder.stack["FlightDelaysRuleName"])
+    larder.client("events").disable_rule(Name=larder.stack["OutputsRuleName"])
 
     def run(object_key: str, body: bytes) -> object:
         return larder.run(larder.put(object_key, body)), larder.state(object_key)

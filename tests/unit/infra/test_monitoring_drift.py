@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import enrich.work
 import infra.synthetic
 from enrich.events import Sweep
+from enrich.log import log_pending
 from enrich.records import Counts, Pending, Run
 from enrich.settings import Settings as EnrichSettings
 from infra.metrics import Metric, filtered, told, watched
@@ -107,7 +108,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     edges: Any = SimpleNamespace(
         settings=settings,
         datasets={"flight-delays": None},
-        ledger=SimpleNamespace(fetch_pending=lambda _: pending),
+        ledger=SimpleNamespace(fetch_pending=lambda _: pending, fetch_runs=lambda _, newest: [run]),
         clock=SimpleNamespace(now=lambda: NOW),
     )
     enrich.work.work_off(edges, [Sweep("flight-delays")])
@@ -149,6 +150,31 @@ def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
     """The alarm's threshold is in seconds, and so is what the sweep tells."""
     documents = [json.loads(line) for line in lines]
     assert [one["OldestPendingSeconds"] for one in documents if "OldestPendingSeconds" in one] == [90.0]
+
+
+@pytest.mark.parametrize(
+    ("runs", "hours"),
+    [
+        ([], 0),
+        ([("done", "output", 3)], 3),
+        ([("failed", "output", 1), ("done", "refresh", 2), ("done", "output", 30), ("done", "output", 54)], 30),
+        ([("failed", "output", 2), ("running", "output", 28)], 28),
+    ],
+    ids=["a new dataset is not stale", "the last output", "of those that were published", "none was: the oldest"],
+)
+def test_a_dataset_ages_from_its_last_output(
+    runs: list[tuple[str, str, float]], hours: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the alarm compares with FreshnessHours is how long ago an output of the dataset was published."""
+
+    def build(state: str, kind: str, ago: float) -> Run:
+        at = int((NOW - ago * 3600) * 1000)
+        common: Any = {"run": 1, "bucket": "b", "object_key": "k", "identity": "i", "arrived_ms": at}
+        return Run(dataset="d", state=state, kind=kind, queued_ms=at, ended_ms=at, **common)
+
+    settings: Any = SimpleNamespace(environment="dev")
+    log_pending(settings, "d", [], [build(*run) for run in runs], NOW)
+    assert json.loads(capsys.readouterr().out)["HoursSinceOutput"] == pytest.approx(hours)
 
 
 def _drifts(template: Template, lines: list[str]) -> Iterator[tuple[str, Template, list[str]]]:
