@@ -1,5 +1,9 @@
 """Verify a bearer token: token, keys, policy and time in, claims out, or one error. Pure; it fetches nothing.
 
+    keys = parse_jwks(document).keys                                # serve.key_set; a JWKS as text or as a dict
+    policy = Policy(issuer="https://issuer.example.com/", audience="larder")
+    claims = verify(token, keys, policy, now=time.time())           # or InvalidToken
+
 Everything in a token is under an attacker's control until its signature has been checked, and what an honest issuer
 signed may still hold what its users typed. The rules V1 to V14 are those of RFC 7515, 7519, 8725, 9068 and of the
 public test vectors for them; each is marked where it is enforced.
@@ -64,13 +68,16 @@ def verify(token: str, keys: Mapping[str, SigningKey], policy: Policy, now: floa
     """Verify a token of one issuer and return its claims.
 
     Args:
-        token: the compact serialisation, as it came after `Bearer `.
-        keys: the issuer's own keys by kid.
-        policy: what is demanded of this issuer.
+        token: the compact serialisation, as it came after `Bearer `; a value that is no `str` is a malformed token.
+        keys: the issuer's own keys by kid, as in `serve.key_set.parse_jwks(document).keys`; maybe none.
+        policy: what is demanded of this issuer; `Policy(issuer, audience)` has the defaults.
         now: epoch seconds.
 
+    Returns:
+        Every claim of the payload as JSON has it: `dict` with `str`, `int`, `float`, `bool`, `None`, `list`, `dict`.
+
     Raises:
-        InvalidToken: for whatever reason; nothing else is raised (V14).
+        InvalidToken: for whatever reason, told by its `reason`; nothing else is raised (V14).
     """
     return verify_token(token, keys, policy, now).claims
 

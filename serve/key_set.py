@@ -1,7 +1,11 @@
-"""Parse key documents, JWKS or PEM, into the keys that may be used and those refused, with reasons. Pure."""
+"""Parse key documents, JWKS or PEM, into the keys that may be used and those refused, with reasons. Pure.
+
+keys = parse_jwks({"keys": [...]}).keys      # what `serve.auth.verify` takes
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
 from serve.signing_key import BadKey, SigningKey, build_signing_key
-from serve.strict import parse_base64url, parse_json
+from serve.strict import Ambiguous, parse_base64url, parse_json
 
 _CURVES = {"P-256": (SECP256R1, 32), "P-384": (SECP384R1, 48)}
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
 class BadKeySet(Exception):
-    """A document that holds no key set at all, or no key of which any can be used."""
+    """A document that holds no key set at all: neither JWKS nor PEM."""
 
 
 class Document(NamedTuple):
@@ -36,7 +40,7 @@ class RefusedKey(NamedTuple):
 
 
 class KeySet(NamedTuple):
-    """Keys by kid, and what was left out."""
+    """Keys by kid, and what was left out. `keys` is empty if none can be used: then no token can be good."""
 
     keys: Mapping[str, SigningKey]
     refused: tuple[RefusedKey, ...]
@@ -48,7 +52,7 @@ def parse_keys(documents: Iterable[Document]) -> KeySet:
     A kid that occurs twice names no key, whichever of the two came first and whatever else is wrong with either.
 
     Raises:
-        BadKeySet: a document is neither JWKS nor PEM, or there are keys and not one can be used.
+        BadKeySet: a document is neither JWKS nor PEM.
     """
     entries = [entry for document in documents for entry in _split_document(document)]
     times = Counter(kid for kid, _ in entries)
@@ -61,19 +65,24 @@ def parse_keys(documents: Iterable[Document]) -> KeySet:
             keys[kid] = _parse_pem(kid, source) if isinstance(source, bytes) else parse_jwk(source)
         except BadKey as error:
             refused.append(RefusedKey(kid, str(error)))
-    if entries and not keys:
-        reasons = "; ".join(f"{kid}: {reason}" for kid, reason in refused)
-        raise BadKeySet(f"no key can be used: {reasons}")
     return KeySet(keys, tuple(refused))
 
 
-def parse_jwks(text: str | bytes) -> KeySet:
-    """Parse one JWKS document (RFC 7517 section 5).
+def parse_jwks(document: str | bytes | Mapping[str, Any]) -> KeySet:
+    """Parse one JWKS document (RFC 7517 section 5): its text, or what a JSON parser made of it.
 
     Raises:
-        BadKeySet: it is none, or it has keys and not one can be used.
+        BadKeySet: it is none.
     """
-    data = text.encode() if isinstance(text, str) else text
+    if isinstance(document, Mapping):
+        try:
+            document = json.dumps(document)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadKeySet("not a JWKS document") from error
+    try:
+        data = document.encode() if isinstance(document, str) else document
+    except UnicodeEncodeError as error:
+        raise BadKeySet("not a JWKS document") from error
     return parse_keys([Document("jwks.json", data)])
 
 
@@ -83,6 +92,8 @@ def parse_jwk(jwk: object) -> SigningKey:
     Raises:
         BadKey: symmetric, private, not for signatures, weak, malformed, or of a type or algorithm that is not taken.
     """
+    if isinstance(jwk, Ambiguous):
+        raise BadKey("a member is named twice")
     if not isinstance(jwk, dict):
         raise BadKey("not an object")
     if any(member in jwk for member in _PRIVATE):
@@ -109,7 +120,7 @@ def _split_document(document: Document) -> list[tuple[str, Any]]:
     if document.data.lstrip().startswith(b"-----BEGIN "):
         return [(document.name.rpartition("/")[2].removesuffix(".pem"), document.data)]
     try:
-        keys = parse_json(document.data)["keys"]
+        keys = parse_json(document.data, mark_ambiguous=True)["keys"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadKeySet(f"{document.name}: neither a JWKS document nor PEM") from error
     if not isinstance(keys, list):

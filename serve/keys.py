@@ -91,6 +91,8 @@ class KeyStore:
             self._failed_at = now
             self._report("keys-unreadable", {"detail": str(error)})
             return
+        # A set of which no key can be used was read all the same: it is obeyed as an empty one is, and its tokens are
+        # 401 (V14). To keep the old keys instead would be to trust what their owner has taken back.
         for kid, reason in read.refused:
             self._report("key-refused", {"kid": kid, "detail": reason})
         self._good_since = now

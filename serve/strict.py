@@ -29,10 +29,15 @@ def parse_base64url(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def parse_json(data: bytes) -> Any:
+class Ambiguous:
+    """Stands for an object with a member named twice, where the caller wants what is around it all the same."""
+
+
+def parse_json(data: bytes, *, mark_ambiguous: bool = False) -> Any:
     """Parse JSON as RFC 8259 and I-JSON have it.
 
     Python's own parser takes NaN, Infinity, 1e999, members named twice, lone surrogates, and 1,000 levels of nesting.
+    With `mark_ambiguous` an object with a member named twice becomes an `Ambiguous` and spoils nothing else.
 
     Raises:
         ValueError: any of those, or no UTF-8, or no JSON.
@@ -40,9 +45,9 @@ def parse_json(data: bytes) -> Any:
     text = data.decode()  # strict; a byte order mark stays and is refused by the parser
     _check_depth(text)
     try:
-        value = _DECODER.decode(text)
+        value = (_MARKING_DECODER if mark_ambiguous else _DECODER).decode(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
+            json.dumps(value, ensure_ascii=False, default=str).encode()  # a lone surrogate has no UTF-8
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return value
@@ -69,6 +74,13 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _object_or_mark(members: list[tuple[str, Any]]) -> Any:
+    try:
+        return _object(members)
+    except ValueError:
+        return Ambiguous()
+
+
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
@@ -81,3 +93,4 @@ def _constant(text: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)
+_MARKING_DECODER = json.JSONDecoder(object_pairs_hook=_object_or_mark, parse_float=_float, parse_constant=_constant)

@@ -208,11 +208,30 @@ def test_what_is_no_key_set_is_an_error(text: str) -> None:
         parse_jwks(text)
 
 
-def test_a_set_of_only_bad_keys_is_an_error_and_an_empty_one_is_not() -> None:
-    """Nothing usable among keys that are there is a mistake; an empty list is an order to trust nobody."""
-    with pytest.raises(BadKeySet, match="use is not sig"):
-        parse_jwks(jwks(public_jwk("RS256", use="enc")))
-    assert parse_jwks('{"keys": []}').keys == {}
+def test_a_set_of_only_bad_keys_is_a_set_without_keys() -> None:
+    """It was read: nobody is trusted, and each reason is told; as with an empty list, which has none."""
+    found = parse_jwks(jwks(public_jwk("RS256", use="enc")))
+    assert found.keys == {}
+    assert [refused.reason for refused in found.refused] == ["use is not sig"]
+    assert parse_jwks('{"keys": []}') == ({}, ())
+
+
+def test_a_key_with_a_member_named_twice_disables_no_other() -> None:
+    """Which of the two is meant nobody knows, so that key is refused; the document is JSON all the same."""
+    text = jwks(public_jwk("ES256"), public_jwk("RS256") | {"odd": "X"}).replace('"odd": "X"', '"use": "sig"')
+    found = parse_jwks(text)
+    assert list(found.keys) == ["ES256-0"]
+    assert [refused.reason for refused in found.refused] == ["a member is named twice"]
+
+
+def test_a_document_may_come_as_text_bytes_or_a_dict() -> None:
+    """Whatever the form, the keys are the same; what is no JSON is a bad key set and nothing else."""
+    text = jwks(public_jwk("ES256"), public_jwk("RS256"))
+    assert parse_jwks(text) == parse_jwks(text.encode()) == parse_jwks(json.loads(text))
+    odd: tuple[Any, ...] = ({}, {"keys": {1}}, {"keys": None}, {"keys": [b"x"]}, "\ud800", b"\xff")
+    for document in odd:
+        with pytest.raises(BadKeySet):
+            parse_jwks(document)
 
 
 def test_pem_files_are_named_by_kid() -> None:
