@@ -9,6 +9,8 @@ import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,6 +25,7 @@ from enrich.metadata import parse_location
 from enrich.records import Run
 from enrich.settings import SettingsError
 from enrich.terminal import ProgressLine, describe, render_pending, render_run, render_runs
+from serve.datasets import SERVED
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
 _EPILOG = """\
@@ -129,13 +132,20 @@ def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], datase
 
 
 def _check(words: argparse.Namespace) -> int:
-    datasets = [DATASETS[words.dataset]] if words.dataset else list(DATASETS.values())
-    problems = check_datasets(datasets)
-    for problem in problems:
-        print(problem)
-    if not problems:
-        print(f"{', '.join(dataset.name for dataset in datasets)}: no mistakes found")
-    return FAILED if problems else DONE
+    names = [words.dataset] if words.dataset else list(DATASETS)
+    served = {name: each for name, each in SERVED.items() if not words.dataset or name == words.dataset}
+    try:
+        import yaml  # needed here only, and no part of the bundle
+
+        document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
+        mistakes = check_datasets({name: DATASETS[name] for name in names}, served, document)
+    except ImportError as error:
+        return _say(error, USAGE)
+    if words.json:
+        print(json.dumps([asdict(mistake) for mistake in mistakes]))
+    else:
+        print("\n".join(map(str, mistakes)) if mistakes else f"{', '.join(names)}: no mistakes found")
+    return FAILED if mistakes else DONE
 
 
 def _get_run(edges: Edges, dataset: str, number: int) -> Run:
@@ -167,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="find mistakes in datasets, without AWS", description="Find mistakes.")
     check.add_argument("dataset", nargs="?", choices=names)
+    check.add_argument("--json", action="store_true", help="answer in JSON")
     run = add("run", _run, "run an output now")
     run.add_argument("output", help="s3://bucket/object_key")
     command = add("sweep", _sweep, "find outputs that no event told of, and run what is pending")

@@ -31,7 +31,8 @@ class Active:
     dataset: Dataset
     run: Run
     scratch: Path  # a folder of this run alone, gone when the invocation is done with it
-    slowest_chunk: float = 0.0  # seconds; a stage stops when less than that, and a reserve, is left
+    _slowest_step: float = 0.0
+    _step_began: float = 0.0
     saved_at: float = 0.0
 
     def save(self, *records: Record | Delete, dataset_state: dict[str, Any] | None = None, **changes: Any) -> None:
@@ -50,21 +51,18 @@ class Active:
         return parse_parts(self.read_work("parts.json"))
 
     def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read the pinned output from a row on, chunk by chunk, keeping the lease."""
-        began = self.edges.clock.now()
-        for chunk in read_chunks(self.parts(), self.dataset.source, open_part=self._open, start_row=first_row):
-            yield chunk
-            now = self.edges.clock.now()
-            self.slowest_chunk = max(self.slowest_chunk, now - began)
-            began = now
-            self.lease.keep()
+        """Read the pinned output from a row on, chunk by chunk."""
+        self._step_began = self.edges.clock.now()
+        yield from read_chunks(self.parts(), self.dataset.source, open_part=self._open, start_row=first_row)
 
-    def must_stop(self) -> bool:
-        """Return whether what is left of the invocation may not do for another chunk."""
-        if self.lease.renews:
-            return False
-        needed = 1.5 * self.slowest_chunk + 2 * self.lease.timeout  # the chunk, then a flush and a commit
-        return self.edges.clock.now() + needed > self.lease.stop_at
+    def step(self) -> bool:
+        """Keep the lease after a step of a stage; return whether what is left may not do for another such step."""
+        now = self.edges.clock.now()
+        self._slowest_step = max(self._slowest_step, now - self._step_began)
+        self._step_began = now
+        self.lease.keep()
+        needed = 1.5 * self._slowest_step + 2 * self.lease.timeout  # the step, then a flush and a commit
+        return not self.lease.renews and now + needed > self.lease.stop_at
 
     @property
     def pending(self) -> Pending:

@@ -79,7 +79,7 @@ def _withdraw(edges: Edges, lease: Lease, bad: Run) -> list[Run]:
     removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata)
     queued.append(enqueue_again(edges, removal))
     fresh = [
-        replace(run, stage="pin", generation=None, next_row=0, rows=None, reasons={}, counts=Counts())
+        replace(run, stage="pin", generation=None, next_row=0, place=0, rows=None, reasons={}, counts=Counts())
         for run in runs
         if not run.closed and run.run != bad.run
     ]

@@ -164,7 +164,7 @@ def request_timeout(edges: Edges) -> float:
     """Return the seconds one request may take: five, or less in an invocation that has not many."""
     if edges.deadline is None:
         return 5.0
-    return min(5.0, max(0.2, (edges.deadline - edges.clock.now()) / 10))
+    return min(5.0, max(0.2, (edges.deadline - edges.clock.now()) / 5))
 
 
 def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from enrich.faults import LeaseLost
+from enrich.faults import LeaseLost, OutOfTime
 from enrich.ledger import ConflictError, Delete, Ledger
 from enrich.records import Record, State, bump
 
 MARGIN = 10.0  # seconds: clocks of two invocations differ by less
+NOBODY = "nobody"  # holds a dataset that was given back while a write of unknown fate may still land in it
 RENEWED = 120.0  # seconds that a holder without a deadline asks for at a time
 
 
@@ -81,7 +82,7 @@ class Lease:
         """Give the dataset back, as soon as nothing of ours can land in it; harmless when it is lost already."""
         try:
             if self.quiet_at > self.clock.now():
-                self.commit(lease_until_ms=int(self.quiet_at * 1000))
+                self.commit(lease_owner=NOBODY, lease_until_ms=int(self.quiet_at * 1000))
             else:
                 self.commit(lease_owner=None, lease_until_ms=0)
         except LeaseLost:
@@ -91,12 +92,24 @@ class Lease:
 def acquire(
     ledger: Ledger, clock: Clock, dataset: str, owner: str, *, deadline: float | None, timeout: float
 ) -> Lease | None:
-    """Take hold of a dataset, or return None when somebody else holds it."""
+    """Take hold of a dataset, or return None when somebody else holds it.
+
+    Waits while it is only kept until a write of unknown fate can't land any more.
+
+    Raises:
+        OutOfTime: the deadline comes before that.
+    """
     ends = deadline if deadline is not None else clock.now() + RENEWED
     while True:
         state = ledger.get_state(dataset)
-        if state.lease_owner not in {None, owner} and state.lease_until_ms > clock.now() * 1000:
-            return None
+        left = state.lease_until_ms / 1000 - clock.now()
+        if state.lease_owner not in {None, owner} and left > 0:
+            if state.lease_owner != NOBODY:
+                return None
+            if clock.now() + left + timeout > ends:
+                raise OutOfTime(f"dataset {dataset} must rest for {left:.0f} s")
+            clock.sleep(left)
+            continue
         taken = replace(state, lease_owner=owner, lease_until_ms=_until(ends, timeout))
         try:
             ledger.commit(taken)

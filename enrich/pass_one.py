@@ -46,7 +46,7 @@ def check(active: Active, engine: Engine, delta: Delta) -> None:
         _check_constant(active, engine, chunk)
         next_row = first_row + chunk.num_rows
         edges.progress.rows(run, next_row, sum(reasons.values()), None)
-        stop = active.must_stop()
+        stop = active.step()
         if stop or active.due():
             _export_noted(active, delta, noted_from, next_row)
             noted_from = next_row

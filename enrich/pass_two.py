@@ -14,8 +14,9 @@ from enrich.pass_one import render
 from enrich.records import Counts
 from enrich.rejects import build_prefix, write_rejects
 from enrich.write import Writer, Written
+from enrich.write_requests import interleave
 
-REMOVED_AT_ONCE = 10_000  # tombstones between two looks at the clock
+PUT_ROWS = 2_000  # items between two looks at the clock
 
 
 def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicates: list[int]) -> None:
@@ -27,25 +28,40 @@ def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicat
     run, edges = active.run, active.edges
     edges.progress.stage(run, "write")
     order, conditional = active.run.order, is_late(active)
-    counts, next_row = Counts(), run.next_row
+    counts, next_row, place = Counts(), run.next_row, run.place
     prefix = build_prefix(active.dataset.name, run.run)
     for first_row, chunk in active.chunks(next_row):
         rendered = render(engine, chunk, first_row, duplicates)
         write_rejects(edges.s3, edges.settings.bucket, prefix, engine, chunk, rendered, first_row)
         to_write, counted = _sort_out(active, delta, rendered, first_row, chunk.num_rows)
-        if to_write.num_rows:
-            writer.put(to_write, order=order, expires_at=active.run.expires_at or 0, conditional=conditional)
-        counts += counted
-        next_row = first_row + chunk.num_rows
+        to_write = to_write.take(interleave(to_write["pk"]))
+        while place < to_write.num_rows:
+            writer.put(
+                to_write.slice(place, PUT_ROWS),
+                order=order,
+                expires_at=run.expires_at or 0,
+                conditional=conditional,
+            )
+            place += PUT_ROWS
+            if place < to_write.num_rows:
+                counts = _pause(active, writer, counts, first_row, place)
+        counts, next_row, place = counts + counted, first_row + chunk.num_rows, 0
         edges.progress.rows(active.run, next_row, active.run.counts.rejected + counts.rejected, writer.rate)
-        stop = active.must_stop()
-        if stop or active.due():
-            _checkpoint(active, writer, counts, next_row)
-            counts = Counts()
-        if stop:
-            raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote {next_row} of {run.rows} rows so far")
-    _checkpoint(active, writer, counts, next_row)
+        counts = _pause(active, writer, counts, next_row, place)
+    _checkpoint(active, writer, counts, next_row, 0)
     active.save(stage="remove", next_row=0)
+
+
+def _pause(active: Active, writer: Writer, counts: Counts, next_row: int, place: int) -> Counts:
+    """Save a checkpoint when it is due, and stop when time is up; return the counts that are not saved yet."""
+    stop = active.step()
+    if not stop and not active.due():
+        return counts
+    _checkpoint(active, writer, counts, next_row, place)
+    if stop:
+        run = active.run
+        raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote {next_row} of {run.rows} rows so far")
+    return Counts()
 
 
 def remove(active: Active, delta: Delta, writer: Writer, removed_until: int) -> None:
@@ -57,14 +73,13 @@ def remove(active: Active, delta: Delta, writer: Writer, removed_until: int) -> 
     edges = active.edges
     edges.progress.stage(active.run, "remove")
     conditional = is_late(active)
-    while (tombstones := delta.removals(active.run.next_row, active.run.next_row + REMOVED_AT_ONCE - 1)).num_rows:
+    while (tombstones := delta.removals(active.run.next_row, active.run.next_row + PUT_ROWS - 1)).num_rows:
         tombstones = tombstones.append_column("body", pa.nulls(tombstones.num_rows, pa.string()))
         writer.put(tombstones, order=active.run.order, expires_at=removed_until, conditional=conditional)
         written = writer.flush()
         done = active.run.next_row + tombstones.num_rows
         active.save(next_row=done, counts=active.run.counts + Counts(removed=written.written))
-        active.lease.keep()
-        if active.must_stop():
+        if active.step():
             raise OutOfTime(f"dataset {active.run.dataset}, run {active.run.run}: removed {done} items so far")
     active.save(stage="close", next_row=0)
 
@@ -88,11 +103,15 @@ def _sort_out(active: Active, delta: Delta, rendered: pa.Table, first_row: int, 
     return good.filter(pc.equal(outcome, WRITE)), counts + Counts(unchanged=unchanged, superseded=superseded)
 
 
-def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int) -> None:
-    """Wait for what is in flight, then save how far the run is: no row before the checkpoint is ever done again."""
+def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int, place: int) -> None:
+    """Wait for what is in flight, then save how far the run is: nothing before the checkpoint is ever done again.
+
+    `next_row` begins a chunk, so that its rejects keep their file; `place` is how many of its writes are done, in their
+    interleaved order, which is the same in every invocation. A slow table may take hours for a chunk.
+    """
     written: Written = writer.flush()
     if written.superseded_rows:
-        name = f"superseded/{active.run.next_row:012d}-{next_row - 1:012d}.json"
+        name = f"superseded/{active.run.next_row:012d}-{active.run.place:08d}.json"
         active.write_work(name, orjson.dumps(written.superseded_rows))
     counts += Counts(written=written.written, superseded=written.superseded)
-    active.save(next_row=next_row, counts=active.run.counts + counts)
+    active.save(next_row=next_row, place=place, counts=active.run.counts + counts)

@@ -81,8 +81,8 @@ class Counter(Record):
 class Run(Record):
     """One pass over one output, from the moment that it is known of.
 
-    `state` is pending, running, stopped (may go on), done, failed, overwritten or withdrawn; `stage` and `next_row`
-    are the checkpoint.
+    `state` is pending, running, stopped (may go on), done, failed, overwritten or withdrawn; `stage`, `next_row` and
+    `place` are the checkpoint.
     """
 
     run: int
@@ -101,6 +101,7 @@ class Run(Record):
     state: str = "pending"
     stage: str = "pin"
     next_row: int = 0
+    place: int = 0  # within the chunk that begins at next_row: how many of its writes are done
     rows: int | None = None  # known after pass 1
     decided_ms: int | None = None  # when it began to write: what is unchanged or expired is told as of then
     base: str | None = None  # object key of the fingerprints that it is compared with

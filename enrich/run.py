@@ -146,6 +146,7 @@ def _reopen(active: Active, rebuilt: str) -> None:
         state="pending",
         stage="write",
         next_row=0,
+        place=0,
         counts=Counts(),
         decided_ms=None,
         base=None,

@@ -112,7 +112,7 @@ class Writer:
         return self._unknown_at
 
     def put(self, chunk: pa.Table, *, order: Order, expires_at: int, conditional: bool) -> None:
-        """Send a chunk's items; returns when all are accepted, not when all are written.
+        """Send items in the order of the chunk, which is best interleaved; returns when all are accepted, not written.
 
         Args:
             chunk: columns pk, sk, body (string; null makes a tombstone); others are ignored. None is `too_large`.

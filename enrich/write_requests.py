@@ -1,4 +1,4 @@
-"""Requests that write a chunk's items: interleaved, gzipped where that is cheaper, as JSON bytes. Pure."""
+"""Requests that write a chunk's items: in which order, gzipped where that is cheaper, as JSON bytes. Pure."""
 
 from __future__ import annotations
 
@@ -143,10 +143,9 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
     if not len(chunk):
         return
     sized = chunk.select(["pk", "sk", "body", "row"]).append_column("size", item_bytes(chunk))
-    places = interleave(chunk["pk"])
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // pc.max(sized["size"]).as_py()))
-    for start in range(0, len(places), rows):
-        block = sized.take(places.slice(start, rows))
+    for start in range(0, len(sized), rows):
+        block = sized.slice(start, rows)
         bodies, sizes = block["body"].to_pylist(), block["size"].to_pylist()
         pieces = [frame.pk, b"", frame.sk, b"", frame.text, b"", frame.rest] * len(sizes)
         pieces[1::_PIECES] = map(orjson.dumps, block["pk"].to_pylist())

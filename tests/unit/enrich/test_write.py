@@ -9,6 +9,7 @@ import pytest
 
 from enrich.faults import OutOfTime
 from enrich.write import Budget, WriteFailed, Writer, WriteThrottled
+from enrich.write_requests import interleave
 from serve.item import Item, Order
 from tests.unit.enrich.modelled_table import ModelledTable, refuse
 from wire.response import Response
@@ -248,6 +249,7 @@ def test_skewed_output_does_not_starve_the_rest():
     """Half of the rows are one subject's, which takes 1,000 units/s: the others keep pace, all in due time."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(12_000, subjects=lambda row: 0 if row % 2 else row, size=10)
+    chunk = chunk.take(interleave(chunk["pk"]))
     write(table, chunk)
     expect(table, chunk)
     hot = [at for at, pk in table.landed if pk == "d#0"]
@@ -262,7 +264,7 @@ def test_rows_sorted_by_subject_are_spread():
     """An output that is sorted by subject is written at the table's rate and not at one subject's after the other's."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(16_000, subjects=lambda row: row // 2000, size=10)
-    write(table, chunk)
+    write(table, chunk.take(interleave(chunk["pk"])))
     assert table.now - 1000 < 2 * 2
 
 

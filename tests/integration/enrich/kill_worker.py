@@ -1,0 +1,95 @@
+"""A process that runs one output, slowly, and says when its first write was answered: there to be killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import boto3
+import pyathena
+
+from enrich.dispatch import take_arrived
+from enrich.edges import Edges
+from enrich.ledger import Ledger
+from enrich.metadata import Athena
+from enrich.progress import Progress
+from enrich.settings import Settings
+from enrich.work import work
+from tests.integration.enrich.conftest import build_dataset
+from wire.endpoint import resolve
+from wire.signing import find_credentials
+from wire.transport import Transport
+
+
+class Slow(Transport):
+    """Two requests at a time, and a file as soon as the first write is answered."""
+
+    told: Path
+
+    def wait(self, timeout: float) -> Any:
+        answered = super().wait(timeout)
+        if answered and not self.told.exists():
+            self.told.write_text("written")
+        return answered
+
+
+class Clock:
+    """The machine's time, as far ahead as the tests have gone."""
+
+    def __init__(self, offset: float) -> None:
+        self._offset = offset
+
+    def now(self) -> float:
+        return time.time() + self._offset
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def main(order: dict[str, Any]) -> None:
+    """Run the output that the order names."""
+    import os
+
+    dataset = build_dataset()
+    products = replace(dataset.metadata["products"], sql=f"select sku, title from {order['database']}.products")
+    dataset = replace(dataset, metadata={"products": products})
+    settings = Settings(**order["settings"])
+    dynamodb = boto3.client("dynamodb")
+    Slow.told = Path(order["told"])
+
+    def open_transport(timeout: float) -> Transport:
+        endpoint = resolve("dynamodb", os.environ["AWS_REGION"], os.environ)
+        return Slow(endpoint, find_credentials(os.environ), connections=2, timeout=timeout)
+
+    edges = Edges(
+        settings=settings,
+        datasets={dataset.name: dataset},
+        s3=boto3.client("s3"),
+        dynamodb=dynamodb,
+        ledger=Ledger(dynamodb, settings.ledger),
+        athena=Athena(
+            lambda: pyathena.connect(
+                s3_staging_dir=f"s3://{settings.bucket}/athena/", endpoint_url=order["athena"], poll_interval=0.02
+            )
+        ),
+        open_transport=open_transport,
+        send=lambda _: None,
+        clock=Clock(order["offset"]),
+        random=Random(1),
+        directory=Path(order["told"]).parent,
+        owner=f"worker {os.getpid()}",
+        progress=Progress(),
+        checkpoint_seconds=0.05,
+    )
+    run = take_arrived(edges, settings.outputs, order["object_key"])
+    assert run is not None
+    work(edges, run.dataset)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""A run of any length completes, whatever ends its invocations: a deadline of a few seconds, or SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich.dispatch import take_arrived
+from enrich.records import Counts, Run
+from enrich.work import work
+from wire.response import Response
+
+ROWS = 300_000
+SECONDS = 5.0
+KILLS = int(os.environ.get("LARDER_KILLS", "5"))
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+def put_large(shop: Any, object_key: str, rows: int, *, salt: int = 0) -> None:
+    """Put an output of many shops; each has a rejected row now and then."""
+    numbers = np.arange(rows)
+    skus = np.array(["a", "b", "c", "d"])[numbers % 4]
+    units = np.where(numbers % 1000 == 7, np.nan, numbers + salt)
+    table = pa.table({"shop": [f"s{n // 4}" for n in range(rows)], "sku": skus, "units": units})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    shop.put(object_key, sink.getvalue().to_pybytes())
+
+
+class Table:
+    """A table in memory that takes batches as fast as they come: the stand-in needs a minute for so many."""
+
+    def __init__(self) -> None:
+        self.items: dict[tuple[str, str], Any] = {}
+        self._answers: list[tuple[int, Response]] = []
+        self._sent = 0
+
+    def send(self, target: str, payload: bytes) -> int:
+        assert target.endswith("BatchWriteItem")
+        (puts,) = orjson.loads(payload)["RequestItems"].values()
+        for put in puts:
+            item = put["PutRequest"]["Item"]
+            self.items[item["pk"]["S"], item["sk"]["S"]] = item
+        self._sent += 1
+        self._answers.append((self._sent, Response(200, [], b'{"UnprocessedItems": {}}')))
+        return self._sent
+
+    def wait(self, timeout: float) -> list[tuple[int, Response]]:
+        answers, self._answers = self._answers, []
+        return answers
+
+
+def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
+    """Each invocation stops in time at a checkpoint and sends a message to go on; the counts are as if it never had."""
+    object_key, table = f"stock/day={shop.day()}/p.parquet", Table()
+    put_large(shop, object_key, ROWS)
+    run = take_arrived(shop.edges(), shop.settings.outputs, object_key)
+    assert run is not None
+    invocations = 0
+    shop.sent.append({"continue": {"dataset": "stock"}})
+    while shop.sent:
+        assert shop.sent.pop() == {"continue": {"dataset": "stock"}}
+        invocations += 1
+        assert invocations < 100, "it does not get on"
+        edges = shop.edges(
+            deadline=shop.now() + SECONDS, owner=f"invocation {invocations}", open_transport=lambda _: table
+        )
+        work(edges, "stock")
+    done = shop.edges().ledger.get_run("stock", run.run)
+    rejected = ROWS // 1000
+    assert done is not None
+    assert (done.state, done.counts) == ("done", Counts(written=ROWS - rejected, rejected=rejected))
+    assert done.attempts == invocations > 1
+    assert len(shop.rejects(done)) == rejected
+    assert len(table.items) == ROWS - rejected
+
+
+def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) -> None:
+    """A process is killed at any moment, between first and last write; each run ends as if it never was."""
+    rng = random.Random(20_261_120)
+    rows, between = 6_000, 0
+    for n in range(KILLS):
+        object_key = f"stock/day={shop.day()}/{n}.parquet"
+        put_large(shop, object_key, rows, salt=n)
+        wrote = kill_once(shop, tmp_path, object_key, rng)
+        between += wrote
+        # the lease of a process that was killed ends by itself; nobody waits for that here
+        shop.offset += 1_000.0
+        run = shop.run(object_key, owner=f"after kill {n}")
+        assert (run.state, run.counts.rejected) == ("done", rows // 1000)
+        assert run.counts.read == rows
+        assert run.counts.written == rows - rows // 1000
+    items = shop.items()
+    expected = {(f"stock#s{n // 4}", "abcd"[n % 4]): n + KILLS - 1.0 for n in range(rows) if n % 1000 != 7}
+    assert {key: body["units"] for key, body in items.items()} == expected
+    assert between >= KILLS * 4 // 5, f"only {between} of {KILLS} kills came between the first and the last write"
+
+
+def kill_once(shop: Any, directory: Path, object_key: str, rng: random.Random) -> bool:
+    """Run an output in a process of its own and kill it; return whether that was between its first and last write."""
+    told = directory / "told"
+    told.unlink(missing_ok=True)
+    settings = {
+        name: getattr(shop.settings, name) for name in ("table", "ledger", "bucket", "outputs", "queue", "workgroup")
+    }
+    order = {
+        "settings": settings,
+        "database": shop.database,
+        "athena": shop.athena_url,
+        "object_key": object_key,
+        "offset": shop.offset,
+        "told": str(told),
+    }
+    env = {**os.environ, **shop.aws.env, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, str(WORKER), json.dumps(order)], env=env)
+    try:
+        while not told.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.12))
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.wait(30)
+    run: Run | None = shop.edges().ledger.fetch_runs("stock", newest=1)[0]
+    killed = process.returncode == -signal.SIGKILL
+    return bool(killed and told.exists() and run and not run.closed)
