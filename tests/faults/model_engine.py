@@ -69,14 +69,14 @@ class ModelEngine:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def render(self, chunk: Chunk, first_row: int) -> pa.Table:
+    def render(self, chunk: Chunk, first_row: int, *, digest: bool = True) -> pa.Table:
         rows = []
         for at, (subject, prediction_id, value) in enumerate(chunk):
             reason = render_reason(prediction_id, value)
             body = None if reason else render_body(value)
-            digest = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little")
+            number = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little") if digest else None
             pk = build_pk(self._name, [subject])
-            rows.append([first_row + at, pk, prediction_id, body, digest, 1, reason, reason])
+            rows.append([first_row + at, pk, prediction_id, body, number, 1, reason, reason])
         columns = list(zip(*rows, strict=True))
         return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
 

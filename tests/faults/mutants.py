@@ -42,12 +42,12 @@ MUTANTS = (
     Mutant(
         "unfenced-ledger",
         "enrich.ledger",
-        "        if record.version:\n",
-        "        if record.version:\n            condition = {'TableName': self._table, 'ConditionExpression': 'attribute_not_exists(pk)'} if False else condition\n        if False:\n",
+        'condition["ConditionExpression"] = "#version = :version"',
+        'condition["ConditionExpression"] = "attribute_exists(pk)"',
     ),
     Mutant("mark-raised-too-late", "enrich.run", '"high_water": max(state.high_water, active.run.order.text),', ""),
     Mutant("superseded-counted-as-written", "enrich.pass_two", "superseded=written.superseded)", "superseded=0)"),
-    Mutant("counts-of-the-last-chunk-only", "enrich.pass_two", "            counts = Counts()\n", ""),
+    Mutant("counts-twice", "enrich.pass_two", "    return Counts()\n\n\n", "    return counts\n\n\n"),
     Mutant("unprocessed-dropped", "enrich.write", "        if left is None:\n", "        if left is None or taken:\n"),
     Mutant("own-write-taken-for-a-newer-one", "enrich.write_answers", "if stored == order", "if False"),
     Mutant(
@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "restart-skips-a-chunk",
         "enrich.pass_two",
-        "active.save(next_row=next_row, counts=",
-        "active.save(next_row=next_row + 4, counts=",
+        "active.save(next_row=next_row, place=place, counts=",
+        "active.save(next_row=next_row + 4, place=place, counts=",
     ),
     Mutant(
         "lives-for-ever", "enrich.delta", "k.expires_at - $now >= $enough", "k.expires_at - $now >= -$enough * 1000"
@@ -158,6 +158,17 @@ def install(name: str) -> None:
         LookupError: there is no such mutant, or its module is imported already.
     """
     mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
-    if mutant is None or mutant.module in sys.modules:
-        raise LookupError(f"no mutant {name!r}, or {mutant and mutant.module} is imported already")
+    if mutant is None:
+        raise LookupError(f"no mutant {name!r}")
+    plant(mutant)
+
+
+def plant(mutant: Mutant) -> None:
+    """Put this bug into the code; must come before the code is imported.
+
+    Raises:
+        LookupError: its module is imported already.
+    """
+    if mutant.module in sys.modules:
+        raise LookupError(f"{mutant.module} is imported already")
     sys.meta_path.insert(0, _Finder(mutant))
