@@ -47,10 +47,10 @@ def read_chunks(
             content = file.read()
         if content == b"corrupt":
             raise BadOutput(f"{part.name} is corrupt")
-        lines = content.splitlines()
-        rows += (
-            json.loads(lines[0]) if lines[:1] and lines[0].startswith(b"[[") else [json.loads(line) for line in lines]
-        )
+        if source.format == "rejects":
+            rows += [json.loads(line)["prediction"] for line in content.splitlines()]
+        else:
+            rows += json.loads(content) if content else []
     for first in range(start_row, len(rows), CHUNK_ROWS):
         yield first, Chunk(rows[first : first + CHUNK_ROWS])
 
