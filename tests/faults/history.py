@@ -239,7 +239,7 @@ def _put(story: Story, random: Random) -> None:
 def _poll(story: Story, random: Random) -> None:
     """Let the event source mapping look into the queue, now and then for ever."""
     while sent := story.queue.receive():
-        _invoke(story, sent, random.choice([20.0, 60.0, 900.0]))
+        _invoke(story, sent, random.choice([60.0, 120.0, 900.0]))
         if random.random() < 0.3:
             break
     due = [sent.visible_at for sent in story.queue.messages]
