@@ -1,4 +1,4 @@
-"""The command line of enrich: check, run, sweep, status, replay, withdraw, refresh."""
+"""The command line of enrich: check, openapi, run, sweep, status, replay, withdraw, refresh."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from enrich.clients import open_edges
 from enrich.datasets import DATASETS
 from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
+from enrich.expressions import DatasetMistakes
 from enrich.faults import Failed, LeaseLost, Stopped
 from enrich.metadata import parse_location
 from enrich.records import Run
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(arguments)
     if words.command == "check":
         return _check(words)
+    if words.command == "openapi":
+        return _openapi(words)
     progress = ProgressLine()
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -148,6 +151,28 @@ def _check(words: argparse.Namespace) -> int:
     return FAILED if mistakes else DONE
 
 
+def _openapi(words: argparse.Namespace) -> int:
+    try:
+        from enrich import contract  # what it needs is no part of the bundle
+
+        found = contract.build_contract(DATASETS[words.dataset])
+        written = contract.write(Path(__file__).parent.parent / "openapi.yaml", found) if words.write else False
+    except ImportError as error:
+        return _say(error, USAGE)
+    except (DatasetMistakes, contract.NoPlace) as error:
+        return _say(error, FAILED)
+    if not words.write:
+        print(contract.render_parts(found))
+    elif not written:
+        print(f"openapi.yaml describes {words.dataset} already; nothing was written")
+        return DONE
+    else:
+        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {words.dataset}; read them over")
+    for place in found.unknown:
+        _say(f"{words.dataset} {place}: say in openapi.yaml what it is, or cast it in the metadata query", DONE)
+    return DONE
+
+
 def _get_run(edges: Edges, dataset: str, number: int) -> Run:
     run = edges.ledger.get_run(dataset, number)
     if run is None:
@@ -178,6 +203,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="find mistakes in datasets, without AWS", description="Find mistakes.")
     check.add_argument("dataset", nargs="?", choices=names)
     check.add_argument("--json", action="store_true", help="answer in JSON")
+    about = "describe a dataset to consumers, as openapi.yaml does"
+    openapi = commands.add_parser("openapi", help=about, description=about)
+    openapi.add_argument("dataset", choices=names)
+    openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
     run = add("run", _run, "run an output now")
     run.add_argument("output", help="s3://bucket/object_key")
     command = add("sweep", _sweep, "find outputs that no event told of, and run what is pending")

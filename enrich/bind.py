@@ -212,11 +212,10 @@ class Binder:
         except DatasetMistakes as error:
             self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
             return None
-        unknown = any(self._kind(name, field).id == "null" for name, field in expression.metadata)
         first = ""
-        for guess in _GUESSES if unknown else _GUESSES[:1]:
+        for guess in _GUESSES if self.is_unknown(expression) else _GUESSES[:1]:
             try:
-                kind = self.con.sql(f"select ({sql}\n) from {self._scope(expression, guess)}").types[0]
+                kind = self.con.sql(f"select ({sql}\n) from {self.scope(expression, guess)}").types[0]
             except duckdb.Error as error:
                 first = first or str(error).split("\n")[0]
             else:
@@ -224,8 +223,15 @@ class Binder:
         self._add(place, f"{sql!r}: {first}", "mend the expression")
         return None
 
-    def _scope(self, expression: Expression, guess: str) -> str:
-        """Return a relation that has the names an expression uses, as the join will have them."""
+    def is_unknown(self, expression: Expression) -> bool:
+        """Return whether an expression names metadata of which the type is not known."""
+        return any(self._kind(name, field).id == "null" for name, field in expression.metadata)
+
+    def scope(self, expression: Expression, guess: str) -> str:
+        """Return a relation that has the names an expression uses, as the join will have them.
+
+        `guess` is the type of metadata of which none is known.
+        """
         chosen = [f"cast(null as {self.kinds[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
         for name in sorted({name for name, _ in expression.metadata}):
             members = [

@@ -161,4 +161,8 @@ def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterato
 def _check_paths(dataset: Dataset, document: Mapping[str, Any]) -> Iterator[Mistake]:
     for path in (f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"):
         if path not in document.get("paths", {}):
-            yield Mistake(dataset.name, f"openapi.yaml has no path {path}", "describe it there, as flight-delays is")
+            yield Mistake(
+                dataset.name,
+                f"openapi.yaml has no path {path}",
+                f"write it: python -m enrich openapi {dataset.name} --write",
+            )

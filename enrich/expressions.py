@@ -90,7 +90,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
     Raises:
         DatasetMistakes: it is not one SQL expression, names what is not there, or does what it may not.
     """
-    tree = _parse(names.con, place, sql)
+    tree = parse_tree(names.con, place, sql)
     walk = _Walk(names, place)
     walk.visit(tree, frozenset(), safe=False)
     if walk.mistakes:
@@ -111,7 +111,12 @@ def suggest(name: str, known: Collection[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
-def _parse(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
+def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
+    """Parse one expression to DuckDB's own tree.
+
+    Raises:
+        DatasetMistakes: it is not one SQL expression.
+    """
     if not sql.strip():
         raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
     ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()

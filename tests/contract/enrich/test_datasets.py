@@ -12,7 +12,7 @@ import pytest
 from openapi_schema_validator import OAS30Validator
 
 from enrich.check import check_datasets, parse_query, read_document
-from enrich.dataset import Dataset
+from enrich.dataset import Body, Dataset
 from enrich.datasets import DATASETS
 from enrich.engine import Engine
 from serve.datasets import SERVED
@@ -76,10 +76,10 @@ def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, 
 
 @EACH
 def test_the_body_has_the_shape_that_openapi_promises(dataset: Dataset) -> None:
-    """The members of the body are those of its schema, all of them required, at every level."""
+    """The members of the body are those of its schema, required unless nulls are left out, at every level."""
     answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
     schema = answer["content"]["application/json"]["schema"]
-    assert members(resolve(schema)) == members(dataset.body)
+    assert differences(schema, dataset.body, omits=dataset.nulls == "omit") == []
 
 
 @EACH
@@ -101,13 +101,16 @@ def resolve(schema: Any) -> Any:
     return schema
 
 
-def members(node: Any) -> Any:
-    """Reduce a schema, or a dataset's body, to its nested member names."""
-    if isinstance(node, str):
-        return None
-    if "properties" not in node and "type" in node and not isinstance(node["type"], dict):
-        return None
-    properties = node.get("properties", node)
-    if "properties" in node:
-        assert set(node.get("required", [])) == set(properties), f"required members of {sorted(properties)}"
-    return {name: members(resolve(child) if isinstance(child, dict) else child) for name, child in properties.items()}
+def differences(schema: Any, body: Body, *, omits: bool, place: str = "body") -> list[str]:
+    """Find where a schema has not just the members of a dataset's body; an expression may be an object itself."""
+    schema = resolve(schema)
+    properties, required = schema.get("properties", {}), set(schema.get("required", []))
+    found = []
+    if set(properties) != set(body):
+        found.append(f"{place}: openapi.yaml has {sorted(properties)}, the dataset {sorted(body)}")
+    elif required != set(body) and not (omits and required <= set(body)):
+        found.append(f"{place}: {sorted(set(body) - required)} are always there, so openapi.yaml has to require them")
+    for name, member in body.items():
+        if not isinstance(member, str) and name in properties:
+            found += differences(properties[name], member, omits=omits, place=f"{place}.{name}")
+    return found

@@ -1,0 +1,140 @@
+"""The two paths of a dataset as they stand in openapi.yaml, with NAME and MODEL for its own. A text."""
+
+from __future__ import annotations
+
+_INTEGRATION = (
+    '{type: aws_proxy, httpMethod: POST, uri: {"Fn::Sub": "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda'
+    ':path/2015-03-31/functions/${ServeFunction.Alias}/invocations"}}'
+)
+PATHS = """\
+  /v1/NAME:
+    get:
+      operationId: listMODEL
+      tags: [NAME]
+      summary: The subject's items, a page at a time, in order of prediction_id
+      parameters:
+        - {$ref: "#/components/parameters/Limit"}
+        - {$ref: "#/components/parameters/After"}
+        - {$ref: "#/components/parameters/Prefix"}
+        - {$ref: "#/components/parameters/IfNoneMatch"}
+      responses:
+        "200":
+          description: A page. It can be shorter than `limit`, even empty, and still have a next one.
+          headers:
+            ETag: {$ref: "#/components/headers/ETag"}
+            Cache-Control: {$ref: "#/components/headers/CacheControl"}
+            Vary: {$ref: "#/components/headers/Vary"}
+            Link: {$ref: "#/components/headers/Link"}
+          content:
+            application/json:
+              schema: {$ref: "#/components/schemas/MODELPage"}
+        "304": {$ref: "#/components/responses/NotModified"}
+        "400": {$ref: "#/components/responses/InvalidRequest"}
+        "401": {$ref: "#/components/responses/Unauthorized"}
+        "403": {$ref: "#/components/responses/Forbidden"}
+        "406": {$ref: "#/components/responses/NotAcceptable"}
+        "429": {$ref: "#/components/responses/TooManyRequests"}
+        "500": {$ref: "#/components/responses/InternalError"}
+        "503": {$ref: "#/components/responses/Unavailable"}
+      x-amazon-apigateway-integration: INTEGRATION
+    head:
+      operationId: headMODEL
+      tags: [NAME]
+      summary: The headers of the same GET
+      parameters:
+        - {$ref: "#/components/parameters/Limit"}
+        - {$ref: "#/components/parameters/After"}
+        - {$ref: "#/components/parameters/Prefix"}
+        - {$ref: "#/components/parameters/IfNoneMatch"}
+      responses:
+        "200": {description: There is one.}
+        "304": {description: The caller has it already.}
+        "400": {description: "As GET has it, without a body."}
+        "401": {description: "As GET has it, without a body."}
+        "403": {description: "As GET has it, without a body."}
+        "406": {description: "As GET has it, without a body."}
+        "429": {description: "As GET has it, without a body."}
+        "500": {description: "As GET has it, without a body."}
+        "503": {description: "As GET has it, without a body."}
+      x-amazon-apigateway-integration: INTEGRATION
+    options:
+      operationId: optionsMODEL
+      tags: [NAME]
+      summary: The methods there are
+      security: []
+      responses:
+        "204":
+          description: There are these.
+          headers:
+            Allow: {$ref: "#/components/headers/Allow"}
+      x-amazon-apigateway-integration: INTEGRATION
+    x-amazon-apigateway-any-method:
+      responses: {"405": {$ref: "#/components/responses/MethodNotAllowed"}}
+      x-amazon-apigateway-integration: INTEGRATION
+
+  /v1/NAME/{prediction_id}:
+    parameters:
+      - {$ref: "#/components/parameters/PredictionId"}
+    get:
+      operationId: getMODELItem
+      tags: [NAME]
+      summary: One item
+      parameters:
+        - {$ref: "#/components/parameters/IfNoneMatch"}
+      responses:
+        "200":
+          description: The item's body, byte for byte as it is stored.
+          headers:
+            ETag: {$ref: "#/components/headers/ETag"}
+            Cache-Control: {$ref: "#/components/headers/CacheControl"}
+            Vary: {$ref: "#/components/headers/Vary"}
+          content:
+            application/json:
+              schema: {$ref: "#/components/schemas/MODELBody"}
+        "304": {$ref: "#/components/responses/NotModified"}
+        "400": {$ref: "#/components/responses/InvalidRequest"}
+        "401": {$ref: "#/components/responses/Unauthorized"}
+        "403": {$ref: "#/components/responses/Forbidden"}
+        "404": {$ref: "#/components/responses/NotFound"}
+        "406": {$ref: "#/components/responses/NotAcceptable"}
+        "429": {$ref: "#/components/responses/TooManyRequests"}
+        "500": {$ref: "#/components/responses/InternalError"}
+        "503": {$ref: "#/components/responses/Unavailable"}
+      x-amazon-apigateway-integration: INTEGRATION
+    head:
+      operationId: headMODELItem
+      tags: [NAME]
+      summary: The headers of the same GET
+      parameters:
+        - {$ref: "#/components/parameters/IfNoneMatch"}
+      responses:
+        "200": {description: There is one.}
+        "304": {description: The caller has it already.}
+        "400": {description: "As GET has it, without a body."}
+        "401": {description: "As GET has it, without a body."}
+        "403": {description: "As GET has it, without a body."}
+        "404": {description: "As GET has it, without a body."}
+        "406": {description: "As GET has it, without a body."}
+        "429": {description: "As GET has it, without a body."}
+        "500": {description: "As GET has it, without a body."}
+        "503": {description: "As GET has it, without a body."}
+      x-amazon-apigateway-integration: INTEGRATION
+    options:
+      operationId: optionsMODELItem
+      tags: [NAME]
+      summary: The methods there are
+      security: []
+      responses:
+        "204":
+          description: There are these.
+          headers:
+            Allow: {$ref: "#/components/headers/Allow"}
+        "404": {$ref: "#/components/responses/NotFound"}
+      x-amazon-apigateway-integration: INTEGRATION
+    x-amazon-apigateway-any-method:
+      parameters:
+        - {$ref: "#/components/parameters/PredictionId"}
+      responses: {"405": {$ref: "#/components/responses/MethodNotAllowed"}}
+      x-amazon-apigateway-integration: INTEGRATION
+
+""".replace("INTEGRATION", _INTEGRATION)
