@@ -94,7 +94,7 @@ def parse_query(sql: str) -> dict[str, Kind] | None:
         from sqlglot import exp
     except ImportError as error:
         raise ToolMissing(
-            "checking metadata queries needs sqlglot: pip install sqlglot, or use `tox -e check`"
+            "checking metadata queries needs sqlglot: pip install -r tests/requirements.txt -c constraints.txt"
         ) from error
     try:
         statements = sqlglot.parse(sql, read="athena")
@@ -117,7 +117,9 @@ def read_document(path: Path) -> Mapping[str, Any]:
     try:
         import yaml
     except ImportError as error:
-        raise ToolMissing("checking openapi.yaml needs PyYAML: pip install pyyaml, or use `tox -e check`") from error
+        raise ToolMissing(
+            "reading openapi.yaml needs PyYAML: pip install -r tests/requirements.txt -c constraints.txt"
+        ) from error
     with path.open(encoding="utf-8") as file:
         document: Mapping[str, Any] = yaml.safe_load(file)
     return document

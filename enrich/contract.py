@@ -145,6 +145,8 @@ def _flow(value: Any) -> str:
     try:
         import yaml
     except ImportError as error:
-        raise ToolMissing("writing openapi.yaml needs PyYAML: pip install pyyaml") from error
+        raise ToolMissing(
+            "writing openapi.yaml needs PyYAML: pip install -r tests/requirements.txt -c constraints.txt"
+        ) from error
     text: str = yaml.safe_dump([value], default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
     return text.strip()[1:-1]

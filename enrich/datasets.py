@@ -16,10 +16,11 @@ from enrich.dataset import (
     Tolerated,
     parse_as_of,
 )
-from serve.datasets import FLIGHT_DELAYS
+from serve.datasets import FLIGHT_DELAYS, SERVED
 
 __all__ = [
     "DATASETS",
+    "SERVED",
     "BadAsOf",
     "Dataset",
     "Derive",
