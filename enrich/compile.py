@@ -36,6 +36,8 @@ NULL_KEY = "null-key"
 BAD_PREDICTION_ID = "bad-prediction-id"
 LONG_KEY = "long-key"
 
+# md5_number_lower, by a way that takes 1.25 us for 600 B instead of 1.68
+_DIGEST = '(md5_number("larder.body") >> 64)::ubigint'
 _PREDICTION_ID = PREDICTION_ID.pattern.removesuffix(r"\Z")
 PROBLEM = 0  # the code of a line that is no row; the reader says what is wrong in the column problem
 
@@ -63,14 +65,14 @@ class Compiled:
     code: str
     body: list[str]
 
-    def select(self, defaults: Mapping[str, str]) -> str:
+    def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
         """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem."""
         body = concat(self.body)
         for fragment, text in defaults.items():
             body = body.replace(_default(fragment), literal(text))
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
-                md5_number_lower("larder.body") as digest, strlen("larder.body") as bytes,
+                {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
                 "larder.code" as code, "larder.problem" as problem
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"

@@ -19,7 +19,9 @@ FORMAT = "1"  # of the fingerprints; another one is as good as none
 
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
 _WINDOW = 1_000_000  # rows decided or merged at once: what bounds the memory of the joins
-_KEY = "md5_number_lower(pk || chr(0) || sk), md5_number_upper(pk || chr(0) || sk)"
+# A key's digest as two numbers, since Parquet has none of 128 bits: the same as md5_number_lower and md5_number_upper,
+# which would work it out twice.
+_KEY = "(md5 >> 64)::ubigint, (md5 & 18446744073709551615)::ubigint"
 _FINGERPRINT = """(
     k1 ubigint, k2 ubigint, digest ubigint, "order" varchar, expires_at bigint, removed boolean, pk varchar, sk varchar
 )"""
@@ -62,8 +64,8 @@ class Delta:
         """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, reason."""
         keys = "pk, sk" if self._keep_keys else "null, null"
         self._insert(
-            f"insert into noted select row, {_KEY}, digest, reason is null, {keys} from chunk "
-            "where pk is not null and sk is not null",
+            f"insert into noted select row, {_KEY}, digest, reason is null, {keys} "
+            "from (select *, md5_number(pk || chr(0) || sk) as md5 from chunk where pk is not null and sk is not null)",
             rendered.select(["row", "pk", "sk", "digest", "reason"]),
         )
 

@@ -85,7 +85,8 @@ class Engine:
             for name, keys in bound.keys.items():
                 self._check_unique(name, keys)
             hoisted = frozenset(name for name in dataset.metadata if metadata[name].num_rows <= _HOISTED_ROWS)
-            self._compiled, self._select = self._compile(bound, hoisted)
+            self._compiled, texts = self._compile(bound, hoisted)
+            self._selects = {digest: self._compiled.select(texts, digest=digest) for digest in (True, False)}
             for name, sql in self._compiled.tables.items():
                 self._con.execute(f"create table {identifier(f'larder.m.{name}')} as {sql}")
                 self._con.unregister(f"larder.raw.{name}")
@@ -101,12 +102,13 @@ class Engine:
     ) -> None:
         self._con.close()
 
-    def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Table:
-        """Render a chunk as `read_chunks` gives it.
+    def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
+        """Render a chunk as `read_chunks` gives it; `digest` says whether bodies are digested, a third of the work.
 
         Returns:
             One row for each of the chunk's, in its order: row int64, pk string, sk string, body string (null for a
-            reject), digest uint64, bytes int64, reason string and detail string (null when it becomes an item).
+            reject), digest uint64 (null when not asked for), bytes int64, reason string and detail string (null when
+            it becomes an item).
 
         Raises:
             JoinMultiplies: a row would come out more than once.
@@ -115,7 +117,7 @@ class Engine:
         read = self._read(chunk.schema)
         if self._dataset.derive:
             read = self._derive(read, self._dataset.derive)
-        rendered = self._con.sql(f'with "larder.read" as ({read}) {self._select}').to_arrow_table()
+        rendered = self._con.sql(f'with "larder.read" as ({read}) {self._selects[digest]}').to_arrow_table()
         return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
@@ -160,7 +162,7 @@ class Engine:
                 "come out more than once; make the query give one row for these values"
             )
 
-    def _compile(self, bound: Any, hoisted: frozenset[str]) -> tuple[Compiled, str]:
+    def _compile(self, bound: Any, hoisted: frozenset[str]) -> tuple[Compiled, dict[str, str]]:
         compiled = compile_dataset(bound, hoisted)
         texts: dict[str, str] = {}
         for name, sql in compiled.defaults.items():
@@ -168,7 +170,7 @@ class Engine:
             if code is not None:  # it has no JSON where it is missing: that is a matter of the rows that miss it
                 return self._compile(bound, hoisted - {name})
             texts |= {f"larder.{name}.f{n}": text for n, text in enumerate(found)}
-        return compiled, compiled.select(texts)
+        return compiled, texts
 
     def _read(self, schema: pa.Schema) -> str:
         """Return the SELECT that gives the contract's columns of the registered chunk."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from enrich.dataset import FromColumn
 from enrich.delta import Delta
 from enrich.engine import Engine
 from enrich.faults import Failed, OutOfTime, Stopped
+from enrich.kept import Kept
 from enrich.outputs import list_keys
 from enrich.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.write import too_large
@@ -23,7 +25,7 @@ TOO_LARGE = "too-large", "the item is larger than the 400 KB that DynamoDB takes
 FATAL = "missing-metadata-fatal"
 
 
-def check(active: Active, engine: Engine, delta: Delta) -> None:
+def check(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     """Note every row's key, digest and reject reason in `delta`, and decide whether the output may be published.
 
     Goes on from the run's checkpoint; what was noted before it lies in the run's work folder.
@@ -38,8 +40,9 @@ def check(active: Active, engine: Engine, delta: Delta) -> None:
     noted_from = next_row = run.next_row
     reasons = dict(run.reasons)
     for first_row, chunk in active.chunks(next_row):
-        rendered = render(engine, chunk, first_row)
+        rendered = render(engine, chunk, first_row, digest=True)
         delta.note(rendered)
+        kept.keep(first_row, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons:
             _fail_fatal(active, rendered)
@@ -61,16 +64,17 @@ def check(active: Active, engine: Engine, delta: Delta) -> None:
     active.save(stage="write", rows=next_row, next_row=0, reasons=reasons)
 
 
-def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, duplicates: Iterable[int] = ()) -> pa.Table:
-    """Render a chunk, and reject as well what no single row can tell: items too large, rows that share a key."""
-    rendered = engine.render(chunk, first_row)
+def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
+    """Render a chunk, and reject as well the items that are too large."""
+    rendered = engine.render(chunk, first_row, digest=digest)
     large = too_large(rendered)
-    if large:
-        rendered = _reject(rendered, large, *TOO_LARGE)
-    rows = [row for row in duplicates if first_row <= row < first_row + chunk.num_rows]
-    if rows:
-        rendered = _reject(rendered, rows, *DUPLICATE)
-    return rendered
+    return _reject(rendered, large, *TOO_LARGE) if large else rendered
+
+
+def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
+    """Reject what no single row can tell: rows that share an item key. `duplicates` are all of the output, in order."""
+    rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, first_row + rendered.num_rows)]
+    return _reject(rendered, rows, *DUPLICATE) if rows else rendered
 
 
 def import_noted(active: Active, delta: Delta) -> None:
@@ -111,7 +115,7 @@ def _check_tolerated(active: Active, engine: Engine, duplicates: list[int], rows
     settings = active.edges.settings
     example = ""
     for first_row, chunk in active.chunks(0):
-        rendered = render(engine, chunk, first_row, duplicates)
+        rendered = reject_duplicates(render(engine, chunk, first_row, digest=False), first_row, duplicates)
         if write_rejects(active.edges.s3, settings.bucket, prefix, engine, chunk, rendered, first_row) and not example:
             first = rendered.filter(pc.is_valid(rendered["reason"])).slice(0, 1).to_pylist()[0]
             example = f"; the first is row {first['row']}: {first['reason']}, {first['detail']}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +13,8 @@ from enrich.active import Active
 from enrich.delta import REJECTED, SUPERSEDED, UNCHANGED, WRITE, Delta
 from enrich.engine import Engine
 from enrich.faults import OutOfTime
-from enrich.pass_one import render
+from enrich.kept import Kept
+from enrich.pass_one import reject_duplicates, render
 from enrich.records import Counts
 from enrich.rejects import build_prefix, write_rejects
 from enrich.write import Writer, Written
@@ -19,7 +23,22 @@ from enrich.write_requests import interleave
 PUT_ROWS = 2_000  # items between two looks at the clock
 
 
-def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicates: list[int]) -> None:
+class Rendering(NamedTuple):
+    """What pass 2 needs to have the rows of a chunk as pass 1 had them."""
+
+    engine: Engine
+    kept: Kept
+    duplicates: Sequence[int]  # rows of the whole output, in order
+
+    def chunk(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
+        """Return a chunk's rows rendered, those that share a key rejected."""
+        rendered = self.kept.take(first_row, chunk.num_rows)
+        if rendered is None:
+            rendered = render(self.engine, chunk, first_row, digest=False)
+        return reject_duplicates(rendered, first_row, self.duplicates)
+
+
+def write(active: Active, rendering: Rendering, delta: Delta, writer: Writer) -> None:
     """Write the items that the output changes, keep its rejects, and save the run as ready to remove what it must.
 
     Raises:
@@ -27,23 +46,19 @@ def write(active: Active, engine: Engine, delta: Delta, writer: Writer, duplicat
     """
     run, edges = active.run, active.edges
     edges.progress.stage(run, "write")
-    order, conditional = active.run.order, is_late(active)
+    order, late = active.run.order, is_late(active)
     counts, next_row, place = Counts(), run.next_row, run.place
     prefix = build_prefix(active.dataset.name, run.run)
     for first_row, chunk in active.chunks(next_row):
-        rendered = render(engine, chunk, first_row, duplicates)
-        write_rejects(edges.s3, edges.settings.bucket, prefix, engine, chunk, rendered, first_row)
-        to_write, counted = _sort_out(active, delta, rendered, first_row, chunk.num_rows)
-        to_write = to_write.take(interleave(to_write["pk"]))
-        while place < to_write.num_rows:
-            writer.put(
-                to_write.slice(place, PUT_ROWS),
-                order=order,
-                expires_at=run.expires_at or 0,
-                conditional=conditional,
-            )
+        outcome, counted, writes = _sort_out(active, delta, first_row, chunk.num_rows)
+        if counted.rejected or writes:  # a chunk of which nothing changed is not even rendered
+            rendered = rendering.chunk(chunk, first_row)
+            write_rejects(edges.s3, edges.settings.bucket, prefix, rendering.engine, chunk, rendered, first_row)
+            to_write = _select(rendered, outcome, writes)
+        while place < writes:
+            writer.put(to_write.slice(place, PUT_ROWS), order=order, expires_at=run.expires_at or 0, conditional=late)
             place += PUT_ROWS
-            if place < to_write.num_rows:
+            if place < writes:
                 counts = _pause(active, writer, counts, first_row, place)
         counts, next_row, place = counts + counted, first_row + chunk.num_rows, 0
         edges.progress.rows(active.run, next_row, active.run.counts.rejected + counts.rejected, writer.rate)
@@ -89,18 +104,24 @@ def is_late(active: Active) -> bool:
     return active.run.order.text < active.lease.state.high_water
 
 
-def _sort_out(active: Active, delta: Delta, rendered: pa.Table, first_row: int, rows: int) -> tuple[pa.Table, Counts]:
-    """Return the rows of a chunk to write, and how the others end."""
-    good = rendered.filter(pc.is_null(rendered["reason"]))
-    counts = Counts(rejected=rows - good.num_rows)
+def _sort_out(active: Active, delta: Delta, first_row: int, rows: int) -> tuple[pa.ChunkedArray, Counts, int]:
+    """Return how the rows of a chunk that have a key end, their counts but for what is written, and how many are."""
+    outcome = delta.outcomes(first_row, first_row + rows - 1)["outcome"]
+    found = {entry["values"]: entry["counts"] for entry in pc.value_counts(outcome).to_pylist()}
+    good = sum(found.values()) - found.pop(REJECTED, 0)
+    counts = Counts(rejected=rows - good)
     if active.run.born_expired:
-        return good.slice(0, 0), counts + Counts(expired=good.num_rows)
-    decided = delta.outcomes(first_row, first_row + rows - 1)
-    decided = decided.filter(pc.not_equal(decided["outcome"], REJECTED))
-    outcome = decided["outcome"]
-    unchanged = pc.sum(pc.equal(outcome, UNCHANGED)).as_py() or 0
-    superseded = pc.sum(pc.equal(outcome, SUPERSEDED)).as_py() or 0
-    return good.filter(pc.equal(outcome, WRITE)), counts + Counts(unchanged=unchanged, superseded=superseded)
+        return outcome, counts + Counts(expired=good), 0
+    counts += Counts(unchanged=found.get(UNCHANGED, 0), superseded=found.get(SUPERSEDED, 0))
+    return outcome, counts, found.get(WRITE, 0)
+
+
+def _select(rendered: pa.Table, outcome: pa.ChunkedArray, writes: int) -> pa.Table:
+    """Return the rows of a chunk that are written, subjects interleaved."""
+    if writes < rendered.num_rows:
+        good = rendered.filter(pc.is_null(rendered["reason"]))
+        rendered = good.filter(pc.equal(outcome.filter(pc.not_equal(outcome, REJECTED)), WRITE)) if writes else good[:0]
+    return rendered.select(["row", "pk", "sk", "body"]).take(interleave(rendered["pk"]))
 
 
 def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int, place: int) -> None:

@@ -17,11 +17,12 @@ from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTo
 from enrich.expressions import DatasetMistakes
 from enrich.faults import Doubtful, Failed, Overwritten, Stopped
 from enrich.fingerprints import Known, fetch_table_id, read_fingerprints, write_fingerprints
+from enrich.kept import Kept
 from enrich.lease import Lease
 from enrich.ledger import Delete
 from enrich.metadata import read_metadata
 from enrich.pass_one import check, import_noted
-from enrich.pass_two import remove, write
+from enrich.pass_two import Rendering, remove, write
 from enrich.pin import pin, set_order
 from enrich.read import BadOutput
 from enrich.records import Counts, Run
@@ -82,14 +83,15 @@ def _stages(active: Active) -> None:
     ):
         if active.run.stage == "order":
             set_order(active, engine)
+        kept = Kept(active.scratch / "kept")
         if active.run.stage == "check":
-            check(active, engine, delta)
+            check(active, engine, delta, kept)
         else:
             import_noted(active, delta)
-        _publish(active, engine, delta)
+        _publish(active, engine, delta, kept)
 
 
-def _publish(active: Active, engine: Engine, delta: Delta) -> None:
+def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     """Write, remove and close: everything after the check."""
     duplicates = delta.duplicates()
     table_id = fetch_table_id(active.edges)
@@ -122,7 +124,7 @@ def _publish(active: Active, engine: Engine, delta: Delta) -> None:
     )
     try:
         if active.run.stage == "write":
-            write(active, engine, delta, writer, duplicates)
+            write(active, Rendering(engine, kept, duplicates), delta, writer)
         if active.run.stage == "remove":
             remove(active, delta, writer, removed_until)
     finally:
@@ -224,7 +226,8 @@ def abandon(edges: Edges, lease: Lease, run: Run, state: str) -> Run:
 
 
 def _activate(edges: Edges, lease: Lease, run: Run, scratch: Path) -> Active:
-    (scratch / "early").mkdir()
+    for name in ("early", "kept"):
+        (scratch / name).mkdir()
     dataset = edges.datasets[run.dataset]
     if run.kind == "rejects":
         dataset = replace(dataset, source=replace(dataset.source, format="rejects", marker=None))
