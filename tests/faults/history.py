@@ -27,7 +27,7 @@ from enrich.records import Run
 from enrich.settings import Settings
 from enrich.work import work_off
 from serve.datasets import Served
-from tests.faults import model_engine
+from tests.faults import model_engine, shared_duckdb
 from tests.faults.services import Items, ModelAthena, ModelDynamo, ModelS3, ModelTransport, Queue, Sent
 from tests.faults.world import DAY, START, Broken, Chances, World
 
@@ -105,6 +105,7 @@ def _modelled() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch("enrich.run.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.active.read_chunks", model_engine.read_chunks))
+        stack.enter_context(mock.patch("enrich.delta.duckdb.connect", shared_duckdb.Connection))
         stack.enter_context(mock.patch("enrich.log.print", create=True))
         yield
 
