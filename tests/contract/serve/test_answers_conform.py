@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,11 +15,12 @@ from jsonschema import Draft4Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
+from serve.datasets import SERVED, Served
+from serve.item import build_pk
 from tests.unit.serve.kit import FORMS, Answered, App, claims, item, sign
 from wire.errors import Throttled
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
-BODY = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelay"]["example"])
 
 
 class Call(NamedTuple):
@@ -31,42 +32,61 @@ class Call(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
 
 
-GOOD: dict[str, Any] = {"token": sign()}
-LIST = ("/v1/flight-delays", "get")
-ONE = ("/v1/flight-delays/{prediction_id}", "get")
+def _read_body(name: str) -> str:
+    """Read the example of a dataset's body."""
+    answer = DOCUMENT["paths"][f"/v1/{name}/{{prediction_id}}"]["get"]["responses"]["200"]
+    reference = answer["content"]["application/json"]["schema"]["$ref"]
+    return json.dumps(DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]["example"])
+
+
+def _claims(dataset: Served, **changes: Any) -> dict[str, Any]:
+    return claims(**dict.fromkeys(dataset.subject, "B6") | {"scope": dataset.scope} | changes)
+
+
+def _calls(dataset: Served) -> Iterator[Call]:
+    page, one = f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"
+    good: dict[str, Any] = {"token": sign(_claims(dataset))}
+    yield Call((page, "get"), 200, page, good)
+    yield Call((page, "get"), 200, page, good | {"query": {"limit": "1"}})
+    yield Call((page, "get"), 200, page, good | {"query": {"prefix": "zzz"}})
+    yield Call((page, "get"), 304, page, good | {"if_none_match": "*"})
+    yield Call((page, "get"), 400, page, good | {"query": {"limit": "0"}})
+    yield Call((page, "get"), 401, page)
+    yield Call((page, "get"), 401, page, {"token": sign(_claims(dataset, exp=1))})
+    yield Call((page, "get"), 403, page, {"token": sign(_claims(dataset, scope="other"))})
+    yield Call((page, "get"), 406, page, good | {"accept": "text/html"})
+    yield Call((page, "head"), 200, page, good | {"method": "HEAD"})
+    yield Call((page, "options"), 204, page, {"method": "OPTIONS"})
+    yield Call((one, "get"), 200, f"{page}/a", good)
+    yield Call((one, "get"), 200, f"{page}/zip", good | {"accept_encoding": "gzip"})
+    yield Call((one, "get"), 200, f"{page}/zip", good)
+    yield Call((one, "get"), 304, f"{page}/a", good | {"if_none_match": "*"})
+    yield Call((one, "get"), 400, f"{page}/a", {"authorization": "Bearer a,Bearer b"})
+    yield Call((one, "get"), 401, f"{page}/a")
+    yield Call((one, "get"), 403, f"{page}/a", {"token": sign(_claims(dataset, scope="other"))})
+    yield Call((one, "get"), 404, f"{page}/none", good)
+    yield Call((one, "get"), 406, f"{page}/a", good | {"accept": "text/html"})
+    yield Call((one, "head"), 200, f"{page}/a", good | {"method": "HEAD"})
+    yield Call((one, "options"), 204, f"{page}/a", {"method": "OPTIONS"})
+
+
 CALLS = (
-    Call(LIST, 200, "/v1/flight-delays", GOOD),
-    Call(LIST, 200, "/v1/flight-delays", GOOD | {"query": {"limit": "1"}}),
-    Call(LIST, 200, "/v1/flight-delays", GOOD | {"query": {"prefix": "zzz"}}),
-    Call(LIST, 304, "/v1/flight-delays", GOOD | {"if_none_match": "*"}),
-    Call(LIST, 400, "/v1/flight-delays", GOOD | {"query": {"limit": "0"}}),
-    Call(LIST, 401, "/v1/flight-delays"),
-    Call(LIST, 401, "/v1/flight-delays", {"token": sign(claims(exp=1))}),
-    Call(LIST, 403, "/v1/flight-delays", {"token": sign(claims(scope="other"))}),
-    Call(LIST, 406, "/v1/flight-delays", GOOD | {"accept": "text/html"}),
-    Call((LIST[0], "head"), 200, "/v1/flight-delays", GOOD | {"method": "HEAD"}),
-    Call((LIST[0], "options"), 204, "/v1/flight-delays", {"method": "OPTIONS"}),
-    Call(ONE, 200, "/v1/flight-delays/a", GOOD),
-    Call(ONE, 200, "/v1/flight-delays/zip", GOOD | {"accept_encoding": "gzip"}),
-    Call(ONE, 200, "/v1/flight-delays/zip", GOOD),
-    Call(ONE, 304, "/v1/flight-delays/a", GOOD | {"if_none_match": "*"}),
-    Call(ONE, 400, "/v1/flight-delays/a", {"authorization": "Bearer a,Bearer b"}),
-    Call(ONE, 401, "/v1/flight-delays/a"),
-    Call(ONE, 403, "/v1/flight-delays/a", {"token": sign(claims(scope="other"))}),
-    Call(ONE, 404, "/v1/flight-delays/none", GOOD),
-    Call(ONE, 406, "/v1/flight-delays/a", GOOD | {"accept": "text/html"}),
-    Call((ONE[0], "head"), 200, "/v1/flight-delays/a", GOOD | {"method": "HEAD"}),
-    Call((ONE[0], "options"), 204, "/v1/flight-delays/a", {"method": "OPTIONS"}),
+    *(call for dataset in SERVED.values() for call in _calls(dataset)),
     Call(("/v1/health", "get"), 200, "/v1/health"),
     Call(("/v1/health", "head"), 200, "/v1/health", {"method": "HEAD"}),
     Call(("/v1/health", "options"), 204, "/v1/health", {"method": "OPTIONS"}),
 )
+GOOD: dict[str, Any] = {"token": sign()}
+LIST = ("/v1/flight-delays", "get")
+ONE = ("/v1/flight-delays/{prediction_id}", "get")
 
 
-def _items() -> list[Any]:
-    packer = zlib.compressobj(wbits=31)
-    zipped = packer.compress(BODY.encode()) + packer.flush()
-    return [item("a", BODY), item("b", BODY), item("zip", zipped)]
+def _items() -> Iterator[Any]:
+    for dataset in SERVED.values():
+        pk, body = build_pk(dataset.name, ["B6"] * len(dataset.subject)), _read_body(dataset.name)
+        packer = zlib.compressobj(wbits=31)
+        zipped = packer.compress(body.encode()) + packer.flush()
+        yield from (item("a", body, pk=pk), item("b", body, pk=pk), item("zip", zipped, pk=pk))
 
 
 def _resolve(node: dict[str, Any]) -> dict[str, Any]:

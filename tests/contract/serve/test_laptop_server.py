@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from serve.datasets import SERVED
 from serve.dev.docs import ASSETS, read_document, read_pages
 from serve.dev.server import open_server
 from tests.contract.serve.conftest import Laptop
@@ -79,7 +80,8 @@ def test_consumers_get_the_document_without_what_only_aws_reads() -> None:
     text = json.dumps(document)
     assert "x-amazon" not in text
     assert "Fn::Sub" not in text
-    assert list(document["paths"]) == ["/v1/flight-delays", "/v1/flight-delays/{prediction_id}", "/v1/health"]
+    paths = [path for name in SERVED for path in (f"/v1/{name}", f"/v1/{name}/{{prediction_id}}")]
+    assert sorted(document["paths"]) == sorted([*paths, "/v1/health"])
 
 
 def test_the_pages_can_be_published_elsewhere() -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from serve.auth import verify
+from serve.datasets import SERVED
 from serve.dev.commands import main
 from serve.key_set import parse_keys
 from serve.key_sources import open_source
@@ -147,7 +148,8 @@ def test_a_token_of_the_command_line_is_good(tmp_path: Path, capsys: pytest.Capt
         ]
         assert main(command, {}) == 0
         found = verify(capsys.readouterr().out.strip(), keys, POLICY._replace(require_at_jwt=True), time.time())
-        assert (found["carrier"], found["groups"], found["scope"]) == ("B6", ["a"], "flight-delays:read")
+        assert (found["carrier"], found["groups"]) == ("B6", ["a"])
+        assert found["scope"] == " ".join(dataset.scope for dataset in SERVED.values())
 
 
 def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
