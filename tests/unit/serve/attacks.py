@@ -502,6 +502,8 @@ def _ecdsa() -> Iterator[Case]:
             yield Case(f"{algorithm} {name}", f"{head}.{body}.{b64(odd)}", "bad-signature")
         wide = r.to_bytes(size + 1, "big") + s.to_bytes(size + 1, "big")
         yield Case(f"{algorithm} padded halves", f"{head}.{body}.{b64(wide)}", "bad-signature")
+        longer = raw[:size] + b"\x00" + raw[size:]  # the same s, a byte wider
+        yield Case(f"{algorithm} padded s", f"{head}.{body}.{b64(longer)}", "bad-signature")
         # The other root of the same signature is as good: JWS does not ask for the lower s.
         low = r.to_bytes(size, "big") + (order - s).to_bytes(size, "big")
         yield Case(f"{algorithm} other s", f"{head}.{body}.{b64(low)}", None)

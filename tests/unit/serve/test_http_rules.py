@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from serve.item import MAX_BODY_BYTES
-from serve.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP
+from serve.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
+from serve.route import Page
 from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, item, sign
 from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
 
@@ -436,6 +437,13 @@ def test_expired_items_at_the_start_of_a_page_are_skipped() -> None:
     app = App(*expired, item("b1"), item("b2"))
     assert _walk(app, limit="1") == [["b1"], ["b2"]]
     assert len(app.table.asked) <= 2 * MAX_QUERIES
+
+
+def test_a_page_does_not_rely_on_the_filter_of_the_query() -> None:
+    """What a query lets through all the same, expired or removed, is no item."""
+    rows = [item("a", expires_at=int(NOW)), item("b", None), item("c"), item("d", expires_at=int(NOW) + 1)]
+    found = gather(lambda after, limit: QueryResult(rows, None), Page(20, "", ""), NOW)
+    assert [entry.prediction_id for entry in found.entries] == ["c", "d"]
 
 
 def test_skipping_has_a_bound() -> None:

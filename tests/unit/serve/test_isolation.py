@@ -86,7 +86,8 @@ def test_every_key_asked_of_the_table_is_made_of_claims(
     """H6: each partition asked equals f(claims) and nothing else, whatever the rest of the request says."""
     app = App()
     token = sign({**extra, **claims(carrier=carrier)})
-    app.call(path, token, form=form, query=query, x_carrier="AA", x_amzn_oidc_identity="AA", cookie="carrier=AA")
+    headers = {"carrier": "AA", "x_carrier": "AA", "x_amzn_oidc_identity": "AA", "cookie": "carrier=AA"}
+    app.call(path, token, form=form, query=query, **headers)
     expected = build_partition({"carrier": carrier}, FLIGHT_DELAYS)
     assert expected == f"flight-delays#{quote(carrier, safe='')}"
     for operation, request in app.table.asked:

@@ -222,6 +222,18 @@ def test_a_remembered_token_is_told_by_its_whole_text() -> None:
     assert verifier.verify(one, NOW).claims["carrier"] == "AA"
 
 
+def test_a_remembered_token_ends_with_its_key_set() -> None:
+    """When any token brings about a reading, and a key is gone, its tokens are gone that very second."""
+    source = Source(OLD)
+    verifier = Verifier([Issuer(POLICY, source.store)])
+    token = _token("old")
+    verifier.verify(token, NOW)
+    source.document = jwks(NEW)
+    assert verifier.verify(_token("new"), NOW + 1).kid == "new"
+    with pytest.raises(InvalidToken, match="unknown-kid"):
+        verifier.verify(token, NOW + 1)
+
+
 def test_refused_tokens_are_not_remembered() -> None:
     """A token that is not yet valid is taken when its time has come."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])

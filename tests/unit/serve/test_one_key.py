@@ -72,11 +72,8 @@ def test_one_good_key_is_enough(tmp_path: Path, algorithm: str) -> None:
         {"alg": None, "use": None, "key_ops": ["verify"]}, {"use": None, "key_ops": ["sign", "verify"]},
     )  # fmt: skip
     other = "ES256" if algorithm == "RS256" else "RS256"
-    good, strange, forged = (
-        sign(algorithm=algorithm),
-        sign(algorithm=other),
-        sign(algorithm=other, kid=f"{algorithm}-0"),
-    )
+    good, renamed = sign(algorithm=algorithm), sign(algorithm=algorithm, kid="another")
+    strange, forged = sign(algorithm=other), sign(algorithm=other, kid=f"{algorithm}-0")
     for change in changes:
         if algorithm == "PS256" and "alg" in change:
             continue  # without `alg` an RSA key is one for RS256
@@ -85,6 +82,7 @@ def test_one_good_key_is_enough(tmp_path: Path, algorithm: str) -> None:
         for form in FORMS:
             assert ask(good, form).status == 200, change
             assert ask(good, form, "none").status == 404, change
+            assert ask(renamed, form).status == 401, change
             assert ask(strange, form).status == 401, change
             assert ask(forged, form).status == 401, change
 

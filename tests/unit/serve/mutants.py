@@ -1,0 +1,239 @@
+"""Readers that are broken on purpose, one rule each: the tests of serve must notice every one of them.
+
+`python -m tests.unit.serve.mutants [NAME ...]` runs, for each mutant, the test files that are about its rule, in a
+process of its own, until the first failure. It ends with 1 if a mutant survives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.mutants import Mutant, plant
+
+HERE = Path(__file__).resolve().parent
+ATTACKS, KEYS, ONE_KEY = "test_token_attacks.py", "test_key_sets.py", "test_one_key.py"
+STORE, HTTP, ISOLATION, LOG = "test_key_store.py", "test_http_rules.py", "test_isolation.py", "test_request_log.py"
+SETTINGS = "test_settings_of_serve.py"
+_BY_DEFAULT = {"V9 a minute's leeway"}
+
+# What every mutant's child would import anyway, imported once.
+_HEAVY = ("pytest", "hypothesis", "jwt.algorithms", "cryptography.hazmat.primitives.serialization")
+
+_AUTH: tuple[tuple[str, str, str], ...] = (
+    ("V1 a line feed at the end", r"([A-Za-z0-9_-]+)\Z", "([A-Za-z0-9_-]+)$"),
+    ("V1 white space is stripped", "_COMPACT.match(token)", "_COMPACT.match(token.strip())"),
+    ("V1 padding is passed over", "_COMPACT.match(token)", "_COMPACT.match(token.replace('=', ''))"),
+    ("V1 the empty signature", r"\.([A-Za-z0-9_-]+)\Z", r"\.([A-Za-z0-9_-]*)\Z"),
+    ("V3 the header's alg is not compared", 'header.get("alg") != key.algorithm or ', ""),
+    ("V3 the policy's list is not asked", " or key.algorithm not in policy.algorithms", ""),
+    ("V3 any algorithm a key names", " or key.algorithm not in ALGORITHMS", ""),
+    ("V4 no kid, first key", 'raise InvalidToken("no-kid")', "kid = next(iter(keys), '')"),
+    ("V4 the only key fits every kid", "key = keys.get(kid)", "key = keys.get(kid) or (next(iter(keys.values())) if len(keys) == 1 else None)"),
+    ("V4 the token brings its key", "key = keys.get(kid)", "key = __import__('serve.key_set').key_set.parse_jwk(header['jwk']) if 'n' in (header.get('jwk') or {}) else keys.get(kid)"),
+    ("V6 crit is passed over", '"crit" in header or ', ""),
+    ("V6 b64 is passed over", ' or "b64" in header', ""),
+    ("V7 nested tokens", 'if "cty" in header:', "if False:"),
+    ("V7 any typ", 'if "typ" in header and not', "if False and not"),
+    ("V7 typ has a case", "kind.lower() in _TYPES", "kind in _TYPES"),
+    ("V7 at+jwt is not demanded", "if policy.require_at_jwt and", "if False and"),
+    ("V9 exp is not checked", 'claims["exp"] <= now - policy.leeway', "False"),
+    ("V9 exp a second late", 'claims["exp"] <= now', 'claims["exp"] < now'),
+    ("V9 exp is not required", '"exp" not in claims or', "claims.setdefault('exp', now + 1) is None or"),
+    ("V9 iat is not required", "and policy.require_iat", "and False"),
+    ("V9 iat is always required", "and policy.require_iat", ""),
+    ("V9 nbf is not checked", 'claims.get("nbf", 0) > now + policy.leeway', "False"),
+    ("V9 iat may lie ahead", 'claims.get("iat", 0) > now + policy.leeway', "False"),
+    ("V9 true is a time", "type(claims[name]) not in (int, float)", "not isinstance(claims[name], (int, float))"),
+    ("V9 a text is a time", "type(claims[name]) not in (int, float)", "not float(claims.update({name: float(claims[name])}) or 1)"),
+    ("V9 a minute's leeway", "leeway: float = 10", "leeway: float = 60"),
+    ("V9 no leeway", "now - policy.leeway", "now"),
+    ("V10 any issuer", 'claims.get("iss") != policy.issuer', "False"),
+    ("V10 an issuer that begins so", 'claims.get("iss") != policy.issuer', "not str(claims.get('iss')).startswith(policy.issuer)"),
+    ("V10 any audience", "policy.audience not in audiences", "False"),
+    ("V10 an audience that holds ours", "if policy.audience not in audiences", "if policy.audience not in str(audience)"),
+    ("V10 an audience of any type", "not isinstance(audiences, list) or not all(isinstance(one, str) for one in audiences)", "audiences is None"),
+    ("V11 sub of any type", '("sub", "jti", "client_id")', "()"),
+    ("V12 tokens of any length", "MAX_TOKEN_BYTES = 8 * 1024", "MAX_TOKEN_BYTES = 8 * 1024 * 1024"),
+    ("the signature is not checked", "if not is_signed(", "if False and not is_signed("),
+)  # fmt: skip
+_STRICT: tuple[tuple[str, str, str], ...] = (
+    ("V2 spare bits", "rest == 1 or (rest and", "rest == 1 or (False and"),
+    ("V8 members named twice", "if len(value) != len(members):", "if False:"),
+    ("V8 NaN and Infinity", 'raise ValueError(f"{text} is not JSON")', "return 0"),
+    ("V8 1e999", 'if value in (float("inf"), float("-inf")):', "if False:"),
+    ("V8 deep nesting", "MAX_DEPTH = 16", "MAX_DEPTH = 500"),
+    ("V8 lone surrogates", 'if "\\\\u" in text:', "if False:"),
+    ("V8 no UTF-8", "data.decode()", "data.decode('utf-8', 'replace')"),
+    ("V8 UTF-16", "data.decode()", "data.decode(json.detect_encoding(data))"),
+    ("V8 a byte order mark", "data.decode()", "data.decode('utf-8-sig')"),
+)
+_KEY_SET: tuple[tuple[str, str, str], ...] = (
+    ("V5 use enc", 'if "use" in jwk and jwk["use"] != "sig":', "if False:"),
+    ("V5 key_ops without verify", 'if "key_ops" in jwk:', "if False:"),
+    ("V5 private and symmetric keys", "if any(member in jwk for member in _PRIVATE):", "if False:"),
+    ("V5 twins: the last one wins", "if times[kid] > 1:", "if False:"),
+    ("V5 a bad key disables the rest", "refused.append(", "raise BadKeySet("),
+    ("V5 alg of a key is not asked", 'jwk.get("alg"))', "None)"),
+    ("V5 short coordinates", "if size is not None and len(octets) != size:", "if False:"),
+    ("V5 one JWK with a member twice spoils all", "mark_ambiguous=True", "mark_ambiguous=False"),
+    ("V14 a set without usable keys is a failure", "    return KeySet(keys, tuple(refused))", "    if entries and not keys:\n        raise BadKeySet\n    return KeySet(keys, tuple(refused))"),
+)  # fmt: skip
+_SIGNING_KEY: tuple[tuple[str, str, str], ...] = (
+    ("V3 PS256 with any salt", "salt_length=32", "salt_length=PSS.AUTO"),
+    ("V3 PS256 taken for RS256", 'key.algorithm == "PS256"', "False"),
+    ("V3 ECDSA in DER", "encode_dss_signature(r, s)", "signature"),
+    ("V3 ECDSA halves of any length", "if len(signature) != 2 * size:", "if not signature:"),
+    ("V5 a key for another algorithm", "if chosen not in fitting:", "if False:"),
+    ("V5 small Ed25519 points", "            check_ed25519(public_key.public_bytes_raw())\n", ""),
+)
+_WEAK: tuple[tuple[str, str, str], ...] = (
+    ("V5 RSA of 1024 bits", "MIN_RSA_BITS = 2048", "MIN_RSA_BITS = 1024"),
+    ("V5 RSA exponent 3", "MIN_EXPONENT = 65537", "MIN_EXPONENT = 3"),
+    ("V5 ROCA", "if is_roca(n):", "if False:"),
+    ("V5 Ed25519 off the curve", "if pow(u * v % _P, (_P - 1) // 2, _P) != 1:", "if False:"),
+)
+_STORES: tuple[tuple[str, str, str, str], ...] = (
+    ("V13 no cool-down", "serve.keys", "if not 0 <= now - self._renewed_at < self._freshness.cool_down:", "if True:"),
+    ("V13 unknown kids never read anew", "serve.keys", "if not 0 <= now - self._renewed_at < self._freshness.cool_down:", "if False:"),
+    ("V13 keys for ever", "serve.keys", "or not 0 <= now - self._good_since < self._freshness.max_age", ""),
+    ("V13 the last good set for ever", "serve.keys", " or now - self._good_since >= self._freshness.keep", ""),
+    ("V13 the last good set at once forgotten", "serve.keys", "            self._failed_at = now\n", "            self._failed_at = now\n            self._good = None\n"),
+    ("V13 a failing source is asked at every request", "serve.keys", "if 0 <= now - self._failed_at < self._freshness.retry:", "if False:"),
+    ("V13 changed keys go unnoticed", "serve.keys", "one[kid].public_key == other[kid].public_key", "True"),
+    ("V13 a cached token outlives its key", "serve.verifier", " and cached.issuer.keys.current(now) is cached.keys", ""),
+    ("V13 a cached token outlives itself", "serve.verifier", 'min(verified.claims["exp"], now + CACHED_SECONDS)', "now + CACHED_SECONDS"),
+    ("V13 a cached token for an hour", "serve.verifier", "CACHED_SECONDS = 60", "CACHED_SECONDS = 3600"),
+    ("V13 a cache without bound", "serve.verifier", "if len(self._cache) > CACHED_TOKENS:", "if False:"),
+    ("V13 a cache by signature", "serve.verifier", "cached = self._cache.get(token)", "cached = {one.rpartition('.')[2]: two for one, two in self._cache.items()}.get(token.rpartition('.')[2])"),
+    ("V10 keys of all issuers", "serve.verifier", "keys = issuer.keys.current(now)", "keys = {kid: key for one in self._issuers.values() for kid, key in one.keys.current(now).items()}"),
+)  # fmt: skip
+_HTTP: tuple[tuple[str, str, str, str], ...] = (
+    ("V14 a broken verifier is a 500", "serve.handler", "except Exception as error:  # V14", "except ArithmeticError as error:  # V14"),
+    ("H1 an error code without credentials", "serve.problems", 'if code != "token_required":', "if True:"),
+    ("H1 no error code with credentials", "serve.problems", 'if code != "token_required":', "if False:"),
+    ("H1 no scope is asked for", "serve.handler", "if dataset.scope not in scopes:", "if False:"),
+    ("H1 a scope that holds ours", "serve.handler", "if dataset.scope not in scopes:", "if dataset.scope not in ' '.join(scopes):"),
+    ("H1 403 as 401", "serve.problems", '"insufficient_scope": Kind(403', '"insufficient_scope": Kind(401'),
+    ("H1 two credentials, the first counts", "serve.handler", "if len(values) > 1 or (values and _ANOTHER.search(values[0])):", "if False:"),
+    ("H2 a weak ETag", "serve.negotiate", """return f'"{sha256""", """return f'W/"{sha256"""),
+    ("H2 one ETag for both codings", "serve.respond", "build_etag(body.encode() if isinstance(body, str) else body)", "build_etag(body_text(body).encode())"),
+    ("H2 strong comparison", "serve.negotiate", "(?:W/)?", ""),
+    ("H2 no star", "serve.negotiate", """if if_none_match.strip() == "*":""", "if False:"),
+    ("H2 only the first of a list", "serve.negotiate", "return etag in tags", "return etag in tags[:1]"),
+    ("H2 304 without what caches need", "serve.respond", "Answer(304, caching)", 'Answer(304, {"ETag": etag})'),
+    ("H3 405 without Allow", "serve.route", '"method_not_allowed", headers={"Allow": ALLOW}', '"method_not_allowed"'),
+    ("H3 HEAD with a body", "serve.respond", "if is_head:", "if False:"),
+    ("H3 OPTIONS 200", "serve.respond", "Answer(204,", "Answer(200,"),
+    ("H3 who asks comes before what", "serve.handler", "found = route(", "_bearer_token(request, '')\n    found = route("),
+    ("H4 errors as plain JSON", "serve.respond", "application/problem+json", "application/json"),
+    ("H4 no requestId", "serve.respond", ', "requestId": request_id', ""),
+    ("H4 internals in a 500", "serve.handler", 'respond_problem(Problem("internal_error")', 'respond_problem(Problem("internal_error", repr(error))'),
+    ("H5 public", "serve.respond", "private, max-age", "public, max-age"),
+    ("H5 kept past its life", "serve.respond", "min(MAX_AGE, expires_at - now)", "MAX_AGE"),
+    ("H5 Vary without Authorization", "serve.respond", "Authorization, Accept-Encoding", "Accept-Encoding"),
+    ("H5 errors are stored", "serve.respond", '"Cache-Control": "no-store", **problem', "**problem"),
+    ("H7 limit past 100", "serve.route", "MAX_LIMIT = 100", "MAX_LIMIT = 500"),
+    ("H7 limit 0", "serve.route", "[1-9][0-9]{0,2}", "[0-9]{1,3}"),
+    ("H7 any after", "serve.route", '"after", PREDICTION_ID', '"after", re.compile("")'),
+    ("H7 no next page", "serve.respond", "if found.next_after is not None:", "if False:"),
+    ("H7 the prefix is lost on the way", "serve.respond", 'f"&prefix={page.prefix}" if page.prefix else ""', '""'),
+    ("H7 expired items in lists", "serve.page", "item.body is None or is_expired(item.expires_at, now)", "item.body is None"),
+    ("H7 expired items end a page", "serve.page", "for number in range(MAX_QUERIES):", "for number in range(1):"),
+    ("H8 any origin", "serve.respond", "if origin in origins:", "if origin:"),
+    ("H8 on by default", "serve.respond", "if not origins:", "origins = origins or (str(origin),)\n    if not origins:"),
+    ("H8 hidden headers", "serve.respond", "ETag, Link, WWW-Authenticate", "ETag"),
+    ("H9 throttled is not found", "serve.handler", 'raise unavailable(f"storage: {error}")', 'raise Problem("not_found")'),
+    ("H9 throttled is a fault", "serve.storage", "except (Unavailable, NoCredentials, TooLarge)", "except (ArithmeticError,)"),
+    ("H9 no Retry-After", "serve.problems", 'headers={"Retry-After": "1"}', "headers={}"),
+    ("an item lives a second longer", "serve.item", "return expires_at <= now", "return expires_at < now"),
+    ("an expired item is served", "serve.handler", " or is_expired(item.expires_at, now)", ""),
+    ("a tombstone is served", "serve.handler", "item.body is None or", ""),
+    ("406 is not known", "serve.handler", "    check_acceptable(request)\n", ""),
+    ("gzip to who does not take it", "serve.respond", 'if coding == "identity":', "if isinstance(body, str):"),
+)  # fmt: skip
+_SUBJECTS: tuple[tuple[str, str, str, str], ...] = (
+    ("H6 the query names the subject", "serve.handler", "return build_partition(trusted.claims, dataset)", "return build_partition({**trusted.claims, **{name: values[0] for name, values in request.query.items()}}, dataset)"),
+    ("H6 a header names the subject", "serve.handler", "return build_partition(trusted.claims, dataset)", "return build_partition({**trusted.claims, **{name: values[0] for name, values in request.headers.items()}}, dataset)"),
+    ("H6 another's item is forbidden", "serve.handler", "    if item is None or", "    if item is None and found.prediction_id in ('theirs', 'only-b6', 'only-aa'):\n        raise Problem('insufficient_scope')\n    if item is None or"),
+    ("V11 an empty claim", "serve.access", "0 < len(value) <=", "len(value) <="),
+    ("V11 what cannot be seen", "serve.access", " or not value.isprintable()", ""),
+    ("V11 claims of any length", "serve.access", "MAX_CLAIM_CHARACTERS = 256", "MAX_CLAIM_CHARACTERS = 100_000"),
+    ("V11 claims of any type", "serve.access", "value = claims.get(name)", "value = str(claims.get(name))"),
+    ("claims are joined as they are", "serve.item", 'quote(value, safe="")', "value"),
+    ("the log shows the token", "serve.handler", 'seen["kid"] = trusted.kid', 'seen["kid"] = token'),
+    ("the log shows the subject", "serve.handler", "hash_subject(partition)", "partition"),
+    ("the log shows the path", "serve.handler", 'seen["dataset"] = dataset.name', 'seen["dataset"] = request.path'),
+)  # fmt: skip
+
+_STORAGE: tuple[tuple[str, str, str, str], ...] = (
+    ("H9 a dead connection is a fault", "wire.client", "if tries >= self.limits.tries or", "if idle or tries >= self.limits.tries or"),
+    ("H9 a connection of yesterday is used", "wire.client", "0 <= self._clock() - since < self.limits.idle", "True"),
+    ("H9 nothing is tried again", "wire.client", "if tries >= self.limits.tries or", "if tries or"),
+    ("H9 waits as long as it takes", "wire.client", "min(self.limits.attempt, ends - time.monotonic())", "2.0"),
+)  # fmt: skip
+
+
+def _mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
+    for rows, module, tests in (
+        (_AUTH, "serve.auth", (ATTACKS, ONE_KEY)),
+        (_STRICT, "serve.strict", (ATTACKS,)),
+        (_KEY_SET, "serve.key_set", (KEYS, ONE_KEY)),
+        (_SIGNING_KEY, "serve.signing_key", (ATTACKS, KEYS)),
+        (_WEAK, "serve.weak_keys", (KEYS,)),
+    ):
+        for name, right, wrong in rows:
+            yield Mutant(name, module, right, wrong), (SETTINGS,) if name in _BY_DEFAULT else tests
+    for rows_with_modules, tests in (
+        (_STORES, (STORE,)),
+        (_HTTP, (HTTP, ATTACKS)),
+        (_SUBJECTS, (ISOLATION, LOG)),
+        (_STORAGE, ("test_faulty_storage.py",)),
+    ):
+        for name, module, right, wrong in rows_with_modules:
+            yield Mutant(name, module, right, wrong), tests
+
+
+def main() -> None:
+    """Run the mutants that are named, or all, and print what became of each."""
+    for name in _HEAVY:
+        importlib.import_module(name)
+    chosen = [(mutant, tests) for mutant, tests in _mutants() if not sys.argv[1:] or mutant.name in sys.argv[1:]]
+    missed, waiting, running = [], list(reversed(chosen)), dict[int, str]()
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            mutant, tests = waiting.pop()
+            running[_start(mutant, tests)] = mutant.name
+        child, status = os.wait()
+        name = running.pop(child)
+        outcome = {0: "SURVIVED", 1: "noticed"}.get(os.waitstatus_to_exitcode(status), f"BROKEN {status}")
+        print(f"{outcome:12}{name}", flush=True)
+        if outcome != "noticed":
+            missed.append(name)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} were noticed")
+    sys.exit(1 if missed or not chosen else 0)
+
+
+def _start(mutant: Mutant, tests: tuple[str, ...]) -> int:
+    """Start the child that runs the tests over the mutant; it ends with what pytest ends with."""
+    child = os.fork()
+    if child:
+        return child
+    status = 3
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY) if not os.environ.get("LARDER_MUTANT_OUTPUT") else 1
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        plant(mutant)
+        pytest = importlib.import_module("pytest")
+        files = [str(HERE / name) for name in tests]
+        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *files]))
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
