@@ -1,0 +1,125 @@
+"""The README's "Adapt it in three edits", done to a copy of the project: the new dataset runs from file to answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from openapi_schema_validator import OAS30Validator
+
+ROOT = Path(__file__).parents[3]
+README = (ROOT / "README.md").read_text()
+SECTION = README.partition("## Adapt it in three edits\n")[2].partition("\n## ")[0]
+APPENDED = re.findall(r"^\*\*\d\..*?append to `([^`]+)`.*?^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^```sh\n(.*?)\n```", SECTION, re.MULTILINE | re.DOTALL)
+
+
+def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the copy; nothing of this checkout is on its path."""
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the README's edits done, and nothing else."""
+    target = tmp_path_factory.mktemp("edited")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((ROOT / name).read_bytes())
+    wheels = Path(".larder") / "bundles" / "wheels"  # what pip installs into bundles is the same: need not come again
+    (ROOT / wheels).mkdir(parents=True, exist_ok=True)
+    (target / wheels).parent.mkdir(parents=True)
+    (target / wheels).symlink_to(ROOT / wheels)
+    for name, code in APPENDED:
+        with (target / name).open("a") as file:
+            file.write(f"\n{code}")
+    for command in COMMANDS:
+        python, *words = shlex.split(command)
+        assert python == "python"
+        done = run(target, *words)
+        assert done.returncode == 0, done.stderr
+        print(done.stdout, done.stderr)
+    return target
+
+
+def test_there_are_three_edits() -> None:
+    """Two blocks to append and one command: the README's promise."""
+    assert [name for name, _ in APPENDED] == ["serve/datasets.py", "enrich/datasets.py"]
+    assert COMMANDS == ["python -m enrich openapi store-sales --write"]
+
+
+def test_check_finds_no_mistakes(copy: Path) -> None:
+    """The dataset of the README is sound."""
+    done = run(copy, "-m", "enrich", "check", "store-sales")
+    assert (done.returncode, done.stdout) == (0, "store-sales: no mistakes found\n"), done.stderr
+
+
+def test_the_command_again_changes_nothing(copy: Path) -> None:
+    """Whoever runs it twice finds the file as it was."""
+    before = (copy / "openapi.yaml").read_text()
+    done = run(copy, "-m", "enrich", "openapi", "store-sales", "--write")
+    assert (done.returncode, "already" in done.stdout) == (0, True), done.stderr
+    assert (copy / "openapi.yaml").read_text() == before
+
+
+def test_the_tests_hold(copy: Path) -> None:
+    """The new dataset has its contract tests, and the template and the linters have nothing against it."""
+    tests = ["tests/contract/enrich", "tests/contract/serve/test_openapi_document.py"]
+    tests += ["tests/contract/serve/test_answers_conform.py", "tests/unit/infra/test_template_rules.py"]
+    chosen = "(store-sales or mistake or valid or api_gateway or include or described or committed) and not fault"
+    done = run(copy, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests, "-k", chosen)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.stdout.count("store-sales") > 100
+    for words in (["check"], ["format", "--check"]):
+        done = run(copy, "-m", "ruff", *words, "--no-cache", *(name for name, _ in APPENDED))
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def told(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What came of a CSV file in the deployed copy."""
+    done = run(copy, "-m", "tests.integration.enrich.edited_copy", str(tmp_path_factory.mktemp("log")))
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_file_becomes_answers(told: Any) -> None:
+    """CSV -> EventBridge -> enrich and Athena -> DynamoDB -> serve: the body is the README's, for its store alone."""
+    assert told["run"] == ["done", None, 3, {}]
+    day = told["day"]
+    body = {
+        "product": {"sku": "a-1", "title": "Tea"},
+        "store": {"name": "Gate 4", "city": "Oslo"},
+        "day": day,
+        "forecast": {"units": 12.3, "revenue": 30.85},
+    }
+    assert told["item"] == [200, body]
+    assert told["no units"][1]["forecast"] == {"units": None, "revenue": None}
+    assert told["no city"][1]["store"] == {"name": "Gate 4", "city": None}
+    assert [one["prediction_id"] for one in told["list"][1]["items"]] == [f"{day}.a-1", f"{day}.b-2"]
+    assert told["another store"][0] == 404
+    assert told["a claim less"][0] == 401
+
+
+def test_answers_are_what_consumers_were_told(copy: Path, told: Any) -> None:
+    """Each body that was answered is valid for the schema that the command wrote."""
+    document = yaml.safe_load((copy / "openapi.yaml").read_text())
+    schema = document["components"]["schemas"]["StoreSalesBody"]
+    for name in ("item", "no units", "no city"):
+        OAS30Validator(schema).validate(told[name][1])
