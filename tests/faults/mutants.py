@@ -78,9 +78,9 @@ MUTANTS = (
     ),
     Mutant(
         "failed-run-leaves-no-doubt",
-        "enrich.run",
-        "            delta.merge_unknown(",
-        "            delta.merge_unknown if True else (",
+        "enrich.delta",
+        'select n.k1, n.k2, null, coalesce(k."order"',
+        'select n.k1, n.k2, k.digest, coalesce(k."order"',
     ),
     Mutant("table-id-ignored", "enrich.fingerprints", "if written_for != table_id:", "if False:"),
     Mutant(
