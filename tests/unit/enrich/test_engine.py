@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich import engine as engine_module
-from enrich.dataset import Body, Dataset, Derive, FromColumn, LastModified, Metadata, Source
-from enrich.derive import DeriveFailed
+from enrich.dataset import Body, Dataset, FromColumn, LastModified, Metadata, Source
 from enrich.engine import Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
 from serve.datasets import Served
@@ -326,38 +325,6 @@ def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
     assert render(tmp_path, strict, chunk, {})[0]["reason"] == "null-key"
     lenient = replace(strict, prediction_id="concat(id, '.', coalesce(region, 'none'))")
     assert render(tmp_path, lenient, chunk, {})[0]["sk"] == "1.none"
-
-
-def test_derive_adds_columns_with_pandas(tmp_path: Path) -> None:
-    """The step sees the chunk as a DataFrame, nullable integers whole, and what it adds is joined and rendered."""
-    seen: list[Any] = []
-
-    def band(frame: Any) -> Any:
-        seen.append(frame)
-        return frame.assign(band=(frame["sales"] > 1.5).map({True: "high", False: "low"}), sales=frame["sales"] * 2)
-
-    dataset = replace(SHOPS, derive=Derive(band, {"band": "varchar"}), body={"band": "band", "sales": "sales"})
-    rows = render(tmp_path, dataset, sales([("a", "1", "n", 2.0), ("a", "2", "n", None)]), first=5)
-    assert [(row["row"], row["body"]) for row in rows] == [
-        (5, '{"band":"high","sales":4.0}'),
-        (6, '{"band":"low","sales":null}'),
-    ]
-    assert list(seen[0].columns) == list(SHOPS.columns)
-
-
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        (lambda frame: frame.head(1).assign(band="x"), "got 2 rows and gave 1"),
-        (lambda frame: frame, "'band' is not in what it gave"),
-        (lambda frame: frame.assign(band=1 / 0), "ZeroDivisionError"),
-    ],
-)
-def test_a_step_that_goes_wrong_names_the_dataset(tmp_path: Path, step: Any, message: str) -> None:
-    """A step that raises, loses rows or forgets a column stops the run with an error of its own."""
-    dataset = replace(SHOPS, derive=Derive(step, {"band": "varchar"}))
-    with pytest.raises(DeriveFailed, match=f"shop-sales derive: .*{message}"):
-        render(tmp_path, dataset, sales([("a", "1", "n", 2.0), ("a", "2", "n", 1.0)]))
 
 
 def test_as_of_from_a_column(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""constraints.txt says of each deployed package what the two locks say; what is tested is what is shipped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+LOCKS = ("enrich/requirements.txt", "serve/requirements.txt")
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return the version of each package that a file pins."""
+    lines = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / name).read_text(), re.MULTILINE)
+    found = {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in lines}
+    assert len(found) == len(lines), f"{name} names a package twice"
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_constraints_have_the_locked_versions(lock: str) -> None:
+    """Each package of a bundle is installed for the tests in the version that the bundle has."""
+    constraints = pins("constraints.txt")
+    assert pins(lock).items() - constraints.items() == set(), f"constraints.txt is not of {lock}"
+
+
+def test_constraints_have_nothing_else() -> None:
+    """A version that is in no lock any more is forgotten here too."""
+    assert set(pins("constraints.txt")) == {package for lock in LOCKS for package in pins(lock)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_locked_package_has_its_hashes(lock: str) -> None:
+    """Pip refuses what is not the file that was locked."""
+    text = (ROOT / lock).read_text()
+    for entry in re.split(r"\n(?=\S)", text.strip()):
+        assert entry.startswith("#") or "--hash=sha256:" in entry, entry
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_what_is_asked_for_is_locked(lock: str) -> None:
+    """A package that was added to the .in file, or pinned there, is so in the lock."""
+    asked = re.findall(r"^([A-Za-z0-9._-]+)(?:==(\S+))?$", (ROOT / lock).with_suffix(".in").read_text(), re.MULTILINE)
+    locked = pins(lock)
+    assert asked
+    for package, version in asked:
+        assert package in locked
+        assert version in ("", locked[package])
