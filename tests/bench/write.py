@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -23,16 +24,27 @@ COUNTS = {"larder": 100_000, "boto3_client": 10_000, "boto3_batch_writer": 5_000
 
 
 class Contestant:
-    """A worker process of one writer, against one endpoint."""
+    """A worker process in one writer's environment, against one endpoint; it writes `count` items a round."""
 
-    def __init__(self, stack: ExitStack, writer: str, endpoint: NullEndpoint, env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        writer: str,
+        endpoint: NullEndpoint,
+        env: dict[str, str],
+        *,
+        command: Sequence[str] = ("write_worker.py",),
+        name: str | None = None,
+        count: int | None = None,
+    ) -> None:
         self.writer = writer
         self.endpoint = endpoint
-        self.name = f"{writer} over TLS" if endpoint.url.startswith("https") else writer
+        self.name = f"{name or writer} over TLS" if endpoint.url.startswith("https") else name or writer
+        self.count = count or COUNTS[writer]
         self.rounds: list[dict[str, float]] = []
-        command: list[str | Path] = [interpreter(writer), HERE / "write_worker.py", writer]
+        words: list[str | Path] = [interpreter(writer), HERE / command[0], *(command[1:] or [writer])]
         self._process = stack.enter_context(
-            subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         )
         stack.callback(self._process.terminate)
         self._read()
@@ -40,11 +52,11 @@ class Contestant:
     def run(self) -> None:
         """Write one round."""
         assert self._process.stdin is not None
-        count, spent = COUNTS[self.writer], self.endpoint.cpu()
-        self._process.stdin.write(f"{count}\n")
+        before = self.endpoint.cpu()
+        self._process.stdin.write(f"{self.count}\n")
         cpu, wall, rss = map(float, self._read().split())
-        spent = self.endpoint.cpu() - spent
-        self.rounds.append({"items": count, "cpu_s": cpu, "wall_s": wall, "peak_rss": rss, "endpoint_cpu_s": spent})
+        spent = {"cpu_s": cpu, "wall_s": wall, "endpoint_cpu_s": self.endpoint.cpu() - before}
+        self.rounds.append({"items": self.count, "peak_rss": rss, **spent})
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -98,10 +110,10 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"write": results}, indent=1))
 
 
-def print_table(results: list[dict[str, Any]]) -> None:
+def print_table(results: list[dict[str, Any]], title: str = "writing items of 500 B") -> None:
     """Print one line per writer; x is how many times fewer items per CPU-second than the first."""
     titles = ("items/CPU-s", "low - high", "x", "items/s", "peak MB", "install MB", "endpoint busy")
-    print(f"{'writing items of 500 B':28}" + "".join(f"{title:>17}" for title in titles))  # noqa: T201
+    print(f"{title:34}" + "".join(f"{title:>17}" for title in titles))
     best = results[0]["items_per_cpu_s"]
     for one in results:
         low, high = one["items_per_cpu_s_low_high"]
@@ -114,7 +126,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
             f"{one['install_mb']:.0f}",
             f"{one['endpoint_load']:.0%}",
         )
-        print(f"{one['writer']:28}" + "".join(f"{cell:>17}" for cell in cells))  # noqa: T201
+        print(f"{one['writer']:34}" + "".join(f"{cell:>17}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""The whole pipeline in a process: each line on stdin runs the flights from file to wire; CPU, wall and RSS go out.
+
+`four` joins four metadata, `example` is the example's dataset as it is (weather too), `unchanged` is its re-run over
+the same predictions, `changed` one with other predictions for every hundredth flight.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich.dataset import Dataset
+from enrich.datasets import DATASETS
+from enrich.dispatch import drain, take_arrived
+from enrich.edges import Edges
+from enrich.records import Counts
+from tests.bench.edges import FolderS3, open_edges
+from tests.bench.flights_year import ROWS
+
+FLIGHTS = Path(os.environ.get("BENCH_FLIGHTS", ".larder/bench/flights"))
+EXPECTED = {"unchanged": Counts(unchanged=ROWS), "changed": Counts(written=ROWS // 100, unchanged=ROWS - ROWS // 100)}
+
+
+def build_dataset(mode: str) -> Dataset:
+    """Build the dataset of a mode."""
+    dataset = DATASETS["flight-delays"]
+    if mode != "four":
+        return dataset
+    metadata = {name: each for name, each in dataset.metadata.items() if name != "weather"}
+    return replace(dataset, metadata=metadata, body={n: each for n, each in dataset.body.items() if n != "weather"})
+
+
+def write_changed(folder: Path) -> Path:
+    """Write the flights with another prediction for every hundredth of them."""
+    table = pq.read_table(FLIGHTS / "flights.parquet")
+    delay = [value + (row % 100 == 99) for row, value in enumerate(table["predicted_delay"].to_pylist())]
+    at = table.schema.get_field_index("predicted_delay")
+    path = folder / "changed.parquet"
+    pq.write_table(
+        table.set_column(at, table.schema.field(at), pa.array(delay, pa.float32())), path, compression="zstd"
+    )
+    return path
+
+
+def run(edges: Edges, s3: FolderS3, file: Path, part: int = 0) -> Counts:
+    """Let a file be today's output and run it to its end."""
+    object_key = f"flight-delays/scored={datetime.now(UTC).date()}/part-{part}.parquet"
+    s3.link(file.resolve(), edges.settings.outputs, object_key)
+    taken = take_arrived(edges, edges.settings.outputs, object_key)
+    assert taken is not None
+    (done,) = drain(edges, taken.dataset)
+    assert done.state == "done", done.error
+    return done.counts
+
+
+@contextmanager
+def world(mode: str) -> Iterator[tuple[Edges, FolderS3]]:
+    """Open edges in a fresh folder."""
+    with tempfile.TemporaryDirectory() as name:
+        yield open_edges(Path(name), FLIGHTS, dataset=build_dataset(mode))
+
+
+def main() -> None:
+    """Answer each line on stdin with a line of figures."""
+    mode = sys.argv[1]
+    file = FLIGHTS / "flights.parquet"
+    with tempfile.TemporaryDirectory() as name:
+        again = write_changed(Path(name)) if mode == "changed" else file
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            with world(mode) as (edges, s3):
+                if mode in EXPECTED:
+                    run(edges, s3, file)
+                cpu, wall = time.process_time(), time.perf_counter()
+                counts = run(edges, s3, again, part=1)
+                cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+                assert counts == EXPECTED.get(mode, Counts(written=ROWS)), counts
+            print(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+
+
+if __name__ == "__main__":
+    main()
