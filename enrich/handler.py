@@ -10,6 +10,7 @@ or, for a call by hand, any event that such a body can hold (`enrich.events`).
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 from enrich.clients import open_edges
@@ -24,7 +25,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Work off an event; of an SQS batch, name the messages that failed, so that only they come again."""
     edges = open_edges(
         os.environ,
-        owner=str(context.aws_request_id),
+        owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a request that is retried keeps its id
         remaining_seconds=context.get_remaining_time_in_millis() / 1000,
     )
     messages = parse_messages(event)

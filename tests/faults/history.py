@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ TTL = timedelta(days=7)
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
+_INVOCATIONS = itertools.count(1)
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
 
 
@@ -249,7 +251,7 @@ def _poll(story: Story, random: Random) -> None:
 
 
 def _invoke(story: Story, sent: Sent, lasts: float) -> None:
-    name = f"invocation-{story.world.calls}-{id(sent) % 1}-{sent.receives}-{story.world.time}"
+    name = f"invocation-{next(_INVOCATIONS)}"
 
     def main() -> None:
         edges = story.edges(name, story.world.time + lasts)
