@@ -1,10 +1,12 @@
-"""`python -m tests.bench.cold`: from the start of a process to its first answered GET by each reader in turn; CPU.
+"""`python -m tests.bench.cold [--json FILE] [--rounds N] [READER ...]`: from process start to the first answered GET; CPU.
 
-`.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only makes the client.
+Each reader in turn. `.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only makes the client.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from statistics import median
 
 from tests.bench.read_setup import HERE, READERS, build_env, endpoint, interpreter
 
-ROUNDS = 11
+FIGURES = ("cpu_ms", "wall_ms")
 
 
 def _spend(command: list[object], env: dict[str, str]) -> tuple[float, float]:
@@ -29,8 +31,13 @@ def _spend(command: list[object], env: dict[str, str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table."""
-    readers = [reader for reader in (sys.argv[1:] or READERS) if not reader.endswith("_unremembered")]
+    """Print the table, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("readers", nargs="*", default=[], help=", ".join(READERS))
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    readers = [reader for reader in (arguments.readers or READERS) if not reader.endswith("_unremembered")]
     with endpoint() as port, tempfile.TemporaryDirectory() as work:
         env = build_env(port, Path(work))
         commands: dict[str, list[object]] = {
@@ -40,16 +47,22 @@ def main() -> None:
         for reader in readers:
             commands[reader] = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler", "--cold"]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for turn in range(ROUNDS + 1):
+        for turn in range(arguments.rounds + 1):
             for name, command in commands.items():
                 figures = _spend(command, env)
                 if turn:  # the first compiles and warms the disk's cache
                     found[name].append(figures)
-    base = median(row[0] for row in found["boto3.client"])
-    print(f"{'cold process to first GET':30}{'CPU ms':>10}{'x':>7}{'wall ms':>10}")  # noqa: T201
-    for name, rows in found.items():
-        cpu, wall = (median(row[column] for row in rows) for column in range(2))
-        print(f"{name:30}{cpu:10.0f}{cpu / base:7.2f}{wall:10.0f}")  # noqa: T201
+    results = [
+        {"process": name} | {figure: median(row[column] for row in rows) for column, figure in enumerate(FIGURES)}
+        for name, rows in found.items()
+    ]
+    base = next(float(str(one["cpu_ms"])) for one in results if one["process"] == "boto3.client")
+    print(f"{'cold process to first GET':30}{'CPU ms':>10}{'x':>7}{'wall ms':>10}")
+    for one in results:
+        cpu = float(str(one["cpu_ms"]))
+        print(f"{one['process']:30}{cpu:10.0f}{cpu / base:7.2f}{one['wall_ms']:10.0f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"cold": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,50 +1,117 @@
-"""`python -m tests.bench.read`: one warm GET of a 2 KB item by each reader in turn; CPU time of its process."""
+"""`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks on.
+
+Three tables. Handlers: each called in a process of its own, CPU of the whole process. Servers: one process each over
+HTTP on loopback. Shares: what of our own request's CPU is whose. Rounds are interleaved, so that a busy machine is
+busy for all; compare figures of one run with each other, and not with those of another.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
-import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from tests.bench.read_setup import HERE, READERS, build_env, endpoint, interpreter
+from tests.bench.read_servers import Load, open_server
+from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, installed, interpreter
 
-ROUNDS, REQUESTS = 9, 400
+REQUESTS = 400
 
 
 def main() -> None:
-    """Print the table."""
-    readers = sys.argv[1:] or list(READERS)
-    found: dict[str, list[list[float]]] = {reader: [] for reader in readers}
+    """Run all, print the tables, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("readers", nargs="*", default=[], help=", ".join([*READERS, *SERVERS]))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    chosen = arguments.readers or [*READERS, *SERVERS]
     with endpoint() as port, tempfile.TemporaryDirectory() as work:
         env = build_env(port, Path(work))
+        found = {
+            "handlers": run_handlers([reader for reader in chosen if reader in READERS], env, arguments.rounds),
+            "servers": run_servers(
+                [reader for reader in chosen if reader in SERVERS], env, Path(work), arguments.rounds
+            ),
+            "shares_cpu_us": run_share(env),
+        }
+    print_tables(found)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"read": found}, indent=1))
+
+
+def run_handlers(readers: list[str], env: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+    """Call each handler in turn; return figures in microseconds."""
+    rows: dict[str, list[list[float]]] = {reader: [] for reader in readers}
+    with ExitStack() as stack:
         workers = {}
         for reader in readers:
             command: list[str | Path] = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler"]
-            workers[reader] = subprocess.Popen(
+            worker = subprocess.Popen(
                 command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
             )
-        try:
-            for worker in workers.values():
-                assert worker.stdout is not None
-                worker.stdout.readline()
-            for turn in range(ROUNDS + 1):
-                for reader, worker in workers.items():
-                    assert worker.stdin is not None
-                    assert worker.stdout is not None
-                    worker.stdin.write(f"{REQUESTS}\n")
-                    line = worker.stdout.readline()
-                    if turn:  # the first warms up
-                        found[reader].append([float(figure) / 1000 for figure in line.split()])
-        finally:
-            for worker in workers.values():
-                worker.terminate()
-    base = median(row[0] for row in found[readers[0]])
-    print(f"{'one warm GET of 2 KB, RS256':30}{'CPU µs':>10}{'x':>7}{'p50 µs':>10}{'p99 µs':>10}")  # noqa: T201
-    for reader, rows in found.items():
-        cpu, p50, p99 = (median(row[column] for row in rows) for column in range(3))
-        print(f"{reader:30}{cpu:10.0f}{cpu / base:7.1f}{p50:10.0f}{p99:10.0f}")  # noqa: T201
+            stack.callback(worker.terminate)
+            workers[reader] = worker
+        for worker in workers.values():
+            _read(worker)
+        for turn in range(rounds + 1):
+            for reader, worker in workers.items():
+                assert worker.stdin is not None
+                worker.stdin.write(f"{REQUESTS}\n")
+                figures = [float(figure) / 1000 for figure in _read(worker).split()]
+                if turn:  # the first warms up
+                    rows[reader].append(figures)
+    names = ("cpu_us", "p50_us", "p99_us")
+    return [
+        {"reader": reader, "packages": installed(reader)}
+        | {name: median(row[column] for row in kept) for column, name in enumerate(names)}
+        for reader, kept in rows.items()
+    ]
+
+
+def run_servers(names: list[str], env: dict[str, str], folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Ask each server in turn."""
+    with ExitStack() as stack:
+        loads = [Load(stack.enter_context(open_server(name, env, folder))) for name in names]
+        for _ in range(rounds + 1):
+            for load in loads:
+                load.run(REQUESTS)
+    return [load.figures() | {"packages": installed(load.server.name)} for load in loads]
+
+
+def run_share(env: dict[str, str]) -> dict[str, float]:
+    """Tell what of our CPU is whose."""
+    command = [interpreter("larder"), HERE / "read_share.py"]
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    shares: dict[str, float] = json.loads(done.stdout)
+    return shares
+
+
+def print_tables(found: dict[str, Any]) -> None:
+    """Print the tables; x is how many times more CPU, or p50, than the first."""
+    for title, name, rows, columns in (
+        ("handler, one warm GET", "reader", found["handlers"], ("cpu_us", "p50_us", "p99_us")),
+        ("server on loopback", "server", found["servers"], ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")),
+    ):
+        print(f"{title:34}" + "".join(f"{column:>13}" for column in columns) + f"{'x CPU':>9}{'x p50':>9}")
+        for row in rows:
+            times = "".join(f"{row[column] / rows[0][column]:9.1f}" for column in ("cpu_us", "p50_us"))
+            print(f"{row[name]:34}" + "".join(f"{row[column]:13,.0f}" for column in columns) + times)
+    print("what of our request's CPU is whose, µs")
+    for what, figure in found["shares_cpu_us"].items():
+        print(f"  {what:32}{figure:13,.0f}")
+
+
+def _read(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit("a reader ended; its error is above")
+    return line
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A null DynamoDB on loopback: one fixed answer, at once; in a process of its own, so that it costs no reader CPU."""
+"""A null DynamoDB on loopback: one fixed answer, at once; in a process of its own, so that it costs no reader CPU.
+
+To BatchGetItem, which Feast asks, it answers the item that BatchWriteItem wrote last, made ready when it was written.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ def build_typed_item() -> dict[str, object]:
     return {"pk": {"S": "flight-delays#B6"}, "sk": {"S": "a"}, "e": {"N": str(FAR)}, "body": typed(BODY)}
 
 
-def _answer(item: dict[str, object]) -> bytes:
-    body = json.dumps({"Item": item}).encode()
+def _answer(answer: dict[str, object]) -> bytes:
+    body = json.dumps(answer).encode()
     head = (
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n"
         f"x-amz-crc32: {zlib.crc32(body)}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -49,7 +52,9 @@ def _answer(item: dict[str, object]) -> bytes:
     return head.encode() + body
 
 
-READY, TYPED = _answer(build_item()), _answer(build_typed_item())
+READY, TYPED = _answer({"Item": build_item()}), _answer({"Item": build_typed_item()})
+WRITTEN = _answer({"UnprocessedItems": {}})
+_batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,14 +63,22 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             payload = await reader.readexactly(length)
-            writer.write(TYPED if b'"typed"' in payload else READY)
+            if b".BatchGetItem" in head:
+                writer.write(_batch[-1])
+            elif b".BatchWriteItem" in head:
+                items = json.loads(payload)["RequestItems"]
+                found = {table: [one["PutRequest"]["Item"] for one in puts] for table, puts in items.items()}
+                _batch.append(_answer({"Responses": found, "UnprocessedKeys": {}}))
+                writer.write(WRITTEN)
+            else:
+                writer.write(TYPED if b'"typed"' in payload else READY)
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 
 
 async def _main() -> None:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
 
 

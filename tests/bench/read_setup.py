@@ -28,18 +28,43 @@ READERS = {
     "boto3": ("boto3", "pyjwt[crypto]"),
     "fastapi": ("fastapi", "mangum", "boto3", "pyjwt[crypto]"),
 }
+SERVERS = {
+    "larder_server": (
+        "-r",
+        str(ROOT / "serve" / "requirements.txt"),
+        "-r",
+        str(ROOT / "serve" / "dev" / "requirements.in"),
+    ),
+    "feast_server": ("feast[aws]==0.67.0",),
+    "feast_server_sqlite": ("feast[aws]==0.67.0",),
+}
+
+
+def _environment(reader: str) -> str:
+    return reader.removesuffix("_unremembered").removesuffix("_sqlite")
 
 
 def interpreter(reader: str) -> Path:
     """Return the Python of a reader's own environment, making it at first."""
-    folder = BENCH / reader.replace("_unremembered", "")
+    folder = BENCH / _environment(reader)
     python = folder / "bin" / "python"
     done = folder / "installed"
     if not done.exists():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *READERS[reader]], check=True)
-        done.write_text(" ".join(READERS[reader]))
+        wanted = (READERS | SERVERS)[_environment(reader)]
+        if "-r" in wanted and len(wanted) > 2:  # pip takes hashes for all or for none
+            subprocess.run([python, "-m", "pip", "install", "-q", *wanted[:2]], check=True)
+            wanted = wanted[2:]
+        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
+        done.write_text(
+            subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+        )
     return python
+
+
+def installed(reader: str) -> list[str]:
+    """Return the packages of a reader's environment, with their versions."""
+    return (BENCH / _environment(reader) / "installed").read_text().split()
 
 
 def build_env(port: int, folder: Path) -> dict[str, str]:

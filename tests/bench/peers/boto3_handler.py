@@ -24,5 +24,5 @@ def handler(event, context):
     found = client.get_item(TableName="ready", Key=item_key).get("Item")
     if found is None or int(found["e"]["N"]) <= time.time():
         return {"statusCode": 404}
-    print(json.dumps({"status": 200}))  # noqa: T201
+    print(json.dumps({"status": 200}))
     return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": found["b"]["S"]}

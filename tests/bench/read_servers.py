@@ -1,0 +1,121 @@
+"""GETs over HTTP on loopback: our laptop server and Feast's feature server, each one process, in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from tests.bench.read_endpoint import BODY
+from tests.bench.read_setup import HERE, interpreter
+
+FEAST_QUERY = json.dumps({"features": ["flights:body"], "entities": {"prediction": ["a"]}}).encode()
+CONNECTIONS = 4
+
+
+class Server(NamedTuple):
+    """A running server, and the request that gets the body from it."""
+
+    name: str
+    port: int
+    pid: int
+    request: bytes
+
+
+@contextmanager
+def open_server(name: str, env: dict[str, str], folder: Path) -> Iterator[Server]:
+    """Run a server in an environment of its own."""
+    if name.startswith("feast_server"):
+        (folder / "body.json").write_text(json.dumps(BODY, separators=(",", ":")))
+        env = {**env, "BENCH_BODY": str(folder / "body.json"), "BENCH_FOLDER": str(folder), "FEAST_USAGE": "False"}
+        env["FEAST_STORE"] = "sqlite" if name.endswith("sqlite") else "dynamodb"
+        command: list[str | Path] = [interpreter(name), HERE / "peers" / "feast_server.py"]
+        head = "POST /get-online-features HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(FEAST_QUERY)}\r\n\r\n".encode() + FEAST_QUERY
+    else:
+        command = [interpreter(name), "-m", "serve", "--port", "0"]
+        token = json.loads(Path(env["BENCH_EVENT"]).read_text())["headers"]["Authorization"]
+        request = f"GET /v1/flight-delays/a HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        while not (found := re.search(r"(?:127\.0\.0\.1:|^)(\d{4,5})\b", line)):
+            if not line:
+                raise SystemExit(f"{name} did not start")
+            line = process.stderr.readline()
+        yield Server(name, int(found[1]), process.pid, request)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+class Load:
+    """Kept-alive connections to one server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.rounds: list[dict[str, float]] = []
+        self._sockets = [self._connect() for _ in range(CONNECTIONS)]
+
+    def run(self, count: int) -> None:
+        """Ask `count` times over one connection, then over all at once; keep the figures."""
+        cpu = _cpu(self.server.pid)
+        alone = [self._ask(self._sockets[:1]) for _ in range(count)]
+        cpu = (_cpu(self.server.pid) - cpu) / count
+        begin = time.perf_counter()
+        together = [self._ask(self._sockets) for _ in range(count // CONNECTIONS)]
+        rate = count // CONNECTIONS * CONNECTIONS / (time.perf_counter() - begin)
+        at_once = sorted(latency for latencies in together for latency in latencies)
+        one = sorted(latency for latencies in alone for latency in latencies)
+        self.rounds.append({
+            "cpu_us": cpu * 1e6, "p50_us": one[len(one) // 2] * 1e6, "p99_us": one[len(one) * 99 // 100] * 1e6,
+            "rate": rate, "rate_p99_us": at_once[len(at_once) * 99 // 100] * 1e6,
+        })  # fmt: skip
+
+    def figures(self) -> dict[str, Any]:
+        """Return the medians of all rounds but the first, which warms up."""
+        kept = self.rounds[1:]
+        return {"server": self.server.name} | {name: median(one[name] for one in kept) for name in kept[0]}
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _ask(self, connections: list[socket.socket]) -> list[float]:
+        begin = time.perf_counter()
+        for connection in connections:
+            connection.sendall(self.server.request)
+        latencies = []
+        for connection in connections:
+            _read_answer(connection, self.server.name)
+            latencies.append(time.perf_counter() - begin)
+        return latencies
+
+
+def _read_answer(connection: socket.socket, name: str) -> None:
+    data = connection.recv(65536)
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(f"{name} answered {data[:300]!r}")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    if b"JetBlue Airways" not in body:
+        raise SystemExit(f"{name} answered without the body: {body[:300]!r}")
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,75 @@
+"""Run the deployed handler in a process of its own and tell what of a request's CPU is whose; JSON, microseconds.
+
+`whole`: the handler over the null endpoint, all threads. `ours`: the same with DynamoDB's answer at hand, so without
+awscrt. `signature`: OpenSSL's part of verifying the token, which is in `ours` only where the token is not remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+import serve.verifier
+from serve.handler import build_handler, build_parts
+from serve.key_set import parse_jwks
+from serve.signing_key import is_signed
+from serve.storage import Storage
+from serve.strict import parse_base64url
+
+ROUNDS, REQUESTS = 7, 300
+ITEM = b'{"TableName":"ready","Key":{"pk":{"S":"flight-delays#B6"},"sk":{"S":"a"}}}'
+
+
+def main() -> None:
+    """Print the figures."""
+    with open(os.environ["BENCH_EVENT"]) as file:
+        event = json.load(file)
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    parts = build_parts(os.environ)
+    send = parts.storage._send
+    answer = send("DynamoDB_20120810.GetItem", ITEM)
+    handler = build_handler(parts)
+    alone = build_handler(parts._replace(storage=Storage(lambda target, payload: answer, "ready")))
+    token = event["headers"]["Authorization"].removeprefix("Bearer ")
+    with open(os.environ["BENCH_JWKS"]) as file:
+        key = parse_jwks(file.read()).keys["bench"]
+    signed_part, _, signature = token.rpartition(".")
+    octets = parse_base64url(signature)
+
+    def forgetting(call: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            serve.verifier.CACHED_SECONDS = 0
+            parts.verifier._cache.clear()
+            try:
+                return call()
+            finally:
+                serve.verifier.CACHED_SECONDS = 60
+
+        return run
+
+    calls: dict[str, Callable[[], object]] = {
+        "whole": lambda: handler(event, None),
+        "ours": lambda: alone(event, None),
+        "whole, token not remembered": forgetting(lambda: handler(event, None)),
+        "ours, token not remembered": forgetting(lambda: alone(event, None)),
+        "awscrt: sign, send, receive": lambda: send("DynamoDB_20120810.GetItem", ITEM),
+        "signature": lambda: is_signed(key, octets, signed_part.encode()),
+    }
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(ROUNDS + 1):
+        for name, call in calls.items():
+            begin = time.process_time_ns()
+            for _ in range(REQUESTS):
+                call()
+            if turn:
+                found[name].append((time.process_time_ns() - begin) / REQUESTS / 1000)
+    print(json.dumps({name: round(median(values), 1) for name, values in found.items()}), file=report, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
