@@ -1,6 +1,7 @@
-"""`python -m tests.bench.cold [--json FILE] [--rounds N] [READER ...]`: from process start to the first answered GET; CPU.
+"""`python -m tests.bench.cold [--json FILE] [--rounds N] [READER ...]`: CPU from process start to a first answered GET.
 
-Each reader in turn. `.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only makes the client.
+Each reader in turn. `.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only
+makes the client.
 """
 
 from __future__ import annotations
