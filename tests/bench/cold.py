@@ -45,6 +45,9 @@ def main() -> None:
             "python": [interpreter("boto3"), "-c", "pass"],
             "boto3.client": [interpreter("boto3"), "-c", "import boto3; boto3.client('dynamodb')"],
         }
+        # What verifying costs before anything is verified: our verifier with cryptography, and PyJWT.
+        for name, modules in (("verifier alone", "serve.auth, serve.key_set"), ("PyJWT alone", "jwt, jwt.algorithms")):
+            commands[name] = [interpreter("larder"), "-c", f"import {modules}"]
         for reader in readers:
             commands[reader] = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler", "--cold"]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
