@@ -50,13 +50,14 @@ def has_tox(python: Path) -> bool:
 
 
 def make_venv(python: Path) -> None:
-    """Make the environment. Debian may lack ensurepip; the pip that it has can install into an environment without one."""
+    """Make the environment; where Debian lacks ensurepip, the pip that it has installs into one without it."""
     print("making .venv with tox in it ...", flush=True)  # noqa: T201
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None
     pip = [str(python), "-m", "pip"] if has_ensurepip else [sys.executable, "-m", "pip", "--python", str(python)]
     if not has_ensurepip and importlib.util.find_spec("pip") is None:
         sys.exit("Larder needs Python's venv or pip: on Debian and Ubuntu, `apt install python3-venv`, then try again")
-    subprocess.check_call([sys.executable, "-m", "venv", "--clear", *([] if has_ensurepip else ["--without-pip"]), VENV])
+    bare = [] if has_ensurepip else ["--without-pip"]
+    subprocess.check_call([sys.executable, "-m", "venv", "--clear", *bare, VENV])
     subprocess.check_call([*pip, "install", "--quiet", "--disable-pip-version-check", TOX])
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.faults.judge import judge
 from tests.faults.mutants import MUTANTS, install
@@ -19,8 +20,8 @@ def play_many(words: argparse.Namespace) -> int:
     began, failed = time.monotonic(), 0
     seeds = range(words.start, words.start + words.seeds)
     fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
-    start = (install, (words.mutant,)) if words.mutant else (None, ())
-    with ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=start[0], initargs=start[1]) as pool:
+    begin = partial(install, words.mutant) if words.mutant else None
+    with ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin) as pool:
         for done, (seed, problems) in enumerate(pool.map(judge, seeds, chunksize=4), 1):
             if problems:
                 failed += 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -195,7 +196,7 @@ def _plan(story: Story) -> None:
         world.at(at, lambda: _put(story, random))
     for _ in range(random.choice([0, 0, 1, 2])):
         deed = random.choice([_withdraw, _replay, _refresh, _replay_rejects])
-        world.at(START + random.uniform(0.5, 2.9) * DAY, lambda deed=deed: _operate(story, random, deed))
+        world.at(START + random.uniform(0.5, 2.9) * DAY, partial(_operate, story, random, deed))
     if random.random() < 0.1:
         world.at(START + random.uniform(1, 2.5) * DAY, lambda: _restore_table(story))
     if random.random() < 0.1:

@@ -1,4 +1,4 @@
-"""One DuckDB instance for all histories, a schema of it for each `Delta`: opening an instance takes longer than a run."""
+"""One DuckDB instance for all histories, a schema for each `Delta`: opening an instance takes longer than a run."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path) -> None:
     assert {200, 204, 400, 401, 404, 405} <= statuses.keys(), statuses
     assert statuses[200] > 50
     assert not [status for status in statuses if status >= 500]
-    print(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}")  # noqa: T201
+    print(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}")
 
 
 def test_a_server_that_breaks_its_promise_is_noticed(laptop: Laptop, tmp_path: Path) -> None:

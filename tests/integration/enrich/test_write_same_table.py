@@ -2,6 +2,8 @@
 
 import random
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,7 +20,7 @@ EXPIRES = int(time.time()) + 86_400
 LETTERS = 'abc"\\/\u2028\u00e9\U0001f6eb\x7f \n'
 
 
-def rows_of(count):
+def rows_of(count: int) -> Iterator[Any]:
     """Build rows of all kinds: small, over a unit, large, any Unicode, tombstones."""
     rng = random.Random(7)
     for row in range(count):
@@ -27,7 +29,7 @@ def rows_of(count):
         yield {"pk": f"d#{rng.randint(0, 5)}", "sk": f"id-{row}", "body": body, "row": row}
 
 
-def scan(client, table):
+def scan(client: Any, table: Any) -> Any:
     """Return every item of a table by its key."""
     pages = client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
     items = [decode(item) for page in pages for item in page["Items"]]
@@ -35,14 +37,14 @@ def scan(client, table):
 
 
 @pytest.fixture
-def writer_of(aws):
+def writer_of(aws: Any) -> Iterator[Any]:
     env = {**aws.env, "AWS_ENDPOINT_URL": aws.endpoint}
     transport = Transport(resolve("dynamodb", aws.region, env), find_credentials(env), connections=4)
     yield lambda table: Writer(transport, table, clock=time.monotonic, random=random.random)
     transport.close()
 
 
-def test_batches_leave_the_table_that_boto3_leaves(aws, writer_of):
+def test_batches_leave_the_table_that_boto3_leaves(aws: Any, writer_of: Any) -> None:
     """Items written in batches equal, attribute by attribute, those that boto3 writes from the same rows."""
     client, ours, theirs = aws.client("dynamodb"), aws.table(), aws.table()
     rows = list(rows_of(400))
@@ -62,10 +64,10 @@ def test_batches_leave_the_table_that_boto3_leaves(aws, writer_of):
     assert texts == {(row["pk"], row["sk"]): row["body"] for row in rows}
 
 
-def test_conditional_puts_leave_the_newer_items(aws, writer_of):
+def test_conditional_puts_leave_the_newer_items(aws: Any, writer_of: Any) -> None:
     """Over a table with older, equal and newer items, only the newer ones stay and are told by row."""
     client, table = aws.client("dynamodb"), aws.table()
-    rows = [{"pk": "d#1", "sk": str(row), "body": "{}", "row": row} for row in range(40)]
+    rows: list[dict[str, Any]] = [{"pk": "d#1", "sk": str(row), "body": "{}", "row": row} for row in range(40)]
     for row in rows[:30]:
         order = (OLDER, OURS, NEWER)[row["row"] % 3]
         item = {"pk": {"S": "d#1"}, "sk": {"S": row["sk"]}, "o": {"S": order.text}, "e": {"N": str(EXPIRES)}}
@@ -76,7 +78,7 @@ def test_conditional_puts_leave_the_newer_items(aws, writer_of):
     assert (written.written, written.superseded) == (30, 10)
     assert sorted(written.superseded_rows) == list(range(2, 30, 3))
     stored = scan(client, table)
-    for row in range(40):
-        kept = row < 30 and row % 3 != 0  # an equal order is our own earlier write: it stays as it is
-        order = NEWER if row < 30 and row % 3 == 2 else OURS
-        assert stored["d#1", str(row)] == Item("d#1", str(row), "before" if kept else "{}", order.text, EXPIRES)
+    for number in range(40):
+        kept = number < 30 and number % 3 != 0  # an equal order is our own earlier write: it stays as it is
+        order = NEWER if number < 30 and number % 3 == 2 else OURS
+        assert stored["d#1", str(number)] == Item("d#1", str(number), "before" if kept else "{}", order.text, EXPIRES)

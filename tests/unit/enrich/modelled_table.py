@@ -6,6 +6,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from serve.item import Item, decode
 from wire.errors import TransportError
@@ -99,7 +100,7 @@ class ModelledTable:
             return TransportError("no answer in time")
         return answer
 
-    def _batch(self, request: dict) -> Response:
+    def _batch(self, request: dict[str, Any]) -> Response:
         ((table, writes),) = request["RequestItems"].items()
         assert 1 <= len(writes) <= 25
         keys = [(write["PutRequest"]["Item"]["pk"]["S"], write["PutRequest"]["Item"]["sk"]["S"]) for write in writes]
@@ -109,7 +110,7 @@ class ModelledTable:
             return refuse("ProvisionedThroughputExceededException")
         return ok({"UnprocessedItems": {table: left} if left else {}})
 
-    def _put(self, request: dict) -> Response:
+    def _put(self, request: dict[str, Any]) -> Response:
         item = decode(request["Item"])
         stored = self.items.get((item.pk, item.sk))
         assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o < :o"
@@ -118,7 +119,7 @@ class ModelledTable:
             return refuse("ConditionalCheckFailedException", Item=old)
         return ok({}) if self._store(request["Item"]) else refuse("ThrottlingException")
 
-    def _store(self, attributes: dict) -> bool:
+    def _store(self, attributes: dict[str, Any]) -> bool:
         item = decode(attributes)
         size = sum(len(name) + len(next(iter(value.values()))) for name, value in attributes.items())
         units = -(-size // UNIT)

@@ -3,6 +3,7 @@
 import json
 import random
 from bisect import bisect_left
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,7 +19,7 @@ OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
 EXPIRES = 2_000_000_000
 
 
-def chunk_of(count, *, subjects=16, first=0, size=300):
+def chunk_of(count: int, *, subjects: Any = 16, first: int = 0, size: int = 300) -> Any:
     """Build `count` rows of `size` bytes, round-robin over subjects unless `subjects` is a function of the row."""
     subject = subjects if callable(subjects) else lambda row: row % subjects
     rows = range(first, first + count)
@@ -32,11 +33,11 @@ def chunk_of(count, *, subjects=16, first=0, size=300):
     )
 
 
-def writer_to(table, seed=1, **options):
+def writer_to(table: Any, seed: int = 1, **options: Any) -> Any:
     return Writer(table, "larder", clock=table.clock, random=random.Random(seed).random, **options)
 
 
-def expect(table, chunk, order=OURS):
+def expect(table: Any, chunk: Any, order: Any = OURS) -> None:
     """Assert that the table holds exactly the chunk's items."""
     expected = {
         (row["pk"], row["sk"]): Item(row["pk"], row["sk"], row["body"], order.text, EXPIRES)
@@ -45,13 +46,13 @@ def expect(table, chunk, order=OURS):
     assert table.items == expected
 
 
-def write(table, chunk, *, conditional=False, order=OURS, **options):
+def write(table: Any, chunk: Any, *, conditional: bool = False, order: Any = OURS, **options: Any) -> Any:
     writer = writer_to(table, **options)
     writer.put(chunk, order=order, expires_at=EXPIRES, conditional=conditional)
     return writer.flush()
 
 
-FAULTS = [
+FAULTS: list[str | Response] = [
     "lost",
     "applied, then lost",
     refuse("InternalServerError", 500),
@@ -65,7 +66,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_item_is_written_whatever_goes_wrong(seed, conditional):
+def test_every_item_is_written_whatever_goes_wrong(seed: int, conditional: bool) -> None:
     """With every third request failing in some way and items left unprocessed, table and count end right."""
     rng = random.Random(seed)
     table = ModelledTable(
@@ -78,10 +79,10 @@ def test_every_item_is_written_whatever_goes_wrong(seed, conditional):
     expect(table, chunk)
 
 
-def test_same_randomness_does_the_same_again():
+def test_same_randomness_does_the_same_again() -> None:
     """Given the same transport, clock and random numbers, the same requests leave at the same times."""
 
-    def history(seed):
+    def history(seed: int) -> Any:
         rng = random.Random(5)
         table = ModelledTable(units_per_second=500, fault=lambda _: "lost" if rng.random() < 0.2 else None)
         write(table, chunk_of(1000), seed=seed)
@@ -91,7 +92,7 @@ def test_same_randomness_does_the_same_again():
     assert history(1) != history(2)
 
 
-def test_only_what_was_left_is_sent_again():
+def test_only_what_was_left_is_sent_again() -> None:
     """Unprocessed items are sent again, and those that were taken are not."""
     table = ModelledTable(units_per_second=300)
     chunk = chunk_of(2000)
@@ -100,7 +101,7 @@ def test_only_what_was_left_is_sent_again():
     assert set(table.puts.values()) == {1}
 
 
-def test_counts_start_anew_with_each_flush():
+def test_counts_start_anew_with_each_flush() -> None:
     """Each flush tells what was written since the last one, however many chunks that were."""
     table = ModelledTable()
     writer = writer_to(table)
@@ -114,7 +115,7 @@ def test_counts_start_anew_with_each_flush():
     assert writer.flush().written == 0
 
 
-def test_older_run_is_superseded_and_its_own_writes_count():
+def test_older_run_is_superseded_and_its_own_writes_count() -> None:
     """Conditionally, newer items stand and are told by row; older ones are replaced; our own count as written."""
     table = ModelledTable()
     chunk = chunk_of(90)
@@ -128,7 +129,7 @@ def test_older_run_is_superseded_and_its_own_writes_count():
     assert all(orders[row] == (NEWER if row % 3 == 2 else OURS).text for row in range(90))
 
 
-def test_write_applied_and_reported_as_failed_counts_as_written():
+def test_write_applied_and_reported_as_failed_counts_as_written() -> None:
     """A conditional put that was applied before its answer was lost finds itself, and is no superseded item."""
     table = ModelledTable(fault=lambda number: "applied, then lost" if number < 40 else None)
     written = write(table, chunk_of(40), conditional=True)
@@ -147,7 +148,7 @@ PERMANENT = [
 
 @pytest.mark.parametrize(("code", "remedy"), PERMANENT)
 @pytest.mark.parametrize("conditional", [False, True])
-def test_permanent_error_fails_at_once_with_a_remedy(code, remedy, conditional):
+def test_permanent_error_fails_at_once_with_a_remedy(code: str, remedy: str, conditional: bool) -> None:
     """What DynamoDB refuses for good is not tried again, names table, code and remedy, and leaves nothing in flight."""
     table = ModelledTable(fault=lambda _: refuse(code))
     with pytest.raises(WriteFailed, match=rf"larder.*{code}.*because.*{remedy}"):
@@ -156,7 +157,7 @@ def test_permanent_error_fails_at_once_with_a_remedy(code, remedy, conditional):
     assert table.wait(10) == []
 
 
-def test_item_without_an_order_is_not_overwritten_silently():
+def test_item_without_an_order_is_not_overwritten_silently() -> None:
     """An item that Larder did not write is neither replaced nor called superseded: the run says what stands there."""
     answer = refuse("ConditionalCheckFailedException", Item={"pk": {"S": "d#0"}, "sk": {"S": "0"}})
     with pytest.raises(WriteFailed, match="did not write"):
@@ -164,7 +165,7 @@ def test_item_without_an_order_is_not_overwritten_silently():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_throttle_storm_is_met_with_patience(conditional):
+def test_throttle_storm_is_met_with_patience(conditional: bool) -> None:
     """While everything is throttled, three seconds see a handful of requests (peers: 360 to 570), ever fewer."""
     table = ModelledTable(latency=0.002, fault=lambda _: refuse("ProvisionedThroughputExceededException"))
     with pytest.raises(WriteThrottled, match="capacity"):
@@ -175,7 +176,7 @@ def test_throttle_storm_is_met_with_patience(conditional):
     assert later <= first
 
 
-def test_storm_that_passes_costs_no_item():
+def test_storm_that_passes_costs_no_item() -> None:
     """After ten seconds of full throttling the writer goes on and finishes."""
     table = ModelledTable()
     table._fault = lambda _: refuse("ThrottlingException") if table.now < 1010 else None
@@ -186,7 +187,7 @@ def test_storm_that_passes_costs_no_item():
 
 
 @pytest.mark.parametrize("fault", ["lost", refuse("InternalServerError", 500)], ids=["lost", "500"])
-def test_budget_ends_in_a_message(fault):
+def test_budget_ends_in_a_message(fault: Any) -> None:
     """A service that never takes anything is given up after the budget of tries and time, resumable, with a remedy."""
     table = ModelledTable(fault=lambda _: fault)
     with pytest.raises(WriteFailed, match="reachable and healthy") as caught:
@@ -196,7 +197,7 @@ def test_budget_ends_in_a_message(fault):
     assert table.wait(10) == []
 
 
-def test_tries_are_bounded_too():
+def test_tries_are_bounded_too() -> None:
     """One request of which nothing is ever taken ends the run after its tries, even while others get through."""
     table = ModelledTable()
     stuck = b'"sk":{"S":"7"}'
@@ -207,7 +208,7 @@ def test_tries_are_bounded_too():
 
 
 @pytest.mark.parametrize("given", [50.0, 1000.0, 4000.0])
-def test_given_budget_is_kept_and_used(given):
+def test_given_budget_is_kept_and_used(given: float) -> None:
     """No second sees more than the write units that were given, but for one request; and at least 80 % are used."""
     table = ModelledTable()
     count = int(given * 8)
@@ -220,7 +221,7 @@ def test_given_budget_is_kept_and_used(given):
 
 
 @pytest.mark.parametrize("capacity", [100.0, 2000.0])
-def test_rate_is_learned(capacity):
+def test_rate_is_learned(capacity: float) -> None:
     """Without a budget the writer finds the table's own, uses most of it, and wastes few requests."""
     table = ModelledTable(units_per_second=capacity)
     count = int(capacity * 20)
@@ -229,7 +230,7 @@ def test_rate_is_learned(capacity):
     assert len(table.sent) < count / 25 * 2.5
 
 
-def test_rate_is_shown():
+def test_rate_is_shown() -> None:
     """The rate is what was lately delivered, in units per second."""
     table = ModelledTable()
     writer = writer_to(table, budget=Budget(units_per_second=1000))
@@ -238,14 +239,14 @@ def test_rate_is_shown():
     writer.flush()
 
 
-def test_window_grows_where_that_helps():
+def test_window_grows_where_that_helps() -> None:
     """With a slow table that takes everything, more requests are in flight than at first, up to a bound."""
     table = ModelledTable(latency=0.05)
     write(table, chunk_of(40_000, size=10))
     assert 32 <= table.most_in_flight <= 64
 
 
-def test_skewed_output_does_not_starve_the_rest():
+def test_skewed_output_does_not_starve_the_rest() -> None:
     """Half of the rows are one subject's, which takes 1,000 units/s: the others keep pace, all in due time."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(12_000, subjects=lambda row: 0 if row % 2 else row, size=10)
@@ -260,7 +261,7 @@ def test_skewed_output_does_not_starve_the_rest():
     assert half >= len(rest) * 0.45
 
 
-def test_rows_sorted_by_subject_are_spread():
+def test_rows_sorted_by_subject_are_spread() -> None:
     """An output that is sorted by subject is written at the table's rate and not at one subject's after the other's."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(16_000, subjects=lambda row: row // 2000, size=10)
@@ -269,7 +270,7 @@ def test_rows_sorted_by_subject_are_spread():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_nothing_is_sent_after_the_stop(conditional):
+def test_nothing_is_sent_after_the_stop(conditional: bool) -> None:
     """At the stop nothing more is sent, what is in flight is waited for, and the run is told that time is up."""
     table = ModelledTable(latency=0.3)
     writer = writer_to(table, stop_at=lambda: 1002.0)
@@ -280,7 +281,7 @@ def test_nothing_is_sent_after_the_stop(conditional):
     assert table.now < 1013
 
 
-def test_what_is_in_flight_at_the_stop_is_still_counted():
+def test_what_is_in_flight_at_the_stop_is_still_counted() -> None:
     """A flush for which everything was sent in time ends well, though the answers come after the stop."""
     table = ModelledTable(latency=0.5)
     writer = writer_to(table, stop_at=lambda: 1000.2)
@@ -288,7 +289,7 @@ def test_what_is_in_flight_at_the_stop_is_still_counted():
     assert writer.flush().written == 100
 
 
-def test_retry_after_the_stop_is_out_of_time():
+def test_retry_after_the_stop_is_out_of_time() -> None:
     """What comes back after the stop and would have to be sent again is left for the next go."""
     table = ModelledTable(latency=0.5, fault=lambda _: "lost")
     writer = writer_to(table, stop_at=lambda: 1000.2)
@@ -298,7 +299,7 @@ def test_retry_after_the_stop_is_out_of_time():
     assert len(table.sent) == 4
 
 
-def test_unknown_outcome_is_remembered():
+def test_unknown_outcome_is_remembered() -> None:
     """The writer knows when a request last ended without an answer, since it may yet be applied."""
     table = ModelledTable(fault=lambda number: "lost" if number == 0 else None)
     writer = writer_to(table)
@@ -308,7 +309,7 @@ def test_unknown_outcome_is_remembered():
     assert writer.unknown_at == pytest.approx(1000.005)
 
 
-def test_large_bodies_take_bounded_memory():
+def test_large_bodies_take_bounded_memory() -> None:
     """Items of 300 KB go a few to a request, and all of them arrive."""
     table = ModelledTable()
     rng = random.Random(1)

@@ -1,18 +1,20 @@
 """How fast the writer may go."""
 
+from typing import Any
+
 import pytest
 
 from enrich.write_pace import FIRST_WINDOW, LAST_WINDOW, Pace
 
 
-def deliver(pace, units_per_second, seconds, start, *, full=True):
+def deliver(pace: Any, units_per_second: Any, seconds: Any, start: Any, *, full: Any = True) -> Any:
     """Deliver evenly, ten times a second; return the time after it."""
     for step in range(int(seconds * 10)):
         pace.delivered(int(units_per_second / 10), start + step / 10, full=full)
     return start + seconds
 
 
-def test_without_throttles_nothing_waits():
+def test_without_throttles_nothing_waits() -> None:
     """A rate that is to be learned has no bounds until the table asks for less."""
     pace = Pace(None, 0.0)
     for _ in range(1000):
@@ -20,7 +22,7 @@ def test_without_throttles_nothing_waits():
         pace.spend(1000, 0.0)
 
 
-def test_given_rate_spaces_requests():
+def test_given_rate_spaces_requests() -> None:
     """A request of 25 units at 50 units/s holds the next one back for half a second, less a small burst."""
     pace = Pace(50.0, 0.0)
     pace.spend(25, 10.0)
@@ -28,18 +30,19 @@ def test_given_rate_spaces_requests():
     assert pace.delay(10.5) == 0.0
 
 
-def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it():
+def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it() -> None:
     """After a throttle the limit is 80 % of the delivered rate; each second of success adds a tenth of the best."""
     pace = Pace(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
     pace.throttled(now)
     assert pace.limit == pytest.approx(800, rel=0.1)
     lowered = pace.limit
+    assert lowered is not None
     deliver(pace, 800, 3, now)
     assert pace.limit == pytest.approx(lowered + 3 * 100, rel=0.1)
 
 
-def test_throttles_of_one_moment_count_once():
+def test_throttles_of_one_moment_count_once() -> None:
     """Many requests that were in flight together and are all throttled lower limit and window once."""
     pace = Pace(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
@@ -49,7 +52,7 @@ def test_throttles_of_one_moment_count_once():
     assert (pace.limit, pace.window) == (limit, window)
 
 
-def test_window_grows_with_success_and_halves_with_throttles():
+def test_window_grows_with_success_and_halves_with_throttles() -> None:
     """Requests in flight adapt: more while a full window is answered, half after a throttle, never none."""
     pace = Pace(None, 0.0)
     deliver(pace, 1000, 50, 0.0, full=False)
@@ -62,11 +65,12 @@ def test_window_grows_with_success_and_halves_with_throttles():
         assert pace.window == max(1.0, window / 2)
 
 
-def test_given_rate_is_never_passed():
+def test_given_rate_is_never_passed() -> None:
     """Throttles lower a given rate too, and success raises it back to what was given and no further."""
     pace = Pace(1000.0, 0.0)
     now = deliver(pace, 500, 5, 0.0)
     pace.throttled(now)
+    assert pace.limit is not None
     assert pace.limit < 500
     deliver(pace, 900, 60, now)
     assert pace.limit == 1000.0

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -25,15 +26,15 @@ EXPIRES = 1_764_244_800
 TEXT = st.text(st.characters(codec="utf-8"), max_size=50)  # every code point that UTF-8 has, control characters too
 
 
-def chunk_of(rows):
+def chunk_of(rows: Any) -> Any:
     """Build a chunk of (pk, sk, body)."""
-    columns = list(zip(*rows, strict=True)) or [[], [], []]
+    columns: list[Any] = list(zip(*rows, strict=True)) or [[], [], []]
     names = ["pk", "sk", "body"]
     table = {name: pa.array(values, pa.string()) for name, values in zip(names, columns, strict=True)}
     return pa.table({**table, "row": pa.array(range(100, 100 + len(rows)), pa.int64())})
 
 
-def batched(chunk):
+def batched(chunk: Any) -> Any:
     """Return the items of all batches, decoded."""
     items = []
     for request in build_batches(chunk, "larder", ORDER, EXPIRES):
@@ -45,7 +46,7 @@ def batched(chunk):
     return items
 
 
-def single(chunk):
+def single(chunk: Any) -> Any:
     """Return the items of all conditional puts."""
     requests = list(build_puts(chunk, "larder", ORDER, EXPIRES))
     assert {request.target for request in requests} <= {PUT}
@@ -55,7 +56,7 @@ def single(chunk):
 @pytest.mark.parametrize("make", [batched, single])
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), max_size=60, unique_by=lambda row: row[:2]))
-def test_any_text_arrives_as_the_reader_decodes_it(make, rows):
+def test_any_text_arrives_as_the_reader_decodes_it(make: Any, rows: Any) -> None:
     """Whatever Unicode an item holds, the JSON is what serve.item encodes, item by item; a null body is a tombstone."""
     expected = [encode(Item(pk, sk, body, ORDER.text, EXPIRES)) for pk, sk, body in rows]
     made = make(chunk_of(rows))
@@ -67,13 +68,13 @@ def test_any_text_arrives_as_the_reader_decodes_it(make, rows):
 SPECIAL = ["\u2028\u2029", "\x00\x1f\x7f", '","', '\\u001f"\\', "\U0001f6eb", "é\r\n\t", '",', "\x7f"]
 
 
-def test_special_texts_survive_in_one_batch():
+def test_special_texts_survive_in_one_batch() -> None:
     """Separators, controls, quotes and backslashes next to each other change nothing in their neighbours."""
     rows = [(text, text, text) for text in SPECIAL]
     assert {item["b"]["S"] for item in batched(chunk_of(rows))} == set(SPECIAL)
 
 
-def test_puts_carry_condition_and_ask_for_the_old_item():
+def test_puts_carry_condition_and_ask_for_the_old_item() -> None:
     """A conditional put refuses to replace the same or a newer order, asks for what stands there, and knows its row."""
     (request,) = build_puts(chunk_of([("a#1", "x", "{}")]), "larder", ORDER, EXPIRES)
     sent = json.loads(request.payload)
@@ -85,11 +86,12 @@ def test_puts_carry_condition_and_ask_for_the_old_item():
 
 
 @pytest.mark.parametrize("length", [0, 900, 940, 941, 1100, 3000, 50_000])
-def test_units_are_those_of_the_stored_item(length):
+def test_units_are_those_of_the_stored_item(length: Any) -> None:
     """The units of a request are the stored bytes over 1,024, rounded up; gzip is used where it saves one."""
     row = ("flight-delays#UA", "2025-11-20", "".join(chr(65 + n * n % 26) for n in range(length)))
     (request,) = build_batches(chunk_of([row]), "larder", ORDER, EXPIRES)
     item = decode(json.loads(request.payload)["RequestItems"]["larder"][0]["PutRequest"]["Item"])
+    assert item.body is not None
     stored = len(item.body if isinstance(item.body, bytes) else item.body.encode())
     rest = len(row[0]) + len(row[1]) + len(ORDER.text) + 7 + 7
     assert request.units == -(-(stored + rest) // 1024)
@@ -98,24 +100,25 @@ def test_units_are_those_of_the_stored_item(length):
     assert body_text(item.body) == row[2]
 
 
-def test_gzip_is_the_same_every_time():
+def test_gzip_is_the_same_every_time() -> None:
     """A gzipped body has no time of making in it, so that the same body is the same item."""
     chunk = chunk_of([("a#1", "x", json.dumps(list(range(2000))))])
     (first,), (second,) = (list(build_batches(chunk, "t", ORDER, EXPIRES)) for _ in range(2))
     assert first.payload == second.payload
     packed = decode(json.loads(first.payload)["RequestItems"]["t"][0]["PutRequest"]["Item"]).body
+    assert isinstance(packed, bytes)
     assert packed[4:8] == b"\0\0\0\0"
     assert gzip.decompress(packed).decode() == chunk["body"][0].as_py()
 
 
-def test_incompressible_body_stays_text():
+def test_incompressible_body_stays_text() -> None:
     """A body that gzip does not make cheaper is stored as text, which a reader need not unzip."""
     noise = noise_of(1400)
     (item,) = batched(chunk_of([("a#1", "x", noise)]))
     assert item["b"] == {"S": noise}
 
 
-def noise_of(size):
+def noise_of(size: int) -> Any:
     """Text that gzip makes about a quarter smaller at best: random hex would halve, this has 64 characters."""
     state, out = 1, []
     for _ in range(size):
@@ -124,7 +127,7 @@ def noise_of(size):
     return "".join(out)
 
 
-def test_too_large_is_what_gzip_does_not_save():
+def test_too_large_is_what_gzip_does_not_save() -> None:
     """An item over 400 KB is too large only when it stays so after gzip; its row number is told."""
     noise = noise_of(600_000)
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
@@ -132,7 +135,7 @@ def test_too_large_is_what_gzip_does_not_save():
     assert too_large(chunk_of([])) == []
 
 
-def test_batches_keep_the_quotas():
+def test_batches_keep_the_quotas() -> None:
     """No batch has more than 25 items or a payload near 16 MB, however large the items are; none is lost."""
     rows = [("a#1", str(n), "\x01" * (1 if n % 3 else 350_000) + noise_of(3000 * (n % 5))) for n in range(90)]
     requests = list(build_batches(chunk_of(rows), "t", ORDER, EXPIRES))
@@ -140,20 +143,20 @@ def test_batches_keep_the_quotas():
     assert sum(request.items for request in requests) == 90
 
 
-def test_full_batches_are_made_of_small_items():
+def test_full_batches_are_made_of_small_items() -> None:
     """Small items go 25 to a batch: fewer requests can't carry them."""
     rows = [(f"a#{n % 7}", str(n), "{}") for n in range(1000)]
     assert [request.items for request in build_batches(chunk_of(rows), "t", ORDER, EXPIRES)] == [25] * 40
 
 
-def test_empty_chunk_makes_no_request():
+def test_empty_chunk_makes_no_request() -> None:
     """Nothing to write, nothing to send."""
     assert list(build_batches(chunk_of([]), "t", ORDER, EXPIRES)) == []
     assert list(build_puts(chunk_of([]), "t", ORDER, EXPIRES)) == []
 
 
 @given(pks=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=300))
-def test_every_row_comes_once_and_subjects_are_spread(pks):
+def test_every_row_comes_once_and_subjects_are_spread(pks: Any) -> None:
     """Interleaving is a permutation in which any stretch holds each subject's fair share, but for a row or two."""
     order = interleave(pa.chunked_array([pks])).to_pylist()
     assert sorted(order) == list(range(len(pks)))
@@ -164,7 +167,7 @@ def test_every_row_comes_once_and_subjects_are_spread(pks):
             assert abs(place - (rank + 0.5) / share) <= 0.5 / share + len(set(pks))
 
 
-def test_subjects_of_one_row_do_not_meet_in_one_place():
+def test_subjects_of_one_row_do_not_meet_in_one_place() -> None:
     """Half of the rows one subject's, the others each its own: every twentieth part of the order is half and half."""
     pks = ["hot" if row % 2 else str(row) for row in range(4000)]
     order = interleave(pa.chunked_array([pks])).to_pylist()
@@ -173,7 +176,7 @@ def test_subjects_of_one_row_do_not_meet_in_one_place():
         assert 90 <= hot <= 110
 
 
-def test_item_bytes_counts_utf8():
+def test_item_bytes_counts_utf8() -> None:
     """Sizes are octets, of every value and attribute name."""
     chunk = chunk_of([("ä", "b", "€"), ("a", "b", None)])
     assert item_bytes(chunk).to_pylist() == [2 + 1 + 3 + 7 + 27 + 7, 1 + 1 + 7 + 27 + 7]

@@ -3,6 +3,7 @@
 import socket
 import time
 import zlib
+from typing import Any
 
 import pytest
 from awscrt.auth import AwsCredentialsProvider
@@ -30,20 +31,20 @@ QUICK = Limits(connect=0.5, attempt=0.3, budget=5.0, base=0.001, cap=0.01)
 GET_ITEM = "DynamoDB_20120810.GetItem"
 
 
-def client_of(server, limits=QUICK, service="dynamodb", **options):
+def client_of(server: Any, limits: Any = QUICK, service: Any = "dynamodb", **options: Any) -> Any:
     return Client(server.endpoint(service), PROVIDER, limits, **options)
 
 
 # What awscrt does by itself; if one of these fails, a new version has changed what wire is built on.
 
 
-def start(server, limit=1000):
+def start(server: Any, limit: Any = 1000) -> Any:
     connection = open_connection(server.endpoint(), 1.0).result(2)
     exchange = Exchange("GET", limit)
     return connection, exchange, exchange.start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
 
 
-def test_awscrt_leaves_a_connection_open_after_a_timeout():
+def test_awscrt_leaves_a_connection_open_after_a_timeout() -> None:
     """Waiting for an answer in vain closes nothing: whoever gives up must close the connection."""
     with FaultyServer(silence) as server:
         connection, _, done = start(server)
@@ -54,7 +55,7 @@ def test_awscrt_leaves_a_connection_open_after_a_timeout():
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_awscrt_reports_a_reset():
+def test_awscrt_reports_a_reset() -> None:
     """A reset is an `AwsCrtError` and no answer."""
     with FaultyServer(reset) as server:
         _, exchange, done = start(server)
@@ -63,7 +64,7 @@ def test_awscrt_reports_a_reset():
             exchange.response(done.exception())
 
 
-def test_awscrt_fails_a_cut_body_after_its_status():
+def test_awscrt_fails_a_cut_body_after_its_status() -> None:
     """Status 200 and a part of the body arrive before the error: they are no answer."""
     with FaultyServer(raw(b"HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nshort")) as server:
         _, exchange, done = start(server)
@@ -73,7 +74,7 @@ def test_awscrt_fails_a_cut_body_after_its_status():
             exchange.response(failed)
 
 
-def test_awscrt_refuses_a_connection_closed_while_idle():
+def test_awscrt_refuses_a_connection_closed_while_idle() -> None:
     """A request on a connection that the server closed fails when it is made, and says so in our words."""
     with FaultyServer(then_closed(answer())) as server:
         connection, _, done = start(server)
@@ -83,7 +84,7 @@ def test_awscrt_refuses_a_connection_closed_while_idle():
             Exchange("GET", 1).start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
 
 
-def test_awscrt_takes_a_body_without_length_for_an_empty_one():
+def test_awscrt_takes_a_body_without_length_for_an_empty_one() -> None:
     """A body that ends with the connection is lost without an error: an answer must say how long it is."""
     with FaultyServer(raw(b"HTTP/1.1 200 X\r\n\r\nhello")) as server:
         _, exchange, done = start(server)
@@ -95,7 +96,7 @@ def test_awscrt_takes_a_body_without_length_for_an_empty_one():
 # What a caller sees.
 
 
-def test_request_is_signed_and_answered():
+def test_request_is_signed_and_answered() -> None:
     """An operation is sent as JSON with its target, signed with the session's token, on a kept-alive connection."""
     with FaultyServer(answer(body=b'{"Item":{}}')) as server:
         client = client_of(server)
@@ -109,7 +110,7 @@ def test_request_is_signed_and_answered():
     assert {one.connection for one in server.seen} == {0}
 
 
-def test_object_is_fetched_as_s3_wants_it():
+def test_object_is_fetched_as_s3_wants_it() -> None:
     """S3 gets the body's hash in a header, the path as it is, and gives bytes and headers back."""
     with FaultyServer(answer(body=b"keys", headers=(("ETag", '"1"'),))) as server:
         response = client_of(server, service="s3").call("GET", object_path("b", "a b/k"), [("if-match", '"1"')])
@@ -139,7 +140,7 @@ RETRIED = {
 
 
 @pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
-def test_fault_is_retried(fault):
+def test_fault_is_retried(fault: Any) -> None:
     """One fault is never seen by the caller: the next try answers, and nothing short or damaged is ever returned."""
     good = b'{"Item":{"n":1}}'
     with FaultyServer(fault, answer(body=good, headers=(("x-amz-crc32", str(zlib.crc32(good))),))) as server:
@@ -148,7 +149,7 @@ def test_fault_is_retried(fault):
 
 
 @pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
-def test_lasting_fault_is_unavailable(fault):
+def test_lasting_fault_is_unavailable(fault: Any) -> None:
     """A fault that stays is reported as what it is, after the tries that the limits allow and no more."""
     with FaultyServer(fault) as server:
         with pytest.raises(Unavailable) as caught:
@@ -158,7 +159,7 @@ def test_lasting_fault_is_unavailable(fault):
     assert isinstance(caught.value, Throttled) == throttled
 
 
-def test_timeout_closes_the_connection():
+def test_timeout_closes_the_connection() -> None:
     """After a time-out the server sees the connection closed, and the late answer reaches nobody."""
     with FaultyServer(late(0.4, answer(body=b"late")), answer(body=b"good")) as server:
         client = client_of(server, QUICK._replace(attempt=0.2))
@@ -168,7 +169,7 @@ def test_timeout_closes_the_connection():
         assert [seen.connection for seen in server.seen] == [0, 1, 1]
 
 
-def test_unanswered_request_leaves_no_connection():
+def test_unanswered_request_leaves_no_connection() -> None:
     """A request that is given up leaves nothing open, neither here nor at the server."""
     with FaultyServer(silence) as server:
         with pytest.raises(Unavailable):
@@ -176,9 +177,9 @@ def test_unanswered_request_leaves_no_connection():
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_connection_closed_while_idle_costs_one_silent_retry():
+def test_connection_closed_while_idle_costs_one_silent_retry() -> None:
     """A connection that died while idle is replaced at once, without a pause, even where only one try is allowed."""
-    pauses = []
+    pauses: list[float] = []
     with FaultyServer(then_closed(answer()), answer(body=b"second")) as server:
         client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
         client.send(GET_ITEM, b"{}")
@@ -187,9 +188,9 @@ def test_connection_closed_while_idle_costs_one_silent_retry():
     assert sum(pauses) == 0
 
 
-def test_connection_reset_as_it_is_used_again_costs_one_silent_retry():
+def test_connection_reset_as_it_is_used_again_costs_one_silent_retry() -> None:
     """The request that finds out that a kept connection is dead is sent again on a new one, at once."""
-    pauses = []
+    pauses: list[float] = []
     with FaultyServer(answer(), reset, answer(body=b"third")) as server:
         client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
         client.send(GET_ITEM, b"{}")
@@ -198,7 +199,7 @@ def test_connection_reset_as_it_is_used_again_costs_one_silent_retry():
     assert sum(pauses) == 0
 
 
-def test_only_one_retry_is_free():
+def test_only_one_retry_is_free() -> None:
     """A reset on a new connection counts as a try, so that a dead service is given up."""
     with FaultyServer(answer(), reset) as server:
         client = client_of(server, QUICK._replace(tries=1))
@@ -208,7 +209,7 @@ def test_only_one_retry_is_free():
         assert len(server.seen) == 3
 
 
-def test_connection_that_was_idle_for_long_is_not_used():
+def test_connection_that_was_idle_for_long_is_not_used() -> None:
     """After minutes of idleness (a frozen Lambda) a flow may be gone without a word: a new connection is made."""
     now = [0.0]
     with FaultyServer(answer()) as server:
@@ -218,7 +219,7 @@ def test_connection_that_was_idle_for_long_is_not_used():
         assert [seen.connection for seen in server.seen] == [0, 0, 1]
 
 
-def test_refusal_is_not_retried():
+def test_refusal_is_not_retried() -> None:
     """What AWS refuses it refuses again: one request, and its code and message for the caller."""
     with FaultyServer(error("AccessDeniedException")) as server:
         with pytest.raises(Refused) as caught:
@@ -227,7 +228,7 @@ def test_refusal_is_not_retried():
     assert (caught.value.status, caught.value.code, caught.value.message) == (400, "AccessDeniedException", "because")
 
 
-def test_refused_connection_is_kept():
+def test_refused_connection_is_kept() -> None:
     """A 4xx is a whole answer: its connection serves the next request."""
     with FaultyServer(error("ValidationException"), answer()) as server:
         client = client_of(server)
@@ -237,7 +238,7 @@ def test_refused_connection_is_kept():
         assert [seen.connection for seen in server.seen] == [0, 0]
 
 
-def test_answer_past_the_limit_is_not_read_to_its_end():
+def test_answer_past_the_limit_is_not_read_to_its_end() -> None:
     """An answer larger than allowed is an error of its own, not retried, and its connection is closed."""
     with FaultyServer(answer(body=b"x" * 300_000)) as server:
         with pytest.raises(TooLarge):
@@ -246,20 +247,20 @@ def test_answer_past_the_limit_is_not_read_to_its_end():
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_answer_past_the_limit_ends_where_it_passes_it():
+def test_answer_past_the_limit_ends_where_it_passes_it() -> None:
     """What comes after the limit is not waited for."""
     with FaultyServer(drip) as server, pytest.raises(TooLarge):
         client_of(server, QUICK._replace(largest=5, attempt=5.0, tries=1)).send(GET_ITEM, b"{}")
 
 
-def test_large_answer_within_the_limit_is_whole():
+def test_large_answer_within_the_limit_is_whole() -> None:
     """A megabyte in many pieces arrives as it was sent."""
     body = bytes(range(256)) * 4096
     with FaultyServer(answer(body=body)) as server:
         assert client_of(server, QUICK._replace(attempt=5.0)).send(GET_ITEM, b"{}") == body
 
 
-def test_budget_bounds_the_whole_call():
+def test_budget_bounds_the_whole_call() -> None:
     """Retries end with the call's budget, however many tries are left."""
     with FaultyServer(silence) as server:
         began = time.monotonic()
@@ -268,7 +269,7 @@ def test_budget_bounds_the_whole_call():
         assert time.monotonic() - began < 2
 
 
-def test_nobody_listening_is_unavailable():
+def test_nobody_listening_is_unavailable() -> None:
     """A refused connection is retried and then reported with the endpoint's name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -277,7 +278,7 @@ def test_nobody_listening_is_unavailable():
         client.send(GET_ITEM, b"{}")
 
 
-def test_tls_handshake_that_stalls_is_given_up():
+def test_tls_handshake_that_stalls_is_given_up() -> None:
     """Awscrt's connect time-out covers TCP only; a server that says nothing in the handshake is left in time."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
@@ -288,10 +289,10 @@ def test_tls_handshake_that_stalls_is_given_up():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # awscrt prints the provider's error
-def test_missing_credentials_are_unavailable():
+def test_missing_credentials_are_unavailable() -> None:
     """A provider that fails is reported as such, and no request leaves unsigned."""
 
-    def fail():
+    def fail() -> None:
         raise RuntimeError("the container's endpoint is away")
 
     provider = AwsCredentialsProvider.new_delegate(fail)

@@ -3,8 +3,9 @@
 import datetime
 import json
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -26,7 +27,7 @@ class Container(BaseHTTPRequestHandler):
     lives: ClassVar[list[float]] = []
     tokens: ClassVar[list[str | None]] = []
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.tokens.append(self.headers["authorization"])
         ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.lives.pop(0))
         body = json.dumps(
@@ -42,12 +43,12 @@ class Container(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
-def container(monkeypatch):
+def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in SET:
         monkeypatch.delenv(name, raising=False)
     for name, value in AWAY.items():
@@ -61,11 +62,11 @@ def container(monkeypatch):
         server.shutdown()
 
 
-def keys_used(server):
+def keys_used(server: Any) -> Any:
     return [seen.headers["authorization"].split("Credential=")[1].split("/")[0] for seen in server.seen]
 
 
-def test_environment_gives_its_credentials_and_token():
+def test_environment_gives_its_credentials_and_token() -> None:
     """Keys in the environment are used as they are, with the session token when there is one."""
     env = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
     with FaultyServer() as server:
@@ -76,7 +77,7 @@ def test_environment_gives_its_credentials_and_token():
     assert "x-amz-security-token" not in server.seen[1].headers
 
 
-def test_container_credentials_are_fetched_and_kept(container):
+def test_container_credentials_are_fetched_and_kept(container: Any) -> None:
     """Without keys in the environment those of the container are fetched, once for many requests."""
     container.lives[:] = [3600, 3600]
     with FaultyServer() as server:
@@ -87,7 +88,7 @@ def test_container_credentials_are_fetched_and_kept(container):
     assert container.tokens == ["container-token"]
 
 
-def test_credentials_that_expire_are_refreshed(container):
+def test_credentials_that_expire_are_refreshed(container: Any) -> None:
     """When credentials end while requests go on, the next request is signed with new ones."""
     container.lives[:] = [0, 3600, 3600]
     with FaultyServer() as server:

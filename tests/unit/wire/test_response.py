@@ -1,6 +1,7 @@
 """What an answer means."""
 
 import zlib
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ MEANINGS = [
 
 
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS)
-def test_answer_is_good_throttled_unavailable_or_refused(status, body, meaning):
+def test_answer_is_good_throttled_unavailable_or_refused(status: Any, body: Any, meaning: Any) -> None:
     """Every answer has one meaning, whatever status a service gives its throttling."""
     failure = parse_failure(Response(status, [], body.encode()))
     assert type(failure) is (meaning or type(None))
@@ -49,12 +50,12 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("body", "headers", "expected"), ERRORS)
-def test_code_and_message_are_found(body, headers, expected):
+def test_code_and_message_are_found(body: Any, headers: Any, expected: Any) -> None:
     """Code and message come from JSON, XML or the header; what is neither gives empty ones and no exception."""
     assert parse_error(Response(400, headers, body)) == expected
 
 
-def test_refusal_shows_status_code_and_message():
+def test_refusal_shows_status_code_and_message() -> None:
     """A refusal carries what AWS said, for whoever must act on it."""
     failure = parse_failure(Response(400, [], (JSON % "ResourceNotFoundException").encode()))
     assert isinstance(failure, Refused)
@@ -79,13 +80,13 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("method", "status", "headers"), WHOLE)
-def test_whole_answer_passes(method, status, headers):
+def test_whole_answer_passes(method: Any, status: Any, headers: Any) -> None:
     """An answer with a length and the right checksum, or one that has no body by definition, is whole."""
     check_whole(Response(status, headers, BODY), method)
 
 
 @pytest.mark.parametrize(("method", "status", "headers"), DAMAGED)
-def test_damaged_answer_is_an_error(method, status, headers):
+def test_damaged_answer_is_an_error(method: Any, status: Any, headers: Any) -> None:
     """Without a length nobody knows whether the body is all there; a wrong checksum says that it is not."""
     with pytest.raises(TransportError):
         check_whole(Response(status, headers, BODY), method)

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 from awscrt.auth import AwsCredentialsProvider
@@ -29,13 +30,13 @@ PROVIDER = AwsCredentialsProvider.new_static("AKIDEXAMPLE", "secret")
 TARGET = "DynamoDB_20120810.BatchWriteItem"
 
 
-def transport_to(server, **options):
+def transport_to(server: Any, **options: Any) -> Any:
     return Transport(server.endpoint(), PROVIDER, **{"connect_timeout": 0.5, "timeout": 0.5, **options})
 
 
-def collect(transport, count, patience=5.0):
+def collect(transport: Any, count: int, patience: float = 5.0) -> Any:
     """Wait for `count` reports; every handle must come once."""
-    answers = {}
+    answers: dict[Any, Any] = {}
     ends = time.monotonic() + patience
     while len(answers) < count and time.monotonic() < ends:
         for handle, got in transport.wait(0.2):
@@ -45,7 +46,7 @@ def collect(transport, count, patience=5.0):
     return answers
 
 
-def test_many_requests_are_in_flight_at_once():
+def test_many_requests_are_in_flight_at_once() -> None:
     """Eight slow answers take as long as one, each on a connection of its own, and each handle gets its own answer."""
     with FaultyServer(late(0.2, answer())) as server:
         transport = transport_to(server, connections=8, timeout=5)
@@ -59,7 +60,7 @@ def test_many_requests_are_in_flight_at_once():
     assert all("authorization" in seen.headers for seen in server.seen)
 
 
-def test_requests_beyond_the_pool_wait_for_a_connection():
+def test_requests_beyond_the_pool_wait_for_a_connection() -> None:
     """More requests than connections are all answered, over no more connections than there may be."""
     with FaultyServer(answer()) as server:
         transport = transport_to(server, connections=3)
@@ -84,7 +85,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_fault_is_reported_and_the_pool_goes_on(fault):
+def test_fault_is_reported_and_the_pool_goes_on(fault: Any) -> None:
     """A request without a whole answer is reported as such, once, in time; the next one has a new connection."""
     with FaultyServer(fault, answer()) as server:
         transport = transport_to(server, connections=1, largest=1000)
@@ -99,7 +100,7 @@ def test_fault_is_reported_and_the_pool_goes_on(fault):
         assert transport.wait(0.05) == []
 
 
-def test_error_of_the_service_is_an_answer():
+def test_error_of_the_service_is_an_answer() -> None:
     """What the service says, of whatever status, is given on as it is, and the connection is kept."""
     with FaultyServer(error("ThrottlingException"), answer(503, b"")) as server:
         transport = transport_to(server, connections=1)
@@ -110,7 +111,7 @@ def test_error_of_the_service_is_an_answer():
         assert len(server.peers) == 1
 
 
-def test_timeout_does_not_wait_for_the_others():
+def test_timeout_does_not_wait_for_the_others() -> None:
     """One request that gets no answer is given up in time, while others on other connections go on and on."""
     with FaultyServer(silence, answer()) as server:
         transport = transport_to(server, connections=2, timeout=0.4)
@@ -126,7 +127,7 @@ def test_timeout_does_not_wait_for_the_others():
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_late_answer_reaches_nobody():
+def test_late_answer_reaches_nobody() -> None:
     """An answer that comes after its time-out is not taken for that of a later request."""
     with FaultyServer(late(0.5, answer(body=b"late")), answer(body=b"good")) as server:
         transport = transport_to(server, connections=1, timeout=0.2)
@@ -138,7 +139,7 @@ def test_late_answer_reaches_nobody():
         assert transport.wait(0.1) == []
 
 
-def test_connection_closed_while_idle_is_replaced():
+def test_connection_closed_while_idle_is_replaced() -> None:
     """A connection that the server closed between two requests costs the second one nothing but a new connection."""
     with FaultyServer(then_closed(answer()), answer()) as server:
         transport = transport_to(server, connections=1)
@@ -149,7 +150,7 @@ def test_connection_closed_while_idle_is_replaced():
         assert collect(transport, 1)[second].status == 200
 
 
-def test_each_request_learns_that_nobody_listens():
+def test_each_request_learns_that_nobody_listens() -> None:
     """When no connection can be made, every request is reported, and none waits for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -159,7 +160,7 @@ def test_each_request_learns_that_nobody_listens():
     assert all(isinstance(got, TransportError) for got in collect(transport, 5).values())
 
 
-def test_stalled_tls_handshake_is_given_up():
+def test_stalled_tls_handshake_is_given_up() -> None:
     """A server that says nothing in the handshake costs one connect time-out, and its request is reported."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
@@ -169,10 +170,10 @@ def test_stalled_tls_handshake_is_given_up():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # awscrt prints the provider's error
-def test_missing_credentials_are_reported():
+def test_missing_credentials_are_reported() -> None:
     """A request that can't be signed is reported, and nothing leaves unsigned."""
 
-    def fail():
+    def fail() -> None:
         raise RuntimeError("away")
 
     with FaultyServer() as server:
@@ -182,7 +183,7 @@ def test_missing_credentials_are_reported():
         assert server.seen == []
 
 
-def test_waiting_for_nothing_sleeps():
+def test_waiting_for_nothing_sleeps() -> None:
     """With nothing in flight, waiting takes the time given and reports nothing: a caller can sleep with it."""
     transport = Transport(Endpoint("dynamodb", "x", "127.0.0.1", 1, tls=False), PROVIDER)
     began = time.monotonic()
@@ -190,7 +191,7 @@ def test_waiting_for_nothing_sleeps():
     assert 0.14 < time.monotonic() - began < 1.0
 
 
-def test_connections_do_not_wait_for_acknowledgements():
+def test_connections_do_not_wait_for_acknowledgements() -> None:
     """Every connection of the pool has Nagle's algorithm off, which would hold the end of a large request for 40 ms."""
     with FaultyServer(answer()) as server:
         transport = transport_to(server, connections=2)
@@ -200,7 +201,7 @@ def test_connections_do_not_wait_for_acknowledgements():
         assert set_nodelay(server.port) == 0
 
 
-def test_nodelay_touches_only_connections_to_its_port():
+def test_nodelay_touches_only_connections_to_its_port() -> None:
     """Connections to the port lose Nagle's algorithm, other descriptors are left alone, and none is left open."""
     with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as others:
         port = ours.getsockname()[1]
@@ -216,7 +217,7 @@ def test_nodelay_touches_only_connections_to_its_port():
             assert set_nodelay(port) == 0
 
 
-def test_close_ends_every_connection():
+def test_close_ends_every_connection() -> None:
     """Closing the pool closes its connections, busy ones too, and reports nothing more."""
     with FaultyServer(answer(), silence) as server:
         transport = transport_to(server, connections=2, timeout=5)
