@@ -1,7 +1,8 @@
 """schemathesis, with all its checks, finds nothing wrong with the running server.
 
-The default run is short; `LARDER_CONTRACT_EXAMPLES=3000` makes tens of thousands of requests, and
-`LARDER_CONTRACT_SEED` chooses others.
+The default run is short. `LARDER_CONTRACT_EXAMPLES=1000` with `LARDER_CONTRACT_SEEDS="1 2"` makes some 27,000 requests;
+other seeds make others. Its time goes into making requests and checking answers, not into HTTP, so seeds run side by
+side; its in-process transport for WSGI does not work in 4.32 (werkzeug is handed options that it does not know).
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.contract.serve.conftest import Laptop
 from tests.unit.serve.kit import sign
 
 
-def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", os.environ.get("LARDER_CONTRACT_SEEDS", "1").split())
+def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str) -> None:
     """Every check passes on every request, and the requests reached what they should."""
     examples = os.environ.get("LARDER_CONTRACT_EXAMPLES", "40")
     done = subprocess.run(
@@ -25,9 +29,9 @@ def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path) -> None:
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{laptop.url}/openapi.json",
             "--header", f"Authorization: Bearer {sign()}",
             "--checks", "all", "--max-examples", examples, "--continue-on-failure", "--no-color",
-            "--seed", os.environ.get("LARDER_CONTRACT_SEED", "1"),
+            "--seed", seed,
         ],
-        cwd=tmp_path, capture_output=True, text=True, timeout=1800,
+        cwd=tmp_path, capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     statuses = Counter(json.loads(line)["status"] for line in laptop.app.lines)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
