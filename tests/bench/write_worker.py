@@ -150,12 +150,12 @@ def main() -> None:
         "awswrangler": awswrangler,
         "feast": feast,
     }[sys.argv[1]]()
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)
     for line in sys.stdin:
         cpu, wall = time.process_time(), time.perf_counter()
         write(int(line))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        print(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)  # noqa: T201
+        print(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
 
 
 if __name__ == "__main__":
