@@ -33,10 +33,10 @@ MUTANTS = (
     ),
     Mutant("lease-not-checked", "enrich.lease", "state.lease_owner not in {None, owner} and", "False and"),
     Mutant(
-        "lease-without-margin",
+        "lease-too-short",
         "enrich.lease",
         "int((deadline + timeout + MARGIN) * 1000)",
-        "int((deadline - 15) * 1000)",
+        "int((deadline - 60) * 1000)",
     ),
     Mutant("released-before-it-is-quiet", "enrich.lease", "sent_at + self.timeout + MARGIN", "sent_at - 1"),
     Mutant(
