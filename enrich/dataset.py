@@ -103,10 +103,17 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Tolerated:
-    """How many rejects an output may have: past either figure its run fails before anything is published."""
+    """How many rejects an output may have: past that its run fails before anything is published.
+
+    Attributes:
+        share: of the output's predictions.
+        number: a bound whatever the share; None for none.
+        few: so many are tolerated whatever their share, in an output that has good predictions as well.
+    """
 
     share: float = 0.01
     number: int | None = None
+    few: int = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -108,8 +108,8 @@ def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -
 
 def _check_tolerated(active: Active, engine: Engine, duplicates: list[int], rows: int, reasons: dict[str, int]) -> None:
     tolerated, rejected = active.dataset.tolerated, sum(reasons.values())
-    within_number = tolerated.number is None or rejected <= tolerated.number
-    if rejected <= tolerated.share * rows and within_number:
+    within_share = rejected <= tolerated.share * rows or rejected <= min(tolerated.few, rows - 1)
+    if within_share and (tolerated.number is None or rejected <= tolerated.number):
         return
     prefix = build_prefix(active.dataset.name, active.run.run)
     settings = active.edges.settings

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from enrich.again import replay_rejects, withdraw
-from enrich.dataset import Dataset
+from enrich.dataset import Dataset, Tolerated
 from enrich.dispatch import drain, sweep, take_arrived
 from enrich.lease import acquire
 from enrich.records import Counts
@@ -73,13 +75,28 @@ def test_rejects_are_kept_with_their_reasons(shop: Any) -> None:
     assert run.reasons == {"null-key": 1, "missing-metadata": 1, "not-a-number": 1, "duplicate": 2}
 
 
-def test_too_many_rejects_publish_nothing(shop: Any) -> None:
+@pytest.mark.parametrize(
+    ("skus", "tolerated", "state"),
+    [
+        (["q", "r"], Tolerated(), "failed"),
+        (["q", "r", "a"], Tolerated(), "done"),
+        ([*(f"q{n}" for n in range(11)), "a"], Tolerated(), "failed"),
+        ([*(f"q{n}" for n in range(11)), "a"], Tolerated(share=0.95), "done"),
+        (["q", "r", "a"], Tolerated(number=1), "failed"),
+        (["q", "r"], Tolerated(share=1.0), "done"),
+    ],
+    ids=["all of them", "a few", "too many", "share", "number", "all is fine"],
+)
+def test_too_many_rejects_publish_nothing(shop: Any, skus: list[str], tolerated: Tolerated, state: str) -> None:
     """Past what the dataset tolerates the run fails before its first write, and the rejects are still kept."""
-    run = shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x", "x"], "sku": ["q", "q2"], "units": [1, 1]})
-    assert run.state == "failed"
-    assert "2 of 2 predictions" in (run.error or "")
-    assert shop.items() == {}
-    assert len(shop.rejects(run)) == 2
+    shop.dataset = replace(shop.dataset, tolerated=tolerated)
+    rows = {"shop": ["x"] * len(skus), "sku": skus, "units": [1.0] * len(skus)}
+    run = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
+    rejected = sum(sku != "a" for sku in skus)
+    assert run.state == state
+    assert len(shop.rejects(run)) == rejected
+    assert len(shop.items()) == (len(skus) - rejected if state == "done" else 0)
+    assert state == "done" or f"{rejected} of {len(skus)} predictions" in (run.error or "")
 
 
 def test_a_file_that_is_not_parquet_fails_with_its_name(shop: Any) -> None:
