@@ -1,4 +1,4 @@
-"""The command line of enrich: check, openapi, run, sweep, status, replay, withdraw, refresh."""
+"""The command line of enrich: check, openapi, plan, run, sweep, status, replay, withdraw, refresh."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from enrich.again import refresh, replay, replay_rejects, withdraw
 from enrich.check import check_datasets
 from enrich.clients import open_edges
 from enrich.datasets import DATASETS
-from enrich.dispatch import drain, heal, sweep, take_arrived
+from enrich.dispatch import drain, find_output, heal, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.expressions import DatasetMistakes
 from enrich.faults import Failed, LeaseLost, Stopped
 from enrich.metadata import parse_location
+from enrich.plan import plan
+from enrich.plan_text import describe_plan, render_plan
 from enrich.records import Run
 from enrich.settings import SettingsError
 from enrich.terminal import ProgressLine, describe, render_pending, render_run, render_runs
@@ -63,11 +65,28 @@ def _run(edges: Edges, words: argparse.Namespace) -> int:
     bucket, object_key = parse_location(words.output)
     run = take_arrived(edges, bucket, object_key)
     if run is None:
-        raise Failed(
-            f"{words.output} is no output: not there, not in s3://{edges.settings.outputs}, or not under the prefix "
-            f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
-        )
+        raise _no_output(edges, words.output)
     return _work(edges, words, [run])
+
+
+def _plan(edges: Edges, words: argparse.Namespace) -> int:
+    output = find_output(edges, *parse_location(words.output))
+    if output is None:
+        raise _no_output(edges, words.output)
+    found = plan(edges, output, edges.progress)
+    region = words.region or edges.s3.meta.region_name
+    if words.json:
+        print(json.dumps(describe_plan(found, region, words.per_month)))
+    else:
+        print(render_plan(found, region, words.per_month))
+    return FAILED if found.run.state in {"failed", "overwritten"} else DONE
+
+
+def _no_output(edges: Edges, name: str) -> Failed:
+    return Failed(
+        f"{name} is no output: not there, not in s3://{edges.settings.outputs}, or not under the prefix "
+        f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
+    )
 
 
 def _sweep(edges: Edges, words: argparse.Namespace) -> int:
@@ -209,6 +228,10 @@ def _parser() -> argparse.ArgumentParser:
     openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
     run = add("run", _run, "run an output now")
     run.add_argument("output", help="s3://bucket/object_key")
+    look = add("plan", _plan, "tell what running an output would do and cost; writes nothing", runs=False)
+    look.add_argument("output", help="s3://bucket/object_key")
+    look.add_argument("--per-month", type=float, metavar="N", help="outputs a month (default: as the ledger has it)")
+    look.add_argument("--region", help="whose prices (default: the session's)")
     command = add("sweep", _sweep, "find outputs that no event told of, and run what is pending")
     command.add_argument("dataset", nargs="?", choices=names)
     status = add("status", _status, "show runs and what is pending; one run in full", runs=False)

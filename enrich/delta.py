@@ -37,6 +37,7 @@ class Delta:
         self._directory = directory
         self._keep_keys = keep_keys
         self._duplicates: list[int] | None = None
+        self._full = False
         self._db = duckdb.connect(
             ":memory:",  # what does not fit goes to `spill`
             config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
@@ -123,6 +124,7 @@ class Delta:
             full: write whatever is not superseded.
             snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
         """
+        self._full = full
         last = self._value("select coalesce(max(row), -1) from noted")
         self._db.execute("delete from outcome")
         for first in range(0, last + 1, _WINDOW):
@@ -156,6 +158,29 @@ class Delta:
     def tally(self) -> dict[int, int]:
         """Return how many rows were decided which way."""
         return dict(self._db.execute("select outcome, count(*) from outcome group by outcome").fetchall())
+
+    def explain(self, *, now: float) -> dict[str, int]:
+        """Return of the rows to be written how many are new, changed, expiring, in doubt or rewritten.
+
+        Expiring: unchanged, with too little life left. In doubt: nobody knows the stored body. Rewritten: unchanged,
+        and written since all is.
+        """
+        found: dict[str, int] = {}
+        for first in range(0, self._value("select coalesce(max(row), -1) from noted") + 1, _WINDOW):
+            counted = self._db.execute(
+                """
+                select case when k.k1 is null or k.removed or k.expires_at <= $now then 'new'
+                    when k.digest is null then 'in doubt' when k.digest <> n.digest then 'changed'
+                    when $full then 'rewritten' else 'expiring' end, count(*)
+                from (from outcome where row between $first and $last and outcome = $write) o
+                join (from noted where row between $first and $last) n using (row)
+                left join known k using (k1, k2) group by all
+                """,
+                {"now": now, "full": self._full, "first": first, "last": first + _WINDOW - 1, "write": WRITE},
+            ).fetchall()
+            for why, count in counted:
+                found[why] = found.get(why, 0) + count
+        return dict(sorted(found.items()))
 
     def choose_removals(self, *, order: str, now: float, confirmed_by: Sequence[str] | None = None) -> int:
         """Choose the live items that this run removes, and return how many there are.

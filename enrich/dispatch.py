@@ -22,9 +22,14 @@ from enrich.run import execute
 
 def take_arrived(edges: Edges, bucket: str, object_key: str) -> Run | None:
     """Record the output that an object is or closes, and return its run; None when the object is no output of ours."""
-    dataset = find_dataset(edges.datasets, object_key) if bucket == edges.settings.outputs else None
-    output = fetch_output(edges.s3, dataset, bucket, object_key) if dataset else None
+    output = find_output(edges, bucket, object_key)
     return enqueue_output(edges, output) if output else None
+
+
+def find_output(edges: Edges, bucket: str, object_key: str) -> Output | None:
+    """Fetch the output that an object is or closes; None when it is no output of ours."""
+    dataset = find_dataset(edges.datasets, object_key) if bucket == edges.settings.outputs else None
+    return fetch_output(edges.s3, dataset, bucket, object_key) if dataset else None
 
 
 def sweep(edges: Edges, dataset_name: str) -> list[Run]:

@@ -93,7 +93,8 @@ def remove(active: Active, delta: Delta, writer: Writer, removed_until: int) -> 
         writer.put(tombstones, order=active.run.order, expires_at=removed_until, conditional=conditional)
         written = writer.flush()
         done = active.run.next_row + tombstones.num_rows
-        active.save(next_row=done, counts=active.run.counts + Counts(removed=written.written))
+        counts = active.run.counts + Counts(removed=written.written)
+        active.save(next_row=done, counts=counts, units=active.run.units + written.units)
         if active.step():
             raise OutOfTime(f"dataset {active.run.dataset}, run {active.run.run}: removed {done} items so far")
     active.save(stage="close", next_row=0)
@@ -135,4 +136,5 @@ def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int, p
         name = f"superseded/{active.run.next_row:012d}-{active.run.place:08d}.json"
         active.write_work(name, orjson.dumps(written.superseded_rows))
     counts += Counts(written=written.written, superseded=written.superseded)
-    active.save(next_row=next_row, place=place, counts=active.run.counts + counts)
+    counts += active.run.counts
+    active.save(next_row=next_row, place=place, counts=counts, units=active.run.units + written.units)

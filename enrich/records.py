@@ -107,6 +107,7 @@ class Run(Record):
     base: str | None = None  # object key of the fingerprints that it is compared with
     table_id: str | None = None  # of the table that it began to write to
     counts: Counts = field(default_factory=Counts)
+    units: int = 0  # write units, as the sizes of its items have it
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins
     owner: str | None = None

@@ -113,6 +113,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
         full=active.run.full or known is not Known.ALL,
         snapshot=active.lease.state.snapshot,
     )
+    active.edges.progress.decided(active.run, delta)
     removed_until = _choose_removals(active, delta, order, decided)
     writer = Writer(
         active.edges.open_transport(active.lease.timeout),

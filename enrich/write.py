@@ -62,6 +62,7 @@ class Written(NamedTuple):
     written: int
     superseded: int
     superseded_rows: list[int]
+    units: int
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class Writer:
         self._flying: dict[int, Sending] = {}
         self._waiting: list[Sending] = []
         self._written = 0
+        self._units = 0
         self._superseded: list[int] = []
         self._unknown_at: float | None = None
         self._progressed = clock()
@@ -136,8 +138,8 @@ class Writer:
         """Wait until every item that was put is written or superseded, and count them. Errors are those of `put`."""
         while self._flying or self._waiting:
             self._turn(self._clock())
-        counts = Written(self._written, len(self._superseded), self._superseded)
-        self._written, self._superseded = 0, []
+        counts = Written(self._written, len(self._superseded), self._superseded, self._units)
+        self._written, self._superseded, self._units = 0, [], 0
         return counts
 
     def _has_room(self, now: float) -> bool:
@@ -193,7 +195,9 @@ class Writer:
         left = outcome.left
         if taken:
             self._progressed = now
-            self._pace.delivered(sending.request.units - (left.units if left else 0), now, full=full)
+            units = sending.request.units - (left.units if left else 0)
+            self._units += units
+            self._pace.delivered(units, now, full=full)
         if left is None:
             return
         if sending.tries == 0:  # a request's first try is a mix of all subjects, its others may be of one that is hot

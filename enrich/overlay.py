@@ -1,0 +1,118 @@
+"""S3 and the ledger as they would become: reads see the real ones, writes stay here. What `plan` runs on. An edge."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+from botocore.response import StreamingBody
+
+from wire.errors import TransportError
+from wire.response import Response
+
+
+class OverlayS3:
+    """S3 with what was written since in a folder, as far as enrich calls it."""
+
+    def __init__(self, s3: Any, folder: Path) -> None:
+        self._s3 = s3
+        self._folder = folder
+        self._written: dict[tuple[str, str], Path] = {}
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
+        """Keep an object."""
+        self._place(Bucket, Key).write_bytes(Body)
+
+    def upload_file(self, name: str, bucket: str, object_key: str) -> None:
+        """Keep a file as an object."""
+        shutil.copyfile(name, self._place(bucket, object_key))
+
+    def get_object(self, Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
+        """Get an object that was kept, else the real one."""
+        path = self._written.get((Bucket, Key))
+        if path is None:
+            return self._s3.get_object(Bucket=Bucket, Key=Key, **more)
+        return {"Body": StreamingBody(path.open("rb"), path.stat().st_size)}
+
+    def head_object(self, **request: Any) -> Any:
+        """Look at a real object: outputs are never written here."""
+        return self._s3.head_object(**request)
+
+    def list_objects_v2(self, Bucket: str, Prefix: str, **more: Any) -> Any:  # noqa: N803
+        """List what is there and what was kept."""
+        page = self._s3.list_objects_v2(Bucket=Bucket, Prefix=Prefix, **more)
+        if "ContinuationToken" in more:
+            return page
+        kept = [
+            {"Key": object_key, "Size": path.stat().st_size}
+            for (bucket, object_key), path in sorted(self._written.items())
+            if bucket == Bucket and object_key.startswith(Prefix)
+        ]
+        return {**page, "Contents": [*kept, *page.get("Contents", [])]}
+
+    def _place(self, bucket: str, object_key: str) -> Path:
+        path = self._folder / f"{len(self._written):06d}"
+        return self._written.setdefault((bucket, object_key), path)
+
+
+class OverlayDynamo:
+    """The ledger's table, with what was committed since in memory; as far as `Ledger` calls it."""
+
+    def __init__(self, client: Any, table: str) -> None:
+        self._client = client
+        self._table = table
+        self._rows: dict[tuple[str, str], dict[str, Any] | None] = {}
+
+    def describe_table(self, **request: Any) -> Any:
+        """Describe a real table."""
+        return self._client.describe_table(**request)
+
+    def get_item(self, **request: Any) -> Any:
+        """Get a row as it would be."""
+        at = request["Key"]["pk"]["S"], request["Key"]["sk"]["S"]
+        if at not in self._rows:
+            return self._client.get_item(**request)
+        return {"Item": self._rows[at]} if self._rows[at] else {}
+
+    def query(self, **request: Any) -> Any:
+        """Query rows as they would be, all in one page."""
+        values = request["ExpressionAttributeValues"]
+        pk, prefix = values[":pk"]["S"], values[":prefix"]["S"]
+        found: dict[str, dict[str, Any] | None] = {}
+        while True:
+            page = self._client.query(**request)
+            found |= {row["sk"]["S"]: row for row in page["Items"]}
+            if "LastEvaluatedKey" not in page:
+                break
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        found |= {sk: row for (dataset, sk), row in self._rows.items() if dataset == pk and sk.startswith(prefix)}
+        rows = [row for _, row in sorted(found.items()) if row is not None]
+        return {"Items": rows if request["ScanIndexForward"] else rows[::-1]}
+
+    def transact_write_items(self, TransactItems: list[Any]) -> None:  # noqa: N803
+        """Commit here."""
+        for action in TransactItems:
+            row = action["Put"]["Item"] if "Put" in action else action["Delete"]["Key"]
+            self._rows[row["pk"]["S"], row["sk"]["S"]] = row if "Put" in action else None
+
+
+class Nowhere:
+    """A transport to a table that takes everything."""
+
+    def __init__(self) -> None:
+        self._handles = itertools.count(1)
+        self._sent: list[int] = []
+
+    def send(self, target: str, payload: bytes) -> int:
+        """Send to nobody."""
+        del target, payload
+        self._sent.append(next(self._handles))
+        return self._sent[-1]
+
+    def wait(self, timeout: float) -> list[tuple[int, Response | TransportError]]:
+        """Return that all was taken."""
+        del timeout
+        sent, self._sent = self._sent, []
+        return [(handle, Response(200, [], b"{}")) for handle in sent]
