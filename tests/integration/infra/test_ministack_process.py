@@ -20,9 +20,10 @@ from infra.local.ministack import MinistackError, run_ministack
 
 CHECKOUT = Path(__file__).parents[3]
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from infra.local.ministack import run_ministack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 with run_ministack(Path(sys.argv[1])) as running:
     print(running.endpoint, running.pid, flush=True)
     time.sleep(60)
