@@ -106,7 +106,7 @@ def _replay(edges: Edges, words: argparse.Namespace) -> int:
 
 
 def _withdraw(edges: Edges, words: argparse.Namespace) -> int:
-    return _work(edges, words, withdraw(edges, _get_run(edges, words.dataset, words.run)))
+    return _work(edges, words, [withdraw(edges, _get_run(edges, words.dataset, words.run))])
 
 
 def _refresh(edges: Edges, words: argparse.Namespace) -> int:
@@ -139,11 +139,10 @@ def _status(edges: Edges, words: argparse.Namespace) -> int:
 
 
 def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
-    """Run what is pending and show what became of the queued runs."""
+    """Run what is pending and show what became of the queued runs, and of the restores that they brought about."""
     name = dataset or queued[0].dataset
-    for _ in drain(edges, name):
-        pass
-    runs = [run for run in (edges.ledger.get_run(name, each.run) for each in queued) if run]
+    shown = [run.run for run in drain(edges, name) if run.kind == "restore"] + [run.run for run in queued]
+    runs = [run for run in (edges.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
     print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
     for run in runs:
         if run.state == "failed":

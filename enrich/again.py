@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from enrich.dispatch import enqueue_again, find_alive, newest_first, repeat
+from enrich.dispatch import build_queued, enqueue_again, newest_first, repeat
 from enrich.edges import Edges
-from enrich.faults import Failed
+from enrich.faults import Failed, LeaseLost
 from enrich.lease import Lease, acquire
-from enrich.records import Counts, Run
+from enrich.ledger import Delete
+from enrich.records import RESTORE_FIRST, Counts, Record, Run, bump
 from enrich.run import abandon
 
 _REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
@@ -47,11 +48,11 @@ def refresh(edges: Edges, dataset: str, *, full: bool = False) -> Run:
     return enqueue_again(edges, replace(repeat(done[0], "refresh"), full=full))
 
 
-def withdraw(edges: Edges, bad: Run) -> list[Run]:
-    """Take an output back: open a new generation and queue what puts the table right in it.
+def withdraw(edges: Edges, bad: Run) -> Run:
+    """Take an output back: open a new generation and queue, in one commit, the removal of what only it named.
 
-    That is every output that is still alive, and at last the removal of the items that only the
-    withdrawn output named. Unchanged bodies cost nothing, as always.
+    The removal first queues every output that is still alive (dispatch.drain): in the new generation each is newer
+    than the withdrawn one. Unchanged bodies cost nothing, as always.
 
     Raises:
         Failed: the dataset is busy, or another run of it has begun to write and is not closed.
@@ -65,24 +66,36 @@ def withdraw(edges: Edges, bad: Run) -> list[Run]:
         lease.release()
 
 
-def _withdraw(edges: Edges, lease: Lease, bad: Run) -> list[Run]:
+def _withdraw(edges: Edges, lease: Lease, bad: Run) -> Run:
     if lease.state.open_run not in {None, bad.run}:
         raise Failed(
             f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
             f"(`enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
         )
     if not bad.closed:
-        bad = abandon(edges, lease, bad, "withdrawn")
-    runs = edges.ledger.fetch_runs(bad.dataset)
-    same = [run for run in runs if run.identity == bad.identity and run.state == "done"]
-    queued = [enqueue_again(edges, repeat(run, "restore")) for run in find_alive(edges, runs, without=bad.identity)]
-    removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata)
-    queued.append(enqueue_again(edges, removal))
-    fresh = [
-        replace(run, stage="pin", generation=None, next_row=0, place=0, rows=None, reasons={}, counts=Counts())
-        for run in runs
-        if not run.closed and run.run != bad.run
-    ]
-    marked = [replace(run, state="withdrawn") for run in same]
-    lease.commit(*fresh, *marked, generation=lease.state.generation + 1)
-    return queued
+        bad = abandon(edges, lease, bad, "withdrawn before it was done")
+    removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata, stage=RESTORE_FIRST)
+    while True:
+        queued, counter, pending = build_queued(edges, removal)
+        try:
+            lease.commit(queued, counter, pending, *_take_back(edges, bad), generation=lease.state.generation + 1)
+        except LeaseLost:
+            if edges.ledger.get_state(bad.dataset).version != lease.state.version:
+                raise
+            continue  # it was the counter, or another record that somebody changed meanwhile
+        return bump(queued)
+
+
+def _take_back(edges: Edges, bad: Run) -> list[Record | Delete]:
+    """Return what a withdrawal changes of the runs there are: those of its output end, others get an order anew."""
+    changes: list[Record | Delete] = []
+    for run in edges.ledger.fetch_runs(bad.dataset):
+        if run.identity == bad.identity and (run.state == "done" or run.run == bad.run):
+            changes.append(replace(run, state="withdrawn"))
+        elif run.identity == bad.identity and run.kind != "removal" and not run.closed:
+            pending = edges.ledger.get_pending(run.dataset, run.run)
+            changes += [replace(run, state="withdrawn"), *([Delete(pending)] if pending else [])]
+        elif not run.closed and run.generation is not None:
+            fresh = replace(run, stage="pin", generation=None, next_row=0, place=0, rows=None)
+            changes.append(replace(fresh, reasons={}, counts=Counts()))
+    return changes

@@ -16,7 +16,7 @@ from enrich.fingerprints import fetch_table_id
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
 from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, list_keys
-from enrich.records import Known, Pending, Record, Run, bump
+from enrich.records import RESTORE_FIRST, Counter, Known, Pending, Record, Run, bump
 from enrich.run import execute
 
 
@@ -65,7 +65,7 @@ def heal(edges: Edges, dataset: str) -> None:
         return
     try:
         if lease.state.fingerprints == state.fingerprints and lease.state.rebuilt != rebuilt:
-            queue_restores(edges, lease)
+            queue_restores(edges, lease, full=True)
             lease.commit(rebuilt=rebuilt)
     finally:
         lease.release()
@@ -109,14 +109,8 @@ def enqueue_again(edges: Edges, run: Run) -> Run:
 
 def _enqueue(edges: Edges, run: Run, etag: str | None) -> Run | None:
     """Commit a run with the next number; None when the number, or the output, was taken meanwhile."""
-    counter = edges.ledger.get_counter(run.dataset)
-    now_ms = int(edges.clock.now() * 1000)
-    numbered = replace(run, run=counter.next_run, queued_ms=now_ms, version=0)
-    records: list[Record] = [
-        replace(counter, next_run=counter.next_run + 1),
-        numbered,
-        Pending(dataset=run.dataset, run=numbered.run, kind=run.kind, queued_ms=now_ms),
-    ]
+    numbered, counter, pending = build_queued(edges, run)
+    records: list[Record] = [numbered, counter, pending]
     if etag is not None:
         records.append(
             Known(
@@ -133,6 +127,14 @@ def _enqueue(edges: Edges, run: Run, etag: str | None) -> Run | None:
     except ConflictError:
         return None
     return bump(numbered)
+
+
+def build_queued(edges: Edges, run: Run) -> tuple[Run, Counter, Pending]:
+    """Return what to commit so that a run is queued with the next number."""
+    counter = edges.ledger.get_counter(run.dataset)
+    numbered = replace(run, run=counter.next_run, queued_ms=int(edges.clock.now() * 1000), version=0)
+    pending = Pending(dataset=run.dataset, run=numbered.run, kind=run.kind, queued_ms=numbered.queued_ms)
+    return numbered, replace(counter, next_run=counter.next_run + 1), pending
 
 
 def drain(edges: Edges, dataset: str) -> Iterator[Run]:
@@ -154,12 +156,16 @@ def drain(edges: Edges, dataset: str) -> Iterator[Run]:
                 run = edges.ledger.get_run(dataset, chosen.run)
                 if run is None:
                     raise LookupError(f"ledger: {dataset} run {chosen.run} is pending and not there")
+                if run.stage == RESTORE_FIRST:
+                    queue_restores(edges, lease, full=False)
+                    lease.commit(replace(run, stage="pin"))
+                    continue
                 lease.wait_for_quiet()
                 try:
                     yield execute(edges, lease, run)
                 except Doubtful as doubt:
                     if lease.state.rebuilt != doubt.fingerprints:
-                        queue_restores(edges, lease)
+                        queue_restores(edges, lease, full=True)
                         lease.commit(rebuilt=doubt.fingerprints)
         finally:
             lease.release()
@@ -176,27 +182,28 @@ def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
     """Choose the oldest, with two exceptions.
 
     A run that began to write goes on before any other: until it closes, nobody knows what the table holds. And what
-    puts a table right again goes before what comes new.
+    puts a table right again goes before what comes new: restores, then a removal, which queues restores first of all.
     """
     began = [each for each in pending if each.run == open_run]
     # newest first: what the newest outputs name is then never served from an older one in between
     restores = [each for each in reversed(pending) if each.kind == "restore"]
-    return next(iter(began or restores or pending), None)
+    removals = [each for each in pending if each.kind == "removal"]
+    return next(iter(began or restores or removals or pending), None)
 
 
-def queue_restores(edges: Edges, lease: Lease) -> None:
-    """Queue every output whose items may be alive, to be written in full."""
+def queue_restores(edges: Edges, lease: Lease, *, full: bool) -> None:
+    """Queue every output whose items may be alive; `full`: to be written whatever the fingerprints say."""
     runs = edges.ledger.fetch_runs(lease.state.dataset)
     for run in find_alive(edges, runs):
-        enqueue_again(edges, replace(repeat(run, "restore"), full=True))
+        enqueue_again(edges, replace(repeat(run, "restore"), full=full))
 
 
-def find_alive(edges: Edges, runs: Iterable[Run], *, without: str | None = None) -> list[Run]:
+def find_alive(edges: Edges, runs: Iterable[Run]) -> list[Run]:
     """Return the newest run of each output whose items may be alive, oldest first: so they keep their order."""
     now = edges.clock.now()
     newest: dict[str, Run] = {}
     for run in newest_first(runs):
-        if run.identity != without and (run.expires_at or 0) > now:
+        if (run.expires_at or 0) > now:
             newest.setdefault(run.identity, run)
     alive = list(reversed(newest.values()))
     snapshot = edges.datasets[alive[0].dataset].source.output == "snapshot" if alive else False

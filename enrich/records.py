@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from serve.item import Order
 
 R = TypeVar("R", bound="Record")
+RESTORE_FIRST = "restore-first"  # stage of a removal whose restores are not queued yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

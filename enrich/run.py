@@ -177,8 +177,10 @@ def _choose_removals(active: Active, delta: Delta, order: str, now: float) -> in
     """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
     run = active.run
     if run.kind == "removal":
-        again = [each for each in active.edges.ledger.fetch_runs(run.dataset) if each.identity == run.identity]
-        withdrawn = [each.order.text for each in again if each.as_of_ms and each.generation]
+        runs = active.edges.ledger.fetch_runs(run.dataset)
+        of_it = {each.run for each in runs if each.identity == run.identity}
+        of_it |= {each.run for each in runs if each.kind == "rejects" and each.of_run in of_it}
+        withdrawn = [each.order.text for each in runs if each.run in of_it and each.as_of_ms and each.generation]
         delta.choose_removals(order=order, now=now, confirmed_by=withdrawn)
     elif _is_snapshot(active) and not run.born_expired and order >= active.lease.state.snapshot:
         delta.choose_removals(order=order, now=now)
@@ -220,10 +222,10 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
     )
 
 
-def abandon(edges: Edges, lease: Lease, run: Run, state: str) -> Run:
-    """Close a run that shall not go on."""
+def abandon(edges: Edges, lease: Lease, run: Run, why: str) -> Run:
+    """Close a run that shall not go on as failed."""
     with tempfile.TemporaryDirectory(dir=edges.directory) as scratch:
-        return _close_early(_activate(edges, lease, run, Path(scratch)), state, f"{state} before it was done")
+        return _close_early(_activate(edges, lease, run, Path(scratch)), "failed", why)
 
 
 def _activate(edges: Edges, lease: Lease, run: Run, scratch: Path) -> Active:
