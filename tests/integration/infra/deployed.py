@@ -25,6 +25,7 @@ from examples.flights.tokens import Issuer, open_issuer
 from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy
 from infra.local.ministack import REGION, run_ministack
+from infra.translate import Template
 
 ISSUER, AUDIENCE = "https://issuer.example.com/", "larder"
 DATASET = "flight-delays"
@@ -93,15 +94,29 @@ def run_stand_in(log: Path, *, auth: bool = False, region: str = REGION) -> Iter
         athena.close()
 
 
-def deploy_larder(client: Callable[[str], Any], endpoint: str, name: str, **options: Any) -> Deployed:
+def deploy_larder(
+    client: Callable[[str], Any],
+    endpoint: str,
+    name: str,
+    *,
+    parameters: Mapping[str, str] | None = None,
+    template: Template | None = None,
+) -> Deployed:
     """Deploy a stack with a lake of its own."""
     bucket = f"{name}-lake"
     client("s3").create_bucket(Bucket=bucket)
     tables = {table: pa.Table.from_pylist([_ROWS[table]], schema) for table, schema in lake.TABLES.items()}
     lake.load(client("s3"), client("glue"), bucket, tables)
-    parameters = {"Service": name, "LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE}
-    stack = deploy(client, endpoint, name=name, parameters=parameters, **options)
+    given = {"Service": name, "LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE, **(parameters or {})}
+    stack = deploy(client, endpoint, name=name, parameters=given, template=template)
     return Deployed(client, stack, open_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE))
+
+
+def find_resource(client: Callable[[str], Any], stack: str, logical_id: str) -> str:
+    """Return the physical id of a stack's resource."""
+    found = client("cloudformation").describe_stack_resource(StackName=stack, LogicalResourceId=logical_id)
+    physical_id: str = found["StackResourceDetail"]["PhysicalResourceId"]
+    return physical_id
 
 
 def object_key(days_ago: int = 0, part: int = 0) -> str:

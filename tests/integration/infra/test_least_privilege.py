@@ -1,22 +1,36 @@
-"""Least privilege, under a stand-in that enforces IAM: the whole path works, and without any one action it does not."""
+"""Least privilege, under a stand-in that enforces IAM: without any one action something fails."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from examples.flights import demo, site
 from infra.local.athena.api import Api
-from infra.local.deploy import destroy
+from infra.local.deploy import DeployError, deploy, destroy
+from infra.local.ministack import Ministack, run_ministack
 from infra.rules.look import listed, statements
 from infra.translate import Template, read_template
-from tests.integration.infra.deployed import DATASET, Deployed, deploy_larder, object_key, parquet, run_stand_in
+from tests.integration.infra.deployed import (
+    DATASET,
+    Deployed,
+    deploy_larder,
+    find_resource,
+    object_key,
+    parquet,
+    run_stand_in,
+)
 
 pytestmark = pytest.mark.slow  # each action has a stack of its own
 
-ROLES = ("EnrichRole", "ServeRole")
+ROLES = ("EnrichRole", "ServeRole", "PublishRole", "SyntheticRole")
 
 # What the stand-in does by itself and never asks a role for: AWS's documentation says that it has to be there.
 NOT_ASKED = {
@@ -49,7 +63,7 @@ NOT_ASKED_SIDS = {
 
 
 def read_actions(template: Template) -> list[tuple[str, str, str]]:
-    """List (role, Sid, action) of both roles, but for what the stand-in never asks for."""
+    """List (role, Sid, action) of the functions' roles, but for what the stand-in never asks for."""
     found = []
     for role in ROLES:
         for stated in template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]:
@@ -111,9 +125,42 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
     yield "a sweep of all, a message each", larder.enrich({"sweep": True})
 
 
+def side_journey(stand_in: tuple[Any, str], name: str, template: Template) -> Iterator[tuple[str, object]]:
+    """Do what the stack's own two functions do: publish and take back the discovery files, check the stage."""
+    client, _ = stand_in
+    client("s3").create_bucket(Bucket=f"{name}-discovery")
+    client("secretsmanager").create_secret(Name=f"{name}/synthetic", SecretString=json.dumps({"token": "none"}))
+    parameters = {"DiscoveryBucketName": f"{name}-discovery", "SyntheticSecret": f"{name}/synthetic"}
+
+    def published() -> list[str]:
+        listed = client("s3").list_objects_v2(Bucket=f"{name}-discovery").get("Contents", [])
+        return sorted(one["Key"].removeprefix(f"{name}/") for one in listed)
+
+    try:
+        larder = deploy_larder(*stand_in, name, template=template, parameters=parameters)
+    except DeployError as error:
+        yield "deploying", str(error)
+        return
+    yield "its files", published()
+    answer = client("lambda").invoke(FunctionName=find_resource(client, name, "SyntheticFunction"), Payload=b"{}")
+    yield "a check", answer.get("FunctionError")
+    with suppress(DeployError):
+        destroy(client, larder.stack)
+    yield "its files when it is gone", published()
+
+
+def run_side_journey(stand_in: tuple[Any, str], name: str, template: Template) -> dict[str, object]:
+    return dict(side_journey(stand_in, name, template))
+
+
 @pytest.fixture(scope="module")
 def whole(stand_in: tuple[Any, str]) -> dict[str, object]:
     return dict(journey(deploy_larder(*stand_in, "whole")))
+
+
+@pytest.fixture(scope="module")
+def whole_side(stand_in: tuple[Any, str]) -> dict[str, object]:
+    return run_side_journey(stand_in, "predictions", read_template())
 
 
 def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: dict[str, object]) -> None:
@@ -142,7 +189,13 @@ def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
     assert {f"athena:{operation}" for operation in ASKED_OF_ATHENA} | {"athena:StopQueryExecution"} == set(allowed)
 
 
-@pytest.mark.parametrize(("role", "sid", "action"), ACTIONS, ids=[":".join(one) for one in ACTIONS])
+def of_roles(*roles: str) -> pytest.MarkDecorator:
+    """Parametrize a test with each action of some roles, by name."""
+    actions = [one for one in ACTIONS if one[0] in roles]
+    return pytest.mark.parametrize(("role", "sid", "action"), actions, ids=[":".join(one) for one in actions])
+
+
+@of_roles("EnrichRole", "ServeRole")
 def test_each_action_is_needed(
     stand_in: tuple[Any, str], whole: dict[str, object], role: str, sid: str, action: str
 ) -> None:
@@ -153,3 +206,41 @@ def test_each_action_is_needed(
         assert any(came != whole[step] for step, came in journey(larder))
     finally:
         destroy(larder.client, larder.stack)
+
+
+def test_side_functions_work_with_enforced_roles(whole_side: dict[str, object]) -> None:
+    """With the roles of the template the files are published and taken back, and the check is made."""
+    own = ["dev/openapi.json", "dev/service.json"]
+    assert whole_side == {
+        "its files": [".well-known/api-catalog", *own],
+        "a check": None,
+        "its files when it is gone": [".well-known/api-catalog"],
+    }
+
+
+@of_roles("PublishRole", "SyntheticRole")
+def test_each_action_of_the_side_functions_is_needed(
+    stand_in: tuple[Any, str], whole_side: dict[str, object], role: str, sid: str, action: str
+) -> None:
+    """The same for the functions that publish the discovery files and check the stage."""
+    name = f"no-{ACTIONS.index((role, sid, action))}"
+    assert run_side_journey(stand_in, name, without(read_template(), role, sid, action)) != whole_side
+
+
+def test_whole_demo_works_with_enforced_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python3 dev.py demo --once` under `AUTH=true`: real flights, from the model to the answers."""
+    monkeypatch.setattr(site, "run_ministack", enforcing)
+    assert demo.main(["--once"]) == 0
+
+
+def test_demo_notices_a_permission_that_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is enforced in the demo too: without one action of serve's it fails."""
+    lacking = without(read_template(), "ServeRole", "ReadItems", "dynamodb:GetItem")
+    monkeypatch.setattr(site, "run_ministack", enforcing)
+    monkeypatch.setattr(site, "deploy", functools.partial(deploy, template=lacking))
+    assert demo.main(["--once"]) == 1
+
+
+def enforcing(log: Path, *, env: Mapping[str, str]) -> AbstractContextManager[Ministack]:
+    """Run the stand-in of the demo with IAM enforced."""
+    return run_ministack(log, env={**env, "AUTH": "true"})

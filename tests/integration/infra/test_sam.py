@@ -1,69 +1,144 @@
-"""`sam build && sam deploy`, as on AWS, against the stand-in: an authenticated GET, a second deploy, a teardown."""
+"""`sam build && sam deploy --config-env E`, as on AWS, against the stand-in: all five environments, and a teardown."""
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from examples.flights.http import get
 from examples.flights.tokens import open_issuer
 from infra.bundle import ROOT
-from infra.environments import build_parameters, read_environments
+from infra.discovery import CATALOG_PATH, build_base_url, build_files
+from infra.environments import build_parameters, build_samconfig, read_environments
 from infra.local.ministack import client_env
 from infra.rules.kept import RETAINED
+from infra.synthetic import send
 from infra.tools import install
-from tests.integration.infra.deployed import run_stand_in
+from tests.integration.infra.deployed import find_resource, run_stand_in
 
 pytestmark = pytest.mark.slow
 
-
-def outputs(client: Callable[[str], Any], stack: str) -> dict[str, str]:
-    """Return a stack's outputs."""
-    described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
-    return {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
+DOCUMENT = read_environments()
+REGION = DOCUMENT["environments"]["dev"]["region"]
+LAPTOP = {"Platform": "laptop", "Canary": "false"}  # the stand-in knows no CodeDeploy, which the canary would need
 
 
-def test_build_deploy_again_and_delete(tmp_path: Path) -> None:
-    """The README's commands, with samconfig.toml's parameters for dev; only `Platform` says that it is a laptop."""
-    document = read_environments()
-    dev = document["environments"]["dev"]
-    with run_stand_in(tmp_path / "ministack.log", region=dev["region"]) as (client, endpoint):
-        env = {**os.environ, **client_env(endpoint), "AWS_REGION": dev["region"], "AWS_DEFAULT_REGION": dev["region"]}
+@dataclass(frozen=True)
+class Sam:
+    """The command line of sam, and the stand-in that it deploys to."""
+
+    client: Callable[[str], Any]
+    endpoint: str
+    env: Mapping[str, str]
+    config: Path
+
+    def __call__(self, *words: str, answer: str = "") -> None:
+        """Run a command in the checkout, as the runbook has it."""
+        command = [str(install("sam") / "sam"), *words, "--config-file", str(self.config)]
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, input=answer)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def outputs(self, environment: str) -> dict[str, str]:
+        """Return the outputs of an environment's stack, which stands."""
+        name = DOCUMENT["environments"][environment]["stack"]
+        described = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+        assert described["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), described
+        return {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
+
+    def read(self, environment: str, stack: Mapping[str, str]) -> None:
+        """Read from an environment's API: refused without a token, and answered with one."""
+        url = f"{self.endpoint}/_aws/execute-api/{stack['ApiId']}/live/v1/flight-delays"
+        given = DOCUMENT["environments"][environment]
+        issuer = open_issuer(self.client("ssm"), stack["KeyStorePath"], given["issuer"], given["audience"])
+        key = {}
+        if build_parameters(DOCUMENT, environment).get("ApiKeys") == "required":
+            key = {"x-api-key": self.api_key(environment)}
+            assert send(url, {}, None).status == 403, "the stage asks for no API key"
+        assert send(url, key, None).status == 401
+        answer = send(url, {**key, "Authorization": f"Bearer {issuer.sign('B6', time.time())}"}, None)
+        assert (answer.status, json.loads(answer.body)["items"]) == (200, [])
+
+    def api_key(self, environment: str) -> str:
+        """Return the first consumer's API key."""
+        found = find_resource(self.client, DOCUMENT["environments"][environment]["stack"], "FirstApiKey")
+        value: str = self.client("apigateway").get_api_key(apiKey=found, includeValue=True)["value"]
+        return value
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sam]:
+    """Build once; the configuration is samconfig.toml, which is told that it is on a laptop."""
+    place = tmp_path_factory.mktemp("sam")
+    document = copy.deepcopy(DOCUMENT)
+    for given in document["environments"].values():
+        given["parameters"] = {**given.get("parameters", {}), **LAPTOP}
+    (place / "samconfig.toml").write_text(build_samconfig(document))
+    with run_stand_in(place / "ministack.log", region=REGION) as (client, endpoint):
+        env = {**os.environ, **client_env(endpoint), "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
         env |= {"LARDER_PYTHON": sys.executable, "LARDER_TARGET": "native", "SAM_CLI_TELEMETRY": "0"}
-
-        def sam(*words: str) -> None:
-            command = [str(install("sam") / "sam"), *words, "--config-env", "dev"]
-            done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-            assert done.returncode == 0, done.stdout + done.stderr
-
-        def deploy(release: str) -> dict[str, str]:
-            given = build_parameters(document, "dev") | {"Platform": "laptop", "ReleaseVersion": release}
-            sam("deploy", "--parameter-overrides", *(f"{name}={value}" for name, value in given.items()))
-            return outputs(client, dev["stack"])
-
-        location = {"LocationConstraint": dev["region"]}
-        client("s3").create_bucket(Bucket=document["discovery"]["bucket"], CreateBucketConfiguration=location)
+        client("s3").create_bucket(
+            Bucket=DOCUMENT["discovery"]["bucket"], CreateBucketConfiguration={"LocationConstraint": REGION}
+        )
         shutil.rmtree(ROOT / ".aws-sam", ignore_errors=True)
-        sam("build")
-        stack = deploy("one")
-        url = f"{endpoint}/_aws/execute-api/{stack['ApiId']}/live/v1/flight-delays"
-        issuer = open_issuer(client("ssm"), stack["KeyStorePath"], dev["issuer"], dev["audience"])
-        assert get(url, None).status == 401
-        assert get(url, issuer.sign("B6", time.time())).json()["items"] == []
-        again = deploy("two")
-        assert {name: again[name] for name in ("TableName", "QueueUrl", "ApiId")} == {
-            name: stack[name] for name in ("TableName", "QueueUrl", "ApiId")
-        }
-        assert get(url, issuer.sign("B6", time.time())).status == 200
-        sam("delete", "--no-prompts")
-        left = {*client("dynamodb").list_tables()["TableNames"]}
-        left |= {one["Name"] for one in client("s3").list_buckets()["Buckets"]}
-        assert len({name for name in left if name.startswith(f"{dev['stack']}-")}) == len(RETAINED)
+        run = Sam(client, endpoint, env, place / "samconfig.toml")
+        run("build", "--config-env", "dev")
+        yield run
+
+
+@pytest.mark.parametrize("environment", DOCUMENT["environments"])
+def test_each_environment_is_deployed_and_answers(sam: Sam, environment: str) -> None:
+    """`sam deploy --config-env E` makes a whole stack; its API refuses a stranger and answers a token of its issuer."""
+    sam("deploy", "--config-env", environment, answer="y\n")  # prod asks whether it should
+    sam.read(environment, sam.outputs(environment))
+
+
+def test_every_environment_is_found_by_the_catalog(sam: Sam) -> None:
+    """What the five stacks wrote is what `python -m infra.discovery` writes, address and all."""
+    s3, bucket = sam.client("s3"), DOCUMENT["discovery"]["bucket"]
+    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    expected: dict[str, str] = {}
+    for environment in DOCUMENT["environments"]:
+        files = build_files(DOCUMENT, openapi, environment, release="unversioned")
+        expected |= {object_key: text for object_key, (_, text) in files.items()}
+        told = sam.client("ssm").get_parameter(Name=f"/discovery/{DOCUMENT['service']}/{environment}/v1/base-url")
+        assert told["Parameter"]["Value"] == build_base_url(DOCUMENT, environment)
+    listed = {one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+    assert listed == set(expected)
+    for object_key, text in expected.items():
+        assert json.loads(s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()) == json.loads(text), object_key
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_second_deploy_is_in_place_and_teardown_keeps_the_data(sam: Sam, environment: str) -> None:
+    """A release is another value of one parameter; `sam delete` leaves tables, buckets and the catalog alone."""
+    before = sam.outputs(environment)
+    given = build_parameters(DOCUMENT, environment) | LAPTOP | {"ReleaseVersion": "next"}
+    overrides = [f"{name}={value}" for name, value in given.items()]
+    sam("deploy", "--config-env", environment, "--parameter-overrides", *overrides, answer="y\n")
+    after = sam.outputs(environment)
+    assert after == before
+    sam.read(environment, after)
+    name = after["EnrichFunctionName"]
+    function = sam.client("lambda").get_function_configuration(FunctionName=name)
+    assert function["Environment"]["Variables"]["LARDER_VERSION"] == "next"
+    sam("delete", "--no-prompts", "--config-env", environment)
+    prefix = DOCUMENT["environments"][environment]["stack"] + "-"
+    left = {*sam.client("dynamodb").list_tables()["TableNames"]}
+    left |= {one["Name"] for one in sam.client("s3").list_buckets()["Buckets"]}
+    assert len({one for one in left if one.startswith(prefix)}) == len(RETAINED)
+    functions = sam.client("lambda").list_functions()["Functions"]
+    assert not [one for one in functions if one["FunctionName"].startswith(prefix)]
+    kept = sam.client("s3").list_objects_v2(Bucket=DOCUMENT["discovery"]["bucket"])["Contents"]
+    assert CATALOG_PATH in {one["Key"] for one in kept}
+    assert not [one for one in kept if one["Key"].startswith(f"{DOCUMENT['service']}/{environment}/")]
