@@ -44,8 +44,8 @@ from serve.settings import Settings, parse_settings
 from serve.storage import Storage, StorageUnavailable
 from serve.verifier import Issuer, Trusted, Verifier
 from wire.client import Client, Limits
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 
 # Far below the 29 s of API Gateway: what has not come after the budget is a 503 that says when to try again.
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
@@ -83,7 +83,7 @@ def build_parts(env: Mapping[str, str]) -> Parts:
     """
     settings = parse_settings(env)
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client = Client(resolve("dynamodb", region, env), find_credentials(env), LIMITS)
+    client = Client(resolve("dynamodb", region, env), find_source(env), LIMITS)
 
     def report(event: str, details: Mapping[str, object]) -> None:
         write(build_key_line(settings.environment, time.time(), event, details))

@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from urllib.parse import quote_plus, unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 from serve.key_set import Document
 from serve.keys import Unreadable
 from wire.client import Client, Limits
+from wire.credentials import find_source
 from wire.endpoint import object_path, parse_endpoint, resolve
 from wire.errors import WireError
-from wire.signing import find_credentials
 
 # A token waits for this reading, and API Gateway for at most 29 s in all.
 LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 1024)
@@ -50,7 +50,7 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[Docu
 
 def _client(service: str, region: str, env: Mapping[str, str]) -> Client:
     # Keys are read minutes apart: a connection kept until then would be stale.
-    return Client(resolve(service, region, env), find_credentials(env), LIMITS)
+    return Client(resolve(service, region, env), find_source(env), LIMITS)
 
 
 def _read_files(location: str) -> list[Document]:
@@ -87,7 +87,7 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
     try:
         names = [object_key]
         if object_key.endswith("/"):
-            query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote_plus(object_key)}"
+            query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote(object_key, safe='')}"
             found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", f"/{bucket}?{query}").body.decode())
             names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
         if not names:

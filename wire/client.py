@@ -6,16 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from awscrt.auth import AwsCredentialsProvider
-from awscrt.exceptions import AwsCrtError
-from awscrt.http import HttpClientConnection, HttpRequest
-
 from wire.backoff import draw, full_jitter
-from wire.connection import Exchange, abandon, open_connection
+from wire.channel import Channel, open_channel
 from wire.endpoint import Endpoint
-from wire.errors import Unavailable
+from wire.errors import Dropped, Unavailable
+from wire.request import RequestBuilder
 from wire.response import Response, parse_failure
-from wire.signing import Signer
+from wire.sigv4 import Credentials
 
 
 class Limits(NamedTuple):
@@ -44,7 +41,7 @@ class Client:
     def __init__(
         self,
         endpoint: Endpoint,
-        provider: AwsCredentialsProvider | None,
+        credentials: Callable[[], Credentials] | None,
         limits: Limits = DEFAULTS,
         *,
         clock: Callable[[], float] = time.time,
@@ -52,10 +49,10 @@ class Client:
     ) -> None:
         self.endpoint = endpoint
         self.limits = limits
-        self._signer = Signer(endpoint, provider)
+        self._requests = RequestBuilder(endpoint, credentials)
         self._clock = clock
         self._sleep = sleep
-        self._idle: list[tuple[HttpClientConnection, float]] = []
+        self._idle: list[tuple[Channel, float]] = []
 
     def send(self, target: str, payload: bytes, *, budget: float | None = None) -> bytes:
         """Send an operation of DynamoDB or SSM, e.g. `DynamoDB_20120810.GetItem`; payload and answer are JSON text.
@@ -88,7 +85,7 @@ class Client:
         while True:
             idle = None
             try:
-                request = self._signer.build(method, path, headers, body)
+                request = self._requests.build(method, path, headers, body)
                 idle = self._reuse()
                 response = self._exchange(idle or self._connect(ends), method, request, ends)
                 failure = parse_failure(response)
@@ -97,7 +94,7 @@ class Client:
                 raise failure
             except Unavailable as error:
                 pause = 0.0
-                if idle and isinstance(error.__cause__, (AwsCrtError, RuntimeError)):
+                if idle and isinstance(error, Dropped):
                     # It died while idle, which says nothing about the service: try at once, on a new connection (once,
                     # then, since the others are closed too).
                     self.close()
@@ -113,38 +110,23 @@ class Client:
         while self._idle:
             self._idle.pop()[0].close()
 
-    def _exchange(self, connection: HttpClientConnection, method: str, request: HttpRequest, ends: float) -> Response:
-        exchange = Exchange(method, self.limits.largest)
-        whole = False
+    def _exchange(self, channel: Channel, method: str, request: bytes, ends: float) -> Response:
+        timeout = max(0.001, min(self.limits.attempt, ends - time.monotonic()))
         try:
-            done = exchange.start(connection, request)
-            failed = done.exception(max(0.0, min(self.limits.attempt, ends - time.monotonic())))
-            response = exchange.response(failed)
-            whole = True
-        except TimeoutError as error:
-            raise Unavailable("no answer in time") from error
+            return channel.exchange(method, request, self.limits.largest, timeout)
         finally:
-            if whole:
-                self._idle.append((connection, self._clock()))
-            else:  # after a time-out awscrt keeps it open, with the answer still on its way
-                connection.close()
-        return response
+            if channel.is_reusable:
+                self._idle.append((channel, self._clock()))
+            else:
+                channel.close()
 
-    def _connect(self, ends: float) -> HttpClientConnection:
-        timeout = max(0.001, min(self.limits.connect, ends - time.monotonic()))
-        connecting = open_connection(self.endpoint, timeout)
-        try:
-            return connecting.result(timeout)
-        except TimeoutError as error:
-            abandon(connecting)
-            raise Unavailable(f"no connection to {self.endpoint.authority} in time") from error
-        except AwsCrtError as error:
-            raise Unavailable(f"no connection to {self.endpoint.authority}: {error}") from error
+    def _connect(self, ends: float) -> Channel:
+        return open_channel(self.endpoint, max(0.001, min(self.limits.connect, ends - time.monotonic())))
 
-    def _reuse(self) -> HttpClientConnection | None:
+    def _reuse(self) -> Channel | None:
         while self._idle:
-            connection, since = self._idle.pop()
-            if connection.is_open() and 0 <= self._clock() - since < self.limits.idle:
-                return connection
-            connection.close()
+            channel, since = self._idle.pop()
+            if 0 <= self._clock() - since < self.limits.idle and channel.is_quiet():
+                return channel
+            channel.close()
         return None

@@ -38,3 +38,7 @@ class NoCredentials(Unavailable):
 
 class TransportError(Unavailable):
     """A request that got no whole answer; it may have been applied all the same."""
+
+
+class Dropped(TransportError):
+    """The connection ended before anything of the answer came, as a kept one does that the service has closed."""

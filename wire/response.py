@@ -97,5 +97,5 @@ def check_whole(response: Response, method: str) -> None:
         if "content-length" not in headers and "transfer-encoding" not in headers:
             raise TransportError(f"answer {response.status} does not say how long it is")
         checksum = headers.get("x-amz-crc32")
-        if checksum is not None and int(checksum) != zlib.crc32(response.body):
+        if checksum is not None and checksum != str(zlib.crc32(response.body)):
             raise TransportError("answer does not match its checksum")

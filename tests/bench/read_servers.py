@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any, NamedTuple
 
 from tests.bench.read_endpoint import BODY
@@ -52,10 +53,11 @@ def open_server(name: str, env: dict[str, str], folder: Path) -> Iterator[Server
             if not line:
                 raise SystemExit(f"{name} did not start")
             line = process.stderr.readline()
+        Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop the server
         yield Server(name, int(found[1]), process.pid, request)
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()
 
 
 class Load:

@@ -1,7 +1,7 @@
 """Run the deployed handler in a process of its own and tell what of a request's CPU is whose; JSON, microseconds.
 
 `whole`: the handler over the null endpoint, all threads. `ours`: the same with DynamoDB's answer at hand, so without
-awscrt. `signature`: OpenSSL's part of verifying the token, which is in `ours` only where the token is not remembered.
+`wire`. `signature`: OpenSSL's part of verifying the token, which is in `ours` only where the token is not remembered.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
         "ours": lambda: alone(event, None),
         "whole, token not remembered": forgetting(lambda: handler(event, None)),
         "ours, token not remembered": forgetting(lambda: alone(event, None)),
-        "awscrt: sign, send, receive": lambda: send("DynamoDB_20120810.GetItem", ITEM),
+        "wire: sign, send, receive": lambda: send("DynamoDB_20120810.GetItem", ITEM),
         "signature": lambda: is_signed(key, octets, signed_part.encode()),
     }
     found: dict[str, list[float]] = {name: [] for name in calls}

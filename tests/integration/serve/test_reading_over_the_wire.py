@@ -20,8 +20,8 @@ from serve.storage import Storage
 from tests.integration.conftest import Aws
 from tests.unit.serve.kit import AUDIENCE, ISSUER, Answered, claims, event, jwks, private_key, public_jwk, sign
 from wire.client import Client
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 
 NAMES = [f"2024-01-02.JFK.B6{number}" for number in range(100, 107)]
 
@@ -107,7 +107,7 @@ def test_a_list_is_read_in_pages(handler: Handler) -> None:
 
 def test_storage_reads_what_boto3_reads(aws: Aws, table: str) -> None:
     """Each item, through both, is the same."""
-    client = Client(resolve("dynamodb", aws.region, aws.env), find_credentials(aws.env))
+    client = Client(resolve("dynamodb", aws.region, aws.env), find_source(aws.env))
     storage = Storage(client.send, table)
     for name in (*NAMES, "expired", "tombstone", "zip", "unknown"):
         item_key: Any = {"pk": {"S": "flight-delays#B6"}, "sk": {"S": name}}

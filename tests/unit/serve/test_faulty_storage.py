@@ -16,7 +16,7 @@ from serve.storage import Storage
 from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, event, item, jwks, public_jwk, sign
 from tests.unit.wire.faulty_server import Behaviour, FaultyServer, answer, drip, error, raw, reset, silence, then_closed
 from wire.client import Client, Limits
-from wire.signing import find_credentials
+from wire.credentials import find_source
 
 GOOD = answer(body=json.dumps({"Item": encode(item("a", '{"x":1}'))}).encode())
 THROTTLED = error("ProvisionedThroughputExceededException")
@@ -40,7 +40,7 @@ def _deploy(folder: Path, *script: Behaviour, limits: Limits = LIMITS) -> Deploy
     (folder / "jwks.json").write_text(jwks(public_jwk("RS256")))
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{folder}/jwks.json"}]
     server, clock, lines = FaultyServer(*script), {"now": NOW}, list[dict[str, Any]]()
-    client = Client(server.endpoint(), find_credentials(ENV), limits, clock=lambda: clock["now"])
+    client = Client(server.endpoint(), find_source(ENV), limits, clock=lambda: clock["now"])
     parts = build_parts({**ENV, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
         storage=Storage(client.send, "table"),
         now=lambda: clock["now"],

@@ -1,4 +1,4 @@
-"""The synchronous client against a server that misbehaves: awscrt's own behaviour first, then what we make of it."""
+"""The synchronous client against a server that misbehaves."""
 
 import socket
 import time
@@ -6,9 +6,6 @@ import zlib
 from typing import Any
 
 import pytest
-from awscrt.auth import AwsCredentialsProvider
-from awscrt.exceptions import AwsCrtError
-from awscrt.http import HttpHeaders, HttpRequest
 
 from tests.unit.wire.faulty_server import (
     FaultyServer,
@@ -22,78 +19,23 @@ from tests.unit.wire.faulty_server import (
     then_closed,
 )
 from wire.client import Client, Limits
-from wire.connection import Exchange, open_connection
 from wire.endpoint import Endpoint, object_path
-from wire.errors import NoCredentials, Refused, Throttled, TooLarge, TransportError, Unavailable
+from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
+from wire.sigv4 import Credentials
 
-PROVIDER = AwsCredentialsProvider.new_static("AKIDEXAMPLE", "secret", "token")
+KEYS = Credentials("AKIDEXAMPLE", "secret", "token")
+
+
+def keys() -> Credentials:
+    return KEYS
+
+
 QUICK = Limits(connect=0.5, attempt=0.3, budget=5.0, base=0.001, cap=0.01)
 GET_ITEM = "DynamoDB_20120810.GetItem"
 
 
 def client_of(server: Any, limits: Any = QUICK, service: Any = "dynamodb", **options: Any) -> Any:
-    return Client(server.endpoint(service), PROVIDER, limits, **options)
-
-
-# What awscrt does by itself; if one of these fails, a new version has changed what wire is built on.
-
-
-def start(server: Any, limit: Any = 1000) -> Any:
-    connection = open_connection(server.endpoint(), 1.0).result(2)
-    exchange = Exchange("GET", limit)
-    return connection, exchange, exchange.start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
-
-
-def test_awscrt_leaves_a_connection_open_after_a_timeout() -> None:
-    """Waiting for an answer in vain closes nothing: whoever gives up must close the connection."""
-    with FaultyServer(silence) as server:
-        connection, _, done = start(server)
-        with pytest.raises(TimeoutError):
-            done.result(0.2)
-        assert connection.is_open()
-        connection.close().result(2)
-        assert server.peers[0].closed_by_client.wait(2)
-
-
-def test_awscrt_reports_a_reset() -> None:
-    """A reset is an `AwsCrtError` and no answer."""
-    with FaultyServer(reset) as server:
-        _, exchange, done = start(server)
-        assert isinstance(done.exception(2), AwsCrtError)
-        with pytest.raises(TransportError):
-            exchange.response(done.exception())
-
-
-def test_awscrt_fails_a_cut_body_after_its_status() -> None:
-    """Status 200 and a part of the body arrive before the error: they are no answer."""
-    with FaultyServer(raw(b"HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nshort")) as server:
-        _, exchange, done = start(server)
-        failed = done.exception(2)
-        assert (exchange.status, exchange.parts) == (200, [b"short"])
-        with pytest.raises(TransportError):
-            exchange.response(failed)
-
-
-def test_awscrt_refuses_a_connection_closed_while_idle() -> None:
-    """A request on a connection that the server closed fails when it is made, and says so in our words."""
-    with FaultyServer(then_closed(answer())) as server:
-        connection, _, done = start(server)
-        assert done.result(2) == 200
-        connection.shutdown_future.exception(2)
-        with pytest.raises(TransportError, match="idle"):
-            Exchange("GET", 1).start(connection, HttpRequest("GET", "/", HttpHeaders([("host", "x")])))
-
-
-def test_awscrt_takes_a_body_without_length_for_an_empty_one() -> None:
-    """A body that ends with the connection is lost without an error: an answer must say how long it is."""
-    with FaultyServer(raw(b"HTTP/1.1 200 X\r\n\r\nhello")) as server:
-        _, exchange, done = start(server)
-        assert done.result(2) == 200
-        with pytest.raises(TransportError, match="how long"):
-            exchange.response(None)
-
-
-# What a caller sees.
+    return Client(server.endpoint(service), keys, limits, **options)
 
 
 def test_request_is_signed_and_answered() -> None:
@@ -273,30 +215,28 @@ def test_nobody_listening_is_unavailable() -> None:
     """A refused connection is retried and then reported with the endpoint's name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    client = Client(Endpoint("dynamodb", "x", "127.0.0.1", port, tls=False), PROVIDER, QUICK)
+    client = Client(Endpoint("dynamodb", "x", "127.0.0.1", port, tls=False), keys, QUICK)
     with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
         client.send(GET_ITEM, b"{}")
 
 
 def test_tls_handshake_that_stalls_is_given_up() -> None:
-    """Awscrt's connect time-out covers TCP only; a server that says nothing in the handshake is left in time."""
+    """The connect time-out covers the handshake: a server that says nothing in it is left in time."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
         began = time.monotonic()
         with pytest.raises(Unavailable, match="in time"):
-            Client(endpoint, PROVIDER, QUICK._replace(tries=1, connect=0.3)).send(GET_ITEM, b"{}")
+            Client(endpoint, keys, QUICK._replace(tries=1, connect=0.3)).send(GET_ITEM, b"{}")
         assert time.monotonic() - began < 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # awscrt prints the provider's error
 def test_missing_credentials_are_unavailable() -> None:
-    """A provider that fails is reported as such, and no request leaves unsigned."""
+    """Credentials that cannot be had are reported as such, and no request leaves unsigned."""
 
-    def fail() -> None:
-        raise RuntimeError("the container's endpoint is away")
+    def fail() -> Credentials:
+        raise NoCredentials("the container's endpoint is away")
 
-    provider = AwsCredentialsProvider.new_delegate(fail)
     with FaultyServer() as server:
         with pytest.raises(NoCredentials):
-            Client(server.endpoint(), provider, QUICK._replace(tries=2)).send(GET_ITEM, b"{}")
+            Client(server.endpoint(), fail, QUICK._replace(tries=2)).send(GET_ITEM, b"{}")
         assert server.seen == []

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer
 from wire.client import Client
-from wire.signing import find_credentials
+from wire.credentials import find_source
 
 AWAY = {
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -70,8 +70,8 @@ def test_environment_gives_its_credentials_and_token() -> None:
     """Keys in the environment are used as they are, with the session token when there is one."""
     env = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
     with FaultyServer() as server:
-        Client(server.endpoint(), find_credentials(env)).send("T.GetItem", b"{}")
-        Client(server.endpoint(), find_credentials({**env, "AWS_SESSION_TOKEN": ""})).send("T.GetItem", b"{}")
+        Client(server.endpoint(), find_source(env)).send("T.GetItem", b"{}")
+        Client(server.endpoint(), find_source({**env, "AWS_SESSION_TOKEN": ""})).send("T.GetItem", b"{}")
     assert keys_used(server) == ["AKIDENV", "AKIDENV"]
     assert server.seen[0].headers["x-amz-security-token"] == "t"
     assert "x-amz-security-token" not in server.seen[1].headers
@@ -81,7 +81,7 @@ def test_container_credentials_are_fetched_and_kept(container: Any) -> None:
     """Without keys in the environment those of the container are fetched, once for many requests."""
     container.lives[:] = [3600, 3600]
     with FaultyServer() as server:
-        client = Client(server.endpoint(), find_credentials({}))
+        client = Client(server.endpoint(), find_source({}))
         for _ in range(3):
             client.send("T.GetItem", b"{}")
     assert keys_used(server) == ["AKID1"] * 3
@@ -92,7 +92,7 @@ def test_credentials_that_expire_are_refreshed(container: Any) -> None:
     """When credentials end while requests go on, the next request is signed with new ones."""
     container.lives[:] = [0, 3600, 3600]
     with FaultyServer() as server:
-        client = Client(server.endpoint(), find_credentials({}))
+        client = Client(server.endpoint(), find_source({}))
         for _ in range(4):
             client.send("T.GetItem", b"{}")
     assert keys_used(server)[-1] == "AKID2"

@@ -1,0 +1,86 @@
+"""The head of an HTTP/1.1 answer, and where its body ends. Pure.
+
+RFC 9112 lets a parser be lenient in places; what two parsers could read differently is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from wire.errors import TransportError
+
+MAX_HEAD = 64 * 1024
+MAX_CHUNK_LINE = 1024
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00]*)?\Z")
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00]*?)[ \t]*\Z")
+_LENGTH = re.compile(r"[0-9]{1,15}\Z")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
+
+
+class Head(NamedTuple):
+    """Status, headers as they came, and how the body is delimited.
+
+    `length` is in bytes; None means in chunks, or, unless `is_chunked`, that nothing tells where the body ends.
+    """
+
+    status: int
+    headers: list[tuple[str, str]]
+    length: int | None
+    is_chunked: bool
+    keeps_open: bool
+
+
+def parse_head(data: bytes, method: str) -> Head:
+    """Parse what stands before the empty line, of the answer to a `method`.
+
+    Raises:
+        TransportError: it is no head of HTTP/1.1, or tells two ends of its body.
+    """
+    lines = data.decode("latin-1").split("\r\n")
+    if data.count(b"\n") != len(lines) - 1 or data.count(b"\r") != len(lines) - 1:
+        raise TransportError("answer has line ends that are none of HTTP's")
+    begin = _STATUS.match(lines[0])
+    if begin is None:
+        raise TransportError("answer is not HTTP/1.1")
+    headers = []
+    framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
+    for line in lines[1:]:
+        field = _FIELD.match(line)
+        if field is None:
+            raise TransportError("answer has a malformed header")
+        headers.append((field[1], field[2]))
+        known = framing.get(field[1].lower())
+        if known is not None:
+            known.add(field[2].lower())
+    status = int(begin[2])
+    is_chunked, length = _delimit(framing["transfer-encoding"], framing["content-length"])
+    if method == "HEAD" or status in (204, 304):
+        is_chunked, length = False, 0
+    tokens = {token.strip() for value in framing["connection"] for token in value.split(",")}
+    return Head(status, headers, length, is_chunked, begin[1] == "1" and "close" not in tokens)
+
+
+def parse_chunk_size(line: bytes) -> int:
+    """Parse the line before a chunk; 0 is the last one.
+
+    Raises:
+        TransportError: it is none.
+    """
+    found = _CHUNK.match(line)
+    if found is None:
+        raise TransportError("answer has a malformed chunk")
+    return int(found[1], 16)
+
+
+def _delimit(codings: set[str], lengths: set[str]) -> tuple[bool, int | None]:
+    if codings:
+        if codings != {"chunked"} or lengths:
+            raise TransportError("answer tells its length in a way that is not clear")
+        return True, None
+    if not lengths:
+        return False, None
+    length = lengths.pop()
+    if lengths or not _LENGTH.match(length):
+        raise TransportError("answer tells its length in a way that is not clear")
+    return False, int(length)

@@ -1,0 +1,36 @@
+"""Requests as the bytes that are sent, signed as of now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from wire.endpoint import Endpoint
+from wire.sigv4 import Credentials, Signer
+
+
+class RequestBuilder:
+    """Builds requests to one endpoint.
+
+    `credentials` gives those of now, and is asked for every request; without it requests go unsigned.
+    """
+
+    def __init__(self, endpoint: Endpoint, credentials: Callable[[], Credentials] | None) -> None:
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._signer = Signer(endpoint.service, endpoint.region)
+
+    def build(self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+        """Build a request. A retry needs a new one, since signatures age.
+
+        Raises:
+            NoCredentials: none were found, or refreshing them failed.
+        """
+        target = self._endpoint.prefix + path
+        fields = [("host", self._endpoint.authority), *headers]
+        if self._credentials is not None:
+            fields = self._signer.sign(method, target, fields, body, self._credentials(), time.time())
+        if body or method not in ("GET", "HEAD"):
+            fields.append(("content-length", str(len(body))))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+        return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body

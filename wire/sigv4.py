@@ -1,0 +1,71 @@
+"""Sign requests with Signature Version 4. Pure; the signing key is kept for as long as it stays the same: a day.
+
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from hmac import digest
+from typing import NamedTuple
+from urllib.parse import quote
+
+Headers = list[tuple[str, str]]
+
+
+class Credentials(NamedTuple):
+    """What requests are signed with."""
+
+    access_key_id: str
+    secret: str
+    token: str | None = None
+
+
+class Signer:
+    """Signs for one service in one region."""
+
+    def __init__(self, service: str, region: str) -> None:
+        self.service = service
+        self.region = region
+        self._kept = ("", "", b"")  # day, secret, signing key
+
+    def sign(
+        self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes, keys: Credentials, now: float
+    ) -> Headers:
+        """Return the headers with those that sign them.
+
+        `target` is path and query, percent-encoded as they are sent, its parameters in the order of their names. Names
+        of headers are in lower case, each once, `host` among them; all are signed. `now` is in epoch seconds.
+        """
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        digested = sha256(body).hexdigest()
+        signed = [*headers, ("x-amz-date", moment)]
+        if keys.token:
+            signed.append(("x-amz-security-token", keys.token))
+        if self.service == "s3":
+            signed.append(("x-amz-content-sha256", digested))
+        signed.sort()
+        path, _, query = target.partition("?")
+        if self.service != "s3":  # S3 alone takes paths as they are, all others encode them once more
+            path = quote(path, safe="/~")
+        names = ";".join([name for name, _ in signed])
+        fields = "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])
+        canonical = f"{method}\n{path}\n{query}\n{fields}\n{names}\n{digested}"
+        scope = f"{moment[:8]}/{self.region}/{self.service}/aws4_request"
+        text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+        signature = digest(self._signing_key(moment[:8], keys.secret), text.encode(), "sha256").hex()
+        credential = f"Credential={keys.access_key_id}/{scope}"
+        value = f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
+        return [*signed, ("authorization", value)]
+
+    def _signing_key(self, day: str, secret: str) -> bytes:
+        kept = self._kept
+        if kept[:2] == (day, secret):
+            return kept[2]
+        key = b"AWS4" + secret.encode()
+        for part in (day, self.region, self.service, "aws4_request"):
+            key = digest(key, part.encode(), "sha256")
+        self._kept = (day, secret, key)
+        return key
