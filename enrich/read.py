@@ -26,6 +26,7 @@ from enrich.unpack import Damaged
 
 CHUNK_ROWS = 50_000
 CHUNK_BYTES = 32 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it
+CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
 OpenPart = Callable[[Part], Any]  # gives a seekable binary file
 
@@ -109,11 +110,9 @@ def _read_csv(
         return [name for name in source.columns if name not in constants]
 
     at = 0
-    for block in read_csv(part.object_key, file, source.delimiter, check_header):
-        for start in range(0, block.num_rows, chunk_rows):
-            chunk = block.slice(start, chunk_rows)
-            yield at, _add_constants(chunk, [*source.columns, LINE, PROBLEM], constants)
-            at += chunk.num_rows
+    for chunk in _cut(read_csv(part.object_key, file, source.delimiter, check_header), 0, chunk_rows, CHUNK_BLOCKS):
+        yield at, _add_constants(chunk, [*source.columns, LINE, PROBLEM], constants)
+        at += chunk.num_rows
 
 
 def _read_lines(
@@ -123,18 +122,18 @@ def _read_lines(
     partitions = parse_partitions(part.object_key) if source.format == "jsonl" else {}
     constants = {name: partitions[name] for name in source.columns if name in partitions}
     at = 0
-    for block in read_lines(part.object_key, file):
-        for start in range(0, block.num_rows, chunk_rows):
-            chunk = block.slice(start, chunk_rows)
-            yield at, _add_constants(chunk, [*constants, LINE, PROBLEM], constants)
-            at += chunk.num_rows
+    for chunk in _cut(read_lines(part.object_key, file), 0, chunk_rows, CHUNK_BLOCKS):
+        yield at, _add_constants(chunk, [*constants, LINE, PROBLEM], constants)
+        at += chunk.num_rows
 
 
 _READERS = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_lines, "rejects": _read_lines}
 
 
-def _cut(batches: Iterator[pa.RecordBatch], at: int, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches, the first of which begins at row `at`, at multiples of `chunk_rows`.
+def _cut(
+    batches: Iterator[pa.RecordBatch], at: int, chunk_rows: int, most: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Cut batches, the first of which begins at row `at`, at multiples of `chunk_rows`, or after `most` batches.
 
     So chunks begin and end at the same rows wherever a run goes on from; its rejects are named by them.
     """
@@ -147,6 +146,9 @@ def _cut(batches: Iterator[pa.RecordBatch], at: int, chunk_rows: int) -> Iterato
         if batch.num_rows:
             held.append(batch)
             room -= batch.num_rows
+        if len(held) == most:
+            yield _join(held)
+            held, room = [], chunk_rows
     if held:
         yield _join(held)
 

@@ -6,6 +6,7 @@ Chunks are blocks of a fixed number of bytes from the start of the file, so that
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ import pyarrow.csv
 from enrich.chunk import LINE, PROBLEM
 from enrich.unpack import unpack
 
-BLOCK_BYTES = 4 * 1024 * 1024  # some 30,000 narrow rows; pyarrow's CSV reader takes twenty times as much memory
+BLOCK_BYTES = 1024 * 1024  # pyarrow's CSV reader takes many times as much memory; no row may be longer
+_AHEAD = 2  # blocks that pyarrow's CSV reader may have read while we are busy; it would read 32
 _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
@@ -88,7 +90,7 @@ def read_csv(
             ),
         )
         row = 0
-        for batch in reader:
+        for batch in stream.serve(reader):
             chunk = _insert(_build_rows(batch), bad, row)
             row += chunk.num_rows
             yield chunk
@@ -96,27 +98,50 @@ def read_csv(
             yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema)), bad, row, last=True)
     except pa.ArrowInvalid as error:
         raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
+    finally:
+        stream.close()
 
 
 class _Stream(io.RawIOBase):
-    """Blocks as a file, which can begin again as long as it has not passed its first block."""
+    """Blocks as a file for pyarrow's CSV reader, whose thread is kept from reading far ahead of us."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._turn = threading.Condition()
+        self._awaited = True  # somebody waits for a batch, however many blocks that takes
+        self._ahead = 0
         self._blocks = blocks
-        self._held = memoryview(b"")
-        self.head = next(blocks, b"")
-        self._held = memoryview(self.head)
+        self.head = self._held = next(blocks, b"")
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: Any) -> int:
-        if not self._held:
-            self._held = memoryview(next(self._blocks, b""))
-        count = min(len(target), len(self._held))
-        target[:count] = self._held[:count]
-        self._held = self._held[count:]
-        return count
+    def read(self, size: int = -1) -> bytes:
+        with self._turn:
+            self._turn.wait_for(lambda: self._awaited or self._ahead < _AHEAD)
+            self._ahead += 1
+        block = self._held or (b"" if self.closed else next(self._blocks, b""))
+        self._held = block[size:]
+        return block[:size]
+
+    def serve(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        """Give the batches of the reader that reads from here."""
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            self._await(False)
+            yield batch
+            self._await(True)
+
+    def close(self) -> None:
+        super().close()
+        self._await(True)
+
+    def _await(self, awaited: bool) -> None:
+        with self._turn:
+            self._awaited, self._ahead = awaited, 0
+            self._turn.notify_all()
 
 
 def _read_header(stream: _Stream, delimiter: str) -> list[str]:
