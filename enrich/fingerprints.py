@@ -17,7 +17,7 @@ def fetch_table_id(edges: Edges) -> str:
     return table.get("TableId") or table["TableArn"]
 
 
-class Known(Enum):
+class Told(Enum):
     """What fingerprints tell about the table."""
 
     ALL = auto()
@@ -25,15 +25,15 @@ class Known(Enum):
     NOTHING = auto()  # they are gone, or of another format
 
 
-def read_fingerprints(active: Active, delta: Delta, object_key: str | None, table_id: str) -> Known:
+def read_fingerprints(active: Active, delta: Delta, object_key: str | None, table_id: str) -> Told:
     """Load fingerprints into `delta`, and tell what they are good for. Where there were none yet, they tell all."""
     if object_key is None:
-        return Known.ALL
+        return Told.ALL
     try:
         answer = active.edges.s3.get_object(Bucket=active.edges.settings.bucket, Key=object_key)
     except ClientError as error:
         if error.response["Error"]["Code"] == "NoSuchKey":
-            return Known.NOTHING
+            return Told.NOTHING
         raise
     path = active.scratch / "known.parquet"
     with path.open("wb") as file:
@@ -41,11 +41,11 @@ def read_fingerprints(active: Active, delta: Delta, object_key: str | None, tabl
             file.write(block)
     written_for = delta.load_known(path)
     if written_for is None:
-        return Known.NOTHING
+        return Told.NOTHING
     if written_for != table_id:
         delta.forget_bodies()
-        return Known.ORDERS
-    return Known.ALL
+        return Told.ORDERS
+    return Told.ALL
 
 
 def write_fingerprints(active: Active, delta: Delta, table_id: str) -> str:

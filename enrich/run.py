@@ -16,7 +16,7 @@ from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
 from enrich.faults import Doubtful, Failed, Overwritten, Stopped
-from enrich.fingerprints import Known, fetch_table_id, read_fingerprints, write_fingerprints
+from enrich.fingerprints import Told, fetch_table_id, read_fingerprints, write_fingerprints
 from enrich.kept import Kept
 from enrich.lease import Lease
 from enrich.ledger import Delete
@@ -97,11 +97,11 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     table_id = fetch_table_id(active.edges)
     opened = active.run.decided_ms is not None
     base = active.run.base if opened else active.lease.state.fingerprints
-    known = read_fingerprints(active, delta, base, table_id)
-    if opened and (known is Known.NOTHING or active.run.table_id != table_id):
+    told = read_fingerprints(active, delta, base, table_id)
+    if opened and (told is Told.NOTHING or active.run.table_id != table_id):
         _reopen(active, f"{base} {table_id}")
     if not opened:
-        _doubt(active, known, f"{base} {table_id}")
+        _doubt(active, told, f"{base} {table_id}")
         _open(active, table_id)
     decided = (active.run.decided_ms or 0) / 1000
     order = active.run.order.text
@@ -110,7 +110,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
         order=order,
         now=decided,
         enough=enough,
-        full=active.run.full or known is not Known.ALL,
+        full=active.run.full or told is not Told.ALL,
         snapshot=active.lease.state.snapshot,
     )
     active.edges.progress.decided(active.run, delta)
@@ -134,9 +134,9 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     _close(active, delta, table_id, removed_until)
 
 
-def _doubt(active: Active, known: Known, rebuilt: str) -> None:
+def _doubt(active: Active, told: Told, rebuilt: str) -> None:
     """Let everything alive be written again, once, when the fingerprints tell nothing about this table."""
-    if known is Known.ALL or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
+    if told is Told.ALL or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
         return
     active.save(state="pending")
     raise Doubtful(rebuilt)
