@@ -14,11 +14,15 @@ PATTERN = re.compile(rf"\{{\s*{TERM}(?:\s*(?:&&|\|\|)\s*{TERM})*\s*\}}")
 
 
 class Metric(NamedTuple):
-    """A metric as CloudWatch tells metrics apart: namespace, name, and the names of its dimensions."""
+    """A metric as CloudWatch tells metrics apart: namespace, name, the names of its dimensions, and whose it is.
+
+    `service` is the value of the dimension Service; empty without one, and for a search, which takes any.
+    """
 
     namespace: str
     name: str
     dimensions: frozenset[str]
+    service: str = ""
 
 
 def read_filter_fields(pattern: str) -> list[str]:
@@ -51,8 +55,8 @@ def watched(template: Template) -> set[Metric]:
         if one["Type"] == "AWS::CloudWatch::Alarm":
             for metric in [one["Properties"], *(m["MetricStat"]["Metric"] for m in _stats(one["Properties"]))]:
                 if "MetricName" in metric:
-                    names = frozenset(each["Name"] for each in metric.get("Dimensions", []))
-                    found.add(Metric(metric["Namespace"], metric["MetricName"], names))
+                    values = {each["Name"]: each["Value"] for each in metric.get("Dimensions", [])}
+                    found.add(_named(metric["Namespace"], metric["MetricName"], values))
     for body in read_dashboards(template).values():
         for widget in body["widgets"] if isinstance(body, dict) else []:
             found |= _of_widget(widget["properties"].get("metrics", []))
@@ -68,7 +72,8 @@ def told(lines: Iterable[str]) -> set[Metric]:
             for metric in directive["Metrics"]:
                 for names in directive["Dimensions"]:
                     if {metric["Name"], *names} <= set(document):
-                        found.add(Metric(directive["Namespace"], metric["Name"], frozenset(names)))
+                        one = _named(directive["Namespace"], metric["Name"], {name: document[name] for name in names})
+                        found |= {one, one._replace(service="")}  # a search finds it too
     return found
 
 
@@ -85,6 +90,10 @@ def filtered(template: Template, lines: Iterable[str]) -> set[Metric]:
                     names = frozenset(each["Key"] for each in made.get("Dimensions", []))
                     found.add(Metric(made["MetricNamespace"], made["MetricName"], names))
     return found
+
+
+def _named(namespace: str, name: str, dimensions: Mapping[str, Any]) -> Metric:
+    return Metric(namespace, name, frozenset(dimensions), dimensions.get("Service", ""))
 
 
 def _stats(alarm: Mapping[str, Any]) -> list[Any]:
@@ -105,6 +114,6 @@ def _of_widget(rows: list[list[Any]]) -> set[Metric]:
         if words == ["..."]:
             words = before
         words = [before[place] if word == "." else word for place, word in enumerate(words)]
-        found.add(Metric(words[0], words[1], frozenset(words[2::2])))
+        found.add(_named(words[0], words[1], dict(zip(words[2::2], words[3::2], strict=True))))
         before = words
     return found

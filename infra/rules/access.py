@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from infra.rules.look import Rule, by_type, functions, get, listed, statements
 from infra.translate import Template
 
+GRANTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("grants.yaml").read_text())
 WITHOUT_RESOURCES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+OUR_RULES = {"Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:rule/${AWS::StackName}-*"}
 TRUSTED = {"lambda.amazonaws.com", "scheduler.amazonaws.com", "apigateway.amazonaws.com"}
 
 
@@ -30,6 +36,49 @@ def permissions_name_what_they_touch(template: Template) -> Iterator[str]:
                 yield f"{name}: allows it on every resource of a service"
 
 
+def roles_may_what_is_listed(template: Template) -> Iterator[str]:
+    """Each role has the statements of grants.yaml, under their conditions, and no other."""
+    for name, role in by_type(template, "AWS::IAM::Role").items():
+        stated = [one for policy in role.get("Policies", []) for one in policy["PolicyDocument"]["Statement"]]
+        found = dict(_describe(one) for one in stated)
+        listed_ = GRANTS.get(name, {})
+        for sid in sorted(set(found) | set(listed_)):
+            if found.get(sid) != listed_.get(sid) or len(found) != len(stated):
+                yield f"{name} {sid}: {found.get(sid)} here, {listed_.get(sid)} in grants.yaml"
+    for name in sorted(set(GRANTS) - set(by_type(template, "AWS::IAM::Role"))):
+        yield f"{name}: is not there"
+
+
+def _describe(statement: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Describe a statement as grants.yaml does: its Sid, and its condition, actions and resources."""
+    condition = {"if": statement["Fn::If"][0]} if "Fn::If" in statement else {}
+    statement = statement["Fn::If"][1] if condition else statement
+    actions, resources = listed(statement["Action"]), statement["Resource"]
+    if get(resources, "Fn::If"):  # the stand-in's own
+        resources = resources["Fn::If"][1]
+    return statement.get("Sid", ""), {
+        **condition,
+        "may": " ".join(actions),
+        "touch": [_text(one) for one in listed(resources)],
+    }
+
+
+def _text(value: Any) -> str:
+    """Spell out what a value refers to: `Table.Arn`, `s3:::${LakeBucketName}/*`."""
+    if not isinstance(value, dict):
+        return str(value)
+    ((intrinsic, given),) = value.items()
+    if intrinsic == "Fn::If":
+        return f"{given[0]} ? {_text(given[1])} : {_text(given[2])}"
+    if intrinsic == "Fn::Sub":
+        text, names = given if isinstance(given, list) else (given, {})
+        for name, meant in names.items():
+            text = text.replace(f"${{{name}}}", f"${{{_text(meant)}}}")
+        text = text.removeprefix("arn:${AWS::Partition}:").replace("${AWS::Region}:${AWS::AccountId}", "here")
+        return str(text)
+    return ".".join(listed(given))
+
+
 def roles_are_apart(template: Template) -> Iterator[str]:
     """Each function has a role of its own, which only its service may take; managed policies say more than we ask."""
     taken = [get(one, "Role", "Fn::GetAtt") for one in functions(template).values()]
@@ -39,6 +88,10 @@ def roles_are_apart(template: Template) -> Iterator[str]:
         for statement in role["AssumeRolePolicyDocument"]["Statement"]:
             if get(statement, "Principal", "Service") not in TRUSTED:
                 yield f"{name}: may be taken by {statement.get('Principal')}"
+            if get(statement, "Principal", "Service") == "scheduler.amazonaws.com" and get(
+                statement, "Condition", "StringEquals", "aws:SourceAccount"
+            ) != {"Ref": "AWS::AccountId"}:
+                yield f"{name}: may be taken for the schedules of any account"
         if "ManagedPolicyArns" in role and name != "ApiGatewayLogRole":  # AWS wants just that policy there
             yield f"{name}: has a managed policy"
     for name, function in functions(template).items():
@@ -57,11 +110,19 @@ def queues_take_from_ours(template: Template) -> Iterator[str]:
     for name, policy in by_type(template, "AWS::SQS::QueuePolicy").items():
         stated = [one["Fn::If"][1] if "Fn::If" in one else one for one in policy["PolicyDocument"]["Statement"]]
         for statement in stated:
-            if statement["Effect"] == "Allow" and not get(statement, "Condition", "ArnLike", "aws:SourceArn"):
+            if statement["Effect"] == "Allow" and get(statement, "Condition", "ArnLike", "aws:SourceArn") != OUR_RULES:
                 yield f"{name} {statement.get('Sid')}: takes messages of anybody's rules"
         denied = [one for one in stated if one["Effect"] == "Deny"]
         if [get(one, "Condition", "Bool", "aws:SecureTransport") for one in denied] != ["false"]:
             yield f"{name}: takes requests without TLS"
+    for name, one in by_type(template, "AWS::SQS::Queue").items():
+        if one.get("SqsManagedSseEnabled") is not True:
+            yield f"{name}: is not encrypted"
+    bus = template["Resources"]["OutputsAccountMaySendEvents"]["Properties"]["Statement"]
+    if "${OutputsAccount}:root" not in _text(get(bus, "Principal", "AWS")) or bus["Action"] != "events:PutEvents":
+        yield "OutputsAccountMaySendEvents: lets others in than the outputs' account, or to more than events"
+    if get(bus, "Condition", "StringEquals", "events:source") != "aws.s3":
+        yield "OutputsAccountMaySendEvents: takes other events than those of S3"
 
 
 def functions_may_log(template: Template) -> Iterator[str]:
@@ -73,4 +134,10 @@ def functions_may_log(template: Template) -> Iterator[str]:
             yield f"{name}: {role} may not write to {group}"
 
 
-RULES: tuple[Rule, ...] = (permissions_name_what_they_touch, roles_are_apart, queues_take_from_ours, functions_may_log)
+RULES: tuple[Rule, ...] = (
+    permissions_name_what_they_touch,
+    roles_may_what_is_listed,
+    roles_are_apart,
+    queues_take_from_ours,
+    functions_may_log,
+)

@@ -32,6 +32,23 @@ def table_is_the_items(template: Template) -> Iterator[str]:
             yield f"{name}: is not on demand by default"
 
 
+def provisioned_capacity_scales(template: Template) -> Iterator[str]:
+    """In provisioned mode reads and writes each have a target, a policy, and the bounds of their own parameters."""
+    for what in ("Read", "Write"):
+        target = template["Resources"][f"{what}Scaling"]["Properties"]
+        bounds = (target.get("MinCapacity"), target.get("MaxCapacity"))
+        if bounds != ({"Ref": f"Min{what}Units"}, {"Ref": f"Max{what}Units"}):
+            yield f"{what}Scaling: its bounds are {bounds}"
+        if target.get("ScalableDimension") != f"dynamodb:table:{what}CapacityUnits":
+            yield f"{what}Scaling: scales {target.get('ScalableDimension')}"
+        policy = template["Resources"][f"{what}ScalingPolicy"]["Properties"]
+        tracked = get(policy, "TargetTrackingScalingPolicyConfiguration", "PredefinedMetricSpecification")
+        if tracked != {"PredefinedMetricType": f"DynamoDB{what}CapacityUtilization"}:
+            yield f"{what}ScalingPolicy: follows {tracked}"
+        if get(policy, "ScalingTargetId", "Ref") != f"{what}Scaling":
+            yield f"{what}ScalingPolicy: scales another target"
+
+
 def data_outlives_the_stack(template: Template) -> Iterator[str]:
     """What a teardown leaves is declared, on deletion and on replacement."""
     for name, one in template["Resources"].items():
@@ -51,6 +68,8 @@ def buckets_are_shut(template: Template) -> Iterator[str]:
             yield f"{name}: is not encrypted"
         if not all(get(bucket, "PublicAccessBlockConfiguration", one) for one in shut):
             yield f"{name}: can be opened to the public"
+        if get(bucket, "OwnershipControls", "Rules") != [{"ObjectOwnership": "BucketOwnerEnforced"}]:
+            yield f"{name}: objects can have access lists and owners of their own"
         denied = get(policies.get(name), "PolicyDocument", "Statement") or []
         tls = [one for one in denied if one["Effect"] == "Deny" and one["Action"] == "s3:*" and one["Principal"] == "*"]
         conditions = [get(one, "Condition", "Bool", "aws:SecureTransport") for one in tls]
@@ -88,6 +107,7 @@ def lifecycle_keeps_what_is_needed(template: Template) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     table_is_the_items,
+    provisioned_capacity_scales,
     data_outlives_the_stack,
     buckets_are_shut,
     logs_end,

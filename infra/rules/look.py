@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from infra.translate import Template
 
 Rule = Callable[[Template], Iterator[str]]
+STATISTICS = {"Average", "Sum", "Minimum", "Maximum", "SampleCount"}
+PERCENTILE = re.compile(r"p(?:100|\d{1,2}(?:\.\d{1,10})?)")
 
 
 def by_type(template: Template, *types: str) -> dict[str, dict[str, Any]]:

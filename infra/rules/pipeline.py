@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 from enrich.datasets import DATASETS
 from enrich.events import UnknownEvent, parse_text
-from infra.rules.look import Rule, by_type, default, functions, get, statements
+from infra.rules.look import Rule, by_type, default, functions, get
 from infra.translate import Template
 
 RATE = re.compile(r"rate\((?:1 (?:minute|hour|day)|(?:[2-9]|[1-9]\d+) (?:minutes|hours|days))\)")
+SCHEDULES = {"Sweep": ("Queue", "PendingOld"), "SyntheticSchedule": ("SyntheticFunction", "SyntheticFails")}
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)")
 
 
@@ -41,10 +42,34 @@ def mapping_hands_over_one_message(template: Template) -> Iterator[str]:
         yield "without ReportBatchItemFailures a failed message counts as done"
     if not get(mapping, "ScalingConfig", "MaximumConcurrency"):
         yield "nothing bounds how many calls run at once"
-    if "ReservedConcurrentExecutions" in functions(template)["EnrichFunction"]:
-        yield "with reserved concurrency a throttled poll costs a receive"
     if mapping.get("Enabled") is False:
         yield "the mapping is switched off"
+    ends = (mapping["EventSourceArn"], mapping["FunctionName"])
+    if ends != ({"Fn::GetAtt": ["Queue", "Arn"]}, {"Ref": "EnrichFunction"}):
+        yield f"the mapping is from and to {ends}"
+
+
+def long_runs_go_on(template: Template) -> Iterator[str]:
+    """A run continues itself through the queue, which Lambda stops after 16 rounds if it is not told; it may spill."""
+    enrich = functions(template)["EnrichFunction"]
+    if enrich.get("RecursiveLoop") != "Allow":
+        yield "without RecursiveLoop: Allow a long run is stopped after 16 rounds"
+    if (get(enrich, "EphemeralStorage", "Size") or 512) < 4096:
+        yield "the join of a large output spills to disk, for which 512 MB are too little"
+
+
+def queries_are_bounded(template: Template) -> Iterator[str]:
+    """Each query runs as the work group says: how much it may scan, where its results go, encrypted."""
+    group = template["Resources"]["Workgroup"]["Properties"]["WorkGroupConfiguration"]
+    if group.get("EnforceWorkGroupConfiguration") is not True:
+        yield "Workgroup: a query may say otherwise"
+    if not 0 < group.get("BytesScannedCutoffPerQuery", 0) <= 10**12:
+        yield "Workgroup: nothing bounds what a query scans"
+    results = group["ResultConfiguration"]
+    if results.get("OutputLocation") != {"Fn::Sub": "s3://${Bucket}/athena/"}:  # where enrich may write, and it expires
+        yield f"Workgroup: results go to {results.get('OutputLocation')}"
+    if not get(results, "EncryptionConfiguration", "EncryptionOption"):
+        yield "Workgroup: results are not encrypted"
 
 
 def rules_hear_every_dataset(template: Template) -> Iterator[str]:
@@ -83,23 +108,32 @@ def schedules_are_valid(template: Template) -> Iterator[str]:
             yield f"the sweep's input asks for {json.dumps(str(requests))}"
 
 
-def sweep_reaches_the_queue(template: Template) -> Iterator[str]:
-    """The schedule sends to the queue, with a role that may do just that, and is switched on."""
-    sweep = template["Resources"]["Sweep"]["Properties"]
-    queue = {"Fn::GetAtt": ["Queue", "Arn"]}
-    if sweep["Target"]["Arn"] != queue or sweep["Target"]["RoleArn"] != {"Fn::GetAtt": ["SweepRole", "Arn"]}:
-        yield "Sweep: does not send to the queue with its own role"
-    if sweep.get("State", "ENABLED") != "ENABLED":
-        yield "Sweep: is switched off"
-    allowed = [(one["Action"], one["Resource"]) for role, one in statements(template) if role == "SweepRole"]
-    if allowed != [("sqs:SendMessage", queue)]:
-        yield f"SweepRole: may {allowed}"
+def schedules_reach_their_targets(template: Template) -> Iterator[str]:
+    """Each schedule is switched on, wakes its target with a role of its own, and often enough for its alarm."""
+    for name, (target, alarm) in SCHEDULES.items():
+        schedule = template["Resources"][name]["Properties"]
+        ends = (schedule["Target"]["Arn"], schedule["Target"]["RoleArn"])
+        if ends != ({"Fn::GetAtt": [target, "Arn"]}, {"Fn::GetAtt": [f"{name}Role", "Arn"]}):
+            yield f"{name}: does not wake {target} with its own role"
+        if schedule.get("State", "ENABLED") != "ENABLED":
+            yield f"{name}: is switched off"
+        period = template["Resources"][alarm]["Properties"]["Period"]
+        if (_seconds(default(template, schedule["ScheduleExpression"])) or period) > period:
+            yield f"{name}: {alarm} would take the time between two of its calls for silence"
+
+
+def _seconds(expression: str) -> int | None:
+    """Return the seconds between two calls of a rate; None for what is no rate."""
+    found = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", expression)
+    return int(found[1]) * {"minute": 60, "hour": 3600, "day": 86400}[found[2]] if found else None
 
 
 RULES: tuple[Rule, ...] = (
     queue_outlasts_the_function,
     mapping_hands_over_one_message,
+    long_runs_go_on,
+    queries_are_bounded,
     rules_hear_every_dataset,
     schedules_are_valid,
-    sweep_reaches_the_queue,
+    schedules_reach_their_targets,
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
@@ -29,26 +31,64 @@ def test_samconfig_is_what_the_environments_say(document: Any) -> None:
     assert SAMCONFIG.read_text() == build_samconfig(document)
 
 
+def fits(parameter: Mapping[str, Any], value: str) -> bool:
+    """Tell whether CloudFormation would take a value of a parameter."""
+    if value not in [str(one) for one in parameter.get("AllowedValues", [value])]:
+        return False
+    if not re.fullmatch(parameter.get("AllowedPattern", ".*"), value):
+        return False
+    if parameter["Type"] != "Number":
+        return True
+    return value.isdecimal() and parameter.get("MinValue", 0) <= int(value) <= parameter.get("MaxValue", 10**12)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("Waf", "maybe", False),
+        ("LatencyP99Ms", "fast", False),
+        ("LatencyP99Ms", "300", True),
+        ("ServeMemory", "128", False),
+        ("OutputsAccount", "12345", False),
+        ("KeyStore", "http://keys.example.com", False),
+        ("KeyStore", "s3://keys/dev/", True),
+    ],
+)
+def test_fitting_values(name: str, value: str, taken: bool) -> None:
+    """Type, bounds, pattern and list of a parameter are what a value is held against."""
+    assert fits(read_template()["Parameters"][name], value) is taken
+
+
+@pytest.mark.parametrize("what", ["stack", "domain", "certificate", "issuer"])
+def test_environments_share_nothing(document: Any, what: str) -> None:
+    """A token, a name or a stack of one environment is none of another's."""
+    assert len({given[what] for given in document["environments"].values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_environment_has_its_check(document: Any, name: str) -> None:
+    """The synthetic check reads with credentials of its own environment."""
+    assert build_parameters(document, name)["SyntheticSecret"] == f"larder/{name}/synthetic"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_the_templates(document: Any, name: str) -> None:
     """Each parameter exists in the template, and has a value that it allows."""
     parameters = read_template()["Parameters"]
     for parameter, value in build_parameters(document, name).items():
         assert parameter in parameters, parameter
-        allowed = parameters[parameter].get("AllowedValues")
-        assert allowed is None or value in [str(one) for one in allowed], (parameter, value)
+        assert fits(parameters[parameter], value), (parameter, value)
         assert parameter != "SweepRate" or RATE.fullmatch(value)
     assert build_parameters(document, name)["Environment"] == name
 
 
 def test_prod_is_guarded_more_than_dev(document: Any) -> None:
-    """Prod has the firewall, a canary, API keys, provisioned concurrency, somebody to wake, and a check of its own."""
+    """Prod has the firewall, a canary, API keys, provisioned concurrency, and somebody to wake."""
     prod = build_parameters(document, "prod")
     assert prod.get("Waf", "true") == "true"
     assert (prod["Canary"], prod["ApiKeys"]) == ("true", "required")
     assert int(prod["ProvisionedConcurrency"]) > 0
     assert prod["PageEmail"]
-    assert prod["SyntheticSecret"]
 
 
 def test_samconfig_is_toml_with_a_section_per_environment() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -16,20 +16,27 @@ from infra.translate import Template, read_template
 GONE = object()
 
 
+class Other(NamedTuple):
+    """Other words within a text."""
+
+    old: str
+    new: str
+
+
 def parse_place(text: str) -> tuple[str | int, ...]:
     """Parse `Resources.Api.Properties.MethodSettings.0` into the steps that lead there."""
     return tuple(int(step) if step.isdecimal() else step for step in text.split("."))
 
 
-FAULTS = Path(__file__).with_name("faults.yaml")
+FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text())
 SEEDS: list[tuple[str, str, tuple[str | int, ...], Any]] = [
     (
         case["fault"],
         rule,
-        tuple(int(p) if p.isdecimal() else p for p in case["place"].split(".")),
-        case.get("value", GONE),
+        parse_place(case["place"]),
+        Other(*case["text"]) if "text" in case else case.get("value", GONE),
     )
-    for rule, cases in yaml.safe_load(FAULTS.read_text()).items()
+    for rule, cases in FAULTS.items()
     for case in cases
 ]
 
@@ -42,6 +49,9 @@ def seed(template: Template, place: tuple[Any, ...], value: Any) -> Template:
         node = node[step]
     if value is GONE:
         del node[place[-1]]
+    elif isinstance(value, Other):
+        assert value.old in node[place[-1]], "the seed changes nothing"
+        node[place[-1]] = node[place[-1]].replace(*value)
     else:
         assert node.get(place[-1]) != value if isinstance(node, dict) else True, "the seed changes nothing"
         node[place[-1]] = value
