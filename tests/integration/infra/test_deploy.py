@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from infra.local.deploy import DeployError, deploy, destroy
 from infra.rules.kept import RETAINED
+from infra.synthetic import send
 from infra.translate import read_template
 from serve.item import EXPIRES_AT
 from tests.integration.infra.deployed import (
@@ -19,6 +21,7 @@ from tests.integration.infra.deployed import (
     ISSUER,
     Deployed,
     deploy_larder,
+    find_resource,
     object_key,
     parquet,
     run_stand_in,
@@ -94,14 +97,19 @@ def test_stack_tells_how_it_is_found(stand_in: tuple[Any, str]) -> None:
 
 
 def test_api_keys_are_asked_for_where_wanted(stand_in: tuple[Any, str]) -> None:
-    """With a usage plan each operation wants a key; without one none does."""
+    """With a usage plan the gateway turns away whoever has no key of it; the token is asked for besides."""
     client, _ = stand_in
-    stack = deploy(*stand_in, name="keyed", parameters={"Environment": "test", "ApiKeys": "required"})
-    plans = client("apigateway").get_usage_plans()["items"]
-    assert [plan["apiStages"][0]["apiId"] for plan in plans] == [stack["ApiId"]]
-    resources = client("apigateway").get_resources(restApiId=stack["ApiId"])["items"]
-    assert any("GET" in one.get("resourceMethods", {}) for one in resources)
-    destroy(client, stack)
+    larder = deploy_larder(*stand_in, "keyed", parameters={"Environment": "test", "ApiKeys": "required"})
+    url = f"{larder.stack.base_url}/flight-delays"
+    api_key = client("apigateway").get_api_key(apiKey=find_resource(client, "keyed", "FirstApiKey"), includeValue=True)[
+        "value"
+    ]
+    token = {"Authorization": f"Bearer {larder.issuer.sign('B6', time.time())}"}
+    asked = [
+        send(url, headers, None).status for headers in (token, {"x-api-key": api_key}, {**token, "x-api-key": api_key})
+    ]
+    assert asked == [403, 401, 200]
+    destroy(client, larder.stack)
 
 
 def test_teardown_leaves_only_what_is_retained(stand_in: tuple[Any, str], tmp_path: Path) -> None:
