@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from enrich.faults import Failed, Stopped
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_BATCH_ROWS = 2048  # a vector of DuckDB's; a few long texts, stored once, may make very many bytes of rows
 EMPTY = "empty.parquet"  # the columns of a query that found no rows: UNLOAD writes no file then
 
 # Athena's result types, as GetQueryResults names them, to Arrow's: only the columns of an empty result need it.
@@ -89,27 +91,52 @@ def fetch_metadata(athena: Athena, s3: S3Client, name: str, sql: str, location: 
         raise Stopped(f"metadata {name!r}: Athena did not answer the query: {error}") from error
 
 
-def read_metadata(s3: S3Client, name: str, location: str, *, max_bytes: int) -> pa.Table:
-    """Read fetched metadata back as one Arrow table.
+def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int) -> dict[str, pa.Table]:
+    """Read fetched metadata back as Arrow tables, by name.
 
     Raises:
-        Failed: it would take more than `max_bytes` of memory, or its files are gone.
+        Failed: files are gone, or the tables would take more than `max_bytes` of memory together, which is told before
+            they do.
     """
-    bucket, prefix = parse_location(location)
-    tables: list[pa.Table] = []
-    total = 0
-    for object_key in _list_files(s3, bucket, prefix):
-        content = s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()
-        tables.append(pq.read_table(io.BytesIO(content)))
-        total += tables[-1].nbytes
-        if total > max_bytes:
+    tables: dict[str, pa.Table] = {}
+    for name, location in locations.items():
+        room = max_bytes - sum(table.nbytes for table in tables.values())
+        try:
+            tables[name] = _read_table(s3, name, location, room)
+        except _TooLarge:
+            others = f" beside {', '.join(tables)}" if tables else ""
             raise Failed(
-                f"metadata {name!r} is larger than the {max_bytes // 2**20} MB that a run may hold of it; filter its "
-                "query to the rows and columns that are used, or join in Athena and feed the result as the output"
-            )
-    if not tables:
+                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run may hold of it: "
+                "filter its query to the rows and columns that are used, or join in Athena and feed the result as output"
+            ) from None
+    return tables
+
+
+class _TooLarge(Exception):
+    """There is no room for it."""
+
+
+def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
+    bucket, prefix = parse_location(location)
+    files = _list_files(s3, bucket, prefix)
+    if not files:
         raise Failed(f"metadata {name!r}: {location} holds no files any more; replay the output to fetch it anew")
-    return pa.concat_tables(tables, promote_options="permissive")
+    if sum(files.values()) > room:  # compressed; there is no need to look inside
+        raise _TooLarge
+    pieces: list[pa.Table] = []
+    for object_key in files:
+        with tempfile.TemporaryFile() as file:
+            for block in s3.get_object(Bucket=bucket, Key=object_key)["Body"].iter_chunks(1 << 20):
+                file.write(block)
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            batches: list[pa.RecordBatch] = []
+            for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+                batches.append(batch)
+                room -= batch.nbytes
+                if room < 0:
+                    raise _TooLarge
+            pieces.append(pa.Table.from_batches(batches, parquet.schema_arrow))
+    return pa.concat_tables(pieces, promote_options="permissive")
 
 
 def parse_location(location: str) -> tuple[str, str]:
@@ -118,15 +145,16 @@ def parse_location(location: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def _list_files(s3: S3Client, bucket: str, prefix: str) -> list[str]:
-    found: list[str] = []
+def _list_files(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
+    """Return the object keys of the data, with their bytes."""
+    found: dict[str, int] = {}
     request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     while True:
         page = s3.list_objects_v2(**request)
-        found += [entry["Key"] for entry in page.get("Contents", []) if entry["Size"]]
+        found |= {entry["Key"]: entry["Size"] for entry in page.get("Contents", []) if entry["Size"]}
         if not page.get("IsTruncated"):
             # Athena's own files beside the data (a manifest, say) are no rows
-            return [each for each in found if not each.endswith((".csv", ".metadata", ".txt"))]
+            return {key: size for key, size in found.items() if not key.endswith((".csv", ".metadata", ".txt"))}
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 

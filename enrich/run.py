@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.active import Active
@@ -72,13 +73,9 @@ def _begin(active: Active) -> None:
 def _stages(active: Active) -> None:
     if active.run.stage == "pin":
         pin(active)
-    metadata = {
-        name: read_metadata(active.edges.s3, name, location, max_bytes=MAX_METADATA_BYTES)
-        for name, location in active.run.metadata.items()
-    }
     keep_keys = active.dataset.source.output == "snapshot" or active.run.kind == "removal"
     with (
-        Engine(active.dataset, metadata, directory=active.scratch) as engine,
+        Engine(active.dataset, _read_metadata(active), directory=active.scratch) as engine,
         Delta(active.scratch, keep_keys=keep_keys) as delta,
     ):
         if active.run.stage == "order":
@@ -89,6 +86,10 @@ def _stages(active: Active) -> None:
         else:
             import_noted(active, delta)
         _publish(active, engine, delta, kept)
+
+
+def _read_metadata(active: Active) -> dict[str, pa.Table]:
+    return read_metadata(active.edges.s3, active.run.metadata, max_bytes=MAX_METADATA_BYTES)
 
 
 def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
