@@ -1,4 +1,4 @@
-"""Open the real edges: boto3 for what is not hot, awscrt for the writes, the machine's clock and chance."""
+"""Open the real edges: boto3 for what is not hot, our own sockets for the writes, the machine's clock and chance."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from enrich.metadata import Athena
 from enrich.progress import Progress
 from enrich.settings import Settings
 from enrich.write import Transport
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 from wire.transport import Transport as WireTransport
 
 CONNECTIONS = 64  # requests in flight to DynamoDB; the writer's window adapts below that
@@ -106,7 +106,7 @@ def _connector(settings: Settings) -> Callable[[], Any]:
 def _open_transport(timeout: float) -> Transport:
     region = boto3.Session().region_name or "us-east-1"
     return WireTransport(
-        resolve("dynamodb", region, os.environ), find_credentials(os.environ), connections=CONNECTIONS, timeout=timeout
+        resolve("dynamodb", region, os.environ), find_source(os.environ), connections=CONNECTIONS, timeout=timeout
     )
 
 

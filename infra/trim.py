@@ -43,9 +43,6 @@ LEFT_OUT = (
     # cryptography needs _cffi_backend alone, not the compiler around it.
     "cffi/*",
     "pycparser/*",
-    # awscrt's clients of AWS IoT.
-    "awscrt/mqtt*",
-    "awscrt/__pycache__/mqtt*",
     # boto3's resource models of other services, and its examples.
     "boto3/examples/*",
 )

@@ -1,4 +1,4 @@
-"""Where the reading side's credentials come from: the environment, or on a laptop whatever the SDKs know. An edge."""
+"""Where credentials come from: the environment, or elsewhere whatever boto3 knows. An edge."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wire.sigv4 import Credentials
 def find_source(env: Mapping[str, str]) -> Callable[[], Credentials]:
     """Return the function that gives the credentials of now.
 
-    Those of a Lambda environment are in its variables and stay the same for its life. Elsewhere it is awscrt's chain
-    (profile, web identity, container, instance), which refreshes what it fetched before it expires; the deployed bundle
-    does without awscrt.
+    Those of a Lambda environment are in its variables and stay the same for its life. Elsewhere it is boto3's chain
+    (profile, web identity, container, instance), which refreshes what it fetched before it expires; the bundle of serve
+    does without boto3.
     """
     if env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"):
         keys = Credentials(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env.get("AWS_SESSION_TOKEN") or None)
         return lambda: keys
-    open_once = cache(lambda: _open_chain(env))
+    open_once = cache(_open_chain)
 
     def fetch() -> Credentials:
         return open_once()()
@@ -27,20 +27,26 @@ def find_source(env: Mapping[str, str]) -> Callable[[], Credentials]:
     return fetch
 
 
-def _open_chain(env: Mapping[str, str]) -> Callable[[], Credentials]:
+def _open_chain() -> Callable[[], Credentials]:
     try:
-        from awscrt.exceptions import AwsCrtError
-
-        from wire.signing import CREDENTIALS_TIMEOUT, find_credentials
+        from boto3 import Session
+        from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
-        raise NoCredentials("no AWS credentials in the environment, and no awscrt to look elsewhere") from error
-    provider = find_credentials(env)
+        raise NoCredentials("no AWS credentials in the environment, and no boto3 to look elsewhere") from error
+    try:
+        chain = Session().get_credentials()
+    except BotoCoreError as error:
+        raise NoCredentials(f"no AWS credentials: {error}") from error
+    if chain is None:
+        raise NoCredentials("no AWS credentials in the environment, in a profile, or where this runs")
 
     def fetch() -> Credentials:
         try:
-            found = provider.get_credentials().result(CREDENTIALS_TIMEOUT)
-        except (AwsCrtError, RuntimeError, TimeoutError) as error:
+            found = chain.get_frozen_credentials()
+        except BotoCoreError as error:
             raise NoCredentials(f"no AWS credentials: {error}") from error
-        return Credentials(found.access_key_id, found.secret_access_key, found.session_token)
+        if not found.access_key or not found.secret_key:
+            raise NoCredentials("no AWS credentials: those that were found are empty")
+        return Credentials(found.access_key, found.secret_key, found.token)
 
     return fetch

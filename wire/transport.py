@@ -1,23 +1,32 @@
-"""Many requests in flight to one AWS service for the writing side, sent and collected by a single thread. An edge."""
+"""Many requests in flight to one AWS service for the writing side, sent and collected by a single thread. An edge.
+
+Sockets of the standard library that never block. An event loop in a thread of its own, as awscrt has it, hands every
+exchange over and back: that took more CPU than all the rest of writing (docs/decisions/sockets.md).
+"""
 
 from __future__ import annotations
 
+import os
+import selectors
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from awscrt.auth import AwsCredentialsProvider
-from awscrt.http import HttpClientConnection
-
-from wire.connection import Exchange, abandon, open_connection
+from wire.answer import Answer
+from wire.channel import tls_context
 from wire.endpoint import Endpoint
 from wire.errors import TransportError, WireError
-from wire.nodelay import set_nodelay
+from wire.request import RequestBuilder
 from wire.response import Response
-from wire.signing import Signer
+from wire.sigv4 import Credentials
+from wire.slot import WOULD_BLOCK, Addresses, Slot, State
+
+_RECEIVE = 64 * 1024
+_TRUSTED = 0.05  # seconds for which an idle connection is taken to be open without a look
+
+Reports = list[tuple[int, Response | TransportError]]
 
 
 class Outgoing(NamedTuple):
@@ -28,28 +37,17 @@ class Outgoing(NamedTuple):
     payload: bytes
 
 
-class Slot:
-    """One place for a connection: closed, connecting, idle or busy. Only the caller's thread touches it."""
-
-    __slots__ = ("connection", "exchange", "expires", "handle")
-
-    def __init__(self) -> None:
-        self.connection: HttpClientConnection | None = None
-        self.exchange: Exchange | None = None
-        self.handle = 0
-        self.expires = 0.0
-
-
 class Transport:
     """A pool of kept-alive connections. It never retries: what failed is reported, for the caller to judge.
 
-    Requests beyond `connections` wait their turn; the time-out counts from when one is sent.
+    Requests beyond `connections` wait their turn; the time-out counts from when one is sent. `credentials` gives those
+    of now; without it requests go unsigned.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        provider: AwsCredentialsProvider | None,
+        credentials: Callable[[], Credentials] | None,
         *,
         connections: int = 8,
         connect_timeout: float = 3.0,
@@ -62,14 +60,19 @@ class Transport:
         self._connect_timeout = connect_timeout
         self._largest = largest
         self._clock = clock
-        self._signer = Signer(endpoint, provider)
+        self._requests = RequestBuilder(endpoint, credentials)
         version = "1.0" if endpoint.service == "dynamodb" else "1.1"
         self._content_type = ("content-type", f"application/x-amz-json-{version}")
-        self._free = [Slot() for _ in range(connections)]
-        self._busy: dict[Future[Any], Slot] = {}
+        self._tls = tls_context(os.environ.get("AWS_CA_BUNDLE") or None) if endpoint.tls else None
+        self._addresses = Addresses(endpoint, connect_timeout)
+        self._selector = selectors.DefaultSelector()
+        self._most = connections
+        self._slots: set[Slot] = set()
+        self._idle: list[Slot] = []
+        self._connecting = 0
         self._waiting: deque[Outgoing] = deque()
-        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
-        self._failed: list[tuple[int, Response | TransportError]] = []
+        self._reports: Reports = []
+        self._look_at = 0.0  # when to look for time-outs again
         self._sent = 0
 
     def send(self, target: str, payload: bytes) -> int:
@@ -79,124 +82,164 @@ class Transport:
         self._dispatch()
         return self._sent
 
-    def wait(self, timeout: float) -> list[tuple[int, Response | TransportError]]:
+    def wait(self, timeout: float) -> Reports:
         """Wait up to `timeout` seconds for an answer, and return all that there are.
 
         Every handle is reported exactly once, as an answer of any status or as an error. With nothing in flight this
         sleeps for `timeout`.
         """
-        ends = self._clock() + timeout
-        answered, self._failed = self._failed, []
+        now = self._clock()
+        ends = now + timeout
         while True:
-            # An answer at hand is taken without waiting; time-outs are looked for only when there is none.
-            try:
-                future = self._done.get(timeout=0 if answered else self._patience(ends))
-            except Empty:
-                answered += self._expire()
-                if answered or self._clock() >= ends:
-                    return answered
-            else:
-                answered += self._complete(future)
-                self._dispatch()
-                answered += self._failed
-                self._failed.clear()
+            until = min(ends, self._look_at) if self._slots else ends
+            for key, _ in self._selector.select(0 if self._reports else max(0.0, until - now)):
+                self._go_on(key.data)
+            now = self._clock()
+            if now >= self._look_at:
+                self._expire(now)
+            self._dispatch()
+            if self._reports or now >= ends:
+                reports, self._reports = self._reports, []
+                return reports
 
     def close(self) -> None:
         """Close every connection; what is in flight is never reported."""
-        for slot in [*self._free, *self._busy.values()]:
+        for slot in list(self._slots):
             self._drop(slot)
-        self._busy.clear()
         self._waiting.clear()
+        self._reports.clear()
 
     def _dispatch(self) -> None:
-        while self._waiting and self._free:
-            slot = self._free.pop()
-            if slot.connection is not None and not slot.connection.is_open():
-                slot.connection = None
-            if slot.connection is None:
-                if sum(1 for busy in self._busy.values() if busy.exchange is None) >= len(self._waiting):
-                    self._free.append(slot)
-                    return  # as many connections are being opened as there are requests for them
-                self._watch(slot, open_connection(self.endpoint, self._connect_timeout), self._connect_timeout)
+        """Give waiting requests to idle connections, and open as many as there are requests left without one."""
+        while self._waiting and self._idle:
+            slot = self._idle[-1]
+            if self._clock() - slot.idle_since > _TRUSTED and not slot.is_quiet():
+                self._drop(slot)
             else:
-                self._start(slot, slot.connection, self._waiting.popleft())
+                self._start(self._idle.pop(), self._waiting.popleft())
+        while self._connecting < len(self._waiting) and len(self._slots) < self._most:
+            self._open()
 
-    def _start(self, slot: Slot, connection: HttpClientConnection, outgoing: Outgoing) -> None:
-        headers = (self._content_type, ("x-amz-target", outgoing.target))
-        exchange = Exchange("POST", self._largest)
-        try:
-            request = self._signer.build("POST", "/", headers, outgoing.payload)
-        except WireError as error:
-            self._failed.append((outgoing.handle, TransportError(str(error))))
-            self._free.append(slot)
-            return
-        try:
-            future = exchange.start(connection, request)
-        except TransportError:  # closed while idle: nothing was sent, so another connection takes it
-            self._drop(slot)
-            self._free.append(slot)
-            self._waiting.appendleft(outgoing)
-            return
-        slot.exchange = exchange
-        slot.handle = outgoing.handle
-        self._watch(slot, future, self.timeout)
-
-    def _watch(self, slot: Slot, future: Future[Any], timeout: float) -> None:
-        slot.expires = self._clock() + timeout
-        self._busy[future] = slot
-        future.add_done_callback(self._done.put)
-
-    def _complete(self, future: Future[Any]) -> list[tuple[int, Response | TransportError]]:
-        slot = self._busy.pop(future, None)
-        if slot is None:
-            return []  # it was given up before
-        self._free.append(slot)
-        error = future.exception()
-        exchange, slot.exchange = slot.exchange, None
-        if exchange is None:
-            if error is None:
-                slot.connection = future.result()
-                set_nodelay(self.endpoint.port)
-                return []
-            return self._give_up(f"no connection to {self.endpoint.authority}: {error}")
-        try:
-            return [(slot.handle, exchange.response(error))]
-        except WireError as failure:
-            self._drop(slot)
-            return [(slot.handle, failure if isinstance(failure, TransportError) else TransportError(str(failure)))]
-
-    def _give_up(self, message: str) -> list[tuple[int, Response | TransportError]]:
-        """Report the request that has waited longest, if any still does, for a connection that was not made."""
-        if not self._waiting:
-            return []
-        return [(self._waiting.popleft().handle, TransportError(message))]
-
-    def _patience(self, ends: float) -> float:
-        """Return how long to wait for awscrt before looking for time-outs (an early look costs nothing)."""
-        first = next(iter(self._busy.values()), None)
-        if first is not None:
-            ends = min(ends, first.expires, self._clock() + self._connect_timeout / 4)
-        return max(0.0, ends - self._clock())
-
-    def _expire(self) -> list[tuple[int, Response | TransportError]]:
+    def _open(self) -> None:
         now = self._clock()
-        answered: list[tuple[int, Response | TransportError]] = []
-        for future, slot in [(future, slot) for future, slot in self._busy.items() if slot.expires <= now]:
-            del self._busy[future]
-            if slot.exchange is None:
-                abandon(future)
-                answered += self._give_up(f"no connection to {self.endpoint.authority} in time")
-            else:
-                answered.append((slot.handle, TransportError(f"no answer within {self.timeout} s")))
+        try:
+            slot = Slot(self._addresses.connect(now), now + self._connect_timeout)
+        except OSError as error:
+            while self._waiting:  # what holds for one holds for all
+                self._give_up(error)
+            return
+        self._slots.add(slot)
+        self._connecting += 1
+        slot.watch(self._selector, selectors.EVENT_WRITE)
+
+    def _go_on(self, slot: Slot) -> None:
+        """Do what a connection has become ready for."""
+        if slot.state is State.BUSY:
+            if self._push(slot):
+                self._pull(slot)
+        elif slot.state is not State.IDLE:
+            self._connect(slot)
+        elif not slot.is_quiet():
             self._drop(slot)
-            self._free.append(slot)
-        if answered:
-            self._dispatch()
-        return answered
+
+    def _connect(self, slot: Slot) -> None:
+        try:
+            slot.connect(self._selector, self._tls, self.endpoint.host)
+        except ssl.SSLWantReadError:
+            slot.watch(self._selector, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            slot.watch(self._selector, selectors.EVENT_WRITE)
+        except OSError as error:
+            self._drop(slot)
+            self._give_up(error)
+        else:
+            self._connecting -= 1
+            self._rest(slot)
+
+    def _start(self, slot: Slot, outgoing: Outgoing) -> None:
+        headers = (self._content_type, ("x-amz-target", outgoing.target))
+        try:
+            request = self._requests.build("POST", "/", headers, outgoing.payload)
+        except WireError as error:
+            self._reports.append((outgoing.handle, TransportError(str(error))))
+            self._rest(slot)
+            return
+        slot.state = State.BUSY
+        slot.handle = outgoing.handle
+        slot.answer = Answer("POST", self._largest)
+        slot.unsent = memoryview(request)
+        slot.expires = self._clock() + self.timeout
+        self._push(slot)
+
+    def _push(self, slot: Slot) -> bool:
+        """Send as much as goes without waiting; return whether the connection still stands."""
+        if slot.unsent:
+            try:
+                while slot.unsent:
+                    slot.unsent = slot.unsent[slot.connection.send(slot.unsent) :]
+            except WOULD_BLOCK:
+                slot.watch(self._selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                return True
+            except OSError as error:
+                self._fail(slot, f"connection failed: {error}")
+                return False
+            slot.watch(self._selector, selectors.EVENT_READ)
+        return True
+
+    def _pull(self, slot: Slot) -> None:
+        """Receive as much as there is, and report the answer when it is whole."""
+        answer = slot.answer
+        try:
+            while True:
+                received = slot.connection.recv(_RECEIVE)
+                if not received:
+                    self._fail(slot, "connection failed: closed before the end of an answer")
+                    return
+                if answer.feed(received):
+                    break
+        except WOULD_BLOCK:
+            return
+        except OSError as error:
+            self._fail(slot, f"connection failed: {error}")
+            return
+        except WireError as error:
+            self._fail(slot, str(error))
+            return
+        self._reports.append((slot.handle, answer.response))
+        if answer.keeps_open and not slot.unsent:
+            self._rest(slot)
+        else:
+            self._drop(slot)
+
+    def _rest(self, slot: Slot) -> None:
+        slot.watch(self._selector, selectors.EVENT_READ)
+        slot.state = State.IDLE
+        slot.idle_since = self._clock()
+        self._idle.append(slot)
+
+    def _fail(self, slot: Slot, message: str) -> None:
+        self._reports.append((slot.handle, TransportError(message)))
+        self._drop(slot)
+
+    def _give_up(self, error: OSError) -> None:
+        """Report the request that has waited longest, if any still does, for a connection that was not made."""
+        if self._waiting:
+            message = f"no connection to {self.endpoint.authority}: {error}"
+            self._reports.append((self._waiting.popleft().handle, TransportError(message)))
+
+    def _expire(self, now: float) -> None:
+        self._look_at = now + self._connect_timeout / 4
+        for slot in [slot for slot in self._slots if slot.state is not State.IDLE and slot.expires <= now]:
+            if slot.state is State.BUSY:
+                self._fail(slot, f"no answer within {self.timeout} s")
+            else:
+                self._drop(slot)
+                self._give_up(TimeoutError("not in time"))
 
     def _drop(self, slot: Slot) -> None:
-        """Close a slot's connection: after a time-out awscrt keeps it open, with the answer still on its way."""
-        if slot.connection is not None:
-            slot.connection.close()
-        slot.connection = None
-        slot.exchange = None
+        if slot.state is State.IDLE:
+            self._idle.remove(slot)
+        elif slot.state is not State.BUSY:
+            self._connecting -= 1
+        self._slots.remove(slot)
+        slot.close(self._selector)

@@ -22,8 +22,8 @@ from enrich.progress import Progress
 from enrich.settings import Settings
 from enrich.write import Transport
 from tests.faults.services import ModelDynamo
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 from wire.transport import Transport as WireTransport
 
 SETTINGS = Settings(
@@ -146,7 +146,7 @@ def open_edges(
 
     def open_transport(timeout: float) -> Transport:
         endpoint = resolve("dynamodb", "us-east-1", os.environ)
-        return WireTransport(endpoint, find_credentials(os.environ), connections=connections, timeout=timeout)
+        return WireTransport(endpoint, find_source(os.environ), connections=connections, timeout=timeout)
 
     edges = Edges(
         settings=SETTINGS,

@@ -31,13 +31,13 @@ def larder() -> Write:
 
     from enrich.write import Writer
     from serve.item import Order
+    from wire.credentials import find_source
     from wire.endpoint import resolve
-    from wire.signing import find_credentials
     from wire.transport import Transport
 
     chunk = pq.read_table(os.environ["BENCH_ROWS"]).combine_chunks()
     endpoint = resolve("dynamodb", "us-east-1", os.environ)
-    transport = Transport(endpoint, find_credentials(os.environ), connections=64)
+    transport = Transport(endpoint, find_source(os.environ), connections=64)
     writer = Writer(transport, TABLE, clock=time.monotonic, random=random.random)
 
     def write(count: int) -> None:

@@ -27,8 +27,8 @@ from enrich.settings import Settings
 from enrich.work import work
 from infra.local.athena.server import run_athena
 from serve.datasets import Served
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 from wire.transport import Transport
 
 NAME = "stock"
@@ -148,7 +148,7 @@ class Shop:
 
     def _transport(self, timeout: float) -> Transport:
         endpoint = resolve("dynamodb", self.aws.region, self.aws.env)
-        return Transport(endpoint, find_credentials(self.aws.env), timeout=timeout)
+        return Transport(endpoint, find_source(self.aws.env), timeout=timeout)
 
 
 def parquet(rows: Mapping[str, list[Any]]) -> bytes:

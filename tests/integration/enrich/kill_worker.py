@@ -21,8 +21,8 @@ from enrich.progress import Progress
 from enrich.settings import Settings
 from enrich.work import work
 from tests.integration.enrich.conftest import build_dataset
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 from wire.transport import Transport
 
 
@@ -64,7 +64,7 @@ def main(order: dict[str, Any]) -> None:
 
     def open_transport(timeout: float) -> Transport:
         endpoint = resolve("dynamodb", os.environ["AWS_REGION"], os.environ)
-        return Slow(endpoint, find_credentials(os.environ), connections=2, timeout=timeout)
+        return Slow(endpoint, find_source(os.environ), connections=2, timeout=timeout)
 
     edges = Edges(
         settings=settings,

@@ -11,8 +11,8 @@ import pytest
 from enrich.write import Writer
 from enrich.write_requests import gzip
 from serve.item import Item, Order, body_text, decode
+from wire.credentials import find_source
 from wire.endpoint import resolve
-from wire.signing import find_credentials
 from wire.transport import Transport
 
 OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
@@ -39,7 +39,7 @@ def scan(client: Any, table: Any) -> Any:
 @pytest.fixture
 def writer_of(aws: Any) -> Iterator[Any]:
     env = {**aws.env, "AWS_ENDPOINT_URL": aws.endpoint}
-    transport = Transport(resolve("dynamodb", aws.region, env), find_credentials(env), connections=4)
+    transport = Transport(resolve("dynamodb", aws.region, env), find_source(env), connections=4)
     yield lambda table: Writer(transport, table, clock=time.monotonic, random=random.random)
     transport.close()
 

@@ -24,7 +24,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 ENRICH = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import enrich.handler, pyarrow.parquet, pyarrow.csv, pyarrow.json, pyathena.connection, awscrt.http, boto3, duckdb
+import enrich.handler, pyarrow.parquet, pyarrow.csv, pyarrow.json, pyathena.connection, boto3, duckdb
 from serve.item import Item, encode
 for service in ("s3", "dynamodb", "sqs", "athena", "sts"):
     boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")

@@ -1,0 +1,72 @@
+"""An answer means the same however the network chops it, and what two parsers could read differently is refused."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wire.answer import Answer
+from wire.errors import TooLarge, TransportError
+
+BODY = b'{"Item":{"pk":{"S":"a\r\n\r\nb"}}}'
+WHOLE = {
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8;x=y\r\n%b\r\n%x\r\n%b\r\n0\r\nT: 1\r\n\r\n"
+    % (BODY[:8], len(BODY) - 8, BODY[8:]),
+    "continue": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+}
+DAMAGED = {
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "signed length": b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}",
+    "no length": b"HTTP/1.1 200 OK\r\n\r\n{}",
+    "folded header": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n X: 1\r\n\r\n{}",
+    "bare line end": b"HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\n{}",
+    "another protocol": b"SSH-2.0-x\r\n\r\n",
+    "bad chunk size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+    "bad chunk end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}xx0\r\n\r\n",
+    "endless head": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
+@given(cuts=st.lists(st.integers(0, 200)))
+def test_pieces_do_not_matter(data: bytes, cuts: list[int]) -> None:
+    """Fed at once, byte by byte or anyhow, the answer is whole with its last byte, not before, and the same."""
+    answer = Answer("POST", 1000)
+    places = sorted({cut for cut in cuts if cut < len(data)} - {0})
+    pieces = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
+    assert [answer.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert (answer.response.status, answer.response.body) == (200, BODY)
+    assert answer.keeps_open
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_answer_is_refused(data: bytes) -> None:
+    """What is no clear answer of HTTP/1.1 is an error of the transport."""
+    with pytest.raises(TransportError):
+        Answer("POST", 1000).feed(data)
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n"])
+def test_large_answer_is_refused_before_it_comes(head: bytes) -> None:
+    """The body is not received to learn that it is too large."""
+    with pytest.raises(TooLarge):
+        Answer("POST", 1000).feed(b"HTTP/1.1 200 OK\r\n" + head)
+
+
+@pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+def test_what_follows_an_answer_ends_the_connection(more: bytes) -> None:
+    """Bytes that belong to no request would be taken for the next one's answer."""
+    answer = Answer("POST", 1000)
+    assert answer.feed(WHOLE["length"] + more)
+    assert not answer.keeps_open
+
+
+@given(st.binary(max_size=300))
+def test_nothing_else_is_raised(noise: bytes) -> None:
+    """Whatever comes, it is an answer, the beginning of one, or an error of ours."""
+    for data in (noise, b"HTTP/1.1 200 OK\r\n" + noise, WHOLE["chunks"][:60] + noise):
+        with contextlib.suppress(TransportError, TooLarge):
+            Answer("GET", 1000).feed(data)
