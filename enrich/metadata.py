@@ -106,8 +106,8 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
         except _TooLarge:
             others = f" beside {', '.join(tables)}" if tables else ""
             raise Failed(
-                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run may hold of it: "
-                "filter its query to the rows and columns that are used, or join in Athena and feed the result as output"
+                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run may hold of it; "
+                "filter its query to what is used, or join in Athena and feed the result as the output"
             ) from None
     return tables
 
