@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.bundle import RECIPES, Bundle, BundleError, build, check_imports, unpack
+import infra.bundle
+from infra.bundle import (
+    RECIPES,
+    RUNTIME,
+    Bundle,
+    BundleError,
+    build,
+    check_imports,
+    find_interpreter,
+    unpack,
+)
 from serve.item import Item, encode
 
 SERVE = """
@@ -87,6 +97,23 @@ def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
     assert {name.rpartition("/")[0] for name in modules} <= compiled
     assert bundle.unzipped < RECIPES[bundle.name].max_bytes
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an interpreter of the runtime's", "none"])
+def test_pyc_are_the_runtimes_or_left_out(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled by another Python they would be dead weight: then there are none, and the build says so."""
+    found = find_interpreter(RUNTIME) if there else None
+    if there and not found:
+        pytest.skip(f"no python{RUNTIME} here")
+    monkeypatch.setattr(infra.bundle, "find_interpreter", lambda _: found)
+    names = zipfile.ZipFile(build("operate", "aws-arm64", cache=tmp_path).path).namelist()
+    tags = {name.split(".")[-2] for name in names if name.endswith(".pyc")}
+    assert tags == ({f"cpython-{RUNTIME.replace('.', '')}"} if there else set())
+    monkeypatch.setattr(sys, "argv", ["bundle", "operate"])
+    infra.bundle.main()
+    assert ("go without .pyc" in capsys.readouterr().err) is not there
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_every_skip_has_its_reason() -> None:
 
 @pytest.mark.slow
 def test_what_is_left_to_the_linters_is_seen(tmp_path: Path) -> None:
-    """An API without traces, a condition without effect, an attribute that is none: no rule of ours tells, a linter does."""
+    """No traces, a condition without effect, an attribute that is none: no rule of ours tells, a linter does."""
     template = read_template()
     template["Resources"]["Api"]["Properties"]["TracingEnabled"] = False
     del template["Resources"]["ServeFunction"]["Properties"]["ProvisionedConcurrencyConfig"]
