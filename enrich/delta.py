@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +25,13 @@ _KEY = "(md5 >> 64)::ubigint, (md5 & 18446744073709551615)::ubigint"
 _FINGERPRINT = """(
     k1 ubigint, k2 ubigint, digest ubigint, "order" varchar, expires_at bigint, removed boolean, pk varchar, sk varchar
 )"""
+
+
+class Withdrawn(NamedTuple):
+    """A withdrawn output: the texts of its runs' orders, and until when items of it may live, in epoch seconds."""
+
+    orders: Sequence[str]
+    expires_at: int
 
 
 class Delta:
@@ -182,25 +189,33 @@ class Delta:
                 found[why] = found.get(why, 0) + count
         return dict(sorted(found.items()))
 
-    def choose_removals(self, *, order: str, now: float, confirmed_by: Sequence[str] | None = None) -> int:
+    def choose_removals(self, *, order: str, now: float, withdrawn: Withdrawn | None = None) -> int:
         """Choose the live items that this run removes, and return how many there are.
 
         A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
-        With `confirmed_by`, the texts of a withdrawn output's orders: those that it names, and that one of these
-        confirmed last, or nobody ever did.
+        With `withdrawn`: those that it names, and that it confirmed last, or nobody ever did, or nobody knows.
         """
-        named = "n.row is null"
-        if confirmed_by is not None:
-            named = """n.row is not null and (k."order" = '' or list_contains($by, k."order"))"""
+        chosen, values = "n.k1 is null", dict[str, object]()
+        if withdrawn is not None:
+            chosen = """n.k1 is not null and (k."order" = '' or list_contains($by, k."order"))"""
+            values = {"by": list(withdrawn.orders)}
+        named = "(select distinct k1, k2, pk, sk from noted) n"
         self._db.execute(
             f"""
             create or replace table removal as
-            select row_number() over (order by k1, k2) - 1 as row, k1, k2,
-                coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
-            from known k left join noted n using (k1, k2)
-            where k."order" < $order and not k.removed and k.expires_at > $now and {named}
+            select k1, k2, coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
+            from known k left join {named} using (k1, k2)
+            where k."order" < $order and not k.removed and k.expires_at > $now and {chosen}
             """,
-            {"order": order, "now": now, **({} if confirmed_by is None else {"by": list(confirmed_by)})},
+            {"order": order, "now": now, **values},
+        )
+        if withdrawn is not None and withdrawn.expires_at > now:  # fingerprints that were lost may have told of them
+            self._db.execute(
+                f"insert into removal select k1, k2, pk, sk, ? from {named} anti join known using (k1, k2)",
+                [withdrawn.expires_at],
+            )
+        self._db.execute(
+            "create or replace table removal as select row_number() over (order by k1, k2) - 1 as row, * from removal"
         )
         return self._value("select count(*) from removal")
 

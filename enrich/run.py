@@ -11,7 +11,7 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.active import Active
-from enrich.delta import Delta
+from enrich.delta import Delta, Withdrawn
 from enrich.derive import DeriveFailed
 from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
@@ -103,7 +103,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
         _reopen(active, f"{base} {table_id}")
     if not opened:
         _doubt(active, told, f"{base} {table_id}")
-        _open(active, table_id)
+        _open(active, table_id, None if told is Told.NOTHING else base)
     decided = (active.run.decided_ms or 0) / 1000
     order = active.run.order.text
     enough = active.dataset.unchanged_life * active.dataset.ttl.total_seconds()
@@ -159,7 +159,7 @@ def _reopen(active: Active, rebuilt: str) -> None:
     raise Doubtful(rebuilt)
 
 
-def _open(active: Active, table_id: str) -> None:
+def _open(active: Active, table_id: str, base: str | None) -> None:
     """Raise the high-water mark before the first write, and fix what all decisions of this run rest on."""
     state = active.lease.state
     active.save(
@@ -169,7 +169,7 @@ def _open(active: Active, table_id: str) -> None:
         },
         stage="remove" if active.run.kind == "removal" else "write",
         decided_ms=int(active.edges.clock.now() * 1000),
-        base=state.fingerprints,
+        base=base,
         table_id=table_id,
     )
 
@@ -178,14 +178,19 @@ def _choose_removals(active: Active, delta: Delta, order: str, now: float) -> in
     """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
     run = active.run
     if run.kind == "removal":
-        runs = active.edges.ledger.fetch_runs(run.dataset)
-        of_it = {each.run for each in runs if each.identity == run.identity}
-        of_it |= {each.run for each in runs if each.kind == "rejects" and each.of_run in of_it}
-        withdrawn = [each.order.text for each in runs if each.run in of_it and each.as_of_ms and each.generation]
-        delta.choose_removals(order=order, now=now, confirmed_by=withdrawn)
+        delta.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(active))
     elif _is_snapshot(active) and not run.born_expired and order >= active.lease.state.snapshot:
         delta.choose_removals(order=order, now=now)
     return max(run.expires_at or 0, delta.removals_expire_at())
+
+
+def _find_withdrawn(active: Active) -> Withdrawn:
+    """Find what the runs over a withdrawn output, and over its rejects, may have left."""
+    runs = active.edges.ledger.fetch_runs(active.run.dataset)
+    of_it = {each.run for each in runs if each.identity == active.run.identity}
+    of_it |= {each.run for each in runs if each.kind == "rejects" and each.of_run in of_it}
+    ran = [each for each in runs if each.run in of_it and each.as_of_ms and each.generation]
+    return Withdrawn([each.order.text for each in ran], max((each.expires_at or 0 for each in ran), default=0))
 
 
 def _is_snapshot(active: Active) -> bool:
