@@ -3,8 +3,8 @@
 A documented event, cut to what is read:
 
     {"RequestType": "Create", "ResponseURL": "https://...", "StackId": "...", "RequestId": "...",
-     "LogicalResourceId": "Discovery", "ResourceProperties": {"Bucket": "...", "Environment": "dev",
-     "Release": "1.2.0", "BaseUrl": "https://...", "Keys": "..."}}
+     "LogicalResourceId": "Discovery", "ResourceProperties": {"Bucket": "...", "Service": "predictions",
+     "Environment": "dev", "Release": "1.2.0", "BaseUrl": "https://...", "Keys": "..."}}
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def handler(event: Mapping[str, Any], _context: Any) -> None:
 def publish(s3: Any, event: Mapping[str, Any]) -> None:
     """Put this environment's files and the catalog; on deletion remove the environment's, and leave the catalog."""
     given = event["ResourceProperties"]
-    environments = json.loads((FOLDER / "environments.json").read_text())
+    environments = {**json.loads((FOLDER / "environments.json").read_text()), "service": given["Service"]}
     openapi = json.loads((FOLDER / "openapi.json").read_text())
     service = {"release": given["Release"], "base_url": given["BaseUrl"], "keys": given["Keys"]}
     files = build_files(environments, openapi, given["Environment"], **service)

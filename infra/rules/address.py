@@ -15,6 +15,7 @@ PUBLISHED = {
     "ServiceToken": {"Fn::GetAtt": ["PublishFunction", "Arn"]},
     "Code": {"Ref": "PublishFunction.Version"},  # without it a new contract would not be written
     "Bucket": {"Ref": "DiscoveryBucketName"},
+    "Service": {"Ref": "Service"},
     "Environment": {"Ref": "Environment"},
     "Release": {"Ref": "ReleaseVersion"},
     "BaseUrl": BASE_URL,

@@ -15,7 +15,7 @@ import pytest
 from examples.flights import demo, site
 from infra.local.athena.api import Api
 from infra.local.deploy import DeployError, deploy, destroy
-from infra.local.ministack import Ministack, run_ministack
+from infra.local.ministack import ACCOUNT, REGION, Ministack, run_ministack
 from infra.rules.look import listed, statements
 from infra.translate import Template, read_template
 from tests.integration.infra.deployed import (
@@ -32,47 +32,55 @@ pytestmark = pytest.mark.slow  # each action has a stack of its own
 
 ROLES = ("EnrichRole", "ServeRole", "PublishRole", "SyntheticRole")
 
-# What the stand-in does by itself and never asks a role for: AWS's documentation says that it has to be there.
-NOT_ASKED = {
-    "sqs:ReceiveMessage": "Lambda's poller takes messages with the function's role (Lambda guide, Amazon SQS)",
-    "sqs:DeleteMessage": "the same",
-    "sqs:GetQueueAttributes": "the same",
-    "logs:CreateLogStream": "Lambda writes logs with the function's role",
-    "logs:PutLogEvents": "the same",
-    "xray:PutTraceSegments": "Lambda sends traces with the function's role",
-    "xray:PutTelemetryRecords": "the same",
-    "glue:GetDatabase": "Athena reads the catalog as its caller; the local Athena does it by itself",
-    "glue:GetTable": "the same",
-    "glue:GetPartitions": "the same",
-    "kms:Decrypt": "S3 opens objects under a key of its owner's as their reader; the stand-in encrypts nothing",
-    "s3:GetBucketLocation": "Athena asks for the location of the buckets it reads and writes, as its caller",
-    "s3:AbortMultipartUpload": "Athena and boto3 end uploads that fail half-way",
-    "athena:StartQueryExecution": "the local Athena asks nobody's role; a test of its own sees the calls",
-    "athena:GetQueryExecution": "the same",
-    "athena:GetQueryResults": "the same",
-    "athena:StopQueryExecution": "only sent for a query that runs out of time",
-}
-NOT_ASKED_SIDS = {
-    "ListLake": "Athena reads the lake as its caller; the local Athena does it by itself",
-    "ReadLake": "the same",
-    "ReadSigningKeysOnS3": "only with a key store on S3",
-    "ListSigningKeysOnS3": "the same",
-    "OpenOutputs": "only with a key of the bucket's owner",
-    "OpenLake": "the same",
-}
+HERE = f"{REGION}:{ACCOUNT}"
+KEYS = {"outputs": f"arn:aws:kms:{HERE}:key/outputs", "lake": f"arn:aws:kms:{HERE}:key/lake"}
+# What the stand-in does by itself and never asks a role for: (Sid, action) and what AWS asks for, by its documentation.
+# An action of a statement that is not named here is asked for by the stand-in.
+ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
+    # Lambda's poller takes messages with the function's role (Lambda guide, "Using Lambda with Amazon SQS").
+    **{("ReceiveAndContinue", f"sqs:{one}"): [f"arn:aws:sqs:{HERE}:{{Queue}}"] for one in (
+        "ReceiveMessage", "DeleteMessage", "GetQueueAttributes",
+    )},
+    # So it writes logs and sends traces (Lambda guide, "Defining permissions with an execution role").
+    **{("Log", f"logs:{one}"): [f"arn:aws:logs:{HERE}:log-group:{{Logs}}:log-stream:2030/01/01"] for one in (
+        "CreateLogStream", "PutLogEvents",
+    )},
+    **{("Trace", f"xray:{one}"): ["*"] for one in ("PutTraceSegments", "PutTelemetryRecords")},
+    # Athena reads catalog and lake, and keeps results, as its caller (Athena guide, "Configure access to databases and
+    # tables", "Control access to Amazon S3 from Athena"); the local Athena asks nobody's role.
+    **{("ReadCatalog", f"glue:{one}"): [
+        f"arn:aws:glue:{HERE}:{what}" for what in ("catalog", "database/reference", "table/reference/airlines")
+    ] for one in ("GetDatabase", "GetTable", "GetPartitions")},
+    ("ListLake", "s3:ListBucket"): ["arn:aws:s3:::asked-lake"],
+    ("ListLake", "s3:GetBucketLocation"): ["arn:aws:s3:::asked-lake"],
+    ("ReadLake", "s3:GetObject"): ["arn:aws:s3:::asked-lake/airlines/part-0.parquet"],
+    ("ListOwn", "s3:GetBucketLocation"): ["arn:aws:s3:::{Bucket}"],
+    ("KeepOwn", "s3:AbortMultipartUpload"): ["arn:aws:s3:::{Bucket}/athena/one", "arn:aws:s3:::{Bucket}/rejects/one"],
+    **{("QueryMetadata", f"athena:{one}"): [f"arn:aws:athena:{HERE}:workgroup/{{Workgroup}}"] for one in (
+        "StartQueryExecution", "GetQueryExecution", "GetQueryResults", "StopQueryExecution",
+    )},
+    # S3 opens an object under a key of its owner's as the object's reader; the stand-in encrypts nothing.
+    ("OpenOutputs", "kms:Decrypt"): [KEYS["outputs"]],
+    ("OpenLake", "kms:Decrypt"): [KEYS["lake"]],
+    # A key store on S3 is not that of the journey below.
+    ("ReadSigningKeysOnS3", "s3:GetObject"): ["arn:aws:s3:::asked-keys/jwks.json"],
+    ("ListSigningKeysOnS3", "s3:ListBucket"): ["arn:aws:s3:::asked-keys"],
+}  # fmt: skip
 
 
 def read_actions(template: Template) -> list[tuple[str, str, str]]:
-    """List (role, Sid, action) of the functions' roles, but for what the stand-in never asks for."""
-    found = []
-    for role in ROLES:
-        for stated in template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]:
-            statement = stated["Fn::If"][1] if "Fn::If" in stated else stated
-            found += [(role, statement["Sid"], action) for action in listed(statement["Action"])]
-    return [one for one in found if one[1] not in NOT_ASKED_SIDS and one[2] not in NOT_ASKED]
+    """List (role, Sid, action) of the functions' roles."""
+    return [
+        (role, statement["Sid"], action)
+        for role, statement in statements(template)
+        if role in ROLES
+        for action in listed(statement["Action"])
+    ]
 
 
-ACTIONS = read_actions(read_template())
+ALL = read_actions(read_template())
+ACTIONS = [one for one in ALL if one[1:] not in ASKED_BY_AWS]
+BY_AWS = [one for one in ALL if one[1:] in ASKED_BY_AWS]
 
 
 def without(template: Template, role: str, sid: str, action: str) -> Template:
@@ -160,7 +168,7 @@ def whole(stand_in: tuple[Any, str]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def whole_side(stand_in: tuple[Any, str]) -> dict[str, object]:
-    return run_side_journey(stand_in, "predictions", read_template())
+    return run_side_journey(stand_in, "side", read_template())
 
 
 def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: dict[str, object]) -> None:
@@ -187,6 +195,50 @@ def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
     )
     assert whole["an output"] == ("", "done")
     assert {f"athena:{operation}" for operation in ASKED_OF_ATHENA} | {"athena:StopQueryExecution"} == set(allowed)
+
+
+@pytest.fixture(scope="module")
+def asked(stand_in: tuple[Any, str]) -> Deployed:
+    """A stack with everything that a role may touch."""
+    parameters = {
+        "OutputsKmsKeyArn": KEYS["outputs"],
+        "LakeKmsKeyArn": KEYS["lake"],
+        "KeyStoreBucketName": "asked-keys",
+        "DiscoveryBucketName": "asked-discovery",
+        "SyntheticSecret": "larder/dev/synthetic",
+    }
+    stand_in[0]("s3").create_bucket(Bucket="asked-discovery")
+    return deploy_larder(*stand_in, "asked", parameters=parameters)
+
+
+def decide(asked: Deployed, role: str, action: str, resource: str) -> str:
+    """Have IAM's policy simulator decide for a role of the stack."""
+    arn = f"arn:aws:iam::{ACCOUNT}:role/{find_resource(asked.client, 'asked', role)}"
+    simulated = asked.client("iam").simulate_principal_policy(
+        PolicySourceArn=arn, ActionNames=[action], ResourceArns=[resource]
+    )
+    decision: str = simulated["EvaluationResults"][0]["EvalDecision"]
+    return decision
+
+
+@pytest.mark.parametrize(("role", "sid", "action"), BY_AWS, ids=[":".join(one) for one in BY_AWS])
+def test_what_aws_asks_for_is_allowed(asked: Deployed, role: str, sid: str, action: str) -> None:
+    """Where AWS does something as the function's role, the role may do it to the very resource, and to no other."""
+    names = {"Logs": find_resource(asked.client, "asked", f"{role.removesuffix('Role')}Logs")}
+    names |= {
+        one: find_resource(asked.client, "asked", one).rpartition("/")[2] for one in ("Bucket", "Queue", "Workgroup")
+    }
+    for resource in ASKED_BY_AWS[sid, action]:
+        arn = resource.format(**names)
+        assert decide(asked, role, action, arn) == "allowed", arn
+        if arn != "*":
+            assert decide(asked, role, action, arn.replace(":", ":x", 5)) == "implicitDeny"
+
+
+def test_every_action_is_asked_for_by_somebody() -> None:
+    """Nothing is excused that is not there."""
+    assert {one[1:] for one in BY_AWS} == set(ASKED_BY_AWS)
+    assert len(ALL) == len(set(ALL)) == len(ACTIONS) + len(BY_AWS)
 
 
 def of_roles(*roles: str) -> pytest.MarkDecorator:

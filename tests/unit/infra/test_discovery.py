@@ -118,6 +118,7 @@ def test_stack_publishes_and_takes_back(environments: Any, openapi: Any, tmp_pat
     properties = {
         "Bucket": "b",
         "Environment": "qa",
+        "Service": "predictions",
         "Release": "7",
         "BaseUrl": "https://x.example.com/v1",
         "Keys": "ssm:/k/",
