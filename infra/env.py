@@ -1,4 +1,4 @@
-"""Print the LARDER_* variables of a deployed stack, for the command line of enrich. An edge.
+"""Print the LARDER_* variables of a deployed stack, for the commands of docs/runbook.md. An edge.
 
 eval "$(python -m infra.env larder-prod)"
 """
@@ -11,9 +11,17 @@ from typing import Any
 
 import boto3
 
+# What the runbook needs besides: variable -> output of the stack
+OUTPUTS = {
+    "LARDER_API": "ApiId",
+    "LARDER_DEAD_LETTERS": "DeadLettersUrl",
+    "LARDER_ENRICH": "EnrichFunctionName",
+    "LARDER_SERVE": "ServeFunctionName",
+}
+
 
 def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str, str]:
-    """Return what the stack's enrich function has in its environment.
+    """Return what the stack's enrich function has in its environment, and names that operators need besides.
 
     Args:
         cloudformation: a boto3 client.
@@ -24,12 +32,13 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
     outputs = {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
     function = functions.get_function_configuration(FunctionName=outputs["EnrichFunctionName"])
     variables: dict[str, str] = function["Environment"]["Variables"]
-    return {name: value for name, value in sorted(variables.items()) if name.startswith("LARDER_")}
+    own = {name: value for name, value in variables.items() if name.startswith("LARDER_")}
+    return dict(sorted((own | {name: outputs[output] for name, output in OUTPUTS.items()}).items()))
 
 
 def main() -> None:
     """Print export lines."""
-    parser = argparse.ArgumentParser(description="Print a stack's variables for the command line of enrich.")
+    parser = argparse.ArgumentParser(description="Print a stack's variables for the runbook's commands.")
     parser.add_argument("stack")
     options = parser.parse_args()
     for name, value in fetch_variables(boto3.client("cloudformation"), boto3.client("lambda"), options.stack).items():

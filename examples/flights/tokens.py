@@ -38,8 +38,8 @@ class Issuer:
 
 
 def open_issuer(ssm: Any, path: str, issuer: str, audience: str, kid: str = "demo-1") -> Issuer:
-    """Make an issuer whose public key lies in the key store as the parameter `{path}{kid}`."""
+    """Make an issuer whose public key lies in the key store as the parameter `{path}{kid}.pem`."""
     private_key = generate_private_key(SECP256R1())
     public_key = private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    ssm.put_parameter(Name=f"{path}{kid}", Value=public_key, Type="String", Overwrite=True)
+    ssm.put_parameter(Name=f"{path}{kid}.pem", Value=public_key, Type="String", Overwrite=True)
     return Issuer(issuer, audience, kid, private_key)

@@ -1,40 +1,349 @@
-"""Pages of the runbook, rehearsed on a deployed stack."""
+"""Each operation of the runbook, rehearsed: its page's own commands, in order, on a deployed stack."""
 
 from __future__ import annotations
 
+import functools
+import io
+import itertools
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from enrich.ledger import Ledger
+from enrich.records import Run
+from examples.flights import lake
+from examples.flights.outputs import to_parquet
+from examples.flights.site import run_site
 from examples.flights.tokens import open_issuer
+from infra import bundle
+from infra.bundle import ROOT
 from infra.env import fetch_variables
-from tests.integration.infra.deployed import AUDIENCE, ISSUER, Deployed, deploy_larder, run_stand_in
+from infra.local.deploy import deploy
+from infra.local.ministack import REGION, client_env
+from infra.synthetic import send
+from serve.item import EXPIRES_AT, ORDER, PK, SK
+from tests.integration.infra.deployed import (
+    AUDIENCE,
+    DATASET,
+    ISSUER,
+    Deployed,
+    deploy_larder,
+    object_key,
+    parquet,
+    run_stand_in,
+)
+from tests.integration.infra.rehearsal import Consumer, Shell, read_blocks
+
+OWNER = "222222222222"  # another account: to the stand-in, an access key of twelve digits is the account
+STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
+WITHDRAW, AGAIN, RESTORE = "Withdraw a bad output", "Write everything again", "Restore the table"
+BUDGET, API_KEY, ACCOUNT = "Raise the write budget", "Give a consumer an API key", "Take outputs from another account"
+PATIENCE = 120.0  # seconds, for a busy machine
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    with run_stand_in(tmp_path_factory.mktemp("operations") / "ministack.log") as found:
-        yield deploy_larder(*found, "larder")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A stand-in; its end point, and the environment of its command lines."""
+    with run_site(tmp_path_factory.mktemp("operations") / "ministack.log") as (ministack, athena):
+        yield ministack.endpoint, {**ministack.env, "AWS_ENDPOINT_URL_ATHENA": athena.endpoint}
 
 
-def test_signing_key_is_rotated_without_a_gap(larder: Deployed) -> None:
-    """Old tokens are good until the old key is taken out; a new key is trusted as soon as its kid is seen."""
-    ssm: Any = larder.client("ssm")
-    assert larder.get().status == 200
-    new = open_issuer(ssm, larder.stack["KeyStorePath"], ISSUER, AUDIENCE, kid="demo-2")
-    with_new = Deployed(larder.client, larder.stack, new)
-    deadline = time.monotonic() + 60  # an unknown kid makes serve look again, every 30 s at most
-    while with_new.get().status != 200 and time.monotonic() < deadline:
-        assert larder.get().status == 200
-        time.sleep(1)
-    assert with_new.get().status == 200
-    assert larder.get().status == 200
+def make_client(endpoint: str, account: str = "test") -> Callable[[str], Any]:
+    session = boto3.Session(account, "test", region_name=REGION)
+    return functools.cache(functools.partial(session.client, endpoint_url=endpoint))
+
+
+@pytest.fixture
+def larder(site: tuple[str, dict[str, str]]) -> Deployed:
+    return deploy_larder(make_client(site[0]), site[0], f"larder-{next(_numbers)}")
+
+
+@pytest.fixture
+def shell(site: tuple[str, dict[str, str]], larder: Deployed, tmp_path: Path) -> Iterator[Shell]:
+    """An operator's shell; at the end, every block of the pages begun must have been run."""
+    opened = Shell(tmp_path, {**site[1], "DATASET": DATASET}, larder.stack.name)
+    yield opened
+    assert opened.left() == []
+
+
+def runs(larder: Deployed) -> list[Run]:
+    """Return the dataset's runs, oldest first."""
+    found = Ledger(larder.client("dynamodb"), larder.stack["LedgerName"]).fetch_runs(DATASET)
+    return sorted(found, key=lambda run: run.run)
+
+
+def run_output(larder: Deployed, name: str, body: bytes) -> None:
+    """Write an output as the model does, and wait until its run is closed."""
+    assert larder.wait(larder.put(name, body), PATIENCE) == "done"
+
+
+def sizes(larder: Deployed) -> int:
+    """Count the table's items."""
+    scanned: int = larder.client("dynamodb").scan(TableName=larder.stack["TableName"], Select="COUNT")["Count"]
+    return scanned
 
 
 def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
     """The command line of enrich works on the stack that it is told."""
-    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), "larder")
+    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
     assert found["LARDER_TABLE"] == larder.stack["TableName"]
     assert {f"LARDER_{name}" for name in ("LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")} <= set(found)
+
+
+@pytest.mark.slow
+def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) -> None:
+    """The new key is trusted as soon as its kid is seen, the old one until it is taken out; no one meets a 5xx."""
+    ssm: Any = larder.client("ssm")
+    new = replace(larder, issuer=open_issuer(ssm, "/issuer/", ISSUER, AUDIENCE, kid="demo-2"))
+    (shell.directory / "demo-2.pem").write_text(ssm.get_parameter(Name="/issuer/demo-2.pem")["Parameter"]["Value"])
+    shell.variables |= {"OLD": "demo-1", "NEW": "demo-2"}
+    with Consumer(larder.get) as before:
+        shell.next(ROTATE)
+        assert shell.next(ROTATE).split() == ["demo-1", "ES256", "demo-2", "ES256"]
+        until(lambda: new.get().status == 200)  # an unknown kid makes serve look again, every 30 s at most
+    stranger = replace(larder, issuer=replace(larder.issuer, kid="nobody's"))
+    with Consumer(new.get) as after, Consumer(larder.get, stranger.get) as old:
+        shell.next(ROTATE)
+        until(lambda: larder.get().status == 401)  # the stranger's kid makes serve look again before 5 minutes
+    assert set(before.statuses) == set(after.statuses) == {200}
+    assert set(old.statuses) <= {200, 401}
+
+
+@pytest.mark.slow
+def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
+    """An output is run again; then, with the metadata that was missing, its rejects alone."""
+    run_output(larder, object_key(), with_carriers(["B6"] * 99 + ["ZZ"]))
+    shell.variables["RUN"] = str(runs(larder)[-1].run)
+    assert "replay" in shell.next(REPLAY)
+    table = pa.Table.from_pylist([{"carrier": "ZZ", "name": "Zed"}], lake.TABLES["airlines"])
+    larder.client("s3").put_object(
+        Bucket=f"{larder.stack.name}-lake", Key="reference/airlines/more.parquet", Body=to_parquet(table)
+    )
+    shell.next(REPLAY)
+    assert [(run.kind, run.counts.written) for run in runs(larder)] == [("output", 99), ("replay", 0), ("rejects", 1)]
+    assert larder.get("/2030-03-01.JFK.ZZ99", carrier="ZZ").status == 200
+
+
+@pytest.mark.slow
+def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
+    """Stopped, enrich takes nothing in; afterwards consumers get what they had before the bad output."""
+    good, bad = parquet(3), parquet(3, delay=99.0)
+    run_output(larder, object_key(1), good)
+    before = larder.get("/2030-03-01.JFK.B61").body
+    run_output(larder, object_key(), bad)
+    assert larder.get("/2030-03-01.JFK.B61").body != before
+    shell.next(STOP)
+    late = larder.put(object_key(0, part=1), parquet(4))
+    shell.variables["RUN"] = str(runs(larder)[-1].run)
+    shell.next(WITHDRAW)
+    assert larder.get("/2030-03-01.JFK.B61").body == before
+    assert larder.state(late) == ""
+    shell.next(STOP)
+    assert larder.wait(late, PATIENCE) == "done"
+
+
+@pytest.mark.slow
+def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
+    """Consumers get 500 while there is no table, then what was restored, and at the end all that is alive."""
+    run_output(larder, object_key(), parquet(6))
+    shell.next(STOP)
+    shell.variables["INSTANT"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    shell.next(RESTORE)
+    for number in (1, 3, 5):  # the stand-in restores what is there now; so it is made older by hand
+        key = {PK: {"S": f"{DATASET}#B6"}, SK: {"S": f"2030-03-01.JFK.B6{number}"}}
+        larder.client("dynamodb").delete_item(TableName=f"{larder.stack['TableName']}-restored", Key=key)
+    assert shell.next(RESTORE) == "AVAILABLE"
+    assert larder.get("/2030-03-01.JFK.B61").status == 200
+    shell.next(RESTORE)
+    assert larder.get("/2030-03-01.JFK.B62").status == 500
+    shell.next(RESTORE)
+    assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200, 404] * 3
+    shell.next(RESTORE)
+    told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
+    assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+    shell.next(RESTORE)
+    assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200] * 6
+    shell.next(STOP)
+    shell.next(RESTORE)
+    run_output(larder, object_key(0, part=1), parquet(7))
+    assert sizes(larder) == 7
+
+
+@pytest.mark.slow
+def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:
+    """Items that were lost come back, those of older outputs too, and nobody gets an error meanwhile."""
+    for days_ago, rows in ((1, 4), (0, 2)):
+        run_output(larder, object_key(days_ago), parquet(rows, delay=days_ago))
+    for number in (0, 3):
+        key = {PK: {"S": f"{DATASET}#B6"}, SK: {"S": f"2030-03-01.JFK.B6{number}"}}
+        larder.client("dynamodb").delete_item(TableName=larder.stack["TableName"], Key=key)
+    with Consumer(larder.get, functools.partial(larder.get, "/2030-03-01.JFK.B61")) as consumer:
+        shell.next(AGAIN)
+    assert set(consumer.statuses) == {200}
+    delays = [larder.get(f"/2030-03-01.JFK.B6{n}").json()["prediction"]["delay_minutes"] for n in range(4)]
+    assert delays == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None:
+    """A run spends no more write units a second than it is given; given more, it is faster."""
+    shell.next(STOP)
+    seconds = {}
+    for units in (40, 8000):
+        name = larder.put(object_key(0, part=units), parquet(200, delay=float(units)))
+        shell.variables |= {"UNITS": str(units), "OUTPUT": f"s3://{larder.stack['OutputsBucketName']}/{name}"}
+        for block in read_blocks(BUDGET):
+            shell.run(block)
+        run = runs(larder)[-1]
+        assert (run.state, run.counts.written) == ("done", 200)
+        seconds[units] = ((run.ended_ms or 0) - (run.started_ms or 0)) / 1000
+    assert seconds[40] > 200 / 40 - 0.2  # a tenth of a second's units may go at once
+    assert seconds[8000] < seconds[40] / 2
+    shell.next(STOP)
+
+
+@pytest.mark.slow
+def test_item_format_is_changed_without_an_error(
+    site: tuple[str, dict[str, str]], larder: Deployed, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Item and list answer with the same bytes through all three steps, and a rollback between."""
+    monkeypatch.setattr(bundle, "ROOT", copy := copy_sources(tmp_path / "copy"))
+    shell.variables["PYTHONPATH"] = str(copy)
+
+    def deploy_step(step: str) -> None:
+        for path, changes in FORMATS[step].items():
+            text = (ROOT / path).read_text()
+            for old, new in changes.items():
+                assert old in text, old
+                text = text.replace(old, new)
+            (copy / path).write_text(text)
+        bundles = {name: bundle.build(name, cache=copy / "cache") for name in ("serve", "enrich")}
+        parameters = {"Service": larder.stack.name, "LakeBucketName": f"{larder.stack.name}-lake"}
+        parameters |= {"Issuer": ISSUER, "Audience": AUDIENCE}
+        deploy(larder.client, site[0], name=larder.stack.name, parameters=parameters, bundles=bundles)
+
+    def stored() -> set[str]:
+        items = larder.client("dynamodb").scan(TableName=larder.stack["TableName"])["Items"]
+        return {name for item in items for name in item} - {PK, SK, ORDER, EXPIRES_AT}
+
+    run_output(larder, object_key(), parquet(3))
+    with Consumer(larder.get, functools.partial(larder.get, "/2030-03-01.JFK.B61")) as consumer:
+        deploy_step("both are read")
+        deploy_step("the new one is written")
+        run_output(larder, object_key(0, part=1), parquet(1))
+        shell.next(AGAIN)
+        assert stored() == {"j"}
+        deploy_step("both are read")
+        shell.run(read_blocks(AGAIN)[0])
+        assert stored() == {"b"}
+        deploy_step("the new one is written")
+        shell.run(read_blocks(AGAIN)[0])
+        deploy_step("the new one alone")
+        time.sleep(1)
+    assert set(consumer.statuses) == {200}
+    assert len(consumer.bodies) == 2  # the item's and the list's
+    assert stored() == {"j"}
+
+
+BODY_NAME = 'BODY = "b"'
+READ = "    stored = attributes.get(BODY)\n"
+READ_BOTH = "    stored = attributes.get(BODY) or attributes.get(OTHER)\n"
+FILTER = {
+    "attribute_exists(#b)": "(attribute_exists(#b) or attribute_exists(#other))",
+    '"#b": BODY}': '"#b": BODY, "#other": OTHER}',
+    "import BODY, ": "import BODY, OTHER, ",
+}
+FORMATS = {  # what a change of format edits, in the copy
+    "both are read": {
+        "serve/item.py": {BODY_NAME: 'BODY, OTHER = "b", "j"', READ: READ_BOTH},
+        "serve/storage.py": FILTER,
+    },
+    "the new one is written": {
+        "serve/item.py": {BODY_NAME: 'BODY, OTHER = "j", "b"', READ: READ_BOTH},
+        "serve/storage.py": FILTER,
+    },
+    "the new one alone": {"serve/item.py": {BODY_NAME: 'BODY = "j"'}, "serve/storage.py": {}},
+}
+
+
+def copy_sources(target: Path) -> Path:
+    """Copy what bundles are built from; wheels stay where they are."""
+    for name in ("enrich", "serve", "wire", "infra"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "openapi.yaml", target)
+    (target / "cache").mkdir()
+    (target / "cache" / "wheels").symlink_to(bundle.CACHE / "wheels")
+    return target
+
+
+@pytest.mark.slow
+def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """The key opens nothing without a token, nor the token without the key; a key that was taken back opens nothing."""
+    client = make_client(site[0])
+    larder = deploy_larder(client, site[0], "keyed", parameters={"ApiKeys": "required"})
+    shell = Shell(tmp_path, {**site[1], "CONSUMER": "somebody"}, "keyed")
+    key = shell.next(API_KEY).splitlines()[-1]
+    token = larder.issuer.sign("B6", time.time())
+
+    def ask(**headers: str) -> int:
+        return send(
+            f"{larder.stack.base_url}/flight-delays", {n.replace("_", "-"): v for n, v in headers.items()}, None
+        ).status
+
+    bearer = f"Bearer {token}"
+    assert ask(Authorization=bearer) == 403
+    assert ask(x_api_key=key) == 401
+    assert ask(Authorization=bearer, x_api_key=key) == 200
+    shell.next(API_KEY)
+    assert ask(Authorization=bearer, x_api_key=key) == 403
+    assert shell.left() == []
+
+
+@pytest.mark.slow
+def test_outputs_come_from_another_account(tmp_path: Path) -> None:
+    """What another account's bucket holds is read only once its owner lets our role; the sweep finds it."""
+    with run_stand_in(tmp_path / "ministack.log", auth=True) as (client, endpoint):
+        owner = make_client(endpoint, OWNER)
+        owner("s3").create_bucket(Bucket="their-outputs")
+        owner("s3").put_object(Bucket="their-outputs", Key=object_key(), Body=parquet(3))
+        parameters = {"OutputsBucketName": "their-outputs", "OutputsAccount": OWNER}
+        larder = deploy_larder(client, endpoint, "foreign", parameters=parameters)
+        shell = Shell(tmp_path, {**client_env(endpoint), "OUTPUTS": "their-outputs"}, "foreign")
+        ours = shell.variables["AWS_ACCESS_KEY_ID"]
+        shell.next(ACCOUNT)
+        larder.enrich({"sweep": True})
+        assert larder.state(object_key()) == ""
+        shell.variables["AWS_ACCESS_KEY_ID"] = OWNER
+        shell.next(ACCOUNT)
+        shell.next(ACCOUNT)
+        target = owner("events").list_targets_by_rule(Rule="larder-outputs")["Targets"][0]
+        assert target["Arn"] == shell.variables["BUS"] != ""
+        shell.variables["AWS_ACCESS_KEY_ID"] = ours
+        shell.next(ACCOUNT)
+        assert larder.wait(object_key(), PATIENCE) == "done"
+        assert len(larder.get().json()["items"]) == 3
+        assert shell.left() == []
+
+
+def with_carriers(carriers: list[str]) -> bytes:
+    """Build an output whose rows are of these carriers."""
+    table = pq.read_table(io.BytesIO(parquet(len(carriers))))
+    at = table.schema.get_field_index("carrier")
+    return to_parquet(table.set_column(at, "carrier", pa.array(carriers, table.schema.field(at).type)))
+
+
+def until(what: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.5)

@@ -1,0 +1,97 @@
+"""Run pages of docs/runbook.md, block of commands by block, as an operator pastes them; and watch as a consumer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from examples.flights.http import Answer
+from infra.tools import install
+from infra.translate import ROOT
+
+RUNBOOK = ROOT / "docs" / "runbook.md"
+CODE = re.compile(r"(?:^ {4,}\S.*\n)+", re.MULTILINE)
+
+
+def read_blocks(heading: str) -> list[str]:
+    """Return the page's blocks of commands: whatever is indented by four or more."""
+    page = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
+    assert page, f"docs/runbook.md has no page {heading!r}"
+    return [textwrap.dedent(found) for found in CODE.findall(page[1])]
+
+
+class Shell:
+    """One shell in which blocks run: what one sets, the next ones have.
+
+    Attributes:
+        directory: where commands run, and where their files lie.
+    """
+
+    def __init__(self, directory: Path, env: Mapping[str, str], stack: str) -> None:
+        self.directory = directory
+        commands = os.pathsep.join([str(Path(sys.executable).parent), str(install("aws")), os.environ["PATH"]])
+        self.variables = {**os.environ, **env, "PATH": commands, "PYTHONPATH": str(ROOT), "AWS_PAGER": ""}
+        self._pages: dict[str, list[str]] = {}
+        self.run(read_blocks("Runbook")[0].splitlines()[0].replace("larder-prod", stack))
+
+    def next(self, page: str) -> str:
+        """Run a page's next block; return what it printed."""
+        return self.run(self._pages.setdefault(page, read_blocks(page)).pop(0))
+
+    def left(self) -> list[str]:
+        """Return the blocks of the pages begun that were not run."""
+        return [block for blocks in self._pages.values() for block in blocks]
+
+    def run(self, commands: str) -> str:
+        """Run commands; fail with what they said."""
+        state = self.directory / "variables"
+        script = f"set -aeuo pipefail\n{commands}\nenv -0 > '{state}'"
+        done = subprocess.run(
+            ["bash", "-c", script], env=self.variables, cwd=self.directory, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+        pairs = (pair.partition("=") for pair in state.read_text().split("\0") if pair)
+        self.variables = {name: value for name, _, value in pairs}
+        return done.stdout.strip()
+
+
+class Consumer:
+    """Asks over and over until the block ends.
+
+    Attributes:
+        statuses: how often each status was the answer.
+        bodies: every body of a 200.
+    """
+
+    def __init__(self, *asks: Callable[[], Answer]) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.bodies: set[bytes] = set()
+        self._asks = asks
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Consumer:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End after the answer under way."""
+        self._ended.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._ended.wait(0.05):
+            for ask in self._asks:
+                answer = ask()
+                self.statuses[answer.status] += 1
+                if answer.status == 200:
+                    self.bodies.add(answer.body)
