@@ -1,7 +1,7 @@
 """One kept-alive connection on a socket of the standard library, bounded in time and size. An edge.
 
 A single caller that waits for each answer needs no event loop: awscrt hands every exchange to a thread of its own and
-back, which costs several times the CPU (docs/decisions/sockets-for-reading.md).
+back, which costs several times the CPU (docs/decisions/sockets.md).
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def look_up(host: str, port: int, timeout: float) -> list[tuple[socket.AddressFa
     def run() -> None:
         try:
             found.extend((one[0], one[4]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except OSError as error:
-            failed.append(error)
+        except (OSError, UnicodeError) as error:
+            failed.append(OSError(str(error)))
         finally:
             busy.release()
 

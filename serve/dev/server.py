@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
@@ -52,7 +53,9 @@ def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> 
     """
     if not ip_address(host).is_loopback:
         raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is for this machine alone")
-    # One worker: a Lambda answers one request at a time as well, and the handler is written for that.
+    # One worker: a Lambda answers one request at a time as well, and the handler is written for that. Others wait, of
+    # which waitress would warn.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(build_laptop_app(handler), host=host, port=port, ident="larder", threads=1)
     return cast("TcpWSGIServer", server)
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import zlib
+from typing import cast
 
 BODY = {
     "flight": "B6123",
@@ -57,27 +58,39 @@ WRITTEN = _answer({"UnprocessedItems": {}})
 _batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            payload = await reader.readexactly(length)
-            if b".BatchGetItem" in head:
-                writer.write(_batch[-1])
-            elif b".BatchWriteItem" in head:
-                items = json.loads(payload)["RequestItems"]
-                found = {table: [one["PutRequest"]["Item"] for one in puts] for table, puts in items.items()}
-                _batch.append(_answer({"Responses": found, "UnprocessedKeys": {}}))
-                writer.write(WRITTEN)
-            else:
-                writer.write(TYPED if b'"typed"' in payload else READY)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
+class _Peer(asyncio.Protocol):
+    """One connection: collects a request, answers it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.write = cast(asyncio.Transport, transport).write
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        while (end := self.data.find(b"\r\n\r\n")) >= 0:
+            head = self.data[:end].lower()
+            whole = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            if len(self.data) < whole:
+                return
+            payload, self.data = self.data[end + 4 : whole], self.data[whole:]
+            self.write(_choose(head, payload))
+
+
+def _choose(head: bytes, payload: bytes) -> bytes:
+    if b".batchgetitem" in head:
+        return _batch[-1]
+    if b".batchwriteitem" in head:
+        found = {
+            table: [one["PutRequest"]["Item"] for one in puts]
+            for table, puts in json.loads(payload)["RequestItems"].items()
+        }
+        _batch.append(_answer({"Responses": found, "UnprocessedKeys": {}}))
+        return WRITTEN
+    return TYPED if b'"typed"' in payload else READY
 
 
 async def _main() -> None:
-    server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(_Peer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from threading import Thread
@@ -66,15 +66,19 @@ class Load:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.rounds: list[dict[str, float]] = []
-        self._sockets = [self._connect() for _ in range(CONNECTIONS)]
 
     def run(self, count: int) -> None:
         """Ask `count` times over one connection, then over all at once; keep the figures."""
+        with ExitStack() as stack:  # anew each round: servers close what is idle while the others have their turn
+            self._run(count, [stack.enter_context(self._connect()) for _ in range(CONNECTIONS)])
+
+    def _run(self, count: int, sockets: list[socket.socket]) -> None:
+        self._ask(sockets)
         cpu = _cpu(self.server.pid)
-        alone = [self._ask(self._sockets[:1]) for _ in range(count)]
+        alone = [self._ask(sockets[:1]) for _ in range(count)]
         cpu = (_cpu(self.server.pid) - cpu) / count
         begin = time.perf_counter()
-        together = [self._ask(self._sockets) for _ in range(count // CONNECTIONS)]
+        together = [self._ask(sockets) for _ in range(count // CONNECTIONS)]
         rate = count // CONNECTIONS * CONNECTIONS / (time.perf_counter() - begin)
         at_once = sorted(latency for latencies in together for latency in latencies)
         one = sorted(latency for latencies in alone for latency in latencies)
@@ -105,17 +109,24 @@ class Load:
 
 
 def _read_answer(connection: socket.socket, name: str) -> None:
-    data = connection.recv(65536)
+    data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
+        data += _receive(connection, name)
     head, _, body = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise SystemExit(f"{name} answered {data[:300]!r}")
     length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += _receive(connection, name)
     if b"JetBlue Airways" not in body:
         raise SystemExit(f"{name} answered without the body: {body[:300]!r}")
+
+
+def _receive(connection: socket.socket, name: str) -> bytes:
+    received = connection.recv(65536)
+    if not received:
+        raise SystemExit(f"{name} closed the connection")
+    return received
 
 
 def _cpu(pid: int) -> float:

@@ -1,0 +1,205 @@
+"""Connections of the reading side: whom they trust, how long they wait for a name, when they are used again."""
+
+import datetime
+import ipaddress
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.unit.wire.faulty_server import FaultyServer, answer, raw
+from wire.channel import open_channel, tls_context
+from wire.client import Client, Limits
+from wire.endpoint import Endpoint
+from wire.errors import Unavailable
+
+QUICK = Limits(connect=1.0, attempt=0.5, budget=2.0, tries=1)
+DAY = datetime.timedelta(days=1)
+
+
+class Issued(NamedTuple):
+    """A certificate that signed itself, and its key, in one PEM file."""
+
+    path: Path
+
+
+def issue(folder: Path, name: str, *, age: datetime.timedelta = datetime.timedelta()) -> Issued:
+    """Issue a certificate for a host, valid for a day from a day before `age` ago."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    begins = datetime.datetime.now(datetime.UTC) - age - DAY / 2
+    alternative: Any = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begins, begins + DAY)
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}-{age.days}.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return Issued(path)
+
+
+@contextmanager
+def tls_server(issued: Issued) -> Iterator[Endpoint]:
+    """Answer every request over TLS with `{}`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.path)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            with context.wrap_socket(connection, server_side=True) as peer:
+                while peer.recv(65536):
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        except OSError:
+            pass
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
+
+
+def get(endpoint: Endpoint) -> bytes:
+    """Ask once."""
+    return Client(endpoint, None, QUICK).call("GET", "/").body
+
+
+def test_a_trusted_server_is_asked_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS_CA_BUNDLE names whom to trust; the connection is kept."""
+    issued = issue(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path))
+    with tls_server(issued) as endpoint:
+        client = Client(endpoint, None, QUICK)
+        assert [client.call("GET", "/").body for _ in range(3)] == [b"{}"] * 3
+        assert len(client._idle) == 1
+
+
+UNTRUSTED: dict[str, Callable[[Path], tuple[Issued, Issued]]] = {
+    "another issuer": lambda folder: (issue(folder, "127.0.0.1"), issue(folder, "localhost")),
+    "another host": lambda folder: (issue(folder, "example.com"),) * 2,
+    "expired": lambda folder: (issue(folder, "127.0.0.1", age=2 * DAY),) * 2,
+}
+
+
+@pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
+def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another issuer, another host's certificate, an expired one: no connection, and it says why."""
+    served, trusted = make(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(trusted.path))
+    with tls_server(served) as endpoint, pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        get(endpoint)
+
+
+def test_the_system_s_roots_are_trusted_by_default() -> None:
+    """Without AWS_CA_BUNDLE a context checks host and certificate against the system's store, from TLS 1.2 on."""
+    context = tls_context(None)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    paths = ssl.get_default_verify_paths()
+    assert context.cert_store_stats()["x509"] > 0 or not os.path.isfile(paths.cafile or "")
+
+
+def test_a_resolver_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver has no time-out of ours; the call ends in time all the same."""
+
+    def stall(*_: Any, **__: Any) -> list[Any]:
+        time.sleep(1.5)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", stall)
+    begin = time.monotonic()
+    with pytest.raises(Unavailable, match="in time"):
+        open_channel(Endpoint("dynamodb", "x", "example.com", 443, tls=True), 0.2)
+    assert time.monotonic() - begin < 1
+
+
+def test_a_name_that_nobody_has_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the resolver raises is told with the endpoint's name."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(Unavailable, match=r"example\.com.*Name or service not known"):
+        open_channel(Endpoint("dynamodb", "x", "example.com", 443, tls=True), 1.0)
+
+
+def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address where nobody listens, or that says nothing, does not keep the next one from being reached."""
+    with FaultyServer() as server, socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()
+        closed.close()
+        family = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        found = [(*family, dead), (*family, ("127.0.0.1", server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        channel = open_channel(server.endpoint(), 1.0)
+        assert channel.exchange("GET", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 100, 1.0).status == 200
+        channel.close()
+
+
+ENDS = {
+    "it says so": answer(headers=(("Connection", "keep-alive, Close"),)),
+    "HTTP/1.0": raw(b"HTTP/1.0 200 X\r\nContent-Length: 2\r\n\r\n{}", then_close=False),
+    "more came than the answer": raw(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200", then_close=False),
+}
+
+
+@pytest.mark.parametrize("behaviour", ENDS.values(), ids=ENDS.keys())
+def test_a_connection_that_ends_is_not_used_again(behaviour: Any) -> None:
+    """Bytes that belong to no request must not become the answer to the next one."""
+    with FaultyServer(behaviour) as server:
+        client = Client(server.endpoint(), None, QUICK)
+        assert [client.call("GET", "/").body for _ in range(2)] == [b"{}"] * 2
+        assert [seen.connection for seen in server.seen] == [0, 1]
+
+
+def test_what_comes_unasked_is_nobody_s_answer() -> None:
+    """An answer that comes while the connection is idle ends it, and is given to no request."""
+    with FaultyServer(answer(body=b"first"), answer(body=b"second")) as server:
+        client = Client(server.endpoint(), None, QUICK)
+        assert client.call("GET", "/").body == b"first"
+        server.peers[0].socket.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\nstray")
+        time.sleep(0.05)
+        assert client.call("GET", "/").body == b"second"
+        assert [seen.connection for seen in server.seen] == [0, 1]
+
+
+def test_an_interim_answer_is_passed_over() -> None:
+    """100 and 103 come before the answer and are none."""
+    data = b"HTTP/1.1 103 Early\r\nLink: <x>\r\n\r\nHTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}"
+    with FaultyServer(raw(data)) as server:
+        assert get(server.endpoint()) == b"{}"
+
+
+def test_chunks_are_put_together() -> None:
+    """With extensions and trailers; nothing of them is in the body."""
+    head = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"3;a=b\r\nabc\r\n00A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
+    with FaultyServer(raw(head + chunks, then_close=False)) as server:
+        client = Client(server.endpoint(), None, QUICK)
+        assert client.call("GET", "/").body == b"abc0123456789"
+        assert len(client._idle) == 1
