@@ -27,7 +27,8 @@ from infra import bundle
 from infra.bundle import ROOT
 from infra.env import fetch_variables
 from infra.local.deploy import deploy
-from infra.local.ministack import REGION, client_env
+from infra.local.ministack import ACCOUNT as LARDER
+from infra.local.ministack import REGION
 from infra.synthetic import send
 from serve.item import EXPIRES_AT, ORDER, PK, SK
 from tests.integration.infra.deployed import (
@@ -38,7 +39,6 @@ from tests.integration.infra.deployed import (
     deploy_larder,
     object_key,
     parquet,
-    run_stand_in,
 )
 from tests.integration.infra.rehearsal import Consumer, Shell, read_blocks
 
@@ -309,29 +309,33 @@ def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path
 
 
 @pytest.mark.slow
-def test_outputs_come_from_another_account(tmp_path: Path) -> None:
+def test_outputs_come_from_another_account(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """What another account's bucket holds is read only once its owner lets our role; the sweep finds it."""
-    with run_stand_in(tmp_path / "ministack.log", auth=True) as (client, endpoint):
-        owner = make_client(endpoint, OWNER)
-        owner("s3").create_bucket(Bucket="their-outputs")
-        owner("s3").put_object(Bucket="their-outputs", Key=object_key(), Body=parquet(3))
-        parameters = {"OutputsBucketName": "their-outputs", "OutputsAccount": OWNER}
-        larder = deploy_larder(client, endpoint, "foreign", parameters=parameters)
-        shell = Shell(tmp_path, {**client_env(endpoint), "OUTPUTS": "their-outputs"}, "foreign")
-        ours = shell.variables["AWS_ACCESS_KEY_ID"]
-        shell.next(ACCOUNT)
-        larder.enrich({"sweep": True})
-        assert larder.state(object_key()) == ""
-        shell.variables["AWS_ACCESS_KEY_ID"] = OWNER
-        shell.next(ACCOUNT)
-        shell.next(ACCOUNT)
-        target = owner("events").list_targets_by_rule(Rule="larder-outputs")["Targets"][0]
-        assert target["Arn"] == shell.variables["BUS"] != ""
-        shell.variables["AWS_ACCESS_KEY_ID"] = ours
-        shell.next(ACCOUNT)
-        assert larder.wait(object_key(), PATIENCE) == "done"
-        assert len(larder.get().json()["items"]) == 3
-        assert shell.left() == []
+    endpoint, env = site
+    owner = make_client(endpoint, OWNER)
+    owner("s3").create_bucket(Bucket="their-outputs")
+    owner("s3").put_object(Bucket="their-outputs", Key=object_key(), Body=parquet(3))
+    parameters = {"OutputsBucketName": "their-outputs", "OutputsAccount": OWNER}
+    larder = deploy_larder(make_client(endpoint), endpoint, "foreign", parameters=parameters)
+    shell = Shell(tmp_path, {**env, "OUTPUTS": "their-outputs"}, "foreign")
+    shell.next(ACCOUNT)
+    larder.enrich({"sweep": True})
+    assert larder.state(object_key()) == ""
+    shell.variables["AWS_ACCESS_KEY_ID"] = OWNER
+    shell.next(ACCOUNT)
+    # The stand-in takes whoever comes from another account for that account's root.
+    policy = owner("s3").get_bucket_policy(Bucket="their-outputs")["Policy"]
+    root = f"arn:aws:iam::{LARDER}:root"
+    assert policy.count(shell.variables["ROLE"]) == 2
+    owner("s3").put_bucket_policy(Bucket="their-outputs", Policy=policy.replace(shell.variables["ROLE"], root))
+    shell.next(ACCOUNT)
+    target = owner("events").list_targets_by_rule(Rule="larder-outputs")["Targets"][0]
+    assert target["Arn"] == shell.variables["BUS"] != ""
+    shell.variables["AWS_ACCESS_KEY_ID"] = env["AWS_ACCESS_KEY_ID"]
+    shell.next(ACCOUNT)
+    assert larder.wait(object_key(), PATIENCE) == "done"
+    assert len(larder.get().json()["items"]) == 3
+    assert shell.left() == []
 
 
 def with_carriers(carriers: list[str]) -> bytes:
