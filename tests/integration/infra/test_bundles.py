@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 import infra.bundle
 from infra.bundle import (
+    EPOCH,
     RECIPES,
     RUNTIME,
     Bundle,
@@ -90,7 +92,12 @@ def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
 
 def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
     """Every module has its `.pyc` beside it, and the sizes are under the recipe's bound."""
-    names = zipfile.ZipFile(bundle.path).namelist()
+    entries = zipfile.ZipFile(bundle.path).infolist()
+    names = [entry.filename for entry in entries]
+    assert {(entry.date_time, entry.external_attr) for entry in entries} == {(EPOCH, 0o100644 << 16)}
+    assert sum(one > other for one, other in itertools.pairwise(map(PurePosixPath, names))) <= 1, (
+        "libraries, then our own, each sorted"
+    )
     modules = [name for name in names if name.endswith(".py")]
     compiled = {name.rpartition("/__pycache__/")[0] for name in names if name.endswith(".pyc")}
     assert modules

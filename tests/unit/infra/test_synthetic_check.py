@@ -20,6 +20,7 @@ CASES = [
     ("nothing answers", {"stranger": Answer(0, b""), "friend": Answer(0, b"")}, GRANT, "with a token the answer is 0"),
     ("no token to be had", {"issuer": Answer(503, b"")}, GRANT, "the issuer gave no token"),
     ("an issuer that talks nonsense", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer gave no token"),
+    ("a refused token", {"friend": Answer(401, b"")}, GRANT, "with a token the answer is 401"),
     ("a server error", {"friend": Answer(500, b"")}, GRANT, "with a token the answer is 500"),
     ("a body that is no JSON", {"friend": Answer(200, b"<html>")}, GRANT, "is not JSON"),
 ]
@@ -40,6 +41,19 @@ def test_check(answers: Mapping[str, Answer], credentials: Mapping[str, str], fa
     faults = check(send, "https://api.example.com/v1/flight-delays", credentials)
     assert bool(faults) == bool(fault)
     assert fault in "; ".join(faults)
+
+
+def test_api_key_goes_with_both_requests_and_not_to_the_issuer() -> None:
+    """Where the stage asks for an API key the check has one, beside its token."""
+    keys = {}
+
+    def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
+        who = "issuer" if url == TOKEN_URL else "friend" if "Authorization" in headers else "stranger"
+        keys[who] = headers.get("x-api-key")
+        return GOOD[who]
+
+    assert check(send, "https://api.example.com/v1/flight-delays", {**GRANT, "api_key": "k"}) == []
+    assert keys == {"issuer": None, "friend": "k", "stranger": "k"}
 
 
 def test_line_has_no_secret_and_counts_a_fault() -> None:
