@@ -45,6 +45,6 @@ def build_cost(units: int, per_month: float, region: str) -> Cost | None:
 
 @cache
 def read_prices() -> dict[str, Any]:
-    """Read the table: source, as_of, and prices by region."""
+    """Read the table: source, as_of, read_in (where the source was found quoted), and prices by region."""
     prices: dict[str, Any] = json.loads(TABLE.read_text())
     return prices

@@ -67,7 +67,8 @@ def _kinds(plan: Plan) -> str:
 def _render_cost(cost: Cost | None, region: str, per_month: float) -> list[str]:
     prices = read_prices()
     if cost is None:
-        return [f"no price for {region}: add it to enrich/prices.json, from {prices['source']}"]
+        known = ", ".join(sorted(prices["regions"]))
+        return [f"no price for {region} (only for {known}); add it to enrich/prices.json, from {prices['source']}"]
     return [
         f"this run, on demand in {region}: ${cost.run:,.4f}",
         f"a month of {per_month:,.1f} such runs: ${cost.month:,.2f} on demand; ${cost.month_provisioned:,.2f} with "
