@@ -161,7 +161,7 @@ def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
     lock = requirements.read_text() if requirements else ""
     version = RUNTIME if target != "native" else sys.version.split()[0]
     how = [inspect.getsource(step) for step in (_wheels, _pip_install, _compile, _append)]
-    recipe = [*how, repr(PLATFORMS[target]), (ROOT / "infra/trim.py").read_text(), lock]
+    recipe = [*how, repr((EPOCH, PLATFORMS[target])), (ROOT / "infra/trim.py").read_text(), lock]
     digest = _digest([*recipe, target, version, str(bool(compiler))])[:16]
     path = cache / "wheels" / f"{name}-{target}-{digest}.zip"
     if path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 
 import infra.bundle
 from infra.bundle import (
-    EPOCH,
     RECIPES,
     RUNTIME,
     Bundle,
@@ -92,18 +92,28 @@ def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
 
 def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
     """Every module has its `.pyc` beside it, and the sizes are under the recipe's bound."""
-    entries = zipfile.ZipFile(bundle.path).infolist()
+    archive = zipfile.ZipFile(bundle.path)
+    entries = archive.infolist()
     names = [entry.filename for entry in entries]
-    assert {(entry.date_time, entry.external_attr) for entry in entries} == {(EPOCH, 0o100644 << 16)}
+    assert {(entry.date_time, entry.external_attr) for entry in entries} == {((1980, 1, 1, 0, 0, 0), 0o100644 << 16)}
     assert sum(one > other for one, other in itertools.pairwise(map(PurePosixPath, names))) <= 1, (
         "libraries, then our own, each sorted"
     )
+    kinds = {archive.read(name)[4:8] for name in names if name.endswith(".pyc")}
+    assert kinds == {b"\1\0\0\0"}, "by PEP 552: named by a hash, and never compared with the source"
     modules = [name for name in names if name.endswith(".py")]
     compiled = {name.rpartition("/__pycache__/")[0] for name in names if name.endswith(".pyc")}
     assert modules
     assert {name.rpartition("/")[0] for name in modules} <= compiled
     assert bundle.unzipped < RECIPES[bundle.name].max_bytes
     assert len(names) == len(set(names))
+
+
+def test_bundle_over_its_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that Lambda would not take, or that starts slowly, is not built."""
+    monkeypatch.setitem(RECIPES, "operate", dataclasses.replace(RECIPES["operate"], max_bytes=1000))
+    with pytest.raises(BundleError, match=r"operate is 0\.1 MB unzipped, not under 0"):
+        build("operate", cache=tmp_path)
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["an interpreter of the runtime's", "none"])

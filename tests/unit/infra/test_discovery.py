@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from infra.discovery import CATALOG_PATH, CATALOG_TYPE, build_catalog, build_files, build_openapi, build_service
+from infra.discovery import (
+    CATALOG_PATH,
+    CATALOG_TYPE,
+    OPENAPI_TYPE,
+    build_catalog,
+    build_files,
+    build_openapi,
+    build_service,
+)
 from infra.environments import read_environments
-from infra.publish import publish
+from infra.publish import handler, publish
 from infra.translate import ROOT
 
 NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
@@ -77,6 +86,7 @@ def test_links_of_the_catalog_are_published(environments: Any, openapi: Any, nam
         content_type, text = files[link["href"].removeprefix(f"{base}/")]
         assert content_type == link["type"]
         assert json.loads(text)
+    assert urlsplit(context["status"][0]["href"]).path in openapi["paths"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,5 +136,35 @@ def test_stack_publishes_and_takes_back(environments: Any, openapi: Any, tmp_pat
     publish(bucket, {"RequestType": "Create", "ResourceProperties": properties})
     assert set(bucket.objects) == {CATALOG_PATH, "predictions/qa/service.json", "predictions/qa/openapi.json"}
     assert json.loads(bucket.objects["predictions/qa/service.json"][1])["release"] == "7"
+    assert [bucket.objects[name][0] for name in sorted(bucket.objects)] == [
+        CATALOG_TYPE,
+        OPENAPI_TYPE,
+        "application/json",
+    ]
     publish(bucket, {"RequestType": "Delete", "ResourceProperties": properties})
     assert set(bucket.objects) == {CATALOG_PATH}
+
+
+def test_stack_is_told_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong is told to CloudFormation, which would wait for an hour otherwise."""
+    told: list[tuple[str, Any]] = []
+
+    def urlopen(request: Any, timeout: float) -> Any:
+        told.append((request.get_method(), json.loads(request.data)))
+        return nullcontext()
+
+    monkeypatch.setattr("boto3.client", lambda _: None)
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    named = {"StackId": "s", "RequestId": "r", "LogicalResourceId": "Discovery"}
+    properties = {"Environment": "qa", "Service": "predictions"}
+    event = {
+        **named,
+        "RequestType": "Create",
+        "ResponseURL": "https://x.example.com/",
+        "ResourceProperties": properties,
+    }
+    handler(event, None)
+    ((method, answer),) = told
+    assert (method, answer["Status"]) == ("PUT", "FAILED")
+    assert answer["Reason"]
+    assert {name: answer[name] for name in named} == named
