@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, unquote_plus
 
 # Names that are logged and repeated in answers; a load balancer's caller can write a trace header of its own.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
+_SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
 
@@ -73,7 +74,7 @@ def parse_request(event: object) -> Request:
         for name, values in query.items():
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
         trace = _ROOT.search(headers.get("x-amzn-trace-id", [""])[-1])
-        return Request(form, method, unquote(path), decoded, headers, trace[0] if trace else "")
+        return Request(form, method, _decode(path), decoded, headers, trace[0] if trace else "")
     path = _without_stage(path, context)
     return Request(Form.REST, method, path, query, headers, _text(context, "requestId"))
 
@@ -97,8 +98,13 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> Request
         raise MalformedEvent from error
     # An HTTP API has decoded the path already, a function URL has not. Decoding twice can only turn a path that we do
     # not have into one that we have: no character of our own paths is ever encoded.
-    path = _without_stage(unquote(path), context)
+    path = _without_stage(_decode(path), context)
     return Request(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
+
+
+def _decode(path: str) -> str:
+    """Decode a path but for its slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2)."""
+    return unquote(_SLASH.sub("%252F", path))
 
 
 def _without_stage(path: str, context: Mapping[str, Any]) -> str:

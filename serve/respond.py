@@ -44,28 +44,24 @@ def respond_item(request: Request, item: Item, now: float) -> Answer:
         Problem: not_acceptable, if the caller takes neither the stored coding nor the other.
         ValueError: the stored body is damaged.
     """
-    body = item.body or ""
-    coding = choose_coding(request.header("accept-encoding"), is_gzip=isinstance(body, bytes))
-    if coding is None:
-        raise Problem("not_acceptable", "this API answers in the codings identity and gzip")
-    if coding == "identity":
-        return _respond(request, body_text(body), {}, item.expires_at, now)
-    packed = body if isinstance(body, bytes) else _gzip(body)
-    return _respond(request, packed, {"Content-Encoding": "gzip"}, item.expires_at, now)
+    body, headers = _encode(request, item.body or "")
+    return _respond(request, body, headers, item.expires_at, now)
 
 
 def respond_list(request: Request, page: Page, found: Found, now: float) -> Answer:
-    """Answer with a page of items, and a link to the next one if there may be more."""
+    """Answer with a page of items, and a link to the next one if there may be more.
+
+    Raises:
+        Problem: not_acceptable, as `respond_item`.
+    """
     parts = [f'{{"prediction_id":{json.dumps(entry.prediction_id)},"body":{entry.text}}}' for entry in found.entries]
     headers = {}
     if found.next_after is not None:
         # Relative, since the function does not know under which host, stage and base path it is reached.
         prefix = f"&prefix={page.prefix}" if page.prefix else ""
         headers["Link"] = f'<?limit={page.limit}&after={found.next_after}{prefix}>; rel="next"'
-    body = '{"items":[' + ",".join(parts) + "]}"
-    if choose_coding(request.header("accept-encoding"), is_gzip=False) == "gzip":
-        return _respond(request, _gzip(body), headers | {"Content-Encoding": "gzip"}, found.expires_at, now)
-    return _respond(request, body, headers, found.expires_at, now)
+    body, coding = _encode(request, '{"items":[' + ",".join(parts) + "]}")
+    return _respond(request, body, headers | coding, found.expires_at, now)
 
 
 def respond_health() -> Answer:
@@ -123,6 +119,16 @@ def render(answer: Answer, form: Form, *, is_head: bool = False) -> dict[str, An
     else:
         result["headers"] = headers
     return result
+
+
+def _encode(request: Request, body: str | bytes) -> tuple[str | bytes, dict[str, str]]:
+    """Give a body the coding that the caller prefers: text or its gzip, whichever of the two it is."""
+    coding = choose_coding(request.header("accept-encoding"), is_gzip=isinstance(body, bytes))
+    if coding is None:
+        raise Problem("not_acceptable", "this API answers in the codings identity and gzip")
+    if coding == "identity":
+        return body_text(body), {}
+    return body if isinstance(body, bytes) else _gzip(body), {"Content-Encoding": "gzip"}
 
 
 def _respond(request: Request, body: str | bytes, headers: dict[str, str], expires_at: float, now: float) -> Answer:

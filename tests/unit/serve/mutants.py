@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 ATTACKS, KEYS, ONE_KEY = "test_token_attacks.py", "test_key_sets.py", "test_one_key.py"
 STORE, HTTP, ISOLATION, LOG = "test_key_store.py", "test_http_rules.py", "test_isolation.py", "test_request_log.py"
 SETTINGS = "test_settings_of_serve.py"
+WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "answer", "sigv4"))
 _BY_DEFAULT = {"V9 a minute's leeway"}
 
 # What every mutant's child would import anyway, imported once.
@@ -126,6 +127,9 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H2 only the first of a list", "serve.negotiate", "return etag in tags", "return etag in tags[:1]"),
     ("H2 304 without what caches need", "serve.respond", "Answer(304, caching)", 'Answer(304, {"ETag": etag})'),
     ("H3 405 without Allow", "serve.route", '"method_not_allowed", headers={"Allow": ALLOW}', '"method_not_allowed"'),
+    ("H3 an encoded slash parts a path", "serve.request", 'unquote(_SLASH.sub("%252F", path))', "unquote(path)"),
+    ("H3 a path is decoded twice", "serve.request", 'unquote(_SLASH.sub("%252F", path))', 'unquote(unquote(_SLASH.sub("%252F", path)))'),
+    ("H2 a list in a coding that is refused", "serve.respond", "    if coding is None:", "    if coding is None and isinstance(body, str) and body.startswith('{\\"items'):\n        coding = 'identity'\n    if coding is None:"),
     ("H3 HEAD with a body", "serve.respond", "if is_head:", "if False:"),
     ("H3 OPTIONS 200", "serve.respond", "Answer(204,", "Answer(200,"),
     ("H3 who asks comes before what", "serve.handler", "found = route(", "_bearer_token(request, '')\n    found = route("),
@@ -176,6 +180,23 @@ _STORAGE: tuple[tuple[str, str, str, str], ...] = (
     ("H9 waits as long as it takes", "wire.client", "min(self.limits.attempt, ends - time.monotonic())", "2.0"),
 )  # fmt: skip
 
+_WIRE: tuple[tuple[str, str, str, str], ...] = (
+    ("H9 what comes unasked is an answer", "wire.client", " and channel.is_quiet()", ""),
+    ("H9 a drop costs a try", "wire.client", "if idle and isinstance(error, Dropped):", "if False:"),
+    ("a connection that ends is kept", "wire.answer", "head.keeps_open and not self._data", "not self._data"),
+    ("what follows an answer is kept", "wire.answer", "head.keeps_open and not self._data", "head.keeps_open"),
+    ("an interim answer is the answer", "wire.answer", "while head.status < 200:", "while False:"),
+    ("a resolver takes as long as it likes", "wire.channel", "busy.acquire(timeout=timeout)", "busy.acquire()"),
+    ("the first address is the only one", "wire.channel", "in enumerate(addresses):", "in enumerate(addresses[:1]):"),
+    ("any host's certificate", "wire.channel", "server_hostname=endpoint.host)", "server_hostname='example.com')"),
+    ("nobody is checked", "wire.channel", "ssl.create_default_context(cafile=ca_bundle)", "ssl._create_unverified_context(cafile=ca_bundle)"),
+    ("two lengths", "wire.head", "if lengths or not _LENGTH", "if not _LENGTH"),
+    ("chunks and a length", "wire.head", 'codings != {"chunked"} or lengths', 'codings != {"chunked"}'),
+    ("a bare line feed ends a header", "wire.head", 'data.count(b"\\n") != len(lines) - 1 or ', ""),
+    ("the secret's first key for ever", "wire.sigv4", "kept[:2] == (day, secret)", "kept[2]"),
+    ("the session's token unsigned", "wire.sigv4", "if keys.token:", "if False:"),
+)  # fmt: skip
+
 
 def _mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
     for rows, module, tests in (
@@ -187,14 +208,15 @@ def _mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
     ):
         for name, right, wrong in rows:
             yield Mutant(name, module, right, wrong), (SETTINGS,) if name in _BY_DEFAULT else tests
-    for rows_with_modules, tests in (
+    for rows_with_modules, files in (
         (_STORES, (STORE,)),
         (_HTTP, (HTTP, ATTACKS)),
         (_SUBJECTS, (ISOLATION, LOG)),
         (_STORAGE, ("test_faulty_storage.py",)),
+        (_WIRE, WIRE),
     ):
         for name, module, right, wrong in rows_with_modules:
-            yield Mutant(name, module, right, wrong), tests
+            yield Mutant(name, module, right, wrong), files
 
 
 def main() -> None:

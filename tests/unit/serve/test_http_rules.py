@@ -13,7 +13,7 @@ import pytest
 from serve.item import MAX_BODY_BYTES
 from serve.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.route import Page
-from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, item, sign
+from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, event, item, sign
 from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
 
 TOKEN = sign()
@@ -127,8 +127,6 @@ def test_two_authorization_headers_are_a_malformed_request(form: str) -> None:
     app = App(item("a"))
     joined = app.call(ONE, form=form, authorization=f"Bearer {TOKEN}, Bearer {TOKEN}")
     assert (joined.status, joined.json["code"]) == (400, "invalid_request")
-    from tests.unit.serve.kit import event
-
     sent = event(form, "GET", ONE, {}, {"Authorization": f"Bearer {TOKEN}"})
     if "multiValueHeaders" in sent:
         name = next(name for name in sent["multiValueHeaders"] if name.lower() == "authorization")
@@ -206,6 +204,39 @@ UNKNOWN = (
 )  # fmt: skip
 
 
+ENCODED = (
+    "/v1%2Fhealth", "/v1/flight-delays%2Fa", "/v1%2fflight-delays/a", "%2Fv1/flight-delays/a",
+    "/v1/flight-delays/%2561", "/v1/flight-delays/a%00", "/v1/flight-delays/%ff", "/v1/flight-delays/%C0%AE",
+    "/v1/flight-delays/%C3%A9", "/v1/flight-delays/a+", "/v1/flight-delays/a%2B", "/v1/flight-delays/%",
+    "/v1/flight-delays/%2", "/v1/flight-delays/a%0A", "/v1/flight-delays/a%23b", "/v1/flight-delays/a%3Fb",
+)  # fmt: skip
+RAW_PATHS = {"function-url": "rawPath", "alb": "path", "alb-multi": "path"}
+
+
+def _ask_raw(app: App, form: str, path: str) -> int:
+    sent = event(form, "GET", "/", {}, {"Authorization": f"Bearer {TOKEN}"}) | {RAW_PATHS[form]: path}
+    status: int = app.handler(sent, None)["statusCode"]
+    return status
+
+
+@pytest.mark.parametrize("form", RAW_PATHS)
+@pytest.mark.parametrize("path", ENCODED)
+def test_an_encoded_path_is_decoded_once_and_its_slashes_never(path: str, form: str) -> None:
+    """H3: what an encoded slash, a second encoding or an odd byte could be taken for is not here."""
+    app = App(item("a"))
+    assert _ask_raw(app, form, path) == 404
+    assert app.table.asked == []
+
+
+@pytest.mark.parametrize("form", RAW_PATHS)
+@pytest.mark.parametrize(
+    "path", ["/v1/flight-delays/a%7Eb", "/v1/%66light-delays/a~%62", "/%76%31/flight%2Ddelays/a~b"]
+)
+def test_an_encoded_letter_is_that_letter(path: str, form: str) -> None:
+    """H3: RFC 3986 section 6.2.2.2; older clients encode `~`."""
+    assert _ask_raw(App(item("a~b")), form, path) == 200
+
+
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "rest"])
 @pytest.mark.parametrize("path", [path for path in UNKNOWN if path])
 def test_unknown_paths_are_404_without_a_token(path: str, form: str) -> None:
@@ -224,8 +255,6 @@ def test_unknown_paths_of_a_rest_api_are_404(path: str) -> None:
 
 def test_a_named_stage_is_no_part_of_the_path() -> None:
     """An HTTP API puts the name of its stage before the path."""
-    from tests.unit.serve.kit import event
-
     sent = event("http", "GET", "/live/v1/health", {}, {})
     sent["requestContext"]["stage"] = "live"
     assert App().handler(sent, None)["statusCode"] == 200
@@ -421,8 +450,6 @@ def test_parameters_within_range_are_taken(form: str) -> None:
 @pytest.mark.parametrize("form", ["rest", "http", "function-url", "alb-multi"])
 def test_a_repeated_parameter_is_refused(form: str) -> None:
     """H7: two limits are none."""
-    from tests.unit.serve.kit import event
-
     sent = event(form, "GET", LIST, {"limit": "1"}, {"Authorization": f"Bearer {TOKEN}"})
     if sent.get("multiValueQueryStringParameters"):
         sent["multiValueQueryStringParameters"]["limit"] = ["1", "2"]
@@ -593,6 +620,10 @@ def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> N
             assert answer.headers.get("content-encoding", "identity") == expected
             found = zlib.decompress(answer.body, wbits=31) if expected == "gzip" else answer.body
             assert found == BODY.encode()
+    listed = app.call(LIST, TOKEN, accept_encoding=accept)
+    assert listed.status == (406 if text is None else 200)
+    if text is not None:
+        assert listed.headers.get("content-encoding", "identity") == text
 
 
 @pytest.mark.parametrize(
