@@ -1,0 +1,148 @@
+"""A dataset of shops over models of S3, DynamoDB and Athena in which nothing goes wrong: real runs, in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich import again
+from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.dispatch import drain, enqueue_output, find_output
+from enrich.edges import Edges
+from enrich.ledger import Ledger
+from enrich.plan import Plan, plan
+from enrich.progress import Progress
+from enrich.records import Run
+from enrich.settings import Settings
+from serve.datasets import Served
+from tests.faults.services import ModelDynamo, ModelS3
+from tests.unit.enrich.modelled_table import ModelledTable
+
+SETTINGS = Settings(
+    table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
+)
+TTL = timedelta(days=7)
+DATASET = Dataset(
+    served=Served(name="stock", subject=("shop",), scope="stock:read"),
+    source=Source(prefix="stock/", format="parquet", columns={"shop": "varchar", "sku": "varchar", "units": "double"}),
+    as_of=FromKey("day={}"),
+    ttl=TTL,
+    metadata={"products": Metadata("select sku, title from products", on="sku")},
+    subject=["shop"],
+    prediction_id="sku",
+    body={"title": "products.title", "units": "units"},
+    tolerated=Tolerated(share=0.6),
+)
+PRODUCTS = {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
+
+
+@dataclass
+class Calm:
+    """A world in which every call is answered and time passes only when somebody waits."""
+
+    table: ModelledTable
+
+    @property
+    def time(self) -> float:
+        return self.table.now  # which moves when a writer waits
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.table.now += seconds
+
+    def call(self, _name: str, do: Callable[[], Any]) -> Any:
+        return do()
+
+
+@dataclass
+class SmallShop:
+    """The world as one dataset sees it. `day` names a day by how long ago it is."""
+
+    directory: Path
+    dataset: Dataset = DATASET
+    table: ModelledTable = field(default_factory=ModelledTable)
+
+    def __post_init__(self) -> None:
+        self.table.now = 1_800_000_000.0
+        self.world = Calm(self.table)
+        self.s3 = ModelS3(cast(Any, self.world), versioned={SETTINGS.outputs})
+        self.dynamo = ModelDynamo(cast(Any, self.world))
+        self.ledger = Ledger(cast(Any, self.dynamo), SETTINGS.ledger)
+
+    def edges(self) -> Edges:
+        return Edges(
+            settings=SETTINGS,
+            datasets={self.dataset.name: self.dataset},
+            s3=cast(Any, self.s3),
+            dynamodb=cast(Any, self.dynamo),
+            ledger=self.ledger,
+            athena=cast(Any, self),
+            open_transport=lambda _timeout: self.table,
+            send=lambda _message: None,
+            clock=self.world,
+            random=Random(1),
+            directory=self.directory,
+            owner="test",
+            progress=Progress(),
+        )
+
+    def unload(self, _sql: str, location: str) -> None:
+        """Answer a metadata query."""
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        self.s3.put(bucket, f"{prefix}0.parquet", parquet(PRODUCTS))
+
+    def key(self, day: int = 0) -> str:
+        return f"stock/day={datetime.fromtimestamp(self.world.time, UTC).date() - timedelta(days=day)}/p.parquet"
+
+    def put(self, object_key: str, content: bytes) -> None:
+        self.s3.put(SETTINGS.outputs, object_key, content)
+
+    def run(self, rows: Mapping[str, list[Any]] | bytes, day: int = 0) -> Run:
+        """Put an output of a day, and run what is pending; return its run as the ledger has it then."""
+        self.put(self.key(day), rows if isinstance(rows, bytes) else parquet(rows))
+        return self.go(self.key(day))
+
+    def go(self, object_key: str) -> Run:
+        """Run an output that lies there, and whatever else is pending."""
+        edges = self.edges()
+        output = find_output(edges, SETTINGS.outputs, object_key)
+        assert output is not None
+        return self._drain(enqueue_output(edges, output))
+
+    def refresh(self, *, full: bool) -> Run:
+        return self._drain(again.refresh(self.edges(), "stock", full=full))
+
+    def plan(self, object_key: str) -> Plan:
+        edges = self.edges()
+        output = find_output(edges, SETTINGS.outputs, object_key)
+        assert output is not None
+        return plan(edges, output, Progress())
+
+    def _drain(self, run: Run) -> Run:
+        list(drain(self.edges(), "stock"))
+        found = self.ledger.get_run("stock", run.run)
+        assert found is not None
+        return found
+
+    def written(self) -> list[str]:
+        """Return `shop/sku` of what was written since the last look, once for each write."""
+        found = sorted(f"{pk.partition('#')[2]}/{sk}" for pk, sk in self.table.puts.elements())
+        self.table.puts.clear()
+        return found
+
+
+def parquet(rows: Mapping[str, list[Any]]) -> bytes:
+    """Write columns as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(dict(rows)), buffer)
+    return buffer.getvalue()

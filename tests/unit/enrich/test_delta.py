@@ -1,0 +1,127 @@
+"""Only what changed is written; in any doubt everything is. Real runs over services in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich import delta
+from enrich.faults import Stopped
+from enrich.records import Counts
+from enrich.write import Budget
+from tests.unit.enrich.modelled_table import refuse
+from tests.unit.enrich.small_shop import SETTINGS, TTL, SmallShop
+
+ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
+ALL = ["x/a", "x/b", "y/a"]
+DAY = 86_400
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> SmallShop:
+    """Yesterday's output was run, and what it wrote was looked at."""
+    found = SmallShop(tmp_path)
+    assert found.run(ROWS, day=1).counts == Counts(written=3)
+    assert found.written() == ALL
+    return found
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {name: values[::-1] for name, values in ROWS.items()},
+        {name: ROWS[name] for name in ("units", "sku", "shop")},
+        {"shop": ROWS["shop"], "model": ["v2", "v2", "v2"], **ROWS},
+    ],
+    ids=["rows shuffled", "columns moved", "a column that nobody asked for"],
+)
+def test_the_same_predictions_written_otherwise_change_nothing(shop: SmallShop, rows: dict[str, list[Any]]) -> None:
+    """Neither the order of rows nor that of columns is part of what is stored."""
+    run = shop.run(rows)
+    assert (run.counts, run.units, shop.written()) == (Counts(unchanged=3), 0, [])
+
+
+def test_fingerprints_outlast_outputs_that_name_other_items(shop: SmallShop) -> None:
+    """A partial output adds to what is known and takes nothing from it."""
+    shop.run({"shop": ["z"], "sku": ["d"], "units": [4.0]})
+    assert shop.written() == ["z/d"]
+    shop.world.sleep(DAY)
+    assert shop.run(ROWS).counts == Counts(unchanged=3)
+    assert shop.written() == []
+
+
+@pytest.mark.parametrize(("days", "written"), [(3, []), (4, ALL)])
+def test_an_unchanged_item_is_written_again_when_half_of_its_life_is_gone(
+    shop: SmallShop, days: int, written: list[str]
+) -> None:
+    """Three days and a half are the share of seven that an unchanged item must have left."""
+    shop.table.now = shop.table.now // DAY * DAY + (days - 1) * DAY  # yesterday's output is as of midnight
+    assert shop.dataset.unchanged_life * TTL.total_seconds() == 3.5 * DAY
+    shop.run(ROWS)
+    assert shop.written() == written
+
+
+def test_an_item_deleted_by_hand_comes_back_with_full(shop: SmallShop) -> None:
+    """Nobody reads the table, so that only `--full` finds what is missing there."""
+    del shop.table.items["stock#x", "a"]
+    assert shop.refresh(full=False).counts == Counts(unchanged=3)
+    assert ("stock#x", "a") not in shop.table.items
+    assert shop.refresh(full=True).counts == Counts(written=3)
+    assert shop.written() == ALL
+    assert ("stock#x", "a") in shop.table.items
+
+
+def replaced_table(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.dynamo.table_id = "another"
+    shop.table.items.clear()
+
+
+def other_format(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta, "FORMAT", "0")
+    shop.run(ROWS)  # as an earlier release would have left them
+    shop.written()
+    monkeypatch.undo()
+
+
+def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in [at for at in shop.s3.objects if at[1].startswith("fingerprints/")]:
+        del shop.s3.objects[at]
+
+
+def a_run_that_did_not_close(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began to write, the table refused, and then its object was deleted: nobody knows what it wrote."""
+    monkeypatch.setattr("enrich.run.Budget", lambda *_: Budget(tries=2))
+    shop.table._fault = lambda _: refuse("ProvisionedThroughputExceededException")
+    with pytest.raises(Stopped):
+        shop.run({**ROWS, "units": [7.0, 8.0, 9.0]})
+    assert shop.ledger.get_state("stock").open_run == 2
+    monkeypatch.undo()
+    shop.table._fault = lambda _: None
+    del shop.s3.objects[SETTINGS.outputs, shop.key()]
+    shop.world.sleep(DAY)
+
+
+@pytest.mark.parametrize("doubt", [replaced_table, other_format, no_fingerprints, a_run_that_did_not_close])
+def test_in_doubt_everything_is_written(
+    shop: SmallShop,
+    monkeypatch: pytest.MonkeyPatch,
+    doubt: Callable[[SmallShop, pytest.MonkeyPatch], None],
+) -> None:
+    """Whatever makes fingerprints doubtful costs writes and no item; the next run trusts what it finds again."""
+    doubt(shop, monkeypatch)
+    shop.world.sleep(1)
+    run = shop.run(replace_model(ROWS))
+    assert run.state == "done"
+    assert set(shop.written()) >= set(ALL)
+    assert {f"{pk[6:]}/{sk}" for pk, sk in shop.table.items} == set(ALL)
+    shop.world.sleep(DAY)
+    assert shop.run(ROWS).counts == Counts(unchanged=3)
+    assert shop.written() == []
+
+
+def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the same predictions in a file with another identity."""
+    return {**rows, "model": ["v3"] * len(rows["shop"])}
