@@ -1,7 +1,8 @@
-"""`python -m tests.bench.pipeline [--json FILE] [--rounds N]`: all flights of 2013 from file to wire, beside put_df.
+"""`python -m tests.bench.pipeline [--json FILE] [--rounds N]`: all flights of 2013 from file to wire, beside the peers.
 
-336,776 predictions in Parquet, read, joined, checked, rendered, compared and written to a null endpoint. The writers
-get what the pipeline renders, ready in memory. Rounds are interleaved; compare items per CPU-second within one run.
+336,776 predictions in Parquet, read, joined, checked, rendered, compared and written to a null endpoint. The peers get
+what the pipeline renders, ready in memory, and only write it. Rounds are interleaved; compare items per CPU-second
+within one run.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from enrich.part import Part
 from enrich.read import read_chunks
 from tests.bench.flights_year import ROWS, write_flights
 from tests.bench.pipeline_worker import build_dataset
-from tests.bench.write import Contestant, print_table
-from tests.bench.write_setup import BENCH, NullEndpoint, build_env, null_endpoint
+from tests.bench.write import COUNTS, Contestant, print_table
+from tests.bench.write_setup import BENCH, WRITERS, NullEndpoint, build_env, null_endpoint
 
 FLIGHTS = BENCH / "flights"
-WRITTEN = 100_000  # rows that the writer gets, and put_df a part of them
+WRITTEN = COUNTS["larder"]  # rows that the writer gets, and the peers a part of them
 
 
 def render_rows(mode: str, path: Path) -> float:
@@ -55,14 +56,16 @@ def enter(stack: ExitStack, endpoint: NullEndpoint, folder: Path, *, tls: bool) 
         return Contestant(stack, "larder", endpoint, env, command=command, name=name, count=ROWS)
 
     found = [pipeline("four", "pipeline, 4 joins")]
-    if not tls:
+    writers = list(WRITERS)
+    if tls:  # it costs all alike; one peer shows how much
+        writers = ["larder", "boto3_client"]
+    else:
         found += [
             pipeline("example", "pipeline, 5 joins as the example"),
             pipeline("changed", "re-run, 1 % changed"),
             pipeline("unchanged", "re-run, nothing changed"),
-            Contestant(stack, "awswrangler", endpoint, env, name="put_df, writing alone"),
         ]
-    return [*found, Contestant(stack, "larder", endpoint, env, name="larder, writing alone", count=WRITTEN)]
+    return found + [Contestant(stack, each, endpoint, env, name=f"{each}, writing alone") for each in writers]
 
 
 def main() -> None:

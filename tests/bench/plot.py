@@ -1,0 +1,92 @@
+"""`python -m tests.bench.plot [--figures FOLDER] [--out FILE]`: draw what the benches measured and wrote as JSON.
+
+Needs matplotlib, which `tox -e bench` installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from tests.bench.write_setup import BENCH, ROOT
+
+OURS, PEERS = "#1b7837", "#9aa5b1"
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "larder"}
+
+
+class Panel(NamedTuple):
+    """One plot: bars of a name and a figure each."""
+
+    title: str
+    bars: list[tuple[str, float]]
+
+
+def read_panels(folder: Path) -> list[Panel]:
+    """Read the figures of all benches.
+
+    Raises:
+        FileNotFoundError: one was not run yet.
+    """
+
+    def read(name: str) -> Any:
+        return json.loads((folder / f"{name}.json").read_text())[name]
+
+    def writers(rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
+        return [(row["writer"], row["items_per_cpu_s"]) for row in rows]
+
+    handlers = [(row["reader"], row["cpu_us"]) for row in read("read")["handlers"]]
+    servers = [(row["server"], row["p50_us"]) for row in read("read")["servers"]]
+    return [
+        Panel("writing items of 500 B: items per CPU-second (more is better)", writers(read("write"))),
+        Panel("336,776 flights, file to wire: items per CPU-second (more is better)", writers(read("pipeline"))),
+        Panel(
+            "one warm GET, RS256: CPU µs (less is better)", [(r["reader"], r["cpu_us"]) for r in reading["handlers"]]
+        ),
+        Panel("server on loopback: p50 µs (less is better)", [(r["server"], r["p50_us"]) for r in reading["servers"]]),
+        Panel("cold start to first GET: CPU ms (less is better)", [(r["process"], r["cpu_ms"]) for r in read("cold")]),
+    ]
+
+
+def draw(panels: list[Panel], path: Path) -> None:
+    """Draw one panel below the other; the bars that are ours have another colour."""
+    with mpl.rc_context(STYLE):
+        heights = [len(panel.bars) + 1.5 for panel in panels]
+        figure, axes = plt.subplots(
+            len(panels), 1, figsize=(8, 0.27 * sum(heights)), height_ratios=heights, layout="constrained"
+        )
+        for axis, panel in zip(axes, panels, strict=True):
+            names = [name for name, _ in panel.bars]
+            colours = [OURS if _is_ours(name) else PEERS for name in names]
+            bars = axis.barh(range(len(names)), [figure for _, figure in panel.bars], color=colours)
+            axis.bar_label(bars, [f"{figure:,.0f}" for _, figure in panel.bars], padding=3)
+            axis.set_yticks(range(len(names)), names)
+            axis.invert_yaxis()
+            axis.margins(x=0.12)
+            axis.xaxis.set_visible(False)
+            axis.spines["bottom"].set_visible(False)
+            axis.set_title(panel.title, loc="left", fontweight="bold")
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("larder", "pipeline", "re-run"))
+
+
+def main() -> None:
+    """Draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figures", type=Path, default=BENCH, help="folder with write.json, pipeline.json, ...")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench.svg")
+    arguments = parser.parse_args()
+    draw(read_panels(arguments.figures), arguments.out)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
