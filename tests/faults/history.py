@@ -95,7 +95,7 @@ class _Quiet:
 
 def play(seed: int) -> Story:
     """Play the history of a seed to its end, when everything has come to rest."""
-    with tempfile.TemporaryDirectory() as directory, _modelled():
+    with tempfile.TemporaryDirectory() as directory, modelled():
         story = _build(seed, Path(directory))
         _plan(story)
         story.world.run(until=START + 3 * DAY)
@@ -104,7 +104,7 @@ def play(seed: int) -> Story:
 
 
 @contextmanager
-def _modelled() -> Iterator[None]:
+def modelled() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch("enrich.run.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.active.read_chunks", model_engine.read_chunks))
@@ -120,6 +120,7 @@ def _build(seed: int, directory: Path) -> Story:
         crash=harsh * random.choice([0, 0.004, 0.012]),
         fault=harsh * random.choice([0, 0.004, 0.015]),
         lie=harsh * random.choice([0, 0.003, 0.01]),
+        stall=harsh * random.choice([0, 0.004, 0.015]),
         switch=random.choice([0.02, 0.2, 0.6]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
     )
@@ -134,7 +135,7 @@ def _build(seed: int, directory: Path) -> Story:
 
     class Busy(Progress):
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-            world.spend(world.random.choice([0.01, 0.5, 5.0, 20.0]))
+            world.sleep(world.random.choice([0.01, 0.01, 0.5, 5.0, 20.0, 80.0]))
 
     def edges(owner: str, deadline: float | None) -> Edges:
         return Edges(

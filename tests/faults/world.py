@@ -36,6 +36,7 @@ class Chances:
     crash: float = 0.0
     fault: float = 0.0  # an answer that says that nothing was done, and tells the truth
     lie: float = 0.0  # it was done, and the answer says that it was not
+    stall: float = 0.0  # it takes long
     switch: float = 0.2
     transport: float = 0.0  # of a write to be throttled, cut short, lost or late
 
@@ -97,16 +98,13 @@ class World:
         if self.random.random() < self.chances.fault:
             raise build_error(name, "InternalError")
         result = do()
+        if self.random.random() < self.chances.stall:
+            self.sleep(self.random.uniform(1, 100))
         if self.random.random() < self.chances.crash:
             self.kill(actor)
         if self.random.random() < self.chances.lie:
             raise build_error(name, "InternalError")
         return result
-
-    def spend(self, seconds: float) -> None:
-        """Let the actor be busy with itself."""
-        self.time += seconds
-        self._check_alive(self._actor())
 
     def kill(self, actor: Actor) -> None:
         """End an actor's process here and now."""
