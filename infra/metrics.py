@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from infra.translate import Template
 
-TERM = r"\(?\s*\$\.(\w+)\s*(?:=|!=|<|<=|>|>=)\s*(?:\"[^\"]*\"|-?\d+(?:\.\d+)?)\s*\)?"
-PATTERN = re.compile(rf"\{{\s*{TERM}(?:\s*(?:&&|\|\|)\s*{TERM})*\s*\}}")
+TERM = re.compile(r"\(?\s*\$\.(\w+)\s*(=|!=|<|<=|>|>=)\s*(\"[^\"]*\"|-?\d+(?:\.\d+)?)\s*\)?")
+PATTERN = re.compile(rf"\{{\s*{TERM.pattern}(?:\s*(?:&&|\|\|)\s*{TERM.pattern})*\s*\}}")
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 
 
 class Metric(NamedTuple):
@@ -25,15 +30,27 @@ class Metric(NamedTuple):
     service: str = ""
 
 
-def read_filter_fields(pattern: str) -> list[str]:
-    """Return the members of a log line that a JSON filter pattern looks at.
+def matches(pattern: str, line: Mapping[str, Any]) -> bool:
+    """Tell whether a JSON filter pattern takes a log line.
 
     Raises:
-        ValueError: it is no pattern of the form that we use, `{ ($.a = "x") && ($.b < 1) }`.
+        ValueError: it is no pattern of the form that we use, `{ ($.a = "x*") && ($.b < 1) }`, `&&` or `||` throughout.
     """
-    if not PATTERN.fullmatch(pattern) or pattern.count("(") != pattern.count(")"):
+    if (
+        not PATTERN.fullmatch(pattern)
+        or pattern.count("(") != pattern.count(")")
+        or ("&&" in pattern and "||" in pattern)
+    ):
         raise ValueError(f"{pattern!r} is no filter pattern")
-    return re.findall(r"\$\.(\w+)", pattern)
+    terms = [_term(line.get(name), sign, json.loads(value)) for name, sign, value in TERM.findall(pattern)]
+    return any(terms) if "||" in pattern else all(terms)
+
+
+def _term(found: Any, sign: str, wanted: str | float) -> bool:
+    """Compare as CloudWatch does: a text with `*` in it is a pattern, and what is of another type is not equal."""
+    if isinstance(wanted, str):
+        return isinstance(found, str) and fnmatchcase(found, wanted) is (sign == "=")
+    return isinstance(found, int | float) and COMPARE[sign](found, wanted)
 
 
 def read_dashboards(template: Template) -> dict[str, dict[str, Any] | str]:
@@ -78,15 +95,15 @@ def told(lines: Iterable[str]) -> set[Metric]:
 
 
 def filtered(template: Template, lines: Iterable[str]) -> set[Metric]:
-    """Return every metric that a filter makes of log lines: of lines that have all members it looks at."""
+    """Return every metric that a filter makes of log lines: of lines that it takes and that have its dimensions."""
     documents = [json.loads(line) for line in lines]
     found: set[Metric] = set()
     for one in template["Resources"].values():
         if one["Type"] == "AWS::Logs::MetricFilter":
             for made in one["Properties"]["MetricTransformations"]:
-                fields = set(read_filter_fields(one["Properties"]["FilterPattern"]))
-                fields |= {each["Value"].removeprefix("$.") for each in made.get("Dimensions", [])}
-                if any(fields <= set(document) for document in documents):
+                taken = [line for line in documents if matches(one["Properties"]["FilterPattern"], line)]
+                fields = {each["Value"].removeprefix("$.") for each in made.get("Dimensions", [])}
+                if any(fields <= set(line) for line in taken):
                     names = frozenset(each["Key"] for each in made.get("Dimensions", []))
                     found.add(Metric(made["MetricNamespace"], made["MetricName"], names))
     return found

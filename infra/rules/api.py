@@ -70,6 +70,8 @@ def functions_know_their_places(template: Template) -> Iterator[str]:
         for variable, value in found.items():
             if REFERENCED.get(variable.removeprefix("LARDER_"), value) != value:
                 yield f"{name}: {variable} is {value}"
+    if template["Parameters"]["CorsOrigins"]["Default"] != "":
+        yield "ServeFunction: pages of anybody may read with a visitor's token"
     issuers = get(functions(template)["ServeFunction"], "Environment", "Variables", "LARDER_ISSUERS", "Fn::Sub")
     try:
         members = set(json.loads(issuers[0])[0])
@@ -87,7 +89,12 @@ def serve_answers_in_time(template: Template) -> Iterator[str]:
     if serve.get("AutoPublishAlias") != "live":
         yield "ServeFunction: has no alias live"
     guards = [one.get("Ref") for one in get(serve, "DeploymentPreference", "Alarms") or []]
-    if get(serve, "DeploymentPreference", "Type") is None or not {"ServeCrashes", "ErrorsIn5Minutes"} <= set(guards):
+    shift = get(serve, "DeploymentPreference") or {}
+    if (
+        shift.get("Enabled") != {"Ref": "Canary"}
+        or not str(shift.get("Type")).startswith("Canary")
+        or not {"ServeCrashes", "ErrorsIn5Minutes"} <= set(guards)
+    ):
         yield "ServeFunction: a new version gets all traffic at once, or nothing takes it back"
     if get(template["Resources"]["ApiMayCallServe"], "Properties", "FunctionName") != {"Ref": "ServeFunction.Alias"}:
         yield "ApiMayCallServe: the gateway calls the alias"

@@ -29,6 +29,8 @@ def api_is_the_contract(template: Template) -> Iterator[str]:
     settings = (api.get("MethodSettings") or [{}])[0]
     if not default(template, settings.get("ThrottlingRateLimit")) or settings.get("DataTraceEnabled") is not False:
         yield "Api: is not throttled, or traces bodies and tokens into the log"
+    if "CacheClusterEnabled" in api or "CachingEnabled" in settings:
+        yield "Api: a shared cache would hand one subject's answer to another"
     if get(api, "AccessLogSetting", "DestinationArn") != {"Fn::GetAtt": ["AccessLogs", "Arn"]}:
         yield "Api: writes no access log"
     if template["Resources"]["Domain"]["Properties"].get("SecurityPolicy") != "TLS_1_2":

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from enrich.datasets import DATASETS
-from enrich.events import UnknownEvent, parse_text
+from enrich.events import Sweep, UnknownEvent, parse_text
 from infra.rules.look import Rule, by_type, default, functions, get
 from infra.translate import Template
 
@@ -29,6 +29,8 @@ def queue_outlasts_the_function(template: Template) -> Iterator[str]:
         yield f"maxReceiveCount {receives}: one try is no retry, many keep a bad output from the dead letters"
     if get(queue, "RedrivePolicy", "deadLetterTargetArn") != {"Fn::GetAtt": ["DeadLetters", "Arn"]}:
         yield "the queue's failures do not go to DeadLetters"
+    if queue["MessageRetentionPeriod"] < 86400:
+        yield f"a message is forgotten after {queue['MessageRetentionPeriod']} s, before anybody can mend anything"
     if letters["MessageRetentionPeriod"] <= queue["MessageRetentionPeriod"]:
         yield "a dead letter keeps the age of its message, and has to be kept longer"
 
@@ -104,7 +106,7 @@ def schedules_are_valid(template: Template) -> Iterator[str]:
     except UnknownEvent as error:
         yield f"enrich does not understand the sweep's input: {error}"
     else:
-        if [type(request).__name__ for request in requests] != ["Sweep"]:
+        if requests != [Sweep(None)]:
             yield f"the sweep's input asks for {json.dumps(str(requests))}"
 
 

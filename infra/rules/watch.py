@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from infra.metrics import read_filter_fields
+from infra.metrics import matches
 from infra.rules.look import Rule, by_type, get
 from infra.translate import Template
 
@@ -61,14 +61,18 @@ def alarms_look_at_the_right_thing(template: Template) -> Iterator[str]:
             yield f"{name}: does not look at the API's stage"
         if name in LOOKS_AT and f"'{LOOKS_AT[name]}'" not in str([one["Value"] for one in dimensions]):
             yield f"{name}: does not look at {LOOKS_AT[name]}"
-        if (
-            alarm.get("Namespace") == "Larder"
-            and {"Name": "Environment", "Value": {"Ref": "Environment"}} not in dimensions
-        ):
+        values = {one["Name"]: one["Value"] for one in dimensions}
+        if alarm.get("Namespace") == "Larder" and values.get("Environment") != {"Ref": "Environment"}:
             yield f"{name}: looks at another environment"
+        if alarm.get("Namespace") == "Larder" and set(values) != {"Service", "Environment"}:
+            yield f"{name}: looks at a part of what there is"
+        if not str(get(values, "Resource", "Fn::Sub") or ":live").endswith(":live"):
+            yield f"{name}: looks at another alias than consumers reach"
     blocked = {one["Name"]: one["Value"] for one in template["Resources"]["WafBlocksMany"]["Properties"]["Dimensions"]}
     acl = template["Resources"]["WebAcl"]["Properties"]
     # The dimension is the ACL's metric name (AWS WAF developer guide, waf-metrics), which many take for the ACL's own.
+    if acl["VisibilityConfig"].get("CloudWatchMetricsEnabled") is not True:
+        yield "WafBlocksMany: WebAcl tells nothing"
     if not blocked.get("WebACL") == acl.get("Name") == acl["VisibilityConfig"]["MetricName"]:
         yield "WafBlocksMany: does not look at WebAcl"
     unusual = template["Resources"]["ClientErrorsUnusual"]["Properties"]
@@ -84,7 +88,7 @@ def filters_are_valid(template: Template) -> Iterator[str]:
     """Patterns are JSON filters; three dimensions at most, each out of the line; the log group is a function's."""
     for name, one in by_type(template, "AWS::Logs::MetricFilter").items():
         try:
-            read_filter_fields(one["FilterPattern"])
+            matches(one["FilterPattern"], {})
         except ValueError as error:
             yield f"{name}: {error}"
         if get(one, "LogGroupName", "Ref") != "ServeLogs":
@@ -93,6 +97,8 @@ def filters_are_valid(template: Template) -> Iterator[str]:
             dimensions = made.get("Dimensions", [])
             if len(dimensions) > 3 or any(not re.fullmatch(r"\$\.\w+", str(each["Value"])) for each in dimensions):
                 yield f"{name}: at most three dimensions, each $.member"
+            if made.get("MetricValue") != "1":
+                yield f"{name}: does not count lines"
             if dimensions and "DefaultValue" in made:
                 yield f"{name}: a default value and dimensions exclude each other"
 

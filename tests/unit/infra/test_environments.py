@@ -19,6 +19,7 @@ from infra.rules.pipeline import RATE
 from infra.translate import read_template
 
 NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
+TEMPLATE = read_template()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def fits(parameter: Mapping[str, Any], value: str) -> bool:
 )
 def test_fitting_values(name: str, value: str, taken: bool) -> None:
     """Type, bounds, pattern and list of a parameter are what a value is held against."""
-    assert fits(read_template()["Parameters"][name], value) is taken
+    assert fits(TEMPLATE["Parameters"][name], value) is taken
 
 
 @pytest.mark.parametrize("what", ["stack", "domain", "certificate", "issuer"])
@@ -71,10 +72,65 @@ def test_each_environment_has_its_check(document: Any, name: str) -> None:
     assert build_parameters(document, name)["SyntheticSecret"] == f"larder/{name}/synthetic"
 
 
+def holds(condition: Any, values: Mapping[str, str]) -> bool:
+    """Evaluate a condition of the template, as CloudFormation does."""
+    ((intrinsic, given),) = condition.items()
+    if intrinsic == "Condition":
+        return holds(TEMPLATE["Conditions"][given], values)
+    if intrinsic == "Fn::Equals":
+        one, other = (values[side["Ref"]] if isinstance(side, dict) else str(side) for side in given)
+        return one == other
+    each = [holds(part, values) for part in given]
+    return {"Fn::Not": not each[0], "Fn::And": all(each), "Fn::Or": any(each)}[intrinsic]
+
+
+def find_conditions(given: Mapping[str, str]) -> set[str]:
+    """Return the conditions that hold with some parameters, the others having their defaults."""
+    values = {parameter: str(one["Default"]) for parameter, one in TEMPLATE["Parameters"].items()} | dict(given)
+    return {name for name, condition in TEMPLATE["Conditions"].items() if holds(condition, values)}
+
+
+ALL_HAVE = {"OnAws", "CreatesOutputsBucket", "CreatesOutputsBucketOnAws", "HasDomain", "HasDiscovery", "HasSynthetic"}
+MORE = {
+    "dev": set(),
+    "test": set(),
+    "qa": {"HasWaf", "HasWafOnAws"},
+    "pre-prod": {"HasWaf", "HasWafOnAws", "HasTicketEmail"},
+    "prod": {
+        "HasWaf", "HasWafOnAws", "HasTicketEmail", "HasPageEmail", "IsProd", "HasApiKeys", "IsKeptWarm", "IsWarm",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conditions_hold_where_they_should(document: Any, name: str) -> None:
+    """What each environment has beside what all have: a firewall from qa on, and all of it in prod."""
+    assert find_conditions(build_parameters(document, name)) == ALL_HAVE | MORE[name]
+
+
+SWITCHES = [
+    ({"OutputsBucketName": "models"}, {"CreatesOutputsBucket", "CreatesOutputsBucketOnAws"}, set()),
+    ({"OutputsKmsKeyArn": "k", "LakeKmsKeyArn": "k"}, set(), {"HasOutputsKey", "HasLakeKey"}),
+    ({"OutputsAccount": "111122223333"}, set(), {"HasOutputsAccount"}),
+    ({"LakeBucketName": "lake"}, set(), {"HasLakeBucket"}),
+    ({"KeyStore": "s3://keys/dev", "KeyStoreBucketName": "keys"}, set(), {"HasKeyStore", "HasKeysOnS3"}),
+    ({"BillingMode": "PROVISIONED"}, set(), {"IsProvisioned", "IsScaled"}),
+    ({"HostedZoneId": "Z1"}, set(), {"HasZone"}),
+    ({"ApiGatewayAccount": "true"}, set(), {"SetsApiGatewayAccount"}),
+    ({"Platform": "laptop"}, {"OnAws", "CreatesOutputsBucketOnAws"}, set()),
+]
+
+
+@pytest.mark.parametrize(("given", "less", "more"), SWITCHES, ids=[", ".join(case[0]) for case in SWITCHES])
+def test_parameters_switch_what_they_say(document: Any, given: dict[str, str], less: set[str], more: set[str]) -> None:
+    """Each parameter that decides on resources decides on those, and on no others."""
+    assert find_conditions(build_parameters(document, "dev") | given) == (ALL_HAVE - less) | more
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_the_templates(document: Any, name: str) -> None:
     """Each parameter exists in the template, and has a value that it allows."""
-    parameters = read_template()["Parameters"]
+    parameters = TEMPLATE["Parameters"]
     for parameter, value in build_parameters(document, name).items():
         assert parameter in parameters, parameter
         assert fits(parameters[parameter], value), (parameter, value)
@@ -123,7 +179,7 @@ def test_schema_refuses(document: Any, change: Any, tmp_path: Any) -> None:
 
 def test_each_function_has_a_bundle() -> None:
     """Deploying on the laptop, and `sam build`, know a bundle for each function of the template."""
-    names = set(functions(read_template()))
+    names = set(functions(TEMPLATE))
     assert set(FUNCTIONS) == names
     makefile = (SAMCONFIG.parent / "infra/bundles/Makefile").read_text()
     for function in names:

@@ -20,7 +20,7 @@ from enrich.events import Sweep
 from enrich.log import log_pending
 from enrich.records import Counts, Pending, Run
 from enrich.settings import Settings as EnrichSettings
-from infra.metrics import Metric, filtered, told, watched
+from infra.metrics import Metric, filtered, matches, told, watched
 from infra.translate import Template, read_template
 from serve.auth import Policy
 from serve.datasets import SERVED
@@ -145,6 +145,37 @@ def test_filters_find_their_lines(template: Template, lines: list[str]) -> None:
     """Each metric filter matches at least one line that serve prints."""
     filters = [one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::MetricFilter"]
     assert len(filtered(template, lines)) == len(filters) == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "taken"),
+    [
+        ('{ $.code = "*" }', {"code": "not_found"}, True),
+        ('{ $.code = "*" }', {"status": 404}, False),
+        ('{ $.code = "not_*" }', {"code": "token_required"}, False),
+        ('{ $.code != "not_found" }', {"code": "token_required"}, True),
+        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": 200}, True),
+        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": 404}, False),
+        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": "200"}, False),
+        ("{ ($.a = 1) || ($.b >= 2) }", {"a": 3, "b": 2}, True),
+    ],
+)
+def test_filter_patterns_are_evaluated(pattern: str, line: dict[str, Any], taken: bool) -> None:
+    """Texts with wildcards, numbers, and what is not there."""
+    assert matches(pattern, line) is taken
+
+
+def test_filters_count_what_they_are_named_for(template: Template, lines: list[str]) -> None:
+    """Answers are the lines of a dataset that are no error, and each refusal is one by its code."""
+    documents = [json.loads(line) for line in lines]
+    patterns = {name: one["Properties"]["FilterPattern"] for name, one in template["Resources"].items()
+                if one["Type"] == "AWS::Logs::MetricFilter"}  # fmt: skip
+    answers = [one["status"] for one in documents if matches(patterns["AnswersByDataset"], one)]
+    refusals = [one["status"] for one in documents if matches(patterns["RefusalsByCode"], one)]
+    assert answers
+    assert set(answers) == {200}
+    assert set(refusals) >= {401, 404, 503}
+    assert min(refusals) >= 400
 
 
 def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
