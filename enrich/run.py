@@ -137,7 +137,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
 
 def _doubt(active: Active, told: Told, rebuilt: str) -> None:
     """Let everything alive be written again, once, when the fingerprints tell nothing about this table."""
-    if told is Told.ALL or active.run.kind == "restore" or active.lease.state.rebuilt == rebuilt:
+    if told is Told.ALL or active.lease.state.rebuilt == rebuilt:
         return
     active.save(state="pending")
     raise Doubtful(rebuilt)
