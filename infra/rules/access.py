@@ -110,7 +110,8 @@ def queues_take_from_ours(template: Template) -> Iterator[str]:
     told = (first.get("Principal"), first.get("Action"), first.get("Resource"))
     if ours["Queues"] != [{"Ref": "Queue"}] or told != ({"Service": "events.amazonaws.com"}, "sqs:SendMessage", queue):
         yield "QueuePolicy: the rules' events do not get into the queue"
-    for name, policy in by_type(template, "AWS::SQS::QueuePolicy").items():
+    policies = by_type(template, "AWS::SQS::QueuePolicy")
+    for name, policy in policies.items():
         stated = [one["Fn::If"][1] if "Fn::If" in one else one for one in policy["PolicyDocument"]["Statement"]]
         for statement in stated:
             if statement["Effect"] == "Allow" and get(statement, "Condition", "ArnLike", "aws:SourceArn") != OUR_RULES:
@@ -121,6 +122,8 @@ def queues_take_from_ours(template: Template) -> Iterator[str]:
     for name, one in by_type(template, "AWS::SQS::Queue").items():
         if one.get("SqsManagedSseEnabled") is not True:
             yield f"{name}: is not encrypted"
+        if {"Ref": name} not in [queue for policy in policies.values() for queue in policy["Queues"]]:
+            yield f"{name}: has no policy"
     bus = template["Resources"]["OutputsAccountMaySendEvents"]["Properties"]["Statement"]
     if "${OutputsAccount}:root" not in _text(get(bus, "Principal", "AWS")) or bus["Action"] != "events:PutEvents":
         yield "OutputsAccountMaySendEvents: lets others in than the outputs' account, or to more than events"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from infra.rules.api import KEYS
 from infra.rules.look import Rule, functions, get
 from infra.translate import Template
 from serve.datasets import SERVED
@@ -19,6 +20,7 @@ PUBLISHED = {
     "Environment": {"Ref": "Environment"},
     "Release": {"Ref": "ReleaseVersion"},
     "BaseUrl": BASE_URL,
+    "Keys": KEYS,
 }
 
 

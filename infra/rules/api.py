@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +28,8 @@ REFERENCED = {  # LARDER_TABLE is the table, and not the ledger
     "CORS_ORIGINS": {"Ref": "CorsOrigins"},
     "SECRET": {"Ref": "SyntheticSecret"},
 }
+ISSUERS = '[{"issuer": "${Issuer}", "audience": "${Audience}", "keys": "${Keys}"}]'
+KEYS = {"Fn::If": ["HasKeyStore", {"Ref": "KeyStore"}, {"Fn::Sub": "ssm:/larder/${Environment}/keys/"}]}
 UNKNOWN_TO_THE_STAND_IN = (
     "AWS::ApplicationAutoScaling::",
     "AWS::CloudWatch::CompositeAlarm",
@@ -73,12 +74,8 @@ def functions_know_their_places(template: Template) -> Iterator[str]:
     if template["Parameters"]["CorsOrigins"]["Default"] != "":
         yield "ServeFunction: pages of anybody may read with a visitor's token"
     issuers = get(functions(template)["ServeFunction"], "Environment", "Variables", "LARDER_ISSUERS", "Fn::Sub")
-    try:
-        members = set(json.loads(issuers[0])[0])
-    except (TypeError, ValueError):
-        members = set()
-    if not {"issuer", "audience", "keys"} <= members:
-        yield "ServeFunction: LARDER_ISSUERS is not a list of issuer, audience and keys"
+    if issuers != [ISSUERS, {"Keys": KEYS}]:
+        yield f"ServeFunction: LARDER_ISSUERS is {issuers}"
 
 
 def serve_answers_in_time(template: Template) -> Iterator[str]:
@@ -101,7 +98,7 @@ def serve_answers_in_time(template: Template) -> Iterator[str]:
     permission = template["Resources"]["ApiMayCallServe"]["Properties"]
     if (permission["Principal"], permission["Action"]) != ("apigateway.amazonaws.com", "lambda:InvokeFunction"):
         yield "ApiMayCallServe: does not let the gateway call"
-    if not permission.get("SourceArn"):
+    if not str(get(permission, "SourceArn", "Fn::Sub")).endswith(":${AWS::AccountId}:${Api}/*"):
         yield "ApiMayCallServe: every API of every account may call serve"
 
 

@@ -60,8 +60,11 @@ def firewall_is_there(template: Template) -> Iterator[str]:
     }
     if not {"AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"} <= groups:
         yield "WebAcl: a managed rule set is missing, or only counts"
-    if not any("RateBasedStatement" in one["Statement"] and one.get("Action") == {"Block": {}} for one in rules):
-        yield "WebAcl: nothing limits the rate"
+    rates = [one for one in rules if get(one, "Statement", "RateBasedStatement", "AggregateKeyType") == "IP"]
+    if [one.get("Action") for one in rates] != [{"Block": {}}]:
+        yield "WebAcl: nothing limits the rate of an address"
+    if template["Resources"]["WebAcl"]["Properties"]["Scope"] != "REGIONAL":
+        yield "WebAcl: a regional API wants a regional one"
     if template["Resources"]["WebAcl"]["Properties"]["DefaultAction"] != {"Allow": {}}:
         yield "WebAcl: blocks what no rule speaks of"
     if any(get(one, "Statement", "RateBasedStatement", "Limit") not in (None, {"Ref": "WafRate"}) for one in rules):
