@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
-_TAGS = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|\Z)')
+# A tag or nothing, up to a comma or the end: section 5.6.1 has recipients pass over empty members of a list.
+_TAGS = re.compile(r'\s*(?:(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*)?(?:,|\Z)')
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
 
 

@@ -630,7 +630,8 @@ def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> N
     ("header", "is_fresh"),
     [("{tag}", True), ("W/{tag}", True), ("*", True), (" * ", True), ('"x", {tag}', True), ('{tag}, "x"', True),
      ('"x",{tag},"y"', True), ('W/"x" , W/{tag}', True), ('"x"', False), ("", False), ("{bare}", False), ('"*"', False),
-     ("w/{tag}", False), ('"a,b", {tag}', True), ('"{bare}', False), ("{tag} {tag}", False), ('"x" junk, {tag}',
+     ("w/{tag}", False), ('"a,b", {tag}', True), ('"{bare}', False), ("{tag} {tag}", False),
+     (",{tag}", True), ('"x", ,{tag},', True), (" ", False), (",", False), ('"x" junk, {tag}',
      False)],
 )  # fmt: skip
 def test_if_none_match(header: str, is_fresh: bool) -> None:
