@@ -133,9 +133,11 @@ def _build(seed: int, directory: Path) -> Story:
     story.items.watch = lambda order: _watch(story, order)
     athena = ModelAthena(world, s3)
 
+    pauses = [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]
+
     class Busy(Progress):
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-            world.sleep(world.random.choice([0.01, 0.01, 0.5, 5.0, 20.0, 80.0]))
+            world.sleep(world.random.choice(pauses))
 
     def edges(owner: str, deadline: float | None) -> Edges:
         return Edges(
