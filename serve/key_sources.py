@@ -73,7 +73,9 @@ def _read_https(url: str) -> list[Document]:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
     try:
-        response = client.call("GET", target, [("accept", "application/jwk-set+json, application/json")])
+        # Firewalls before issuers turn away who does not say what it is.
+        headers = [("accept", "application/jwk-set+json, application/json"), ("user-agent", "larder")]
+        response = client.call("GET", target, headers)
     except WireError as error:
         raise Unreadable(f"{url}: {error}") from error
     finally:

@@ -72,7 +72,8 @@ class _Issuer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = b"x" * 2_000_000 if self.path == "/huge" else self.document
-        self.send_response(200 if self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1") else 404)
+        found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1")
+        self.send_response(403 if "user-agent" not in self.headers else 200 if found else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
