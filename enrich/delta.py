@@ -8,7 +8,7 @@ even older order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -18,7 +18,8 @@ import pyarrow as pa
 FORMAT = "1"  # of the fingerprints; another one is as good as none
 
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
-_WINDOW = 1_000_000  # rows decided or merged at once: what bounds the memory of the joins
+_WINDOW = 500_000  # rows decided or merged at once: what bounds the memory of the joins
+MEMORY_LIMIT = "128MB"  # then it spills; so the key index costs disk and not memory
 # A key's digest as two numbers, since Parquet has none of 128 bits: the same as md5_number_lower and md5_number_upper,
 # which would work it out twice.
 _KEY = "(md5 >> 64)::ubigint, (md5 & 18446744073709551615)::ubigint"
@@ -40,7 +41,7 @@ class Delta:
     `keep_keys` also keeps the item keys themselves, which a snapshot needs to remove what it no longer names.
     """
 
-    def __init__(self, directory: Path, *, keep_keys: bool = False, memory_limit: str = "160MB") -> None:
+    def __init__(self, directory: Path, *, keep_keys: bool = False, memory_limit: str = MEMORY_LIMIT) -> None:
         self._directory = directory
         self._keep_keys = keep_keys
         self._duplicates: list[int] | None = None
@@ -132,9 +133,8 @@ class Delta:
             snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
         """
         self._full = full
-        last = self._value("select coalesce(max(row), -1) from noted")
         self._db.execute("delete from outcome")
-        for first in range(0, last + 1, _WINDOW):
+        for first, last in self._windows():
             self._db.execute(
                 f"""
                 insert into outcome
@@ -152,7 +152,7 @@ class Delta:
                     "now": now,
                     "enough": enough,
                     "first": first,
-                    "last": first + _WINDOW - 1,
+                    "last": last,
                 },
             )
 
@@ -173,7 +173,7 @@ class Delta:
         and written since all is.
         """
         found: dict[str, int] = {}
-        for first in range(0, self._value("select coalesce(max(row), -1) from noted") + 1, _WINDOW):
+        for first, last in self._windows():
             counted = self._db.execute(
                 """
                 select case when k.k1 is null or k.removed or k.expires_at <= $now then 'new'
@@ -183,7 +183,7 @@ class Delta:
                 join (from noted where row between $first and $last) n using (row)
                 left join known k using (k1, k2) group by all
                 """,
-                {"now": now, "full": self._full, "first": first, "last": first + _WINDOW - 1, "write": WRITE},
+                {"now": now, "full": self._full, "first": first, "last": last, "write": WRITE},
             ).fetchall()
             for why, count in counted:
                 found[why] = found.get(why, 0) + count
@@ -252,38 +252,42 @@ class Delta:
         self._db.execute("create or replace temp table lost(row bigint)")
         if superseded:
             self._insert("insert into lost select row from chunk", _rows(superseded))
-        self._merge(
-            f"""
-            select n.k1, n.k2, n.digest, $order, if(o.outcome = {UNCHANGED}, o.expires_at, $expires_at), false,
-                n.pk, n.sk
-            from noted n join outcome o using (row)
-            where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (from lost) and not $nothing_written
-            union all
-            select k1, k2, null, $order, $removed_until, true, pk, sk from removal
-            """,
-            {
-                "order": order,
-                "expires_at": expires_at,
-                "removed_until": removed_until,
-                "nothing_written": nothing_written,
-            },
-            now,
+        self._db.execute("delete from merged")
+        for first, last in [] if nothing_written else self._windows():
+            self._db.execute(
+                f"""
+                insert into merged
+                select n.k1, n.k2, n.digest, $order, if(o.outcome = {UNCHANGED}, o.expires_at, $expires_at), false,
+                    n.pk, n.sk
+                from (from noted where row between $first and $last) n
+                join (from outcome where row between $first and $last) o using (row)
+                where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (from lost)
+                """,
+                {"order": order, "expires_at": expires_at, "first": first, "last": last},
+            )
+        self._db.execute(
+            "insert into merged select k1, k2, null, $order, $removed_until, true, pk, sk from removal",
+            {"order": order, "removed_until": removed_until},
         )
+        self._merge_others(now)
 
     def merge_unknown(self, *, expires_at: int, now: float) -> None:
         """Build the fingerprints after a run that began to write and will not close: its bodies may be in the table.
 
         Each item that it names is written by whoever names it next. Nothing was confirmed, so orders stay.
         """
-        self._merge(
-            """
-            select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at),
-                coalesce(k.removed, false), n.pk, n.sk
-            from (from noted where kept) n left join known k using (k1, k2)
-            """,
-            {"expires_at": expires_at},
-            now,
-        )
+        self._db.execute("delete from merged")
+        for first, last in self._windows():
+            self._db.execute(
+                """
+                insert into merged
+                select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at),
+                    coalesce(k.removed, false), n.pk, n.sk
+                from (from noted where kept and row between $first and $last) n left join known k using (k1, k2)
+                """,
+                {"expires_at": expires_at, "first": first, "last": last},
+            )
+        self._merge_others(now)
 
     def export_merged(self, table_id: str) -> Path:
         """Write the merged fingerprints to a Parquet file."""
@@ -294,11 +298,25 @@ class Delta:
         )
         return path
 
-    def _merge(self, newer: str, values: dict[str, object], now: float) -> None:
-        self._db.execute("delete from merged")
-        self._db.execute(f"insert into merged {newer}", values)
-        self._db.execute("insert into merged from known anti join (select k1, k2 from merged) using (k1, k2)")
+    def _merge_others(self, now: float) -> None:
+        """Add what is known of items that are not in `merged` yet, and forget those that have expired."""
+        slices = (
+            1 + self._value("select greatest((select count(*) from known), (select count(*) from merged))") // _WINDOW
+        )
+        for part in range(slices):  # k1 is as good as random
+            self._db.execute(
+                """
+                insert into merged from (from known where k1 % $slices = $part)
+                anti join (select k1, k2 from merged where k1 % $slices = $part) using (k1, k2)
+                """,
+                {"slices": slices, "part": part},
+            )
         self._db.execute("delete from merged where expires_at <= ?", [now])
+
+    def _windows(self) -> Iterator[tuple[int, int]]:
+        """Give the first and last rows of what is worked on at once."""
+        for first in range(0, self._value("select coalesce(max(row), -1) from noted") + 1, _WINDOW):
+            yield first, first + _WINDOW - 1
 
     def _insert(self, sql: str, chunk: pa.Table) -> None:
         self._db.register("chunk", chunk)

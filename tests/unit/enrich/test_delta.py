@@ -21,8 +21,9 @@ DAY = 86_400
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> SmallShop:
-    """Yesterday's output was run, and what it wrote was looked at."""
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallShop:
+    """Two rows are worked on at once; yesterday's output was run, and what it wrote was looked at."""
+    monkeypatch.setattr(delta, "_WINDOW", 2)
     found = SmallShop(tmp_path)
     assert found.run(ROWS, day=1).counts == Counts(written=3)
     assert found.written() == ALL
@@ -80,10 +81,10 @@ def replaced_table(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_format(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta, "FORMAT", "0")
-    shop.run(ROWS)  # as an earlier release would have left them
+    with monkeypatch.context() as patch:
+        patch.setattr(delta, "FORMAT", "0")
+        shop.run(ROWS)  # as an earlier release would have left them
     shop.written()
-    monkeypatch.undo()
 
 
 def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,13 +94,12 @@ def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_run_that_did_not_close(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """It began to write, the table refused, and then its object was deleted: nobody knows what it wrote."""
-    monkeypatch.setattr("enrich.run.Budget", lambda *_: Budget(tries=2))
-    shop.table._fault = lambda _: refuse("ProvisionedThroughputExceededException")
-    with pytest.raises(Stopped):
-        shop.run({**ROWS, "units": [7.0, 8.0, 9.0]})
+    with monkeypatch.context() as patch:
+        patch.setattr("enrich.run.Budget", lambda *_: Budget(tries=2))
+        patch.setattr(shop.table, "_fault", lambda _: refuse("ProvisionedThroughputExceededException"))
+        with pytest.raises(Stopped):
+            shop.run({**ROWS, "units": [7.0, 8.0, 9.0]})
     assert shop.ledger.get_state("stock").open_run == 2
-    monkeypatch.undo()
-    shop.table._fault = lambda _: None
     del shop.s3.objects[SETTINGS.outputs, shop.key()]
     shop.world.sleep(DAY)
 
