@@ -24,7 +24,7 @@ from enrich.part import Part
 from enrich.text import BadText, read_csv, read_lines
 from enrich.unpack import Damaged
 
-CHUNK_ROWS = 50_000
+CHUNK_ROWS = 32_000
 CHUNK_BYTES = 32 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
