@@ -11,6 +11,10 @@ from serve.datasets import SERVED
 
 API = {"Ref": "Api"}
 STAGE = {"Ref": "Api.Stage"}
+ALIAS = {
+    "DNSName": {"Fn::GetAtt": ["Domain", "RegionalDomainName"]},
+    "HostedZoneId": {"Fn::GetAtt": ["Domain", "RegionalHostedZoneId"]},
+}
 BASE_URL = {"Fn::GetAtt": ["BaseUrlParameter", "Value"]}
 PUBLISHED = {
     "ServiceToken": {"Fn::GetAtt": ["PublishFunction", "Arn"]},
@@ -34,6 +38,8 @@ def consumers_are_bounded(template: Template) -> Iterator[str]:
     bounds = (settings.get("ThrottlingRateLimit"), settings.get("ThrottlingBurstLimit"))
     if bounds != ({"Ref": "ThrottleRate"}, {"Ref": "ThrottleBurst"}):
         yield "Api: is not throttled by ThrottleRate and ThrottleBurst"
+    if api.get("ApiKeySourceType", "HEADER") != "HEADER":
+        yield "Api: takes API keys from elsewhere than x-api-key"
     if api.get("Auth") != {"ApiKeyRequired": {"Ref": "ApiKeys"}}:
         yield "Api: does not ask for an API key where ApiKeys says so, or asks for more"
     if plan.get("ApiStages") != [{"ApiId": API, "Stage": STAGE}]:
@@ -58,6 +64,9 @@ def address_leads_to_the_stage(template: Template) -> Iterator[str]:
     kinds = [get(resources["Api"]["Properties"], "EndpointConfiguration", "Type")]
     if kinds + (get(domain, "EndpointConfiguration", "Types") or []) != ["REGIONAL"] * 2:
         yield "Domain: a regional certificate is for a regional API behind a regional domain"
+    record = resources["DomainRecord"]["Properties"]
+    if (record["Name"], record["AliasTarget"]) != ({"Ref": "DomainName"}, ALIAS):
+        yield "DomainRecord: does not lead to the domain"
     told = get(resources["BaseUrlParameter"]["Properties"], "Value", "Fn::If") or ["", {}, {}]
     address = "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}/live/v1"
     if told != ["HasDomain", {"Fn::Sub": "https://${DomainName}/v1"}, {"Fn::Sub": address}]:

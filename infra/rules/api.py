@@ -57,6 +57,8 @@ def functions_can_start(template: Template) -> Iterator[str]:
             yield f"{name}: is not traced"
         if set(function) & {"FunctionUrlConfig", "Events"}:
             yield f"{name}: can be called past the gateway, the queue and the schedules"
+        if set(function) & {"Layers", "VpcConfig", "FileSystemConfigs"}:
+            yield f"{name}: needs more than its bundle, and starts more slowly"
         if "ReservedConcurrentExecutions" in function:
             yield f"{name}: with reserved concurrency a throttled poll costs a receive, a throttled request is a 500"
 
@@ -81,8 +83,8 @@ def functions_know_their_places(template: Template) -> Iterator[str]:
 def serve_answers_in_time(template: Template) -> Iterator[str]:
     """The gateway waits 29 s; consumers reach serve through an alias, so that a bad version can be taken back."""
     serve = functions(template)["ServeFunction"]
-    if serve["Timeout"] >= 29:
-        yield "ServeFunction: the gateway has given up by then"
+    if not 5 <= serve["Timeout"] < 29:
+        yield "ServeFunction: a cold start with its keys takes seconds, and after 29 the gateway has given up"
     if serve.get("AutoPublishAlias") != "live":
         yield "ServeFunction: has no alias live"
     guards = [one.get("Ref") for one in get(serve, "DeploymentPreference", "Alarms") or []]

@@ -8,6 +8,7 @@ from infra.rules.look import Rule, by_type, default, functions, get
 from infra.translate import Template
 from serve.item import EXPIRES_AT, PK, SK
 
+ALWAYS = {"Bucket": "OnAws", "OutputsBucket": "CreatesOutputsBucketOnAws"}  # the stand-in speaks plain HTTP
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
 
 
@@ -72,6 +73,8 @@ def buckets_are_shut(template: Template) -> Iterator[str]:
             yield f"{name}: objects can have access lists and owners of their own"
         denied = get(policies.get(name), "PolicyDocument", "Statement") or []
         tls = [one for one in denied if one["Effect"] == "Deny" and one["Action"] == "s3:*" and one["Principal"] == "*"]
+        if template["Resources"].get(f"{name}Policy", {}).get("Condition") != ALWAYS[name]:
+            yield f"{name}Policy: is not always there"
         conditions = [get(one, "Condition", "Bool", "aws:SecureTransport") for one in tls]
         covered = [{"Fn::GetAtt": [name, "Arn"]}, {"Fn::Sub": f"${{{name}.Arn}}/*"}]
         if conditions != ["false"] or tls[0]["Resource"] != covered:

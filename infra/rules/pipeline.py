@@ -31,6 +31,8 @@ def queue_outlasts_the_function(template: Template) -> Iterator[str]:
         yield "the queue's failures do not go to DeadLetters"
     if queue["MessageRetentionPeriod"] < 86400:
         yield f"a message is forgotten after {queue['MessageRetentionPeriod']} s, before anybody can mend anything"
+    if "RedrivePolicy" in letters:
+        yield "dead letters go on to somewhere"
     if letters["MessageRetentionPeriod"] <= queue["MessageRetentionPeriod"]:
         yield "a dead letter keeps the age of its message, and has to be kept longer"
 
@@ -44,6 +46,10 @@ def mapping_hands_over_one_message(template: Template) -> Iterator[str]:
         yield "without ReportBatchItemFailures a failed message counts as done"
     if not get(mapping, "ScalingConfig", "MaximumConcurrency"):
         yield "nothing bounds how many calls run at once"
+    if {"FilterCriteria", "MaximumBatchingWindowInSeconds"} & set(mapping) or "DelaySeconds" in template["Resources"][
+        "Queue"
+    ]["Properties"]:
+        yield "messages are left lying, or wait"
     if mapping.get("Enabled") is False:
         yield "the mapping is switched off"
     ends = (mapping["EventSourceArn"], mapping["FunctionName"])
@@ -117,8 +123,8 @@ def schedules_reach_their_targets(template: Template) -> Iterator[str]:
         ends = (schedule["Target"]["Arn"], schedule["Target"]["RoleArn"])
         if ends != ({"Fn::GetAtt": [target, "Arn"]}, {"Fn::GetAtt": [f"{name}Role", "Arn"]}):
             yield f"{name}: does not wake {target} with its own role"
-        if schedule.get("State", "ENABLED") != "ENABLED":
-            yield f"{name}: is switched off"
+        if schedule.get("State", "ENABLED") != "ENABLED" or schedule["FlexibleTimeWindow"] != {"Mode": "OFF"}:
+            yield f"{name}: is switched off, or comes when it likes"
         period = template["Resources"][alarm]["Properties"]["Period"]
         if (_seconds(default(template, schedule["ScheduleExpression"])) or period) > period:
             yield f"{name}: {alarm} would take the time between two of its calls for silence"
