@@ -13,23 +13,9 @@ import duckdb
 
 from enrich.dataset import Body, Dataset, FromColumn, name_place
 from enrich.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
-from enrich.render import Kind, Policy, Unrenderable, identifier, render
+from enrich.render import INTEGERS, Kind, Policy, Unrenderable, identifier, render
 
-_KEY_KINDS = {
-    *("varchar", "enum", "uuid", "date"),
-    *(
-        "tinyint",
-        "smallint",
-        "integer",
-        "bigint",
-        "hugeint",
-        "utinyint",
-        "usmallint",
-        "uinteger",
-        "ubigint",
-        "uhugeint",
-    ),
-}
+_KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
 
 @dataclass(frozen=True, slots=True)

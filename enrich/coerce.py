@@ -18,26 +18,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enrich.render import Kind, identifier, literal
+from enrich.render import INTEGERS, TIMESTAMPS, Kind, identifier, literal
 
-_INTEGERS = {
-    "tinyint",
-    "smallint",
-    "integer",
-    "bigint",
-    "hugeint",
-    "utinyint",
-    "usmallint",
-    "uinteger",
-    "ubigint",
-    "uhugeint",
-}
 _FLOATS = {"float", "double"}
-_STAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"}
 _TEXTS = {"varchar", "enum"}
 _NESTED = {"struct", "list", "array", "map"}
 _FROM_TEXT = (
-    _INTEGERS
+    INTEGERS
     | _FLOATS
     | _TEXTS
     | {"decimal", "boolean", "date", "time", "timestamp", "timestamp with time zone", "uuid", "blob"}
@@ -65,7 +52,7 @@ def coerce_typed(name: str, actual: Kind, declared: Kind) -> Coerced | None:
     if not _is_same_kind(actual, declared):
         return None
     taken = f"try_cast({column} as {declared})"
-    if actual.id in _FLOATS and declared.id in _INTEGERS:
+    if actual.id in _FLOATS and declared.id in INTEGERS:
         taken = f"case when {column} = trunc({column}) then {taken} end"
     return Coerced(taken, f"({column} is not null and {taken} is null)")
 
@@ -78,7 +65,7 @@ def coerce_text(column: str, declared: Kind) -> Coerced | None:
     if kind == "varchar" and str(declared) != "JSON":
         return Coerced(column)
     taken = f"try_cast({column} as {declared})"
-    if kind in _INTEGERS:
+    if kind in INTEGERS:
         taken = f"case when regexp_full_match({column}, '\\s*[+-]?[0-9]+(\\.0*)?\\s*') then {taken} end"
     elif kind == "date":
         taken = f"case when regexp_full_match({column}, '\\s*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\\s*') then {taken} end"
@@ -106,8 +93,8 @@ def _is_same_kind(actual: Kind, declared: Kind) -> bool:
         return (a == d) or {a, d} == {"list", "array"}
     if a in _TEXTS:
         return d in _TEXTS | {"uuid"}
-    numbers = _INTEGERS | _FLOATS | {"decimal"}
-    return (a in numbers and d in numbers) or (a in _STAMPS and d in _STAMPS) or a == d
+    numbers = INTEGERS | _FLOATS | {"decimal"}
+    return (a in numbers and d in numbers) or (a in TIMESTAMPS and d in TIMESTAMPS) or a == d
 
 
 def _structure(kind: Kind) -> str:

@@ -7,24 +7,9 @@ from collections.abc import Mapping
 import orjson
 
 from enrich.chunk import LINE, PROBLEM
-from enrich.render import Kind, concat, identifier, render_label, render_object
+from enrich.render import INTEGERS, Kind, concat, identifier, render_label, render_object
 
-_NATURAL = {
-    *("boolean", "varchar"),
-    *(
-        "tinyint",
-        "smallint",
-        "integer",
-        "bigint",
-        "hugeint",
-        "utinyint",
-        "usmallint",
-        "uinteger",
-        "ubigint",
-        "uhugeint",
-    ),
-    *("struct", "list", "array", "map", "null"),
-}
+_NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
 
 
 def render_original(kinds: Mapping[str, Kind]) -> str:

@@ -33,10 +33,12 @@ NOT_A_NUMBER = "not-a-number"
 LARGE_INTEGER = "large-integer"
 BAD_VALUE = "bad-value"
 
-_SMALL_INTEGERS = {"tinyint", "smallint", "integer", "utinyint", "usmallint", "uinteger"}
-_LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
-_TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"}
-_MAP_KEYS = _SMALL_INTEGERS | _LARGE_INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
+# DuckDB's types, by name
+SMALL_INTEGERS = {"tinyint", "smallint", "integer", "utinyint", "usmallint", "uinteger"}
+LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
+INTEGERS = SMALL_INTEGERS | LARGE_INTEGERS
+TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"}
+_MAP_KEYS = INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
 _REMEDIES = {
     "interval": "turn it into a number, with epoch(...) say",
     "time with time zone": "cast it to time or to varchar",
@@ -105,9 +107,9 @@ def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) ->
     text = f"cast({value} as varchar)"
     if name in {"float", "double"}:
         return Rendered(text, (Check(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
-    if name in _LARGE_INTEGERS:
+    if name in LARGE_INTEGERS:
         return _render_large(value, policy)
-    if name in _SMALL_INTEGERS | {"boolean", "bignum"}:
+    if name in SMALL_INTEGERS | {"boolean", "bignum"}:
         return Rendered(text)
     if name == "decimal":
         scale = dict(kind.children)["scale"]
@@ -120,7 +122,7 @@ def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) ->
         return Rendered(f"('\"' || {text} || '\"')")
     if name == "blob":
         return Rendered(f"('\"' || base64({value}) || '\"')")
-    if name == "date" or name in _TIMESTAMPS:
+    if name == "date" or name in TIMESTAMPS:
         return _render_instant(value, name)
     if name == "null":
         return Rendered("cast(null as varchar)")

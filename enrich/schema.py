@@ -16,18 +16,16 @@ from enrich.check import parse_query
 from enrich.dataset import Dataset, name_place
 from enrich.expressions import DatasetMistakes, parse_tree
 from enrich.nulls import find_never_null, is_never_null
-from enrich.render import Kind, Policy
+from enrich.render import LARGE_INTEGERS, SMALL_INTEGERS, Kind, Policy
 
 Schema = dict[str, Any]
 UNKNOWN = "TODO say what it is"
 
 _GUESSES = ("varchar", "double", "bigint", "timestamp", "date", "boolean", "timestamptz")
-_INTEGERS = {"tinyint", "smallint", "integer", "utinyint", "usmallint", "uinteger", "bignum"}
-_LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
 _INSTANT = {"type": "string", "format": "date-time"}
 _TEXT, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
 _SCALARS: dict[str, Schema] = {
-    **dict.fromkeys(_INTEGERS, _INTEGER),
+    **dict.fromkeys(SMALL_INTEGERS | {"bignum"}, _INTEGER),
     "float": _NUMBER,
     "double": _NUMBER,
     "decimal": _NUMBER,
@@ -168,7 +166,7 @@ def _of_kind(kind: Kind, policy: Policy) -> Schema:
     name = kind.id
     if str(kind).upper() == "JSON":
         return {}
-    if name in _LARGE_INTEGERS:
+    if name in LARGE_INTEGERS:
         return {"type": "string" if policy.large_integers == "string" else "integer"}
     if name == "enum":
         return {"type": "string", "enum": list(dict(kind.children)["values"])}
