@@ -77,7 +77,8 @@ def _panel(widget: Widget, width: int, span: tuple[float, float]) -> str:
         for is_right, anchor, x in ((False, "end", left - 6), (True, "start", right + 6)):
             if any(line.is_right is is_right for line in widget.lines):
                 parts.append(_text(x, y + 4, _number(scales[is_right] * step / 4), anchor=anchor))
-    for minute in range(int((end - begin) // 60) + 1):
+    minutes = int((end - begin) // 60)
+    for minute in range(0, minutes + 1, max(1, math.ceil(minutes / 6))):
         at = left + (right - left) * minute * 60 / max(end - begin, 1)
         parts.append(_text(at, bottom + 15, f"{minute} min", anchor="middle"))
     for number, line in enumerate(widget.lines):
