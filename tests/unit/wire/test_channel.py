@@ -1,85 +1,22 @@
 """Connections of the reading side: whom they trust, how long they wait for a name, when they are used again."""
 
-import datetime
-import ipaddress
 import os
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.unit.wire.faulty_server import FaultyServer, answer, raw
+from tests.unit.wire.tls_server import UNTRUSTED, issue, tls_server
 from wire.channel import open_channel, tls_context
 from wire.client import Client, Limits
 from wire.endpoint import Endpoint
 from wire.errors import Unavailable
 
 QUICK = Limits(connect=1.0, attempt=0.5, budget=2.0, tries=1)
-DAY = datetime.timedelta(days=1)
-
-
-class Issued(NamedTuple):
-    """A certificate that signed itself, and its key, in one PEM file."""
-
-    path: Path
-
-
-def issue(folder: Path, name: str, *, age: datetime.timedelta = datetime.timedelta()) -> Issued:
-    """Issue a certificate for a host, valid for a day from a day before `age` ago."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    begins = datetime.datetime.now(datetime.UTC) - age - DAY / 2
-    alternative: Any = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begins, begins + DAY)
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / f"{name}-{age.days}.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return Issued(path)
-
-
-@contextmanager
-def tls_server(issued: Issued) -> Iterator[Endpoint]:
-    """Answer every request over TLS with `{}`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.path)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve(connection: socket.socket) -> None:
-        try:
-            with context.wrap_socket(connection, server_side=True) as peer:
-                while peer.recv(65536):
-                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        except OSError:
-            pass
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    with listener:
-        yield Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
 
 
 def get(endpoint: Endpoint) -> bytes:
@@ -95,13 +32,6 @@ def test_a_trusted_server_is_asked_over_one_connection(tmp_path: Path, monkeypat
         client = Client(endpoint, None, QUICK)
         assert [client.call("GET", "/").body for _ in range(3)] == [b"{}"] * 3
         assert len(client._idle) == 1
-
-
-UNTRUSTED: dict[str, Callable[[Path], tuple[Issued, Issued]]] = {
-    "another issuer": lambda folder: (issue(folder, "127.0.0.1"), issue(folder, "localhost")),
-    "another host": lambda folder: (issue(folder, "example.com"),) * 2,
-    "expired": lambda folder: (issue(folder, "127.0.0.1", age=2 * DAY),) * 2,
-}
 
 
 @pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.unit.wire.faulty_server import (
     silence,
     then_closed,
 )
+from tests.unit.wire.tls_server import UNTRUSTED, issue, tls_server
 from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
@@ -169,6 +171,28 @@ def test_stalled_tls_handshake_is_given_up() -> None:
         transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=0.3)
         transport.send(TARGET, b"1")
         assert "in time" in str(collect(transport, 1, patience=3.0)[1])
+
+
+def test_many_requests_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handshakes, tickets and requests of many records go on side by side without waiting."""
+    issued = issue(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path))
+    with tls_server(issued) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=10)
+        for size in (1, 20_000, 8_000_000, 20_000) * 10:
+            transport.send(TARGET, b"x" * size)
+        assert {got.status for got in collect(transport, 40, patience=30.0).values()} == {200}
+
+
+@pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
+def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another issuer, another host's certificate, an expired one: the request is reported, and why."""
+    served, trusted = make(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(trusted.path))
+    with tls_server(served) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=1)
+        handle = transport.send(TARGET, b"1")
+        assert "CERTIFICATE_VERIFY_FAILED" in str(collect(transport, 1)[handle])
 
 
 def test_missing_credentials_are_reported() -> None:
