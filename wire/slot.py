@@ -8,6 +8,7 @@ import socket
 import ssl
 from enum import Enum, auto
 from selectors import EVENT_WRITE, BaseSelector
+from typing import Any
 
 from wire.answer import Answer
 from wire.channel import look_up
@@ -15,6 +16,7 @@ from wire.endpoint import Endpoint
 
 # A request of 25 items goes into the system's buffer at once, so that it leaves while something else is computed.
 _SEND_BUFFER = 256 * 1024
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _ADDRESSES_LAST = 60.0  # seconds for which further connections use what was looked up
 
@@ -29,16 +31,16 @@ class State(Enum):
 
 
 class Addresses:
-    """Where a service answers; every connection is made to the next of its addresses."""
+    """Where a service answers. Connections are made to the first of its addresses at which that works."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self._endpoint = endpoint
         self._timeout = timeout
-        self._found: list[tuple[socket.AddressFamily, tuple[str | int, ...]]] = []
+        self._found: list[Address] = []
+        self._failed: set[Address] = set()
         self._until = 0.0
-        self._turn = 0
 
-    def connect(self, now: float) -> socket.socket:
+    def connect(self, now: float) -> tuple[socket.socket, Address]:
         """Begin to connect; how that went is told when the socket becomes writable.
 
         Raises:
@@ -50,28 +52,39 @@ class Addresses:
             except TimeoutError:
                 raise TimeoutError("its name was not looked up in time") from None
             self._until = now + _ADDRESSES_LAST
-        self._turn += 1
-        family, address = self._found[self._turn % len(self._found)]
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        code = connection.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
+            self._failed.clear()
+        while True:
+            address = next(each for each in self._found if each not in self._failed)
+            connection = socket.socket(address[0], socket.SOCK_STREAM)
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            code = connection.connect_ex(address[1])
+            if code in (0, errno.EINPROGRESS):
+                return connection, address
             connection.close()
-            raise OSError(code, os.strerror(code))
-        return connection
+            if self.fail(address):
+                raise OSError(code, os.strerror(code))
+
+    def fail(self, address: Address) -> bool:
+        """Note that no connection came about; return whether that holds for all addresses now, which begins anew."""
+        self._failed.add(address)
+        if not self._failed.issuperset(self._found):
+            return False
+        self._failed.clear()
+        return True
 
 
 class Slot:
     """A connection and the exchange on it; `handle`, `answer` and `unsent` are those of the exchange under way."""
 
-    __slots__ = ("_watched", "answer", "connection", "expires", "handle", "idle_since", "state", "unsent")
+    __slots__ = ("_watched", "address", "answer", "connection", "expires", "handle", "idle_since", "state", "unsent")
 
     answer: Answer
 
-    def __init__(self, connection: socket.socket, expires: float) -> None:
+    def __init__(self, connection: socket.socket, address: Address, expires: float) -> None:
         self.connection = connection
+        self.address = address
         self.state = State.CONNECTING
         self.expires = expires
         self.handle = 0

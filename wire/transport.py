@@ -123,7 +123,7 @@ class Transport:
     def _open(self) -> None:
         now = self._clock()
         try:
-            slot = Slot(self._addresses.connect(now), now + self._connect_timeout)
+            slot = Slot(*self._addresses.connect(now), now + self._connect_timeout)
         except OSError as error:
             while self._waiting:  # what holds for one holds for all
                 self._give_up(error)
@@ -150,8 +150,7 @@ class Transport:
         except ssl.SSLWantWriteError:
             slot.watch(self._selector, selectors.EVENT_WRITE)
         except OSError as error:
-            self._drop(slot)
-            self._give_up(error)
+            self._lose(slot, error)
         else:
             self._connecting -= 1
             self._rest(slot)
@@ -221,6 +220,12 @@ class Transport:
         self._reports.append((slot.handle, TransportError(message)))
         self._drop(slot)
 
+    def _lose(self, slot: Slot, error: OSError) -> None:
+        """Drop a connection that did not come about; a request learns of it when no other address is left to try."""
+        self._drop(slot)
+        if self._addresses.fail(slot.address):
+            self._give_up(error)
+
     def _give_up(self, error: OSError) -> None:
         """Report the request that has waited longest, if any still does, for a connection that was not made."""
         if self._waiting:
@@ -233,8 +238,7 @@ class Transport:
             if slot.state is State.BUSY:
                 self._fail(slot, f"no answer within {self.timeout} s")
             else:
-                self._drop(slot)
-                self._give_up(TimeoutError("not in time"))
+                self._lose(slot, TimeoutError("not in time"))
 
     def _drop(self, slot: Slot) -> None:
         if slot.state is State.IDLE:

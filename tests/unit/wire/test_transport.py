@@ -24,7 +24,7 @@ from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
 from wire.sigv4 import Credentials
-from wire.slot import Addresses
+from wire.slot import Address, Addresses
 from wire.transport import Transport
 
 KEYS = Credentials("AKIDEXAMPLE", "secret")
@@ -164,6 +164,23 @@ def test_each_request_learns_that_nobody_listens() -> None:
     assert all(isinstance(got, TransportError) for got in collect(transport, 5).values())
 
 
+def test_another_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of a service's addresses refuses and another has no way to it, no request learns of either."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = listener.getsockname()
+    with FaultyServer(answer()) as server:
+        found = [
+            (socket.AF_INET, ("255.255.255.255", 1)),  # a broadcast address: refused by the system at once
+            (socket.AF_INET, refusing),
+            (socket.AF_INET, ("127.0.0.1", server.port)),
+        ]
+        monkeypatch.setattr("wire.slot.look_up", lambda *_: found)
+        transport = transport_to(server, connections=8)
+        for n in range(20):
+            transport.send(TARGET, b"%d" % n)
+        assert {getattr(got, "status", got) for got in collect(transport, 20).values()} == {200}
+
+
 def test_stalled_tls_handshake_is_given_up() -> None:
     """A server that says nothing in the handshake costs one connect time-out, and its request is reported."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -221,9 +238,10 @@ def test_connections_do_not_wait_for_acknowledgements(monkeypatch: pytest.Monkey
     made: list[socket.socket] = []
     connect = Addresses.connect
 
-    def keep(addresses: Addresses, now: float) -> socket.socket:
-        made.append(connect(addresses, now))
-        return made[-1]
+    def keep(addresses: Addresses, now: float) -> tuple[socket.socket, Address]:
+        connection, address = connect(addresses, now)
+        made.append(connection)
+        return connection, address
 
     monkeypatch.setattr(Addresses, "connect", keep)
     with FaultyServer(answer()) as server:
