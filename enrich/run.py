@@ -100,7 +100,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     base = active.run.base if opened else active.lease.state.fingerprints
     told = read_fingerprints(active, delta, base, table_id)
     if opened and (told is Told.NOTHING or active.run.table_id != table_id):
-        _reopen(active, f"{base} {table_id}")
+        _reopen(active, delta, f"{base} {table_id}", table_id)
     if not opened:
         _doubt(active, told, f"{base} {table_id}")
         _open(active, table_id, None if told is Told.NOTHING else base)
@@ -143,10 +143,10 @@ def _doubt(active: Active, told: Told, rebuilt: str) -> None:
     raise Doubtful(rebuilt)
 
 
-def _reopen(active: Active, rebuilt: str) -> None:
+def _reopen(active: Active, delta: Delta, rebuilt: str, table_id: str) -> None:
     """Begin to write anew: what all decisions of this run rested on was lost under way."""
     active.save(
-        dataset_state={"open_run": None},
+        dataset_state={"open_run": None, **_write_doubt(active, delta, table_id)},
         state="pending",
         stage="write",
         next_row=0,
@@ -157,6 +157,12 @@ def _reopen(active: Active, rebuilt: str) -> None:
         table_id=None,
     )
     raise Doubtful(rebuilt)
+
+
+def _write_doubt(active: Active, delta: Delta, table_id: str) -> dict[str, Any]:
+    """Let the fingerprints tell that any body of this run may be in the table; return what of the state changes."""
+    delta.merge_unknown(expires_at=active.run.expires_at or 0, now=active.edges.clock.now())
+    return {"fingerprints": write_fingerprints(active, delta, table_id), "table_id": table_id}
 
 
 def _open(active: Active, table_id: str, base: str | None) -> None:
@@ -252,9 +258,7 @@ def _close_early(active: Active, state: str, error: str) -> Run:
             delta.duplicates()
             table_id = fetch_table_id(active.edges)
             read_fingerprints(active, delta, active.run.base, table_id)
-            delta.merge_unknown(expires_at=active.run.expires_at or 0, now=active.edges.clock.now())
-            fingerprints = write_fingerprints(active, delta, table_id)
-            changes = {"open_run": None, "fingerprints": fingerprints, "table_id": table_id}
+            changes = {"open_run": None, **_write_doubt(active, delta, table_id)}
     active.save(
         Delete(active.pending),
         dataset_state=changes,
