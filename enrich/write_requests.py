@@ -27,9 +27,9 @@ GOLDEN = (5**0.5 - 1) / 2
 # 4,000 took 67), and less than these bytes.
 BLOCK_ROWS = 250
 BLOCK_BYTES = 8 * 1024 * 1024
-# A body is gzipped where that saves a write unit, so never while the item fits into one. Measured for JSON of 1 to
-# 16 KB: 8 to 16 us at level 1, within 10 % of level 6's size for two to three times the time; one unit costs what 20 ms
-# of a Lambda cost.
+# A body is gzipped where that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
+# 300 KB (tests/bench/gzip_threshold.py): at level 1 what is saved is worth 300 to 5,000 times the CPU (30 to 90 us up
+# to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above for two to three times the time.
 GZIP_LEVEL = 1
 
 

@@ -1,7 +1,7 @@
 """`python -m tests.bench.memory [--rows N...] [--json FILE]`: peak RSS of whole runs over generated outputs.
 
 Parquet (more than 1 GB for 10 million rows) and gzip CSV, written to the null endpoint; a run each in its own process.
-The second run over the same rows holds fingerprints of all of them.
+With `BENCH_RUNS=2` each runs twice, the second time with fingerprints of all rows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Any
 
 import duckdb
 
+from enrich.delta import MEMORY_LIMIT
 from tests.bench.write_setup import BENCH, ROOT, build_env, interpreter, null_endpoint
 
 FOLDER = BENCH / "memory"
 LIMIT_MB = 512
+INDEX_MB = int(MEMORY_LIMIT.removesuffix("MB"))  # of what must be known of all rows; then it spills
 FORMATS = {"parquet": "format parquet, compression snappy", "csv.gz": "format csv, compression gzip, header true"}
 
 
@@ -70,6 +72,13 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"memory": results}, indent=1))
     if (worst := max(one["peak_rss_mb"] for one in results)) > LIMIT_MB:
         raise SystemExit(f"a run took {worst} MB, more than {LIMIT_MB}")
+    few, many = min(arguments.rows), max(arguments.rows)
+    for suffix in arguments.formats:
+        peaks = {one["rows"]: one["peak_rss_mb"] for one in results if one["format"] == suffix}
+        growth = peaks[many] - peaks[few]
+        print(f"{suffix}: {growth} MB more for {many:,} rows than for {few:,}; the key index may take {INDEX_MB}")
+        if growth > INDEX_MB:
+            raise SystemExit("that is more")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""One run over a generated output in a process of its own: `FILE FORMAT`; stages, CPU and peak RSS go out as JSON."""
+"""One run over a generated output in a process of its own: `FILE FORMAT METADATA [SHAPE]`.
+
+Stages, CPU and peak RSS go out as JSON.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +36,41 @@ def build_dataset(file_format: str) -> Dataset:
         subject=["shop"],
         prediction_id="sku",
         body={"sku": "sku", "title": "products.title", "units": "round(units, 3)", "note": "note"},
+    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows, and of each column its type and the SQL that makes it of a row number `i`."""
+
+    rows: int
+    columns: Mapping[str, tuple[str, str]]
+    formats: tuple[str, ...] = ("parquet", "csv.gz")
+
+
+_NESTED = "{'a': {'b': {'c': {'d': {'e': {'f': [{'g': i, 'h': [i, i + 1]}, {'g': -i, 'h': []}]}}}}}}"
+_NESTED_TYPE = "struct(a struct(b struct(c struct(d struct(e struct(f struct(g bigint, h bigint[])[]))))))"
+# 200 KB of which gzip makes 100, as of no text that repeats itself
+_TEXT = "array_to_string(list_transform(range(6250), lambda n: md5((i * 6250 + n)::varchar)), '')"
+SHAPES = {
+    "columns": Shape(200_000, {f"c{n}": ("bigint", f"i * {n + 1}") for n in range(50)}),
+    "text": Shape(2_000, {"text": ("varchar", _TEXT)}),
+    "nested": Shape(200_000, {"deep": (_NESTED_TYPE, _NESTED)}, ("parquet",)),
+    "narrow": Shape(2_000_000, {"n": ("integer", "i % 100000")}),
+}
+
+
+def build_shape(name: str, file_format: str) -> Dataset:
+    """Build the dataset of a shape: each column is a member of the body."""
+    columns = {"id": "bigint", **{column: kind for column, (kind, _) in SHAPES[name].columns.items()}}
+    return Dataset(
+        served=Served(name="shapes", subject=("half",), scope="shapes:read"),
+        source=Source(prefix="shapes/", format="parquet" if file_format == "parquet" else "csv", columns=columns),
+        as_of=FromKey("day={}"),
+        ttl=timedelta(days=7),
+        subject=["id % 2"],
+        prediction_id="id",
+        body={column: column for column in SHAPES[name].columns},
     )
 
 
@@ -62,13 +101,15 @@ def main() -> None:
     file, file_format, metadata = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     peaks = Peaks()
     with tempfile.TemporaryDirectory(dir=file.parent) as name:
-        edges, s3 = open_edges(Path(name), metadata, dataset=build_dataset(file_format))
+        shape = sys.argv[4:]
+        dataset = build_shape(shape[0], file_format) if shape else build_dataset(file_format)
+        edges, s3 = open_edges(Path(name), metadata, dataset=dataset)
         edges = replace(edges, progress=peaks)
         suffix = ".parquet" if file_format == "parquet" else ".csv.gz"
         counts = []
         cpu, wall = time.process_time(), time.perf_counter()
         for part in range(int(os.environ.get("BENCH_RUNS", "1"))):
-            object_key = f"stock/day={datetime.now(UTC).date()}/part-{part}{suffix}"
+            object_key = f"{dataset.source.prefix}day={datetime.now(UTC).date()}/part-{part}{suffix}"
             s3.link(file.resolve(), edges.settings.outputs, object_key)
             taken = take_arrived(edges, edges.settings.outputs, object_key)
             assert taken is not None
