@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer
-from wire.client import Client
+from wire.client import Client, Limits
 from wire.credentials import find_source
+from wire.errors import NoCredentials
 
 AWAY = {
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -97,3 +99,18 @@ def test_credentials_that_expire_are_refreshed(container: Any) -> None:
             client.send("T.GetItem", b"{}")
     assert keys_used(server)[-1] == "AKID2"
     assert len(container.tokens) == 2
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["nothing found", "without boto3"])
+def test_no_credentials_anywhere_are_unavailable(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment or a profile, or no boto3 to look there: the request is not sent, and it says so."""
+    for name in SET:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    if not there:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+    with FaultyServer() as server:
+        with pytest.raises(NoCredentials, match="no AWS credentials in the environment"):
+            Client(server.endpoint(), find_source({}), Limits(tries=1)).send("T.GetItem", b"{}")
+        assert server.seen == []
