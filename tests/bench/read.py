@@ -101,6 +101,10 @@ def print_tables(found: dict[str, Any]) -> None:
         for row in rows:
             times = "".join(f"{row[column] / rows[0][column]:9.1f}" for column in ("cpu_us", "p50_us"))
             print(f"{row[name]:34}" + "".join(f"{row[column]:13,.0f}" for column in columns) + times)
+    handlers = {row["reader"]: row["p50_us"] for row in found["handlers"]}
+    for row in found["servers"]:
+        if "larder" in handlers and row["server"].startswith("feast"):
+            print(f"{row['server']}'s p50 is {row['p50_us'] / handlers['larder']:.1f} times that of our handler")
     print("what of our request's CPU is whose, µs")
     for what, figure in found["shares_cpu_us"].items():
         print(f"  {what:32}{figure:13,.0f}")
