@@ -25,7 +25,7 @@ from enrich.text import BadText, read_csv, read_lines
 from enrich.unpack import Damaged
 
 CHUNK_ROWS = 32_000
-CHUNK_BYTES = 8 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it; rendering takes ten times as much
+CHUNK_BYTES = 8 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it; rendering takes many times that
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
 OpenPart = Callable[[Part], Any]  # gives a seekable binary file
