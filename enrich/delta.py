@@ -199,23 +199,30 @@ class Delta:
         if withdrawn is not None:
             chosen = """n.k1 is not null and (k."order" = '' or list_contains($by, k."order"))"""
             values = {"by": list(withdrawn.orders)}
-        named = "(select distinct k1, k2, pk, sk from noted) n"
         self._db.execute(
-            f"""
-            create or replace table removal as
-            select k1, k2, coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
-            from known k left join {named} using (k1, k2)
-            where k."order" < $order and not k.removed and k.expires_at > $now and {chosen}
-            """,
-            {"order": order, "now": now, **values},
+            "create or replace temp table found(k1 ubigint, k2 ubigint, pk varchar, sk varchar, expires_at bigint)"
         )
-        if withdrawn is not None and withdrawn.expires_at > now:  # fingerprints that were lost may have told of them
+        for mine in self._slices("known", "noted"):
+            named = f"(select distinct k1, k2, pk, sk from noted where {mine}) n"
             self._db.execute(
-                f"insert into removal select k1, k2, pk, sk, ? from {named} anti join known using (k1, k2)",
-                [withdrawn.expires_at],
+                f"""
+                insert into found
+                select k1, k2, coalesce(k.pk, n.pk), coalesce(k.sk, n.sk), k.expires_at
+                from (from known where {mine}) k left join {named} using (k1, k2)
+                where k."order" < $order and not k.removed and k.expires_at > $now and {chosen}
+                """,
+                {"order": order, "now": now, **values},
             )
+            if (
+                withdrawn is not None and withdrawn.expires_at > now
+            ):  # fingerprints that were lost may have told of them
+                self._db.execute(
+                    f"insert into found select k1, k2, pk, sk, ? from {named} "
+                    f"anti join (from known where {mine}) using (k1, k2)",
+                    [withdrawn.expires_at],
+                )
         self._db.execute(
-            "create or replace table removal as select row_number() over (order by k1, k2) - 1 as row, * from removal"
+            "create or replace table removal as select row_number() over (order by k1, k2) - 1 as row, * from found"
         )
         return self._value("select count(*) from removal")
 
@@ -300,13 +307,7 @@ class Delta:
 
     def _merge_others(self, now: float) -> None:
         """Add what is known of items that are not in `merged` yet, and forget those that have expired."""
-        slices = (
-            1 + self._value("select greatest((select count(*) from known), (select count(*) from merged))") // _WINDOW
-        )
-        for part in range(
-            slices
-        ):  # k1 is as good as random; of another type than it, slices would cost ten times the CPU
-            mine = f"k1 % {slices}::ubigint = {part}::ubigint"
+        for mine in self._slices("known", "merged"):
             self._db.execute(
                 f"insert into merged from (from known where {mine}) "
                 f"anti join (select k1, k2 from merged where {mine}) using (k1, k2)"
@@ -317,6 +318,12 @@ class Delta:
         """Give the first and last rows of what is worked on at once."""
         for first in range(0, self._value("select coalesce(max(row), -1) from noted") + 1, _WINDOW):
             yield first, first + _WINDOW - 1
+
+    def _slices(self, *tables: str) -> Iterator[str]:
+        """Give conditions on keys that part what is in tables into slices to be worked on at once."""
+        count = 1 + max(self._value(f"select count(*) from {table}") for table in tables) // _WINDOW
+        for part in range(count):  # k1 is as good as random; numbers of another type would cost ten times the CPU
+            yield f"k1 % {count}::ubigint = {part}::ubigint"
 
     def _insert(self, sql: str, chunk: pa.Table) -> None:
         self._db.register("chunk", chunk)

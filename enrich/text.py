@@ -61,7 +61,7 @@ def read_csv(
         check_header: gets the column names and returns those to read.
 
     Raises:
-        BadText: it has no header, or a quote is never closed.
+        BadText: it has no header, a quote is never closed, or a row is longer than 1 MB.
         Damaged: the compressed stream is.
     """
     bad: list[tuple[int, str]] = []  # rows with too few or too many fields, with their index among all
@@ -97,6 +97,8 @@ def read_csv(
         if bad:
             yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema)), bad, row, last=True)
     except pa.ArrowInvalid as error:
+        if "straddl" in str(error):
+            raise BadText("a row is longer than 1 MB, or a quote is never closed; write long texts as Parquet") from error
         raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
     finally:
         stream.close()

@@ -65,8 +65,8 @@ MUTANTS = (
     Mutant(
         "rejected-items-removed",
         "enrich.delta",
-        "            from known k left join noted n using (k1, k2)\n            where",
-        "            from known k left join (from noted where kept) n using (k1, k2)\n            where",
+        "pk, sk from noted where {mine}) n",
+        "pk, sk from noted where kept and {mine}) n",
     ),
     Mutant("late-snapshot-adds", "enrich.delta", "or $order < $snapshot", "or $snapshot is null"),
     Mutant("duplicates-pass", "enrich.delta", "having count(*) > 1", "having count(*) > 2"),
