@@ -98,7 +98,8 @@ def read_csv(
             yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema)), bad, row, last=True)
     except pa.ArrowInvalid as error:
         if "straddl" in str(error):
-            raise BadText("a row is longer than 1 MB, or a quote is never closed; write long texts as Parquet") from error
+            said = "a row is longer than 1 MB, or a quote is never closed; write long texts as Parquet"
+            raise BadText(said) from error
         raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
     finally:
         stream.close()
