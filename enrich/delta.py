@@ -18,8 +18,8 @@ import pyarrow as pa
 FORMAT = "1"  # of the fingerprints; another one is as good as none
 
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
-_WINDOW = 1_000_000  # rows decided or merged at once: what bounds the memory of the joins
-MEMORY_LIMIT = "160MB"  # then it spills; so the key index costs disk and not memory
+_WINDOW = 500_000  # rows decided or merged at once: what bounds the memory of the joins
+MEMORY_LIMIT = "128MB"  # then it spills; so the key index costs disk and not memory
 # A key's digest as two numbers, since Parquet has none of 128 bits: the same as md5_number_lower and md5_number_upper,
 # which would work it out twice.
 _KEY = "(md5 >> 64)::ubigint, (md5 & 18446744073709551615)::ubigint"

@@ -20,7 +20,7 @@ CONDITION = f"attribute_not_exists({PK}) OR {ORDER} < :o"
 BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
 # DynamoDB's quota is 16 MB. We stay far below: memory is this times the requests in flight, and escaping may
 # make a payload larger than the items in it (never more than sixfold).
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 256 * 1024
 UNIT_BYTES = 1024  # one write unit
 GOLDEN = (5**0.5 - 1) / 2
 # Rows turned into Python objects at a time: as many as stay in a core's cache (250 rows of 500 B took 28 us per batch,

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.bench.memory import FOLDER, FORMATS, LIMIT_MB
 from tests.bench.memory_worker import SHAPES
@@ -27,10 +29,20 @@ def write_output(name: str, suffix: str) -> Path:
         FOLDER.mkdir(parents=True, exist_ok=True)
         made = ", ".join(f"({sql})::{kind} as {column}" for column, (kind, sql) in SHAPES[name].columns.items())
         with duckdb.connect(config={"threads": 1}) as con:
-            rows = f"select i as id, {made} from range({SHAPES[name].rows}) t(i)"
-            con.execute(f"copy ({rows}) to '{path}.new' ({FORMATS[suffix]})")
+            rows = con.sql(f"select i as id, {made} from range({SHAPES[name].rows}) t(i)")
+            if suffix == "parquet":
+                _write_parquet(rows.to_arrow_reader(200), f"{path}.new")
+            else:
+                con.execute(f"copy (from rows) to '{path}.new' ({FORMATS[suffix]})")
         Path(f"{path}.new").rename(path)
     return path
+
+
+def _write_parquet(rows: pa.RecordBatchReader, path: str) -> None:
+    """Write pages of 1 MB, as most writers do: DuckDB's have up to 100 MB, and a page is read as a whole."""
+    with pq.ParquetWriter(path, rows.schema) as out:
+        for batch in rows:
+            out.write_batch(batch, row_group_size=1 << 20)
 
 
 def main() -> None:
