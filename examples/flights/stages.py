@@ -80,9 +80,9 @@ def load_lake(show: Show, site: Site, plan: Plan) -> None:
         stage.note(", ".join(f"{name} {table.num_rows:,}" for name, table in tables.items()) + " rows")
 
 
-def write_output(show: Show, site: Site, plan: Plan, output: pa.Table) -> None:
+def write_output(show: Show, site: Site, scored: date, output: pa.Table) -> None:
     """Write one output and wait until the event has made items of it."""
-    name = object_key(plan.today)
+    name = object_key(scored)
     with show.stage("The model writes a file; its event wakes enrich") as stage:
         site.put_output(name, to_parquet(output))
         stage.note(f"{name}: {output.num_rows:,} flights of the next three days")
@@ -122,28 +122,41 @@ def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) ->
         stage.note(f"the same with {plan.other}'s token -> 200")
 
 
-def sweep(show: Show, site: Site, plan: Plan, issuer: Issuer, late: pa.Table) -> None:
-    """Write yesterday's file while the rule is off; the schedule finds it, and nothing newer is overwritten."""
-    yesterday = plan.today - timedelta(days=1)
-    name = object_key(yesterday)
+def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: pa.Table) -> None:
+    """Write the next day's output, which scores most flights again, and see that only what changed is written."""
+    name = object_key(scored)
+    with show.stage("The next day's file: most flights are scored again") as stage:
+        site.put_output(name, to_parquet(output))
+        run = site.wait_for_run(name, lambda run: _show_run(stage, run))
+        _note_run(stage, run)
+        scored_before = {tuple(row.values()) for row in before.to_pylist()}
+        same = sum(tuple(row.values()) in scored_before for row in output.to_pylist())
+        if (run.counts.unchanged, run.counts.written) != (same, output.num_rows - same):
+            raise NotAsExpected(f"{same} of {output.num_rows} predictions are as the day before: {run.counts}")
+        stage.note(f"{same / output.num_rows:.0%} of the predictions were unchanged and cost nothing")
+
+
+def sweep(show: Show, site: Site, scored: date, issuer: Issuer, late: pa.Table) -> None:
+    """Write an old file while the rule is off; the schedule finds it, and nothing newer is overwritten."""
+    name, first = object_key(scored), scored + timedelta(days=1)
     with show.stage("A file that no event told of; the sweep finds it") as stage:
         site.set_rule(enabled=False)
         before = site.count_items()
         site.put_output(name, to_parquet(late))
-        stage.note(f"the EventBridge rule is off; yesterday's file comes late: {name}, {late.num_rows:,} flights")
+        stage.note(f"the EventBridge rule is off; an older file comes late: {name}, {late.num_rows:,} flights")
         site.sweep_now(datetime.now(UTC))
         run = site.wait_for_run(name, lambda run: _show_run(stage, run))
         site.set_rule(enabled=True)
         _note_run(stage, run)
-        today = sum(day == plan.today for day in late.column("flight_date").to_pylist())
+        new = sum(day == first for day in late.column("flight_date").to_pylist())
         counts = run.counts
-        if counts.written != today or counts.superseded != late.num_rows - today:
-            raise NotAsExpected(f"{today} flights of today were to be written, the others superseded: {counts}")
-        if site.count_items() != before + today:
-            raise NotAsExpected(f"{before} + {today} items were expected, there are {site.count_items()}")
-        stage.note("today's flights were new; those that a newer file had predicted were left alone")
-        airline = late.filter(pc.equal(late.column("flight_date"), plan.today)).column("carrier")[0].as_py()
-        fresh = _prediction_id(late, airline, plan.today)
+        if counts.written != new or counts.superseded != late.num_rows - new:
+            raise NotAsExpected(f"{new} flights of {first} were to be written, the others superseded: {counts}")
+        if site.count_items() != before + new:
+            raise NotAsExpected(f"{before} + {new} items were expected, there are {site.count_items()}")
+        stage.note("flights of its first day were new; those that a newer file had predicted were left alone")
+        airline = late.filter(pc.equal(late.column("flight_date"), first)).column("carrier")[0].as_py()
+        fresh = _prediction_id(late, airline, first)
         _expect(200, get(f"{site.stack.base_url}{PATH}/{fresh}", issuer.sign(airline, time.time())))
         stage.note(f"GET {PATH}/{fresh} -> 200")
 
