@@ -53,7 +53,7 @@ class Bundle:
 
 
 RECIPES = {
-    "serve": Recipe(ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 30_000_000),
+    "serve": Recipe(ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 20_000_000),
     # The reader owns the stored format, so the writer carries two modules of it and no more.
     "enrich": Recipe(
         ROOT / "enrich/requirements.txt",
