@@ -100,7 +100,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
     base = active.run.base if opened else active.lease.state.fingerprints
     told = read_fingerprints(active, delta, base, table_id)
     if opened and (told is Told.NOTHING or active.run.table_id != table_id):
-        _reopen(active, delta, f"{base} {table_id}", table_id)
+        _reopen(active, delta, table_id)
     if not opened:
         _doubt(active, told, f"{base} {table_id}")
         _open(active, table_id, None if told is Told.NOTHING else base)
@@ -143,10 +143,14 @@ def _doubt(active: Active, told: Told, rebuilt: str) -> None:
     raise Doubtful(rebuilt)
 
 
-def _reopen(active: Active, delta: Delta, rebuilt: str, table_id: str) -> None:
-    """Begin to write anew: what all decisions of this run rested on was lost under way."""
+def _reopen(active: Active, delta: Delta, table_id: str) -> None:
+    """Begin to write anew: what all decisions of this run rested on was lost under way.
+
+    The fingerprints name no table until all that is alive is queued again: a crash before that leaves the doubt.
+    """
+    doubt = _write_doubt(active, delta, "")
     active.save(
-        dataset_state={"open_run": None, **_write_doubt(active, delta, table_id)},
+        dataset_state={"open_run": None, **doubt},
         state="pending",
         stage="write",
         next_row=0,
@@ -156,7 +160,7 @@ def _reopen(active: Active, delta: Delta, rebuilt: str, table_id: str) -> None:
         base=None,
         table_id=None,
     )
-    raise Doubtful(rebuilt)
+    raise Doubtful(f"{doubt['fingerprints']} {table_id}")
 
 
 def _write_doubt(active: Active, delta: Delta, table_id: str) -> dict[str, Any]:
