@@ -43,7 +43,7 @@ def read_panels(folder: Path) -> list[Panel]:
     servers = [(row["server"], row["p50_us"]) for row in read("read")["servers"]]
     return [
         Panel("writing items of 500 B: items per CPU-second (more is better)", writers(read("write"))),
-        Panel("336,776 flights, file to wire: items per CPU-second (more is better)", writers(read("pipeline"))),
+        Panel("336,776 flights, file to wire: items/CPU-s (more is better)", writers(read("pipeline"))),
         Panel("one warm GET, RS256: CPU µs (less is better)", handlers),
         Panel("server on loopback: p50 µs (less is better)", servers),
         Panel("cold start to first GET: CPU ms (less is better)", [(r["process"], r["cpu_ms"]) for r in read("cold")]),
