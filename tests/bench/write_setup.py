@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import os
 import random
@@ -17,9 +15,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.certificates import write_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / ".larder" / "bench"
@@ -95,7 +92,7 @@ def null_endpoint(folder: Path, *, tls: bool) -> Iterator[NullEndpoint]:
     (folder / "answer.json").write_text(json.dumps(ANSWER))
     command: list[str | Path] = [program, "0", folder / "answer.json"]
     if tls:
-        _write_certificate(folder)
+        write_certificate(folder, ["127.0.0.1"])
         command += [folder / "certificate.pem", folder / "key.pem"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -144,30 +141,6 @@ def write_rows(path: Path, count: int) -> None:
         text = json.dumps(body, separators=(",", ":"))
         rows.append({"pk": f"flight-delays#{carrier}", "sk": f"2025-11-20.EWR.{n}", "body": text, "row": n})
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _write_certificate(folder: Path) -> None:
-    signing_key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "null endpoint")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(signing_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(signing_key, hashes.SHA256())
-    )
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        signing_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
 
 
 def _bytes(folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import json
 import os
@@ -19,14 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from infra.discovery import CATALOG_TYPE
 from infra.environments import read_environments
 from infra.translate import ROOT
+from tests.certificates import write_certificate
 from tests.integration.infra.deployed import Deployed, deploy_larder, object_key, parquet, run_stand_in
 
 DOCUMENT = read_environments()
@@ -106,7 +102,7 @@ def test_catalog_has_the_type_that_the_standard_asks_for(larder: tuple[Deployed,
 @contextmanager
 def run_front(places: Mapping[str, str], directory: Path) -> Iterator[str]:
     """Run a proxy that ends TLS for each name, by a certificate in the directory, and asks its place; yield its URL."""
-    _write_certificate(directory, list(places))
+    write_certificate(directory, list(places))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")
 
@@ -149,24 +145,3 @@ def run_front(places: Mapping[str, str], directory: Path) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _write_certificate(directory: Path, names: list[str]) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (directory / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))

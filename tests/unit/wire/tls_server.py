@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -12,14 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from tests.certificates import DAY, build_certificate
 from wire.endpoint import Endpoint
-
-DAY = datetime.timedelta(days=1)
 
 
 class Issued(NamedTuple):
@@ -29,22 +22,9 @@ class Issued(NamedTuple):
 
 
 def issue(folder: Path, name: str, *, age: datetime.timedelta = datetime.timedelta()) -> Issued:
-    """Issue a certificate for a host, valid for a day from a day before `age` ago."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    begins = datetime.datetime.now(datetime.UTC) - age - DAY / 2
-    alternative: Any = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), begins, begins + DAY)
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    """Issue a certificate for a host, valid for a day from half a day before `age` ago."""
     path = folder / f"{name}-{age.days}.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(b"".join(build_certificate([name], age=age)))
     return Issued(path)
 
 
