@@ -10,7 +10,7 @@ from wire.backoff import draw, full_jitter
 from wire.channel import Channel, open_channel
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, Unavailable
-from wire.request import RequestBuilder
+from wire.request import RequestBuilder, operation_headers
 from wire.response import Response, parse_failure
 from wire.sigv4 import Credentials
 
@@ -59,8 +59,7 @@ class Client:
 
         Errors are those of `call`.
         """
-        version = "1.0" if self.endpoint.service == "dynamodb" else "1.1"
-        headers = (("content-type", f"application/x-amz-json-{version}"), ("x-amz-target", target))
+        headers = operation_headers(self.endpoint.service, target)
         return self.call("POST", "/", headers, payload, budget=budget).body
 
     def call(

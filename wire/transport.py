@@ -18,7 +18,7 @@ from wire.answer import Answer
 from wire.channel import tls_context
 from wire.endpoint import Endpoint
 from wire.errors import TransportError, WireError
-from wire.request import RequestBuilder
+from wire.request import RequestBuilder, operation_headers
 from wire.response import Response
 from wire.sigv4 import Credentials
 from wire.slot import WOULD_BLOCK, Addresses, Slot, State
@@ -61,8 +61,6 @@ class Transport:
         self._largest = largest
         self._clock = clock
         self._requests = RequestBuilder(endpoint, credentials)
-        version = "1.0" if endpoint.service == "dynamodb" else "1.1"
-        self._content_type = ("content-type", f"application/x-amz-json-{version}")
         self._tls = tls_context(os.environ.get("AWS_CA_BUNDLE") or None) if endpoint.tls else None
         self._addresses = Addresses(endpoint, connect_timeout)
         self._selector = selectors.DefaultSelector()
@@ -156,7 +154,7 @@ class Transport:
             self._rest(slot)
 
     def _start(self, slot: Slot, outgoing: Outgoing) -> None:
-        headers = (self._content_type, ("x-amz-target", outgoing.target))
+        headers = operation_headers(self.endpoint.service, outgoing.target)
         try:
             request = self._requests.build("POST", "/", headers, outgoing.payload)
         except WireError as error:
@@ -172,17 +170,16 @@ class Transport:
 
     def _push(self, slot: Slot) -> bool:
         """Send as much as goes without waiting; return whether the connection still stands."""
-        if slot.unsent:
-            try:
-                while slot.unsent:
-                    slot.unsent = slot.unsent[slot.connection.send(slot.unsent) :]
-            except WOULD_BLOCK:
-                slot.watch(self._selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
-                return True
-            except OSError as error:
-                self._fail(slot, f"connection failed: {error}")
-                return False
-            slot.watch(self._selector, selectors.EVENT_READ)
+        try:
+            while slot.unsent:
+                slot.unsent = slot.unsent[slot.connection.send(slot.unsent) :]
+        except WOULD_BLOCK:
+            slot.watch(self._selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        except OSError as error:
+            self._fail(slot, f"connection failed: {error}")
+            return False
+        else:
+            slot.watch(self._selector, selectors.EVENT_READ)  # costs nothing where that is what is watched
         return True
 
     def _pull(self, slot: Slot) -> None:
