@@ -130,6 +130,7 @@ def _publish(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
         if active.run.stage == "remove":
             remove(active, delta, writer, removed_until)
     finally:
+        writer.settle()  # S3 may have failed while writes were in flight
         if writer.unknown_at is not None:
             active.lease.note_unknown(writer.unknown_at)
     _close(active, delta, table_id, removed_until)

@@ -142,6 +142,14 @@ class Writer:
         self._written, self._superseded, self._units = 0, [], 0
         return counts
 
+    def settle(self) -> None:
+        """Wait until nothing is in flight (the transport's time-outs see to it), so that no write lands after us.
+
+        For whoever gives up on writing for a reason of its own; `flush`, and every error of this class, leave nothing.
+        """
+        while self._flying:
+            self._receive(LONGEST_WAIT)
+
     def _has_room(self, now: float) -> bool:
         return self._may_send(now) and len(self._waiting) < MOST_WAITING and not self._is_due(now)
 
@@ -154,7 +162,7 @@ class Writer:
     def _turn(self, now: float) -> None:
         """Send again what is due, then wait for answers no longer than until there is something else to do."""
         if now >= self._stop_at() and (self._waiting or not self._flying):
-            self._settle()
+            self.settle()
             raise OutOfTime(f"stopped writing to {self.table} in time; what is left is for the next go")
         while self._is_due(now) and self._may_send(now):
             self._send(self._waiting.pop(0), now)
@@ -175,22 +183,26 @@ class Writer:
 
     def _collect(self, timeout: float) -> None:
         full = len(self._flying) >= int(self._pace.window)
-        answered = [(self._flying.pop(handle), answer) for handle, answer in self._transport.wait(timeout)]
+        answered = self._receive(timeout)
         now = self._clock()
         try:
             for sending, answer in answered:
                 self._take(sending, answer, now, full=full)
         except WriteFailed:
-            self._settle()
+            self.settle()
             raise
+
+    def _receive(self, timeout: float) -> list[tuple[Sending, Response | TransportError]]:
+        answered = [(self._flying.pop(handle), answer) for handle, answer in self._transport.wait(timeout)]
+        if any(isinstance(answer, TransportError) for _, answer in answered):
+            self._unknown_at = self._clock()
+        return answered
 
     def _take(self, sending: Sending, answer: Response | TransportError, now: float, *, full: bool) -> None:
         outcome = parse_answer(sending.request, self.table, sending.order, answer)
         self._written += outcome.written
         if outcome.superseded:
             self._superseded.append(sending.request.row)
-        if isinstance(answer, TransportError):
-            self._unknown_at = now
         taken = outcome.written + outcome.superseded
         left = outcome.left
         if taken:
@@ -216,11 +228,3 @@ class Writer:
             else "see whether DynamoDB is reachable and healthy in this region"
         )
         return kind(f"gave up writing to {self.table} after many tries, the last: {reason}; {remedy}, then run again")
-
-    def _settle(self) -> None:
-        """Wait until nothing is in flight (the transport's time-outs see to it), so that no write lands after us."""
-        while self._flying:
-            for handle, answer in self._transport.wait(LONGEST_WAIT):
-                self._flying.pop(handle)
-                if isinstance(answer, TransportError):
-                    self._unknown_at = self._clock()

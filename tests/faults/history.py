@@ -6,14 +6,15 @@ import contextlib
 import itertools
 import json
 import tempfile
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 from botocore.exceptions import ClientError
@@ -22,35 +23,27 @@ from enrich import again, dispatch
 from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
 from enrich.edges import Edges
 from enrich.events import parse_text
-from enrich.faults import Failed, LeaseLost, Stopped
+from enrich.lease import NOBODY
 from enrich.ledger import Ledger
 from enrich.progress import Progress
 from enrich.records import Run
 from enrich.settings import Settings
 from enrich.work import work_off
 from serve.datasets import Served
+from serve.item import ORDER
 from tests.faults import model_engine, shared_duckdb
-from tests.faults.services import Items, ModelAthena, ModelDynamo, ModelS3, ModelTransport, Queue, Sent
-from tests.faults.world import DAY, START, Broken, Chances, World
+from tests.faults.outputs import Put, write_output
+from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
+from tests.faults.table import Applied, Items, ModelTransport
+from tests.faults.world import DAY, START, Chances, World
 
+T = TypeVar("T")
 TTL = timedelta(days=7)
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
 _INVOCATIONS = itertools.count(1)
-KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
-
-
-@dataclass
-class Put:
-    """One write of an output."""
-
-    dataset: str
-    object_key: str
-    identity: str
-    as_of: float
-    rows: list[Any] | None  # None: it can't be read
-    number: int
+BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world makes these
 
 
 @dataclass
@@ -63,6 +56,7 @@ class Story:
     dynamo: ModelDynamo
     items: Items
     queue: Queue
+    athena: ModelAthena
     datasets: dict[str, Dataset]
     puts: list[Put] = field(default_factory=list)
     edges: Callable[..., Edges] = field(default=cast(Any, None))
@@ -74,23 +68,44 @@ class Story:
         return self.ledger.get_state(dataset)
 
     @property
+    def disturbed(self) -> bool:
+        """Tell whether fingerprints or items were lost."""
+        return self.lost or self.dynamo.table_id != "table-1"
+
+    def find_put(self, run: Run) -> Put | None:
+        """Return the write of the output that a run ran over; None for rejects."""
+        return next((put for put in self.puts if put.identity == run.identity), None)
+
+    def applied(self, run: Run) -> list[Applied]:
+        """Return the writes of a run that the table took."""
+        mine = f"{run.dataset}#"
+        if run.generation is None or run.as_of_ms is None:
+            return []
+        return [each for each in self.items.applied if each.order == run.order.text and each.at[0].startswith(mine)]
+
+    def rejects(self, run: Run) -> list[Any]:
+        """Return the lines that a run kept of its rejects."""
+        prefix = f"rejects/{run.dataset}/{run.run:08d}/"
+        files = [kept[-1] for at, kept in self.s3.objects.items() if at[0] == "larder" and at[1].startswith(prefix)]
+        return [json.loads(line) for file in files for line in file.body.splitlines()]
+
+    def metadata_of(self, run: Run) -> str:
+        """Return the row of metadata that a run joins."""
+        return self.athena.fetched[run.metadata["m"]][1]
+
+    @property
     def ledger(self) -> Ledger:
         """Return the ledger over a client that never fails."""
-        return Ledger(cast(Any, _Quiet(self.dynamo)), "ledger")
+        dynamo = ModelDynamo(cast(Any, _Calm()))
+        dynamo.rows = self.dynamo.rows
+        return Ledger(cast(Any, dynamo), "ledger")
 
 
-class _Quiet:
-    """The ledger's table for whoever looks at it from outside: no time passes, nothing fails."""
+class _Calm:
+    """A world for whoever looks from outside: no time passes, nothing fails."""
 
-    def __init__(self, dynamo: ModelDynamo) -> None:
-        self._dynamo = dynamo
-
-    def __getattr__(self, name: str) -> Any:
-        def call(**request: Any) -> Any:
-            with mock.patch.object(self._dynamo._world, "call", lambda _, do: do()):
-                return getattr(self._dynamo, name)(**request)
-
-        return call
+    def call(self, _: str, do: Callable[[], T]) -> T:
+        return do()
 
 
 def play(seed: int) -> Story:
@@ -128,10 +143,10 @@ def _build(seed: int, directory: Path) -> Story:
     versioned = {"outputs"} if random.random() < 0.6 else set()
     s3, dynamo = ModelS3(world, versioned), ModelDynamo(world)
     datasets = {name: _dataset(name, random) for name in ["one", "two"][: random.choice([1, 1, 2])]}
-    story = Story(seed, world, s3, dynamo, Items(), Queue(world), datasets)
+    changes = sorted(START + random.uniform(0, 3) * DAY for _ in range(random.choice([0, 1, 2])))
+    athena = ModelAthena(world, s3, lambda now: f"m{bisect(changes, now)}")
+    story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets)
     story.gentle = harsh == 0.0
-    story.items.watch = lambda order: _watch(story, order)
-    athena = ModelAthena(world, s3)
 
     pauses = [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]
 
@@ -146,8 +161,8 @@ def _build(seed: int, directory: Path) -> Story:
             s3=cast(Any, s3),
             dynamodb=cast(Any, dynamo),
             ledger=Ledger(cast(Any, dynamo), "ledger"),
-            athena=cast(Any, athena),
-            open_transport=lambda timeout: ModelTransport(world, story.items, timeout),
+            athena=cast(Any, story.athena),
+            open_transport=lambda timeout: ModelTransport(world, story.items, timeout, partial(_watch, story, owner)),
             send=story.queue.send,
             clock=world,
             random=world.random,
@@ -170,23 +185,35 @@ def _dataset(name: str, random: Random) -> Dataset:
             format="jsonl",
             columns={"s": "varchar"},
             output=random.choice(["partial", "partial", "snapshot"]),
+            marker=random.choice([None, None, "_SUCCESS"]),
         ),
         as_of=FromKey("at={}"),
         ttl=TTL,
         metadata={"m": Metadata("select 1 as k", on="k", max_age=timedelta(hours=random.choice([0, 24])))},
         subject=["s"],
         prediction_id="p",
-        body={"value": "v"},
-        tolerated=Tolerated(share=1.0),
+        body={"value": "v", "metadata": "m.k"},
+        tolerated=random.choice([Tolerated(share=1.0), Tolerated(share=0.25, few=1)]),
         unchanged_life=0.5,
     )
 
 
-def _watch(story: Story, order: str) -> None:
-    """No unconditional write lands once a newer run of its dataset may have begun to write."""
-    marks = [story.state(name).high_water for name in story.datasets]
-    if order not in marks:
-        raise Broken(f"a write of {order} landed without a condition when the high-water marks were {marks}")
+def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: bool, event: str) -> None:
+    """Only who holds a dataset writes to it, and what it sent lands before anybody else may hold it.
+
+    No write without a condition lands once a newer run of its dataset may have begun to write.
+    """
+    (name,) = {item["pk"]["S"].partition("#")[0] for item in items}
+    (order,) = {item[ORDER]["S"] for item in items}
+    state, now = story.state(name), story.world.time
+    if state.lease_owner != sender and (event == "sent" or state.lease_owner != NOBODY):
+        story.world.fail(f"{sender} {event} a write of {order} while {state.lease_owner} held {name}")
+    if now > state.lease_until_ms / 1000:
+        story.world.fail(f"{sender} {event} a write of {order} {now - state.lease_until_ms / 1000} s after its lease")
+    if not conditional and order != state.high_water:
+        story.world.fail(f"a write of {order} {event} without a condition; the high-water mark was {state.high_water}")
+    if len({(item["pk"]["S"], item["sk"]["S"]) for item in items}) != len(items) or len(items) > 25:
+        story.world.fail("a batch of more than 25 items, or with an item key twice")
 
 
 def _plan(story: Story) -> None:
@@ -211,36 +238,19 @@ def _plan(story: Story) -> None:
 
 
 def _put(story: Story, random: Random) -> None:
-    """Write an output, maybe over an earlier one, and maybe tell of it, late or twice."""
-    name = random.choice(list(story.datasets))
-    now = story.world.time
-    as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.uniform(0, 3000))
-    object_key = f"{name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/part"
-    mine = [put for put in story.puts if put.dataset == name]
-    if mine and random.random() < 0.3:  # over an earlier one, or as of the same instant
-        earlier = random.choice(mine)
-        object_key, as_of = earlier.object_key + random.choice(["", "", "x"]), int(earlier.as_of)
-    rows: list[Any] | None = None
-    content = b"corrupt"
-    if random.random() > 0.05:
-        chosen = random.sample(KEYS, random.randint(0, len(KEYS)))
-        rows = [
-            [subject, key, random.choice(["v1", "v2", None if random.random() < 0.3 else "v3"])]
-            for subject, key in chosen
-        ]
-        if rows and random.random() < 0.2:
-            rows += [random.choice(rows), ["a", None, "v1"]]
-        content = json.dumps(rows).encode() if rows else b""
-    version = story.s3.put("outputs", object_key, content)
-    part = version.version_id or f"{version.etag.strip(chr(34))}.{int(version.modified.timestamp() * 1000)}"
-    story.puts.append(Put(name, object_key, f"{object_key}@{part}", as_of, rows, len(story.puts)))
-    event = {
-        "source": "aws.s3",
-        "detail-type": "Object Created",
-        "detail": {"bucket": {"name": "outputs"}, "object": {"key": object_key}},
-    }
-    for _ in range(random.choice([0, 1, 1, 1, 2])):
-        story.queue.deliver(event, delay=random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
+    """Write an output, and maybe tell of it, late or twice."""
+    dataset = story.datasets[random.choice(list(story.datasets))]
+    earlier = [put for put in story.puts if put.dataset == dataset.name]
+    put = write_output(story.s3, dataset, random, story.world.time, earlier)
+    story.puts.append(put)
+    for object_key in [put.object_key.replace("_SUCCESS", "part-0")] * bool(dataset.source.marker) + [put.object_key]:
+        event = {
+            "source": "aws.s3",
+            "detail-type": "Object Created",
+            "detail": {"bucket": {"name": "outputs"}, "object": {"key": object_key}},
+        }
+        for _ in range(random.choice([0, 1, 1, 1, 2])):
+            story.queue.deliver(event, delay=random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
 
 
 def _poll(story: Story, random: Random) -> None:
@@ -261,9 +271,9 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
         edges = story.edges(name, story.world.time + lasts)
         try:
             work_off(edges, parse_text(sent.body))
-        except Exception as error:
-            if isinstance(error, Broken):
-                raise
+        except BUGS:
+            raise
+        except Exception:
             return  # the message comes again when it is visible again
         with contextlib.suppress(ClientError):
             story.world.call("DeleteMessage", lambda: story.queue.delete(sent))
@@ -284,11 +294,10 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
         try:
             deed(edges, run)
             list(dispatch.drain(edges, name))
-        except (Failed, Stopped, LeaseLost):
+        except BUGS:
+            raise
+        except Exception:  # whatever it was, an operator looks at the status and goes on
             return
-        except Exception as error:
-            if isinstance(error, Broken | TypeError | AttributeError | KeyError | AssertionError):
-                raise
 
     story.world.spawn("operator", main, lasts=10 * DAY)
 

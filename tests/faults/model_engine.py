@@ -60,8 +60,8 @@ class ModelEngine:
 
     def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
         assert directory.is_dir()
-        assert all(table.num_rows == 1 for table in metadata.values())
         self._name = dataset.name
+        (self._metadata,) = metadata["m"]["k"].to_pylist()
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +73,7 @@ class ModelEngine:
         rows = []
         for at, (subject, prediction_id, value) in enumerate(chunk):
             reason = render_reason(prediction_id, value)
-            body = None if reason else render_body(value)
+            body = None if reason else render_body(value, self._metadata)
             number = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little") if digest else None
             pk = build_pk(self._name, [subject])
             rows.append([first_row + at, pk, prediction_id, body, number, 1, reason, reason])
@@ -84,9 +84,9 @@ class ModelEngine:
         return [json.dumps(chunk[row]) for row in rows]
 
 
-def render_body(value: str) -> str:
-    """Return the body of a value."""
-    return json.dumps({"value": value})
+def render_body(value: str, metadata: str) -> str:
+    """Return the body of a value, joined with the row of metadata."""
+    return json.dumps({"value": value, "metadata": metadata})
 
 
 def render_reason(prediction_id: str | None, value: str | None) -> str | None:

@@ -120,6 +120,42 @@ MUTANTS = (
     Mutant(
         "lives-for-ever", "enrich.delta", "k.expires_at - $now >= $enough", "k.expires_at - $now >= -$enough * 1000"
     ),
+    Mutant("writes-left-in-flight", "enrich.run", "writer.settle()", "pass"),
+    Mutant("next-run-does-not-wait", "enrich.dispatch", "lease.wait_for_quiet()", "pass"),
+    Mutant("writer-never-stops", "enrich.run", "stop_at=lambda: active.lease.stop_at", "stop_at=None"),
+    Mutant(
+        "metadata-of-the-dataset",
+        "enrich.run",
+        "active.run.metadata, max_bytes",
+        '{name: each["location"] for name, each in active.lease.state.metadata.items()}, max_bytes',
+    ),
+    Mutant("metadata-never-too-old", "enrich.pin", 'earlier["fetched_ms"] > oldest_ms', "oldest_ms"),
+    Mutant(
+        "superseded-counted-as-unchanged",
+        "enrich.pass_two",
+        "unchanged=found.get(UNCHANGED, 0), superseded=found.get(SUPERSEDED, 0)",
+        "unchanged=found.get(UNCHANGED, 0) + found.get(SUPERSEDED, 0)",
+    ),
+    Mutant(
+        "expires-from-when-it-ran",
+        "enrich.pin",
+        "math.ceil((as_of + active.dataset.ttl).timestamp())",
+        "math.ceil(active.edges.clock.now() + active.dataset.ttl.total_seconds())",
+    ),
+    Mutant("future-accepted", "enrich.pin", "if as_of.timestamp() * 1000 > ", "if False and as_of.timestamp() > "),
+    Mutant("too-many-rejects-published", "enrich.pass_one", "if within_share and", "if True or within_share and"),
+    Mutant("another-row-kept-as-reject", "enrich.rejects", "[row - first_row for row in rows]", "[0 for row in rows]"),
+    Mutant("first-part-only", "enrich.pin", "return list(output.parts)", "return list(output.parts[:1])"),
+    Mutant("missing-part-ignored", "enrich.pin", "if output.missing:", "if False:"),
+    Mutant("newest-instead-of-pinned", "enrich.part", 'pin = {"VersionId": self._part.version_id}', "pin = {}"),
+    Mutant("another-in-its-place", "enrich.part", '{"IfMatch": self._part.etag}', "{}"),
+    Mutant("continuation-forgotten", "enrich.work", 'edges.send({"continue": {"dataset": dataset}})', "edges.random"),
+    Mutant(
+        "tombstone-expires-too-early",
+        "enrich.run",
+        "return max(run.expires_at or 0, delta.removals_expire_at())",
+        "return run.expires_at or 0",
+    ),
 )
 
 

@@ -3,165 +3,157 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from typing import Any
+from collections.abc import Iterator
 
 from enrich.records import Run
-from serve.item import BODY, EXPIRES_AT, build_pk
-from tests.faults.history import TTL, Put, Story
-from tests.faults.model_engine import render_body, render_reason
+from serve.item import Order, build_pk
+from tests.faults.history import TTL, Story
+from tests.faults.model_engine import render_body
+from tests.faults.outputs import Put
+from tests.faults.served import check_table
 
-LIFE = TTL.total_seconds()
+LIFE = int(TTL.total_seconds())
+PROMPT = 3 * 3600  # seconds in which an output is run where nothing fails
 
 
 def check(story: Story) -> list[str]:
     """Return every promise that the history broke."""
-    problems: list[str] = []
+    problems = story.world.broken[:3]
     for name in story.datasets:
         runs = story.ledger.fetch_runs(name)
         problems += [f"{name}: run {each.run} is still pending" for each in story.ledger.fetch_pending(name)]
         problems += check_states(story, name, runs)
-        problems += [problem for run in runs for problem in check_counts(story, run)]
+        for run in runs:
+            at = f"{run.dataset} run {run.run} ({run.kind})"
+            checks = [check_counts(story, run), check_rejects(story, run), check_metadata(story, run)]
+            problems += [f"{at}: {problem}" for found in checks for problem in found]
+        problems += check_superseded(story, name, runs)
+        problems += check_writes(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
-    if story.gentle and any(put.rows is None for put in story.puts) is False and story.queue.dead:
-        problems.append(f"nothing failed, and yet messages are in the dead-letter queue: {story.queue.dead}")
+    if story.gentle:
+        problems += check_gentle(story)
     return problems
 
 
-def check_states(story: Story, name: str, runs: list[Run]) -> list[str]:
-    """Every output that lies there now was run, once it was worth it."""
-    problems = []
+def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """Every output that lies there now was run, once it was worth it, and once; what can't be published was not."""
+    outputs = [run.identity for run in runs if run.kind == "output"]
+    for identity in {each for each in outputs if outputs.count(each) > 1}:
+        yield f"{name}: output {identity} was taken in {outputs.count(identity)} times"
     states = {run.identity: run.state for run in reversed(runs) if run.kind == "output"}
     current = {put.object_key: put for put in story.puts if put.dataset == name}
-    for put in current.values():
-        state = states.get(put.identity)
-        arrived = float(put.number)  # outputs arrive within three days, so none is too old for the sweep
-        wanted = {"failed"} if put.rows is None else {"done", "withdrawn"}
-        if state not in wanted:
-            problems.append(f"{name}: output {put.identity} ({arrived:.0f}) should be {wanted}, and is {state}")
-    return problems
+    for put in current.values():  # they arrive within three days, so none is too old for the sweep
+        wanted = {"failed"} if put.is_bad(story.datasets[name]) else {"done", "withdrawn"}
+        if states.get(put.identity) not in wanted:
+            yield f"{name}: output {put.identity} should be {wanted}, and is {states.get(put.identity)}"
 
 
-def check_counts(story: Story, run: Run) -> list[str]:
+def check_counts(story: Story, run: Run) -> Iterator[str]:
     """The counts of a run add up to its rows, and say what was really done."""
     if run.state not in {"done", "withdrawn"} or run.kind in {"removal", "rejects"} or run.decided_ms is None:
-        return []
-    put = find_put(story, run)
+        return
+    put = story.find_put(run)
     if put is None or put.rows is None:
-        return [f"run {run.run} of {run.dataset} ran over {run.identity}, which was never written"]
+        yield f"ran over {run.identity}, which was never written"
+        return
     if run.state == "withdrawn" and run.stage != "close":
-        return []
-    named = rejected_rows(put)
-    problems = []
-    at = f"{run.dataset} run {run.run} ({run.kind})"
+        return
+    good = len(put.rows) - sum(put.rejected())
     if run.counts.read != len(put.rows):
-        problems.append(f"{at}: counts add up to {run.counts.read}, and {len(put.rows)} rows were read")
-    if run.counts.rejected != sum(named):
-        problems.append(f"{at}: {run.counts.rejected} rejected, and it should be {sum(named)}")
-    if sum(run.reasons.values()) != sum(named):
-        problems.append(f"{at}: reasons {run.reasons}, and {sum(named)} rows should be rejected")
-    applied = {key for order, key, tombstone in story.items.applied if order == run.order.text and not tombstone}
-    own = {key for key in applied if key[0].startswith(f"{run.dataset}#")}
+        yield f"counts add up to {run.counts.read}, and {len(put.rows)} rows were read"
+    if run.counts.rejected != sum(put.rejected()) or sum(run.reasons.values()) != sum(put.rejected()):
+        yield f"{run.counts.rejected} rejected for {run.reasons}, and it should be {sum(put.rejected())}"
+    expired = good if put.as_of + LIFE <= run.decided_ms / 1000 else 0
+    if run.counts.expired != expired:
+        yield f"{run.counts.expired} expired, and it should be {expired}"
+    own = {each.at for each in story.applied(run) if each.body is not None}
     # a run that begins to write anew, since what its decisions rested on was lost, may be superseded then
-    reopened = story.lost or story.dynamo.table_id != "table-1"
-    if run.counts.written != len(own) and not (reopened and run.counts.written < len(own)):
-        problems.append(f"{at}: {run.counts.written} written, and the table took {len(own)}")
-    lines = sum(
-        len(kept[-1].body.splitlines())
-        for (bucket, key), kept in story.s3.objects.items()
-        if bucket == "larder" and key.startswith(f"rejects/{run.dataset}/{run.run:08d}/")
-    )
-    if lines != run.counts.rejected:
-        problems.append(f"{at}: {run.counts.rejected} rejected, and {lines} kept")
-    return problems
+    if run.counts.written != len(own) and not (story.disturbed and run.counts.written < len(own)):
+        yield f"{run.counts.written} written, and the table took {len(own)}"
 
 
-def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
-    """The table holds, of each item key, what the newest output that names it says."""
-    now = story.world.time
-    expected = fold(story, name, runs)
-    doubtful = find_doubtful(story, runs)
-    problems = []
-    keys = {at for at in story.items.rows if at[0].startswith(f"{name}#")} | set(expected)
-    for key in sorted(keys):
-        item = story.items.rows.get(key)
-        alive = item is not None and BODY in item and int(item[EXPIRES_AT]["N"]) > now
-        stored = json.loads(item[BODY]["S"])["value"] if alive and item is not None else None
-        allowed, until = expected.get(key, ({None}, now))
-        allowed = allowed | doubtful.get(key, set())
-        if until <= now or key in doubtful:
-            allowed = allowed | {None}
-        if stored not in allowed:
-            problems.append(f"{key}: the table serves {stored!r}, and the outputs say {sorted(map(str, allowed))}")
-    return problems
+def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """A prediction is superseded where a newer output named its item before; else it is not."""
+    done = [run for run in runs if run.state == "done" and run.kind != "rejects"]
+    began = [run for run in runs if run.decided_ms is not None and run.kind != "rejects"]
+    plain = story.datasets[name].source.output == "partial" and not story.disturbed and len(done) == len(began)
+    if not plain or any(run.kind == "removal" for run in runs):
+        return
+    named = {run.run: _good_keys(story.find_put(run)) for run in done}
+    for run in done:
+        before = [each for each in done if each.order > run.order and (each.ended_ms or 0) <= (run.decided_ms or 0)]
+        newer = set[tuple[str, str]]().union(*(named[each.run] for each in before))
+        superseded = 0 if run.counts.expired else len(named[run.run] & newer)
+        if run.counts.superseded != superseded:
+            yield f"{name} run {run.run}: {run.counts.superseded} superseded, and it should be {superseded}"
 
 
-def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[str | None], float]]:
-    """Run the outputs in their order, in plain words: item key to its possible values, and until when it must last."""
-    withdrawn = {run.identity for run in runs if run.kind == "removal"}
-    newest: dict[str, Run] = {}
-    for run in sorted((run for run in runs if run.state == "done" and run.decided_ms is not None), key=_when):
-        if run.kind not in {"removal", "rejects"} and run.identity not in withdrawn:
-            newest[run.identity] = run
+def check_rejects(story: Story, run: Run) -> Iterator[str]:
+    """What was rejected is kept, each row once, as it was and with its place and reason."""
+    put = story.find_put(run)
+    if put is None or put.rows is None or run.kind == "removal":
+        return
+    too_many = run.state == "failed" and put.rejected_too_many(story.datasets[put.dataset])
+    too_many = too_many and not put.lacks_part and not put.is_from_the_future
+    if not too_many and (run.state != "done" or run.decided_ms is None):
+        return
+    wanted = [[row, prediction] for row, prediction in enumerate(put.rows) if put.rejected()[row]]
+    lines = story.rejects(run)
+    if sorted(([line["row"], line["prediction"]] for line in lines), key=str) != sorted(wanted, key=str):
+        yield f"kept {lines} as rejects, and it should be {wanted}"
+    if not all(line["reason"] and line["detail"] for line in lines):
+        yield f"rejects lack a reason: {lines}"
+    if too_many and (run.decided_ms is not None or story.applied(run)):
+        yield "began to write though it has more rejects than are tolerated"
+
+
+def check_metadata(story: Story, run: Run) -> Iterator[str]:
+    """A run joins rows that were fetched for it, or are young enough."""
+    if not run.metadata or run.kind == "removal":
+        return
+    fetched_at, _ = story.athena.fetched[run.metadata["m"]]
+    max_age = story.datasets[run.dataset].metadata["m"].max_age.total_seconds() if run.kind != "refresh" else 0
+    if fetched_at < run.queued_ms / 1000 - max_age:
+        yield f"joined rows fetched {run.queued_ms / 1000 - fetched_at} s before it was queued"
+
+
+def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """Every write that the table ever took says what its run's output says, and for as long."""
+    numbered = {run.run: run for run in runs}
     snapshot = story.datasets[name].source.output == "snapshot"
-    state: dict[Any, tuple[set[str | None], float]] = {}
-    for run in sorted(newest.values(), key=_when):
-        put = find_put(story, run)
-        assert put is not None
-        assert put.rows is not None
-        if put.as_of + LIFE <= (run.decided_ms or 0) / 1000:
+    for each in story.items.applied:
+        if not each.at[0].startswith(f"{name}#"):
             continue
-        least = min(put.as_of + LIFE, (run.decided_ms or 0) / 1000 + 0.5 * LIFE)
-        flags = rejected_rows(put)
-        keys = [(build_pk(name, [row[0]]), row[1]) for row in put.rows]
-        if snapshot:
-            # Such a leftover is not found any more once fingerprints were lost, and stays to its expiry.
-            gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
-            state |= {key: ({None}, state[key][1]) for key in gone}
-            # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
-            # comes later or fingerprints were lost, nobody promises.
-            for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
-                state[key] = (named_values(story, name, key) | {None}, put.as_of + LIFE)
-        for key, row, flag in zip(keys, put.rows, flags, strict=True):
-            if not flag:
-                state[key] = ({json.loads(render_body(row[2]))["value"]}, least)
-    return state
-
-
-def named_values(story: Story, name: str, key: tuple[str, str]) -> set[str | None]:
-    """Return every value that any output had for an item key."""
-    rows = [row for put in story.puts if put.dataset == name for row in put.rows or []]
-    return {row[2] for row in rows if (build_pk(name, [row[0]]), row[1]) == key}
-
-
-def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[str | None]]:
-    """Return what runs that began to write and never closed may have left: nobody promises that it is gone."""
-    found: dict[Any, set[str | None]] = {}
-    for run in runs:
-        began = run.decided_ms is not None and run.state not in {"done", "withdrawn"}
-        # where old versions are not kept, an output that was overwritten can be neither restored nor taken back
-        lost = run.state == "overwritten" and run.kind in {"restore", "removal"}
-        if not began and not lost:
+        run = numbered[Order.parse(each.order).run]
+        if each.body is None:
+            if run.kind != "removal" and not snapshot:
+                yield f"run {run.run} removed {each.at}"
+            if each.expires_at < each.hides_until:
+                yield f"run {run.run} removed {each.at} with a tombstone that expires before what it hides"
             continue
-        put = find_put(story, run)
-        for row in (put.rows if put else None) or []:
-            key = (build_pk(run.dataset, [row[0]]), row[1])
-            found.setdefault(key, set()).update(named_values(story, run.dataset, key))
-    return found
+        put = story.find_put(run)
+        rows = {(build_pk(name, [row[0]]), row[1]): row[2] for row in (put.rows or [] if put else [])}
+        rejected = each.at not in _good_keys(put)
+        if put is None or rejected or each.body != render_body(rows[each.at], story.metadata_of(run)):
+            yield f"run {run.run} wrote {each.body} to {each.at}, and its output says {rows.get(each.at)!r}"
+        elif each.expires_at != put.as_of + LIFE:
+            yield f"run {run.run} wrote {each.at} until {each.expires_at}, and it should be {put.as_of + LIFE}"
 
 
-def find_put(story: Story, run: Run) -> Put | None:
-    """Return the write of the output that a run ran over."""
-    return next((put for put in story.puts if put.identity == run.identity), None)
+def check_gentle(story: Story) -> Iterator[str]:
+    """Where nothing failed nothing waits long, and only what can't be published ends in the dead-letter queue."""
+    for run in [run for name in story.datasets for run in story.ledger.fetch_runs(name)]:
+        if run.ended_ms and run.ended_ms - run.queued_ms > PROMPT * 1000:
+            yield f"{run.dataset} run {run.run} took {(run.ended_ms - run.queued_ms) / 1000} s, and nothing failed"
+    bad = {put.object_key for put in story.puts if put.is_bad(story.datasets[put.dataset])}
+    for sent in story.queue.dead:
+        if not any(json.dumps(object_key) in sent.body for object_key in bad):
+            yield f"nothing failed, and yet a message is in the dead-letter queue: {sent.body}"
 
 
-def rejected_rows(put: Put) -> list[bool]:
-    """Tell for each row of an output whether it must be rejected."""
-    rows = put.rows or []
-    good = Counter((row[0], row[1]) for row in rows if render_reason(row[1], row[2]) is None)
-    return [render_reason(row[1], row[2]) is not None or good[row[0], row[1]] > 1 for row in rows]
-
-
-def _when(run: Run) -> tuple[int, int]:
-    return (run.as_of_ms or 0, run.run)
+def _good_keys(put: Put | None) -> set[tuple[str, str]]:
+    if put is None or put.rows is None:
+        return set()
+    flags = put.rejected()
+    return {(build_pk(put.dataset, [row[0]]), row[1]) for row, flag in zip(put.rows, flags, strict=True) if not flag}

@@ -1,4 +1,4 @@
-"""Models of S3, DynamoDB (ledger and items), Athena and SQS, as far as enrich calls them."""
+"""Models of S3, the ledger's table, Athena and SQS, as far as enrich calls them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ import io
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyathena.error import OperationalError
 
-from serve.item import BODY, EXPIRES_AT, ORDER
-from tests.faults.world import Broken, World, build_error
-from wire.errors import TransportError
-from wire.response import Response
+from tests.faults.world import World, build_error
 
-LANDS_WITHIN = (
-    8.0  # seconds after the client gave up on it that a write may still be applied; less than the lease's margin
-)
+START_OF_TIME = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass
 class Version:
-    """One object as it was written."""
+    """One object as it was written; `gone` for the marker of its deletion."""
 
     body: bytes
     version_id: str | None
     etag: str
     modified: datetime
+    gone: bool = False
 
 
 class ModelS3:
@@ -52,6 +50,13 @@ class ModelS3:
         kept = self.objects.setdefault((bucket, object_key), [])
         self.objects[bucket, object_key] = [*kept, version] if version_id else [version]
         return version
+
+    def delete(self, bucket: str, object_key: str) -> None:
+        """Delete an object, outside any call; a versioned bucket keeps its versions."""
+        if bucket in self._versioned:
+            self.objects[bucket, object_key].append(Version(b"", None, "", START_OF_TIME, gone=True))
+        else:
+            del self.objects[bucket, object_key]
 
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
         self._world.call("PutObject", lambda: self.put(Bucket, Key, bytes(Body)))
@@ -88,7 +93,7 @@ class ModelS3:
             found = [
                 {"Key": key, "ETag": kept[-1].etag, "LastModified": kept[-1].modified, "Size": len(kept[-1].body)}
                 for (bucket, key), kept in sorted(self.objects.items())
-                if bucket == Bucket and key.startswith(Prefix)
+                if bucket == Bucket and key.startswith(Prefix) and not kept[-1].gone
             ]
             return {"Contents": found, "IsTruncated": False}
 
@@ -97,7 +102,7 @@ class ModelS3:
     def _find(self, bucket: str, object_key: str, code: str, version_id: str | None = None) -> Version:
         kept = self.objects.get((bucket, object_key), [])
         kept = [version for version in kept if version_id is None or version.version_id == version_id]
-        if not kept:
+        if not kept or kept[-1].gone:
             raise build_error("GetObject", code)
         return kept[-1]
 
@@ -167,130 +172,14 @@ class ModelDynamo:
         return stored is not None and stored["version"] == change["ExpressionAttributeValues"][":version"]
 
 
-@dataclass
-class Items:
-    """The table of items, and every write that it ever applied."""
-
-    rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    applied: list[tuple[str, tuple[str, str], bool]] = field(default_factory=list)  # order, item key, tombstone
-    watch: Callable[[str], None] = lambda order: None
-
-    def put(self, item: dict[str, Any], *, conditional: bool) -> dict[str, Any] | None:
-        """Apply a write; return the stored item that refuses it."""
-        at, order = (item["pk"]["S"], item["sk"]["S"]), item[ORDER]["S"]
-        stored = self.rows.get(at)
-        if conditional and stored is not None and not stored[ORDER]["S"] < order:
-            return stored
-        if not conditional:
-            self.watch(order)
-        self.rows[at] = item
-        self.applied.append((order, at, BODY not in item))
-        return None
-
-    def delete_expired(self, now: float) -> None:
-        """Do what TTL does, sooner or later."""
-        for at in [at for at, item in self.rows.items() if int(item[EXPIRES_AT]["N"]) <= now]:
-            del self.rows[at]
-
-
-class ModelTransport:
-    """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late."""
-
-    def __init__(self, world: World, items: Items, timeout: float) -> None:
-        self._world = world
-        self._items = items
-        self._timeout = timeout
-        self._handles = itertools.count(1)
-        self._due: dict[int, float] = {}
-        self._answers: dict[int, Response | TransportError] = {}
-
-    def send(self, target: str, payload: bytes) -> int:
-        world, handle, request = self._world, next(self._handles), orjson.loads(payload)
-        latency = min(world.random.expovariate(5.0), self._timeout * 0.9)
-        fate = world.random.random() / (world.chances.transport or 1e-9)
-        at = world.time
-        if fate > 1:
-            self._land(handle, target, request, at + latency, answered=True)
-        elif fate < 0.25:
-            self._answer(handle, at + latency, throttle())
-        elif fate < 0.5:
-            self._land(handle, target, request, at + latency, answered=True, cut=True)
-        elif fate < 0.6:
-            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
-        elif fate < 0.7:
-            self._land(handle, target, request, at + latency / 2, answered=False)
-            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
-        else:
-            gives_up = at + (self._timeout if fate < 0.85 else latency)
-            self._answer(handle, gives_up, TransportError("no answer"))
-            if world.random.random() < 0.6:
-                landing = world.random.uniform(at, gives_up + LANDS_WITHIN)
-                self._land(handle, target, request, landing, answered=False)
-        return handle
-
-    def wait(self, timeout: float) -> list[tuple[int, Response | TransportError]]:
-        world = self._world
-        until = world.time + max(timeout, 0.0)
-        if self._due:
-            until = min(until, max(world.time, min(self._due.values())))
-        world.sleep(max(0.0, until - world.time))
-        done = [handle for handle, due in self._due.items() if due <= world.time and handle in self._answers]
-        for handle in done:
-            del self._due[handle]
-        return [(handle, self._answers.pop(handle)) for handle in done]
-
-    def _answer(self, handle: int, at: float, answer: Response | TransportError) -> None:
-        self._due[handle] = at
-        self._answers[handle] = answer
-
-    def _land(self, handle: int, target: str, request: Any, at: float, *, answered: bool, cut: bool = False) -> None:
-        def apply() -> None:
-            answer = self._apply(target, request, cut=cut)
-            if answered:
-                self._answers[handle] = answer
-
-        if answered:
-            self._due[handle] = at
-        self._world.at(at, apply)
-
-    def _apply(self, target: str, request: Any, *, cut: bool) -> Response:
-        if target.endswith("BatchWriteItem"):
-            ((table, puts),) = request["RequestItems"].items()
-            keys = [(put["PutRequest"]["Item"]["pk"]["S"], put["PutRequest"]["Item"]["sk"]["S"]) for put in puts]
-            if len(set(keys)) != len(keys) or len(keys) > 25:
-                raise Broken("a batch of more than 25 items, or with an item key twice")
-            left = [put for put in puts if cut and self._world.random.random() < 0.5]
-            for put in puts:
-                if put not in left:
-                    self._items.put(put["PutRequest"]["Item"], conditional=False)
-            return _ok({"UnprocessedItems": {table: left} if left else {}})
-        if cut:
-            return throttle()
-        assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o < :o"
-        assert request["ExpressionAttributeValues"][":o"] == request["Item"][ORDER]
-        refused = self._items.put(request["Item"], conditional=True)
-        if refused is None:
-            return _ok({})
-        return Response(
-            400, [], orjson.dumps({"__type": "x#ConditionalCheckFailedException", "message": "", "Item": refused})
-        )
-
-
-def throttle() -> Response:
-    """Build the answer of a table that is asked too much of."""
-    return Response(400, [], b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')
-
-
-def _ok(body: Any) -> Response:
-    return Response(200, [], orjson.dumps(body))
-
-
 class ModelAthena:
-    """Answers every metadata query with the same rows."""
+    """Answers every metadata query with one row, that of the time."""
 
-    def __init__(self, world: World, s3: ModelS3) -> None:
+    def __init__(self, world: World, s3: ModelS3, row_at: Callable[[float], str]) -> None:
         self._world = world
         self._s3 = s3
+        self._row_at = row_at
+        self.fetched: dict[str, tuple[float, str]] = {}  # location -> when, and the row
 
     def unload(self, sql: str, location: str) -> None:
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
@@ -298,7 +187,9 @@ class ModelAthena:
         def run() -> None:
             if any(at[0] == bucket and at[1].startswith(prefix) for at in self._s3.objects):
                 raise OperationalError("HIVE_PATH_ALREADY_EXISTS")
-            self._s3.put(bucket, f"{prefix}0.parquet", METADATA)
+            row = self._row_at(self._world.time)
+            self._s3.put(bucket, f"{prefix}0.parquet", _render_metadata(row))
+            self.fetched[location] = self._world.time, row
 
         try:
             self._world.call("Athena", run)
@@ -306,16 +197,11 @@ class ModelAthena:
             raise OperationalError("the query was cancelled") from error
 
 
-def _metadata() -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+@cache
+def _render_metadata(row: str) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"k": ["x"]}), buffer)
+    pq.write_table(pa.table({"k": [row]}), buffer)
     return buffer.getvalue()
-
-
-METADATA = _metadata()
 
 
 @dataclass

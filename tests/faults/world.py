@@ -25,10 +25,6 @@ class Killed(BaseException):
     """The process of this actor is gone; nothing that it does in answer reaches the world."""
 
 
-class Broken(AssertionError):
-    """A promise was broken while the history went on."""
-
-
 @dataclass
 class Chances:
     """How often what goes wrong, per call."""
@@ -64,7 +60,7 @@ class World:
         self.time = START
         self.calls = 0
         self.current: Actor | None = None
-        self.broken: str | None = None
+        self.broken: list[str] = []
         self._actors: list[Actor] = []
         self._back = threading.Semaphore(0)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -110,6 +106,10 @@ class World:
         """End an actor's process here and now."""
         actor.dead = True
         raise Killed(actor.name)
+
+    def fail(self, problem: str) -> None:
+        """Note that a promise was broken while the history went on; it may go on."""
+        self.broken.append(problem)
 
     def _check_alive(self, actor: Actor) -> None:
         self._turn()

@@ -47,7 +47,10 @@ def expect(table: Any, chunk: Any, order: Any = OURS) -> None:
 
 
 def write(table: Any, chunk: Any, *, conditional: bool = False, order: Any = OURS, **options: Any) -> Any:
-    writer = writer_to(table, **options)
+    return write_all(writer_to(table, **options), chunk, conditional=conditional, order=order)
+
+
+def write_all(writer: Any, chunk: Any, *, conditional: bool = False, order: Any = OURS) -> Any:
     writer.put(chunk, order=order, expires_at=EXPIRES, conditional=conditional)
     return writer.flush()
 
@@ -307,6 +310,27 @@ def test_unknown_outcome_is_remembered() -> None:
     writer.put(chunk_of(25), order=OURS, expires_at=EXPIRES, conditional=False)
     writer.flush()
     assert writer.unknown_at == pytest.approx(1000.005)
+
+
+def test_whoever_gives_up_for_a_reason_of_its_own_waits_for_what_is_in_flight() -> None:
+    """After `settle` nothing can land any more, but for writes without an answer; of those the writer knows."""
+    table = ModelledTable(latency=0.5, fault=lambda number: "lost" if number == 2 else None)
+    writer = writer_to(table)
+    writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
+    assert writer.unknown_at is None
+    writer.settle()
+    assert table.wait(10) == []
+    assert writer.unknown_at == pytest.approx(1000.6)
+
+
+def test_unknown_outcome_beside_a_failure_is_remembered() -> None:
+    """An answer that ends the writing does not hide that another of the same moment never came."""
+    faults: list[str | Response] = [refuse("AccessDeniedException"), *["lost"] * 7]
+    table = ModelledTable(latency=0.0, fault=lambda number: faults[number])
+    writer = writer_to(table)
+    with pytest.raises(WriteFailed):
+        write_all(writer, chunk_of(200))
+    assert writer.unknown_at == 1000.0
 
 
 def test_large_bodies_take_bounded_memory() -> None:

@@ -1,0 +1,116 @@
+"""What the model writes in a history: objects, or folders closed by a marker; some of them bad."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+from enrich.dataset import Dataset
+from tests.faults.model_engine import render_reason
+from tests.faults.services import ModelS3, Version
+from tests.faults.world import DAY
+
+KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
+MANIFEST = "_SUCCESS"
+AHEAD = 300  # seconds that as_of may be later than the arrival
+
+
+@dataclass
+class Put:
+    """One write of an output."""
+
+    dataset: str
+    object_key: str
+    identity: str
+    as_of: int
+    arrived: float
+    rows: list[Any] | None  # None: it can't be read
+    lacks_part: bool = False
+
+    def is_bad(self, dataset: Dataset) -> bool:
+        """Tell whether it can't be published at all."""
+        if self.rows is None or self.lacks_part or self.is_from_the_future:
+            return True
+        return self.rejected_too_many(dataset)
+
+    @property
+    def is_from_the_future(self) -> bool:
+        """Tell whether some clock was wrong."""
+        return self.as_of > int(self.arrived) + AHEAD
+
+    def rejected_too_many(self, dataset: Dataset) -> bool:
+        """Tell whether more of its rows can't become items than the dataset tolerates."""
+        rows, rejected, tolerated = len(self.rows or []), sum(self.rejected()), dataset.tolerated
+        return rejected > tolerated.share * rows and rejected > min(tolerated.few, rows - 1)
+
+    def rejected(self) -> list[bool]:
+        """Tell for each row whether it must be rejected."""
+        rows = self.rows or []
+        good = [(row[0], row[1]) for row in rows if render_reason(row[1], row[2]) is None]
+        return [render_reason(row[1], row[2]) is not None or good.count((row[0], row[1])) > 1 for row in rows]
+
+
+def write_output(s3: ModelS3, dataset: Dataset, random: Random, now: float, earlier: Sequence[Put]) -> Put:
+    """Write an output by chance, maybe over an earlier one or as of the same instant."""
+    as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.uniform(0, 3000))
+    if random.random() < 0.05:
+        as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
+    marker = dataset.source.marker
+    folder = f"{dataset.name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/"
+    if earlier and random.random() < 0.3:
+        chosen = random.choice(earlier)
+        folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
+        if random.random() < 0.3:
+            folder = folder.replace("/", "/x/", 1)
+    put = Put(dataset.name, folder + (marker or "part"), "", as_of, now, _choose_rows(random))
+    parts = _cut(put.rows, random) if marker else [put.rows]
+    if not marker:
+        put.identity = f"{put.object_key}@{_identity(_put(s3, put.object_key, put.rows))}"
+        return put
+    for bucket, object_key in list(s3.objects):  # what the job wrote before, it removes first
+        if bucket == "outputs" and object_key.startswith(folder) and not s3.objects[bucket, object_key][-1].gone:
+            s3.delete("outputs", object_key)
+    names = [f"{folder}part-{n}" for n in range(len(parts))]
+    written = [(name, _put(s3, name, rows)) for name, rows in zip(names, parts, strict=True)]
+    put.lacks_part = random.random() < 0.05
+    named = names + [f"{folder}part-{len(parts)}"] * put.lacks_part
+    manifest = json.dumps({"filenames": named}).encode() if put.lacks_part or random.random() < 0.5 else b""
+    closed = _identity(s3.put("outputs", put.object_key, manifest))
+    lines = "\n".join(f"{name} {part.version_id or part.etag} {len(part.body)}" for name, part in written)
+    put.identity = f"{put.object_key}@{closed}+{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
+    return put
+
+
+def _choose_rows(random: Random) -> list[Any] | None:
+    if random.random() < 0.05:
+        return None
+    chosen = random.sample(KEYS, random.randint(0, len(KEYS)))
+    rows = [
+        [subject, key, random.choice(["v1", "v2", None if random.random() < 0.3 else "v3"])] for subject, key in chosen
+    ]
+    if rows and random.random() < 0.2:
+        rows += [random.choice(rows), ["a", None, "v1"]]
+    return rows
+
+
+def _cut(rows: list[Any] | None, random: Random) -> list[list[Any] | None]:
+    """Cut rows into parts; one that can't be read comes last."""
+    if rows is None:
+        return [[["a", "p0", "v1"]], None]
+    at = sorted(random.randint(0, len(rows)) for _ in range(random.randint(0, 2)))
+    return [rows[first:last] for first, last in zip([0, *at], [*at, len(rows)], strict=True)]
+
+
+def _put(s3: ModelS3, object_key: str, rows: list[Any] | None) -> Version:
+    content = b"corrupt" if rows is None else json.dumps(rows).encode() if rows else b""
+    return s3.put("outputs", object_key, content)
+
+
+def _identity(version: Version) -> str:
+    """Return what tells a version of an object from the others: S3's version id, else ETag and LastModified."""
+    return version.version_id or f"{version.etag.strip(chr(34))}.{int(version.modified.timestamp() * 1000)}"

@@ -1,0 +1,90 @@
+"""What the table must serve when a history has come to rest, told from the outputs in their order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from enrich.records import Run
+from serve.item import BODY, EXPIRES_AT, build_pk
+from tests.faults.history import TTL, Story
+
+LIFE = int(TTL.total_seconds())
+Body = str | None  # None: a reader finds nothing
+
+
+def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
+    """The table holds, of each item key, what the newest output that names it says."""
+    now = story.world.time
+    expected = fold(story, name, runs)
+    doubtful = find_doubtful(story, runs)
+    problems = []
+    keys = {at for at in story.items.rows if at[0].startswith(f"{name}#")} | set(expected)
+    for key in sorted(keys):
+        item = story.items.rows.get(key)
+        alive = item is not None and BODY in item and int(item[EXPIRES_AT]["N"]) > now
+        stored = item[BODY]["S"] if alive and item is not None else None
+        allowed, until = expected.get(key, ({None}, now))
+        allowed = allowed | doubtful.get(key, set())
+        if until <= now or key in doubtful:
+            allowed = allowed | {None}
+        if stored not in allowed:
+            problems.append(f"{key}: the table serves {stored!r}, and the outputs say {sorted(map(str, allowed))}")
+    return problems
+
+
+def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body], float]]:
+    """Run the outputs in their order, in plain words: item key to its possible bodies, and until when it must last."""
+    withdrawn = {run.identity for run in runs if run.kind == "removal"}
+    newest: dict[str, Run] = {}
+    for run in sorted((run for run in runs if run.state == "done" and run.decided_ms is not None), key=_when):
+        if run.kind not in {"removal", "rejects"} and run.identity not in withdrawn:
+            newest[run.identity] = run
+    snapshot = story.datasets[name].source.output == "snapshot"
+    state: dict[Any, tuple[set[Body], float]] = {}
+    for run in sorted(newest.values(), key=_when):
+        put = story.find_put(run)
+        assert put is not None
+        assert put.rows is not None
+        if put.as_of + LIFE <= (run.decided_ms or 0) / 1000:
+            continue
+        least = min(put.as_of + LIFE, (run.decided_ms or 0) / 1000 + 0.5 * LIFE)
+        flags = put.rejected()
+        keys = [(build_pk(name, [row[0]]), row[1]) for row in put.rows]
+        if snapshot:
+            # Such a leftover is not found any more once fingerprints were lost, and stays to its expiry.
+            gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
+            state |= {key: ({None}, state[key][1]) for key in gone}
+            # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
+            # comes later or fingerprints were lost, nobody promises.
+            for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
+                state[key] = (written_bodies(story, key) | {None}, put.as_of + LIFE)
+        for key, row, flag in zip(keys, put.rows, flags, strict=True):
+            if not flag:
+                state[key] = ({json.dumps({"value": row[2], "metadata": story.metadata_of(run)})}, least)
+    return state
+
+
+def written_bodies(story: Story, key: tuple[str, str]) -> set[Body]:
+    """Return every body that was ever written to an item key; each of them was right when it was."""
+    return {each.body for each in story.items.applied if each.at == key}
+
+
+def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
+    """Return what runs that began to write and never closed may have left: nobody promises that it is gone."""
+    found: dict[Any, set[Body]] = {}
+    for run in runs:
+        began = run.decided_ms is not None and run.state not in {"done", "withdrawn"}
+        # where old versions are not kept, an output that was overwritten can be neither restored nor taken back
+        lost = run.state == "overwritten" and run.kind in {"restore", "removal"}
+        if not began and not lost:
+            continue
+        put = story.find_put(run)
+        for row in (put.rows if put else None) or []:
+            key = (build_pk(run.dataset, [row[0]]), row[1])
+            found.setdefault(key, set()).update(written_bodies(story, key))
+    return found
+
+
+def _when(run: Run) -> tuple[int, int]:
+    return (run.as_of_ms or 0, run.run)

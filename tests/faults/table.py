@@ -1,0 +1,159 @@
+"""A model of the table of items, and of the network that carries writes to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from serve.item import BODY, EXPIRES_AT, ORDER
+from tests.faults.world import World
+from wire.errors import TransportError
+from wire.response import Response
+
+LANDS_WITHIN = 8.0  # seconds after the client gave up on it that a write may still be applied; less than the margin
+
+
+class Applied(NamedTuple):
+    """A write that the table took."""
+
+    order: str
+    at: tuple[str, str]
+    body: str | None  # None: a tombstone
+    expires_at: int
+    hides_until: int  # when the item with a body expires whose place it took; 0 if there was none
+
+
+@dataclass
+class Items:
+    """The table of items, and every write that it ever applied."""
+
+    rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    applied: list[Applied] = field(default_factory=list)
+
+    def put(self, item: dict[str, Any], *, conditional: bool) -> dict[str, Any] | None:
+        """Apply a write; return the stored item that refuses it."""
+        at, order = (item["pk"]["S"], item["sk"]["S"]), item[ORDER]["S"]
+        stored = self.rows.get(at)
+        if conditional and stored is not None and not stored[ORDER]["S"] < order:
+            return stored
+        self.rows[at] = item
+        body = item[BODY]["S"] if BODY in item else None
+        hides_until = int(stored[EXPIRES_AT]["N"]) if stored and BODY in stored else 0
+        self.applied.append(Applied(order, at, body, int(item[EXPIRES_AT]["N"]), hides_until))
+        return None
+
+    def delete_expired(self, now: float) -> None:
+        """Do what TTL does, sooner or later."""
+        for at in [at for at, item in self.rows.items() if int(item[EXPIRES_AT]["N"]) <= now]:
+            del self.rows[at]
+
+
+class ModelTransport:
+    """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late.
+
+    `watch` is told of each request when it is sent and when it lands: its items, and whether it has a condition.
+    """
+
+    def __init__(
+        self, world: World, items: Items, timeout: float, watch: Callable[[list[dict[str, Any]], bool, str], None]
+    ) -> None:
+        self._world = world
+        self._items = items
+        self._timeout = timeout
+        self._watch = watch
+        self._handles = itertools.count(1)
+        self._due: dict[int, float] = {}
+        self._answers: dict[int, Response | TransportError] = {}
+
+    def send(self, target: str, payload: bytes) -> int:
+        world, handle, request = self._world, next(self._handles), orjson.loads(payload)
+        self._watch(*_parse(target, request), "sent")
+        latency = min(world.random.expovariate(5.0), self._timeout * 0.9)
+        fate = world.random.random() / (world.chances.transport or 1e-9)
+        at = world.time
+        if fate > 1:
+            self._land(handle, target, request, at + latency, answered=True)
+        elif fate < 0.25:
+            self._answer(handle, at + latency, throttle())
+        elif fate < 0.5:
+            self._land(handle, target, request, at + latency, answered=True, cut=True)
+        elif fate < 0.6:
+            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
+        elif fate < 0.7:
+            self._land(handle, target, request, at + latency / 2, answered=False)
+            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
+        else:
+            gives_up = at + (self._timeout if fate < 0.85 else latency)
+            self._answer(handle, gives_up, TransportError("no answer"))
+            if world.random.random() < 0.6:
+                landing = world.random.uniform(at, gives_up + LANDS_WITHIN)
+                self._land(handle, target, request, landing, answered=False)
+        return handle
+
+    def wait(self, timeout: float) -> list[tuple[int, Response | TransportError]]:
+        world = self._world
+        until = world.time + max(timeout, 0.0)
+        if self._due:
+            until = min(until, max(world.time, min(self._due.values())))
+        world.sleep(max(0.0, until - world.time))
+        done = [handle for handle, due in self._due.items() if due <= world.time and handle in self._answers]
+        for handle in done:
+            del self._due[handle]
+        return [(handle, self._answers.pop(handle)) for handle in done]
+
+    def _answer(self, handle: int, at: float, answer: Response | TransportError) -> None:
+        self._due[handle] = at
+        self._answers[handle] = answer
+
+    def _land(self, handle: int, target: str, request: Any, at: float, *, answered: bool, cut: bool = False) -> None:
+        def apply() -> None:
+            answer = self._apply(target, request, cut=cut)
+            if answered:
+                self._answers[handle] = answer
+
+        if answered:
+            self._due[handle] = at
+        self._world.at(at, apply)
+
+    def _apply(self, target: str, request: Any, *, cut: bool) -> Response:
+        items, conditional = _parse(target, request)
+        if conditional and cut:
+            return throttle()
+        self._watch(items, conditional, "landed")
+        if conditional:
+            refused = self._items.put(items[0], conditional=True)
+            return _ok({}) if refused is None else _refuse(refused)
+        left = [put for put in items if cut and self._world.random.random() < 0.5]
+        for item in items:
+            if item not in left:
+                self._items.put(item, conditional=False)
+        puts = [{"PutRequest": {"Item": item}} for item in left]
+        return _ok({"UnprocessedItems": dict.fromkeys(request["RequestItems"], puts) if puts else {}})
+
+
+def _parse(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
+    """Return the items of a request, and whether it has a condition."""
+    if target.endswith("BatchWriteItem"):
+        (puts,) = request["RequestItems"].values()
+        return [put["PutRequest"]["Item"] for put in puts], False
+    assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o < :o"
+    assert request["ExpressionAttributeValues"][":o"] == request["Item"][ORDER]
+    return [request["Item"]], True
+
+
+def _refuse(stored: dict[str, Any]) -> Response:
+    answer = {"__type": "x#ConditionalCheckFailedException", "message": "", "Item": stored}
+    return Response(400, [], orjson.dumps(answer))
+
+
+def throttle() -> Response:
+    """Build the answer of a table that is asked too much of."""
+    return Response(400, [], b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')
+
+
+def _ok(body: Any) -> Response:
+    return Response(200, [], orjson.dumps(body))
