@@ -32,6 +32,7 @@ from enrich.work import work_off
 from serve.datasets import Served
 from serve.item import ORDER
 from tests.faults import model_engine, shared_duckdb
+from tests.faults.model_engine import render_body
 from tests.faults.outputs import Put, write_output
 from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
 from tests.faults.table import Applied, Items, ModelTransport
@@ -89,9 +90,9 @@ class Story:
         files = [kept[-1] for at, kept in self.s3.objects.items() if at[0] == "larder" and at[1].startswith(prefix)]
         return [json.loads(line) for file in files for line in file.body.splitlines()]
 
-    def metadata_of(self, run: Run) -> str:
-        """Return the row of metadata that a run joins."""
-        return self.athena.fetched[run.metadata["m"]][1]
+    def render(self, run: Run, value: str) -> str:
+        """Return the body that a run must give to a value."""
+        return render_body(value, [[{"k": self.athena.fetched[run.metadata["m"]][1]}]])
 
     @property
     def ledger(self) -> Ledger:

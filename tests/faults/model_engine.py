@@ -61,7 +61,7 @@ class ModelEngine:
     def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
         assert directory.is_dir()
         self._name = dataset.name
-        (self._metadata,) = metadata["m"]["k"].to_pylist()
+        self._metadata = [table.to_pylist() for table in metadata.values()]
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +84,8 @@ class ModelEngine:
         return [json.dumps(chunk[row]) for row in rows]
 
 
-def render_body(value: str, metadata: str) -> str:
-    """Return the body of a value, joined with the row of metadata."""
+def render_body(value: str, metadata: Sequence[Any]) -> str:
+    """Return the body of a value, joined with the rows of all metadata."""
     return json.dumps({"value": value, "metadata": metadata})
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from enrich.records import Run
 from serve.item import Order, build_pk
 from tests.faults.history import TTL, Story
-from tests.faults.model_engine import render_body
 from tests.faults.outputs import Put
 from tests.faults.served import check_table
 
@@ -135,7 +134,7 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
         put = story.find_put(run)
         rows = {(build_pk(name, [row[0]]), row[1]): row[2] for row in (put.rows or [] if put else [])}
         rejected = each.at not in _good_keys(put)
-        if put is None or rejected or each.body != render_body(rows[each.at], story.metadata_of(run)):
+        if put is None or rejected or each.body != story.render(run, rows[each.at]):
             yield f"run {run.run} wrote {each.body} to {each.at}, and its output says {rows.get(each.at)!r}"
         elif each.expires_at != put.as_of + LIFE:
             yield f"run {run.run} wrote {each.at} until {each.expires_at}, and it should be {put.as_of + LIFE}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from enrich.records import Run
@@ -61,7 +60,7 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
                 state[key] = (written_bodies(story, key) | {None}, put.as_of + LIFE)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
             if not flag:
-                state[key] = ({json.dumps({"value": row[2], "metadata": story.metadata_of(run)})}, least)
+                state[key] = ({story.render(run, row[2])}, least)
     return state
 
 
