@@ -15,6 +15,8 @@ from typing import NamedTuple, Self
 import duckdb
 import pyarrow as pa
 
+from serve.item import MAX_PK_BYTES, PREDICTION_ID
+
 FORMAT = "1"  # of the fingerprints; another one is as good as none
 
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
@@ -213,13 +215,17 @@ class Delta:
                 """,
                 {"order": order, "now": now, **values},
             )
-            if (
-                withdrawn is not None and withdrawn.expires_at > now
-            ):  # fingerprints that were lost may have told of them
+            if withdrawn is not None and withdrawn.expires_at > now:
+                # Fingerprints that were lost may have told of them. A row may be rejected for a key that no item has.
                 self._db.execute(
-                    f"insert into found select k1, k2, pk, sk, ? from {named} "
-                    f"anti join (from known where {mine}) using (k1, k2)",
-                    [withdrawn.expires_at],
+                    f"insert into found select k1, k2, pk, sk, $expires_at from {named} "
+                    f"anti join (from known where {mine}) using (k1, k2) "
+                    "where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most",
+                    {
+                        "expires_at": withdrawn.expires_at,
+                        "prediction_id": PREDICTION_ID.pattern.removesuffix(r"\Z"),
+                        "most": MAX_PK_BYTES,
+                    },
                 )
         self._db.execute(
             "create or replace table removal as select row_number() over (order by k1, k2) - 1 as row, * from found"

@@ -30,7 +30,7 @@ from enrich.records import Run
 from enrich.settings import Settings
 from enrich.work import work_off
 from serve.datasets import Served
-from serve.item import ORDER
+from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import Put, write_output
@@ -138,6 +138,7 @@ def _build(seed: int, directory: Path) -> Story:
         lie=harsh * random.choice([0, 0.003, 0.01]),
         stall=harsh * random.choice([0, 0.004, 0.015]),
         switch=random.choice([0.02, 0.2, 0.6]),
+        calls_per_second=random.choice([20.0, 20.0, 300.0]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
     )
     world = World(seed, chances)
@@ -213,6 +214,8 @@ def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: 
         story.world.fail(f"{sender} {event} a write of {order} {now - state.lease_until_ms / 1000} s after its lease")
     if not conditional and order != state.high_water:
         story.world.fail(f"a write of {order} {event} without a condition; the high-water mark was {state.high_water}")
+    if not all(PREDICTION_ID.match(item["sk"]["S"]) for item in items):
+        story.world.fail(f"an item key that none can have: {items}")
     if len({(item["pk"]["S"], item["sk"]["S"]) for item in items}) != len(items) or len(items) > 25:
         story.world.fail("a batch of more than 25 items, or with an item key twice")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from enrich.dataset import Dataset
 from enrich.read import BadOutput
-from serve.item import build_pk
+from serve.item import PREDICTION_ID, build_pk
 
 CHUNK_ROWS = 4
 SCHEMA = pa.schema(
@@ -91,6 +91,6 @@ def render_body(value: str, metadata: Sequence[Any]) -> str:
 
 def render_reason(prediction_id: str | None, value: str | None) -> str | None:
     """Return why a row becomes no item, if it does not."""
-    if prediction_id is None:
-        return "null-key"
+    if prediction_id is None or not PREDICTION_ID.match(prediction_id):
+        return "null-key" if prediction_id is None else "bad-prediction-id"
     return "bad-value" if value is None else None

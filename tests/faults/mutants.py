@@ -120,6 +120,9 @@ MUTANTS = (
     Mutant(
         "lives-for-ever", "enrich.delta", "k.expires_at - $now >= $enough", "k.expires_at - $now >= -$enough * 1000"
     ),
+    Mutant(
+        "tombstone-for-no-item", "enrich.delta", "where regexp_full_match(sk, ", "where true or regexp_full_match(sk, "
+    ),
     Mutant("writes-left-in-flight", "enrich.run", "writer.settle()", "pass"),
     Mutant("next-run-does-not-wait", "enrich.dispatch", "lease.wait_for_quiet()", "pass"),
     Mutant("writer-never-stops", "enrich.run", "stop_at=lambda: active.lease.stop_at", "stop_at=None"),

@@ -94,7 +94,7 @@ def _choose_rows(random: Random) -> list[Any] | None:
         [subject, key, random.choice(["v1", "v2", None if random.random() < 0.3 else "v3"])] for subject, key in chosen
     ]
     if rows and random.random() < 0.2:
-        rows += [random.choice(rows), ["a", None, "v1"]]
+        rows += [random.choice(rows), ["a", random.choice([None, "no id"]), "v1"]]
     return rows
 
 

@@ -34,6 +34,7 @@ class Chances:
     lie: float = 0.0  # it was done, and the answer says that it was not
     stall: float = 0.0  # it takes long
     switch: float = 0.2
+    calls_per_second: float = 20.0
     transport: float = 0.0  # of a write to be throttled, cut short, lost or late
 
 
@@ -85,7 +86,7 @@ class World:
         """Let an actor call the outer world, with everything that can happen to such a call."""
         actor = self._actor()
         self.calls += 1
-        self.time += self.random.expovariate(20.0)
+        self.time += self.random.expovariate(self.chances.calls_per_second)
         if self.random.random() < self.chances.switch:
             self._yield(actor)
         self._check_alive(actor)
