@@ -5,7 +5,10 @@ Chunks are blocks of a fixed number of bytes from the start of the file, so that
 
 from __future__ import annotations
 
+import codecs
+import functools
 import io
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +24,9 @@ BLOCK_BYTES = 1024 * 1024  # pyarrow's CSV reader takes many times as much memor
 _AHEAD = 2  # blocks that pyarrow's CSV reader may have read while we are busy; it would read 32
 _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+_MARK = "\ufdd0"  # stands for a byte that is not UTF-8; Unicode leaves it to such uses within a program
+_NOT_UTF_8 = "the line is not UTF-8"
+codecs.register_error("larder.mark", lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
 
 
 class BadText(ValueError):
@@ -68,7 +74,7 @@ def read_csv(
 
     def note(row: Any) -> str:
         # The header is number 1; blank lines are not counted.
-        bad.append((row.number - 2, row.text))
+        bad.append((row.number - 2, row.text.replace(_MARK, "\ufffd")))
         return "skip"
 
     stream = _Stream(unpack(name, file, BLOCK_BYTES))
@@ -80,9 +86,8 @@ def read_csv(
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
             ),
-            # binary, for a text that is not UTF-8 would fail the file instead of its row
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.binary()),
+                column_types=dict.fromkeys(names, pa.string()),
                 include_columns=names,
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
@@ -91,11 +96,11 @@ def read_csv(
         )
         row = 0
         for batch in stream.serve(reader):
-            chunk = _insert(_build_rows(batch), bad, row)
+            chunk = _insert(_build_rows(batch, marked=stream.marked), bad, row)
             row += chunk.num_rows
             yield chunk
         if bad:
-            yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema)), bad, row, last=True)
+            yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema), marked=False), bad, row, last=True)
     except pa.ArrowInvalid as error:
         if "straddl" in str(error):
             said = "a row is longer than 1 MB, or a quote is never closed; write long texts as Parquet"
@@ -106,14 +111,18 @@ def read_csv(
 
 
 class _Stream(io.RawIOBase):
-    """Blocks as a file for pyarrow's CSV reader, whose thread is kept from reading far ahead of us."""
+    """Blocks as a file for pyarrow's CSV reader, whose thread is kept from reading far ahead of us.
+
+    They are made UTF-8, since what is not would fail the whole file instead of its row; `marked` tells that some was.
+    """
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._turn = threading.Condition()
         self._awaited = True  # somebody waits for a batch, however many blocks that takes
         self._ahead = 0
-        self._blocks = blocks
-        self.head = self._held = next(blocks, b"")
+        self.marked = False
+        self._blocks = self._encode(blocks)
+        self.head = self._held = next(self._blocks, b"")
 
     def readable(self) -> bool:
         return True
@@ -122,9 +131,11 @@ class _Stream(io.RawIOBase):
         with self._turn:
             self._turn.wait_for(lambda: self._awaited or self._ahead < _AHEAD)
             self._ahead += 1
-        block = self._held or (b"" if self.closed else next(self._blocks, b""))
-        self._held = block[size:]
-        return block[:size]
+        # All blocks but the last are full: pyarrow takes a short one for a row that is too long.
+        while len(self._held) < size and not self.closed and (block := next(self._blocks, b"")):
+            self._held += block
+        block, self._held = self._held[:size], self._held[size:]
+        return block
 
     def serve(self, reader: Any) -> Iterator[pa.RecordBatch]:
         """Give the batches of the reader that reads from here."""
@@ -140,6 +151,24 @@ class _Stream(io.RawIOBase):
     def close(self) -> None:
         super().close()
         self._await(True)
+
+    def _encode(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for block in itertools.chain(blocks, [b""]):
+            state = decoder.getstate()
+            if not state[0] and block.isascii():
+                encoded = block
+            else:
+                try:
+                    encoded = decoder.decode(block, final=not block).encode()
+                except UnicodeDecodeError:
+                    self.marked = True
+                    decoder.setstate(state)
+                    decoder.errors = "larder.mark"
+                    encoded = decoder.decode(block, final=not block).encode()
+                    decoder.errors = "strict"
+            if encoded:
+                yield encoded
 
     def _await(self, awaited: bool) -> None:
         with self._turn:
@@ -170,13 +199,13 @@ def _build_lines(block: bytes) -> pa.RecordBatch:
     return batch.filter(pc.greater(pc.binary_length(pc.ascii_trim_whitespace(lines)), 0))
 
 
-def _build_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
-    columns = []
+def _build_rows(batch: pa.RecordBatch, *, marked: bool) -> pa.RecordBatch:
+    columns = batch.columns
     problem = pa.nulls(batch.num_rows, pa.string())
-    for column in batch.columns:
-        text, problems = _decode(column)
-        columns.append(text)
-        problem = pc.coalesce(problem, problems)
+    if marked:
+        bad = [pc.coalesce(pc.match_substring(column, _MARK), False) for column in columns]
+        problem = pc.if_else(functools.reduce(pc.or_, bad), _NOT_UTF_8, problem)
+        columns = [pc.replace_substring(column, _MARK, "\ufffd") for column in columns]
     names = [*batch.schema.names, LINE, PROBLEM]
     return pa.RecordBatch.from_arrays([*columns, pa.nulls(batch.num_rows, pa.string()), problem], names=names)
 
@@ -190,7 +219,7 @@ def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         for value in column.to_pylist():
             text = (value or b"").decode("utf-8", "replace")
             texts.append(None if value is None else text)
-            problems.append("the line is not UTF-8" if text.encode() != (value or b"") else None)
+            problems.append(_NOT_UTF_8 if text.encode() != (value or b"") else None)
         return pa.array(texts, pa.string()), pa.array(problems, pa.string())
 
 

@@ -313,10 +313,37 @@ def test_malformed_lines_keep_their_places_across_blocks(tmp_path: Path, monkeyp
     assert all(json.loads(row["body"])["n"] == row["row"] for row in rows if row["body"])
 
 
-def test_text_that_is_not_utf_8_rejects_its_row(tmp_path: Path) -> None:
-    """One bad byte in a CSV rejects its row; the others are read."""
-    rows = render(tmp_path, dataset_of("csv", {"id": "varchar"}), ("a", b"id\nok\n\xff\xfe\nalso\n"))
-    assert [row["reason"] for row in rows] == [None, "bad-value", None]
+@pytest.mark.parametrize("block", [17, 64, 1 << 20])
+def test_text_that_is_not_utf_8_rejects_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """A bad byte in a CSV rejects its row, though it has too many fields as well; the others are read."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    lines = [
+        "é😀,1".encode(),
+        b"\xff\xfe,2",
+        b"",
+        b"b\xff,2,3",
+        "\ufdd0\ufffd,3".encode()[3:],
+        b"c,\xe2\x82",
+        b"\xff",
+        b"d,4",
+    ]
+    dataset = dataset_of("csv", {"id": "varchar", "n": "varchar"})
+    rows = render(tmp_path, dataset, ("a", b"id,n\n" + b"\n".join(lines)))
+    good = [json.loads(row["body"]) if row["body"] else row["reason"] for row in rows]
+    bad = "bad-value"
+    assert good == [{"id": "é😀", "n": "1"}, bad, bad, {"id": "\ufffd", "n": "3"}, bad, bad, {"id": "d", "n": "4"}]
+    assert {row["detail"] for row in rows if row["reason"]} == {
+        "the line is not UTF-8",
+        "the line has not as many fields as the header",
+    }
+
+
+def test_a_byte_that_is_not_utf_8_in_a_column_that_is_ignored_rejects_nothing(tmp_path: Path) -> None:
+    """Nobody reads it; and the character that marks such bytes is a text like any other in a file without them."""
+    dataset = dataset_of("csv", {"id": "varchar"})
+    assert [row["reason"] for row in render(tmp_path, dataset, ("a", b"id,x\na,\xff\nb,2\n"))] == [None, None]
+    (row,) = render(tmp_path, dataset, ("a", "id\n\ufdd0\n".encode()))
+    assert json.loads(row["body"]) == {"id": "\ufdd0"}
 
 
 @pytest.mark.parametrize(
