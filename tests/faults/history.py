@@ -140,6 +140,7 @@ def _build(seed: int, directory: Path) -> Story:
         switch=random.choice([0.02, 0.2, 0.6]),
         calls_per_second=random.choice([20.0, 20.0, 300.0]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
+        lossy=random.choice([0, 0, 0.8]),
     )
     world = World(seed, chances)
     versioned = {"outputs"} if random.random() < 0.6 else set()
@@ -150,7 +151,7 @@ def _build(seed: int, directory: Path) -> Story:
     story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets)
     story.gentle = harsh == 0.0
 
-    pauses = [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]
+    pauses = random.choice([[0.01], [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]])
 
     class Busy(Progress):
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
@@ -224,9 +225,10 @@ def _plan(story: Story) -> None:
     """Lay out what will happen in three days, by chance."""
     world, random = story.world, Random(f"plan {story.seed}")
     at = START
+    burst = random.choice([0.4, 0.4, 0.4, 0.9])
     for _ in range(random.randint(3, 7)):
         # some close together, so that invocations overlap
-        at = at + random.uniform(0, 20) if random.random() < 0.4 else START + random.uniform(0, 2.5 * DAY)
+        at = at + random.uniform(0, 20) if random.random() < burst else START + random.uniform(0, 2.5 * DAY)
         world.at(at, lambda: _put(story, random))
     for _ in range(random.choice([0, 0, 1, 2])):
         deed = random.choice([_withdraw, _replay, _refresh, _replay_rejects])

@@ -57,7 +57,7 @@ class Put:
 
 def write_output(s3: ModelS3, dataset: Dataset, random: Random, now: float, earlier: Sequence[Put]) -> Put:
     """Write an output by chance, maybe over an earlier one or as of the same instant."""
-    as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.uniform(0, 3000))
+    as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.choice([0, random.uniform(0, 3000)]))
     if random.random() < 0.05:
         as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
     marker = dataset.source.marker

@@ -74,6 +74,8 @@ class ModelTransport:
         self._watch(*_parse(target, request), "sent")
         latency = min(world.random.expovariate(5.0), self._timeout * 0.9)
         fate = world.random.random() / (world.chances.transport or 1e-9)
+        if fate <= 1 and world.random.random() < world.chances.lossy:
+            fate = world.random.uniform(0.7, 1)
         at = world.time
         if fate > 1:
             self._land(handle, target, request, at + latency, answered=True)

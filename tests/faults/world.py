@@ -36,6 +36,7 @@ class Chances:
     switch: float = 0.2
     calls_per_second: float = 20.0
     transport: float = 0.0  # of a write to be throttled, cut short, lost or late
+    lossy: float = 0.0  # of what goes wrong with a write to be a loss
 
 
 @dataclass
@@ -96,7 +97,7 @@ class World:
             raise build_error(name, "InternalError")
         result = do()
         if self.random.random() < self.chances.stall:
-            self.sleep(self.random.uniform(1, 100))
+            self.sleep(self.random.uniform(1, self.random.choice([20, 300])))
         if self.random.random() < self.chances.crash:
             self.kill(actor)
         if self.random.random() < self.chances.lie:
