@@ -10,15 +10,21 @@ from enrich.edges import Edges
 from enrich.faults import Failed, LeaseLost
 from enrich.lease import Lease, acquire
 from enrich.ledger import Delete
-from enrich.records import RESTORE_FIRST, Counts, Record, Run, bump
+from enrich.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counts, Record, Run, bump
 from enrich.run import abandon
 
 _REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
 
 
 def replay(edges: Edges, earlier: Run) -> Run:
-    """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs."""
-    return enqueue_again(edges, repeat(earlier, "replay"))
+    """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs.
+
+    Raises:
+        Failed: the earlier run took an output back.
+    """
+    if earlier.kind == "removal":
+        raise Failed(f"run {earlier.run} took an output back; replay the run that it took back, {earlier.of_run}")
+    return enqueue_again(edges, repeat(earlier, "rejects" if earlier.kind == "rejects" else "replay"))
 
 
 def replay_rejects(edges: Edges, location: str) -> Run:
@@ -55,8 +61,11 @@ def withdraw(edges: Edges, bad: Run) -> Run:
     than the withdrawn one. Unchanged bodies cost nothing, as always.
 
     Raises:
-        Failed: the dataset is busy, or another run of it has begun to write and is not closed.
+        Failed: the dataset is busy, another run of it has begun to write and is not closed, or this one is no run over
+            an output.
     """
+    if bad.closed and bad.kind in OVER_NO_OUTPUT:
+        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
     lease = acquire(edges.ledger, edges.clock, bad.dataset, edges.owner, deadline=edges.deadline, timeout=5.0)
     if lease is None:
         raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
@@ -74,6 +83,8 @@ def _withdraw(edges: Edges, lease: Lease, bad: Run) -> Run:
         )
     if not bad.closed:
         bad = abandon(edges, lease, bad, "withdrawn before it was done")
+    if bad.kind in OVER_NO_OUTPUT:
+        return bad
     removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata, stage=RESTORE_FIRST)
     while True:
         queued, counter, pending = build_queued(edges, removal)

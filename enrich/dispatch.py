@@ -16,7 +16,7 @@ from enrich.fingerprints import fetch_table_id
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
 from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, list_keys
-from enrich.records import RESTORE_FIRST, Counter, Known, Pending, Record, Run, bump
+from enrich.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counter, Known, Pending, Record, Run, bump
 from enrich.run import execute
 
 
@@ -212,7 +212,7 @@ def find_alive(edges: Edges, runs: Iterable[Run]) -> list[Run]:
 
 def newest_first(runs: Iterable[Run]) -> list[Run]:
     """Return the runs that published an output, by their order."""
-    done = [run for run in runs if run.state == "done" and run.kind not in {"removal", "rejects"}]
+    done = [run for run in runs if run.state == "done" and run.kind not in OVER_NO_OUTPUT]
     return sorted(done, key=lambda run: run.order, reverse=True)
 
 

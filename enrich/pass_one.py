@@ -14,7 +14,7 @@ from enrich.active import Active
 from enrich.dataset import FromColumn
 from enrich.delta import Delta
 from enrich.engine import Engine
-from enrich.faults import Failed, OutOfTime, Stopped
+from enrich.faults import Failed, OutOfTime
 from enrich.kept import Kept
 from enrich.outputs import list_keys
 from enrich.rejects import add_reasons, build_prefix, count_reasons, write_rejects
@@ -82,6 +82,9 @@ def import_noted(active: Active, delta: Delta) -> None:
 
     An invocation that died between a file and its checkpoint leaves a file that overlaps with later ones. Wherever
     they overlap they agree.
+
+    Raises:
+        Failed: it is gone.
     """
     until = active.run.next_row if active.run.stage == "check" else active.run.rows or 0
     next_row = 0
@@ -93,8 +96,9 @@ def import_noted(active: Active, delta: Delta) -> None:
             delta.import_noted(path, next_row, min(last, until - 1))
             next_row = min(last, until - 1) + 1
     if next_row < until:
-        raise Stopped(
-            f"run {active.run.run} of {active.run.dataset}: what was noted of its rows from {next_row} on is gone"
+        raise Failed(
+            f"run {active.run.run} of {active.run.dataset}: what was noted of its rows from {next_row} on is gone from "
+            f"s3://{active.edges.settings.bucket}/{active.work_key('noted/')}; replay it"
         )
 
 

@@ -10,8 +10,8 @@ from enrich.active import Active, build_work_prefix
 from enrich.dataset import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.engine import Engine
 from enrich.faults import Failed, Overwritten
-from enrich.metadata import digest_sql, fetch_metadata
-from enrich.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
+from enrich.metadata import digest_sql, fetch_metadata, parse_location
+from enrich.outputs import Output, fetch_folder, fetch_output, list_keys, parse_parts, render_parts
 from enrich.part import Part
 
 AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
@@ -58,16 +58,19 @@ def set_order(active: Active, engine: Engine) -> None:
 
 def _pin_parts(active: Active) -> list[Part]:
     run, edges = active.run, active.edges
-    if run.kind == "output":
-        # The run has its number by now: an output that takes this one's place after this look gets a higher one.
-        output = fetch_output(edges.s3, active.dataset, run.bucket, run.object_key)
-        if output is None or output.identity != run.identity:
-            raise Overwritten(f"s3://{run.bucket}/{run.object_key} is no longer {run.identity}")
-        return _check_parts(output)
     if run.kind == "rejects":
         return fetch_folder(edges.s3, run.bucket, run.object_key)
     earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
-    return parse_parts(edges.s3.get_object(Bucket=edges.settings.bucket, Key=earlier)["Body"].read())
+    # What a run pinned is not kept for ever, and one that never came so far pinned nothing.
+    if run.kind != "output" and list_keys(edges.s3, edges.settings.bucket, earlier):
+        return parse_parts(edges.s3.get_object(Bucket=edges.settings.bucket, Key=earlier)["Body"].read())
+    # The run has its number by now: an output that takes this one's place after this look gets a higher one.
+    output = fetch_output(edges.s3, active.dataset, run.bucket, run.object_key)
+    if output is None or output.identity != run.identity:
+        raise Overwritten(
+            f"s3://{run.bucket}/{run.object_key} is no longer {run.identity}; `enrich run` takes what it is"
+        )
+    return _check_parts(output)
 
 
 def _check_parts(output: Output) -> list[Part]:
@@ -77,6 +80,11 @@ def _check_parts(output: Output) -> list[Part]:
             f"{output.missing[0]}; write them, then the marker again"
         )
     return list(output.parts)
+
+
+def _is_kept(active: Active, location: str) -> bool:
+    """Return whether fetched metadata is still there: the bucket's rules delete it after a month."""
+    return bool(list_keys(active.edges.s3, *parse_location(location)))
 
 
 def _find_as_of(active: Active, engine: Engine) -> datetime:
@@ -97,17 +105,18 @@ def _find_as_of(active: Active, engine: Engine) -> datetime:
 
 def _pin_metadata(active: Active) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Choose rows for each metadata: those of an earlier fetch while they are young enough, else fetch them."""
-    if active.run.metadata:  # a removal renders what the withdrawn run rendered
-        return active.run.metadata, active.lease.state.metadata
+    pinned = active.run.metadata
+    if pinned and all(_is_kept(active, location) for location in pinned.values()):
+        return pinned, active.lease.state.metadata  # a removal renders what the withdrawn run rendered
     edges, now_ms = active.edges, int(active.edges.clock.now() * 1000)
     fetched = dict(active.lease.state.metadata)
     for name, metadata in active.dataset.metadata.items():
         digest = digest_sql(metadata.sql)
         earlier = fetched.get(name)
-        oldest_ms = now_ms - metadata.max_age / timedelta(milliseconds=1)
-        fresh = earlier and earlier["sql_digest"] == digest and earlier["fetched_ms"] > oldest_ms
-        if fresh and active.run.kind != "refresh":
-            continue
+        if earlier and earlier["sql_digest"] == digest and active.run.kind != "refresh":
+            oldest_ms = now_ms - metadata.max_age / timedelta(milliseconds=1)
+            if earlier["fetched_ms"] > oldest_ms and _is_kept(active, earlier["location"]):
+                continue
         active.edges.progress.stage(active.run, f"metadata {name}")
         # a fresh prefix for each attempt: UNLOAD refuses one that holds anything
         location = (

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from serve.item import Order
 
 R = TypeVar("R", bound="Record")
+OVER_NO_OUTPUT = frozenset({"rejects", "removal"})  # kinds of runs
 RESTORE_FIRST = "restore-first"  # stage of a removal whose restores are not queued yet
 
 

@@ -26,7 +26,7 @@ from enrich.pass_one import check, import_noted
 from enrich.pass_two import Rendering, remove, write
 from enrich.pin import pin, set_order
 from enrich.read import BadOutput
-from enrich.records import Counts, Run
+from enrich.records import OVER_NO_OUTPUT, Counts, Run
 from enrich.write import Budget, Writer
 
 
@@ -206,7 +206,7 @@ def _find_withdrawn(active: Active) -> Withdrawn:
 
 def _is_snapshot(active: Active) -> bool:
     """Return whether this run names every live item: rejects that are replayed and withdrawals do not."""
-    return active.dataset.source.output == "snapshot" and active.run.kind not in {"rejects", "removal"}
+    return active.dataset.source.output == "snapshot" and active.run.kind not in OVER_NO_OUTPUT
 
 
 def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> None:
@@ -239,6 +239,18 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
     )
 
 
+def _leave_doubt(active: Active) -> dict[str, Any]:
+    table_id = fetch_table_id(active.edges)
+    with Delta(active.scratch / "early") as delta:
+        try:
+            import_noted(active, delta)
+        except Failed:  # nobody knows what it wrote: fingerprints that are not there let all that is alive be written
+            return {"fingerprints": f"{active.work_key('noted/')}gone", "table_id": table_id}
+        delta.duplicates()
+        read_fingerprints(active, delta, active.run.base, table_id)
+        return _write_doubt(active, delta, table_id)
+
+
 def abandon(edges: Edges, lease: Lease, run: Run, why: str) -> Run:
     """Close a run that shall not go on as failed."""
     with tempfile.TemporaryDirectory(dir=edges.directory) as scratch:
@@ -256,14 +268,7 @@ def _activate(edges: Edges, lease: Lease, run: Run, scratch: Path) -> Active:
 
 def _close_early(active: Active, state: str, error: str) -> Run:
     """Close a run that can't be completed; if it began to write, its bodies may be in the table."""
-    changes: dict[str, Any] = {}
-    if active.run.decided_ms is not None:
-        with Delta(active.scratch / "early") as delta:
-            import_noted(active, delta)
-            delta.duplicates()
-            table_id = fetch_table_id(active.edges)
-            read_fingerprints(active, delta, active.run.base, table_id)
-            changes = {"open_run": None, **_write_doubt(active, delta, table_id)}
+    changes = {"open_run": None, **_leave_doubt(active)} if active.run.decided_ms is not None else {}
     active.save(
         Delete(active.pending),
         dataset_state=changes,

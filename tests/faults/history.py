@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -237,6 +237,8 @@ def _plan(story: Story) -> None:
         world.at(START + random.uniform(1, 2.5) * DAY, lambda: _restore_table(story))
     if random.random() < 0.1:
         world.at(START + random.uniform(1, 2.5) * DAY, lambda: _lose_fingerprints(story))
+    if random.random() < 0.2:
+        world.at(START + random.uniform(1, 2.5) * DAY, lambda: _expire_work(story))
     for n in range(1, 12):
         world.at(START + n * DAY / 4, lambda: story.queue.deliver({"sweep": True}))
         world.at(START + n * DAY / 4 + 60, lambda: story.items.delete_expired(world.time))
@@ -290,15 +292,16 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
     """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
     name = random.choice(list(story.datasets))
-    runs = [run for run in story.ledger.fetch_runs(name) if run.state == "done" and run.kind == "output"]
-    if not runs:
+    runs = [run for run in story.ledger.fetch_runs(name) if run.closed]
+    good = [run for run in runs if run.state == "done" and run.kind == "output"]
+    if not good:
         return
-    run = random.choice(runs)
+    run = random.choice(good if random.random() < 0.8 else runs)
 
     def main() -> None:
         edges = story.edges(f"operator-{story.world.time}", None)
         try:
-            deed(edges, run)
+            deed(story, edges, run)
             list(dispatch.drain(edges, name))
         except BUGS:
             raise
@@ -308,23 +311,22 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
     story.world.spawn("operator", main, lasts=10 * DAY)
 
 
-def _withdraw(edges: Edges, run: Run) -> None:
+def _withdraw(_: Story, edges: Edges, run: Run) -> None:
     again.withdraw(edges, run)
 
 
-def _replay(edges: Edges, run: Run) -> None:
+def _replay(story: Story, edges: Edges, run: Run) -> None:
     # An old version of an overwritten output would win over the version that took its place: that is what was asked.
-    current = edges.s3.head_object(Bucket=run.bucket, Key=run.object_key)
-    if run.identity.endswith(str(current.get("VersionId"))):
+    if run.identity == next((put.identity for put in reversed(story.puts) if put.object_key == run.object_key), None):
         again.replay(edges, run)
 
 
-def _replay_rejects(edges: Edges, run: Run) -> None:
+def _replay_rejects(_: Story, edges: Edges, run: Run) -> None:
     if run.counts.rejected:
         again.replay_rejects(edges, f"rejects/{run.dataset}/{run.run:08d}/")
 
 
-def _refresh(edges: Edges, run: Run) -> None:
+def _refresh(_: Story, edges: Edges, run: Run) -> None:
     again.refresh(edges, run.dataset)
 
 
@@ -334,6 +336,18 @@ def _restore_table(story: Story) -> None:
     for at in list(story.items.rows):
         if story.world.random.random() < 0.5:
             del story.items.rows[at]
+
+
+def _expire_work(story: Story) -> None:
+    """Delete what closed runs kept for a continuation, and old metadata that no open one joins, as the bucket does."""
+    young = datetime.fromtimestamp(story.world.time - 25 * 3600, UTC)  # no run joins what is older than a day
+    open_runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name) if not run.closed]
+    kept = [f"work/{run.dataset}/{run.run:08d}/" for run in open_runs]
+    kept += [location.partition("//larder/")[2] for run in open_runs for location in run.metadata.values()]
+    for at, versions in list(story.s3.objects.items()):
+        old = at[1].startswith("work/") or (at[1].startswith("metadata/") and versions[-1].modified < young)
+        if at[0] == "larder" and old and not at[1].startswith(tuple(kept)):
+            del story.s3.objects[at]
 
 
 def _lose_fingerprints(story: Story) -> None:

@@ -132,7 +132,7 @@ MUTANTS = (
         "active.run.metadata, max_bytes",
         '{name: each["location"] for name, each in active.lease.state.metadata.items()}, max_bytes',
     ),
-    Mutant("metadata-never-too-old", "enrich.pin", 'earlier["fetched_ms"] > oldest_ms', "oldest_ms"),
+    Mutant("metadata-never-too-old", "enrich.pin", 'earlier["fetched_ms"] > oldest_ms and', "oldest_ms and"),
     Mutant(
         "superseded-counted-as-unchanged",
         "enrich.pass_two",

@@ -43,7 +43,8 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     states = {run.identity: run.state for run in reversed(runs) if run.kind == "output"}
     current = {put.object_key: put for put in story.puts if put.dataset == name}
     for put in current.values():  # they arrive within three days, so none is too old for the sweep
-        wanted = {"failed"} if put.is_bad(story.datasets[name]) else {"done", "withdrawn"}
+        wanted = {"failed" if put.is_bad(story.datasets[name]) else "done"}
+        wanted |= {"withdrawn" for run in runs if run.kind == "removal" and run.identity == put.identity}
         if states.get(put.identity) not in wanted:
             yield f"{name}: output {put.identity} should be {wanted}, and is {states.get(put.identity)}"
 

@@ -1,0 +1,96 @@
+"""What was deleted, by the bucket's rules or by somebody: runs do without it, or end and say so, and let others pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich import again, run
+from enrich.dispatch import drain
+from enrich.faults import Failed, Stopped
+from enrich.records import Counts
+from tests.unit.enrich.small_shop import SETTINGS, SmallShop
+
+ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
+BETTER: dict[str, list[Any]] = {**ROWS, "units": [1.5, 2.5, 3.5]}
+
+
+def forget(shop: SmallShop, *prefixes: str) -> None:
+    """Delete what lies under prefixes of Larder's own bucket."""
+    for at in [at for at in shop.s3.objects if at[0] == SETTINGS.bucket and at[1].startswith(prefixes)]:
+        del shop.s3.objects[at]
+
+
+def bodies(shop: SmallShop) -> dict[str, Any]:
+    """Return what is served, by `shop/sku`."""
+    return {f"{pk.partition('#')[2]}/{sk}": item.body for (pk, sk), item in shop.table.items.items() if item.body}
+
+
+def test_an_old_output_is_run_again_as_it_lies_there(tmp_path: Path) -> None:
+    """What it pinned, and the metadata that it joined, are gone; the output itself is not."""
+    shop = SmallShop(tmp_path)
+    shop.dataset = replace(
+        shop.dataset,
+        metadata={name: replace(each, max_age=timedelta(days=60)) for name, each in shop.dataset.metadata.items()},
+    )
+    first = shop.run(ROWS)
+    forget(shop, "work/", "metadata/")
+    again.replay(shop.edges(), first)
+    assert [each.state for each in drain(shop.edges(), "stock")] == ["done"]
+    forget(shop, "work/", "metadata/")
+    again.withdraw(shop.edges(), first)
+    assert [(each.kind, each.state) for each in drain(shop.edges(), "stock")] == [("removal", "done")]
+    assert bodies(shop) == {}
+
+
+def test_a_replay_of_what_is_gone_ends_and_lets_others_pass(tmp_path: Path) -> None:
+    """An output that was overwritten before it was run never pinned anything: a replay of it can only say so."""
+    shop = SmallShop(tmp_path)
+    first = shop.run(b"garbage")
+    forget(shop, "work/")
+    shop.put(shop.key(), b"garbage of another kind")
+    again.replay(shop.edges(), first)
+    (replayed,) = drain(shop.edges(), "stock")
+    assert replayed.state == "overwritten"
+    assert "`enrich run`" in (replayed.error or "")
+    assert shop.run(ROWS, day=1).counts == Counts(written=3)
+
+
+def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had begun to write, so nobody knows what the table holds; the next run sees to it that everybody does."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write", lambda *_: (_ for _ in ()).throw(Stopped("the table is out of reach")))
+        with pytest.raises(Stopped):
+            shop.run(BETTER)
+    forget(shop, "work/")
+    (failed,) = drain(shop.edges(), "stock")
+    assert (failed.state, failed.run) == ("failed", 2)
+    assert "replay it" in (failed.error or "")
+    shop.written()
+    shop.run({name: values[:1] for name, values in BETTER.items()}, day=0)
+    assert shop.written() == ["x/a", "x/a", "x/b", "y/a"]  # all of the first output, and the new one's
+    assert ["1.5" in body for body in map(str, bodies(shop).values())] == [True, False, False]
+
+
+def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
+    """A run over rejects, or one that took an output back, names no output; the refusal says which run does."""
+    shop = SmallShop(tmp_path)
+    first = shop.run({**ROWS, "sku": ["a", "unknown", "a"]})
+    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
+    (rejects,) = drain(shop.edges(), "stock")
+    with pytest.raises(Failed, match="withdraw run 1"):
+        again.withdraw(shop.edges(), rejects)
+    assert again.replay(shop.edges(), rejects).kind == "rejects"
+    assert [each.state for each in drain(shop.edges(), "stock")] == ["failed"]
+    removal = again.withdraw(shop.edges(), first)
+    list(drain(shop.edges(), "stock"))
+    with pytest.raises(Failed, match="replay the run that it took back, 1"):
+        again.replay(shop.edges(), removal)
