@@ -1,4 +1,4 @@
-"""What was deleted, by the bucket's rules or by somebody: runs do without it, or end and say so, and let others pass."""
+"""What was deleted, by the bucket's rules or by hand: runs do without it, or end and say so, and let others pass."""
 
 from __future__ import annotations
 
