@@ -93,9 +93,10 @@ def _sweep(edges: Edges, words: argparse.Namespace) -> int:
     names = [words.dataset] if words.dataset else list(edges.datasets)
     codes = []
     for name in names:
-        queued = sweep(edges, name)
+        swept = sweep(edges, name)
         heal(edges, name)
-        codes.append(_work(edges, words, queued, name))
+        codes += [_say(why, FAILED) for why in swept.unreadable]
+        codes.append(_work(edges, words, swept.runs, name))
     return max(codes)
 
 

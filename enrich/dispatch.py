@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from enrich.edges import Edges
-from enrich.faults import Doubtful
+from enrich.faults import Doubtful, Failed
 from enrich.fingerprints import fetch_table_id
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
@@ -32,23 +33,34 @@ def find_output(edges: Edges, bucket: str, object_key: str) -> Output | None:
     return fetch_output(edges.s3, dataset, bucket, object_key) if dataset else None
 
 
-def sweep(edges: Edges, dataset_name: str) -> list[Run]:
+class Swept(NamedTuple):
+    """What a sweep found: the runs of outputs that had none yet, and why others can't be looked at."""
+
+    runs: list[Run]
+    unreadable: list[str]
+
+
+def sweep(edges: Edges, dataset_name: str) -> Swept:
     """Record every output under a dataset's prefix that has no run yet and would not be born expired."""
     dataset = edges.datasets[dataset_name]
     oldest = datetime.fromtimestamp(edges.clock.now(), UTC) - dataset.ttl
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)
     known = {(each.object_key, each.etag, each.arrived_ms) for each in edges.ledger.fetch_known(dataset_name)}
-    taken = []
+    swept = Swept([], [])
     for listed in fetch_listed(edges.s3, dataset, edges.settings.outputs):
         seen = (listed.object_key, listed.etag, listed.arrived_ms) in known
         # The marker of a job that ran again may look as before; only its parts tell.
         if listed.arrived_ms < oldest.timestamp() * 1000 or (seen and not dataset.source.marker):
             continue
-        output = fetch_output(edges.s3, dataset, edges.settings.outputs, listed.object_key)
+        try:
+            output = fetch_output(edges.s3, dataset, edges.settings.outputs, listed.object_key)
+        except Failed as error:
+            swept.unreadable.append(str(error))
+            continue
         if output and not edges.ledger.get_known(dataset_name, output.identity):
-            taken.append(enqueue_output(edges, output))
-    return taken
+            swept.runs.append(enqueue_output(edges, output))
+    return swept
 
 
 def heal(edges: Edges, dataset: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from enrich.datasets import Dataset
-from enrich.part import Part
+from enrich.part import Part, raise_denied
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,6 +70,9 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
 
     Identity: the object's version id, else its ETag and LastModified; for a marker run, the digest of its sorted parts
     and of the marker's own identity, since every empty `_SUCCESS` has the same ETag.
+
+    Raises:
+        Failed: it may not be read.
     """
     head = _head(s3, bucket, object_key)
     if head is None:
@@ -166,6 +169,7 @@ def _head(s3: S3Client, bucket: str, object_key: str) -> Any:
     except ClientError as error:
         if error.response["Error"]["Code"] in {"404", "NoSuchKey"}:
             return None
+        raise_denied(error, f"s3://{bucket}/{object_key}")
         raise
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrich.faults import Overwritten
+from enrich.faults import Failed, Overwritten
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 READ_AHEAD = 8 * 1024 * 1024  # bytes a GET; large enough that requests cost nothing next to the work on what they bring
 _ATTEMPTS = 4
 _GONE = {"PreconditionFailed", "NoSuchKey", "NoSuchVersion", "412", "404"}
+_DENIED = {"AccessDenied", "403", "InvalidObjectState"}  # the last: it was moved to an archive
 
 
 class Part(NamedTuple):
@@ -30,6 +31,16 @@ class Part(NamedTuple):
     def name(self) -> str:
         """Return how messages call it."""
         return f"s3://{self.bucket}/{self.object_key}"
+
+
+def raise_denied(error: ClientError, name: str) -> None:
+    """Raise Failed for what waiting does not help: one object that may not be read must not keep others waiting."""
+    code = error.response["Error"]["Code"]
+    if code in _DENIED or (code.startswith("KMS.") and "Throttl" not in code):
+        raise Failed(
+            f"{name} can't be read: {code}; let enrich's role read it (s3:GetObject, kms:Decrypt for its key), or take "
+            "it out of the archive, then replay the run or write the output again"
+        ) from error
 
 
 class PartFile(io.RawIOBase):
@@ -66,6 +77,7 @@ class PartFile(io.RawIOBase):
 
         Raises:
             Overwritten: the object is no longer the pinned one.
+            Failed: it may not be read.
         """
         view = memoryview(target).cast("B")
         offset = self._position - self._buffer_start
@@ -101,6 +113,7 @@ class PartFile(io.RawIOBase):
             except ClientError as error:
                 if error.response["Error"]["Code"] in _GONE:
                     raise Overwritten(f"{self._part.name} is no longer the object that this run began with") from error
+                raise_denied(error, self._part.name)
                 raise
             except BotoCoreError:
                 # botocore retries a request, not a body that breaks off

@@ -16,7 +16,7 @@ from enrich.derive import DeriveFailed
 from enrich.edges import Edges
 from enrich.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
 from enrich.expressions import DatasetMistakes
-from enrich.faults import Doubtful, Failed, Overwritten, Stopped
+from enrich.faults import Doubtful, Failed, LeaseLost, Overwritten, Stopped
 from enrich.fingerprints import Told, fetch_table_id, read_fingerprints, write_fingerprints
 from enrich.kept import Kept
 from enrich.lease import Lease
@@ -55,6 +55,11 @@ def execute(edges: Edges, lease: Lease, run: Run) -> Run:
             stopped = Stopped(f"AWS did not do what was asked: {error}")
             active.save(state="stopped", error=str(stopped))
             raise stopped from error
+        except (LeaseLost, Doubtful):
+            raise
+        except Exception as error:  # a defect, here or in a library: the ledger must show why the run does not go on
+            active.save(state="stopped", error=f"{type(error).__name__}: {error}")
+            raise
         return active.run
 
 

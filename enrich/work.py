@@ -32,9 +32,17 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 for name in edges.datasets:  # a message each, so that they run side by side
                     edges.send({"sweep": name})
             case Sweep(str(dataset)):
-                taken = sweep(edges, dataset)
+                swept = sweep(edges, dataset)
                 heal(edges, dataset)
-                log_line(edges.settings, "swept", dataset=dataset, outputs=len(taken))
+                level = "error" if swept.unreadable else "info"
+                log_line(
+                    edges.settings,
+                    "swept",
+                    level=level,
+                    dataset=dataset,
+                    outputs=len(swept.runs),
+                    unreadable=swept.unreadable[:10],
+                )
                 ledger = edges.ledger
                 pending, runs = ledger.fetch_pending(dataset), ledger.fetch_runs(dataset, newest=100)
                 log_pending(edges.settings, dataset, pending, runs, edges.clock.now())

@@ -193,13 +193,13 @@ def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
     for n in (1, 2):
         shop.put(f"stock/day={shop.day(n)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [n]})
     edges = shop.edges()
-    assert len(sweep(edges, "stock")) == 2
-    assert sweep(edges, "stock") == []
+    assert len(sweep(edges, "stock").runs) == 2
+    assert sweep(edges, "stock") == ([], [])
     list(drain(edges, "stock"))
     assert shop.items()["stock#x", "a"]["units"] == 1.0
     shop.put(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [7]})
     shop.offset = 8 * 86_400.0
-    assert sweep(shop.edges(), "stock") == []
+    assert sweep(shop.edges(), "stock") == ([], [])
 
 
 def test_an_output_of_a_busy_dataset_waits_and_is_run_by_whoever_is_done(shop: Any) -> None:
