@@ -1,0 +1,69 @@
+"""An output that can't be read, or that meets a defect, ends or says why, and lets the others pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich import run
+from enrich.dispatch import drain, sweep
+from enrich.faults import Failed
+from enrich.records import Counts
+from tests.faults.world import build_error
+from tests.unit.enrich.small_shop import SETTINGS, SmallShop, parquet
+
+ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
+
+
+def deny(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, object_key: str, operation: str, code: str) -> None:
+    """Let S3 refuse one object."""
+    does = getattr(shop.s3, operation)
+
+    def refuse(**request: Any) -> Any:
+        if request["Key"] == object_key:
+            raise build_error(operation, code)
+        return does(**request)
+
+    monkeypatch.setattr(shop.s3, operation, refuse)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidObjectState", "KMS.DisabledException"])
+def test_an_object_that_may_not_be_read_fails_its_run_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Waiting would not help, and the outputs after it would wait as well."""
+    shop = SmallShop(tmp_path)
+    deny(shop, monkeypatch, shop.key(1), "get_object", code)
+    failed = shop.run(ROWS, day=1)
+    assert failed.state == "failed"
+    assert f"s3://{SETTINGS.outputs}/{shop.key(1)} can't be read: {code}; let enrich's role" in (failed.error or "")
+    assert shop.run(ROWS).counts == Counts(written=3)
+
+
+def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells the object and takes the others; an event of the object itself fails, for the dead-letter queue."""
+    shop = SmallShop(tmp_path)
+    for day in range(3):
+        shop.put(shop.key(day), parquet(ROWS))
+    deny(shop, monkeypatch, shop.key(1), "head_object", "403")
+    swept = sweep(shop.edges(), "stock")
+    assert len(swept.runs) == 2
+    assert [f"{shop.key(1)} can't be read: 403" in why for why in swept.unreadable] == [True]
+    assert [each.state for each in drain(shop.edges(), "stock")] == ["done", "done"]
+    with pytest.raises(Failed, match="can't be read"):
+        shop.go(shop.key(1))
+
+
+def test_a_defect_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at the status sees why a run does not go on; once it is mended the run does."""
+    shop = SmallShop(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write", None)
+        with pytest.raises(TypeError):
+            shop.run(ROWS)
+    stopped = shop.ledger.get_run("stock", 1)
+    assert stopped is not None
+    assert (stopped.state, stopped.error) == ("stopped", "TypeError: 'NoneType' object is not callable")
+    assert [each.counts for each in drain(shop.edges(), "stock")] == [Counts(written=3)]
