@@ -79,8 +79,10 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
         if not began and not lost:
             continue
         put = story.find_put(run)
-        for row in (put.rows if put else None) or []:
-            key = (build_pk(run.dataset, [row[0]]), row[1])
+        keys = {(build_pk(run.dataset, [row[0]]), row[1]) for row in (put.rows if put else None) or []}
+        if lost and story.datasets[run.dataset].source.output == "snapshot":  # it told of all items, named or not
+            keys = {each.at for each in story.items.applied if each.at[0].startswith(f"{run.dataset}#")}
+        for key in keys:
             found.setdefault(key, set()).update(written_bodies(story, key))
     return found
 
