@@ -100,10 +100,13 @@ def _withdraw(edges: Edges, lease: Lease, bad: Run) -> Run:
 def _take_back(edges: Edges, bad: Run) -> list[Record | Delete]:
     """Return what a withdrawal changes of the runs there are: those of its output end, others get an order anew."""
     changes: list[Record | Delete] = []
-    for run in edges.ledger.fetch_runs(bad.dataset):
-        if run.identity == bad.identity and (run.state == "done" or run.run == bad.run):
+    runs = edges.ledger.fetch_runs(bad.dataset)
+    over_it = {run.run for run in runs if run.identity == bad.identity}
+    for run in runs:
+        of_it = run.run in over_it or (run.kind == "rejects" and run.of_run in over_it)
+        if of_it and (run.state == "done" or run.run == bad.run):
             changes.append(replace(run, state="withdrawn"))
-        elif run.identity == bad.identity and run.kind != "removal" and not run.closed:
+        elif of_it and run.kind != "removal" and not run.closed:
             pending = edges.ledger.get_pending(run.dataset, run.run)
             changes += [replace(run, state="withdrawn"), *([Delete(pending)] if pending else [])]
         elif not run.closed and run.generation is not None:

@@ -13,6 +13,7 @@ from enrich import again, run
 from enrich.dispatch import drain
 from enrich.faults import Failed, Stopped
 from enrich.records import Counts
+from tests.unit.enrich import small_shop
 from tests.unit.enrich.small_shop import SETTINGS, SmallShop
 
 ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
@@ -78,6 +79,24 @@ def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
     shop.run({name: values[:1] for name, values in BETTER.items()}, day=0)
     assert shop.written() == ["x/a", "x/a", "x/b", "y/a"]  # all of the first output, and the new one's
     assert ["1.5" in body for body in map(str, bodies(shop).values())] == [True, False, False]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also those that wait to be replayed: after a fix they would become items of an output that nobody wants."""
+    shop = SmallShop(tmp_path)
+    first = shop.run({**ROWS, "sku": ["a", "new", "a"]})
+    monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new"], "title": ["A", "New"]})
+    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
+    if when == "after":
+        list(drain(shop.edges(), "stock"))
+        assert "x/new" in bodies(shop)
+    again.withdraw(shop.edges(), first)
+    list(drain(shop.edges(), "stock"))
+    assert bodies(shop) == {}
+    assert {run.state for run in shop.ledger.fetch_runs("stock") if run.kind != "removal"} == {"withdrawn"}
 
 
 def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
