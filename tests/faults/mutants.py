@@ -159,6 +159,32 @@ MUTANTS = (
         "return max(run.expires_at or 0, delta.removals_expire_at())",
         "return run.expires_at or 0",
     ),
+    Mutant(
+        "high-water-falls",
+        "enrich.run",
+        '"high_water": max(state.high_water, active.run.order.text),',
+        '"high_water": active.run.order.text,',
+    ),
+    Mutant(
+        "snapshot-mark-falls",
+        "enrich.run",
+        "snapshot = max(snapshot, active.run.order.text)",
+        "snapshot = active.run.order.text",
+    ),
+    Mutant("place-forgotten", "enrich.pass_two", "Counts(), run.next_row, run.place", "Counts(), run.next_row, 0"),
+    Mutant(
+        "rejects-not-kept", "enrich.pass_two", "            write_rejects(edges.s3,", "            bool(edges.s3), (1,"
+    ),
+    Mutant("born-expired-written", "enrich.pass_two", "if active.run.born_expired:", "if False:"),
+    Mutant("unknown-not-noted", "enrich.run", "active.lease.note_unknown(writer.unknown_at)", "pass"),
+    Mutant(
+        "lost-write-not-sent-again",
+        "enrich.write_answers",
+        "Outcome(left=request, reason=answer)",
+        "Outcome(written=request.items)",
+    ),
+    Mutant("withdrawn-stays-done", "enrich.again", 'changes.append(replace(run, state="withdrawn"))', "pass"),
+    Mutant("failure-not-told", "enrich.work", "                _raise_failed(edges, run)\n", "                pass\n"),
 )
 
 
