@@ -30,7 +30,7 @@ from enrich.records import Run
 from enrich.settings import Settings
 from enrich.work import work_off
 from serve.datasets import Served
-from serve.item import ORDER, PREDICTION_ID
+from serve.item import ORDER, PREDICTION_ID, build_pk
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import Put, write_output
@@ -64,6 +64,7 @@ class Story:
     edges: Callable[..., Edges] = field(default=cast(Any, None))
     gentle: bool = False  # nothing was made to fail
     lost: bool = False  # fingerprints were
+    hasty: float = 0.0  # how often the model is run again while its output is being written
 
     def state(self, dataset: str) -> Any:
         """Return a dataset's state, outside any call."""
@@ -77,6 +78,16 @@ class Story:
     def find_put(self, run: Run) -> Put | None:
         """Return the write of the output that a run ran over; None for rejects."""
         return next((put for put in self.puts if put.identity == run.identity), None)
+
+    def good_keys(self, run: Run) -> set[tuple[str, str]]:
+        """Return the item keys that a run's output names and gives a body."""
+        put = self.find_put(run)
+        flags = put.rejected() if put else []
+        return {
+            (build_pk(run.dataset, [row[0]]), row[1])
+            for row, flag in zip((put.rows or []) if put else [], flags, strict=True)
+            if not flag
+        }
 
     def applied(self, run: Run) -> list[Applied]:
         """Return the writes of a run that the table took."""
@@ -154,6 +165,8 @@ def _build(seed: int, directory: Path) -> Story:
     story.gentle = harsh == 0.0
 
     pauses = random.choice([[0.01], [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]])
+
+    story.hasty = random.choice([0, 0, 0.3])
 
     class Busy(Progress):
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
@@ -251,11 +264,11 @@ def _plan(story: Story) -> None:
     world.at(START, lambda: _poll(story, random))
 
 
-def _put(story: Story, random: Random) -> None:
+def _put(story: Story, random: Random, over: Put | None = None) -> None:
     """Write an output, and maybe tell of it, late or twice."""
-    dataset = story.datasets[random.choice(list(story.datasets))]
+    dataset = story.datasets[over.dataset if over else random.choice(list(story.datasets))]
     earlier = [put for put in story.puts if put.dataset == dataset.name]
-    put = write_output(story.s3, dataset, random, story.world.time, earlier)
+    put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
     story.puts.append(put)
     for object_key in [put.object_key.replace("_SUCCESS", "part-0")] * bool(dataset.source.marker) + [put.object_key]:
         event = {
@@ -292,7 +305,17 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
         with contextlib.suppress(ClientError):
             story.world.call("DeleteMessage", lambda: story.queue.delete(sent))
 
+    _rewrite_open(story, story.world.random)
     story.world.spawn(name, main, lasts=lasts)
+
+
+def _rewrite_open(story: Story, random: Random) -> None:
+    """Write an output anew that a run has begun to write to the table, and has to go on with."""
+    for name in story.datasets if story.world.time < START + 2.9 * DAY else ():
+        run = story.ledger.get_run(name, story.state(name).open_run or 0)
+        put = story.find_put(run) if run else None
+        if put and random.random() < story.hasty:
+            _put(story, random, over=put)
 
 
 def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:

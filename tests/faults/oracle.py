@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from enrich.records import Run
 from serve.item import Order, build_pk
 from tests.faults.history import TTL, Story
-from tests.faults.outputs import Put
 from tests.faults.served import check_table
 
 LIFE = int(TTL.total_seconds())
@@ -80,7 +79,7 @@ def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     plain = story.datasets[name].source.output == "partial" and not story.disturbed and len(done) == len(began)
     if not plain or any(run.kind == "removal" for run in runs):
         return
-    named = {run.run: _good_keys(story.find_put(run)) for run in done}
+    named = {run.run: story.good_keys(run) for run in done}
     for run in done:
         before = [each for each in done if each.order > run.order and (each.ended_ms or 0) <= (run.decided_ms or 0)]
         newer = set[tuple[str, str]]().union(*(named[each.run] for each in before))
@@ -126,15 +125,15 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
         if not each.at[0].startswith(f"{name}#"):
             continue
         run = numbered[Order.parse(each.order).run]
+        put = story.find_put(run)
+        rows = {(build_pk(name, [row[0]]), row[1]): row[2] for row in (put.rows or [] if put else [])}
         if each.body is None:
-            if run.kind != "removal" and not snapshot:
-                yield f"run {run.run} removed {each.at}"
+            if (each.at in rows) != (run.kind == "removal") or (run.kind != "removal" and not snapshot):
+                yield f"run {run.run} ({run.kind}) removed {each.at}"
             if each.expires_at < each.hides_until:
                 yield f"run {run.run} removed {each.at} with a tombstone that expires before what it hides"
             continue
-        put = story.find_put(run)
-        rows = {(build_pk(name, [row[0]]), row[1]): row[2] for row in (put.rows or [] if put else [])}
-        rejected = each.at not in _good_keys(put)
+        rejected = each.at not in story.good_keys(run)
         if put is None or rejected or each.body != story.render(run, rows[each.at]):
             yield f"run {run.run} wrote {each.body} to {each.at}, and its output says {rows.get(each.at)!r}"
         elif each.expires_at != put.as_of + LIFE:
@@ -154,10 +153,3 @@ def check_gentle(story: Story) -> Iterator[str]:
     for sent in story.queue.dead:
         if not any(json.dumps(object_key) in sent.body for object_key in bad):
             yield f"nothing failed, and yet a message is in the dead-letter queue: {sent.body}"
-
-
-def _good_keys(put: Put | None) -> set[tuple[str, str]]:
-    if put is None or put.rows is None:
-        return set()
-    flags = put.rejected()
-    return {(build_pk(put.dataset, [row[0]]), row[1]) for row, flag in zip(put.rows, flags, strict=True) if not flag}

@@ -55,17 +55,19 @@ class Put:
         return [render_reason(row[1], row[2]) is not None or good.count((row[0], row[1])) > 1 for row in rows]
 
 
-def write_output(s3: ModelS3, dataset: Dataset, random: Random, now: float, earlier: Sequence[Put]) -> Put:
-    """Write an output by chance, maybe over an earlier one or as of the same instant."""
+def write_output(
+    s3: ModelS3, dataset: Dataset, random: Random, now: float, earlier: Sequence[Put], over: Put | None = None
+) -> Put:
+    """Write an output by chance, maybe over an earlier one or as of the same instant; surely over `over`."""
     as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.choice([0, random.uniform(0, 3000)]))
     if random.random() < 0.05:
         as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
     marker = dataset.source.marker
     folder = f"{dataset.name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/"
-    if earlier and random.random() < 0.3:
-        chosen = random.choice(earlier)
+    if over or (earlier and random.random() < 0.3):
+        chosen = over or random.choice(earlier)
         folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
-        if random.random() < 0.3:
+        if not over and random.random() < 0.3:
             folder = folder.replace("/", "/x/", 1)
     put = Put(dataset.name, folder + (marker or "part"), "", as_of, now, _choose_rows(random))
     parts = _cut(put.rows, random) if marker else [put.rows]

@@ -80,11 +80,19 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
             continue
         put = story.find_put(run)
         keys = {(build_pk(run.dataset, [row[0]]), row[1]) for row in (put.rows if put else None) or []}
+        if not lost:  # whoever names an item next, in a newer run, writes it
+            keys -= {key for each in runs if _came_after(each, run) for key in story.good_keys(each)}
         if lost and story.datasets[run.dataset].source.output == "snapshot":  # it told of all items, named or not
             keys = {each.at for each in story.items.applied if each.at[0].startswith(f"{run.dataset}#")}
         for key in keys:
             found.setdefault(key, set()).update(written_bodies(story, key))
     return found
+
+
+def _came_after(run: Run, failed: Run) -> bool:
+    """Tell whether a newer run began to write when one that failed had ended."""
+    done = run.state == "done" and run.kind not in {"removal", "rejects"} and run.decided_ms is not None
+    return done and run.order > failed.order and (run.decided_ms or 0) >= (failed.ended_ms or 0)
 
 
 def _when(run: Run) -> tuple[int, int]:
