@@ -90,9 +90,14 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
 
 
 def _came_after(run: Run, failed: Run) -> bool:
-    """Tell whether a newer run began to write when one that failed had ended."""
-    done = run.state == "done" and run.kind not in {"removal", "rejects"} and run.decided_ms is not None
-    return done and run.order > failed.order and (run.decided_ms or 0) >= (failed.ended_ms or 0)
+    """Tell whether a newer run, not born expired, began to write when one that failed had ended."""
+    done = run.state == "done" and run.kind not in {"removal", "rejects"} and not run.born_expired
+    return (
+        done
+        and run.decided_ms is not None
+        and run.order > failed.order
+        and (run.decided_ms or 0) >= (failed.ended_ms or 0)
+    )
 
 
 def _when(run: Run) -> tuple[int, int]:
