@@ -44,7 +44,7 @@ def check(active: Active, engine: Engine, delta: Delta, kept: Kept) -> None:
         delta.note(rendered)
         kept.keep(first_row, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
-        if FATAL in reasons:
+        if FATAL in reasons and run.kind != "removal":
             _fail_fatal(active, rendered)
         _check_constant(active, engine, chunk)
         next_row = first_row + chunk.num_rows
@@ -111,6 +111,8 @@ def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -
 
 
 def _check_tolerated(active: Active, engine: Engine, duplicates: list[int], rows: int, reasons: dict[str, int]) -> None:
+    if active.run.kind == "removal":  # it publishes nothing, and removes what is rejected by now as well
+        return
     tolerated, rejected = active.dataset.tolerated, sum(reasons.values())
     within_share = rejected <= tolerated.share * rows or rejected <= min(tolerated.few, rows - 1)
     if within_share and (tolerated.number is None or rejected <= tolerated.number):

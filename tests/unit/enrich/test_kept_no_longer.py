@@ -99,6 +99,19 @@ def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
     assert {run.state for run in shop.ledger.fetch_runs("stock") if run.kind != "removal"} == {"withdrawn"}
 
 
+@pytest.mark.parametrize("missing", ["reject", "fail"])
+def test_what_would_be_rejected_by_now_is_taken_back_too(tmp_path: Path, missing: Any) -> None:
+    """A dataset that was made stricter, so that a bad output would not pass again, does not keep its items alive."""
+    shop = SmallShop(tmp_path)
+    first = shop.run(ROWS)
+    assert len(bodies(shop)) == 3
+    products = replace(shop.dataset.metadata["products"], on={"upper(sku)": "sku"}, missing=missing)
+    shop.dataset = replace(shop.dataset, metadata={"products": products})
+    again.withdraw(shop.edges(), first)
+    assert [(each.kind, each.state) for each in drain(shop.edges(), "stock")] == [("removal", "done")]
+    assert bodies(shop) == {}
+
+
 def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
     """A run over rejects, or one that took an output back, names no output; the refusal says which run does."""
     shop = SmallShop(tmp_path)

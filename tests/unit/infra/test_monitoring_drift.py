@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import enrich.work
 import infra.synthetic
+from enrich.dispatch import Swept
 from enrich.events import Sweep
 from enrich.log import log_pending
 from enrich.records import Counts, Pending, Run
@@ -100,7 +101,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         state="done", rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
     )  # fmt: skip
     monkeypatch.setattr(enrich.work, "drain", lambda *_: iter([run]))
-    monkeypatch.setattr(enrich.work, "sweep", lambda *_: [])
+    monkeypatch.setattr(enrich.work, "sweep", lambda *_: Swept([], []))
     monkeypatch.setattr(enrich.work, "heal", lambda *_: None)
     settings = EnrichSettings(
         table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
