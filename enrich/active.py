@@ -72,11 +72,11 @@ class Active:
             raise LeaseLost(f"dataset {self.run.dataset}: somebody else closed run {self.run.run}")
         return record
 
-    def superseded_rows(self) -> list[int]:
-        """Read the rows for which the table turned out to hold a newer item."""
+    def superseded_rows(self, folder: str) -> list[int]:
+        """Read the rows, of the output or of the removals, for which the table turned out to hold a newer item."""
         s3, bucket = self.edges.s3, self.edges.settings.bucket
         rows: set[int] = set()
-        for object_key in list_keys(s3, bucket, self.work_key("superseded/")):
+        for object_key in list_keys(s3, bucket, self.work_key(folder)):
             rows.update(orjson.loads(s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()))
         return sorted(rows)
 

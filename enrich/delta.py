@@ -251,6 +251,7 @@ class Delta:
         now: float,
         superseded: Sequence[int],
         nothing_written: bool,
+        outlived: Sequence[int] = (),
     ) -> None:
         """Build the dataset's fingerprints after this run, without those of items that have expired.
 
@@ -261,6 +262,7 @@ class Delta:
             now: epoch seconds.
             superseded: rows for which the table itself turned out to hold a newer item.
             nothing_written: this run only removed, or its items were born expired.
+            outlived: removals for which the table held a newer item: what was known of it stands.
         """
         self._db.execute("create or replace temp table lost(row bigint)")
         if superseded:
@@ -278,8 +280,12 @@ class Delta:
                 """,
                 {"order": order, "expires_at": expires_at, "first": first, "last": last},
             )
+        self._db.execute("delete from lost")
+        if outlived:
+            self._insert("insert into lost select row from chunk", _rows(outlived))
         self._db.execute(
-            "insert into merged select k1, k2, null, $order, $removed_until, true, pk, sk from removal",
+            "insert into merged select k1, k2, null, $order, $removed_until, true, pk, sk from removal "
+            "where row not in (from lost)",
             {"order": order, "removed_until": removed_until},
         )
         self._merge_others(now)

@@ -21,6 +21,8 @@ from enrich.write import Writer, Written
 from enrich.write_requests import interleave
 
 PUT_ROWS = 2_000  # items between two looks at the clock
+SUPERSEDED_ROWS = "superseded/"  # folder of a run's work: rows of the output for which the table held a newer item
+OUTLIVED = "outlived/"  # the same of removals
 
 
 class Rendering(NamedTuple):
@@ -92,6 +94,8 @@ def remove(active: Active, delta: Delta, writer: Writer, removed_until: int) -> 
         tombstones = tombstones.append_column("body", pa.nulls(tombstones.num_rows, pa.string()))
         writer.put(tombstones, order=active.run.order, expires_at=removed_until, conditional=conditional)
         written = writer.flush()
+        if written.superseded_rows:
+            active.write_work(f"{OUTLIVED}{active.run.next_row:012d}.json", orjson.dumps(written.superseded_rows))
         done = active.run.next_row + tombstones.num_rows
         counts = active.run.counts + Counts(removed=written.written)
         active.save(next_row=done, counts=counts, units=active.run.units + written.units)
@@ -133,7 +137,7 @@ def _checkpoint(active: Active, writer: Writer, counts: Counts, next_row: int, p
     """
     written: Written = writer.flush()
     if written.superseded_rows:
-        name = f"superseded/{active.run.next_row:012d}-{active.run.place:08d}.json"
+        name = f"{SUPERSEDED_ROWS}{active.run.next_row:012d}-{active.run.place:08d}.json"
         active.write_work(name, orjson.dumps(written.superseded_rows))
     counts += Counts(written=written.written, superseded=written.superseded)
     counts += active.run.counts

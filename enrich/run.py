@@ -23,7 +23,7 @@ from enrich.lease import Lease
 from enrich.ledger import Delete
 from enrich.metadata import read_metadata
 from enrich.pass_one import check, import_noted
-from enrich.pass_two import Rendering, remove, write
+from enrich.pass_two import OUTLIVED, SUPERSEDED_ROWS, Rendering, remove, write
 from enrich.pin import pin, set_order
 from enrich.read import BadOutput
 from enrich.records import OVER_NO_OUTPUT, Counts, Run
@@ -223,7 +223,8 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
         expires_at=active.run.expires_at or 0,
         removed_until=removed_until,
         now=now,
-        superseded=active.superseded_rows(),
+        superseded=active.superseded_rows(SUPERSEDED_ROWS),
+        outlived=active.superseded_rows(OUTLIVED),
         nothing_written=active.run.kind == "removal" or active.run.born_expired,
     )
     fingerprints = write_fingerprints(active, delta, table_id)

@@ -59,8 +59,8 @@ MUTANTS = (
     Mutant(
         "tombstones-forgotten",
         "enrich.delta",
-        "select k1, k2, null, $order, $removed_until, true, pk, sk from removal",
-        "select k1, k2, null, '', 0, true, pk, sk from removal",
+        "select k1, k2, null, $order, $removed_until, true, pk, sk from removal ",
+        "select k1, k2, null, '', 0, true, pk, sk from removal ",
     ),
     Mutant(
         "rejected-items-removed",
