@@ -224,7 +224,7 @@ def _close(active: Active, delta: Delta, table_id: str, removed_until: int) -> N
         removed_until=removed_until,
         now=now,
         superseded=active.superseded_rows(SUPERSEDED_ROWS),
-        outlived=active.superseded_rows(OUTLIVED),
+        outlived=active.superseded_rows(OUTLIVED) if delta.removals_expire_at() else [],
         nothing_written=active.run.kind == "removal" or active.run.born_expired,
     )
     fingerprints = write_fingerprints(active, delta, table_id)
