@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from enrich.faults import Stopped
 from enrich.records import Counts
 from enrich.write import Budget
 from tests.unit.enrich.modelled_table import refuse
-from tests.unit.enrich.small_shop import SETTINGS, TTL, SmallShop
+from tests.unit.enrich.small_shop import SETTINGS, TTL, SmallShop, parquet
 
 ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 ALL = ["x/a", "x/b", "y/a"]
@@ -125,3 +126,32 @@ def test_in_doubt_everything_is_written(
 def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Return the same predictions in a file with another identity."""
     return {**rows, "model": ["v3"] * len(rows["shop"])}
+
+
+def test_a_removal_that_the_table_refused_is_made_by_the_next_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older snapshot can't remove what a newer run left that never closed; that the items are there stays known."""
+    shop = SmallShop(tmp_path)
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
+
+    def write_and_stop(active: Any, rendering: Any, _: Any, writer: Any) -> None:
+        first_row, chunk = next(active.chunks(0))
+        rows = rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
+        writer.put(rows, order=active.run.order, expires_at=active.run.expires_at, conditional=False)
+        writer.flush()
+        raise Stopped("the table is out of reach")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("enrich.run.write", write_and_stop)
+        with pytest.raises(Stopped):
+            shop.run(ROWS)
+    del shop.s3.objects[SETTINGS.outputs, shop.key()]
+    one = {name: values[:1] for name, values in ROWS.items()}
+    shop.run(one, day=1)
+    assert sorted(key for key, item in shop.table.items.items() if item.body) == [
+        ("stock#x", "a"), ("stock#x", "b"), ("stock#y", "a"),
+    ]  # fmt: skip
+    shop.put(f"{shop.key()}.2", parquet(one))
+    assert shop.go(f"{shop.key()}.2").counts.removed == 2
+    assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
