@@ -293,15 +293,15 @@ class Delta:
     def merge_unknown(self, *, expires_at: int, now: float) -> None:
         """Build the fingerprints after a run that began to write and will not close: its bodies may be in the table.
 
-        Each item that it names is written by whoever names it next. Nothing was confirmed, so orders stay.
+        Each item that it names is written by whoever names it next, and removed by a snapshot that does not, also where
+        a tombstone was before. Nothing was confirmed, so orders stay.
         """
         self._db.execute("delete from merged")
         for first, last in self._windows():
             self._db.execute(
                 """
                 insert into merged
-                select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at),
-                    coalesce(k.removed, false), n.pk, n.sk
+                select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at), false, n.pk, n.sk
                 from (from noted where kept and row between $first and $last) n left join known k using (k1, k2)
                 """,
                 {"expires_at": expires_at, "first": first, "last": last},

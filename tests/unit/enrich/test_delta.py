@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from enrich import delta
+from enrich.dispatch import drain
 from enrich.faults import Stopped
 from enrich.records import Counts
 from enrich.write import Budget
@@ -128,10 +129,11 @@ def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "model": ["v3"] * len(rows["shop"])}
 
 
-def test_a_removal_that_the_table_refused_is_made_by_the_next_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("removed_before", "refused"), [(False, True), (True, False), (True, True)])
+def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed_before: bool, refused: bool
 ) -> None:
-    """An older snapshot can't remove what a newer run left that never closed; that the items are there stays known."""
+    """Also where tombstones were before, and where an older snapshot chose to remove it and the table refused."""
     shop = SmallShop(tmp_path)
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
 
@@ -142,13 +144,18 @@ def test_a_removal_that_the_table_refused_is_made_by_the_next_snapshot(
         writer.flush()
         raise Stopped("the table is out of reach")
 
+    one = {name: values[:1] for name, values in ROWS.items()}
+    if removed_before:
+        shop.run(ROWS, day=3)
+        shop.run(one, day=2)
     with monkeypatch.context() as patch:
         patch.setattr("enrich.run.write", write_and_stop)
         with pytest.raises(Stopped):
             shop.run(ROWS)
     del shop.s3.objects[SETTINGS.outputs, shop.key()]
-    one = {name: values[:1] for name, values in ROWS.items()}
-    shop.run(one, day=1)
+    list(drain(shop.edges(), "stock"))
+    if refused:
+        shop.run(one, day=1)
     assert sorted(key for key, item in shop.table.items.items() if item.body) == [
         ("stock#x", "a"), ("stock#x", "b"), ("stock#y", "a"),
     ]  # fmt: skip
