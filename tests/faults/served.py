@@ -34,10 +34,9 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
 
 def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body], float]]:
     """Run the outputs in their order, in plain words: item key to its possible bodies, and until when it must last."""
-    withdrawn = {run.identity for run in runs if run.kind == "removal"}
     newest: dict[str, Run] = {}
     for run in sorted((run for run in runs if run.state == "done" and run.decided_ms is not None), key=_when):
-        if run.kind not in {"removal", "rejects"} and run.identity not in withdrawn:
+        if run.kind not in {"removal", "rejects"}:
             newest[run.identity] = run
     snapshot = story.datasets[name].source.output == "snapshot"
     state: dict[Any, tuple[set[Body], float]] = {}
