@@ -15,7 +15,8 @@ from typing import NamedTuple, Self
 import duckdb
 import pyarrow as pa
 
-from serve.item import MAX_PK_BYTES, PREDICTION_ID
+from enrich.compile import PREDICTION_ID_SQL
+from serve.item import MAX_PK_BYTES
 
 FORMAT = "1"  # of the fingerprints; another one is as good as none
 
@@ -223,7 +224,7 @@ class Delta:
                     "where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most",
                     {
                         "expires_at": withdrawn.expires_at,
-                        "prediction_id": PREDICTION_ID.pattern.removesuffix(r"\Z"),
+                        "prediction_id": PREDICTION_ID_SQL,
                         "most": MAX_PK_BYTES,
                     },
                 )
@@ -264,9 +265,7 @@ class Delta:
             nothing_written: this run only removed, or its items were born expired.
             outlived: removals for which the table held a newer item: what was known of it stands.
         """
-        self._db.execute("create or replace temp table lost(row bigint)")
-        if superseded:
-            self._insert("insert into lost select row from chunk", _rows(superseded))
+        self._note_lost(superseded)
         self._db.execute("delete from merged")
         for first, last in [] if nothing_written else self._windows():
             self._db.execute(
@@ -280,9 +279,7 @@ class Delta:
                 """,
                 {"order": order, "expires_at": expires_at, "first": first, "last": last},
             )
-        self._db.execute("delete from lost")
-        if outlived:
-            self._insert("insert into lost select row from chunk", _rows(outlived))
+        self._note_lost(outlived)
         self._db.execute(
             "insert into merged select k1, k2, null, $order, $removed_until, true, pk, sk from removal "
             "where row not in (from lost)",
@@ -316,6 +313,12 @@ class Delta:
             f"kv_metadata {{'format': '{FORMAT}', 'table': '{table_id}'}})"
         )
         return path
+
+    def _note_lost(self, rows: Sequence[int]) -> None:
+        """Note rows for which the table held a newer item."""
+        self._db.execute("create or replace temp table lost(row bigint)")
+        if rows:
+            self._insert("insert into lost select row from chunk", _rows(rows))
 
     def _merge_others(self, now: float) -> None:
         """Add what is known of items that are not in `merged` yet, and forget those that have expired."""

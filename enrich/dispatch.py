@@ -16,7 +16,7 @@ from enrich.faults import Doubtful, Failed
 from enrich.fingerprints import fetch_table_id
 from enrich.lease import Lease, acquire
 from enrich.ledger import ConflictError
-from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, list_keys
+from enrich.outputs import Output, fetch_listed, fetch_output, find_dataset, is_there
 from enrich.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counter, Known, Pending, Record, Run, bump
 from enrich.run import execute
 
@@ -67,7 +67,9 @@ def heal(edges: Edges, dataset: str) -> None:
     """Queue every live output again when the table was replaced, or the fingerprints are gone, since the last run."""
     state = edges.ledger.get_state(dataset)
     table_id = fetch_table_id(edges)
-    if state.fingerprints is None or (state.table_id == table_id and _is_there(edges, state.fingerprints)):
+    if state.fingerprints is None or (
+        state.table_id == table_id and is_there(edges.s3, edges.settings.bucket, state.fingerprints)
+    ):
         return
     rebuilt = f"{state.fingerprints} {table_id}"
     lease = acquire(
@@ -81,10 +83,6 @@ def heal(edges: Edges, dataset: str) -> None:
             lease.commit(rebuilt=rebuilt)
     finally:
         lease.release()
-
-
-def _is_there(edges: Edges, object_key: str) -> bool:
-    return object_key in list_keys(edges.s3, edges.settings.bucket, object_key)
 
 
 def enqueue_output(edges: Edges, output: Output) -> Run:

@@ -104,6 +104,11 @@ def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
     return [entry["Key"] for entry in _list(s3, bucket, prefix)]
 
 
+def is_there(s3: S3Client, bucket: str, prefix: str) -> bool:
+    """Return whether anything lies under a prefix, or at an object key."""
+    return bool(list_keys(s3, bucket, prefix))
+
+
 def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed]:
     """List the objects under the dataset's prefix that are or close an output."""
     for entry in _list(s3, bucket, dataset.source.prefix):

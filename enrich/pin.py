@@ -11,7 +11,7 @@ from enrich.dataset import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.engine import Engine
 from enrich.faults import Failed, Overwritten
 from enrich.metadata import digest_sql, fetch_metadata, parse_location
-from enrich.outputs import Output, fetch_folder, fetch_output, list_keys, parse_parts, render_parts
+from enrich.outputs import Output, fetch_folder, fetch_output, is_there, parse_parts, render_parts
 from enrich.part import Part
 
 AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
@@ -62,7 +62,7 @@ def _pin_parts(active: Active) -> list[Part]:
         return fetch_folder(edges.s3, run.bucket, run.object_key)
     earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
     # What a run pinned is not kept for ever, and one that never came so far pinned nothing.
-    if run.kind != "output" and list_keys(edges.s3, edges.settings.bucket, earlier):
+    if run.kind != "output" and is_there(edges.s3, edges.settings.bucket, earlier):
         return parse_parts(edges.s3.get_object(Bucket=edges.settings.bucket, Key=earlier)["Body"].read())
     # The run has its number by now: an output that takes this one's place after this look gets a higher one.
     output = fetch_output(edges.s3, active.dataset, run.bucket, run.object_key)
@@ -84,7 +84,7 @@ def _check_parts(output: Output) -> list[Part]:
 
 def _is_kept(active: Active, location: str) -> bool:
     """Return whether fetched metadata is still there: the bucket's rules delete it after a month."""
-    return bool(list_keys(active.edges.s3, *parse_location(location)))
+    return is_there(active.edges.s3, *parse_location(location))
 
 
 def _find_as_of(active: Active, engine: Engine) -> datetime:

@@ -210,16 +210,16 @@ def _build_rows(batch: pa.RecordBatch, *, marked: bool) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*columns, pa.nulls(batch.num_rows, pa.string()), problem], names=names)
 
 
-def _decode(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Return the text and, for what is not UTF-8, what is wrong."""
+def _decode(lines: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return the lines as text and, for what is not UTF-8, what is wrong."""
     try:
-        return column.cast(pa.string()), pa.nulls(len(column), pa.string())
+        return lines.cast(pa.string()), pa.nulls(len(lines), pa.string())
     except pa.ArrowInvalid:
         texts, problems = [], []
-        for value in column.to_pylist():
-            text = (value or b"").decode("utf-8", "replace")
-            texts.append(None if value is None else text)
-            problems.append(_NOT_UTF_8 if text.encode() != (value or b"") else None)
+        for value in lines.to_pylist():
+            text = value.decode("utf-8", "replace")
+            texts.append(text)
+            problems.append(_NOT_UTF_8 if text.encode() != value else None)
         return pa.array(texts, pa.string()), pa.array(problems, pa.string())
 
 
