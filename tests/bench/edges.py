@@ -22,6 +22,7 @@ from enrich.progress import Progress
 from enrich.settings import Settings
 from enrich.write import Transport
 from tests.faults.services import ModelDynamo
+from tests.faults.world import Calm
 from wire.credentials import find_source
 from wire.endpoint import resolve
 from wire.transport import Transport as WireTransport
@@ -102,13 +103,6 @@ class _Body:
             yield block
 
 
-class _Calm:
-    """A world in which every call is answered."""
-
-    def call(self, _name: str, do: Callable[[], Any]) -> Any:
-        return do()
-
-
 class _Clock:
     def now(self) -> float:
         return time.time()
@@ -140,7 +134,7 @@ def open_edges(
 ) -> tuple[Edges, FolderS3]:
     """Open edges whose buckets lie in `directory`; the files of `metadata` are what Athena answers with."""
     s3 = FolderS3(directory)
-    dynamodb = ModelDynamo(cast(Any, _Calm()))
+    dynamodb = ModelDynamo(cast(Any, Calm()))
     scratch = directory / "scratch"
     scratch.mkdir(parents=True)
 

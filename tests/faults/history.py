@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from unittest import mock
 
 from botocore.exceptions import ClientError
@@ -30,16 +30,14 @@ from enrich.records import Run
 from enrich.settings import Settings
 from enrich.work import work_off
 from serve.datasets import Served
-from serve.item import ORDER, PREDICTION_ID, build_pk
+from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.model_engine import render_body
-from tests.faults.outputs import Put, write_output
+from tests.faults.outputs import MARKER, TTL, Put, write_output
 from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
 from tests.faults.table import Applied, Items, ModelTransport
-from tests.faults.world import DAY, START, Chances, World
+from tests.faults.world import DAY, START, Calm, Chances, World
 
-T = TypeVar("T")
-TTL = timedelta(days=7)
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
@@ -82,12 +80,7 @@ class Story:
     def good_keys(self, run: Run) -> set[tuple[str, str]]:
         """Return the item keys that a run's output names and gives a body."""
         put = self.find_put(run)
-        flags = put.rejected() if put else []
-        return {
-            (build_pk(run.dataset, [row[0]]), row[1])
-            for row, flag in zip((put.rows or []) if put else [], flags, strict=True)
-            if not flag
-        }
+        return put.good_keys() if put else set()
 
     def applied(self, run: Run) -> list[Applied]:
         """Return the writes of a run that the table took."""
@@ -109,16 +102,9 @@ class Story:
     @property
     def ledger(self) -> Ledger:
         """Return the ledger over a client that never fails."""
-        dynamo = ModelDynamo(cast(Any, _Calm()))
+        dynamo = ModelDynamo(cast(Any, Calm()))
         dynamo.rows = self.dynamo.rows
         return Ledger(cast(Any, dynamo), "ledger")
-
-
-class _Calm:
-    """A world for whoever looks from outside: no time passes, nothing fails."""
-
-    def call(self, _: str, do: Callable[[], T]) -> T:
-        return do()
 
 
 def play(seed: int) -> Story:
@@ -165,7 +151,6 @@ def _build(seed: int, directory: Path) -> Story:
     story.gentle = harsh == 0.0
 
     pauses = random.choice([[0.01], [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]])
-
     story.hasty = random.choice([0, 0, 0.3])
 
     class Busy(Progress):
@@ -203,7 +188,7 @@ def _dataset(name: str, random: Random) -> Dataset:
             format="jsonl",
             columns={"s": "varchar"},
             output=random.choice(["partial", "partial", "snapshot"]),
-            marker=random.choice([None, None, "_SUCCESS"]),
+            marker=random.choice([None, None, MARKER]),
         ),
         as_of=FromKey("at={}"),
         ttl=TTL,
@@ -270,7 +255,7 @@ def _put(story: Story, random: Random, over: Put | None = None) -> None:
     earlier = [put for put in story.puts if put.dataset == dataset.name]
     put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
     story.puts.append(put)
-    for object_key in [put.object_key.replace("_SUCCESS", "part-0")] * bool(dataset.source.marker) + [put.object_key]:
+    for object_key in [put.object_key.replace(MARKER, "part-0")] * bool(dataset.source.marker) + [put.object_key]:
         event = {
             "source": "aws.s3",
             "detail-type": "Object Created",

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator
 
 from enrich.records import Run
-from serve.item import Order, build_pk
-from tests.faults.history import TTL, Story
+from serve.item import Order
+from tests.faults.history import Story
 from tests.faults.served import check_table
 
-LIFE = int(TTL.total_seconds())
 PROMPT = 3 * 3600  # seconds in which an output is run where nothing fails
 
 
@@ -63,7 +62,7 @@ def check_counts(story: Story, run: Run) -> Iterator[str]:
         yield f"counts add up to {run.counts.read}, and {len(put.rows)} rows were read"
     if run.counts.rejected != sum(put.rejected()) or sum(run.reasons.values()) != sum(put.rejected()):
         yield f"{run.counts.rejected} rejected for {run.reasons}, and it should be {sum(put.rejected())}"
-    expired = good if put.as_of + LIFE <= run.decided_ms / 1000 else 0
+    expired = good if put.expires_at <= run.decided_ms / 1000 else 0
     if run.counts.expired != expired:
         yield f"{run.counts.expired} expired, and it should be {expired}"
     own = {each.at for each in story.applied(run) if each.body is not None}
@@ -126,30 +125,28 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
             continue
         run = numbered[Order.parse(each.order).run]
         put = story.find_put(run)
-        rows = {(build_pk(name, [row[0]]), row[1]): row[2] for row in (put.rows or [] if put else [])}
+        rows = dict(zip(put.item_keys(), [row[2] for row in put.rows or []], strict=True)) if put else {}
         if each.body is None:
             if (each.at in rows) != (run.kind == "removal") or (run.kind != "removal" and not snapshot):
                 yield f"run {run.run} ({run.kind}) removed {each.at}"
             if each.expires_at < each.hides_until and not story.lost:
                 yield f"run {run.run} removed {each.at} with a tombstone that expires before what it hides"
             continue
-        rejected = each.at not in story.good_keys(run)
-        if put is None or rejected or each.body != story.render(run, rows[each.at]):
+        if put is None or each.at not in put.good_keys() or each.body != story.render(run, rows[each.at]):
             yield f"run {run.run} wrote {each.body} to {each.at}, and its output says {rows.get(each.at)!r}"
-        elif each.expires_at != put.as_of + LIFE:
-            yield f"run {run.run} wrote {each.at} until {each.expires_at}, and it should be {put.as_of + LIFE}"
+        elif each.expires_at != put.expires_at:
+            yield f"run {run.run} wrote {each.at} until {each.expires_at}, and it should be {put.expires_at}"
 
 
 def check_gentle(story: Story) -> Iterator[str]:
     """Where nothing failed nothing waits long, and only what can't be published ends in the dead-letter queue."""
-    for run in [run for name in story.datasets for run in story.ledger.fetch_runs(name)]:
+    runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name)]
+    for run in runs:
         if run.ended_ms and run.ended_ms - run.queued_ms > PROMPT * 1000:
             yield f"{run.dataset} run {run.run} took {(run.ended_ms - run.queued_ms) / 1000} s, and nothing failed"
     bad = {put.object_key for put in story.puts if put.is_bad(story.datasets[put.dataset])}
     current = {put.object_key: put for put in story.puts}
-    removed = {
-        run.identity for name in story.datasets for run in story.ledger.fetch_runs(name) if run.kind == "removal"
-    }
+    removed = {run.identity for run in runs if run.kind == "removal"}
     for object_key, put in current.items():
         failed = put.is_bad(story.datasets[put.dataset]) and put.identity not in removed
         if failed and not any(json.dumps(object_key) in sent.body for sent in story.queue.dead):

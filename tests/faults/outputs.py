@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 from enrich.dataset import Dataset
+from serve.item import build_pk
 from tests.faults.model_engine import render_reason
 from tests.faults.services import ModelS3, Version
 from tests.faults.world import DAY
 
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
-MANIFEST = "_SUCCESS"
+MARKER = "_SUCCESS"
+TTL = timedelta(days=7)
 AHEAD = 300  # seconds that as_of may be later than the arrival
 
 
@@ -31,6 +33,19 @@ class Put:
     arrived: float
     rows: list[Any] | None  # None: it can't be read
     lacks_part: bool = False
+
+    @property
+    def expires_at(self) -> int:
+        """Return when its items expire."""
+        return self.as_of + int(TTL.total_seconds())
+
+    def item_keys(self) -> list[tuple[str, str]]:
+        """Return the item key of each row; of one that is rejected for its key, one that no item has."""
+        return [(build_pk(self.dataset, [row[0]]), row[1]) for row in self.rows or []]
+
+    def good_keys(self) -> set[tuple[str, str]]:
+        """Return the item keys that it gives a body."""
+        return {key for key, rejected in zip(self.item_keys(), self.rejected(), strict=True) if not rejected}
 
     def is_bad(self, dataset: Dataset) -> bool:
         """Tell whether it can't be published at all."""
@@ -62,18 +77,23 @@ def write_output(
     as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.choice([0, random.uniform(0, 3000)]))
     if random.random() < 0.05:
         as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
-    marker = dataset.source.marker
     folder = f"{dataset.name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/"
     if over or (earlier and random.random() < 0.3):
         chosen = over or random.choice(earlier)
         folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
         if not over and random.random() < 0.3:
             folder = folder.replace("/", "/x/", 1)
-    put = Put(dataset.name, folder + (marker or "part"), "", as_of, now, _choose_rows(random))
-    parts = _cut(put.rows, random) if marker else [put.rows]
-    if not marker:
+    put = Put(dataset.name, folder + (dataset.source.marker or "part"), "", as_of, now, _choose_rows(random))
+    if dataset.source.marker:
+        _write_parts(s3, put, folder, random)
+    else:
         put.identity = f"{put.object_key}@{_identity(_put(s3, put.object_key, put.rows))}"
-        return put
+    return put
+
+
+def _write_parts(s3: ModelS3, put: Put, folder: str, random: Random) -> None:
+    """Write an output in parts, and the marker that closes it, with a manifest or without."""
+    parts = _cut(put.rows, random)
     for bucket, object_key in list(s3.objects):  # what the job wrote before, it removes first
         if bucket == "outputs" and object_key.startswith(folder) and not s3.objects[bucket, object_key][-1].gone:
             s3.delete("outputs", object_key)
@@ -85,7 +105,6 @@ def write_output(
     closed = _identity(s3.put("outputs", put.object_key, manifest))
     lines = "\n".join(f"{name} {part.version_id or part.etag} {len(part.body)}" for name, part in written)
     put.identity = f"{put.object_key}@{closed}+{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
-    return put
 
 
 def _choose_rows(random: Random) -> list[Any] | None:

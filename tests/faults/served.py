@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from enrich.records import Run
-from serve.item import BODY, EXPIRES_AT, build_pk
-from tests.faults.history import TTL, Story
+from serve.item import BODY, EXPIRES_AT
+from tests.faults.history import Story
+from tests.faults.outputs import TTL
 
-LIFE = int(TTL.total_seconds())
 Body = str | None  # None: a reader finds nothing
 
 
@@ -44,11 +44,10 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
         put = story.find_put(run)
         assert put is not None
         assert put.rows is not None
-        if put.as_of + LIFE <= (run.decided_ms or 0) / 1000:
+        if put.expires_at <= (run.decided_ms or 0) / 1000:
             continue
-        least = min(put.as_of + LIFE, (run.decided_ms or 0) / 1000 + 0.5 * LIFE)
-        flags = put.rejected()
-        keys = [(build_pk(name, [row[0]]), row[1]) for row in put.rows]
+        least = min(put.expires_at, (run.decided_ms or 0) / 1000 + 0.5 * TTL.total_seconds())
+        flags, keys = put.rejected(), put.item_keys()
         if snapshot:
             # Such a leftover is not found any more once fingerprints were lost, and stays to its expiry.
             gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
@@ -56,7 +55,7 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
             # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
             # comes later or fingerprints were lost, nobody promises.
             for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
-                state[key] = (written_bodies(story, key) | {None}, put.as_of + LIFE)
+                state[key] = (written_bodies(story, key) | {None}, put.expires_at)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
             if not flag:
                 state[key] = ({story.render(run, row[2])}, least)
@@ -78,7 +77,7 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
         if not began and not lost:
             continue
         put = story.find_put(run)
-        keys = {(build_pk(run.dataset, [row[0]]), row[1]) for row in (put.rows if put else None) or []}
+        keys = set(put.item_keys()) if put else set()
         if not lost:  # whoever names an item next, in a newer run, writes it
             keys -= {key for each in runs if _came_after(each, run) for key in story.good_keys(each)}
         if lost and story.datasets[run.dataset].source.output == "snapshot":  # it told of all items, named or not
@@ -90,13 +89,9 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
 
 def _came_after(run: Run, failed: Run) -> bool:
     """Tell whether a newer run, not born expired, began to write when one that failed had ended."""
-    done = run.state == "done" and run.kind not in {"removal", "rejects"} and not run.born_expired
-    return (
-        done
-        and run.decided_ms is not None
-        and run.order > failed.order
-        and (run.decided_ms or 0) >= (failed.ended_ms or 0)
-    )
+    if run.state != "done" or run.kind in {"removal", "rejects"} or run.decided_ms is None or run.born_expired:
+        return False
+    return run.order > failed.order and run.decided_ms >= (failed.ended_ms or 0)
 
 
 def _when(run: Run) -> tuple[int, int]:

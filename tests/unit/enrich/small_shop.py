@@ -41,6 +41,7 @@ DATASET = Dataset(
     body={"title": "products.title", "units": "units"},
     tolerated=Tolerated(share=0.6),
 )
+ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 PRODUCTS = {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
 
 

@@ -15,9 +15,8 @@ from enrich.faults import Stopped
 from enrich.records import Counts
 from enrich.write import Budget
 from tests.unit.enrich.modelled_table import refuse
-from tests.unit.enrich.small_shop import SETTINGS, TTL, SmallShop, parquet
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, TTL, SmallShop, parquet
 
-ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 ALL = ["x/a", "x/b", "y/a"]
 DAY = 86_400
 

@@ -14,9 +14,8 @@ from enrich.dispatch import drain
 from enrich.faults import Failed, Stopped
 from enrich.records import Counts
 from tests.unit.enrich import small_shop
-from tests.unit.enrich.small_shop import SETTINGS, SmallShop
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop
 
-ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 BETTER: dict[str, list[Any]] = {**ROWS, "units": [1.5, 2.5, 3.5]}
 
 

@@ -16,10 +16,9 @@ from enrich.plan import Plan
 from enrich.plan_text import describe_plan, render_plan
 from enrich.records import Counts
 from tests.faults.history import modelled
-from tests.unit.enrich.small_shop import SmallShop, parquet
+from tests.unit.enrich.small_shop import ROWS, SmallShop, parquet
 
 DAY = 86_400
-ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 
 
 def everything(shop: SmallShop) -> Any:

@@ -12,9 +12,7 @@ from enrich.dispatch import drain, sweep
 from enrich.faults import Failed
 from enrich.records import Counts
 from tests.faults.world import build_error
-from tests.unit.enrich.small_shop import SETTINGS, SmallShop, parquet
-
-ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
 
 def deny(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, object_key: str, operation: str, code: str) -> None:
