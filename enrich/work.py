@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.events import Arrived, Continue, Request, Sweep
-from enrich.faults import Failed, LeaseLost, OutOfTime
+from enrich.faults import Failed, OutOfTime
 from enrich.log import log_line, log_pending, log_run
 from enrich.records import Run
 
@@ -18,6 +18,8 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
     Raises:
         Failed: the output that a request names can't become items; the ledger has the same words.
         Stopped: a run can't go on for now, and not for lack of time.
+        LeaseLost: the ledger is no longer as it was read. Somebody else holds the dataset, or a commit of our own was
+            applied and reported as failed; since it may be the latter, the message must come again.
     """
     for request in requests:
         match request:
@@ -66,8 +68,6 @@ def work(edges: Edges, dataset: str, own: Run | None = None) -> None:
     except OutOfTime as error:
         log_line(edges.settings, "continues", dataset=dataset, detail=str(error))
         edges.send({"continue": {"dataset": dataset}})
-    except LeaseLost as error:
-        log_line(edges.settings, "lease lost", dataset=dataset, detail=str(error))
 
 
 def _raise_failed(edges: Edges, run: Run) -> None:

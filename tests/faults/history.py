@@ -23,6 +23,7 @@ from enrich import again, dispatch
 from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
 from enrich.edges import Edges
 from enrich.events import parse_text
+from enrich.faults import Failed
 from enrich.lease import NOBODY
 from enrich.ledger import Ledger
 from enrich.progress import Progress
@@ -62,6 +63,7 @@ class Story:
     edges: Callable[..., Edges] = field(default=cast(Any, None))
     gentle: bool = False  # nothing was made to fail
     lost: bool = False  # fingerprints were
+    given_up: bool = False  # an operator may have, and what they left waits for the next sweep
     hasty: float = 0.0  # how often the model is run again while its output is being written
 
     def state(self, dataset: str) -> Any:
@@ -137,7 +139,7 @@ def _build(seed: int, directory: Path) -> Story:
         lie=harsh * random.choice([0, 0.003, 0.01]),
         stall=harsh * random.choice([0, 0.004, 0.015]),
         switch=random.choice([0.02, 0.2, 0.6]),
-        calls_per_second=random.choice([20.0, 20.0, 300.0]),
+        calls_per_second=random.choice([2.0, 20.0, 300.0]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
         lossy=random.choice([0, 0, 0.8]),
     )
@@ -285,13 +287,26 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
             work_off(edges, parse_text(sent.body))
         except BUGS:
             raise
-        except Exception:
+        except Exception as error:
+            sent.refused = isinstance(error, Failed)
             return  # the message comes again when it is visible again
         with contextlib.suppress(ClientError):
             story.world.call("DeleteMessage", lambda: story.queue.delete(sent))
+        _look_who_waits(story)
 
     _rewrite_open(story, story.world.random)
     story.world.spawn(name, main, lasts=lasts)
+
+
+def _look_who_waits(story: Story) -> None:
+    """Whoever is the last to end leaves nothing waiting, unless a message is still to be worked off."""
+    coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
+    given_up = story.given_up or not all(sent.refused for sent in story.queue.dead)
+    if coming or given_up or len(story.world.acting) > 1:
+        return
+    for name in story.datasets:
+        for run in story.ledger.fetch_pending(name):
+            story.world.fail(f"{name} run {run.run} is pending, and nobody is there to take it")
 
 
 def _rewrite_open(story: Story, random: Random) -> None:
@@ -314,9 +329,11 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
 
     def main() -> None:
         edges = story.edges(f"operator-{story.world.time}", None)
+        before, story.given_up = story.given_up, True
         try:
             deed(story, edges, run)
             list(dispatch.drain(edges, name))
+            story.given_up = before
         except BUGS:
             raise
         except Exception:  # whatever it was, an operator looks at the status and goes on

@@ -99,6 +99,12 @@ MUTANTS = (
         "    for _ in edges.ledger.fetch_pending(dataset)[:1]:\n",
     ),
     Mutant(
+        "lost-dataset-acknowledged",
+        "enrich.work",
+        "    except OutOfTime as error:\n",
+        "    except __import__('enrich').faults.LeaseLost:\n        return\n    except OutOfTime as error:\n",
+    ),
+    Mutant(
         "newest-pending-only",
         "enrich.dispatch",
         "while chosen := _choose(edges.ledger.fetch_pending(dataset), lease.state.open_run):",

@@ -211,6 +211,7 @@ class Sent:
     body: str
     visible_at: float
     receives: int = 0
+    refused: bool = False  # what it asks for can't ever succeed
 
 
 class Queue:

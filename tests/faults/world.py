@@ -32,7 +32,7 @@ class Chances:
     crash: float = 0.0
     fault: float = 0.0  # an answer that says that nothing was done, and tells the truth
     lie: float = 0.0  # it was done, and the answer says that it was not
-    stall: float = 0.0  # it takes long
+    stall: float = 0.0  # it takes long, before it is done or after
     switch: float = 0.2
     calls_per_second: float = 20.0
     transport: float = 0.0  # of a write to be throttled, cut short, lost or late
@@ -95,14 +95,18 @@ class World:
             self.kill(actor)
         if self.random.random() < self.chances.fault:
             raise build_error(name, "InternalError")
+        self._maybe_stall()
         result = do()
-        if self.random.random() < self.chances.stall:
-            self.sleep(self.random.uniform(1, self.random.choice([20, 300])))
+        self._maybe_stall()
         if self.random.random() < self.chances.crash:
             self.kill(actor)
         if self.random.random() < self.chances.lie:
             raise build_error(name, "InternalError")
         return result
+
+    def _maybe_stall(self) -> None:
+        if self.random.random() < self.chances.stall:
+            self.sleep(self.random.uniform(1, self.random.choice([20, 300])))
 
     def kill(self, actor: Actor) -> None:
         """End an actor's process here and now."""
@@ -133,6 +137,11 @@ class World:
             heapq.heappop(self._agenda)[2]()
 
     # -- actors
+
+    @property
+    def acting(self) -> list[Actor]:
+        """Return who acts, and has neither ended nor been killed."""
+        return [actor for actor in self._actors if not actor.finished]
 
     def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
         """Let somebody begin to act; `lasts` is how long until its process is ended."""

@@ -1,0 +1,48 @@
+"""A message is acknowledged only when nothing of it is left to do, or somebody else is there to do it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from enrich.events import Arrived
+from enrich.records import Counts
+from enrich.work import work_off
+from tests.faults.world import build_error
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
+
+
+def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: Path) -> None:
+    """Whichever commit it is: the ledger differs from what the invocation knows, so it can't tell who holds what."""
+    raised = 0
+    for lied in count():
+        shop = SmallShop(tmp_path / str(lied))
+        shop.directory.mkdir()
+        shop.put(shop.key(), parquet(ROWS))
+        message = Arrived(SETTINGS.outputs, shop.key())
+        seen = count()
+        commit = shop.dynamo.transact_write_items
+
+        def lie(TransactItems: Any, commit: Any = commit, seen: Any = seen, lied: int = lied) -> None:  # noqa: N803
+            commit(TransactItems)
+            if next(seen) == lied:
+                raise build_error("TransactWriteItems", "InternalServerError")
+
+        acknowledged = False
+        with mock.patch.object(shop.dynamo, "transact_write_items", lie), contextlib.suppress(Exception):
+            work_off(replace(shop.edges(), owner="first", deadline=shop.world.now() + 900), [message])
+            acknowledged = True
+        left = shop.ledger.fetch_pending("stock")
+        assert not (acknowledged and left), f"after commit {lied}"
+        if next(seen) <= lied:
+            break
+        raised += not acknowledged
+        shop.world.sleep(960)  # as long as the queue hides it
+        work_off(replace(shop.edges(), owner="second"), [message])
+        (run,) = shop.ledger.fetch_runs("stock")
+        assert (run.state, run.counts) == ("done", Counts(written=3))
+    assert raised > 3
