@@ -231,14 +231,19 @@ def _plan(story: Story) -> None:
     """Lay out what will happen in three days, by chance."""
     world, random = story.world, Random(f"plan {story.seed}")
     at = START
+    busy = [at]
     burst = random.choice([0.4, 0.4, 0.4, 0.9])
     for _ in range(random.randint(3, 7)):
         # some close together, so that invocations overlap
         at = at + random.uniform(0, 20) if random.random() < burst else START + random.uniform(0, 2.5 * DAY)
+        busy.append(at)
         world.at(at, lambda: _put(story, random))
     for _ in range(random.choice([0, 0, 1, 3])):
         deed = random.choice([_withdraw, _replay, _refresh, _replay_rejects])
-        world.at(START + random.uniform(0.5, 2.9) * DAY, partial(_operate, story, random, deed))
+        at = START + random.uniform(0.5, 2.9) * DAY
+        if random.random() < 0.4:  # while something is under way, or waits to go on
+            at = random.choice(busy) + random.uniform(60, 1800)
+        world.at(at, partial(_operate, story, random, deed))
     if random.random() < 0.1:
         world.at(START + random.uniform(1, 2.5) * DAY, lambda: _restore_table(story))
     if random.random() < 0.1:

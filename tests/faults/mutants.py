@@ -98,6 +98,7 @@ MUTANTS = (
         "    while edges.ledger.fetch_pending(dataset):\n",
         "    for _ in edges.ledger.fetch_pending(dataset)[:1]:\n",
     ),
+    Mutant("old-generation-kept", "enrich.again", "elif not run.closed and run.generation is not None:", "elif False:"),
     Mutant(
         "lost-dataset-acknowledged",
         "enrich.work",
