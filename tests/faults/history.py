@@ -63,7 +63,7 @@ class Story:
     edges: Callable[..., Edges] = field(default=cast(Any, None))
     gentle: bool = False  # nothing was made to fail
     lost: bool = False  # fingerprints were
-    given_up: bool = False  # an operator may have, and what they left waits for the next sweep
+    given_up: int = 0  # operators who may have, and what they left waits for the next sweep
     hasty: float = 0.0  # how often the model is run again while its output is being written
 
     def state(self, dataset: str) -> Any:
@@ -306,7 +306,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 def _look_who_waits(story: Story) -> None:
     """Whoever is the last to end leaves nothing waiting, unless a message is still to be worked off."""
     coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
-    given_up = story.given_up or not all(sent.refused for sent in story.queue.dead)
+    given_up = story.given_up > 0 or not all(sent.refused for sent in story.queue.dead)
     if coming or given_up or len(story.world.acting) > 1:
         return
     for name in story.datasets:
@@ -334,11 +334,11 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
 
     def main() -> None:
         edges = story.edges(f"operator-{story.world.time}", None)
-        before, story.given_up = story.given_up, True
+        story.given_up += 1
         try:
             deed(story, edges, run)
             list(dispatch.drain(edges, name))
-            story.given_up = before
+            story.given_up -= 1
         except BUGS:
             raise
         except Exception:  # whatever it was, an operator looks at the status and goes on
