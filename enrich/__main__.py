@@ -18,7 +18,7 @@ from enrich.again import refresh, replay, replay_rejects, withdraw
 from enrich.check import check_datasets
 from enrich.clients import open_edges
 from enrich.datasets import DATASETS
-from enrich.dispatch import drain, find_output, heal, sweep, take_arrived
+from enrich.dispatch import find_output, heal, sweep, take_arrived
 from enrich.edges import Edges
 from enrich.expressions import DatasetMistakes
 from enrich.faults import Failed, LeaseLost, Stopped
@@ -28,6 +28,7 @@ from enrich.plan_text import describe_plan, render_plan
 from enrich.records import Run
 from enrich.settings import SettingsError
 from enrich.terminal import ProgressLine, describe, render_pending, render_run, render_runs
+from enrich.work import run_pending
 from serve.datasets import SERVED
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
@@ -140,9 +141,11 @@ def _status(edges: Edges, words: argparse.Namespace) -> int:
 
 
 def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
-    """Run what is pending and show what became of the queued runs, and of the restores that they brought about."""
+    """Run what is pending; show what became of the queued runs and of restores for them, and what else failed."""
     name = dataset or queued[0].dataset
-    shown = [run.run for run in drain(edges, name) if run.kind == "restore"] + [run.run for run in queued]
+    own = [run.run for run in queued]
+    closed = run_pending(edges, name, own)
+    shown = [run.run for run in closed if run.kind == "restore" or run.state == "failed"] + own
     runs = [run for run in (edges.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
     print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
     for run in runs:

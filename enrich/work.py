@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
@@ -28,7 +28,7 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 if run is None:
                     log_line(edges.settings, "ignored", bucket=bucket, object_key=object_key)
                     continue
-                work(edges, run.dataset, own=run)
+                work(edges, run.dataset, own={run.run})
                 _raise_failed(edges, run)
             case Sweep(None):
                 for name in edges.datasets:  # a message each, so that they run side by side
@@ -53,21 +53,26 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
                 work(edges, dataset)
 
 
-def work(edges: Edges, dataset: str, own: Run | None = None) -> None:
-    """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves.
-
-    `own` is the run that the present message asks for.
-    """
+def work(edges: Edges, dataset: str, own: Collection[int] = ()) -> None:
+    """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves."""
     try:
-        for run in drain(edges, dataset):
+        for run in run_pending(edges, dataset, own):
             log_run(edges.settings, run)
-            if run.state == "failed" and run.kind == "output" and (own is None or own.run != run.run):
-                # Its own message may be gone, acknowledged while the dataset was busy: this one ends in the
-                # dead-letter queue in its place.
-                edges.send({"bucket": run.bucket, "object_key": run.object_key})
     except OutOfTime as error:
         log_line(edges.settings, "continues", dataset=dataset, detail=str(error))
         edges.send({"continue": {"dataset": dataset}})
+
+
+def run_pending(edges: Edges, dataset: str, own: Collection[int]) -> Iterator[Run]:
+    """Run what is pending for a dataset, as `drain` does, and yield each run as soon as it is closed.
+
+    `own` are the runs that the caller answers for. Of another output that fails a message tells: its own may be gone,
+    acknowledged while the dataset was busy, and this one ends in the dead-letter queue in its place.
+    """
+    for run in drain(edges, dataset):
+        yield run
+        if run.state == "failed" and run.kind == "output" and run.run not in own:
+            edges.send({"bucket": run.bucket, "object_key": run.object_key})
 
 
 def _raise_failed(edges: Edges, run: Run) -> None:

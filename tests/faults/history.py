@@ -19,7 +19,7 @@ from unittest import mock
 
 from botocore.exceptions import ClientError
 
-from enrich import again, dispatch
+from enrich import again
 from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
 from enrich.edges import Edges
 from enrich.events import parse_text
@@ -29,7 +29,7 @@ from enrich.ledger import Ledger
 from enrich.progress import Progress
 from enrich.records import Run
 from enrich.settings import Settings
-from enrich.work import work_off
+from enrich.work import run_pending, work_off
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
@@ -323,7 +323,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
             _put(story, random, over=put)
 
 
-def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
+def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> None:
     """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
     name = random.choice(list(story.datasets))
     runs = [run for run in story.ledger.fetch_runs(name) if run.closed]
@@ -336,8 +336,8 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
         edges = story.edges(f"operator-{story.world.time}", None)
         story.given_up += 1
         try:
-            deed(story, edges, run)
-            list(dispatch.drain(edges, name))
+            queued = deed(story, edges, run)
+            list(run_pending(edges, name, [queued.run] if queued else []))
             story.given_up -= 1
         except BUGS:
             raise
@@ -347,23 +347,23 @@ def _operate(story: Story, random: Random, deed: Callable[..., None]) -> None:
     story.world.spawn("operator", main, lasts=10 * DAY)
 
 
-def _withdraw(_: Story, edges: Edges, run: Run) -> None:
-    again.withdraw(edges, run)
+def _withdraw(_: Story, edges: Edges, run: Run) -> Run:
+    return again.withdraw(edges, run)
 
 
-def _replay(story: Story, edges: Edges, run: Run) -> None:
+def _replay(story: Story, edges: Edges, run: Run) -> Run | None:
     # An old version of an overwritten output would win over the version that took its place: that is what was asked.
     if run.identity == next((put.identity for put in reversed(story.puts) if put.object_key == run.object_key), None):
-        again.replay(edges, run)
+        return again.replay(edges, run)
+    return None
 
 
-def _replay_rejects(_: Story, edges: Edges, run: Run) -> None:
-    if run.counts.rejected:
-        again.replay_rejects(edges, f"rejects/{run.dataset}/{run.run:08d}/")
+def _replay_rejects(_: Story, edges: Edges, run: Run) -> Run | None:
+    return again.replay_rejects(edges, f"rejects/{run.dataset}/{run.run:08d}/") if run.counts.rejected else None
 
 
-def _refresh(_: Story, edges: Edges, run: Run) -> None:
-    again.refresh(edges, run.dataset)
+def _refresh(_: Story, edges: Edges, run: Run) -> Run:
+    return again.refresh(edges, run.dataset)
 
 
 def _restore_table(story: Story) -> None:

@@ -98,6 +98,12 @@ MUTANTS = (
         "    while edges.ledger.fetch_pending(dataset):\n",
         "    for _ in edges.ledger.fetch_pending(dataset)[:1]:\n",
     ),
+    Mutant(
+        "failure-of-another-not-told",
+        "enrich.work",
+        'if run.state == "failed" and run.kind == "output" and run.run not in own:',
+        "if False:",
+    ),
     Mutant("old-generation-kept", "enrich.again", "elif not run.closed and run.generation is not None:", "elif False:"),
     Mutant(
         "lost-dataset-acknowledged",

@@ -9,6 +9,7 @@ import pytest
 
 from enrich import __main__ as command_line
 from enrich import clients
+from enrich.dispatch import take_arrived
 from enrich.lease import acquire
 
 BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED
@@ -85,6 +86,20 @@ def test_a_busy_dataset_queues_the_run(shop: Any, enrich: Any) -> None:
     assert "queued" in error
     code, found, _ = enrich("status", "--json")
     assert [each["run"] for each in found["stock"]["pending"]] == [1]
+
+
+def test_another_output_that_fails_is_shown_and_told_of(shop: Any, enrich: Any, aws_env: Any) -> None:
+    """Its message may be gone, acknowledged while an operator held the dataset; a new one brings it to the alarm."""
+    enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
+    put(shop, b"no", "bad.parquet")
+    bad = f"stock/day={shop.day()}/bad.parquet"
+    take_arrived(shop.edges(), shop.settings.outputs, bad)
+    code, runs, error = enrich("refresh", "stock", "--json")
+    assert code == FAILED
+    assert [(run["kind"], run["state"]) for run in runs] == [("output", "failed"), ("refresh", "done")]
+    assert bad in error
+    (message,) = aws_env.client("sqs").receive_message(QueueUrl=shop.settings.queue)["Messages"]
+    assert json.loads(message["Body"]) == {"bucket": shop.settings.outputs, "object_key": bad}
 
 
 def test_replay_withdraw_refresh_and_sweep(shop: Any, enrich: Any) -> None:
