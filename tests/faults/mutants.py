@@ -57,12 +57,6 @@ MUTANTS = (
         """select n.k1, n.k2, n.digest, if(o.outcome = 1, coalesce((select k."order" from known k where k.k1 = n.k1 and k.k2 = n.k2), $order), $order), if(""",
     ),
     Mutant(
-        "tombstones-forgotten",
-        "enrich.delta",
-        "select k1, k2, null, $order, $removed_until, true, pk, sk from removal ",
-        "select k1, k2, null, '', 0, true, pk, sk from removal ",
-    ),
-    Mutant(
         "rejected-items-removed",
         "enrich.delta",
         "pk, sk from noted where {mine}) n",
