@@ -34,7 +34,7 @@ from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.model_engine import render_body
-from tests.faults.outputs import MARKER, TTL, Put, write_output
+from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
 from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
 from tests.faults.table import Applied, Items, ModelTransport
 from tests.faults.world import DAY, START, Calm, Chances, World
@@ -110,14 +110,33 @@ class Story:
         return Ledger(cast(Any, dynamo), "ledger")
 
 
-def play(seed: int) -> Story:
-    """Play the history of a seed to its end, when everything has come to rest."""
+@contextmanager
+def played(seed: int) -> Iterator[Story]:
+    """Play the history of a seed until everything has come to rest; it can go on from there."""
     with tempfile.TemporaryDirectory() as directory, modelled():
         story = _build(seed, Path(directory))
         _plan(story)
         story.world.run(until=START + 3 * DAY)
-        _settle(story)
-        return story
+        _settle(story, START + 3 * DAY)
+        yield story
+
+
+def say_again(story: Story) -> None:
+    """Let the model say once more what its newest outputs said, and come to rest.
+
+    Now it shows when fingerprints call something unchanged that the table does not hold.
+    """
+    random = Random(f"again {story.seed}")
+    for name, dataset in story.datasets.items():
+        said: dict[tuple[str, str], Any] = {}
+        done = [run for run in story.ledger.fetch_runs(name) if run.state == "done" and run.decided_ms is not None]
+        for run in sorted(done, key=lambda run: run.order):
+            put = story.find_put(run)
+            good = put.good_keys() if put and run.kind != "removal" else set()
+            rows = zip(put.item_keys(), put.rows or [], strict=True) if put else ()
+            said |= {key: row for key, row in rows if key in good}
+        story.puts.append(write_rows(story.s3, dataset, random, story.world.time, list(said.values())))
+    _settle(story, story.world.time)
 
 
 @contextmanager
@@ -394,12 +413,12 @@ def _lose_fingerprints(story: Story) -> None:
             del story.s3.objects[at]
 
 
-def _settle(story: Story) -> None:
+def _settle(story: Story, since: float) -> None:
     """Let the faults end, and sweep until nothing is pending."""
     story.world.chances = Chances(switch=0.05)
     for n in range(1, 40):
         story.queue.deliver({"sweep": True})
-        story.world.run(until=START + 3 * DAY + n * 2000)
+        story.world.run(until=since + n * 2000)
         open_ones = [story.ledger.fetch_pending(name) for name in story.datasets]
         if n > 3 and not any(open_ones) and not story.queue.messages:
             return

@@ -83,7 +83,19 @@ def write_output(
         folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
         if not over and random.random() < 0.3:
             folder = folder.replace("/", "/x/", 1)
-    put = Put(dataset.name, folder + (dataset.source.marker or "part"), "", as_of, now, _choose_rows(random))
+    return _write(s3, dataset, random, now, as_of, folder, _choose_rows(random))
+
+
+def write_rows(s3: ModelS3, dataset: Dataset, random: Random, now: float, rows: list[Any]) -> Put:
+    """Write an output as of now with these rows."""
+    folder = f"{dataset.name}/at={datetime.fromtimestamp(int(now), UTC):%Y-%m-%dT%H:%M:%SZ}/"
+    return _write(s3, dataset, random, now, int(now), folder, rows)
+
+
+def _write(
+    s3: ModelS3, dataset: Dataset, random: Random, now: float, as_of: int, folder: str, rows: list[Any] | None
+) -> Put:
+    put = Put(dataset.name, folder + (dataset.source.marker or "part"), "", as_of, now, rows)
     if dataset.source.marker:
         _write_parts(s3, put, folder, random)
     else:
