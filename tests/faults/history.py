@@ -155,11 +155,12 @@ def _build(seed: int, directory: Path) -> Story:
     harsh = random.choice([0.0, 0.3, 1.0, 1.0, 2.5])
     chances = Chances(
         crash=harsh * random.choice([0, 0.004, 0.012]),
-        fault=harsh * random.choice([0, 0.004, 0.015]),
+        fault=harsh * random.choice([0, 0.004, 0.015, 0.04]),
         lie=harsh * random.choice([0, 0.003, 0.01]),
         stall=harsh * random.choice([0, 0.004, 0.015]),
         switch=random.choice([0.02, 0.2, 0.6]),
         calls_per_second=random.choice([2.0, 20.0, 300.0]),
+        answers_per_second=random.choice([0.5, 5.0]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
         lossy=random.choice([0, 0, 0.8]),
     )
@@ -295,7 +296,7 @@ def _put(story: Story, random: Random, over: Put | None = None) -> None:
 def _poll(story: Story, random: Random) -> None:
     """Let the event source mapping look into the queue, now and then for ever."""
     while sent := story.queue.receive():
-        _invoke(story, sent, random.choice([60.0, 120.0, 900.0]))
+        _invoke(story, sent, random.choice([60.0, 60.0, 120.0, 900.0]))
         if random.random() < 0.3:
             break
     due = [sent.visible_at for sent in story.queue.messages]

@@ -72,7 +72,7 @@ class ModelTransport:
     def send(self, target: str, payload: bytes) -> int:
         world, handle, request = self._world, next(self._handles), orjson.loads(payload)
         self._watch(*_parse(target, request), "sent")
-        latency = min(world.random.expovariate(5.0), self._timeout * 0.9)
+        latency = min(world.random.expovariate(world.chances.answers_per_second), self._timeout * 0.9)
         fate = world.random.random() / (world.chances.transport or 1e-9)
         if fate <= 1 and world.random.random() < world.chances.lossy:
             fate = world.random.uniform(0.7, 1)

@@ -35,6 +35,7 @@ class Chances:
     stall: float = 0.0  # it takes long, before it is done or after
     switch: float = 0.2
     calls_per_second: float = 20.0
+    answers_per_second: float = 5.0  # of the table, to one write
     transport: float = 0.0  # of a write to be throttled, cut short, lost or late
     lossy: float = 0.0  # of what goes wrong with a write to be a loss
 
