@@ -159,7 +159,7 @@ def _build(seed: int, directory: Path) -> Story:
         lie=harsh * random.choice([0, 0.003, 0.01]),
         stall=harsh * random.choice([0, 0.004, 0.015]),
         switch=random.choice([0.02, 0.2, 0.6]),
-        calls_per_second=random.choice([2.0, 20.0, 300.0]),
+        calls_per_second=random.choice([2.0, 20.0, 300.0, 300.0]),
         answers_per_second=random.choice([0.5, 5.0]),
         transport=min(0.6, harsh * random.choice([0, 0.1, 0.3])),
         lossy=random.choice([0, 0, 0.8]),
@@ -253,7 +253,7 @@ def _plan(story: Story) -> None:
     world, random = story.world, Random(f"plan {story.seed}")
     at = START
     busy = [at]
-    burst = random.choice([0.4, 0.4, 0.4, 0.9])
+    burst = random.choice([0.4, 0.4, 0.9])
     for _ in range(random.randint(3, 7)):
         # some close together, so that invocations overlap
         at = at + random.uniform(0, 20) if random.random() < burst else START + random.uniform(0, 2.5 * DAY)
