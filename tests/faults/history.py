@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from enrich import again
 from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.dispatch import newest_first
 from enrich.edges import Edges
 from enrich.events import parse_text
 from enrich.faults import Failed
@@ -129,12 +130,9 @@ def say_again(story: Story) -> None:
     random = Random(f"again {story.seed}")
     for name, dataset in story.datasets.items():
         said: dict[tuple[str, str], Any] = {}
-        done = [run for run in story.ledger.fetch_runs(name) if run.state == "done" and run.decided_ms is not None]
-        for run in sorted(done, key=lambda run: run.order):
+        for run in reversed(newest_first(story.ledger.fetch_runs(name))):
             put = story.find_put(run)
-            good = put.good_keys() if put and run.kind != "removal" else set()
-            rows = zip(put.item_keys(), put.rows or [], strict=True) if put else ()
-            said |= {key: row for key, row in rows if key in good}
+            said |= put.good_rows() if put else {}
         story.puts.append(write_rows(story.s3, dataset, random, story.world.time, list(said.values())))
     _settle(story, story.world.time)
 

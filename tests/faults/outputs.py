@@ -43,9 +43,14 @@ class Put:
         """Return the item key of each row; of one that is rejected for its key, one that no item has."""
         return [(build_pk(self.dataset, [row[0]]), row[1]) for row in self.rows or []]
 
+    def good_rows(self) -> dict[tuple[str, str], Any]:
+        """Return the rows that become items, by their item keys."""
+        rows = zip(self.item_keys(), self.rows or [], self.rejected(), strict=True)
+        return {key: row for key, row, rejected in rows if not rejected}
+
     def good_keys(self) -> set[tuple[str, str]]:
         """Return the item keys that it gives a body."""
-        return {key for key, rejected in zip(self.item_keys(), self.rejected(), strict=True) if not rejected}
+        return set(self.good_rows())
 
     def is_bad(self, dataset: Dataset) -> bool:
         """Tell whether it can't be published at all."""
@@ -77,7 +82,7 @@ def write_output(
     as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.choice([0, random.uniform(0, 3000)]))
     if random.random() < 0.05:
         as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
-    folder = f"{dataset.name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/"
+    folder = _name_folder(dataset, as_of)
     if over or (earlier and random.random() < 0.3):
         chosen = over or random.choice(earlier)
         folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
@@ -88,8 +93,11 @@ def write_output(
 
 def write_rows(s3: ModelS3, dataset: Dataset, random: Random, now: float, rows: list[Any]) -> Put:
     """Write an output as of now with these rows."""
-    folder = f"{dataset.name}/at={datetime.fromtimestamp(int(now), UTC):%Y-%m-%dT%H:%M:%SZ}/"
-    return _write(s3, dataset, random, now, int(now), folder, rows)
+    return _write(s3, dataset, random, now, int(now), _name_folder(dataset, int(now)), rows)
+
+
+def _name_folder(dataset: Dataset, as_of: int) -> str:
+    return f"{dataset.name}/at={datetime.fromtimestamp(as_of, UTC):%Y-%m-%dT%H:%M:%SZ}/"
 
 
 def _write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from enrich.records import Run
 from enrich.settings import Settings
 from serve.datasets import Served
 from tests.faults.services import ModelDynamo, ModelS3
+from tests.faults.world import Calm
 from tests.unit.enrich.modelled_table import ModelledTable
 
 SETTINGS = Settings(
@@ -46,7 +47,7 @@ PRODUCTS = {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
 
 
 @dataclass
-class Calm:
+class Clockwork(Calm):
     """A world in which every call is answered and time passes only when somebody waits."""
 
     table: ModelledTable
@@ -61,9 +62,6 @@ class Calm:
     def sleep(self, seconds: float) -> None:
         self.table.now += seconds
 
-    def call(self, _name: str, do: Callable[[], Any]) -> Any:
-        return do()
-
 
 @dataclass
 class SmallShop:
@@ -75,7 +73,7 @@ class SmallShop:
 
     def __post_init__(self) -> None:
         self.table.now = 1_800_000_000.0
-        self.world = Calm(self.table)
+        self.world = Clockwork(self.table)
         self.s3 = ModelS3(cast(Any, self.world), versioned={SETTINGS.outputs})
         self.dynamo = ModelDynamo(cast(Any, self.world))
         self.ledger = Ledger(cast(Any, self.dynamo), SETTINGS.ledger)
