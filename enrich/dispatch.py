@@ -6,7 +6,7 @@ looks for pending runs afterwards. So one of the two always sees the other, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -147,10 +147,10 @@ def build_queued(edges: Edges, run: Run) -> tuple[Run, Counter, Pending]:
     return numbered, replace(counter, next_run=counter.next_run + 1), pending
 
 
-def drain(edges: Edges, dataset: str) -> Iterator[Run]:
+def drain(edges: Edges, dataset: str) -> Generator[Run, None, None]:
     """Run what is pending for a dataset, oldest first, until nothing is or somebody else holds the dataset.
 
-    Yields each run as soon as it is closed.
+    Yields each run as soon as it is closed, and holds the dataset until it is exhausted or closed itself.
 
     Raises:
         Stopped: a run has to go on later; OutOfTime, its subclass, when only time was lacking.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable
+from contextlib import closing
 
 from enrich.dispatch import drain, heal, sweep, take_arrived
 from enrich.edges import Edges
@@ -56,23 +57,25 @@ def work_off(edges: Edges, requests: Iterable[Request]) -> None:
 def work(edges: Edges, dataset: str, own: Collection[int] = ()) -> None:
     """Run what is pending for a dataset; what time does not allow goes on through a message to ourselves."""
     try:
-        for run in run_pending(edges, dataset, own):
-            log_run(edges.settings, run)
+        with closing(run_pending(edges, dataset, own)) as closed:
+            for run in closed:
+                log_run(edges.settings, run)
     except OutOfTime as error:
         log_line(edges.settings, "continues", dataset=dataset, detail=str(error))
         edges.send({"continue": {"dataset": dataset}})
 
 
-def run_pending(edges: Edges, dataset: str, own: Collection[int]) -> Iterator[Run]:
+def run_pending(edges: Edges, dataset: str, own: Collection[int]) -> Generator[Run, None, None]:
     """Run what is pending for a dataset, as `drain` does, and yield each run as soon as it is closed.
 
     `own` are the runs that the caller answers for. Of another output that fails a message tells: its own may be gone,
     acknowledged while the dataset was busy, and this one ends in the dead-letter queue in its place.
     """
-    for run in drain(edges, dataset):
-        yield run
-        if run.state == "failed" and run.kind == "output" and run.run not in own:
-            edges.send({"bucket": run.bucket, "object_key": run.object_key})
+    with closing(drain(edges, dataset)) as closed:
+        for run in closed:
+            yield run
+            if run.state == "failed" and run.kind == "output" and run.run not in own:
+                edges.send({"bucket": run.bucket, "object_key": run.object_key})
 
 
 def _raise_failed(edges: Edges, run: Run) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from enrich.events import Arrived
+import pytest
+from botocore.exceptions import ClientError
+
+from enrich.events import Arrived, Sweep
 from enrich.records import Counts
 from enrich.work import work_off
 from tests.faults.world import build_error
@@ -46,3 +50,19 @@ def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: 
         (run,) = shop.ledger.fetch_runs("stock")
         assert (run.state, run.counts) == ("done", Counts(written=3))
     assert raised > 3
+
+
+def test_a_dataset_that_could_not_be_given_back_is_told(tmp_path: Path) -> None:
+    """Not even when it was given back because something else failed: the ledger's answer must not get lost."""
+    shop = SmallShop(tmp_path)
+    shop.put(shop.key(), b"no Parquet")
+
+    def send(_message: Any) -> None:
+        shop.dynamo.transact_write_items = partial(refuse, "TransactWriteItems")  # type: ignore[method-assign]
+        refuse("SendMessage")
+
+    def refuse(operation: str, **_request: Any) -> None:
+        raise build_error(operation, "InternalServerError")
+
+    with pytest.raises(ClientError, match="TransactWriteItems"):
+        work_off(replace(shop.edges(), send=send), [Sweep("stock")])
