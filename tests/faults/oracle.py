@@ -25,6 +25,7 @@ def check(story: Story) -> list[str]:
             checks = [check_counts(story, run), check_rejects(story, run), check_metadata(story, run)]
             problems += [f"{at}: {problem}" for found in checks for problem in found]
         problems += check_superseded(story, name, runs)
+        problems += check_withdrawn(name, runs)
         problems += check_writes(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
@@ -85,6 +86,21 @@ def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
         superseded = 0 if run.counts.expired else len(named[run.run] & newer)
         if run.counts.superseded != superseded:
             yield f"{name} run {run.run}: {run.counts.superseded} superseded, and it should be {superseded}"
+
+
+def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
+    """What was run over an output before it was withdrawn is not done any more, and only an operator brings it back."""
+    for removal in (run for run in runs if run.kind == "removal"):
+        over_it = [run for run in runs if run.identity == removal.identity and run is not removal]
+        numbers = {run.run for run in over_it}
+        rejects = [run for run in runs if run.kind == "rejects" and run.of_run in numbers]
+        for run in over_it + rejects:
+            if run.run < removal.run and run.state == "done":
+                yield f"{name} run {run.run} is done, and run {removal.run} withdrew its output"
+        asked = {run.run for run in over_it if run.kind in {"replay", "refresh"}}
+        for run in over_it:
+            if run.kind == "restore" and run.run > removal.run and not asked & set(range(removal.run, run.run)):
+                yield f"{name} run {run.run} restored an output that run {removal.run} withdrew"
 
 
 def check_rejects(story: Story, run: Run) -> Iterator[str]:
