@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 
 from enrich.records import Run
 from serve.item import Order
 from tests.faults.history import Story
 from tests.faults.served import check_table
 
+GO_FIRST = {"restore", "removal"}  # kinds of runs
 PROMPT = 3 * 3600  # seconds in which an output is run where nothing fails
 
 
@@ -26,6 +28,7 @@ def check(story: Story) -> list[str]:
             problems += [f"{at}: {problem}" for found in checks for problem in found]
         problems += check_superseded(story, name, runs)
         problems += check_withdrawn(name, runs)
+        problems += check_oldest_first(name, runs)
         problems += check_writes(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
@@ -101,6 +104,14 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
         for run in over_it:
             if run.kind == "restore" and run.run > removal.run and not asked & set(range(removal.run, run.run)):
                 yield f"{name} run {run.run} restored an output that run {removal.run} withdrew"
+
+
+def check_oldest_first(name: str, runs: list[Run]) -> Iterator[str]:
+    """No run begins to write before those that were queued earlier have; what puts a table right may come between."""
+    began = [run for run in reversed(runs) if run.kind not in GO_FIRST and run.decided_ms is not None]
+    for earlier, later in pairwise(began):
+        if (earlier.decided_ms or 0) > (later.decided_ms or 0):
+            yield f"{name} run {later.run} began before run {earlier.run}, which was queued first"
 
 
 def check_rejects(story: Story, run: Run) -> Iterator[str]:

@@ -29,6 +29,8 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
             allowed = allowed | {None}
         if stored not in allowed:
             problems.append(f"{key}: the table serves {stored!r}, and the outputs say {sorted(map(str, allowed))}")
+        elif alive and item is not None and len(allowed) == 1 and int(item[EXPIRES_AT]["N"]) < until:
+            problems.append(f"{key}: expires at {item[EXPIRES_AT]['N']}, and it must last until {until}")
     return problems
 
 
