@@ -59,6 +59,8 @@ def check_counts(story: Story, run: Run) -> Iterator[str]:
     if put is None or put.rows is None:
         yield f"ran over {run.identity}, which was never written"
         return
+    if run.as_of_ms != put.as_of * 1000:
+        yield f"as of {run.as_of_ms}, and its output says {put.as_of * 1000}"
     if run.state == "withdrawn" and run.stage != "close":
         return
     good = len(put.rows) - sum(put.rejected())
