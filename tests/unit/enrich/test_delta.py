@@ -12,6 +12,7 @@ import pytest
 from enrich import delta
 from enrich.dispatch import drain
 from enrich.faults import Stopped
+from enrich.pass_two import is_late
 from enrich.records import Counts
 from enrich.write import Budget
 from tests.unit.enrich.modelled_table import refuse
@@ -128,6 +129,28 @@ def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "model": ["v3"] * len(rows["shop"])}
 
 
+def write_and_never_close(
+    shop: SmallShop, monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[Any]], day: int = 0
+) -> None:
+    """Let a run write all of an output, and fail before it can tell the fingerprints."""
+
+    def write_and_stop(active: Any, rendering: Any, _: Any, writer: Any) -> None:
+        first_row, chunk = next(active.chunks(0))
+        items = rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
+        late = is_late(active)
+        writer.put(items, order=active.run.order, expires_at=active.run.expires_at, conditional=late)
+        writer.flush()
+        raise Stopped("the table is out of reach")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("enrich.run.write", write_and_stop)
+        with pytest.raises(Stopped):
+            shop.run(rows, day)
+    del shop.s3.objects[SETTINGS.outputs, shop.key(day)]
+    (closed,) = drain(shop.edges(), "stock")
+    assert closed.state == "overwritten"
+
+
 @pytest.mark.parametrize(("removed_before", "refused"), [(False, True), (True, False), (True, True)])
 def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed_before: bool, refused: bool
@@ -136,23 +159,11 @@ def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
     shop = SmallShop(tmp_path)
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
 
-    def write_and_stop(active: Any, rendering: Any, _: Any, writer: Any) -> None:
-        first_row, chunk = next(active.chunks(0))
-        rows = rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
-        writer.put(rows, order=active.run.order, expires_at=active.run.expires_at, conditional=False)
-        writer.flush()
-        raise Stopped("the table is out of reach")
-
     one = {name: values[:1] for name, values in ROWS.items()}
     if removed_before:
         shop.run(ROWS, day=3)
         shop.run(one, day=2)
-    with monkeypatch.context() as patch:
-        patch.setattr("enrich.run.write", write_and_stop)
-        with pytest.raises(Stopped):
-            shop.run(ROWS)
-    del shop.s3.objects[SETTINGS.outputs, shop.key()]
-    list(drain(shop.edges(), "stock"))
+    write_and_never_close(shop, monkeypatch, ROWS)
     if refused:
         shop.run(one, day=1)
     assert sorted(key for key, item in shop.table.items.items() if item.body) == [
@@ -160,4 +171,26 @@ def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
     ]  # fmt: skip
     shop.put(f"{shop.key()}.2", parquet(one))
     assert shop.go(f"{shop.key()}.2").counts.removed == 2
+    assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
+
+
+def test_what_the_table_refused_is_not_taken_for_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a newer item, of a run that never closed; a later output with the refused body must write it."""
+    shop = SmallShop(tmp_path)
+    write_and_never_close(shop, monkeypatch, {**ROWS, "units": [7.0, 8.0, 9.0]})
+    assert shop.run(ROWS, day=1).counts == Counts(superseded=3)
+    shop.put(f"{shop.key()}.2", parquet(ROWS))
+    assert shop.go(f"{shop.key()}.2").counts == Counts(written=3)
+
+
+def test_a_late_run_that_never_closed_does_not_let_items_be_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own items would expire before those that are there, which a snapshot must still find and remove."""
+    shop = SmallShop(tmp_path)
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
+    shop.run(ROWS)
+    write_and_never_close(shop, monkeypatch, ROWS, day=5)
+    shop.world.sleep(3 * DAY)
+    assert shop.run({name: values[:1] for name, values in ROWS.items()}).counts.removed == 2
     assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
