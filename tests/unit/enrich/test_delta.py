@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from enrich import delta
+from enrich import again, delta
 from enrich.dispatch import drain
 from enrich.faults import Stopped
 from enrich.pass_two import is_late
 from enrich.records import Counts
 from enrich.write import Budget
+from tests.unit.enrich import small_shop
 from tests.unit.enrich.modelled_table import refuse
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, TTL, SmallShop, parquet
 
@@ -194,3 +195,15 @@ def test_a_late_run_that_never_closed_does_not_let_items_be_forgotten(
     shop.world.sleep(3 * DAY)
     assert shop.run({name: values[:1] for name, values in ROWS.items()}).counts.removed == 2
     assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
+
+
+def test_replayed_rejects_of_a_snapshot_remove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They name what the snapshot lacked, and not all that is alive."""
+    shop = SmallShop(tmp_path)
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
+    first = shop.run({**ROWS, "sku": ["a", "new", "c"]})
+    monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new", "c"], "title": ["A", "New", "C"]})
+    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
+    (rejects,) = drain(shop.edges(), "stock")
+    assert rejects.counts == Counts(written=1)
+    assert sorted(sk for (_, sk), item in shop.table.items.items() if item.body) == ["a", "c", "new"]
