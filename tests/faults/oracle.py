@@ -52,7 +52,7 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_counts(story: Story, run: Run) -> Iterator[str]:
-    """The counts of a run add up to its rows, and say what was really done."""
+    """A run is as of its output's instant; its counts add up to its rows, and say what was really done."""
     if run.state not in {"done", "withdrawn"} or run.kind in {"removal", "rejects"} or run.decided_ms is None:
         return
     put = story.find_put(run)
