@@ -100,7 +100,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         dataset="flight-delays", run=7, bucket="b", object_key="k", identity="i", arrived_ms=0,
         state="done", rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
     )  # fmt: skip
-    monkeypatch.setattr(enrich.work, "drain", lambda *_: iter([run]))
+    monkeypatch.setattr(enrich.work, "drain", lambda *_: (each for each in [run]))
     monkeypatch.setattr(enrich.work, "sweep", lambda *_: Swept([], []))
     monkeypatch.setattr(enrich.work, "heal", lambda *_: None)
     settings = EnrichSettings(
