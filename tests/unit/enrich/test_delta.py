@@ -33,6 +33,14 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallShop:
     return found
 
 
+@pytest.fixture
+def snapshots(tmp_path: Path) -> SmallShop:
+    """Each output names all that is alive; none was run yet."""
+    found = SmallShop(tmp_path)
+    found.dataset = replace(found.dataset, source=replace(found.dataset.source, output="snapshot"))
+    return found
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -154,25 +162,22 @@ def write_and_never_close(
 
 @pytest.mark.parametrize(("removed_before", "refused"), [(False, True), (True, False), (True, True)])
 def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed_before: bool, refused: bool
+    snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch, removed_before: bool, refused: bool
 ) -> None:
     """Also where tombstones were before, and where an older snapshot chose to remove it and the table refused."""
-    shop = SmallShop(tmp_path)
-    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
-
     one = {name: values[:1] for name, values in ROWS.items()}
     if removed_before:
-        shop.run(ROWS, day=3)
-        shop.run(one, day=2)
-    write_and_never_close(shop, monkeypatch, ROWS)
+        snapshots.run(ROWS, day=3)
+        snapshots.run(one, day=2)
+    write_and_never_close(snapshots, monkeypatch, ROWS)
     if refused:
-        shop.run(one, day=1)
-    assert sorted(key for key, item in shop.table.items.items() if item.body) == [
+        snapshots.run(one, day=1)
+    assert sorted(key for key, item in snapshots.table.items.items() if item.body) == [
         ("stock#x", "a"), ("stock#x", "b"), ("stock#y", "a"),
     ]  # fmt: skip
-    shop.put(f"{shop.key()}.2", parquet(one))
-    assert shop.go(f"{shop.key()}.2").counts.removed == 2
-    assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
+    snapshots.put(f"{snapshots.key()}.2", parquet(one))
+    assert snapshots.go(f"{snapshots.key()}.2").counts.removed == 2
+    assert [key for key, item in snapshots.table.items.items() if item.body] == [("stock#x", "a")]
 
 
 def test_what_the_table_refused_is_not_taken_for_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,25 +190,21 @@ def test_what_the_table_refused_is_not_taken_for_stored(tmp_path: Path, monkeypa
 
 
 def test_a_late_run_that_never_closed_does_not_let_items_be_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own items would expire before those that are there, which a snapshot must still find and remove."""
-    shop = SmallShop(tmp_path)
-    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
-    shop.run(ROWS)
-    write_and_never_close(shop, monkeypatch, ROWS, day=5)
-    shop.world.sleep(3 * DAY)
-    assert shop.run({name: values[:1] for name, values in ROWS.items()}).counts.removed == 2
-    assert [key for key, item in shop.table.items.items() if item.body] == [("stock#x", "a")]
+    snapshots.run(ROWS)
+    write_and_never_close(snapshots, monkeypatch, ROWS, day=5)
+    snapshots.world.sleep(3 * DAY)
+    assert snapshots.run({name: values[:1] for name, values in ROWS.items()}).counts.removed == 2
+    assert [key for key, item in snapshots.table.items.items() if item.body] == [("stock#x", "a")]
 
 
-def test_replayed_rejects_of_a_snapshot_remove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replayed_rejects_of_a_snapshot_remove_nothing(snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """They name what the snapshot lacked, and not all that is alive."""
-    shop = SmallShop(tmp_path)
-    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
-    first = shop.run({**ROWS, "sku": ["a", "new", "c"]})
+    first = snapshots.run({**ROWS, "sku": ["a", "new", "c"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new", "c"], "title": ["A", "New", "C"]})
-    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
-    (rejects,) = drain(shop.edges(), "stock")
+    again.replay_rejects(snapshots.edges(), f"rejects/stock/{first.run:08d}/")
+    (rejects,) = drain(snapshots.edges(), "stock")
     assert rejects.counts == Counts(written=1)
-    assert sorted(sk for (_, sk), item in shop.table.items.items() if item.body) == ["a", "c", "new"]
+    assert sorted(sk for (_, sk), item in snapshots.table.items.items() if item.body) == ["a", "c", "new"]
