@@ -14,21 +14,21 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrich.again import refresh, replay, replay_rejects, withdraw
-from enrich.check import check_datasets
-from enrich.clients import open_edges
+from enrich.aws import open_services
+from enrich.cli.terminal import ProgressLine, describe, render_pending, render_run, render_runs
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.validation import check_datasets
 from enrich.datasets import DATASETS
-from enrich.dispatch import find_output, heal, sweep, take_arrived
-from enrich.edges import Edges
-from enrich.expressions import DatasetMistakes
-from enrich.faults import Failed, LeaseLost, Stopped
-from enrich.metadata import parse_location
-from enrich.plan import plan
-from enrich.plan_text import describe_plan, render_plan
-from enrich.records import Run
+from enrich.errors import Failed, LeaseLost, Stopped
+from enrich.intake.operations import refresh, replay, replay_rejects, withdraw
+from enrich.intake.queue import find_output, heal, sweep, take_arrived
+from enrich.intake.worker import run_pending
+from enrich.ledger.records import Run
+from enrich.plan.plan import plan
+from enrich.plan.report import describe_plan, render_plan
+from enrich.read.metadata import parse_location
+from enrich.services import Services
 from enrich.settings import SettingsError
-from enrich.terminal import ProgressLine, describe, render_pending, render_run, render_runs
-from enrich.work import run_pending
 from serve.datasets import SERVED
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
@@ -50,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = ProgressLine()
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        edges = open_edges(os.environ, owner=owner, progress=progress, write_units=getattr(words, "write_units", None))
-        return int(words.do(edges, words))
+        services = open_services(
+            os.environ, owner=owner, progress=progress, write_units=getattr(words, "write_units", None)
+        )
+        return int(words.do(services, words))
     except (Failed, SettingsError) as error:
         return _say(error, FAILED)
     except (Stopped, LeaseLost) as error:
@@ -62,20 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.end()
 
 
-def _run(edges: Edges, words: argparse.Namespace) -> int:
+def _run(services: Services, words: argparse.Namespace) -> int:
     bucket, object_key = parse_location(words.output)
-    run = take_arrived(edges, bucket, object_key)
+    run = take_arrived(services, bucket, object_key)
     if run is None:
-        raise _no_output(edges, words.output)
-    return _work(edges, words, [run])
+        raise _no_output(services, words.output)
+    return _work(services, words, [run])
 
 
-def _plan(edges: Edges, words: argparse.Namespace) -> int:
-    output = find_output(edges, *parse_location(words.output))
+def _plan(services: Services, words: argparse.Namespace) -> int:
+    output = find_output(services, *parse_location(words.output))
     if output is None:
-        raise _no_output(edges, words.output)
-    found = plan(edges, output, edges.progress)
-    region = words.region or edges.s3.meta.region_name
+        raise _no_output(services, words.output)
+    found = plan(services, output, services.progress)
+    region = words.region or services.s3.meta.region_name
     if words.json:
         print(json.dumps(describe_plan(found, region, words.per_month)))
     else:
@@ -83,46 +85,46 @@ def _plan(edges: Edges, words: argparse.Namespace) -> int:
     return FAILED if found.run.state in {"failed", "overwritten"} else DONE
 
 
-def _no_output(edges: Edges, name: str) -> Failed:
+def _no_output(services: Services, name: str) -> Failed:
     return Failed(
-        f"{name} is no output: not there, not in s3://{edges.settings.outputs}, or not under the prefix "
-        f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in edges.datasets.values()))})"
+        f"{name} is no output: not there, not in s3://{services.settings.outputs}, or not under the prefix "
+        f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
     )
 
 
-def _sweep(edges: Edges, words: argparse.Namespace) -> int:
-    names = [words.dataset] if words.dataset else list(edges.datasets)
+def _sweep(services: Services, words: argparse.Namespace) -> int:
+    names = [words.dataset] if words.dataset else list(services.datasets)
     codes = []
     for name in names:
-        swept = sweep(edges, name)
-        heal(edges, name)
+        swept = sweep(services, name)
+        heal(services, name)
         codes += [_say(why, FAILED) for why in swept.unreadable]
-        codes.append(_work(edges, words, swept.runs, name))
+        codes.append(_work(services, words, swept.runs, name))
     return max(codes)
 
 
-def _replay(edges: Edges, words: argparse.Namespace) -> int:
+def _replay(services: Services, words: argparse.Namespace) -> int:
     if words.what.isdigit():
-        return _work(edges, words, [replay(edges, _get_run(edges, words.dataset, int(words.what)))])
-    return _work(edges, words, [replay_rejects(edges, words.what)])
+        return _work(services, words, [replay(services, _get_run(services, words.dataset, int(words.what)))])
+    return _work(services, words, [replay_rejects(services, words.what)])
 
 
-def _withdraw(edges: Edges, words: argparse.Namespace) -> int:
-    return _work(edges, words, [withdraw(edges, _get_run(edges, words.dataset, words.run))])
+def _withdraw(services: Services, words: argparse.Namespace) -> int:
+    return _work(services, words, [withdraw(services, _get_run(services, words.dataset, words.run))])
 
 
-def _refresh(edges: Edges, words: argparse.Namespace) -> int:
-    return _work(edges, words, [refresh(edges, words.dataset, full=words.full)])
+def _refresh(services: Services, words: argparse.Namespace) -> int:
+    return _work(services, words, [refresh(services, words.dataset, full=words.full)])
 
 
-def _status(edges: Edges, words: argparse.Namespace) -> int:
+def _status(services: Services, words: argparse.Namespace) -> int:
     if words.run is not None:
-        run = _get_run(edges, words.dataset, words.run)
+        run = _get_run(services, words.dataset, words.run)
         print(json.dumps(describe(run)) if words.json else render_run(run))
         return DONE
-    names = [words.dataset] if words.dataset else list(edges.datasets)
-    found = {name: edges.ledger.fetch_runs(name, newest=words.newest) for name in names}
-    pending = {name: edges.ledger.fetch_pending(name) for name in names}
+    names = [words.dataset] if words.dataset else list(services.datasets)
+    found = {name: services.ledger.fetch_runs(name, newest=words.newest) for name in names}
+    pending = {name: services.ledger.fetch_pending(name) for name in names}
     if words.json:
         as_json = {
             name: {
@@ -136,17 +138,17 @@ def _status(edges: Edges, words: argparse.Namespace) -> int:
     for name in names:
         print(f"{name}\n{render_runs(found[name])}")
         if pending[name]:
-            print(f"\n{render_pending(pending[name], edges.clock.now())}")
+            print(f"\n{render_pending(pending[name], services.clock.now())}")
     return DONE
 
 
-def _work(edges: Edges, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
+def _work(services: Services, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
     """Run what is pending; show what became of the queued runs and of restores for them, and what else failed."""
     name = dataset or queued[0].dataset
     own = [run.run for run in queued]
-    closed = run_pending(edges, name, own)
+    closed = run_pending(services, name, own)
     shown = [run.run for run in closed if run.kind == "restore" or run.state == "failed"] + own
-    runs = [run for run in (edges.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
+    runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
     print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
     for run in runs:
         if run.state == "failed":
@@ -175,7 +177,7 @@ def _check(words: argparse.Namespace) -> int:
 
 def _openapi(words: argparse.Namespace) -> int:
     try:
-        from enrich import contract  # what it needs is no part of the bundle
+        from enrich.openapi import document as contract  # what it needs is no part of the bundle
 
         found = contract.build_contract(DATASETS[words.dataset])
         written = contract.write(Path(__file__).parent.parent / "openapi.yaml", found) if words.write else False
@@ -195,8 +197,8 @@ def _openapi(words: argparse.Namespace) -> int:
     return DONE
 
 
-def _get_run(edges: Edges, dataset: str, number: int) -> Run:
-    run = edges.ledger.get_run(dataset, number)
+def _get_run(services: Services, dataset: str, number: int) -> Run:
+    run = services.ledger.get_run(dataset, number)
     if run is None:
         raise Failed(f"the ledger has no run {number} of {dataset}; `python -m enrich status {dataset}` lists them")
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from enrich.dataset import (
+from enrich.dataset.definition import (
     BadAsOf,
     Dataset,
     Derive,

@@ -4,7 +4,7 @@ r"""The enrich Lambda: SQS messages in, items out. Its answer names the messages
 
     {"Records": [{"messageId": "...", "eventSource": "aws:sqs", "body": "{\"source\": \"aws.s3\", ...}"}]}
 
-or, for a call by hand, any event that such a body can hold (`enrich.events`).
+or, for a call by hand, any event that such a body can hold (`enrich.intake.events`).
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import os
 import uuid
 from typing import Any
 
-from enrich.clients import open_edges
-from enrich.events import parse_event, parse_messages, parse_text
+from enrich.aws import open_services
+from enrich.intake.events import parse_event, parse_messages, parse_text
+from enrich.intake.worker import handle_requests
 from enrich.log import log_failure
-from enrich.work import work_off
 
 _SERVICE = "enrich"
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Work off an event; of an SQS batch, name the messages that failed, so that only they come again."""
-    edges = open_edges(
+    services = open_services(
         os.environ,
         owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a request that is retried keeps its id
         remaining_seconds=context.get_remaining_time_in_millis() / 1000,
     )
     messages = parse_messages(event)
     if messages is None:
-        work_off(edges, parse_event(event))
+        handle_requests(services, parse_event(event))
         return {}
     failed: list[dict[str, str]] = []
     for message in messages:
         try:
-            work_off(edges, parse_text(message.text))
+            handle_requests(services, parse_text(message.text))
         except Exception as error:  # noqa: BLE001 - whatever it is, this message comes again and ends in the dead-letter queue
-            log_failure(edges.settings, message, error)
+            log_failure(services.settings, message, error)
             failed.append({"itemIdentifier": message.message_id})
     return {"batchItemFailures": failed}

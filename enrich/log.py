@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from enrich.events import Message
-from enrich.records import Pending, Run
+from enrich.intake.events import Message
+from enrich.ledger.records import Pending, Run
 from enrich.settings import Settings
 
 NAMESPACE = "Larder"

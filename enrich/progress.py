@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enrich.records import Run
+from enrich.ledger.records import Run
 
 if TYPE_CHECKING:
-    from enrich.delta import Delta
+    from enrich.delta.changes import Delta
 
 
 class Progress:

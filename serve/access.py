@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serve.auth import InvalidToken
 from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, build_pk
+from serve.tokens.jwt import InvalidToken
 
 MAX_CLAIM_CHARACTERS = 256
 

@@ -19,16 +19,19 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from serve.access import build_partition, parse_scopes
-from serve.auth import InvalidToken
 from serve.datasets import SERVED, Served
 from serve.item import is_expired
-from serve.key_sources import open_source
-from serve.keys import KeyStore, KeysUnavailable
 from serve.log import build_key_line, build_request_line, hash_subject, write
-from serve.page import gather
-from serve.problems import Problem, challenge, unavailable
-from serve.request import Form, MalformedEvent, Request, parse_form, parse_request
-from serve.respond import (
+from serve.settings import Settings, parse_settings
+from serve.storage import Storage, StorageUnavailable
+from serve.tokens.jwt import InvalidToken
+from serve.tokens.key_cache import KeyStore, KeysUnavailable
+from serve.tokens.key_sources import open_source
+from serve.tokens.verifier import Issuer, Trusted, Verifier
+from serve.web.page import gather
+from serve.web.problems import Problem, challenge, unavailable
+from serve.web.request import Form, MalformedEvent, Request, parse_form, parse_request
+from serve.web.respond import (
     Answer,
     add_cors,
     check_acceptable,
@@ -39,10 +42,7 @@ from serve.respond import (
     respond_options,
     respond_problem,
 )
-from serve.route import Route, UseCase, parse_page, route
-from serve.settings import Settings, parse_settings
-from serve.storage import Storage, StorageUnavailable
-from serve.verifier import Issuer, Trusted, Verifier
+from serve.web.route import Route, UseCase, parse_page, route
 from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.endpoint import resolve

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from serve.auth import Policy
-from serve.signing_key import ALGORITHMS
+from serve.tokens.jwt import Policy
+from serve.tokens.signing_key import ALGORITHMS
 
 MAX_LEEWAY = 300
 

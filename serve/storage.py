@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve.item import BODY, EXPIRES_AT, PK, SK, Item, decode
-from serve.page import QueryResult
+from serve.web.page import QueryResult
 from wire.errors import NoCredentials, TooLarge, Unavailable
 
 Send = Callable[[str, bytes], bytes]

@@ -14,8 +14,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from enrich.ledger import Ledger
-from enrich.records import Run
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
 from infra.bundle import Bundle
 from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrich.records import Run
+from enrich.ledger.records import Run
 from examples.flights import lake
 from examples.flights.http import Answer, get
 from examples.flights.model import Model, load_or_train

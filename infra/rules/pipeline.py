@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from enrich.datasets import DATASETS
-from enrich.events import Sweep, UnknownEvent, parse_text
+from enrich.intake.events import Sweep, UnknownEvent, parse_text
 from infra.rules.look import Rule, by_type, default, functions, get
 from infra.translate import Template
 

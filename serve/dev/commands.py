@@ -13,9 +13,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from serve.datasets import SERVED
-from serve.key_set import BadKeySet, KeySet, parse_keys
-from serve.key_sources import open_source
-from serve.keys import Unreadable
+from serve.tokens.jwks import BadKeySet, KeySet, parse_keys
+from serve.tokens.key_cache import Unreadable
+from serve.tokens.key_sources import open_source
 
 KEYS = Path(".larder/keys")
 

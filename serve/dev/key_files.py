@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import get_default_algorithms
 
-from serve.key_set import BadKeySet, parse_jwks
+from serve.tokens.jwks import BadKeySet, parse_jwks
 
 MAKERS: dict[str, Callable[[], Any]] = {
     "RS256": lambda: rsa.generate_private_key(65537, 2048),

@@ -46,7 +46,10 @@ def main() -> None:
             "boto3.client": [interpreter("boto3"), "-c", "import boto3; boto3.client('dynamodb')"],
         }
         # What verifying costs before anything is verified: our verifier with cryptography, and PyJWT.
-        for name, modules in (("verifier alone", "serve.auth, serve.key_set"), ("PyJWT alone", "jwt, jwt.algorithms")):
+        for name, modules in (
+            ("verifier alone", "serve.tokens.jwt, serve.tokens.jwks"),
+            ("PyJWT alone", "jwt, jwt.algorithms"),
+        ):
             commands[name] = [interpreter("larder"), "-c", f"import {modules}"]
         for reader in readers:
             commands[reader] = [interpreter(reader), HERE / "read_worker.py", f"{reader}_handler", "--cold"]

@@ -15,7 +15,7 @@ KEYS = 130  # pk, sk, order, expires_at and the names
 LAMBDA = (
     0.0000166667 * 1769 / 1024
 )  # US dollars of a second of one vCPU: list price of us-east-1, aws.amazon.com/lambda/pricing
-WRITE = 0.625e-6  # of a write unit on demand: enrich/prices.json
+WRITE = 0.625e-6  # of a write unit on demand: enrich/plan/prices.json
 
 
 def build_body(size: int, seed: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from enrich.delta import MEMORY_LIMIT
+from enrich.delta.changes import MEMORY_LIMIT
 from tests.bench.write_setup import BENCH, ROOT, build_env, interpreter, null_endpoint
 
 FOLDER = BENCH / "memory"

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from enrich.dataset import Dataset, FromKey, Metadata, Source
-from enrich.dispatch import drain, take_arrived
+from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
+from enrich.intake.queue import drain, take_arrived
+from enrich.ledger.records import Run
 from enrich.progress import Progress
-from enrich.records import Run
 from serve.datasets import Served
-from tests.bench.edges import open_edges
+from tests.bench.services import open_services
 
 COLUMNS = {"shop": "varchar", "sku": "bigint", "product": "integer", "units": "double", "note": "varchar"}
 
@@ -103,17 +103,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as name:
         shape = sys.argv[4:]
         dataset = build_shape(shape[0], file_format) if shape else build_dataset(file_format)
-        edges, s3 = open_edges(Path(name), metadata, dataset=dataset)
-        edges = replace(edges, progress=peaks)
+        services, s3 = open_services(Path(name), metadata, dataset=dataset)
+        services = replace(services, progress=peaks)
         suffix = ".parquet" if file_format == "parquet" else ".csv.gz"
         counts = []
         cpu, wall = time.process_time(), time.perf_counter()
         for part in range(int(os.environ.get("BENCH_RUNS", "1"))):
             object_key = f"{dataset.source.prefix}day={datetime.now(UTC).date()}/part-{part}{suffix}"
-            s3.link(file.resolve(), edges.settings.outputs, object_key)
-            taken = take_arrived(edges, edges.settings.outputs, object_key)
+            s3.link(file.resolve(), services.settings.outputs, object_key)
+            taken = take_arrived(services, services.settings.outputs, object_key)
             assert taken is not None
-            (done,) = drain(edges, taken.dataset)
+            (done,) = drain(services, taken.dataset)
             assert done.state == "done", done.error
             counts.append(done.counts)
         peaks.note()

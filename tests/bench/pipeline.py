@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from enrich.engine import Engine
-from enrich.part import Part
-from enrich.read import read_chunks
+from enrich.join.engine import Engine
+from enrich.read.chunks import read_chunks
+from enrich.read.s3_object import Part
 from tests.bench.flights_year import ROWS, write_flights
 from tests.bench.pipeline_worker import build_dataset
 from tests.bench.write import COUNTS, Contestant, print_table

@@ -20,13 +20,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.dataset import Dataset
+from enrich.dataset.definition import Dataset
 from enrich.datasets import DATASETS
-from enrich.dispatch import drain, take_arrived
-from enrich.edges import Edges
-from enrich.records import Counts
-from tests.bench.edges import FolderS3, open_edges
+from enrich.intake.queue import drain, take_arrived
+from enrich.ledger.records import Counts
+from enrich.services import Services
 from tests.bench.flights_year import ROWS
+from tests.bench.services import FolderS3, open_services
 
 FLIGHTS = Path(os.environ.get("BENCH_FLIGHTS", ".larder/bench/flights"))
 EXPECTED = {"unchanged": Counts(unchanged=ROWS), "changed": Counts(written=ROWS // 100, unchanged=ROWS - ROWS // 100)}
@@ -53,22 +53,22 @@ def write_changed(folder: Path) -> Path:
     return path
 
 
-def run(edges: Edges, s3: FolderS3, file: Path, part: int = 0) -> Counts:
+def run(services: Services, s3: FolderS3, file: Path, part: int = 0) -> Counts:
     """Let a file be today's output and run it to its end."""
     object_key = f"flight-delays/scored={datetime.now(UTC).date()}/part-{part}.parquet"
-    s3.link(file.resolve(), edges.settings.outputs, object_key)
-    taken = take_arrived(edges, edges.settings.outputs, object_key)
+    s3.link(file.resolve(), services.settings.outputs, object_key)
+    taken = take_arrived(services, services.settings.outputs, object_key)
     assert taken is not None
-    (done,) = drain(edges, taken.dataset)
+    (done,) = drain(services, taken.dataset)
     assert done.state == "done", done.error
     return done.counts
 
 
 @contextmanager
-def world(mode: str) -> Iterator[tuple[Edges, FolderS3]]:
+def world(mode: str) -> Iterator[tuple[Services, FolderS3]]:
     """Open edges in a fresh folder."""
     with tempfile.TemporaryDirectory() as name:
-        yield open_edges(Path(name), FLIGHTS, dataset=build_dataset(mode))
+        yield open_services(Path(name), FLIGHTS, dataset=build_dataset(mode))
 
 
 def main() -> None:
@@ -79,11 +79,11 @@ def main() -> None:
         again = write_changed(Path(name)) if mode == "changed" else file
         print("ready", flush=True)
         for _ in sys.stdin:
-            with world(mode) as (edges, s3):
+            with world(mode) as (services, s3):
                 if mode in EXPECTED:
-                    run(edges, s3, file)
+                    run(services, s3, file)
                 cpu, wall = time.process_time(), time.perf_counter()
-                counts = run(edges, s3, again, part=1)
+                counts = run(services, s3, again, part=1)
                 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
                 assert counts == EXPECTED.get(mode, Counts(written=ROWS)), counts
             print(cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)

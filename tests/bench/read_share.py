@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-import serve.verifier
+import serve.tokens.verifier
 from serve.handler import build_handler, build_parts
-from serve.key_set import parse_jwks
-from serve.signing_key import is_signed
 from serve.storage import Storage
-from serve.strict import parse_base64url
+from serve.tokens.jwks import parse_jwks
+from serve.tokens.signing_key import is_signed
+from serve.tokens.strict import parse_base64url
 
 ROUNDS, REQUESTS = 7, 300
 ITEM = b'{"TableName":"ready","Key":{"pk":{"S":"flight-delays#B6"},"sk":{"S":"a"}}}'
@@ -42,12 +42,12 @@ def main() -> None:
 
     def forgetting(call: Callable[[], object]) -> Callable[[], object]:
         def run() -> object:
-            serve.verifier.CACHED_SECONDS = 0
+            serve.tokens.verifier.CACHED_SECONDS = 0
             parts.verifier._cache.clear()
             try:
                 return call()
             finally:
-                serve.verifier.CACHED_SECONDS = 60
+                serve.tokens.verifier.CACHED_SECONDS = 60
 
         return run
 

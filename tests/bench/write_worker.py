@@ -29,7 +29,7 @@ def larder() -> Write:
     """Our writer over our transport."""
     import pyarrow.parquet as pq
 
-    from enrich.write import Writer
+    from enrich.write.writer import Writer
     from serve.item import Order
     from wire.credentials import find_source
     from wire.endpoint import resolve

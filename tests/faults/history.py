@@ -19,18 +19,18 @@ from unittest import mock
 
 from botocore.exceptions import ClientError
 
-from enrich import again
-from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
-from enrich.dispatch import newest_first
-from enrich.edges import Edges
-from enrich.events import parse_text
-from enrich.faults import Failed
-from enrich.lease import NOBODY
-from enrich.ledger import Ledger
+from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.errors import Failed
+from enrich.intake import operations
+from enrich.intake.events import parse_text
+from enrich.intake.queue import newest_first
+from enrich.intake.worker import handle_requests, run_pending
+from enrich.ledger.lease import QUIET_PERIOD_OWNER
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
 from enrich.progress import Progress
-from enrich.records import Run
+from enrich.services import Services
 from enrich.settings import Settings
-from enrich.work import run_pending, work_off
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
@@ -62,7 +62,7 @@ class Story:
     datasets: dict[str, Dataset]
     puts: list[Put] = field(default_factory=list)
     newest: dict[str, str] = field(default_factory=dict)  # dataset -> order of the newest run that sent a write
-    edges: Callable[..., Edges] = field(default=cast(Any, None))
+    services: Callable[..., Services] = field(default=cast(Any, None))
     gentle: bool = False  # nothing was made to fail
     lost: bool = False  # fingerprints were
     given_up: int = 0  # operators who may have, and what they left waits for the next sweep
@@ -140,10 +140,10 @@ def say_again(story: Story) -> None:
 @contextmanager
 def modelled() -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("enrich.run.Engine", model_engine.ModelEngine))
-        stack.enter_context(mock.patch("enrich.active.read_chunks", model_engine.read_chunks))
-        stack.enter_context(mock.patch("enrich.pass_two.PUT_ROWS", 2))
-        stack.enter_context(mock.patch("enrich.delta.duckdb.connect", shared_duckdb.Connection))
+        stack.enter_context(mock.patch("enrich.run.lifecycle.Engine", model_engine.ModelEngine))
+        stack.enter_context(mock.patch("enrich.run.context.read_chunks", model_engine.read_chunks))
+        stack.enter_context(mock.patch("enrich.run.publish.PUT_ROWS", 2))
+        stack.enter_context(mock.patch("enrich.delta.changes.duckdb.connect", shared_duckdb.Connection))
         stack.enter_context(mock.patch("enrich.log.print", create=True))
         yield
 
@@ -178,8 +178,8 @@ def _build(seed: int, directory: Path) -> Story:
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
             world.sleep(world.random.choice(pauses))
 
-    def edges(owner: str, deadline: float | None) -> Edges:
-        return Edges(
+    def services(owner: str, deadline: float | None) -> Services:
+        return Services(
             settings=SETTINGS,
             datasets=datasets,
             s3=cast(Any, s3),
@@ -197,7 +197,7 @@ def _build(seed: int, directory: Path) -> Story:
             checkpoint_seconds=random.choice([0.0, 2.0, 30.0]),
         )
 
-    story.edges = edges
+    story.services = services
     return story
 
 
@@ -230,7 +230,7 @@ def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: 
     (name,) = {item["pk"]["S"].partition("#")[0] for item in items}
     (order,) = {item[ORDER]["S"] for item in items}
     state, now = story.state(name), story.world.time
-    if state.lease_owner != sender and (event == "sent" or state.lease_owner != NOBODY):
+    if state.lease_owner != sender and (event == "sent" or state.lease_owner != QUIET_PERIOD_OWNER):
         story.world.fail(f"{sender} {event} a write of {order} while {state.lease_owner} held {name}")
     if now > state.lease_until_ms / 1000:
         story.world.fail(f"{sender} {event} a write of {order} {now - state.lease_until_ms / 1000} s after its lease")
@@ -306,9 +306,9 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
     name = f"invocation-{next(_INVOCATIONS)}"
 
     def main() -> None:
-        edges = story.edges(name, story.world.time + lasts)
+        services = story.services(name, story.world.time + lasts)
         try:
-            work_off(edges, parse_text(sent.body))
+            handle_requests(services, parse_text(sent.body))
         except BUGS:
             raise
         except Exception as error:
@@ -352,11 +352,11 @@ def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> N
     run = random.choice(good if random.random() < 0.8 else runs)
 
     def main() -> None:
-        edges = story.edges(f"operator-{story.world.time}", None)
+        services = story.services(f"operator-{story.world.time}", None)
         story.given_up += 1
         try:
-            queued = deed(story, edges, run)
-            list(run_pending(edges, name, [queued.run] if queued else []))
+            queued = deed(story, services, run)
+            list(run_pending(services, name, [queued.run] if queued else []))
             story.given_up -= 1
         except BUGS:
             raise
@@ -366,23 +366,23 @@ def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> N
     story.world.spawn("operator", main, lasts=10 * DAY)
 
 
-def _withdraw(_: Story, edges: Edges, run: Run) -> Run:
-    return again.withdraw(edges, run)
+def _withdraw(_: Story, services: Services, run: Run) -> Run:
+    return operations.withdraw(services, run)
 
 
-def _replay(story: Story, edges: Edges, run: Run) -> Run | None:
+def _replay(story: Story, services: Services, run: Run) -> Run | None:
     # An old version of an overwritten output would win over the version that took its place: that is what was asked.
     if run.identity == next((put.identity for put in reversed(story.puts) if put.object_key == run.object_key), None):
-        return again.replay(edges, run)
+        return operations.replay(services, run)
     return None
 
 
-def _replay_rejects(_: Story, edges: Edges, run: Run) -> Run | None:
-    return again.replay_rejects(edges, f"rejects/{run.dataset}/{run.run:08d}/") if run.counts.rejected else None
+def _replay_rejects(_: Story, services: Services, run: Run) -> Run | None:
+    return operations.replay_rejects(services, f"rejects/{run.dataset}/{run.run:08d}/") if run.counts.rejected else None
 
 
-def _refresh(_: Story, edges: Edges, run: Run) -> Run:
-    return again.refresh(edges, run.dataset)
+def _refresh(_: Story, services: Services, run: Run) -> Run:
+    return operations.refresh(services, run.dataset)
 
 
 def _restore_table(story: Story) -> None:

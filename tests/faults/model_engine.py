@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from enrich.dataset import Dataset
-from enrich.read import BadOutput
+from enrich.dataset.definition import Dataset
+from enrich.read.chunks import BadOutput
 from serve.item import PREDICTION_ID, build_pk
 
 CHUNK_ROWS = 4

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import pairwise
 
-from enrich.records import Run
+from enrich.ledger.records import Run
 from serve.item import Order
 from tests.faults.history import Story
 from tests.faults.served import check_table

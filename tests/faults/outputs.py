@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from enrich.dataset import Dataset
+from enrich.dataset.definition import Dataset
 from serve.item import build_pk
 from tests.faults.model_engine import render_reason
 from tests.faults.services import ModelS3, Version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enrich.records import Run
+from enrich.ledger.records import Run
 from serve.item import BODY, EXPIRES_AT
 from tests.faults.history import Story
 from tests.faults.outputs import TTL

@@ -1,9 +1,9 @@
 # mypy: ignore-errors
 """Ours, with every token verified anew: what a request costs that is a token's first."""
 
-import serve.verifier
+import serve.tokens.verifier
 
-serve.verifier.CACHED_SECONDS = 0
+serve.tokens.verifier.CACHED_SECONDS = 0
 
 from serve.handler import handler  # noqa: E402
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from enrich.check import check_dataset, check_datasets, parse_query
-from enrich.dataset import BadAsOf, Dataset, Derive, FromColumn, FromKey, Metadata, Tolerated, parse_as_of
+from enrich.dataset.definition import BadAsOf, Dataset, Derive, FromColumn, FromKey, Metadata, Tolerated, parse_as_of
+from enrich.dataset.validation import check_dataset, check_datasets, parse_query
 from enrich.datasets import DATASETS
 from serve.datasets import SERVED
 

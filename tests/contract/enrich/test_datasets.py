@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from openapi_schema_validator import OAS30Validator
 
-from enrich.check import check_datasets, parse_query, read_document
-from enrich.dataset import Body, Dataset
+from enrich.dataset.definition import Body, Dataset
+from enrich.dataset.validation import check_datasets, parse_query, read_document
 from enrich.datasets import DATASETS
-from enrich.engine import Engine
+from enrich.join.engine import Engine
 from serve.datasets import SERVED
 from serve.item import PREDICTION_ID, build_pk
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30Validator
 
-from enrich.contract import ANCHORS, NoPlace, build_contract, insert, write
-from enrich.contract_paths import PATHS
-from enrich.dataset import Dataset, FromKey, Metadata, Source
+from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
 from enrich.datasets import DATASETS
-from enrich.engine import Engine
-from enrich.schema import UNKNOWN, build_example, build_schema, find_unknown
+from enrich.join.engine import Engine
+from enrich.openapi.document import ANCHORS, NoPlace, build_contract, insert, write
+from enrich.openapi.paths import PATHS
+from enrich.openapi.schema import UNKNOWN, build_example, build_schema, find_unknown
 from serve.datasets import Served
 
 FILE = Path(__file__).parents[3] / "openapi.yaml"

@@ -15,9 +15,9 @@ from jsonschema import Draft4Validator
 
 from serve.datasets import SERVED
 from serve.item import PREDICTION_ID
-from serve.problems import KINDS
-from serve.respond import PROBLEM_TYPE
-from serve.route import ALLOW, DEFAULT_LIMIT, MAX_LIMIT
+from serve.web.problems import KINDS
+from serve.web.respond import PROBLEM_TYPE
+from serve.web.route import ALLOW, DEFAULT_LIMIT, MAX_LIMIT
 
 PATH = Path(__file__).parents[3] / "openapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(PATH.read_text())

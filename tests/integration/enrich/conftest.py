@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pyathena
 import pytest
 
-from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
-from enrich.dispatch import take_arrived
-from enrich.edges import Edges
-from enrich.ledger import Ledger
-from enrich.metadata import Athena
+from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.intake.queue import take_arrived
+from enrich.intake.worker import work
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
 from enrich.progress import Progress
-from enrich.records import Run
+from enrich.read.metadata import Athena
+from enrich.services import Services
 from enrich.settings import Settings
-from enrich.work import work
 from infra.local.athena.server import run_athena
 from serve.datasets import Served
 from wire.credentials import find_source
@@ -77,9 +77,9 @@ class Shop:
     def day(self, days_ago: int = 0) -> str:
         return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
 
-    def edges(self, **changes: Any) -> Edges:
+    def services(self, **changes: Any) -> Services:
         dynamodb, s3 = self.aws.client("dynamodb"), self.aws.client("s3")
-        edges = Edges(
+        services = Services(
             settings=self.settings,
             datasets={self.dataset.name: self.dataset},
             s3=s3,
@@ -94,7 +94,7 @@ class Shop:
             owner="test",
             progress=Progress(),
         )
-        return replace(edges, **changes)
+        return replace(services, **changes)
 
     def put(self, object_key: str, rows: Mapping[str, list[Any]] | bytes) -> None:
         content = rows if isinstance(rows, bytes) else parquet(rows)
@@ -110,11 +110,11 @@ class Shop:
         """Put an output, tell of it, run what is pending, and return its run as the ledger has it then."""
         if rows is not None:
             self.put(object_key, rows)
-        edges = self.edges(**changes)
-        run = take_arrived(edges, self.settings.outputs, object_key)
+        services = self.services(**changes)
+        run = take_arrived(services, self.settings.outputs, object_key)
         assert run is not None
-        work(edges, run.dataset)
-        found = edges.ledger.get_run(run.dataset, run.run)
+        work(services, run.dataset)
+        found = services.ledger.get_run(run.dataset, run.run)
         assert found is not None
         return found
 

@@ -15,8 +15,8 @@ from typing import Any
 import jwt
 import pyarrow as pa
 
-from enrich.ledger import Ledger
-from enrich.records import Run
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
 from examples.flights import lake
 from examples.flights.http import get
 from examples.flights.tokens import open_issuer

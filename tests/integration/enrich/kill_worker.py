@@ -13,13 +13,13 @@ from typing import Any
 import boto3
 import pyathena
 
-from enrich.dispatch import take_arrived
-from enrich.edges import Edges
-from enrich.ledger import Ledger
-from enrich.metadata import Athena
+from enrich.intake.queue import take_arrived
+from enrich.intake.worker import work
+from enrich.ledger.store import Ledger
 from enrich.progress import Progress
+from enrich.read.metadata import Athena
+from enrich.services import Services
 from enrich.settings import Settings
-from enrich.work import work
 from tests.integration.enrich.conftest import build_dataset
 from wire.credentials import find_source
 from wire.endpoint import resolve
@@ -66,7 +66,7 @@ def main(order: dict[str, Any]) -> None:
         endpoint = resolve("dynamodb", os.environ["AWS_REGION"], os.environ)
         return Slow(endpoint, find_source(os.environ), connections=2, timeout=timeout)
 
-    edges = Edges(
+    services = Services(
         settings=settings,
         datasets={dataset.name: dataset},
         s3=boto3.client("s3"),
@@ -86,9 +86,9 @@ def main(order: dict[str, Any]) -> None:
         progress=Progress(),
         checkpoint_seconds=0.05,
     )
-    run = take_arrived(edges, settings.outputs, order["object_key"])
+    run = take_arrived(services, settings.outputs, order["object_key"])
     assert run is not None
-    work(edges, run.dataset)
+    work(services, run.dataset)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from enrich import again
-from enrich.dataset import Tolerated
-from enrich.dispatch import drain
+from enrich.dataset.definition import Tolerated
+from enrich.intake import operations
+from enrich.intake.queue import drain
 from tests.integration.enrich.conftest import parquet
 
 SHOPS = ["x", "y", "z", "ü/#%", None]
@@ -82,12 +82,12 @@ def test_the_table_is_what_pandas_says(shop: Any, form: Any, render: Any) -> Non
         assert run.counts.rejected == len(rejected)
         newest.setdefault(object_key, run.run)
         if random.random() < 0.3:
-            repeated = again.replay(shop.edges(), run)
-            list(drain(shop.edges(), "stock"))
+            repeated = operations.replay(shop.services(), run)
+            list(drain(shop.services(), "stock"))
             newest[object_key] = repeated.run
     withdrawn = random.choice(events)
-    again.withdraw(shop.edges(), shop.edges().ledger.get_run("stock", newest[withdrawn]))
-    list(drain(shop.edges(), "stock"))
+    operations.withdraw(shop.services(), shop.services().ledger.get_run("stock", newest[withdrawn]))
+    list(drain(shop.services(), "stock"))
 
     frames = [
         find_good(rows).assign(day=-day, run=newest[object_key])

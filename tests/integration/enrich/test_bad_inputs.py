@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from enrich import clients
-from enrich.dataset import Metadata
+from enrich import aws
+from enrich.dataset.definition import Metadata
 from enrich.handler import handler
 
 GOOD = {"shop": ["x"], "sku": ["a"], "units": [1.0]}
@@ -30,11 +30,11 @@ def lambda_(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("table", "ledger", "bucket", "outputs", "queue", "workgroup"):
         monkeypatch.setenv(f"LARDER_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
-    monkeypatch.setattr(clients, "_clients", clients._clients.__wrapped__)
+    monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
 
     def deliver(object_key: str) -> list[str]:
         """Put the event of an object into the queue, let the mapping work it off, and return the dead letters."""
-        monkeypatch.setattr(clients, "DATASETS", {shop.dataset.name: shop.dataset})
+        monkeypatch.setattr(aws, "DATASETS", {shop.dataset.name: shop.dataset})
         event = {
             "source": "aws.s3",
             "detail-type": "Object Created",
@@ -55,7 +55,7 @@ def lambda_(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def error_of(shop: Any, run: int = 1) -> str:
-    found = shop.edges().ledger.get_run(shop.dataset.name, run)
+    found = shop.services().ledger.get_run(shop.dataset.name, run)
     assert found is not None
     return f"{found.state}: {found.error}"
 
@@ -129,7 +129,7 @@ def test_an_item_over_400_kb_is_rejected_and_the_others_are_served(shop: Any, la
     }
     shop.put(object_key, rows)
     assert lambda_(object_key) == []
-    run = shop.edges().ledger.get_run("stock", 1)
+    run = shop.services().ledger.get_run("stock", 1)
     assert run is not None
     assert (run.counts.written, run.counts.rejected, run.reasons) == (2, 1, {"too-large": 1})
     (reject,) = shop.rejects(run)
@@ -141,7 +141,7 @@ def test_infinity_is_rejected_with_the_member(shop: Any, lambda_: Any) -> None:
     object_key = f"stock/day={shop.day()}/p.parquet"
     shop.put(object_key, {"shop": ["x", "x"], "sku": ["a", "b"], "units": [float("inf"), 1.0]})
     assert lambda_(object_key) == []
-    run = shop.edges().ledger.get_run("stock", 1)
+    run = shop.services().ledger.get_run("stock", 1)
     assert run is not None
     (reject,) = shop.rejects(run)
     assert (reject["row"], reject["reason"]) == (0, "not-a-number")
@@ -153,4 +153,4 @@ def test_an_object_that_is_no_output_is_acknowledged(shop: Any, lambda_: Any) ->
     shop.put("elsewhere/p.parquet", GOOD)
     assert lambda_("elsewhere/p.parquet") == []
     assert lambda_(f"stock/day={shop.day()}/gone.parquet") == []
-    assert shop.edges().ledger.fetch_runs("stock") == []
+    assert shop.services().ledger.fetch_runs("stock") == []

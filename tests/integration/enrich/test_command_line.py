@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from enrich import __main__ as command_line
-from enrich import clients
-from enrich.dispatch import take_arrived
-from enrich.lease import acquire
+from enrich import aws
+from enrich.intake.queue import take_arrived
+from enrich.ledger.lease import acquire
 
 BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED
 
@@ -21,8 +21,8 @@ def enrich(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     for name in ("table", "ledger", "bucket", "outputs", "queue", "workgroup"):
         monkeypatch.setenv(f"LARDER_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
-    monkeypatch.setattr(clients, "_clients", clients._clients.__wrapped__)
-    for module in (clients, command_line):
+    monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
+    for module in (aws, command_line):
         monkeypatch.setattr(module, "DATASETS", {shop.dataset.name: shop.dataset})
 
     def run(*words: str) -> tuple[int, Any, str]:
@@ -79,8 +79,8 @@ def test_what_is_no_output_is_refused(shop: Any, enrich: Any) -> None:
 
 def test_a_busy_dataset_queues_the_run(shop: Any, enrich: Any) -> None:
     """The exit code 3 says that the run is queued, and status shows it as pending."""
-    edges = shop.edges()
-    assert acquire(edges.ledger, edges.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
+    services = shop.services()
+    assert acquire(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
     code, _, error = enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     assert code == BUSY
     assert "queued" in error
@@ -93,7 +93,7 @@ def test_another_output_that_fails_is_shown_and_told_of(shop: Any, enrich: Any, 
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     put(shop, b"no", "bad.parquet")
     bad = f"stock/day={shop.day()}/bad.parquet"
-    take_arrived(shop.edges(), shop.settings.outputs, bad)
+    take_arrived(shop.services(), shop.settings.outputs, bad)
     code, runs, error = enrich("refresh", "stock", "--json")
     assert code == FAILED
     assert [(run["kind"], run["state"]) for run in runs] == [("output", "failed"), ("refresh", "done")]

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enrich.dataset import Dataset, Derive, LastModified, Source
-from enrich.derive import DeriveFailed
-from enrich.engine import Engine
+from enrich.dataset.definition import Dataset, Derive, LastModified, Source
+from enrich.join.derive import DeriveFailed
+from enrich.join.engine import Engine
 from serve.datasets import Served
 
 SHOPS = Dataset(

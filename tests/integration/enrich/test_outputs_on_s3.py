@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from enrich.dataset import Dataset, LastModified, Source
-from enrich.outputs import Output, fetch_output, parse_parts, render_parts
+from enrich.dataset.definition import Dataset, LastModified, Source
+from enrich.read.outputs import Output, fetch_output, parse_parts, render_parts
 from serve.datasets import Served
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from enrich.part import Part, PartFile
+from enrich.read.s3_object import Part, PartFile
 
 
 @pytest.mark.parametrize("versioned", [False, True])

@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from enrich.dispatch import find_output
-from enrich.plan import Plan, plan
+from enrich.intake.queue import find_output
+from enrich.ledger.records import Counts
+from enrich.plan.plan import Plan, plan
 from enrich.progress import Progress
-from enrich.records import Counts
 
 ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 
 
 def look(shop: Any, object_key: str) -> Plan:
     """Plan an output that lies there."""
-    edges = shop.edges()
-    output = find_output(edges, shop.settings.outputs, object_key)
+    services = shop.services()
+    output = find_output(services, shop.settings.outputs, object_key)
     assert output is not None
-    return plan(edges, output, Progress())
+    return plan(services, output, Progress())
 
 
 def everything(shop: Any) -> Any:
@@ -40,7 +40,7 @@ def changed(shop: Any) -> tuple[str, dict[str, Any]]:
 
 def lost_fingerprints(shop: Any) -> tuple[str, dict[str, Any]]:
     run = shop.run(f"stock/day={shop.day(1)}/p.parquet", ROWS)
-    state = shop.edges().ledger.get_state(run.dataset)
+    state = shop.services().ledger.get_state(run.dataset)
     shop.aws.client("s3").delete_object(Bucket=shop.settings.bucket, Key=state.fingerprints)
     return f"stock/day={shop.day()}/p.parquet", {**ROWS, "units": [1.0, 2.0, 9.0]}
 

@@ -17,9 +17,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.dispatch import take_arrived
-from enrich.records import Counts, Run
-from enrich.work import work
+from enrich.intake.queue import take_arrived
+from enrich.intake.worker import work
+from enrich.ledger.records import Counts, Run
 from wire.response import Response
 
 ROWS = 300_000
@@ -66,7 +66,7 @@ def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
     """Each invocation stops in time at a checkpoint and sends a message to go on; the counts are as if it never had."""
     object_key, table = f"stock/day={shop.day()}/p.parquet", Table()
     put_large(shop, object_key, ROWS)
-    run = take_arrived(shop.edges(), shop.settings.outputs, object_key)
+    run = take_arrived(shop.services(), shop.settings.outputs, object_key)
     assert run is not None
     invocations = 0
     shop.sent.append({"continue": {"dataset": "stock"}})
@@ -74,11 +74,11 @@ def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
         assert shop.sent.pop() == {"continue": {"dataset": "stock"}}
         invocations += 1
         assert invocations < 100, "it does not get on"
-        edges = shop.edges(
+        services = shop.services(
             deadline=shop.now() + SECONDS, owner=f"invocation {invocations}", open_transport=lambda _: table
         )
-        work(edges, "stock")
-    done = shop.edges().ledger.get_run("stock", run.run)
+        work(services, "stock")
+    done = shop.services().ledger.get_run("stock", run.run)
     rejected = ROWS // 1000
     assert done is not None
     assert (done.state, done.counts) == ("done", Counts(written=ROWS - rejected, rejected=rejected))
@@ -132,6 +132,6 @@ def kill_once(shop: Any, directory: Path, object_key: str, rng: random.Random) -
         process.send_signal(signal.SIGKILL)
     finally:
         process.wait(30)
-    run: Run | None = shop.edges().ledger.fetch_runs("stock", newest=1)[0]
+    run: Run | None = shop.services().ledger.fetch_runs("stock", newest=1)[0]
     killed = process.returncode == -signal.SIGKILL
     return bool(killed and told.exists() and run and not run.closed)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from enrich.again import replay_rejects, withdraw
-from enrich.dataset import Dataset, Tolerated
-from enrich.dispatch import drain, sweep, take_arrived
-from enrich.lease import acquire
-from enrich.records import Counts
+from enrich.dataset.definition import Dataset, Tolerated
+from enrich.intake.operations import replay_rejects, withdraw
+from enrich.intake.queue import drain, sweep, take_arrived
+from enrich.ledger.lease import acquire
+from enrich.ledger.records import Counts
 
 
 def without_reuse(dataset: Dataset) -> Dataset:
@@ -122,10 +122,10 @@ def test_rejects_are_replayed_after_a_fix(shop: Any) -> None:
     products = {"sku": ["a", "late"], "title": ["A", "Late"]}
     shop.put_table("products", products)
     shop.dataset = without_reuse(shop.dataset)
-    edges = shop.edges()
-    queued = replay_rejects(edges, f"rejects/stock/{first.run:08d}/")
-    assert [run.state for run in drain(edges, "stock")] == ["done"]
-    again = edges.ledger.get_run("stock", queued.run)
+    services = shop.services()
+    queued = replay_rejects(services, f"rejects/stock/{first.run:08d}/")
+    assert [run.state for run in drain(services, "stock")] == ["done"]
+    again = services.ledger.get_run("stock", queued.run)
     assert again is not None
     assert (again.kind, again.as_of_ms, again.counts) == ("rejects", first.as_of_ms, Counts(written=1))
     assert shop.items()["stock#x", "late"] == {"product": {"sku": "late", "title": "Late"}, "units": 0.1}
@@ -139,9 +139,9 @@ def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
         f"stock/day={shop.day(2)}/p.parquet", {"shop": ["x"] * 3, "sku": ["a", "b", "d"], "units": [9, 9, 9]}
     )
     shop.run(f"stock/day={shop.day(1)}/p.parquet", {"shop": ["x"], "sku": ["b"], "units": [5]})
-    edges = shop.edges()
-    withdraw(edges, bad)
-    assert {run.state for run in drain(edges, "stock")} == {"done"}
+    services = shop.services()
+    withdraw(services, bad)
+    assert {run.state for run in drain(services, "stock")} == {"done"}
     items = shop.items()
     assert {sku: (items["stock#x", sku] or {}).get("units") for sku in "abcd"} == {
         "a": 1.0,
@@ -149,7 +149,7 @@ def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
         "c": 1.0,
         "d": None,
     }
-    found = edges.ledger.get_run("stock", bad.run)
+    found = services.ledger.get_run("stock", bad.run)
     assert found is not None
     assert found.state == "withdrawn"
     late = shop.run(f"stock/day={shop.day(4)}/p.parquet", {"shop": ["x"], "sku": ["d"], "units": [3]})
@@ -177,7 +177,7 @@ def test_a_marker_run_is_one_run_over_all_parts(shop: Any) -> None:
     prefix = f"stock/day={shop.day()}/"
     for n in range(2):
         shop.put(f"{prefix}part-{n}.parquet", {"shop": ["x"], "sku": ["ab"[n]], "units": [n]})
-        assert take_arrived(shop.edges(), shop.settings.outputs, f"{prefix}part-{n}.parquet") is None
+        assert take_arrived(shop.services(), shop.settings.outputs, f"{prefix}part-{n}.parquet") is None
     run = shop.run(f"{prefix}_SUCCESS", b"")
     assert (run.parts, run.counts) == (2, Counts(written=2))
     shop.put(f"{prefix}part-1.parquet", {"shop": ["x"], "sku": ["c"], "units": [3]})
@@ -192,24 +192,24 @@ def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
     """Outputs without a run are taken, once; what would be born expired, or is older than the dataset, is left."""
     for n in (1, 2):
         shop.put(f"stock/day={shop.day(n)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [n]})
-    edges = shop.edges()
-    assert len(sweep(edges, "stock").runs) == 2
-    assert sweep(edges, "stock") == ([], [])
-    list(drain(edges, "stock"))
+    services = shop.services()
+    assert len(sweep(services, "stock").runs) == 2
+    assert sweep(services, "stock") == ([], [])
+    list(drain(services, "stock"))
     assert shop.items()["stock#x", "a"]["units"] == 1.0
     shop.put(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [7]})
     shop.offset = 8 * 86_400.0
-    assert sweep(shop.edges(), "stock") == ([], [])
+    assert sweep(shop.services(), "stock") == ([], [])
 
 
 def test_an_output_of_a_busy_dataset_waits_and_is_run_by_whoever_is_done(shop: Any) -> None:
     """Its message can be acknowledged at once: it is pending in the ledger, and no receive is spent on waiting."""
-    edges = shop.edges()
-    lease = acquire(edges.ledger, edges.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
+    services = shop.services()
+    lease = acquire(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
     assert lease is not None
     waiting = shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1]})
     assert waiting.state == "pending"
-    assert [each.run for each in edges.ledger.fetch_pending("stock")] == [waiting.run]
+    assert [each.run for each in services.ledger.fetch_pending("stock")] == [waiting.run]
     lease.release()
-    assert [run.run for run in drain(edges, "stock")] == [waiting.run]
-    assert edges.ledger.fetch_pending("stock") == []
+    assert [run.run for run in drain(services, "stock")] == [waiting.run]
+    assert services.ledger.fetch_pending("stock") == []

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enrich.write import Writer
-from enrich.write_requests import gzip
+from enrich.write.requests import gzip
+from enrich.write.writer import Writer
 from serve.item import Item, Order, body_text, decode
 from wire.credentials import find_source
 from wire.endpoint import resolve

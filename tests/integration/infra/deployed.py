@@ -17,7 +17,7 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.ledger import Ledger
+from enrich.ledger.store import Ledger
 from examples.flights import lake
 from examples.flights.http import Answer, get
 from examples.flights.outputs import SCHEMA

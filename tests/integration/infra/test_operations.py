@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.ledger import Ledger
-from enrich.records import Run
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
 from examples.flights import lake
 from examples.flights.outputs import to_parquet
 from examples.flights.site import run_site

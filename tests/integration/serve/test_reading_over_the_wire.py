@@ -1,4 +1,4 @@
-"""The handler with its real edges, over the stand-in: DynamoDB, SSM and S3 through `wire`; boto3 is the oracle."""
+"""The handler with its real services, over the stand-in: DynamoDB, SSM and S3 through `wire`; boto3 is the oracle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from serve.handler import Handler, build_handler, build_parts
 from serve.item import Item, decode, encode
-from serve.key_set import parse_keys
-from serve.key_sources import open_source
-from serve.keys import Unreadable
 from serve.storage import Storage
+from serve.tokens.jwks import parse_keys
+from serve.tokens.key_cache import Unreadable
+from serve.tokens.key_sources import open_source
 from tests.integration.conftest import Aws
 from tests.unit.serve.kit import AUDIENCE, ISSUER, Answered, claims, event, jwks, private_key, public_jwk, sign
 from wire.client import Client

@@ -13,14 +13,14 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich import again
-from enrich.dataset import Dataset, FromKey, Metadata, Source, Tolerated
-from enrich.dispatch import drain, enqueue_output, find_output
-from enrich.edges import Edges
-from enrich.ledger import Ledger
-from enrich.plan import Plan, plan
+from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.intake import operations
+from enrich.intake.queue import drain, enqueue_output, find_output
+from enrich.ledger.records import Run
+from enrich.ledger.store import Ledger
+from enrich.plan.plan import Plan, plan
 from enrich.progress import Progress
-from enrich.records import Run
+from enrich.services import Services
 from enrich.settings import Settings
 from serve.datasets import Served
 from tests.faults.services import ModelDynamo, ModelS3
@@ -78,8 +78,8 @@ class SmallShop:
         self.dynamo = ModelDynamo(cast(Any, self.world))
         self.ledger = Ledger(cast(Any, self.dynamo), SETTINGS.ledger)
 
-    def edges(self) -> Edges:
-        return Edges(
+    def services(self) -> Services:
+        return Services(
             settings=SETTINGS,
             datasets={self.dataset.name: self.dataset},
             s3=cast(Any, self.s3),
@@ -113,22 +113,22 @@ class SmallShop:
 
     def go(self, object_key: str) -> Run:
         """Run an output that lies there, and whatever else is pending."""
-        edges = self.edges()
-        output = find_output(edges, SETTINGS.outputs, object_key)
+        services = self.services()
+        output = find_output(services, SETTINGS.outputs, object_key)
         assert output is not None
-        return self._drain(enqueue_output(edges, output))
+        return self._drain(enqueue_output(services, output))
 
     def refresh(self, *, full: bool) -> Run:
-        return self._drain(again.refresh(self.edges(), "stock", full=full))
+        return self._drain(operations.refresh(self.services(), "stock", full=full))
 
     def plan(self, object_key: str) -> Plan:
-        edges = self.edges()
-        output = find_output(edges, SETTINGS.outputs, object_key)
+        services = self.services()
+        output = find_output(services, SETTINGS.outputs, object_key)
         assert output is not None
-        return plan(edges, output, Progress())
+        return plan(services, output, Progress())
 
     def _drain(self, run: Run) -> Run:
-        list(drain(self.edges(), "stock"))
+        list(drain(self.services(), "stock"))
         found = self.ledger.get_run("stock", run.run)
         assert found is not None
         return found

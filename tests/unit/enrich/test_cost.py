@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enrich.cost import build_cost, read_prices
-from enrich.plan_text import _render_cost
+from enrich.plan.cost import build_cost, read_prices
+from enrich.plan.report import _render_cost
 
 DECISIONS = Path(__file__).parents[3] / "docs" / "decisions"
 REGIONS = read_prices()["regions"]

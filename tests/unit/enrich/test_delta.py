@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from enrich import again, delta
-from enrich.dispatch import drain
-from enrich.faults import Stopped
-from enrich.pass_two import is_late
-from enrich.records import Counts
-from enrich.write import Budget
+from enrich.delta import changes
+from enrich.errors import Stopped
+from enrich.intake import operations
+from enrich.intake.queue import drain
+from enrich.ledger.records import Counts
+from enrich.run.publish import is_late
+from enrich.write.writer import Budget
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.modelled_table import refuse
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, TTL, SmallShop, parquet
@@ -26,7 +27,7 @@ DAY = 86_400
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallShop:
     """Two rows are worked on at once; yesterday's output was run, and what it wrote was looked at."""
-    monkeypatch.setattr(delta, "_WINDOW", 2)
+    monkeypatch.setattr(changes, "_WINDOW", 2)
     found = SmallShop(tmp_path)
     assert found.run(ROWS, day=1).counts == Counts(written=3)
     assert found.written() == ALL
@@ -93,7 +94,7 @@ def replaced_table(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_format(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(delta, "FORMAT", "0")
+        patch.setattr(changes, "FORMAT", "0")
         shop.run(ROWS)  # as an earlier release would have left them
     shop.written()
 
@@ -106,7 +107,7 @@ def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 def a_run_that_did_not_close(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """It began to write, the table refused, and then its object was deleted: nobody knows what it wrote."""
     with monkeypatch.context() as patch:
-        patch.setattr("enrich.run.Budget", lambda *_: Budget(tries=2))
+        patch.setattr("enrich.run.lifecycle.Budget", lambda *_: Budget(tries=2))
         patch.setattr(shop.table, "_fault", lambda _: refuse("ProvisionedThroughputExceededException"))
         with pytest.raises(Stopped):
             shop.run({**ROWS, "units": [7.0, 8.0, 9.0]})
@@ -143,20 +144,20 @@ def write_and_never_close(
 ) -> None:
     """Let a run write all of an output, and fail before it can tell the fingerprints."""
 
-    def write_and_stop(active: Any, rendering: Any, _: Any, writer: Any) -> None:
-        first_row, chunk = next(active.chunks(0))
+    def write_and_stop(context: Any, rendering: Any, _: Any, writer: Any) -> None:
+        first_row, chunk = next(context.chunks(0))
         items = rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
-        late = is_late(active)
-        writer.put(items, order=active.run.order, expires_at=active.run.expires_at, conditional=late)
+        late = is_late(context)
+        writer.put(items, order=context.run.order, expires_at=context.run.expires_at, conditional=late)
         writer.flush()
         raise Stopped("the table is out of reach")
 
     with monkeypatch.context() as patch:
-        patch.setattr("enrich.run.write", write_and_stop)
+        patch.setattr("enrich.run.lifecycle.write", write_and_stop)
         with pytest.raises(Stopped):
             shop.run(rows, day)
     del shop.s3.objects[SETTINGS.outputs, shop.key(day)]
-    (closed,) = drain(shop.edges(), "stock")
+    (closed,) = drain(shop.services(), "stock")
     assert closed.state == "overwritten"
 
 
@@ -204,7 +205,7 @@ def test_replayed_rejects_of_a_snapshot_remove_nothing(snapshots: SmallShop, mon
     """They name what the snapshot lacked, and not all that is alive."""
     first = snapshots.run({**ROWS, "sku": ["a", "new", "c"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new", "c"], "title": ["A", "New", "C"]})
-    again.replay_rejects(snapshots.edges(), f"rejects/stock/{first.run:08d}/")
-    (rejects,) = drain(snapshots.edges(), "stock")
+    operations.replay_rejects(snapshots.services(), f"rejects/stock/{first.run:08d}/")
+    (rejects,) = drain(snapshots.services(), "stock")
     assert rejects.counts == Counts(written=1)
     assert sorted(sk for (_, sk), item in snapshots.table.items.items() if item.body) == ["a", "c", "new"]

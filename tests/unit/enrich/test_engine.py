@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enrich import engine as engine_module
-from enrich.dataset import Body, Dataset, FromColumn, LastModified, Metadata, Source
-from enrich.engine import Engine, JoinMultiplies, MetadataTooLarge
-from enrich.expressions import DatasetMistakes
+from enrich.dataset.definition import Body, Dataset, FromColumn, LastModified, Metadata, Source
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.join import engine as engine_module
+from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge
 from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, PREDICTION_ID, build_pk
 
@@ -343,5 +343,5 @@ def test_pandas_is_imported_only_for_a_step() -> None:
     import subprocess
     import sys
 
-    code = "import sys, enrich.engine, enrich.read, enrich.datasets; sys.exit('pandas' in sys.modules)"
+    code = "import sys, enrich.join.engine, enrich.read.chunks, enrich.datasets; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

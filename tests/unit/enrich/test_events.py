@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from enrich.events import Arrived, Continue, Request, Sweep, UnknownEvent, parse_event, parse_messages, parse_text
+from enrich.intake.events import (
+    Arrived,
+    Continue,
+    Request,
+    Sweep,
+    UnknownEvent,
+    parse_event,
+    parse_messages,
+    parse_text,
+)
 
 # modelled on https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html
 EVENTBRIDGE: dict[str, Any] = {

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from enrich import again, run
-from enrich.dispatch import drain
-from enrich.faults import Failed, Stopped
-from enrich.records import Counts
+from enrich.errors import Failed, Stopped
+from enrich.intake import operations
+from enrich.intake.queue import drain
+from enrich.ledger.records import Counts
+from enrich.run import lifecycle
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop
 
@@ -39,11 +40,11 @@ def test_an_old_output_is_run_again_as_it_lies_there(tmp_path: Path) -> None:
     )
     first = shop.run(ROWS)
     forget(shop, "work/", "metadata/")
-    again.replay(shop.edges(), first)
-    assert [each.state for each in drain(shop.edges(), "stock")] == ["done"]
+    operations.replay(shop.services(), first)
+    assert [each.state for each in drain(shop.services(), "stock")] == ["done"]
     forget(shop, "work/", "metadata/")
-    again.withdraw(shop.edges(), first)
-    assert [(each.kind, each.state) for each in drain(shop.edges(), "stock")] == [("removal", "done")]
+    operations.withdraw(shop.services(), first)
+    assert [(each.kind, each.state) for each in drain(shop.services(), "stock")] == [("removal", "done")]
     assert bodies(shop) == {}
 
 
@@ -53,8 +54,8 @@ def test_a_replay_of_what_is_gone_ends_and_lets_others_pass(tmp_path: Path) -> N
     first = shop.run(b"garbage")
     forget(shop, "work/")
     shop.put(shop.key(), b"garbage of another kind")
-    again.replay(shop.edges(), first)
-    (replayed,) = drain(shop.edges(), "stock")
+    operations.replay(shop.services(), first)
+    (replayed,) = drain(shop.services(), "stock")
     assert replayed.state == "overwritten"
     assert "`enrich run`" in (replayed.error or "")
     assert shop.run(ROWS, day=1).counts == Counts(written=3)
@@ -67,11 +68,11 @@ def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write", lambda *_: (_ for _ in ()).throw(Stopped("the table is out of reach")))
+        patch.setattr(lifecycle, "write", lambda *_: (_ for _ in ()).throw(Stopped("the table is out of reach")))
         with pytest.raises(Stopped):
             shop.run(BETTER)
     forget(shop, "work/")
-    (failed,) = drain(shop.edges(), "stock")
+    (failed,) = drain(shop.services(), "stock")
     assert (failed.state, failed.run) == ("failed", 2)
     assert "replay it" in (failed.error or "")
     shop.written()
@@ -88,12 +89,12 @@ def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "new", "a"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new"], "title": ["A", "New"]})
-    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
+    operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")
     if when == "after":
-        list(drain(shop.edges(), "stock"))
+        list(drain(shop.services(), "stock"))
         assert "x/new" in bodies(shop)
-    again.withdraw(shop.edges(), first)
-    list(drain(shop.edges(), "stock"))
+    operations.withdraw(shop.services(), first)
+    list(drain(shop.services(), "stock"))
     assert bodies(shop) == {}
     assert {run.state for run in shop.ledger.fetch_runs("stock") if run.kind != "removal"} == {"withdrawn"}
 
@@ -106,8 +107,8 @@ def test_what_would_be_rejected_by_now_is_taken_back_too(tmp_path: Path, missing
     assert len(bodies(shop)) == 3
     products = replace(shop.dataset.metadata["products"], on={"upper(sku)": "sku"}, missing=missing)
     shop.dataset = replace(shop.dataset, metadata={"products": products})
-    again.withdraw(shop.edges(), first)
-    assert [(each.kind, each.state) for each in drain(shop.edges(), "stock")] == [("removal", "done")]
+    operations.withdraw(shop.services(), first)
+    assert [(each.kind, each.state) for each in drain(shop.services(), "stock")] == [("removal", "done")]
     assert bodies(shop) == {}
 
 
@@ -115,13 +116,13 @@ def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
     """A run over rejects, or one that took an output back, names no output; the refusal says which run does."""
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "unknown", "a"]})
-    again.replay_rejects(shop.edges(), f"rejects/stock/{first.run:08d}/")
-    (rejects,) = drain(shop.edges(), "stock")
+    operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")
+    (rejects,) = drain(shop.services(), "stock")
     with pytest.raises(Failed, match="withdraw run 1"):
-        again.withdraw(shop.edges(), rejects)
-    assert again.replay(shop.edges(), rejects).kind == "rejects"
-    assert [each.state for each in drain(shop.edges(), "stock")] == ["failed"]
-    removal = again.withdraw(shop.edges(), first)
-    list(drain(shop.edges(), "stock"))
+        operations.withdraw(shop.services(), rejects)
+    assert operations.replay(shop.services(), rejects).kind == "rejects"
+    assert [each.state for each in drain(shop.services(), "stock")] == ["failed"]
+    removal = operations.withdraw(shop.services(), first)
+    list(drain(shop.services(), "stock"))
     with pytest.raises(Failed, match="replay the run that it took back, 1"):
-        again.replay(shop.edges(), removal)
+        operations.replay(shop.services(), removal)

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.faults import Failed
-from enrich.metadata import read_metadata
-from tests.bench.edges import FolderS3
+from enrich.errors import Failed
+from enrich.read.metadata import read_metadata
+from tests.bench.services import FolderS3
 
 MB = 2**20
 
 READ = """
 import sys
 from pathlib import Path
-from enrich.faults import Failed
-from enrich.metadata import read_metadata
-from tests.bench.edges import FolderS3
+from enrich.errors import Failed
+from enrich.read.metadata import read_metadata
+from tests.bench.services import FolderS3
 
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024

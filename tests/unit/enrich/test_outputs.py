@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from enrich.dataset import Dataset, LastModified, Source
-from enrich.outputs import find_dataset
+from enrich.dataset.definition import Dataset, LastModified, Source
+from enrich.read.outputs import find_dataset
 from serve.datasets import Served
 
 

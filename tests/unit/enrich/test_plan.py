@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enrich.plan import Plan
-from enrich.plan_text import describe_plan, render_plan
-from enrich.records import Counts
+from enrich.ledger.records import Counts
+from enrich.plan.plan import Plan
+from enrich.plan.report import describe_plan, render_plan
 from tests.faults.history import modelled
 from tests.unit.enrich.small_shop import ROWS, SmallShop, parquet
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich import text as text_module
-from enrich.dataset import Dataset, LastModified, Source
-from enrich.engine import Engine
-from enrich.part import Part
-from enrich.read import BadOutput, parse_partitions, read_chunks
+from enrich.dataset.definition import Dataset, LastModified, Source
+from enrich.join.engine import Engine
+from enrich.read import text as text_module
+from enrich.read.chunks import BadOutput, parse_partitions, read_chunks
+from enrich.read.s3_object import Part
 from serve.datasets import Served
 
 COLUMNS = {"id": "varchar", "n": "bigint", "x": "double", "at": "timestamptz", "day": "date", "ok": "boolean"}
@@ -234,7 +234,7 @@ def test_row_groups_before_the_start_are_not_read() -> None:
 
 def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk of wide rows holds fewer of them, so that memory does not grow with their size."""
-    from enrich import read as read_module
+    from enrich.read import chunks as read_module
 
     monkeypatch.setattr(read_module, "CHUNK_BYTES", 1_000_000)
     content = parquet(pa.table({"id": [chr(65 + n % 26) * 100_000 + str(n) for n in range(40)]}), use_dictionary=False)

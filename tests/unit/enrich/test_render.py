@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.render import Policy, Unrenderable, render
+from enrich.dataset.json_sql import Policy, Unrenderable, render
 
 CON = duckdb.connect(config={"threads": 1})
 CON.execute("set TimeZone='UTC'")
@@ -92,7 +92,7 @@ CASES = [
 
 @pytest.mark.parametrize(("expression", "text"), CASES, ids=[case[0] for case in CASES])
 def test_each_type_has_one_text(expression: str, text: str | None) -> None:
-    """A value is the text that the table in enrich/render.py states, and nothing is wrong with it."""
+    """A value is the text that the table in enrich/dataset/json_sql.py states, and nothing is wrong with it."""
     got, bad = rendered(expression)
     assert got == text
     assert bad == []

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from enrich import run
-from enrich.dispatch import drain, sweep
-from enrich.faults import Failed
-from enrich.records import Counts
+from enrich.errors import Failed
+from enrich.intake.queue import drain, sweep
+from enrich.ledger.records import Counts
+from enrich.run import lifecycle
 from tests.faults.world import build_error
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
@@ -46,10 +46,10 @@ def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pyt
     for day in range(3):
         shop.put(shop.key(day), parquet(ROWS))
     deny(shop, monkeypatch, shop.key(1), "head_object", "403")
-    swept = sweep(shop.edges(), "stock")
+    swept = sweep(shop.services(), "stock")
     assert len(swept.runs) == 2
     assert [f"{shop.key(1)} can't be read: 403" in why for why in swept.unreadable] == [True]
-    assert [each.state for each in drain(shop.edges(), "stock")] == ["done", "done"]
+    assert [each.state for each in drain(shop.services(), "stock")] == ["done", "done"]
     with pytest.raises(Failed, match="can't be read"):
         shop.go(shop.key(1))
 
@@ -58,10 +58,10 @@ def test_a_defect_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Whoever looks at the status sees why a run does not go on; once it is mended the run does."""
     shop = SmallShop(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write", None)
+        patch.setattr(lifecycle, "write", None)
         with pytest.raises(TypeError):
             shop.run(ROWS)
     stopped = shop.ledger.get_run("stock", 1)
     assert stopped is not None
     assert (stopped.state, stopped.error) == ("stopped", "TypeError: 'NoneType' object is not callable")
-    assert [each.counts for each in drain(shop.edges(), "stock")] == [Counts(written=3)]
+    assert [each.counts for each in drain(shop.services(), "stock")] == [Counts(written=3)]

@@ -13,9 +13,9 @@ from unittest import mock
 import pytest
 from botocore.exceptions import ClientError
 
-from enrich.events import Arrived, Sweep
-from enrich.records import Counts
-from enrich.work import work_off
+from enrich.intake.events import Arrived, Sweep
+from enrich.intake.worker import handle_requests
+from enrich.ledger.records import Counts
 from tests.faults.world import build_error
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
@@ -38,7 +38,7 @@ def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: 
 
         acknowledged = False
         with mock.patch.object(shop.dynamo, "transact_write_items", lie), contextlib.suppress(Exception):
-            work_off(replace(shop.edges(), owner="first", deadline=shop.world.now() + 900), [message])
+            handle_requests(replace(shop.services(), owner="first", deadline=shop.world.now() + 900), [message])
             acknowledged = True
         left = shop.ledger.fetch_pending("stock")
         assert not (acknowledged and left), f"after commit {lied}"
@@ -46,7 +46,7 @@ def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: 
             break
         raised += not acknowledged
         shop.world.sleep(960)  # as long as the queue hides it
-        work_off(replace(shop.edges(), owner="second"), [message])
+        handle_requests(replace(shop.services(), owner="second"), [message])
         (run,) = shop.ledger.fetch_runs("stock")
         assert (run.state, run.counts) == ("done", Counts(written=3))
     assert raised > 3
@@ -65,4 +65,4 @@ def test_a_dataset_that_could_not_be_given_back_is_told(tmp_path: Path) -> None:
         raise build_error(operation, "InternalServerError")
 
     with pytest.raises(ClientError, match="TransactWriteItems"):
-        work_off(replace(shop.edges(), send=send), [Sweep("stock")])
+        handle_requests(replace(shop.services(), send=send), [Sweep("stock")])

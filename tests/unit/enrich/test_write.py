@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enrich.faults import OutOfTime
-from enrich.write import Budget, WriteFailed, Writer, WriteThrottled
-from enrich.write_requests import interleave
+from enrich.errors import OutOfTime
+from enrich.write.requests import interleave
+from enrich.write.writer import Budget, WriteFailed, Writer, WriteThrottled
 from serve.item import Item, Order
 from tests.unit.enrich.modelled_table import ModelledTable, refuse
 from wire.response import Response

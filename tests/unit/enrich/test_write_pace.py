@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enrich.write_pace import FIRST_WINDOW, LAST_WINDOW, Pace
+from enrich.write.rate_limiter import FIRST_WINDOW, LAST_WINDOW, Pace
 
 
 def deliver(pace: Any, units_per_second: Any, seconds: Any, start: Any, *, full: Any = True) -> Any:

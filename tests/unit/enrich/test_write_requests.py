@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.write_requests import (
+from enrich.write.requests import (
     BATCH,
     CONDITION,
     PUT,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from enrich.ledger.records import Counts, Run
 from enrich.log import log_run
-from enrich.records import Counts, Run
 from enrich.settings import Settings
 from infra.dashboards.points import matches, read_points, summarise
 from infra.dashboards.svg import _scale, draw

@@ -14,25 +14,25 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-import enrich.work
+import enrich.intake.worker
 import infra.synthetic
-from enrich.dispatch import Swept
-from enrich.events import Sweep
+from enrich.intake.events import Sweep
+from enrich.intake.queue import Swept
+from enrich.ledger.records import Counts, Pending, Run
 from enrich.log import log_pending
-from enrich.records import Counts, Pending, Run
 from enrich.settings import Settings as EnrichSettings
 from infra.metrics import Metric, filtered, matches, told, watched
 from infra.translate import Template, read_template
-from serve.auth import Policy
 from serve.datasets import SERVED
 from serve.handler import Parts, build_handler
 from serve.item import Item
-from serve.key_set import Document
-from serve.keys import KeyStore, Unreadable
 from serve.log import build_key_line
-from serve.page import QueryResult
 from serve.settings import Settings as ServeSettings
-from serve.verifier import Issuer, Verifier
+from serve.tokens.jwks import Document
+from serve.tokens.jwt import Policy
+from serve.tokens.key_cache import KeyStore, Unreadable
+from serve.tokens.verifier import Issuer, Verifier
+from serve.web.page import QueryResult
 
 NOW = 1_763_640_000.0
 AWS_OWN = {  # what AWS tells of itself; names as in its documentation
@@ -100,20 +100,20 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         dataset="flight-delays", run=7, bucket="b", object_key="k", identity="i", arrived_ms=0,
         state="done", rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
     )  # fmt: skip
-    monkeypatch.setattr(enrich.work, "drain", lambda *_: (each for each in [run]))
-    monkeypatch.setattr(enrich.work, "sweep", lambda *_: Swept([], []))
-    monkeypatch.setattr(enrich.work, "heal", lambda *_: None)
+    monkeypatch.setattr(enrich.intake.worker, "drain", lambda *_: (each for each in [run]))
+    monkeypatch.setattr(enrich.intake.worker, "sweep", lambda *_: Swept([], []))
+    monkeypatch.setattr(enrich.intake.worker, "heal", lambda *_: None)
     settings = EnrichSettings(
         table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
     )
     pending = [Pending(dataset="flight-delays", run=8, queued_ms=int(NOW * 1000) - 90_000)]
-    edges: Any = SimpleNamespace(
+    services: Any = SimpleNamespace(
         settings=settings,
         datasets={"flight-delays": None},
         ledger=SimpleNamespace(fetch_pending=lambda _: pending, fetch_runs=lambda _, newest: [run]),
         clock=SimpleNamespace(now=lambda: NOW),
     )
-    enrich.work.work_off(edges, [Sweep("flight-delays")])
+    enrich.intake.worker.handle_requests(services, [Sweep("flight-delays")])
 
 
 def unknown(template: Template, lines: list[str]) -> list[Metric]:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from serve.auth import Policy
+from serve.tokens.jwt import Policy
 from tests.unit.serve.kit import (
     ALGORITHMS,
     AUDIENCE,

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from serve.auth import InvalidToken, verify
+from serve.tokens.jwt import InvalidToken, verify
 from tests.unit.serve.kit import ALGORITHMS, AUDIENCE, ISSUER, NOW, POLICY, all_keys, b64, claims, private_key, sign
 
 ATOMS: tuple[Any, ...] = (

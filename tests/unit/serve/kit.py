@@ -12,14 +12,14 @@ from urllib.parse import quote, urlencode
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from serve.auth import Policy
 from serve.handler import Handler, Parts, build_handler
 from serve.item import Item, encode
-from serve.key_set import Document, parse_jwks
-from serve.keys import KeyStore
 from serve.settings import IssuerSettings, Settings
 from serve.storage import Storage
-from serve.verifier import Issuer, Verifier
+from serve.tokens.jwks import Document, parse_jwks
+from serve.tokens.jwt import Policy
+from serve.tokens.key_cache import KeyStore
+from serve.tokens.verifier import Issuer, Verifier
 
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"

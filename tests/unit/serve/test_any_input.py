@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from serve.auth import InvalidToken, peek_issuer, verify
-from serve.key_set import BadKeySet, parse_jwks
-from serve.negotiate import accepts_json, choose_coding, is_fresh
-from serve.strict import parse_base64url, parse_json
+from serve.tokens.jwks import BadKeySet, parse_jwks
+from serve.tokens.jwt import InvalidToken, peek_issuer, verify
+from serve.tokens.strict import parse_base64url, parse_json
+from serve.web.negotiate import accepts_json, choose_coding, is_fresh
 from tests.unit.serve.fuzz_tokens import fuzz
 from tests.unit.serve.kit import (
     ALGORITHMS,

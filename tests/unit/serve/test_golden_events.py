@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve.request import Form, parse_request
+from serve.web.request import Form, parse_request
 from tests.unit.serve.kit import Answered, App, item, sign
 
 FOLDER = Path(__file__).parent / "events"

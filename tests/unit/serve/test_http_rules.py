@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from serve.item import MAX_BODY_BYTES
-from serve.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
-from serve.route import Page
+from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
+from serve.web.route import Page
 from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, event, item, sign
 from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
 

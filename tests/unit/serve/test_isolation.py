@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.access import MAX_CLAIM_CHARACTERS, build_partition
-from serve.auth import InvalidToken
 from serve.datasets import FLIGHT_DELAYS, Served
-from serve.keys import FRESHNESS
+from serve.tokens.jwt import InvalidToken
+from serve.tokens.key_cache import FRESHNESS
 from tests.unit.serve.kit import FORMS, NOW, App, claims, item, jwks, public_jwk, sign
 
 LIST = "/v1/flight-delays"

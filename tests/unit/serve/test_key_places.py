@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from serve.auth import verify
 from serve.datasets import SERVED
 from serve.dev.commands import main
-from serve.key_set import parse_keys
-from serve.key_sources import open_source
-from serve.keys import Unreadable
+from serve.tokens.jwks import parse_keys
+from serve.tokens.jwt import verify
+from serve.tokens.key_cache import Unreadable
+from serve.tokens.key_sources import open_source
 from tests.unit.serve.kit import POLICY, jwks, private_key, public_jwk
 
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt import PyJWK
 
-from serve.key_set import BadKeySet, Document, parse_jwk, parse_jwks, parse_keys
-from serve.signing_key import BadKey, build_signing_key
-from serve.weak_keys import _ORDERS, check_ed25519, check_rsa, is_roca
+from serve.tokens.jwks import BadKeySet, Document, parse_jwk, parse_jwks, parse_keys
+from serve.tokens.signing_key import BadKey, build_signing_key
+from serve.tokens.weak_keys import _ORDERS, check_ed25519, check_rsa, is_roca
 from tests.unit.serve.kit import ALGORITHMS, SIGNERS, b64, jwks, private_key, public_jwk
 
 SPKI = PublicFormat.SubjectPublicKeyInfo

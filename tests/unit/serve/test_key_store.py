@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from serve.auth import InvalidToken, verify_token
-from serve.key_set import Document
-from serve.keys import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
-from serve.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
+from serve.tokens.jwks import Document
+from serve.tokens.jwt import InvalidToken, verify_token
+from serve.tokens.key_cache import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
+from serve.tokens.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
 from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jwk, sign
 
 
@@ -185,7 +185,7 @@ def _counting(source: Source, monkeypatch: pytest.MonkeyPatch) -> tuple[Verifier
         done.append(token)
         return real(token, *rest)
 
-    monkeypatch.setattr("serve.verifier.verify_token", counted)
+    monkeypatch.setattr("serve.tokens.verifier.verify_token", counted)
     return Verifier([Issuer(POLICY, source.store)]), done
 
 
@@ -255,7 +255,7 @@ def test_a_remembered_token_does_not_serve_before_its_time() -> None:
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more tokens than there is room for, those used longest ago are forgotten."""
     verifier, done = _counting(Source(OLD), monkeypatch)
-    monkeypatch.setattr("serve.verifier.CACHED_TOKENS", 3)
+    monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 3)
     tokens = [_token("old", jti=str(number)) for number in range(4)]
     for token in tokens[:3]:
         verifier.verify(token, NOW)

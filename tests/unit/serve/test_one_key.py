@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from serve.handler import build_handler, build_parts
-from serve.key_sources import open_source
-from serve.keys import FRESHNESS
 from serve.storage import Storage
+from serve.tokens.key_cache import FRESHNESS
+from serve.tokens.key_sources import open_source
 from tests.unit.serve.kit import (
     ALGORITHMS,
     AUDIENCE,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serve.log import METRICS, NAMESPACE, build_key_line
-from serve.problems import KINDS
-from serve.route import UseCase
+from serve.web.problems import KINDS
+from serve.web.route import UseCase
 from tests.unit.serve.kit import NOW, App, claims, item, sign
 from wire.errors import Throttled
 

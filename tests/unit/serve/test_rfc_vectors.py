@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from serve.auth import InvalidToken, Policy, check_signature
-from serve.key_set import parse_jwk, parse_jwks
-from serve.signing_key import is_signed
+from serve.tokens.jwks import parse_jwk, parse_jwks
+from serve.tokens.jwt import InvalidToken, Policy, check_signature
+from serve.tokens.signing_key import is_signed
 from tests.unit.serve.kit import b64
 
 jwcrypto = pytest.importorskip("jwcrypto", reason="the environment that holds only what serve needs has none")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve.auth import Policy
 from serve.settings import parse_settings
+from serve.tokens.jwt import Policy
 
 ISSUER = {"issuer": "https://issuer.example.com/", "audience": "larder", "keys": "ssm:/larder/dev/keys"}
 

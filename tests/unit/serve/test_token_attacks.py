@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from serve.auth import InvalidToken, Policy, verify
 from serve.handler import build_handler
-from serve.verifier import Trusted, Verifier
+from serve.tokens.jwt import InvalidToken, Policy, verify
+from serve.tokens.verifier import Trusted, Verifier
 from tests.unit.serve.attacks import Case, cases
 from tests.unit.serve.kit import FORMS, ISSUER, NOW, POLICY, Answered, App, all_keys, event, item, sign
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from serve.auth import InvalidToken, Policy, check_signature
-from serve.key_set import BadKeySet, parse_jwks
-from serve.signing_key import ALGORITHMS
+from serve.tokens.jwks import BadKeySet, parse_jwks
+from serve.tokens.jwt import InvalidToken, Policy, check_signature
+from serve.tokens.signing_key import ALGORITHMS
 
 FOLDER = os.environ.get("LARDER_WYCHEPROOF")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="LARDER_WYCHEPROOF names no folder")

@@ -1,0 +1,117 @@
+"""Open the real edges: boto3 for what is not hot, our own sockets for the writes, the machine's clock and chance."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyathena
+from botocore.config import Config
+
+from enrich.datasets import DATASETS
+from enrich.ledger.store import Ledger
+from enrich.progress import Progress
+from enrich.read.metadata import Athena
+from enrich.services import Services
+from enrich.settings import Settings
+from enrich.write.writer import Transport
+from wire.credentials import find_source
+from wire.endpoint import resolve
+from wire.transport import Transport as WireTransport
+
+CONNECTIONS = 64  # requests in flight to DynamoDB; the writer's window adapts below that
+_RETRIES = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=5, read_timeout=60)
+
+
+class MachineClock:
+    """The machine's own time."""
+
+    def now(self) -> float:
+        """Return epoch seconds."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+def open_services(
+    env: Mapping[str, str],
+    *,
+    owner: str,
+    remaining_seconds: float | None = None,
+    progress: Progress | None = None,
+    write_units: float | None = None,
+) -> Services:
+    """Open what enrich touches, as the environment says.
+
+    Args:
+        env: `LARDER_*` and AWS's own variables.
+        owner: names this invocation in leases.
+        remaining_seconds: until this invocation is ended; None: it has no end.
+        progress: hears how far runs are.
+        write_units: per second that a run may spend.
+
+    Raises:
+        SettingsError: a variable is missing.
+    """
+    settings = Settings.from_env(env)
+    clock = MachineClock()
+    clients = _clients()
+    return Services(
+        settings=settings,
+        datasets=DATASETS,
+        s3=clients["s3"],
+        dynamodb=clients["dynamodb"],
+        ledger=Ledger(clients["dynamodb"], settings.ledger),
+        athena=Athena(_connector(settings)),
+        open_transport=_open_transport,
+        send=_sender(clients["sqs"], settings.queue),
+        clock=clock,
+        random=random.Random(),  # noqa: S311 - spreads retries, hides nothing
+        directory=Path(tempfile.gettempdir()),
+        owner=owner,
+        deadline=None if remaining_seconds is None else clock.now() + remaining_seconds,
+        progress=progress or Progress(),
+        write_units=write_units,
+    )
+
+
+@cache
+def _clients() -> dict[str, Any]:
+    """Open boto3's clients once in the life of a Lambda."""
+    return {name: boto3.client(name, config=_RETRIES) for name in ("s3", "dynamodb", "sqs")}
+
+
+def _connector(settings: Settings) -> Callable[[], Any]:
+    def connect() -> Any:
+        return pyathena.connect(
+            work_group=settings.workgroup,
+            s3_staging_dir=f"s3://{settings.bucket}/athena/",
+            region_name=boto3.Session().region_name,
+            poll_interval=0.3,
+        )
+
+    return connect
+
+
+def _open_transport(timeout: float) -> Transport:
+    region = boto3.Session().region_name or "us-east-1"
+    return WireTransport(
+        resolve("dynamodb", region, os.environ), find_source(os.environ), connections=CONNECTIONS, timeout=timeout
+    )
+
+
+def _sender(sqs: Any, queue: str) -> Callable[[dict[str, Any]], None]:
+    def send(message: dict[str, Any]) -> None:
+        sqs.send_message(QueueUrl=queue, MessageBody=json.dumps(message))
+
+    return send

@@ -1,0 +1,129 @@
+"""Show runs to a person: a progress line while they go, tables afterwards. Writes to standard error and output only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from enrich.ledger.records import Pending, Run
+from enrich.progress import Progress
+
+
+class ProgressLine(Progress):
+    """One line on standard error that is written over; silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = 0.0
+        self._first_row: int | None = None
+
+    def stage(self, run: Run, stage: str) -> None:
+        """Show that a stage begins."""
+        self._stage, self._began, self._first_row = stage, time.monotonic(), None
+        self._show(f"{run.dataset} run {run.run}: {stage}")
+
+    def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
+        """Show rows done, rejects, rows a second, and the time that is left where the number of rows is known."""
+        first = self._first_row = run.next_row if self._first_row is None else self._first_row
+        speed = (done - first) / max(time.monotonic() - self._began, 1e-3)
+        text = f"{run.dataset} run {run.run}: {self._stage} {done:,} rows, {rejected:,} rejected, {speed:,.0f} rows/s"
+        if rate:
+            text += f", {rate:,.0f} write units/s"
+        if run.rows and speed:
+            text += f", {max(0, run.rows - done) / speed:,.0f} s left"
+        self._show(text)
+
+    def end(self) -> None:
+        """Leave the terminal as it was."""
+        self._show("")
+
+    def _show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+
+def render_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Render rows as columns of text; numbers to the right."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(line[at]) for line in [list(head), *texts]) for at in range(len(head))]
+    right = [all(isinstance(row[at], int | float | None) for row in rows) for at in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in line).rstrip()
+        for line in (list(zip(cells, widths, right, strict=True)) for cells in [list(head), *texts])
+    ]
+    return "\n".join(lines)
+
+
+def render_runs(runs: Sequence[Run]) -> str:
+    """Render a dataset's runs, one a line."""
+    head = [
+        "run",
+        "kind",
+        "state",
+        "as of",
+        "read",
+        "written",
+        "unchanged",
+        "superseded",
+        "expired",
+        "rejected",
+        "output",
+    ]
+    rows = [
+        [
+            run.run,
+            run.kind,
+            run.state,
+            _instant(run.as_of_ms),
+            run.counts.read,
+            run.counts.written,
+            run.counts.unchanged,
+            run.counts.superseded,
+            run.counts.expired,
+            run.counts.rejected,
+            run.object_key,
+        ]
+        for run in runs
+    ]
+    return render_table(head, rows)
+
+
+def render_run(run: Run) -> str:
+    """Render one run in full, a member a line."""
+    members = describe(run)
+    width = max(map(len, members))
+    return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in members.items())
+
+
+def render_pending(pending: Sequence[Pending], now: float) -> str:
+    """Render what is not closed, oldest first."""
+    rows = [[each.run, _instant(each.queued_ms), f"{max(0, now - each.queued_ms / 1000):,.0f} s"] for each in pending]
+    return render_table(["pending run", "since", "age"], rows)
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return a run as JSON values, instants as text and its order in words."""
+    members = asdict(run)
+    members["order"] = run.order.text if run.generation is not None and run.as_of_ms is not None else None
+    for name in [name for name in members if name.endswith("_ms")]:
+        members[name.removesuffix("_ms")] = _instant(members.pop(name))
+    del members["version"]
+    members["counts"]["read"] = run.counts.read
+    return members
+
+
+def _instant(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)

@@ -1,0 +1,267 @@
+"""Bind a dataset's expressions: parse them, find their types, and collect every mistake with its place. Pure.
+
+"Pure" as far as a dataset goes: an empty in-memory DuckDB answers what an expression is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+import duckdb
+
+from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
+from enrich.dataset.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
+from enrich.dataset.json_sql import INTEGERS, Kind, Policy, Unrenderable, identifier, render
+
+_KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An expression and its type."""
+
+    expression: Expression
+    kind: Kind
+
+
+Node = Union[Leaf, "dict[str, Node]"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A dataset without mistakes.
+
+    Attributes:
+        kinds: the types of the columns that expressions may use.
+        keys: for each metadata, the columns it is matched by; `on` has the expressions to match.
+        fields: for each metadata, the columns that expressions use, and their types.
+    """
+
+    dataset: Dataset
+    kinds: dict[str, Kind]
+    keys: dict[str, list[str]]
+    on: dict[str, list[Expression]]
+    fields: dict[str, dict[str, Kind]]
+    subject: list[Leaf]
+    prediction_id: Leaf
+    body: dict[str, Node]
+
+
+def bind_dataset(
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, metadata: Mapping[str, Mapping[str, Kind] | None]
+) -> Bound:
+    """Bind a dataset to its metadata's columns and types.
+
+    `metadata` has None for a table whose columns are not known; a column of type "NULL" has any type that suits.
+
+    Raises:
+        DatasetMistakes: with every mistake found.
+    """
+    binder = Binder(con, dataset, metadata)
+    bound = binder.bind()
+    if binder.mistakes or bound is None:
+        raise DatasetMistakes(binder.mistakes)
+    return bound
+
+
+# Types to try for metadata whose types are not known: an expression that none of them suits is a mistake.
+_GUESSES = ("null", "varchar", "double", "bigint", "timestamp", "date", "boolean", "timestamptz")
+
+
+class Binder:
+    """Binds one dataset; `mistakes` has what it found."""
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        dataset: Dataset,
+        metadata: Mapping[str, Mapping[str, Kind] | None],
+    ) -> None:
+        self.con, self.dataset, self.metadata = con, dataset, metadata
+        self.mistakes: list[Mistake] = []
+        self._unknown: Kind = con.sql("select null").types[0]
+        self.policy = Policy(dataset.nulls, dataset.large_integers)
+
+    def bind(self) -> Bound | None:
+        """Return the bound dataset, None if there are mistakes."""
+        dataset = self.dataset
+        self._check_names()
+        self.kinds = self._column_kinds()
+        if self.mistakes:
+            return None  # names that are in doubt would only give mistakes that follow from them
+        self._check_lengths()
+        self.names = Names(self.con, self.kinds, self.metadata)
+        self.columns_only = Names(self.con, self.kinds, {})
+        on = {name: self._on(name) for name in dataset.metadata}
+        subject = [self._key(f"subject[{n}]", sql) for n, sql in enumerate(dataset.subject)]
+        prediction_id = self._key("prediction_id", dataset.prediction_id)
+        body = self._body("body", dataset.body)
+        if self.mistakes or prediction_id is None:
+            return None
+        leaves = [leaf for leaf in (*subject, prediction_id, *_leaves(body)) if leaf]
+        return Bound(
+            dataset=dataset,
+            kinds=self.kinds,
+            keys={name: list(metadata.matches.values()) for name, metadata in dataset.metadata.items()},
+            on={name: [each for each in found if each] for name, found in on.items()},
+            fields={name: self._fields(name, leaves) for name in dataset.metadata},
+            subject=[leaf for leaf in subject if leaf],
+            prediction_id=prediction_id,
+            body=body,
+        )
+
+    def _check_names(self) -> None:
+        dataset = self.dataset
+        seen: dict[str, str] = {}
+        places = [
+            *((f"columns.{name}", name) for name in dataset.source.columns),
+            *((f"derive.{name}", name) for name in (dataset.derive.columns if dataset.derive else {})),
+            *((f"metadata.{name}", name) for name in dataset.metadata),
+        ]
+        for place, name in places:
+            if name.lower() in seen:
+                self._add(place, f"the name is used twice, by {seen[name.lower()]} too", "rename one; case is ignored")
+            if name.lower().startswith("larder."):
+                self._add(place, "names that begin with 'larder.' are taken", "rename it")
+            seen.setdefault(name.lower(), place)
+
+    def _check_lengths(self) -> None:
+        dataset = self.dataset
+        if len(dataset.subject) != len(dataset.served.subject):
+            claims = ", ".join(dataset.served.subject)
+            self._add(
+                "subject",
+                f"has {len(dataset.subject)} expressions for {len(dataset.served.subject)} claims ({claims})",
+                "give one expression for each claim that serve/datasets.py names, in its order",
+            )
+        if isinstance(dataset.as_of, FromColumn) and dataset.as_of.column not in dataset.columns:
+            self._add(
+                "as_of", f"there is no column {dataset.as_of.column!r}", suggest(dataset.as_of.column, dataset.columns)
+            )
+
+    def _column_kinds(self) -> dict[str, Kind]:
+        kinds: dict[str, Kind] = {}
+        for name, declared in self.dataset.columns.items():
+            try:
+                kinds[name] = self.con.sql(f"select cast(null as {declared})").types[0]
+            except duckdb.Error:
+                self._add(f"columns.{name}", f"{declared!r} is not a DuckDB type", "see DuckDB's list of data types")
+        return kinds
+
+    def _on(self, name: str) -> list[Expression | None]:
+        metadata, known = self.dataset.metadata[name], self.metadata[name]
+        found: list[Expression | None] = []
+        for sql, column in metadata.matches.items():
+            place = f"metadata.{name}.on"
+            leaf = self._leaf(place, sql, self.columns_only)
+            found.append(leaf.expression if leaf else None)
+            if known is not None and column not in known:
+                self._add(place, f"the query has no column {column!r}", suggest(column, known))
+            elif leaf and known is not None and not _can_match(leaf.kind, known[column]):
+                message = f"{sql} is {leaf.kind} and {column} is {known[column]}"
+                self._add(place, message, "cast one of them, in the expression or in the query")
+        if not found:
+            self._add(f"metadata.{name}.on", "is empty", "name what a prediction is matched by")
+        return found
+
+    def _key(self, place: str, sql: str) -> Leaf | None:
+        leaf = self._leaf(place, sql, self.names)
+        if leaf and leaf.kind.id not in _KEY_KINDS | {"null"}:
+            self._add(
+                place, f"{sql} is {leaf.kind}, which has no one text", "cast it to varchar as the claim spells it"
+            )
+        return leaf
+
+    def _body(self, place: str, body: Body) -> dict[str, Node]:
+        bound: dict[str, Node] = {}
+        for name, member in body.items():
+            at = name_place(place, name)
+            if not isinstance(member, str):
+                bound[name] = self._body(at, member)
+                continue
+            leaf = self._leaf(at, member, self.names)
+            if leaf is None:
+                continue
+            bound[name] = leaf
+            try:
+                render("x", leaf.kind, self.policy)
+            except Unrenderable as error:
+                message, _, remedy = str(error).partition("; ")
+                self._add(at, message, remedy)
+        return bound
+
+    def _leaf(self, place: str, sql: str, names: Names) -> Leaf | None:
+        try:
+            expression = parse_expression(names, place, sql)
+        except DatasetMistakes as error:
+            self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
+            return None
+        first = ""
+        for guess in _GUESSES if self.is_unknown(expression) else _GUESSES[:1]:
+            try:
+                kind = self.con.sql(f"select ({sql}\n) from {self.scope(expression, guess)}").types[0]
+            except duckdb.Error as error:
+                first = first or str(error).split("\n")[0]
+            else:
+                return Leaf(expression, kind)
+        self._add(place, f"{sql!r}: {first}", "mend the expression")
+        return None
+
+    def is_unknown(self, expression: Expression) -> bool:
+        """Return whether an expression names metadata of which the type is not known."""
+        return any(self._kind(name, field).id == "null" for name, field in expression.metadata)
+
+    def scope(self, expression: Expression, guess: str) -> str:
+        """Return a relation that has the names an expression uses, as the join will have them.
+
+        `guess` is the type of metadata of which none is known.
+        """
+        chosen = [f"cast(null as {self.kinds[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
+        for name in sorted({name for name, _ in expression.metadata}):
+            members = [
+                f"{identifier(field)} := {_null(self._kind(name, field), guess)}"
+                for owner, field in sorted(expression.metadata)
+                if owner == name
+            ]
+            chosen.append(f"struct_pack({', '.join(members)}) as {identifier(name)}")
+        return f"(select {', '.join(chosen or ['1'])})"
+
+    def _kind(self, name: str, field: str) -> Kind:
+        known = self.metadata[name]
+        return self._unknown if known is None else known[field]
+
+    def _fields(self, name: str, leaves: list[Leaf]) -> dict[str, Kind]:
+        known = self.metadata[name] or {}
+        used = {field for leaf in leaves for owner, field in leaf.expression.metadata if owner == name}
+        return {field: known[field] for field in known if field in used}
+
+    def _place(self, place: str) -> str:
+        return f"{self.dataset.name} {place}"
+
+    def _add(self, place: str, message: str, remedy: str) -> None:
+        self.mistakes.append(Mistake(self._place(place), message, remedy))
+
+
+def _can_match(left: Kind, right: Kind) -> bool:
+    """Two types can be compared without a cast that may fail."""
+    if "null" in {left.id, right.id} or str(left) == str(right):
+        return True
+    families: tuple[set[str], ...] = (
+        {"varchar", "enum"},
+        (_KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
+        {"date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"},
+    )
+    return any(left.id in family and right.id in family for family in families)
+
+
+def _null(kind: Kind, guess: str) -> str:
+    name = guess if kind.id == "null" else str(kind)
+    return "null" if name == "null" else f"cast(null as {name})"
+
+
+def _leaves(node: Any) -> list[Leaf]:
+    if isinstance(node, Leaf):
+        return [node]
+    return [leaf for member in node.values() for leaf in _leaves(member)]

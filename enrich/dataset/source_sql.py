@@ -1,0 +1,115 @@
+"""What a chunk of each format is to the engine: the SELECT that gives the contract's columns of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import duckdb
+
+from enrich.dataset.coercion import Coerced, coerce_json, coerce_text, coerce_typed, json_member
+from enrich.dataset.definition import Source
+from enrich.dataset.json_sql import Kind, identifier, literal
+
+LINE = "larder.line"  # a line as the file holds it: each of JSON lines, of CSV those that are malformed
+PROBLEM = "larder.problem"  # what is wrong with a line; null for a good one
+NO_PROBLEM = "cast(null as varchar)"
+
+_CHUNK = '"larder.chunk"'
+_JSON = '"larder.json"'
+_BLANKS = "' ' || chr(9) || chr(13)"
+
+
+def build_read(
+    con: duckdb.DuckDBPyConnection, source: Source, declared: Mapping[str, Kind], codes: Mapping[str, int]
+) -> str:
+    """Build the SELECT over the relation `larder.chunk`.
+
+    Raises:
+        TypeError: a column is of another kind than the contract says.
+    """
+    relation = con.sql(f"select * from {_CHUNK}")
+    actual: dict[str, Kind] = dict(zip(relation.columns, relation.types, strict=True))
+    problem = identifier(PROBLEM) if PROBLEM in actual else NO_PROBLEM
+    if source.format not in {"jsonl", "rejects"}:
+        return render_read(_CHUNK, read_columns(actual, declared), codes, problem)
+    inside = {name: kind for name, kind in declared.items() if name not in actual}
+    lines = parse_lines(source, inside, declared)
+    return render_read(lines, read_members(actual, declared), codes, problem)
+
+
+def read_columns(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
+    """Coerce the columns of a chunk of typed columns or text.
+
+    Raises:
+        TypeError: the types are of different kinds.
+    """
+    coerced = {}
+    for name, kind in declared.items():
+        found = coerce_typed(name, actual[name], kind)
+        if found is None and actual[name].id == "varchar":
+            found = coerce_text(identifier(name), kind)
+        if found is None:
+            raise TypeError(f"column {name!r} is {actual[name]}, not {kind}")
+        coerced[name] = found
+    return coerced
+
+
+def read_members(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
+    """Coerce the members of JSON lines; a column that the chunk has comes from the object key.
+
+    Raises:
+        TypeError: a type can't be read from JSON.
+    """
+    coerced = read_columns(actual, {name: kind for name, kind in declared.items() if name in actual})
+    for name, kind in declared.items():
+        if name not in actual:
+            found = coerce_json(f"struct_extract({_JSON}, {literal(name)})", kind)
+            if found is None:
+                raise TypeError(f"column {name!r} can't be read from JSON as {kind}")
+            coerced[name] = found
+    return {name: coerced[name] for name in declared}
+
+
+def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[str, Kind]) -> str:
+    """Return a relation of parsed lines; its column `larder.problem` says which can't be.
+
+    A line of a rejects file holds the row as its member `prediction`: an object, or the text of a line.
+    """
+    relation, line = _CHUNK, identifier(LINE)
+    if source.format == "rejects":
+        row = f"try(json_extract({line}, '$.prediction'))"
+        text = f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
+        relation = f"(select * replace ({text} as {line}) from {relation})"
+    problems = [
+        f"when {_JSON} is null then 'the line is not JSON'",
+        f"when not starts_with(ltrim({line}, {_BLANKS}), '{{') then 'the line is not a JSON object'",
+    ]
+    if source.unknown_columns == "refuse":
+        known = ", ".join(literal(name) for name in declared)
+        unknown = f"list_filter(try(json_keys({line})), lambda name: name not in ({known}))"
+        words = [literal("member '"), f"{unknown}[1]", literal("' is not in the contract")]
+        problems.append(f"when len({unknown}) > 0 then concat({', '.join(words)})")
+    structure = "{" + ",".join(json_member(name, kind) for name, kind in inside.items()) + "}"
+    problem = f"coalesce({identifier(PROBLEM)}, case {' '.join(problems)} end)"
+    parsed = f"(select *, try(json_transform({line}, {literal(structure)})) as {_JSON} from {relation})"
+    return f"(select * replace ({problem} as {identifier(PROBLEM)}) from {parsed})"
+
+
+def render_read(
+    relation: str,
+    coerced: Mapping[str, Coerced],
+    codes: Mapping[str, int],
+    problem: str,
+    known_bad: str = "cast(null as integer)",
+) -> str:
+    """Return the SELECT that gives declared columns of declared types.
+
+    It adds `larder.row`, `larder.problem` (text, null for a good line) and `larder.bad`: the code of what is wrong.
+    """
+    columns = [f"{each.sql} as {identifier(name)}" for name, each in coerced.items()]
+    bad = [f"when {each.bad} then {codes[name]}" for name, each in coerced.items() if each.bad]
+    if problem != NO_PROBLEM:
+        bad.insert(0, f"when {problem} is not null then 0")
+    code = f"coalesce({known_bad}, case {' '.join(bad)} end)" if bad else known_bad
+    chosen = ['"larder.row"', *columns, f"{problem} as {identifier(PROBLEM)}", f'{code} as "larder.bad"']
+    return f"select {', '.join(chosen)} from {relation}"

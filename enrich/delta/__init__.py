@@ -1,0 +1,1 @@
+"""Find out what an output changes: its rows against the fingerprints of the live items."""

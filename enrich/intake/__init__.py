@@ -1,0 +1,1 @@
+"""What wakes enrich, which outputs that means, and in which order they run."""

@@ -1,0 +1,117 @@
+"""Run outputs once more: after a fix (replay), for new metadata (refresh), or to take a bad one back (withdraw)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from enrich.errors import Failed, LeaseLost
+from enrich.intake.queue import build_queued, enqueue_again, newest_first, repeat
+from enrich.ledger.lease import Lease, acquire
+from enrich.ledger.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counts, Record, Run, bump
+from enrich.ledger.store import Delete
+from enrich.run.lifecycle import abandon
+from enrich.services import Services
+
+_REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
+
+
+def replay(services: Services, earlier: Run) -> Run:
+    """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs.
+
+    Raises:
+        Failed: the earlier run took an output back.
+    """
+    if earlier.kind == "removal":
+        raise Failed(f"run {earlier.run} took an output back; replay the run that it took back, {earlier.of_run}")
+    return enqueue_again(services, repeat(earlier, "rejects" if earlier.kind == "rejects" else "replay"))
+
+
+def replay_rejects(services: Services, location: str) -> Run:
+    """Queue a run over the rejects of an earlier one, as of the same instant.
+
+    Raises:
+        Failed: `location` is no rejects folder, or its run is not known or never got an order.
+    """
+    found = _REJECTS.match(location)
+    earlier = services.ledger.get_run(found[1], int(found[2])) if found else None
+    if earlier is None or earlier.as_of_ms is None:
+        raise Failed(f"{location!r} is not the rejects folder of a run that got as far as being checked")
+    prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
+    again = replace(repeat(earlier, "rejects"), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
+    return enqueue_again(services, again)
+
+
+def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
+    """Queue a further run over the newest output, with metadata fetched anew.
+
+    Raises:
+        Failed: no output of the dataset was run to its end yet.
+    """
+    done = newest_first(services.ledger.fetch_runs(dataset))
+    if not done:
+        raise Failed(f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh")
+    return enqueue_again(services, replace(repeat(done[0], "refresh"), full=full))
+
+
+def withdraw(services: Services, bad: Run) -> Run:
+    """Take an output back: open a new generation and queue, in one commit, the removal of what only it named.
+
+    The removal first queues every output that is still alive (dispatch.drain): in the new generation each is newer
+    than the withdrawn one. Unchanged bodies cost nothing, as always.
+
+    Raises:
+        Failed: the dataset is busy, another run of it has begun to write and is not closed, or this one is no run over
+            an output.
+    """
+    if bad.closed and bad.kind in OVER_NO_OUTPUT:
+        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
+    lease = acquire(
+        services.ledger, services.clock, bad.dataset, services.owner, deadline=services.deadline, timeout=5.0
+    )
+    if lease is None:
+        raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
+    try:
+        return _withdraw(services, lease, bad)
+    finally:
+        lease.release()
+
+
+def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
+    if lease.state.open_run not in {None, bad.run}:
+        raise Failed(
+            f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
+            f"(`enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
+        )
+    if not bad.closed:
+        bad = abandon(services, lease, bad, "withdrawn before it was done")
+    if bad.kind in OVER_NO_OUTPUT:
+        return bad
+    removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata, stage=RESTORE_FIRST)
+    while True:
+        queued, counter, pending = build_queued(services, removal)
+        try:
+            lease.commit(queued, counter, pending, *_take_back(services, bad), generation=lease.state.generation + 1)
+        except LeaseLost:
+            if services.ledger.get_state(bad.dataset).version != lease.state.version:
+                raise
+            continue  # it was the counter, or another record that somebody changed meanwhile
+        return bump(queued)
+
+
+def _take_back(services: Services, bad: Run) -> list[Record | Delete]:
+    """Return what a withdrawal changes of the runs there are: those of its output end, others get an order anew."""
+    changes: list[Record | Delete] = []
+    runs = services.ledger.fetch_runs(bad.dataset)
+    over_it = {run.run for run in runs if run.identity == bad.identity}
+    for run in runs:
+        of_it = run.run in over_it or (run.kind == "rejects" and run.of_run in over_it)
+        if of_it and (run.state == "done" or run.run == bad.run):
+            changes.append(replace(run, state="withdrawn"))
+        elif of_it and run.kind != "removal" and not run.closed:
+            pending = services.ledger.get_pending(run.dataset, run.run)
+            changes += [replace(run, state="withdrawn"), *([Delete(pending)] if pending else [])]
+        elif not run.closed and run.generation is not None:
+            fresh = replace(run, stage="pin", generation=None, next_row=0, place=0, rows=None)
+            changes.append(replace(fresh, reasons={}, counts=Counts()))
+    return changes

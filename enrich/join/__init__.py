@@ -1,0 +1,1 @@
+"""Join predictions with metadata and render item keys and bodies: embedded DuckDB."""

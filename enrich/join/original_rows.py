@@ -1,0 +1,41 @@
+"""Render a row as the file held it, for the rejects: JSON that can be read again, whatever was wrong with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from enrich.dataset.json_sql import INTEGERS, Kind, concat, identifier, render_label, render_object
+from enrich.dataset.source_sql import LINE, PROBLEM
+
+_NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
+
+
+def render_original(kinds: Mapping[str, Kind]) -> str:
+    """Return the SELECT of two texts: an object of a chunk's columns, and the line itself where it is kept."""
+    pieces: list[str] = []
+    for name, kind in kinds.items():
+        if name in {LINE, PROBLEM}:
+            continue
+        column = identifier(name)
+        text = f"cast({column} as varchar)"
+        if kind.id in {"float", "double"}:
+            value = f"case when isfinite({column}) then {text} else '\"' || {text} || '\"' end"
+        elif kind.id in _NATURAL:
+            value = f"cast(to_json({column}) as varchar)"
+        else:
+            value = f"cast(to_json({text}) as varchar)"
+        pieces += [render_label(name), f"coalesce({value}, 'null')"]
+    line = identifier(LINE) if LINE in kinds else "null"
+    return f"select {concat(render_object(pieces))}, {line}"
+
+
+def strict_json(text: str, line: str | None) -> str:
+    """Return JSON that any reader takes: a line that is none, or holds NaN, as a string."""
+    whole = text if line is None else line
+    try:
+        orjson.loads(whole)
+    except orjson.JSONDecodeError:
+        return orjson.dumps(whole).decode()
+    return whole

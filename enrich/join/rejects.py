@@ -1,0 +1,56 @@
+"""Keep predictions that could not become items: on S3, with their reasons, in a form that can be replayed."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from enrich.join.engine import Engine
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PREDICTION = "prediction"  # the member of a reject's line that holds the original row
+
+
+def build_prefix(dataset: str, run: int) -> str:
+    """Return where the rejects of a run lie."""
+    return f"rejects/{dataset}/{run:08d}/"
+
+
+def write_rejects(
+    s3: S3Client, bucket: str, prefix: str, engine: Engine, chunk: pa.RecordBatch, rendered: pa.Table, first_row: int
+) -> dict[str, int]:
+    """Write the rejects of one chunk and return how many there are by reason.
+
+    The file is named by the chunk's range of rows and not by its content, so that a restarted run overwrites it. One
+    JSON object a line: row, reason, detail, prediction (the original row).
+    """
+    rejected = rendered.filter(pc.is_valid(rendered["reason"]))
+    if rejected.num_rows == 0:
+        return {}
+    rows = rejected["row"].to_pylist()
+    reasons = rejected["reason"].to_pylist()
+    originals = engine.originals(chunk, [row - first_row for row in rows])
+    lines = io.BytesIO()
+    for row, reason, detail, original in zip(rows, reasons, rejected["detail"].to_pylist(), originals, strict=True):
+        line = {"row": row, "reason": reason, "detail": detail, PREDICTION: orjson.Fragment(original)}
+        lines.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    last_row = first_row + chunk.num_rows - 1
+    s3.put_object(Bucket=bucket, Key=f"{prefix}{first_row:012d}-{last_row:012d}.jsonl", Body=lines.getvalue())
+    return count_reasons(rejected)
+
+
+def count_reasons(rendered: pa.Table) -> dict[str, int]:
+    """Count the rejects of a chunk by reason."""
+    counted = pc.value_counts(rendered["reason"].drop_null())
+    return {entry["values"]: entry["counts"] for entry in counted.to_pylist()}
+
+
+def add_reasons(some: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    """Add two counts by reason."""
+    return {reason: some.get(reason, 0) + more.get(reason, 0) for reason in some | more}

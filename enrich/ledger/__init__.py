@@ -1,0 +1,1 @@
+"""The ledger: what every run did, and who holds a dataset."""

@@ -1,0 +1,158 @@
+"""The ledger: every run, and what each dataset must remember between runs. I/O on one DynamoDB table.
+
+All records of a dataset share a partition. There is one way to write: `commit` puts and deletes records in a single
+transaction, each on the condition that nobody changed it since it was read. So what a run decides is a pure function
+of what it read, and a crash leaves either all of a decision or nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from enrich.ledger.records import Counter, Counts, Known, Pending, Record, Run, State
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+PK = "pk"
+SK = "sk"
+_VERSION = "version"
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+R = TypeVar("R", bound=Record)
+
+
+class ConflictError(Exception):
+    """Somebody else changed a record since it was read; read again and decide anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """In a commit: delete this record."""
+
+    record: Record
+
+
+class Ledger:
+    """Reads and commits records; takes a boto3 DynamoDB client."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def get_state(self, dataset: str) -> State:
+        """Get a dataset's state; a fresh one where there is none yet."""
+        return self._get(State(dataset=dataset)) or State(dataset=dataset)
+
+    def get_counter(self, dataset: str) -> Counter:
+        """Get a dataset's run counter; a fresh one where there is none yet."""
+        return self._get(Counter(dataset=dataset)) or Counter(dataset=dataset)
+
+    def get_run(self, dataset: str, run: int) -> Run | None:
+        """Get a run by its number."""
+        return self._get(Run(dataset=dataset, run=run, bucket="", object_key="", identity="", arrived_ms=0))
+
+    def get_known(self, dataset: str, identity: str) -> Known | None:
+        """Get the run of an output."""
+        return self._get(Known(dataset=dataset, identity=identity, run=0, object_key="", etag="", arrived_ms=0))
+
+    def get_pending(self, dataset: str, run: int) -> Pending | None:
+        """Get the record that a run is not closed."""
+        return self._get(Pending(dataset=dataset, run=run, queued_ms=0))
+
+    def fetch_runs(self, dataset: str, *, newest: int | None = None) -> list[Run]:
+        """Fetch runs, newest first."""
+        return [_build(Run, row) for row in self._query(dataset, "run#", newest=newest)]
+
+    def fetch_known(self, dataset: str) -> list[Known]:
+        """Fetch every output that has a run."""
+        return [_build(Known, row) for row in self._query(dataset, "output#")]
+
+    def fetch_pending(self, dataset: str) -> list[Pending]:
+        """Fetch what is not closed, oldest first."""
+        return [_build(Pending, row) for row in reversed(self._query(dataset, "pending#"))]
+
+    def commit(self, *changes: Record | Delete) -> None:
+        """Write all changes or none.
+
+        Raises:
+            ConflictError: a record is no longer as it was read (or, with version 0, it exists by now).
+        """
+        try:
+            # botocore adds one ClientRequestToken to all its retries, so that a commit which was applied and
+            # reported as failed is not taken for a conflict.
+            self._client.transact_write_items(TransactItems=[self._action(change) for change in changes])
+        except ClientError as error:
+            if _is_conflict(error):
+                raise ConflictError(", ".join(_record(change).sk for change in changes)) from error
+            raise
+
+    def _get(self, like: R) -> R | None:
+        found = self._client.get_item(
+            TableName=self._table, Key={PK: {"S": like.dataset}, SK: {"S": like.sk}}, ConsistentRead=True
+        ).get("Item")
+        return _build(type(like), found) if found else None
+
+    def _query(self, dataset: str, prefix: str, *, newest: int | None = None) -> list[dict[str, Any]]:
+        query: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
+            "ExpressionAttributeValues": {":pk": {"S": dataset}, ":prefix": {"S": prefix}},
+            "ConsistentRead": True,
+            "ScanIndexForward": False,
+        }
+        rows: list[dict[str, Any]] = []
+        while newest is None or len(rows) < newest:
+            page = self._client.query(**query)
+            rows += page["Items"]
+            if "LastEvaluatedKey" not in page:
+                break
+            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        return rows[:newest]
+
+    def _action(self, change: Record | Delete) -> Any:
+        record = _record(change)
+        condition: dict[str, Any] = {"TableName": self._table, "ConditionExpression": "attribute_not_exists(pk)"}
+        if record.version:
+            condition["ConditionExpression"] = "#version = :version"
+            condition["ExpressionAttributeNames"] = {"#version": _VERSION}
+            condition["ExpressionAttributeValues"] = {":version": {"N": str(record.version)}}
+        item_key = {PK: {"S": record.dataset}, SK: {"S": record.sk}}
+        if isinstance(change, Delete):
+            return {"Delete": {"Key": item_key, **condition}}
+        attributes = {name: _serialize(value) for name, value in asdict(record).items() if name != "dataset"}
+        return {"Put": {"Item": {**attributes, **item_key, _VERSION: {"N": str(record.version + 1)}}, **condition}}
+
+
+def _record(change: Record | Delete) -> Record:
+    return change.record if isinstance(change, Delete) else change
+
+
+def _is_conflict(error: ClientError) -> bool:
+    response: dict[str, Any] = dict(error.response)
+    if response["Error"]["Code"] == "TransactionCanceledException":
+        codes = {reason.get("Code") for reason in response.get("CancellationReasons", [])}
+        return bool(codes & {"ConditionalCheckFailed", "TransactionConflict"})
+    return response["Error"]["Code"] in {"TransactionConflictException", "TransactionInProgressException"}
+
+
+def _build(kind: type[R], row: dict[str, Any]) -> R:
+    values: dict[str, Any] = {name: _plain(_deserialize(value)) for name, value in row.items()}
+    values["dataset"] = values.pop(PK)
+    del values[SK]
+    if "counts" in values:
+        values["counts"] = Counts(**values["counts"])
+    return kind(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Turn the numbers that boto3 gives as Decimal into int, at any depth; the ledger holds no fractions."""
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_plain(member) for member in value]
+    return value if value is None or isinstance(value, str | bool) else int(value)

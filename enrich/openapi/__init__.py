@@ -1,0 +1,1 @@
+"""Describe a dataset to its consumers in openapi.yaml."""

@@ -1,0 +1,193 @@
+"""Say what the members of a body are, as JSON schema: from the types of a dataset's expressions. Pure.
+
+The columns of metadata have no types here unless their query casts them. An expression over such columns is tried with
+several types: what all that suit have in common is promised, and no type at all where they have nothing in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+
+from enrich.dataset.binding import Binder, Leaf, Node
+from enrich.dataset.definition import Dataset, name_place
+from enrich.dataset.expressions import DatasetMistakes, parse_tree
+from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, Kind, Policy
+from enrich.dataset.nullability import find_never_null, is_never_null
+from enrich.dataset.validation import parse_query
+
+Schema = dict[str, Any]
+UNKNOWN = "TODO say what it is"
+
+_GUESSES = ("varchar", "double", "bigint", "timestamp", "date", "boolean", "timestamptz")
+_INSTANT = {"type": "string", "format": "date-time"}
+_TEXT, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_SCALARS: dict[str, Schema] = {
+    **dict.fromkeys(SMALL_INTEGERS | {"bignum"}, _INTEGER),
+    "float": _NUMBER,
+    "double": _NUMBER,
+    "decimal": _NUMBER,
+    "varchar": _TEXT,
+    "time": _TEXT,
+    "time_ns": _TEXT,
+    "timestamp": _INSTANT,
+    "timestamp_s": _INSTANT,
+    "timestamp_ms": _INSTANT,
+    "timestamp_ns": _INSTANT,
+    "timestamp with time zone": _INSTANT,
+    "date": {"type": "string", "format": "date"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "blob": {"type": "string", "format": "byte"},
+    "boolean": {"type": "boolean"},
+}
+
+
+def build_schema(dataset: Dataset) -> Schema:
+    """Build the schema of a dataset's body; what has no type in it is described as `UNKNOWN`.
+
+    Raises:
+        DatasetMistakes: the dataset can't be bound.
+        ToolMissing: sqlglot is not installed.
+    """
+    with duckdb.connect() as con:
+        queries = {name: _read_query(con, metadata.sql) for name, metadata in dataset.metadata.items()}
+        binder = Binder(con, dataset, queries)
+        bound = binder.bind()
+        if bound is None:
+            raise DatasetMistakes(binder.mistakes)
+        return _Describe(con, binder, find_never_null(bound)).members(bound.body)
+
+
+def find_unknown(schema: Schema, place: str = "body") -> list[str]:
+    """Return the places of a schema that have no type."""
+    if schema.get("description") == UNKNOWN:
+        return [place]
+    found = [
+        each
+        for name, member in schema.get("properties", {}).items()
+        for each in find_unknown(member, name_place(place, name))
+    ]
+    return found + (find_unknown(schema["items"], f"{place}[]") if "items" in schema else [])
+
+
+def build_example(schema: Schema, name: str = "") -> Any:
+    """Build a value that fits a schema of ours: text is the member's name, and what has no type is null."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {member: build_example(one, member) for member, one in schema.get("properties", {}).items()}
+    if schema.get("type") == "array":
+        return [build_example(schema["items"], name)] * schema.get("minItems", 1)
+    formats = {
+        "date": "2024-01-02",
+        "date-time": "2024-01-02T13:30:00Z",
+        "uuid": "8f3b1c5e-2d41-4a7b-9e0d-5b6d3f2a1c00",
+        "byte": "AAEC",
+    }
+    types = {"boolean": True, "integer": 1, "number": 1.5, "string": name}
+    return formats.get(schema.get("format", "")) or types.get(schema.get("type", ""))
+
+
+class _Describe:
+    """Describes the members of one dataset's body."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, binder: Binder, never_null: set[tuple[str, ...]]) -> None:
+        self.con, self.binder, self.never_null, self.policy = con, binder, never_null, binder.policy
+
+    def members(self, body: Mapping[str, Node]) -> Schema:
+        """Describe an object."""
+        properties: dict[str, Schema] = {}
+        required = []
+        for name, node in body.items():
+            properties[name] = self._leaf(node) if isinstance(node, Leaf) else self.members(node)
+            if not isinstance(node, Leaf) or self.policy.nulls == "keep" or self._never_null(node):
+                required.append(name)
+        return _object(properties, required)
+
+    def _leaf(self, leaf: Leaf) -> Schema:
+        schema = _common([_of_kind(kind, self.policy) for kind in self._kinds(leaf)])
+        if "type" not in schema:
+            return {"description": UNKNOWN}
+        if self.policy.nulls == "keep" and not self._never_null(leaf):
+            return _nullable(schema)
+        return schema
+
+    def _kinds(self, leaf: Leaf) -> Iterator[Kind]:
+        """Yield what the expression can be."""
+        if not self.binder.is_unknown(leaf.expression):
+            yield leaf.kind
+            return
+        for guess in _GUESSES:
+            try:
+                yield self.con.sql(
+                    f"select ({leaf.expression.sql}\n) from {self.binder.scope(leaf.expression, guess)}"
+                ).types[0]
+            except duckdb.Error:
+                continue
+
+    def _never_null(self, leaf: Leaf) -> bool:
+        tree = parse_tree(self.con, leaf.expression.place, leaf.expression.sql)
+        return is_never_null(tree, self.never_null)
+
+
+def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, Kind] | None:
+    """Return the columns of a metadata query; those that it casts have a type."""
+    columns = parse_query(sql)
+    if columns is None:
+        return None
+    import sqlglot
+    from sqlglot import exp
+
+    query = sqlglot.parse_one(sql, read="athena")
+    for name, chosen in zip(columns, getattr(query, "selects", ()), strict=False):
+        value = chosen.unalias()
+        if isinstance(value, exp.Cast):
+            try:
+                columns[name] = con.sql(f"select cast(null as {value.to.sql('duckdb')})").types[0]
+            except duckdb.Error:
+                continue  # a type that only Athena has
+    return columns
+
+
+def _common(found: list[Schema]) -> Schema:
+    """Return what schemas have in common; empty when they have not even the type."""
+    types = {each.get("type") for each in found}
+    if all(each == found[0] for each in found[1:]):
+        return dict(found[0]) if found else {}
+    if types == {"integer", "number"}:
+        return {"type": "number"}
+    return {"type": "string"} if types == {"string"} else {}
+
+
+def _of_kind(kind: Kind, policy: Policy) -> Schema:
+    """Describe what `enrich.dataset.json_sql` makes of a type; nothing is promised of one that can hold anything."""
+    name = kind.id
+    if str(kind).upper() == "JSON":
+        return {}
+    if name in LARGE_INTEGERS:
+        return {"type": "string" if policy.large_integers == "string" else "integer"}
+    if name == "enum":
+        return {"type": "string", "enum": list(dict(kind.children)["values"])}
+    if name == "struct":
+        members = {member: _nullable(_of_kind(child, policy)) for member, child in kind.children}
+        return _object(members, list(members) if policy.nulls == "keep" else [])
+    if name in {"list", "array"}:
+        children = dict(kind.children)
+        size = {"minItems": children["size"], "maxItems": children["size"]} if name == "array" else {}
+        return {"type": "array", **size, "items": _nullable(_of_kind(children["child"], policy))}
+    if name == "map":
+        return {"type": "object"}  # API Gateway takes no additionalProperties
+    return dict(_SCALARS.get(name, {}))
+
+
+def _nullable(schema: Schema) -> Schema:
+    if "type" not in schema:
+        return {"description": UNKNOWN}
+    # An enum that holds null is beyond what API Gateway is known to take, and without it null is not valid.
+    return {**{name: value for name, value in schema.items() if name != "enum"}, "nullable": True}
+
+
+def _object(properties: Schema, required: list[str]) -> Schema:
+    return {"type": "object", **({"required": required} if required else {}), "properties": properties}

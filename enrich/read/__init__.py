@@ -1,0 +1,1 @@
+"""Read outputs and metadata from S3 as Arrow."""

@@ -1,0 +1,1 @@
+"""One run over one output: prepare, check, publish, close."""

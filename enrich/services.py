@@ -1,0 +1,44 @@
+"""Everything of the outer world that enrich touches, gathered in one value that is handed to whatever does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from enrich.datasets import Dataset
+from enrich.ledger.lease import Clock
+from enrich.ledger.store import Ledger
+from enrich.progress import Progress
+from enrich.read.metadata import Athena
+from enrich.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+    from enrich.write.writer import Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Clients, clock and chance; the fault simulation puts a model of the world in their place."""
+
+    settings: Settings
+    datasets: Mapping[str, Dataset]
+    s3: S3Client
+    dynamodb: DynamoDBClient
+    ledger: Ledger
+    athena: Athena
+    open_transport: Callable[[float], Transport]  # takes the request time-out in seconds
+    send: Callable[[dict[str, Any]], None]  # a message on enrich's own queue
+    clock: Clock
+    random: Random
+    directory: Path  # scratch disk
+    owner: str  # this invocation, in leases
+    deadline: float | None = None  # epoch seconds when this invocation is ended; None: it has no end
+    progress: Progress
+    checkpoint_seconds: float = 15.0
+    write_units: float | None = None  # per second; None: learned from throttles

@@ -1,0 +1,1 @@
+"""Write items to DynamoDB as fast as it accepts them."""

@@ -1,0 +1,1 @@
+"""Verify bearer tokens: token, keys and policy in, trusted claims out."""

@@ -1,0 +1,96 @@
+"""Decide what a method and a path ask for, before anybody asks who is asking. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from serve.datasets import Served
+from serve.item import PREDICTION_ID
+from serve.web.problems import Problem
+
+
+class UseCase(StrEnum):
+    """What a request was about; the dashboards count by it, so it is a short, closed list."""
+
+    GET_ITEM = "get_item"
+    LIST_ITEMS = "list_items"
+    HEALTH = "health"
+    OPTIONS = "options"
+    UNROUTED = "unrouted"  # unknown path, wrong method, malformed event
+
+
+class Route(NamedTuple):
+    """What a request asks for."""
+
+    use_case: UseCase
+    dataset: Served | None = None
+    prediction_id: str = ""
+
+
+class Page(NamedTuple):
+    """Which of a subject's items a list is to show: prediction_ids that begin with `prefix`, from behind `after` on."""
+
+    limit: int
+    after: str
+    prefix: str
+
+
+ALLOW = "GET, HEAD, OPTIONS"
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
+
+
+def route(method: str, path: str, served: Mapping[str, Served]) -> Route:
+    """Find the route.
+
+    Raises:
+        Problem: not_found, or method_not_allowed with `Allow`.
+    """
+    found = _find(path, served)
+    if found is None:
+        raise Problem("not_found")
+    if method == "OPTIONS":
+        return Route(UseCase.OPTIONS, found.dataset)
+    if method not in ("GET", "HEAD"):
+        raise Problem("method_not_allowed", headers={"Allow": ALLOW})
+    return found
+
+
+def _find(path: str, served: Mapping[str, Served]) -> Route | None:
+    match path.split("/"):
+        case ["", "v1", "health"]:
+            return Route(UseCase.HEALTH)
+        case ["", "v1", name] if name in served:
+            return Route(UseCase.LIST_ITEMS, served[name])
+        case ["", "v1", name, prediction_id] if name in served and PREDICTION_ID.match(prediction_id):
+            return Route(UseCase.GET_ITEM, served[name], prediction_id)
+    return None
+
+
+def parse_page(query: Mapping[str, list[str]]) -> Page:
+    """Parse the query of a list. A subject cannot be named in it: whatever else is there is not looked at.
+
+    `after` needs no signature: the partition comes from the token, so all it can do is choose where in it to begin.
+
+    Raises:
+        Problem: invalid_request, for a parameter that is out of range, empty, or there twice.
+    """
+    limit = _single(query, "limit", _LIMIT, f"a whole number from 1 to {MAX_LIMIT}")
+    if limit and int(limit) > MAX_LIMIT:
+        raise Problem("invalid_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    after = _single(query, "after", PREDICTION_ID, "a prediction_id")
+    prefix = _single(query, "prefix", PREDICTION_ID, "the beginning of a prediction_id")
+    return Page(int(limit) if limit else DEFAULT_LIMIT, after, prefix)
+
+
+def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:
+    values = query.get(name, [])
+    if not values:
+        return ""
+    if len(values) > 1 or not pattern.match(values[0]):
+        raise Problem("invalid_request", f"{name} must be {meaning}, given once")
+    return values[0]
