@@ -20,8 +20,9 @@ from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DATASETS
 from enrich.errors import Failed, LeaseLost, Stopped
+from enrich.intake.find import find_output, sweep, take_arrived
 from enrich.intake.operations import refresh, replay, replay_rejects, withdraw
-from enrich.intake.queue import find_output, heal, sweep, take_arrived
+from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.plan.plan import plan

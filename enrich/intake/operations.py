@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 from enrich.errors import Failed, LeaseLost
-from enrich.intake.queue import build_queued, enqueue_again, newest_first, repeat
+from enrich.intake.queue import build_queued, enqueue_again, repeat
+from enrich.intake.recovery import newest_first
 from enrich.ledger.lease import Lease, acquire
 from enrich.ledger.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counts, Record, Run, bump
 from enrich.ledger.store import Delete

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 
-from enrich.errors import Failed, OutOfTime
+from enrich.errors import Failed, OutOfTime, TableStateUnknown
 from enrich.intake.events import Arrived, Continue, Request, Sweep
-from enrich.intake.queue import drain, heal, sweep, take_arrived
-from enrich.ledger.records import Run
+from enrich.intake.find import sweep, take_arrived
+from enrich.intake.queue import request_timeout
+from enrich.intake.recovery import heal, queue_restores
+from enrich.ledger.lease import acquire
+from enrich.ledger.records import RESTORE_FIRST, Pending, Run
 from enrich.log import log_line, log_pending, log_run
+from enrich.run.lifecycle import execute
 from enrich.services import Services
 
 
@@ -76,6 +81,55 @@ def run_pending(services: Services, dataset: str, own: Collection[int]) -> Gener
             yield run
             if run.state == "failed" and run.kind == "output" and run.run not in own:
                 services.send({"bucket": run.bucket, "object_key": run.object_key})
+
+
+def drain(services: Services, dataset: str) -> Generator[Run, None, None]:
+    """Run what is pending for a dataset, oldest first, until nothing is or somebody else holds the dataset.
+
+    Yields each run as soon as it is closed, and holds the dataset until it is exhausted or closed itself.
+
+    Raises:
+        Stopped: a run has to go on later; OutOfTime, its subclass, when only time was lacking.
+        LeaseLost: somebody else holds the dataset by now.
+    """
+    while services.ledger.fetch_pending(dataset):
+        timeout = request_timeout(services)
+        lease = acquire(
+            services.ledger, services.clock, dataset, services.owner, deadline=services.deadline, timeout=timeout
+        )
+        if lease is None:
+            return
+        try:
+            while chosen := _choose(services.ledger.fetch_pending(dataset), lease.state.open_run):
+                run = services.ledger.get_run(dataset, chosen.run)
+                if run is None:
+                    raise LookupError(f"ledger: {dataset} run {chosen.run} is pending and not there")
+                if run.stage == RESTORE_FIRST:
+                    queue_restores(services, lease, full=False)
+                    lease.commit(replace(run, stage="pin"))
+                    continue
+                lease.wait_for_quiet()
+                try:
+                    yield execute(services, lease, run)
+                except TableStateUnknown as doubt:
+                    if lease.state.rebuilt != doubt.fingerprints:
+                        queue_restores(services, lease, full=True)
+                        lease.commit(rebuilt=doubt.fingerprints)
+        finally:
+            lease.release()
+
+
+def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
+    """Choose the oldest, with two exceptions.
+
+    A run that began to write goes on before any other: until it closes, nobody knows what the table holds. And what
+    puts a table right again goes before what comes new: restores, then a removal, which queues restores first of all.
+    """
+    began = [each for each in pending if each.run == open_run]
+    # newest first: what the newest outputs name is then never served from an older one in between
+    restores = [each for each in reversed(pending) if each.kind == "restore"]
+    removals = [each for each in pending if each.kind == "removal"]
+    return next(iter(began or restores or removals or pending), None)
 
 
 def _raise_failed(services: Services, run: Run) -> None:

@@ -144,7 +144,7 @@ class Run(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known(Record):
+class SeenOutput(Record):
     """An output that has a run, under its identity: what makes a second event of it find the first one's run."""
 
     identity: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
-from enrich.ledger.records import Counter, Counts, Known, Pending, Record, Run, State
+from enrich.ledger.records import Counter, Counts, Pending, Record, Run, SeenOutput, State
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -56,9 +56,9 @@ class Ledger:
         """Get a run by its number."""
         return self._get(Run(dataset=dataset, run=run, bucket="", object_key="", identity="", arrived_ms=0))
 
-    def get_known(self, dataset: str, identity: str) -> Known | None:
+    def get_seen(self, dataset: str, identity: str) -> SeenOutput | None:
         """Get the run of an output."""
-        return self._get(Known(dataset=dataset, identity=identity, run=0, object_key="", etag="", arrived_ms=0))
+        return self._get(SeenOutput(dataset=dataset, identity=identity, run=0, object_key="", etag="", arrived_ms=0))
 
     def get_pending(self, dataset: str, run: int) -> Pending | None:
         """Get the record that a run is not closed."""
@@ -68,9 +68,9 @@ class Ledger:
         """Fetch runs, newest first."""
         return [_build(Run, row) for row in self._query(dataset, "run#", newest=newest)]
 
-    def fetch_known(self, dataset: str) -> list[Known]:
+    def fetch_seen(self, dataset: str) -> list[SeenOutput]:
         """Fetch every output that has a run."""
-        return [_build(Known, row) for row in self._query(dataset, "output#")]
+        return [_build(SeenOutput, row) for row in self._query(dataset, "output#")]
 
     def fetch_pending(self, dataset: str) -> list[Pending]:
         """Fetch what is not closed, oldest first."""

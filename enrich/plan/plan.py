@@ -15,7 +15,8 @@ from statistics import median
 from typing import Any, cast
 
 from enrich.delta.changes import Delta
-from enrich.intake.queue import drain, enqueue_output
+from enrich.intake.queue import enqueue_output
+from enrich.intake.worker import drain
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import Nowhere, OverlayDynamo, OverlayS3
@@ -57,7 +58,7 @@ def plan(services: Services, output: Output, listener: Progress) -> Plan:
         Stopped: what a run needs is out of reach.
     """
     runs = services.ledger.fetch_runs(output.dataset)
-    known = services.ledger.get_known(output.dataset, output.identity)
+    known = services.ledger.get_seen(output.dataset, output.identity)
     earlier = services.ledger.get_run(output.dataset, known.run) if known else None
     per_month = _per_month(runs)
     if earlier is not None and earlier.closed:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
-from enrich.intake.queue import drain, take_arrived
+from enrich.intake.find import take_arrived
+from enrich.intake.worker import drain
 from enrich.ledger.records import Run
 from enrich.progress import Progress
 from serve.datasets import Served

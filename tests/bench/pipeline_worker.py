@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from enrich.dataset.definition import Dataset
 from enrich.datasets import DATASETS
-from enrich.intake.queue import drain, take_arrived
+from enrich.intake.find import take_arrived
+from enrich.intake.worker import drain
 from enrich.ledger.records import Counts
 from enrich.services import Services
 from tests.bench.flights_year import ROWS

@@ -23,7 +23,7 @@ from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolera
 from enrich.errors import Failed
 from enrich.intake import operations
 from enrich.intake.events import parse_text
-from enrich.intake.queue import newest_first
+from enrich.intake.recovery import newest_first
 from enrich.intake.worker import handle_requests, run_pending
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.records import Run

@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "busy-output-forgotten",
-        "enrich.intake.queue",
+        "enrich.intake.worker",
         "    while services.ledger.fetch_pending(dataset):\n",
         "    for _ in services.ledger.fetch_pending(dataset)[:1]:\n",
     ),
@@ -125,13 +125,13 @@ MUTANTS = (
     ),
     Mutant(
         "newest-pending-only",
-        "enrich.intake.queue",
+        "enrich.intake.worker",
         "while chosen := _choose(services.ledger.fetch_pending(dataset), lease.state.open_run):",
         "if chosen := _choose(services.ledger.fetch_pending(dataset)[-1:], None):",
     ),
     Mutant(
         "sweep-misses-overwritten",
-        "enrich.intake.queue",
+        "enrich.intake.find",
         "seen = (listed.object_key, listed.etag, listed.arrived_ms) in known",
         "seen = listed.object_key in {each[0] for each in known}",
     ),
@@ -157,7 +157,7 @@ MUTANTS = (
         "where true or regexp_full_match(sk, ",
     ),
     Mutant("writes-left-in-flight", "enrich.run.lifecycle", "writer.settle()", "pass"),
-    Mutant("next-run-does-not-wait", "enrich.intake.queue", "lease.wait_for_quiet()", "pass"),
+    Mutant("next-run-does-not-wait", "enrich.intake.worker", "lease.wait_for_quiet()", "pass"),
     Mutant("writer-never-stops", "enrich.run.lifecycle", "stop_at=lambda: context.lease.stop_at", "stop_at=None"),
     Mutant(
         "metadata-of-the-dataset",

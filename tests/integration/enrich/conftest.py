@@ -17,7 +17,7 @@ import pyathena
 import pytest
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
-from enrich.intake.queue import take_arrived
+from enrich.intake.find import take_arrived
 from enrich.intake.worker import work
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import pyathena
 
-from enrich.intake.queue import take_arrived
+from enrich.intake.find import take_arrived
 from enrich.intake.worker import work
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress

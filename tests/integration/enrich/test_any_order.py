@@ -16,7 +16,7 @@ import pytest
 
 from enrich.dataset.definition import Tolerated
 from enrich.intake import operations
-from enrich.intake.queue import drain
+from enrich.intake.worker import drain
 from tests.integration.enrich.conftest import parquet
 
 SHOPS = ["x", "y", "z", "ü/#%", None]

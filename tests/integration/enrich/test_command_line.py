@@ -9,7 +9,7 @@ import pytest
 
 from enrich import __main__ as command_line
 from enrich import aws
-from enrich.intake.queue import take_arrived
+from enrich.intake.find import take_arrived
 from enrich.ledger.lease import acquire
 
 BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED

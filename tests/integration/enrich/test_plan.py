@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from enrich.intake.queue import find_output
+from enrich.intake.find import find_output
 from enrich.ledger.records import Counts
 from enrich.plan.plan import Plan, plan
 from enrich.progress import Progress

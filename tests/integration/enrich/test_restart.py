@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.intake.queue import take_arrived
+from enrich.intake.find import take_arrived
 from enrich.intake.worker import work
 from enrich.ledger.records import Counts, Run
 from wire.response import Response

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from enrich.dataset.definition import Dataset, Tolerated
+from enrich.intake.find import sweep, take_arrived
 from enrich.intake.operations import replay_rejects, withdraw
-from enrich.intake.queue import drain, sweep, take_arrived
+from enrich.intake.worker import drain
 from enrich.ledger.lease import acquire
 from enrich.ledger.records import Counts
 

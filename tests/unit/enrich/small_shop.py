@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
 from enrich.intake import operations
-from enrich.intake.queue import drain, enqueue_output, find_output
+from enrich.intake.find import find_output
+from enrich.intake.queue import enqueue_output
+from enrich.intake.worker import drain
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from enrich.plan.plan import Plan, plan

@@ -12,7 +12,7 @@ import pytest
 from enrich.delta import changes
 from enrich.errors import Stopped
 from enrich.intake import operations
-from enrich.intake.queue import drain
+from enrich.intake.worker import drain
 from enrich.ledger.records import Counts
 from enrich.run.publish import is_late
 from enrich.write.writer import Budget

@@ -11,7 +11,7 @@ import pytest
 
 from enrich.errors import Failed, Stopped
 from enrich.intake import operations
-from enrich.intake.queue import drain
+from enrich.intake.worker import drain
 from enrich.ledger.records import Counts
 from enrich.run import lifecycle
 from tests.unit.enrich import small_shop

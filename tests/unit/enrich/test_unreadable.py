@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from enrich.errors import Failed
-from enrich.intake.queue import drain, sweep
+from enrich.intake.find import sweep
+from enrich.intake.worker import drain
 from enrich.ledger.records import Counts
 from enrich.run import lifecycle
 from tests.faults.world import build_error

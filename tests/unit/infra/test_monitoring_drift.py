@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import enrich.intake.worker
 import infra.synthetic
 from enrich.intake.events import Sweep
-from enrich.intake.queue import Swept
+from enrich.intake.find import Swept
 from enrich.ledger.records import Counts, Pending, Run
 from enrich.log import log_pending
 from enrich.settings import Settings as EnrichSettings

@@ -1,0 +1,54 @@
+"""Find outputs that have no run yet: by the event of an object, or by a sweep over a dataset's prefix."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from enrich.errors import Failed
+from enrich.intake.queue import enqueue_output
+from enrich.ledger.records import Run
+from enrich.read.outputs import Output, fetch_listed, fetch_output, find_dataset
+from enrich.services import Services
+
+
+def take_arrived(services: Services, bucket: str, object_key: str) -> Run | None:
+    """Record the output that an object is or closes, and return its run; None when the object is no output of ours."""
+    output = find_output(services, bucket, object_key)
+    return enqueue_output(services, output) if output else None
+
+
+def find_output(services: Services, bucket: str, object_key: str) -> Output | None:
+    """Fetch the output that an object is or closes; None when it is no output of ours."""
+    dataset = find_dataset(services.datasets, object_key) if bucket == services.settings.outputs else None
+    return fetch_output(services.s3, dataset, bucket, object_key) if dataset else None
+
+
+class Swept(NamedTuple):
+    """What a sweep found: the runs of outputs that had none yet, and why others can't be looked at."""
+
+    runs: list[Run]
+    unreadable: list[str]
+
+
+def sweep(services: Services, dataset_name: str) -> Swept:
+    """Record every output under a dataset's prefix that has no run yet and would not be born expired."""
+    dataset = services.datasets[dataset_name]
+    oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl
+    if dataset.start is not None:
+        oldest = max(oldest, dataset.start)
+    known = {(each.object_key, each.etag, each.arrived_ms) for each in services.ledger.fetch_seen(dataset_name)}
+    swept = Swept([], [])
+    for listed in fetch_listed(services.s3, dataset, services.settings.outputs):
+        seen = (listed.object_key, listed.etag, listed.arrived_ms) in known
+        # The marker of a job that ran again may look as before; only its parts tell.
+        if listed.arrived_ms < oldest.timestamp() * 1000 or (seen and not dataset.source.marker):
+            continue
+        try:
+            output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
+        except Failed as error:
+            swept.unreadable.append(str(error))
+            continue
+        if output and not services.ledger.get_seen(dataset_name, output.identity):
+            swept.runs.append(enqueue_output(services, output))
+    return swept
