@@ -27,7 +27,7 @@ from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.plan.plan import plan
 from enrich.plan.report import describe_plan, render_plan
-from enrich.read.metadata import parse_location
+from enrich.s3 import split_location
 from enrich.services import Services
 from enrich.settings import SettingsError
 from serve.datasets import SERVED
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(services: Services, words: argparse.Namespace) -> int:
-    bucket, object_key = parse_location(words.output)
+    bucket, object_key = split_location(words.output)
     run = take_arrived(services, bucket, object_key)
     if run is None:
         raise _no_output(services, words.output)
@@ -74,7 +74,7 @@ def _run(services: Services, words: argparse.Namespace) -> int:
 
 
 def _plan(services: Services, words: argparse.Namespace) -> int:
-    output = find_output(services, *parse_location(words.output))
+    output = find_output(services, *split_location(words.output))
     if output is None:
         raise _no_output(services, words.output)
     found = plan(services, output, services.progress)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-
-from botocore.exceptions import ClientError
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enrich.delta.changes import Delta
-from enrich.run.context import RunContext
+from enrich.s3 import download
 from enrich.services import Services
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 def fetch_table_id(services: Services) -> str:
@@ -25,20 +28,15 @@ class FingerprintTrust(Enum):
     NOTHING = auto()  # they are gone, or of another format
 
 
-def read_fingerprints(context: RunContext, delta: Delta, object_key: str | None, table_id: str) -> FingerprintTrust:
-    """Load fingerprints into `delta`, and tell what they are good for. Where there were none yet, they tell all."""
+def read_fingerprints(
+    s3: S3Client, bucket: str, object_key: str | None, delta: Delta, *, table_id: str, scratch: Path
+) -> FingerprintTrust:
+    """Load fingerprints into `delta`, and return how far they can be trusted. No file yet: fully."""
     if object_key is None:
         return FingerprintTrust.ALL
-    try:
-        answer = context.services.s3.get_object(Bucket=context.services.settings.bucket, Key=object_key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return FingerprintTrust.NOTHING
-        raise
-    path = context.scratch / "known.parquet"
-    with path.open("wb") as file:
-        for block in answer["Body"].iter_chunks(1 << 20):
-            file.write(block)
+    path = scratch / "known.parquet"
+    if not download(s3, bucket, object_key, path):
+        return FingerprintTrust.NOTHING
     written_for = delta.load_known(path)
     if written_for is None:
         return FingerprintTrust.NOTHING
@@ -48,9 +46,6 @@ def read_fingerprints(context: RunContext, delta: Delta, object_key: str | None,
     return FingerprintTrust.ALL
 
 
-def write_fingerprints(context: RunContext, delta: Delta, table_id: str) -> str:
-    """Write the merged fingerprints and return their object key, which only the closing commit makes the dataset's."""
-    object_key = f"fingerprints/{context.dataset.name}/{context.run.run:08d}-{context.run.attempts:02d}.parquet"
-    path = delta.export_merged(table_id)
-    context.services.s3.upload_file(str(path), context.services.settings.bucket, object_key)
-    return object_key
+def write_fingerprints(s3: S3Client, bucket: str, object_key: str, delta: Delta, table_id: str) -> None:
+    """Write the merged fingerprints; only the commit that closes the run makes them the dataset's."""
+    s3.upload_file(str(delta.export_merged(table_id)), bucket, object_key)

@@ -9,7 +9,7 @@ from enrich.delta.fingerprints import fetch_table_id
 from enrich.intake.queue import enqueue_again, repeat, request_timeout
 from enrich.ledger.lease import Lease, acquire
 from enrich.ledger.records import OVER_NO_OUTPUT, Run
-from enrich.read.outputs import is_there
+from enrich.s3 import exists
 from enrich.services import Services
 
 
@@ -18,7 +18,7 @@ def heal(services: Services, dataset: str) -> None:
     state = services.ledger.get_state(dataset)
     table_id = fetch_table_id(services)
     if state.fingerprints is None or (
-        state.table_id == table_id and is_there(services.s3, services.settings.bucket, state.fingerprints)
+        state.table_id == table_id and exists(services.s3, services.settings.bucket, state.fingerprints)
     ):
         return
     rebuilt = f"{state.fingerprints} {table_id}"

@@ -1,22 +1,44 @@
-"""Rendered chunks of pass 1, on scratch disk as far as there is room, so that pass 2 renders nothing twice. An edge.
+"""Render chunks for both stages that need them: once, where the scratch disk has room to cache what was rendered.
 
-Rendering is a third of a run's CPU. A run that goes on in another invocation has none of them, and renders again.
+Rendering is a third of a run's CPU. A run that continues in another invocation has no cache, and renders again.
 """
 
 from __future__ import annotations
 
 import shutil
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from enrich.join.engine import Engine
+from enrich.write.item_size import too_large
+
+DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
+TOO_LARGE = "too-large", "the item is larger than the 400 KB that DynamoDB takes, also gzipped"
 MOST_BYTES = 1024 * 1024 * 1024
 MOST_SHARE = 0.25  # of the disk that is free: fingerprints and DuckDB's spill need the rest
 _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
 
 
-class Kept:
-    """Rendered chunks by their first row."""
+def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
+    """Render a chunk, and reject as well the items that are too large."""
+    rendered = engine.render(chunk, first_row, digest=digest)
+    large = too_large(rendered)
+    return _reject(rendered, large, *TOO_LARGE) if large else rendered
+
+
+def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
+    """Reject what no single row can tell: rows that share an item key. `duplicates` are all of the output, in order."""
+    rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, first_row + rendered.num_rows)]
+    return _reject(rendered, rows, *DUPLICATE) if rows else rendered
+
+
+class RenderedCache:
+    """Bounded disk cache of the chunks rendered by the check stage, by their first row."""
 
     def __init__(self, directory: Path, most_bytes: int | None = None) -> None:
         self._directory = directory
@@ -45,3 +67,26 @@ class Kept:
 
     def _path(self, first_row: int) -> Path:
         return self._directory / f"{first_row:012d}.arrow"
+
+
+class Rendering(NamedTuple):
+    """What renders the rows of a chunk for publishing exactly as they were checked."""
+
+    engine: Engine
+    cache: RenderedCache
+    duplicates: Sequence[int]  # rows of the whole output, in order
+
+    def chunk(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
+        """Return a chunk's rows rendered, those that share a key rejected."""
+        rendered = self.cache.take(first_row, chunk.num_rows)
+        if rendered is None:
+            rendered = render(self.engine, chunk, first_row, digest=False)
+        return reject_duplicates(rendered, first_row, self.duplicates)
+
+
+def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -> pa.Table:
+    hit = pc.and_(pc.is_in(rendered["row"], pa.array(rows, pa.int64())), pc.is_null(rendered["reason"]))
+    for name, value in (("reason", reason), ("detail", detail)):
+        column = pc.if_else(hit, pa.scalar(value, pa.string()), rendered[name])
+        rendered = rendered.set_column(rendered.schema.get_field_index(name), name, column)
+    return rendered

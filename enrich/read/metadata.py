@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyathena.error import Error as PyAthenaError
 
 from enrich.errors import Failed, Stopped
+from enrich.s3 import list_objects, split_location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -81,7 +82,7 @@ def fetch_metadata(athena: Athena, s3: S3Client, name: str, sql: str, location: 
     """
     try:
         athena.unload(sql, location)
-        bucket, prefix = parse_location(location)
+        bucket, prefix = split_location(location)
         if not _list_files(s3, bucket, prefix):
             schema = pa.schema([(column, _arrow_type(kind)) for column, kind in athena.describe(sql)])
             buffer = io.BytesIO()
@@ -117,7 +118,7 @@ class _TooLarge(Exception):
 
 
 def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
-    bucket, prefix = parse_location(location)
+    bucket, prefix = split_location(location)
     files = _list_files(s3, bucket, prefix)
     if not files:
         raise Failed(f"metadata {name!r}: {location} holds no files any more; replay the output to fetch it anew")
@@ -139,23 +140,11 @@ def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
     return pa.concat_tables(pieces, promote_options="permissive")
 
 
-def parse_location(location: str) -> tuple[str, str]:
-    """Split "s3://bucket/prefix/" into bucket and prefix."""
-    bucket, _, prefix = location.removeprefix("s3://").partition("/")
-    return bucket, prefix
-
-
 def _list_files(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
     """Return the object keys of the data, with their bytes."""
-    found: dict[str, int] = {}
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-    while True:
-        page = s3.list_objects_v2(**request)
-        found |= {entry["Key"]: entry["Size"] for entry in page.get("Contents", []) if entry["Size"]}
-        if not page.get("IsTruncated"):
-            # Athena's own files beside the data (a manifest, say) are no rows
-            return {key: size for key, size in found.items() if not key.endswith((".csv", ".metadata", ".txt"))}
-        request["ContinuationToken"] = page["NextContinuationToken"]
+    found = {entry["Key"]: entry["Size"] for entry in list_objects(s3, bucket, prefix) if entry["Size"]}
+    # Athena's own files beside the data (a manifest, say) are no rows
+    return {key: size for key, size in found.items() if not key.endswith((".csv", ".metadata", ".txt"))}
 
 
 def _arrow_type(kind: str) -> pa.DataType:

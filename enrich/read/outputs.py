@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from enrich.datasets import Dataset
 from enrich.read.s3_object import Part, raise_denied
+from enrich.s3 import get, list_objects
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -99,19 +100,9 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     )
 
 
-def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
-    """List every object key under a prefix."""
-    return [entry["Key"] for entry in _list(s3, bucket, prefix)]
-
-
-def is_there(s3: S3Client, bucket: str, prefix: str) -> bool:
-    """Return whether anything lies under a prefix, or at an object key."""
-    return bool(list_keys(s3, bucket, prefix))
-
-
 def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed]:
     """List the objects under the dataset's prefix that are or close an output."""
-    for entry in _list(s3, bucket, dataset.source.prefix):
+    for entry in list_objects(s3, bucket, dataset.source.prefix):
         if find_dataset({dataset.name: dataset}, entry["Key"]):
             yield Listed(entry["Key"], entry["ETag"], _milliseconds(entry["LastModified"]))
 
@@ -119,7 +110,7 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed
 def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
     """Fetch every object under a prefix as a part, in the order of their keys; temporary files are none."""
     parts: list[Part] = []
-    for entry in _list(s3, bucket, prefix):
+    for entry in list_objects(s3, bucket, prefix):
         steps = entry["Key"].removeprefix(prefix).split("/")
         if not steps[-1] or any(step.startswith(("_", ".")) for step in steps):
             continue
@@ -151,21 +142,11 @@ def _get_manifest(s3: S3Client, marker: Part) -> list[str]:
     if not 0 < marker.size <= _MAX_MANIFEST:
         return []
     try:
-        content = json.loads(s3.get_object(Bucket=marker.bucket, Key=marker.object_key)["Body"].read())
+        content = json.loads(get(s3, marker.bucket, marker.object_key))
     except ValueError:
         return []
     names = content.get("filenames", content.get("parts", [])) if isinstance(content, dict) else content
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-
-
-def _list(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-    while True:
-        page = s3.list_objects_v2(**request)
-        yield from page.get("Contents", [])
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _head(s3: S3Client, bucket: str, object_key: str) -> Any:

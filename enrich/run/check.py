@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,17 +13,14 @@ from enrich.delta.changes import Delta
 from enrich.errors import Failed, OutOfTime
 from enrich.join.engine import Engine
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
-from enrich.join.rendering import Kept
-from enrich.read.outputs import list_keys
+from enrich.join.rendering import DUPLICATE, RenderedCache, reject_duplicates, render
 from enrich.run.context import RunContext
-from enrich.write.writer import too_large
+from enrich.s3 import get, list_keys
 
-DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
-TOO_LARGE = "too-large", "the item is larger than the 400 KB that DynamoDB takes, also gzipped"
 FATAL = "missing-metadata-fatal"
 
 
-def check(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> None:
+def check(context: RunContext, engine: Engine, delta: Delta, cache: RenderedCache) -> None:
     """Note every row's key, digest and reject reason in `delta`, and decide whether the output may be published.
 
     Goes on from the run's checkpoint; what was noted before it lies in the run's work folder.
@@ -42,7 +37,7 @@ def check(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> None
     for first_row, chunk in context.chunks(next_row):
         rendered = render(engine, chunk, first_row, digest=True)
         delta.note(rendered)
-        kept.keep(first_row, rendered)
+        cache.keep(first_row, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and run.kind != "removal":
             _fail_fatal(context, rendered)
@@ -64,19 +59,6 @@ def check(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> None
     context.save(stage="write", rows=next_row, next_row=0, reasons=reasons)
 
 
-def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
-    """Render a chunk, and reject as well the items that are too large."""
-    rendered = engine.render(chunk, first_row, digest=digest)
-    large = too_large(rendered)
-    return _reject(rendered, large, *TOO_LARGE) if large else rendered
-
-
-def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
-    """Reject what no single row can tell: rows that share an item key. `duplicates` are all of the output, in order."""
-    rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, first_row + rendered.num_rows)]
-    return _reject(rendered, rows, *DUPLICATE) if rows else rendered
-
-
 def import_noted(context: RunContext, delta: Delta) -> None:
     """Bring back what earlier invocations of this run had noted, up to the checkpoint, each row once.
 
@@ -90,9 +72,7 @@ def import_noted(context: RunContext, delta: Delta) -> None:
     next_row = 0
     for first, last, object_key in sorted(_list_noted(context)):
         if first <= next_row <= last and next_row < until:
-            content = context.services.s3.get_object(Bucket=context.services.settings.bucket, Key=object_key)[
-                "Body"
-            ].read()
+            content = get(context.services.s3, context.services.settings.bucket, object_key)
             path = context.scratch / "import.parquet"
             path.write_bytes(content)
             delta.import_noted(path, next_row, min(last, until - 1))
@@ -102,14 +82,6 @@ def import_noted(context: RunContext, delta: Delta) -> None:
             f"run {context.run.run} of {context.run.dataset}: what was noted of its rows from {next_row} on is gone "
             f"from s3://{context.services.settings.bucket}/{context.work_key('noted/')}; replay it"
         )
-
-
-def _reject(rendered: pa.Table, rows: Iterable[int], reason: str, detail: str) -> pa.Table:
-    hit = pc.and_(pc.is_in(rendered["row"], pa.array(rows, pa.int64())), pc.is_null(rendered["reason"]))
-    for name, value in (("reason", reason), ("detail", detail)):
-        column = pc.if_else(hit, pa.scalar(value, pa.string()), rendered[name])
-        rendered = rendered.set_column(rendered.schema.get_field_index(name), name, column)
-    return rendered
 
 
 def _check_tolerated(

@@ -17,8 +17,9 @@ from enrich.ledger.lease import Lease
 from enrich.ledger.records import Pending, Record, Run, bump
 from enrich.ledger.store import Delete
 from enrich.read.chunks import read_chunks
-from enrich.read.outputs import list_keys, parse_parts
+from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
+from enrich.s3 import get, list_keys, put
 from enrich.services import Services
 
 
@@ -77,7 +78,7 @@ class RunContext:
         s3, bucket = self.services.s3, self.services.settings.bucket
         rows: set[int] = set()
         for object_key in list_keys(s3, bucket, self.work_key(folder)):
-            rows.update(orjson.loads(s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()))
+            rows.update(orjson.loads(get(s3, bucket, object_key)))
         return sorted(rows)
 
     def due(self) -> bool:
@@ -86,12 +87,11 @@ class RunContext:
 
     def read_work(self, name: str) -> bytes:
         """Read a file of this run's work folder."""
-        answer = self.services.s3.get_object(Bucket=self.services.settings.bucket, Key=self.work_key(name))
-        return answer["Body"].read()
+        return get(self.services.s3, self.services.settings.bucket, self.work_key(name))
 
     def write_work(self, name: str, content: bytes) -> None:
         """Write a file of this run's work folder."""
-        self.services.s3.put_object(Bucket=self.services.settings.bucket, Key=self.work_key(name), Body=content)
+        put(self.services.s3, self.services.settings.bucket, self.work_key(name), content)
 
     def work_key(self, name: str) -> str:
         """Return the object key of a file in this run's work folder."""

@@ -16,7 +16,7 @@ from enrich.delta.fingerprints import FingerprintTrust, fetch_table_id, read_fin
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import MAX_METADATA_BYTES, Engine, JoinMultiplies, MetadataTooLarge
-from enrich.join.rendering import Kept
+from enrich.join.rendering import RenderedCache, Rendering
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import OVER_NO_OUTPUT, Counts, Run
 from enrich.ledger.store import Delete
@@ -25,7 +25,7 @@ from enrich.read.metadata import read_metadata
 from enrich.run.check import check, import_noted
 from enrich.run.context import RunContext
 from enrich.run.prepare import pin, set_order
-from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS, Rendering, remove, write
+from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS, remove, write
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
@@ -85,25 +85,25 @@ def _stages(context: RunContext) -> None:
     ):
         if context.run.stage == "order":
             set_order(context, engine)
-        kept = Kept(context.scratch / "kept")
+        cache = RenderedCache(context.scratch / "kept")
         if context.run.stage == "check":
-            check(context, engine, delta, kept)
+            check(context, engine, delta, cache)
         else:
             import_noted(context, delta)
-        _publish(context, engine, delta, kept)
+        _publish(context, engine, delta, cache)
 
 
 def _read_metadata(context: RunContext) -> dict[str, pa.Table]:
     return read_metadata(context.services.s3, context.run.metadata, max_bytes=MAX_METADATA_BYTES)
 
 
-def _publish(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> None:
+def _publish(context: RunContext, engine: Engine, delta: Delta, cache: RenderedCache) -> None:
     """Write, remove and close: everything after the check."""
     duplicates = delta.duplicates()
     table_id = fetch_table_id(context.services)
     opened = context.run.decided_ms is not None
     base = context.run.base if opened else context.lease.state.fingerprints
-    told = read_fingerprints(context, delta, base, table_id)
+    told = _load_fingerprints(context, delta, base, table_id)
     if opened and (told is FingerprintTrust.NOTHING or context.run.table_id != table_id):
         _reopen(context, delta, table_id)
     if not opened:
@@ -131,7 +131,7 @@ def _publish(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> N
     )
     try:
         if context.run.stage == "write":
-            write(context, Rendering(engine, kept, duplicates), delta, writer)
+            write(context, Rendering(engine, cache, duplicates), delta, writer)
         if context.run.stage == "remove":
             remove(context, delta, writer, removed_until)
     finally:
@@ -139,6 +139,21 @@ def _publish(context: RunContext, engine: Engine, delta: Delta, kept: Kept) -> N
         if writer.unknown_at is not None:
             context.lease.note_unknown(writer.unknown_at)
     _close(context, delta, table_id, removed_until)
+
+
+def _load_fingerprints(context: RunContext, delta: Delta, base: str | None, table_id: str) -> FingerprintTrust:
+    services = context.services
+    return read_fingerprints(
+        services.s3, services.settings.bucket, base, delta, table_id=table_id, scratch=context.scratch
+    )
+
+
+def _save_fingerprints(context: RunContext, delta: Delta, table_id: str) -> str:
+    """Write the merged fingerprints and return their object key."""
+    services, run = context.services, context.run
+    object_key = f"fingerprints/{run.dataset}/{run.run:08d}-{run.attempts:02d}.parquet"
+    write_fingerprints(services.s3, services.settings.bucket, object_key, delta, table_id)
+    return object_key
 
 
 def _doubt(context: RunContext, told: FingerprintTrust, rebuilt: str) -> None:
@@ -172,7 +187,7 @@ def _reopen(context: RunContext, delta: Delta, table_id: str) -> None:
 def _write_doubt(context: RunContext, delta: Delta, table_id: str) -> dict[str, Any]:
     """Let the fingerprints tell that any body of this run may be in the table; return what of the state changes."""
     delta.merge_unknown(expires_at=context.run.expires_at or 0, now=context.services.clock.now())
-    return {"fingerprints": write_fingerprints(context, delta, table_id), "table_id": table_id}
+    return {"fingerprints": _save_fingerprints(context, delta, table_id), "table_id": table_id}
 
 
 def _open(context: RunContext, table_id: str, base: str | None) -> None:
@@ -227,7 +242,7 @@ def _close(context: RunContext, delta: Delta, table_id: str, removed_until: int)
         outlived=context.superseded_rows(OUTLIVED) if delta.removals_expire_at() else [],
         nothing_written=context.run.kind == "removal" or context.run.born_expired,
     )
-    fingerprints = write_fingerprints(context, delta, table_id)
+    fingerprints = _save_fingerprints(context, delta, table_id)
     snapshot = context.lease.state.snapshot
     if _is_snapshot(context):
         snapshot = max(snapshot, context.run.order.text)
@@ -253,7 +268,7 @@ def _leave_doubt(context: RunContext) -> dict[str, Any]:
         except Failed:  # nobody knows what it wrote: fingerprints that are not there let all that is alive be written
             return {"fingerprints": f"{context.work_key('noted/')}gone", "table_id": table_id}
         delta.duplicates()
-        read_fingerprints(context, delta, context.run.base, table_id)
+        _load_fingerprints(context, delta, context.run.base, table_id)
         return _write_doubt(context, delta, table_id)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from enrich.dataset.definition import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.join.engine import Engine
-from enrich.read.metadata import digest_sql, fetch_metadata, parse_location
-from enrich.read.outputs import Output, fetch_folder, fetch_output, is_there, parse_parts, render_parts
+from enrich.read.metadata import digest_sql, fetch_metadata
+from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
 from enrich.read.s3_object import Part
 from enrich.run.context import RunContext, build_work_prefix
+from enrich.s3 import exists, get, split_location
 
 AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
 
@@ -62,8 +63,8 @@ def _pin_parts(context: RunContext) -> list[Part]:
         return fetch_folder(services.s3, run.bucket, run.object_key)
     earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
     # What a run pinned is not kept for ever, and one that never came so far pinned nothing.
-    if run.kind != "output" and is_there(services.s3, services.settings.bucket, earlier):
-        return parse_parts(services.s3.get_object(Bucket=services.settings.bucket, Key=earlier)["Body"].read())
+    if run.kind != "output" and exists(services.s3, services.settings.bucket, earlier):
+        return parse_parts(get(services.s3, services.settings.bucket, earlier))
     # The run has its number by now: an output that takes this one's place after this look gets a higher one.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key)
     if output is None or output.identity != run.identity:
@@ -84,7 +85,7 @@ def _check_parts(output: Output) -> list[Part]:
 
 def _is_kept(context: RunContext, location: str) -> bool:
     """Return whether fetched metadata is still there: the bucket's rules delete it after a month."""
-    return is_there(context.services.s3, *parse_location(location))
+    return exists(context.services.s3, *split_location(location))
 
 
 def _find_as_of(context: RunContext, engine: Engine) -> datetime:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.delta.changes import REJECTED, SUPERSEDED, UNCHANGED, WRITE, Delta
 from enrich.errors import OutOfTime
-from enrich.join.engine import Engine
 from enrich.join.rejects import build_prefix, write_rejects
-from enrich.join.rendering import Kept
+from enrich.join.rendering import Rendering
 from enrich.ledger.records import Counts
-from enrich.run.check import reject_duplicates, render
 from enrich.run.context import RunContext
 from enrich.write.requests import interleave
 from enrich.write.writer import Writer, Written
@@ -23,21 +18,6 @@ from enrich.write.writer import Writer, Written
 PUT_ROWS = 2_000  # items between two looks at the clock
 SUPERSEDED_ROWS = "superseded/"  # folder of a run's work: rows of the output for which the table held a newer item
 OUTLIVED = "outlived/"  # the same of removals
-
-
-class Rendering(NamedTuple):
-    """What pass 2 needs to have the rows of a chunk as pass 1 had them."""
-
-    engine: Engine
-    kept: Kept
-    duplicates: Sequence[int]  # rows of the whole output, in order
-
-    def chunk(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
-        """Return a chunk's rows rendered, those that share a key rejected."""
-        rendered = self.kept.take(first_row, chunk.num_rows)
-        if rendered is None:
-            rendered = render(self.engine, chunk, first_row, digest=False)
-        return reject_duplicates(rendered, first_row, self.duplicates)
 
 
 def write(context: RunContext, rendering: Rendering, delta: Delta, writer: Writer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serve.item import BODY, EXPIRES_AT, MAX_ITEM_BYTES, ORDER, PK, SK, Order
+from enrich.write.item_size import gzip, item_bytes
+from serve.item import BODY, EXPIRES_AT, ORDER, PK, SK, Order
 
 BATCH = "DynamoDB_20120810.BatchWriteItem"
 PUT = "DynamoDB_20120810.PutItem"
@@ -27,10 +27,6 @@ GOLDEN = (5**0.5 - 1) / 2
 # 4,000 took 67), and less than these bytes.
 BLOCK_ROWS = 250
 BLOCK_BYTES = 8 * 1024 * 1024
-# A body is gzipped where that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
-# 300 KB (tests/bench/gzip_threshold.py): at level 1 what is saved is worth 300 to 5,000 times the CPU (30 to 90 us up
-# to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above for two to three times the time.
-GZIP_LEVEL = 1
 
 
 class Request(NamedTuple):
@@ -63,33 +59,6 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
     turns = pc.multiply(codes.cast(pa.float64()), GOLDEN)
     place = pc.divide(pc.add(rank.cast(pa.float64()), pc.subtract(turns, pc.floor(turns))), counts.take(codes))
     return by_subject.take(pc.sort_indices(place))
-
-
-def item_bytes(chunk: pa.Table) -> pa.ChunkedArray:
-    """Return each row's item size as DynamoDB counts it, the body ungzipped: UTF-8 bytes of names and values."""
-    fixed = len(PK + SK + BODY + ORDER + EXPIRES_AT) + len(Order(0, 0, 0).text) + 7  # a number of up to 11 digits
-    size = pc.add(pc.binary_length(chunk["pk"]), pc.binary_length(chunk["sk"]))
-    return pc.add(pc.add(size, pc.fill_null(pc.binary_length(chunk["body"]), 0)).cast(pa.int64()), fixed)
-
-
-def gzip(body: str) -> bytes:
-    """Gzip a body; the same text always gives the same bytes (no time of making)."""
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return packer.compress(body.encode()) + packer.flush()
-
-
-def too_large(chunk: pa.Table) -> list[int]:
-    """Return the row numbers of the items that stay over DynamoDB's 400 KB even when gzipped.
-
-    A body of less than 400 KB gzipped counts as small enough, however large it was.
-    """
-    sizes = item_bytes(chunk)
-    large = chunk.append_column("size", sizes).filter(pc.greater(sizes, MAX_ITEM_BYTES))
-    return [
-        row["row"]
-        for row in large.select(["row", "body", "size"]).to_pylist()
-        if row["size"] - len(row["body"].encode()) + len(gzip(row["body"])) > MAX_ITEM_BYTES
-    ]
 
 
 def build_batches(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[Request]:

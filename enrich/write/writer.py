@@ -17,14 +17,12 @@ import pyarrow as pa
 
 from enrich.errors import OutOfTime
 from enrich.write.rate_limiter import Pace
-from enrich.write.requests import Request, build_batches, build_puts, too_large
+from enrich.write.requests import Request, build_batches, build_puts
 from enrich.write.responses import WriteFailed, WriteThrottled, parse_answer
 from serve.item import Order
 from wire.backoff import full_jitter
 from wire.errors import Throttled, TransportError, WireError
 from wire.response import Response
-
-__all__ = ["Budget", "OutOfTime", "Transport", "WriteFailed", "WriteThrottled", "Writer", "Written", "too_large"]
 
 BACKOFF_BASE = 0.05  # seconds; what AWS's SDKs use for DynamoDB
 BACKOFF_CAP = 5.0
@@ -117,7 +115,7 @@ class Writer:
         """Send items in the order of the chunk, which is best interleaved; returns when all are accepted, not written.
 
         Args:
-            chunk: columns pk, sk, body (string; null makes a tombstone); others are ignored. None is `too_large`.
+            chunk: columns pk, sk, body (string; null makes a tombstone); others are ignored. None is too large.
             order: the run's.
             expires_at: epoch seconds.
             conditional: write only where no item with the same or a newer order is stored.

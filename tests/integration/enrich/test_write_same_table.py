@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enrich.write.requests import gzip
+from enrich.write.item_size import gzip
 from enrich.write.writer import Writer
 from serve.item import Item, Order, body_text, decode
 from wire.credentials import find_source

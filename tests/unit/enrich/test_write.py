@@ -10,7 +10,8 @@ import pytest
 
 from enrich.errors import OutOfTime
 from enrich.write.requests import interleave
-from enrich.write.writer import Budget, WriteFailed, Writer, WriteThrottled
+from enrich.write.responses import WriteFailed, WriteThrottled
+from enrich.write.writer import Budget, Writer
 from serve.item import Item, Order
 from tests.unit.enrich.modelled_table import ModelledTable, refuse
 from wire.response import Response

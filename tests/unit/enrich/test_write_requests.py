@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enrich.write.item_size import item_bytes, too_large
 from enrich.write.requests import (
     BATCH,
     CONDITION,
@@ -16,8 +17,6 @@ from enrich.write.requests import (
     build_batches,
     build_puts,
     interleave,
-    item_bytes,
-    too_large,
 )
 from serve.item import Item, Order, body_text, decode, encode
 
