@@ -25,6 +25,7 @@ from enrich.intake.operations import refresh, replay, replay_rejects, withdraw
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
+from enrich.ledger.run_state import Kind, RunState
 from enrich.plan.plan import plan
 from enrich.plan.report import describe_plan, render_plan
 from enrich.s3 import split_location
@@ -77,13 +78,13 @@ def _plan(services: Services, words: argparse.Namespace) -> int:
     output = find_output(services, *split_location(words.output))
     if output is None:
         raise _no_output(services, words.output)
-    found = plan(services, output, services.progress)
+    found = plan(services, output)
     region = words.region or services.s3.meta.region_name
     if words.json:
         print(json.dumps(describe_plan(found, region, words.per_month)))
     else:
         print(render_plan(found, region, words.per_month))
-    return FAILED if found.run.state in {"failed", "overwritten"} else DONE
+    return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN} else DONE
 
 
 def _no_output(services: Services, name: str) -> Failed:
@@ -148,15 +149,15 @@ def _work(services: Services, words: argparse.Namespace, queued: Sequence[Run], 
     name = dataset or queued[0].dataset
     own = [run.run for run in queued]
     closed = run_pending(services, name, own)
-    shown = [run.run for run in closed if run.kind == "restore" or run.state == "failed"] + own
+    shown = [run.run for run in closed if run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
     runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
     print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
     for run in runs:
-        if run.state == "failed":
+        if run.state is RunState.FAILED:
             _say(run.error or "the run failed", FAILED)
-    if any(not run.closed for run in runs):
+    if any(not run.state.is_closed for run in runs):
         return _say(f"dataset {name} is busy; the run is queued, and whoever runs the dataset goes on with it", BUSY)
-    return FAILED if any(run.state == "failed" for run in runs) else DONE
+    return FAILED if any(run.state is RunState.FAILED for run in runs) else DONE
 
 
 def _check(words: argparse.Namespace) -> int:

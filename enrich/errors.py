@@ -1,31 +1,37 @@
-"""What can end a run before it is done, told apart by what helps: waiting, or somebody who mends something."""
+"""Exceptions that end a run early, by remedy: retry, or operator action."""
 
 from __future__ import annotations
 
 
 class Stopped(Exception):
-    """The run can go on later from its checkpoint: time is up, or something it needs is throttled or out of reach."""
+    """Retry: the run continues later from its checkpoint. What it needs is throttled or out of reach for now."""
 
 
 class OutOfTime(Stopped):
-    """The invocation ends; the run goes on in the next one."""
+    """Retry at once: the invocation ends, and the run continues in the next one."""
 
 
 class Overwritten(Exception):
-    """The object that the run began with is gone, or another one has taken its place."""
+    """None: the object that the run began with is gone, or another one has taken its place, with a run of its own."""
 
 
 class Failed(Exception):
-    """The run can't ever succeed as things stand: the output, the dataset or a permission must be mended first."""
+    """Operator action: the run can't succeed until the output, the dataset or a permission is fixed."""
 
 
 class LeaseLost(Exception):
-    """Another invocation holds the dataset by now; this one must not touch it any more."""
+    """Retry: another invocation holds the dataset; this one must not touch it any more."""
 
 
 class TableStateUnknown(Exception):
-    """Nobody knows what the table holds: before this run, every live output must be written again."""
+    """Rebuild first: the fingerprints do not describe the table, so every live output must be written again before.
 
-    def __init__(self, fingerprints: str) -> None:
-        super().__init__(f"fingerprints {fingerprints} do not tell what the table holds")
+    Attributes:
+        fingerprints: their object key; None where there are none.
+        table_id: of the table that they do not describe.
+    """
+
+    def __init__(self, fingerprints: str | None, table_id: str) -> None:
+        super().__init__(f"fingerprints {fingerprints} do not describe table {table_id}")
         self.fingerprints = fingerprints
+        self.table_id = table_id

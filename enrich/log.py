@@ -11,6 +11,7 @@ from typing import Any
 
 from enrich.intake.events import Message
 from enrich.ledger.records import Pending, Run
+from enrich.ledger.run_state import Kind, RunState
 from enrich.settings import Settings
 
 NAMESPACE = "Larder"
@@ -40,15 +41,15 @@ def log_run(settings: Settings, run: Run) -> None:
     """Print a closed run, with its counts as metrics by dataset."""
     values = {f"Predictions{name.capitalize()}": value for name, value in asdict(run.counts).items()}
     values |= {
-        "RunsClosed": int(run.state == "done"),
-        "RunsFailed": int(run.state == "failed"),
+        "RunsClosed": int(run.state is RunState.DONE),
+        "RunsFailed": int(run.state is RunState.FAILED),
         "RunSeconds": ((run.ended_ms or 0) - (run.started_ms or 0)) / 1000,
         "RejectRatio": run.counts.rejected / run.rows if run.rows else 0.0,
     }
     log_line(
         settings,
         "run closed",
-        level="error" if run.state == "failed" else "info",
+        level="error" if run.state is RunState.FAILED else "info",
         run=run.run,
         state=run.state,
         object_key=run.object_key,
@@ -59,6 +60,12 @@ def log_run(settings: Settings, run: Run) -> None:
     )
 
 
+def log_swept(settings: Settings, dataset: str, outputs: int, unreadable: Sequence[str]) -> None:
+    """Print what a sweep found: how many outputs had no run yet, and why others can't be read."""
+    level = "error" if unreadable else "info"
+    log_line(settings, "swept", level=level, dataset=dataset, outputs=outputs, unreadable=list(unreadable[:10]))
+
+
 def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], runs: Sequence[Run], now: float) -> None:
     """Print how long a dataset's oldest pending output has waited, and how long ago its last output was published.
 
@@ -66,7 +73,9 @@ def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], ru
     when none of them published an output, the oldest of them tells since when at least.
     """
     waited = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
-    published = [run.ended_ms for run in runs if run.state == "done" and run.kind == "output" and run.ended_ms]
+    published = [
+        run.ended_ms for run in runs if run.state is RunState.DONE and run.kind is Kind.OUTPUT and run.ended_ms
+    ]
     last = max(published) if published else min((run.queued_ms for run in runs), default=now * 1000)
     values = {
         "OldestPendingSeconds": max(waited, 0.0),

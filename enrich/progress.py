@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from enrich.ledger.records import Run
-
-if TYPE_CHECKING:
-    from enrich.delta.changes import Delta
 
 
 class Progress:
@@ -18,6 +13,3 @@ class Progress:
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
         """Hear how many rows of the stage are done and rejected so far; `rate` is in write units a second."""
-
-    def decided(self, run: Run, delta: Delta) -> None:
-        """Hear that it was decided what becomes of each row; `delta` can be asked."""

@@ -1,4 +1,4 @@
-"""Everything of the outer world that enrich touches, gathered in one value that is handed to whatever does I/O."""
+"""Everything outside the process that enrich uses, in one value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from enrich.datasets import Dataset
-from enrich.ledger.lease import Clock
+from enrich.dataset.definition import Dataset
+from enrich.ledger.lease import Clock, Lease, acquire
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
@@ -42,3 +42,20 @@ class Services:
     progress: Progress
     checkpoint_seconds: float = 15.0
     write_units: float | None = None  # per second; None: learned from throttles
+
+    @property
+    def request_timeout(self) -> float:
+        """The seconds that one request may take: five, or less in an invocation that has not many."""
+        if self.deadline is None:
+            return 5.0
+        return min(5.0, max(0.2, (self.deadline - self.clock.now()) / 5))
+
+    def acquire(self, dataset: str) -> Lease | None:
+        """Acquire a dataset's lease, or return None when another invocation holds it.
+
+        Raises:
+            OutOfTime: the deadline comes before the end of the lease's quiet period.
+        """
+        return acquire(
+            self.ledger, self.clock, dataset, self.owner, deadline=self.deadline, timeout=self.request_timeout
+        )

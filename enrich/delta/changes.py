@@ -135,6 +135,7 @@ class Delta:
             full: write whatever is not superseded.
             snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
         """
+        self.duplicates()
         self._full = full
         self._db.execute("delete from outcome")
         for first, last in self._windows():
@@ -293,6 +294,7 @@ class Delta:
         Each item that it names is written by whoever names it next, and removed by a snapshot that does not, also where
         a tombstone was before. Nothing was confirmed, so orders stay.
         """
+        self.duplicates()
         self._db.execute("delete from merged")
         for first, last in self._windows():
             self._db.execute(

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from enrich.delta.changes import Delta
 from enrich.s3 import download
-from enrich.services import Services
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
 
-def fetch_table_id(services: Services) -> str:
+def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
     """Fetch the table's id: a table that was restored or made anew has another one."""
-    table = services.dynamodb.describe_table(TableName=services.settings.table)["Table"]
-    return table.get("TableId") or table["TableArn"]
+    described = dynamodb.describe_table(TableName=table)["Table"]
+    return described.get("TableId") or described["TableArn"]
 
 
 class FingerprintTrust(Enum):

@@ -8,8 +8,9 @@ from dataclasses import replace
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
 from enrich.intake.recovery import newest_first
-from enrich.ledger.lease import Lease, acquire
-from enrich.ledger.records import OVER_NO_OUTPUT, RESTORE_FIRST, Counts, Record, Run, bump
+from enrich.ledger.lease import Lease
+from enrich.ledger.records import Counts, Record, Run, bump
+from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.run.lifecycle import abandon
 from enrich.services import Services
@@ -23,9 +24,9 @@ def replay(services: Services, earlier: Run) -> Run:
     Raises:
         Failed: the earlier run took an output back.
     """
-    if earlier.kind == "removal":
+    if earlier.kind is Kind.REMOVAL:
         raise Failed(f"run {earlier.run} took an output back; replay the run that it took back, {earlier.of_run}")
-    return enqueue_again(services, repeat(earlier, "rejects" if earlier.kind == "rejects" else "replay"))
+    return enqueue_again(services, repeat(earlier, Kind.REJECTS if earlier.kind is Kind.REJECTS else Kind.REPLAY))
 
 
 def replay_rejects(services: Services, location: str) -> Run:
@@ -39,7 +40,7 @@ def replay_rejects(services: Services, location: str) -> Run:
     if earlier is None or earlier.as_of_ms is None:
         raise Failed(f"{location!r} is not the rejects folder of a run that got as far as being checked")
     prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
-    again = replace(repeat(earlier, "rejects"), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
+    again = replace(repeat(earlier, Kind.REJECTS), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
     return enqueue_again(services, again)
 
 
@@ -52,7 +53,7 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
     done = newest_first(services.ledger.fetch_runs(dataset))
     if not done:
         raise Failed(f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh")
-    return enqueue_again(services, replace(repeat(done[0], "refresh"), full=full))
+    return enqueue_again(services, replace(repeat(done[0], Kind.REFRESH), full=full))
 
 
 def withdraw(services: Services, bad: Run) -> Run:
@@ -65,11 +66,9 @@ def withdraw(services: Services, bad: Run) -> Run:
         Failed: the dataset is busy, another run of it has begun to write and is not closed, or this one is no run over
             an output.
     """
-    if bad.closed and bad.kind in OVER_NO_OUTPUT:
+    if bad.state.is_closed and not bad.kind.is_over_output:
         raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
-    lease = acquire(
-        services.ledger, services.clock, bad.dataset, services.owner, deadline=services.deadline, timeout=5.0
-    )
+    lease = services.acquire(bad.dataset)
     if lease is None:
         raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
     try:
@@ -84,15 +83,16 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
             f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
             f"(`enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
         )
-    if not bad.closed:
+    if not bad.state.is_closed:
         bad = abandon(services, lease, bad, "withdrawn before it was done")
-    if bad.kind in OVER_NO_OUTPUT:
+    if not bad.kind.is_over_output:
         return bad
-    removal = replace(repeat(bad, "removal"), as_of_ms=0, metadata=bad.metadata, stage=RESTORE_FIRST)
+    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.RESTORE_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)
         try:
-            lease.commit(queued, counter, pending, *_take_back(services, bad), generation=lease.state.generation + 1)
+            state = replace(lease.state, generation=lease.state.generation + 1)
+            lease.commit(state, queued, counter, pending, *_take_back(services, bad))
         except LeaseLost:
             if services.ledger.get_state(bad.dataset).version != lease.state.version:
                 raise
@@ -106,13 +106,13 @@ def _take_back(services: Services, bad: Run) -> list[Record | Delete]:
     runs = services.ledger.fetch_runs(bad.dataset)
     over_it = {run.run for run in runs if run.identity == bad.identity}
     for run in runs:
-        of_it = run.run in over_it or (run.kind == "rejects" and run.of_run in over_it)
-        if of_it and (run.state == "done" or run.run == bad.run):
-            changes.append(replace(run, state="withdrawn"))
-        elif of_it and run.kind != "removal" and not run.closed:
+        of_it = run.run in over_it or (run.kind is Kind.REJECTS and run.of_run in over_it)
+        if of_it and (run.state is RunState.DONE or run.run == bad.run):
+            changes.append(replace(run, state=RunState.WITHDRAWN))
+        elif of_it and run.kind is not Kind.REMOVAL and not run.state.is_closed:
             pending = services.ledger.get_pending(run.dataset, run.run)
-            changes += [replace(run, state="withdrawn"), *([Delete(pending)] if pending else [])]
-        elif not run.closed and run.generation is not None:
-            fresh = replace(run, stage="pin", generation=None, next_row=0, place=0, rows=None)
+            changes += [replace(run, state=RunState.WITHDRAWN), *([Delete(pending)] if pending else [])]
+        elif not run.state.is_closed and run.generation is not None:
+            fresh = replace(run, stage=Stage.PIN, generation=None, next_row=0, place=0, rows=None)
             changes.append(replace(fresh, reasons={}, counts=Counts()))
     return changes

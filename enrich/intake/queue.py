@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from enrich.ledger.records import Counter, Pending, Record, Run, SeenOutput, bump
+from enrich.ledger.run_state import Kind
 from enrich.ledger.store import ConflictError
 from enrich.read.outputs import Output
 from enrich.services import Services
@@ -75,7 +76,7 @@ def build_queued(services: Services, run: Run) -> tuple[Run, Counter, Pending]:
     return numbered, replace(counter, next_run=counter.next_run + 1), pending
 
 
-def repeat(run: Run, kind: str) -> Run:
+def repeat(run: Run, kind: Kind) -> Run:
     """Build a run, yet to be queued, over what an earlier one ran over."""
     return Run(
         dataset=run.dataset,
@@ -90,10 +91,3 @@ def repeat(run: Run, kind: str) -> Run:
         of_run=run.run,
         as_of_ms=run.as_of_ms,
     )
-
-
-def request_timeout(services: Services) -> float:
-    """Return the seconds one request may take: five, or less in an invocation that has not many."""
-    if services.deadline is None:
-        return 5.0
-    return min(5.0, max(0.2, (services.deadline - services.clock.now()) / 5))

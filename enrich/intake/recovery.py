@@ -6,45 +6,50 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from enrich.delta.fingerprints import fetch_table_id
-from enrich.intake.queue import enqueue_again, repeat, request_timeout
-from enrich.ledger.lease import Lease, acquire
-from enrich.ledger.records import OVER_NO_OUTPUT, Run
+from enrich.intake.queue import enqueue_again, repeat
+from enrich.ledger.lease import Lease
+from enrich.ledger.records import Run, name_rebuild
+from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.s3 import exists
 from enrich.services import Services
 
 
 def heal(services: Services, dataset: str) -> None:
     """Queue every live output again when the table was replaced, or the fingerprints are gone, since the last run."""
-    state = services.ledger.get_state(dataset)
-    table_id = fetch_table_id(services)
+    state, settings = services.ledger.get_state(dataset), services.settings
+    table_id = fetch_table_id(services.dynamodb, settings.table)
     if state.fingerprints is None or (
-        state.table_id == table_id and exists(services.s3, services.settings.bucket, state.fingerprints)
+        state.table_id == table_id and exists(services.s3, settings.bucket, state.fingerprints)
     ):
         return
-    rebuilt = f"{state.fingerprints} {table_id}"
-    lease = acquire(
-        services.ledger,
-        services.clock,
-        dataset,
-        services.owner,
-        deadline=services.deadline,
-        timeout=request_timeout(services),
-    )
+    lease = services.acquire(dataset)
     if lease is None:  # the run under way will notice, or the next sweep
         return
     try:
-        if lease.state.fingerprints == state.fingerprints and lease.state.rebuilt != rebuilt:
-            queue_restores(services, lease, full=True)
-            lease.commit(rebuilt=rebuilt)
+        if lease.state.fingerprints == state.fingerprints:
+            rebuild(services, lease, name_rebuild(state.fingerprints, table_id))
     finally:
         lease.release()
 
 
-def queue_restores(services: Services, lease: Lease, *, full: bool) -> None:
+def rebuild(services: Services, lease: Lease, name: str) -> None:
+    """Queue every live output, to be written in full, unless that was done before under this name."""
+    if lease.state.rebuilt != name:
+        _queue_restores(services, lease, full=True)
+        lease.commit(replace(lease.state, rebuilt=name))
+
+
+def restore_first(services: Services, lease: Lease, removal: Run) -> None:
+    """Queue every live output before a removal, which goes last."""
+    _queue_restores(services, lease, full=False)
+    lease.commit(lease.state, replace(removal, stage=Stage.PIN))
+
+
+def _queue_restores(services: Services, lease: Lease, *, full: bool) -> None:
     """Queue every output whose items may be alive; `full`: to be written whatever the fingerprints say."""
     runs = services.ledger.fetch_runs(lease.state.dataset)
     for run in find_alive(services, runs):
-        enqueue_again(services, replace(repeat(run, "restore"), full=full))
+        enqueue_again(services, replace(repeat(run, Kind.RESTORE), full=full))
 
 
 def find_alive(services: Services, runs: Iterable[Run]) -> list[Run]:
@@ -61,5 +66,5 @@ def find_alive(services: Services, runs: Iterable[Run]) -> list[Run]:
 
 def newest_first(runs: Iterable[Run]) -> list[Run]:
     """Return the runs that published an output, by their order."""
-    done = [run for run in runs if run.state == "done" and run.kind not in OVER_NO_OUTPUT]
+    done = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
     return sorted(done, key=lambda run: run.order, reverse=True)

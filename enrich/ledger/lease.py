@@ -1,21 +1,24 @@
-"""Hold a dataset: one invocation at a time runs its outputs. I/O on the ledger.
+"""Hold a dataset: one invocation at a time runs its outputs.
 
-A lease ends a request time-out and a margin after its holder's deadline, and the holder sends its last write a
-time-out before the deadline; so no write of a dead run can land in a living one.
+A lease ends a request time-out and a margin after its holder's deadline, and the holder sends its last write well
+before the deadline: no write of a dead run can land in a later one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from enrich.errors import LeaseLost, OutOfTime
-from enrich.ledger.records import Record, State, bump
+from enrich.ledger.records import DatasetState, Record, bump
 from enrich.ledger.store import ConflictError, Delete, Ledger
 
 MARGIN = 10.0  # seconds: clocks of two invocations differ by less
-QUIET_PERIOD_OWNER = "nobody"  # holds a dataset that was given back while a write of unknown fate may still land in it
+QUIET_PERIOD_OWNER = "nobody"  # holds a dataset that was released while a write of unknown fate can still be applied
 RENEWAL_SECONDS = 120.0  # seconds that a holder without a deadline asks for at a time
+# Request time-outs that an invocation keeps for its end: one until nothing is in flight any more, one to commit its
+# checkpoint, release the dataset and send the message that continues the run.
+WRAP_UP = 2.0
 
 
 class Clock(Protocol):
@@ -34,57 +37,63 @@ class Lease:
 
     ledger: Ledger
     clock: Clock
-    state: State
+    state: DatasetState
     owner: str
     deadline: float  # epoch seconds: when the holder is gone, unless it renews
     renews: bool
     timeout: float  # seconds that a request can be under way
-    quiet_at: float = 0.0  # epoch seconds when the last write whose fate is unknown can't land any more
+    quiet_at: float = 0.0  # epoch seconds from which no write whose fate is unknown can be applied any more
 
     @property
     def stop_at(self) -> float:
-        """Return the epoch second after which nothing may be sent."""
-        return self.deadline - self.timeout
+        """Return the epoch second after which no write is sent."""
+        return self.deadline - WRAP_UP * self.timeout
 
     def keep(self) -> None:
         """Renew a lease that has no deadline of its own, once half of it is over.
 
         Raises:
-            LeaseLost: it ran out and somebody else took the dataset.
+            LeaseLost: it ran out and another invocation took the dataset.
         """
         if self.renews and self.deadline - self.clock.now() < RENEWAL_SECONDS / 2:
             self.deadline = self.clock.now() + RENEWAL_SECONDS
-            self.commit(lease_until_ms=_until(self.deadline, self.timeout))
+            self.commit(self.state, lease_until_ms=_until(self.deadline, self.timeout))
 
-    def commit(self, *changes: Record | Delete, **state: Any) -> None:
-        """Write records and changes of the dataset's state, all or none, if the dataset is still held.
+    def commit(self, state: DatasetState, *records: Record | Delete, lease_until_ms: int | None = None) -> None:
+        """Write the dataset's state and other records, all or none, if the dataset is still held.
+
+        Args:
+            state: `self.state`, or that with changes.
+            records: to be written or deleted with it.
+            lease_until_ms: renews the lease.
 
         Raises:
-            LeaseLost: it is not.
+            LeaseLost: it is not held any more.
         """
-        changed = replace(self.state, **state)
+        if lease_until_ms is not None:
+            state = replace(state, lease_until_ms=lease_until_ms)
         try:
-            self.ledger.commit(changed, *changes)
+            self.ledger.commit(state, *records)
         except ConflictError as error:
             raise LeaseLost(f"dataset {self.state.dataset} was taken over: {error}") from error
-        self.state = bump(changed)
+        self.state = bump(state)
 
     def note_unknown(self, sent_at: float) -> None:
-        """Note that a write sent at this time was reported as failed and may yet be applied."""
+        """Note that a write sent at this time was reported as failed and can still be applied."""
         self.quiet_at = max(self.quiet_at, sent_at + self.timeout + MARGIN)
 
     def wait_for_quiet(self) -> None:
-        """Wait until no write of an earlier run can land in the next one."""
+        """Wait until no write of an earlier run can be applied during the next one."""
         if self.quiet_at > self.clock.now():
             self.clock.sleep(self.quiet_at - self.clock.now())
 
     def release(self) -> None:
-        """Give the dataset back, as soon as nothing of ours can land in it; harmless when it is lost already."""
+        """Release the dataset, as soon as no write of ours can be applied to it; harmless when it is lost already."""
+        owner, until_ms = None, 0
+        if self.quiet_at > self.clock.now():
+            owner, until_ms = QUIET_PERIOD_OWNER, int(self.quiet_at * 1000)
         try:
-            if self.quiet_at > self.clock.now():
-                self.commit(lease_owner=QUIET_PERIOD_OWNER, lease_until_ms=int(self.quiet_at * 1000))
-            else:
-                self.commit(lease_owner=None, lease_until_ms=0)
+            self.commit(replace(self.state, lease_owner=owner), lease_until_ms=until_ms)
         except LeaseLost:
             return
 
@@ -92,12 +101,12 @@ class Lease:
 def acquire(
     ledger: Ledger, clock: Clock, dataset: str, owner: str, *, deadline: float | None, timeout: float
 ) -> Lease | None:
-    """Take hold of a dataset, or return None when somebody else holds it.
+    """Acquire a dataset's lease, or return None when another invocation holds it.
 
-    Waits while it is only kept until a write of unknown fate can't land any more.
+    Waits while the lease is in its quiet period.
 
     Raises:
-        OutOfTime: the deadline comes before that.
+        OutOfTime: the deadline comes before the end of the quiet period.
     """
     ends = deadline if deadline is not None else clock.now() + RENEWAL_SECONDS
     while True:
@@ -106,8 +115,8 @@ def acquire(
         if state.lease_owner not in {None, owner} and left > 0:
             if state.lease_owner != QUIET_PERIOD_OWNER:
                 return None
-            if clock.now() + left + timeout > ends:
-                raise OutOfTime(f"dataset {dataset} must rest for {left:.0f} s")
+            if clock.now() + left + WRAP_UP * timeout > ends:
+                raise OutOfTime(f"dataset {dataset}: the lease is in its quiet period for {left:.0f} s")
             clock.sleep(left)
             continue
         taken = replace(state, lease_owner=owner, lease_until_ms=_until(ends, timeout))

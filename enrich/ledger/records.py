@@ -1,15 +1,14 @@
-"""What the ledger holds: one record per run, per known output, per run not closed, and the state of a dataset. Pure."""
+"""What the ledger holds: a record per run, per output seen, per run that is not closed, and the state of a dataset."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
+from enrich.ledger.run_state import Kind, RunState, Stage
 from serve.item import Order
 
 R = TypeVar("R", bound="Record")
-OVER_NO_OUTPUT = frozenset({"rejects", "removal"})  # kinds of runs
-RESTORE_FIRST = "restore-first"  # stage of a removal whose restores are not queued yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State(Record):
+class DatasetState(Record):
     """What a dataset remembers between runs."""
 
     generation: int = 1
@@ -58,7 +57,7 @@ class State(Record):
     snapshot: str = ""  # text of the highest order of a closed snapshot: what is older adds nothing any more
     fingerprints: str | None = None  # object key of the newest
     table_id: str | None = None  # of the table that they tell of
-    rebuilt: str | None = None  # the doubtful fingerprints (and table) for which every live output was queued again
+    rebuilt: str | None = None  # `name_rebuild` of the fingerprints for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
 
     @property
@@ -83,12 +82,11 @@ class Counter(Record):
 class Run(Record):
     """One pass over one output, from the moment that it is known of.
 
-    `state` is pending, running, stopped (may go on), done, failed, overwritten or withdrawn; `stage`, `next_row` and
-    `place` are the checkpoint.
+    `stage`, `next_row` and `place` are the checkpoint.
     """
 
     run: int
-    kind: str = "output"  # output, replay, rejects, refresh, restore (after a withdrawal), removal (the withdrawal)
+    kind: Kind = Kind.OUTPUT
     bucket: str
     object_key: str
     identity: str
@@ -100,10 +98,12 @@ class Run(Record):
     generation: int | None = None
     as_of_ms: int | None = None
     expires_at: int | None = None
-    state: str = "pending"
-    stage: str = "pin"
+    state: RunState = RunState.PENDING
+    stage: Stage = Stage.PIN
     next_row: int = 0
-    place: int = 0  # within the chunk that begins at next_row: how many of its writes are done
+    # Within the chunk that begins at next_row: how many of its writes are done. When a check that found too many
+    # rejects is keeping them: the row that it has reached.
+    place: int = 0
     rows: int | None = None  # known after pass 1
     decided_ms: int | None = None  # when it began to write: what is unchanged or expired is told as of then
     base: str | None = None  # object key of the fingerprints that it is compared with
@@ -111,6 +111,7 @@ class Run(Record):
     counts: Counts = field(default_factory=Counts)
     units: int = 0  # write units, as the sizes of its items have it
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
+    because: dict[str, int] = field(default_factory=dict)  # why items are written (new, changed, ...) -> predictions
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins
     owner: str | None = None
     attempts: int = 0
@@ -134,13 +135,8 @@ class Run(Record):
 
     @property
     def born_expired(self) -> bool:
-        """Its items had expired when it began to write; told once, so that every invocation of it counts alike."""
+        """Its items had expired when it began to write; decided once, so that all its invocations count alike."""
         return (self.expires_at or 0) * 1000 <= (self.decided_ms or 0)
-
-    @property
-    def closed(self) -> bool:
-        """A closed run never goes on."""
-        return self.state not in {"pending", "running", "stopped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +160,18 @@ class Pending(Record):
     """A run that is not closed."""
 
     run: int
-    kind: str = "output"
+    kind: Kind = Kind.OUTPUT
     queued_ms: int
 
     @property
     def sk(self) -> str:
         """Return the sort key."""
         return f"pending#{self.run:08d}"
+
+
+def name_rebuild(fingerprints: str | None, table_id: str) -> str:
+    """Name the rebuild of a table that fingerprints do not describe; a dataset is rebuilt once for each name."""
+    return f"{fingerprints} {table_id}"
 
 
 def bump(record: R) -> R:

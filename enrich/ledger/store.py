@@ -7,13 +7,15 @@ of what it read, and a crash leaves either all of a decision or nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
-from enrich.ledger.records import Counter, Counts, Pending, Record, Run, SeenOutput, State
+from enrich.ledger.records import Counter, Counts, DatasetState, Pending, Record, Run, SeenOutput
+from enrich.ledger.run_state import Kind, RunState, Stage
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -44,9 +46,9 @@ class Ledger:
         self._client = client
         self._table = table
 
-    def get_state(self, dataset: str) -> State:
+    def get_state(self, dataset: str) -> DatasetState:
         """Get a dataset's state; a fresh one where there is none yet."""
-        return self._get(State(dataset=dataset)) or State(dataset=dataset)
+        return self._get(DatasetState(dataset=dataset)) or DatasetState(dataset=dataset)
 
     def get_counter(self, dataset: str) -> Counter:
         """Get a dataset's run counter; a fresh one where there is none yet."""
@@ -142,11 +144,22 @@ def _is_conflict(error: ClientError) -> bool:
 
 def _build(kind: type[R], row: dict[str, Any]) -> R:
     values: dict[str, Any] = {name: _plain(_deserialize(value)) for name, value in row.items()}
-    values["dataset"] = values.pop(PK)
-    del values[SK]
-    if "counts" in values:
-        values["counts"] = Counts(**values["counts"])
-    return kind(**values)
+    values["dataset"] = values[PK]
+    # An attribute that a newer release has added is ignored, so that a deploy can be rolled back.
+    known = {member.name for member in fields(kind)}
+    return kind(**{name: _PARSERS.get(name, _keep)(value) for name, value in values.items() if name in known})
+
+
+def _keep(value: Any) -> Any:
+    return value
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "counts": lambda counts: Counts(**counts),
+    "state": RunState,
+    "stage": Stage,
+    "kind": Kind,
+}
 
 
 def _plain(value: Any) -> Any:

@@ -7,17 +7,17 @@ writes to a prefix of its own in Larder's bucket, which nothing else reads.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from enrich.delta.changes import Delta
 from enrich.intake.queue import enqueue_output
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
+from enrich.ledger.run_state import Kind
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import Nowhere, OverlayDynamo, OverlayS3
 from enrich.progress import Progress
@@ -32,15 +32,13 @@ class Plan:
     """What would become of an output.
 
     Attributes:
-        run: its run as the ledger would hold it: counts, reject reasons, write units.
-        why: of the items that are written, how many are new, changed, expiring, in doubt or rewritten.
+        run: its run as the ledger would hold it: counts, why items are written, reject reasons, write units.
         before: runs that would go first: what is pending, and what puts a table right that fingerprints don't tell of.
         done: the output was run already; running it again does nothing.
         per_month: how many outputs come in a month, as the ledger has it; None when it has fewer than two.
     """
 
     run: Run
-    why: Mapping[str, int]
     before: Sequence[Run]
     done: bool
     per_month: float | None
@@ -51,8 +49,8 @@ class Plan:
         return 0 if self.done else self.run.units
 
 
-def plan(services: Services, output: Output, listener: Progress) -> Plan:
-    """Plan an output; `listener` hears how far it is.
+def plan(services: Services, output: Output) -> Plan:
+    """Plan an output.
 
     Raises:
         Stopped: what a run needs is out of reach.
@@ -61,38 +59,32 @@ def plan(services: Services, output: Output, listener: Progress) -> Plan:
     known = services.ledger.get_seen(output.dataset, output.identity)
     earlier = services.ledger.get_run(output.dataset, known.run) if known else None
     per_month = _per_month(runs)
-    if earlier is not None and earlier.closed:
-        return Plan(earlier, {}, [], done=True, per_month=per_month)
+    if earlier is not None and earlier.state.is_closed:
+        return Plan(earlier, [], done=True, per_month=per_month)
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
-        heard = _Heard(listener)
-        inner = _overlay(services, output.dataset, Path(folder), heard)
+        inner = _overlay(services, output.dataset, Path(folder))
         mine = enqueue_output(inner, output)
-        closed = list(drain(inner, output.dataset))
+        closed = list(run_pending(inner, output.dataset))
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
         before = [each for each in closed if each.run != mine.run]
-        return Plan(run, heard.why.get(mine.run, {}), before, done=False, per_month=per_month)
+        return Plan(run, before, done=False, per_month=per_month)
 
 
-@dataclass
-class _Heard(Progress):
-    """Passes on what it hears, and keeps why each run writes what it writes."""
+class _WithoutRate(Progress):
+    """Shows the progress of a plan, which writes to no table and so has no write rate."""
 
-    listener: Progress
-    why: dict[int, dict[str, int]] = field(default_factory=dict)
-
-    def stage(self, run: Run, stage: str) -> None:
-        self.listener.stage(run, stage)
+    def __init__(self, shown: Progress) -> None:
+        self.stage = shown.stage  # type: ignore[method-assign]
+        self._rows = shown.rows
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-        del rate  # of a table that does not exist
-        self.listener.rows(run, done, rejected, None)
-
-    def decided(self, run: Run, delta: Delta) -> None:
-        self.why[run.run] = {} if run.born_expired else delta.explain(now=(run.decided_ms or 0) / 1000)
+        """Show rows done and rejected."""
+        del rate
+        self._rows(run, done, rejected, None)
 
 
-def _overlay(services: Services, dataset: str, folder: Path, progress: Progress) -> Services:
-    """Return edges whose writes stay in memory and in a folder."""
+def _overlay(services: Services, dataset: str, folder: Path) -> Services:
+    """Return services whose writes stay in memory and in a folder."""
     (folder / "s3").mkdir()
     (folder / "scratch").mkdir()
     dynamodb = cast(Any, OverlayDynamo(services.dynamodb, services.settings.ledger))
@@ -107,13 +99,13 @@ def _overlay(services: Services, dataset: str, folder: Path, progress: Progress)
         # a lease that somebody holds does not keep us from looking
         owner=services.ledger.get_state(dataset).lease_owner or services.owner,
         deadline=None,
-        progress=progress,
+        progress=_WithoutRate(services.progress),
         write_units=None,
     )
 
 
 def _per_month(runs: Sequence[Run]) -> float | None:
     """Return how many outputs come in 30 days, from the median of the gaps between the newest."""
-    made = sorted({run.as_of_ms for run in runs if run.kind == "output" and run.as_of_ms is not None})[-15:]
+    made = sorted({run.as_of_ms for run in runs if run.kind is Kind.OUTPUT and run.as_of_ms is not None})[-15:]
     gaps = [later - earlier for earlier, later in pairwise(made)]
     return MONTH_MS / median(gaps) if gaps else None

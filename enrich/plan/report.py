@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from enrich.cli.terminal import describe
+from enrich.ledger.run_state import RunState
 from enrich.plan.cost import Cost, build_cost, read_prices
 from enrich.plan.plan import Plan
 
@@ -19,7 +20,7 @@ def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> di
     return {
         "run": describe(plan.run),
         "already_run": plan.done,
-        "written_because": dict(plan.why),
+        "written_because": {} if plan.done else dict(plan.run.because),
         "write_units": plan.units,
         "before": [describe(run) for run in plan.before],
         "write_units_before": sum(run.units for run in plan.before),
@@ -36,13 +37,13 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None) -> str:
     lines = [f"s3://{run.bucket}/{run.object_key}, dataset {run.dataset}"]
     if plan.done:
         return f"{lines[0]}: already run {run.run}, {run.state}; to run it again does nothing"
-    if run.state != "done":
+    if run.state is not RunState.DONE:
         return f"{lines[0]}: the run would end as {run.state}: {run.error}"
     if plan.before:
         units = sum(each.units for each in plan.before)
         lines.append(f"first {len(plan.before)} other runs go, with {units:,} write units: {_kinds(plan)}")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(run.reasons.items()))
-    why = ", ".join(f"{count:,} {name}" for name, count in plan.why.items())
+    why = ", ".join(f"{count:,} {name}" for name, count in plan.run.because.items())
     rows = [
         ("rows", run.rows or 0, ""),
         ("written", counts.written, why),

@@ -1,89 +1,247 @@
-"""A run under way: what its stages share, and how they move its checkpoint. I/O on the ledger and S3."""
+"""A run in the hands of one invocation: what its stages share, and how they move its checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple, Self
 
 import orjson
 import pyarrow as pa
 
 from enrich.dataset.definition import Dataset
-from enrich.errors import LeaseLost
+from enrich.delta.changes import Delta
+from enrich.errors import Failed, LeaseLost
+from enrich.join.engine import MAX_METADATA_BYTES, Engine
+from enrich.join.rendering import RenderedCache, Rendering
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Pending, Record, Run, bump
+from enrich.ledger.records import DatasetState, Pending, Record, Run, bump
+from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.read.chunks import read_chunks
+from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
 from enrich.s3 import get, list_keys, put
 from enrich.services import Services
+from enrich.write.writer import Budget, Writer
+
+
+class Decision(NamedTuple):
+    """What an invocation publishes by: fixed when the run began to write, and the same in each of its invocations.
+
+    `removed_until`: epoch seconds at which the tombstones of this run expire.
+    """
+
+    table_id: str
+    removed_until: int
 
 
 @dataclass(slots=True)
 class RunContext:
-    """A run in the hands of this invocation."""
+    """A run under way; entering it opens nothing, and leaving it closes what its stages have opened."""
 
     services: Services
     lease: Lease
     dataset: Dataset
     run: Run
-    scratch: Path  # a folder of this run alone, gone when the invocation is done with it
+    scratch: Path  # a folder of this run alone, deleted when the invocation has finished with the run
+    saved_at: float = 0.0
+    decision: Decision | None = None
+    _opened: ExitStack = field(default_factory=ExitStack)
+    _engine: Engine | None = None
+    _delta: Delta | None = None
+    _cache: RenderedCache | None = None
+    _rendering: Rendering | None = None
+    _writer: Writer | None = None
     _slowest_step: float = 0.0
     _step_began: float = 0.0
-    saved_at: float = 0.0
 
-    def save(self, *records: Record | Delete, dataset_state: dict[str, Any] | None = None, **changes: Any) -> None:
-        """Commit changes of the run, together with records and changes of the dataset's state.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine = self._delta = self._cache = self._rendering = self._writer = self.decision = None
+        self._opened.close()
+
+    # -- what the stages share, opened when it is first used
+
+    @property
+    def engine(self) -> Engine:
+        """The compiled dataset with this run's metadata loaded."""
+        if self._engine is None:
+            metadata = read_metadata(self.services.s3, self.run.metadata, max_bytes=MAX_METADATA_BYTES)
+            engine = Engine(self.dataset, metadata, directory=self.scratch)
+            self._engine = self._opened.enter_context(engine)
+        return self._engine
+
+    @property
+    def delta(self) -> Delta:
+        """The keys and digests of the rows that this run has checked so far, those of earlier invocations included."""
+        if self._delta is None:
+            keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
+            delta = self._opened.enter_context(Delta(self._folder("delta"), keep_keys=keep_keys))
+            self._import_noted(delta)
+            self._delta = delta
+        return self._delta
+
+    @property
+    def cache(self) -> RenderedCache:
+        """The chunks that the check stage rendered in this invocation."""
+        if self._cache is None:
+            self._cache = RenderedCache(self._folder("rendered"))
+        return self._cache
+
+    @property
+    def rendering(self) -> Rendering:
+        """Renders the rows of a checked chunk."""
+        if self._rendering is None:
+            self._rendering = Rendering(self.engine, self.cache, self.delta.duplicates())
+        return self._rendering
+
+    @property
+    def writer(self) -> Writer:
+        """The writer of this run's items; nothing of it is in flight once the context is left."""
+        if self._writer is None:
+            services = self.services
+            self._writer = Writer(
+                services.open_transport(self.lease.timeout),
+                services.settings.table,
+                clock=services.clock.now,
+                random=services.random.random,
+                budget=Budget(services.write_units),
+                stop_at=lambda: self.lease.stop_at,
+                keep_lease=self.lease.keep,
+            )
+            self._opened.callback(self._settle, self._writer)
+        return self._writer
+
+    def _settle(self, writer: Writer) -> None:
+        writer.settle()  # S3 may have failed while writes were in flight
+        if writer.unknown_at is not None:
+            self.lease.note_unknown(writer.unknown_at)
+
+    def _folder(self, name: str) -> Path:
+        (self.scratch / name).mkdir(exist_ok=True)
+        return self.scratch / name
+
+    # -- the checkpoint
+
+    def begin(self) -> None:
+        """Save that this invocation has taken the run up."""
+        services, run = self.services, self.run
+        self.save(
+            replace(
+                run,
+                state=RunState.RUNNING,
+                owner=services.owner,
+                attempts=run.attempts + 1,
+                started_ms=run.started_ms or int(services.clock.now() * 1000),
+                error=None,
+                code_version=services.settings.version,
+            )
+        )
+
+    def save(self, run: Run, *records: Record | Delete, dataset: DatasetState | None = None) -> None:
+        """Commit the changed run together with other records and the dataset's changed state.
 
         Raises:
             LeaseLost: this invocation does not hold the dataset any more.
         """
-        changed = replace(self.run, **changes)
-        self.lease.commit(changed, *records, **(dataset_state or {}))
-        self.run = bump(changed)
+        self.lease.commit(dataset or self.lease.state, run, *records)
+        self.run = bump(run)
         self.saved_at = self.services.clock.now()
 
-    def parts(self) -> list[Part]:
-        """Read the pinned parts."""
-        return parse_parts(self.read_work("parts.json"))
-
-    def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read the pinned output from a row on, chunk by chunk."""
-        self._step_began = self.services.clock.now()
-        yield from read_chunks(self.parts(), self.dataset.source, open_part=self._open, start_row=first_row)
-
     def step(self) -> bool:
-        """Keep the lease after a step of a stage; return whether what is left may not do for another such step."""
+        """Keep the lease after a step of a stage; return whether there may be too little time for another such step."""
         now = self.services.clock.now()
         self._slowest_step = max(self._slowest_step, now - self._step_began)
         self._step_began = now
         self.lease.keep()
-        needed = 1.5 * self._slowest_step + 2 * self.lease.timeout  # the step, then a flush and a commit
+        needed = 1.5 * self._slowest_step + self.lease.timeout  # the step, then what is in flight
         return not self.lease.renews and now + needed > self.lease.stop_at
 
     @property
-    def pending(self) -> Pending:
-        """Return the record that says that this run is not closed."""
-        record = self.services.ledger.get_pending(self.run.dataset, self.run.run)
-        if record is None:
-            raise LeaseLost(f"dataset {self.run.dataset}: somebody else closed run {self.run.run}")
-        return record
-
-    def superseded_rows(self, folder: str) -> list[int]:
-        """Read the rows, of the output or of the removals, for which the table turned out to hold a newer item."""
-        s3, bucket = self.services.s3, self.services.settings.bucket
-        rows: set[int] = set()
-        for object_key in list_keys(s3, bucket, self.work_key(folder)):
-            rows.update(orjson.loads(get(s3, bucket, object_key)))
-        return sorted(rows)
+    def decided(self) -> Decision:
+        """What this run publishes by; for the stages that need a decision."""
+        if self.decision is None:
+            raise RuntimeError(f"run {self.run.run} of {self.run.dataset} publishes before it has decided")
+        return self.decision
 
     def due(self) -> bool:
         """Return whether it is time for a checkpoint."""
         return self.services.clock.now() - self.saved_at >= self.services.checkpoint_seconds
+
+    @property
+    def pending(self) -> Pending:
+        """The record that says that this run is not closed."""
+        record = self.services.ledger.get_pending(self.run.dataset, self.run.run)
+        if record is None:
+            raise LeaseLost(f"dataset {self.run.dataset}: another invocation closed run {self.run.run}")
+        return record
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a newer run began to write before this one: only then must each write look at what is stored."""
+        return self.run.order.text < self.lease.state.high_water
+
+    # -- what the run reads, and its work folder
+
+    def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Read the pinned output from a row on, chunk by chunk."""
+        self._step_began = self.services.clock.now()
+        parts = parse_parts(self.read_work("parts.json"))
+        yield from read_chunks(parts, self.dataset.source, open_part=self._open, start_row=first_row)
+
+    def _open(self, part: Part) -> BinaryIO:
+        return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
+
+    def export_noted(self, first_row: int, next_row: int) -> None:
+        """Keep what was noted of a range of rows for the invocation that continues the run."""
+        if next_row > first_row:
+            name = f"noted/{first_row:012d}-{next_row - 1:012d}.parquet"
+            self.write_work(name, self.delta.export_noted(first_row).read_bytes())
+
+    def _import_noted(self, delta: Delta) -> None:
+        """Import what earlier invocations of this run had noted, up to the checkpoint, each row once.
+
+        An invocation that died between a file and its checkpoint leaves a file that overlaps with later ones. Where
+        they overlap they agree.
+
+        Raises:
+            Failed: it is gone.
+        """
+        until = self.run.next_row if self.run.stage is Stage.CHECK and self.run.rows is None else self.run.rows or 0
+        next_row = 0
+        for name in self.list_work("noted/"):
+            first, last = map(int, name.removeprefix("noted/").removesuffix(".parquet").split("-"))
+            if first <= next_row <= last and next_row < until:
+                path = self.scratch / "import.parquet"
+                path.write_bytes(self.read_work(name))
+                delta.import_noted(path, next_row, min(last, until - 1))
+                next_row = min(last, until - 1) + 1
+                self.lease.keep()
+        if next_row < until:
+            raise Failed(
+                f"run {self.run.run} of {self.run.dataset}: what was noted of its rows from {next_row} on is gone from "
+                f"s3://{self.services.settings.bucket}/{self.work_key('noted/')}; replay it"
+            )
+
+    def superseded_rows(self, folder: str) -> list[int]:
+        """Read the rows, of the output or of the removals, for which the table turned out to hold a newer item."""
+        rows: set[int] = set()
+        for name in self.list_work(folder):
+            rows.update(orjson.loads(self.read_work(name)))
+        return sorted(rows)
+
+    def list_work(self, folder: str) -> list[str]:
+        """List the names of the files in a folder of this run's work folder, in order."""
+        prefix = self.work_key("")
+        found = list_keys(self.services.s3, self.services.settings.bucket, prefix + folder)
+        return sorted(object_key.removeprefix(prefix) for object_key in found)
 
     def read_work(self, name: str) -> bytes:
         """Read a file of this run's work folder."""
@@ -97,10 +255,7 @@ class RunContext:
         """Return the object key of a file in this run's work folder."""
         return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
 
-    def _open(self, part: Part) -> BinaryIO:
-        return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
-
 
 def build_work_prefix(dataset: str, run: int) -> str:
-    """Return where the files lie that a run keeps for its continuation."""
+    """Return the prefix of the files that a run keeps for its continuation."""
     return f"work/{dataset}/{run:08d}/"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from enrich.dataset.definition import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.errors import Failed, Overwritten
-from enrich.join.engine import Engine
+from enrich.ledger.run_state import Kind, Stage
 from enrich.read.metadata import digest_sql, fetch_metadata
 from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
 from enrich.read.s3_object import Part
@@ -26,19 +27,20 @@ def pin(context: RunContext) -> None:
         Failed: a part that the manifest names is missing.
         Stopped: Athena did not answer.
     """
-    context.services.progress.stage(context.run, "pin")
+    context.services.progress.stage(context.run, Stage.PIN)
     context.write_work("parts.json", render_parts(_pin_parts(context)))
     metadata, fetched = _pin_metadata(context)
-    context.save(dataset_state={"metadata": fetched}, metadata=metadata, stage="order")
+    state = context.lease.state
+    context.save(replace(context.run, metadata=metadata, stage=Stage.ORDER), dataset=replace(state, metadata=fetched))
 
 
-def set_order(context: RunContext, engine: Engine) -> None:
+def set_order(context: RunContext) -> None:
     """Tell when the output was made, and save the run as ready to be checked.
 
     Raises:
         Failed: as_of is missing, unreadable, or in the future.
     """
-    run, as_of = context.run, _find_as_of(context, engine)
+    run, as_of = context.run, _find_as_of(context)
     if as_of.timestamp() * 1000 > run.arrived_ms + AHEAD / timedelta(milliseconds=1):
         arrived = datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
         raise Failed(
@@ -49,21 +51,24 @@ def set_order(context: RunContext, engine: Engine) -> None:
     if as_of.timestamp() < 0:
         raise Failed(f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of} is before 1970")
     context.save(
-        generation=context.lease.state.generation,
-        as_of_ms=int(as_of.timestamp() * 1000),
-        expires_at=math.ceil((as_of + context.dataset.ttl).timestamp()),
-        stage="check",
-        next_row=0,
+        replace(
+            run,
+            generation=context.lease.state.generation,
+            as_of_ms=int(as_of.timestamp() * 1000),
+            expires_at=math.ceil((as_of + context.dataset.ttl).timestamp()),
+            stage=Stage.CHECK,
+            next_row=0,
+        )
     )
 
 
 def _pin_parts(context: RunContext) -> list[Part]:
     run, services = context.run, context.services
-    if run.kind == "rejects":
+    if run.kind is Kind.REJECTS:
         return fetch_folder(services.s3, run.bucket, run.object_key)
     earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
     # What a run pinned is not kept for ever, and one that never came so far pinned nothing.
-    if run.kind != "output" and exists(services.s3, services.settings.bucket, earlier):
+    if run.kind is not Kind.OUTPUT and exists(services.s3, services.settings.bucket, earlier):
         return parse_parts(get(services.s3, services.settings.bucket, earlier))
     # The run has its number by now: an output that takes this one's place after this look gets a higher one.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key)
@@ -88,7 +93,7 @@ def _is_kept(context: RunContext, location: str) -> bool:
     return exists(context.services.s3, *split_location(location))
 
 
-def _find_as_of(context: RunContext, engine: Engine) -> datetime:
+def _find_as_of(context: RunContext) -> datetime:
     run, rule = context.run, context.dataset.as_of
     if run.as_of_ms is not None:  # a replay is of the same instant as what it repeats
         return datetime.fromtimestamp(run.as_of_ms / 1000, UTC)
@@ -99,7 +104,7 @@ def _find_as_of(context: RunContext, engine: Engine) -> datetime:
             raise Failed(f"dataset {run.dataset}: {error}") from error
     if isinstance(rule, FromColumn):
         for _, chunk in context.chunks(0):
-            if found := engine.read_as_of(chunk):
+            if found := context.engine.read_as_of(chunk):
                 return found[0]
     return datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
 
@@ -114,7 +119,7 @@ def _pin_metadata(context: RunContext) -> tuple[dict[str, str], dict[str, dict[s
     for name, metadata in context.dataset.metadata.items():
         digest = digest_sql(metadata.sql)
         earlier = fetched.get(name)
-        if earlier and earlier["sql_digest"] == digest and context.run.kind != "refresh":
+        if earlier and earlier["sql_digest"] == digest and context.run.kind is not Kind.REFRESH:
             oldest_ms = now_ms - metadata.max_age / timedelta(milliseconds=1)
             if earlier["fetched_ms"] > oldest_ms and _is_kept(context, earlier["location"]):
                 continue

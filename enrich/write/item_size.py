@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from serve.item import BODY, EXPIRES_AT, MAX_ITEM_BYTES, ORDER, PK, SK, Order
 
+UNIT_BYTES = 1024  # one write unit
 # A body is gzipped where that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
 # 300 KB (tests/bench/gzip_threshold.py): at level 1 what is saved is worth 300 to 5,000 times the CPU (30 to 90 us up
 # to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above for two to three times the time.
@@ -20,6 +21,11 @@ def item_bytes(chunk: pa.Table) -> pa.ChunkedArray:
     fixed = len(PK + SK + BODY + ORDER + EXPIRES_AT) + len(Order(0, 0, 0).text) + 7  # a number of up to 11 digits
     size = pc.add(pc.binary_length(chunk["pk"]), pc.binary_length(chunk["sk"]))
     return pc.add(pc.add(size, pc.fill_null(pc.binary_length(chunk["body"]), 0)).cast(pa.int64()), fixed)
+
+
+def count_units(chunk: pa.Table) -> pa.ChunkedArray:
+    """Return the write units of each row's item, before any gzip."""
+    return pc.add(pc.divide(pc.subtract(item_bytes(chunk), 1), UNIT_BYTES), 1)
 
 
 def gzip(body: str) -> bytes:

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrich.write.item_size import gzip, item_bytes
+from enrich.write.item_size import UNIT_BYTES, gzip, item_bytes
 from serve.item import BODY, EXPIRES_AT, ORDER, PK, SK, Order
 
 BATCH = "DynamoDB_20120810.BatchWriteItem"
@@ -21,7 +21,6 @@ BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
 # DynamoDB's quota is 16 MB. We stay far below: memory is this times the requests in flight, and escaping may
 # make a payload larger than the items in it (never more than sixfold).
 BATCH_BYTES = 256 * 1024
-UNIT_BYTES = 1024  # one write unit
 GOLDEN = (5**0.5 - 1) / 2
 # Rows turned into Python objects at a time: as many as stay in a core's cache (250 rows of 500 B took 28 us per batch,
 # 4,000 took 67), and less than these bytes.

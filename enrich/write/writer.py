@@ -1,4 +1,4 @@
-"""The writer: puts rendered items into DynamoDB as fast as it takes them. An edge.
+"""The writer: puts rendered items into DynamoDB as fast as it accepts them.
 
 One thread. Requests are in flight inside the transport, and waiting for one is the only way that time passes here:
 given the same transport, clock and random numbers, it does the same again.
@@ -74,7 +74,7 @@ class Sending:
 
 
 class Writer:
-    """Writes chunks in the order they are put. After an exception it is of no more use; nothing of it is in flight."""
+    """Writes chunks in the order they are put. After an exception it must be discarded; nothing of it is in flight."""
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class Writer:
         random: Callable[[], float],
         budget: Budget | None = None,
         stop_at: Callable[[], float] | None = None,
+        keep_lease: Callable[[], None] | None = None,
     ) -> None:
         self.table = table
         self._transport = transport
@@ -92,6 +93,7 @@ class Writer:
         self._random = random
         self._budget = budget or Budget()
         self._stop_at = stop_at or (lambda: float("inf"))  # a lease that is renewed moves it
+        self._keep_lease = keep_lease or (lambda: None)  # called about every `LONGEST_WAIT` while it waits
         self._pace = Pace(self._budget.units_per_second, clock())
         self._flying: dict[int, Sending] = {}
         self._waiting: list[Sending] = []
@@ -162,6 +164,11 @@ class Writer:
         if now >= self._stop_at() and (self._waiting or not self._flying):
             self.settle()
             raise OutOfTime(f"stopped writing to {self.table} in time; what is left is for the next go")
+        try:
+            self._keep_lease()
+        except Exception:
+            self.settle()
+            raise
         while self._is_due(now) and self._may_send(now):
             self._send(self._waiting.pop(0), now)
         self._collect(self._patience(now))

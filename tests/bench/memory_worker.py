@@ -17,7 +17,7 @@ from pathlib import Path
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
 from enrich.intake.find import take_arrived
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.progress import Progress
 from serve.datasets import Served
@@ -114,7 +114,7 @@ def main() -> None:
             s3.link(file.resolve(), services.settings.outputs, object_key)
             taken = take_arrived(services, services.settings.outputs, object_key)
             assert taken is not None
-            (done,) = drain(services, taken.dataset)
+            (done,) = run_pending(services, taken.dataset)
             assert done.state == "done", done.error
             counts.append(done.counts)
         peaks.note()

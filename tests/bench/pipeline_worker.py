@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from enrich.dataset.definition import Dataset
 from enrich.datasets import DATASETS
 from enrich.intake.find import take_arrived
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts
 from enrich.services import Services
 from tests.bench.flights_year import ROWS
@@ -60,7 +60,7 @@ def run(services: Services, s3: FolderS3, file: Path, part: int = 0) -> Counts:
     s3.link(file.resolve(), services.settings.outputs, object_key)
     taken = take_arrived(services, services.settings.outputs, object_key)
     assert taken is not None
-    (done,) = drain(services, taken.dataset)
+    (done,) = run_pending(services, taken.dataset)
     assert done.state == "done", done.error
     return done.counts
 

@@ -140,9 +140,8 @@ def say_again(story: Story) -> None:
 @contextmanager
 def modelled() -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("enrich.run.lifecycle.Engine", model_engine.ModelEngine))
+        stack.enter_context(mock.patch("enrich.run.context.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.run.context.read_chunks", model_engine.read_chunks))
-        stack.enter_context(mock.patch("enrich.run.publish.PUT_ROWS", 2))
         stack.enter_context(mock.patch("enrich.delta.changes.duckdb.connect", shared_duckdb.Connection))
         stack.enter_context(mock.patch("enrich.log.print", create=True))
         yield
@@ -345,7 +344,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
 def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> None:
     """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
     name = random.choice(list(story.datasets))
-    runs = [run for run in story.ledger.fetch_runs(name) if run.closed]
+    runs = [run for run in story.ledger.fetch_runs(name) if run.state.is_closed]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]
     if not good:
         return
@@ -396,7 +395,7 @@ def _restore_table(story: Story) -> None:
 def _expire_work(story: Story) -> None:
     """Delete what closed runs kept for a continuation, and old metadata that no open one joins, as the bucket does."""
     young = datetime.fromtimestamp(story.world.time - 25 * 3600, UTC)  # no run joins what is older than a day
-    open_runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name) if not run.closed]
+    open_runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name) if not run.state.is_closed]
     kept = [f"work/{run.dataset}/{run.run:08d}/" for run in open_runs]
     kept += [location.partition("//larder/")[2] for run in open_runs for location in run.metadata.values()]
     for at, versions in list(story.s3.objects.items()):

@@ -114,7 +114,7 @@ MUTANTS = (
     Mutant(
         "old-generation-kept",
         "enrich.intake.operations",
-        "elif not run.closed and run.generation is not None:",
+        "elif not run.state.is_closed and run.generation is not None:",
         "elif False:",
     ),
     Mutant(

@@ -18,7 +18,7 @@ import pytest
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
 from enrich.intake.find import take_arrived
-from enrich.intake.worker import work
+from enrich.intake.worker import run_dataset
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
@@ -113,7 +113,7 @@ class Shop:
         services = self.services(**changes)
         run = take_arrived(services, self.settings.outputs, object_key)
         assert run is not None
-        work(services, run.dataset)
+        run_dataset(services, run.dataset)
         found = services.ledger.get_run(run.dataset, run.run)
         assert found is not None
         return found

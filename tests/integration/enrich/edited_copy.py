@@ -77,7 +77,7 @@ def _wait(dynamodb: Any, stack: Stack) -> Run:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         runs = Ledger(dynamodb, stack["LedgerName"]).fetch_runs("store-sales")
-        if runs and runs[0].closed:
+        if runs and runs[0].state.is_closed:
             return runs[0]
         time.sleep(0.1)
     raise TimeoutError("the event of the file started no run, or it did not close")

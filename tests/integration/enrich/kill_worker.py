@@ -14,7 +14,7 @@ import boto3
 import pyathena
 
 from enrich.intake.find import take_arrived
-from enrich.intake.worker import work
+from enrich.intake.worker import run_dataset
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
@@ -88,7 +88,7 @@ def main(order: dict[str, Any]) -> None:
     )
     run = take_arrived(services, settings.outputs, order["object_key"])
     assert run is not None
-    work(services, run.dataset)
+    run_dataset(services, run.dataset)
 
 
 if __name__ == "__main__":

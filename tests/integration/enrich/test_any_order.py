@@ -16,7 +16,7 @@ import pytest
 
 from enrich.dataset.definition import Tolerated
 from enrich.intake import operations
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from tests.integration.enrich.conftest import parquet
 
 SHOPS = ["x", "y", "z", "ü/#%", None]
@@ -83,11 +83,11 @@ def test_the_table_is_what_pandas_says(shop: Any, form: Any, render: Any) -> Non
         newest.setdefault(object_key, run.run)
         if random.random() < 0.3:
             repeated = operations.replay(shop.services(), run)
-            list(drain(shop.services(), "stock"))
+            list(run_pending(shop.services(), "stock"))
             newest[object_key] = repeated.run
     withdrawn = random.choice(events)
     operations.withdraw(shop.services(), shop.services().ledger.get_run("stock", newest[withdrawn]))
-    list(drain(shop.services(), "stock"))
+    list(run_pending(shop.services(), "stock"))
 
     frames = [
         find_good(rows).assign(day=-day, run=newest[object_key])

@@ -10,7 +10,6 @@ import pytest
 from enrich.intake.find import find_output
 from enrich.ledger.records import Counts
 from enrich.plan.plan import Plan, plan
-from enrich.progress import Progress
 
 ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
 
@@ -20,7 +19,7 @@ def look(shop: Any, object_key: str) -> Plan:
     services = shop.services()
     output = find_output(services, shop.settings.outputs, object_key)
     assert output is not None
-    return plan(services, output, Progress())
+    return plan(services, output)
 
 
 def everything(shop: Any) -> Any:
@@ -61,7 +60,7 @@ def test_plan_and_run_agree_to_the_item(shop: Any, case: Callable[[Any], tuple[s
     assert everything(shop) == before
     run = shop.run(object_key)
     counts, why, units = CASES[case]
-    assert (planned.run.counts, dict(planned.why), planned.units) == (counts, why, units)
+    assert (planned.run.counts, planned.run.because, planned.units) == (counts, why, units)
     for name in ("run", "state", "rows", "counts", "reasons", "units", "expires_at", "error"):
         assert getattr(planned.run, name) == getattr(run, name), name
     after = look(shop, object_key)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enrich.intake.find import take_arrived
-from enrich.intake.worker import work
+from enrich.intake.worker import run_dataset
 from enrich.ledger.records import Counts, Run
 from wire.response import Response
 
@@ -77,7 +77,7 @@ def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
         services = shop.services(
             deadline=shop.now() + SECONDS, owner=f"invocation {invocations}", open_transport=lambda _: table
         )
-        work(services, "stock")
+        run_dataset(services, "stock")
     done = shop.services().ledger.get_run("stock", run.run)
     rejected = ROWS // 1000
     assert done is not None
@@ -134,4 +134,4 @@ def kill_once(shop: Any, directory: Path, object_key: str, rng: random.Random) -
         process.wait(30)
     run: Run | None = shop.services().ledger.fetch_runs("stock", newest=1)[0]
     killed = process.returncode == -signal.SIGKILL
-    return bool(killed and told.exists() and run and not run.closed)
+    return bool(killed and told.exists() and run and not run.state.is_closed)

@@ -11,7 +11,7 @@ import pytest
 from enrich.dataset.definition import Dataset, Tolerated
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.operations import replay_rejects, withdraw
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.lease import acquire
 from enrich.ledger.records import Counts
 
@@ -125,7 +125,7 @@ def test_rejects_are_replayed_after_a_fix(shop: Any) -> None:
     shop.dataset = without_reuse(shop.dataset)
     services = shop.services()
     queued = replay_rejects(services, f"rejects/stock/{first.run:08d}/")
-    assert [run.state for run in drain(services, "stock")] == ["done"]
+    assert [run.state for run in run_pending(services, "stock")] == ["done"]
     again = services.ledger.get_run("stock", queued.run)
     assert again is not None
     assert (again.kind, again.as_of_ms, again.counts) == ("rejects", first.as_of_ms, Counts(written=1))
@@ -142,7 +142,7 @@ def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
     shop.run(f"stock/day={shop.day(1)}/p.parquet", {"shop": ["x"], "sku": ["b"], "units": [5]})
     services = shop.services()
     withdraw(services, bad)
-    assert {run.state for run in drain(services, "stock")} == {"done"}
+    assert {run.state for run in run_pending(services, "stock")} == {"done"}
     items = shop.items()
     assert {sku: (items["stock#x", sku] or {}).get("units") for sku in "abcd"} == {
         "a": 1.0,
@@ -196,7 +196,7 @@ def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
     services = shop.services()
     assert len(sweep(services, "stock").runs) == 2
     assert sweep(services, "stock") == ([], [])
-    list(drain(services, "stock"))
+    list(run_pending(services, "stock"))
     assert shop.items()["stock#x", "a"]["units"] == 1.0
     shop.put(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [7]})
     shop.offset = 8 * 86_400.0
@@ -212,5 +212,5 @@ def test_an_output_of_a_busy_dataset_waits_and_is_run_by_whoever_is_done(shop: A
     assert waiting.state == "pending"
     assert [each.run for each in services.ledger.fetch_pending("stock")] == [waiting.run]
     lease.release()
-    assert [run.run for run in drain(services, "stock")] == [waiting.run]
+    assert [run.run for run in run_pending(services, "stock")] == [waiting.run]
     assert services.ledger.fetch_pending("stock") == []

@@ -17,7 +17,7 @@ from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolera
 from enrich.intake import operations
 from enrich.intake.find import find_output
 from enrich.intake.queue import enqueue_output
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from enrich.plan.plan import Plan, plan
@@ -127,10 +127,10 @@ class SmallShop:
         services = self.services()
         output = find_output(services, SETTINGS.outputs, object_key)
         assert output is not None
-        return plan(services, output, Progress())
+        return plan(services, output)
 
     def _drain(self, run: Run) -> Run:
-        list(drain(self.services(), "stock"))
+        list(run_pending(self.services(), "stock"))
         found = self.ledger.get_run("stock", run.run)
         assert found is not None
         return found

@@ -12,9 +12,11 @@ import pytest
 from enrich.delta import changes
 from enrich.errors import Stopped
 from enrich.intake import operations
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts
-from enrich.run.publish import is_late
+from enrich.ledger.run_state import Stage
+from enrich.run import lifecycle
+from enrich.run.context import RunContext
 from enrich.write.writer import Budget
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.modelled_table import refuse
@@ -107,7 +109,7 @@ def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 def a_run_that_did_not_close(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """It began to write, the table refused, and then its object was deleted: nobody knows what it wrote."""
     with monkeypatch.context() as patch:
-        patch.setattr("enrich.run.lifecycle.Budget", lambda *_: Budget(tries=2))
+        patch.setattr("enrich.run.context.Budget", lambda *_: Budget(tries=2))
         patch.setattr(shop.table, "_fault", lambda _: refuse("ProvisionedThroughputExceededException"))
         with pytest.raises(Stopped):
             shop.run({**ROWS, "units": [7.0, 8.0, 9.0]})
@@ -144,20 +146,20 @@ def write_and_never_close(
 ) -> None:
     """Let a run write all of an output, and fail before it can tell the fingerprints."""
 
-    def write_and_stop(context: Any, rendering: Any, _: Any, writer: Any) -> None:
+    def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))
-        items = rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
-        late = is_late(context)
-        writer.put(items, order=context.run.order, expires_at=context.run.expires_at, conditional=late)
-        writer.flush()
+        items = context.rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
+        expires_at = context.run.expires_at or 0
+        context.writer.put(items, order=context.run.order, expires_at=expires_at, conditional=context.is_late)
+        context.writer.flush()
         raise Stopped("the table is out of reach")
 
     with monkeypatch.context() as patch:
-        patch.setattr("enrich.run.lifecycle.write", write_and_stop)
+        patch.setitem(lifecycle.STAGES, Stage.WRITE, write_and_stop)
         with pytest.raises(Stopped):
             shop.run(rows, day)
     del shop.s3.objects[SETTINGS.outputs, shop.key(day)]
-    (closed,) = drain(shop.services(), "stock")
+    (closed,) = run_pending(shop.services(), "stock")
     assert closed.state == "overwritten"
 
 
@@ -206,6 +208,6 @@ def test_replayed_rejects_of_a_snapshot_remove_nothing(snapshots: SmallShop, mon
     first = snapshots.run({**ROWS, "sku": ["a", "new", "c"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new", "c"], "title": ["A", "New", "C"]})
     operations.replay_rejects(snapshots.services(), f"rejects/stock/{first.run:08d}/")
-    (rejects,) = drain(snapshots.services(), "stock")
+    (rejects,) = run_pending(snapshots.services(), "stock")
     assert rejects.counts == Counts(written=1)
     assert sorted(sk for (_, sk), item in snapshots.table.items.items() if item.body) == ["a", "c", "new"]

@@ -11,9 +11,11 @@ import pytest
 
 from enrich.errors import Failed, Stopped
 from enrich.intake import operations
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts
+from enrich.ledger.run_state import Stage
 from enrich.run import lifecycle
+from enrich.run.context import RunContext
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop
 
@@ -41,10 +43,10 @@ def test_an_old_output_is_run_again_as_it_lies_there(tmp_path: Path) -> None:
     first = shop.run(ROWS)
     forget(shop, "work/", "metadata/")
     operations.replay(shop.services(), first)
-    assert [each.state for each in drain(shop.services(), "stock")] == ["done"]
+    assert [each.state for each in run_pending(shop.services(), "stock")] == ["done"]
     forget(shop, "work/", "metadata/")
     operations.withdraw(shop.services(), first)
-    assert [(each.kind, each.state) for each in drain(shop.services(), "stock")] == [("removal", "done")]
+    assert [(each.kind, each.state) for each in run_pending(shop.services(), "stock")] == [("removal", "done")]
     assert bodies(shop) == {}
 
 
@@ -55,10 +57,14 @@ def test_a_replay_of_what_is_gone_ends_and_lets_others_pass(tmp_path: Path) -> N
     forget(shop, "work/")
     shop.put(shop.key(), b"garbage of another kind")
     operations.replay(shop.services(), first)
-    (replayed,) = drain(shop.services(), "stock")
+    (replayed,) = run_pending(shop.services(), "stock")
     assert replayed.state == "overwritten"
     assert "`enrich run`" in (replayed.error or "")
     assert shop.run(ROWS, day=1).counts == Counts(written=3)
+
+
+def stop(_: RunContext) -> None:
+    raise Stopped("the table is out of reach")
 
 
 def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
@@ -68,11 +74,13 @@ def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "write", lambda *_: (_ for _ in ()).throw(Stopped("the table is out of reach")))
+        patch.setitem(
+            lifecycle.STAGES, Stage.WRITE, lambda *_: (_ for _ in ()).throw(Stopped("the table is out of reach"))
+        )
         with pytest.raises(Stopped):
             shop.run(BETTER)
     forget(shop, "work/")
-    (failed,) = drain(shop.services(), "stock")
+    (failed,) = run_pending(shop.services(), "stock")
     assert (failed.state, failed.run) == ("failed", 2)
     assert "replay it" in (failed.error or "")
     shop.written()
@@ -91,10 +99,10 @@ def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new"], "title": ["A", "New"]})
     operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")
     if when == "after":
-        list(drain(shop.services(), "stock"))
+        list(run_pending(shop.services(), "stock"))
         assert "x/new" in bodies(shop)
     operations.withdraw(shop.services(), first)
-    list(drain(shop.services(), "stock"))
+    list(run_pending(shop.services(), "stock"))
     assert bodies(shop) == {}
     assert {run.state for run in shop.ledger.fetch_runs("stock") if run.kind != "removal"} == {"withdrawn"}
 
@@ -108,7 +116,7 @@ def test_what_would_be_rejected_by_now_is_taken_back_too(tmp_path: Path, missing
     products = replace(shop.dataset.metadata["products"], on={"upper(sku)": "sku"}, missing=missing)
     shop.dataset = replace(shop.dataset, metadata={"products": products})
     operations.withdraw(shop.services(), first)
-    assert [(each.kind, each.state) for each in drain(shop.services(), "stock")] == [("removal", "done")]
+    assert [(each.kind, each.state) for each in run_pending(shop.services(), "stock")] == [("removal", "done")]
     assert bodies(shop) == {}
 
 
@@ -117,12 +125,12 @@ def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "unknown", "a"]})
     operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")
-    (rejects,) = drain(shop.services(), "stock")
+    (rejects,) = run_pending(shop.services(), "stock")
     with pytest.raises(Failed, match="withdraw run 1"):
         operations.withdraw(shop.services(), rejects)
     assert operations.replay(shop.services(), rejects).kind == "rejects"
-    assert [each.state for each in drain(shop.services(), "stock")] == ["failed"]
+    assert [each.state for each in run_pending(shop.services(), "stock")] == ["failed"]
     removal = operations.withdraw(shop.services(), first)
-    list(drain(shop.services(), "stock"))
+    list(run_pending(shop.services(), "stock"))
     with pytest.raises(Failed, match="replay the run that it took back, 1"):
         operations.replay(shop.services(), removal)

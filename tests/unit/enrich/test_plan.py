@@ -119,7 +119,7 @@ def test_plan_and_run_agree_to_the_item(shop: SmallShop, case: Callable[[SmallSh
     object_key = shop.key(DAYS.get(case, 0))
     shop.put(object_key, parquet(case(shop)))
     planned = plan_and_run(shop, object_key)
-    assert (planned.run.counts, dict(planned.why), planned.units) == CASES[case]
+    assert (planned.run.counts, planned.run.because, planned.units) == CASES[case]
 
 
 def test_a_plan_counts_the_runs_that_go_first(shop: SmallShop) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from enrich.errors import Failed
 from enrich.intake.find import sweep
-from enrich.intake.worker import drain
+from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts
+from enrich.ledger.run_state import Stage
 from enrich.run import lifecycle
 from tests.faults.world import build_error
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
@@ -50,7 +51,7 @@ def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pyt
     swept = sweep(shop.services(), "stock")
     assert len(swept.runs) == 2
     assert [f"{shop.key(1)} can't be read: 403" in why for why in swept.unreadable] == [True]
-    assert [each.state for each in drain(shop.services(), "stock")] == ["done", "done"]
+    assert [each.state for each in run_pending(shop.services(), "stock")] == ["done", "done"]
     with pytest.raises(Failed, match="can't be read"):
         shop.go(shop.key(1))
 
@@ -59,10 +60,10 @@ def test_a_defect_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Whoever looks at the status sees why a run does not go on; once it is mended the run does."""
     shop = SmallShop(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "write", None)
+        patch.setitem(lifecycle.STAGES, Stage.WRITE, None)
         with pytest.raises(TypeError):
             shop.run(ROWS)
     stopped = shop.ledger.get_run("stock", 1)
     assert stopped is not None
     assert (stopped.state, stopped.error) == ("stopped", "TypeError: 'NoneType' object is not callable")
-    assert [each.counts for each in drain(shop.services(), "stock")] == [Counts(written=3)]
+    assert [each.counts for each in run_pending(shop.services(), "stock")] == [Counts(written=3)]

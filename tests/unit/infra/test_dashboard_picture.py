@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enrich.ledger.records import Counts, Run
+from enrich.ledger.run_state import RunState
 from enrich.log import log_run
 from enrich.settings import Settings
 from infra.dashboards.points import matches, read_points, summarise
@@ -37,7 +38,9 @@ def widgets(template: Template, capsys: pytest.CaptureFixture[str]) -> dict[str,
     settings = Settings(table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev")
     common: Any = {"run": 7, "bucket": "b", "object_key": "k", "identity": "i", "arrived_ms": 0}
     counts = Counts(written=9, rejected=1)
-    log_run(settings, Run(dataset="d", state="done", rows=10, counts=counts, started_ms=0, ended_ms=1500, **common))
+    log_run(
+        settings, Run(dataset="d", state=RunState.DONE, rows=10, counts=counts, started_ms=0, ended_ms=1500, **common)
+    )
     lines += [*capsys.readouterr().out.splitlines(), render_line("dev", NOW, 12.5, ["no answer"])]
     found = read_widgets(template, "dev", read_points(template, lines), 300)
     return {widget.title: widget for one in found.values() for widget in one}

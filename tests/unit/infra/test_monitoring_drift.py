@@ -19,6 +19,7 @@ import infra.synthetic
 from enrich.intake.events import Sweep
 from enrich.intake.find import Swept
 from enrich.ledger.records import Counts, Pending, Run
+from enrich.ledger.run_state import Kind, RunState
 from enrich.log import log_pending
 from enrich.settings import Settings as EnrichSettings
 from infra.metrics import Metric, filtered, matches, told, watched
@@ -98,9 +99,9 @@ def _serve_lines() -> list[str]:
 def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(
         dataset="flight-delays", run=7, bucket="b", object_key="k", identity="i", arrived_ms=0,
-        state="done", rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
+        state=RunState.DONE, rows=10, counts=Counts(written=9, rejected=1), started_ms=0, ended_ms=1500,
     )  # fmt: skip
-    monkeypatch.setattr(enrich.intake.worker, "drain", lambda *_: (each for each in [run]))
+    monkeypatch.setattr(enrich.intake.worker, "run_pending", lambda *_: (each for each in [run]))
     monkeypatch.setattr(enrich.intake.worker, "sweep", lambda *_: Swept([], []))
     monkeypatch.setattr(enrich.intake.worker, "heal", lambda *_: None)
     settings = EnrichSettings(
@@ -200,13 +201,13 @@ def test_a_dataset_ages_from_its_last_output(
 ) -> None:
     """What the alarm compares with FreshnessHours is how long ago an output of the dataset was published."""
 
-    def build(state: str, kind: str, ago: float) -> Run:
+    def build(state: RunState, kind: Kind, ago: float) -> Run:
         at = int((NOW - ago * 3600) * 1000)
         common: Any = {"run": 1, "bucket": "b", "object_key": "k", "identity": "i", "arrived_ms": at}
         return Run(dataset="d", state=state, kind=kind, queued_ms=at, ended_ms=at, **common)
 
     settings: Any = SimpleNamespace(environment="dev")
-    log_pending(settings, "d", [], [build(*run) for run in runs], NOW)
+    log_pending(settings, "d", [], [build(RunState(state), Kind(kind), ago) for state, kind, ago in runs], NOW)
     assert json.loads(capsys.readouterr().out)["HoursSinceOutput"] == pytest.approx(hours)
 
 

@@ -1,0 +1,55 @@
+"""What a run is, where it stands and how it ended. The values are persisted in the ledger."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPED = "stopped"  # continues later from its checkpoint
+    DONE = "done"
+    FAILED = "failed"
+    OVERWRITTEN = "overwritten"  # its output was replaced before it was pinned
+    WITHDRAWN = "withdrawn"
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the run has ended; a closed run never continues."""
+        return self not in {RunState.PENDING, RunState.RUNNING, RunState.STOPPED}
+
+
+class Stage(StrEnum):
+    """The part of a run that is done next."""
+
+    RESTORE_FIRST = "restore-first"  # of a removal: its restores are not queued yet
+    PIN = "pin"
+    ORDER = "order"
+    CHECK = "check"
+    WRITE = "write"
+    REMOVE = "remove"
+    CLOSE = "close"
+
+    @property
+    def needs_decision(self) -> bool:
+        """Return whether what the run publishes must be decided before."""
+        return self in {Stage.WRITE, Stage.REMOVE, Stage.CLOSE}
+
+
+class Kind(StrEnum):
+    """What a run runs over, and why."""
+
+    OUTPUT = "output"  # an output, for the first time
+    REPLAY = "replay"  # an output again, asked for by an operator
+    REFRESH = "refresh"  # the newest output again, with metadata fetched anew
+    RESTORE = "restore"  # an output again, since the table must be put right
+    REJECTS = "rejects"  # the rejects of an earlier run
+    REMOVAL = "removal"  # a withdrawn output, to remove its items
+
+    @property
+    def is_over_output(self) -> bool:
+        """Return whether it publishes a whole output: in a dataset of snapshots, such a run names every live item."""
+        return self not in {Kind.REJECTS, Kind.REMOVAL}

@@ -1,0 +1,65 @@
+"""Close a run: make what it confirmed the dataset's fingerprints, or note that nobody knows what it left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from enrich.delta.fingerprints import fetch_table_id
+from enrich.errors import Failed
+from enrich.ledger.records import DatasetState, Run
+from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.store import Delete
+from enrich.run.context import RunContext
+from enrich.run.fingerprints import load_fingerprints, save_doubt, save_fingerprints
+from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
+
+
+def close(context: RunContext) -> None:
+    """Close a run that did all it had to."""
+    run, state, delta, decision = context.run, context.lease.state, context.delta, context.decided
+    now = context.services.clock.now()
+    context.services.progress.stage(run, Stage.CLOSE)
+    delta.merge(
+        order=run.order.text,
+        expires_at=run.expires_at or 0,
+        removed_until=decision.removed_until,
+        now=now,
+        superseded=context.superseded_rows(SUPERSEDED_ROWS),
+        outlived=context.superseded_rows(OUTLIVED) if delta.removals_expire_at() else [],
+        nothing_written=run.kind is Kind.REMOVAL or run.born_expired,
+    )
+    fingerprints = save_fingerprints(context, decision.table_id)
+    is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
+    context.save(
+        replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None),
+        Delete(context.pending),
+        dataset=replace(
+            state,
+            open_run=None,
+            fingerprints=fingerprints,
+            table_id=decision.table_id,
+            snapshot=max(state.snapshot, run.order.text) if is_snapshot else state.snapshot,
+        ),
+    )
+
+
+def close_early(context: RunContext, state: RunState, error: str) -> Run:
+    """Close a run that can't be completed, and return it; if it began to write, its bodies may be in the table."""
+    dataset = context.lease.state
+    if context.run.decided_ms is not None:
+        dataset = _leave_doubt(context, dataset)
+    ended_ms = int(context.services.clock.now() * 1000)
+    closed = replace(context.run, state=state, error=error, ended_ms=ended_ms)
+    context.save(closed, Delete(context.pending), dataset=dataset)
+    return context.run
+
+
+def _leave_doubt(context: RunContext, state: DatasetState) -> DatasetState:
+    services = context.services
+    table_id = fetch_table_id(services.dynamodb, services.settings.table)
+    try:
+        load_fingerprints(context, context.run.base, table_id)
+        fingerprints = save_doubt(context, table_id)
+    except Failed:  # what it wrote is not known: fingerprints that do not exist make all live outputs be written again
+        fingerprints = f"{context.work_key('noted/')}gone"
+    return replace(state, open_run=None, fingerprints=fingerprints, table_id=table_id)

@@ -1,0 +1,107 @@
+"""Decide what a run publishes: each row against the fingerprints of the live items, and what it removes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from enrich.delta.changes import Withdrawn
+from enrich.delta.fingerprints import FingerprintTrust, fetch_table_id
+from enrich.errors import TableStateUnknown
+from enrich.ledger.records import Counts, name_rebuild
+from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.run.context import Decision, RunContext
+from enrich.run.fingerprints import load_fingerprints, save_doubt
+
+
+def decide(context: RunContext) -> Decision:
+    """Decide what this run publishes, from what was fixed when it began to write: alike in each of its invocations.
+
+    Raises:
+        TableStateUnknown: the fingerprints do not describe the table. The run is pending again.
+    """
+    services, state = context.services, context.lease.state
+    table_id = fetch_table_id(services.dynamodb, services.settings.table)
+    began = context.run.decided_ms is not None
+    base = context.run.base if began else state.fingerprints
+    trust = load_fingerprints(context, base, table_id)
+    if began and (trust is FingerprintTrust.NOTHING or context.run.table_id != table_id):
+        _begin_anew(context, table_id)
+    if not began:
+        if trust is not FingerprintTrust.ALL and state.rebuilt != name_rebuild(base, table_id):
+            context.save(replace(context.run, state=RunState.PENDING))
+            raise TableStateUnknown(base, table_id)
+        _begin(context, table_id, None if trust is FingerprintTrust.NOTHING else base)
+    run = context.run
+    decided = (run.decided_ms or 0) / 1000
+    context.delta.decide(
+        order=run.order.text,
+        now=decided,
+        enough=context.dataset.unchanged_life * context.dataset.ttl.total_seconds(),
+        full=run.full or trust is not FingerprintTrust.ALL,
+        snapshot=context.lease.state.snapshot,
+    )
+    because = {} if run.born_expired else context.delta.explain(now=decided)
+    context.run = replace(run, because=because)  # committed with the next checkpoint
+    return Decision(table_id, _choose_removals(context, decided))
+
+
+def _begin(context: RunContext, table_id: str, base: str | None) -> None:
+    """Raise the high-water mark before the first write, and fix what all decisions of this run depend on."""
+    run, state = context.run, context.lease.state
+    context.save(
+        replace(
+            run,
+            stage=Stage.REMOVE if run.kind is Kind.REMOVAL else Stage.WRITE,
+            decided_ms=int(context.services.clock.now() * 1000),
+            base=base,
+            table_id=table_id,
+        ),
+        dataset=replace(state, high_water=max(state.high_water, run.order.text), open_run=run.run),
+    )
+
+
+def _begin_anew(context: RunContext, table_id: str) -> None:
+    """Begin to write again from the start: what all decisions of this run depended on was lost under way.
+
+    The fingerprints name no table until all live outputs are queued again: a crash before that keeps the doubt.
+
+    Raises:
+        TableStateUnknown: always.
+    """
+    fingerprints = save_doubt(context, "")
+    context.save(
+        replace(
+            context.run,
+            state=RunState.PENDING,
+            stage=Stage.WRITE,
+            next_row=0,
+            place=0,
+            counts=Counts(),
+            decided_ms=None,
+            base=None,
+            table_id=None,
+        ),
+        dataset=replace(context.lease.state, open_run=None, fingerprints=fingerprints, table_id=""),
+    )
+    raise TableStateUnknown(fingerprints, table_id)
+
+
+def _choose_removals(context: RunContext, now: float) -> int:
+    """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
+    run, delta = context.run, context.delta
+    order = run.order.text
+    snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
+    if run.kind is Kind.REMOVAL:
+        delta.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context))
+    elif snapshot and not run.born_expired and order >= context.lease.state.snapshot:
+        delta.choose_removals(order=order, now=now)
+    return max(run.expires_at or 0, delta.removals_expire_at())
+
+
+def _find_withdrawn(context: RunContext) -> Withdrawn:
+    """Find what the runs over a withdrawn output, and over its rejects, may have left."""
+    runs = context.services.ledger.fetch_runs(context.run.dataset)
+    of_it = {each.run for each in runs if each.identity == context.run.identity}
+    of_it |= {each.run for each in runs if each.kind is Kind.REJECTS and each.of_run in of_it}
+    ran = [each for each in runs if each.run in of_it and each.as_of_ms and each.generation]
+    return Withdrawn([each.order.text for each in ran], max((each.expires_at or 0 for each in ran), default=0))
