@@ -80,11 +80,12 @@ class ModelS3:
             version = self._find(Bucket, Key, "NoSuchKey", VersionId)
             if IfMatch and IfMatch != version.etag:
                 raise build_error("GetObject", "PreconditionFailed")
-            body = version.body
+            body, ranged = version.body, dict[str, Any]()
             if Range:
                 first, _, last = Range.removeprefix("bytes=").partition("-")
                 body = body[int(first) : int(last) + 1]
-            return {**_head(version), "Body": _Body(body)}
+                ranged = {"ContentRange": f"bytes {first}-{last}/{len(version.body)}"}
+            return {**_head(version), **ranged, "Body": _Body(body)}
 
         return self._world.call("GetObject", get)
 
