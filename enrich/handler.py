@@ -37,6 +37,6 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         try:
             handle_requests(services, parse_text(message.text))
         except Exception as error:  # noqa: BLE001 - whatever it is, this message comes again and ends in the dead-letter queue
-            log_failure(services.settings, message, error)
+            log_failure(services.settings, message.message_id, error)
             failed.append({"itemIdentifier": message.message_id})
     return {"batchItemFailures": failed}

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from enrich.intake.events import Message
 from enrich.ledger.records import Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.settings import Settings
@@ -25,13 +24,13 @@ def log_line(settings: Settings, event: str, **members: Any) -> None:
     print(json.dumps(line, default=str), file=sys.stdout, flush=True)  # noqa: T201 - a Lambda's log is its standard output
 
 
-def log_failure(settings: Settings, message: Message, error: Exception) -> None:
+def log_failure(settings: Settings, message_id: str, error: Exception) -> None:
     """Print why a message has to come again."""
     log_line(
         settings,
         "message failed",
         level="error",
-        message_id=message.message_id,
+        message_id=message_id,
         error=type(error).__name__,
         detail=str(error),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from enrich.datasets import Dataset
+from enrich.dataset.definition import Dataset
 from enrich.read.s3_object import Part, raise_denied
 from enrich.s3 import get, list_objects
 
