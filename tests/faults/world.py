@@ -11,7 +11,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -40,14 +40,37 @@ class Chances:
     lossy: float = 0.0  # of what goes wrong with a write to be a loss
 
 
+def _taken() -> threading.Lock:
+    """Return a lock that is held: the next to acquire it waits until another thread releases it."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class Player:
+    """A thread that plays one actor after another: starting a thread takes longer than most actors act."""
+
+    def __init__(self) -> None:
+        self.go = _taken()
+        self.play: Callable[[], None]
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self.go.acquire()
+            self.play()
+
+
+_idle: list[Player] = []
+
+
 @dataclass
 class Actor:
     """Somebody who acts: an invocation, or an operator at the command line."""
 
     name: str
     deadline: float
-    thread: threading.Thread | None = None
-    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    player: Player
     wake_at: float = 0.0
     dead: bool = False
     finished: bool = False
@@ -65,7 +88,7 @@ class World:
         self.current: Actor | None = None
         self.broken: list[str] = []
         self._actors: list[Actor] = []
-        self._back = threading.Semaphore(0)
+        self._back = _taken()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
@@ -146,10 +169,10 @@ class World:
 
     def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
         """Let somebody begin to act; `lasts` is how long until its process is ended."""
-        actor = Actor(name, self.time + lasts)
+        player = _idle.pop() if _idle else Player()
+        actor = Actor(name, self.time + lasts, player)
 
         def main() -> None:
-            actor.go.acquire()
             try:
                 work()
             except Killed:
@@ -157,10 +180,10 @@ class World:
             except BaseException as error:
                 actor.error = error
             actor.finished = True
+            _idle.append(player)
             self._back.release()
 
-        actor.thread = threading.Thread(target=main, name=name, daemon=True)
-        actor.thread.start()
+        player.play = main
         self._actors.append(actor)
         return actor
 
@@ -183,7 +206,7 @@ class World:
 
     def _resume(self, actor: Actor) -> None:
         self.current = actor
-        actor.go.release()
+        actor.player.go.release()
         self._back.acquire()
         self.current = None
         if actor.error is not None:
@@ -191,7 +214,7 @@ class World:
 
     def _yield(self, actor: Actor) -> None:
         self._back.release()
-        actor.go.acquire()
+        actor.player.go.acquire()
         self.current = actor
 
 
