@@ -89,6 +89,8 @@ class World:
         self.broken: list[str] = []
         self._actors: list[Actor] = []
         self._back = _taken()
+        self._until = START
+        self._failure: BaseException | None = None
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
@@ -181,7 +183,8 @@ class World:
                 actor.error = error
             actor.finished = True
             _idle.append(player)
-            self._back.release()
+            self._failure = actor.error
+            self._pass_on(None if actor.error else self._choose())
 
         player.play = main
         self._actors.append(actor)
@@ -189,33 +192,48 @@ class World:
 
     def run(self, until: float) -> None:
         """Let the world go on until a time, or until nothing is left that could happen."""
+        self._until = until
+        self._pass_on(self._choose())
+        self._back.acquire()
+        if self._failure is not None:
+            raise self._failure
+
+    def _choose(self) -> Actor | None:
+        """Return who acts next, in the thread of whoever has just acted; None when the world has come to rest."""
+        self.current = None
+        try:
+            return self._find_next()
+        except BaseException as error:  # what happens by itself has failed: that ends the history
+            self._failure = error
+            return None
+
+    def _find_next(self) -> Actor | None:
         while True:
             self._turn()
             self._actors = [actor for actor in self._actors if not actor.finished]
             ready = [actor for actor in self._actors if actor.wake_at <= self.time]
             if ready:
-                self._resume(self.random.choice(ready))
-                continue
+                return self.random.choice(ready)
             times = [actor.wake_at for actor in self._actors]
             if self._agenda:
                 times.append(self._agenda[0][0])
-            if not times or min(times) > until:
-                self.time = max(self.time, min(until, *times) if times else until)
-                return
+            if not times or min(times) > self._until:
+                self.time = max(self.time, min(self._until, *times) if times else self._until)
+                return None
             self.time = max(self.time, min(times))
 
-    def _resume(self, actor: Actor) -> None:
+    def _pass_on(self, actor: Actor | None) -> None:
+        """Give the baton to an actor; to `run`, when there is none."""
         self.current = actor
-        actor.player.go.release()
-        self._back.acquire()
-        self.current = None
-        if actor.error is not None:
-            raise actor.error
+        (actor.player.go if actor else self._back).release()
 
     def _yield(self, actor: Actor) -> None:
-        self._back.release()
+        chosen = self._choose()
+        if chosen is actor:
+            self.current = actor
+            return
+        self._pass_on(chosen)
         actor.player.go.acquire()
-        self.current = actor
 
 
 class Calm:
