@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tests.faults.judge import judge
-from tests.faults.mutants import MUTANTS, install
+from tests.faults.mutants import MUTANTS, Mutant, NotApplicable, install
 
 
 def play_many(words: argparse.Namespace) -> int:
@@ -36,17 +37,28 @@ def play_many(words: argparse.Namespace) -> int:
 
 
 def hunt(words: argparse.Namespace) -> int:
-    """Play histories over each mutant until one breaks a promise; the exit code is 1 when none does."""
-    survivors = []
+    """Play histories over each mutant until one breaks a promise; the exit code is 1 unless each one is found."""
+    outcomes = Counter[str]()
     for mutant in MUTANTS:
-        command = [sys.executable, "-m", "tests.faults", "--mutant", mutant.name, "--stop", "--start", str(words.start)]
-        done = subprocess.run([*command, "--seeds", "2000"], capture_output=True, text=True, check=False)
-        told = done.stdout.strip().splitlines()
-        print(f"{mutant.name}: {told[-1] if told else done.stderr.strip().splitlines()[-1]}", flush=True)
-        if done.returncode != 1 or not told:
-            survivors.append(mutant.name)
-    print(f"{len(MUTANTS) - len(survivors)} passed, {len(survivors)} failed")
-    return 1 if survivors else 0
+        outcome, detail = _hunt_one(mutant, words.start)
+        outcomes[outcome] += 1
+        print(f"{mutant.name}: {outcome}: {detail}", flush=True)
+    print(", ".join(f"{outcomes[outcome]} {outcome}" for outcome in ("found", "survived", "not applicable")))
+    return 0 if outcomes["found"] == len(MUTANTS) else 1
+
+
+def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
+    """Return what became of a mutant, and the words that say why."""
+    try:
+        mutant.apply(mutant.read())
+    except (NotApplicable, OSError) as error:
+        return "not applicable", str(error)
+    command = [sys.executable, "-m", "tests.faults", "--mutant", mutant.name, "--stop", "--start", str(start)]
+    done = subprocess.run([*command, "--seeds", "2000"], capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if not lines or done.returncode not in {0, 1}:
+        raise RuntimeError(f"{mutant.name}: the histories did not run: {done.stderr}")
+    return ("found" if done.returncode else "survived"), lines[-1]
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import tempfile
 from bisect import bisect
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
 MOST_PUTS = 200  # where a bug keeps a run open, each rewriting of it would bring about others, for ever
+MEMORY = "/dev/shm"  # where there is one, scratch files cost no disk
 _INVOCATIONS = itertools.count(1)
 BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world makes these
 
@@ -68,9 +70,16 @@ class Story:
     given_up: int = 0  # operators who may have, and what they left waits for the next sweep
     hasty: float = 0.0  # how often the model is run again while its output is being written
 
+    _states: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # dataset -> row of the ledger, and its record
+
     def state(self, dataset: str) -> Any:
         """Return a dataset's state, outside any call."""
-        return self.ledger.get_state(dataset)
+        row = self.dynamo.rows.get((dataset, "state"))
+        seen, state = self._states.get(dataset, (None, None))
+        if row is None or row is not seen:
+            state = self.ledger.get_state(dataset)
+            self._states[dataset] = row, state
+        return state
 
     @property
     def disturbed(self) -> bool:
@@ -114,7 +123,7 @@ class Story:
 @contextmanager
 def played(seed: int) -> Iterator[Story]:
     """Play the history of a seed until everything has come to rest; it can go on from there."""
-    with tempfile.TemporaryDirectory() as directory, modelled():
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory, modelled():
         story = _build(seed, Path(directory))
         _plan(story)
         story.world.run(until=START + 3 * DAY)
@@ -143,8 +152,12 @@ def modelled() -> Iterator[None]:
         stack.enter_context(mock.patch("enrich.run.context.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.run.context.read_chunks", model_engine.read_chunks))
         stack.enter_context(mock.patch("enrich.delta.changes.duckdb.connect", shared_duckdb.Connection))
-        stack.enter_context(mock.patch("enrich.log.print", create=True))
+        stack.enter_context(mock.patch("enrich.log.print", _silent, create=True))
         yield
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Print nothing, and remember nothing, which a mock would."""
 
 
 def _build(seed: int, directory: Path) -> Story:

@@ -5,237 +5,345 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 
+class NotApplicable(Exception):
+    """The code that a mutant changes is not there any more: it proves nothing until somebody adapts it."""
+
+
 class Mutant(NamedTuple):
-    """A bug: in a module, one piece of text in the place of another."""
+    """A bug: one piece of text in the place of another.
+
+    `place` is "module:function", "module:Class.method", or "module" for text outside any function. The text must stand
+    there exactly once; so a function that is renamed or moved takes no mutant with it in silence.
+    """
 
     name: str
-    module: str
+    place: str
     right: str
     wrong: str
 
+    @property
+    def module(self) -> str:
+        """Return the module that it changes."""
+        return self.place.partition(":")[0]
+
+    def read(self) -> str:
+        """Read the module as it is."""
+        return Path(*self.module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+
+    def apply(self, source: str) -> str:
+        """Return the module's source with the bug in it.
+
+        Raises:
+            NotApplicable: there is no such function, its text is not there exactly once, or what comes out is no Python.
+        """
+        first, last = _find_lines(source, self.place.partition(":")[2])
+        lines = source.splitlines(keepends=True)
+        place = "".join(lines[first:last])
+        if place.count(self.right) != 1:
+            raise NotApplicable(f"{self.place} has {place.count(self.right)} times {self.right!r}, expected once")
+        mutated = "".join([*lines[:first], place.replace(self.right, self.wrong), *lines[last:]])
+        try:
+            changed = ast.dump(ast.parse(mutated)) != ast.dump(ast.parse(source))
+        except SyntaxError as error:
+            raise NotApplicable(f"{self.place} does not compile with {self.wrong!r}: {error}") from error
+        if not changed:
+            raise NotApplicable(f"{self.place}: {self.wrong!r} means what {self.right!r} means")
+        return mutated
+
+
+def _find_lines(source: str, function: str) -> tuple[int, int]:
+    """Return the range of lines of a function or method; all lines for an empty name."""
+    found: ast.AST = ast.parse(source)
+    for name in filter(None, function.split(".")):
+        inside = [node for node in ast.iter_child_nodes(found) if getattr(node, "name", None) == name]
+        if len(inside) != 1:
+            raise NotApplicable(f"there are {len(inside)} definitions of {function}, expected one")
+        found = inside[0]
+    if isinstance(found, ast.FunctionDef | ast.ClassDef):
+        return min(node.lineno for node in (found, *found.decorator_list)) - 1, found.end_lineno or 0
+    return 0, len(source.splitlines())
+
 
 MUTANTS = (
-    Mutant("skipped-condition", "enrich.run.publish", "return context.run.order.text < ", "return False and '' < "),
+    Mutant(
+        "skipped-condition",
+        "enrich.run.context:RunContext.is_late",
+        "return self.run.order.text < ",
+        "return False and '' < ",
+    ),
     Mutant(
         "checkpoint-before-write",
-        "enrich.run.publish",
-        "    written: Written = writer.flush()",
-        "    context.save(next_row=next_row)\n    written: Written = writer.flush()",
+        "enrich.run.publish:_Publishing.checkpoint",
+        "        written = context.writer.flush()",
+        "        context.save(replace(run, next_row=next_row))\n        run = context.run\n        written = context.writer.flush()",
     ),
-    Mutant("lease-not-checked", "enrich.ledger.lease", "state.lease_owner not in {None, owner} and", "False and"),
+    Mutant(
+        "lease-not-checked", "enrich.ledger.lease:acquire", "state.lease_owner not in {None, owner} and", "False and"
+    ),
     Mutant(
         "lease-too-short",
-        "enrich.ledger.lease",
+        "enrich.ledger.lease:_until",
         "int((deadline + timeout + MARGIN) * 1000)",
         "int((deadline - 60) * 1000)",
     ),
-    Mutant("released-before-it-is-quiet", "enrich.ledger.lease", "sent_at + self.timeout + MARGIN", "sent_at - 1"),
+    Mutant(
+        "released-before-it-is-quiet",
+        "enrich.ledger.lease:Lease.note_unknown",
+        "sent_at + self.timeout + MARGIN",
+        "sent_at - 1",
+    ),
     Mutant(
         "unfenced-ledger",
-        "enrich.ledger.store",
+        "enrich.ledger.store:Ledger._action",
         'condition["ConditionExpression"] = "#version = :version"',
         'condition["ConditionExpression"] = "attribute_exists(pk)"',
     ),
     Mutant(
-        "mark-raised-too-late",
-        "enrich.run.lifecycle",
-        '"high_water": max(state.high_water, context.run.order.text),',
-        "",
+        "mark-raised-too-late", "enrich.run.decide:_begin", "high_water=max(state.high_water, run.order.text), ", ""
     ),
-    Mutant("superseded-counted-as-written", "enrich.run.publish", "superseded=written.superseded)", "superseded=0)"),
-    Mutant("counts-twice", "enrich.run.publish", "    return Counts()\n\n\n", "    return counts\n\n\n"),
+    Mutant(
+        "superseded-counted-as-written",
+        "enrich.run.publish:_Publishing.checkpoint",
+        "superseded=written.superseded)",
+        "superseded=0)",
+    ),
+    Mutant("counts-twice", "enrich.run.publish:_Publishing.checkpoint", "self._counts = Counts()", "pass"),
     Mutant(
         "unprocessed-dropped",
-        "enrich.write.writer",
+        "enrich.write.writer:Writer._take",
         "        if left is None:\n",
         "        if left is None or taken:\n",
     ),
-    Mutant("own-write-taken-for-a-newer-one", "enrich.write.responses", "if stored == order", "if False"),
+    Mutant("own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_stored", "if stored == order", "if False"),
     Mutant(
         "unchanged-keeps-its-old-order",
-        "enrich.delta.changes",
+        "enrich.delta.changes:Delta.merge",
         "select n.k1, n.k2, n.digest, $order, if(",
-        """select n.k1, n.k2, n.digest, if(o.outcome = 1, coalesce((select k."order" from known k where k.k1 = n.k1 and k.k2 = n.k2), $order), $order), if(""",
+        'select n.k1, n.k2, n.digest, if(o.outcome = 1, coalesce((select k."order" from known k where k.k1 = n.k1 and k.k2 = n.k2), $order), $order), if(',
     ),
     Mutant(
         "rejected-items-removed",
-        "enrich.delta.changes",
+        "enrich.delta.changes:Delta.choose_removals",
         "pk, sk from noted where {mine}) n",
         "pk, sk from noted where kept and {mine}) n",
     ),
-    Mutant("late-snapshot-adds", "enrich.delta.changes", "or $order < $snapshot", "or $snapshot is null"),
-    Mutant("duplicates-pass", "enrich.delta.changes", "having count(*) > 1", "having count(*) > 2"),
+    Mutant("late-snapshot-adds", "enrich.delta.changes:Delta.decide", "or $order < $snapshot", "or $snapshot is null"),
+    Mutant("duplicates-pass", "enrich.delta.changes:Delta.duplicates", "having count(*) > 1", "having count(*) > 2"),
     Mutant(
         "notes-of-a-dead-invocation-twice",
-        "enrich.run.check",
+        "enrich.run.context:RunContext._import_noted",
         "if first <= next_row <= last and next_row < until:",
         "if last < until:",
     ),
     Mutant(
         "failed-run-leaves-no-doubt",
-        "enrich.delta.changes",
+        "enrich.delta.changes:Delta.merge_unknown",
         'select n.k1, n.k2, null, coalesce(k."order"',
         'select n.k1, n.k2, k.digest, coalesce(k."order"',
     ),
-    Mutant("table-id-ignored", "enrich.delta.fingerprints", "if written_for != table_id:", "if False:"),
+    Mutant(
+        "table-id-ignored", "enrich.delta.fingerprints:read_fingerprints", "if written_for != table_id:", "if False:"
+    ),
     Mutant(
         "generation-not-opened",
-        "enrich.intake.operations",
+        "enrich.intake.operations:_withdraw",
         "generation=lease.state.generation + 1",
         "generation=lease.state.generation",
     ),
     Mutant(
         "version-ignored",
-        "enrich.read.outputs",
+        "enrich.read.outputs:fetch_output",
         'identity = f"{object_key}@{_identity(head)}"',
         "identity = object_key",
     ),
     Mutant(
         "busy-output-forgotten",
-        "enrich.intake.worker",
+        "enrich.intake.worker:run_pending",
         "    while services.ledger.fetch_pending(dataset):\n",
         "    for _ in services.ledger.fetch_pending(dataset)[:1]:\n",
     ),
     Mutant(
         "failure-of-another-not-told",
-        "enrich.intake.worker",
-        'if run.state == "failed" and run.kind == "output" and run.run not in own:',
+        "enrich.intake.worker:run_pending",
+        "if run.state is RunState.FAILED and run.kind is Kind.OUTPUT and run.run not in own:",
         "if False:",
     ),
     Mutant(
         "old-generation-kept",
-        "enrich.intake.operations",
+        "enrich.intake.operations:_take_back",
         "elif not run.state.is_closed and run.generation is not None:",
         "elif False:",
     ),
     Mutant(
         "lost-dataset-acknowledged",
-        "enrich.intake.worker",
+        "enrich.intake.worker:run_dataset",
         "    except OutOfTime as error:\n",
         "    except __import__('enrich.errors').errors.LeaseLost:\n        return\n    except OutOfTime as error:\n",
     ),
     Mutant(
         "newest-pending-only",
-        "enrich.intake.worker",
+        "enrich.intake.worker:run_pending",
         "while chosen := _choose(services.ledger.fetch_pending(dataset), lease.state.open_run):",
         "if chosen := _choose(services.ledger.fetch_pending(dataset)[-1:], None):",
     ),
     Mutant(
         "sweep-misses-overwritten",
-        "enrich.intake.find",
+        "enrich.intake.find:sweep",
         "seen = (listed.object_key, listed.etag, listed.arrived_ms) in known",
         "seen = listed.object_key in {each[0] for each in known}",
     ),
     Mutant(
-        "rejects-overwrite-each-other", "enrich.join.rejects", "{first_row:012d}-{last_row:012d}.jsonl", "rejects.jsonl"
+        "rejects-overwrite-each-other",
+        "enrich.join.rejects:write_rejects",
+        "{first_row:012d}-{last_row:012d}.jsonl",
+        "rejects.jsonl",
     ),
     Mutant(
         "restart-skips-a-chunk",
-        "enrich.run.publish",
-        "context.save(next_row=next_row, place=place, counts=",
-        "context.save(next_row=next_row + 4, place=place, counts=",
+        "enrich.run.publish:_Publishing.checkpoint",
+        "next_row=next_row, place=place, counts=",
+        "next_row=next_row + 4, place=place, counts=",
     ),
     Mutant(
         "lives-for-ever",
-        "enrich.delta.changes",
+        "enrich.delta.changes:Delta.decide",
         "k.expires_at - $now >= $enough",
         "k.expires_at - $now >= -$enough * 1000",
     ),
     Mutant(
         "tombstone-for-no-item",
-        "enrich.delta.changes",
+        "enrich.delta.changes:Delta.choose_removals",
         "where regexp_full_match(sk, ",
         "where true or regexp_full_match(sk, ",
     ),
-    Mutant("writes-left-in-flight", "enrich.run.lifecycle", "writer.settle()", "pass"),
-    Mutant("next-run-does-not-wait", "enrich.intake.worker", "lease.wait_for_quiet()", "pass"),
-    Mutant("writer-never-stops", "enrich.run.lifecycle", "stop_at=lambda: context.lease.stop_at", "stop_at=None"),
+    Mutant("writes-left-in-flight", "enrich.run.context:RunContext._settle", "writer.settle()", "pass"),
+    Mutant("next-run-does-not-wait", "enrich.intake.worker:_run_one", "lease.wait_for_quiet()", "pass"),
+    Mutant(
+        "writer-never-stops",
+        "enrich.run.context:RunContext.writer",
+        "stop_at=lambda: self.lease.stop_at",
+        "stop_at=None",
+    ),
     Mutant(
         "metadata-of-the-dataset",
-        "enrich.run.lifecycle",
-        "context.run.metadata, max_bytes",
-        '{name: each["location"] for name, each in context.lease.state.metadata.items()}, max_bytes',
+        "enrich.run.context:RunContext.engine",
+        "self.run.metadata, max_bytes",
+        '{name: each["location"] for name, each in self.lease.state.metadata.items()}, max_bytes',
     ),
-    Mutant("metadata-never-too-old", "enrich.run.prepare", 'earlier["fetched_ms"] > oldest_ms and', "oldest_ms and"),
+    Mutant(
+        "metadata-never-too-old",
+        "enrich.run.prepare:_pin_metadata",
+        'earlier["fetched_ms"] > oldest_ms and',
+        "oldest_ms and",
+    ),
     Mutant(
         "superseded-counted-as-unchanged",
-        "enrich.run.publish",
+        "enrich.run.publish:_count_outcomes",
         "unchanged=found.get(UNCHANGED, 0), superseded=found.get(SUPERSEDED, 0)",
         "unchanged=found.get(UNCHANGED, 0) + found.get(SUPERSEDED, 0)",
     ),
     Mutant(
         "expires-from-when-it-ran",
-        "enrich.run.prepare",
+        "enrich.run.prepare:set_order",
         "math.ceil((as_of + context.dataset.ttl).timestamp())",
         "math.ceil(context.services.clock.now() + context.dataset.ttl.total_seconds())",
     ),
     Mutant(
-        "future-accepted", "enrich.run.prepare", "if as_of.timestamp() * 1000 > ", "if False and as_of.timestamp() > "
+        "future-accepted",
+        "enrich.run.prepare:set_order",
+        "if as_of.timestamp() * 1000 > ",
+        "if False and as_of.timestamp() > ",
     ),
-    Mutant("too-many-rejects-published", "enrich.run.check", "if within_share and", "if True or within_share and"),
     Mutant(
-        "another-row-kept-as-reject", "enrich.join.rejects", "[row - first_row for row in rows]", "[0 for row in rows]"
+        "too-many-rejects-published",
+        "enrich.run.check:_is_tolerated",
+        "return within_share and",
+        "return True or within_share and",
     ),
-    Mutant("first-part-only", "enrich.run.prepare", "return list(output.parts)", "return list(output.parts[:1])"),
-    Mutant("missing-part-ignored", "enrich.run.prepare", "if output.missing:", "if False:"),
     Mutant(
-        "newest-instead-of-pinned", "enrich.read.s3_object", 'pin = {"VersionId": self._part.version_id}', "pin = {}"
+        "another-row-kept-as-reject",
+        "enrich.join.rejects:write_rejects",
+        "[row - first_row for row in rows]",
+        "[0 for row in rows]",
     ),
-    Mutant("another-in-its-place", "enrich.read.s3_object", '{"IfMatch": self._part.etag}', "{}"),
+    Mutant(
+        "first-part-only",
+        "enrich.run.prepare:_check_parts",
+        "return list(output.parts)",
+        "return list(output.parts[:1])",
+    ),
+    Mutant("missing-part-ignored", "enrich.run.prepare:_check_parts", "if output.missing:", "if False:"),
+    Mutant(
+        "newest-instead-of-pinned",
+        "enrich.read.s3_object:PartFile._get",
+        'pin = {"VersionId": self._part.version_id}',
+        "pin = {}",
+    ),
+    Mutant("another-in-its-place", "enrich.read.s3_object:PartFile._get", '{"IfMatch": self._part.etag}', "{}"),
     Mutant(
         "continuation-forgotten",
-        "enrich.intake.worker",
+        "enrich.intake.worker:run_dataset",
         'services.send({"continue": {"dataset": dataset}})',
         "services.random",
     ),
     Mutant(
         "tombstone-expires-too-early",
-        "enrich.run.lifecycle",
+        "enrich.run.decide:_choose_removals",
         "return max(run.expires_at or 0, delta.removals_expire_at())",
         "return run.expires_at or 0",
     ),
     Mutant(
         "high-water-falls",
-        "enrich.run.lifecycle",
-        '"high_water": max(state.high_water, context.run.order.text),',
-        '"high_water": context.run.order.text,',
+        "enrich.run.decide:_begin",
+        "high_water=max(state.high_water, run.order.text)",
+        "high_water=run.order.text",
     ),
     Mutant(
         "snapshot-mark-falls",
-        "enrich.run.lifecycle",
-        "snapshot = max(snapshot, context.run.order.text)",
-        "snapshot = context.run.order.text",
+        "enrich.run.close:close",
+        "max(state.snapshot, run.order.text) if is_snapshot",
+        "run.order.text if is_snapshot",
     ),
-    Mutant("place-forgotten", "enrich.run.publish", "Counts(), run.next_row, run.place", "Counts(), run.next_row, 0"),
+    Mutant("place-forgotten", "enrich.run.publish:_Publishing.__init__", "context.run.place", "0"),
     Mutant(
         "rejects-not-kept",
-        "enrich.run.publish",
+        "enrich.run.publish:_Publishing.write_chunk",
         "            write_rejects(services.s3,",
         "            bool(services.s3), (1,",
     ),
-    Mutant("born-expired-written", "enrich.run.publish", "if context.run.born_expired:", "if False:"),
-    Mutant("unknown-not-noted", "enrich.run.lifecycle", "context.lease.note_unknown(writer.unknown_at)", "pass"),
+    Mutant("born-expired-written", "enrich.run.publish:_count_outcomes", "if context.run.born_expired:", "if False:"),
+    Mutant(
+        "unknown-not-noted",
+        "enrich.run.context:RunContext._settle",
+        "self.lease.note_unknown(writer.unknown_at)",
+        "pass",
+    ),
     Mutant(
         "lost-write-not-sent-again",
-        "enrich.write.responses",
+        "enrich.write.responses:parse_answer",
         "Outcome(left=request, reason=answer)",
         "Outcome(written=request.items)",
     ),
     Mutant(
-        "withdrawn-stays-done", "enrich.intake.operations", 'changes.append(replace(run, state="withdrawn"))', "pass"
+        "withdrawn-stays-done",
+        "enrich.intake.operations:_take_back",
+        "changes.append(replace(run, state=RunState.WITHDRAWN))",
+        "pass",
     ),
     Mutant(
         "failure-not-told",
-        "enrich.intake.worker",
+        "enrich.intake.worker:handle_requests",
         "                _raise_failed(services, run)\n",
         "                pass\n",
     ),
@@ -248,10 +356,7 @@ class _Loader(importlib.abc.InspectLoader):
 
     def get_source(self, fullname: str) -> str:
         with open(self._path, encoding="utf-8") as file:
-            source = file.read()
-        if source.count(self._mutant.right) != 1:
-            raise ValueError(f"mutant {self._mutant.name}: its text stands {source.count(self._mutant.right)} times")
-        return source.replace(self._mutant.right, self._mutant.wrong)
+            return self._mutant.apply(file.read())
 
 
 class _Finder(importlib.abc.MetaPathFinder):

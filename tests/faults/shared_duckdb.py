@@ -1,4 +1,8 @@
-"""One DuckDB instance for all histories, a schema for each `Delta`: opening an instance takes longer than a run."""
+"""One DuckDB instance for all histories: opening an instance, and making its tables, takes longer than a run.
+
+A connection has a schema of its own, with the tables that are always made; these are committed, everything else is
+one transaction. Closing rolls it back, so that the next `Delta` finds the tables empty, and need not make them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,19 @@ import duckdb
 
 _connect = duckdb.connect
 _numbers = itertools.count()
+_idle: list[Schema] = []
+
+
+class Schema:
+    """A schema of the shared instance, a cursor into it, and the statements that made its tables."""
+
+    def __init__(self) -> None:
+        name = f"s{next(_numbers)}"
+        self.tables: set[str] = set()
+        self.cursor = _instance().cursor()
+        self.cursor.execute(f"create schema {name}")
+        self.cursor.execute(f"set schema = '{name}'")
+        self.cursor.execute("pragma disable_optimizer")  # it takes longer than the dozen rows that a statement sees
 
 
 @cache
@@ -18,19 +35,34 @@ def _instance() -> duckdb.DuckDBPyConnection:
 
 
 class Connection:
-    """A connection to the shared instance that sees its own schema only."""
+    """What `duckdb.connect` returns, as far as `Delta` calls it."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self._schema = f"s{next(_numbers)}"
-        self._cursor = _instance().cursor()
-        self._cursor.execute(f"create schema {self._schema}")
-        self._cursor.execute(f"set schema = '{self._schema}'")
+        self._schema = _idle.pop() if _idle else Schema()
+        self._in_transaction = False
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        """Execute a statement; a table that the schema has already is not made again."""
+        if sql in self._schema.tables:
+            return self
+        if not self._in_transaction:
+            if sql.startswith(("create table ", "set ")):
+                self._schema.tables.add(sql)
+            else:
+                self._begin()
+        return self._schema.cursor.execute(sql, *values)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
+        if not self._in_transaction:
+            self._begin()
+        return getattr(self._schema.cursor, name)
+
+    def _begin(self) -> None:
+        self._schema.cursor.execute("begin transaction")
+        self._in_transaction = True
 
     def close(self) -> None:
-        """Drop the schema with all that is in it."""
-        self._cursor.execute("set schema = 'main'")
-        self._cursor.execute(f"drop schema {self._schema} cascade")
-        self._cursor.close()
+        """Undo everything but the tables."""
+        if self._in_transaction:
+            self._schema.cursor.execute("rollback")
+        _idle.append(self._schema)

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from tests.faults.judge import judge
-from tests.faults.mutants import MUTANTS
 
 SEEDS = 200
 AT_ONCE = 10
@@ -28,10 +27,3 @@ def test_a_bug_is_found(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "1 broke a promise" in done.stdout
-
-
-def test_every_bug_still_has_its_place() -> None:
-    """A mutant whose text is gone from the code would find nothing and prove nothing."""
-    for mutant in MUTANTS:
-        with open(mutant.module.replace(".", "/") + ".py", encoding="utf-8") as file:
-            assert file.read().count(mutant.right) == 1, mutant.name

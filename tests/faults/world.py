@@ -11,7 +11,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -40,14 +40,37 @@ class Chances:
     lossy: float = 0.0  # of what goes wrong with a write to be a loss
 
 
+def _taken() -> threading.Lock:
+    """Return a lock that is held: the next to acquire it waits until another thread releases it."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class Player:
+    """A thread that plays one actor after another: starting a thread takes longer than most actors act."""
+
+    def __init__(self) -> None:
+        self.go = _taken()
+        self.play: Callable[[], None]
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self.go.acquire()
+            self.play()
+
+
+_idle: list[Player] = []
+
+
 @dataclass
 class Actor:
     """Somebody who acts: an invocation, or an operator at the command line."""
 
     name: str
     deadline: float
-    thread: threading.Thread | None = None
-    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    player: Player
     wake_at: float = 0.0
     dead: bool = False
     finished: bool = False
@@ -65,7 +88,9 @@ class World:
         self.current: Actor | None = None
         self.broken: list[str] = []
         self._actors: list[Actor] = []
-        self._back = threading.Semaphore(0)
+        self._back = _taken()
+        self._until = START
+        self._failure: BaseException | None = None
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
@@ -146,10 +171,10 @@ class World:
 
     def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
         """Let somebody begin to act; `lasts` is how long until its process is ended."""
-        actor = Actor(name, self.time + lasts)
+        player = _idle.pop() if _idle else Player()
+        actor = Actor(name, self.time + lasts, player)
 
         def main() -> None:
-            actor.go.acquire()
             try:
                 work()
             except Killed:
@@ -157,42 +182,58 @@ class World:
             except BaseException as error:
                 actor.error = error
             actor.finished = True
-            self._back.release()
+            _idle.append(player)
+            self._failure = actor.error
+            self._pass_on(None if actor.error else self._choose())
 
-        actor.thread = threading.Thread(target=main, name=name, daemon=True)
-        actor.thread.start()
+        player.play = main
         self._actors.append(actor)
         return actor
 
     def run(self, until: float) -> None:
         """Let the world go on until a time, or until nothing is left that could happen."""
+        self._until = until
+        self._pass_on(self._choose())
+        self._back.acquire()
+        if self._failure is not None:
+            raise self._failure
+
+    def _choose(self) -> Actor | None:
+        """Return who acts next, in the thread of whoever has just acted; None when the world has come to rest."""
+        self.current = None
+        try:
+            return self._find_next()
+        except BaseException as error:  # what happens by itself has failed: that ends the history
+            self._failure = error
+            return None
+
+    def _find_next(self) -> Actor | None:
         while True:
             self._turn()
             self._actors = [actor for actor in self._actors if not actor.finished]
             ready = [actor for actor in self._actors if actor.wake_at <= self.time]
             if ready:
-                self._resume(self.random.choice(ready))
-                continue
+                return self.random.choice(ready)
             times = [actor.wake_at for actor in self._actors]
             if self._agenda:
                 times.append(self._agenda[0][0])
-            if not times or min(times) > until:
-                self.time = max(self.time, min(until, *times) if times else until)
-                return
+            if not times or min(times) > self._until:
+                self.time = max(self.time, min(self._until, *times) if times else self._until)
+                return None
             self.time = max(self.time, min(times))
 
-    def _resume(self, actor: Actor) -> None:
+    def _pass_on(self, actor: Actor | None) -> None:
+        """Give the baton to an actor; to `run`, when there is none."""
         self.current = actor
-        actor.go.release()
-        self._back.acquire()
-        self.current = None
-        if actor.error is not None:
-            raise actor.error
+        (actor.player.go if actor else self._back).release()
 
     def _yield(self, actor: Actor) -> None:
-        self._back.release()
-        actor.go.acquire()
-        self.current = actor
+        chosen = self._choose()
+        if chosen is actor:
+            self.current = actor
+            return
+        self._pass_on(chosen)
+        actor.player.go.acquire()
 
 
 class Calm:

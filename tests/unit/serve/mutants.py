@@ -198,7 +198,8 @@ _WIRE: tuple[tuple[str, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def _mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
+def list_mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
+    """List every mutant with the test files that are about its rule."""
     for rows, module, tests in (
         (_AUTH, "serve.tokens.jwt", (ATTACKS, ONE_KEY)),
         (_STRICT, "serve.tokens.strict", (ATTACKS,)),
@@ -223,7 +224,7 @@ def main() -> None:
     """Run the mutants that are named, or all, and print what became of each."""
     for name in _HEAVY:
         importlib.import_module(name)
-    chosen = [(mutant, tests) for mutant, tests in _mutants() if not sys.argv[1:] or mutant.name in sys.argv[1:]]
+    chosen = [(mutant, tests) for mutant, tests in list_mutants() if not sys.argv[1:] or mutant.name in sys.argv[1:]]
     missed, waiting, running = [], list(reversed(chosen)), dict[int, str]()
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
