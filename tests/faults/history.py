@@ -10,7 +10,7 @@ import tempfile
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from enrich.settings import Settings
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
 from tests.faults import model_engine, shared_duckdb
+from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
 from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
@@ -68,9 +69,19 @@ class Story:
     gentle: bool = False  # nothing was made to fail
     lost: bool = False  # fingerprints were
     given_up: int = 0  # operators who may have, and what they left waits for the next sweep
+    stood_still: set[tuple[Any, ...]] = field(
+        default_factory=set
+    )  # where runs were when an invocation did not move them
+    transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     hasty: float = 0.0  # how often the model is run again while its output is being written
 
     _states: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # dataset -> row of the ledger, and its record
+
+    def open_transport(self, owner: str, timeout: float) -> ModelTransport:
+        """Open a transport to the table of items, and remember whose it is."""
+        transport = ModelTransport(self.world, self.items, timeout, partial(_watch, self, owner))
+        self.transports.setdefault(owner, []).append(transport)
+        return transport
 
     def state(self, dataset: str) -> Any:
         """Return a dataset's state, outside any call."""
@@ -110,7 +121,7 @@ class Story:
 
     def render(self, run: Run, value: str) -> str:
         """Return the body that a run must give to a value."""
-        return render_body(value, [[{"k": self.athena.fetched[run.metadata["m"]][1]}]])
+        return render_body(self.datasets[run.dataset], value, [[{"k": self.athena.fetched[run.metadata["m"]][1]}]])
 
     @property
     def ledger(self) -> Ledger:
@@ -198,7 +209,7 @@ def _build(seed: int, directory: Path) -> Story:
             dynamodb=cast(Any, dynamo),
             ledger=Ledger(cast(Any, dynamo), "ledger"),
             athena=cast(Any, story.athena),
-            open_transport=lambda timeout: ModelTransport(world, story.items, timeout, partial(_watch, story, owner)),
+            open_transport=lambda timeout: story.open_transport(owner, timeout),
             send=story.queue.send,
             clock=world,
             random=world.random,
@@ -228,7 +239,7 @@ def _dataset(name: str, random: Random) -> Dataset:
         metadata={"m": Metadata("select 1 as k", on="k", max_age=timedelta(hours=random.choice([0, 24])))},
         subject=["s"],
         prediction_id="p",
-        body={"value": "v", "metadata": "m.k"},
+        body={"value": "v", "metadata": "m.k"} | random.choice([{}, {}, {"padding": "repeat('x', 60000)"}]),
         tolerated=random.choice([Tolerated(share=1.0), Tolerated(share=0.25, few=1)]),
         unchanged_life=0.5,
     )
@@ -318,7 +329,14 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
     name = f"invocation-{next(_INVOCATIONS)}"
 
     def main() -> None:
-        services = story.services(name, story.world.time + lasts)
+        before = positions(story)
+
+        def send(message: dict[str, Any]) -> None:
+            if "continue" in message:
+                check_moved(story, name, message["continue"]["dataset"], before)
+            story.queue.send(message)
+
+        services = replace(story.services(name, story.world.time + lasts), send=send)
         try:
             handle_requests(services, parse_text(sent.body))
         except BUGS:

@@ -15,6 +15,7 @@ from enrich.read.chunks import BadOutput
 from serve.item import PREDICTION_ID, build_pk
 
 CHUNK_ROWS = 4
+PADDING = "x" * 60_000  # makes items of so many write units that a chunk is put in several slices
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -60,7 +61,7 @@ class ModelEngine:
 
     def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
         assert directory.is_dir()
-        self._name = dataset.name
+        self._dataset = dataset
         self._metadata = [table.to_pylist() for table in metadata.values()]
 
     def __enter__(self) -> Self:
@@ -73,9 +74,9 @@ class ModelEngine:
         rows = []
         for at, (subject, prediction_id, value) in enumerate(chunk):
             reason = render_reason(prediction_id, value)
-            body = None if reason else render_body(value, self._metadata)
+            body = None if reason else render_body(self._dataset, value, self._metadata)
             number = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little") if digest else None
-            pk = build_pk(self._name, [subject])
+            pk = build_pk(self._dataset.name, [subject])
             rows.append([first_row + at, pk, prediction_id, body, number, 1, reason, reason])
         columns = list(zip(*rows, strict=True))
         return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
@@ -84,9 +85,10 @@ class ModelEngine:
         return [json.dumps(chunk[row]) for row in rows]
 
 
-def render_body(value: str, metadata: Sequence[Any]) -> str:
+def render_body(dataset: Dataset, value: str, metadata: Sequence[Any]) -> str:
     """Return the body of a value, joined with the rows of all metadata."""
-    return json.dumps({"value": value, "metadata": metadata})
+    body = {"value": value, "metadata": metadata}
+    return json.dumps(body | {"padding": PADDING} if "padding" in dataset.body else body)
 
 
 def render_reason(prediction_id: str | None, value: str | None) -> str | None:

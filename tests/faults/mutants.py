@@ -77,6 +77,18 @@ def _find_lines(source: str, function: str) -> tuple[int, int]:
 
 MUTANTS = (
     Mutant(
+        "stops-without-a-checkpoint",
+        "enrich.run.publish:_Publishing._pause",
+        "if stop or context.due():",
+        "if context.due():",
+    ),
+    Mutant(
+        "checks-without-a-checkpoint",
+        "enrich.run.check:_check_rows",
+        "if stop or context.due():",
+        "if context.due():",
+    ),
+    Mutant(
         "skipped-condition",
         "enrich.run.context:RunContext.is_late",
         "return self.run.order.text < ",

@@ -8,6 +8,7 @@ from enrich.ledger.records import Run
 from serve.item import BODY, EXPIRES_AT
 from tests.faults.history import Story
 from tests.faults.outputs import TTL
+from tests.faults.table import read_body
 
 Body = str | None  # None: a reader finds nothing
 
@@ -22,7 +23,7 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
     for key in sorted(keys):
         item = story.items.rows.get(key)
         alive = item is not None and BODY in item and int(item[EXPIRES_AT]["N"]) > now
-        stored = item[BODY]["S"] if alive and item is not None else None
+        stored = read_body(item) if alive and item is not None else None
         allowed, until = expected.get(key, ({None}, now))
         allowed = allowed | doubtful.get(key, set())
         if until <= now or key in doubtful:

@@ -9,12 +9,18 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from serve.item import BODY, EXPIRES_AT, ORDER
+from serve.item import BODY, EXPIRES_AT, ORDER, body_text, decode
 from tests.faults.world import World
 from wire.errors import TransportError
 from wire.response import Response
 
 LANDS_WITHIN = 8.0  # seconds after the client gave up on it that a write may still be applied; less than the margin
+
+
+def read_body(item: dict[str, Any]) -> str | None:
+    """Return the body of a stored item as text; None of a tombstone."""
+    body = decode(item).body
+    return None if body is None else body_text(body)
 
 
 class Applied(NamedTuple):
@@ -41,7 +47,7 @@ class Items:
         if conditional and stored is not None and not stored[ORDER]["S"] < order:
             return stored
         self.rows[at] = item
-        body = item[BODY]["S"] if BODY in item else None
+        body = read_body(item)
         hides_until = int(stored[EXPIRES_AT]["N"]) if stored and BODY in stored else 0
         self.applied.append(Applied(order, at, body, int(item[EXPIRES_AT]["N"]), hides_until))
         return None
@@ -65,6 +71,7 @@ class ModelTransport:
         self._items = items
         self._timeout = timeout
         self._watch = watch
+        self.troubled = 0  # requests that were not simply taken
         self._handles = itertools.count(1)
         self._due: dict[int, float] = {}
         self._answers: dict[int, Response | TransportError] = {}
@@ -77,6 +84,7 @@ class ModelTransport:
         if fate <= 1 and world.random.random() < world.chances.lossy:
             fate = world.random.uniform(0.7, 1)
         at = world.time
+        self.troubled += fate <= 1
         if fate > 1:
             self._land(handle, target, request, at + latency, answered=True)
         elif fate < 0.25:
