@@ -53,6 +53,6 @@ def build_partition(claims: Mapping[str, Any], dataset: Served) -> str:
         InvalidToken: as `build_subject`, or the key is longer than DynamoDB takes.
     """
     pk = build_pk(dataset.name, build_subject(claims, dataset))
-    if len(pk) > MAX_PK_BYTES:  # percent-encoded, so a character is a byte
+    if len(pk.encode()) > MAX_PK_BYTES:
         raise InvalidToken("bad-subject")
     return pk

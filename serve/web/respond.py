@@ -15,12 +15,15 @@ from serve.web.request import Form, Request
 from serve.web.route import ALLOW, Page
 
 MAX_AGE = 60
+# Characters of a body that is sent as text. Lambda's runtime may escape a character to 12 bytes, and a load balancer
+# takes 1 MB; as base64 a body has 4/3 of its bytes, so that the largest that is stored fits into Lambda's 6 MB too.
+MAX_TEXT = 80_000
 JSON = "application/json"
 PROBLEM_TYPE = "urn:larder:problem:"
 
 
 class Answer(NamedTuple):
-    """Status, headers and body; bytes are sent as they are, through base64."""
+    """Status, headers and body; bytes are sent as base64, which the gateway decodes."""
 
     status: int
     headers: dict[str, str]
@@ -54,13 +57,12 @@ def respond_list(request: Request, page: Page, found: Found, now: float) -> Answ
     Raises:
         Problem: not_acceptable, as `respond_item`.
     """
-    parts = [f'{{"prediction_id":{json.dumps(entry.prediction_id)},"body":{entry.text}}}' for entry in found.entries]
     headers = {}
     if found.next_after is not None:
         # Relative, since the function does not know under which host, stage and base path it is reached.
         prefix = f"&prefix={page.prefix}" if page.prefix else ""
         headers["Link"] = f'<?limit={page.limit}&after={found.next_after}{prefix}>; rel="next"'
-    body, coding = _encode(request, '{"items":[' + ",".join(parts) + "]}")
+    body, coding = _encode(request, found.json)
     return _respond(request, body, headers | coding, found.expires_at, now)
 
 
@@ -106,6 +108,8 @@ def render(answer: Answer, form: Form, *, is_head: bool = False) -> dict[str, An
     body, is_base64 = answer.body, False
     if is_head:
         body = ""
+    if isinstance(body, str) and len(body) > MAX_TEXT:
+        body = body.encode()
     if isinstance(body, bytes):
         body, is_base64 = b64encode(body).decode(), True
     headers = {**answer.headers, "X-Content-Type-Options": "nosniff"}

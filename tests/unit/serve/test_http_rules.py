@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import string
 import zlib
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -486,15 +488,70 @@ def test_skipping_has_a_bound() -> None:
     assert len(pages) < 4
 
 
-def test_a_page_ends_before_it_is_too_large() -> None:
-    """About 0.7 MB: a load balancer takes 1 MB, and quotes in it count twice. One large item is a page of its own."""
+# Texts that are longer on the way than they are in Python: escaped, in UTF-8, or in the base64 of a gzip.
+LARGE_TEXTS = {
+    "ASCII": "y",
+    "two bytes": "é",
+    "three bytes": "漢",
+    "four bytes": "🛫",
+    "quotes": '\\"',
+    "no redundancy": "".join(
+        random.Random(1).choices(string.ascii_letters + string.digits + "!#$%&()*+-./:;<>?@[]^_{}~", k=999)
+    ),
+}
+
+
+@pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
+def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str) -> None:
+    """H7: a page holds `MAX_PAGE_BYTES` of UTF-8, frames and commas included, and not one byte more."""
+    size = len(unit.encode())
+    body = f'"{unit * (200_000 // size)}"'
+    frames = sum(len(f'{{"prediction_id":"a{number}","body":}}') for number in range(4)) + len('{"items":[,,,]}')
+    rest = MAX_PAGE_BYTES - frames - 3 * len(body.encode()) - 2
+    last = f'"{unit * (rest // size)}{"." * (rest % size)}"'
+    for name, spare, shown in (("fits", "", 4), ("one more", ".", 3)):
+        app = App(*(item(f"a{number}", body) for number in range(3)), item("a3", f'{last[:-1]}{spare}"'))
+        answer = app.call(LIST, TOKEN)
+        assert len(answer.json["items"]) == shown, name
+        assert len(answer.body) <= MAX_PAGE_BYTES
+        assert ("link" in answer.headers) == (shown == 3)
+
+
+@pytest.mark.parametrize("accept_encoding", ["identity", "gzip;q=1, identity;q=0"])
+@pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
+def test_a_page_fits_through_a_load_balancer(unit: str, accept_encoding: str) -> None:
+    """H7: the function's result, as it is escaped at worst, has at most 1 MB, and the pages have every item."""
+    body = f'"{unit * (20_000 // len(unit.encode()))}"'
+    app = App(*(item(f"a{number:02d}", body) for number in range(99)))
+    after, names = None, []
+    while True:
+        query = {"limit": "100", **({"after": after} if after else {})}
+        answer = app.call(LIST, TOKEN, form="alb", query=query, accept_encoding=accept_encoding)
+        assert len(json.dumps(answer.result).encode()) <= 1_000_000
+        content = answer.body if "content-encoding" not in answer.headers else zlib.decompress(answer.body, 31)
+        names += [entry["prediction_id"] for entry in json.loads(content)["items"]]
+        if "link" not in answer.headers:
+            break
+        after = names[-1]
+    assert names == [f"a{number:02d}" for number in range(99)]
+
+
+@pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
+def test_the_largest_body_fits_through_lambda(unit: str) -> None:
+    """Lambda takes results of 6 MB as JSON, and its runtime may escape every character that is not ASCII."""
+    body = f'"{unit * ((MAX_BODY_BYTES - 2) // len(unit.encode()))}"'
+    answer = App(item("a", _zip(body))).call(ONE, TOKEN)
+    assert (answer.status, answer.body) == (200, body.encode())
+    assert len(json.dumps(answer.result).encode()) <= 6 * 1024 * 1024
+
+
+def test_one_large_item_is_a_page_of_its_own() -> None:
+    """H7: an item that is larger than a page is shown all the same, alone."""
     body = json.dumps({"x": "y" * 300_000})
     app = App(
         *(item(f"a{number}", body) for number in range(5)), item("b", json.dumps({"x": "y" * 900_000})), item("c")
     )
-    pages = _walk(app)
-    assert pages == [["a0", "a1"], ["a2", "a3"], ["a4"], ["b"], ["c"]]
-    assert MAX_PAGE_BYTES < 1_000_000
+    assert _walk(app) == [["a0", "a1"], ["a2", "a3"], ["a4"], ["b"], ["c"]]
 
 
 def test_a_body_that_is_too_large_or_damaged_is_a_fault_of_ours() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from serve.access import MAX_CLAIM_CHARACTERS, build_partition
 from serve.datasets import FLIGHT_DELAYS, Served
+from serve.item import MAX_PK_BYTES
 from serve.tokens.jwt import InvalidToken
 from serve.tokens.key_cache import FRESHNESS
 from tests.unit.serve.kit import FORMS, NOW, App, claims, item, jwks, public_jwk, sign
@@ -44,6 +45,18 @@ def test_an_odd_claim_is_only_ever_itself(value: str) -> None:
     app = App(item("a", '{"secret":1}', pk="flight-delays#AA"))
     assert app.call(f"{LIST}/a", sign(claims(carrier=value))).status == 404
     assert app.table.asked[0][1]["Key"]["pk"]["S"] == f"flight-delays#{quote(value, safe='')}"
+
+
+def test_a_partition_key_is_bounded_in_bytes() -> None:
+    """DynamoDB takes 2,048 bytes of UTF-8, also where the name of a dataset is not ASCII."""
+    dataset = Served("é" * 10, ("user",), "any:read")
+    user = "漢" * 225  # nine bytes each, percent-encoded
+    for spare, is_good in (("ab", True), ("abc", False)):
+        try:
+            size = len(build_partition({"user": user + spare}, dataset).encode())
+        except InvalidToken:
+            size = None
+        assert size == (MAX_PK_BYTES if is_good else None)
 
 
 texts = st.text(min_size=1, max_size=12) | st.sampled_from(
