@@ -77,8 +77,14 @@ class Channel:
         self.is_reusable = False
         answer = Answer(method, largest)
         try:
-            self._connection.settimeout(timeout)
-            self._connection.sendall(request)
+            try:
+                self._connection.settimeout(timeout)
+                self._connection.sendall(request)
+            except OSError:
+                # A server can refuse a request before it has read all of it, and reset the connection.
+                if not self._is_answered(answer):
+                    raise
+                return answer.response
             while not answer.feed(self._receive(ends)):
                 pass
         except TimeoutError as error:
@@ -92,6 +98,17 @@ class Channel:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _is_answered(self, answer: Answer) -> bool:
+        """Read what was received already; return whether it is a whole answer."""
+        self._connection.settimeout(0)
+        try:
+            while received := self._connection.recv(_READ):
+                if answer.feed(received):
+                    return True
+        except OSError:  # there is no more of it
+            pass
+        return False
 
     def _receive(self, ends: float) -> bytes:
         self._connection.settimeout(_left(ends))

@@ -176,27 +176,33 @@ class Transport:
         except WOULD_BLOCK:
             slot.watch(self._selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
         except OSError as error:
-            self._fail(slot, f"connection failed: {error}")
+            # A server can refuse a request before it has read all of it, and reset the connection.
+            self._pull(slot, broken=error)
             return False
         else:
             slot.watch(self._selector, selectors.EVENT_READ)  # costs nothing where that is what is watched
         return True
 
-    def _pull(self, slot: Slot) -> None:
-        """Receive as much as there is, and report the answer when it is whole."""
+    def _pull(self, slot: Slot, broken: OSError | None = None) -> None:
+        """Receive as much as there is, and report the answer when it is whole.
+
+        `broken` is what sending failed with: no more will come than is there.
+        """
         answer = slot.answer
         try:
             while True:
                 received = slot.connection.recv(_RECEIVE)
                 if not received:
-                    self._fail(slot, "connection failed: closed before the end of an answer")
+                    self._fail(slot, f"connection failed: {broken or 'closed before the end of an answer'}")
                     return
                 if answer.feed(received):
                     break
         except WOULD_BLOCK:
+            if broken:
+                self._fail(slot, f"connection failed: {broken}")
             return
         except OSError as error:
-            self._fail(slot, f"connection failed: {error}")
+            self._fail(slot, f"connection failed: {broken or error}")
             return
         except WireError as error:
             self._fail(slot, str(error))

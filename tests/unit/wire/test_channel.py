@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer, answer, raw
-from tests.unit.wire.tls_server import UNTRUSTED, issue, tls_server
+from tests.unit.wire.tls_server import UNTRUSTED, issue, refuse_early, socket_server, tls_server
 from wire.channel import open_channel, tls_context
 from wire.client import Client, Limits
 from wire.endpoint import Endpoint
-from wire.errors import Unavailable
+from wire.errors import Dropped, TransportError, Unavailable
 
 QUICK = Limits(connect=1.0, attempt=0.5, budget=2.0, tries=1)
 
@@ -133,3 +133,56 @@ def test_chunks_are_put_together() -> None:
         client = Client(server.endpoint(), None, QUICK)
         assert client.call("GET", "/").body == b"abc0123456789"
         assert len(client._idle) == 1
+
+
+EARLY = b"HTTP/1.1 413 X\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_an_answer_before_the_request_is_whole_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool
+) -> None:
+    """A server that refuses a request half-way and resets the connection is heard: its answer came before the reset."""
+    issued = issue(tmp_path, "127.0.0.1") if tls else None
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
+    with socket_server(issued, refuse_early(EARLY)) as endpoint:
+        for _ in range(5):
+            channel = open_channel(endpoint, 2.0)
+            response = channel.exchange("POST", b"x" * 8_000_000, 1000, 2.0)
+            assert (response.status, response.body) == (413, b"large")
+            assert not channel.is_reusable
+            channel.close()
+
+
+def test_half_an_answer_before_a_reset_is_none() -> None:
+    """What was cut off by the reset is never returned."""
+    with socket_server(None, refuse_early(EARLY[:-1])) as endpoint:
+        channel = open_channel(endpoint, 2.0)
+        with pytest.raises(TransportError):
+            channel.exchange("POST", b"x" * 8_000_000, 1000, 2.0)
+        channel.close()
+
+
+def test_a_reset_without_an_answer_is_a_drop() -> None:
+    """A connection that ends while the request is sent, and says nothing, can be replaced by another."""
+    with socket_server(None, refuse_early(b"")) as endpoint:
+        channel = open_channel(endpoint, 2.0)
+        with pytest.raises(Dropped):
+            channel.exchange("POST", b"x" * 8_000_000, 1000, 2.0)
+        channel.close()
+
+
+def test_a_server_that_refuses_and_reads_no_more_is_heard() -> None:
+    """It leaves the request in the buffers and the connection open: its answer counts when the time is up."""
+
+    def refuse(peer: socket.socket) -> None:
+        peer.recv(100)
+        peer.sendall(EARLY)
+        peer.settimeout(5)
+        while peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1:  # until the client has closed
+            time.sleep(0.01)
+
+    with socket_server(None, refuse) as endpoint:
+        channel = open_channel(endpoint, 2.0)
+        assert channel.exchange("POST", b"x" * 30_000_000, 1000, 0.3).status == 413
+        channel.close()

@@ -19,7 +19,7 @@ from tests.unit.wire.faulty_server import (
     silence,
     then_closed,
 )
-from tests.unit.wire.tls_server import UNTRUSTED, issue, tls_server
+from tests.unit.wire.tls_server import UNTRUSTED, issue, refuse_early, socket_server, tls_server
 from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
@@ -282,6 +282,28 @@ def test_answer_before_the_request_is_whole_ends_the_connection() -> None:
         for _ in range(2):
             handle = transport.send(TARGET, b"x" * 30_000_000)
             assert collect(transport, 1)[handle].status == 413
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_an_answer_before_a_reset_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool) -> None:
+    """A server that refuses a request half-way and resets the connection is heard: its answer came before the reset."""
+    issued = issue(tmp_path, "127.0.0.1") if tls else None
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
+    with socket_server(issued, refuse_early(b"HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarge")) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=5)
+        for _ in range(20):
+            transport.send(TARGET, b"x" * 8_000_000)
+        assert {getattr(got, "body", got) for got in collect(transport, 20).values()} == {b"large"}
+
+
+@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarg"], ids=["none", "half"])
+def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) -> None:
+    """What was cut off by the reset is never returned, and its time-out is not waited for."""
+    with socket_server(None, refuse_early(data)) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
+        handle = transport.send(TARGET, b"x" * 8_000_000)
+        assert isinstance(collect(transport, 1)[handle], TransportError)
+        transport.close()
 
 
 def test_close_ends_every_connection() -> None:

@@ -1,13 +1,14 @@
-"""Certificates of our own, and a server that shows one."""
+"""Certificates for tests, and a server on loopback with or without TLS."""
 
 from __future__ import annotations
 
 import datetime
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,18 +39,36 @@ def _read_request(stream: Any) -> bool:
     return len(stream.read(length)) == length
 
 
+def _answer_all(peer: socket.socket) -> None:
+    with peer.makefile("rb") as stream:
+        while _read_request(stream):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def refuse_early(data: bytes) -> Callable[[socket.socket], None]:
+    """Send `data` after the first bytes of a request, then reset the connection."""
+
+    def serve(peer: socket.socket) -> None:
+        peer.recv(100)
+        peer.sendall(data)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    return serve
+
+
 @contextmanager
-def tls_server(issued: Issued) -> Iterator[Endpoint]:
-    """Answer every request over TLS with `{}`."""
+def socket_server(issued: Issued | None, serve: Callable[[socket.socket], None] = _answer_all) -> Iterator[Endpoint]:
+    """Serve each connection in a thread of its own, over TLS if there is a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.path)
+    if issued is not None:
+        context.load_cert_chain(issued.path)
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def serve(connection: socket.socket) -> None:
+    def run(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset would overtake what was sent
         try:
-            with context.wrap_socket(connection, server_side=True) as peer, peer.makefile("rb") as stream:
-                while _read_request(stream):
-                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            with context.wrap_socket(connection, server_side=True) if issued else connection as peer:
+                serve(peer)
         except OSError:
             pass
 
@@ -59,11 +78,16 @@ def tls_server(issued: Issued) -> Iterator[Endpoint]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=run, args=(connection,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     with listener:
-        yield Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
+        yield Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=issued is not None)
+
+
+def tls_server(issued: Issued) -> AbstractContextManager[Endpoint]:
+    """Answer every request over TLS with `{}`."""
+    return socket_server(issued)
 
 
 UNTRUSTED: dict[str, Callable[[Path], tuple[Issued, Issued]]] = {
