@@ -11,11 +11,11 @@ import select
 import socket
 import ssl
 import time
-from _thread import allocate_lock, start_new_thread
 from functools import cache
-from typing import Any
 
+from wire.addresses import Address, look_up, spread
 from wire.answer import Answer
+from wire.backoff import draw
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, TransportError, Unavailable
 from wire.response import Response
@@ -37,7 +37,7 @@ def open_channel(endpoint: Endpoint, timeout: float) -> Channel:
     """
     ends = time.monotonic() + timeout
     try:
-        connection = _connect(look_up(endpoint.host, endpoint.port, timeout), ends)
+        connection = _connect(spread(look_up(endpoint.host, endpoint.port, timeout), draw()), ends)
         if endpoint.tls:
             connection.settimeout(_left(ends))
             context = tls_context(os.environ.get("AWS_CA_BUNDLE") or None)
@@ -125,11 +125,15 @@ def _left(ends: float) -> float:
     return left
 
 
-def _connect(addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]], ends: float) -> socket.socket:
+def _connect(addresses: list[Address], ends: float) -> socket.socket:
     """Connect to the first address that answers; each has an equal share of the time that is left."""
     last: OSError = OSError("no address")
     for position, (family, address) in enumerate(addresses):
-        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # a family that this system does not have
+            last = error
+            continue
         try:
             connection.settimeout(_left(ends) / (len(addresses) - position))
             connection.connect(address)
@@ -140,26 +144,3 @@ def _connect(addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]], ends
         else:
             return connection
     raise last
-
-
-def look_up(host: str, port: int, timeout: float) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """Find the addresses of a host. The system's resolver knows no time-out, so a thread waits for it, left behind."""
-    found: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = []
-    failed: list[OSError] = []
-    busy = allocate_lock()
-    busy.acquire()
-
-    def run() -> None:
-        try:
-            found.extend((one[0], one[4]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            failed.append(OSError(str(error)))
-        finally:
-            busy.release()
-
-    start_new_thread(run, ())
-    if not busy.acquire(timeout=timeout):
-        raise TimeoutError
-    if failed:
-        raise failed[0]
-    return found

@@ -1,24 +1,17 @@
-"""One of a transport's connections, which never blocks, and the addresses that they are made to. An edge."""
+"""One of a transport's connections, which never blocks."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
 from enum import Enum, auto
 from selectors import EVENT_WRITE, BaseSelector
-from typing import Any
 
+from wire.addresses import Address
 from wire.answer import Answer
-from wire.channel import look_up
-from wire.endpoint import Endpoint
 
-# A request of 25 items goes into the system's buffer at once, so that it leaves while something else is computed.
-_SEND_BUFFER = 256 * 1024
-Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_ADDRESSES_LAST = 60.0  # seconds for which further connections use what was looked up
 
 
 class State(Enum):
@@ -28,51 +21,6 @@ class State(Enum):
     HANDSHAKE = auto()
     IDLE = auto()
     BUSY = auto()
-
-
-class Addresses:
-    """Where a service answers. Connections are made to the first of its addresses at which that works."""
-
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
-        self._endpoint = endpoint
-        self._timeout = timeout
-        self._found: list[Address] = []
-        self._failed: set[Address] = set()
-        self._until = 0.0
-
-    def connect(self, now: float) -> tuple[socket.socket, Address]:
-        """Begin to connect; how that went is told when the socket becomes writable.
-
-        Raises:
-            OSError: the name was not found, or the system says at once that there is no way.
-        """
-        if now >= self._until:
-            try:
-                self._found = look_up(self._endpoint.host, self._endpoint.port, self._timeout)
-            except TimeoutError:
-                raise TimeoutError("its name was not looked up in time") from None
-            self._until = now + _ADDRESSES_LAST
-            self._failed.clear()
-        while True:
-            address = next(each for each in self._found if each not in self._failed)
-            connection = socket.socket(address[0], socket.SOCK_STREAM)
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            code = connection.connect_ex(address[1])
-            if code in (0, errno.EINPROGRESS):
-                return connection, address
-            connection.close()
-            if self.fail(address):
-                raise OSError(code, os.strerror(code))
-
-    def fail(self, address: Address) -> bool:
-        """Note that no connection came about; return whether that holds for all addresses now, which begins anew."""
-        self._failed.add(address)
-        if not self._failed.issuperset(self._found):
-            return False
-        self._failed.clear()
-        return True
 
 
 class Slot:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from wire.addresses import Addresses
 from wire.answer import Answer
 from wire.channel import tls_context
 from wire.endpoint import Endpoint
@@ -21,7 +22,7 @@ from wire.errors import TransportError, WireError
 from wire.request import RequestBuilder, operation_headers
 from wire.response import Response
 from wire.sigv4 import Credentials
-from wire.slot import WOULD_BLOCK, Addresses, Slot, State
+from wire.slot import WOULD_BLOCK, Slot, State
 
 _RECEIVE = 64 * 1024
 _TRUSTED = 0.05  # seconds for which an idle connection is taken to be open without a look
@@ -239,6 +240,7 @@ class Transport:
         self._look_at = now + self._connect_timeout / 4
         for slot in [slot for slot in self._slots if slot.state is not State.IDLE and slot.expires <= now]:
             if slot.state is State.BUSY:
+                self._addresses.fail(slot.address)
                 self._fail(slot, f"no answer within {self.timeout} s")
             else:
                 self._lose(slot, TimeoutError("not in time"))

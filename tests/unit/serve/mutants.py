@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ATTACKS, KEYS, ONE_KEY = "test_token_attacks.py", "test_key_sets.py", "test_one_key.py"
 STORE, HTTP, ISOLATION, LOG = "test_key_store.py", "test_http_rules.py", "test_isolation.py", "test_request_log.py"
 SETTINGS = "test_settings_of_serve.py"
-WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "answer", "sigv4"))
+WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "addresses", "answer", "sigv4"))
 _BY_DEFAULT = {"V9 a minute's leeway"}
 
 # What every mutant's child would import anyway, imported once.
@@ -189,8 +189,10 @@ _WIRE: tuple[tuple[str, str, str, str], ...] = (
     ("a connection that ends is kept", "wire.answer", "head.keeps_open and not self._data", "not self._data"),
     ("what follows an answer is kept", "wire.answer", "head.keeps_open and not self._data", "head.keeps_open"),
     ("an interim answer is the answer", "wire.answer", "while head.status < 200:", "while False:"),
-    ("a resolver takes as long as it likes", "wire.channel", "busy.acquire(timeout=timeout)", "busy.acquire()"),
+    ("a resolver takes as long as it likes", "wire.addresses", "busy.acquire(timeout=timeout)", "busy.acquire()"),
     ("the first address is the only one", "wire.channel", "in enumerate(addresses):", "in enumerate(addresses[:1]):"),
+    ("connections begin at the first address", "wire.addresses", "start = int(share * len(first))", "start = 0"),
+    ("an early answer is lost", "wire.channel", "if not self._is_answered(answer):", "if True:"),
     ("any host's certificate", "wire.channel", "server_hostname=endpoint.host)", "server_hostname='example.com')"),
     ("nobody is checked", "wire.channel", "ssl.create_default_context(cafile=ca_bundle)", "ssl._create_unverified_context(cafile=ca_bundle)"),
     ("two lengths", "wire.head", "if lengths or not _LENGTH", "if not _LENGTH"),

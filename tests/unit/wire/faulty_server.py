@@ -112,15 +112,16 @@ def then_closed(then: Behaviour) -> Behaviour:
 
 
 class FaultyServer:
-    """Serves each request by the next of `script`; the last of it repeats."""
+    """Serves each request by the next of `script`; the last of it repeats. `host` is an address of the loopback."""
 
-    def __init__(self, *script: Behaviour) -> None:
+    def __init__(self, *script: Behaviour, host: str = "127.0.0.1") -> None:
         self.script = list(script) or [answer()]
         self.seen: list[Seen] = []
         self.peers: list[Peer] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self._listener = socket.create_server((host, 0))
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self.port = self.address[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> FaultyServer:

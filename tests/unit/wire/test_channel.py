@@ -4,6 +4,7 @@ import os
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,36 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultyServer() as server, socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()
         closed.close()
-        family = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-        found = [(*family, dead), (*family, ("127.0.0.1", server.port))]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        channel = open_channel(server.endpoint(), 1.0)
-        assert channel.exchange("GET", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 100, 1.0).status == 200
-        channel.close()
+        _resolve_to(monkeypatch, (socket.AF_INET, dead), (socket.AF_INET, server.address))
+        for _ in range(20):  # whichever of the two is tried first
+            channel = open_channel(server.endpoint(), 1.0)
+            assert channel.exchange("GET", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 100, 1.0).status == 200
+            channel.close()
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:
+    infos = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+
+
+def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with several addresses is connected to at any of them: each is left out of 100 with a chance of 1e-12."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(FaultyServer(host=f"127.0.0.{number}")) for number in (1, 2, 3, 4)]
+        _resolve_to(monkeypatch, *((socket.AF_INET, server.address) for server in servers))
+        for _ in range(100):
+            open_channel(servers[0].endpoint(), 5.0).close()
+        ends = time.monotonic() + 5
+        while sum(len(server.peers) for server in servers) < 100 and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert all(server.peers for server in servers)
+
+
+def test_an_address_of_an_unknown_family_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver can return addresses of a family that the system has no sockets for, e.g. IPv6 in a container."""
+    with FaultyServer() as server:
+        _resolve_to(monkeypatch, (socket.AF_APPLETALK, ()), (socket.AF_INET, server.address))
+        open_channel(server.endpoint(), 5.0).close()
 
 
 ENDS = {

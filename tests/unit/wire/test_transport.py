@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from tests.unit.wire.faulty_server import (
     then_closed,
 )
 from tests.unit.wire.tls_server import UNTRUSTED, issue, refuse_early, socket_server, tls_server
+from wire.addresses import Address, Addresses
 from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
 from wire.sigv4 import Credentials
-from wire.slot import Address, Addresses
 from wire.transport import Transport
 
 KEYS = Credentials("AKIDEXAMPLE", "secret")
@@ -174,11 +175,49 @@ def test_another_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
             (socket.AF_INET, refusing),
             (socket.AF_INET, ("127.0.0.1", server.port)),
         ]
-        monkeypatch.setattr("wire.slot.look_up", lambda *_: found)
+        monkeypatch.setattr("wire.addresses.look_up", lambda *_: found)
         transport = transport_to(server, connections=8)
         for n in range(20):
             transport.send(TARGET, b"%d" % n)
         assert {getattr(got, "status", got) for got in collect(transport, 20).values()} == {200}
+
+
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
+
+
+def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with several addresses gets as many connections at each, so that none of its hosts carries all."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(FaultyServer(late(0.1, answer()), host=host)) for host in HOSTS]
+        found = [(socket.AF_INET, server.address) for server in servers]
+        monkeypatch.setattr("wire.addresses.look_up", lambda *_: found)
+        transport = transport_to(servers[0], connections=8, timeout=5)
+        for n in range(8):
+            transport.send(TARGET, b"%d" % n)
+        assert {getattr(got, "status", got) for got in collect(transport, 8).values()} == {200}
+        assert [len(server.peers) for server in servers] == [2, 2, 2, 2]
+        transport.close()
+
+
+def test_an_address_that_does_not_answer_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes connections and answers nothing gets no more of them once a request has timed out there."""
+    with ExitStack() as stack:
+        silent = stack.enter_context(FaultyServer(silence, host=HOSTS[0]))
+        good = [
+            stack.enter_context(FaultyServer(answer(headers=(("Connection", "close"),)), host=host))
+            for host in HOSTS[1:]
+        ]
+        found = [(socket.AF_INET, server.address) for server in (silent, *good)]
+        monkeypatch.setattr("wire.addresses.look_up", lambda *_: found)
+        transport = transport_to(silent, connections=4, timeout=0.3)
+        for n in range(4):
+            transport.send(TARGET, b"%d" % n)
+        failed = [got for got in collect(transport, 4).values() if isinstance(got, TransportError)]
+        assert len(failed) == len(silent.peers) == 1
+        for n in range(20):
+            transport.send(TARGET, b"%d" % n)
+        assert {getattr(got, "status", got) for got in collect(transport, 20).values()} == {200}
+        assert len(silent.peers) == 1
 
 
 def test_stalled_tls_handshake_is_given_up() -> None:

@@ -1,0 +1,44 @@
+"""In which order the addresses of a name are used."""
+
+import socket
+
+import pytest
+
+from tests.unit.wire.faulty_server import FaultyServer
+from wire.addresses import Address, Addresses, spread
+
+FIRST: list[Address] = [(socket.AF_INET6, (f"fd00::{number}", 443, 0, 0)) for number in range(3)]
+OTHER: list[Address] = [(socket.AF_INET, (f"192.0.2.{number}", 443)) for number in range(2)]
+
+
+def test_each_address_of_the_first_family_can_begin() -> None:
+    """The share decides where to begin; every address is in the order once."""
+    orders = [spread([*FIRST, *OTHER], share) for share in (0.0, 0.34, 0.67, 0.999)]
+    assert [FIRST.index(order[0]) for order in orders] == [0, 1, 2, 2]
+    assert all(sorted(order) == sorted([*FIRST, *OTHER]) for order in orders)
+
+
+def test_the_resolver_s_preference_of_a_family_is_kept() -> None:
+    """RFC 6724: the family that comes first is more likely to work, so another one is for when that fails."""
+    for share in (0.0, 0.5, 0.999):
+        assert spread([FIRST[0], OTHER[0], FIRST[1], OTHER[1]], share)[2:] == OTHER
+
+
+def test_an_address_that_failed_is_used_again_when_all_have() -> None:
+    """Addresses that failed are passed over, as long as there is another; an unknown family is one that failed."""
+    with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:
+        found = [(socket.AF_APPLETALK, ()), (socket.AF_INET, one.address), (socket.AF_INET, other.address)]
+        patch.setattr("wire.addresses.look_up", lambda *_: found)
+        addresses = Addresses(one.endpoint(), 1.0)
+        used = []
+        for _ in range(5):
+            connection, address = addresses.connect(0.0)
+            connection.close()
+            used.append(found.index(address))
+            if len(used) == 2:
+                assert not addresses.fail(found[1])
+        assert used == [1, 2, 2, 2, 2]
+        assert addresses.fail(found[2])
+        connection, address = addresses.connect(0.0)
+        connection.close()
+        assert address == found[1]
