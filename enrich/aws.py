@@ -24,7 +24,7 @@ from enrich.services import Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
 from wire.credentials import find_source
-from wire.endpoint import resolve
+from wire.endpoint import Endpoint, resolve
 from wire.transport import Transport as WireTransport
 
 CONNECTIONS = 64  # requests in flight to DynamoDB; the writer's window adapts below that
@@ -105,9 +105,13 @@ def _connector(settings: Settings) -> Callable[[], Any]:
 
 def _open_transport(timeout: float) -> Transport:
     region = boto3.Session().region_name or "us-east-1"
-    return WireTransport(
-        resolve("dynamodb", region, os.environ), find_source(os.environ), connections=CONNECTIONS, timeout=timeout
-    )
+    return _transport(resolve("dynamodb", region, os.environ)).renew(timeout)
+
+
+@cache
+def _transport(endpoint: Endpoint) -> WireTransport:
+    """Open one transport in the life of a Lambda, which runs one run at a time."""
+    return WireTransport(endpoint, find_source(os.environ), connections=CONNECTIONS)
 
 
 def _sender(sqs: Any, queue: str) -> Callable[[dict[str, Any]], None]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from wire.addresses import Addresses
 from wire.answer import Answer
 from wire.channel import tls_context
+from wire.client import DEFAULTS
 from wire.endpoint import Endpoint
 from wire.errors import TransportError, WireError
 from wire.request import RequestBuilder, operation_headers
@@ -26,6 +27,7 @@ from wire.slot import WOULD_BLOCK, Slot, State
 
 _RECEIVE = 64 * 1024
 _TRUSTED = 0.05  # seconds for which an idle connection is taken to be open without a look
+_IDLE = DEFAULTS.idle  # seconds after which it is not used again
 
 Reports = list[tuple[int, Response | TransportError]]
 
@@ -42,7 +44,8 @@ class Transport:
     """A pool of kept-alive connections. It never retries: what failed is reported, for the caller to judge.
 
     Requests beyond `connections` wait their turn; the time-out counts from when one is sent. `credentials` gives those
-    of now; without it requests go unsigned.
+    of now; without it requests go unsigned. A process needs one transport for each endpoint: `renew` hands it to the
+    next user.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Transport:
         timeout: float = 10.0,
         largest: int = 32 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,  # goes on while a Lambda is frozen
     ) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
         self._connect_timeout = connect_timeout
         self._largest = largest
         self._clock = clock
+        self._wall = wall
         self._requests = RequestBuilder(endpoint, credentials)
         self._tls = tls_context(os.environ.get("AWS_CA_BUNDLE") or None) if endpoint.tls else None
         self._addresses = Addresses(endpoint, connect_timeout)
@@ -101,18 +106,32 @@ class Transport:
                 reports, self._reports = self._reports, []
                 return reports
 
+    def renew(self, timeout: float) -> Transport:
+        """Return this transport for another user, with another time-out, without the requests of the user before.
+
+        Those are never reported: connections on which one is in flight are closed. Idle connections are kept.
+        """
+        self.timeout = timeout
+        for slot in [slot for slot in self._slots if slot.state is State.BUSY]:
+            self._drop(slot)
+        self._waiting.clear()
+        self._reports.clear()
+        return self
+
     def close(self) -> None:
-        """Close every connection; what is in flight is never reported."""
+        """Close every connection for good; what is in flight is never reported."""
         for slot in list(self._slots):
             self._drop(slot)
         self._waiting.clear()
         self._reports.clear()
+        self._selector.close()
 
     def _dispatch(self) -> None:
         """Give waiting requests to idle connections, and open as many as there are requests left without one."""
         while self._waiting and self._idle:
             slot = self._idle[-1]
-            if self._clock() - slot.idle_since > _TRUSTED and not slot.is_quiet():
+            idle = self._wall() - slot.idle_since
+            if not (0 <= idle <= _TRUSTED or (0 <= idle < _IDLE and slot.is_quiet())):
                 self._drop(slot)
             else:
                 self._start(self._idle.pop(), self._waiting.popleft())
@@ -217,7 +236,7 @@ class Transport:
     def _rest(self, slot: Slot) -> None:
         slot.watch(self._selector, selectors.EVENT_READ)
         slot.state = State.IDLE
-        slot.idle_since = self._clock()
+        slot.idle_since = self._wall()
         self._idle.append(slot)
 
     def _fail(self, slot: Slot, message: str) -> None:

@@ -346,7 +346,7 @@ def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) ->
 
 
 def test_close_ends_every_connection() -> None:
-    """Closing the pool closes its connections, busy ones too, and reports nothing more."""
+    """Closing the pool closes its connections, busy ones too, and whatever else it had open."""
     with FaultyServer(answer(), silence) as server:
         transport = transport_to(server, connections=2, timeout=5)
         transport.send(TARGET, b"1")
@@ -355,4 +355,31 @@ def test_close_ends_every_connection() -> None:
         threading.Event().wait(0.1)
         transport.close()
         assert all(peer.closed_by_client.wait(2) for peer in server.peers)
-        assert transport.wait(0.1) == []
+    assert transport._selector.get_map() is None, "its own descriptor is closed as well"
+
+
+def test_connection_that_was_idle_for_long_is_not_used() -> None:
+    """After minutes of idleness (a frozen Lambda) a flow may be gone without a word: a new connection is made."""
+    now = [0.0]
+    with FaultyServer(answer()) as server:
+        transport = transport_to(server, wall=lambda: now[0])
+        for now[0] in (0.0, 100.0, 1000.0, 900.0):  # the last: the clock was set back
+            transport.send(TARGET, b"")
+            collect(transport, 1)
+        assert [seen.connection for seen in server.seen] == [0, 0, 1, 2]
+
+
+def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
+    """The next user of a transport gets its own time-out and reports; what the user before left is never reported."""
+    with FaultyServer(answer(), silence, answer()) as server:
+        transport = transport_to(server, connections=2, timeout=60)
+        transport.send(TARGET, b"answered")
+        collect(transport, 1)
+        left = transport.send(TARGET, b"in flight")
+        while len(server.seen) < 2:
+            assert transport.wait(0.01) == []
+        assert transport.renew(0.5) is transport
+        handle = transport.send(TARGET, b"next")
+        assert handle != left
+        assert list(collect(transport, 1)) == [handle]
+        assert server.peers[0].closed_by_client.wait(2)

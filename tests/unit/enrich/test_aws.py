@@ -1,0 +1,86 @@
+"""One transport serves all runs of a process: its connections are kept, its requests belong to one run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from enrich import aws
+from tests.unit.wire.faulty_server import Behaviour, FaultyServer, answer, late, silence
+from wire.errors import TransportError
+
+TARGET = "DynamoDB_20120810.BatchWriteItem"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give a server that plays DynamoDB for `enrich.aws`."""
+    opened: list[FaultyServer] = []
+
+    def start(*script: Behaviour) -> FaultyServer:
+        opened.append(FaultyServer(*script))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{opened[0].port}")
+        return opened[0]
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "eu-west-1")
+    yield start
+    for server in opened:
+        server.__exit__()
+
+
+def collect(transport: Any, count: int) -> dict[int, Any]:
+    """Wait for `count` reports."""
+    reports: dict[int, Any] = {}
+    ends = time.monotonic() + 5
+    while len(reports) < count and time.monotonic() < ends:
+        reports |= dict(transport.wait(0.1))
+    return reports
+
+
+def test_runs_share_their_connections(serve: Any) -> None:
+    """A warm Lambda makes run after run; none leaves a socket, or anything else that is open, behind."""
+    server = serve(late(0.02, answer()))
+    open_files = []
+    for _ in range(5):
+        transport = aws._open_transport(1.0)
+        for number in range(8):
+            transport.send(TARGET, b"%d" % number)
+        assert {report.status for report in collect(transport, 8).values()} == {200}
+        open_files.append(len(os.listdir("/proc/self/fd")))
+    assert len(server.seen) == 40
+    assert len(server.peers) <= 8
+    assert max(open_files[1:]) <= open_files[0]
+
+
+def test_a_handle_of_an_earlier_run_is_not_reported_to_a_later_one(serve: Any) -> None:
+    """What a run left in flight, or did not collect, is nothing to the next run."""
+    server = serve(late(0.2, answer(body=b"earlier")), answer(body=b"earlier"), answer(body=b"later"))
+    earlier = aws._open_transport(5.0)
+    left = [earlier.send(TARGET, b"%d" % number) for number in range(2)]
+    while len(server.seen) < 2:
+        earlier.wait(0.0)  # connects; the second answer comes, and is in the socket
+    later = aws._open_transport(5.0)
+    handle = later.send(TARGET, b"later")
+    time.sleep(0.3)
+    reports = collect(later, 1)
+    assert [(one, report.body) for one, report in reports.items()] == [(handle, b"later")]
+    assert handle not in left
+    assert later.wait(0.1) == []
+
+
+def test_each_run_has_its_own_timeout(serve: Any) -> None:
+    """The time-out of requests is that of the run's lease, whatever that of the run before was."""
+    serve(answer(), silence)
+    first = aws._open_transport(60.0)
+    first.send(TARGET, b"")
+    collect(first, 1)
+    second = aws._open_transport(0.2)
+    handle = second.send(TARGET, b"")
+    began = time.monotonic()
+    assert isinstance(collect(second, 1)[handle], TransportError)
+    assert time.monotonic() - began < 3
