@@ -70,7 +70,7 @@ def read_pages(document_url: str = "../openapi.json") -> dict[str, tuple[str, by
     """
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"{PACKAGE} is not installed: pip install -r serve/dev/requirements.txt")
+        raise FileNotFoundError(f"{PACKAGE} is not installed: pip install -r serve/dev/requirements.in")
     folder = Path(spec.submodule_search_locations[0]) / "static" / PACKAGE / "swagger-ui-dist"
     pages = {name: (kind, (folder / name).read_bytes()) for name, kind in ASSETS.items() if (folder / name).exists()}
     title = read_document()["info"]["title"]

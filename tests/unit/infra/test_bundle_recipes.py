@@ -26,10 +26,10 @@ KEPT = [
     ("botocore/data/athena/2017-05-18/service-2.json.gz", True),
     ("botocore/data/endpoints.json", True),
     ("botocore/data/ec2/2016-11-15/service-2.json.gz", False),
-    ("jwt/api_jwt.py", True),
-    ("jwt/__pycache__/api_jwt.cpython-311.pyc", False),
-    ("pyjwt-2.15.1.dist-info/RECORD", False),
-    ("pyjwt-2.15.1.dist-info/METADATA", True),
+    ("boto3/session.py", True),
+    ("boto3/__pycache__/session.cpython-311.pyc", False),
+    ("cffi-2.1.1.dist-info/RECORD", False),
+    ("cffi-2.1.1.dist-info/METADATA", True),
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +58,15 @@ def test_the_handler_imports_this_and_no_more() -> None:
     assert not {module for module in modules if module.startswith("serve.dev")}, "kept out of the deployed bundle"
     assert "cryptography.hazmat.primitives.serialization" not in modules, "only PEM needs it"
     assert "cryptography.x509" not in modules
+
+
+def test_the_bundle_has_no_package_that_the_handler_does_not_import() -> None:
+    """What is only for tests or for a laptop, e.g. PyJWT, is not deployed."""
+    asked = re.findall(r"^[a-z].*", (ROOT / "serve/requirements.in").read_text(), re.MULTILINE)
+    tops = {module.partition(".")[0] for module in _imported("serve.handler")}
+    names = {name.lower() for top, packages in packages_distributions().items() if top in tops for name in packages}
+    assert asked
+    assert set(asked) <= names
 
 
 def test_the_shared_contract_imports_the_standard_library_alone() -> None:
