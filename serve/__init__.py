@@ -1,1 +1,1 @@
-"""Answer a trusted token with the items that belong to it: one Lambda that starts fast and imports little."""
+"""The read API: returns the items that belong to a verified token, from one Lambda that starts fast."""

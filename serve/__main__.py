@@ -1,4 +1,4 @@
-"""`python -m serve`: the laptop server and the key commands; never part of the deployed bundle."""
+"""`python -m serve`: the laptop server and the key commands; not part of the deployed bundle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Decide whether a trusted token may read a dataset, and whose items it reads. Pure.
+"""Scopes and subject of a verified token: whether it gives access to a dataset, and to whose items.
 
-The partition key is made here, of verified claims and of nothing else: no part of a request can name another subject.
+The partition key is built here, from verified claims and nothing else: no part of a request can name another subject.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_CLAIM_CHARACTERS = 256
 
 
 def parse_scopes(claims: Mapping[str, Any], scope_claims: tuple[str, ...]) -> frozenset[str]:
-    """Parse the scopes a token carries: words in a string, or a list of words.
+    """Parse the scopes of a token: words in a string, or a list of words.
 
     Raises:
         InvalidToken: a scope claim has another type.
@@ -32,10 +32,10 @@ def parse_scopes(claims: Mapping[str, Any], scope_claims: tuple[str, ...]) -> fr
 
 
 def build_subject(claims: Mapping[str, Any], dataset: Served) -> tuple[str, ...]:
-    """Build the subject from its claims, which an issuer's users may have typed (V11).
+    """Build the subject from its claims, whose text can come from an issuer's users (V11).
 
     Raises:
-        InvalidToken: one is missing, no string, empty, too long, or holds what cannot be seen.
+        InvalidToken: a claim is missing, not a string, empty, too long, or has unprintable characters.
     """
     subject = []
     for name in dataset.subject:
@@ -50,7 +50,7 @@ def build_partition(claims: Mapping[str, Any], dataset: Served) -> str:
     """Build the partition key of the subject's items.
 
     Raises:
-        InvalidToken: as `build_subject`, or the key is longer than DynamoDB takes.
+        InvalidToken: as in `build_subject`, or the key is longer than DynamoDB's limit.
     """
     pk = build_pk(dataset.name, build_subject(claims, dataset))
     if len(pk.encode()) > MAX_PK_BYTES:

@@ -1,8 +1,8 @@
-"""Answer one event: token and path in, the item's own bytes out. The Lambda's entry, where edges and core meet.
+"""The Lambda entry point: an event with a token and a path in, the stored bytes of the item out.
 
     parse_request -> route -> verify_token -> authorize -> item_key -> get_item -> is_expired -> respond
 
-An event of a REST API, cut to what is read (the other forms are told in `request`):
+An event of a REST API, reduced to what is read (`serve.web.request` has the other forms):
 
     {"httpMethod": "GET", "path": "/v1/flight-delays/2024-01-02.JFK.B6.1", "headers": {"Authorization": "Bearer ..."},
      "queryStringParameters": null, "requestContext": {"requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"}}
@@ -30,12 +30,12 @@ from serve.tokens.key_sources import open_source
 from serve.tokens.verifier import Issuer, Trusted, Verifier
 from serve.web.page import gather
 from serve.web.problems import Problem, challenge, unavailable
-from serve.web.request import Form, MalformedEvent, Request, parse_form, parse_request
+from serve.web.request import Form, HttpRequest, MalformedEvent, parse_form, parse_request
 from serve.web.respond import (
-    Answer,
+    HttpResponse,
     add_cors,
     check_acceptable,
-    render,
+    render_response,
     respond_health,
     respond_item,
     respond_list,
@@ -47,15 +47,15 @@ from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.endpoint import resolve
 
-# Far below the 29 s of API Gateway: what has not come after the budget is a 503 that says when to try again.
+# Far below the 29 s of API Gateway: after the budget the response is a 503 with Retry-After.
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
 _ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joined to the first by a gateway
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
 
-class Parts(NamedTuple):
-    """What the handler is made of; tests put their own in."""
+class Dependencies(NamedTuple):
+    """What the handler depends on; tests pass their own."""
 
     settings: Settings
     storage: Storage
@@ -66,17 +66,17 @@ class Parts(NamedTuple):
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """Answer an event; what the function needs is made at its first."""
+    """Handle an event; dependencies are built at the first one."""
     return _handler()(event, context)
 
 
-def build_handler(parts: Parts) -> Handler:
-    """Build the handler from its parts."""
-    return lambda event, _context: _handle(parts, event)
+def build_handler(dependencies: Dependencies) -> Handler:
+    """Return a handler with these dependencies."""
+    return lambda event, _context: _handle(dependencies, event)
 
 
-def build_parts(env: Mapping[str, str]) -> Parts:
-    """Build the parts that a deployment has from its environment.
+def build_dependencies(env: Mapping[str, str]) -> Dependencies:
+    """Build the dependencies of a deployment from its environment variables.
 
     Raises:
         ValueError: a variable is missing or malformed.
@@ -89,49 +89,51 @@ def build_parts(env: Mapping[str, str]) -> Parts:
         write(build_key_line(settings.environment, time.time(), event, details))
 
     issuers = [Issuer(one.policy, KeyStore(open_source(one.keys, env), report)) for one in settings.issuers]
-    return Parts(settings, Storage(client.send, settings.table), Verifier(issuers))
+    return Dependencies(settings, Storage(client.send, settings.table), Verifier(issuers))
 
 
 @cache
 def _handler() -> Handler:
-    return build_handler(build_parts(os.environ))
+    return build_handler(build_dependencies(os.environ))
 
 
-def _handle(parts: Parts, event: object) -> dict[str, Any]:
-    """Answer an event, whatever it is, and write its line."""
+def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
+    """Handle any event, and write its log line."""
     started = time.perf_counter()
     seen: dict[str, object] = {"request_id": ""}
     request = None
     try:
         request = parse_request(event)
         seen["request_id"] = request.request_id
-        answer = _answer(parts, request, seen)
+        response = _respond(dependencies, request, seen)
     except MalformedEvent:
         seen |= {"code": "invalid_request", "reason": "malformed-event"}
-        answer = respond_problem(Problem("invalid_request"), "")
+        response = respond_problem(Problem("invalid_request"), "")
     except Problem as problem:
         seen["code"] = problem.code
         if problem.reason:
             seen["reason"] = problem.reason
-        answer = respond_problem(problem, str(seen["request_id"]))
-    except Exception as error:  # noqa: BLE001 - the last resort; its message may hold data, so only its place is logged
+        response = respond_problem(problem, str(seen["request_id"]))
+    except Exception as error:  # noqa: BLE001 - its message can contain data, so only its place is logged
         places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
-        answer = respond_problem(Problem("internal_error"), str(seen["request_id"]))
+        response = respond_problem(Problem("internal_error"), str(seen["request_id"]))
     form, is_head = (request.form, request.method == "HEAD") if request else (parse_form(event), False)
     if request is not None:
         is_preflight = seen.get("use_case") == UseCase.OPTIONS
-        answer = add_cors(answer, request.header("origin"), parts.settings.cors_origins, is_preflight=is_preflight)
+        response = add_cors(
+            response, request.header("origin"), dependencies.settings.cors_origins, is_preflight=is_preflight
+        )
     use_case = str(seen.pop("use_case", UseCase.UNROUTED))
     latency = (time.perf_counter() - started) * 1000
-    environment = parts.settings.environment
-    parts.write(build_request_line(environment, parts.now(), use_case, answer.status, latency, seen))
-    return render(answer, form, is_head=is_head)
+    environment = dependencies.settings.environment
+    dependencies.write(build_request_line(environment, dependencies.now(), use_case, response.status, latency, seen))
+    return render_response(response, form, is_head=is_head)
 
 
-def _answer(parts: Parts, request: Request, seen: dict[str, object]) -> Answer:
-    """Answer a request, noting in `seen` what its log line may tell."""
-    found = route(request.method, request.path, parts.served)
+def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, object]) -> HttpResponse:
+    """Return the response to a request, and note in `seen` what its log line can say."""
+    found = route(request.method, request.path, dependencies.served)
     seen["use_case"] = found.use_case
     dataset = found.dataset
     if found.use_case is UseCase.OPTIONS:
@@ -139,37 +141,39 @@ def _answer(parts: Parts, request: Request, seen: dict[str, object]) -> Answer:
     if dataset is None:
         return respond_health()
     seen["dataset"] = dataset.name
-    now = parts.now()
-    partition = _authorize(parts, request, dataset, now, seen)
+    now = dependencies.now()
+    partition = _authorize(dependencies, request, dataset, now, seen)
     seen["subject"] = hash_subject(partition)
     check_acceptable(request)
     try:
         if found.use_case is UseCase.LIST_ITEMS:
             page = parse_page(request.query)
-            query = partial(parts.storage.query, partition, page.prefix, now)
+            query = partial(dependencies.storage.query, partition, page.prefix, now)
             return respond_list(request, page, gather(query, page, now), now)
-        return _get(parts, request, found, partition, now)
+        return _get(dependencies, request, found, partition, now)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error
 
 
-def _get(parts: Parts, request: Request, found: Route, partition: str, now: float) -> Answer:
-    item = parts.storage.get_item(partition, found.prediction_id)
+def _get(dependencies: Dependencies, request: HttpRequest, found: Route, partition: str, now: float) -> HttpResponse:
+    item = dependencies.storage.get_item(partition, found.prediction_id)
     if item is None or item.body is None or is_expired(item.expires_at, now):
         raise Problem("not_found")
     return respond_item(request, item, now)
 
 
-def _authorize(parts: Parts, request: Request, dataset: Served, now: float, seen: dict[str, object]) -> str:
-    """Return the partition that the request's token may read: made of its claims and nothing else.
+def _authorize(
+    dependencies: Dependencies, request: HttpRequest, dataset: Served, now: float, seen: dict[str, object]
+) -> str:
+    """Return the partition key that the token gives access to, built from its claims and nothing else.
 
     Raises:
-        Problem: 400, 401, 403, or 503 where no issuer's keys can be had.
+        Problem: 400, 401, 403, or 503 if the issuer's keys are unavailable.
     """
-    realm = parts.settings.realm
+    realm = dependencies.settings.realm
     token = _bearer_token(request, realm)
     try:
-        trusted = _verify(parts, token, now)
+        trusted = _verify(dependencies, token, now)
         seen["kid"] = trusted.kid
         scopes = parse_scopes(trusted.claims, trusted.policy.scope_claims)
         if dataset.scope not in scopes:
@@ -182,17 +186,17 @@ def _authorize(parts: Parts, request: Request, dataset: Served, now: float, seen
         raise unavailable("keys") from error
 
 
-def _verify(parts: Parts, token: str, now: float) -> Trusted:
+def _verify(dependencies: Dependencies, token: str, now: float) -> Trusted:
     try:
-        return parts.verifier.verify(token, now)
+        return dependencies.verifier.verify(token, now)
     except (InvalidToken, KeysUnavailable):
         raise
-    except Exception as error:  # V14: a token that breaks the verifier must not look like a fault of ours
+    except Exception as error:  # V14: a token that breaks the verifier must not become a 500
         raise InvalidToken(f"verifier-broke: {type(error).__name__}") from error
 
 
-def _bearer_token(request: Request, realm: str) -> str:
-    """Return what stands after `Bearer `, exactly: white space around it is the verifier's to refuse."""
+def _bearer_token(request: HttpRequest, realm: str) -> str:
+    """Return exactly what follows `Bearer `; the verifier rejects white space around it."""
     values = request.headers.get("authorization", [])
     if len(values) > 1 or (values and _ANOTHER.search(values[0])):
         raise Problem("invalid_request", "there is more than one Authorization header")
@@ -202,4 +206,4 @@ def _bearer_token(request: Request, realm: str) -> str:
     return token
 
 
-__all__ = ["Form", "Parts", "build_handler", "build_parts", "handler"]
+__all__ = ["Dependencies", "Form", "build_dependencies", "build_handler", "handler"]

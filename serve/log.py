@@ -1,7 +1,7 @@
-"""Render one log line per request, which is also its metrics (CloudWatch's embedded format). Pure but for `write`.
+"""Build one log line per request, which also carries its metrics (CloudWatch embedded metric format).
 
-A line never holds a token, a body, a path or a query, and no text that a caller chose: codes and reasons are of closed
-lists, the kid is one of our own, and the subject is hashed.
+A line never has a token, body, path or query, nor any text that a caller chose: codes and reasons come from closed
+lists, the kid is that of a known key, and the subject is hashed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KEY_METRICS = {"KeyFailures": "Count"}
 def build_request_line(
     environment: str, now: float, use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]
 ) -> str:
-    """Render the line of one request; `fields`: request_id, dataset, kid, subject, code, reason, as far as known."""
+    """Build the line of one request; `fields`: request_id, dataset, kid, subject, code, reason, as far as known."""
     line = {
         "level": "ERROR" if status >= 500 else "INFO",
         "use_case": use_case,
@@ -36,18 +36,18 @@ def build_request_line(
 
 
 def build_key_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
-    """Render the line of something wrong with an issuer's keys."""
+    """Build the line of a problem with an issuer's keys."""
     line = {"level": "ERROR", "event": event, **details, "KeyFailures": 1}
     return _render(line, environment, now, _KEY_METRICS, None)
 
 
 def hash_subject(partition: str) -> str:
-    """Hash a subject so that its lines can be counted and joined, without showing who it is at a glance."""
+    """Return a hash that groups the lines of a subject without naming it."""
     return sha256(partition.encode()).hexdigest()[:16]
 
 
 def write(line: str) -> None:
-    """Write a line to where Lambda takes logs from."""
+    """Write a line to standard output, which Lambda logs."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Read what a deployment decides from the environment, once, in one place. Pure over the mapping it is given."""
+"""The settings of a deployment, parsed from environment variables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_LEEWAY = 300
 
 
 class IssuerSettings(NamedTuple):
-    """One issuer: what is demanded of its tokens, and where its keys lie."""
+    """One issuer: the policy for its tokens, and the location of its keys."""
 
     policy: Policy
     keys: str
 
 
 class Settings(NamedTuple):
-    """Everything the function reads from its environment."""
+    """Everything that the function reads from its environment."""
 
     table: str
     issuers: tuple[IssuerSettings, ...]
@@ -44,7 +44,7 @@ def parse_settings(env: Mapping[str, str]) -> Settings:
         raise ValueError("LARDER_REALM must be printable ASCII without quotes")
     origins = tuple(origin.strip() for origin in env.get("LARDER_CORS_ORIGINS", "").split(",") if origin.strip())
     if "*" in origins:
-        raise ValueError("LARDER_CORS_ORIGINS is a list of exact origins; * is not one")
+        raise ValueError("LARDER_CORS_ORIGINS must list exact origins, not *")
     return Settings(
         table=env["LARDER_TABLE"],
         issuers=_parse_issuers(env["LARDER_ISSUERS"]),
@@ -64,19 +64,19 @@ def _parse_issuers(text: str) -> tuple[IssuerSettings, ...]:
     issuers = tuple(_parse_issuer(entry) for entry in entries)
     names = [issuer.policy.issuer for issuer in issuers]
     if len(set(names)) < len(names):
-        raise ValueError("LARDER_ISSUERS names an issuer twice")
+        raise ValueError("LARDER_ISSUERS has an issuer twice")
     return issuers
 
 
 def _parse_issuer(entry: Any) -> IssuerSettings:
     if not isinstance(entry, dict):
-        raise ValueError("LARDER_ISSUERS holds something that is not an object")
+        raise ValueError("LARDER_ISSUERS has an entry that is not an object")
     known = {"issuer", "audience", "keys", "algorithms", "leeway", "require_at_jwt", "require_iat", "scope_claims"}
     if set(entry) - known:
         raise ValueError(f"LARDER_ISSUERS has unknown members: {', '.join(sorted(set(entry) - known))}")
     for name in ("issuer", "audience", "keys"):
         if not isinstance(entry.get(name), str) or not entry[name]:
-            raise ValueError(f"LARDER_ISSUERS: {name} must be a text")
+            raise ValueError(f"LARDER_ISSUERS: {name} must be a string")
     algorithms = entry.get("algorithms", sorted(ALGORITHMS))
     if not isinstance(algorithms, list) or not algorithms or not ALGORITHMS.issuperset(map(str, algorithms)):
         raise ValueError(f"LARDER_ISSUERS: algorithms must be some of {', '.join(sorted(ALGORITHMS))}")

@@ -1,4 +1,4 @@
-"""Get items from DynamoDB. An edge: whatever sends is given, `wire.client.Client.send` or a stand-in of it."""
+"""Read items from DynamoDB, through `wire.client.Client.send` or a stand-in for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Send = Callable[[str, bytes], bytes]
 
 
 class StorageUnavailable(Exception):
-    """DynamoDB throttles, or cannot be reached in time; it says nothing about whether the item exists (H9)."""
+    """DynamoDB throttles or does not respond in time; whether the item exists is unknown (H9)."""
 
 
 class Storage:
@@ -28,19 +28,19 @@ class Storage:
         """Get one item, expired or not; None if there is none.
 
         Raises:
-            StorageUnavailable: nobody can tell.
+            StorageUnavailable: DynamoDB did not respond.
         """
         item_key = f'{{"{PK}":{{"S":{json.dumps(pk)}}},"{SK}":{{"S":{json.dumps(sk)}}}}}'
         answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
         return decode(answer["Item"]) if "Item" in answer else None
 
     def query(self, pk: str, prefix: str, now: float, after: str, limit: int) -> QueryResult:
-        """Query one partition from behind `after`, looking at `limit` items or 1 MB.
+        """Query one partition after `after`; DynamoDB evaluates up to `limit` items or 1 MB.
 
-        Expired items and tombstones are left out by DynamoDB, to spare their transfer; who uses the result checks too.
+        DynamoDB filters out expired items and tombstones to save their transfer; the caller checks again.
 
         Raises:
-            StorageUnavailable: nobody can tell.
+            StorageUnavailable: DynamoDB did not respond.
         """
         values = {":p": {"S": pk}, ":now": {"N": str(int(now))}}
         condition = f"{PK} = :p"

@@ -1,1 +1,1 @@
-"""Signed HTTP to AWS over sockets of the standard library, for the two hot paths: connections, time-outs, retries."""
+"""Signed HTTP to AWS over standard-library sockets, for the two hot paths: connections, time-outs, retries."""

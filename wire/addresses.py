@@ -1,4 +1,4 @@
-"""The addresses of an endpoint: looked up with a time-out, and used evenly."""
+"""Look up the addresses of an endpoint with a time-out, and use them evenly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from wire.backoff import draw
 from wire.endpoint import Endpoint
 
-# A request of 25 items goes into the system's buffer at once, so that it leaves while something else is computed.
+# A request of 25 items fits into the system's buffer, so that it is sent while the next one is built.
 _SEND_BUFFER = 256 * 1024
-_KEPT = 60.0  # seconds for which further connections use what was looked up
+_KEPT = 60.0  # seconds for which a look-up is used
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -59,7 +59,7 @@ def spread(addresses: list[Address], share: float) -> list[Address]:
 
 
 class Addresses:
-    """Where connections that never block are made to: one address after the other, without those that failed lately."""
+    """Opens non-blocking connections to the addresses of an endpoint in turn, avoiding those that failed lately."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self._endpoint = endpoint

@@ -1,7 +1,7 @@
-"""One kept-alive connection on a socket of the standard library, bounded in time and size. An edge.
+"""One blocking keep-alive connection on a standard-library socket, with bounds on time and size.
 
-A single caller that waits for each answer needs no event loop: awscrt hands every exchange to a thread of its own and
-back, which costs several times the CPU (docs/decisions/sockets.md).
+A caller that waits for each response needs no event loop: awscrt passes every exchange to its own thread and back,
+which costs several times the CPU (docs/decisions/sockets.md).
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import time
 from functools import cache
 
 from wire.addresses import Address, look_up, spread
-from wire.answer import Answer
 from wire.backoff import draw
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, TransportError, Unavailable
 from wire.response import Response
+from wire.response_parser import ResponseParser
 
 _READ = 64 * 1024
 
 
 @cache
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Make a TLS context once: loading roots takes tens of milliseconds. `ca_bundle` replaces the system's."""
+    """Return a TLS context, cached: loading the roots takes tens of milliseconds. `ca_bundle` replaces the system's."""
     return ssl.create_default_context(cafile=ca_bundle)
 
 
 def open_channel(endpoint: Endpoint, timeout: float) -> Channel:
-    """Connect, TLS included. AWS_CA_BUNDLE is honoured as the SDKs do.
+    """Connect, including the TLS handshake. AWS_CA_BUNDLE names the trusted roots, as in the AWS SDKs.
 
     Raises:
-        Unavailable: no connection in `timeout` seconds, or none that can be trusted.
+        Unavailable: no connection within `timeout` seconds, or the certificate is not trusted.
     """
     ends = time.monotonic() + timeout
     try:
@@ -50,7 +50,7 @@ def open_channel(endpoint: Endpoint, timeout: float) -> Channel:
 
 
 class Channel:
-    """A connection, for one exchange at a time. After an error it must be closed."""
+    """A connection for one exchange at a time. After an error it must be closed."""
 
     __slots__ = ("_connection", "_poll", "is_reusable")
 
@@ -61,52 +61,52 @@ class Channel:
         self.is_reusable = False
 
     def is_quiet(self) -> bool:
-        """Tell whether nothing has come since the last answer: neither its end nor bytes that belong to no request."""
+        """Return whether nothing was received since the last response: no end of the connection, no stray bytes."""
         return not self._poll.poll(0)
 
     def exchange(self, method: str, request: bytes, largest: int, timeout: float) -> Response:
-        """Send a request and read its answer to the end.
+        """Send a request and read the complete response.
 
         Raises:
-            Dropped: the connection ended before anything of the answer came.
-            TransportError: reset, cut off or damaged.
+            Dropped: the connection ended before any byte of the response.
+            TransportError: the connection was reset, or the response is truncated or malformed.
             TooLarge: the body has more than `largest` bytes.
-            Unavailable: not answered in `timeout` seconds.
+            Unavailable: no complete response within `timeout` seconds.
         """
         ends = time.monotonic() + timeout
         self.is_reusable = False
-        answer = Answer(method, largest)
+        parser = ResponseParser(method, largest)
         try:
             try:
                 self._connection.settimeout(timeout)
                 self._connection.sendall(request)
             except OSError:
                 # A server can refuse a request before it has read all of it, and reset the connection.
-                if not self._is_answered(answer):
+                if not self._has_received(parser):
                     raise
-                return answer.response
-            while not answer.feed(self._receive(ends)):
+                return parser.response
+            while not parser.feed(self._receive(ends)):
                 pass
         except TimeoutError as error:
-            raise Unavailable("no answer in time") from error
+            raise Unavailable("no response in time") from error
         except OSError as error:
-            kind = TransportError if answer.has_begun else Dropped
+            kind = TransportError if parser.has_begun else Dropped
             raise kind(f"connection failed: {error}") from error
-        self.is_reusable = answer.keeps_open
-        return answer.response
+        self.is_reusable = parser.keeps_open
+        return parser.response
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def _is_answered(self, answer: Answer) -> bool:
-        """Read what was received already; return whether it is a whole answer."""
+    def _has_received(self, parser: ResponseParser) -> bool:
+        """Parse what was received already; return whether it is a complete response."""
         self._connection.settimeout(0)
         try:
             while received := self._connection.recv(_READ):
-                if answer.feed(received):
+                if parser.feed(received):
                     return True
-        except OSError:  # there is no more of it
+        except OSError:  # nothing more was received
             pass
         return False
 
@@ -114,7 +114,7 @@ class Channel:
         self._connection.settimeout(_left(ends))
         received = self._connection.recv(_READ)
         if not received:
-            raise ConnectionError("closed before the end of an answer")
+            raise ConnectionError("closed before the end of a response")
         return received
 
 
@@ -126,7 +126,7 @@ def _left(ends: float) -> float:
 
 
 def _connect(addresses: list[Address], ends: float) -> socket.socket:
-    """Connect to the first address that answers; each has an equal share of the time that is left."""
+    """Connect to the first address that accepts; each has an equal share of the time that is left."""
     last: OSError = OSError("no address")
     for position, (family, address) in enumerate(addresses):
         try:

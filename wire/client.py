@@ -1,4 +1,4 @@
-"""A synchronous client of one AWS service for the reading side: one answer per call, or one of a few errors."""
+"""A synchronous client of one AWS service, with retries: each call returns a response or raises one of a few errors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from wire.sigv4 import Credentials
 
 
 class Limits(NamedTuple):
-    """How long and how often a call may try; seconds and bytes."""
+    """Bounds of a call, in seconds and bytes."""
 
     connect: float = 1.0  # TCP and TLS together
-    attempt: float = 2.0  # one exchange, from sending to the last byte: a slow drip ends here too
+    attempt: float = 2.0  # one exchange, from the first byte sent to the last received, however slowly they come
     budget: float = 6.0  # the whole call with its retries
     tries: int = 4
-    base: float = 0.025  # of the full jitter
+    base: float = 0.025  # of the backoff
     cap: float = 1.0
     largest: int = 16 * 1024 * 1024
-    # NAT gateways and VPC endpoints drop a flow idle for 350 s without a word, and a frozen Lambda wakes after that.
+    # NAT gateways and VPC endpoints silently drop a flow after 350 idle seconds, e.g. while a Lambda is frozen.
     idle: float = 240.0
 
 
@@ -33,9 +33,9 @@ DEFAULTS = Limits()
 
 
 class Client:
-    """Kept-alive connections to one endpoint. Threads may share it: each exchange has a connection of its own.
+    """Keep-alive connections to one endpoint. Threads can share it: each exchange has its own connection.
 
-    `clock` tells seconds that pass while a Lambda is frozen too (the wall's, not the monotonic one's).
+    `clock` returns wall-clock seconds, which also pass while a Lambda is frozen.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Client:
         self._idle: list[tuple[Channel, float]] = []
 
     def send(self, target: str, payload: bytes, *, budget: float | None = None) -> bytes:
-        """Send an operation of DynamoDB or SSM, e.g. `DynamoDB_20120810.GetItem`; payload and answer are JSON text.
+        """Send an operation of DynamoDB or SSM, e.g. `DynamoDB_20120810.GetItem`; payload and result are JSON text.
 
-        Errors are those of `call`.
+        Raises the errors of `call`.
         """
         headers = operation_headers(self.endpoint.service, target)
         return self.call("POST", "/", headers, payload, budget=budget).body
@@ -71,13 +71,13 @@ class Client:
         *,
         budget: float | None = None,
     ) -> Response:
-        """Send a request until it is answered. Retries throttling, 5xx, resets, time-outs and damaged bodies.
+        """Send a request and return the response. Retries throttling, 5xx, resets, time-outs and malformed responses.
 
         Raises:
             Refused: 4xx other than throttling, or a redirection.
-            Throttled: throttled to the end.
-            Unavailable: no good answer within the tries and `budget` seconds (the limits' by default).
-            TooLarge: the answer is larger than the limit.
+            Throttled: every try was throttled.
+            Unavailable: no successful response within the tries and `budget` seconds (default: that of the limits).
+            TooLarge: the response is larger than the limit.
         """
         ends = time.monotonic() + (self.limits.budget if budget is None else budget)
         tries = 0
@@ -94,8 +94,8 @@ class Client:
             except Unavailable as error:
                 pause = 0.0
                 if idle and isinstance(error, Dropped):
-                    # It died while idle, which says nothing about the service: try at once, on a new connection (once,
-                    # then, since the others are closed too).
+                    # The connection ended while idle, which says nothing about the service: retry at once on a new one.
+                    # This happens once per call, because the other idle connections are closed too.
                     self.close()
                 else:
                     tries += 1

@@ -1,4 +1,4 @@
-"""Where credentials come from: the environment, or elsewhere whatever boto3 knows. An edge."""
+"""Find AWS credentials: in the environment, otherwise through boto3's provider chain."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from wire.sigv4 import Credentials
 
 
 def find_source(env: Mapping[str, str]) -> Callable[[], Credentials]:
-    """Return the function that gives the credentials of now.
+    """Return a function that returns the current credentials.
 
-    Those of a Lambda environment are in its variables and stay the same for its life. Elsewhere it is boto3's chain
-    (profile, web identity, container, instance), which refreshes what it fetched before it expires; the bundle of serve
-    does without boto3.
+    In Lambda they are environment variables and constant. Elsewhere boto3's chain (profile, web identity, container,
+    instance) fetches them and refreshes them before they expire. The bundle of serve has no boto3.
     """
     if env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"):
         keys = Credentials(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], env.get("AWS_SESSION_TOKEN") or None)
@@ -38,7 +37,7 @@ def _open_chain() -> Callable[[], Credentials]:
     except BotoCoreError as error:
         raise NoCredentials(f"no AWS credentials: {error}") from error
     if chain is None:
-        raise NoCredentials("no AWS credentials in the environment, in a profile, or where this runs")
+        raise NoCredentials("no AWS credentials in the environment, in a profile or from this machine's role")
 
     def fetch() -> Credentials:
         try:
@@ -46,7 +45,7 @@ def _open_chain() -> Callable[[], Credentials]:
         except BotoCoreError as error:
             raise NoCredentials(f"no AWS credentials: {error}") from error
         if not found.access_key or not found.secret_key:
-            raise NoCredentials("no AWS credentials: those that were found are empty")
+            raise NoCredentials("no AWS credentials: the access key or secret key that was found is empty")
         return Credentials(found.access_key, found.secret_key, found.token)
 
     return fetch

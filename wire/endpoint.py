@@ -1,4 +1,4 @@
-"""Where a service answers: AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, or AWS itself. Pure."""
+"""Endpoints of services: AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, or the public AWS endpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 
 class Endpoint(NamedTuple):
-    """One service at one place. `prefix` is the path before every path (empty on AWS)."""
+    """One service at one address. `prefix` is put before every path (empty on AWS)."""
 
     service: str
     region: str
@@ -19,7 +19,7 @@ class Endpoint(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """Build the Host header: the port only where it is not the scheme's own."""
+        """The Host header: with the port only if it is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -28,7 +28,7 @@ def parse_endpoint(url: str, service: str, region: str) -> Endpoint:
     """Parse a URL into an endpoint.
 
     Raises:
-        ValueError: the URL is not http(s), or names no host.
+        ValueError: the URL is not http(s), or has no host.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -39,7 +39,7 @@ def parse_endpoint(url: str, service: str, region: str) -> Endpoint:
 
 
 def resolve(service: str, region: str, env: Mapping[str, str]) -> Endpoint:
-    """Find the endpoint of `dynamodb`, `s3` or `ssm`, by the SDKs' own rules for the environment.
+    """Return the endpoint of `dynamodb`, `s3` or `ssm`, per the AWS SDKs' rules for environment variables.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
     """
@@ -51,5 +51,5 @@ def resolve(service: str, region: str, env: Mapping[str, str]) -> Endpoint:
 
 
 def object_path(bucket: str, object_key: str) -> str:
-    """Build the path of an S3 object; path style, which stand-ins understand and AWS keeps."""
+    """Return the path of an S3 object, in path style, which both AWS and local stand-ins accept."""
     return f"/{bucket}/{quote(object_key, safe='/~')}"

@@ -1,24 +1,24 @@
-"""What can go wrong on the wire, as a small set of exceptions. Pure."""
+"""The exceptions of `wire`."""
 
 from __future__ import annotations
 
 
 class WireError(Exception):
-    """Whatever keeps a request from being answered; only its children are raised."""
+    """A request failed; only subclasses are raised."""
 
 
 class Unavailable(WireError):
-    """The service did not answer in time or well: network, time-out, 5xx, a damaged body. Trying again may help."""
+    """No successful response: network, time-out, 5xx or a malformed body. A retry can help."""
 
 
 class Throttled(Unavailable):
-    """The service answered, and asks for fewer requests."""
+    """The service rejected the request because there are too many."""
 
 
 class Refused(WireError):
-    """The service will not do this however often it is asked: 4xx, with AWS's code and message.
+    """The service rejected the request for good: 4xx, with AWS's code and message.
 
-    A missing S3 object is `Refused` with status 404, and 403 where the role may not list the bucket.
+    A missing S3 object is `Refused` with status 404, or 403 where the role is not allowed to list the bucket.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -29,7 +29,7 @@ class Refused(WireError):
 
 
 class TooLarge(WireError):
-    """The answer is larger than the caller allows; it was not read to its end."""
+    """The response is larger than the caller allows; it was not read to its end."""
 
 
 class NoCredentials(Unavailable):
@@ -37,8 +37,8 @@ class NoCredentials(Unavailable):
 
 
 class TransportError(Unavailable):
-    """A request that got no whole answer; it may have been applied all the same."""
+    """The request has no complete response; the service may have applied it."""
 
 
 class Dropped(TransportError):
-    """The connection ended before anything of the answer came, as a kept one does that the service has closed."""
+    """The connection ended before any byte of the response, e.g. because the service had closed it while idle."""

@@ -1,6 +1,6 @@
-"""The head of an HTTP/1.1 answer, and where its body ends. Pure.
+"""Parse the head of an HTTP/1.1 response, and where its body ends.
 
-RFC 9112 lets a parser be lenient in places; what two parsers could read differently is refused here.
+RFC 9112 lets a parser be lenient in places; what two parsers could read differently is rejected here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
 
 
 class Head(NamedTuple):
-    """Status, headers as they came, and how the body is delimited.
+    """Status, headers as received, and how the body is delimited.
 
-    `length` is in bytes; None means in chunks, or, unless `is_chunked`, that nothing tells where the body ends.
+    `length` is in bytes. None: the body is chunked, or, if `is_chunked` is false, has no stated end.
     """
 
     status: int
@@ -32,23 +32,23 @@ class Head(NamedTuple):
 
 
 def parse_head(data: bytes, method: str) -> Head:
-    """Parse what stands before the empty line, of the answer to a `method`.
+    """Parse the bytes before the empty line of the response to a `method` request.
 
     Raises:
-        TransportError: it is no head of HTTP/1.1, or tells two ends of its body.
+        TransportError: not a head of HTTP/1.1, or one that states two ends of the body.
     """
     lines = data.decode("latin-1").split("\r\n")
     if data.count(b"\n") != len(lines) - 1 or data.count(b"\r") != len(lines) - 1:
-        raise TransportError("answer has line ends that are none of HTTP's")
+        raise TransportError("response has a line end other than CRLF")
     begin = _STATUS.match(lines[0])
     if begin is None:
-        raise TransportError("answer is not HTTP/1.1")
+        raise TransportError("response is not HTTP/1.1")
     headers = []
     framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
     for line in lines[1:]:
         field = _FIELD.match(line)
         if field is None:
-            raise TransportError("answer has a malformed header")
+            raise TransportError("response has a malformed header")
         headers.append((field[1], field[2]))
         known = framing.get(field[1].lower())
         if known is not None:
@@ -62,25 +62,25 @@ def parse_head(data: bytes, method: str) -> Head:
 
 
 def parse_chunk_size(line: bytes) -> int:
-    """Parse the line before a chunk; 0 is the last one.
+    """Parse the line before a chunk and return its size in bytes; 0 is the last chunk.
 
     Raises:
-        TransportError: it is none.
+        TransportError: the line is malformed.
     """
     found = _CHUNK.match(line)
     if found is None:
-        raise TransportError("answer has a malformed chunk")
+        raise TransportError("response has a malformed chunk")
     return int(found[1], 16)
 
 
 def _delimit(codings: set[str], lengths: set[str]) -> tuple[bool, int | None]:
     if codings:
         if codings != {"chunked"} or lengths:
-            raise TransportError("answer tells its length in a way that is not clear")
+            raise TransportError("response states its length ambiguously")
         return True, None
     if not lengths:
         return False, None
     length = lengths.pop()
     if lengths or not _LENGTH.match(length):
-        raise TransportError("answer tells its length in a way that is not clear")
+        raise TransportError("response states its length ambiguously")
     return False, int(length)

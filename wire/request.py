@@ -1,4 +1,4 @@
-"""Requests as the bytes that are sent, signed as of now."""
+"""Build signed requests as the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def operation_headers(service: str, target: str) -> tuple[tuple[str, str], ...]:
 class RequestBuilder:
     """Builds requests to one endpoint.
 
-    `credentials` gives those of now, and is asked for every request; without it requests go unsigned.
+    `credentials` is called for every request and returns the current ones; without it requests are not signed.
     """
 
     def __init__(self, endpoint: Endpoint, credentials: Callable[[], Credentials] | None) -> None:
@@ -27,7 +27,7 @@ class RequestBuilder:
         self._signer = Signer(endpoint.service, endpoint.region)
 
     def build(self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
-        """Build a request. A retry needs a new one, since signatures age.
+        """Build a request. A retry needs a new one, because signatures expire.
 
         Raises:
             NoCredentials: none were found, or refreshing them failed.

@@ -1,4 +1,4 @@
-"""An answer: whether it is whole, and what an error in it means: retry, fewer requests, or never. Pure."""
+"""A response: checks that it is complete, and the error that it stands for: retry, slow down, or give up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wire.errors import Refused, Throttled, TransportError, Unavailable, WireErr
 
 
 class Response(NamedTuple):
-    """An answer as it came: header names keep their case, the body its coding."""
+    """A response as received: header names keep their case, the body keeps its content coding."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -25,7 +25,7 @@ class Response(NamedTuple):
         return None
 
 
-# Names under which services ask for fewer requests, whatever the status (400, 429 and 503 all occur).
+# Error codes for throttling, whatever the status (400, 429 and 503 all occur).
 THROTTLES = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -40,7 +40,7 @@ THROTTLES = frozenset(
         "TooManyRequestsException",
     }
 )
-# Names of 400 answers that a second try may well turn into 200; an expired token is replaced by the provider.
+# Error codes of status 400 for which a retry can succeed; an expired token is replaced by the credential provider.
 TRANSIENTS = frozenset(
     {
         "RequestTimeout",
@@ -55,7 +55,7 @@ TRANSIENTS = frozenset(
 
 
 def parse_error(response: Response) -> tuple[str, str]:
-    """Parse code and message out of an error, from JSON (DynamoDB, SSM) or XML (S3)."""
+    """Return code and message of an error response in JSON (DynamoDB, SSM) or XML (S3)."""
     text = response.body.decode("utf-8", "replace")
     if text.startswith("{"):
         try:
@@ -74,7 +74,7 @@ def parse_error(response: Response) -> tuple[str, str]:
 
 
 def parse_failure(response: Response) -> WireError | None:
-    """Tell what an answer means: None when it is good, else the error it stands for."""
+    """Return the error that a response stands for; None if it is successful."""
     if response.status < 300 or response.status == 304:
         return None
     code, message = parse_error(response)
@@ -86,16 +86,16 @@ def parse_failure(response: Response) -> WireError | None:
 
 
 def check_whole(response: Response, method: str) -> None:
-    """Check that the body is all that was sent.
+    """Check that the body is complete.
 
     Raises:
         TransportError: no length was given (awscrt takes a body that ends with the connection for an empty one), or
-            DynamoDB's checksum is another.
+            DynamoDB's checksum does not match.
     """
     if method != "HEAD" and response.status not in (204, 304):
         headers = {name.lower(): value for name, value in response.headers}
         if "content-length" not in headers and "transfer-encoding" not in headers:
-            raise TransportError(f"answer {response.status} does not say how long it is")
+            raise TransportError(f"response {response.status} does not state its length")
         checksum = headers.get("x-amz-crc32")
         if checksum is not None and checksum != str(zlib.crc32(response.body)):
-            raise TransportError("answer does not match its checksum")
+            raise TransportError("response does not match its checksum")

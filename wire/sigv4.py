@@ -1,4 +1,4 @@
-"""Sign requests with Signature Version 4. Pure; the signing key is kept for as long as it stays the same: a day.
+"""Sign requests with Signature Version 4. The signing key is cached; it changes once a day.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -16,7 +16,7 @@ Headers = list[tuple[str, str]]
 
 
 class Credentials(NamedTuple):
-    """What requests are signed with."""
+    """AWS credentials; `token` is that of a session."""
 
     access_key_id: str
     secret: str
@@ -34,10 +34,10 @@ class Signer:
     def sign(
         self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes, keys: Credentials, now: float
     ) -> Headers:
-        """Return the headers with those that sign them.
+        """Return the headers together with those of the signature.
 
-        `target` is path and query, percent-encoded as they are sent, its parameters in the order of their names. Names
-        of headers are in lower case, each once, `host` among them; all are signed. `now` is in epoch seconds.
+        `target` is the percent-encoded path and query as sent, with parameters sorted by name. Header names are in
+        lower case, unique, and include `host`; all are signed. `now` is in epoch seconds.
         """
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         digested = sha256(body).hexdigest()
@@ -48,7 +48,7 @@ class Signer:
             signed.append(("x-amz-content-sha256", digested))
         signed.sort()
         path, _, query = target.partition("?")
-        if self.service != "s3":  # S3 alone takes paths as they are, all others encode them once more
+        if self.service != "s3":  # all services but S3 encode the path once more
             path = quote(path, safe="/~")
         names = ";".join([name for name, _ in signed])
         fields = "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])

@@ -1,4 +1,4 @@
-"""One of a transport's connections, which never blocks."""
+"""One non-blocking connection of a transport."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import Enum, auto
 from selectors import EVENT_WRITE, BaseSelector
 
 from wire.addresses import Address
-from wire.answer import Answer
+from wire.response_parser import ResponseParser
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class State(Enum):
-    """What a connection is doing."""
+    """State of a connection."""
 
     CONNECTING = auto()
     HANDSHAKE = auto()
@@ -24,11 +24,11 @@ class State(Enum):
 
 
 class Slot:
-    """A connection and the exchange on it; `handle`, `answer` and `unsent` are those of the exchange under way."""
+    """A connection and its current exchange: `handle`, `parser` and `unsent`."""
 
-    __slots__ = ("_watched", "address", "answer", "connection", "expires", "handle", "idle_since", "state", "unsent")
+    __slots__ = ("_watched", "address", "connection", "expires", "handle", "idle_since", "parser", "state", "unsent")
 
-    answer: Answer
+    parser: ResponseParser
 
     def __init__(self, connection: socket.socket, address: Address, expires: float) -> None:
         self.connection = connection
@@ -41,7 +41,7 @@ class Slot:
         self._watched = 0
 
     def watch(self, selector: BaseSelector, events: int) -> None:
-        """Let the selector tell of these events."""
+        """Register the connection for these events."""
         if self._watched == 0:
             selector.register(self.connection, events, self)
         elif events != self._watched:
@@ -49,11 +49,11 @@ class Slot:
         self._watched = events
 
     def connect(self, selector: BaseSelector, tls: ssl.SSLContext | None, host: str) -> None:
-        """Go on connecting, which is done when this returns.
+        """Continue to connect; when this returns, the connection is ready.
 
         Raises:
-            SSLWantReadError, SSLWantWriteError: there is more to do when the socket is ready for it.
-            OSError: there is no connection, or none that can be trusted.
+            SSLWantReadError, SSLWantWriteError: to be continued when the socket is ready.
+            OSError: the connection failed, or the certificate is not trusted.
         """
         if self.state is State.CONNECTING:
             if code := self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -68,9 +68,9 @@ class Slot:
             self.connection.do_handshake()
 
     def is_quiet(self) -> bool:
-        """Tell whether nothing has come since the last answer: neither its end nor bytes that belong to no request.
+        """Return whether nothing was received since the last response: no end of the connection, no stray bytes.
 
-        What TLS itself has to say, tickets for later sessions say, is nothing.
+        TLS's own messages, e.g. session tickets, do not count.
         """
         try:
             self.connection.recv(1)

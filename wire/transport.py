@@ -1,7 +1,7 @@
-"""Many requests in flight to one AWS service for the writing side, sent and collected by a single thread. An edge.
+"""Many requests in flight to one AWS service, sent and collected by a single thread over non-blocking sockets.
 
-Sockets of the standard library that never block. An event loop in a thread of its own, as awscrt has it, hands every
-exchange over and back: that took more CPU than all the rest of writing (docs/decisions/sockets.md).
+awscrt has an event loop in its own thread, and passes every exchange there and back: that took more CPU than all the
+rest of writing. So did a pool of threads with a blocking connection each (docs/decisions/sockets.md).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wire.addresses import Addresses
-from wire.answer import Answer
 from wire.channel import tls_context
 from wire.client import DEFAULTS
 from wire.endpoint import Endpoint
 from wire.errors import TransportError, WireError
 from wire.request import RequestBuilder, operation_headers
 from wire.response import Response
+from wire.response_parser import ResponseParser
 from wire.sigv4 import Credentials
 from wire.slot import WOULD_BLOCK, Slot, State
 
 _RECEIVE = 64 * 1024
-_TRUSTED = 0.05  # seconds for which an idle connection is taken to be open without a look
+_TRUSTED = 0.05  # seconds for which an idle connection is used without checking that it is open
 _IDLE = DEFAULTS.idle  # seconds after which it is not used again
 
 Reports = list[tuple[int, Response | TransportError]]
@@ -41,11 +41,11 @@ class Outgoing(NamedTuple):
 
 
 class Transport:
-    """A pool of kept-alive connections. It never retries: what failed is reported, for the caller to judge.
+    """A pool of keep-alive connections. It does not retry: a failure is reported to the caller.
 
-    Requests beyond `connections` wait their turn; the time-out counts from when one is sent. `credentials` gives those
-    of now; without it requests go unsigned. A process needs one transport for each endpoint: `renew` hands it to the
-    next user.
+    Requests beyond `connections` are queued; the time-out starts when a request is sent. `credentials` returns the
+    current ones; without it requests are not signed. A process needs one transport per endpoint: `renew` passes it to
+    the next user.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Transport:
         timeout: float = 10.0,
         largest: int = 32 * 1024 * 1024,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,  # goes on while a Lambda is frozen
+        wall: Callable[[], float] = time.time,  # also advances while a Lambda is frozen
     ) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
@@ -76,7 +76,7 @@ class Transport:
         self._connecting = 0
         self._waiting: deque[Outgoing] = deque()
         self._reports: Reports = []
-        self._look_at = 0.0  # when to look for time-outs again
+        self._look_at = 0.0  # when to check for time-outs again
         self._sent = 0
 
     def send(self, target: str, payload: bytes) -> int:
@@ -87,10 +87,10 @@ class Transport:
         return self._sent
 
     def wait(self, timeout: float) -> Reports:
-        """Wait up to `timeout` seconds for an answer, and return all that there are.
+        """Wait up to `timeout` seconds for a response, and return all that were received.
 
-        Every handle is reported exactly once, as an answer of any status or as an error. With nothing in flight this
-        sleeps for `timeout`.
+        Every handle is reported exactly once, with a response of any status or an error. With nothing in flight this
+        sleeps for `timeout` seconds.
         """
         now = self._clock()
         ends = now + timeout
@@ -107,7 +107,7 @@ class Transport:
                 return reports
 
     def renew(self, timeout: float) -> Transport:
-        """Return this transport for another user, with another time-out, without the requests of the user before.
+        """Return this transport for the next user, with its time-out and without the requests of the previous user.
 
         Those are never reported: connections on which one is in flight are closed. Idle connections are kept.
         """
@@ -119,7 +119,7 @@ class Transport:
         return self
 
     def close(self) -> None:
-        """Close every connection for good; what is in flight is never reported."""
+        """Close every connection and the selector; requests in flight are never reported."""
         for slot in list(self._slots):
             self._drop(slot)
         self._waiting.clear()
@@ -127,7 +127,7 @@ class Transport:
         self._selector.close()
 
     def _dispatch(self) -> None:
-        """Give waiting requests to idle connections, and open as many as there are requests left without one."""
+        """Send queued requests on idle connections, and open a connection for each request that is left."""
         while self._waiting and self._idle:
             slot = self._idle[-1]
             idle = self._wall() - slot.idle_since
@@ -143,7 +143,7 @@ class Transport:
         try:
             slot = Slot(*self._addresses.connect(now), now + self._connect_timeout)
         except OSError as error:
-            while self._waiting:  # what holds for one holds for all
+            while self._waiting:  # it fails for the other requests too
                 self._give_up(error)
             return
         self._slots.add(slot)
@@ -151,7 +151,7 @@ class Transport:
         slot.watch(self._selector, selectors.EVENT_WRITE)
 
     def _go_on(self, slot: Slot) -> None:
-        """Do what a connection has become ready for."""
+        """Continue what the connection has become ready for."""
         if slot.state is State.BUSY:
             if self._push(slot):
                 self._pull(slot)
@@ -183,13 +183,13 @@ class Transport:
             return
         slot.state = State.BUSY
         slot.handle = outgoing.handle
-        slot.answer = Answer("POST", self._largest)
+        slot.parser = ResponseParser("POST", self._largest)
         slot.unsent = memoryview(request)
         slot.expires = self._clock() + self.timeout
         self._push(slot)
 
     def _push(self, slot: Slot) -> bool:
-        """Send as much as goes without waiting; return whether the connection still stands."""
+        """Send as much as possible without waiting; return whether the connection is still open."""
         try:
             while slot.unsent:
                 slot.unsent = slot.unsent[slot.connection.send(slot.unsent) :]
@@ -200,22 +200,22 @@ class Transport:
             self._pull(slot, broken=error)
             return False
         else:
-            slot.watch(self._selector, selectors.EVENT_READ)  # costs nothing where that is what is watched
+            slot.watch(self._selector, selectors.EVENT_READ)  # no system call if nothing changed
         return True
 
     def _pull(self, slot: Slot, broken: OSError | None = None) -> None:
-        """Receive as much as there is, and report the answer when it is whole.
+        """Receive what is there, and report the response when it is complete.
 
-        `broken` is what sending failed with: no more will come than is there.
+        `broken` is the error of a failed send: nothing more will be received than is there.
         """
-        answer = slot.answer
+        parser = slot.parser
         try:
             while True:
                 received = slot.connection.recv(_RECEIVE)
                 if not received:
-                    self._fail(slot, f"connection failed: {broken or 'closed before the end of an answer'}")
+                    self._fail(slot, f"connection failed: {broken or 'closed before the end of a response'}")
                     return
-                if answer.feed(received):
+                if parser.feed(received):
                     break
         except WOULD_BLOCK:
             if broken:
@@ -227,8 +227,8 @@ class Transport:
         except WireError as error:
             self._fail(slot, str(error))
             return
-        self._reports.append((slot.handle, answer.response))
-        if answer.keeps_open and not slot.unsent:
+        self._reports.append((slot.handle, parser.response))
+        if parser.keeps_open and not slot.unsent:
             self._rest(slot)
         else:
             self._drop(slot)
@@ -244,13 +244,13 @@ class Transport:
         self._drop(slot)
 
     def _lose(self, slot: Slot, error: OSError) -> None:
-        """Drop a connection that did not come about; a request learns of it when no other address is left to try."""
+        """Drop a connection that failed to open; a request is reported only when no other address is left to try."""
         self._drop(slot)
         if self._addresses.fail(slot.address):
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Report the request that has waited longest, if any still does, for a connection that was not made."""
+        """Report the oldest queued request, if there is one, because no connection can be made."""
         if self._waiting:
             message = f"no connection to {self.endpoint.authority}: {error}"
             self._reports.append((self._waiting.popleft().handle, TransportError(message)))
@@ -260,7 +260,7 @@ class Transport:
         for slot in [slot for slot in self._slots if slot.state is not State.IDLE and slot.expires <= now]:
             if slot.state is State.BUSY:
                 self._addresses.fail(slot.address)
-                self._fail(slot, f"no answer within {self.timeout} s")
+                self._fail(slot, f"no response within {self.timeout} s")
             else:
                 self._lose(slot, TimeoutError("not in time"))
 

@@ -40,31 +40,31 @@ PATHS = """\
     head:
       operationId: headMODEL
       tags: [NAME]
-      summary: The headers of the same GET
+      summary: The headers of the GET response
       parameters:
         - {$ref: "#/components/parameters/Limit"}
         - {$ref: "#/components/parameters/After"}
         - {$ref: "#/components/parameters/Prefix"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
-        "200": {description: There is one.}
-        "304": {description: The caller has it already.}
-        "400": {description: "As GET has it, without a body."}
-        "401": {description: "As GET has it, without a body."}
-        "403": {description: "As GET has it, without a body."}
-        "406": {description: "As GET has it, without a body."}
-        "429": {description: "As GET has it, without a body."}
-        "500": {description: "As GET has it, without a body."}
-        "503": {description: "As GET has it, without a body."}
+        "200": {description: "As for GET, without a body."}
+        "304": {description: Not modified.}
+        "400": {description: "As for GET, without a body."}
+        "401": {description: "As for GET, without a body."}
+        "403": {description: "As for GET, without a body."}
+        "406": {description: "As for GET, without a body."}
+        "429": {description: "As for GET, without a body."}
+        "500": {description: "As for GET, without a body."}
+        "503": {description: "As for GET, without a body."}
       x-amazon-apigateway-integration: INTEGRATION
     options:
       operationId: optionsMODEL
       tags: [NAME]
-      summary: The methods there are
+      summary: Allowed methods
       security: []
       responses:
         "204":
-          description: There are these.
+          description: The methods are in the Allow header.
           headers:
             Allow: {$ref: "#/components/headers/Allow"}
       x-amazon-apigateway-integration: INTEGRATION
@@ -104,29 +104,29 @@ PATHS = """\
     head:
       operationId: headMODELItem
       tags: [NAME]
-      summary: The headers of the same GET
+      summary: The headers of the GET response
       parameters:
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
-        "200": {description: There is one.}
-        "304": {description: The caller has it already.}
-        "400": {description: "As GET has it, without a body."}
-        "401": {description: "As GET has it, without a body."}
-        "403": {description: "As GET has it, without a body."}
-        "404": {description: "As GET has it, without a body."}
-        "406": {description: "As GET has it, without a body."}
-        "429": {description: "As GET has it, without a body."}
-        "500": {description: "As GET has it, without a body."}
-        "503": {description: "As GET has it, without a body."}
+        "200": {description: The item exists.}
+        "304": {description: Not modified.}
+        "400": {description: "As for GET, without a body."}
+        "401": {description: "As for GET, without a body."}
+        "403": {description: "As for GET, without a body."}
+        "404": {description: "As for GET, without a body."}
+        "406": {description: "As for GET, without a body."}
+        "429": {description: "As for GET, without a body."}
+        "500": {description: "As for GET, without a body."}
+        "503": {description: "As for GET, without a body."}
       x-amazon-apigateway-integration: INTEGRATION
     options:
       operationId: optionsMODELItem
       tags: [NAME]
-      summary: The methods there are
+      summary: Allowed methods
       security: []
       responses:
         "204":
-          description: There are these.
+          description: The methods are in the Allow header.
           headers:
             Allow: {$ref: "#/components/headers/Allow"}
         "404": {$ref: "#/components/responses/NotFound"}

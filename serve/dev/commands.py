@@ -66,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
-    from serve.handler import build_handler, build_parts
+    from serve.handler import build_dependencies, build_handler
 
-    handler = build_handler(build_parts(env))
+    handler = build_handler(build_dependencies(env))
     from serve.dev.server import open_server, port_of  # waitress is needed for nothing else
 
     server = open_server(handler, options.host, options.port)

@@ -25,7 +25,7 @@ class BadKeySet(Exception):
     """A document that holds no key set at all: neither JWKS nor PEM."""
 
 
-class Document(NamedTuple):
+class KeyDocument(NamedTuple):
     """One file, object or parameter; its name gives the kid of a PEM."""
 
     name: str
@@ -46,7 +46,7 @@ class KeySet(NamedTuple):
     refused: tuple[RefusedKey, ...]
 
 
-def parse_keys(documents: Iterable[Document]) -> KeySet:
+def parse_keys(documents: Iterable[KeyDocument]) -> KeySet:
     """Parse all documents of one issuer into one key set. One bad key does not disable the rest (V5).
 
     A kid that occurs twice names no key, whichever of the two came first and whatever else is wrong with either.
@@ -83,7 +83,7 @@ def parse_jwks(document: str | bytes | Mapping[str, Any]) -> KeySet:
         data = document.encode() if isinstance(document, str) else document
     except UnicodeEncodeError as error:
         raise BadKeySet("not a JWKS document") from error
-    return parse_keys([Document("jwks.json", data)])
+    return parse_keys([KeyDocument("jwks.json", data)])
 
 
 def parse_jwk(jwk: object) -> SigningKey:
@@ -115,7 +115,7 @@ def parse_jwk(jwk: object) -> SigningKey:
     return build_signing_key(jwk.get("kid"), public_key, jwk.get("alg"))
 
 
-def _split_document(document: Document) -> list[tuple[str, Any]]:
+def _split_document(document: KeyDocument) -> list[tuple[str, Any]]:
     """Split a document into (kid, JWK or PEM)."""
     if document.data.lstrip().startswith(b"-----BEGIN "):
         return [(document.name.rpartition("/")[2].removesuffix(".pem"), document.data)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from serve.tokens.jwks import BadKeySet, Document, KeySet, parse_keys
+from serve.tokens.jwks import BadKeySet, KeyDocument, KeySet, parse_keys
 from serve.tokens.signing_key import SigningKey
 
 
@@ -44,7 +44,7 @@ class KeyStore:
 
     def __init__(
         self,
-        read: Callable[[], list[Document]],
+        read: Callable[[], list[KeyDocument]],
         report: Callable[[str, Mapping[str, object]], None],
         freshness: Freshness = FRESHNESS,
     ) -> None:

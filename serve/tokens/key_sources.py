@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, unquote_plus, urlsplit
 
-from serve.tokens.jwks import Document
+from serve.tokens.jwks import KeyDocument
 from serve.tokens.key_cache import Unreadable
 from wire.client import Client, Limits
 from wire.credentials import find_source
@@ -29,7 +29,7 @@ LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 10
 MAX_DOCUMENTS = 100
 
 
-def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[Document]]:
+def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
     """Return the function that reads the documents at a location.
 
     Raises:
@@ -53,22 +53,22 @@ def _client(service: str, region: str, env: Mapping[str, str]) -> Client:
     return Client(resolve(service, region, env), find_source(env), LIMITS)
 
 
-def _read_files(location: str) -> list[Document]:
+def _read_files(location: str) -> list[KeyDocument]:
     from pathlib import Path  # slow to import, and only laptops have keys in files
 
     path = Path(location)
     try:
         if not location.endswith("/") and not path.is_dir():
-            return [Document(path.name, path.read_bytes())]
+            return [KeyDocument(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
         if not found:
             raise Unreadable(f"file:{path}: there is nothing in it")
-        return [Document(entry.name, entry.read_bytes()) for entry in found]
+        return [KeyDocument(entry.name, entry.read_bytes()) for entry in found]
     except OSError as error:
         raise Unreadable(f"file:{path}: {error.strerror}") from error
 
 
-def _read_https(url: str) -> list[Document]:
+def _read_https(url: str) -> list[KeyDocument]:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
@@ -82,10 +82,10 @@ def _read_https(url: str) -> list[Document]:
         client.close()
     if response.status != 200:  # a redirect is not followed: the location is configuration, not the server's choice
         raise Unreadable(f"{url}: status {response.status}")
-    return [Document(parts.path, response.body)]
+    return [KeyDocument(parts.path, response.body)]
 
 
-def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
+def _read_s3(client: Client, bucket: str, object_key: str) -> list[KeyDocument]:
     try:
         names = [object_key]
         if object_key.endswith("/"):
@@ -94,20 +94,20 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[Document]:
             names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
         if not names:
             raise Unreadable(f"s3://{bucket}/{object_key}: there is nothing under it")
-        return [Document(name, client.call("GET", object_path(bucket, name)).body) for name in names]
+        return [KeyDocument(name, client.call("GET", object_path(bucket, name)).body) for name in names]
     except WireError as error:
         raise Unreadable(f"s3://{bucket}/{object_key}: {error}") from error
     finally:
         client.close()
 
 
-def _read_ssm(client: Client, path: str) -> list[Document]:
-    documents: list[Document] = []
+def _read_ssm(client: Client, path: str) -> list[KeyDocument]:
+    documents: list[KeyDocument] = []
     request: dict[str, object] = {"Path": path.rstrip("/") or "/"}
     try:
         while len(documents) < MAX_DOCUMENTS:
             answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
-            documents += [Document(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
+            documents += [KeyDocument(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
             if not answer.get("NextToken"):
                 break
             request["NextToken"] = answer["NextToken"]

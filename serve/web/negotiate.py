@@ -1,4 +1,4 @@
-"""Choose the form of an answer from what the request accepts, and tell whether the caller has it already. Pure.
+"""Content negotiation and conditional requests.
 
 RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1.2 (If-None-Match).
 """
@@ -8,24 +8,24 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
-# A tag or nothing, up to a comma or the end: section 5.6.1 has recipients pass over empty members of a list.
+# A tag or nothing, up to a comma or the end: recipients ignore empty list members (section 5.6.1).
 _TAGS = re.compile(r'\s*(?:(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*)?(?:,|\Z)')
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
 
 
 def accepts_json(accept: str | None) -> bool:
-    """Tell whether `application/json` is acceptable; without a header everything is."""
+    """Return whether `application/json` is acceptable; without a header everything is."""
     if accept is None or not accept.strip():
         return True
     weights = _parse_weights(accept)
-    for media_range in ("application/json", "application/*", "*/*"):  # the most specific one decides
+    for media_range in ("application/json", "application/*", "*/*"):  # the most specific range decides
         if media_range in weights:
             return weights[media_range] > 0
     return False
 
 
 def choose_coding(accept_encoding: str | None, *, is_gzip: bool) -> str | None:
-    """Choose `gzip` or `identity` for a body that is stored as the one or the other; None if neither is acceptable."""
+    """Choose `gzip` or `identity` for a body that is stored in one of them; None if neither is acceptable."""
     weights = _parse_weights(accept_encoding or "")
     anything = weights.get("*")
     gzip = max(weights.get("gzip", -1.0), weights.get("x-gzip", -1.0))
@@ -38,12 +38,12 @@ def choose_coding(accept_encoding: str | None, *, is_gzip: bool) -> str | None:
 
 
 def build_etag(body: bytes) -> str:
-    """Build a strong validator of the very bytes that are sent, so that each coding has its own."""
+    """Build a strong validator of the bytes that are sent; each coding has its own."""
     return f'"{sha256(body).hexdigest()[:32]}"'
 
 
 def is_fresh(if_none_match: str | None, etag: str) -> bool:
-    """Tell whether the caller already has what `etag` names, by weak comparison. A malformed header is ignored."""
+    """Return whether the caller has the version of `etag`, by weak comparison. A malformed header is ignored."""
     if if_none_match is None:
         return False
     if if_none_match.strip() == "*":
@@ -59,7 +59,7 @@ def is_fresh(if_none_match: str | None, etag: str) -> bool:
 
 
 def _parse_weights(header: str) -> dict[str, float]:
-    """Parse `a;q=0.5, b` to weights by name; parameters other than q are left out, a malformed weight counts as 1."""
+    """Parse `a;q=0.5, b` into weights by name; other parameters are ignored, a malformed weight counts as 1."""
     weights: dict[str, float] = {}
     for member in header.lower().split(","):
         name, *parameters = (part.strip() for part in member.split(";"))

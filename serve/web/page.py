@@ -1,4 +1,4 @@
-"""Gather one page of live items from as many queries as it takes, up to a bound."""
+"""Collect one page of live items from several queries, up to a bound on queries and bytes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from serve.item import Item, body_text, is_expired
-from serve.web.route import Page
+from serve.web.route import PageQuery
 
 MAX_QUERIES = 5
 # Of the whole page in UTF-8. A load balancer takes 1 MB of JSON from a function, in which a large body is base64: four
 # bytes for three (`respond.render`).
 MAX_PAGE_BYTES = 700_000
-SKIP = 1000  # how many items a query may look at once a page has turned out to begin with expired ones
+SKIP = 1000  # items that a query evaluates after the first, which found too few live ones
 
 
 class QueryResult(NamedTuple):
-    """What one query saw: items in order, and where to go on (None: the end)."""
+    """Result of one query: items in order, and where the next query starts (None: the end)."""
 
     items: list[Item]
     last: str | None
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
     json: str
 
 
-class Found(NamedTuple):
-    """A page: `next_after` is None if it is the last; `expires_at` is when its first item goes (never: infinity)."""
+class Page(NamedTuple):
+    """A page: `next_after` is None if it is the last; `expires_at` is the earliest of its items (none: infinity)."""
 
     entries: list[Entry]
     next_after: str | None
@@ -46,19 +46,19 @@ class Found(NamedTuple):
 Query = Callable[[str, int], QueryResult]  # (after, limit), both within the page's prefix
 
 
-def gather(query: Query, page: Page, now: float) -> Found:
-    """Gather a page. Expired items and tombstones are passed over, wherever they lie (they can fill thousands of rows).
+def gather(query: Query, page: PageQuery, now: float) -> Page:
+    """Collect a page. Expired items and tombstones are skipped; there can be thousands of them.
 
-    A page may be short, even empty, and still have a next one: when the bound on queries or on bytes is met first. An
-    item that is larger than the bound is a page of its own.
+    A page can be short, even empty, and have a next one: if the bound on queries or bytes is reached first. An item
+    that is larger than the bound is a page of its own.
 
     Raises:
         ValueError: a stored body is damaged.
     """
     after = page.after
     if page.prefix and not after.startswith(page.prefix):
-        if after > page.prefix:  # past the last one; DynamoDB refuses to begin outside of the prefix
-            return Found([], None, float("inf"))
+        if after > page.prefix:  # past the last item; DynamoDB rejects a start outside of the prefix
+            return Page([], None, float("inf"))
         after = ""
     entries: list[Entry] = []
     size, expires_at = len('{"items":[]}'), float("inf")
@@ -70,10 +70,10 @@ def gather(query: Query, page: Page, now: float) -> Found:
             entry = Entry(item.sk, f'{{"prediction_id":{json.dumps(item.sk)},"body":{body_text(item.body)}}}')
             size += len(entry.json.encode()) + bool(entries)  # and a comma
             if len(entries) == page.limit or (entries and size > MAX_PAGE_BYTES):
-                return Found(entries, entries[-1].prediction_id, expires_at)
+                return Page(entries, entries[-1].prediction_id, expires_at)
             entries.append(entry)
             expires_at = min(expires_at, item.expires_at)
         if result.last is None:
-            return Found(entries, None, expires_at)
+            return Page(entries, None, expires_at)
         after = result.last
-    return Found(entries, after, expires_at)
+    return Page(entries, after, expires_at)

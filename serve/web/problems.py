@@ -1,32 +1,32 @@
-"""Everything that can be wrong with a request, as RFC 9457 has it: one exception, one table. Pure."""
+"""Problem details (RFC 9457): one exception, and one table of the problem types."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Kind(NamedTuple):
-    """What a consumer can rely on: the status, and the title that goes with a code."""
+class ProblemType(NamedTuple):
+    """Status and title of a code, which consumers can rely on."""
 
     status: int
     title: str
 
 
-KINDS = {
-    "invalid_request": Kind(400, "The request is malformed"),
-    "token_required": Kind(401, "A bearer token is required"),
-    "invalid_token": Kind(401, "The bearer token is not valid"),
-    "insufficient_scope": Kind(403, "The token lacks the scope"),
-    "not_found": Kind(404, "There is no such thing here"),
-    "method_not_allowed": Kind(405, "The method is not allowed here"),
-    "not_acceptable": Kind(406, "The answer has no acceptable form"),
-    "internal_error": Kind(500, "Something went wrong here"),
-    "unavailable": Kind(503, "Not available right now"),
+PROBLEM_TYPES = {
+    "invalid_request": ProblemType(400, "The request is malformed"),
+    "token_required": ProblemType(401, "A bearer token is required"),
+    "invalid_token": ProblemType(401, "The bearer token is not valid"),
+    "insufficient_scope": ProblemType(403, "The token does not have the required scope"),
+    "not_found": ProblemType(404, "Not found"),
+    "method_not_allowed": ProblemType(405, "Method not allowed"),
+    "not_acceptable": ProblemType(406, "Not acceptable"),
+    "internal_error": ProblemType(500, "Internal server error"),
+    "unavailable": ProblemType(503, "Service unavailable"),
 }
 
 
 class Problem(Exception):
-    """A request that gets no item. `detail` is for the caller, `reason` for the log; neither repeats the request."""
+    """An error response. `detail` is for the caller, `reason` for the log; neither repeats the request."""
 
     def __init__(
         self, code: str, detail: str | None = None, *, reason: str | None = None, headers: dict[str, str] | None = None
@@ -39,16 +39,16 @@ class Problem(Exception):
 
 
 def unavailable(reason: str) -> Problem:
-    """Build the answer for storage or keys that cannot be reached or ask for fewer requests (H9): never "not found"."""
+    """Build the problem for storage or keys that do not respond or throttle (H9): never `not_found`."""
     return Problem("unavailable", reason=reason, headers={"Retry-After": "1"})
 
 
 def challenge(
     realm: str, code: str, *, scope: str | None = None, detail: str | None = None, reason: str = ""
 ) -> Problem:
-    """Build a refusal of credentials, with the challenge of RFC 6750 section 3.
+    """Build the problem for missing or insufficient credentials, with the challenge of RFC 6750 section 3.
 
-    Without any credentials the challenge carries no error code. REST APIs rename the header, so the body repeats it.
+    Without credentials the challenge has no error code. REST APIs rename the header, so the body has the code too.
     """
     fields = f'Bearer realm="{realm}"'
     if code != "token_required":

@@ -1,12 +1,12 @@
-"""Parse an event of a REST API, an HTTP API, a load balancer or a function URL into one request. Pure.
+"""Parse an event of a REST API, an HTTP API, a load balancer or a function URL into one request.
 
-Nothing of an event is trusted to be there or of its type: whoever may invoke the function can send any JSON.
+No member of an event is trusted to exist or to have its type: a caller that can invoke the function can send any JSON.
 
 | form | path | query | repeated headers |
 |---|---|---|---|
 | REST API (payload 1.0) | without the stage, decoded | decoded | a list each |
-| HTTP API, function URL (2.0) | with a named stage | one string, encoded | joined by commas |
-| load balancer | encoded | encoded | the last one, or a list each if the target group says so |
+| HTTP API, function URL (2.0) | with the stage if it has a name | one string, encoded | joined by commas |
+| load balancer | encoded | encoded | the last one, or a list each if the target group is set so |
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
-# Names that are logged and repeated in answers; a load balancer's caller can write a trace header of its own.
+# Ids that are logged and returned; the caller of a load balancer controls the trace header.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
 _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
 
 class Form(StrEnum):
-    """What an answer must look like for whoever sent the event."""
+    """Event forms, which decide the form of the result."""
 
     REST = "rest"
     HTTP = "http"
@@ -33,11 +33,11 @@ class Form(StrEnum):
 
 
 class MalformedEvent(Exception):
-    """The event is none of the four forms."""
+    """The event has none of the four forms."""
 
 
-class Request(NamedTuple):
-    """One request. Header names are in lower case; each header and each query parameter has the list of its values."""
+class HttpRequest(NamedTuple):
+    """One request. Header names are in lower case; each header and query parameter has a list of values."""
 
     form: Form
     method: str
@@ -47,16 +47,16 @@ class Request(NamedTuple):
     request_id: str
 
     def header(self, name: str) -> str | None:
-        """Return a header as one text, its values joined as RFC 9110 section 5.3 has it."""
+        """Return a header as one string, its values joined per RFC 9110 section 5.3."""
         values = self.headers.get(name)
         return ", ".join(values) if values else None
 
 
-def parse_request(event: object) -> Request:
+def parse_request(event: object) -> HttpRequest:
     """Parse an event.
 
     Raises:
-        MalformedEvent: it is none of the four forms, or a part has another type.
+        MalformedEvent: it has none of the four forms, or a member has another type.
     """
     if not isinstance(event, dict):
         raise MalformedEvent
@@ -74,18 +74,18 @@ def parse_request(event: object) -> Request:
         for name, values in query.items():
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
         trace = _ROOT.search(headers.get("x-amzn-trace-id", [""])[-1])
-        return Request(form, method, _decode(path), decoded, headers, trace[0] if trace else "")
+        return HttpRequest(form, method, _decode(path), decoded, headers, trace[0] if trace else "")
     path = _without_stage(path, context)
-    return Request(Form.REST, method, path, query, headers, _text(context, "requestId"))
+    return HttpRequest(Form.REST, method, path, query, headers, _text(context, "requestId"))
 
 
 def parse_form(event: object) -> Form:
-    """Guess how to answer an event that could not be parsed."""
+    """Return the most likely form of an event that could not be parsed."""
     is_http = isinstance(event, dict) and event.get("version") == "2.0"
     return Form.HTTP if is_http else Form.REST
 
 
-def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> Request:
+def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpRequest:
     method, path = _member(context, "http").get("method"), event.get("rawPath")
     raw_query = event.get("rawQueryString") or ""
     if not (isinstance(method, str) and isinstance(path, str) and isinstance(raw_query, str)):
@@ -96,14 +96,14 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> Request
             query.setdefault(name, []).append(value)
     except ValueError as error:
         raise MalformedEvent from error
-    # An HTTP API has decoded the path already, a function URL has not. Decoding twice can only turn a path that we do
-    # not have into one that we have: no character of our own paths is ever encoded.
+    # An HTTP API has decoded the path already, a function URL has not. Decoding twice is safe: no character of a valid
+    # path is ever encoded.
     path = _without_stage(_decode(path), context)
-    return Request(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
+    return HttpRequest(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
 
 
 def _decode(path: str) -> str:
-    """Decode a path but for its slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2)."""
+    """Decode a path except for encoded slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2)."""
     return unquote(_SLASH.sub("%252F", path))
 
 
@@ -120,7 +120,7 @@ def _headers(event: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]]:
-    """Return the values of each name, from the member that has them all if it is there."""
+    """Return the values of each name, from the multi-value member if it exists."""
     if event.get(many) is not None:
         pairs = {name: values for name, values in _member(event, many).items() if values is not None}
     else:

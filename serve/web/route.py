@@ -1,4 +1,4 @@
-"""Decide what a method and a path ask for, before anybody asks who is asking. Pure."""
+"""Route a method and a path, before the token is verified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve.web.problems import Problem
 
 
 class UseCase(StrEnum):
-    """What a request was about; the dashboards count by it, so it is a short, closed list."""
+    """What a request asks for; the dashboards group by it, so it is a short, closed list."""
 
     GET_ITEM = "get_item"
     LIST_ITEMS = "list_items"
@@ -23,15 +23,15 @@ class UseCase(StrEnum):
 
 
 class Route(NamedTuple):
-    """What a request asks for."""
+    """The use case, dataset and item that a request asks for."""
 
     use_case: UseCase
     dataset: Served | None = None
     prediction_id: str = ""
 
 
-class Page(NamedTuple):
-    """Which of a subject's items a list is to show: prediction_ids that begin with `prefix`, from behind `after` on."""
+class PageQuery(NamedTuple):
+    """The query of a list: at most `limit` items whose prediction_id begins with `prefix` and sorts after `after`."""
 
     limit: int
     after: str
@@ -45,7 +45,7 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
 
 
 def route(method: str, path: str, served: Mapping[str, Served]) -> Route:
-    """Find the route.
+    """Return the route.
 
     Raises:
         Problem: not_found, or method_not_allowed with `Allow`.
@@ -71,20 +71,20 @@ def _find(path: str, served: Mapping[str, Served]) -> Route | None:
     return None
 
 
-def parse_page(query: Mapping[str, list[str]]) -> Page:
-    """Parse the query of a list. A subject cannot be named in it: whatever else is there is not looked at.
+def parse_page(query: Mapping[str, list[str]]) -> PageQuery:
+    """Parse the query of a list. Other parameters are ignored, so that none can name a subject.
 
-    `after` needs no signature: the partition comes from the token, so all it can do is choose where in it to begin.
+    `after` needs no signature: the partition comes from the token, so `after` only chooses where in it to start.
 
     Raises:
-        Problem: invalid_request, for a parameter that is out of range, empty, or there twice.
+        Problem: invalid_request, for a parameter that is out of range, empty, or repeated.
     """
     limit = _single(query, "limit", _LIMIT, f"a whole number from 1 to {MAX_LIMIT}")
     if limit and int(limit) > MAX_LIMIT:
         raise Problem("invalid_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
     after = _single(query, "after", PREDICTION_ID, "a prediction_id")
     prefix = _single(query, "prefix", PREDICTION_ID, "the beginning of a prediction_id")
-    return Page(int(limit) if limit else DEFAULT_LIMIT, after, prefix)
+    return PageQuery(int(limit) if limit else DEFAULT_LIMIT, after, prefix)
 
 
 def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:

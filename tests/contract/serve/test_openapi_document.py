@@ -15,7 +15,7 @@ from jsonschema import Draft4Validator
 
 from serve.datasets import SERVED
 from serve.item import PREDICTION_ID
-from serve.web.problems import KINDS
+from serve.web.problems import PROBLEM_TYPES
 from serve.web.respond import PROBLEM_TYPE
 from serve.web.route import ALLOW, DEFAULT_LIMIT, MAX_LIMIT
 
@@ -107,7 +107,7 @@ def test_it_says_what_the_code_does() -> None:
     prediction_id = DOCUMENT["components"]["schemas"]["PredictionId"]["pattern"]
     assert prediction_id.strip("^$") == PREDICTION_ID.pattern.removesuffix("\\Z")
     codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
-    assert codes == KINDS.keys() | {"forbidden", "too_many_requests"}, "the last two are the gateway's own"
+    assert codes == PROBLEM_TYPES.keys() | {"forbidden", "too_many_requests"}, "the last two are the gateway's own"
     assert DOCUMENT["components"]["headers"]["Allow"]["example"] == ALLOW
 
 
@@ -117,8 +117,8 @@ def test_the_examples_of_problems_are_what_is_sent() -> None:
         for content in response.get("content", {}).values():
             example = content["example"]
             assert example["type"] == PROBLEM_TYPE + example["code"]
-            if example["code"] in KINDS:
-                assert (example["status"], example["title"]) == KINDS[example["code"]]
+            if example["code"] in PROBLEM_TYPES:
+                assert (example["status"], example["title"]) == PROBLEM_TYPES[example["code"]]
 
 
 def test_what_the_gateway_says_alone_is_a_problem_too() -> None:

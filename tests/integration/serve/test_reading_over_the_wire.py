@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from serve.handler import Handler, build_handler, build_parts
+from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import Item, decode, encode
 from serve.storage import Storage
 from serve.tokens.jwks import parse_keys
@@ -65,7 +65,7 @@ def handler(aws: Aws, table: str) -> Handler:
     path = f"/{aws.name('larder')}/keys"
     key = jwks(public_jwk("ES256"))
     aws.client("ssm").put_parameter(Name=f"{path}/jwks.json", Value=key, Type="String")
-    return build_handler(build_parts(_env(aws, table, f"ssm:{path}")))
+    return build_handler(build_dependencies(_env(aws, table, f"ssm:{path}")))
 
 
 def _get(handler: Handler, path: str, token: str | None, **query: str) -> Answered:
@@ -120,9 +120,9 @@ def test_a_missing_table_is_a_fault_and_an_unreachable_one_is_503(aws: Aws) -> N
     path = f"/{aws.name('larder')}/keys"
     aws.client("ssm").put_parameter(Name=f"{path}/jwks.json", Value=jwks(public_jwk("ES256")), Type="String")
     env = _env(aws, "no-such-table", f"ssm:{path}")
-    assert _get(build_handler(build_parts(env)), "/v1/flight-delays/a", _token()).status == 500
+    assert _get(build_handler(build_dependencies(env)), "/v1/flight-delays/a", _token()).status == 500
     env["AWS_ENDPOINT_URL_DYNAMODB"] = "http://127.0.0.1:9"
-    answer = _get(build_handler(build_parts(env)), "/v1/flight-delays/a", _token())
+    answer = _get(build_handler(build_dependencies(env)), "/v1/flight-delays/a", _token())
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 

@@ -25,11 +25,11 @@ from enrich.settings import Settings as EnrichSettings
 from infra.metrics import Metric, filtered, matches, told, watched
 from infra.translate import Template, read_template
 from serve.datasets import SERVED
-from serve.handler import Parts, build_handler
+from serve.handler import Dependencies, build_handler
 from serve.item import Item
 from serve.log import build_key_line
 from serve.settings import Settings as ServeSettings
-from serve.tokens.jwks import Document
+from serve.tokens.jwks import KeyDocument
 from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore, Unreadable
 from serve.tokens.verifier import Issuer, Verifier
@@ -68,7 +68,7 @@ def _serve_lines() -> list[str]:
     def report(event: str, details: Any) -> None:
         lines.append(build_key_line("dev", NOW, event, details))
 
-    def unreadable() -> list[Document]:
+    def unreadable() -> list[KeyDocument]:
         raise Unreadable("gone")
 
     item = Item("flight-delays#B6", "a", '{"flight": "B61"}', "0001", int(NOW) + 600)
@@ -86,9 +86,9 @@ def _serve_lines() -> list[str]:
         "scope": SERVED["flight-delays"].scope,
     }
     token = {"Authorization": f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': 'k1'})}"}
-    for read in (lambda: [Document("k1.pem", pem)], unreadable):
+    for read in (lambda: [KeyDocument("k1.pem", pem)], unreadable):
         verifier = Verifier([Issuer(Policy("i", "a"), KeyStore(read, report))])
-        handle = build_handler(Parts(settings, storage, verifier, lambda: NOW, lines.append))
+        handle = build_handler(Dependencies(settings, storage, verifier, lambda: NOW, lines.append))
         for path in ("/v1/flight-delays", "/v1/flight-delays/a", "/v1/flight-delays/b", "/v1/health", "/nowhere"):
             for headers in (token, {}):
                 event = {"httpMethod": "GET", "path": path, "headers": headers, "requestContext": {"requestId": "r"}}

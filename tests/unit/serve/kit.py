@@ -12,11 +12,11 @@ from urllib.parse import quote, urlencode
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from serve.handler import Handler, Parts, build_handler
+from serve.handler import Dependencies, Handler, build_handler
 from serve.item import Item, encode
 from serve.settings import IssuerSettings, Settings
 from serve.storage import Storage
-from serve.tokens.jwks import Document, parse_jwks
+from serve.tokens.jwks import KeyDocument, parse_jwks
 from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.verifier import Issuer, Verifier
@@ -170,7 +170,7 @@ class App:
         self.read_error: Exception | None = None
         issuers = [Issuer(policy, self._store(policy.issuer)) for policy in policies]
         base = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
-        self.parts = Parts(
+        self.parts = Dependencies(
             settings=base._replace(**settings),
             storage=Storage(self.table.send, "table"),
             verifier=Verifier(issuers),
@@ -180,10 +180,10 @@ class App:
         self.handler: Handler = build_handler(self.parts)
 
     def _store(self, issuer: str) -> KeyStore:
-        def read() -> list[Document]:
+        def read() -> list[KeyDocument]:
             if self.read_error:
                 raise self.read_error
-            return [Document("jwks.json", self.documents[issuer].encode())]
+            return [KeyDocument("jwks.json", self.documents[issuer].encode())]
 
         return KeyStore(read, lambda event, details: None)
 

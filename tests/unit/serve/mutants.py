@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ATTACKS, KEYS, ONE_KEY = "test_token_attacks.py", "test_key_sets.py", "test_one_key.py"
 STORE, HTTP, ISOLATION, LOG = "test_key_store.py", "test_http_rules.py", "test_isolation.py", "test_request_log.py"
 SETTINGS = "test_settings_of_serve.py"
-WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "addresses", "answer", "sigv4"))
+WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "addresses", "response_parser", "sigv4"))
 _BY_DEFAULT = {"V9 a minute's leeway"}
 
 # What every mutant's child would import anyway, imported once.
@@ -118,20 +118,20 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H1 no error code with credentials", "serve.web.problems", 'if code != "token_required":', "if False:"),
     ("H1 no scope is asked for", "serve.handler", "if dataset.scope not in scopes:", "if False:"),
     ("H1 a scope that holds ours", "serve.handler", "if dataset.scope not in scopes:", "if dataset.scope not in ' '.join(scopes):"),
-    ("H1 403 as 401", "serve.web.problems", '"insufficient_scope": Kind(403', '"insufficient_scope": Kind(401'),
+    ("H1 403 as 401", "serve.web.problems", '"insufficient_scope": ProblemType(403', '"insufficient_scope": ProblemType(401'),
     ("H1 two credentials, the first counts", "serve.handler", "if len(values) > 1 or (values and _ANOTHER.search(values[0])):", "if False:"),
     ("H2 a weak ETag", "serve.web.negotiate", """return f'"{sha256""", """return f'W/"{sha256"""),
     ("H2 one ETag for both codings", "serve.web.respond", "build_etag(body.encode() if isinstance(body, str) else body)", "build_etag(body_text(body).encode())"),
     ("H2 strong comparison", "serve.web.negotiate", "(?:W/)?", ""),
     ("H2 no star", "serve.web.negotiate", """if if_none_match.strip() == "*":""", "if False:"),
     ("H2 only the first of a list", "serve.web.negotiate", "return etag in tags", "return etag in tags[:1]"),
-    ("H2 304 without what caches need", "serve.web.respond", "Answer(304, caching)", 'Answer(304, {"ETag": etag})'),
+    ("H2 304 without what caches need", "serve.web.respond", "HttpResponse(304, caching)", 'HttpResponse(304, {"ETag": etag})'),
     ("H3 405 without Allow", "serve.web.route", '"method_not_allowed", headers={"Allow": ALLOW}', '"method_not_allowed"'),
     ("H3 an encoded slash parts a path", "serve.web.request", 'unquote(_SLASH.sub("%252F", path))', "unquote(path)"),
     ("H3 a path is decoded twice", "serve.web.request", 'unquote(_SLASH.sub("%252F", path))', 'unquote(unquote(_SLASH.sub("%252F", path)))'),
     ("H2 a coding that is refused", "serve.web.respond", "    if coding is None:", "    if coding is None and isinstance(body, bytes):"),
     ("H3 HEAD with a body", "serve.web.respond", "if is_head:", "if False:"),
-    ("H3 OPTIONS 200", "serve.web.respond", "Answer(204,", "Answer(200,"),
+    ("H3 OPTIONS 200", "serve.web.respond", "HttpResponse(204,", "HttpResponse(200,"),
     ("H3 who asks comes before what", "serve.handler", "found = route(", "_bearer_token(request, '')\n    found = route("),
     ("H4 errors as plain JSON", "serve.web.respond", "application/problem+json", "application/json"),
     ("H4 no requestId", "serve.web.respond", ', "requestId": request_id', ""),
@@ -186,13 +186,13 @@ _STORAGE: tuple[tuple[str, str, str, str], ...] = (
 _WIRE: tuple[tuple[str, str, str, str], ...] = (
     ("H9 what comes unasked is an answer", "wire.client", " and channel.is_quiet()", ""),
     ("H9 a drop costs a try", "wire.client", "if idle and isinstance(error, Dropped):", "if False:"),
-    ("a connection that ends is kept", "wire.answer", "head.keeps_open and not self._data", "not self._data"),
-    ("what follows an answer is kept", "wire.answer", "head.keeps_open and not self._data", "head.keeps_open"),
-    ("an interim answer is the answer", "wire.answer", "while head.status < 200:", "while False:"),
+    ("a connection that ends is kept", "wire.response_parser", "head.keeps_open and not self._data", "not self._data"),
+    ("what follows an answer is kept", "wire.response_parser", "head.keeps_open and not self._data", "head.keeps_open"),
+    ("an interim answer is the answer", "wire.response_parser", "while head.status < 200:", "while False:"),
     ("a resolver takes as long as it likes", "wire.addresses", "busy.acquire(timeout=timeout)", "busy.acquire()"),
     ("the first address is the only one", "wire.channel", "in enumerate(addresses):", "in enumerate(addresses[:1]):"),
     ("connections begin at the first address", "wire.addresses", "start = int(share * len(first))", "start = 0"),
-    ("an early answer is lost", "wire.channel", "if not self._is_answered(answer):", "if True:"),
+    ("an early answer is lost", "wire.channel", "if not self._has_received(parser):", "if True:"),
     ("any host's certificate", "wire.channel", "server_hostname=endpoint.host)", "server_hostname='example.com')"),
     ("nobody is checked", "wire.channel", "ssl.create_default_context(cafile=ca_bundle)", "ssl._create_unverified_context(cafile=ca_bundle)"),
     ("two lengths", "wire.head", "if lengths or not _LENGTH", "if not _LENGTH"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from serve.handler import LIMITS, build_handler, build_parts
+from serve.handler import LIMITS, build_dependencies, build_handler
 from serve.item import encode
 from serve.storage import Storage
 from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, event, item, jwks, public_jwk, sign
@@ -41,7 +41,7 @@ def _deploy(folder: Path, *script: Behaviour, limits: Limits = LIMITS) -> Deploy
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{folder}/jwks.json"}]
     server, clock, lines = FaultyServer(*script), {"now": NOW}, list[dict[str, Any]]()
     client = Client(server.endpoint(), find_source(ENV), limits, clock=lambda: clock["now"])
-    parts = build_parts({**ENV, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
+    parts = build_dependencies({**ENV, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
         storage=Storage(client.send, "table"),
         now=lambda: clock["now"],
         write=lambda line: lines.append(json.loads(line)),

@@ -14,7 +14,7 @@ import pytest
 
 from serve.item import MAX_BODY_BYTES
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
-from serve.web.route import Page
+from serve.web.route import PageQuery
 from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, event, item, sign
 from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
 
@@ -471,7 +471,7 @@ def test_expired_items_at_the_start_of_a_page_are_skipped() -> None:
 def test_a_page_does_not_rely_on_the_filter_of_the_query() -> None:
     """What a query lets through all the same, expired or removed, is no item."""
     rows = [item("a", expires_at=int(NOW)), item("b", None), item("c"), item("d", expires_at=int(NOW) + 1)]
-    found = gather(lambda after, limit: QueryResult(rows, None), Page(20, "", ""), NOW)
+    found = gather(lambda after, limit: QueryResult(rows, None), PageQuery(20, "", ""), NOW)
     assert [entry.prediction_id for entry in found.entries] == ["c", "d"]
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt import PyJWK
 
-from serve.tokens.jwks import BadKeySet, Document, parse_jwk, parse_jwks, parse_keys
+from serve.tokens.jwks import BadKeySet, KeyDocument, parse_jwk, parse_jwks, parse_keys
 from serve.tokens.signing_key import BadKey, build_signing_key
 from serve.tokens.weak_keys import _ORDERS, check_ed25519, check_rsa, is_roca
 from tests.unit.serve.kit import ALGORITHMS, SIGNERS, b64, jwks, private_key, public_jwk
@@ -186,8 +186,8 @@ def test_duplicate_kids_name_no_key() -> None:
 def test_duplicate_kids_are_found_across_documents() -> None:
     """The keys of several files are one set."""
     documents = [
-        Document("a.json", jwks(public_jwk("RS256", kid="twin"), public_jwk("ES256")).encode()),
-        Document("keys/twin.pem", private_key("ES384").public_key().public_bytes(Encoding.PEM, SPKI)),
+        KeyDocument("a.json", jwks(public_jwk("RS256", kid="twin"), public_jwk("ES256")).encode()),
+        KeyDocument("keys/twin.pem", private_key("ES384").public_key().public_bytes(Encoding.PEM, SPKI)),
     ]
     found = parse_keys(documents)
     assert list(found.keys) == ["ES256-0"]
@@ -237,7 +237,7 @@ def test_a_document_may_come_as_text_bytes_or_a_dict() -> None:
 def test_pem_files_are_named_by_kid() -> None:
     """A PEM document holds one public key; its name is the kid, its type the algorithm."""
     documents = [
-        Document(f"/larder/dev/keys/{kid}", private_key(algorithm).public_key().public_bytes(Encoding.PEM, SPKI))
+        KeyDocument(f"/larder/dev/keys/{kid}", private_key(algorithm).public_key().public_bytes(Encoding.PEM, SPKI))
         for kid, algorithm in (("one.pem", "RS256"), ("two", "ES256"), ("three.pem", "ES384"), ("four", "EdDSA"))
     ]
     found = parse_keys(documents)
@@ -261,7 +261,9 @@ def test_bad_pem_files_are_refused_one_by_one() -> None:
         "p521": private_key("ES512").public_key().public_bytes(Encoding.PEM, SPKI),
         "weak": RSAPublicNumbers(65537, _random_odd(1024, 1)).public_key().public_bytes(Encoding.PEM, SPKI),
     }
-    found = parse_keys([Document("good.pem", good), *(Document(f"{name}.pem", data) for name, data in others.items())])
+    found = parse_keys(
+        [KeyDocument("good.pem", good), *(KeyDocument(f"{name}.pem", data) for name, data in others.items())]
+    )
     assert list(found.keys) == ["good"]
     assert {refused.kid for refused in found.refused} == others.keys()
 

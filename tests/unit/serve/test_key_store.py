@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.tokens.jwks import Document
+from serve.tokens.jwks import KeyDocument
 from serve.tokens.jwt import InvalidToken, verify_token
 from serve.tokens.key_cache import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
@@ -24,12 +24,12 @@ class Source:
         self.reports: list[tuple[str, Mapping[str, object]]] = []
         self.store = KeyStore(self.read, lambda event, details: self.reports.append((event, details)))
 
-    def read(self) -> list[Document]:
+    def read(self) -> list[KeyDocument]:
         """Read it."""
         self.readings += 1
         if self.error:
             raise self.error
-        return [Document("jwks.json", self.document.encode())]
+        return [KeyDocument("jwks.json", self.document.encode())]
 
 
 OLD, NEW = public_jwk("ES256", kid="old"), public_jwk("ES256", kid="new", which=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve.handler import build_handler, build_parts
+from serve.handler import build_dependencies, build_handler
 from serve.storage import Storage
 from serve.tokens.key_cache import FRESHNESS
 from serve.tokens.key_sources import open_source
@@ -47,7 +47,7 @@ def ask(tmp_path: Path, lines: list[dict[str, Any]]) -> Ask:
 
 def _deploy(tmp_path: Path, lines: list[dict[str, Any]]) -> Ask:
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "leeway": 0, "keys": f"file:{tmp_path}/jwks.json"}]
-    parts = build_parts({"LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})
+    parts = build_dependencies({"LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})
     clock = {"now": NOW}
     parts = parts._replace(
         storage=Storage(Table(item("a")).send, "table"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve.log import METRICS, NAMESPACE, build_key_line
-from serve.web.problems import KINDS
+from serve.web.problems import PROBLEM_TYPES
 from serve.web.route import UseCase
 from tests.unit.serve.kit import NOW, App, claims, item, sign
 from wire.errors import Throttled
@@ -43,7 +43,7 @@ def test_each_request_has_one_line(path: str, arguments: dict[str, Any], use_cas
     assert 0 < line["latency_ms"] == line["Latency"] < 1000
     assert (line["Requests"], line["ClientErrors"], line["ServerErrors"]) == (1, int(400 <= status < 500), 0)
     assert (line["Service"], line["Environment"]) == ("serve", "test")
-    assert line.get("code") in {*KINDS, None}
+    assert line.get("code") in {*PROBLEM_TYPES, None}
     assert ("code" in line) == (status >= 400)
     assert ("kid" in line) == ("token" in arguments)
     assert ("subject" in line) == ("token" in arguments and status != 403)

@@ -1,4 +1,4 @@
-"""An answer, taken apart as it comes in: one parser for those who wait for each and those who serve many. Pure."""
+"""Parse an HTTP/1.1 response incrementally, for blocking and non-blocking connections alike."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from wire.head import MAX_CHUNK_LINE, MAX_HEAD, parse_chunk_size, parse_head
 from wire.response import Response, check_whole
 
 
-class Answer:
-    """One answer, fed with what is received.
+class ResponseParser:
+    """Parses one response, fed with what is received.
 
-    `response` is there once `feed` has returned True; `keeps_open` then tells whether the connection may be used again.
+    `response` is set once `feed` has returned True; `keeps_open` then says whether the connection can be used again.
     """
 
     __slots__ = ("_data", "_largest", "_method", "_parsing", "keeps_open", "response")
@@ -28,14 +28,14 @@ class Answer:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether anything of the answer has come."""
+        """Return whether any byte was received."""
         return self._parsing is not None
 
     def feed(self, data: bytes) -> bool:
-        """Take what was received; return whether the answer is whole.
+        """Parse what was received; return whether the response is complete.
 
         Raises:
-            TransportError: it is damaged.
+            TransportError: the response is malformed.
             TooLarge: its body has more than `largest` bytes.
         """
         self._data += data
@@ -45,35 +45,35 @@ class Answer:
 
     def _parse(self) -> Generator[None, None, None]:
         head = parse_head((yield from self._until(b"\r\n\r\n", MAX_HEAD)), self._method)
-        while head.status < 200:  # 100, 103: more is to come
+        while head.status < 200:  # 100, 103: interim responses
             head = parse_head((yield from self._until(b"\r\n\r\n", MAX_HEAD)), self._method)
         if head.is_chunked:
             body = yield from self._chunks()
         elif (head.length or 0) > self._largest:
-            raise TooLarge(f"answer is larger than {self._largest} bytes")
+            raise TooLarge(f"response is larger than {self._largest} bytes")
         else:
             body = yield from self._exactly(head.length or 0)
         self.response = Response(head.status, head.headers, body)
         check_whole(self.response, self._method)
-        self.keeps_open = head.keeps_open and not self._data  # what is left belongs to no request
+        self.keeps_open = head.keeps_open and not self._data  # bytes that are left belong to no request
 
     def _chunks(self) -> Generator[None, None, bytes]:
         parts, total = [], 0
         while size := parse_chunk_size((yield from self._until(b"\r\n", MAX_CHUNK_LINE))):
             total += size
             if total > self._largest:
-                raise TooLarge(f"answer is larger than {self._largest} bytes")
+                raise TooLarge(f"response is larger than {self._largest} bytes")
             parts.append((yield from self._exactly(size)))
             if (yield from self._exactly(2)) != b"\r\n":
-                raise TransportError("answer has a malformed chunk")
+                raise TransportError("response has a malformed chunk")
         while (yield from self._until(b"\r\n", MAX_HEAD)):
-            pass  # trailers, of which nothing here asks
+            pass  # trailers are ignored
         return b"".join(parts)
 
     def _until(self, mark: bytes, largest: int) -> Generator[None, None, bytes]:
         while (end := self._data.find(mark)) < 0:
             if len(self._data) > largest:
-                raise TransportError("answer has a head without end")
+                raise TransportError(f"response has a line or head of more than {largest} bytes")
             yield
         found, self._data = self._data[:end], self._data[end + len(mark) :]
         return found

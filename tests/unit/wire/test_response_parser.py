@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire.answer import Answer
 from wire.errors import TooLarge, TransportError
+from wire.response_parser import ResponseParser
 
 BODY = b'{"Item":{"pk":{"S":"a\r\n\r\nb"}}}'
 WHOLE = {
@@ -38,34 +38,34 @@ DAMAGED = {
 @given(cuts=st.lists(st.integers(0, 200)))
 def test_pieces_do_not_matter(data: bytes, cuts: list[int]) -> None:
     """Fed at once, byte by byte or anyhow, the answer is whole with its last byte, not before, and the same."""
-    answer = Answer("POST", 1000)
+    parser = ResponseParser("POST", 1000)
     places = sorted({cut for cut in cuts if cut < len(data)} - {0})
     pieces = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
-    assert [answer.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert (answer.response.status, answer.response.body) == (200, BODY)
-    assert answer.keeps_open
+    assert [parser.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert (parser.response.status, parser.response.body) == (200, BODY)
+    assert parser.keeps_open
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_answer_is_refused(data: bytes) -> None:
     """What is no clear answer of HTTP/1.1 is an error of the transport."""
     with pytest.raises(TransportError):
-        Answer("POST", 1000).feed(data)
+        ResponseParser("POST", 1000).feed(data)
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n"])
 def test_large_answer_is_refused_before_it_comes(head: bytes) -> None:
     """The body is not received to learn that it is too large."""
     with pytest.raises(TooLarge):
-        Answer("POST", 1000).feed(b"HTTP/1.1 200 OK\r\n" + head)
+        ResponseParser("POST", 1000).feed(b"HTTP/1.1 200 OK\r\n" + head)
 
 
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
 def test_what_follows_an_answer_ends_the_connection(more: bytes) -> None:
-    """Bytes that belong to no request would be taken for the next one's answer."""
-    answer = Answer("POST", 1000)
-    assert answer.feed(WHOLE["length"] + more)
-    assert not answer.keeps_open
+    """Bytes that belong to no request would be taken for the next response."""
+    parser = ResponseParser("POST", 1000)
+    assert parser.feed(WHOLE["length"] + more)
+    assert not parser.keeps_open
 
 
 @given(st.binary(max_size=300))
@@ -73,4 +73,4 @@ def test_nothing_else_is_raised(noise: bytes) -> None:
     """Whatever comes, it is an answer, the beginning of one, or an error of ours."""
     for data in (noise, b"HTTP/1.1 200 OK\r\n" + noise, WHOLE["chunks"][:60] + noise):
         with contextlib.suppress(TransportError, TooLarge):
-            Answer("GET", 1000).feed(data)
+            ResponseParser("GET", 1000).feed(data)
