@@ -103,10 +103,10 @@ def test_lasting_fault_is_unavailable(fault: Any) -> None:
 
 def test_timeout_closes_the_connection() -> None:
     """After a time-out the server sees the connection closed, and the late answer reaches nobody."""
-    with FaultyServer(late(0.4, answer(body=b"late")), answer(body=b"good")) as server:
+    with FaultyServer(late(0.3, answer(body=b"late")), answer(body=b"good")) as server:
         client = client_of(server, QUICK._replace(attempt=0.2))
         assert client.send(GET_ITEM, b"{}") == b"good"
-        time.sleep(0.4)
+        time.sleep(0.2)
         assert client.send(GET_ITEM, b"{}") == b"good"
         assert [seen.connection for seen in server.seen] == [0, 1, 1]
 
@@ -115,7 +115,7 @@ def test_unanswered_request_leaves_no_connection() -> None:
     """A request that is given up leaves nothing open, neither here nor at the server."""
     with FaultyServer(silence) as server:
         with pytest.raises(Unavailable):
-            client_of(server, QUICK._replace(tries=1)).send(GET_ITEM, b"{}")
+            client_of(server, QUICK._replace(tries=1, attempt=0.1)).send(GET_ITEM, b"{}")
         assert server.peers[0].closed_by_client.wait(2)
 
 
@@ -207,7 +207,7 @@ def test_budget_bounds_the_whole_call() -> None:
     with FaultyServer(silence) as server:
         began = time.monotonic()
         with pytest.raises(Unavailable):
-            client_of(server, QUICK._replace(tries=1000)).send(GET_ITEM, b"{}", budget=0.7)
+            client_of(server, QUICK._replace(tries=1000, attempt=0.05)).send(GET_ITEM, b"{}", budget=0.2)
         assert time.monotonic() - began < 2
 
 
@@ -226,7 +226,7 @@ def test_tls_handshake_that_stalls_is_given_up() -> None:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
         began = time.monotonic()
         with pytest.raises(Unavailable, match="in time"):
-            Client(endpoint, keys, QUICK._replace(tries=1, connect=0.3)).send(GET_ITEM, b"{}")
+            Client(endpoint, keys, QUICK._replace(tries=1, connect=0.1)).send(GET_ITEM, b"{}")
         assert time.monotonic() - began < 2
 
 

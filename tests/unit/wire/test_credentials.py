@@ -56,7 +56,7 @@ def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, value in AWAY.items():
         monkeypatch.setenv(name, value)
     with ThreadingHTTPServer(("127.0.0.1", 0), Container) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_port}/credentials")
         monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token")
         Container.tokens.clear()

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,13 @@ FAULTS = {
 def test_fault_is_reported_and_the_pool_goes_on(fault: Any) -> None:
     """A request without a whole answer is reported as such, once, in time; the next one has a new connection."""
     with FaultyServer(fault, answer()) as server:
-        transport = transport_to(server, connections=1, largest=1000)
+        transport = transport_to(server, connections=1, largest=1000, timeout=0.2)
         bad = transport.send(TARGET, b"1")
         began = time.monotonic()
         answers = collect(transport, 1)
         assert isinstance(answers[bad], TransportError)
         assert time.monotonic() - began < 2.0
+        transport.timeout = 5
         good = transport.send(TARGET, b"2")
         assert collect(transport, 1)[good].status == 200
         assert [seen.connection for seen in server.seen] == [0, 1]
@@ -116,7 +117,7 @@ def test_error_of_the_service_is_an_answer() -> None:
 def test_timeout_does_not_wait_for_the_others() -> None:
     """One request that gets no answer is given up in time, while others on other connections go on and on."""
     with FaultyServer(silence, answer()) as server:
-        transport = transport_to(server, connections=2, timeout=0.4)
+        transport = transport_to(server, connections=2, timeout=0.2)
         stuck = transport.send(TARGET, b"stuck")
         began = time.monotonic()
         while not server.seen:  # the server is silent on the request that comes first
@@ -134,14 +135,14 @@ def test_timeout_does_not_wait_for_the_others() -> None:
 
 def test_late_answer_reaches_nobody() -> None:
     """An answer that comes after its time-out is not taken for that of a later request."""
-    with FaultyServer(late(0.5, answer(body=b"late")), answer(body=b"good")) as server:
-        transport = transport_to(server, connections=1, timeout=0.2)
+    with FaultyServer(late(0.2, answer(body=b"late")), answer(body=b"good")) as server:
+        transport = transport_to(server, connections=1, timeout=0.1)
         transport.send(TARGET, b"1")
         collect(transport, 1)
+        transport.timeout = 5
         second = transport.send(TARGET, b"2")
         assert collect(transport, 1) == {second: Response(200, [("Content-Length", "4")], b"good")}
-        time.sleep(0.5)
-        assert transport.wait(0.1) == []
+        assert transport.wait(0.2) == []
 
 
 def test_connection_closed_while_idle_is_replaced() -> None:
@@ -224,7 +225,7 @@ def test_stalled_tls_handshake_is_given_up() -> None:
     """A server that says nothing in the handshake costs one connect time-out, and its request is reported."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
-        transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=0.3)
+        transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=0.1)
         transport.send(TARGET, b"1")
         assert "in time" in str(collect(transport, 1, patience=3.0)[1])
 
@@ -311,7 +312,9 @@ def test_answer_before_the_request_is_whole_ends_the_connection() -> None:
             peer, _ = listener.accept()
             peer.recv(100)
             peer.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
-            time.sleep(0.3)
+            with suppress(OSError):
+                while peer.recv(65536):  # until the client closes
+                    pass
             peer.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -352,7 +355,8 @@ def test_close_ends_every_connection() -> None:
         transport.send(TARGET, b"1")
         collect(transport, 1)
         transport.send(TARGET, b"2")
-        threading.Event().wait(0.1)
+        while len(server.seen) < 2:
+            transport.wait(0.01)
         transport.close()
         assert all(peer.closed_by_client.wait(2) for peer in server.peers)
     assert transport._selector.get_map() is None, "its own descriptor is closed as well"
