@@ -19,7 +19,7 @@ PATHS = """\
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
         "200":
-          description: A page. It can be shorter than `limit`, even empty, and still have a next one.
+          description: A page. It can be shorter than `limit`, even empty, and have a next page.
           headers:
             ETag: {$ref: "#/components/headers/ETag"}
             Cache-Control: {$ref: "#/components/headers/CacheControl"}

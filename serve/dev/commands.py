@@ -1,4 +1,4 @@
-"""The command line of serve: the laptop server, and key sets. An edge; errors are one line on stderr."""
+"""The command line of serve: the laptop server, and key sets. Errors are one line on stderr."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serve", description="Run the API on this laptop; keep keys.")
+    parser = argparse.ArgumentParser(prog="python -m serve", description="Run the API on this laptop; manage keys.")
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=8080, help="0: any free port")
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands", metavar="keys")
     keys = commands.add_parser("keys", help="list, check and create keys; sign tokens for development")
@@ -69,11 +69,11 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     from serve.handler import build_dependencies, build_handler
 
     handler = build_handler(build_dependencies(env))
-    from serve.dev.server import open_server, port_of  # waitress is needed for nothing else
+    from serve.dev.server import open_server, port_of  # only this command needs waitress
 
     server = open_server(handler, options.host, options.port)
     base = f"http://{options.host}:{port_of(server)}"
-    print(f"serve: {base}/v1 answers, {base}/docs shows how; Ctrl-C ends it", file=sys.stderr)  # noqa: T201
+    print(f"serve: the API is at {base}/v1, its documentation at {base}/docs; stop with Ctrl-C", file=sys.stderr)  # noqa: T201
     try:
         server.run()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The documentation page: Swagger UI from an installed package, nothing from a CDN. An edge: it reads files.
+"""The documentation page: Swagger UI from an installed package, nothing from a CDN.
 
 The laptop server shows it at /docs; the discovery artifacts can carry the same files.
 """

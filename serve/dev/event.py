@@ -1,4 +1,4 @@
-"""Translate between WSGI and the event of a function URL, so that the laptop runs the very handler. Pure."""
+"""Translate between WSGI and the event of a function URL, so that the laptop runs the deployed handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make key pairs and development tokens, and look at key sets. An edge: it reads and writes files."""
+"""Create key pairs and sign development tokens."""
 
 from __future__ import annotations
 

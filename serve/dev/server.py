@@ -1,4 +1,4 @@
-"""The laptop server: the handler behind waitress on loopback, with the documentation page at /docs. An edge."""
+"""The laptop server: the handler behind waitress on loopback, with the documentation page at /docs."""
 
 from __future__ import annotations
 

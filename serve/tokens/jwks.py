@@ -1,4 +1,4 @@
-"""Parse key documents, JWKS or PEM, into the keys that may be used and those refused, with reasons. Pure.
+"""Parse key documents, JWKS or PEM, into usable keys and refused keys with reasons.
 
 keys = parse_jwks({"keys": [...]}).keys      # what `serve.tokens.jwt.verify` takes
 """
@@ -22,25 +22,25 @@ _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
 class BadKeySet(Exception):
-    """A document that holds no key set at all: neither JWKS nor PEM."""
+    """The document is neither JWKS nor PEM."""
 
 
 class KeyDocument(NamedTuple):
-    """One file, object or parameter; its name gives the kid of a PEM."""
+    """One file, object or parameter; the kid of a PEM is its name."""
 
     name: str
     data: bytes
 
 
 class RefusedKey(NamedTuple):
-    """A key that is there and is not used, and why."""
+    """A key that is not used, and why."""
 
     kid: str
     reason: str
 
 
 class KeySet(NamedTuple):
-    """Keys by kid, and what was left out. `keys` is empty if none can be used: then no token can be good."""
+    """Usable keys by kid, and refused keys. If `keys` is empty, every token is invalid."""
 
     keys: Mapping[str, SigningKey]
     refused: tuple[RefusedKey, ...]
@@ -49,7 +49,7 @@ class KeySet(NamedTuple):
 def parse_keys(documents: Iterable[KeyDocument]) -> KeySet:
     """Parse all documents of one issuer into one key set. One bad key does not disable the rest (V5).
 
-    A kid that occurs twice names no key, whichever of the two came first and whatever else is wrong with either.
+    If a kid occurs twice, both keys are refused.
 
     Raises:
         BadKeySet: a document is neither JWKS nor PEM.
@@ -69,10 +69,10 @@ def parse_keys(documents: Iterable[KeyDocument]) -> KeySet:
 
 
 def parse_jwks(document: str | bytes | Mapping[str, Any]) -> KeySet:
-    """Parse one JWKS document (RFC 7517 section 5): its text, or what a JSON parser made of it.
+    """Parse one JWKS document (RFC 7517 section 5): text, or parsed JSON.
 
     Raises:
-        BadKeySet: it is none.
+        BadKeySet: the document is not a JWKS.
     """
     if isinstance(document, Mapping):
         try:
@@ -90,14 +90,14 @@ def parse_jwk(jwk: object) -> SigningKey:
     """Parse one JWK.
 
     Raises:
-        BadKey: symmetric, private, not for signatures, weak, malformed, or of a type or algorithm that is not taken.
+        BadKey: symmetric, private, not for signatures, weak, malformed, or of an unsupported type or algorithm.
     """
     if isinstance(jwk, Ambiguous):
-        raise BadKey("a member is named twice")
+        raise BadKey("a member occurs twice")
     if not isinstance(jwk, dict):
         raise BadKey("not an object")
     if any(member in jwk for member in _PRIVATE):
-        raise BadKey("private or symmetric: it must not lie among public keys")
+        raise BadKey("private or symmetric: it must not be published among public keys")
     if "use" in jwk and jwk["use"] != "sig":
         raise BadKey("use is not sig")
     if "key_ops" in jwk:
@@ -166,7 +166,7 @@ def _parse_pem(kid: str, data: bytes) -> SigningKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # slow to import, and PEM is rare
 
     if b"PRIVATE" in data:
-        raise BadKey("private: it must not lie among public keys")
+        raise BadKey("private: it must not be published among public keys")
     try:
         public_key = load_pem_public_key(data)
     except (ValueError, TypeError) as error:

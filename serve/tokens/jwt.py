@@ -1,11 +1,11 @@
-"""Verify a bearer token: token, keys, policy and time in, claims out, or one error. Pure; it fetches nothing.
+"""Verify a bearer token: token, keys, policy and time in; claims out, or one error. It fetches nothing.
 
-    keys = parse_jwks(document).keys                                # serve.tokens.jwks; a JWKS as text or as a dict
+    keys = parse_jwks(document).keys                                # serve.tokens.jwks; a JWKS as a string or dict
     policy = Policy(issuer="https://issuer.example.com/", audience="larder")
     claims = verify(token, keys, policy, now=time.time())           # or InvalidToken
 
-Everything in a token is under an attacker's control until its signature has been checked, and what an honest issuer
-signed may still hold what its users typed. The rules V1 to V14 are those of RFC 7515, 7519, 8725, 9068 and of the
+An attacker controls everything in a token until its signature is verified, and claims that an honest issuer signed can
+still contain text from its users. The rules V1 to V14 are those of RFC 7515, 7519, 8725, 9068 and of the
 public test vectors for them; each is marked where it is enforced.
 """
 
@@ -24,9 +24,9 @@ _TYPES = ("at+jwt", "application/at+jwt", "jwt")  # compared in lower case
 
 
 class InvalidToken(Exception):
-    """The token is not to be trusted: the one error of this module, and always a 401.
+    """The token is not valid: the only error of this module, and always a 401.
 
-    `reason` is one of a fixed set of words, never text from the token, so it may be logged.
+    `reason` is one of a fixed set of words, never text from the token, so it can be logged.
     """
 
     def __init__(self, reason: str) -> None:
@@ -35,9 +35,9 @@ class InvalidToken(Exception):
 
 
 class Policy(NamedTuple):
-    """What is demanded of one issuer's tokens. Times in seconds.
+    """Requirements for one issuer's tokens. Times are in seconds.
 
-    `scope_claims` names where scopes are: a string of words (RFC 8693 `scope`), or a list of them (`scp`).
+    `scope_claims` names the claims with scopes: a string of words (RFC 8693 `scope`), or a list of words (`scp`).
     """
 
     issuer: str
@@ -50,7 +50,7 @@ class Policy(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """A token whose signature is good; nothing is known about its payload yet."""
+    """A token whose signature is valid; its payload is not checked yet."""
 
     kid: str
     header: dict[str, Any]
@@ -58,7 +58,7 @@ class Signed(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What a token says, and the key that vouches for it."""
+    """The claims of a verified token, and the kid of its key."""
 
     kid: str
     claims: dict[str, Any]
@@ -68,22 +68,22 @@ def verify(token: str, keys: Mapping[str, SigningKey], policy: Policy, now: floa
     """Verify a token of one issuer and return its claims.
 
     Args:
-        token: the compact serialisation, as it came after `Bearer `; a value that is no `str` is a malformed token.
-        keys: the issuer's own keys by kid, as in `serve.tokens.jwks.parse_jwks(document).keys`; maybe none.
-        policy: what is demanded of this issuer; `Policy(issuer, audience)` has the defaults.
+        token: the compact serialisation, as it came after `Bearer `; a value that is not a `str` is a malformed token.
+        keys: the issuer's own keys by kid, as in `serve.tokens.jwks.parse_jwks(document).keys`; can be empty.
+        policy: requirements for this issuer; `Policy(issuer, audience)` has the defaults.
         now: epoch seconds.
 
     Returns:
-        Every claim of the payload as JSON has it: `dict` with `str`, `int`, `float`, `bool`, `None`, `list`, `dict`.
+        Every claim of the payload as parsed JSON: `dict` with `str`, `int`, `float`, `bool`, `None`, `list`, `dict`.
 
     Raises:
-        InvalidToken: for whatever reason, told by its `reason`; nothing else is raised (V14).
+        InvalidToken: `reason` says why; nothing else is raised (V14).
     """
     return verify_token(token, keys, policy, now).claims
 
 
 def verify_token(token: str, keys: Mapping[str, SigningKey], policy: Policy, now: float) -> Verified:
-    """Verify as `verify` does, and tell the key's name as well."""
+    """Verify as `verify` does, and return the kid as well."""
     signed = check_signature(token, keys, policy)
     claims = _parse_object(signed.payload)
     check_claims(claims, policy, now)
@@ -91,10 +91,10 @@ def verify_token(token: str, keys: Mapping[str, SigningKey], policy: Policy, now
 
 
 def check_signature(token: str, keys: Mapping[str, SigningKey], policy: Policy) -> Signed:
-    """Check form, header and signature; the payload may be any bytes.
+    """Check format, header and signature; the payload can be any bytes.
 
     Raises:
-        InvalidToken: reason `unknown-kid` if no key has the token's kid, which fresher keys may cure.
+        InvalidToken: reason `unknown-kid` if no key has the token's kid; reading the keys again can help.
     """
     head, payload, signature = _split(token)
     header = _parse_object(_decode(head))
@@ -106,10 +106,10 @@ def check_signature(token: str, keys: Mapping[str, SigningKey], policy: Policy) 
 
 
 def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
-    """Check issuer, audience and times of claims that were signed.
+    """Check issuer, audience and times of signed claims.
 
     Raises:
-        InvalidToken: one of them is missing, of another type, or not as the policy has it.
+        InvalidToken: a claim is missing, has another type, or does not meet the policy.
     """
     if claims.get("iss") != policy.issuer:  # V10
         raise InvalidToken("wrong-issuer")
@@ -126,7 +126,7 @@ def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
 
 
 def peek_issuer(token: str) -> str:
-    """Return the issuer that a token claims to be from, to choose whose keys it must be signed with; it proves nothing.
+    """Return the unverified issuer of a token, to choose the keys that must verify it.
 
     Raises:
         InvalidToken: the token is not a JWT with an issuer.
@@ -165,8 +165,8 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def _find_key(header: Mapping[str, Any], keys: Mapping[str, SigningKey], policy: Policy) -> SigningKey:
-    """Find the one key that may have signed this; `jwk`, `jku`, `x5u` and `x5c` are never looked at (V4)."""
-    if "crit" in header or "b64" in header:  # V6: an extension that we do not know must not be passed over
+    """Return the only key that can have signed the token; `jwk`, `jku`, `x5u` and `x5c` are ignored (V4)."""
+    if "crit" in header or "b64" in header:  # V6: an unknown extension must not be ignored
         raise InvalidToken("unsupported-header")
     if "cty" in header:  # V7: a token within a token
         raise InvalidToken("nested")
@@ -181,14 +181,14 @@ def _find_key(header: Mapping[str, Any], keys: Mapping[str, SigningKey], policy:
     key = keys.get(kid)
     if key is None:
         raise InvalidToken("unknown-kid")
-    # V3: the key says which algorithm; the header only has to agree, and the policy to allow it.
+    # V3: the key decides the algorithm; the header must agree, and the policy must allow it.
     if header.get("alg") != key.algorithm or key.algorithm not in policy.algorithms or key.algorithm not in ALGORITHMS:
         raise InvalidToken("wrong-algorithm")
     return key
 
 
 def _check_times(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
-    """V9. Limits are moved, not claims: a claim may be an integer too large for a float."""
+    """V9. The leeway is added to limits, not claims: a claim can be an integer too large for a float."""
     for name in ("exp", "iat", "nbf"):
         if name in claims and type(claims[name]) not in (int, float):  # a bool is an int to isinstance
             raise InvalidToken("malformed-claim")

@@ -1,6 +1,6 @@
-"""Keep one issuer's keys: cached, refreshed, and the last good set for a while when they cannot be had. Time comes in.
+"""Key cache of one issuer, with refresh, cool-down and stale-on-error.
 
-What can be read from is in `key_sources`; a source is a function that reads documents, or raises `Unreadable`.
+The sources are in `key_sources`: functions that read documents or raise `Unreadable`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from serve.tokens.signing_key import SigningKey
 
 
 class Unreadable(Exception):
-    """The place where keys lie did not answer, or has none."""
+    """The source of the keys did not respond, or has no keys."""
 
 
 class KeysUnavailable(Exception):
-    """There is no key set that may still be used: nothing can be said about any token."""
+    """There is no usable key set, so that no token can be verified."""
 
 
 class Freshness(NamedTuple):
-    """How long keys are used; seconds.
+    """How long keys are used, in seconds.
 
-    A key that was taken out of the source is trusted for `max_age` at most while the source answers, and for `keep`
-    at most while it does not. `cool_down` lies between readings that unknown kids ask for, `retry` after a failed one.
+    A key that was removed from the source is trusted for at most `max_age` while the source responds, and for at most
+    `keep` while it does not. `cool_down` is the time between reads for unknown kids, `retry` the time after a failure.
     """
 
     max_age: float = 300
@@ -39,7 +39,7 @@ FRESHNESS = Freshness()
 class KeyStore:
     """The keys of one issuer.
 
-    `report(event, details)` is told of every refusal and failure, once per reading.
+    `report(event, details)` is called for every refused key and failed read.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class KeyStore:
         self._failed_at = self._renewed_at = float("-inf")
 
     def current(self, now: float) -> Mapping[str, SigningKey]:
-        """Return the keys as of now, reading them when they are older than `max_age`.
+        """Return the current keys; read them if they are older than `max_age`.
 
-        The mapping is another object whenever the keys were read anew and differ, and the same one otherwise.
+        The mapping is a new object if the keys have changed, otherwise the same one.
 
         Raises:
-            KeysUnavailable: they cannot be read, and the last good set is too old or there was none.
+            KeysUnavailable: they cannot be read, and the last usable set is too old or missing.
         """
         if self._good is None or not 0 <= now - self._good_since < self._freshness.max_age:
             self._refresh(now)
@@ -70,9 +70,9 @@ class KeyStore:
         return self._good.keys
 
     def renewed(self, now: float) -> Mapping[str, SigningKey]:
-        """Return the keys after a token named a kid that is not among them: read anew, unless that was just done.
+        """Return the keys for a token with an unknown kid: read again, unless that was done within `cool_down`.
 
-        Whoever sends tokens can bring this about at will, so the source is asked once per `cool_down` at most (V13).
+        Anybody who sends tokens can trigger this, so the source is read at most once per `cool_down` (V13).
 
         Raises:
             KeysUnavailable: as `current`.
@@ -91,8 +91,8 @@ class KeyStore:
             self._failed_at = now
             self._report("keys-unreadable", {"detail": str(error)})
             return
-        # A set of which no key can be used was read all the same: it is obeyed as an empty one is, and its tokens are
-        # 401 (V14). To keep the old keys instead would be to trust what their owner has taken back.
+        # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would
+        # trust keys that their owner has removed.
         for kid, reason in read.refused:
             self._report("key-refused", {"kid": kid, "detail": reason})
         self._good_since = now

@@ -1,4 +1,4 @@
-"""Read key documents from where they lie: `file:`, `s3://`, `ssm:` or `https:`. An edge; requests go through `wire`.
+"""Read key documents from `file:`, `s3://`, `ssm:` or `https:` locations.
 
 | location | what is read |
 |---|---|
@@ -7,7 +7,7 @@
 | `ssm:/larder/keys` | every parameter directly under a path |
 | `https://issuer.example.com/.well-known/jwks.json` | what the issuer publishes |
 
-A document is JWKS, or PEM, whose last name without `.pem` is its kid.
+A document is JWKS or PEM; the kid of a PEM is its file name without `.pem`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wire.credentials import find_source
 from wire.endpoint import object_path, parse_endpoint, resolve
 from wire.errors import WireError
 
-# A token waits for this reading, and API Gateway for at most 29 s in all.
+# A request waits for this read, and API Gateway for at most 29 s in all.
 LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 1024)
 MAX_DOCUMENTS = 100
 
@@ -33,7 +33,7 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
     """Return the function that reads the documents at a location.
 
     Raises:
-        ValueError: the location has another form.
+        ValueError: the location has another scheme or form.
     """
     parts = urlsplit(location)
     if parts.scheme == "file" and parts.path and not parts.netloc:
@@ -45,11 +45,11 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
         return lambda: _read_s3(_client("s3", region, env), parts.netloc, parts.path.removeprefix("/"))
     if parts.scheme == "ssm" and parts.path.startswith("/"):
         return lambda: _read_ssm(_client("ssm", region, env), parts.path)
-    raise ValueError(f"keys lie at file:, s3://bucket/, ssm:/ or https://, not at {location!r}")
+    raise ValueError(f"the location of keys must be file:, s3://bucket/, ssm:/ or https://, not {location!r}")
 
 
 def _client(service: str, region: str, env: Mapping[str, str]) -> Client:
-    # Keys are read minutes apart: a connection kept until then would be stale.
+    # Keys are read minutes apart; an idle connection would be stale by then.
     return Client(resolve(service, region, env), find_source(env), LIMITS)
 
 
@@ -62,7 +62,7 @@ def _read_files(location: str) -> list[KeyDocument]:
             return [KeyDocument(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
         if not found:
-            raise Unreadable(f"file:{path}: there is nothing in it")
+            raise Unreadable(f"file:{path}: no .pem or .json file in it")
         return [KeyDocument(entry.name, entry.read_bytes()) for entry in found]
     except OSError as error:
         raise Unreadable(f"file:{path}: {error.strerror}") from error
@@ -73,7 +73,7 @@ def _read_https(url: str) -> list[KeyDocument]:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
     try:
-        # Firewalls before issuers turn away who does not say what it is.
+        # Firewalls of issuers reject requests without a user agent.
         headers = [("accept", "application/jwk-set+json, application/json"), ("user-agent", "larder")]
         response = client.call("GET", target, headers)
     except WireError as error:
@@ -93,7 +93,7 @@ def _read_s3(client: Client, bucket: str, object_key: str) -> list[KeyDocument]:
             found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", f"/{bucket}?{query}").body.decode())
             names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
         if not names:
-            raise Unreadable(f"s3://{bucket}/{object_key}: there is nothing under it")
+            raise Unreadable(f"s3://{bucket}/{object_key}: no object with this prefix")
         return [KeyDocument(name, client.call("GET", object_path(bucket, name)).body) for name in names]
     except WireError as error:
         raise Unreadable(f"s3://{bucket}/{object_key}: {error}") from error
@@ -115,6 +115,6 @@ def _read_ssm(client: Client, path: str) -> list[KeyDocument]:
         raise Unreadable(f"ssm:{path}: {error}") from error
     finally:
         client.close()
-    if not documents:  # an empty path is a mistake, not an order to trust nobody
-        raise Unreadable(f"ssm:{path}: there is nothing under it")
+    if not documents:  # an empty path is a mistake, not a key set without keys
+        raise Unreadable(f"ssm:{path}: no parameter under it")
     return documents

@@ -1,7 +1,7 @@
-"""One public key that tokens may be signed with: checked when it is made, bound to one algorithm. Pure.
+"""One public key for verifying tokens: checked when it is built, and bound to one algorithm.
 
-`cryptography` is used directly. PyJWT's algorithms are thin covers over the same calls, and importing any of them
-imports its HTTP client too, which would triple this side's share of a cold start; the tests use PyJWT as an oracle.
+`cryptography` is used directly. PyJWT's algorithms are thin wrappers around the same calls, and importing any of them
+also imports its HTTP client, which would triple this module's share of a cold start; the tests use PyJWT as an oracle.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _ECDSA384 = ECDSA(_SHA384)
 
 
 class BadKey(Exception):
-    """A key that must not be used; the message says why and holds nothing secret."""
+    """A key that must not be used; the message says why and contains no secret."""
 
 
 class SigningKey(NamedTuple):
-    """A public key, its name, and the one algorithm that it is for."""
+    """A public key, its kid, and the only algorithm that it is for."""
 
     kid: str
     algorithm: str
@@ -48,10 +48,10 @@ class SigningKey(NamedTuple):
 
 
 def build_signing_key(kid: object, public_key: object, algorithm: object = None) -> SigningKey:
-    """Build a key after checking it. Without an algorithm: RS256, ES256, ES384 or EdDSA, by the key's type.
+    """Check and build a key. The default algorithm is RS256, ES256, ES384 or EdDSA, by the key's type.
 
     Raises:
-        BadKey: the key is weak, of another type, or does not fit the algorithm.
+        BadKey: the key is weak, of an unsupported type, or does not match the algorithm.
     """
     if not isinstance(kid, str) or not kid:
         raise BadKey("kid is missing")
@@ -78,7 +78,7 @@ def build_signing_key(kid: object, public_key: object, algorithm: object = None)
 
 
 def is_signed(key: SigningKey, signature: bytes, signed_part: bytes) -> bool:
-    """Tell whether the signature is this key's, by this key's algorithm."""
+    """Return whether the signature is valid for this key and its algorithm."""
     public_key = key.public_key
     try:
         if isinstance(public_key, RSAPublicKey):

@@ -1,4 +1,4 @@
-"""Parse base64url and JSON with no second reading: what two parsers could take differently is refused. Pure."""
+"""Strict parsing of base64url and JSON: input that two parsers could read differently is rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_base64url(text: str) -> bytes:
     """Parse unpadded, canonical base64url (RFC 7515 section 2).
 
     Raises:
-        ValueError: padding, white space, another alphabet, an impossible length, or unused bits that are not zero.
+        ValueError: padding, white space, another alphabet, an impossible length, or non-zero unused bits.
     """
     if not _ALPHABET.match(text):
         raise ValueError("not base64url")
@@ -30,19 +30,19 @@ def parse_base64url(text: str) -> bytes:
 
 
 class Ambiguous:
-    """Stands for an object with a member named twice, where the caller wants what is around it all the same."""
+    """Placeholder for an object with a duplicate member, where the caller needs the rest of the document."""
 
 
 def parse_json(data: bytes, *, mark_ambiguous: bool = False) -> Any:
-    """Parse JSON as RFC 8259 and I-JSON have it.
+    """Parse JSON per RFC 8259 and I-JSON.
 
-    Python's own parser takes NaN, Infinity, 1e999, members named twice, lone surrogates, and 1,000 levels of nesting.
-    With `mark_ambiguous` an object with a member named twice becomes an `Ambiguous` and spoils nothing else.
+    Python's own parser accepts NaN, Infinity, 1e999, duplicate members, lone surrogates, and 1,000 levels of nesting.
+    With `mark_ambiguous` an object with a duplicate member becomes an `Ambiguous`, and the rest is parsed.
 
     Raises:
-        ValueError: any of those, or no UTF-8, or no JSON.
+        ValueError: any of those, not UTF-8, or not JSON.
     """
-    text = data.decode()  # strict; a byte order mark stays and is refused by the parser
+    text = data.decode()  # strict; the parser rejects a byte order mark
     _check_depth(text)
     try:
         value = (_MARKING_DECODER if mark_ambiguous else _DECODER).decode(text)
@@ -55,7 +55,7 @@ def parse_json(data: bytes, *, mark_ambiguous: bool = False) -> Any:
 
 def _check_depth(text: str) -> None:
     if text.count("{") + text.count("[") <= MAX_DEPTH:
-        return  # brackets within strings count too, so only a longer text is looked at closely
+        return  # an upper bound: brackets in strings are counted too
     depth = 0
     for found in _BRACKETS.finditer(text):
         mark = found[0]

@@ -1,4 +1,4 @@
-"""Tell whose a bearer token is: the issuer's policy and keys, and what was verified lately. Time comes in."""
+"""Verify tokens of several issuers, with a cache of recently verified tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CACHED_SECONDS = 60
 
 
 class Issuer(NamedTuple):
-    """Whoever signs tokens for us: what is demanded of them, and where the keys are. Keys are never shared."""
+    """An issuer: its policy and its keys, which no other issuer shares."""
 
     policy: Policy
     keys: KeyStore
@@ -38,10 +38,10 @@ class _Cached(NamedTuple):
 
 
 class Verifier:
-    """Verifies tokens of several issuers and remembers the good ones.
+    """Verifies tokens of several issuers and caches the valid ones.
 
-    A token is remembered by its whole text, until it expires or for 60 s, and only as long as its issuer's key set is
-    the very one that it was verified with (V13).
+    A token is cached by its whole text, until it expires or for 60 s, and only while its issuer's key set is the one
+    that it was verified with (V13).
     """
 
     def __init__(self, issuers: list[Issuer]) -> None:
@@ -52,8 +52,8 @@ class Verifier:
         """Verify a token.
 
         Raises:
-            InvalidToken: it is not to be trusted.
-            KeysUnavailable: nothing can be said, since its issuer's keys cannot be had.
+            InvalidToken: the token is not valid.
+            KeysUnavailable: its issuer's keys cannot be read.
         """
         cached = self._cache.get(token)
         if cached is not None:

@@ -1,13 +1,13 @@
-"""Numbers that make a public key worthless although a library loads it. Pure."""
+"""Checks for weak public keys that a library loads without complaint."""
 
 from __future__ import annotations
 
 MIN_RSA_BITS = 2048
-MAX_RSA_BITS = 8192  # larger ones only cost the verifier time
+MAX_RSA_BITS = 8192  # larger keys only cost CPU time
 MIN_EXPONENT = 65537
 MAX_EXPONENT = 2**32 - 1  # likewise
 
-# The primes up to 167 modulo which the powers of 65537 are not everything, each with the order of 65537.
+# The primes up to 167 for which 65537 is not a generator, each with the order of 65537 modulo the prime.
 _ORDERS = (
     (11, 2), (13, 6), (17, 8), (19, 9), (37, 3), (53, 26), (61, 20), (71, 35), (73, 24), (79, 13), (97, 6), (103, 51),
     (107, 53), (109, 54), (127, 42), (151, 50), (157, 78),
@@ -37,7 +37,7 @@ def check_rsa(n: int, e: int) -> None:
 
 
 def is_roca(n: int) -> bool:
-    """Tell whether a modulus came from the flawed generator of CVE-2017-15361.
+    """Return whether a modulus is from the flawed generator of CVE-2017-15361.
 
     Its primes are powers of 65537 modulo every small prime, so the modulus is one too: x is such a power exactly if
     x to the order of 65537 is 1. An honest modulus passes all of the tests below with a chance of about 2**-27.

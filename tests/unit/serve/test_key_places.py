@@ -57,7 +57,7 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_other_places_are_refused(location: str) -> None:
     """Above all keys over plain http, which anybody on the way could exchange."""
-    with pytest.raises(ValueError, match="keys lie at"):
+    with pytest.raises(ValueError, match="the location of keys must be"):
         open_source(location, {})
 
 

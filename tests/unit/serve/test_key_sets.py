@@ -221,7 +221,7 @@ def test_a_key_with_a_member_named_twice_disables_no_other() -> None:
     text = jwks(public_jwk("ES256"), public_jwk("RS256") | {"odd": "X"}).replace('"odd": "X"', '"use": "sig"')
     found = parse_jwks(text)
     assert list(found.keys) == ["ES256-0"]
-    assert [refused.reason for refused in found.refused] == ["a member is named twice"]
+    assert [refused.reason for refused in found.refused] == ["a member occurs twice"]
 
 
 def test_a_document_may_come_as_text_bytes_or_a_dict() -> None:
