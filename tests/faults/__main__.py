@@ -12,8 +12,10 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from tests.faults.describe import describe_time
 from tests.faults.judge import judge
 from tests.faults.mutants import MUTANTS, Mutant, NotApplicable, install
+from tests.faults.world import Note
 
 
 def play_many(words: argparse.Namespace) -> int:
@@ -61,6 +63,18 @@ def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
     return ("found" if done.returncode else "survived"), lines[-1]
 
 
+def trace(words: argparse.Namespace) -> int:
+    """Print one history as a story, and what it broke; the exit code is 1 when it breaks a promise."""
+    if words.mutant:
+        install(words.mutant)
+    notes: list[Note] = []
+    _, problems = judge(words.trace, notes)
+    for note in notes:
+        print(f"{describe_time(note.time)}  {note.actor:<14}  {note.what}")
+    print("\nNo promise was broken." if not problems else "\nBroken promises:\n  " + "\n  ".join(problems))
+    return 1 if problems else 0
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -69,8 +83,11 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="stop at the first history that breaks a promise")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], help="with this bug in the code")
+    parser.add_argument("--trace", type=int, metavar="SEED", help="print the history of a seed as a story")
     parser.add_argument("--mutants", action="store_true", help="see that each of the bugs is found")
     words = parser.parse_args()
+    if words.trace is not None:
+        return trace(words)
     return hunt(words) if words.mutants else play_many(words)
 
 

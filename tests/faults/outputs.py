@@ -39,6 +39,15 @@ class Put:
         """Return when its items expire."""
         return self.as_of + int(TTL.total_seconds())
 
+    def describe(self) -> str:
+        """Say what it holds."""
+        as_of = datetime.fromtimestamp(self.as_of, UTC).isoformat()
+        if self.rows is None:
+            return f"as of {as_of}, unreadable"
+        flags = zip(self.rows, self.rejected(), strict=True)
+        rows = [f"{row[0]}/{row[1]}={row[2]}{' (to be rejected)' * rejected}" for row, rejected in flags]
+        return f"as of {as_of}, {', '.join(rows) or 'no rows'}{'; a part is missing' * self.lacks_part}"
+
     def item_keys(self) -> list[tuple[str, str]]:
         """Return the item key of each row; of one that is rejected for its key, one that no item has."""
         return [(build_pk(self.dataset, [row[0]]), row[1]) for row in self.rows or []]

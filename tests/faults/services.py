@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyathena.error import OperationalError
 
+from tests.faults.describe import describe_change, describe_message
 from tests.faults.world import World, build_error
 
 START_OF_TIME = datetime.fromtimestamp(0, UTC)
@@ -152,8 +153,12 @@ class ModelDynamo:
     def _transact(self, actions: list[Any]) -> None:
         reasons = [{"Code": "None" if self._holds(action) else "ConditionalCheckFailed"} for action in actions]
         if any(reason["Code"] != "None" for reason in reasons):
+            self._world.note("a commit is refused: somebody else changed the ledger")
             raise build_error("TransactWriteItems", "TransactionCanceledException", CancellationReasons=reasons)
         for action in actions:
+            if self._world.notes is not None:
+                for what in describe_change(self.rows, action):
+                    self._world.note("%s", what)
             if "Put" in action:
                 row = action["Put"]["Item"]
                 self.rows[row["pk"]["S"], row["sk"]["S"]] = row
@@ -232,6 +237,8 @@ class Queue:
 
     def deliver(self, message: dict[str, Any], delay: float = 0.0) -> None:
         """Put a message into the queue, outside any call."""
+        if self._world.notes is not None:
+            self._world.note("queues %s, visible in %.0f s", describe_message(json.dumps(message)), delay)
         self.messages.append(Sent(json.dumps(message), self._world.time + delay))
 
     def receive(self) -> Sent | None:
@@ -245,6 +252,7 @@ class Queue:
         if sent.receives > self.RECEIVES:
             self.messages.remove(sent)
             self.dead.append(sent)
+            self._world.note("%s goes to the dead-letter queue", describe_message(sent.body))
             return None
         return sent
 

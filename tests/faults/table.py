@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from serve.item import BODY, EXPIRES_AT, ORDER, body_text, decode
+from tests.faults.describe import describe_items
 from tests.faults.world import World
 from wire.errors import TransportError
 from wire.response import Response
@@ -78,7 +79,9 @@ class ModelTransport:
 
     def send(self, target: str, payload: bytes) -> int:
         world, handle, request = self._world, next(self._handles), orjson.loads(payload)
-        self._watch(*_parse(target, request), "sent")
+        items, conditional = _parse(target, request)
+        self._watch(items, conditional, "sent")
+        self._note("sends a", items, conditional)
         latency = min(world.random.expovariate(world.chances.answers_per_second), self._timeout * 0.9)
         fate = world.random.random() / (world.chances.transport or 1e-9)
         if fate <= 1 and world.random.random() < world.chances.lossy:
@@ -88,15 +91,19 @@ class ModelTransport:
         if fate > 1:
             self._land(handle, target, request, at + latency, answered=True)
         elif fate < 0.25:
+            self._note("will be throttled: the", items, conditional)
             self._answer(handle, at + latency, throttle())
         elif fate < 0.5:
             self._land(handle, target, request, at + latency, answered=True, cut=True)
         elif fate < 0.6:
+            self._note("will fail with status 500: the", items, conditional)
             self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
         elif fate < 0.7:
+            self._note("will be applied and answered with status 500: the", items, conditional)
             self._land(handle, target, request, at + latency / 2, answered=False)
             self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
         else:
+            self._note("will get no answer: the", items, conditional)
             gives_up = at + (self._timeout if fate < 0.85 else latency)
             self._answer(handle, gives_up, TransportError("no answer"))
             if world.random.random() < 0.6:
@@ -114,6 +121,10 @@ class ModelTransport:
         for handle in done:
             del self._due[handle]
         return [(handle, self._answers.pop(handle)) for handle in done]
+
+    def _note(self, what: str, items: list[dict[str, Any]], conditional: bool, actor: str | None = None) -> None:
+        if self._world.notes is not None:
+            self._world.note("%s %s", what, describe_items(items, conditional), actor=actor)
 
     def _answer(self, handle: int, at: float, answer: Response | TransportError) -> None:
         self._due[handle] = at
@@ -136,11 +147,17 @@ class ModelTransport:
         self._watch(items, conditional, "landed")
         if conditional:
             refused = self._items.put(items[0], conditional=True)
+            outcome = f"is refused, since the table has order {refused[ORDER]['S']}: the" if refused else "lands: the"
+            self._note(outcome, items, conditional, "table")
             return _ok({}) if refused is None else _refuse(refused)
         left = [put for put in items if cut and self._world.random.random() < 0.5]
         for item in items:
             if item not in left:
                 self._items.put(item, conditional=False)
+        if left:
+            self._note("is not processed: the", left, conditional, "table")
+        if len(left) < len(items):
+            self._note("lands: the", [item for item in items if item not in left], conditional, "table")
         puts = [{"PutRequest": {"Item": item}} for item in left]
         return _ok({"UnprocessedItems": dict.fromkeys(request["RequestItems"], puts) if puts else {}})
 
