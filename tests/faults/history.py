@@ -34,13 +34,13 @@ from enrich.services import Services
 from enrich.settings import Settings
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
+from tests.doubles.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
+from tests.doubles.table import Applied, Items, ModelTransport
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
-from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
-from tests.faults.table import Applied, Items, ModelTransport
 from tests.faults.world import DAY, START, Calm, Chances, Note, World
 
 SETTINGS = Settings(

@@ -12,8 +12,8 @@ from typing import Any
 
 from enrich.dataset.definition import Dataset
 from serve.item import build_pk
+from tests.doubles.services import ModelS3, Version
 from tests.faults.model_engine import render_reason
-from tests.faults.services import ModelS3, Version
 from tests.faults.world import DAY
 
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]

@@ -25,9 +25,9 @@ from enrich.progress import Progress
 from enrich.services import Services
 from enrich.settings import Settings
 from serve.datasets import Served
-from tests.faults.services import ModelDynamo, ModelS3
+from tests.doubles.modelled_table import ModelledTable
+from tests.doubles.services import ModelDynamo, ModelS3
 from tests.faults.world import Calm
-from tests.unit.enrich.modelled_table import ModelledTable
 
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"

@@ -83,9 +83,11 @@ class ModelS3:
                 raise build_error("GetObject", "PreconditionFailed")
             body, ranged = version.body, dict[str, Any]()
             if Range:
-                first, _, last = Range.removeprefix("bytes=").partition("-")
-                body = body[int(first) : int(last) + 1]
-                ranged = {"ContentRange": f"bytes {first}-{last}/{len(version.body)}"}
+                first, last = (int(bound) for bound in Range.removeprefix("bytes=").split("-"))
+                if first >= len(version.body):
+                    raise build_error("GetObject", "InvalidRange")
+                body = body[first : last + 1]
+                ranged = {"ContentRange": f"bytes {first}-{first + len(body) - 1}/{len(version.body)}"}
             return {**_head(version), **ranged, "Body": _Body(body)}
 
         return self._world.call("GetObject", get)
@@ -103,7 +105,8 @@ class ModelS3:
 
     def _find(self, bucket: str, object_key: str, code: str, version_id: str | None = None) -> Version:
         kept = self.objects.get((bucket, object_key), [])
-        kept = [version for version in kept if version_id is None or version.version_id == version_id]
+        if version_id is not None:
+            kept, code = [version for version in kept if version.version_id == version_id], "NoSuchVersion"
         if not kept or kept[-1].gone:
             raise build_error("GetObject", code)
         return kept[-1]

@@ -12,8 +12,8 @@ from enrich.errors import OutOfTime
 from enrich.write.requests import interleave
 from enrich.write.responses import WriteFailed, WriteThrottled
 from enrich.write.writer import Budget, Writer
-from serve.item import Item, Order
-from tests.unit.enrich.modelled_table import ModelledTable, refuse
+from serve.item import Item, Order, encode
+from tests.doubles.modelled_table import ModelledTable, refuse
 from wire.response import Response
 
 OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
@@ -125,7 +125,8 @@ def test_older_run_is_superseded_and_its_own_writes_count() -> None:
     chunk = chunk_of(90)
     for row in range(90):
         stored = (OLDER, OURS, NEWER)[row % 3]
-        table.items[f"d#{row % 16}", str(row)] = Item(f"d#{row % 16}", str(row), "{}", stored.text, EXPIRES)
+        stored_item = Item(f"d#{row % 16}", str(row), "{}", stored.text, EXPIRES)
+        table.stored.put(encode(stored_item), conditional=False)
     written = write(table, chunk, conditional=True)
     assert (written.written, written.superseded) == (60, 30)
     assert sorted(written.superseded_rows) == list(range(2, 90, 3))
