@@ -71,7 +71,7 @@ class Items:
 class ModelTransport:
     """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late.
 
-    `watch` is told of each request when it is sent and when it lands: its items, and whether it has a condition.
+    `watch` is called when a request is sent and when it is applied: its items, and whether it has a condition.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -20,22 +21,34 @@ from tests.faults.world import Note
 
 def play_many(words: argparse.Namespace) -> int:
     """Play histories on all cores; the exit code is 1 when one breaks a promise."""
-    began, failed = time.monotonic(), 0
-    seeds = range(words.start, words.start + words.seeds)
-    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
-    begin = partial(install, words.mutant) if words.mutant else None
-    with ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin) as pool:
-        for done, (seed, problems) in enumerate(pool.map(judge, seeds, chunksize=4), 1):
-            if problems:
-                failed += 1
-                print(f"seed {seed}:\n  " + "\n  ".join(problems), flush=True)
-                if words.stop:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    break
-            if done % 500 == 0:
-                print(f"{done} histories, {failed} failed, {done / (time.monotonic() - began):.1f}/s", flush=True)
+    began, failed, done = time.monotonic(), 0, 0
+    for done, (seed, problems) in enumerate(_judge_all(words), 1):
+        if problems:
+            failed += 1
+            print(f"seed {seed}:\n  " + "\n  ".join(problems), flush=True)
+            if words.stop:
+                break
+        if done % 500 == 0:
+            print(f"{done} histories, {failed} failed, {done / (time.monotonic() - began):.1f}/s", flush=True)
     print(f"{done} histories from seed {words.start}: {failed} broke a promise")
     return 1 if failed else 0
+
+
+def _judge_all(words: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
+    """Play and judge histories in processes of their own; with one job, in this one."""
+    seeds = range(words.start, words.start + words.seeds)
+    begin = partial(install, words.mutant) if words.mutant else None
+    if words.jobs == 1:
+        if begin:
+            begin()
+        yield from map(judge, seeds)
+        return
+    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
+    pool = ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin)
+    try:
+        yield from pool.map(judge, seeds, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def hunt(words: argparse.Namespace) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from enrich.dataset.definition import Dataset
 from tests.faults.world import DAY, START
+
+if TYPE_CHECKING:
+    from enrich.dataset.definition import Dataset  # no code under test, so that a mutant can still be put into it
 
 _deserialize = TypeDeserializer().deserialize
 _EMPTY = {"None", "0", "''", "()", "False"}

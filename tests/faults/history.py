@@ -1,4 +1,4 @@
-"""One history: outputs that come, events that tell of them or not, operators, faults; in the middle the real code."""
+"""One history: outputs, their events (some lost or doubled), operators and faults around the real code."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Story:
 
     @property
     def disturbed(self) -> bool:
-        """Tell whether fingerprints or items were lost."""
+        """Return whether fingerprints or items were lost."""
         return self.lost or self.dynamo.table_id != "table-1"
 
     def find_put(self, run: Run) -> Put | None:
@@ -306,7 +306,7 @@ def _plan(story: Story) -> None:
 
 
 def _put(story: Story, random: Random, over: Put | None = None) -> None:
-    """Write an output, and maybe tell of it, late or twice."""
+    """Write an output, and send its event once, twice, late or not at all."""
     dataset = story.datasets[over.dataset if over else random.choice(list(story.datasets))]
     earlier = [put for put in story.puts if put.dataset == dataset.name]
     put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
@@ -364,7 +364,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 
 
 def _look_who_waits(story: Story) -> None:
-    """Whoever is the last to end leaves nothing waiting, unless a message is still to be worked off."""
+    """The last invocation to end leaves nothing pending, unless a message is still to be processed."""
     coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
     given_up = story.given_up > 0 or not all(sent.refused for sent in story.queue.dead)
     if coming or given_up or len(story.world.acting) > 1:
@@ -403,7 +403,7 @@ def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> N
             story.world.note("ends")
         except BUGS:
             raise
-        except Exception as error:  # whatever it was, an operator looks at the status and goes on
+        except Exception as error:  # an operator looks at the status and continues
             story.world.note("gives up: %s: %s", type(error).__name__, error)
             return
 

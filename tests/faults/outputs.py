@@ -62,23 +62,23 @@ class Put:
         return set(self.good_rows())
 
     def is_bad(self, dataset: Dataset) -> bool:
-        """Tell whether it can't be published at all."""
+        """Return whether it can't be published at all."""
         if self.rows is None or self.lacks_part or self.is_from_the_future:
             return True
         return self.rejected_too_many(dataset)
 
     @property
     def is_from_the_future(self) -> bool:
-        """Tell whether some clock was wrong."""
+        """Return whether its as_of is too far ahead of its arrival."""
         return self.as_of > int(self.arrived) + AHEAD
 
     def rejected_too_many(self, dataset: Dataset) -> bool:
-        """Tell whether more of its rows can't become items than the dataset tolerates."""
+        """Return whether more of its rows can't become items than the dataset tolerates."""
         rows, rejected, tolerated = len(self.rows or []), sum(self.rejected()), dataset.tolerated
         return rejected > tolerated.share * rows and rejected > min(tolerated.few, rows - 1)
 
     def rejected(self) -> list[bool]:
-        """Tell for each row whether it must be rejected."""
+        """Return for each row whether it must be rejected."""
         rows = self.rows or []
         good = [(row[0], row[1]) for row in rows if render_reason(row[1], row[2]) is None]
         return [render_reason(row[1], row[2]) is not None or good.count((row[0], row[1])) > 1 for row in rows]
@@ -162,5 +162,5 @@ def _put(s3: ModelS3, object_key: str, rows: list[Any] | None) -> Version:
 
 
 def _identity(version: Version) -> str:
-    """Return what tells a version of an object from the others: S3's version id, else ETag and LastModified."""
+    """Return what identifies a version of an object: S3's version id, else ETag and LastModified."""
     return version.version_id or f"{version.etag.strip(chr(34))}.{int(version.modified.timestamp() * 1000)}"

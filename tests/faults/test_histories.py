@@ -35,9 +35,9 @@ def test_a_trace_says_what_happened() -> None:
     found = _play(*mutant, "--stop", "--seeds", "40", "--jobs", "1")
     seed = re.search(r"seed (\d+):\n  (.+)", found.stdout)
     assert seed, found
-    told = _play("--trace", seed[1], *mutant)
-    assert told.returncode == 1, told.stderr
-    story, _, broken = told.stdout.partition("Broken promises:\n")
+    traced = _play("--trace", seed[1], *mutant)
+    assert traced.returncode == 1, traced.stderr
+    story, _, broken = traced.stdout.partition("Broken promises:\n")
     assert seed[2] in broken
     for line in (
         r"world +dataset one: (partial|snapshot) outputs",

@@ -22,16 +22,16 @@ DAY = 86_400.0
 
 
 class Killed(BaseException):
-    """The process of this actor is gone; nothing that it does in answer reaches the world."""
+    """The process of this actor is gone; nothing that its code does afterwards has an effect."""
 
 
 @dataclass
 class Chances:
-    """How often what goes wrong, per call."""
+    """Probabilities of faults, per call; rates per second."""
 
     crash: float = 0.0
-    fault: float = 0.0  # an answer that says that nothing was done, and tells the truth
-    lie: float = 0.0  # it was done, and the answer says that it was not
+    fault: float = 0.0  # reported as failed, and was not done
+    lie: float = 0.0  # reported as failed, and was done
     stall: float = 0.0  # it takes long, before it is done or after
     switch: float = 0.2
     calls_per_second: float = 20.0
@@ -74,7 +74,7 @@ class Note(NamedTuple):
 
 @dataclass
 class Actor:
-    """Somebody who acts: an invocation, or an operator at the command line."""
+    """An invocation, or an operator at the command line."""
 
     name: str
     deadline: float
@@ -215,7 +215,7 @@ class World:
         return actor
 
     def run(self, until: float) -> None:
-        """Let the world go on until a time, or until nothing is left that could happen."""
+        """Run until a time, or until nothing is left that could happen."""
         self._until = until
         self._pass_on(self._choose())
         self._back.acquire()
@@ -223,7 +223,7 @@ class World:
             raise self._failure
 
     def _choose(self) -> Actor | None:
-        """Return who acts next, in the thread of whoever has just acted; None when the world has come to rest."""
+        """Return the next actor, in the thread of the previous one; None when nothing is left to happen."""
         self.current = None
         try:
             return self._find_next()
@@ -261,7 +261,7 @@ class World:
 
 
 class Calm:
-    """A world for whoever looks from outside: no time passes, and every call is answered."""
+    """A world without time or faults: every call is answered."""
 
     notes: list[Note] | None = None
 

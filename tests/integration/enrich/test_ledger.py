@@ -66,7 +66,7 @@ def test_a_commit_is_done_whole_or_not_at_all(ledger: Ledger) -> None:
 
 
 def test_the_second_of_two_changes_is_refused(ledger: Ledger) -> None:
-    """Of two that read the same version one is a conflict; whoever reads again succeeds."""
+    """Of two that read the same version one is a conflict; the loser reads again and succeeds."""
     ledger.commit(build_run(1))
     read = ledger.get_run(NAME, 1)
     assert read is not None
@@ -81,7 +81,7 @@ def test_the_second_of_two_changes_is_refused(ledger: Ledger) -> None:
 
 
 def test_what_was_deleted_can_be_neither_changed_nor_deleted(ledger: Ledger) -> None:
-    """A pending record is gone for whoever still holds it."""
+    """A pending record that was read before is refused."""
     ledger.commit(Pending(dataset=NAME, run=1, queued_ms=1))
     (pending,) = ledger.fetch_pending(NAME)
     ledger.commit(Delete(pending))

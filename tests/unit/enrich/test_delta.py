@@ -144,7 +144,7 @@ def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def write_and_never_close(
     shop: SmallShop, monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[Any]], day: int = 0
 ) -> None:
-    """Let a run write all of an output, and fail before it can tell the fingerprints."""
+    """Let a run write all of an output, and fail before it saves the fingerprints."""
 
     def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))
