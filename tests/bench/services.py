@@ -21,7 +21,7 @@ from enrich.read.metadata import Athena
 from enrich.services import Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
-from tests.faults.services import ModelDynamo
+from tests.doubles.services import ModelDynamo
 from tests.faults.world import Calm
 from wire.credentials import find_source
 from wire.endpoint import resolve

@@ -9,31 +9,46 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from tests.faults.describe import describe_time
 from tests.faults.judge import judge
 from tests.faults.mutants import MUTANTS, Mutant, NotApplicable, install
+from tests.faults.world import Note
 
 
 def play_many(words: argparse.Namespace) -> int:
     """Play histories on all cores; the exit code is 1 when one breaks a promise."""
-    began, failed = time.monotonic(), 0
-    seeds = range(words.start, words.start + words.seeds)
-    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
-    begin = partial(install, words.mutant) if words.mutant else None
-    with ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin) as pool:
-        for done, (seed, problems) in enumerate(pool.map(judge, seeds, chunksize=4), 1):
-            if problems:
-                failed += 1
-                print(f"seed {seed}:\n  " + "\n  ".join(problems), flush=True)
-                if words.stop:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    break
-            if done % 500 == 0:
-                print(f"{done} histories, {failed} failed, {done / (time.monotonic() - began):.1f}/s", flush=True)
+    began, failed, done = time.monotonic(), 0, 0
+    for done, (seed, problems) in enumerate(_judge_all(words), 1):
+        if problems:
+            failed += 1
+            print(f"seed {seed}:\n  " + "\n  ".join(problems), flush=True)
+            if words.stop:
+                break
+        if done % 500 == 0:
+            print(f"{done} histories, {failed} failed, {done / (time.monotonic() - began):.1f}/s", flush=True)
     print(f"{done} histories from seed {words.start}: {failed} broke a promise")
     return 1 if failed else 0
+
+
+def _judge_all(words: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
+    """Play and judge histories in processes of their own; with one job, in this one."""
+    seeds = range(words.start, words.start + words.seeds)
+    begin = partial(install, words.mutant) if words.mutant else None
+    if words.jobs == 1:
+        if begin:
+            begin()
+        yield from map(judge, seeds)
+        return
+    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
+    pool = ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin)
+    try:
+        yield from pool.map(judge, seeds, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def hunt(words: argparse.Namespace) -> int:
@@ -61,6 +76,18 @@ def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
     return ("found" if done.returncode else "survived"), lines[-1]
 
 
+def trace(words: argparse.Namespace) -> int:
+    """Print one history as a story, and what it broke; the exit code is 1 when it breaks a promise."""
+    if words.mutant:
+        install(words.mutant)
+    notes: list[Note] = []
+    _, problems = judge(words.trace, notes)
+    for note in notes:
+        print(f"{describe_time(note.time)}  {note.actor:<14}  {note.what}")
+    print("\nNo promise was broken." if not problems else "\nBroken promises:\n  " + "\n  ".join(problems))
+    return 1 if problems else 0
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -69,8 +96,11 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="stop at the first history that breaks a promise")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], help="with this bug in the code")
+    parser.add_argument("--trace", type=int, metavar="SEED", help="print the history of a seed as a story")
     parser.add_argument("--mutants", action="store_true", help="see that each of the bugs is found")
     words = parser.parse_args()
+    if words.trace is not None:
+        return trace(words)
     return hunt(words) if words.mutants else play_many(words)
 
 

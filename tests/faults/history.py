@@ -1,4 +1,4 @@
-"""One history: outputs that come, events that tell of them or not, operators, faults; in the middle the real code."""
+"""One history: outputs, their events (some lost or doubled), operators and faults around the real code."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ from enrich.services import Services
 from enrich.settings import Settings
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
+from tests.doubles.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
+from tests.doubles.table import Applied, Items, ModelTransport
 from tests.faults import model_engine, shared_duckdb
+from tests.faults.describe import describe_message, describe_world
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
-from tests.faults.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
-from tests.faults.table import Applied, Items, ModelTransport
-from tests.faults.world import DAY, START, Calm, Chances, World
+from tests.faults.world import DAY, START, Calm, Chances, Note, World
 
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
@@ -94,7 +95,7 @@ class Story:
 
     @property
     def disturbed(self) -> bool:
-        """Tell whether fingerprints or items were lost."""
+        """Return whether fingerprints or items were lost."""
         return self.lost or self.dynamo.table_id != "table-1"
 
     def find_put(self, run: Run) -> Put | None:
@@ -132,10 +133,13 @@ class Story:
 
 
 @contextmanager
-def played(seed: int) -> Iterator[Story]:
-    """Play the history of a seed until everything has come to rest; it can go on from there."""
+def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
+    """Play the history of a seed until everything has come to rest; it can go on from there.
+
+    What happens is added to `notes`, if there is such a list.
+    """
     with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory, modelled():
-        story = _build(seed, Path(directory))
+        story = _build(seed, Path(directory), notes)
         _plan(story)
         story.world.run(until=START + 3 * DAY)
         _settle(story, START + 3 * DAY)
@@ -171,7 +175,7 @@ def _silent(*_: Any, **__: Any) -> None:
     """Print nothing, and remember nothing, which a mock would."""
 
 
-def _build(seed: int, directory: Path) -> Story:
+def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     random = Random(f"story {seed}")
     harsh = random.choice([0.0, 0.3, 1.0, 1.0, 2.5])
     chances = Chances(
@@ -192,6 +196,9 @@ def _build(seed: int, directory: Path) -> Story:
     changes = sorted(START + random.uniform(0, 3) * DAY for _ in range(random.choice([0, 1, 2])))
     athena = ModelAthena(world, s3, lambda now: f"m{bisect(changes, now)}")
     story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets)
+    world.notes = notes
+    for line in describe_world(datasets, bool(versioned), chances):
+        world.note("%s", line)
     story.gentle = harsh == 0.0
 
     pauses = random.choice([[0.01], [0.01, 0.01, 0.5, 5.0, 20.0, *([] if story.gentle else [80.0])]])
@@ -299,11 +306,12 @@ def _plan(story: Story) -> None:
 
 
 def _put(story: Story, random: Random, over: Put | None = None) -> None:
-    """Write an output, and maybe tell of it, late or twice."""
+    """Write an output, and send its event once, twice, late or not at all."""
     dataset = story.datasets[over.dataset if over else random.choice(list(story.datasets))]
     earlier = [put for put in story.puts if put.dataset == dataset.name]
     put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
     story.puts.append(put)
+    story.world.note("writes %s: %s", put.object_key, put.describe(), actor="model")
     for object_key in [put.object_key.replace(MARKER, "part-0")] * bool(dataset.source.marker) + [put.object_key]:
         event = {
             "source": "aws.s3",
@@ -337,15 +345,18 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
             story.queue.send(message)
 
         services = replace(story.services(name, story.world.time + lasts), send=send)
+        story.world.note("begins, for %.0f s, with %s", lasts, describe_message(sent.body))
         try:
             handle_requests(services, parse_text(sent.body))
         except BUGS:
             raise
         except Exception as error:
             sent.refused = isinstance(error, Failed)
+            story.world.note("ends, its message stays in the queue: %s: %s", type(error).__name__, error)
             return  # the message comes again when it is visible again
         with contextlib.suppress(ClientError):
             story.world.call("DeleteMessage", lambda: story.queue.delete(sent))
+        story.world.note("ends, and has deleted its message")
         _look_who_waits(story)
 
     _rewrite_open(story, story.world.random)
@@ -353,7 +364,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 
 
 def _look_who_waits(story: Story) -> None:
-    """Whoever is the last to end leaves nothing waiting, unless a message is still to be worked off."""
+    """The last invocation to end leaves nothing pending, unless a message is still to be processed."""
     coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
     given_up = story.given_up > 0 or not all(sent.refused for sent in story.queue.dead)
     if coming or given_up or len(story.world.acting) > 1:
@@ -383,14 +394,17 @@ def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> N
 
     def main() -> None:
         services = story.services(f"operator-{story.world.time}", None)
+        story.world.note("begins: %s of %s run %d", deed.__name__.lstrip("_"), name, run.run)
         story.given_up += 1
         try:
             queued = deed(story, services, run)
             list(run_pending(services, name, [queued.run] if queued else []))
             story.given_up -= 1
+            story.world.note("ends")
         except BUGS:
             raise
-        except Exception:  # whatever it was, an operator looks at the status and goes on
+        except Exception as error:  # an operator looks at the status and continues
+            story.world.note("gives up: %s: %s", type(error).__name__, error)
             return
 
     story.world.spawn("operator", main, lasts=10 * DAY)
@@ -418,6 +432,7 @@ def _refresh(_: Story, services: Services, run: Run) -> Run:
 def _restore_table(story: Story) -> None:
     """Put a table in the place of ours that lacks what chance says."""
     story.dynamo.table_id += "-restored"
+    story.world.note("the table of items is restored, and lacks some of them")
     for at in list(story.items.rows):
         if story.world.random.random() < 0.5:
             del story.items.rows[at]
@@ -437,6 +452,7 @@ def _expire_work(story: Story) -> None:
 
 def _lose_fingerprints(story: Story) -> None:
     story.lost = True
+    story.world.note("the fingerprints are lost")
     for at in list(story.s3.objects):
         if at[0] == "larder" and at[1].startswith("fingerprints/"):
             del story.s3.objects[at]
@@ -444,6 +460,7 @@ def _lose_fingerprints(story: Story) -> None:
 
 def _settle(story: Story, since: float) -> None:
     """Let the faults end, and sweep until nothing is pending."""
+    story.world.note("from now on nothing fails; sweeps until nothing is pending")
     story.world.chances = Chances(switch=0.05)
     for n in range(1, 40):
         story.queue.deliver({"sweep": True})

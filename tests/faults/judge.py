@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.world import Note
 
 
-def judge(seed: int) -> tuple[int, list[str]]:
-    """Play one history and return what it broke."""
+def judge(seed: int, notes: list[Note] | None = None) -> tuple[int, list[str]]:
+    """Play one history and return what it broke; what happened is added to `notes`, if there is such a list."""
     from tests.faults.history import played, say_again
     from tests.faults.oracle import check
 
     try:
-        with played(seed) as story:
+        with played(seed, notes) as story:
             problems = check(story)
             if not problems:
                 say_again(story)

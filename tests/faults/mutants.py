@@ -186,7 +186,7 @@ MUTANTS = (
         "    for _ in services.ledger.fetch_pending(dataset)[:1]:\n",
     ),
     Mutant(
-        "failure-of-another-not-told",
+        "failure-of-another-not-reported",
         "enrich.intake.worker:run_pending",
         "if run.state is RunState.FAILED and run.kind is Kind.OUTPUT and run.run not in own:",
         "if False:",
@@ -354,7 +354,7 @@ MUTANTS = (
         "pass",
     ),
     Mutant(
-        "failure-not-told",
+        "failure-not-reported",
         "enrich.intake.worker:handle_requests",
         "                _raise_failed(services, run)\n",
         "                pass\n",

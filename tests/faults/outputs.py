@@ -12,8 +12,8 @@ from typing import Any
 
 from enrich.dataset.definition import Dataset
 from serve.item import build_pk
+from tests.doubles.services import ModelS3, Version
 from tests.faults.model_engine import render_reason
-from tests.faults.services import ModelS3, Version
 from tests.faults.world import DAY
 
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
@@ -39,6 +39,15 @@ class Put:
         """Return when its items expire."""
         return self.as_of + int(TTL.total_seconds())
 
+    def describe(self) -> str:
+        """Say what it holds."""
+        as_of = datetime.fromtimestamp(self.as_of, UTC).isoformat()
+        if self.rows is None:
+            return f"as of {as_of}, unreadable"
+        flags = zip(self.rows, self.rejected(), strict=True)
+        rows = [f"{row[0]}/{row[1]}={row[2]}{' (to be rejected)' * rejected}" for row, rejected in flags]
+        return f"as of {as_of}, {', '.join(rows) or 'no rows'}{'; a part is missing' * self.lacks_part}"
+
     def item_keys(self) -> list[tuple[str, str]]:
         """Return the item key of each row; of one that is rejected for its key, one that no item has."""
         return [(build_pk(self.dataset, [row[0]]), row[1]) for row in self.rows or []]
@@ -53,23 +62,23 @@ class Put:
         return set(self.good_rows())
 
     def is_bad(self, dataset: Dataset) -> bool:
-        """Tell whether it can't be published at all."""
+        """Return whether it can't be published at all."""
         if self.rows is None or self.lacks_part or self.is_from_the_future:
             return True
         return self.rejected_too_many(dataset)
 
     @property
     def is_from_the_future(self) -> bool:
-        """Tell whether some clock was wrong."""
+        """Return whether its as_of is too far ahead of its arrival."""
         return self.as_of > int(self.arrived) + AHEAD
 
     def rejected_too_many(self, dataset: Dataset) -> bool:
-        """Tell whether more of its rows can't become items than the dataset tolerates."""
+        """Return whether more of its rows can't become items than the dataset tolerates."""
         rows, rejected, tolerated = len(self.rows or []), sum(self.rejected()), dataset.tolerated
         return rejected > tolerated.share * rows and rejected > min(tolerated.few, rows - 1)
 
     def rejected(self) -> list[bool]:
-        """Tell for each row whether it must be rejected."""
+        """Return for each row whether it must be rejected."""
         rows = self.rows or []
         good = [(row[0], row[1]) for row in rows if render_reason(row[1], row[2]) is None]
         return [render_reason(row[1], row[2]) is not None or good.count((row[0], row[1])) > 1 for row in rows]
@@ -153,5 +162,5 @@ def _put(s3: ModelS3, object_key: str, rows: list[Any] | None) -> Version:
 
 
 def _identity(version: Version) -> str:
-    """Return what tells a version of an object from the others: S3's version id, else ETag and LastModified."""
+    """Return what identifies a version of an object: S3's version id, else ETag and LastModified."""
     return version.version_id or f"{version.etag.strip(chr(34))}.{int(version.modified.timestamp() * 1000)}"

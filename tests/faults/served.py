@@ -1,4 +1,4 @@
-"""What the table must serve when a history has come to rest, told from the outputs in their order."""
+"""What the table must serve at the end of a history, computed from the outputs in their order."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
             continue
         put = story.find_put(run)
         keys = set(put.item_keys()) if put else set()
-        if not lost:  # whoever names an item next, in a newer run, writes it
+        if not lost:  # the next newer run that names an item writes it
             keys -= {key for each in runs if _came_after(each, run) for key in story.good_keys(each)}
-        if lost and story.datasets[run.dataset].source.output == "snapshot":  # it told of all items, named or not
+        if lost and story.datasets[run.dataset].source.output == "snapshot":  # it named every live item
             keys = {each.at for each in story.items.applied if each.at[0].startswith(f"{run.dataset}#")}
         for key in keys:
             found.setdefault(key, set()).update(written_bodies(story, key))
@@ -91,7 +91,7 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
 
 
 def _came_after(run: Run, failed: Run) -> bool:
-    """Tell whether a newer run, not born expired, began to write when one that failed had ended."""
+    """Return whether a newer run, not born expired, began to write when one that failed had ended."""
     if run.state != "done" or run.kind in {"removal", "rejects"} or run.decided_ms is None or run.born_expired:
         return False
     return run.order > failed.order and run.decided_ms >= (failed.ended_ms or 0)

@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -22,16 +22,16 @@ DAY = 86_400.0
 
 
 class Killed(BaseException):
-    """The process of this actor is gone; nothing that it does in answer reaches the world."""
+    """The process of this actor is gone; nothing that its code does afterwards has an effect."""
 
 
 @dataclass
 class Chances:
-    """How often what goes wrong, per call."""
+    """Probabilities of faults, per call; rates per second."""
 
     crash: float = 0.0
-    fault: float = 0.0  # an answer that says that nothing was done, and tells the truth
-    lie: float = 0.0  # it was done, and the answer says that it was not
+    fault: float = 0.0  # reported as failed, and was not done
+    lie: float = 0.0  # reported as failed, and was done
     stall: float = 0.0  # it takes long, before it is done or after
     switch: float = 0.2
     calls_per_second: float = 20.0
@@ -64,9 +64,17 @@ class Player:
 _idle: list[Player] = []
 
 
+class Note(NamedTuple):
+    """One line of a history's story."""
+
+    time: float
+    actor: str
+    what: str
+
+
 @dataclass
 class Actor:
-    """Somebody who acts: an invocation, or an operator at the command line."""
+    """An invocation, or an operator at the command line."""
 
     name: str
     deadline: float
@@ -87,12 +95,19 @@ class World:
         self.calls = 0
         self.current: Actor | None = None
         self.broken: list[str] = []
+        self.notes: list[Note] | None = None  # what happened, for `--trace`; None: nobody reads it
         self._actors: list[Actor] = []
         self._back = _taken()
         self._until = START
         self._failure: BaseException | None = None
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
+
+    def note(self, what: str, *values: object, actor: str | None = None) -> None:
+        """Note that something happened; `values` are formatted into `what` only where somebody reads it."""
+        if self.notes is not None:
+            name = actor or (self.current.name if self.current else "world")
+            self.notes.append(Note(self.time, name, what % values if values else what))
 
     # -- the clock that the code under test is given
 
@@ -118,21 +133,27 @@ class World:
             self._yield(actor)
         self._check_alive(actor)
         if self.random.random() < self.chances.crash:
+            self.note("crashes before %s", name)
             self.kill(actor)
         if self.random.random() < self.chances.fault:
+            self.note("%s fails; nothing was done", name)
             raise build_error(name, "InternalError")
-        self._maybe_stall()
+        self._maybe_stall(name)
         result = do()
-        self._maybe_stall()
+        self._maybe_stall(name)
         if self.random.random() < self.chances.crash:
+            self.note("crashes after %s, which was done", name)
             self.kill(actor)
         if self.random.random() < self.chances.lie:
+            self.note("%s is reported as failed, and was done", name)
             raise build_error(name, "InternalError")
         return result
 
-    def _maybe_stall(self) -> None:
+    def _maybe_stall(self, name: str) -> None:
         if self.random.random() < self.chances.stall:
-            self.sleep(self.random.uniform(1, self.random.choice([20, 300])))
+            seconds = self.random.uniform(1, self.random.choice([20, 300]))
+            self.note("%s stalls for %.0f s", name, seconds)
+            self.sleep(seconds)
 
     def kill(self, actor: Actor) -> None:
         """End an actor's process here and now."""
@@ -141,11 +162,14 @@ class World:
 
     def fail(self, problem: str) -> None:
         """Note that a promise was broken while the history went on; it may go on."""
+        self.note("BROKEN: %s", problem)
         self.broken.append(problem)
 
     def _check_alive(self, actor: Actor) -> None:
         self._turn()
         if actor.dead or self.time > actor.deadline:
+            if not actor.dead:
+                self.note("is ended: its time is up")
             self.kill(actor)
 
     def _actor(self) -> Actor:
@@ -191,7 +215,7 @@ class World:
         return actor
 
     def run(self, until: float) -> None:
-        """Let the world go on until a time, or until nothing is left that could happen."""
+        """Run until a time, or until nothing is left that could happen."""
         self._until = until
         self._pass_on(self._choose())
         self._back.acquire()
@@ -199,7 +223,7 @@ class World:
             raise self._failure
 
     def _choose(self) -> Actor | None:
-        """Return who acts next, in the thread of whoever has just acted; None when the world has come to rest."""
+        """Return the next actor, in the thread of the previous one; None when nothing is left to happen."""
         self.current = None
         try:
             return self._find_next()
@@ -237,11 +261,16 @@ class World:
 
 
 class Calm:
-    """A world for whoever looks from outside: no time passes, and every call is answered."""
+    """A world without time or faults: every call is answered."""
+
+    notes: list[Note] | None = None
 
     def call(self, _: str, do: Callable[[], T]) -> T:
         """Call."""
         return do()
+
+    def note(self, *_: object, **__: object) -> None:
+        """Note nothing."""
 
 
 def build_error(operation: str, code: str, **more: Any) -> ClientError:

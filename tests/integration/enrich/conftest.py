@@ -107,7 +107,7 @@ class Shop:
         self.aws.client("s3").put_object(Bucket=bucket, Key=f"{prefix}part-0.parquet", Body=parquet(rows))
 
     def run(self, object_key: str, rows: Mapping[str, list[Any]] | bytes | None = None, **changes: Any) -> Run:
-        """Put an output, tell of it, run what is pending, and return its run as the ledger has it then."""
+        """Put an output, handle its event, run what is pending, and return its run as in the ledger."""
         if rows is not None:
             self.put(object_key, rows)
         services = self.services(**changes)

@@ -50,7 +50,7 @@ def make_rows(random: Random, *, garbage: bool) -> list[list[Any]]:
 
 
 def find_good(rows: list[list[Any]]) -> pd.DataFrame:
-    """Tell which rows become items, in pandas' words."""
+    """Return which rows become items, computed with pandas."""
     frame = pd.DataFrame(rows, columns=["shop", "sku", "units"], dtype=object)
     number = frame["units"].map(lambda value: value is None or (value != GARBAGE and math.isfinite(value)))
     good = frame[frame["shop"].notna() & frame["sku"].isin(list("abcd")) & number]

@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_used_is_in_the_dead_letter_queue(shop: Any, lambd
 
 
 def test_a_metadata_query_that_fails_is_in_the_dead_letter_queue(shop: Any, lambda_: Any) -> None:
-    """The error names the metadata and Athena's reason, the run can go on, and does once the query is mended."""
+    """The error names the metadata and Athena's reason, the run continues once the query is fixed."""
     good = shop.dataset
     broken = Metadata("select sku, title from nowhere.products", on="sku")
     shop.dataset = replace(good, metadata={"products": broken})

@@ -1,4 +1,4 @@
-"""What S3 tells of an output: its identity, its parts, and those that are missed."""
+"""What is read from S3 about an output: its identity, its parts, and missing parts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_version_is_an_identity(versioned: Place) -> None:
 
 
 def test_without_versions_content_and_time_are_the_identity(place: Place) -> None:
-    """Elsewhere ETag and LastModified tell one write from the next."""
+    """Without versions, ETag and LastModified distinguish one write from the next."""
     place.put("a/x", b"1")
     first = place.fetch(OUTPUTS, "a/x")
     place.put("a/x", b"2")

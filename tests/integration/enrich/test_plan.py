@@ -15,7 +15,7 @@ ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "
 
 
 def look(shop: Any, object_key: str) -> Plan:
-    """Plan an output that lies there."""
+    """Plan an output that is in the bucket."""
     services = shop.services()
     output = find_output(services, shop.settings.outputs, object_key)
     assert output is not None

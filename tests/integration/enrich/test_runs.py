@@ -54,7 +54,7 @@ def test_a_late_output_does_not_overwrite_a_newer_one(shop: Any) -> None:
 
 
 def test_rejects_are_kept_with_their_reasons(shop: Any) -> None:
-    """What can't become an item lies on S3 with row, reason and the original; the rest is served."""
+    """What can't become an item is kept on S3 with row, reason and the original; the rest is served."""
     run = shop.run(
         f"stock/day={shop.day()}/p.parquet",
         {
@@ -203,7 +203,7 @@ def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
     assert sweep(shop.services(), "stock") == ([], [])
 
 
-def test_an_output_of_a_busy_dataset_waits_and_is_run_by_whoever_is_done(shop: Any) -> None:
+def test_an_output_of_a_busy_dataset_waits_and_is_run_by_the_holder_of_the_lease(shop: Any) -> None:
     """Its message can be acknowledged at once: it is pending in the ledger, and no receive is spent on waiting."""
     services = shop.services()
     lease = acquire(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)

@@ -71,7 +71,7 @@ def test_check_finds_no_mistakes(copy: Path) -> None:
 
 
 def test_the_command_again_changes_nothing(copy: Path) -> None:
-    """Whoever runs it twice finds the file as it was."""
+    """Running it twice leaves the file as it was."""
     before = (copy / "openapi.yaml").read_text()
     done = run(copy, "-m", "enrich", "openapi", "store-sales", "--write")
     assert (done.returncode, "already" in done.stdout) == (0, True), done.stderr

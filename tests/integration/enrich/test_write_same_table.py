@@ -65,7 +65,7 @@ def test_batches_leave_the_table_that_boto3_leaves(aws: Any, writer_of: Any) -> 
 
 
 def test_conditional_puts_leave_the_newer_items(aws: Any, writer_of: Any) -> None:
-    """Over a table with older, equal and newer items, only the newer ones stay and are told by row."""
+    """Over a table with older, equal and newer items, only the newer ones stay, and their rows are returned."""
     client, table = aws.client("dynamodb"), aws.table()
     rows: list[dict[str, Any]] = [{"pk": "d#1", "sk": str(row), "body": "{}", "row": row} for row in range(40)]
     for row in rows[:30]:

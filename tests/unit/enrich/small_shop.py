@@ -25,9 +25,9 @@ from enrich.progress import Progress
 from enrich.services import Services
 from enrich.settings import Settings
 from serve.datasets import Served
-from tests.faults.services import ModelDynamo, ModelS3
+from tests.doubles.modelled_table import ModelledTable
+from tests.doubles.services import ModelDynamo, ModelS3
 from tests.faults.world import Calm
-from tests.unit.enrich.modelled_table import ModelledTable
 
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
@@ -109,12 +109,12 @@ class SmallShop:
         self.s3.put(SETTINGS.outputs, object_key, content)
 
     def run(self, rows: Mapping[str, list[Any]] | bytes, day: int = 0) -> Run:
-        """Put an output of a day, and run what is pending; return its run as the ledger has it then."""
+        """Put an output of a day, and run what is pending; return its run as in the ledger."""
         self.put(self.key(day), rows if isinstance(rows, bytes) else parquet(rows))
         return self.go(self.key(day))
 
     def go(self, object_key: str) -> Run:
-        """Run an output that lies there, and whatever else is pending."""
+        """Run an output that is in the bucket, and whatever else is pending."""
         services = self.services()
         output = find_output(services, SETTINGS.outputs, object_key)
         assert output is not None

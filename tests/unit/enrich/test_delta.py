@@ -18,8 +18,8 @@ from enrich.ledger.run_state import Stage
 from enrich.run import lifecycle
 from enrich.run.context import RunContext
 from enrich.write.writer import Budget
+from tests.doubles.modelled_table import refuse
 from tests.unit.enrich import small_shop
-from tests.unit.enrich.modelled_table import refuse
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, TTL, SmallShop, parquet
 
 ALL = ["x/a", "x/b", "y/a"]
@@ -81,7 +81,7 @@ def test_an_unchanged_item_is_written_again_when_half_of_its_life_is_gone(
 
 def test_an_item_deleted_by_hand_comes_back_with_full(shop: SmallShop) -> None:
     """Nobody reads the table, so that only `--full` finds what is missing there."""
-    del shop.table.items["stock#x", "a"]
+    del shop.table.stored.rows["stock#x", "a"]
     assert shop.refresh(full=False).counts == Counts(unchanged=3)
     assert ("stock#x", "a") not in shop.table.items
     assert shop.refresh(full=True).counts == Counts(written=3)
@@ -144,7 +144,7 @@ def replace_model(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def write_and_never_close(
     shop: SmallShop, monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[Any]], day: int = 0
 ) -> None:
-    """Let a run write all of an output, and fail before it can tell the fingerprints."""
+    """Let a run write all of an output, and fail before it saves the fingerprints."""
 
     def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))

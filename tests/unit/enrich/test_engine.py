@@ -167,7 +167,7 @@ def test_what_missing_metadata_turns_into_is_checked_too(tmp_path: Path) -> None
 
 
 def test_nulls_can_be_left_out(tmp_path: Path) -> None:
-    """With `omit` a null member is not there, whoever it comes from; an object of nulls is an empty object."""
+    """With `omit` a null member is left out, wherever it comes from; an object of nulls is an empty object."""
     dataset = replace(SHOPS, nulls="omit")
     rows = render(tmp_path, dataset, sales([("a", "1", "s", None), ("a", "2", None, 1.0)]))
     assert [row["body"] for row in rows] == [
@@ -328,7 +328,7 @@ def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
 
 
 def test_as_of_from_a_column(tmp_path: Path) -> None:
-    """The lowest and the highest instant of a chunk tell whether the output agrees on when it was made."""
+    """The lowest and the highest instant of a chunk show whether the output agrees on when it was made."""
     source = replace(SHOPS.source, columns={**SHOPS.source.columns, "made": "timestamp"})
     dataset = replace(SHOPS, source=source, as_of=FromColumn("made"))
     instants = pa.array([datetime(2026, 1, 2), None, datetime(2026, 1, 3)], pa.timestamp("us"))

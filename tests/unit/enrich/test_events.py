@@ -55,7 +55,7 @@ REMOVED = {"Records": [{**NOTIFICATION["Records"][0], "eventName": "ObjectRemove
 
 CASES: dict[str, tuple[object, list[Request]]] = {
     "EventBridge gives object keys as they are": (EVENTBRIDGE, [Arrived("outputs", "d/a%20b+c.parquet")]),
-    "EventBridge tells of other things too": ({**EVENTBRIDGE, "detail-type": "Object Deleted"}, []),
+    "EventBridge reports other things too": ({**EVENTBRIDGE, "detail-type": "Object Deleted"}, []),
     "S3 encodes object keys in its notifications": (NOTIFICATION, [Arrived("outputs", "d/a%20b+c dé.parquet")]),
     "a notification of a removal asks for nothing": (REMOVED, []),
     "S3 tests a notification when it is made": ({"Service": "Amazon S3", "Event": "s3:TestEvent"}, []),

@@ -74,7 +74,7 @@ def test_metadata_is_refused_for_what_it_takes_together(tmp_path: Path) -> None:
 
 
 def test_metadata_larger_than_memory_is_refused_before_memory_is_full(tmp_path: Path) -> None:
-    """A file of a few KB that would take 2 GB, and one that is too large as it lies there, take little to refuse."""
+    """A file of a few KB that would take 2 GB, and one that is too large as stored, take little to refuse."""
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int8()), pa.array(["x" * 2_000]))
     schema = pa.schema({"text": pa.string()})  # without it Arrow would read the dictionary as one
     path = tmp_path / "larder/texts/0"

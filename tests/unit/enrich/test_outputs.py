@@ -1,4 +1,4 @@
-"""Which objects are outputs of which dataset. What S3 tells of one is in tests/integration/enrich."""
+"""Which objects are outputs of which dataset. What is read from S3 is tested in tests/integration/enrich."""
 
 from __future__ import annotations
 

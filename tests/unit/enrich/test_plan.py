@@ -169,7 +169,7 @@ def test_plan_and_run_agree_on_any_outputs(
 ) -> None:
     """Late, expired, rejected, duplicate, unchanged, expiring, removed, large: whatever comes, in whatever order.
 
-    Reading and rendering are the fault simulation's: what plan and run must agree on lies elsewhere.
+    Reading and rendering are the fault simulation's: plan and run could differ elsewhere only.
     """
     shop = SmallShop(tmp_path)
     shop.dataset = replace(

@@ -19,7 +19,7 @@ from enrich.ledger.records import Run
 from enrich.ledger.run_state import RunState, Stage
 from enrich.run import publish
 from enrich.services import Services
-from tests.unit.enrich.modelled_table import ModelledTable
+from tests.doubles.modelled_table import ModelledTable
 from tests.unit.enrich.small_shop import DATASET, SETTINGS, SmallShop, parquet
 
 LASTS = 900.0  # seconds of an invocation

@@ -1,4 +1,4 @@
-"""An output that can't be read, or that meets a defect, ends or says why, and lets the others pass."""
+"""An output that can't be read, or that meets a defect, ends with a reason, and does not hold up the others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_object_that_may_not_be_read_fails_its_run_only(
 
 
 def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells the object and takes the others; an event of the object itself fails, for the dead-letter queue."""
+    """It reports the object and takes the others; an event of the object itself fails, for the dead-letter queue."""
     shop = SmallShop(tmp_path)
     for day in range(3):
         shop.put(shop.key(day), parquet(ROWS))
@@ -57,7 +57,7 @@ def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_defect_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at the status sees why a run does not go on; once it is mended the run does."""
+    """The status shows why a run stopped; once the defect is fixed the run continues."""
     shop = SmallShop(tmp_path)
     with monkeypatch.context() as patch:
         patch.setitem(lifecycle.STAGES, Stage.WRITE, None)

@@ -1,4 +1,7 @@
-"""A model of one DynamoDB table behind a transport: with a clock, capacity per table and partition key, and faults."""
+"""The model of the table of items behind a transport of its own: capacity per table and partition key, faults, a clock.
+
+moto has no capacity, throttles nothing and processes every batch whole.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve.item import Item, decode
+from tests.doubles.table import Items, answer_batch, answer_put, parse_write
 from wire.errors import TransportError
 from wire.response import Response
 
@@ -30,10 +34,6 @@ class Bucket:
         return True
 
 
-def ok(body: object) -> Response:
-    return Response(200, [], json.dumps(body).encode())
-
-
 def refuse(code: str, status: int = 400, **more: object) -> Response:
     return Response(status, [], json.dumps({"__type": f"x#{code}", "message": "because", **more}).encode())
 
@@ -50,7 +50,7 @@ class ModelledTable:
         fault: Callable[[int], str | Response | None] = lambda _: None,
     ) -> None:
         self.now = 1000.0
-        self.items: dict[tuple[str, str], Item] = {}
+        self.stored = Items()
         self.puts: Counter[tuple[str, str]] = Counter()
         self.sent: list[tuple[float, str, bytes]] = []
         self.units = 0
@@ -62,6 +62,11 @@ class ModelledTable:
         self._per_pk = units_per_pk
         self._pks: dict[str, Bucket] = {}
         self._flying: list[tuple[float, int, Response | TransportError]] = []
+
+    @property
+    def items(self) -> dict[tuple[str, str], Item]:
+        """The stored items, decoded as a reader does."""
+        return {at: decode(attributes) for at, attributes in self.stored.rows.items()}
 
     def clock(self) -> float:
         return self.now
@@ -95,39 +100,35 @@ class ModelledTable:
             return TransportError("reset")
         assert len(payload) < 16 * 1024 * 1024
         request = json.loads(payload)
-        answer = self._batch(request) if target.endswith("BatchWriteItem") else self._put(request)
+        items, conditional = parse_write(target, request)
+        answer = self._put(items[0]) if conditional else self._batch(request, items)
         if fault == "applied, then lost":
             return TransportError("no answer in time")
         return answer
 
-    def _batch(self, request: dict[str, Any]) -> Response:
-        ((table, writes),) = request["RequestItems"].items()
-        assert 1 <= len(writes) <= 25
-        keys = [(write["PutRequest"]["Item"]["pk"]["S"], write["PutRequest"]["Item"]["sk"]["S"]) for write in writes]
-        assert len(set(keys)) == len(keys)
-        left = [write for write in writes if not self._store(write["PutRequest"]["Item"])]
-        if len(left) == len(writes):
-            return refuse("ProvisionedThroughputExceededException")
-        return ok({"UnprocessedItems": {table: left} if left else {}})
+    def _batch(self, request: dict[str, Any], items: list[dict[str, Any]]) -> Response:
+        assert 1 <= len(items) <= 25
+        assert len({(item["pk"]["S"], item["sk"]["S"]) for item in items}) == len(items)
+        left = [item for item in items if not self._store(item)]
+        return (
+            refuse("ProvisionedThroughputExceededException") if len(left) == len(items) else answer_batch(request, left)
+        )
 
-    def _put(self, request: dict[str, Any]) -> Response:
-        item = decode(request["Item"])
-        stored = self.items.get((item.pk, item.sk))
-        assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o < :o"
-        if stored is not None and not stored.order < request["ExpressionAttributeValues"][":o"]["S"]:
-            old = {"pk": {"S": stored.pk}, "sk": {"S": stored.sk}, "o": {"S": stored.order}, "e": {"N": "1"}}
-            return refuse("ConditionalCheckFailedException", Item=old)
-        return ok({}) if self._store(request["Item"]) else refuse("ThrottlingException")
+    def _put(self, item: dict[str, Any]) -> Response:
+        newer = self.stored.find_newer(item)
+        if newer is None and not self._store(item):
+            return refuse("ThrottlingException")
+        return answer_put(newer)
 
     def _store(self, attributes: dict[str, Any]) -> bool:
-        item = decode(attributes)
+        pk, sk = attributes["pk"]["S"], attributes["sk"]["S"]
         size = sum(len(name) + len(next(iter(value.values()))) for name, value in attributes.items())
         units = -(-size // UNIT)
-        per_pk = self._pks.setdefault(item.pk, Bucket(self._per_pk))
+        per_pk = self._pks.setdefault(pk, Bucket(self._per_pk))
         if not per_pk.take(units, self.now) or not self._table.take(units, self.now):
             return False
-        self.items[item.pk, item.sk] = item
-        self.puts[item.pk, item.sk] += 1
+        self.stored.put(attributes, conditional=False)
+        self.puts[pk, sk] += 1
         self.units += units
-        self.landed.append((self.now, item.pk))
+        self.landed.append((self.now, pk))
         return True

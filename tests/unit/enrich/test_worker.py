@@ -1,4 +1,4 @@
-"""A message is acknowledged only when nothing of it is left to do, or somebody else is there to do it."""
+"""A message is acknowledged only when its work is done, or another invocation holds the lease and will do it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
 
 def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: Path) -> None:
-    """Whichever commit it is: the ledger differs from what the invocation knows, so it can't tell who holds what."""
+    """After any commit: the ledger is not as the invocation knows it, so it can't know who holds the lease."""
     raised = 0
     for lied in count():
         shop = SmallShop(tmp_path / str(lied))
@@ -45,15 +45,15 @@ def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: 
         if next(seen) <= lied:
             break
         raised += not acknowledged
-        shop.world.sleep(960)  # as long as the queue hides it
+        shop.world.sleep(960)  # the queue's visibility time-out
         handle_requests(replace(shop.services(), owner="second"), [message])
         (run,) = shop.ledger.fetch_runs("stock")
         assert (run.state, run.counts) == ("done", Counts(written=3))
     assert raised > 3
 
 
-def test_a_dataset_that_could_not_be_given_back_is_told(tmp_path: Path) -> None:
-    """Not even when it was given back because something else failed: the ledger's answer must not get lost."""
+def test_a_lease_that_could_not_be_released_is_an_error(tmp_path: Path) -> None:
+    """Also when it was released because something else had failed: the ledger's answer is raised."""
     shop = SmallShop(tmp_path)
     shop.put(shop.key(), b"no Parquet")
 

@@ -1,4 +1,4 @@
-"""What was deleted, by the bucket's rules or by hand: runs do without it, or end and say so, and let others pass."""
+"""Objects that were deleted by the bucket's rules or by hand: runs do without them, or end with a reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BETTER: dict[str, list[Any]] = {**ROWS, "units": [1.5, 2.5, 3.5]}
 
 
 def forget(shop: SmallShop, *prefixes: str) -> None:
-    """Delete what lies under prefixes of Larder's own bucket."""
+    """Delete the objects under prefixes of Larder's own bucket."""
     for at in [at for at in shop.s3.objects if at[0] == SETTINGS.bucket and at[1].startswith(prefixes)]:
         del shop.s3.objects[at]
 
@@ -33,7 +33,7 @@ def bodies(shop: SmallShop) -> dict[str, Any]:
     return {f"{pk.partition('#')[2]}/{sk}": item.body for (pk, sk), item in shop.table.items.items() if item.body}
 
 
-def test_an_old_output_is_run_again_as_it_lies_there(tmp_path: Path) -> None:
+def test_an_old_output_is_run_again_from_the_bucket(tmp_path: Path) -> None:
     """What it pinned, and the metadata that it joined, are gone; the output itself is not."""
     shop = SmallShop(tmp_path)
     shop.dataset = replace(
@@ -50,7 +50,7 @@ def test_an_old_output_is_run_again_as_it_lies_there(tmp_path: Path) -> None:
     assert bodies(shop) == {}
 
 
-def test_a_replay_of_what_is_gone_ends_and_lets_others_pass(tmp_path: Path) -> None:
+def test_a_replay_of_a_deleted_output_ends_and_does_not_hold_up_others(tmp_path: Path) -> None:
     """An output that was overwritten before it was run never pinned anything: a replay of it can only say so."""
     shop = SmallShop(tmp_path)
     first = shop.run(b"garbage")
@@ -67,7 +67,7 @@ def stop(_: RunContext) -> None:
     raise Stopped("the table is out of reach")
 
 
-def test_a_run_whose_notes_are_gone_fails_and_all_that_lives_is_written_again(
+def test_a_run_whose_noted_rows_are_gone_fails_and_all_live_items_are_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had begun to write, so nobody knows what the table holds; the next run sees to it that everybody does."""

@@ -127,7 +127,7 @@ def noise_of(size: int) -> Any:
 
 
 def test_too_large_is_what_gzip_does_not_save() -> None:
-    """An item over 400 KB is too large only when it stays so after gzip; its row number is told."""
+    """An item over 400 KB is too large only when it stays so after gzip; the error has its row number."""
     noise = noise_of(600_000)
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
     assert too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]

@@ -1,4 +1,7 @@
-"""A model of the table of items, and of the network that carries writes to it."""
+"""A model of the table of items as far as the writer calls it, and the network of the fault simulation in front of it.
+
+`test_fidelity.py` compares the model with moto.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from serve.item import BODY, EXPIRES_AT, ORDER, body_text, decode
+from tests.faults.describe import describe_items
 from tests.faults.world import World
 from wire.errors import TransportError
 from wire.response import Response
@@ -40,12 +44,18 @@ class Items:
     rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     applied: list[Applied] = field(default_factory=list)
 
+    def find_newer(self, item: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the stored item for which a conditional write of this item is refused."""
+        stored = self.rows.get((item["pk"]["S"], item["sk"]["S"]))
+        return stored if stored is not None and not stored[ORDER]["S"] < item[ORDER]["S"] else None
+
     def put(self, item: dict[str, Any], *, conditional: bool) -> dict[str, Any] | None:
         """Apply a write; return the stored item that refuses it."""
+        newer = self.find_newer(item) if conditional else None
+        if newer is not None:
+            return newer
         at, order = (item["pk"]["S"], item["sk"]["S"]), item[ORDER]["S"]
         stored = self.rows.get(at)
-        if conditional and stored is not None and not stored[ORDER]["S"] < order:
-            return stored
         self.rows[at] = item
         body = read_body(item)
         hides_until = int(stored[EXPIRES_AT]["N"]) if stored and BODY in stored else 0
@@ -61,7 +71,7 @@ class Items:
 class ModelTransport:
     """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late.
 
-    `watch` is told of each request when it is sent and when it lands: its items, and whether it has a condition.
+    `watch` is called when a request is sent and when it is applied: its items, and whether it has a condition.
     """
 
     def __init__(
@@ -78,7 +88,9 @@ class ModelTransport:
 
     def send(self, target: str, payload: bytes) -> int:
         world, handle, request = self._world, next(self._handles), orjson.loads(payload)
-        self._watch(*_parse(target, request), "sent")
+        items, conditional = parse_write(target, request)
+        self._watch(items, conditional, "sent")
+        self._note("sends a", items, conditional)
         latency = min(world.random.expovariate(world.chances.answers_per_second), self._timeout * 0.9)
         fate = world.random.random() / (world.chances.transport or 1e-9)
         if fate <= 1 and world.random.random() < world.chances.lossy:
@@ -88,15 +100,19 @@ class ModelTransport:
         if fate > 1:
             self._land(handle, target, request, at + latency, answered=True)
         elif fate < 0.25:
+            self._note("will be throttled: the", items, conditional)
             self._answer(handle, at + latency, throttle())
         elif fate < 0.5:
             self._land(handle, target, request, at + latency, answered=True, cut=True)
         elif fate < 0.6:
+            self._note("will fail with status 500: the", items, conditional)
             self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
         elif fate < 0.7:
+            self._note("will be applied and answered with status 500: the", items, conditional)
             self._land(handle, target, request, at + latency / 2, answered=False)
             self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
         else:
+            self._note("will get no answer: the", items, conditional)
             gives_up = at + (self._timeout if fate < 0.85 else latency)
             self._answer(handle, gives_up, TransportError("no answer"))
             if world.random.random() < 0.6:
@@ -115,6 +131,10 @@ class ModelTransport:
             del self._due[handle]
         return [(handle, self._answers.pop(handle)) for handle in done]
 
+    def _note(self, what: str, items: list[dict[str, Any]], conditional: bool, actor: str | None = None) -> None:
+        if self._world.notes is not None:
+            self._world.note("%s %s", what, describe_items(items, conditional), actor=actor)
+
     def _answer(self, handle: int, at: float, answer: Response | TransportError) -> None:
         self._due[handle] = at
         self._answers[handle] = answer
@@ -130,22 +150,27 @@ class ModelTransport:
         self._world.at(at, apply)
 
     def _apply(self, target: str, request: Any, *, cut: bool) -> Response:
-        items, conditional = _parse(target, request)
+        items, conditional = parse_write(target, request)
         if conditional and cut:
             return throttle()
         self._watch(items, conditional, "landed")
         if conditional:
             refused = self._items.put(items[0], conditional=True)
-            return _ok({}) if refused is None else _refuse(refused)
+            outcome = f"is refused, since the table has order {refused[ORDER]['S']}: the" if refused else "lands: the"
+            self._note(outcome, items, conditional, "table")
+            return answer_put(refused)
         left = [put for put in items if cut and self._world.random.random() < 0.5]
         for item in items:
             if item not in left:
                 self._items.put(item, conditional=False)
-        puts = [{"PutRequest": {"Item": item}} for item in left]
-        return _ok({"UnprocessedItems": dict.fromkeys(request["RequestItems"], puts) if puts else {}})
+        if left:
+            self._note("is not processed: the", left, conditional, "table")
+        if len(left) < len(items):
+            self._note("lands: the", [item for item in items if item not in left], conditional, "table")
+        return answer_batch(request, left)
 
 
-def _parse(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
+def parse_write(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
     """Return the items of a request, and whether it has a condition."""
     if target.endswith("BatchWriteItem"):
         (puts,) = request["RequestItems"].values()
@@ -155,15 +180,21 @@ def _parse(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
     return [request["Item"]], True
 
 
-def _refuse(stored: dict[str, Any]) -> Response:
-    answer = {"__type": "x#ConditionalCheckFailedException", "message": "", "Item": stored}
+def answer_put(refused_by: dict[str, Any] | None) -> Response:
+    """Build the answer to a conditional put: empty, or the stored item whose order is not older."""
+    if refused_by is None:
+        return Response(200, [], b"{}")
+    answer = {"__type": "x#ConditionalCheckFailedException", "message": "", "Item": refused_by}
     return Response(400, [], orjson.dumps(answer))
+
+
+def answer_batch(request: Any, left: list[dict[str, Any]]) -> Response:
+    """Build the answer to a batch of which some items were not processed."""
+    puts = [{"PutRequest": {"Item": item}} for item in left]
+    unprocessed = dict.fromkeys(request["RequestItems"], puts) if puts else {}
+    return Response(200, [], orjson.dumps({"UnprocessedItems": unprocessed}))
 
 
 def throttle() -> Response:
     """Build the answer of a table that is asked too much of."""
     return Response(400, [], b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')
-
-
-def _ok(body: Any) -> Response:
-    return Response(200, [], orjson.dumps(body))

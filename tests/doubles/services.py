@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyathena.error import OperationalError
 
+from tests.faults.describe import describe_change, describe_message
 from tests.faults.world import World, build_error
 
 START_OF_TIME = datetime.fromtimestamp(0, UTC)
@@ -82,9 +83,11 @@ class ModelS3:
                 raise build_error("GetObject", "PreconditionFailed")
             body, ranged = version.body, dict[str, Any]()
             if Range:
-                first, _, last = Range.removeprefix("bytes=").partition("-")
-                body = body[int(first) : int(last) + 1]
-                ranged = {"ContentRange": f"bytes {first}-{last}/{len(version.body)}"}
+                first, last = (int(bound) for bound in Range.removeprefix("bytes=").split("-"))
+                if first >= len(version.body):
+                    raise build_error("GetObject", "InvalidRange")
+                body = body[first : last + 1]
+                ranged = {"ContentRange": f"bytes {first}-{first + len(body) - 1}/{len(version.body)}"}
             return {**_head(version), **ranged, "Body": _Body(body)}
 
         return self._world.call("GetObject", get)
@@ -102,7 +105,8 @@ class ModelS3:
 
     def _find(self, bucket: str, object_key: str, code: str, version_id: str | None = None) -> Version:
         kept = self.objects.get((bucket, object_key), [])
-        kept = [version for version in kept if version_id is None or version.version_id == version_id]
+        if version_id is not None:
+            kept, code = [version for version in kept if version.version_id == version_id], "NoSuchVersion"
         if not kept or kept[-1].gone:
             raise build_error("GetObject", code)
         return kept[-1]
@@ -152,8 +156,12 @@ class ModelDynamo:
     def _transact(self, actions: list[Any]) -> None:
         reasons = [{"Code": "None" if self._holds(action) else "ConditionalCheckFailed"} for action in actions]
         if any(reason["Code"] != "None" for reason in reasons):
+            self._world.note("a commit is refused: somebody else changed the ledger")
             raise build_error("TransactWriteItems", "TransactionCanceledException", CancellationReasons=reasons)
         for action in actions:
+            if self._world.notes is not None:
+                for what in describe_change(self.rows, action):
+                    self._world.note("%s", what)
             if "Put" in action:
                 row = action["Put"]["Item"]
                 self.rows[row["pk"]["S"], row["sk"]["S"]] = row
@@ -232,6 +240,8 @@ class Queue:
 
     def deliver(self, message: dict[str, Any], delay: float = 0.0) -> None:
         """Put a message into the queue, outside any call."""
+        if self._world.notes is not None:
+            self._world.note("queues %s, visible in %.0f s", describe_message(json.dumps(message)), delay)
         self.messages.append(Sent(json.dumps(message), self._world.time + delay))
 
     def receive(self) -> Sent | None:
@@ -245,6 +255,7 @@ class Queue:
         if sent.receives > self.RECEIVES:
             self.messages.remove(sent)
             self.dead.append(sent)
+            self._world.note("%s goes to the dead-letter queue", describe_message(sent.body))
             return None
         return sent
 

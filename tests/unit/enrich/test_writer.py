@@ -12,8 +12,8 @@ from enrich.errors import OutOfTime
 from enrich.write.requests import interleave
 from enrich.write.responses import WriteFailed, WriteThrottled
 from enrich.write.writer import Budget, Writer
-from serve.item import Item, Order
-from tests.unit.enrich.modelled_table import ModelledTable, refuse
+from serve.item import Item, Order, encode
+from tests.doubles.modelled_table import ModelledTable, refuse
 from wire.response import Response
 
 OLDER, OURS, NEWER = Order(1, 1000, 1), Order(1, 2000, 2), Order(1, 3000, 3)
@@ -106,7 +106,7 @@ def test_only_what_was_left_is_sent_again() -> None:
 
 
 def test_counts_start_anew_with_each_flush() -> None:
-    """Each flush tells what was written since the last one, however many chunks that were."""
+    """Each flush returns what was written since the last one, however many chunks that were."""
     table = ModelledTable()
     writer = writer_to(table)
     counts = []
@@ -120,12 +120,13 @@ def test_counts_start_anew_with_each_flush() -> None:
 
 
 def test_older_run_is_superseded_and_its_own_writes_count() -> None:
-    """Conditionally, newer items stand and are told by row; older ones are replaced; our own count as written."""
+    """Conditionally, newer items stay and their rows are returned; older ones are replaced; ours count as written."""
     table = ModelledTable()
     chunk = chunk_of(90)
     for row in range(90):
         stored = (OLDER, OURS, NEWER)[row % 3]
-        table.items[f"d#{row % 16}", str(row)] = Item(f"d#{row % 16}", str(row), "{}", stored.text, EXPIRES)
+        stored_item = Item(f"d#{row % 16}", str(row), "{}", stored.text, EXPIRES)
+        table.stored.put(encode(stored_item), conditional=False)
     written = write(table, chunk, conditional=True)
     assert (written.written, written.superseded) == (60, 30)
     assert sorted(written.superseded_rows) == list(range(2, 90, 3))
@@ -169,7 +170,7 @@ def test_item_without_an_order_is_not_overwritten_silently() -> None:
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_throttle_storm_is_met_with_patience(conditional: bool) -> None:
+def test_throttling_of_everything_slows_the_writer_down(conditional: bool) -> None:
     """While everything is throttled, three seconds see a handful of requests (peers: 360 to 570), ever fewer."""
     table = ModelledTable(latency=0.002, fault=lambda _: refuse("ProvisionedThroughputExceededException"))
     with pytest.raises(WriteThrottled, match="capacity"):
@@ -180,8 +181,8 @@ def test_throttle_storm_is_met_with_patience(conditional: bool) -> None:
     assert later <= first
 
 
-def test_storm_that_passes_costs_no_item() -> None:
-    """After ten seconds of full throttling the writer goes on and finishes."""
+def test_throttling_that_ends_costs_no_item() -> None:
+    """After ten seconds of full throttling the writer continues and finishes."""
     table = ModelledTable()
     table._fault = lambda _: refuse("ThrottlingException") if table.now < 1010 else None
     chunk = chunk_of(5000)
@@ -275,7 +276,7 @@ def test_rows_sorted_by_subject_are_spread() -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_nothing_is_sent_after_the_stop(conditional: bool) -> None:
-    """At the stop nothing more is sent, what is in flight is waited for, and the run is told that time is up."""
+    """At the stop nothing more is sent, what is in flight is waited for, and `OutOfTime` is raised."""
     table = ModelledTable(latency=0.3)
     writer = writer_to(table, stop_at=lambda: 1002.0)
     with pytest.raises(OutOfTime):
@@ -313,7 +314,7 @@ def test_unknown_outcome_is_remembered() -> None:
     assert writer.unknown_at == pytest.approx(1000.005)
 
 
-def test_whoever_gives_up_for_a_reason_of_its_own_waits_for_what_is_in_flight() -> None:
+def test_settle_waits_for_what_is_in_flight() -> None:
     """After `settle` nothing can land any more, but for writes without an answer; of those the writer knows."""
     table = ModelledTable(latency=0.5, fault=lambda number: "lost" if number == 2 else None)
     writer = writer_to(table)

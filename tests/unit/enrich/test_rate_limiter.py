@@ -1,4 +1,4 @@
-"""How fast the writer may go."""
+"""The writer's rate limiter: how fast it sends, and how many requests are in flight."""
 
 from typing import Any
 
