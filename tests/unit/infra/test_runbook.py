@@ -1,4 +1,4 @@
-"""The runbook agrees with alarms, code and template in both directions; each operation has a test; commands are valid."""
+"""The runbook agrees with the alarms, the code and the template; each operation has a test; commands are valid."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ EVENTS = {
     for call in CALLS
     if ast.unparse(call.func).rpartition(".")[2] in ("log_line", "_report")
     for argument in call.args
-    if isinstance(argument, ast.Constant)
+    if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
 }
 OTHER_WORDS = {
     "AVAILABLE",
@@ -153,7 +153,7 @@ def find_reject_reasons() -> set[str]:
 
 
 def test_words_of_the_runbook_exist_in_the_code() -> None:
-    """A code, reason, event, member, parameter or metric that the runbook names is one that the code or template has."""
+    """Each code, reason, event, parameter or metric that the runbook names is in the code or the template."""
     assert find_unknown_words(RUNBOOK) == set()
 
 
