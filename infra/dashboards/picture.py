@@ -97,12 +97,8 @@ def _draw_row(part: Any, row: list[Widget], begin: float, end: float) -> None:
             label = line.label + (" (right)" if line.is_right else "")
             minutes = [(now - begin) / 60 for now, _ in line.points]
             values = [value for _, value in line.points]
-            style = {
-                "color": f"C{number % 10}",
-                "linestyle": ("-", "--", ":")[number // 10 % 3],
-                "marker": ".",
-                "ms": 4,
-            }
+            dashes = ("-", "--", ":")[number // 10 % 3]
+            style = {"color": f"C{number % 10}", "linestyle": dashes, "marker": ".", "ms": 4, "label": label}
             side = right if right is not None and line.is_right else axis
             side.plot(minutes, values, linewidth=1.4, clip_on=False, **style)
         for side in (each for each in (axis, right) if each is not None):
