@@ -1,6 +1,6 @@
-"""Draw docs/dashboards.svg from a local run's own metrics.
+"""Draw docs/dashboards.svg from the metrics of a local run. Needs matplotlib: `tox -e pictures`.
 
-python -m examples.flights.dashboards [--seconds 240] [--lines FILE]
+python -m examples.flights.dashboards [--seconds 240] [--lines FILE] [--again]
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ import argparse
 from pathlib import Path
 
 from examples.flights.traffic import record
+from infra.dashboards.picture import draw
 from infra.dashboards.points import read_points
-from infra.dashboards.svg import draw
 from infra.dashboards.widgets import read_widgets
 from infra.translate import ROOT, read_template
 
 PICTURE = ROOT / "docs" / "dashboards.svg"
-PERIOD = 10.0  # seconds; CloudWatch's is 300, longer than all that happens here
+LINES = ROOT / ".larder" / "dashboards.jsonl"
+PERIOD = 10.0  # seconds; the 300 of the dashboards are longer than the run
 
 
 def main() -> None:
-    """Run for a while, or take the lines of a former run, and draw."""
-    parser = argparse.ArgumentParser(description="Draw the dashboards from a local run's own metrics.")
-    parser.add_argument("--seconds", type=float, default=240, help="how long the run is (%(default)s)")
-    parser.add_argument("--lines", type=Path, default=ROOT / ".larder" / "dashboards.jsonl", help="where its lines are")
-    parser.add_argument("--again", action="store_true", help="draw the lines that are there, without a run")
+    """Run for some minutes, or read the lines of an earlier run, and draw."""
+    parser = argparse.ArgumentParser(description="Draw the dashboards from the metrics of a local run.")
+    parser.add_argument("--seconds", type=float, default=240, help="duration of the run (%(default)s)")
+    parser.add_argument(
+        "--lines", type=Path, default=ROOT / ".larder" / "dashboards.jsonl", help="file of its log lines"
+    )
+    parser.add_argument("--again", action="store_true", help="draw the lines of the earlier run")
     given = parser.parse_args()
     if not given.again:
         lines = record(ROOT / ".larder" / "dashboards.log", given.seconds, print)
@@ -33,10 +36,10 @@ def main() -> None:
     widgets = read_widgets(template, "dev", points, PERIOD)
     names = {"ServiceDashboard": "Service", "UseCasesDashboard": "Use cases", "PipelineDashboard": "Pipeline"}
     caption = (
-        f"The dashboards of infra/template.yaml over {given.seconds / 60:g} minutes on a laptop, from what enrich, "
-        f"serve and the synthetic check logged; a point for {PERIOD:g} s."
+        f"The dashboards of infra/template.yaml over {given.seconds / 60:g} minutes on a laptop, from the log lines of "
+        f"enrich, serve and the synthetic check; one point per {PERIOD:g} s"
     )
-    PICTURE.write_text(draw({names[name]: found for name, found in widgets.items()}, caption))
+    draw({names[name]: found for name, found in widgets.items()}, caption, PICTURE)
     print(f"wrote {PICTURE}")
 
 

@@ -1,30 +1,19 @@
-"""Read data points out of log lines, as CloudWatch does: embedded metrics, and the template's metric filters. Pure."""
+"""Read data points from log lines as CloudWatch does: embedded metrics, and the template's metric filters."""
 
 from __future__ import annotations
 
 import json
 import math
-import operator
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from infra.dashboards.filters import matches
 from infra.translate import Template
-
-TERM = re.compile(r"\$\.(\w+)\s*(=|!=|<=|<|>=|>)\s*(\"[^\"]*\"|-?\d+(?:\.\d+)?)")
-COMPARE = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 class Key(NamedTuple):
-    """One metric, told apart as CloudWatch does it."""
+    """The identity of a metric in CloudWatch: namespace, name, and dimensions with their values."""
 
     namespace: str
     name: str
@@ -36,7 +25,10 @@ Points = Mapping[Key, Sequence[Point]]
 
 
 def read_points(template: Template, lines: Iterable[str]) -> dict[Key, list[Point]]:
-    """Read every metric's data points from log lines, those that the template's filters make as well."""
+    """Read the data points of all metrics that JSON log lines hold or that the template's filters count.
+
+    A metric or a filter's metric is left out for a line that lacks its value or one of its dimensions.
+    """
     filters = [one["Properties"] for one in template["Resources"].values() if one["Type"] == "AWS::Logs::MetricFilter"]
     points: dict[Key, list[Point]] = defaultdict(list)
     for line in lines:
@@ -46,11 +38,11 @@ def read_points(template: Template, lines: Iterable[str]) -> dict[Key, list[Poin
         now = document["_aws"]["Timestamp"] / 1000
         for directive in document["_aws"]["CloudWatchMetrics"]:
             for names in directive["Dimensions"]:
-                dimensions = frozenset((name, document[name]) for name in names)
                 for metric in directive["Metrics"]:
-                    points[Key(directive["Namespace"], metric["Name"], dimensions)].append(
-                        (now, document[metric["Name"]])
-                    )
+                    if {metric["Name"], *names} <= set(document):
+                        dimensions = frozenset((name, document[name]) for name in names)
+                        key = Key(directive["Namespace"], metric["Name"], dimensions)
+                        points[key].append((now, document[metric["Name"]]))
         for one in filters:
             if matches(one["FilterPattern"], document):
                 for made in one["MetricTransformations"]:
@@ -61,22 +53,8 @@ def read_points(template: Template, lines: Iterable[str]) -> dict[Key, list[Poin
     return points
 
 
-def matches(pattern: str, document: Mapping[str, Any]) -> bool:
-    """Tell whether a line matches a filter pattern of the form that we use: terms joined by `&&`, `*` for any text."""
-    for name, sign, literal in TERM.findall(pattern):
-        value = document.get(name)
-        if value is None:
-            return False
-        wanted = json.loads(literal)
-        if wanted == "*":
-            continue
-        if isinstance(value, str) != isinstance(wanted, str) or not COMPARE[sign](value, wanted):
-            return False
-    return True
-
-
 def summarise(points: Iterable[Point], stat: str, period: float) -> list[Point]:
-    """Summarise data points per period: Sum, Average, Maximum, Minimum, SampleCount or a percentile such as p99."""
+    """Summarise data points per period (seconds): Sum, Average, Maximum, Minimum, SampleCount or a percentile (p99)."""
     periods: dict[float, list[float]] = defaultdict(list)
     for now, value in points:
         periods[now // period * period].append(value)

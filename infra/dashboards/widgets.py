@@ -1,14 +1,14 @@
-"""Read the template's widgets, and find the data points of each line that they show. Pure."""
+"""Read the dashboards' widgets from the template, and find the data points of each line that they show."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from infra.dashboards.points import Key, Point, Points, summarise
-from infra.metrics import read_dashboards
 from infra.translate import Template
 
 SEARCH = re.compile(r"SEARCH\('\{([^}]*)\} MetricName=\"(\w+)\"([^']*)', '(\w+)', \d+\)")
@@ -23,15 +23,44 @@ class Line(NamedTuple):
 
 
 class Widget(NamedTuple):
-    """A widget and its lines; none where only AWS tells its metrics."""
+    """A widget and its lines; it has none if AWS itself reports its metrics."""
 
     title: str
     width: int  # of 24
     lines: list[Line]
 
 
+def read_dashboards(template: Template) -> dict[str, dict[str, Any] | str]:
+    """Return the body of each dashboard, with references unresolved; or an error message if it is not JSON."""
+    bodies: dict[str, dict[str, Any] | str] = {}
+    for name, one in template["Resources"].items():
+        if one["Type"] == "AWS::CloudWatch::Dashboard":
+            try:
+                bodies[name] = json.loads(one["Properties"]["DashboardBody"]["Fn::Sub"])
+            except ValueError as error:
+                bodies[name] = f"its body is not JSON: {error}"
+    return bodies
+
+
+def expand_rows(rows: Iterable[list[Any]]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Expand a widget's metric rows: `...` repeats the row before, `.` one word of it.
+
+    Yields:
+        A row's words (namespace, name, then names and values of dimensions; none for an expression) and its options.
+    """
+    before: list[str] = []
+    for row in rows:
+        options = row[-1] if isinstance(row[-1], dict) else {}
+        words = [word for word in row if not isinstance(word, dict)]
+        if words:
+            words = before if words == ["..."] else words
+            words = [before[place] if word == "." else word for place, word in enumerate(words)]
+            before = words
+        yield words, options
+
+
 def read_widgets(template: Template, environment: str, points: Points, period: float) -> dict[str, list[Widget]]:
-    """Read each dashboard's metric widgets, from the top left on, with a data point per period (seconds)."""
+    """Read each dashboard's metric widgets, from the top left, with a data point per period (seconds)."""
     found = {}
     for name, body in read_dashboards(template).items():
         if isinstance(body, str):
@@ -47,16 +76,10 @@ def read_widgets(template: Template, environment: str, points: Points, period: f
 
 def _lines(properties: Mapping[str, Any], points: Points, period: float) -> list[Line]:
     lines = []
-    before: list[Any] = []
-    for row in properties["metrics"]:
-        options = row[-1] if isinstance(row[-1], dict) else {}
-        words = [word for word in row if not isinstance(word, dict)]
+    for words, options in expand_rows(properties["metrics"]):
         if not words:
             lines += _search(options["expression"], points, period)
             continue
-        words = before if words == ["..."] else words
-        words = [before[place] if word == "." else word for place, word in enumerate(words)]
-        before = words
         key = Key(words[0], words[1], frozenset(zip(words[2::2], words[3::2], strict=True)))
         if key in points:
             shown = summarise(points[key], options.get("stat", properties["stat"]), period)
@@ -65,18 +88,27 @@ def _lines(properties: Mapping[str, Any], points: Points, period: float) -> list
 
 
 def _search(expression: str, points: Points, period: float) -> list[Line]:
-    """Find what a search finds: metrics of that name with just these dimensions; what it does not fix is the label."""
+    """Find the metrics that a search expression finds; the values of the dimensions that it leaves open are labels."""
     found = SEARCH.fullmatch(expression)
     if found is None:
-        raise ValueError(f"no search that we know: {expression}")
+        raise ValueError(f"{expression} is not a search expression of the supported form")
     namespace, *names = found[1].split(",")
     fixed = dict(re.findall(r"(\w+)=\\?\"([^\"\\]*)\\?\"", found[3]))
     lines = []
-    for key, told in points.items():
+    for key, values in points.items():
         dimensions = dict(key.dimensions)
         if (key.namespace, key.name) != (namespace, found[2]) or set(dimensions) != set(names):
             continue
         if all(dimensions[name] == value for name, value in fixed.items()):
             free = [dimensions[name] for name in names if name not in fixed and name != "Service"]
-            lines.append(Line(" ".join(free), summarise(told, found[4], period), False))
+            lines.append(Line(" ".join(free), summarise(values, found[4], period), False))
     return sorted(lines, key=lambda line: -sum(value for _, value in line.points))
+
+
+def end_of_axis(lines: Iterable[Line]) -> float:
+    """Return the end of an axis from 0: the next of 1, 2, 4, 6, 8 times a power of ten, so that quarters are round."""
+    highest = max((value for line in lines for _, value in line.points), default=0.0)
+    if highest <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(highest))
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= highest)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from infra.dashboards.picture import STYLE, save
 from tests.bench.write_setup import BENCH, ROOT
 
 OURS, PEERS = "#1b7837", "#9aa5b1"
-STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "larder"}
 
 
 class Panel(NamedTuple):
@@ -68,8 +68,7 @@ def draw(panels: list[Panel], path: Path) -> None:
             axis.xaxis.set_visible(False)
             axis.spines["bottom"].set_visible(False)
             axis.set_title(panel.title, loc="left", fontweight="bold")
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+        save(figure, path)
 
 
 def _is_ours(name: str) -> bool:

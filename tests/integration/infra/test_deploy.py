@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from infra.local.deploy import DeployError, deploy, destroy
-from infra.rules.kept import RETAINED
 from infra.synthetic import send
 from infra.translate import read_template
 from serve.item import EXPIRES_AT
@@ -26,6 +25,7 @@ from tests.integration.infra.deployed import (
     parquet,
     run_stand_in,
 )
+from tests.unit.infra.rules.storage import RETAINED
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from examples.flights import demo, site
 from infra.local.athena.api import Api
 from infra.local.deploy import DeployError, deploy, destroy
 from infra.local.ministack import ACCOUNT, REGION, Ministack, run_ministack
-from infra.rules.look import listed, statements
 from infra.translate import Template, read_template
 from tests.integration.infra.deployed import (
     DATASET,
@@ -27,6 +26,7 @@ from tests.integration.infra.deployed import (
     parquet,
     run_stand_in,
 )
+from tests.unit.infra.rules.template import listed, statements
 
 pytestmark = pytest.mark.slow  # each action has a stack of its own
 

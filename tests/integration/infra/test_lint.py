@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.lint import Finding, judge, lint, read_skips
-from infra.rules import check
 from infra.translate import read_template
+from tests.unit.infra.rules import check
 
 LEFT_TO_LINTERS = [("checkov", "CKV_AWS_73"), ("cfn-lint", "W8001"), ("cfn-lint", "E6101")]
 SKIPS = {"cfn-lint": {"W2001 Canary": "a reason"}, "checkov": {"CKV_AWS_18": "a reason"}}

@@ -23,9 +23,9 @@ from infra.bundle import ROOT
 from infra.discovery import CATALOG_PATH, build_base_url, build_files
 from infra.environments import build_parameters, build_samconfig, read_environments
 from infra.local.ministack import client_env
-from infra.rules.kept import RETAINED
 from infra.tools import install
 from tests.integration.infra.deployed import run_stand_in
+from tests.unit.infra.rules.storage import RETAINED
 
 pytestmark = pytest.mark.slow
 

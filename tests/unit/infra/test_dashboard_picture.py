@@ -1,9 +1,10 @@
-"""The dashboards' picture shows what the log lines tell: each value in its widget, and nothing that nobody told."""
+"""The dashboards' widgets show the values of the log lines; the picture shows the widgets."""
 
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,8 @@ from enrich.ledger.records import Counts, Run
 from enrich.ledger.run_state import RunState
 from enrich.log import log_run
 from enrich.settings import Settings
-from infra.dashboards.points import matches, read_points, summarise
-from infra.dashboards.svg import _scale, draw
-from infra.dashboards.widgets import Line, Widget, read_widgets
-from infra.metrics import read_dashboards
+from infra.dashboards.points import read_points, summarise
+from infra.dashboards.widgets import Line, Widget, end_of_axis, read_dashboards, read_widgets
 from infra.synthetic import render_line
 from infra.translate import Template, read_template
 from serve.log import build_request_line
@@ -30,7 +29,7 @@ def template() -> Template:
 
 @pytest.fixture
 def widgets(template: Template, capsys: pytest.CaptureFixture[str]) -> dict[str, Widget]:
-    """The widgets, by title, over what the three functions print themselves."""
+    """Return the widgets, by title, over lines that the three functions print."""
     fields = {"request_id": "r", "dataset": "flight-delays"}
     lines = [build_request_line("dev", NOW + n, "get_item", 200, 10.0 + n, fields) for n in range(5)]
     lines.append(build_request_line("dev", NOW, "get_item", 404, 99.0, {**fields, "code": "not_found"}))
@@ -51,7 +50,7 @@ def values(widget: Widget) -> dict[str, list[float]]:
 
 
 def test_widgets_show_what_was_logged(widgets: dict[str, Widget]) -> None:
-    """Sums, maxima and percentiles of each widget are those of the lines, of this environment alone."""
+    """Sums, maxima and percentiles of each widget are those of the lines of this environment."""
     assert values(widgets["Latency in serve (ms)"]) == {"p50": [12.0], "p99": [99.0]}
     assert values(widgets["Requests and errors"]) == {"ServerErrors": [0.0], "ClientErrors": [1.0]}
     assert values(widgets["Requests by use case"]) == {"get_item": [6.0]}
@@ -63,16 +62,19 @@ def test_widgets_show_what_was_logged(widgets: dict[str, Widget]) -> None:
     assert values(widgets["Synthetic check"]) == {"SyntheticFailures": [1.0], "SyntheticLatency": [12.5]}
 
 
-def test_what_only_aws_tells_is_not_drawn(widgets: dict[str, Widget]) -> None:
-    """No line is made up for API Gateway, the queue, or the firewall."""
+def test_metrics_of_aws_have_no_line(widgets: dict[str, Widget]) -> None:
+    """Widgets on API Gateway, the queue and the firewall are empty: no line is made up."""
     for title in ("Latency at the gateway (ms)", "Queue", "Firewall: blocked, all APIs of this account"):
         assert widgets[title].lines == []
 
 
-def test_each_metric_widget_is_in_the_picture(template: Template, widgets: dict[str, Widget]) -> None:
-    """The picture is XML, and names each metric widget of the template: drawn, or as one of AWS's own."""
-    picture = draw({"All": list(widgets.values())}, "a caption")
-    text = " ".join(ET.fromstring(picture).itertext())
+def test_each_metric_widget_is_in_the_picture(template: Template, widgets: dict[str, Widget], tmp_path: Path) -> None:
+    """The picture is an SVG that names each metric widget, as a panel or as one of AWS's own, and is repeatable."""
+    picture = pytest.importorskip("infra.dashboards.picture", reason="matplotlib is in `tox -e pictures`")
+    for name in ("one.svg", "other.svg"):
+        picture.draw({"All": list(widgets.values())}, "a caption", tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+    text = " ".join(ET.parse(tmp_path / "one.svg").getroot().itertext())
     for body in read_dashboards(template).values():
         assert isinstance(body, dict)
         for widget in body["widgets"]:
@@ -80,24 +82,11 @@ def test_each_metric_widget_is_in_the_picture(template: Template, widgets: dict[
     assert "a caption" in text
 
 
-def test_nothing_is_no_picture() -> None:
-    """An empty log is told, not drawn as an empty picture."""
+def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
+    """Lines without a metric of any widget give an error, not an empty picture."""
+    picture = pytest.importorskip("infra.dashboards.picture", reason="matplotlib is in `tox -e pictures`")
     with pytest.raises(ValueError, match="nothing to draw"):
-        draw({"All": [Widget("Queue", 24, [])]}, "")
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ({"dataset": "d", "status": 200}, True),
-        ({"dataset": "d", "status": 400}, False),
-        ({"status": 200}, False),
-        ({"dataset": "d", "status": "200"}, False),
-    ],
-)
-def test_filter_pattern_is_evaluated(line: dict[str, Any], found: bool) -> None:
-    """Each term must hold; a member that is missing, or of another type, holds nothing."""
-    assert matches('{ ($.dataset = "*") && ($.status < 400) }', line) is found
+        picture.draw({"All": [Widget("Queue", 24, [])]}, "", tmp_path / "none.svg")
 
 
 @pytest.mark.parametrize(
@@ -113,10 +102,18 @@ def test_statistics(stat: str, summary: float) -> None:
 
 @pytest.mark.parametrize(("highest", "end"), [(0.0, 1.0), (0.03, 0.04), (7.0, 8.0), (2639.0, 4000.0), (1.0, 1.0)])
 def test_axis_ends_on_a_round_number(highest: float, end: float) -> None:
-    """What is highest fits, and quarters are round."""
-    assert _scale([Line("", [(0.0, highest)], False)]) == pytest.approx(end)
+    """The highest value fits, and quarters are round."""
+    assert end_of_axis([Line("", [(0.0, highest)], False)]) == pytest.approx(end)
 
 
-def test_lines_are_json_that_can_be_kept(template: Template) -> None:
-    """A line without metrics of its own, such as a failed message's, is passed over."""
+def test_lines_without_metrics_are_skipped(template: Template) -> None:
+    """A line without embedded metrics, such as that of a failed message, gives no data point."""
     assert read_points(template, [json.dumps({"event": "message failed"})]) == {}
+
+
+def test_metric_without_its_dimension_is_skipped(template: Template) -> None:
+    """CloudWatch records no metric for a line that lacks a dimension; here it must not be recorded either."""
+    line = json.loads(build_request_line("dev", NOW, "get_item", 200, 10.0, {}))
+    del line["UseCase"]
+    keys = read_points(template, [json.dumps(line)])
+    assert {frozenset(name for name, _ in key.dimensions) for key in keys} == {frozenset({"Service", "Environment"})}

@@ -14,9 +14,9 @@ import pytest
 
 from infra.bundle import FUNCTIONS
 from infra.environments import SAMCONFIG, build_parameters, build_samconfig, read_environments
-from infra.rules.look import functions
-from infra.rules.pipeline import RATE
 from infra.translate import read_template
+from tests.unit.infra.rules.queues import RATE
+from tests.unit.infra.rules.template import functions
 
 NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
 TEMPLATE = read_template()

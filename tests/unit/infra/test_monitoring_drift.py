@@ -1,13 +1,13 @@
-"""What alarms and dashboards name is what the handlers print, and nothing that they print goes unwatched."""
+"""Alarms and dashboards name the metrics that the handlers print, and every printed metric is watched."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 import pytest
@@ -22,7 +22,9 @@ from enrich.ledger.records import Counts, Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.log import log_pending
 from enrich.settings import Settings as EnrichSettings
-from infra.metrics import Metric, filtered, matches, told, watched
+from infra.dashboards.filters import matches
+from infra.dashboards.points import read_points
+from infra.dashboards.widgets import SEARCH, expand_rows, read_dashboards
 from infra.translate import Template, read_template
 from serve.datasets import SERVED
 from serve.handler import Dependencies, build_handler
@@ -36,7 +38,7 @@ from serve.tokens.verifier import Issuer, Verifier
 from serve.web.page import QueryResult
 
 NOW = 1_763_640_000.0
-AWS_OWN = {  # what AWS tells of itself; names as in its documentation
+AWS_OWN = {  # metrics of AWS services, named as in the documentation
     "AWS/ApiGateway": {"4XXError", "5XXError", "Count", "Latency"},
     "AWS/DynamoDB": {
         "ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents",
@@ -54,7 +56,7 @@ def template() -> Template:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every kind of line that the three functions print."""
+    """Return every kind of line that the three functions print."""
     _print_enrich_lines(monkeypatch)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     return [*_serve_lines(), *printed, infra.synthetic.render_line("dev", NOW, 12.5, ["no answer"])]
@@ -117,58 +119,87 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     enrich.intake.worker.handle_requests(services, [Sweep("flight-delays")])
 
 
-def unknown(template: Template, lines: list[str]) -> list[Metric]:
-    """Return what is watched and that nobody tells."""
-    ours = told(lines) | filtered(template, lines)
+class Metric(NamedTuple):
+    """A metric: namespace, name, names of its dimensions, and the value of the dimension Service.
+
+    `service` is empty for a metric without that dimension, and for a search, which finds any service.
+    """
+
+    namespace: str
+    name: str
+    dimensions: frozenset[str]
+    service: str = ""
+
+
+def find_watched(template: Template) -> set[Metric]:
+    """Find every metric that an alarm or a dashboard names."""
+    found: set[Metric] = set()
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::CloudWatch::Alarm":
+            alarm = one["Properties"]
+            nested = [each["MetricStat"]["Metric"] for each in alarm.get("Metrics", []) if "MetricStat" in each]
+            for metric in [alarm, *nested]:
+                if "MetricName" in metric:
+                    values = {each["Name"]: each["Value"] for each in metric.get("Dimensions", [])}
+                    found.add(_build_metric(metric["Namespace"], metric["MetricName"], values))
+    for body in read_dashboards(template).values():
+        for widget in body["widgets"] if isinstance(body, dict) else []:
+            for words, options in expand_rows(widget["properties"].get("metrics", [])):
+                if words:
+                    values = dict(zip(words[2::2], words[3::2], strict=True))
+                    found.add(_build_metric(words[0], words[1], values))
+                elif search := SEARCH.match(options["expression"]):
+                    namespace, *names = search[1].split(",")
+                    found.add(Metric(namespace, search[2], frozenset(names)))
+    return found
+
+
+def find_printed(template: Template, lines: Iterable[str]) -> set[Metric]:
+    """Find every metric that lines hold or that a filter counts, with its service and as a search finds it."""
+    named = {_build_metric(key.namespace, key.name, dict(key.dimensions)) for key in read_points(template, lines)}
+    return named | {metric._replace(service="") for metric in named}
+
+
+def _build_metric(namespace: str, name: str, dimensions: Mapping[str, Any]) -> Metric:
+    return Metric(namespace, name, frozenset(dimensions), dimensions.get("Service", ""))
+
+
+def find_unprinted(template: Template, lines: list[str]) -> list[Metric]:
+    """Return the watched metrics that neither a handler nor AWS reports."""
+    printed = find_printed(template, lines)
     return sorted(
-        one for one in watched(template) if one not in ours and one.name not in AWS_OWN.get(one.namespace, set())
+        one
+        for one in find_watched(template)
+        if one not in printed and one.name not in AWS_OWN.get(one.namespace, set())
     )
 
 
-def unwatched(template: Template, lines: list[str]) -> list[str]:
-    """Return what is told and that nobody watches."""
-    seen = {(one.namespace, one.name) for one in watched(template)}
-    return sorted(
-        {one.name for one in told(lines) | filtered(template, lines) if (one.namespace, one.name) not in seen}
-    )
+def find_unwatched(template: Template, lines: list[str]) -> list[str]:
+    """Return the printed metrics that neither an alarm nor a dashboard names."""
+    seen = {(one.namespace, one.name) for one in find_watched(template)}
+    return sorted({one.name for one in find_printed(template, lines) if (one.namespace, one.name) not in seen})
 
 
-def test_watched_metrics_are_told(template: Template, lines: list[str]) -> None:
-    """Each metric that an alarm or a dashboard names, with its dimensions, is told by a handler or is AWS's own."""
-    assert unknown(template, lines) == []
+def test_watched_metrics_are_printed(template: Template, lines: list[str]) -> None:
+    """Each metric that an alarm or a dashboard names, with its dimensions, is printed by a handler or is AWS's own."""
+    assert find_unprinted(template, lines) == []
 
 
-def test_told_metrics_are_watched(template: Template, lines: list[str]) -> None:
-    """Each metric that a handler tells, or a filter makes, is on a dashboard or in an alarm."""
-    assert unwatched(template, lines) == []
+def test_printed_metrics_are_watched(template: Template, lines: list[str]) -> None:
+    """Each metric that a handler prints, or a filter counts, is on a dashboard or in an alarm."""
+    assert find_unwatched(template, lines) == []
 
 
 def test_filters_find_their_lines(template: Template, lines: list[str]) -> None:
     """Each metric filter matches at least one line that serve prints."""
     filters = [one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::MetricFilter"]
-    assert len(filtered(template, lines)) == len(filters) == 2
-
-
-@pytest.mark.parametrize(
-    ("pattern", "line", "taken"),
-    [
-        ('{ $.code = "*" }', {"code": "not_found"}, True),
-        ('{ $.code = "*" }', {"status": 404}, False),
-        ('{ $.code = "not_*" }', {"code": "token_required"}, False),
-        ('{ $.code != "not_found" }', {"code": "token_required"}, True),
-        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": 200}, True),
-        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": 404}, False),
-        ('{ ($.dataset = "*") && ($.status < 400) }', {"dataset": "d", "status": "200"}, False),
-        ("{ ($.a = 1) || ($.b >= 2) }", {"a": 3, "b": 2}, True),
-    ],
-)
-def test_filter_patterns_are_evaluated(pattern: str, line: dict[str, Any], taken: bool) -> None:
-    """Texts with wildcards, numbers, and what is not there."""
-    assert matches(pattern, line) is taken
+    names = {made["MetricName"] for one in filters for made in one["Properties"]["MetricTransformations"]}
+    assert len(names) == len(filters) == 2
+    assert {one.name for one in find_printed(template, lines)} >= names
 
 
 def test_filters_count_what_they_are_named_for(template: Template, lines: list[str]) -> None:
-    """Answers are the lines of a dataset that are no error, and each refusal is one by its code."""
+    """Answers counts the lines of a dataset that are not an error; Refusals counts each refusal by its code."""
     documents = [json.loads(line) for line in lines]
     patterns = {name: one["Properties"]["FilterPattern"] for name, one in template["Resources"].items()
                 if one["Type"] == "AWS::Logs::MetricFilter"}  # fmt: skip
@@ -181,7 +212,7 @@ def test_filters_count_what_they_are_named_for(template: Template, lines: list[s
 
 
 def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
-    """The alarm's threshold is in seconds, and so is what the sweep tells."""
+    """The alarm's threshold is in seconds, and so is the metric that the sweep prints."""
     documents = [json.loads(line) for line in lines]
     assert [one["OldestPendingSeconds"] for one in documents if "OldestPendingSeconds" in one] == [90.0]
 
@@ -194,12 +225,17 @@ def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
         ([("failed", "output", 1), ("done", "refresh", 2), ("done", "output", 30), ("done", "output", 54)], 30),
         ([("failed", "output", 2), ("running", "output", 28)], 28),
     ],
-    ids=["a new dataset is not stale", "the last output", "of those that were published", "none was: the oldest"],
+    ids=[
+        "a new dataset is not stale",
+        "the last output",
+        "the last published output",
+        "none was published: the oldest run",
+    ],
 )
 def test_a_dataset_ages_from_its_last_output(
     runs: list[tuple[str, str, float]], hours: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the alarm compares with FreshnessHours is how long ago an output of the dataset was published."""
+    """HoursSinceOutput, which the alarm compares with FreshnessHours, counts from the last published output."""
 
     def build(state: RunState, kind: Kind, ago: float) -> Run:
         at = int((NOW - ago * 3600) * 1000)
@@ -234,21 +270,25 @@ def _drifts(template: Template, lines: list[str]) -> Iterator[tuple[str, Templat
     )
 
 
-def test_any_metric_or_dimension_that_is_renamed_is_seen(template: Template, lines: list[str]) -> None:
-    """Each name that a line tells in the embedded format, renamed in the code, is missed by an alarm or a dashboard."""
-    names = {each.name for each in told(lines)} | {"Service", "Environment", "UseCase", "Dataset"}
+def test_any_renamed_metric_or_dimension_is_reported(template: Template, lines: list[str]) -> None:
+    """If a name of a metric or of a dimension changes in the code, an alarm or a dashboard misses it."""
+    printed = find_printed(template, [line for line in lines if "_aws" in line])
+    names = {each.name for each in printed if each.dimensions >= {"Service"}}
+    names |= {"Service", "Environment", "UseCase", "Dataset"}
     unseen = []
     for name in sorted(names):
         renamed = [re.sub(rf'"{name}"', '"Other"', line) for line in lines]
-        if not unknown(template, renamed) + unwatched(template, renamed):
+        if not find_unprinted(template, renamed) + find_unwatched(template, renamed):
             unseen.append(name)
     assert len(names) > 15
     assert unseen == []
 
 
-def test_seeded_drift_is_seen(template: Template, lines: list[str]) -> None:
-    """Whichever side moves away from the other, the two comparisons tell."""
+def test_seeded_drift_is_reported(template: Template, lines: list[str]) -> None:
+    """A change of the template alone, or of the lines alone, is reported."""
     unseen = [
-        what for what, other, said in _drifts(template, lines) if not unknown(other, said) + unwatched(other, said)
+        what
+        for what, other, printed in _drifts(template, lines)
+        if not find_unprinted(other, printed) + find_unwatched(other, printed)
     ]
     assert unseen == []

@@ -1,4 +1,4 @@
-"""Alarms and the runbook agree, in both directions; each operation is rehearsed, and no command is misspelt."""
+"""The runbook agrees with the alarms, the code and the template; each operation has a test; commands are valid."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from botocore import xform_name
 
 from infra.translate import ROOT, read_template
+from serve.web.problems import KINDS
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 ALARMS = sorted(
@@ -85,3 +86,106 @@ def test_commands_of_aws_are_spelt_right() -> None:
             assert known, f"aws {service} {operation} --{option}"
         checked += 1
     assert checked > 25
+
+
+TREES = {
+    path: ast.parse(path.read_text()) for side in ("enrich", "serve", "infra") for path in (ROOT / side).rglob("*.py")
+}
+CALLS = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+EVENTS = {
+    argument.value
+    for call in CALLS
+    if ast.unparse(call.func).rpartition(".")[2] in ("log_line", "_report")
+    for argument in call.args
+    if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+}
+OTHER_WORDS = {
+    "AVAILABLE",
+    "String",
+    "httpRequest.clientIp",
+    "python3.13",
+    "sam",
+    "terminatingRuleId",
+}  # of AWS, Python
+
+
+def find_known_words() -> set[str]:
+    """Find every name that the code or the template uses: texts, members, parameters, logical ids, metrics, files."""
+    known = set(OTHER_WORDS)
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                known |= {node.value, node.value.partition(":")[0]}  # a reason can continue after a colon
+            elif isinstance(node, ast.keyword | ast.arg):
+                known.add(node.arg or "")
+            elif isinstance(node, ast.FunctionDef):
+                known.add(node.name)
+    for name in ("template.yaml", "environments.yaml"):
+        known |= set(re.findall(r"[A-Za-z][\w-]*", (ROOT / "infra" / name).read_text()))
+    return known
+
+
+def find_unknown_words(page: str) -> set[str]:
+    """Return the words that a page sets as code, alone or in a query of log lines, and that nothing in the code is."""
+    known = find_known_words()
+    codes = [code for code in re.findall(r"`([^`\n]+)`", page) if not code.startswith(("$", "aws ", "python -m"))]
+    words = {code for code in codes if re.fullmatch(r"[\w.-]+", code)}
+    for query in (code for code in codes if "filter " in code or "stats " in code):
+        for fields in re.findall(r"(?:\bby|filter) ([\w., ]+)", query):
+            words |= set(re.split(r",? +", fields)) - {"stats"}
+    unknown = {word for word in words if word not in known and not (set(word.split(".")) <= known)}
+    unknown |= {event for event in re.findall(r'event = "([^"]+)"', page) if event not in EVENTS}
+    return {word for word in unknown if not re.search(r"\.(?:py|md|json|yaml|toml)$|^\.pyc$", word)}
+
+
+def find_reject_reasons() -> set[str]:
+    """Find the reject reasons of enrich: constants in kebab case, or beside their explanation."""
+    found = set()
+    for path, tree in TREES.items():
+        if {"dataset", "join"} & set(path.parts):
+            for value in (node.value for node in tree.body if isinstance(node, ast.Assign)):
+                pair = isinstance(value, ast.Tuple) and len(value.elts) == 2
+                first = value.elts[0] if isinstance(value, ast.Tuple) and pair else value
+                text = first.value if isinstance(first, ast.Constant) else None
+                if isinstance(text, str) and re.fullmatch(r"[a-z]+(-[a-z]+)+" if not pair else r"[a-z-]+", text):
+                    found.add(text)
+    return found
+
+
+def test_words_of_the_runbook_exist_in_the_code() -> None:
+    """Each code, reason, event, parameter or metric that the runbook names is in the code or the template."""
+    assert find_unknown_words(RUNBOOK) == set()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "`storage_unavailable`",
+        "`filter state >= 1 | stats count(*) by kode`",
+        '`filter event = "run ended"`',
+        "`WafRates`",
+    ],
+)
+def test_a_word_that_is_not_in_the_code_is_found(wrong: str) -> None:
+    """The check above finds a misspelt code, a field of no log line, an event that is never logged and a parameter."""
+    assert find_unknown_words(wrong)
+
+
+def test_the_runbook_names_every_code_of_a_server_error() -> None:
+    """Each problem code that counts against the error budget is in the sections of the alarms."""
+    codes = {code for code, kind in KINDS.items() if kind.status >= 500}
+    assert {code for code in codes if f"`{code}`" not in SECTIONS["ErrorBudgetBurnsFast"]} == set()
+
+
+def test_the_runbook_names_every_event_of_a_failed_key() -> None:
+    """KeysUnreadable says what each event of a line with KeyFailures means."""
+    events = {event for event in EVENTS if event.startswith("key")}
+    assert len(events) == 2
+    assert {event for event in events if f"`{event}`" not in SECTIONS["KeysUnreadable"]} == set()
+
+
+def test_the_runbook_names_every_reject_reason() -> None:
+    """RejectsMany says what to do about each reason that a rejected prediction can have."""
+    reasons = find_reject_reasons()
+    assert len(reasons) >= 9
+    assert {reason for reason in reasons if f"`{reason}`" not in SECTIONS["RejectsMany"]} == set()

@@ -1,4 +1,4 @@
-"""The template's own rules: the committed template breaks none, and each seeded fault is seen by its rule."""
+"""The template follows our rules, and each rule reports the faults that are seeded for it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from infra.rules import RULES, check
-from infra.translate import Template, read_template
+from infra.translate import ROOT, Template, read_template
+from tests.unit.infra.rules import RULES, check
 
 GONE = object()
 
 
-class Other(NamedTuple):
-    """Other words within a text."""
+class Replaced(NamedTuple):
+    """A text that replaces another within a text."""
 
     old: str
     new: str
@@ -34,7 +34,7 @@ SEEDS: list[tuple[str, str, tuple[str | int, ...], Any]] = [
         case["fault"],
         rule,
         parse_place(case["place"]),
-        Other(*case["text"]) if "text" in case else case.get("value", GONE),
+        Replaced(*case["text"]) if "text" in case else case.get("value", GONE),
     )
     for rule, cases in FAULTS.items()
     for case in cases
@@ -42,14 +42,14 @@ SEEDS: list[tuple[str, str, tuple[str | int, ...], Any]] = [
 
 
 def seed(template: Template, place: tuple[Any, ...], value: Any) -> Template:
-    """Return the template with one value put somewhere, or taken away."""
+    """Return a copy of the template with one value set or removed."""
     faulty = copy.deepcopy(template)
     node = faulty
     for step in place[:-1]:
         node = node[step]
     if value is GONE:
         del node[place[-1]]
-    elif isinstance(value, Other):
+    elif isinstance(value, Replaced):
         assert value.old in node[place[-1]], "the seed changes nothing"
         node[place[-1]] = node[place[-1]].replace(*value)
     else:
@@ -63,19 +63,29 @@ def template() -> Template:
     return read_template()
 
 
-def test_committed_template_breaks_no_rule(template: Template) -> None:
-    """The template that is deployed is as every rule wants it."""
+def test_committed_template_follows_every_rule(template: Template) -> None:
+    """No rule reports a fault of the template that is deployed."""
     assert check(template) == []
 
 
 @pytest.mark.parametrize(("rule", "place", "value"), [case[1:] for case in SEEDS], ids=[case[0] for case in SEEDS])
-def test_seeded_fault_is_seen(template: Template, rule: str, place: tuple[Any, ...], value: Any) -> None:
-    """A fault that linters let pass is told by the rule that is there for it."""
+def test_seeded_fault_is_reported(template: Template, rule: str, place: tuple[Any, ...], value: Any) -> None:
+    """A fault that linters do not report is reported by its rule."""
     faults = check(seed(template, place, value))
     assert [fault for fault in faults if fault.startswith(f"{rule}:")], faults
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_each_rule_has_a_seed(rule: Callable[..., Any]) -> None:
-    """No rule is there that has never been seen to fail."""
+    """Every rule has at least one fault that it must report."""
     assert rule.__name__ in {case[1] for case in SEEDS}
+
+
+def test_each_operation_of_the_contract_calls_serve() -> None:
+    """Each operation of openapi.yaml has an integration that calls serve's alias, which follows a canary deployment."""
+    paths = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
+    operations = [one for item in paths.values() for one in item.values() if isinstance(one, dict)]
+    assert operations
+    for operation in operations:
+        uri = operation["x-amazon-apigateway-integration"]["uri"]["Fn::Sub"]
+        assert uri.endswith("functions/${ServeFunction.Alias}/invocations")

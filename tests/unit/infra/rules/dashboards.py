@@ -1,4 +1,4 @@
-"""Rules on dashboards. Pure. That the metrics they name are really told is the drift test's."""
+"""Rules on dashboards. That the metrics exist is tested by test_monitoring_drift.py."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from infra.metrics import read_dashboards
-from infra.rules.look import PERCENTILE, STATISTICS, Rule, by_type
+from infra.dashboards.widgets import read_dashboards
 from infra.translate import Template
+from tests.unit.infra.rules.template import PERCENTILE, STATISTICS, Rule, by_type
 
 WIDGETS = {"metric": {"metrics", "region", "title"}, "log": {"query", "region", "title"}, "alarm": {"alarms", "title"}}
 SEARCH = re.compile(r"SEARCH\('\{[\w/]+(,\w+)+\} MetricName=\"\w+\"[^']*', '[\w.]+', \d+\)")
 
 
 def dashboards_are_valid(template: Template) -> Iterator[str]:
-    """Bodies are JSON, widgets have what their type needs, lie side by side, and fit the grid of 24."""
+    """Bodies are JSON; widgets have the members of their type, do not overlap, and fit the grid of 24 columns."""
     for name, body in read_dashboards(template).items():
         if isinstance(body, str):
             yield f"{name}: {body}"
@@ -30,7 +30,7 @@ def dashboards_are_valid(template: Template) -> Iterator[str]:
                 for y in range(widget["y"], widget["y"] + widget["height"])
             }
             if taken & cells:
-                yield f"{name}: {widget['properties'].get('title')!r} lies on another widget"
+                yield f"{name}: {widget['properties'].get('title')!r} overlaps another widget"
             taken |= cells
 
 
@@ -59,9 +59,9 @@ def _check_widget(widget: dict[str, Any]) -> Iterator[str]:
             yield f"{title!r}: shows another environment"
     for expression in (one["expression"] for one in options if "expression" in one):
         if not SEARCH.fullmatch(expression):
-            yield f"{title!r}: {json.dumps(expression)} is no search"
+            yield f"{title!r}: {json.dumps(expression)} is no search expression"
         elif "{Larder" in expression and ' Environment="${Environment}"' not in expression:
-            yield f"{title!r}: finds every environment"
+            yield f"{title!r}: finds the metrics of every environment"
 
 
 RULES: tuple[Rule, ...] = (dashboards_are_valid, dashboards_show_all_alarms)

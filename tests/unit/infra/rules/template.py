@@ -1,4 +1,4 @@
-"""Look things up in a template: resources by type, properties by path, what a reference would be. Pure."""
+"""Lookups in a template: resources by type, properties by path, defaults of parameters."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def get(node: Any, *path: str) -> Any:
 
 
 def default(template: Template, value: Any) -> Any:
-    """Put a parameter's default in place of a reference to it."""
+    """Replace a reference to a parameter by its default."""
     if isinstance(value, dict) and "Ref" in value:
         return get(template["Parameters"], value["Ref"], "Default")
     return value
 
 
 def functions(template: Template) -> dict[str, dict[str, Any]]:
-    """Return each function's properties, with those that all share."""
+    """Return each function's properties, with those of Globals."""
     shared = get(template, "Globals", "Function") or {}
     return {name: {**shared, **one} for name, one in by_type(template, "AWS::Serverless::Function").items()}
 
 
 def statements(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (logical id, statement) of every role's policies, those under a condition too."""
+    """Yield (logical id, statement) of every role's policies, including those under a condition."""
     for name, role in by_type(template, "AWS::IAM::Role").items():
         for policy in role.get("Policies", []):
             for statement in policy["PolicyDocument"]["Statement"]:

@@ -1,0 +1,34 @@
+"""Checks of infra/template.yaml that linters do not make: each rule is a function from the template to its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infra.translate import Template
+from tests.unit.infra.rules import (
+    addresses,
+    alarm_simulation,
+    alarms,
+    dashboards,
+    functions,
+    gateway,
+    permissions,
+    queues,
+    storage,
+)
+from tests.unit.infra.rules.template import Rule
+
+MODULES = (queues, storage, permissions, functions, gateway, addresses, alarms, alarm_simulation, dashboards)
+RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
+
+
+def check(template: Template) -> list[str]:
+    """Return every fault that a rule finds, after the rule's name."""
+    return [f"{rule.__name__}: {fault}" for rule in RULES for fault in _apply(rule, template)]
+
+
+def _apply(rule: Rule, template: Template) -> Iterator[str]:
+    try:
+        yield from rule(template)
+    except (KeyError, IndexError, TypeError) as error:  # the rule expects a resource or a property that is missing
+        yield f"cannot find what it checks: {error!r}"

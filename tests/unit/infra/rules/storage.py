@@ -1,0 +1,97 @@
+"""Rules on stored data: tables, buckets, logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infra.translate import Template
+from serve.item import EXPIRES_AT, PK, SK
+from tests.unit.infra.rules.template import Rule, by_type, functions, get
+
+RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
+SHORTEST_DAYS = {"rejects/": 90, "metadata/": 8, "work/": 8}  # a run can be stopped for a week and then continue
+
+
+def table_has_the_items_attributes(template: Template) -> Iterator[str]:
+    """Keys and the TTL attribute are those of serve/item.py; the ledger has the same keys and no TTL."""
+    tables = by_type(template, "AWS::DynamoDB::Table")
+    if get(tables["Table"], "TimeToLiveSpecification") != {"AttributeName": EXPIRES_AT, "Enabled": True}:
+        yield f"the TTL attribute of the table is not {EXPIRES_AT!r}, or not enabled"
+    if "TimeToLiveSpecification" in tables["Ledger"]:
+        yield "ledger records outlive every item, so the ledger has no TTL"
+    for name, table in tables.items():
+        keys = [(one["AttributeName"], one["KeyType"]) for one in table["KeySchema"]]
+        if keys != [(PK, "HASH"), (SK, "RANGE")]:
+            yield f"{name}: its keys are {keys}"
+
+
+def data_outlives_the_stack(template: Template) -> Iterator[str]:
+    """Tables and buckets are retained on deletion and on replacement, nothing else is; tables are protected in prod."""
+    for name, one in template["Resources"].items():
+        keeps = (one.get("DeletionPolicy"), one.get("UpdateReplacePolicy")) == ("RetainExceptOnCreate", "Retain")
+        if keeps != (name in RETAINED):
+            yield f"{name}: is {'retained' if keeps else 'deleted'} with the stack"
+    for name, table in by_type(template, "AWS::DynamoDB::Table").items():
+        if table.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProd", True, False]}:
+            yield f"{name}: is not protected from deletion in prod"
+
+
+def provisioned_capacity_scales(template: Template) -> Iterator[str]:
+    """In provisioned mode reads and writes each have a scaling target and a policy on the matching metric."""
+    for what in ("Read", "Write"):
+        target = template["Resources"][f"{what}Scaling"]["Properties"]
+        if target.get("ScalableDimension") != f"dynamodb:table:{what}CapacityUnits":
+            yield f"{what}Scaling: scales {target.get('ScalableDimension')}"
+        policy = template["Resources"][f"{what}ScalingPolicy"]["Properties"]
+        metric = get(policy, "TargetTrackingScalingPolicyConfiguration", "PredefinedMetricSpecification")
+        if metric != {"PredefinedMetricType": f"DynamoDB{what}CapacityUtilization"}:
+            yield f"{what}ScalingPolicy: follows {metric}"
+        if get(policy, "ScalingTargetId", "Ref") != f"{what}Scaling":
+            yield f"{what}ScalingPolicy: scales another target"
+
+
+def buckets_require_tls(template: Template) -> Iterator[str]:
+    """Each bucket has a policy, present on AWS whenever the bucket is, that denies every request without TLS."""
+    policies = {one["Bucket"]["Ref"]: one for one in by_type(template, "AWS::S3::BucketPolicy").values()}
+    for name in by_type(template, "AWS::S3::Bucket"):
+        condition = template["Resources"][name].get("Condition")
+        wanted = "OnAws" if condition is None else f"{condition}OnAws"
+        if template["Resources"].get(f"{name}Policy", {}).get("Condition") != wanted:
+            yield f"{name}Policy: does not have the condition {wanted}"
+        denied = get(policies.get(name), "PolicyDocument", "Statement") or []
+        tls = [one for one in denied if one["Effect"] == "Deny" and one["Action"] == "s3:*" and one["Principal"] == "*"]
+        covered = [{"Fn::GetAtt": [name, "Arn"]}, {"Fn::Sub": f"${{{name}.Arn}}/*"}]
+        conditions = [get(one, "Condition", "Bool", "aws:SecureTransport") for one in tls]
+        if conditions != ["false"] or tls[0]["Resource"] != covered:
+            yield f"{name}: accepts requests without TLS"
+
+
+def functions_log_to_declared_groups(template: Template) -> Iterator[str]:
+    """Each function writes to a log group of the template, so its lines expire."""
+    groups = by_type(template, "AWS::Logs::LogGroup")
+    for name, function in functions(template).items():
+        if get(function, "LoggingConfig", "LogGroup", "Ref") not in groups:
+            yield f"{name}: writes to a log group that the template does not declare"
+
+
+def lifecycle_keeps_what_is_needed(template: Template) -> Iterator[str]:
+    """Fingerprints never expire, rejects live for 90 days or more; no rule expires objects of the model's bucket."""
+    for name, bucket in by_type(template, "AWS::S3::Bucket").items():
+        for rule in get(bucket, "LifecycleConfiguration", "Rules") or []:
+            days, prefix = rule.get("ExpirationInDays"), rule.get("Prefix", "")
+            if days is None:
+                continue
+            if name == "OutputsBucket" or not prefix or "fingerprints/".startswith(prefix) or "fingerprints" in prefix:
+                yield f"{name}: {rule['Id']} expires objects that must stay"
+            if days < SHORTEST_DAYS.get(prefix, 1):
+                yield f"{name}: {rule['Id']} expires {prefix} after {days} days"
+
+
+RULES: tuple[Rule, ...] = (
+    table_has_the_items_attributes,
+    data_outlives_the_stack,
+    provisioned_capacity_scales,
+    buckets_require_tls,
+    functions_log_to_declared_groups,
+    lifecycle_keeps_what_is_needed,
+)
