@@ -237,7 +237,7 @@ def _dataset(name: str, random: Random) -> Dataset:
         as_of=FromKey("at={}"),
         ttl=TTL,
         metadata={"m": Metadata("select 1 as k", on="k", max_age=timedelta(hours=random.choice([0, 24])))},
-        subject=["s"],
+        subject={"s": "s"},
         prediction_id="p",
         body={"value": "v", "metadata": "m.k"} | random.choice([{}, {}, {"padding": "repeat('x', 60000)"}]),
         tolerated=random.choice([Tolerated(share=1.0), Tolerated(share=0.25, few=1)]),
