@@ -134,7 +134,12 @@ class Story:
 @contextmanager
 def played(seed: int) -> Iterator[Story]:
     """Play the history of a seed until everything has come to rest; it can go on from there."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory, modelled():
+    at_once = Random(f"commits {seed}").choice([1, 1, 2, 8])  # withdrawals here are small, and take several commits too
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory,
+        modelled(),
+        mock.patch("enrich.intake.recovery.RUNS_AT_ONCE", at_once),
+    ):
         story = _build(seed, Path(directory))
         _plan(story)
         story.world.run(until=START + 3 * DAY)
