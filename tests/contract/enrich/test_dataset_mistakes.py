@@ -178,12 +178,12 @@ def test_writer_and_reader_must_have_the_same_datasets() -> None:
         "flight-delays: is in serve/datasets.py only; add it to DATASETS in enrich/datasets.py"
     ]
     claims = SERVED["flight-delays"]._replace(subject=("carrier", "origin"))
-    (differs,) = check_datasets(DATASETS, {"flight-delays": claims}, None)
+    (differs,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims}, None)
     assert str(differs).startswith(
         "flight-delays served: `served` is Served(name='flight-delays', subject=('carrier',)"
     )
     assert str(differs).endswith("write served=SERVED['flight-delays']")
-    (misnamed,) = check_datasets(DATASETS, {"flight-delays": claims._replace(name="delays")}, None)
+    (misnamed,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims._replace(name="delays")}, None)
     assert str(misnamed).startswith("flight-delays: the entry of SERVED in serve/datasets.py has the name 'delays'")
     assert any("is in enrich/datasets.py only" in str(each) for each in check_datasets(DATASETS, {}, None))
     assert any(
