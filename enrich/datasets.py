@@ -72,7 +72,7 @@ flight_delays = Dataset(
             missing="null",
         ),
     },
-    subject=["carrier"],
+    subject={"carrier": "carrier"},
     prediction_id="concat(flight_date, '.', origin, '.', carrier, flight)",
     body={
         "flight": "concat(carrier, flight)",

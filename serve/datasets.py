@@ -8,8 +8,9 @@ from typing import NamedTuple
 class Served(NamedTuple):
     """One dataset as its reader sees it.
 
-    `subject` names the claims, in order, whose values make the subject; `enrich` builds the same subject from as many
-    columns. `scope` must be among the token's scopes.
+    `subject` names the claims whose values make the subject. Their order here is their order in the partition key, for
+    the writer too: `Dataset.subject` maps each claim to an expression and has no order of its own. Items that were
+    written in another order are not found. `scope` must be among the token's scopes.
     """
 
     name: str

@@ -37,6 +37,7 @@ class Bound:
         kinds: the types of the columns that expressions may use.
         keys: for each metadata, the columns it is matched by; `on` has the expressions to match.
         fields: for each metadata, the columns that expressions use, and their types.
+        subject: one expression for each claim, in the order of `served.subject`: that of the partition key.
     """
 
     dataset: Dataset
@@ -91,11 +92,11 @@ class Binder:
         self.kinds = self._column_kinds()
         if self.mistakes:
             return None  # names that are in doubt would only give mistakes that follow from them
-        self._check_lengths()
+        self._check_as_of()
         self.names = Names(self.con, self.kinds, self.metadata)
         self.columns_only = Names(self.con, self.kinds, {})
         on = {name: self._on(name) for name in dataset.metadata}
-        subject = [self._key(f"subject[{n}]", sql) for n, sql in enumerate(dataset.subject)]
+        subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
@@ -127,15 +128,8 @@ class Binder:
                 self._add(place, "names that begin with 'larder.' are taken", "rename it")
             seen.setdefault(name.lower(), place)
 
-    def _check_lengths(self) -> None:
+    def _check_as_of(self) -> None:
         dataset = self.dataset
-        if len(dataset.subject) != len(dataset.served.subject):
-            claims = ", ".join(dataset.served.subject)
-            self._add(
-                "subject",
-                f"has {len(dataset.subject)} expressions for {len(dataset.served.subject)} claims ({claims})",
-                "give one expression for each claim that serve/datasets.py names, in its order",
-            )
         if isinstance(dataset.as_of, FromColumn) and dataset.as_of.column not in dataset.columns:
             self._add(
                 "as_of", f"there is no column {dataset.as_of.column!r}", suggest(dataset.as_of.column, dataset.columns)
@@ -143,12 +137,32 @@ class Binder:
 
     def _column_kinds(self) -> dict[str, Kind]:
         kinds: dict[str, Kind] = {}
+        derived = self.dataset.derive.columns if self.dataset.derive else {}
         for name, declared in self.dataset.columns.items():
             try:
                 kinds[name] = self.con.sql(f"select cast(null as {declared})").types[0]
             except duckdb.Error:
-                self._add(f"columns.{name}", f"{declared!r} is not a DuckDB type", "see DuckDB's list of data types")
+                place = f"derive.{name}" if name in derived else f"columns.{name}"
+                self._add(place, f"{declared!r} is not a DuckDB type", "see DuckDB's list of data types")
         return kinds
+
+    def _subject(self) -> list[Leaf | None]:
+        """Bind the expression of each claim, in the reader's order: an order of the writer's own could differ."""
+        claims = self.dataset.served.subject
+        expressions: Any = self.dataset.subject  # nobody need have checked a definition's types
+        if not isinstance(expressions, Mapping):
+            message = f"is {expressions!r}, and a mapping from each claim to its expression is expected"
+            self._add("subject", message, f"write e.g. {dict.fromkeys(claims, 'COLUMN')!r}")
+            return []
+        for claim in claims:
+            if claim not in expressions:
+                message = f"there is no expression for the claim {claim!r}, which serve/datasets.py names"
+                self._add(name_place("subject", claim), message, f"add it, e.g. {claim!r}: 'COLUMN'")
+        for claim in expressions:
+            if claim not in claims:
+                message = f"serve/datasets.py names no claim {claim!r} for this dataset"
+                self._add(name_place("subject", claim), message, suggest(claim, claims))
+        return [self._key(name_place("subject", claim), expressions[claim]) for claim in claims if claim in expressions]
 
     def _on(self, name: str) -> list[Expression | None]:
         metadata, known = self.dataset.metadata[name], self.metadata[name]

@@ -122,7 +122,8 @@ class Dataset:
 
     Attributes:
         served: who may read it, from `serve.datasets`.
-        subject: an expression for each claim of `served.subject`, in its order.
+        subject: claim name -> the expression whose text equals the claim's value. Its claims are those of
+            `served.subject`, which alone gives their order in the partition key.
         prediction_id: an expression; its text must be URL-safe. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
         start: the sweep leaves outputs that arrived earlier alone.
@@ -138,7 +139,7 @@ class Dataset:
     as_of: FromKey | FromColumn | LastModified
     ttl: timedelta
     metadata: Mapping[str, Metadata] = field(default_factory=dict)
-    subject: Sequence[str]
+    subject: Mapping[str, str]
     prediction_id: str
     body: Body
     derive: Derive | None = None

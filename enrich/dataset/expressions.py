@@ -198,7 +198,9 @@ class _Walk:
             self.metadata.add((metadata, path[0] if fields is None else fields[path[0].lower()]))
 
     def _add(self, message: str, remedy: str) -> None:
-        self.mistakes.append(Mistake(self.place, message, remedy))
+        mistake = Mistake(self.place, message, remedy)
+        if mistake not in self.mistakes:  # a name that is used twice is one mistake
+            self.mistakes.append(mistake)
 
 
 def _parameters(lhs: Any) -> Iterator[str]:

@@ -77,7 +77,7 @@ def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[st
     """
     relation, line = _CHUNK, identifier(LINE)
     if source.format == "rejects":
-        row = f"try(json_extract({line}, '$.prediction'))"
+        row = extract_prediction(line)
         text = f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
         relation = f"(select * replace ({text} as {line}) from {relation})"
     problems = [
@@ -93,6 +93,11 @@ def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[st
     problem = f"coalesce({identifier(PROBLEM)}, case {' '.join(problems)} end)"
     parsed = f"(select *, try(json_transform({line}, {literal(structure)})) as {_JSON} from {relation})"
     return f"(select * replace ({problem} as {identifier(PROBLEM)}) from {parsed})"
+
+
+def extract_prediction(line: str) -> str:
+    """Return the SQL of the JSON that a line of a rejects file holds as its original row; null if it holds none."""
+    return f"try(json_extract({line}, '$.prediction'))"
 
 
 def render_read(

@@ -54,7 +54,18 @@ def check_datasets(
         mistakes += [
             Mistake(name, f"is in {where} only", f"add it to {what}") for name in sorted(set(here) - set(there))
         ]
+    for name in sorted(set(datasets) & set(served)):
+        mistakes += _check_served(name, datasets[name].served, served[name])
     return mistakes
+
+
+def _check_served(name: str, written: Served, read: Served) -> Iterator[Mistake]:
+    """Yield a mistake if the writer's idea of the reader differs: items would be under keys that no token reads."""
+    if read.name != name:
+        yield Mistake(name, f"the entry of SERVED in serve/datasets.py has the name {read.name!r}", "use one name")
+    elif written != read:
+        message = f"`served` is {written}, and serve/datasets.py has {read}"
+        yield Mistake(f"{name} served", message, f"write served=SERVED[{name!r}]")
 
 
 def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -> list[Mistake]:
@@ -137,9 +148,6 @@ def _check_policies(dataset: Dataset) -> Iterator[Mistake]:
         yield Mistake(f"{name} tolerated.share", f"is {dataset.tolerated.share}", "give a share from 0 to 1")
     if len(source.delimiter) != 1:
         yield Mistake(f"{name} source.delimiter", f"is {source.delimiter!r}", "give one character")
-    for column in source.columns:
-        if column.startswith("larder."):
-            yield Mistake(f"{name} columns.{column}", "names that begin with 'larder.' are taken", "rename it")
 
 
 def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterator[Mistake]:

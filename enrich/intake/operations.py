@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
-from enrich.intake.recovery import newest_first
+from enrich.intake.recovery import finish_withdrawals, newest_first
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Counts, Record, Run, bump
-from enrich.ledger.run_state import Kind, RunState, Stage
-from enrich.ledger.store import Delete
+from enrich.ledger.records import Run, bump
+from enrich.ledger.run_state import Kind, Stage
 from enrich.run.lifecycle import abandon
 from enrich.services import Services
 
@@ -59,25 +58,27 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
 def withdraw(services: Services, bad: Run) -> Run:
     """Take an output back: open a new generation and queue, in one commit, the removal of what only it named.
 
-    The removal first queues every output that is still alive (dispatch.drain): in the new generation each is newer
-    than the withdrawn one. Unchanged bodies cost nothing, as always.
+    The next holder of the dataset first marks the other runs over the output as withdrawn (`finish_withdrawals`). The
+    removal then queues every output that is still alive (`restore_first`): in the new generation each is newer than
+    the withdrawn one. Unchanged bodies cost nothing, as always.
 
     Raises:
         Failed: the dataset is busy, another run of it has begun to write and is not closed, or this one is no run over
             an output.
     """
-    if bad.state.is_closed and not bad.kind.is_over_output:
-        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
     lease = services.acquire(bad.dataset)
     if lease is None:
         raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
     try:
-        return _withdraw(services, lease, bad)
+        finish_withdrawals(services, lease)
+        return _withdraw(services, lease, services.ledger.get_run(bad.dataset, bad.run) or bad)
     finally:
         lease.release()
 
 
 def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
+    if bad.state.is_closed and not bad.kind.is_over_output:
+        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
     if lease.state.open_run not in {None, bad.run}:
         raise Failed(
             f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
@@ -87,32 +88,14 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
         bad = abandon(services, lease, bad, "withdrawn before it was done")
     if not bad.kind.is_over_output:
         return bad
-    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.RESTORE_FIRST)
+    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.WITHDRAW_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)
         try:
             state = replace(lease.state, generation=lease.state.generation + 1)
-            lease.commit(state, queued, counter, pending, *_take_back(services, bad))
+            lease.commit(state, queued, counter, pending)
         except LeaseLost:
             if services.ledger.get_state(bad.dataset).version != lease.state.version:
                 raise
-            continue  # it was the counter, or another record that somebody changed meanwhile
+            continue  # it was the counter, which a new output changed meanwhile
         return bump(queued)
-
-
-def _take_back(services: Services, bad: Run) -> list[Record | Delete]:
-    """Return what a withdrawal changes of the runs there are: those of its output end, others get an order anew."""
-    changes: list[Record | Delete] = []
-    runs = services.ledger.fetch_runs(bad.dataset)
-    over_it = {run.run for run in runs if run.identity == bad.identity}
-    for run in runs:
-        of_it = run.run in over_it or (run.kind is Kind.REJECTS and run.of_run in over_it)
-        if of_it and (run.state is RunState.DONE or run.run == bad.run):
-            changes.append(replace(run, state=RunState.WITHDRAWN))
-        elif of_it and run.kind is not Kind.REMOVAL and not run.state.is_closed:
-            pending = services.ledger.get_pending(run.dataset, run.run)
-            changes += [replace(run, state=RunState.WITHDRAWN), *([Delete(pending)] if pending else [])]
-        elif not run.state.is_closed and run.generation is not None:
-            fresh = replace(run, stage=Stage.PIN, generation=None, next_row=0, place=0, rows=None)
-            changes.append(replace(fresh, reasons={}, counts=Counts()))
-    return changes

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from enrich.delta.fingerprints import fetch_table_id
 from enrich.intake.queue import enqueue_again, repeat
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Run, name_rebuild
+from enrich.ledger.records import Counts, Record, Run, find_runs_over, find_withdrawn, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.store import Delete
 from enrich.s3 import exists
 from enrich.services import Services
+
+# Runs in one commit of a withdrawal. Each has a record of at most 400 KB, and maybe one that it is pending: with the
+# dataset's state they stay below the 100 actions and the 4 MB that one transaction takes.
+RUNS_AT_ONCE = 8
+
+
+def finish_withdrawals(services: Services, lease: Lease) -> None:
+    """Mark every run that a withdrawal took back; call it first of all after the lease of a dataset was acquired.
+
+    The commit that queued the removal opened a generation too, and is the whole decision. What it means for the other
+    runs follows from the ledger alone, whichever of them are marked already. So the next holder of the dataset can
+    finish what an invocation or an operator left, and must: a run that is not marked would run as before.
+
+    Raises:
+        LeaseLost: another invocation holds the dataset by now.
+    """
+    dataset = lease.state.dataset
+    for pending in services.ledger.fetch_pending(dataset):
+        removal = services.ledger.get_run(dataset, pending.run) if pending.kind is Kind.REMOVAL else None
+        if removal is None or removal.stage is not Stage.WITHDRAW_FIRST:
+            continue
+        marks = list(_mark_runs(services, removal, lease.state.generation))
+        for first in range(0, len(marks), RUNS_AT_ONCE):
+            lease.commit(lease.state, *(change for mark in marks[first : first + RUNS_AT_ONCE] for change in mark))
+        lease.commit(lease.state, replace(removal, stage=Stage.RESTORE_FIRST))
+
+
+def _mark_runs(services: Services, removal: Run, generation: int) -> Iterator[list[Record | Delete]]:
+    """Yield what a withdrawal changes of each run: those of its output are withdrawn, others get an order anew."""
+    runs = services.ledger.fetch_runs(removal.dataset)
+    taken_back = {number for number in find_runs_over(runs, removal.identity) if number < removal.run}
+    for run in runs:
+        withdrawn = replace(run, state=RunState.WITHDRAWN)
+        of_it, is_bad = run.run in taken_back, run.run == removal.of_run
+        if of_it and (run.state is RunState.DONE or (is_bad and run.state is not RunState.WITHDRAWN)):
+            yield [withdrawn]
+        elif of_it and run.kind is not Kind.REMOVAL and not run.state.is_closed:
+            pending = services.ledger.get_pending(run.dataset, run.run)
+            yield [withdrawn, *([Delete(pending)] if pending else [])]
+        elif not run.state.is_closed and run.generation is not None and run.generation < generation:
+            fresh = replace(run, stage=Stage.PIN, generation=None, next_row=0, place=0, rows=None)
+            yield [replace(fresh, reasons={}, counts=Counts())]
 
 
 def heal(services: Services, dataset: str) -> None:
@@ -52,7 +95,7 @@ def _queue_restores(services: Services, lease: Lease, *, full: bool) -> None:
         enqueue_again(services, replace(repeat(run, Kind.RESTORE), full=full))
 
 
-def find_alive(services: Services, runs: Iterable[Run]) -> list[Run]:
+def find_alive(services: Services, runs: Sequence[Run]) -> list[Run]:
     """Return the newest run of each output whose items may be alive, oldest first: so they keep their order."""
     now = services.clock.now()
     newest: dict[str, Run] = {}
@@ -64,7 +107,9 @@ def find_alive(services: Services, runs: Iterable[Run]) -> list[Run]:
     return alive[-1:] if snapshot else alive
 
 
-def newest_first(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that published an output, by their order."""
-    done = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
+def newest_first(runs: Sequence[Run]) -> list[Run]:
+    """Return those of all runs of a dataset that published an output which was not taken back, by their order."""
+    withdrawn = find_withdrawn(runs)
+    published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
+    done = [run for run in published if run.run not in withdrawn]
     return sorted(done, key=lambda run: run.order, reverse=True)

@@ -8,7 +8,7 @@ from contextlib import closing
 from enrich.errors import Failed, OutOfTime, TableStateUnknown
 from enrich.intake.events import Arrived, Continue, Request, Sweep
 from enrich.intake.find import sweep, take_arrived
-from enrich.intake.recovery import heal, rebuild, restore_first
+from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -84,6 +84,7 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
         if lease is None:
             return
         try:
+            finish_withdrawals(services, lease)
             while chosen := _choose(services.ledger.fetch_pending(dataset), lease.state.open_run):
                 run = _run_one(services, lease, chosen)
                 if run is None:

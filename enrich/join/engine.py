@@ -128,7 +128,8 @@ class Engine:
         table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
         self._con.register("larder.chunk", table.take(pa.array(rows, pa.int64())))
         relation = self._con.sql('select * from "larder.chunk"')
-        select = render_original(dict(zip(relation.columns, relation.types, strict=True)))
+        kinds = dict(zip(relation.columns, relation.types, strict=True))
+        select = render_original(kinds, of_rejects=self._dataset.source.format == "rejects")
         return [strict_json(text, line) for text, line in self._con.execute(f'{select} from "larder.chunk"').fetchall()]
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 import orjson
 
 from enrich.dataset.json_sql import INTEGERS, Kind, concat, identifier, render_label, render_object
-from enrich.dataset.source_sql import LINE, PROBLEM
+from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
 _NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
 
 
-def render_original(kinds: Mapping[str, Kind]) -> str:
-    """Return the SELECT of two texts: an object of a chunk's columns, and the line itself where it is kept."""
+def render_original(kinds: Mapping[str, Kind], *, of_rejects: bool = False) -> str:
+    """Return the SELECT of two texts: an object of a chunk's columns, and the line itself where it is kept.
+
+    `of_rejects`: the lines are of a rejects file; the original row is what they hold, however often it was rejected.
+    """
     pieces: list[str] = []
     for name, kind in kinds.items():
         if name in {LINE, PROBLEM}:
@@ -28,6 +31,8 @@ def render_original(kinds: Mapping[str, Kind]) -> str:
             value = f"cast(to_json({text}) as varchar)"
         pieces += [render_label(name), f"coalesce({value}, 'null')"]
     line = identifier(LINE) if LINE in kinds else "null"
+    if of_rejects:
+        line = f"coalesce(cast({extract_prediction(line)} as varchar), {line})"
     return f"select {concat(render_object(pieces))}, {line}"
 
 

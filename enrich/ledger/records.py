@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -172,6 +173,21 @@ class Pending(Record):
 def name_rebuild(fingerprints: str | None, table_id: str) -> str:
     """Name the rebuild of a table that fingerprints do not describe; a dataset is rebuilt once for each name."""
     return f"{fingerprints} {table_id}"
+
+
+def find_runs_over(runs: Iterable[Run], identity: str) -> set[int]:
+    """Return the numbers of the runs over an output, over their rejects, over the rejects of those, and so on."""
+    found: set[int] = set()
+    for run in sorted(runs, key=lambda run: run.run):  # the rejects of a run are run after it
+        if run.identity == identity or (run.kind is Kind.REJECTS and run.of_run in found):
+            found.add(run.run)
+    return found
+
+
+def find_withdrawn(runs: Sequence[Run]) -> set[int]:
+    """Return the numbers of the runs that a withdrawal took back, whether they are marked yet or not."""
+    removals = [run for run in runs if run.kind is Kind.REMOVAL]
+    return {number for each in removals for number in find_runs_over(runs, each.identity) if number < each.run}
 
 
 def bump(record: R) -> R:

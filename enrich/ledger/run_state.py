@@ -25,6 +25,7 @@ class RunState(StrEnum):
 class Stage(StrEnum):
     """The part of a run that is done next."""
 
+    WITHDRAW_FIRST = "withdraw-first"  # of a removal: the other runs over its output are not all marked as withdrawn
     RESTORE_FIRST = "restore-first"  # of a removal: its restores are not queued yet
     PIN = "pin"
     ORDER = "order"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from enrich.delta.changes import Withdrawn
 from enrich.delta.fingerprints import FingerprintTrust, fetch_table_id
 from enrich.errors import TableStateUnknown
-from enrich.ledger.records import Counts, name_rebuild
+from enrich.ledger.records import Counts, find_runs_over, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.run.context import Decision, RunContext
 from enrich.run.fingerprints import load_fingerprints, save_doubt
@@ -101,7 +101,6 @@ def _choose_removals(context: RunContext, now: float) -> int:
 def _find_withdrawn(context: RunContext) -> Withdrawn:
     """Find what the runs over a withdrawn output, and over its rejects, may have left."""
     runs = context.services.ledger.fetch_runs(context.run.dataset)
-    of_it = {each.run for each in runs if each.identity == context.run.identity}
-    of_it |= {each.run for each in runs if each.kind is Kind.REJECTS and each.of_run in of_it}
+    of_it = find_runs_over(runs, context.run.identity)
     ran = [each for each in runs if each.run in of_it and each.as_of_ms and each.generation]
     return Withdrawn([each.order.text for each in ran], max((each.expires_at or 0 for each in ran), default=0))

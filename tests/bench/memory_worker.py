@@ -34,7 +34,7 @@ def build_dataset(file_format: str) -> Dataset:
         as_of=FromKey("day={}"),
         ttl=timedelta(days=7),
         metadata={"products": Metadata("select product, title from products", on="product", missing="reject")},
-        subject=["shop"],
+        subject={"shop": "shop"},
         prediction_id="sku",
         body={"sku": "sku", "title": "products.title", "units": "round(units, 3)", "note": "note"},
     )
@@ -69,7 +69,7 @@ def build_shape(name: str, file_format: str) -> Dataset:
         source=Source(prefix="shapes/", format="parquet" if file_format == "parquet" else "csv", columns=columns),
         as_of=FromKey("day={}"),
         ttl=timedelta(days=7),
-        subject=["id % 2"],
+        subject={"half": "id % 2"},
         prediction_id="id",
         body={column: column for column in SHAPES[name].columns},
     )

@@ -21,6 +21,8 @@ from tests.faults.describe import describe_change, describe_message
 from tests.faults.world import World, build_error
 
 START_OF_TIME = datetime.fromtimestamp(0, UTC)
+MAX_ACTIONS = 100  # DynamoDB's quotas for one transaction
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 
 
 @dataclass
@@ -154,6 +156,8 @@ class ModelDynamo:
         self._world.call("TransactWriteItems", lambda: self._transact(TransactItems))
 
     def _transact(self, actions: list[Any]) -> None:
+        if len(actions) > MAX_ACTIONS or _measure(actions) > MAX_TRANSACTION_BYTES:
+            raise build_error("TransactWriteItems", "ValidationException")
         reasons = [{"Code": "None" if self._holds(action) else "ConditionalCheckFailed"} for action in actions]
         if any(reason["Code"] != "None" for reason in reasons):
             self._world.note("a commit is refused: somebody else changed the ledger")
@@ -179,6 +183,13 @@ class ModelDynamo:
             return stored is not None
         assert change["ConditionExpression"] == "#version = :version"
         return stored is not None and stored["version"] == change["ExpressionAttributeValues"][":version"]
+
+
+def _measure(actions: list[Any]) -> int:
+    """Return the bytes of a transaction's items, as JSON, which is a little more than DynamoDB counts."""
+    if len(actions) < 10:  # items of at most 400 KB each
+        return 0
+    return sum(len(json.dumps(action)) for action in actions)
 
 
 class ModelAthena:

@@ -138,7 +138,12 @@ def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
 
     What happens is added to `notes`, if there is such a list.
     """
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory, modelled():
+    at_once = Random(f"commits {seed}").choice([1, 1, 2, 8])  # withdrawals here are small, and take several commits too
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory,
+        modelled(),
+        mock.patch("enrich.intake.recovery.RUNS_AT_ONCE", at_once),
+    ):
         story = _build(seed, Path(directory), notes)
         _plan(story)
         story.world.run(until=START + 3 * DAY)
@@ -244,7 +249,7 @@ def _dataset(name: str, random: Random) -> Dataset:
         as_of=FromKey("at={}"),
         ttl=TTL,
         metadata={"m": Metadata("select 1 as k", on="k", max_age=timedelta(hours=random.choice([0, 24])))},
-        subject=["s"],
+        subject={"s": "s"},
         prediction_id="p",
         body={"value": "v", "metadata": "m.k"} | random.choice([{}, {}, {"padding": "repeat('x', 60000)"}]),
         tolerated=random.choice([Tolerated(share=1.0), Tolerated(share=0.25, few=1)]),

@@ -75,6 +75,14 @@ def _find_lines(source: str, function: str) -> tuple[int, int]:
     return 0, len(source.splitlines())
 
 
+_MARKS = """\
+        for first in range(0, len(marks), RUNS_AT_ONCE):
+            lease.commit(lease.state, *(change for mark in marks[first : first + RUNS_AT_ONCE] for change in mark))
+"""
+_MARKED = """\
+        lease.commit(lease.state, replace(removal, stage=Stage.RESTORE_FIRST))
+"""
+
 MUTANTS = (
     Mutant(
         "stops-without-a-checkpoint",
@@ -193,8 +201,8 @@ MUTANTS = (
     ),
     Mutant(
         "old-generation-kept",
-        "enrich.intake.operations:_take_back",
-        "elif not run.state.is_closed and run.generation is not None:",
+        "enrich.intake.recovery:_mark_runs",
+        "elif not run.state.is_closed and run.generation is not None and run.generation < generation:",
         "elif False:",
     ),
     Mutant(
@@ -349,9 +357,21 @@ MUTANTS = (
     ),
     Mutant(
         "withdrawn-stays-done",
-        "enrich.intake.operations:_take_back",
-        "changes.append(replace(run, state=RunState.WITHDRAWN))",
+        "enrich.intake.recovery:_mark_runs",
+        "yield [withdrawn]",
         "pass",
+    ),
+    Mutant(
+        "withdrawal-of-the-first-runs-only",
+        "enrich.intake.recovery:finish_withdrawals",
+        "for first in range(0, len(marks), RUNS_AT_ONCE):",
+        "for first in range(0, len(marks), RUNS_AT_ONCE)[:1]:",
+    ),
+    Mutant(
+        "withdrawal-not-finished",
+        "enrich.intake.recovery:finish_withdrawals",
+        _MARKS + _MARKED,
+        _MARKED + _MARKS,
     ),
     Mutant(
         "failure-not-reported",

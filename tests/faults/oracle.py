@@ -98,7 +98,11 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
     for removal in (run for run in runs if run.kind == "removal"):
         over_it = [run for run in runs if run.identity == removal.identity and run is not removal]
         numbers = {run.run for run in over_it}
-        rejects = [run for run in runs if run.kind == "rejects" and run.of_run in numbers]
+        rejects = []
+        for run in reversed(runs):  # also the rejects of rejects
+            if run.kind == "rejects" and run.of_run in numbers:
+                numbers.add(run.run)
+                rejects.append(run)
         for run in over_it + rejects:
             if run.run < removal.run and run.state == "done":
                 yield f"{name} run {run.run} is done, and run {removal.run} withdrew its output"

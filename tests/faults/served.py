@@ -6,9 +6,9 @@ from typing import Any
 
 from enrich.ledger.records import Run
 from serve.item import BODY, EXPIRES_AT
+from tests.doubles.table import read_body
 from tests.faults.history import Story
 from tests.faults.outputs import TTL
-from tests.faults.table import read_body
 
 Body = str | None  # None: a reader finds nothing
 

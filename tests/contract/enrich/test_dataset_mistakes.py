@@ -58,9 +58,23 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
     ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
     ({"prediction_id": "distance_miles"}, "prediction_id", "is DOUBLE, which has no one text; cast it to varchar"),
-    ({"subject": ["nope"]}, "subject[0]", "there is no column 'nope'"),
-    ({"subject": ["carrier", "origin"]}, "subject", "has 2 expressions for 1 claims (carrier)"),
-    ({"subject": []}, "subject", "has 0 expressions for 1 claims (carrier)"),
+    ({"subject": {"carrier": "nope"}}, "subject.carrier", "there is no column 'nope'"),
+    (
+        {"subject": {}},
+        "subject.carrier",
+        "there is no expression for the claim 'carrier', which serve/datasets.py names; add it, e.g. 'carrier':",
+    ),
+    (
+        {"subject": {"carrier": "carrier", "airport": "origin"}},
+        "subject.airport",
+        "serve/datasets.py names no claim 'airport' for this dataset; known are carrier",
+    ),
+    (
+        {"subject": {"carrier": "carrier", "urn:carrier": "origin"}},
+        'subject."urn:carrier"',
+        "names no claim 'urn:carrier' for this dataset; did you mean 'carrier'?",
+    ),
+    ({"subject": ["carrier"]}, "subject", "is ['carrier'], and a mapping from each claim to its expression"),
     (
         metadata("dest", "select a from b", {"dest": "a"}),
         "metadata.dest",
@@ -92,6 +106,10 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "integer[] can't be read from csv",
     ),
     ({"derive": Derive(lambda frame: frame, {"origin": "varchar"})}, "derive.origin", "the name is used twice"),
+    ({"derive": Derive(lambda frame: frame, {"x": "txet"})}, "derive.x", "is not a DuckDB type"),
+    (body("upper(flihgt) || flihgt"), "body.x", "there is no column 'flihgt'; did you mean 'flight'?"),
+    (body("sum(sum(flight))"), "body.x", "sum() is an aggregate"),
+    (metadata("larder.x", "select a from b", {"dest": "a"}), "metadata.larder.x", "are taken"),
     ({"as_of": FromColumn("nope")}, "as_of", "there is no column 'nope'"),
     ({"as_of": FromKey("scored=")}, "as_of", "needs one {}"),
     ({"ttl": timedelta(0)}, "ttl", "say how long"),
@@ -106,11 +124,23 @@ def test_each_mistake_is_found_in_its_place(change: Mapping[str, Any], place: st
     assert any(each.startswith(f"flight-delays {place}: ") and message in each for each in found), found
 
 
+@pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[f"{m[1]}-{m[2][:30]}" for m in MISTAKES])
+def test_each_mistake_is_reported_once(change: Mapping[str, Any], place: str, message: str) -> None:
+    """No two rules report the same, and nothing is reported that only follows from another mistake."""
+    found = [str(mistake) for mistake in check_dataset(replace(FLIGHTS, **change))]
+    assert len(found) == 1, (place, message)
+
+
 def test_all_mistakes_are_found_at_once() -> None:
     """Whoever mends a dataset sees all of its mistakes, not one after the other."""
-    broken = replace(FLIGHTS, subject=["nope"], body={"a": "nope", "b": {"c": "now()"}}, prediction_id="sum(flight)")
+    broken = replace(
+        FLIGHTS, subject={"carrier": "nope"}, body={"a": "nope", "b": {"c": "now()"}}, prediction_id="sum(flight)"
+    )
     assert [mistake.place for mistake in check_dataset(broken)] == [
-        *("flight-delays subject[0]", "flight-delays prediction_id", "flight-delays body.a", "flight-delays body.b.c")
+        "flight-delays subject.carrier",
+        "flight-delays prediction_id",
+        "flight-delays body.a",
+        "flight-delays body.b.c",
     ]
 
 
@@ -147,6 +177,14 @@ def test_writer_and_reader_must_have_the_same_datasets() -> None:
     assert [str(each) for each in check_datasets(alone, flights, None)] == [
         "flight-delays: is in serve/datasets.py only; add it to DATASETS in enrich/datasets.py"
     ]
+    claims = SERVED["flight-delays"]._replace(subject=("carrier", "origin"))
+    (differs,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims}, None)
+    assert str(differs).startswith(
+        "flight-delays served: `served` is Served(name='flight-delays', subject=('carrier',)"
+    )
+    assert str(differs).endswith("write served=SERVED['flight-delays']")
+    (misnamed,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims._replace(name="delays")}, None)
+    assert str(misnamed).startswith("flight-delays: the entry of SERVED in serve/datasets.py has the name 'delays'")
     assert any("is in enrich/datasets.py only" in str(each) for each in check_datasets(DATASETS, {}, None))
     assert any(
         "openapi.yaml has no path /v1/flight-delays" in str(each) for each in check_dataset(FLIGHTS, {"paths": {}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,35 @@ from enrich.dataset.definition import Body, Dataset
 from enrich.dataset.validation import check_datasets, parse_query, read_document
 from enrich.datasets import DATASETS
 from enrich.join.engine import Engine
-from serve.datasets import SERVED
-from serve.item import PREDICTION_ID, build_pk
+from serve.access import build_partition
+from serve.datasets import SERVED, Served
+from serve.item import PREDICTION_ID
 
 DOCUMENT = read_document(Path(__file__).parents[3] / "openapi.yaml")
 EACH = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
 
+# SQL of the n-th value of each type; of any other type it is n itself
 SAMPLES = {
-    "date": "date '2026-01-02'",
-    "timestamp": "timestamp '2026-01-02 03:00:00'",
-    "timestamp with time zone": "timestamptz '2026-01-02 03:00:00Z'",
+    "date": "date '2026-01-02' + {n}",
+    "timestamp": "timestamp '2026-01-02 03:00:00' + interval {n} hour",
+    "timestamp with time zone": "timestamptz '2026-01-02 03:00:00Z' + interval {n} hour",
     "boolean": "true",
-    "uuid": "uuid '00000000-0000-0000-0000-000000000001'",
-    "varchar": "'Ab1'",
+    "uuid": "uuid '00000000-0000-0000-0000-{n:012d}'",
+    "varchar": "'Ab{n}'",
 }
 
 
 def sample(dataset: Dataset) -> pa.Table:
-    """Build one prediction that has a value in every column."""
+    """Build one prediction that has a value in every column, each another."""
     with duckdb.connect() as con:
         con.execute("set TimeZone='UTC'")
         kinds = {
             name: con.sql(f"select cast(null as {kind})").types[0] for name, kind in dataset.source.columns.items()
         }
-        values = [f'cast({SAMPLES.get(kind.id, "1")} as {kind}) as "{name}"' for name, kind in kinds.items()]
+        values = [
+            f'cast({SAMPLES.get(kind.id, "{n}").format(n=n)} as {kind}) as "{name}"'
+            for n, (name, kind) in enumerate(kinds.items(), 1)
+        ]
         return con.sql(f"select {', '.join(values)}").to_arrow_table()
 
 
@@ -57,21 +63,48 @@ def test_no_dataset_has_a_mistake() -> None:
     assert [str(mistake) for mistake in check_datasets(DATASETS, SERVED, DOCUMENT)] == []
 
 
-@EACH
-def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, tmp_path: Path) -> None:
-    """A token whose claims have the values of the subject's columns reads the items of just these rows."""
-    chunk = sample(dataset)
-    with duckdb.connect() as con:
-        con.register("chunk", chunk)
-        subject = [
-            str(con.sql(f"select cast({sql} as varchar) from chunk").fetchall()[0][0]) for sql in dataset.subject
-        ]
-    with Engine(dataset, nothing(dataset), directory=tmp_path) as engine:
-        (row,) = engine.render(chunk, 0).to_pylist()
-    assert len(subject) == len(dataset.served.subject)
-    assert row["pk"] == build_pk(dataset.served.name, subject)
+def key_of_columns(dataset: Dataset, directory: Path) -> str:
+    """Return the partition key that enrich gives the sample."""
+    with Engine(dataset, nothing(dataset), directory=directory) as engine:
+        (row,) = engine.render(sample(dataset), 0).to_pylist()
     assert PREDICTION_ID.match(row["sk"])
     assert row["reason"] in {None, "missing-metadata", "missing-metadata-fatal"}
+    return str(row["pk"])
+
+
+def key_of_claims(dataset: Dataset, served: Served) -> str:
+    """Return the partition key that serve reads for a token whose claims have the sample's values."""
+    with duckdb.connect() as con:
+        con.execute("set TimeZone='UTC'")
+        con.register("chunk", sample(dataset))
+        claims = {
+            claim: str(con.sql(f"select cast({sql} as varchar) from chunk").fetchall()[0][0])
+            for claim, sql in dataset.subject.items()
+        }
+    assert len(set(claims.values())) == len(claims), f"a swap of claims would not be seen: {claims}"
+    return build_partition(claims, served)
+
+
+@EACH
+def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, tmp_path: Path) -> None:
+    """A token whose claims have the values of the subject's expressions reads the items of just these rows."""
+    assert key_of_columns(dataset, tmp_path) == key_of_claims(dataset, SERVED[dataset.name])
+
+
+def test_a_swap_of_claims_is_found(tmp_path: Path) -> None:
+    """The order of the mapping does not matter; where writer and reader have other orders the keys differ."""
+    flights, expressions = DATASETS["flight-delays"], {"origin": "origin", "carrier": "carrier"}
+    served = flights.served._replace(subject=("carrier", "origin"))
+    dataset = replace(flights, served=served, subject=expressions)
+    assert list(dataset.subject) != list(served.subject)
+    assert key_of_columns(dataset, tmp_path) == key_of_claims(dataset, served) == "flight-delays#Ab2#Ab4"
+    assert check_datasets({dataset.name: dataset}, {dataset.name: served}, DOCUMENT) == []
+
+    swapped = served._replace(subject=("origin", "carrier"))
+    assert key_of_columns(dataset, tmp_path) != key_of_claims(dataset, swapped)
+    assert [each.place for each in check_datasets({dataset.name: dataset}, {dataset.name: swapped}, DOCUMENT)] == [
+        "flight-delays served"
+    ]
 
 
 @EACH

@@ -44,7 +44,7 @@ def build(body: dict[str, Any], **changes: Any) -> Dataset:
             "must": Metadata("select sku, title, cast(price as double) as price from a.b", on="sku"),
             "may": Metadata("select n, cast(seats as integer) as seats, city from a.c", on="n", missing="null"),
         },
-        "subject": ["region"],
+        "subject": {"region": "region"},
         "prediction_id": "concat(day, '.', sku)",
         "body": body,
     }

@@ -39,8 +39,13 @@ def _read_body(name: str) -> str:
     return json.dumps(DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]["example"])
 
 
+def _subject(dataset: Served) -> dict[str, str]:
+    """Give each claim of the subject a value of its own, so that the wrong order would find nothing."""
+    return {claim: f"B{n}" for n, claim in enumerate(dataset.subject, 6)}
+
+
 def _claims(dataset: Served, **changes: Any) -> dict[str, Any]:
-    return claims(**dict.fromkeys(dataset.subject, "B6") | {"scope": dataset.scope} | changes)
+    return claims(**_subject(dataset) | {"scope": dataset.scope} | changes)
 
 
 def _calls(dataset: Served) -> Iterator[Call]:
@@ -83,7 +88,7 @@ ONE = ("/v1/flight-delays/{prediction_id}", "get")
 
 def _items() -> Iterator[Any]:
     for dataset in SERVED.values():
-        pk, body = build_pk(dataset.name, ["B6"] * len(dataset.subject)), _read_body(dataset.name)
+        pk, body = build_pk(dataset.name, _subject(dataset).values()), _read_body(dataset.name)
         packer = zlib.compressobj(wbits=31)
         zipped = packer.compress(body.encode()) + packer.flush()
         yield from (item("a", body, pk=pk), item("b", body, pk=pk), item("zip", zipped, pk=pk))

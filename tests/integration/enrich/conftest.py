@@ -47,7 +47,7 @@ def build_dataset(**changes: Any) -> Dataset:
         metadata={
             "products": Metadata("select sku, title from {database}.products", on="sku", max_age=timedelta(hours=1))
         },
-        subject=["shop"],
+        subject={"shop": "shop"},
         prediction_id="sku",
         body={"product": {"sku": "sku", "title": "products.title"}, "units": "units"},
         tolerated=Tolerated(share=0.6),

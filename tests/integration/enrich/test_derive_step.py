@@ -20,7 +20,7 @@ SHOPS = Dataset(
     source=Source(prefix="sales/", format="parquet", columns={"shop": "varchar", "id": "varchar", "sales": "double"}),
     as_of=LastModified(),
     ttl=timedelta(days=1),
-    subject=["shop"],
+    subject={"shop": "shop"},
     prediction_id="id",
     body={"sales": "sales"},
 )

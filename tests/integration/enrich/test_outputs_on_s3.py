@@ -19,7 +19,7 @@ def dataset(prefix: str, marker: str | None = None) -> Dataset:
         source=Source(prefix=prefix, format="parquet", columns={"s": "varchar"}, marker=marker),
         as_of=LastModified(),
         ttl=timedelta(days=1),
-        subject=["s"],
+        subject={"s": "s"},
         prediction_id="s",
         body={"s": "s"},
     )

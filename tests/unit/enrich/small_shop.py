@@ -39,7 +39,7 @@ DATASET = Dataset(
     as_of=FromKey("day={}"),
     ttl=TTL,
     metadata={"products": Metadata("select sku, title from products", on="sku")},
-    subject=["shop"],
+    subject={"shop": "shop"},
     prediction_id="sku",
     body={"title": "products.title", "units": "units"},
     tolerated=Tolerated(share=0.6),

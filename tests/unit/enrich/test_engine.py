@@ -32,7 +32,7 @@ SHOPS = Dataset(
     as_of=LastModified(),
     ttl=timedelta(days=1),
     metadata={"regions": Metadata("select code, name, rank from lake.regions", on={"region": "code"}, missing="null")},
-    subject=["shop"],
+    subject={"shop": "shop"},
     prediction_id="id",
     body={"id": "id", "region": {"code": "region", "name": "regions.name", "rank": "regions.rank"}, "sales": "sales"},
 )
@@ -301,7 +301,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=140)
 def test_the_partition_key_equals_the_readers(tmp_path: Path, subjects: list[tuple[str, str]]) -> None:
     """Whatever stands in the columns, the item key is the one that serve builds from the claims."""
     served = Served("shop-sales", ("shop", "region"), "")
-    dataset = replace(SHOPS, served=served, subject=["shop", "region"], metadata={}, body={})
+    dataset = replace(SHOPS, served=served, subject={"region": "region", "shop": "shop"}, metadata={}, body={})
     rows = render(tmp_path, dataset, sales([(shop, "1", region, 1.0) for shop, region in subjects]), {})
     for row, subject in zip(rows, subjects, strict=True):
         pk = build_pk("shop-sales", subject)

@@ -68,7 +68,7 @@ def dataset_of(format_: Any, columns: dict[str, str] | None = None, **source: An
         source=Source(prefix="things/", format=format_, columns=columns, **source),
         as_of=LastModified(),
         ttl=timedelta(days=1),
-        subject=["'s'"],
+        subject={"id": "'s'"},
         prediction_id="'p'",
         body={name: f'"{name}"' for name in columns},
     )
