@@ -11,7 +11,7 @@ import pytest
 from botocore import xform_name
 
 from infra.translate import ROOT, read_template
-from serve.web.problems import KINDS
+from serve.web.problems import PROBLEM_TYPES
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 ALARMS = sorted(
@@ -173,7 +173,7 @@ def test_a_word_that_is_not_in_the_code_is_found(wrong: str) -> None:
 
 def test_the_runbook_names_every_code_of_a_server_error() -> None:
     """Each problem code that counts against the error budget is in the sections of the alarms."""
-    codes = {code for code, kind in KINDS.items() if kind.status >= 500}
+    codes = {code for code, kind in PROBLEM_TYPES.items() if kind.status >= 500}
     assert {code for code in codes if f"`{code}`" not in SECTIONS["ErrorBudgetBurnsFast"]} == set()
 
 
