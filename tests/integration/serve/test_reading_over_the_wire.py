@@ -140,7 +140,7 @@ def test_keys_are_read_from_ssm(aws: Aws) -> None:
     for location in (f"ssm:{path}", f"ssm:{path}/"):
         found = parse_keys(open_source(location, aws.env)())
         assert found.keys.keys() == {"RS256-0", *(f"kid-{number:02d}" for number in range(12))}
-    with pytest.raises(Unreadable, match="nothing under it"):
+    with pytest.raises(Unreadable, match="no parameter under it"):
         open_source("ssm:/no/such/path", aws.env)()
 
 
