@@ -1,4 +1,4 @@
-"""Fetch metadata: an Athena query becomes Parquet on S3 (UNLOAD through PyAthena), and that becomes an Arrow table."""
+"""Fetch metadata: an Athena query writes Parquet to S3 (UNLOAD), which is read back as an Arrow table."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import ClientError
 from pyathena.error import Error as PyAthenaError
 
-from enrich.errors import Failed, Stopped
-from enrich.s3 import list_objects, split_location
+from enrich.errors import Failed
+from enrich.s3 import list_objects, put, split_location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,35 +39,80 @@ _TYPES: dict[str, pa.DataType] = {
 }
 
 
+class QueryFailed(Exception):
+    """Athena failed, cancelled or refused a query; the message is Athena's reason."""
+
+
 class Athena:
-    """Runs metadata queries; takes a function that opens a PyAthena connection, opened at the first query."""
+    """Runs metadata queries side by side; takes a function that opens a PyAthena connection, at the first query.
+
+    A query is started and asked for, and not waited for: it outlives the invocation that started it.
+    """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
         self._connection: Any = None
 
-    def unload(self, sql: str, location: str) -> None:
-        """Write the rows of a query to a fresh S3 location, as Parquet.
+    def start(self, sql: str, location: str) -> str:
+        """Start to write the rows of a query to a fresh S3 location, as Parquet; return the id of its execution.
 
         Raises:
-            PyAthenaError: the query failed, was cancelled or refused.
+            QueryFailed: Athena refuses the query.
         """
-        # ArrowCursor would do the same, but reads S3 through a file system that ignores AWS_ENDPOINT_URL.
-        self._execute(f"UNLOAD ({sql}) TO '{location}' WITH (format = 'PARQUET', compression = 'SNAPPY')")
+        connection = self._open()
+        # PyAthena's cursors wait for a query, and its ArrowCursor reads S3 through a file system that ignores
+        # AWS_ENDPOINT_URL; its connection has the client, the workgroup and the place for results.
+        try:
+            started = connection.client.start_query_execution(
+                QueryString=f"UNLOAD ({sql}) TO '{location}' WITH (format = 'PARQUET', compression = 'SNAPPY')",
+                WorkGroup=connection.work_group,
+                ResultConfiguration={"OutputLocation": connection.s3_staging_dir},
+            )
+        except ClientError as error:
+            raise _refused(error) from error
+        return str(started["QueryExecutionId"])
+
+    def is_done(self, query_id: str) -> bool:
+        """Return whether a query has ended well; False while it is queued or running.
+
+        Raises:
+            QueryFailed: it failed or was cancelled, or Athena does not know it any more.
+        """
+        try:
+            found = self._open().client.get_query_execution(QueryExecutionId=query_id)
+        except ClientError as error:
+            raise _refused(error) from error
+        status = found["QueryExecution"]["Status"]
+        if status["State"] in {"FAILED", "CANCELLED"}:
+            raise QueryFailed(status.get("StateChangeReason", status["State"]))
+        return bool(status["State"] == "SUCCEEDED")
+
+    def cancel(self, query_id: str) -> None:
+        """Stop a query of which the result is not needed any more; one that has ended stays as it is."""
+        self._open().client.stop_query_execution(QueryExecutionId=query_id)
 
     def describe(self, sql: str) -> list[tuple[str, str]]:
         """Return the (name, Athena type) of each column of a query.
 
         Raises:
-            PyAthenaError: the query failed, was cancelled or refused.
+            QueryFailed: the query failed, was cancelled or refused.
         """
-        cursor = self._execute(f"SELECT * FROM ({sql}) LIMIT 0")
+        try:
+            cursor = self._open().cursor().execute(f"SELECT * FROM ({sql}) LIMIT 0")
+        except PyAthenaError as error:
+            raise QueryFailed(str(error)) from error
         return [(column[0], column[1]) for column in cursor.description or []]
 
-    def _execute(self, sql: str) -> Any:
+    def _open(self) -> Any:
         if self._connection is None:
             self._connection = self._connect()
-        return self._connection.cursor().execute(sql)
+        return self._connection
+
+
+def _refused(error: ClientError) -> Exception:
+    """Tell a query that Athena refuses from an Athena that is out of reach."""
+    refused = error.response["Error"]["Code"] == "InvalidRequestException"
+    return QueryFailed(error.response["Error"].get("Message", "")) if refused else error
 
 
 def digest_sql(sql: str) -> str:
@@ -74,22 +120,18 @@ def digest_sql(sql: str) -> str:
     return hashlib.sha256(sql.encode()).hexdigest()[:16]
 
 
-def fetch_metadata(athena: Athena, s3: S3Client, name: str, sql: str, location: str) -> None:
-    """Fetch the rows of one metadata query to `location` ("s3://bucket/prefix/"), which must be empty.
+def complete(athena: Athena, s3: S3Client, sql: str, location: str) -> None:
+    """Complete the rows of a query that has ended: one that found none leaves no file, and so no columns.
 
     Raises:
-        Stopped: Athena failed, cancelled or refused the query; the message names the metadata and Athena's reason.
+        QueryFailed: Athena does not describe the query.
     """
-    try:
-        athena.unload(sql, location)
-        bucket, prefix = split_location(location)
-        if not _list_files(s3, bucket, prefix):
-            schema = pa.schema([(column, _arrow_type(kind)) for column, kind in athena.describe(sql)])
-            buffer = io.BytesIO()
-            pq.write_table(schema.empty_table(), buffer)
-            s3.put_object(Bucket=bucket, Key=prefix + EMPTY, Body=buffer.getvalue())
-    except PyAthenaError as error:
-        raise Stopped(f"metadata {name!r}: Athena did not answer the query: {error}") from error
+    bucket, prefix = split_location(location)
+    if not _list_files(s3, bucket, prefix):
+        schema = pa.schema([(column, _arrow_type(kind)) for column, kind in athena.describe(sql)])
+        buffer = io.BytesIO()
+        pq.write_table(schema.empty_table(), buffer)
+        put(s3, bucket, prefix + EMPTY, buffer.getvalue())
 
 
 def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int) -> dict[str, pa.Table]:

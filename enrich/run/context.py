@@ -161,8 +161,11 @@ class RunContext:
         self._slowest_step = max(self._slowest_step, now - self._step_began)
         self._step_began = now
         self.lease.keep()
-        needed = 1.5 * self._slowest_step + self.lease.timeout  # the step, then what is in flight
-        return not self.lease.renews and now + needed > self.lease.stop_at
+        return self.ends_within(1.5 * self._slowest_step + self.lease.timeout)  # the step, then what is in flight
+
+    def ends_within(self, seconds: float) -> bool:
+        """Return whether the invocation must end its work on this run within so many seconds."""
+        return not self.lease.renews and self.services.clock.now() + seconds > self.lease.stop_at
 
     @property
     def decided(self) -> Decision:

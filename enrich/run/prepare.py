@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from enrich.dataset.definition import BadAsOf, FromColumn, FromKey, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
-from enrich.read.metadata import digest_sql, fetch_metadata
 from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
 from enrich.read.s3_object import Part
 from enrich.run.context import RunContext, build_work_prefix
-from enrich.s3 import exists, get, split_location
+from enrich.run.metadata import pin_metadata
+from enrich.s3 import exists, get
 
 AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
 
@@ -25,13 +24,12 @@ def pin(context: RunContext) -> None:
     Raises:
         Overwritten: the output is gone or another one by now.
         Failed: a part that the manifest names is missing.
-        Stopped: Athena did not answer.
+        Stopped: a metadata query failed; OutOfTime, its subclass, where queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
     context.write_work("parts.json", render_parts(_pin_parts(context)))
-    metadata, fetched = _pin_metadata(context)
-    state = context.lease.state
-    context.save(replace(context.run, metadata=metadata, stage=Stage.ORDER), dataset=replace(state, metadata=fetched))
+    metadata = pin_metadata(context)
+    context.save(replace(context.run, metadata=metadata, stage=Stage.ORDER))
 
 
 def set_order(context: RunContext) -> None:
@@ -88,11 +86,6 @@ def _check_parts(output: Output) -> list[Part]:
     return list(output.parts)
 
 
-def _is_kept(context: RunContext, location: str) -> bool:
-    """Return whether fetched metadata is still there: the bucket's rules delete it after a month."""
-    return exists(context.services.s3, *split_location(location))
-
-
 def _find_as_of(context: RunContext) -> datetime:
     run, rule = context.run, context.dataset.as_of
     if run.as_of_ms is not None:  # a replay is of the same instant as what it repeats
@@ -107,28 +100,3 @@ def _find_as_of(context: RunContext) -> datetime:
             if found := context.engine.read_as_of(chunk):
                 return found[0]
     return datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
-
-
-def _pin_metadata(context: RunContext) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Choose rows for each metadata: those of an earlier fetch while they are young enough, else fetch them."""
-    pinned = context.run.metadata
-    if pinned and all(_is_kept(context, location) for location in pinned.values()):
-        return pinned, context.lease.state.metadata  # a removal renders what the withdrawn run rendered
-    services, now_ms = context.services, int(context.services.clock.now() * 1000)
-    fetched = dict(context.lease.state.metadata)
-    for name, metadata in context.dataset.metadata.items():
-        digest = digest_sql(metadata.sql)
-        earlier = fetched.get(name)
-        if earlier and earlier["sql_digest"] == digest and context.run.kind is not Kind.REFRESH:
-            oldest_ms = now_ms - metadata.max_age / timedelta(milliseconds=1)
-            if earlier["fetched_ms"] > oldest_ms and _is_kept(context, earlier["location"]):
-                continue
-        context.services.progress.stage(context.run, f"metadata {name}")
-        # a fresh prefix for each attempt: UNLOAD refuses one that holds anything
-        location = (
-            f"s3://{services.settings.bucket}/metadata/{context.dataset.name}/{name}/"
-            f"{context.run.run:08d}-{context.run.attempts:02d}-{now_ms}/"
-        )
-        fetch_metadata(services.athena, services.s3, name, metadata.sql, location)
-        fetched[name] = {"location": location, "sql_digest": digest, "fetched_ms": now_ms}
-    return {name: fetched[name]["location"] for name in context.dataset.metadata}, fetched

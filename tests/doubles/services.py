@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyathena.error import OperationalError
 
+from enrich.read.metadata import QueryFailed
 from tests.faults.describe import describe_change, describe_message
 from tests.faults.world import World, build_error
 
@@ -192,29 +192,67 @@ def _measure(actions: list[Any]) -> int:
     return sum(len(json.dumps(action)) for action in actions)
 
 
+@dataclass
+class ModelQuery:
+    """A query that runs until a time, and then has written its row."""
+
+    location: str
+    ends_at: float
+    fails: bool
+    done: bool = False
+
+
 class ModelAthena:
-    """Answers every metadata query with one row, that of the time."""
+    """Answers every metadata query with one row, that of the time at which it was started."""
 
     def __init__(self, world: World, s3: ModelS3, row_at: Callable[[float], str]) -> None:
         self._world = world
         self._s3 = s3
         self._row_at = row_at
-        self.fetched: dict[str, tuple[float, str]] = {}  # location -> when, and the row
+        self._queries: dict[str, ModelQuery] = {}
+        self.fetched: dict[str, tuple[float, str]] = {}  # location -> when its query began, and the row
 
-    def unload(self, sql: str, location: str) -> None:
+    @property
+    def is_running(self) -> bool:
+        """Whether any query has not ended yet."""
+        return any(query.ends_at > self._world.time for query in self._queries.values())
+
+    def start(self, sql: str, location: str) -> str:
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        random = self._world.random
 
-        def run() -> None:
+        def run() -> str:
             if any(at[0] == bucket and at[1].startswith(prefix) for at in self._s3.objects):
-                raise OperationalError("HIVE_PATH_ALREADY_EXISTS")
-            row = self._row_at(self._world.time)
-            self._s3.put(bucket, f"{prefix}0.parquet", _render_metadata(row))
-            self.fetched[location] = self._world.time, row
+                raise QueryFailed("HIVE_PATH_ALREADY_EXISTS")
+            lasts = random.expovariate(1 / random.choice([1, 10, 100]))
+            fails = random.random() < self._world.chances.fault
+            query_id = f"query-{len(self._queries)}"
+            self._queries[query_id] = ModelQuery(location, self._world.time + lasts, fails)
+            self.fetched[location] = self._world.time, self._row_at(self._world.time)
+            return query_id
 
-        try:
-            self._world.call("Athena", run)
-        except Exception as error:
-            raise OperationalError("the query was cancelled") from error
+        return self._world.call("StartQueryExecution", run)
+
+    def is_done(self, query_id: str) -> bool:
+        return self._world.call("GetQueryExecution", lambda: self._look(self._queries[query_id]))
+
+    def cancel(self, query_id: str) -> None:
+        def stop() -> None:
+            self._queries[query_id].fails |= not self._queries[query_id].done
+            self._queries[query_id].ends_at = min(self._queries[query_id].ends_at, self._world.time)
+
+        self._world.call("StopQueryExecution", stop)
+
+    def _look(self, query: ModelQuery) -> bool:
+        if query.ends_at > self._world.time:
+            return False
+        if query.fails:
+            raise QueryFailed("the query was cancelled")
+        if not query.done:
+            bucket, _, prefix = query.location.removeprefix("s3://").partition("/")
+            self._s3.put(bucket, f"{prefix}0.parquet", _render_metadata(self.fetched[query.location][1]))
+            query.done = True
+        return True
 
 
 @cache

@@ -263,9 +263,9 @@ MUTANTS = (
     ),
     Mutant(
         "metadata-never-too-old",
-        "enrich.run.prepare:_pin_metadata",
-        'earlier["fetched_ms"] > oldest_ms and',
-        "oldest_ms and",
+        "enrich.run.metadata:_is_fresh",
+        'earlier["fetched_ms"] > oldest_ms',
+        "oldest_ms > 0",
     ),
     Mutant(
         "superseded-counted-as-unchanged",

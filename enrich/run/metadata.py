@@ -1,0 +1,139 @@
+"""Pin the metadata of a run: rows that are young enough, else those of queries that run side by side."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+
+from botocore.exceptions import ClientError
+
+from enrich.errors import OutOfTime, Stopped
+from enrich.ledger.run_state import Kind
+from enrich.read.metadata import QueryFailed, complete, digest_sql
+from enrich.run.context import RunContext
+from enrich.s3 import exists, split_location
+
+STARTED = "queries.json"  # in the run's work folder: queries that were started and are not known to have ended
+FIRST_POLL, LAST_POLL = 0.3, 3.0  # seconds between looks at what runs
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that was started: its execution's id, where it writes to, and when it began (epoch milliseconds)."""
+
+    query_id: str
+    location: str
+    sql_digest: str
+    started_ms: int
+
+
+def pin_metadata(context: RunContext) -> dict[str, str]:
+    """Return the location of the rows of each metadata.
+
+    Queries are started together, and each is saved as soon as it has ended; those that still run when the invocation
+    must end are waited for in the next one. So nothing is fetched twice, however slow Athena is.
+
+    Raises:
+        OutOfTime: queries are still running.
+        Stopped: a query failed; the others are cancelled.
+    """
+    pinned = context.run.metadata
+    if pinned and all(_is_kept(context, location) for location in pinned.values()):
+        return pinned  # a removal renders what the withdrawn run rendered
+    missing = [name for name in context.dataset.metadata if not _is_fresh(context, name)]
+    if missing:
+        context.services.progress.stage(context.run, f"metadata {', '.join(missing)}")
+        _wait(context, _start(context, missing))
+    return {name: context.lease.state.metadata[name]["location"] for name in context.dataset.metadata}
+
+
+def _is_fresh(context: RunContext, name: str) -> bool:
+    """Return whether rows that were fetched before can be used: they are young enough, or fetched for this run."""
+    metadata, run = context.dataset.metadata[name], context.run
+    earlier = context.lease.state.metadata.get(name)
+    if earlier is None or earlier["sql_digest"] != digest_sql(metadata.sql):
+        return False
+    oldest_ms = context.services.clock.now() * 1000 - metadata.max_age / timedelta(milliseconds=1)
+    young = earlier["fetched_ms"] > oldest_ms and run.kind is not Kind.REFRESH
+    mine = earlier["location"].startswith(f"{_build_prefix(context, name)}{run.run:08d}-")
+    return (young or mine) and _is_kept(context, earlier["location"])
+
+
+def _is_kept(context: RunContext, location: str) -> bool:
+    """Return whether fetched metadata still exists: the bucket's rules delete it after a month."""
+    return exists(context.services.s3, *split_location(location))
+
+
+def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
+    """Start the queries that no earlier invocation of this run has started; return all that are wanted, by name."""
+    started = _load(context)
+    queries: dict[str, Query] = {}
+    for name in names:
+        sql = context.dataset.metadata[name].sql
+        earlier = started.get(name)
+        if earlier is not None and earlier.sql_digest == digest_sql(sql):
+            queries[name] = earlier
+            continue
+        now_ms = int(context.services.clock.now() * 1000)
+        # a fresh prefix for each attempt: UNLOAD refuses one that holds anything
+        location = f"{_build_prefix(context, name)}{context.run.run:08d}-{context.run.attempts:02d}-{now_ms}/"
+        try:
+            query_id = context.services.athena.start(sql, location)
+        except QueryFailed as error:
+            raise _give_up(context, name, queries, error) from error
+        queries[name] = Query(query_id, location, digest_sql(sql), now_ms)
+        _save(context, queries)
+    return queries
+
+
+def _wait(context: RunContext, queries: dict[str, Query]) -> None:
+    """Wait for queries, and save the rows of each as it ends."""
+    services, pause = context.services, FIRST_POLL
+    while True:
+        for name, query in list(queries.items()):
+            sql = context.dataset.metadata[name].sql
+            try:
+                if not services.athena.is_done(query.query_id):
+                    continue
+                complete(services.athena, services.s3, sql, query.location)
+            except QueryFailed as error:
+                raise _give_up(context, name, queries, error) from error
+            state = context.lease.state
+            fetched = {"location": query.location, "sql_digest": query.sql_digest, "fetched_ms": query.started_ms}
+            context.save(context.run, dataset=replace(state, metadata={**state.metadata, name: fetched}))
+            del queries[name]
+            _save(context, queries)
+        if not queries:
+            return
+        context.lease.keep()
+        if context.ends_within(pause):
+            raise OutOfTime(f"dataset {context.dataset.name}: Athena is still running {', '.join(queries)}")
+        services.clock.sleep(pause)
+        pause = min(LAST_POLL, 1.5 * pause)
+
+
+def _give_up(context: RunContext, name: str, queries: dict[str, Query], error: QueryFailed) -> Stopped:
+    """Cancel the queries that still run, and return the error that stops the run; its next attempt starts them anew."""
+    for other, query in queries.items():
+        if other != name:
+            with suppress(ClientError):  # it ends by itself
+                context.services.athena.cancel(query.query_id)
+    _save(context, {})
+    return Stopped(f"metadata {name!r}: Athena did not answer the query: {error}")
+
+
+def _build_prefix(context: RunContext, name: str) -> str:
+    return f"s3://{context.services.settings.bucket}/metadata/{context.dataset.name}/{name}/"
+
+
+def _load(context: RunContext) -> dict[str, Query]:
+    if not exists(context.services.s3, context.services.settings.bucket, context.work_key(STARTED)):
+        return {}
+    return {name: Query(**query) for name, query in json.loads(context.read_work(STARTED)).items()}
+
+
+def _save(context: RunContext, queries: dict[str, Query]) -> None:
+    content = {name: asdict(query) for name, query in queries.items()}
+    context.write_work(STARTED, json.dumps(content).encode())
