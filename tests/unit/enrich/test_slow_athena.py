@@ -1,0 +1,130 @@
+"""However slow Athena is, metadata arrives: queries run side by side, each is saved as it ends, none is run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from enrich.dataset.definition import Metadata
+from enrich.errors import OutOfTime, Stopped
+from enrich.intake.find import take_arrived
+from enrich.intake.operations import refresh
+from enrich.intake.worker import run_pending
+from enrich.ledger.run_state import RunState, Stage
+from enrich.read.metadata import QueryFailed
+from tests.unit.enrich.small_shop import DATASET, PRODUCTS, ROWS, SETTINGS, SmallShop, parquet
+
+NAMES = ["first", "second", "third", "fourth", "fifth"]
+
+
+@dataclass
+class SlowAthena:
+    """Runs each query for as long as `seconds` says by its metadata's name; `fails` names those that end badly."""
+
+    shop: SmallShop
+    seconds: Mapping[str, float]
+    fails: set[str] = field(default_factory=set)
+    started: list[str] = field(default_factory=list)  # names, one for each start
+    cancelled: list[str] = field(default_factory=list)
+    _queries: list[tuple[str, str, float]] = field(default_factory=list)
+
+    def start(self, _sql: str, location: str) -> str:
+        name = location.split("/")[5]
+        self.started.append(name)
+        self._queries.append((name, location, self.shop.world.now() + self.seconds[name]))
+        return str(len(self._queries) - 1)
+
+    def is_done(self, query_id: str) -> bool:
+        name, location, ends_at = self._queries[int(query_id)]
+        if self.shop.world.now() < ends_at:
+            return False
+        if name in self.fails:
+            raise QueryFailed("Query exhausted resources at this scale factor")
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        self.shop.s3.put(bucket, f"{prefix}0.parquet", parquet(PRODUCTS))
+        return True
+
+    def cancel(self, query_id: str) -> None:
+        self.cancelled.append(self._queries[int(query_id)][0])
+
+
+def build_shop(tmp_path: Path, max_age: timedelta = timedelta(0)) -> SmallShop:
+    metadata = {name: Metadata(f"select sku, title from {name}", on="sku", max_age=max_age) for name in NAMES}
+    dataset = replace(DATASET, metadata=metadata, body={"title": "first.title", "units": "units"})
+    shop = SmallShop(tmp_path, dataset)
+    shop.put(shop.key(), parquet(ROWS))
+    return shop
+
+
+def invoke(shop: SmallShop, athena: Any, lasts: float) -> bool:
+    """Invoke enrich once; return whether it ended for lack of time, and see that it ended in time."""
+    deadline = shop.world.now() + lasts
+    services = replace(shop.services(), athena=cast(Any, athena), deadline=deadline, owner=f"until {deadline}")
+    try:
+        list(run_pending(services, "stock"))
+    except OutOfTime:
+        assert shop.world.now() < deadline - 5
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("lasts", "invocations"), [(900.0, 1), (300.0, 1), (150.0, 2), (60.0, 5)])
+def test_five_slow_queries_are_each_run_once(tmp_path: Path, lasts: float, invocations: int) -> None:
+    """Five queries of 200 s take 200 s, in as many invocations as that needs."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, dict.fromkeys(NAMES, 200.0))
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    began, count = shop.world.now(), 1
+    while invoke(shop, athena, lasts):
+        count += 1
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert run.state is RunState.DONE
+    assert sorted(athena.started) == sorted(NAMES)
+    assert shop.world.now() - began < 220
+    assert count == invocations
+
+
+def test_a_query_that_has_ended_is_saved_before_the_others_end(tmp_path: Path) -> None:
+    """An invocation that dies while others run loses nothing, also where rows can't be shared between runs."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, {name: 10.0 + 200.0 * (name == "fifth") for name in NAMES})
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    assert invoke(shop, athena, 60.0)
+    assert sorted(shop.ledger.get_state("stock").metadata) == sorted(set(NAMES) - {"fifth"})
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert (run.state, run.stage) == (RunState.STOPPED, Stage.PIN)
+    while invoke(shop, athena, 60.0):
+        pass
+    assert sorted(athena.started) == sorted(NAMES)
+
+
+def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
+    """The error names the metadata and Athena's reason; the next attempt keeps what has ended, and starts the rest."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, {"first": 5, "second": 20, "third": 100, "fourth": 100, "fifth": 100}, {"second"})
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    with pytest.raises(Stopped, match="metadata 'second': Athena did not answer the query: Query exhausted resources"):
+        invoke(shop, athena, 900.0)
+    assert sorted(athena.cancelled) == ["fifth", "fourth", "third"]
+    athena.fails.clear()
+    assert not invoke(shop, athena, 900.0)
+    assert sorted(athena.started) == sorted([*NAMES, "second", "third", "fourth", "fifth"])
+
+
+def test_a_refresh_fetches_anew_once(tmp_path: Path) -> None:
+    """Rows that are young enough for other runs are not for it; its own are, when it continues."""
+    shop = build_shop(tmp_path, max_age=timedelta(days=1))
+    athena = SlowAthena(shop, dict.fromkeys(NAMES, 100.0))
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    while invoke(shop, athena, 60.0):
+        pass
+    refresh(shop.services(), "stock")
+    while invoke(shop, athena, 60.0):
+        pass
+    assert sorted(athena.started) == sorted(NAMES * 2)
+    assert {run.state for run in shop.ledger.fetch_runs("stock")} == {RunState.DONE}
