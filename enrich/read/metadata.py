@@ -60,13 +60,14 @@ class Athena:
             QueryFailed: Athena refuses the query.
         """
         connection = self._open()
+        where: dict[str, Any] = {"WorkGroup": connection.work_group} if connection.work_group else {}
         # PyAthena's cursors wait for a query, and its ArrowCursor reads S3 through a file system that ignores
         # AWS_ENDPOINT_URL; its connection has the client, the workgroup and the place for results.
         try:
             started = connection.client.start_query_execution(
                 QueryString=f"UNLOAD ({sql}) TO '{location}' WITH (format = 'PARQUET', compression = 'SNAPPY')",
-                WorkGroup=connection.work_group,
                 ResultConfiguration={"OutputLocation": connection.s3_staging_dir},
+                **where,
             )
         except ClientError as error:
             raise _refused(error) from error
