@@ -307,7 +307,21 @@ def _plan(story: Story) -> None:
     for n in range(1, 12):
         world.at(START + n * DAY / 4, lambda: story.queue.deliver({"sweep": True}))
         world.at(START + n * DAY / 4 + 60, lambda: story.items.delete_expired(world.time))
+    if (own := Random(f"take back {story.seed}")).random() < 0.15:
+        world.at(START + DAY / 4, lambda: _withdraw_beside_a_waiting_run(story, own))
     world.at(START, lambda: _poll(story, random))
+
+
+def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
+    """Take an output back once another run waits that has an order, and that nobody has in hand; else look again."""
+    for name in story.datasets:
+        runs = story.ledger.fetch_runs(name)
+        waits = any(not run.state.is_closed and run.generation and run.decided_ms is None for run in runs)
+        if waits and story.world.time > story.state(name).lease_until_ms / 1000:
+            return _operate(story, random, _withdraw, name)
+    if story.world.time < START + 2.9 * DAY:
+        story.world.at(story.world.time + 60, lambda: _withdraw_beside_a_waiting_run(story, random))
+    return None
 
 
 def _put(story: Story, random: Random, over: Put | None = None) -> None:
@@ -388,9 +402,9 @@ def _rewrite_open(story: Story, random: Random) -> None:
             _put(story, random, over=put)
 
 
-def _operate(story: Story, random: Random, deed: Callable[..., Run | None]) -> None:
+def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name: str | None = None) -> None:
     """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
-    name = random.choice(list(story.datasets))
+    name = name or random.choice(list(story.datasets))
     runs = [run for run in story.ledger.fetch_runs(name) if run.state.is_closed]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]
     if not good:
