@@ -1,1 +1,1 @@
-"""What wakes enrich, which outputs that means, and in which order they run."""
+"""Parse events, find the outputs they refer to, queue runs and execute them in order."""

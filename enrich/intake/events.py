@@ -1,7 +1,7 @@
-"""Understand what wakes enrich: Lambda events of every kind become a list of requests. Pure.
+"""Parse Lambda events of every kind into work requests.
 
-A request says only where to look: the object's state is read from S3 afterwards, so that an event, however old or
-often delivered, and the sweep come to the same output.
+A work request only says where to look. The object's state is read from S3 afterwards, so that a late or repeated event
+and the sweep all lead to the same output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 
 
 class UnknownEvent(ValueError):
-    """The event is of no kind that enrich understands; the message says which kinds there are."""
+    """The event is of no supported kind; the message lists the supported ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +27,58 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Look for outputs that no event told of; of one dataset, or of all."""
+    """Find outputs for which no event arrived; of one dataset, or of all."""
 
     dataset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Go on with a dataset's runs where an earlier invocation had to stop."""
+    """Continue a dataset's runs where an earlier invocation had to stop."""
 
     dataset: str
 
 
-Request = Arrived | Sweep | Continue
+WorkRequest = Arrived | Sweep | Continue
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One SQS record: its id, for the partial batch response, and its text."""
+    """One SQS record: its id, for the partial batch response, and its body."""
 
     message_id: str
     text: str
 
 
 def parse_messages(event: Mapping[str, Any]) -> list[Message] | None:
-    """Split an SQS event into its messages; None when the event did not come through SQS."""
+    """Return the messages of an SQS batch; None when the event is not one."""
     records = event.get("Records")
     if not isinstance(records, list) or not records or not all(_source(record) == "aws:sqs" for record in records):
         return None
     return [Message(str(record["messageId"]), str(record.get("body", ""))) for record in records]
 
 
-def parse_text(text: str) -> list[Request]:
-    """Parse the text of a message, which holds any event that could have come directly.
+def parse_text(text: str) -> list[WorkRequest]:
+    """Parse the body of a message: any event that `parse_event` supports, as JSON.
 
     Raises:
-        UnknownEvent: it is no JSON object, or of no known kind.
+        UnknownEvent: it is not JSON, or of no supported kind.
     """
     try:
         event = json.loads(text)
     except ValueError as error:
-        raise UnknownEvent(f"a message is not JSON: {text[:200]!r}") from error
+        raise UnknownEvent(f"message is not JSON: {text[:200]!r}; expected an event as JSON") from error
     return parse_event(event)
 
 
-def parse_event(event: object) -> list[Request]:
+def parse_event(event: object) -> list[WorkRequest]:
     """Parse one event that is not an SQS batch.
 
-    Kinds: EventBridge "Object Created"; an S3 notification (also its test event, which asks for nothing); the
+    Kinds: EventBridge "Object Created"; an S3 notification (its test event requests nothing); the
     scheduler's `{"sweep": true | "dataset"}`; `{"continue": {"dataset": ...}}`; `{"bucket": ..., "object_key": ...}`.
 
     Raises:
-        UnknownEvent: none of these.
+        UnknownEvent: it is none of these.
     """
     if isinstance(event, Mapping):
         if event.get("source") == "aws.s3" and "detail" in event:
@@ -96,8 +96,8 @@ def parse_event(event: object) -> list[Request]:
     raise _unknown(event)
 
 
-def _parse_eventbridge(event: Mapping[str, Any]) -> Iterator[Request]:
-    # EventBridge gives object keys as they are; only S3's own notifications encode them.
+def _parse_eventbridge(event: Mapping[str, Any]) -> Iterator[WorkRequest]:
+    # EventBridge sends object keys unencoded; only S3's own notifications URL-encode them.
     if event.get("detail-type") == "Object Created":
         detail = event["detail"]
         if not isinstance(detail, Mapping):
@@ -105,7 +105,7 @@ def _parse_eventbridge(event: Mapping[str, Any]) -> Iterator[Request]:
         yield Arrived(_text(detail.get("bucket"), "name", event), _text(detail.get("object"), "key", event))
 
 
-def _parse_notification(record: object) -> Iterator[Request]:
+def _parse_notification(record: object) -> Iterator[WorkRequest]:
     if _source(record) != "aws:s3" or not isinstance(record, Mapping):
         raise _unknown(record)
     if str(record.get("eventName", "")).removeprefix("s3:").startswith("ObjectCreated:"):
@@ -137,7 +137,7 @@ def _text(holder: object, name: str, event: object) -> str:
 
 def _unknown(event: object) -> UnknownEvent:
     return UnknownEvent(
-        f"not an event that enrich understands: {json.dumps(event, default=str)[:500]}; it takes EventBridge "
-        '"Object Created", S3 notifications, {"sweep": true}, {"sweep": "DATASET"}, {"continue": {"dataset": ...}} and '
-        '{"bucket": ..., "object_key": ...}, each also as the text of an SQS message'
+        f'unknown event {json.dumps(event, default=str)[:500]}; expected EventBridge "Object Created", an S3 '
+        'notification, {"sweep": true}, {"sweep": "DATASET"}, {"continue": {"dataset": ...}} or '
+        '{"bucket": ..., "object_key": ...}, alone or as the body of an SQS message'
     )

@@ -1,4 +1,4 @@
-"""Queue runs in the ledger: of new outputs, and again of outputs that were run before.
+"""Queue runs in the ledger: first runs of new outputs, and repeated runs.
 
 Producers enqueue, then try the lease; holders release, then check the queue: no run is stranded.
 """
@@ -15,7 +15,7 @@ from enrich.services import Services
 
 
 def enqueue_output(services: Services, output: Output) -> Run:
-    """Record an output as pending and return its run; the run that it has already, if it was known."""
+    """Queue a run of an output and return it; if the output has a run already, return that one."""
     known = services.ledger.get_seen(output.dataset, output.identity)
     while known is None:
         run = Run(
@@ -34,12 +34,14 @@ def enqueue_output(services: Services, output: Output) -> Run:
         known = services.ledger.get_seen(output.dataset, output.identity)
     run_found = services.ledger.get_run(output.dataset, known.run)
     if run_found is None:
-        raise LookupError(f"ledger: output {output.identity} names run {known.run}, which is not there")
+        raise LookupError(
+            f"ledger, dataset {output.dataset}: output {output.identity} has run {known.run}, which has no record"
+        )
     return run_found
 
 
 def enqueue_again(services: Services, run: Run) -> Run:
-    """Record a further run, of kind replay, rejects, refresh, restore or removal, of an output that was run before."""
+    """Queue a further run of an output that has been run: a replay, rejects, refresh, restore or removal."""
     while True:
         queued = _enqueue(services, run, None)
         if queued:
@@ -47,7 +49,7 @@ def enqueue_again(services: Services, run: Run) -> Run:
 
 
 def _enqueue(services: Services, run: Run, etag: str | None) -> Run | None:
-    """Commit a run with the next number; None when the number, or the output, was taken meanwhile."""
+    """Commit a run with the next number; return None if another invocation took the number or the output first."""
     numbered, counter, pending = build_queued(services, run)
     records: list[Record] = [numbered, counter, pending]
     if etag is not None:
@@ -69,7 +71,7 @@ def _enqueue(services: Services, run: Run, etag: str | None) -> Run | None:
 
 
 def build_queued(services: Services, run: Run) -> tuple[Run, Counter, Pending]:
-    """Return what to commit so that a run is queued with the next number."""
+    """Return the records whose commit queues a run with the next number."""
     counter = services.ledger.get_counter(run.dataset)
     numbered = replace(run, run=counter.next_run, queued_ms=int(services.clock.now() * 1000), version=0)
     pending = Pending(dataset=run.dataset, run=numbered.run, kind=run.kind, queued_ms=numbered.queued_ms)
@@ -77,7 +79,7 @@ def build_queued(services: Services, run: Run) -> tuple[Run, Counter, Pending]:
 
 
 def repeat(run: Run, kind: Kind) -> Run:
-    """Build a run, yet to be queued, over what an earlier one ran over."""
+    """Build a run over the same output or rejects as an earlier run; it is not queued yet."""
     return Run(
         dataset=run.dataset,
         run=0,

@@ -1,4 +1,4 @@
-"""Restore what the table should hold: queue outputs again after a withdrawal, a restored table or lost fingerprints."""
+"""Queue outputs again when the table must be restored: after a withdrawal, a replaced table or lost fingerprints."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from enrich.ledger.store import Delete
 from enrich.s3 import exists
 from enrich.services import Services
 
-# Runs in one commit of a withdrawal. Each has a record of at most 400 KB, and maybe one that it is pending: with the
-# dataset's state they stay below the 100 actions and the 4 MB that one transaction takes.
+# Runs in one commit of a withdrawal. Each has a record of at most 400 KB, and possibly a pending record: with the
+# dataset's state they stay below DynamoDB's limits for one transaction, 100 actions and 4 MB.
 RUNS_AT_ONCE = 8
 
 
 def finish_withdrawals(services: Services, lease: Lease) -> None:
-    """Mark every run that a withdrawal took back; call it first of all after the lease of a dataset was acquired.
+    """Mark every run that a withdrawal took back. Call it right after acquiring the dataset's lease.
 
-    The commit that queued the removal opened a generation too, and is the whole decision. What it means for the other
-    runs follows from the ledger alone, whichever of them are marked already. So the next holder of the dataset can
-    finish what an invocation or an operator left, and must: a run that is not marked would run as before.
+    The commit that queued the removal and opened a generation is the whole decision. Its effect on the other runs
+    follows from the ledger alone, whichever of them are marked already. So the next holder of the lease can finish a
+    withdrawal that was interrupted, and must: a run that is not marked would run as before.
 
     Raises:
-        LeaseLost: another invocation holds the dataset by now.
+        LeaseLost: another invocation holds the dataset.
     """
     dataset = lease.state.dataset
     for pending in services.ledger.fetch_pending(dataset):
@@ -41,7 +41,7 @@ def finish_withdrawals(services: Services, lease: Lease) -> None:
 
 
 def _mark_runs(services: Services, removal: Run, generation: int) -> Iterator[list[Record | Delete]]:
-    """Yield what a withdrawal changes of each run: those of its output are withdrawn, others get an order anew."""
+    """Yield the changes of each run: those over the withdrawn output are withdrawn, others get a new order."""
     runs = services.ledger.fetch_runs(removal.dataset)
     taken_back = {number for number in find_runs_over(runs, removal.identity) if number < removal.run}
     for run in runs:
@@ -58,7 +58,7 @@ def _mark_runs(services: Services, removal: Run, generation: int) -> Iterator[li
 
 
 def heal(services: Services, dataset: str) -> None:
-    """Queue every live output again when the table was replaced, or the fingerprints are gone, since the last run."""
+    """Queue every live output again if the table was replaced or the fingerprints are missing since the last run."""
     state, settings = services.ledger.get_state(dataset), services.settings
     table_id = fetch_table_id(services.dynamodb, settings.table)
     if state.fingerprints is None or (
@@ -66,7 +66,7 @@ def heal(services: Services, dataset: str) -> None:
     ):
         return
     lease = services.acquire(dataset)
-    if lease is None:  # the run under way will notice, or the next sweep
+    if lease is None:  # the present holder finds out when its run decides, else the next sweep does
         return
     try:
         if lease.state.fingerprints == state.fingerprints:
@@ -76,27 +76,27 @@ def heal(services: Services, dataset: str) -> None:
 
 
 def rebuild(services: Services, lease: Lease, name: str) -> None:
-    """Queue every live output, to be written in full, unless that was done before under this name."""
+    """Queue every live output, to be written in full, once for each name."""
     if lease.state.rebuilt != name:
         _queue_restores(services, lease, full=True)
         lease.commit(replace(lease.state, rebuilt=name))
 
 
 def restore_first(services: Services, lease: Lease, removal: Run) -> None:
-    """Queue every live output before a removal, which goes last."""
+    """Queue every live output; the removal runs after them."""
     _queue_restores(services, lease, full=False)
     lease.commit(lease.state, replace(removal, stage=Stage.PIN))
 
 
 def _queue_restores(services: Services, lease: Lease, *, full: bool) -> None:
-    """Queue every output whose items may be alive; `full`: to be written whatever the fingerprints say."""
+    """Queue every output whose items may be alive. `full`: write all items, regardless of the fingerprints."""
     runs = services.ledger.fetch_runs(lease.state.dataset)
     for run in find_alive(services, runs):
         enqueue_again(services, replace(repeat(run, Kind.RESTORE), full=full))
 
 
 def find_alive(services: Services, runs: Sequence[Run]) -> list[Run]:
-    """Return the newest run of each output whose items may be alive, oldest first: so they keep their order."""
+    """Return the newest run of each output whose items may be alive, oldest first, to keep their order."""
     now = services.clock.now()
     newest: dict[str, Run] = {}
     for run in newest_first(runs):
@@ -108,7 +108,7 @@ def find_alive(services: Services, runs: Sequence[Run]) -> list[Run]:
 
 
 def newest_first(runs: Sequence[Run]) -> list[Run]:
-    """Return those of all runs of a dataset that published an output which was not taken back, by their order."""
+    """Return the runs that published an output and are not withdrawn, by descending order. `runs`: all of a dataset."""
     withdrawn = find_withdrawn(runs)
     published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
     done = [run for run in published if run.run not in withdrawn]

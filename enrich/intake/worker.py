@@ -1,4 +1,4 @@
-"""Handle requests: take outputs in, run what is pending, and see that what can't be done here is done later."""
+"""Handle work requests: queue outputs, execute pending runs, and send a message for what must continue later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
 
 from enrich.errors import Failed, OutOfTime, TableStateUnknown
-from enrich.intake.events import Arrived, Continue, Request, Sweep
+from enrich.intake.events import Arrived, Continue, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
 from enrich.ledger.lease import Lease
@@ -17,14 +17,14 @@ from enrich.run.lifecycle import execute
 from enrich.services import Services
 
 
-def handle_requests(services: Services, requests: Iterable[Request]) -> None:
-    """Do what requests ask for, one after the other.
+def handle_requests(services: Services, requests: Iterable[WorkRequest]) -> None:
+    """Handle work requests one after the other.
 
     Raises:
-        Failed: the output that a request names can't become items; the ledger has the same error.
-        Stopped: a run can't continue for now, and not for lack of time.
-        LeaseLost: the ledger is no longer as it was read. Another invocation holds the dataset, or a commit of our own
-            was applied and reported as failed; since it may be the latter, the message must come again.
+        Failed: the run of a requested output failed; the ledger has the same error.
+        Stopped: a run can't continue for now, for another reason than time.
+        LeaseLost: the ledger has changed since it was read. Either another invocation holds the dataset, or a commit of
+            this one was applied and reported as failed. In the second case only a redelivered message continues.
     """
     for request in requests:
         match request:
@@ -36,7 +36,7 @@ def handle_requests(services: Services, requests: Iterable[Request]) -> None:
                 run_dataset(services, run.dataset, own={run.run})
                 _raise_failed(services, run)
             case Sweep(None):
-                for name in services.datasets:  # a message each, so that they run side by side
+                for name in services.datasets:  # one message each, so that they run in parallel
                     services.send({"sweep": name})
             case Sweep(str(dataset)):
                 _sweep(services, dataset)
@@ -54,7 +54,7 @@ def _sweep(services: Services, dataset: str) -> None:
 
 
 def run_dataset(services: Services, dataset: str, own: Collection[int] = ()) -> None:
-    """Run what is pending for a dataset; what time does not allow continues through a message to our own queue."""
+    """Execute a dataset's pending runs; when time is up, send a message to enrich's queue that continues them."""
     try:
         with closing(run_pending(services, dataset, own)) as closed:
             for run in closed:
@@ -65,19 +65,20 @@ def run_dataset(services: Services, dataset: str, own: Collection[int] = ()) -> 
 
 
 def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> Generator[Run, None, None]:
-    """Run what is pending for a dataset, oldest first, until nothing is or another invocation holds the dataset.
+    """Execute a dataset's pending runs, oldest first, until none is left or another invocation holds the dataset.
 
-    Yields each run as soon as it is closed, and holds the dataset until it is exhausted or closed itself.
+    Yields each run as soon as it is closed. The generator holds the lease until it is exhausted or closed.
 
     Args:
         services: of this invocation.
         dataset: its name.
-        own: numbers of the runs that the caller answers for. For another output that fails a message is sent: its own
-            may be gone, acknowledged while the dataset was busy, and this one goes to the dead-letter queue instead.
+        own: numbers of the runs whose failure the caller reports. For any other output that fails, a message is sent:
+            the original may have been acknowledged while the dataset was busy, and this one reaches the dead-letter
+            queue in its place.
 
     Raises:
         Stopped: a run continues later; OutOfTime, its subclass, when only time was lacking.
-        LeaseLost: another invocation holds the dataset by now.
+        LeaseLost: another invocation holds the dataset.
     """
     while services.ledger.fetch_pending(dataset):
         lease = services.acquire(dataset)
@@ -97,10 +98,10 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
 
 
 def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:
-    """Run what was chosen and return it closed; None when other runs must go first, which are queued by then."""
+    """Execute one run and return it closed; None when other runs, now queued, must go first."""
     run = services.ledger.get_run(chosen.dataset, chosen.run)
     if run is None:
-        raise LookupError(f"ledger: {chosen.dataset} run {chosen.run} is pending, but has no record")
+        raise LookupError(f"ledger, dataset {chosen.dataset}: run {chosen.run} is pending and has no record")
     if run.stage is Stage.RESTORE_FIRST:
         restore_first(services, lease, run)
         return None
@@ -113,13 +114,13 @@ def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:
 
 
 def _choose(pending: Sequence[Pending], open_run: int | None) -> Pending | None:
-    """Choose the oldest, with two exceptions.
+    """Choose the oldest pending run, with two exceptions.
 
-    A run that began to write goes before any other: until it closes, nobody knows what the table holds. And what
-    restores the table goes before what comes new: restores, then a removal, which queues restores first of all.
+    A run that has begun to write goes before any other: until it closes, the content of the table is unknown. Runs that
+    restore the table go before new outputs: restores, then a removal, which itself queues restores first.
     """
     began = [each for each in pending if each.run == open_run]
-    # newest first: what the newest outputs name is then never served from an older one in between
+    # newest first: an item that the newest output names is then never served from an older output in between
     restores = [each for each in reversed(pending) if each.kind is Kind.RESTORE]
     removals = [each for each in pending if each.kind is Kind.REMOVAL]
     return next(iter(began or restores or removals or pending), None)

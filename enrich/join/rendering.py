@@ -1,6 +1,7 @@
-"""Render chunks for both stages that need them: once, where the scratch disk has room to cache what was rendered.
+"""Render the chunks of an output for the check and write stages, once if the scratch disk has room to cache them.
 
-Rendering is a third of a run's CPU. A run that continues in another invocation has no cache, and renders again.
+Rendering is a third of a run's CPU. The cache ends with the invocation: a run that continues in another one renders
+again.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from enrich.join.engine import Engine
 from enrich.write.item_size import too_large
 
 DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
-TOO_LARGE = "too-large", "the item is larger than the 400 KB that DynamoDB takes, also gzipped"
-MOST_BYTES = 1024 * 1024 * 1024
-MOST_SHARE = 0.25  # of the disk that is free: fingerprints and DuckDB's spill need the rest
+TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, also gzipped"
+MAX_CACHE_BYTES = 1024 * 1024 * 1024
+MAX_DISK_SHARE = 0.25  # of the free disk space: fingerprints and DuckDB's temporary files need the rest
 _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
 
 
-def render(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
-    """Render a chunk, and reject as well the items that are too large."""
+def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
+    """Render a chunk as `Engine.render`, and reject the items that are too large."""
     rendered = engine.render(chunk, first_row, digest=digest)
     large = too_large(rendered)
     return _reject(rendered, large, *TOO_LARGE) if large else rendered
 
 
 def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
-    """Reject what no single row can tell: rows that share an item key. `duplicates` are all of the output, in order."""
+    """Reject rows that share an item key. `duplicates`: their row numbers in the whole output, ascending."""
     rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, first_row + rendered.num_rows)]
     return _reject(rendered, rows, *DUPLICATE) if rows else rendered
 
@@ -40,23 +41,23 @@ def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[i
 class RenderedCache:
     """Bounded disk cache of the chunks rendered by the check stage, by their first row."""
 
-    def __init__(self, directory: Path, most_bytes: int | None = None) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self._directory = directory
-        room = min(MOST_BYTES, int(MOST_SHARE * shutil.disk_usage(directory).free))
-        self._room = room if most_bytes is None else most_bytes
+        room = min(MAX_CACHE_BYTES, int(MAX_DISK_SHARE * shutil.disk_usage(directory).free))
+        self._room = room if max_bytes is None else max_bytes
 
     def keep(self, first_row: int, rendered: pa.Table) -> None:
         """Keep a chunk if there is room for it."""
         self._room -= rendered.nbytes
         if self._room < 0:
-            self._room = 0  # the first chunks are kept, and no small ones among those that follow
+            self._room = 0  # from the first chunk that does not fit on, none is kept
             return
         chosen = rendered.select(_COLUMNS)
         with pa.OSFile(str(self._path(first_row)), "wb") as file, pa.ipc.new_file(file, chosen.schema) as writer:
             writer.write_table(chosen)
 
     def take(self, first_row: int, rows: int) -> pa.Table | None:
-        """Return the chunk that begins at a row, if it was kept with so many rows, and forget it."""
+        """Remove and return the chunk that begins at `first_row`; None unless one of `rows` rows is cached."""
         path = self._path(first_row)
         if not path.exists():
             return None
@@ -69,18 +70,18 @@ class RenderedCache:
         return self._directory / f"{first_row:012d}.arrow"
 
 
-class Rendering(NamedTuple):
-    """What renders the rows of a chunk for publishing exactly as they were checked."""
+class CheckedRenderer(NamedTuple):
+    """Renders chunks for publishing exactly as they were checked."""
 
     engine: Engine
     cache: RenderedCache
-    duplicates: Sequence[int]  # rows of the whole output, in order
+    duplicates: Sequence[int]  # row numbers in the whole output, ascending
 
-    def chunk(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
-        """Return a chunk's rows rendered, those that share a key rejected."""
+    def render_checked(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
+        """Render a chunk, from the cache if it is there, and reject rows that share an item key."""
         rendered = self.cache.take(first_row, chunk.num_rows)
         if rendered is None:
-            rendered = render(self.engine, chunk, first_row, digest=False)
+            rendered = render_chunk(self.engine, chunk, first_row, digest=False)
         return reject_duplicates(rendered, first_row, self.duplicates)
 
 

@@ -1,4 +1,4 @@
-"""The check stage: read all of an output to learn what decides, before anything is published."""
+"""The check stage: read the whole output and decide whether it is published."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from enrich.dataset.definition import FromColumn
 from enrich.errors import Failed, OutOfTime
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
-from enrich.join.rendering import DUPLICATE, reject_duplicates, render
+from enrich.join.rendering import DUPLICATE, reject_duplicates, render_chunk
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, Stage
 from enrich.run.context import RunContext
@@ -19,11 +19,12 @@ from enrich.run.context import RunContext
 FATAL = "missing-metadata-fatal"
 
 
-def check(context: RunContext) -> None:
-    """Note every row's key, digest and reject reason, and decide whether the output may be published.
+def check_output(context: RunContext) -> None:
+    """Record every row's key, digest and reject reason, and decide whether the output can be published.
 
     Raises:
-        Failed: more rejects than the dataset tolerates (they are on S3 by then), or metadata misses what it may not.
+        Failed: more rejects than the dataset tolerates (they are on S3 by then), or a row that metadata with
+            `missing="fail"` does not match.
         OutOfTime: the checkpoint is saved.
     """
     context.services.progress.stage(context.run, Stage.CHECK)
@@ -41,11 +42,11 @@ def check(context: RunContext) -> None:
 
 
 def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
-    """Check the rows that no earlier invocation has checked; return how many rows and rejects the output has."""
+    """Check the rows that no earlier invocation has checked; return the output's rows and its rejects by reason."""
     noted_from = next_row = context.run.next_row
     reasons = context.run.reasons
     for first_row, chunk in context.chunks(next_row):
-        rendered = render(context.engine, chunk, first_row, digest=True)
+        rendered = render_chunk(context.engine, chunk, first_row, digest=True)
         context.delta.note(rendered)
         context.cache.keep(first_row, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
@@ -66,7 +67,7 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
 
 
 def _is_tolerated(context: RunContext, rows: int, rejected: int) -> bool:
-    if context.run.kind is Kind.REMOVAL:  # it publishes nothing, and also removes what is rejected by now
+    if context.run.kind is Kind.REMOVAL:  # it publishes nothing, and removes rejected rows too
         return True
     tolerated = context.dataset.tolerated
     within_share = rejected <= tolerated.share * rows or rejected <= min(tolerated.few, rows - 1)
@@ -74,22 +75,23 @@ def _is_tolerated(context: RunContext, rows: int, rejected: int) -> bool:
 
 
 def _keep_rejects(context: RunContext, run: Run, duplicates: list[int]) -> str:
-    """Keep the rejects of a checked output that is not published; return the error that its run ends with.
+    """Write the rejects of an output that is not published; return the error message that closes its run.
 
     Raises:
-        OutOfTime: the row that it has reached is saved.
+        OutOfTime: the row reached is saved as the checkpoint.
     """
     services, rows, reasons = context.services, run.rows or 0, run.reasons
     bucket, prefix, example = services.settings.bucket, build_prefix(run.dataset, run.run), ""
     for first_row, chunk in context.chunks(run.place):
-        rendered = reject_duplicates(render(context.engine, chunk, first_row, digest=False), first_row, duplicates)
+        rendered = render_chunk(context.engine, chunk, first_row, digest=False)
+        rendered = reject_duplicates(rendered, first_row, duplicates)
         if write_rejects(services.s3, bucket, prefix, context.engine, chunk, rendered, first_row) and not example:
             first = rendered.filter(pc.is_valid(rendered["reason"])).slice(0, 1).to_pylist()[0]
             example = f", for example row {first['row']}: {first['reason']}, {first['detail']}"
         next_row = first_row + chunk.num_rows
         if context.step() and next_row < rows:
             context.save(replace(run, place=next_row))
-            raise OutOfTime(f"dataset {run.dataset}, run {run.run}: kept the rejects of {next_row} rows so far")
+            raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote the rejects of {next_row} rows so far")
     context.run = replace(run, version=context.run.version)  # for the commit that closes it
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {sum(reasons.values())} of {rows} predictions "
@@ -102,7 +104,7 @@ def _fail_fatal(context: RunContext, rendered: pa.Table) -> None:
     first = rendered.filter(pc.equal(rendered["reason"], FATAL)).slice(0, 1).to_pylist()[0]
     raise Failed(
         f"dataset {context.dataset.name}, s3://{context.run.bucket}/{context.run.object_key}, row {first['row']}: "
-        f"{first['detail']}, and its policy is to fail. Nothing was published"
+        f'{first["detail"]}, and the dataset says missing="fail". Nothing was published'
     )
 
 
@@ -114,6 +116,6 @@ def _check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
         if int(instant.timestamp() * 1000) != run.as_of_ms:
             first = datetime.fromtimestamp((run.as_of_ms or 0) / 1000, UTC)
             raise Failed(
-                f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: column {rule.column!r} says when the "
-                f"output was made, and must have one value in all of it; it has {first} and {instant}"
+                f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: column {rule.column!r} has {first} and "
+                f"{instant}; it gives the output's as_of, so every row must have the same value"
             )

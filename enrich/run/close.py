@@ -1,4 +1,4 @@
-"""Close a run: make what it confirmed the dataset's fingerprints, or note that nobody knows what it left."""
+"""Close a run: save the dataset's new fingerprints, or record that the content of the table is unknown."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from enrich.run.fingerprints import load_fingerprints, save_doubt, save_fingerpr
 from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
 
 
-def close(context: RunContext) -> None:
-    """Close a run that did all it had to."""
+def close_run(context: RunContext) -> None:
+    """Close a run that has completed all its stages."""
     run, state, delta, decision = context.run, context.lease.state, context.delta, context.decided
     now = context.services.clock.now()
     context.services.progress.stage(run, Stage.CLOSE)
@@ -44,7 +44,7 @@ def close(context: RunContext) -> None:
 
 
 def close_early(context: RunContext, state: RunState, error: str) -> Run:
-    """Close a run that can't be completed, and return it; if it began to write, its bodies may be in the table."""
+    """Close a run that can't be completed and return it; if it began to write, its bodies may be in the table."""
     dataset = context.lease.state
     if context.run.decided_ms is not None:
         dataset = _leave_doubt(context, dataset)
@@ -60,6 +60,6 @@ def _leave_doubt(context: RunContext, state: DatasetState) -> DatasetState:
     try:
         load_fingerprints(context, context.run.base, table_id)
         fingerprints = save_doubt(context, table_id)
-    except Failed:  # what it wrote is not known: fingerprints that do not exist make all live outputs be written again
+    except Failed:  # what it wrote is unknown: a missing fingerprints object makes all live outputs be written again
         fingerprints = f"{context.work_key('noted/')}gone"
     return replace(state, open_run=None, fingerprints=fingerprints, table_id=table_id)

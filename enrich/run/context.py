@@ -1,4 +1,4 @@
-"""A run in the hands of one invocation: what its stages share, and how they move its checkpoint."""
+"""The state that a run's stages share within one invocation, and the run's checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from enrich.dataset.definition import Dataset
 from enrich.delta.changes import Delta
 from enrich.errors import Failed, LeaseLost
 from enrich.join.engine import MAX_METADATA_BYTES, Engine
-from enrich.join.rendering import RenderedCache, Rendering
+from enrich.join.rendering import CheckedRenderer, RenderedCache
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import DatasetState, Pending, Record, Run, bump
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -31,31 +31,28 @@ from enrich.write.writer import Budget, Writer
 
 
 class Decision(NamedTuple):
-    """What an invocation publishes by: fixed when the run began to write, and the same in each of its invocations.
-
-    `removed_until`: epoch seconds at which the tombstones of this run expire.
-    """
+    """What the publishing stages depend on: fixed when the run began to write, equal in each of its invocations."""
 
     table_id: str
-    removed_until: int
+    removed_until: int  # epoch seconds at which the run's tombstones expire
 
 
 @dataclass(slots=True)
 class RunContext:
-    """A run under way; entering it opens nothing, and leaving it closes what its stages have opened."""
+    """A run under way. Resources open on first use and are closed on exit."""
 
     services: Services
     lease: Lease
     dataset: Dataset
     run: Run
-    scratch: Path  # a folder of this run alone, deleted when the invocation has finished with the run
+    scratch: Path  # folder of this run alone, deleted when the invocation is done with the run
     saved_at: float = 0.0
     decision: Decision | None = None
     _opened: ExitStack = field(default_factory=ExitStack)
     _engine: Engine | None = None
     _delta: Delta | None = None
     _cache: RenderedCache | None = None
-    _rendering: Rendering | None = None
+    _renderer: CheckedRenderer | None = None
     _writer: Writer | None = None
     _slowest_step: float = 0.0
     _step_began: float = 0.0
@@ -64,10 +61,10 @@ class RunContext:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine = self._delta = self._cache = self._rendering = self._writer = self.decision = None
+        self._engine = self._delta = self._cache = self._renderer = self._writer = self.decision = None
         self._opened.close()
 
-    # -- what the stages share, opened when it is first used
+    # -- resources that the stages share, opened on first use
 
     @property
     def engine(self) -> Engine:
@@ -80,7 +77,7 @@ class RunContext:
 
     @property
     def delta(self) -> Delta:
-        """The keys and digests of the rows that this run has checked so far, those of earlier invocations included."""
+        """The keys and digests of the rows checked so far, in this invocation and earlier ones."""
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
             delta = self._opened.enter_context(Delta(self._folder("delta"), keep_keys=keep_keys))
@@ -96,15 +93,15 @@ class RunContext:
         return self._cache
 
     @property
-    def rendering(self) -> Rendering:
-        """Renders the rows of a checked chunk."""
-        if self._rendering is None:
-            self._rendering = Rendering(self.engine, self.cache, self.delta.duplicates())
-        return self._rendering
+    def renderer(self) -> CheckedRenderer:
+        """Renders the chunks of the checked output."""
+        if self._renderer is None:
+            self._renderer = CheckedRenderer(self.engine, self.cache, self.delta.duplicates())
+        return self._renderer
 
     @property
     def writer(self) -> Writer:
-        """The writer of this run's items; nothing of it is in flight once the context is left."""
+        """The writer of this run's items; no request is in flight after the context exits."""
         if self._writer is None:
             services = self.services
             self._writer = Writer(
@@ -131,7 +128,7 @@ class RunContext:
     # -- the checkpoint
 
     def begin(self) -> None:
-        """Save that this invocation has taken the run up."""
+        """Save that this invocation runs it."""
         services, run = self.services, self.run
         self.save(
             replace(
@@ -149,19 +146,19 @@ class RunContext:
         """Commit the changed run together with other records and the dataset's changed state.
 
         Raises:
-            LeaseLost: this invocation does not hold the dataset any more.
+            LeaseLost: this invocation no longer holds the dataset's lease.
         """
         self.lease.commit(dataset or self.lease.state, run, *records)
         self.run = bump(run)
         self.saved_at = self.services.clock.now()
 
     def step(self) -> bool:
-        """Keep the lease after a step of a stage; return whether there may be too little time for another such step."""
+        """Renew the lease if needed, after a step of a stage; return whether another step may take too long."""
         now = self.services.clock.now()
         self._slowest_step = max(self._slowest_step, now - self._step_began)
         self._step_began = now
         self.lease.keep()
-        return self.ends_within(1.5 * self._slowest_step + self.lease.timeout)  # the step, then what is in flight
+        return self.ends_within(1.5 * self._slowest_step + self.lease.timeout)  # the step, then the requests in flight
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether the invocation must end its work on this run within so many seconds."""
@@ -169,9 +166,11 @@ class RunContext:
 
     @property
     def decided(self) -> Decision:
-        """What this run publishes by; for the stages that need a decision."""
+        """The decision, for the stages that need one."""
         if self.decision is None:
-            raise RuntimeError(f"run {self.run.run} of {self.run.dataset} publishes before it has decided")
+            raise RuntimeError(
+                f"dataset {self.run.dataset}, run {self.run.run}: a publishing stage ran before `decide`"
+            )
         return self.decision
 
     def due(self) -> bool:
@@ -180,7 +179,7 @@ class RunContext:
 
     @property
     def pending(self) -> Pending:
-        """The record that says that this run is not closed."""
+        """The record that marks this run as not closed."""
         record = self.services.ledger.get_pending(self.run.dataset, self.run.run)
         if record is None:
             raise LeaseLost(f"dataset {self.run.dataset}: another invocation closed run {self.run.run}")
@@ -188,13 +187,13 @@ class RunContext:
 
     @property
     def is_late(self) -> bool:
-        """Whether a newer run began to write before this one: only then must each write look at what is stored."""
+        """Whether a newer run has begun to write: only then are writes conditional on the stored order."""
         return self.run.order.text < self.lease.state.high_water
 
-    # -- what the run reads, and its work folder
+    # -- the output, and the run's work folder
 
     def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Read the pinned output from a row on, chunk by chunk."""
+        """Yield the pinned output's chunks with their first row numbers, from `first_row` on."""
         self._step_began = self.services.clock.now()
         parts = parse_parts(self.read_work("parts.json"))
         yield from read_chunks(parts, self.dataset.source, open_part=self._open, start_row=first_row)
@@ -203,19 +202,19 @@ class RunContext:
         return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
 
     def export_noted(self, first_row: int, next_row: int) -> None:
-        """Keep what was noted of a range of rows for the invocation that continues the run."""
+        """Save the keys and digests of a range of rows for the invocation that continues the run."""
         if next_row > first_row:
             name = f"noted/{first_row:012d}-{next_row - 1:012d}.parquet"
             self.write_work(name, self.delta.export_noted(first_row).read_bytes())
 
     def _import_noted(self, delta: Delta) -> None:
-        """Import what earlier invocations of this run had noted, up to the checkpoint, each row once.
+        """Import the keys and digests that earlier invocations saved, up to the checkpoint, each row once.
 
-        An invocation that died between a file and its checkpoint leaves a file that overlaps with later ones. Where
-        they overlap they agree.
+        An invocation that died between a file and its checkpoint leaves a file that overlaps with later ones. The
+        overlapping rows are equal.
 
         Raises:
-            Failed: it is gone.
+            Failed: a file is missing.
         """
         until = self.run.next_row if self.run.stage is Stage.CHECK and self.run.rows is None else self.run.rows or 0
         next_row = 0
@@ -229,12 +228,12 @@ class RunContext:
                 self.lease.keep()
         if next_row < until:
             raise Failed(
-                f"run {self.run.run} of {self.run.dataset}: what was noted of its rows from {next_row} on is gone from "
-                f"s3://{self.services.settings.bucket}/{self.work_key('noted/')}; replay it"
+                f"dataset {self.run.dataset}, run {self.run.run}: the keys and digests of rows {next_row} and up are "
+                f"missing from s3://{self.services.settings.bucket}/{self.work_key('noted/')}; replay the run"
             )
 
     def superseded_rows(self, folder: str) -> list[int]:
-        """Read the rows, of the output or of the removals, for which the table turned out to hold a newer item."""
+        """Return the row numbers, of the output or of the removals, for which the table held a newer item."""
         rows: set[int] = set()
         for name in self.list_work(folder):
             rows.update(orjson.loads(self.read_work(name)))
@@ -260,5 +259,5 @@ class RunContext:
 
 
 def build_work_prefix(dataset: str, run: int) -> str:
-    """Return the prefix of the files that a run keeps for its continuation."""
+    """Return the prefix of the files that a run saves for its later invocations."""
     return f"work/{dataset}/{run:08d}/"

@@ -1,4 +1,4 @@
-"""Decide what a run publishes: each row against the fingerprints of the live items, and what it removes."""
+"""Decide what a run writes and removes, by comparing its rows with the fingerprints of the live items."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from enrich.run.context import Decision, RunContext
 from enrich.run.fingerprints import load_fingerprints, save_doubt
 
 
-def decide(context: RunContext) -> Decision:
-    """Decide what this run publishes, from what was fixed when it began to write: alike in each of its invocations.
+def decide_changes(context: RunContext) -> Decision:
+    """Decide what this run writes and removes.
+
+    The result depends only on values fixed when the run began to write, so every invocation decides alike.
 
     Raises:
         TableStateUnknown: the fingerprints do not describe the table. The run is pending again.
@@ -25,7 +27,7 @@ def decide(context: RunContext) -> Decision:
     base = context.run.base if began else state.fingerprints
     trust = load_fingerprints(context, base, table_id)
     if began and (trust is FingerprintTrust.NOTHING or context.run.table_id != table_id):
-        _begin_anew(context, table_id)
+        _restart_writing(context, table_id)
     if not began:
         if trust is not FingerprintTrust.ALL and state.rebuilt != name_rebuild(base, table_id):
             context.save(replace(context.run, state=RunState.PENDING))
@@ -46,7 +48,7 @@ def decide(context: RunContext) -> Decision:
 
 
 def _begin(context: RunContext, table_id: str, base: str | None) -> None:
-    """Raise the high-water mark before the first write, and fix what all decisions of this run depend on."""
+    """Raise the high-water mark before the first write, and save what all decisions of this run depend on."""
     run, state = context.run, context.lease.state
     context.save(
         replace(
@@ -60,10 +62,11 @@ def _begin(context: RunContext, table_id: str, base: str | None) -> None:
     )
 
 
-def _begin_anew(context: RunContext, table_id: str) -> None:
-    """Begin to write again from the start: what all decisions of this run depended on was lost under way.
+def _restart_writing(context: RunContext, table_id: str) -> None:
+    """Reset a run that had begun to write: the fingerprints that its decisions depend on were lost.
 
-    The fingerprints name no table until all live outputs are queued again: a crash before that keeps the doubt.
+    The saved fingerprints name no table until all live outputs are queued again, so a crash before that leaves the
+    table's state unknown.
 
     Raises:
         TableStateUnknown: always.
@@ -87,7 +90,7 @@ def _begin_anew(context: RunContext, table_id: str) -> None:
 
 
 def _choose_removals(context: RunContext, now: float) -> int:
-    """Choose what this run removes, and return when the tombstones expire: never before what they hide."""
+    """Choose the items that this run removes; return when its tombstones expire: never before the items they hide."""
     run, delta = context.run, context.delta
     order = run.order.text
     snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
@@ -99,7 +102,7 @@ def _choose_removals(context: RunContext, now: float) -> int:
 
 
 def _find_withdrawn(context: RunContext) -> Withdrawn:
-    """Find what the runs over a withdrawn output, and over its rejects, may have left."""
+    """Return the orders and the latest expiry of the items that runs over a withdrawn output, or its rejects, wrote."""
     runs = context.services.ledger.fetch_runs(context.run.dataset)
     of_it = find_runs_over(runs, context.run.identity)
     ran = [each for each in runs if each.run in of_it and each.as_of_ms and each.generation]

@@ -1,4 +1,4 @@
-"""The fingerprints that a run reads and leaves."""
+"""Load and save the fingerprints of a run's dataset."""
 
 from __future__ import annotations
 

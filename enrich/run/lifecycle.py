@@ -1,4 +1,4 @@
-"""One run over one output, stage by stage, each from its checkpoint, until it is closed."""
+"""Execute one run over one output, stage by stage from its checkpoint, until it is closed."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.read.chunks import BadOutput
-from enrich.run.check import check
-from enrich.run.close import close, close_early
+from enrich.run.check import check_output
+from enrich.run.close import close_early, close_run
 from enrich.run.context import RunContext
-from enrich.run.decide import decide
+from enrich.run.decide import decide_changes
 from enrich.run.prepare import pin, set_order
-from enrich.run.publish import remove, write
+from enrich.run.publish import remove_items, write_items
 from enrich.services import Services
 
 STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.PIN: pin,
     Stage.ORDER: set_order,
-    Stage.CHECK: check,
-    Stage.WRITE: write,
-    Stage.REMOVE: remove,
-    Stage.CLOSE: close,
+    Stage.CHECK: check_output,
+    Stage.WRITE: write_items,
+    Stage.REMOVE: remove_items,
+    Stage.CLOSE: close_run,
 }
-# What no retry helps: the run is closed as failed, and the next one can begin.
+# Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
 _FAILURES = (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
-    """Bring a run to its end, from its checkpoint, and return it closed.
+    """Execute a run from its checkpoint and return it closed.
 
-    A run that can't succeed is closed too: failed, with the error that says why, or overwritten.
+    A run that can't succeed is closed too: as failed, with its error, or as overwritten.
 
     Raises:
-        Stopped: it continues later (OutOfTime: as soon as possible); the ledger says where and why.
+        Stopped: it continues later (OutOfTime: as soon as possible); the ledger has its checkpoint and the error.
         TableStateUnknown: other runs must go first; this one is pending again.
         LeaseLost: another invocation holds the dataset.
     """
@@ -60,12 +60,12 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             _stop(context, str(error))
             raise
         except (ClientError, BotoCoreError) as error:
-            stopped = Stopped(f"AWS did not do what was asked: {error}")
+            stopped = Stopped(f"a call to AWS failed: {error}")
             _stop(context, str(stopped))
             raise stopped from error
         except (LeaseLost, TableStateUnknown):
             raise
-        except Exception as error:  # a defect, here or in a library: the ledger must show why the run does not continue
+        except Exception as error:  # a defect, here or in a library: the ledger must show why the run stopped
             _stop(context, f"{type(error).__name__}: {error}")
             raise
         return context.run
@@ -88,7 +88,7 @@ def _run_stages(context: RunContext) -> None:
     context.begin()
     while not context.run.state.is_closed:
         if context.run.stage.needs_decision and context.decision is None:
-            context.decision = decide(context)
+            context.decision = decide_changes(context)
         else:
             STAGES[context.run.stage](context)
 
@@ -98,5 +98,5 @@ def _stop(context: RunContext, error: str) -> None:
 
 
 def _close_early(context: RunContext, state: RunState, error: str) -> Run:
-    with context:  # what its stages had opened is closed by now
+    with context:  # its stages' resources are closed by now
         return close_early(context, state, error)

@@ -1,4 +1,4 @@
-"""The stages that publish: write the items that an output changes, remove those that it takes away."""
+"""The publishing stages: write the items that an output changes, and tombstones for those that it removes."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from enrich.run.context import RunContext
 from enrich.write.item_size import count_units
 from enrich.write.requests import interleave
 
-SLICE_SECONDS = 10.0  # between two looks at the clock, at the present rate
+SLICE_SECONDS = 10.0  # between two checks of the clock, at the present rate
 FIRST_SLICE_UNITS = 100  # until the rate is known: 2 s of a table of 50 write units a second
 LARGEST_SLICE_UNITS = 100_000
 REMOVAL_ROWS = 10_000  # removals read at a time
-SUPERSEDED_ROWS = "superseded/"  # folder of a run's work: rows of the output for which the table held a newer item
-OUTLIVED = "outlived/"  # the same of removals
+SUPERSEDED_ROWS = "superseded/"  # folder in a run's work folder: rows for which the table held a newer item
+OUTLIVED = "outlived/"  # the same, for removals
 
 
-def write(context: RunContext) -> None:
-    """Write the items that the output changes, keep its rejects, and save the run as ready to remove what it must.
+def write_items(context: RunContext) -> None:
+    """Write the items that the output changes and its rejects; the next stage is `remove`.
 
     Raises:
-        OutOfTime, WriteFailed: the last checkpoint stands, and the next invocation continues from there.
+        OutOfTime, WriteFailed: the next invocation continues from the last checkpoint.
     """
     context.services.progress.stage(context.run, Stage.WRITE)
-    publishing = _Publishing(context)
+    writer = _OutputWriter(context)
     for first_row, chunk in context.chunks(context.run.next_row):
-        publishing.write_chunk(first_row, chunk)
-    publishing.checkpoint(context.run.rows or 0, 0)
+        writer.write_chunk(first_row, chunk)
+    writer.checkpoint(context.run.rows or 0, 0)
     context.save(replace(context.run, stage=Stage.REMOVE, next_row=0, place=0))
 
 
-class _Publishing:
-    """Writes chunk by chunk, from checkpoint to checkpoint."""
+class _OutputWriter:
+    """Writes an output chunk by chunk, and saves checkpoints."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self._slices = _Slices(context)
-        self._counts = Counts()  # of what is not saved yet, but for what is written
+        self._slices = _SliceWriter(context)
+        self._counts = Counts()  # since the last checkpoint, without `written`
         self._place = context.run.place
 
     def write_chunk(self, first_row: int, chunk: pa.RecordBatch) -> None:
-        """Write a chunk, and keep its rejects."""
+        """Write the chunk's changed items and its rejects."""
         context = self._context
         outcome, counted, writes = _count_outcomes(context, first_row, chunk.num_rows)
         next_row = first_row + chunk.num_rows
-        if counted.rejected or writes:  # a chunk of which nothing changed is not even rendered
-            rendered = context.rendering.chunk(chunk, first_row)
+        if counted.rejected or writes:  # an unchanged chunk is not rendered
+            rendered = context.renderer.render_checked(chunk, first_row)
             services, prefix = context.services, build_prefix(context.dataset.name, context.run.run)
             write_rejects(services.s3, services.settings.bucket, prefix, context.engine, chunk, rendered, first_row)
             for place in self._slices.put(_select(rendered, outcome, writes), self._place, context.run.expires_at or 0):
@@ -69,7 +69,7 @@ class _Publishing:
         self._pause(next_row, 0)
 
     def _pause(self, next_row: int, place: int) -> None:
-        """Save a checkpoint when it is due, and stop when time is up."""
+        """Save a checkpoint when one is due, and stop when time is up."""
         context = self._context
         stop = context.step()
         if stop or context.due():
@@ -79,10 +79,12 @@ class _Publishing:
             raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote {next_row} of {run.rows} rows so far")
 
     def checkpoint(self, next_row: int, place: int) -> None:
-        """Wait for what is in flight, then save how far the run is: nothing before a checkpoint is ever done again.
+        """Wait for the requests in flight, then save the position: work before a checkpoint is never repeated.
 
-        `next_row` begins a chunk, so that its rejects keep their file; `place` is how many of its writes are done, in
-        their interleaved order, which is the same in every invocation. A slow table may take hours for a chunk.
+        Args:
+            next_row: first row of a chunk, since a chunk's rejects are one file.
+            place: number of the chunk's writes that are done, in their interleaved order, which is the same in every
+                invocation. A slow table may take hours for one chunk.
         """
         context, run = self._context, self._context.run
         written = context.writer.flush()
@@ -95,10 +97,10 @@ class _Publishing:
         self._counts = Counts()
 
 
-class _Slices:
-    """Puts items in slices of about `SLICE_SECONDS` each, whatever the rate: after each the caller looks at the clock.
+class _SliceWriter:
+    """Writes items in slices of about `SLICE_SECONDS` each, so that the caller can check the clock in between.
 
-    The rate is that at which the table took the last slices, so a slice is as large as the next can be expected to be.
+    The size of a slice follows from the rate at which the table accepted the last one.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -106,7 +108,7 @@ class _Slices:
         self._units = FIRST_SLICE_UNITS
 
     def put(self, items: pa.Table, place: int, expires_at: int) -> Iterator[int]:
-        """Put items (columns row, pk, sk, body) from a place on; give the place after each slice."""
+        """Write items (columns row, pk, sk, body) from `place` on; yield the place reached after each slice."""
         context = self._context
         ends = pc.cumulative_sum(count_units(items)).to_pylist()
         while place < len(ends):
@@ -124,21 +126,21 @@ class _Slices:
             yield place
 
     def _adapt(self, units: int, seconds: float) -> None:
-        """Grow to at most the double; a slice that took too long makes the next one smaller at once."""
+        """Set the next slice's size from the last one's rate: at most doubled, reduced without limit."""
         if seconds > 0:
             self._units = min(2 * self._units, int(units / seconds * SLICE_SECONDS), LARGEST_SLICE_UNITS)
         else:
             self._units = min(2 * self._units, LARGEST_SLICE_UNITS)
 
 
-def remove(context: RunContext) -> None:
-    """Write tombstones for what this run removes.
+def remove_items(context: RunContext) -> None:
+    """Write tombstones for the items that this run removes.
 
     Raises:
-        OutOfTime, WriteFailed: as `write`.
+        OutOfTime, WriteFailed: as `write_items`.
     """
     context.services.progress.stage(context.run, Stage.REMOVE)
-    slices = _Slices(context)
+    slices = _SliceWriter(context)
     first = context.run.next_row
     while (removals := context.delta.removals(first, first + REMOVAL_ROWS - 1)).num_rows:
         tombstones = removals.append_column("body", pa.nulls(removals.num_rows, pa.string()))
@@ -156,7 +158,7 @@ def remove(context: RunContext) -> None:
 
 
 def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.ChunkedArray, Counts, int]:
-    """Return how the rows of a chunk that have a key end, their counts but for what is written, and how many are."""
+    """Return the outcomes of a chunk's rows that have a key, the counts without `written`, and the writes."""
     outcome = context.delta.outcomes(first_row, first_row + rows - 1)["outcome"]
     found = {entry["values"]: entry["counts"] for entry in pc.value_counts(outcome).to_pylist()}
     good = sum(found.values()) - found.pop(REJECTED, 0)
@@ -168,7 +170,7 @@ def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.
 
 
 def _select(rendered: pa.Table, outcome: pa.ChunkedArray, writes: int) -> pa.Table:
-    """Return the rows of a chunk that are written, subjects interleaved."""
+    """Return the rows of a chunk to write, with subjects interleaved."""
     if writes < rendered.num_rows:
         good = rendered.filter(pc.is_null(rendered["reason"]))
         rendered = good.filter(pc.equal(outcome.filter(pc.not_equal(outcome, REJECTED)), WRITE)) if writes else good[:0]

@@ -86,7 +86,7 @@ _MARKED = """\
 MUTANTS = (
     Mutant(
         "stops-without-a-checkpoint",
-        "enrich.run.publish:_Publishing._pause",
+        "enrich.run.publish:_OutputWriter._pause",
         "if stop or context.due():",
         "if context.due():",
     ),
@@ -104,7 +104,7 @@ MUTANTS = (
     ),
     Mutant(
         "checkpoint-before-write",
-        "enrich.run.publish:_Publishing.checkpoint",
+        "enrich.run.publish:_OutputWriter.checkpoint",
         "        written = context.writer.flush()",
         "        context.save(replace(run, next_row=next_row))\n        run = context.run\n        written = context.writer.flush()",
     ),
@@ -134,11 +134,11 @@ MUTANTS = (
     ),
     Mutant(
         "superseded-counted-as-written",
-        "enrich.run.publish:_Publishing.checkpoint",
+        "enrich.run.publish:_OutputWriter.checkpoint",
         "superseded=written.superseded)",
         "superseded=0)",
     ),
-    Mutant("counts-twice", "enrich.run.publish:_Publishing.checkpoint", "self._counts = Counts()", "pass"),
+    Mutant("counts-twice", "enrich.run.publish:_OutputWriter.checkpoint", "self._counts = Counts()", "pass"),
     Mutant(
         "unprocessed-dropped",
         "enrich.write.writer:Writer._take",
@@ -231,7 +231,7 @@ MUTANTS = (
     ),
     Mutant(
         "restart-skips-a-chunk",
-        "enrich.run.publish:_Publishing.checkpoint",
+        "enrich.run.publish:_OutputWriter.checkpoint",
         "next_row=next_row, place=place, counts=",
         "next_row=next_row + 4, place=place, counts=",
     ),
@@ -331,14 +331,14 @@ MUTANTS = (
     ),
     Mutant(
         "snapshot-mark-falls",
-        "enrich.run.close:close",
+        "enrich.run.close:close_run",
         "max(state.snapshot, run.order.text) if is_snapshot",
         "run.order.text if is_snapshot",
     ),
-    Mutant("place-forgotten", "enrich.run.publish:_Publishing.__init__", "context.run.place", "0"),
+    Mutant("place-forgotten", "enrich.run.publish:_OutputWriter.__init__", "context.run.place", "0"),
     Mutant(
         "rejects-not-kept",
-        "enrich.run.publish:_Publishing.write_chunk",
+        "enrich.run.publish:_OutputWriter.write_chunk",
         "            write_rejects(services.s3,",
         "            bool(services.s3), (1,",
     ),

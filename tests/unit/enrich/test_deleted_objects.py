@@ -82,7 +82,7 @@ def test_a_run_whose_noted_rows_are_gone_fails_and_all_live_items_are_written_ag
     forget(shop, "work/")
     (failed,) = run_pending(shop.services(), "stock")
     assert (failed.state, failed.run) == ("failed", 2)
-    assert "replay it" in (failed.error or "")
+    assert "replay the run" in (failed.error or "")
     shop.written()
     shop.run({name: values[:1] for name, values in BETTER.items()}, day=0)
     assert shop.written() == ["x/a", "x/a", "x/b", "y/a"]  # all of the first output, and the new one's

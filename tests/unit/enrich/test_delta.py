@@ -148,7 +148,7 @@ def write_and_never_close(
 
     def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))
-        items = context.rendering.chunk(chunk, first_row).select(["row", "pk", "sk", "body"])
+        items = context.renderer.render_checked(chunk, first_row).select(["row", "pk", "sk", "body"])
         expires_at = context.run.expires_at or 0
         context.writer.put(items, order=context.run.order, expires_at=expires_at, conditional=context.is_late)
         context.writer.flush()

@@ -10,9 +10,9 @@ import pytest
 from enrich.intake.events import (
     Arrived,
     Continue,
-    Request,
     Sweep,
     UnknownEvent,
+    WorkRequest,
     parse_event,
     parse_messages,
     parse_text,
@@ -53,7 +53,7 @@ NOTIFICATION: dict[str, Any] = {
 }
 REMOVED = {"Records": [{**NOTIFICATION["Records"][0], "eventName": "ObjectRemoved:Delete"}]}
 
-CASES: dict[str, tuple[object, list[Request]]] = {
+CASES: dict[str, tuple[object, list[WorkRequest]]] = {
     "EventBridge gives object keys as they are": (EVENTBRIDGE, [Arrived("outputs", "d/a%20b+c.parquet")]),
     "EventBridge reports other things too": ({**EVENTBRIDGE, "detail-type": "Object Deleted"}, []),
     "S3 encodes object keys in its notifications": (NOTIFICATION, [Arrived("outputs", "d/a%20b+c dé.parquet")]),
@@ -89,7 +89,7 @@ def test_events_are_understood(name: str) -> None:
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_other_events_are_refused_with_what_enrich_takes(name: str) -> None:
     """What enrich does not understand is an error that shows it and says what it would take."""
-    with pytest.raises(UnknownEvent, match="it takes EventBridge"):
+    with pytest.raises(UnknownEvent, match="expected EventBridge"):
         parse_event(UNKNOWN[name])
 
 
