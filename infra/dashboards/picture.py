@@ -6,6 +6,7 @@ Needs matplotlib, which `tox -e pictures` installs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -61,9 +62,15 @@ def draw(dashboards: Mapping[str, Sequence[Widget]], caption: str, path: Path) -
 
 
 def save(figure: Any, path: Path) -> None:
-    """Save a figure so that the same figures give the same bytes, and close it."""
+    """Save a figure as SVG so that the same figures give the same bytes, and close it."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+    if path.suffix == ".svg":
+        # An id of a clip path is a digest of floats that differ by rounding from run to run.
+        text = path.read_text()
+        for number, name in enumerate(dict.fromkeys(re.findall(r'clipPath id="(\w+)"', text))):
+            text = text.replace(name, f"clip{number}")
+        path.write_text(text)
 
 
 def _split(name: str, widgets: Sequence[Widget]) -> Iterable[tuple[float, str | list[Widget]]]:
