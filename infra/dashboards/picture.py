@@ -66,8 +66,8 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     if path.suffix == ".svg":
-        # An id of a clip path is a digest of floats that differ by rounding from run to run.
-        text = path.read_text()
+        # Floats of the layout differ by rounding errors from run to run, and ids of clip paths are digests of them.
+        text = re.sub(r"\d+\.\d{8,}", lambda found: f"{float(found[0]):.7f}", path.read_text())
         for number, name in enumerate(dict.fromkeys(re.findall(r'clipPath id="(\w+)"', text))):
             text = text.replace(name, f"clip{number}")
         path.write_text(text)
