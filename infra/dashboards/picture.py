@@ -33,6 +33,7 @@ LINES = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#eceef2",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
 }
 
 
@@ -67,7 +68,7 @@ def save(figure: Any, path: Path) -> None:
     plt.close(figure)
     if path.suffix == ".svg":
         # Floats of the layout differ by rounding errors from run to run, and ids of clip paths are digests of them.
-        text = re.sub(r"\d+\.\d{8,}", lambda found: f"{float(found[0]):.7f}", path.read_text())
+        text = re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", path.read_text())
         for number, name in enumerate(dict.fromkeys(re.findall(r'clipPath id="(\w+)"', text))):
             text = text.replace(name, f"clip{number}")
         path.write_text(text)
