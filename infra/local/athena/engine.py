@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
@@ -44,7 +45,12 @@ def run_statement(
     """
     with duckdb.connect(":memory:", config=CONFIG) as connection:
         connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # connect takes no time zone
-        started(connection.interrupt)
+
+        def interrupt() -> None:
+            with suppress(duckdb.ConnectionException):  # closed: the run has ended
+                connection.interrupt()
+
+        started(interrupt)
         try:
             for number, (name, rows) in enumerate(tables.items()):
                 connection.register(f"table {number}", rows)

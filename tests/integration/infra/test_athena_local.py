@@ -254,11 +254,12 @@ def test_results_of_a_running_query_are_refused(lake: Lake) -> None:
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
 
 
-def test_what_has_ended_stays_as_it_ended(lake: Lake) -> None:
-    """Stopping a query that has succeeded changes nothing."""
-    query_id = lake.run("select 1")["QueryExecutionId"]
+@pytest.mark.parametrize(("sql", "state"), [("select 1", "SUCCEEDED"), ("select wingspan from planes", "FAILED")])
+def test_stopping_an_ended_query_changes_nothing(lake: Lake, sql: str, state: str) -> None:
+    """A query that has succeeded or failed keeps its state."""
+    query_id = lake.run(sql)["QueryExecutionId"]
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
-    assert _state(lake, query_id) == "SUCCEEDED"
+    assert _state(lake, query_id) == state
 
 
 # -- what is refused, what fails ---------------------------------------------------------------------------------------
