@@ -1,7 +1,7 @@
-"""Build what AWS runs: one zip per function from locked hashes, the same bytes each time. Edge: pip and the disk.
+"""Build the functions' bundles: reproducible zips from locked hashes, with pip.
 
-A bundle is what pip installs (kept under a digest of what decides it) and, appended, our own modules: a change of our
-code costs a copy and no download. Bytes repeat for the same zlib; the digest covers all else that they depend on.
+A bundle is what pip installs (cached under a digest of its inputs), with our own modules appended: a change of our code
+costs a copy and no download. The same zlib gives the same bytes; the digest covers all other inputs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundle holds: its lock, folders and files of ours, YAML documents (carried as JSON), and its bound."""
+    """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size."""
 
     requirements: Path | None
     sources: tuple[str, ...]
@@ -54,14 +54,14 @@ class Bundle:
 
 RECIPES = {
     "serve": Recipe(ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 20_000_000),
-    # The reader owns the stored format, so the writer carries two modules of it and no more.
+    # The reader owns the stored format, so the writer has two modules of the reader.
     "enrich": Recipe(
         ROOT / "enrich/requirements.txt",
         ("enrich", "wire", "serve/__init__.py", "serve/item.py", "serve/datasets.py"),
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
     ),
-    # Two small functions that run the stack itself; boto3 is the runtime's.
+    # The two functions that operate the stack; boto3 is the runtime's.
     "operate": Recipe(
         None,
         ("infra/__init__.py", "infra/discovery.py", "infra/publish.py", "infra/synthetic.py"),
@@ -88,10 +88,10 @@ class BundleError(Exception):
 
 
 def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
-    """Build a bundle, or take it from the cache when nothing it depends on has changed.
+    """Build a bundle, or take it from the cache if none of its inputs has changed.
 
     Raises:
-        BundleError: pip failed, or the bundle is larger than its bound.
+        BundleError: pip failed, or the bundle is larger than its maximum.
     """
     recipe = RECIPES[name]
     compiler = sys.executable if target == "native" else find_interpreter(RUNTIME)
@@ -118,7 +118,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
 
 
 def unpack(bundle: Bundle, directory: Path) -> Path:
-    """Unpack a bundle into a directory named after its digest, once, in place of its former self."""
+    """Unpack a bundle into a directory named after its digest, once, in place of the previous one."""
     tree = directory / bundle.path.stem
     if not tree.exists():
         for stale in directory.glob(f"{bundle.path.stem.rpartition('-')[0]}-*/"):
@@ -130,10 +130,10 @@ def unpack(bundle: Bundle, directory: Path) -> Path:
 
 
 def check_imports(bundle: Bundle, tree: Path) -> None:
-    """Import the handlers with the bundle alone on the path: no site-packages, no environment, no checkout.
+    """Import the handlers with only the bundle on the path: no site-packages, no environment, no checkout.
 
     Raises:
-        BundleError: something that they need is not in the bundle.
+        BundleError: the bundle lacks a module that they need.
     """
     for module in RECIPES[bundle.name].modules:
         code = f"import sys; sys.path.insert(0, {str(tree)!r}); import {module}"
@@ -224,13 +224,13 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.sources:
         found: Iterable[Path] = [ROOT / source] if source.endswith(".py") else (ROOT / source).rglob("*")
         for path in found:
-            # serve/dev is the laptop's server
+            # serve/dev runs only on a laptop
             if path.is_file() and not {"__pycache__", "dev"} & set(path.parts) and "requirements" not in path.name:
                 yield path
 
 
 def _documents(recipe: Recipe) -> dict[str, bytes]:
-    """Render YAML documents as JSON beside our modules: the runtime has no YAML."""
+    """Render YAML documents as JSON beside our modules: the runtime has no YAML parser."""
     texts = {f"infra/{Path(path).stem}.json": yaml.safe_load((ROOT / path).read_text()) for path in recipe.documents}
     return {path: json.dumps(document, ensure_ascii=False).encode() for path, document in texts.items()}
 
@@ -255,9 +255,9 @@ def _digest(parts: Iterable[str]) -> str:
 def main() -> None:
     """Build bundles and print where they are and how large."""
     parser = argparse.ArgumentParser(description="Build the functions' bundles.")
-    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="all, when none is named")
+    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="all, if none is given")
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64")
-    parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (sam build asks for that)")
+    parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (for sam build)")
     options = parser.parse_args()
     if options.target != "native" and find_interpreter(RUNTIME) is None:
         warning = f"no python{RUNTIME} here: bundles go without .pyc, so cold starts compile (1.6 to 2.5 times as slow)"

@@ -1,6 +1,6 @@
-"""Build what consumers find us by: the api-catalog (RFC 9727, a linkset of RFC 9264), service.json, openapi.json. Pure.
+"""Build the discovery files: the api-catalog (RFC 9727, a linkset of RFC 9264), service.json, openapi.json.
 
-Standard library only, since the stack's own function (infra/publish.py) carries it too.
+Standard library only: the stack's own function (infra/publish.py) has this module in its bundle.
 
     python -m infra.discovery --into build/discovery      writes the files of all five environments
 """
@@ -21,12 +21,12 @@ Document = Mapping[str, Any]
 
 
 def build_base_url(environments: Document, name: str) -> str:
-    """Build the address that consumers use: the custom domain, never an id that a new deployment could change."""
+    """Build the base URL for consumers: at the custom domain, which does not change with a deployment."""
     return f"https://{environments['environments'][name]['domain']}/{environments['version']}"
 
 
 def build_catalog(environments: Document) -> dict[str, Any]:
-    """Build the api-catalog: one item per environment, and each one's description, meta data and status."""
+    """Build the api-catalog: one item per environment, with its description, meta data and status."""
     base = environments["discovery"]["base_url"]
     service = environments["service"]
     names = list(environments["environments"])
@@ -48,7 +48,7 @@ def build_catalog(environments: Document) -> dict[str, Any]:
 def build_service(
     environments: Document, name: str, *, release: str, base_url: str | None = None, keys: str | None = None
 ) -> dict[str, Any]:
-    """Build one environment's service.json: who issues its tokens, where the keys are, its limits, what runs there."""
+    """Build one environment's service.json: issuer, place of the keys, limits, version and release."""
     environment = environments["environments"][name]
     return {
         "service": environments["service"],
@@ -65,8 +65,8 @@ def build_service(
 
 
 def build_openapi(openapi: Document, base_url: str) -> dict[str, Any]:
-    """Build one environment's openapi.json: the contract with its own address, and nothing of the gateway's inside."""
-    # Paths begin with /v1 already, so the server is the address without it.
+    """Build one environment's openapi.json: the contract with its address, without API Gateway's extensions."""
+    # Paths begin with /v1, so the server's URL is without it.
     public = _without_gateway(openapi)
     return {**public, "servers": [{"url": base_url.rpartition("/")[0]}]}
 

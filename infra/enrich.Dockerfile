@@ -1,6 +1,6 @@
-# enrich as an image, for deployments with a dataset that has a `derive` step: with pandas it is larger than a zip may be.
+# enrich as an image, for deployments with a dataset that has a `derive` step: pandas exceeds the quota of a zip.
 # Build from the repository's root: docker build -f infra/enrich.Dockerfile --platform linux/arm64 .
-# In infra/template.yaml EnrichFunction then has PackageType: Image and ImageUri, and neither Handler, Runtime nor CodeUri.
+# EnrichFunction in infra/template.yaml then needs PackageType: Image and ImageUri, without Handler, Runtime and CodeUri.
 FROM public.ecr.aws/lambda/python:3.13-arm64
 COPY enrich/requirements.txt infra/enrich-image.txt /tmp/
 RUN python -m pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes \

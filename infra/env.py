@@ -1,4 +1,4 @@
-"""Print the LARDER_* variables of a deployed stack, for the commands of docs/runbook.md. An edge.
+"""Print the LARDER_* variables of a deployed stack, for the commands of docs/runbook.md.
 
 eval "$(python -m infra.env larder-prod)"
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 
-# What the runbook needs besides: variable -> output of the stack
+# Other variables that the runbook needs: variable -> output of the stack
 OUTPUTS = {
     "LARDER_API": "ApiId",
     "LARDER_DEAD_LETTERS": "DeadLettersUrl",
@@ -21,7 +21,7 @@ OUTPUTS = {
 
 
 def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str, str]:
-    """Return what the stack's enrich function has in its environment, and names that operators need besides.
+    """Return the LARDER_* variables of the stack's enrich function, and the names of OUTPUTS.
 
     Args:
         cloudformation: a boto3 client.

@@ -1,4 +1,4 @@
-"""Turn infra/environments.yaml into what the tools want: template parameters, samconfig.toml. Pure but for reading.
+"""Turn infra/environments.yaml into template parameters and samconfig.toml.
 
 python -m infra.environments                          writes samconfig.toml
 python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
@@ -35,7 +35,7 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
     """Read the environments.
 
     Raises:
-        jsonschema.ValidationError: they are not as the schema says; the message names the place.
+        jsonschema.ValidationError: they do not conform to the schema; the message names the place.
     """
     document: Environments = yaml.safe_load(path.read_text())
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
@@ -43,7 +43,7 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
 
 
 def build_parameters(document: Environments, name: str) -> dict[str, str]:
-    """Build the template's parameters of one environment, sorted, as CloudFormation wants them: text."""
+    """Build the template's parameters of one environment, sorted; all values are text, as CloudFormation requires."""
     environment = document["environments"][name]
     given = {
         "Environment": name,
@@ -87,7 +87,7 @@ def build_samconfig(document: Environments) -> str:
 
 def main() -> None:
     """Write samconfig.toml, or print one environment's parameters."""
-    parser = argparse.ArgumentParser(description="The environments, as sam wants them.")
+    parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
     parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write samconfig.toml")
     parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Lint the template, as it is written and as it is translated, with cfn-lint and checkov. An edge.
+"""Lint the template, in its source and in its translation, with cfn-lint and checkov.
 
     python -m infra.lint
 
-Of 25 seeded faults cfn-lint saw 9 in the source and 14 in the translation; tests of the template look for the others.
+The linters do not see every fault of the template; tests/unit/infra/rules checks what they do not.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ CODE = {"Bucket": "artifacts", "Key": "bundle.zip"}
 
 
 class LintError(Exception):
-    """A linter could not be run; the message ends with what it said."""
+    """A linter failed; the message ends with its output."""
 
 
 class Finding(NamedTuple):
-    """What a linter says: which one, its rule, and where and what in its own words."""
+    """A finding of a linter: the linter, its rule, and the place and message."""
 
     linter: str
     rule: str
@@ -38,13 +38,13 @@ class Finding(NamedTuple):
 
 
 def translate_all(template: Template) -> Template:
-    """Translate with everything switched on, so that nothing is hidden from a linter."""
+    """Translate with all options on, so that the linters see every resource."""
     functions = [name for name, one in template["Resources"].items() if one["Type"] == "AWS::Serverless::Function"]
     return translate(template, dict.fromkeys(functions, CODE), {"Canary": "true"})
 
 
 def lint(template: Path = TEMPLATE) -> list[Finding]:
-    """Return what the linters find in a template and in its translation, skips included."""
+    """Return the findings of the linters in a template and in its translation, including those that are skipped."""
     with tempfile.TemporaryDirectory() as folder:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
@@ -52,16 +52,16 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
 
 
 def judge(findings: list[Finding], skips: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return what has to be mended: findings without a reasoned skip, and skips that nothing needs.
+    """Return what must be fixed: findings that are not skipped, and skips without a finding.
 
-    A skip is of a rule, `CKV_AWS_18`, or of a rule where it speaks of something, `W2001 Canary`.
+    A skip names a rule, `CKV_AWS_18`, or a rule and a text that its message contains, `W2001 Canary`.
     """
     skipped = [(linter, rule) for linter, rules in skips.items() for rule in rules]
     needed = {skip for skip in skipped for finding in findings if _covers(skip, finding)}
     open_ = [one for one in findings if not any(_covers(skip, one) for skip in skipped)]
     faults = [f"{one.linter} {one.rule}: {one.text}" for one in open_]
     unneeded = [skip for skip in skipped if skip not in needed]
-    return faults + [f"infra/linters.yaml: nothing says {linter} {rule} any more" for linter, rule in unneeded]
+    return faults + [f"infra/linters.yaml: {linter} no longer reports {rule}" for linter, rule in unneeded]
 
 
 def _covers(skip: tuple[str, str], finding: Finding) -> bool:
@@ -70,7 +70,7 @@ def _covers(skip: tuple[str, str], finding: Finding) -> bool:
 
 
 def read_skips() -> dict[str, dict[str, str]]:
-    """Read which rules are not followed, and why."""
+    """Read the rules that are skipped, with the reason of each."""
     skips: dict[str, dict[str, str]] = yaml.safe_load(SKIPS.read_text())
     return skips
 
@@ -88,18 +88,18 @@ def _checkov(path: Path) -> list[Finding]:
 
 
 def _run(command: list[str]) -> Any:
-    """Run a linter and return its report; what is no report is an error, never a clean bill."""
+    """Run a linter and return its report; output that is no report is an error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     try:
         return json.loads(done.stdout)
     except ValueError as error:
-        raise LintError(f"{command[0]} gave no report:\n{done.stdout}{done.stderr}") from error
+        raise LintError(f"{command[0]} printed no report:\n{done.stdout}{done.stderr}") from error
 
 
 def main() -> None:
-    """Print what has to be mended; fail if there is anything."""
+    """Print what must be fixed; exit with 1 if there is anything."""
     faults = judge(lint(), read_skips())
-    print("\n".join(faults) or "cfn-lint and checkov have nothing to say")  # noqa: T201
+    print("\n".join(faults) or "cfn-lint and checkov find no faults")  # noqa: T201
     sys.exit(bool(faults))
 
 

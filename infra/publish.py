@@ -1,6 +1,6 @@
-"""Publish the stack's own discovery files when it is deployed: a CloudFormation custom resource. An edge.
+"""Publish the stack's discovery files when it is deployed: a CloudFormation custom resource.
 
-A documented event, cut to what is read:
+An event, reduced to the members that are read:
 
     {"RequestType": "Create", "ResponseURL": "https://...", "StackId": "...", "RequestId": "...",
      "LogicalResourceId": "Discovery", "ResourceProperties": {"Bucket": "...", "Service": "predictions",
@@ -17,25 +17,25 @@ from typing import Any
 
 from infra.discovery import CATALOG_PATH, build_files
 
-FOLDER = Path(__file__).parent  # the bundle has both documents here, as JSON
+FOLDER = Path(__file__).parent  # the bundle has both documents here as JSON
 
 
 def handler(event: Mapping[str, Any], _context: Any) -> None:
-    """Write or remove the files, and tell CloudFormation how it went, whatever happens."""
+    """Write or remove the files, and report success or failure to CloudFormation in any case."""
     import boto3
 
     environment = event["ResourceProperties"]["Environment"]
     try:
         publish(boto3.client("s3"), event)
         answer = {"Status": "SUCCESS"}
-    except Exception as error:  # noqa: BLE001 - an answer that never comes blocks the stack for an hour
+    except Exception as error:  # noqa: BLE001 - without an answer the stack waits for an hour
         answer = {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
     answer["PhysicalResourceId"] = f"discovery-{environment}"
     _answer(event, answer)
 
 
 def publish(s3: Any, event: Mapping[str, Any]) -> None:
-    """Put this environment's files and the catalog; on deletion remove the environment's, and leave the catalog."""
+    """Write this environment's files and the catalog; on deletion remove the files and keep the catalog."""
     given = event["ResourceProperties"]
     environments = {**json.loads((FOLDER / "environments.json").read_text()), "service": given["Service"]}
     openapi = json.loads((FOLDER / "openapi.json").read_text())
@@ -51,7 +51,7 @@ def publish(s3: Any, event: Mapping[str, Any]) -> None:
 def _answer(event: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     same = {name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}
     body = json.dumps({**same, **answer}).encode()
-    # CloudFormation's presigned URL takes no content type.
+    # CloudFormation's presigned URL is signed without a content type.
     request = urllib.request.Request(event["ResponseURL"], body, {"Content-Type": ""}, method="PUT")  # noqa: S310
     with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - the URL is CloudFormation's own
         pass

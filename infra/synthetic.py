@@ -1,7 +1,7 @@
-"""Read as a consumer does, every five minutes: a refused GET, an authenticated GET, and the metrics of both. An edge.
+"""Read as a consumer does, every five minutes: a GET without and a GET with a token, reported as metrics.
 
-The event is not looked at. Credentials lie in Secrets Manager: `{"token_url", "client_id", "client_secret", "scope"}`
-for the client credentials grant (RFC 6749, section 4.4), or a ready `{"token"}`; and `api_key`, if the stage wants one.
+The event is ignored. Credentials are in Secrets Manager: `{"token_url", "client_id", "client_secret", "scope"}`
+for the client credentials grant (RFC 6749, section 4.4), or `{"token"}`; and `api_key`, if the stage requires one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS = [{"Name": "SyntheticFailures", "Unit": "Count"}, {"Name": "SyntheticLa
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: its status (0 when nothing did) and its body."""
+    """A response: its status (0 if there was none) and its body."""
 
     status: int
     body: bytes
@@ -43,7 +43,7 @@ def handler(_event: Any, _context: Any) -> None:
 
 
 def check(send: Send, url: str, credentials: Mapping[str, str]) -> list[str]:
-    """Return what is wrong, in plain words; nothing when a stranger is refused and we are answered."""
+    """Return the faults as text; none if a request without a token is refused and one with a token is answered."""
     extra = {"x-api-key": credentials["api_key"]} if "api_key" in credentials else {}
     faults = []
     stranger = send(url, extra, None)
@@ -63,7 +63,7 @@ def check(send: Send, url: str, credentials: Mapping[str, str]) -> list[str]:
 
 
 def render_line(environment: str, now: float, latency_ms: float, faults: list[str]) -> str:
-    """Render the check's log line, which is its metrics as well (CloudWatch's embedded metric format)."""
+    """Render the check's log line, which holds its metrics (CloudWatch's embedded metric format)."""
     dimensions = {"Service": "synthetic", "Environment": environment}
     directive = {"Namespace": "Larder", "Dimensions": [list(dimensions)], "Metrics": METRICS}
     return json.dumps(
@@ -78,7 +78,7 @@ def render_line(environment: str, now: float, latency_ms: float, faults: list[st
 
 
 def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
-    """Send a request, a POST if there is a form; what does not answer has status 0."""
+    """Send a request, a POST if there is a form; without a response the status is 0."""
     request = urllib.request.Request(url, form, dict(headers))  # noqa: S310 - our own configuration
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310

@@ -1,4 +1,4 @@
-"""Install a command-line tool that cannot live with our libraries (it pins botocore) in a place of its own. An edge."""
+"""Install command-line tools that conflict with our libraries (they pin botocore) in environments of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACE = ROOT / ".larder" / "tools"
 
 
 class ToolError(Exception):
-    """A tool could not be installed; the message ends with what pip said."""
+    """A tool could not be installed; the message ends with pip's output."""
 
 
 def install(name: str) -> Path:

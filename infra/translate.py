@@ -1,4 +1,4 @@
-"""Turn the SAM template into the CloudFormation that it stands for: includes first, then SAM. Pure but for reading."""
+"""Translate the SAM template to CloudFormation: includes first, then SAM."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it warns of its ow
 
 
 def read_template(path: Path = TEMPLATE) -> Template:
-    """Read the SAM template, short intrinsic functions spelt out (`!Ref x` is `{"Ref": "x"}`)."""
+    """Read the SAM template, with long forms of intrinsic functions (`!Ref x` is `{"Ref": "x"}`)."""
     template: Template = yaml_parse(path.read_text())
     return template
 
 
 def include(node: Any, folder: Path) -> Any:
-    """Replace each `AWS::Include` by the file that it names, found from the template's folder."""
+    """Replace each `AWS::Include` by the file that it names, relative to the template's folder."""
     if isinstance(node, list):
         return [include(value, folder) for value in node]
     if not isinstance(node, dict):
@@ -51,11 +51,11 @@ def translate(
     """Translate a template as `sam deploy` and CloudFormation together do.
 
     Args:
-        template: as `read_template` gives it; left as it was.
+        template: as returned by `read_template`; it is not changed.
         code: for each function's logical id, its bundle as `{"Bucket": ..., "Key": ...}`.
-        parameters: values for what SAM itself decides; CloudFormation gets the references.
-        region: where the stack will be.
-        folder: where the template lies.
+        parameters: values that the SAM transform needs; CloudFormation resolves all other references.
+        region: of the stack.
+        folder: of the template.
     """
     whole = include(copy.deepcopy(template), folder)
     for name, location in code.items():

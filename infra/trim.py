@@ -1,11 +1,11 @@
-"""Say which files of an installed tree a bundle leaves out. Pure; every rule has its reason."""
+"""Which files of an installed tree are left out of a bundle, with the reason of each rule."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-# AWS services whose models botocore needs here: what both sides call, and what its credential providers call.
+# AWS services whose models botocore needs: those that enrich calls, and those of its credential providers.
 SERVICES = frozenset({"athena", "cloudwatch", "dynamodb", "glue", "kms", "s3", "sqs", "ssm", "sso", "sso-oidc", "sts"})
 
 LEFT_OUT = (
@@ -22,7 +22,7 @@ LEFT_OUT = (
     "pyarrow/src/*",
     "bin/*",
     "*/__pycache__/*",
-    # How it was installed says where it was built; METADATA and the licences stay.
+    # These record the machine and the time of the build; METADATA and the licences stay.
     "*.dist-info/RECORD",
     "*.dist-info/INSTALLER",
     "*.dist-info/REQUESTED",
@@ -51,7 +51,7 @@ KEPT = ("pyarrow/lib.*.so",)  # the extension module, not a library
 
 
 def is_kept(path: str) -> bool:
-    """Tell whether a file, named by its POSIX path inside the bundle, belongs in it."""
+    """Return whether a file, given by its POSIX path inside the bundle, belongs in it."""
     parts = PurePosixPath(path).parts
     if parts[:2] in (("botocore", "data"), ("boto3", "data")) and len(parts) > 3:
         return parts[2] in SERVICES and "examples" not in parts[-1]

@@ -6,6 +6,7 @@ Needs matplotlib, which `tox -e pictures` installs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ LINES = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#eceef2",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
 }
 
 
@@ -61,9 +63,15 @@ def draw(dashboards: Mapping[str, Sequence[Widget]], caption: str, path: Path) -
 
 
 def save(figure: Any, path: Path) -> None:
-    """Save a figure so that the same figures give the same bytes, and close it."""
+    """Save a figure as SVG so that the same figures give the same bytes, and close it."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+    if path.suffix == ".svg":
+        # Floats of the layout differ by rounding errors from run to run, and ids of clip paths are digests of them.
+        text = re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", path.read_text())
+        for number, name in enumerate(dict.fromkeys(re.findall(r'clipPath id="(\w+)"', text))):
+            text = text.replace(name, f"clip{number}")
+        path.write_text(text)
 
 
 def _split(name: str, widgets: Sequence[Widget]) -> Iterable[tuple[float, str | list[Widget]]]:

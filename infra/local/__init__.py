@@ -1,1 +1,1 @@
-"""The laptop as AWS: a stand-in for the services, an Athena of our own, on loopback and gone with their parent."""
+"""AWS on a laptop: a stand-in for the services and a local Athena, on loopback, which end with their parent process."""

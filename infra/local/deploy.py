@@ -1,7 +1,7 @@
-"""Deploy infra/template.yaml, the very template that AWS gets, to the stand-in for AWS. An edge.
+"""Deploy infra/template.yaml, the template for AWS, to the stand-in for AWS.
 
-What the stand-in cannot take is left out by the template itself, by its condition OnAws. What it takes and then drops
-(the table's TTL) is done by hand here, with the template's own values.
+The template's condition OnAws leaves out what the stand-in does not support. What the stand-in accepts and ignores (the
+table's TTL) is set here, with the template's values.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Clients = Callable[[str], Any]  # a service's name -> its boto3 client
 
 
 class DeployError(Exception):
-    """The stack could not be made; the message names the resources and why."""
+    """The stack could not be created; the message names the resources and the reasons."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A deployed stack: its name, its outputs as the template names them, and where its API answers."""
+    """A deployed stack: its name, its outputs by the names of the template, and the URL of its API."""
 
     name: str
     outputs: Mapping[str, str]
@@ -47,19 +47,19 @@ def deploy(
     bundles: Mapping[str, Bundle] | None = None,
     timeout: float = 60,
 ) -> Stack:
-    """Create the stack, or update it in place, and wait until it stands.
+    """Create the stack, or update it in place, and wait until it is complete.
 
     Args:
-        client: makes the clients, e.g. `functools.partial(boto3.client, endpoint_url=...)`.
-        endpoint: the stand-in's URL; the API is reached through it.
+        client: creates the clients, e.g. `functools.partial(boto3.client, endpoint_url=...)`.
+        endpoint: the stand-in's URL, through which the API is reached.
         name: of the stack.
-        parameters: of the template; `Platform` is `laptop` here whatever they say.
-        template: another than infra/template.yaml, as `read_template` gives it.
-        bundles: built bundles by name; those missing are built (or taken from the cache).
-        timeout: seconds until the stack must stand.
+        parameters: of the template; `Platform` is always `laptop`.
+        template: another than infra/template.yaml, as returned by `read_template`.
+        bundles: built bundles by name; missing ones are built (or taken from the cache).
+        timeout: seconds until the stack must be complete.
 
     Raises:
-        DeployError: a resource failed or the time is up.
+        DeployError: a resource failed or the time-out is over.
     """
     given = {**(parameters or {}), "Platform": "laptop"}
     template = template or read_template()
@@ -73,7 +73,7 @@ def deploy(
 
 
 def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
-    """Delete the stack; what it declares to be retained stays."""
+    """Delete the stack; retained resources stay."""
     cloudformation = client("cloudformation")
     cloudformation.delete_stack(StackName=stack.outputs.get("StackId", stack.name))
     deadline = time.monotonic() + timeout
@@ -84,7 +84,7 @@ def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
 
 
 def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]:
-    """Upload each bundle under its digest, unless it is there: a second deploy of the same code uploads nothing."""
+    """Upload each bundle under its digest, unless it exists already."""
     s3.create_bucket(Bucket=ARTIFACTS)
 
     def upload(name: str) -> dict[str, str]:
@@ -95,13 +95,13 @@ def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]
         return {"Bucket": ARTIFACTS, "Key": object_key}
 
     names = sorted(set(FUNCTIONS.values()))
-    with ThreadPoolExecutor() as pool:  # building is mostly waiting for pip
+    with ThreadPoolExecutor() as pool:  # building mostly waits for pip
         uploaded = dict(zip(names, pool.map(upload, names), strict=True))
     return {function: uploaded[name] for function, name in FUNCTIONS.items()}
 
 
 def _start(s3: Any, cloudformation: Any, name: str, template: Template, parameters: Mapping[str, str]) -> None:
-    """Start to create or update; a body over 51,200 bytes has to lie on S3."""
+    """Start to create or update; a template over 51,200 bytes must be on S3."""
     object_key = f"{name}.template.json"
     s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=json.dumps(template).encode())
     arguments = {
@@ -123,14 +123,14 @@ def _start(s3: Any, cloudformation: Any, name: str, template: Template, paramete
 def _wait(cloudformation: Any, name: str, deadline: float) -> dict[str, str]:
     while (status := _status(cloudformation, name)) not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         if "FAILED" in status or "ROLLBACK" in status or time.monotonic() > deadline:
-            raise DeployError(f"stack {name} is {status or 'gone'}:\n{_failures(cloudformation, name)}")
+            raise DeployError(f"stack {name} is {status or 'deleted'}:\n{_failures(cloudformation, name)}")
         time.sleep(0.05)
     outputs = cloudformation.describe_stacks(StackName=name)["Stacks"][0].get("Outputs", [])
     return {output["OutputKey"]: output["OutputValue"] for output in outputs}
 
 
 def _status(cloudformation: Any, name: str) -> str:
-    """Return the stack's status, or nothing when there is no such stack."""
+    """Return the stack's status, or an empty text if there is no such stack."""
     try:
         status: str = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
     except cloudformation.exceptions.ClientError as error:
@@ -144,7 +144,7 @@ def _failures(cloudformation: Any, name: str) -> str:
     events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
     failed = [event for event in events if "FAILED" in event["ResourceStatus"]]
     lines = [f"  {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '?')}" for event in reversed(failed)]
-    return "\n".join(lines) or "  (no resource says why)"
+    return "\n".join(lines) or "  (no resource gives a reason)"
 
 
 def _enable_ttl(dynamodb: Any, table: str, template: Template) -> None:

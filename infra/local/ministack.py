@@ -1,4 +1,4 @@
-"""Start and stop ministack, the stand-in for AWS, as a process of this interpreter on loopback. An edge."""
+"""Start and stop ministack, the stand-in for AWS, as a process of this interpreter on loopback."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 class MinistackError(Exception):
-    """Ministack did not start; the message ends with what it said."""
+    """Ministack did not start; the message ends with its output."""
 
 
 @dataclass(frozen=True)
 class Ministack:
     """A running stand-in.
 
-    `env` is what a client needs: end point, region, and credentials that are worth nothing anywhere else.
+    `env` is the environment of a client: end point, region, and credentials that are valid nowhere else.
     """
 
     endpoint: str
@@ -38,13 +38,13 @@ class Ministack:
 
 
 def client_env(endpoint: str) -> dict[str, str]:
-    """Build the environment of a client of the stand-in; the user's own AWS files are out of its reach."""
+    """Build the environment of a client of the stand-in; it does not read the user's AWS files."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",  # the stand-in's own default; it opens nothing
+        "AWS_SECRET_ACCESS_KEY": "test",  # the stand-in's default
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -54,20 +54,20 @@ def client_env(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def run_ministack(log: Path, *, env: Mapping[str, str] | None = None, timeout: float = 60) -> Iterator[Ministack]:
-    """Run ministack on a free loopback port until the block ends, or until this process does.
+    """Run ministack on a free loopback port until the block or this process ends.
 
     Args:
-        log: where its output goes; written anew.
-        env: more variables for ministack and so for the functions that it runs, e.g. `AWS_ENDPOINT_URL_ATHENA`,
-            or `AUTH="true"` to have it enforce IAM.
-        timeout: seconds until it must answer.
+        log: file for its output; overwritten.
+        env: more variables for ministack and for the functions that it runs, e.g. `AWS_ENDPOINT_URL_ATHENA`,
+            or `AUTH="true"` to enforce IAM.
+        timeout: seconds until it must respond.
 
     Raises:
-        MinistackError: it ended or did not answer in time.
+        MinistackError: it ended or did not respond in time.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="larder-aws-", ignore_cleanup_errors=True) as directory:
-        # We bind and listen, ministack inherits: no other process can take the port in between.
+        # We bind and listen, ministack inherits the socket: no other process can take the port in between.
         with socket.create_server((LOOPBACK, 0), backlog=128) as listening, log.open("wb") as output:
             endpoint = f"http://{LOOPBACK}:{listening.getsockname()[1]}"
             process = subprocess.Popen(  # noqa: S603
@@ -91,13 +91,13 @@ def _process_file() -> str:
 
 
 def _process_env(endpoint: str, directory: str) -> dict[str, str]:
-    """Build ministack's environment from little: its own switches and the user's AWS settings stay outside."""
+    """Build ministack's environment from few variables, without the user's AWS settings and ministack's own options."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return (
         inherited
         | client_env(endpoint)
         | {
-            "BIND_HOST": LOOPBACK,  # its default is every interface, which lets anyone near run code here
+            "BIND_HOST": LOOPBACK,  # the default is every interface: others on the network could run code
             "GATEWAY_PORT": endpoint.rpartition(":")[2],
             "MINISTACK_HOST": LOOPBACK,
             "MINISTACK_ACCOUNT_ID": ACCOUNT,
@@ -122,13 +122,13 @@ def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, log: Path
         except OSError:
             time.sleep(0.05)
     ended = process.poll()
-    what = f"ended with status {ended}" if ended is not None else f"did not answer within {timeout:g} s"
+    what = f"ended with status {ended}" if ended is not None else f"did not respond within {timeout:g} s"
     last_words = log.read_text(errors="replace")[-2000:].strip()
-    raise MinistackError(f"ministack {what}. The end of {log}:\n{last_words or '(it said nothing)'}")
+    raise MinistackError(f"ministack {what}. The end of {log}:\n{last_words or '(no output)'}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe, upon which the process ends its whole group; kill it if it does not."""
+    """Close the pipe, so that the process ends its whole group; kill it if it does not."""
     assert process.stdin is not None  # noqa: S101 - Popen was given a pipe
     process.stdin.close()
     try:

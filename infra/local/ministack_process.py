@@ -1,7 +1,7 @@
-"""The process that is ministack: serves an inherited loopback socket until its parent lets go of the pipe. An edge.
+"""The process of ministack: it serves an inherited loopback socket until its parent closes the pipe.
 
-`infra.local.ministack` runs this file by its path, so that the checkout is not on the path of the process: what
-ministack starts as Lambda functions inherits its environment, and a bundle must not find the checkout's modules.
+`infra.local.ministack` runs this file by its path, so that the checkout is not on the process's module path: Lambda
+functions that ministack starts inherit its environment, and a bundle must not find the checkout's modules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 
 
 def main(socket_fd: int, directory: str) -> None:
-    """Serve ministack on the listening socket `socket_fd`; `directory` is removed when the parent is gone."""
+    """Serve ministack on the listening socket `socket_fd`; remove `directory` when the parent has ended."""
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
@@ -24,14 +24,14 @@ def main(socket_fd: int, directory: str) -> None:
     config = Config()
     config.bind = [f"fd://{socket_fd}"]
     config.keep_alive_timeout = 75
-    # Handing the trigger over keeps hypercorn from installing signal handlers: Ctrl-C is for the parent alone.
+    # With a trigger of its own hypercorn installs no signal handlers: Ctrl-C is for the parent alone.
     asyncio.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
 
 
 def _end_with_parent(directory: str) -> None:
-    """Kill this process group, the functions that ministack started included, once standard input ends.
+    """Kill this process group, including the functions that ministack started, when standard input ends.
 
-    The pipe ends when the parent closes it and when the parent dies in whatever way, SIGKILL included.
+    The pipe ends when the parent closes it or dies, also by SIGKILL.
     """
     sys.stdin.buffer.read()
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""Athena on the laptop: its API over DuckDB, over the S3 and the Glue of the stand-in; each module a step of a query.
+"""Athena on the laptop: what enrich needs of its API, with DuckDB, over the S3 and the Glue of the stand-in.
 
-`server` takes requests, `api` answers them, `executions` runs queries in threads, `statement` understands the SQL,
-`catalog` reads the tables, `engine` computes, `results` writes what Athena would write to S3.
+`server` receives requests, `api` answers them, `executions` runs queries in threads, `statement` parses the SQL,
+`catalog` reads the tables, `engine` computes, `results` writes the Parquet of an UNLOAD to S3.
+
+A SELECT returns its columns and no rows: enrich reads rows from UNLOAD only.
 """

@@ -1,4 +1,4 @@
-"""Read the tables of a query: Glue says where and which columns, S3 has the Parquet. An edge."""
+"""Read the tables of a query: their columns and location from Glue, their Parquet files from S3."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TYPES: dict[str, pa.DataType] = {
 }
 
 
-def read_table(glue: Any, s3: Any, name: TableName) -> tuple[pa.Table, int]:
+def read_table(glue: Any, s3: Any, name: TableName) -> pa.Table:
     """Read a whole table.
 
     Args:
@@ -39,33 +39,32 @@ def read_table(glue: Any, s3: Any, name: TableName) -> tuple[pa.Table, int]:
         name: the table.
 
     Returns:
-        Its rows with the columns and types that Glue states, and the bytes that were read.
+        Its rows, with the columns and types that Glue declares.
 
     Raises:
-        QueryFailedError: no such table, files that are no Parquet, or columns of another type than Glue says.
+        QueryFailedError: there is no such table, a file is not Parquet, or a column has another type than in Glue.
     """
     table = _get_table(glue, name)
     storage = table["StorageDescriptor"]
     if "parquet" not in storage.get("SerdeInfo", {}).get("SerializationLibrary", "").lower():
-        raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads Parquet tables only, and {name.name} is none")
+        raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads only Parquet tables, and {name.name} is not one")
     if table.get("PartitionKeys"):
         raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads no partitioned tables, and {name.name} is one")
     schema = pa.schema([(column["Name"].lower(), parse_type(column["Type"])) for column in storage["Columns"]])
-    parts, scanned = [schema.empty_table()], 0
+    parts = [schema.empty_table()]
     for object_key, content in _read_objects(s3, storage["Location"]):
         try:
             parts.append(_conform(pq.read_table(io.BytesIO(content)), schema, object_key))
         except pa.ArrowInvalid as error:
             raise QueryFailedError(f"HIVE_BAD_DATA: Malformed Parquet file {object_key}: {error}") from error
-        scanned += len(content)
-    return pa.concat_tables(parts), scanned
+    return pa.concat_tables(parts)
 
 
 def parse_type(text: str) -> pa.DataType:
-    """Parse a Hive type, as Glue spells it, into its Arrow type.
+    """Parse a Hive type of Glue into its Arrow type.
 
     Raises:
-        QueryFailedError: a type that the local Athena does not have, such as a nested one.
+        QueryFailedError: the local Athena does not support the type, e.g. a struct.
     """
     text = text.lower().strip()
     if text in _TYPES:
@@ -91,7 +90,7 @@ def _get_table(glue: Any, name: TableName) -> dict[str, Any]:
 
 
 def _read_objects(s3: Any, location: str) -> list[tuple[str, bytes]]:
-    """Read what lies under a location; like Athena, skip names that begin with a dot or an underscore."""
+    """Read the objects under a location; like Athena, skip names that begin with a dot or an underscore."""
     place = urlsplit(location)
     prefix = place.path.strip("/") + "/"
     found = []
@@ -104,14 +103,14 @@ def _read_objects(s3: Any, location: str) -> list[tuple[str, bytes]]:
 
 
 def _conform(part: pa.Table, schema: pa.Schema, object_key: str) -> pa.Table:
-    """Bring a file's columns into the table's: by name in any case, null where the file has none."""
+    """Map a file's columns to the table's: by name in any case, null where the file has no such column."""
     by_name = {name.lower(): part.column(index) for index, name in enumerate(part.column_names)}
     columns = []
     for field in schema:
         column = by_name.get(field.name)
         if column is None:
             columns.append(pa.nulls(part.num_rows, field.type))
-        elif _may_become(column.type, field.type):
+        elif _can_be_read_as(column.type, field.type):
             columns.append(column.cast(field.type, safe=False))
         else:
             raise QueryFailedError(
@@ -121,8 +120,8 @@ def _conform(part: pa.Table, schema: pa.Schema, object_key: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _may_become(stored: pa.DataType, stated: pa.DataType) -> bool:
-    """Athena widens numbers and shortens timestamps; it turns no kind of value into another."""
+def _can_be_read_as(stored: pa.DataType, stated: pa.DataType) -> bool:
+    """Return whether Athena reads a stored type as the declared one: as a wider number or a shorter timestamp."""
     if pa.types.is_dictionary(stored):
         stored = stored.value_type
     if pa.types.is_integer(stored) and pa.types.is_integer(stated):
@@ -130,7 +129,7 @@ def _may_become(stored: pa.DataType, stated: pa.DataType) -> bool:
     if pa.types.is_floating(stored) and pa.types.is_floating(stated):
         return bool(stored.bit_width <= stated.bit_width)
     if pa.types.is_list(stored) and pa.types.is_list(stated):
-        return _may_become(stored.value_type, stated.value_type)
+        return _can_be_read_as(stored.value_type, stated.value_type)
     texts = (pa.string(), pa.large_string(), pa.string_view())
     if stored in texts and stated in texts:
         return True

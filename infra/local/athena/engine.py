@@ -1,9 +1,10 @@
-"""Compute a statement in DuckDB, in memory, with nothing of the host within its reach. Pure but for the clock."""
+"""Compute a statement in DuckDB, in memory, without access to the host's files, network or variables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
@@ -12,14 +13,14 @@ from infra.local.athena.errors import QueryFailedError
 from infra.local.athena.statement import UNNAMED, Statement, TableName
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,  # no file, no network, no extension, whatever the SQL says
-    "python_enable_replacements": False,  # nor our own variables as tables
+    "enable_external_access": False,  # no file, no network, no extension
+    "python_enable_replacements": False,  # Python variables are no tables
     "temp_directory": "",
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "memory_limit": "1GB",
     "integer_division": True,  # 7/2 is 3 in Trino
-    "ieee_floating_point_ops": False,  # errors where Trino has them
+    "ieee_floating_point_ops": False,  # errors as in Trino
 }
 _BIGINT = {"HUGEINT", "UHUGEINT", "UBIGINT", "UINTEGER"}  # Trino's sums and counts are bigint
 _SMALL_UNSIGNED = {"UTINYINT": "SMALLINT", "USMALLINT": "INTEGER"}
@@ -36,15 +37,20 @@ def run_statement(
     Args:
         statement: what to run.
         tables: the rows of every table that it names.
-        started: is handed the function that interrupts the run.
+        started: called with the function that interrupts the run.
 
     Raises:
-        QueryFailedError: DuckDB could not run it.
+        QueryFailedError: DuckDB cannot run it.
         duckdb.InterruptException: it was interrupted.
     """
     with duckdb.connect(":memory:", config=CONFIG) as connection:
-        connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # a time zone is no option of connect
-        started(connection.interrupt)
+        connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # connect takes no time zone
+
+        def interrupt() -> None:
+            with suppress(duckdb.ConnectionException):  # closed: the run has ended
+                connection.interrupt()
+
+        started(interrupt)
         try:
             for number, (name, rows) in enumerate(tables.items()):
                 connection.register(f"table {number}", rows)
@@ -59,7 +65,7 @@ def run_statement(
 
 
 def _output_sql(connection: duckdb.DuckDBPyConnection, statement: Statement) -> str:
-    """Wrap the query so that its columns have the types that Athena has."""
+    """Wrap the query so that its columns have Athena's types."""
     columns = []
     for position, (name, kind, *_) in enumerate(connection.execute(f"describe {statement.duckdb_sql}").fetchall()):
         if name == UNNAMED and statement.unload:
@@ -83,7 +89,7 @@ def _quote(name: str) -> str:
 
 
 def _reason(error: duckdb.Error) -> str:
-    """Put DuckDB's words behind the code that Athena would give."""
+    """Return Athena's error code, followed by DuckDB's message."""
     said = str(error).split("\n\n")[0].replace("\n", " ").strip()
     if "Division by zero" in said:
         return "DIVISION_BY_ZERO: Division by zero"

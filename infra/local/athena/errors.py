@@ -1,4 +1,4 @@
-"""What can go wrong with a query, in Athena's words. Pure."""
+"""Errors of queries, with Athena's codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InvalidRequestError(Exception):
 
 
 class QueryFailedError(Exception):
-    """The query ends as FAILED, with this text as its `StateChangeReason`: `CODE: what happened`."""
+    """The query ends as FAILED; the message, `CODE: text`, is its `StateChangeReason`."""
 
 
 class QueryCancelledError(Exception):

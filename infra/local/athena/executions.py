@@ -1,4 +1,4 @@
-"""Run queries in threads and keep what became of them: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED. An edge."""
+"""Run queries in threads and keep their states: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import duckdb
 import pyarrow as pa
 
 from infra.local.athena.catalog import read_table
+from infra.local.athena.column_types import column_info
 from infra.local.athena.engine import run_statement
 from infra.local.athena.errors import QueryCancelledError, QueryFailedError
-from infra.local.athena.results import texts_of, write_csv, write_manifest, write_unload
+from infra.local.athena.results import write_manifest, write_unload
 from infra.local.athena.statement import Statement
-from infra.local.athena.values import column_info
 
 AT_ONCE = 4
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -26,7 +26,7 @@ TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 @dataclass
 class Execution:
-    """One query execution; its state changes under `lock` only, and never leaves a terminal one."""
+    """One query execution; its state changes only under `lock`, and a terminal state is final."""
 
     query: str
     statement: Statement | QueryFailedError
@@ -38,37 +38,36 @@ class Execution:
     reason: str | None = None
     submitted: float = field(default_factory=time.time)
     completed: float | None = None
-    scanned: int = 0
     update_count: int = 0
     columns: list[dict[str, Any]] = field(default_factory=list)
-    texts: list[list[str | None]] = field(default_factory=list)
+    has_rows: bool = False  # of a SELECT
     interrupt: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def is_unload(self) -> bool:
-        """Whether the query writes Parquet instead of a result."""
+        """Whether the query is an UNLOAD."""
         return isinstance(self.statement, Statement) and self.statement.unload is not None
 
     @property
     def output_location(self) -> str:
-        """The object of the result; of an UNLOAD, a name that only its manifest's begins with."""
+        """Where Athena would put the result of a SELECT, or the prefix of an UNLOAD's manifest."""
         return f"{self.output}{self.query_id}" + ("" if self.is_unload else ".csv")
 
     @property
     def manifest_location(self) -> str | None:
-        """The object that lists what an UNLOAD wrote."""
+        """The object that lists the files of an UNLOAD."""
         return f"{self.output}{self.query_id}-manifest.csv" if self.is_unload else None
 
     def change(self, state: str, reason: str | None = None) -> None:
-        """Move to a state; what has ended stays as it ended."""
+        """Change the state, unless it is terminal."""
         with self.lock:
             if self.state not in TERMINAL:
                 self.state, self.reason = state, reason
                 self.completed = time.time() if state in TERMINAL else None
 
-    def go_on(self, interrupt: Callable[[], None] | None = None) -> None:
-        """Raise QueryCancelledError if the query was stopped meanwhile; keep what would interrupt its next step."""
+    def check_cancelled(self, interrupt: Callable[[], None] | None = None) -> None:
+        """Raise QueryCancelledError if the query was stopped; else keep the function that interrupts its next step."""
         with self.lock:
             if self.state == "CANCELLED":
                 raise QueryCancelledError
@@ -76,7 +75,7 @@ class Execution:
 
 
 class Executions:
-    """All query executions of one local Athena."""
+    """The query executions of one local Athena."""
 
     def __init__(self, s3: Any, glue: Any) -> None:
         self._s3 = s3
@@ -86,7 +85,7 @@ class Executions:
         self._running: set[Future[None]] = set()
 
     def start(self, execution: Execution) -> None:
-        """Take an execution and run it as soon as a thread is free."""
+        """Register an execution and run it when a thread is free."""
         self._by_id[execution.query_id] = execution
         running = self._pool.submit(self._run, execution)
         self._running.add(running)
@@ -97,16 +96,16 @@ class Executions:
         return self._by_id.get(query_id)
 
     def stop(self, execution: Execution) -> None:
-        """Cancel an execution; one that has ended stays as it is."""
+        """Cancel an execution, unless it has ended."""
         execution.change("CANCELLED", "Query cancelled by user")
         execution.interrupt()
 
     def close(self) -> None:
-        """Cancel whatever still runs and wait for its threads."""
+        """Cancel the running queries and wait for their threads."""
         while self._running:
             for execution in list(self._by_id.values()):
                 self.stop(execution)
-            wait(set(self._running), timeout=0.1)  # an interrupt just before a query begins is lost on it
+            wait(set(self._running), timeout=0.1)  # an interrupt just before a query begins has no effect on it
         self._pool.shutdown()
 
     def _run(self, execution: Execution) -> None:
@@ -118,7 +117,7 @@ class Executions:
             execution.change("CANCELLED", "Query cancelled by user")
         except QueryFailedError as error:
             execution.change("FAILED", str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, its query must not stay RUNNING for ever
+        except Exception as error:  # noqa: BLE001 - after any error the query must not stay RUNNING for ever
             execution.change("FAILED", f"GENERIC_INTERNAL_ERROR: {type(error).__name__}: {error}")
 
     def _compute(self, execution: Execution) -> None:
@@ -126,11 +125,10 @@ class Executions:
             raise execution.statement
         tables = {}
         for name in execution.statement.tables:
-            execution.go_on()
-            tables[name], scanned = read_table(self._glue, self._s3, name)
-            execution.scanned += scanned
-        rows = run_statement(execution.statement, tables, started=execution.go_on)
-        execution.go_on(lambda: None)
+            execution.check_cancelled()
+            tables[name] = read_table(self._glue, self._s3, name)
+        rows = run_statement(execution.statement, tables, started=execution.check_cancelled)
+        execution.check_cancelled(lambda: None)
         self._keep(execution, execution.statement, rows)
 
     def _keep(self, execution: Execution, statement: Statement, rows: pa.Table) -> None:
@@ -138,9 +136,7 @@ class Executions:
             written = write_unload(self._s3, statement.unload, execution.query_id, rows)
             write_manifest(self._s3, execution.manifest_location, written)
             execution.columns = [column_info(pa.field("rows", pa.int64()))]
-            execution.texts = [[]]
             execution.update_count = rows.num_rows
             return
         execution.columns = [column_info(column) for column in rows.schema]
-        execution.texts = texts_of(rows)
-        write_csv(self._s3, execution.output_location, rows.column_names, execution.texts)
+        execution.has_rows = rows.num_rows > 0

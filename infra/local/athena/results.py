@@ -1,4 +1,4 @@
-"""Write what a query leaves on S3: the CSV of a SELECT, the Parquet and the manifest of an UNLOAD. An edge."""
+"""Write the Parquet files and the manifest of an UNLOAD to S3."""
 
 from __future__ import annotations
 
@@ -12,33 +12,18 @@ from botocore.exceptions import ClientError
 
 from infra.local.athena.errors import QueryFailedError
 from infra.local.athena.statement import Unload
-from infra.local.athena.values import column_texts
 
 ROWS_PER_FILE = 1_000_000
 
 
-def write_csv(s3: Any, location: str, names: list[str], texts: list[list[str | None]]) -> None:
-    """Write a result as Athena does: a header, each value quoted, null as nothing at all.
-
-    Args:
-        s3: a boto3 S3 client.
-        location: the object, `s3://bucket/key.csv`.
-        names: the columns.
-        texts: per column, the values.
-    """
-    lines = [",".join(map(_quote, names))]
-    lines += [",".join(map(_quote, row)) for row in zip(*texts, strict=True)]
-    _put(s3, location, ("\n".join(lines) + "\n").encode())
-
-
 def write_unload(s3: Any, unload: Unload, query_id: str, rows: pa.Table) -> list[str]:
-    """Write the rows of an UNLOAD as Parquet below its location; no rows, no file.
+    """Write the rows of an UNLOAD as Parquet files below its location; without rows no file is written.
 
     Returns:
         The objects written, as `s3://` locations.
 
     Raises:
-        QueryFailedError: something lies below the location already.
+        QueryFailedError: there are objects below the location already.
     """
     place = urlsplit(unload.location)
     try:
@@ -51,7 +36,7 @@ def write_unload(s3: Any, unload: Unload, query_id: str, rows: pa.Table) -> list
     for number, first in enumerate(range(0, rows.num_rows, ROWS_PER_FILE)):
         content = io.BytesIO()
         part = rows.slice(first, ROWS_PER_FILE)
-        # Trino's Hive writer has timestamps as INT96, so a reader of ours meets them as nanoseconds.
+        # Trino's Hive writer writes timestamps as INT96, which pyarrow reads as nanoseconds.
         pq.write_table(part, content, compression=unload.codec, use_deprecated_int96_timestamps=True)
         location = f"{unload.location}{query_id.replace('-', '_')}_{number:05d}"
         _put(s3, location, content.getvalue())
@@ -60,17 +45,8 @@ def write_unload(s3: Any, unload: Unload, query_id: str, rows: pa.Table) -> list
 
 
 def write_manifest(s3: Any, location: str, written: list[str]) -> None:
-    """Write the list of what an UNLOAD wrote, a location a line."""
+    """Write the list of the files of an UNLOAD, one location per line."""
     _put(s3, location, "".join(f"{line}\n" for line in written).encode())
-
-
-def texts_of(rows: pa.Table) -> list[list[str | None]]:
-    """Render all columns of a result."""
-    return [column_texts(column) for column in rows.columns]
-
-
-def _quote(value: str | None) -> str:
-    return "" if value is None else '"' + value.replace('"', '""') + '"'
 
 
 def _put(s3: Any, location: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Serve the local Athena over HTTP on loopback, in threads of this process: AWS JSON 1.1. An edge."""
+"""Serve the local Athena over HTTP (AWS JSON 1.1) on loopback, in threads of this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class AthenaServer:
-    """A bound server that is given its stand-in once that runs, since each has to know the other's address."""
+    """A bound server. It starts after the stand-in, since each needs the other's address."""
 
     def __init__(self) -> None:
         self._http = _HttpServer((LOOPBACK, 0), _Handler)
@@ -32,13 +32,13 @@ class AthenaServer:
         self._executions: Executions | None = None
 
     def start(self, aws_endpoint: str) -> None:
-        """Begin to answer, over the S3, the Glue, and the work groups of the stand-in at `aws_endpoint`."""
+        """Start to answer, with the S3, the Glue and the work groups of the stand-in at `aws_endpoint`."""
         self._executions = Executions(_client("s3", aws_endpoint), _client("glue", aws_endpoint))
         self._http.api = Api(self._executions, _client("athena", aws_endpoint))
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel what runs and stop answering."""
+        """Cancel the running queries and stop answering."""
         if self._executions:
             self._http.shutdown()
             self._executions.close()
@@ -47,7 +47,7 @@ class AthenaServer:
 
 @contextmanager
 def run_athena(aws_endpoint: str) -> Iterator[AthenaServer]:
-    """Run a local Athena over the stand-in at `aws_endpoint` until the block ends."""
+    """Run a local Athena with the stand-in at `aws_endpoint` until the block ends."""
     server = AthenaServer()
     try:
         server.start(aws_endpoint)
@@ -57,7 +57,7 @@ def run_athena(aws_endpoint: str) -> Iterator[AthenaServer]:
 
 
 def _client(service: Any, endpoint: str) -> Any:
-    """Make a client that heeds nothing of the user's environment: not its credentials, not its end points."""
+    """Make a client that ignores the credentials and end points of the user's environment."""
     env = client_env(endpoint)
     make: Any = boto3.Session(
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400, "InvalidRequestException", {"AthenaErrorCode": error.code, "Message": str(error)})
         except (KeyError, TypeError, ValueError) as error:
             self._refuse(400, "InvalidRequestException", {"Message": f"malformed request: {error!r}"})
-        except Exception as error:  # noqa: BLE001 - a client is told, and the log has the rest
+        except Exception as error:  # noqa: BLE001 - the client gets a 500, the log has the trace
             _log.exception("local Athena failed in %s", operation)
             self._refuse(500, "InternalServerException", {"Message": repr(error)})
 

@@ -1,13 +1,12 @@
-"""Understand one Athena SQL statement: what it is, which tables it reads, how DuckDB spells it. Pure."""
+"""Parse one Athena SQL statement: its kind, the tables that it reads, and its text in DuckDB's dialect."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlglot
-from sqlglot import TokenType, exp
+from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import traverse_scope
 
@@ -28,7 +27,7 @@ _OPTION = re.compile(r"\s*(\w+)\s*=\s*'([^']*)'\s*")
 
 @dataclass(frozen=True)
 class TableName:
-    """A table of the Glue catalog, in lower case as Athena has it."""
+    """A table of the Glue catalog, in lower case as in Athena."""
 
     database: str
     name: str
@@ -36,7 +35,7 @@ class TableName:
 
 @dataclass(frozen=True)
 class Unload:
-    """Where UNLOAD writes its Parquet, and how it is compressed."""
+    """Location and compression of the Parquet files of an UNLOAD."""
 
     location: str
     codec: str
@@ -44,29 +43,28 @@ class Unload:
 
 @dataclass(frozen=True)
 class Statement:
-    """A SELECT, alone or inside an UNLOAD: its tables, and its text in DuckDB's dialect."""
+    """A SELECT, alone or inside an UNLOAD: its text in DuckDB's dialect, and its tables."""
 
     duckdb_sql: str
     tables: tuple[TableName, ...]
     unload: Unload | None
 
 
-def parse_statement(sql: str, database: str, parameters: Sequence[str] = ()) -> Statement:
+def parse_statement(sql: str, database: str) -> Statement:
     """Parse an Athena statement.
 
     Args:
         sql: one statement, SELECT (or WITH, UNION, VALUES) or UNLOAD of one.
-        database: what a table without a database is looked up in.
-        parameters: SQL literals for the statement's `?`, in order.
+        database: the database of tables that are named without one.
 
     Raises:
-        InvalidRequestError: it does not parse, or is of a kind that this Athena does not have.
+        InvalidRequestError: it does not parse, or is of a kind that the local Athena does not support.
         QueryFailedError: it parses, but Athena would fail it, e.g. for a table function that does not exist.
     """
     unload = None
     if re.match(r"\s*UNLOAD\b", sql, re.IGNORECASE):
         sql, unload = _parse_unload(sql)
-    query = _parse_query(_fill_parameters(sql, parameters))
+    query = _parse_query(sql)
     tables = _find_tables(query, database)
     _mark_unnamed(query)
     return Statement(query.sql(dialect="duckdb"), tables, unload)
@@ -108,26 +106,11 @@ def _parse_unload(sql: str) -> tuple[str, Unload]:
     return match["query"], Unload(match["location"].rstrip("/") + "/", codec)
 
 
-def _fill_parameters(sql: str, parameters: Sequence[str]) -> str:
-    """Put parameters in place of a statement's `?`, each as the one expression that it has to be."""
-    try:
-        tokens = sqlglot.tokenize(sql, dialect=DIALECT)
-        values = [sqlglot.parse_one(text, dialect=DIALECT, into=exp.Condition).sql(DIALECT) for text in parameters]
-    except SqlglotError as error:
-        raise InvalidRequestError(str(error), "MALFORMED_QUERY") from error
-    places = [token for token in tokens if token.token_type == TokenType.PLACEHOLDER]
-    if len(places) != len(values):
-        raise InvalidRequestError(f"Incorrect number of parameters: expected {len(places)} but found {len(values)}")
-    for place, value in zip(reversed(places), reversed(values), strict=True):
-        sql = f"{sql[: place.start]}({value}){sql[place.end + 1 :]}"
-    return sql
-
-
 def _find_tables(query: exp.Query, database: str) -> tuple[TableName, ...]:
-    """Find the catalog's tables and give each its database; what a WITH clause names is none of them."""
+    """Find the tables of the catalog, not those of a WITH clause, and qualify each with its database."""
     for table in query.find_all(exp.Table):
         if not isinstance(table.this, exp.Identifier):
-            # DuckDB has read_csv and its like, which Athena has not.
+            # DuckDB has table functions such as read_csv, Athena has none.
             raise QueryFailedError(f"FUNCTION_NOT_FOUND: Table function {table.sql(DIALECT)!r} not registered")
     found: dict[TableName, None] = {}
     for scope in traverse_scope(query):
@@ -138,7 +121,7 @@ def _find_tables(query: exp.Query, database: str) -> tuple[TableName, ...]:
                     raise QueryFailedError(f"CATALOG_NOT_FOUND: Catalog '{catalog}' does not exist")
                 name = TableName((source.db or database).lower(), source.name.lower())
                 found[name] = None
-                # Without an alias, the bare name stays usable as a qualifier in DuckDB too.
+                # Without an alias the bare name can still qualify columns in DuckDB.
                 source.set("catalog", None)
                 source.set("db", exp.to_identifier(name.database, quoted=True))
                 source.set("this", exp.to_identifier(name.name, quoted=True))
@@ -146,7 +129,7 @@ def _find_tables(query: exp.Query, database: str) -> tuple[TableName, ...]:
 
 
 def _mark_unnamed(query: exp.Query) -> None:
-    """Mark the output columns that have no name, before DuckDB makes one up; their place is known after `*` only."""
+    """Mark the output columns without a name; Athena names them by position, which is known after `*` is expanded."""
     for column in query.selects:
         if not column.output_name and not column.is_star:
             column.replace(exp.alias_(column.copy(), UNNAMED, quoted=True))

@@ -1,4 +1,4 @@
-"""The two walls between a query's SQL and the host, each on its own: what is parsed, and what DuckDB may touch."""
+"""SQL cannot reach the host: the parser refuses table functions, and DuckDB has no access to files or variables."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ READERS = {
 
 
 @pytest.mark.parametrize("sql", READERS.values(), ids=READERS)
-def test_the_first_wall_knows_no_table_function(tmp_path: Path, sql: str) -> None:
-    """DuckDB's table functions are not Athena's, so a statement with one never reaches DuckDB."""
+def test_the_parser_refuses_table_functions(tmp_path: Path, sql: str) -> None:
+    """Athena has none of DuckDB's table functions, so a statement with one never reaches DuckDB."""
     with pytest.raises(QueryFailedError, match=r"Table function .* not registered"):
         parse_statement(sql.format(file=tmp_path / "secret.csv"), "default")
 
@@ -40,8 +40,8 @@ REACHES = {
 
 
 @pytest.mark.parametrize("sql", REACHES.values(), ids=REACHES)
-def test_the_second_wall_lets_duckdb_touch_nothing(tmp_path: Path, sql: str) -> None:
-    """Even SQL that got past the first wall reads neither a file nor a variable of ours."""
+def test_duckdb_has_no_access_to_the_host(tmp_path: Path, sql: str) -> None:
+    """SQL that the parser did not refuse still reads neither a file nor a Python variable."""
     secret = tmp_path / "secret.csv"
     secret.write_text("secret\nthe-hosts-secret\n")
     tables = {TableName("lake", "one"): pa.table({"x": [1]})}
@@ -50,8 +50,8 @@ def test_the_second_wall_lets_duckdb_touch_nothing(tmp_path: Path, sql: str) -> 
     assert "the-hosts-secret" not in str(failed.value)
 
 
-def test_the_walls_let_a_query_through() -> None:
-    """The same call with a table of the catalog answers."""
+def test_a_query_on_a_table_is_answered() -> None:
+    """The same call with a table of the catalog gives its rows."""
     statement = parse_statement("select x + 1 as y from one", "lake")
     tables = {TableName("lake", "one"): pa.table({"x": [1]})}
     assert run_statement(statement, tables, started=lambda interrupt: None).to_pydict() == {"y": [2]}

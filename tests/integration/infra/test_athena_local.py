@@ -1,4 +1,4 @@
-"""The local Athena as its clients meet it: the API through boto3, PyAthena's cursors, tables in Glue, results on S3."""
+"""The local Athena: its API through boto3 and PyAthena's cursor, tables in Glue, the Parquet of UNLOAD on S3."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import Any
 
 import boto3
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 from pyathena import connect
-from pyathena.arrow.cursor import ArrowCursor
 from pyathena.error import DatabaseError, OperationalError
-from pyathena.pandas.cursor import PandasCursor
 
 from infra.local.athena.server import run_athena
 
@@ -65,11 +62,12 @@ class Lake:
             time.sleep(0.01)
         raise TimeoutError(sql)
 
-    def rows(self, sql: str) -> list[list[str | None]]:
-        execution = self.run(sql)
+    def rows(self, sql: str) -> list[list[Any]]:
+        location = self.fresh()
+        execution = self.run(f"unload ({sql}) to '{location}' with (format = 'PARQUET')")
         assert execution["Status"]["State"] == "SUCCEEDED", execution["Status"]
-        answer = self.athena.get_query_results(QueryExecutionId=execution["QueryExecutionId"])
-        return [[datum.get("VarCharValue") for datum in row["Data"]] for row in answer["ResultSet"]["Rows"]][1:]
+        tables = [pq.read_table(io.BytesIO(_get(self, f"s3://{self.bucket}/{name}"))) for name in _list(self, location)]
+        return [list(row.values()) for table in tables for row in table.to_pylist()]
 
     def reason(self, sql: str) -> Any:
         status = self.run(sql)["Status"]
@@ -133,40 +131,38 @@ def _parquet(rows: pa.Table) -> bytes:
 
 # -- what a query computes ---------------------------------------------------------------------------------------------
 
-COMPUTED = {
+COMPUTED: dict[str, tuple[str, list[list[Any]]]] = {
     "a join": (
-        "select a.name, count(*), sum(p.seats) from airlines a join planes p on p.carrier = a.carrier "
+        "select a.name, count(*) as n, sum(p.seats) as seats from airlines a join planes p on p.carrier = a.carrier "
         "group by a.name order by 1",
-        [["American", "2", "300"], ['Jet, "Blue"', "1", None]],
+        [["American", 2, 300], ['Jet, "Blue"', 1, None]],
     ),
     "a common table expression": (
         "with big as (select * from planes where seats > 150) select tailnum from big",
         [["N2"]],
     ),
-    "a name of WITH hides a table": ("with airlines as (select 1 as one) select * from airlines", [["1"]]),
+    "a name of WITH hides a table": ("with airlines as (select 1 as one) select * from airlines", [[1]]),
     "a subquery in a condition": (
         "select carrier from airlines where carrier in (select carrier from planes) order by 1",
         [["AA"], ["B6"]],
     ),
-    "a union": ("select 1 union all select 2 order by 1", [["1"], ["2"]]),
+    "a union": ("select 1 as x union all select 2 order by 1", [[1], [2]]),
     "a quoted name": ('select "carrier" as "Order" from airlines where fleet = 1', [["UA"]]),
     "a column that no file has is null": ("select distinct engine from planes", [[None]]),
-    "timestamps to the millisecond": ("select seen from planes where tailnum = 'N1'", [["2024-01-02 03:04:05.678"]]),
-    "integers divide to integers": ("select 7/2, -7/2, 7/2e0", [["3", "-3", "3.5"]]),
-    "doubles as Java writes them": (
-        "select 1e0, 1e7, 1.5e-4, 12345678e0, cast('NaN' as double), -cast('Infinity' as double)",
-        [["1.0", "1.0E7", "1.5E-4", "1.2345678E7", "NaN", "-Infinity"]],
+    "timestamps to the millisecond": (
+        "select seen from planes where tailnum = 'N1'",
+        [[datetime(2024, 1, 2, 3, 4, 5, 678_000)]],
     ),
-    "reals in their own width": ("select cast(0.1 as real), cast(16777216 as real)", [["0.1", "1.6777216E7"]]),
+    "integers divide to integers": ("select 7/2 as a, -7/2 as b, 7/2e0 as c", [[3, -3, 3.5]]),
     "values of all kinds": (
-        "select true, 1.50, date '2020-02-29', timestamp '2020-01-01 01:02:03', array[1, null], "
-        "map(array['k'], array[1])",
-        [["true", "1.50", "2020-02-29", "2020-01-01 01:02:03.000", "[1, null]", "{k=1}"]],
+        "select true as a, 1.50 as b, date '2020-02-29' as c, timestamp '2020-01-01 01:02:03' as d, "
+        "array[1, null] as e, cast(0.5 as real) as f",
+        [[True, Decimal("1.50"), date(2020, 2, 29), datetime(2020, 1, 1, 1, 2, 3), [1, None], 0.5]],
     ),
     "functions that DuckDB spells otherwise": (
-        "select date_parse('2020-01-02', '%Y-%m-%d'), strpos('abc', 'c'), json_extract_scalar('{\"a\": 1}', '$.a'), "
-        "element_at(array[5, 6], 2), regexp_like('abc', 'b')",
-        [["2020-01-02 00:00:00.000", "3", "1", "6", "true"]],
+        "select date_parse('2020-01-02', '%Y-%m-%d') as a, strpos('abc', 'c') as b, "
+        "json_extract_scalar('{\"a\": 1}', '$.a') as c, element_at(array[5, 6], 2) as d, regexp_like('abc', 'b') as e",
+        [[datetime(2020, 1, 2), 3, "1", 6, True]],
     ),
     "no rows": ("select carrier from airlines where false", []),
 }
@@ -174,7 +170,7 @@ COMPUTED = {
 
 @pytest.mark.parametrize(("sql", "rows"), COMPUTED.values(), ids=COMPUTED)
 def test_a_query_answers_as_on_athena(lake: Lake, sql: str, rows: Any) -> None:
-    """The rows of a query are those of Athena's engine, in its text."""
+    """The rows of a query are those of Athena's engine."""
     assert lake.rows(sql) == rows
 
 
@@ -187,7 +183,9 @@ def test_a_table_may_name_its_database_and_catalog(lake: Lake) -> None:
 
 def test_columns_come_with_athenas_types(lake: Lake) -> None:
     """Column metadata has the names that PyAthena's converters know."""
-    query_id = lake.run("select *, count(*) over () as n, cast(seats as double) / 3 from planes")["QueryExecutionId"]
+    query_id = lake.run("select *, count(*) over () as n, cast(seats as double) / 3 from planes limit 0")[
+        "QueryExecutionId"
+    ]
     answer = lake.athena.get_query_results(QueryExecutionId=query_id)
     columns = [(c["Name"], c["Type"]) for c in answer["ResultSet"]["ResultSetMetadata"]["ColumnInfo"]]
     assert columns == [
@@ -203,41 +201,17 @@ def test_columns_come_with_athenas_types(lake: Lake) -> None:
     ]
 
 
-def test_parameters_fill_question_marks_in_order(lake: Lake) -> None:
-    """Each `?` outside a text gets the parameter of its place."""
-    sql = "select '?', carrier from airlines where fleet > ? and carrier <> ?"
-    execution = lake.run(sql, ExecutionParameters=["1", "'AA'"])
-    answer = lake.athena.get_query_results(QueryExecutionId=execution["QueryExecutionId"])
-    assert [datum["VarCharValue"] for datum in answer["ResultSet"]["Rows"][1]["Data"]] == ["?", "B6"]
-    assert len(answer["ResultSet"]["Rows"]) == 2
+# -- states, results ---------------------------------------------------------------------------------------------------
 
 
-# -- pages, results, states --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_results_are_paged(lake: Lake, size: int) -> None:
-    """Pages hold at most MaxResults rows, the first of all being the column names; together they are the result."""
-    query_id = lake.run("select n from unnest(sequence(1, 20)) t (n) order by n")["QueryExecutionId"]
-    rows: list[str] = []
-    token: dict[str, str] = {}
-    while True:
-        page = lake.athena.get_query_results(QueryExecutionId=query_id, MaxResults=size, **token)
-        assert len(page["ResultSet"]["Rows"]) <= size
-        assert page["ResultSet"]["ResultSetMetadata"]["ColumnInfo"][0]["Name"] == "n"
-        rows += [row["Data"][0]["VarCharValue"] for row in page["ResultSet"]["Rows"]]
-        if "NextToken" not in page:
-            break
-        token = {"NextToken": page["NextToken"]}
-    assert rows == ["n", *map(str, range(1, 21))]
-
-
-def test_the_result_lies_on_s3_as_csv(lake: Lake) -> None:
-    """The result's CSV is quoted as Athena quotes it; a null is nothing at all."""
-    execution = lake.run("select name, fleet from airlines order by fleet desc")
-    location = execution["ResultConfiguration"]["OutputLocation"]
-    assert location == f"s3://{lake.bucket}/results/{execution['QueryExecutionId']}.csv"
-    assert _get(lake, location) == b'"name","fleet"\n"American","3"\n"Jet, ""Blue""","2"\n,"1"\n'
+def test_rows_of_a_select_are_refused(lake: Lake) -> None:
+    """A SELECT gives its columns; rows need UNLOAD, which is all that enrich uses."""
+    query_id = lake.run("select fleet from airlines where false")["QueryExecutionId"]
+    results = lake.athena.get_query_results(QueryExecutionId=query_id)["ResultSet"]
+    assert [row["Data"] for row in results["Rows"]] == [[{"VarCharValue": "fleet"}]]
+    query_id = lake.run("select fleet from airlines")["QueryExecutionId"]
+    with pytest.raises(ClientError, match="use UNLOAD"):
+        lake.athena.get_query_results(QueryExecutionId=query_id)
 
 
 def test_the_work_group_says_where_results_go(lake: Lake, aws: Any) -> None:
@@ -249,7 +223,6 @@ def test_the_work_group_says_where_results_go(lake: Lake, aws: Any) -> None:
     query_id = lake.athena.start_query_execution(**query)["QueryExecutionId"]
     execution = lake.athena.get_query_execution(QueryExecutionId=query_id)["QueryExecution"]
     assert execution["ResultConfiguration"]["OutputLocation"] == f"s3://{lake.bucket}/of-the-group/{query_id}.csv"
-    assert lake.athena.get_work_group(WorkGroup=group)["WorkGroup"]["Name"] == group
     with pytest.raises(ClientError, match="No output location provided"):
         lake.athena.start_query_execution(QueryString="select 1")
     with pytest.raises(ClientError, match="WorkGroup nobody is not found"):
@@ -269,7 +242,7 @@ def test_a_running_query_is_cancelled(lake: Lake) -> None:
         lake.athena.get_query_results(QueryExecutionId=query_id)
     started = time.monotonic()
     for _ in range(4):  # its thread is free again: all of them are
-        assert lake.rows("select 1") == [["1"]]
+        assert lake.rows("select 1 as x") == [[1]]
     assert time.monotonic() - started < 5
 
 
@@ -281,28 +254,12 @@ def test_results_of_a_running_query_are_refused(lake: Lake) -> None:
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
 
 
-def test_what_has_ended_stays_as_it_ended(lake: Lake) -> None:
-    """Stopping a query that has succeeded changes nothing."""
-    query_id = lake.run("select 1")["QueryExecutionId"]
+@pytest.mark.parametrize(("sql", "state"), [("select 1", "SUCCEEDED"), ("select wingspan from planes", "FAILED")])
+def test_stopping_an_ended_query_changes_nothing(lake: Lake, sql: str, state: str) -> None:
+    """A query that has succeeded or failed keeps its state."""
+    query_id = lake.run(sql)["QueryExecutionId"]
     lake.athena.stop_query_execution(QueryExecutionId=query_id)
-    assert _state(lake, query_id) == "SUCCEEDED"
-
-
-def test_the_same_token_is_the_same_query(lake: Lake) -> None:
-    """A retried StartQueryExecution does not run twice."""
-    token = "t" * 32
-    assert lake.start("select 1", ClientRequestToken=token) == lake.start("select 1", ClientRequestToken=token)
-    assert lake.start("select 1") != lake.start("select 1")
-
-
-def test_several_executions_are_described_at_once(lake: Lake) -> None:
-    """BatchGetQueryExecution describes those that exist and names those that do not."""
-    query_id = lake.run("select 1")["QueryExecutionId"]
-    answer = lake.athena.batch_get_query_execution(QueryExecutionIds=[query_id, "unknown"])
-    assert [found["QueryExecutionId"] for found in answer["QueryExecutions"]] == [query_id]
-    assert [missing["QueryExecutionId"] for missing in answer["UnprocessedQueryExecutionIds"]] == ["unknown"]
-    with pytest.raises(ClientError, match="QueryExecution unknown was not found"):
-        lake.athena.get_query_execution(QueryExecutionId="unknown")
+    assert _state(lake, query_id) == state
 
 
 # -- what is refused, what fails ---------------------------------------------------------------------------------------
@@ -333,14 +290,6 @@ def test_bad_sql_is_refused_at_once(lake: Lake, sql: str) -> None:
     assert "\x1b" not in str(refused.value)
 
 
-def test_a_wrong_number_of_parameters_is_refused(lake: Lake) -> None:
-    """As is a parameter that is more than one value."""
-    with pytest.raises(ClientError, match="expected 1 but found 2"):
-        lake.start("select ?", ExecutionParameters=["1", "2"])
-    with pytest.raises(ClientError):
-        lake.start("select ?", ExecutionParameters=["1) from airlines --"])
-
-
 FAILED = {
     "an unknown table": ("select * from nothing", "TABLE_NOT_FOUND.*nothing"),
     "an unknown column": ("select wingspan from planes", "COLUMN_NOT_FOUND.*wingspan"),
@@ -366,7 +315,12 @@ TABLES_THAT_FAIL = {
     "not Parquet": (b"carrier,name\n", {"carrier": "string"}, PARQUET, "HIVE_BAD_DATA: Malformed Parquet"),
     "another type": (AIRLINES, {"carrier": "bigint"}, PARQUET, "HIVE_BAD_DATA: Field carrier's type string"),
     "too narrow a type": (AIRLINES, {"fleet": "int"}, PARQUET, "HIVE_BAD_DATA: Field fleet's type int64"),
-    "CSV": (b"carrier\n", {"carrier": "string"}, "org.apache.hadoop.hive.serde2.OpenCSVSerde", "reads Parquet tables"),
+    "CSV": (
+        b"carrier\n",
+        {"carrier": "string"},
+        "org.apache.hadoop.hive.serde2.OpenCSVSerde",
+        "only Parquet tables",
+    ),
     "a nested type": (AIRLINES, {"carrier": "map<string,int>"}, PARQUET, "no column type"),
 }
 
@@ -481,50 +435,21 @@ def test_unload_fails_as_on_athena(lake: Lake) -> None:
 def connection(lake: Lake, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", lake.endpoint)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    # pyarrow heeds no AWS_ENDPOINT_URL (apache/arrow#49643), and ArrowCursor has no way to pass one on.
-    plain = pyarrow.fs.S3FileSystem
-    there = {"endpoint_override": aws_env.endpoint.removeprefix("http://"), "scheme": "http"}
-    monkeypatch.setattr(pyarrow.fs, "S3FileSystem", lambda **options: plain(**options, **there))
     with connect(s3_staging_dir=f"s3://{lake.bucket}/pyathena/", schema_name=lake.database, poll_interval=0.02) as made:
         yield made
 
 
-def test_pyathenas_cursor_reads_typed_rows(connection: Any) -> None:
-    """The plain cursor gets Python values by the types that we state."""
-    cursor = connection.cursor()
-    cursor.execute("select tailnum, seats, price, built, seen from planes order by 1")
-    assert cursor.fetchone() == ("N1", 100, Decimal("1.50"), date(2001, 2, 3), datetime(2024, 1, 2, 3, 4, 5, 678_000))
-    assert [row[0] for row in cursor] == ["N2", "N3"]
-
-
-def test_pyathenas_cursor_pages(connection: Any) -> None:
-    """More rows than a page holds arrive all, in order."""
-    cursor = connection.cursor().execute("select n from unnest(sequence(1, 2500)) t (n) order by n")
-    assert [n for (n,) in cursor.fetchall()] == list(range(1, 2501))
-
-
-@pytest.mark.filterwarnings("ignore:engine='auto' is deprecated")
-@pytest.mark.parametrize("unload", [False, True])
-def test_pyathenas_pandas_cursor_makes_a_frame(connection: Any, unload: bool) -> None:
-    """Through the CSV of the result and through UNLOAD."""
-    frame = (
-        connection.cursor(PandasCursor, unload=unload).execute("select * from airlines order by carrier").as_pandas()
+def test_pyathenas_cursor_unloads_and_describes(lake: Lake, connection: Any) -> None:
+    """The two statements that enrich sends: an UNLOAD, and a SELECT without rows for the types of its columns."""
+    location = lake.fresh()
+    connection.cursor().execute(f"UNLOAD (select * from airlines) TO '{location}' WITH (format = 'PARQUET')")
+    assert len(_list(lake, location)) == 1
+    cursor = connection.cursor().execute(
+        "SELECT * FROM (select tailnum, seats, price, built, seen from planes) LIMIT 0"
     )
-    assert list(frame.columns) == ["carrier", "name", "fleet"]
-    assert frame["name"].tolist()[:2] == ["American", 'Jet, "Blue"']
-    assert frame["name"].isna().tolist() == [False, False, True]
-    assert frame["fleet"].tolist() == [3, 2, 1]
-
-
-@pytest.mark.parametrize("unload", [False, True])
-def test_pyathenas_arrow_cursor_makes_a_table(connection: Any, unload: bool) -> None:
-    """Through the CSV of the result and through UNLOAD."""
-    rows = (
-        connection.cursor(ArrowCursor, unload=unload)
-        .execute("select carrier, fleet from airlines order by 1")
-        .as_arrow()
-    )
-    assert rows.to_pydict() == {"carrier": ["AA", "B6", "UA"], "fleet": [3, 2, 1]}
+    described = [(column[0], column[1]) for column in cursor.description]
+    types = ["varchar", "bigint", "decimal", "date", "timestamp"]
+    assert described == list(zip(["tailnum", "seats", "price", "built", "seen"], types, strict=True))
 
 
 def test_pyathena_raises_what_went_wrong(connection: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every metadata query of every dataset, on the local Athena over the example's lake, as enrich sends it."""
+"""The metadata queries of all datasets run on the local Athena with the example's lake, as enrich sends them."""
 
 from __future__ import annotations
 

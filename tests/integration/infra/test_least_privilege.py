@@ -235,8 +235,25 @@ def test_what_aws_asks_for_is_allowed(asked: Deployed, role: str, sid: str, acti
             assert decide(asked, role, action, arn.replace(":", ":x", 5)) == "implicitDeny"
 
 
-def test_every_action_is_asked_for_by_somebody() -> None:
-    """Nothing is excused that is not there."""
+ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not try
+    ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{Bucket}/elsewhere/one"),
+    ("EnrichRole", "s3:GetObject", "arn:aws:s3:::another-bucket/one"),
+    ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{OutputsBucket}/flight-delays/one"),
+    ("EnrichRole", "dynamodb:DeleteTable", f"arn:aws:dynamodb:{HERE}:table/{{Table}}"),
+    ("ServeRole", "dynamodb:GetItem", f"arn:aws:dynamodb:{HERE}:table/{{Ledger}}"),
+    ("ServeRole", "dynamodb:PutItem", f"arn:aws:dynamodb:{HERE}:table/{{Table}}"),
+]
+
+
+@pytest.mark.parametrize(("role", "action", "resource"), ELSEWHERE, ids=[" ".join(one[:2]) for one in ELSEWHERE])
+def test_permissions_end_at_their_resource(asked: Deployed, role: str, action: str, resource: str) -> None:
+    """A role has no access beside the resources and the folders that its function uses."""
+    names = {one: find_resource(asked.client, "asked", one) for one in ("Bucket", "OutputsBucket", "Table", "Ledger")}
+    assert decide(asked, role, action, resource.format(**names)) == "implicitDeny"
+
+
+def test_every_action_is_tested() -> None:
+    """Each action is needed by the journey or is in ASKED_BY_AWS, which has no other."""
     assert {one[1:] for one in BY_AWS} == set(ASKED_BY_AWS)
     assert len(ALL) == len(set(ALL)) == len(ACTIONS) + len(BY_AWS)
 
