@@ -1,4 +1,4 @@
-"""The stored item, the contract between writer and reader: attribute names, item keys, encode, decode, expiry. Pure.
+"""The stored item, the contract between writer and reader: attribute names, item keys, encode, decode, expiry.
 
 The reader owns the stored format, so `enrich` imports this module and never the other way round. Attribute names are
 short because each byte of them is stored, written and read with every item.
@@ -22,7 +22,9 @@ EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
 PREDICTION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
 MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
 MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
-MAX_BODY_BYTES = 4 * 1024 * 1024  # of JSON text: Lambda answers 6 MB at most, and quoting the text makes it longer
+# Of a body's JSON text in UTF-8: Lambda answers 6 MB at most, and base64 makes it a third longer. The writer rejects
+# what is larger, since the reader can't serve it.
+MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 class Order(NamedTuple):
@@ -45,7 +47,7 @@ class Order(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One item as it lies in the table. `body` is JSON text (str), its gzip (bytes), or None for a tombstone."""
+    """One item as it is stored. `body` is JSON text (str), its gzip (bytes), or None for a tombstone."""
 
     pk: str
     sk: str
@@ -104,10 +106,10 @@ def body_text(body: str | bytes) -> str:
         return body
     unzip = zlib.decompressobj(wbits=31)
     try:
-        text = unzip.decompress(body, MAX_BODY_BYTES)
+        text = unzip.decompress(body, MAX_BODY_BYTES + 1)  # one more: the end of the stream comes after its last byte
     except zlib.error as error:
         raise ValueError("stored body is not a gzip stream") from error
-    if not unzip.eof:
+    if not unzip.eof or len(text) > MAX_BODY_BYTES:
         raise ValueError("stored body is cut off or too large")
     return text.decode()
 

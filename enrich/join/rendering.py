@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.join.engine import Engine
-from enrich.write.item_size import too_large
+from enrich.write.item_size import too_large, too_long
+from serve.item import MAX_BODY_BYTES
 
 DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
 TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, also gzipped"
+TOO_LONG = "too-large", f"the body is larger than the {MAX_BODY_BYTES >> 20} MB of JSON text that can be served"
 MAX_CACHE_BYTES = 1024 * 1024 * 1024
 MAX_DISK_SHARE = 0.25  # of the free disk space: fingerprints and DuckDB's temporary files need the rest
 _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
@@ -28,8 +30,10 @@ _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
 def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
     """Render a chunk as `Engine.render`, and reject the items that are too large."""
     rendered = engine.render(chunk, first_row, digest=digest)
-    large = too_large(rendered)
-    return _reject(rendered, large, *TOO_LARGE) if large else rendered
+    for rule, rows in ((TOO_LONG, too_long(rendered)), (TOO_LARGE, too_large(rendered))):
+        if rows:
+            rendered = _reject(rendered, rows, *rule)
+    return rendered
 
 
 def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
