@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from enrich.errors import Failed
 from enrich.intake.queue import enqueue_output
 from enrich.ledger.records import Run
+from enrich.ledger.store import ConflictError
 from enrich.read.outputs import Output, fetch_listed, fetch_output, find_dataset
 from enrich.services import Services
 
@@ -37,18 +40,25 @@ def sweep(services: Services, dataset_name: str) -> Swept:
     oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)
-    known = {(each.object_key, each.etag, each.arrived_ms) for each in services.ledger.fetch_seen(dataset_name)}
+    known = {
+        (each.object_key, each.etag, each.arrived_ms, each.listing) for each in services.ledger.fetch_seen(dataset_name)
+    }
     swept = Swept([], [])
     for listed in fetch_listed(services.s3, dataset, services.settings.outputs):
-        seen = (listed.object_key, listed.etag, listed.arrived_ms) in known
-        # The marker of a job that ran again may look as before; only its parts tell.
-        if listed.arrived_ms < oldest.timestamp() * 1000 or (seen and not dataset.source.marker):
+        seen = (listed.object_key, listed.etag, listed.arrived_ms, listed.listing) in known
+        if seen or listed.arrived_ms < oldest.timestamp() * 1000:
             continue
         try:
             output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
         except Failed as error:
             swept.unreadable.append(str(error))
             continue
-        if output and not services.ledger.get_seen(dataset_name, output.identity):
+        if output is None:
+            continue
+        earlier = services.ledger.get_seen(dataset_name, output.identity)
+        if earlier is None:
             swept.runs.append(enqueue_output(services, output))
+        elif earlier.listing != output.listing:  # the same parts, written again: the next sweep need not look at each
+            with suppress(ConflictError):
+                services.ledger.commit(replace(earlier, listing=output.listing))
     return swept

@@ -28,7 +28,7 @@ def enqueue_output(services: Services, output: Output) -> Run:
             parts=len(output.parts),
             size=output.size,
         )
-        queued = _enqueue(services, run, output.etag)
+        queued = _enqueue(services, run, output)
         if queued:
             return queued
         known = services.ledger.get_seen(output.dataset, output.identity)
@@ -48,19 +48,20 @@ def enqueue_again(services: Services, run: Run) -> Run:
             return queued
 
 
-def _enqueue(services: Services, run: Run, etag: str | None) -> Run | None:
+def _enqueue(services: Services, run: Run, output: Output | None) -> Run | None:
     """Commit a run with the next number; return None if another invocation took the number or the output first."""
     numbered, counter, pending = build_queued(services, run)
     records: list[Record] = [numbered, counter, pending]
-    if etag is not None:
+    if output is not None:
         records.append(
             SeenOutput(
                 dataset=run.dataset,
                 identity=run.identity,
                 run=numbered.run,
                 object_key=run.object_key,
-                etag=etag,
+                etag=output.etag,
                 arrived_ms=run.arrived_ms,
+                listing=output.listing,
             )
         )
     try:

@@ -149,6 +149,7 @@ class SeenOutput(Record):
     object_key: str
     etag: str
     arrived_ms: int
+    listing: str = ""  # of a marker run: digest of its parts as a listing showed them
 
     @property
     def sk(self) -> str:

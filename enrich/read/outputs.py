@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Output:
     etag: str
     arrived_ms: int
     parts: tuple[Part, ...]
+    listing: str = ""  # of a marker run: digest of its parts as a listing shows them, without a request for each
     missing: tuple[str, ...] = ()  # object keys that the manifest names and S3 has not
 
     @property
@@ -42,11 +43,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object that may be an output, as a listing shows it."""
+    """An object that may be an output, as a listing shows it; `listing` as in `Output`."""
 
     object_key: str
     etag: str
     arrived_ms: int
+    listing: str = ""
 
 
 def find_dataset(datasets: Mapping[str, Dataset], object_key: str) -> Dataset | None:
@@ -82,12 +84,15 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     identity = f"{object_key}@{_identity(head)}"
     parts: tuple[Part, ...] = (part,)
     missing: tuple[str, ...] = ()
+    listing = ""
     if dataset.source.marker:
         prefix = object_key.rpartition("/")[0] + "/"
-        parts = tuple(fetch_folder(s3, bucket, prefix))
+        entries = [entry for entry in _list_parts(s3, bucket, prefix) if entry["Key"] != object_key]
+        listing = _digest("".join(map(_render_entry, entries)))
+        parts = _fetch_parts(s3, bucket, entries)
         missing = _find_missing(prefix, _get_manifest(s3, part), parts)
         listed = "\n".join(f"{each.object_key} {each.version_id or each.etag} {each.size}" for each in parts)
-        identity += "+" + hashlib.sha256(listed.encode()).hexdigest()[:32]
+        identity += "+" + _digest(listed)
     return Output(
         dataset=dataset.name,
         bucket=bucket,
@@ -96,28 +101,63 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
         etag=part.etag,
         arrived_ms=_milliseconds(head["LastModified"]),
         parts=parts,
+        listing=listing,
         missing=missing,
     )
 
 
-def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> Iterator[Listed]:
-    """List the objects under the dataset's prefix that are or close an output."""
+def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
+    """List the objects under the dataset's prefix that are or close an output, each with what it closes."""
+    found: list[Listed] = []
+    folders: dict[str, Any] = {}  # folder -> the digest of the parts in it, listed so far
     for entry in list_objects(s3, bucket, dataset.source.prefix):
         if find_dataset({dataset.name: dataset}, entry["Key"]):
-            yield Listed(entry["Key"], entry["ETag"], _milliseconds(entry["LastModified"]))
+            found.append(Listed(entry["Key"], entry["ETag"], _milliseconds(entry["LastModified"])))
+        elif dataset.source.marker:
+            for folder in _folders_of(entry["Key"], len(dataset.source.prefix)):
+                folders.setdefault(folder, hashlib.sha256()).update(_render_entry(entry).encode())
+    if not dataset.source.marker:
+        return found
+    empty = hashlib.sha256()
+    closed = [folders.get(each.object_key.rpartition("/")[0] + "/", empty).hexdigest()[:32] for each in found]
+    return [replace(each, listing=listing) for each, listing in zip(found, closed, strict=True)]
+
+
+def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
+    """Give the folders, the innermost first, of which an object is a part; `shortest` is the least length of one."""
+    folder, _, name = object_key.rpartition("/")
+    while name and not name.startswith(("_", ".")) and len(folder) + 1 >= shortest:
+        yield folder + "/"
+        folder, _, name = folder.rpartition("/")
 
 
 def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
     """Fetch every object under a prefix as a part, in the order of their keys; temporary files are none."""
-    parts: list[Part] = []
+    return list(_fetch_parts(s3, bucket, _list_parts(s3, bucket, prefix)))
+
+
+def _list_parts(s3: S3Client, bucket: str, prefix: str) -> list[Any]:
+    """List the entries under a prefix that are parts."""
+    found = []
     for entry in list_objects(s3, bucket, prefix):
         steps = entry["Key"].removeprefix(prefix).split("/")
-        if not steps[-1] or any(step.startswith(("_", ".")) for step in steps):
-            continue
-        head = _head(s3, bucket, entry["Key"])
-        if head is not None:
-            parts.append(_build_part(bucket, entry["Key"], head))
-    return parts
+        if steps[-1] and not any(step.startswith(("_", ".")) for step in steps):
+            found.append(entry)
+    return found
+
+
+def _fetch_parts(s3: S3Client, bucket: str, entries: Iterable[Any]) -> tuple[Part, ...]:
+    heads = ((entry["Key"], _head(s3, bucket, entry["Key"])) for entry in entries)
+    return tuple(_build_part(bucket, object_key, head) for object_key, head in heads if head is not None)
+
+
+def _render_entry(entry: Any) -> str:
+    """Render all that a listing shows of an object; it shows no version."""
+    return f"{entry['Key']} {entry['ETag']} {entry['Size']} {_milliseconds(entry['LastModified'])}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def render_parts(parts: Iterable[Part]) -> bytes:

@@ -220,7 +220,7 @@ MUTANTS = (
     Mutant(
         "sweep-misses-overwritten",
         "enrich.intake.find:sweep",
-        "seen = (listed.object_key, listed.etag, listed.arrived_ms) in known",
+        "seen = (listed.object_key, listed.etag, listed.arrived_ms, listed.listing) in known",
         "seen = listed.object_key in {each[0] for each in known}",
     ),
     Mutant(
