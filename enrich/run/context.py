@@ -13,8 +13,10 @@ import orjson
 import pyarrow as pa
 
 from enrich.dataset.definition import Dataset
+from enrich.delta.buckets import count_bits
 from enrich.delta.changes import Delta
-from enrich.errors import Failed, LeaseLost
+from enrich.delta.store import Store
+from enrich.errors import Failed, LeaseLost, OutOfTime
 from enrich.join.engine import MAX_METADATA_BYTES, Engine
 from enrich.join.rendering import RenderedCache, Rendering
 from enrich.ledger.lease import Lease
@@ -25,7 +27,7 @@ from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
-from enrich.s3 import get, list_keys, put
+from enrich.s3 import download, get, list_keys, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
@@ -83,8 +85,11 @@ class RunContext:
         """The keys and digests of the rows that this run has checked so far, those of earlier invocations included."""
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
-            delta = self._opened.enter_context(Delta(self._folder("delta"), keep_keys=keep_keys))
-            self._import_noted(delta)
+            rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}"
+            work = Store(self.services.s3, self.services.settings.bucket, self.work_key(""))
+            delta = self._opened.enter_context(Delta(self.scratch, work, rests_on=rests_on, keep_keys=keep_keys))
+            if not count_bits(self.run.rows or 0) or not delta.restore():
+                self._import_noted(delta)
             self._delta = delta
         return self._delta
 
@@ -164,6 +169,15 @@ class RunContext:
         needed = 1.5 * self._slowest_step + self.lease.timeout  # the step, then what is in flight
         return not self.lease.renews and now + needed > self.lease.stop_at
 
+    def pause(self) -> None:
+        """Keep the lease between two buckets of the key space.
+
+        Raises:
+            OutOfTime: there may be too little time for another one. The files of finished buckets are the checkpoint.
+        """
+        if self.step():
+            raise OutOfTime(f"dataset {self.run.dataset}, run {self.run.run}: some buckets of the key space are done")
+
     @property
     def decided(self) -> Decision:
         """What this run publishes by; for the stages that need a decision."""
@@ -203,7 +217,8 @@ class RunContext:
         """Keep what was noted of a range of rows for the invocation that continues the run."""
         if next_row > first_row:
             name = f"noted/{first_row:012d}-{next_row - 1:012d}.parquet"
-            self.write_work(name, self.delta.export_noted(first_row).read_bytes())
+            bucket = self.services.settings.bucket
+            self.services.s3.upload_file(str(self.delta.export_noted()), bucket, self.work_key(name))
 
     def _import_noted(self, delta: Delta) -> None:
         """Import what earlier invocations of this run had noted, up to the checkpoint, each row once.
@@ -220,7 +235,7 @@ class RunContext:
             first, last = map(int, name.removeprefix("noted/").removesuffix(".parquet").split("-"))
             if first <= next_row <= last and next_row < until:
                 path = self.scratch / "import.parquet"
-                path.write_bytes(self.read_work(name))
+                download(self.services.s3, self.services.settings.bucket, self.work_key(name), path)
                 delta.import_noted(path, next_row, min(last, until - 1))
                 next_row = min(last, until - 1) + 1
                 self.lease.keep()
