@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,16 @@ def download(s3: S3Client, bucket: str, object_key: str, path: Path) -> bool:
         for block in body.iter_chunks(BLOCK_BYTES):
             file.write(block)
     return True
+
+
+def delete(s3: S3Client, bucket: str, object_keys: Collection[str]) -> list[str]:
+    """Delete objects, a thousand to a request; return of each that S3 refused to delete its object key and why."""
+    refused, ordered = [], sorted(object_keys)
+    for first in range(0, len(ordered), 1000):
+        objects: list[Any] = [{"Key": object_key} for object_key in ordered[first : first + 1000]]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        refused += [f"{each.get('Key')}: {each.get('Code')}" for each in answer.get("Errors", [])]
+    return refused
 
 
 def split_location(location: str) -> tuple[str, str]:

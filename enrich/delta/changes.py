@@ -1,34 +1,58 @@
-"""Tell what an output changes: its keys and body digests against the fingerprints of the live items. Embedded DuckDB.
+"""Compute what an output changes: its keys and body digests against the fingerprints of the live items.
 
-Fingerprints are one Parquet file per dataset: of each live item its key's digest (128 bits), its body's digest, the
-order of the newest run that confirmed that body, and when the stored item expires. A body that did not change is not
-written, but its order advances; so an older run that comes late finds that it is superseded, though the table holds an
-even older order.
+A body that did not change is not written, but its order advances; so an older run that comes late finds that it is
+superseded, though the table holds an even older order. The key space is worked on bucket by bucket, so memory and
+scratch disk stay the same for any number of rows. With more than one bucket, each result is a file in the run's work
+folder (or, of a merge, among the fingerprints) whose name states what it was computed from: the invocation that
+continues the run takes it from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import duckdb
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from enrich.dataset.compiler import PREDICTION_ID_SQL
+from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
+from enrich.delta.fingerprints import Fingerprints, FingerprintTrust, Known, Part, Target
+from enrich.delta.notes import Log
+from enrich.delta.outcomes import Outcomes
+from enrich.delta.store import Store
+from enrich.errors import Stopped
 from serve.item import MAX_PK_BYTES
 
-FORMAT = "1"  # of the fingerprints; another one is as good as none
-
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
-_WINDOW = 500_000  # rows decided or merged at once: what bounds the memory of the joins
-MEMORY_LIMIT = "128MB"  # then it spills; so the key index costs disk and not memory
+WHY = ("new", "in doubt", "changed", "rewritten", "expiring")  # why a row is written, by the number in `why`
+MEMORY_LIMIT = "128MB"  # then DuckDB spills to scratch disk
+LOCAL_BYTES = 2 * 1024**3  # of notes by bucket that stay on scratch disk; the others are read from S3 again
+BATCH_ROWS = 64 * 1024  # fetched from DuckDB at once
 # A key's digest as two numbers, since Parquet has none of 128 bits: the same as md5_number_lower and md5_number_upper,
-# which would work it out twice.
-_KEY = "(md5 >> 64)::ubigint, (md5 & 18446744073709551615)::ubigint"
-_FINGERPRINT = """(
-    k1 ubigint, k2 ubigint, digest ubigint, "order" varchar, expires_at bigint, removed boolean, pk varchar, sk varchar
-)"""
+# which would compute it twice.
+_KEY = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
+_REMOVALS = pa.schema(
+    [
+        ("row", pa.int64()),  # within its bucket
+        ("k1", pa.uint64()),
+        ("k2", pa.uint64()),
+        ("pk", pa.string()),
+        ("sk", pa.string()),
+        ("expires_at", pa.int64()),
+    ]
+)
+_NOTED = "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk varchar, sk varchar"
+
+Step = Callable[[], None]
 
 
 class Withdrawn(NamedTuple):
@@ -38,214 +62,387 @@ class Withdrawn(NamedTuple):
     expires_at: int
 
 
-class Delta:
-    """Keys and digests of one run's output, in DuckDB tables that spill; a context manager.
+class _Removals(NamedTuple):
+    """The removals of a bucket: the number of the first one among all of the run, and how many there are."""
 
-    `keep_keys` also keeps the item keys themselves, which a snapshot needs to remove what it no longer names.
+    bucket: Bucket
+    first: int
+    rows: int
+
+
+def _go_on() -> None:
+    """Do nothing between two buckets."""
+
+
+class Delta:
+    """Keys and digests of one run's output, and what follows from them; a context manager.
+
+    Where a method takes `step`, that is called after each bucket that it has worked on, but for the last, and may raise
+    to end the invocation: what is done by then stays done.
     """
 
-    def __init__(self, directory: Path, *, keep_keys: bool = False, memory_limit: str = MEMORY_LIMIT) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, work: Store, *, rests_on: str, keep_keys: bool = False, memory_limit: str = MEMORY_LIMIT
+    ) -> None:
+        """Open an empty one.
+
+        Args:
+            directory: on scratch disk, of this run alone.
+            work: the run's work folder.
+            rests_on: text that is another one when the noted rows would be others: order and metadata of the run.
+            keep_keys: keep the item keys themselves as well, which a snapshot needs to remove what it no longer names.
+            memory_limit: of DuckDB.
+        """
+        self._folder = tempfile.TemporaryDirectory(dir=directory)
+        self._directory = directory = Path(self._folder.name)
+        self._work = work
+        self._notes_id = _identify(rests_on, keep_keys)
         self._keep_keys = keep_keys
-        self._duplicates: list[int] | None = None
-        self._full = False
+        self._log = Log(directory / "log")
+        self._bits = 0  # of the buckets of the notes, once they are complete
+        self._in_table: Bucket | None = None  # whose notes are in the table `noted`
+        self._local: dict[Bucket, Path] = {}
+        self._local_bytes = 0
+        self._duplicates: Sequence[int] | None = None
+        self._known = Known(work, directory, Fingerprints(FingerprintTrust.ALL))
+        self._buckets: list[Bucket] = [EVERYTHING]  # as decided
+        self._decided: tuple[Bucket, pa.Table] | None = None
+        self._decided_id = ""
+        self._outcomes = Outcomes(directory / "outcomes")
+        self._why = Counter[str]()
+        self._removals: list[_Removals] = []
+        self._removals_id = ""
+        self._removals_expire_at = 0
+        self._removals_in_file: Bucket | None = None
         self._db = duckdb.connect(
             ":memory:",  # what does not fit goes to `spill`
             config={"memory_limit": memory_limit, "temp_directory": str(directory / "spill"), "threads": 2},
         )
         self._db.execute("set enable_progress_bar = false")
-        # `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry
-        self._db.execute(
-            "create table noted("
-            "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk varchar, sk varchar)"
-        )
-        self._db.execute("create table outcome(row bigint, outcome utinyint, expires_at bigint)")
-        self._db.execute(f"create table known{_FINGERPRINT}")
-        self._db.execute(f"create table merged{_FINGERPRINT}")
-        self._db.execute(
-            "create table removal(row bigint, k1 ubigint, k2 ubigint, pk varchar, sk varchar, expires_at bigint)"
-        )
+        self._db.execute(f"create table noted({_NOTED})")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._log.close()
         self._db.close()
+        self._folder.cleanup()
+
+    # -- notes
 
     def note(self, rendered: pa.Table) -> None:
         """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, reason."""
-        keys = "pk, sk" if self._keep_keys else "null, null"
-        self._insert(
-            f"insert into noted select row, {_KEY}, digest, reason is null, {keys} "
-            "from (select *, md5_number(pk || chr(0) || sk) as md5 from chunk where pk is not null and sk is not null)",
-            rendered.select(["row", "pk", "sk", "digest", "reason"]),
-        )
+        keys = "pk, sk" if self._keep_keys else "null::varchar as pk, null::varchar as sk"
+        chunk = rendered.select(["row", "pk", "sk", "digest", "reason"])
+        with _Registered(self._db, chunk=chunk):
+            noted = self._db.sql(
+                f"select row, {_KEY}, digest, reason is null as kept, {keys} "
+                "from (select *, md5_number(pk || chr(0) || sk) as md5 from chunk "
+                "where pk is not null and sk is not null)"
+            ).to_arrow_table()
+        self._log.add(noted)
 
-    def export_noted(self, first_row: int) -> Path:
-        """Write what was noted from a row on to a Parquet file, for a restart."""
-        path = self._directory / "noted.parquet"
-        self._db.execute(
-            f"copy (from noted where row >= {first_row:d} order by row) to '{path}' (format parquet, compression zstd)"
-        )
-        return path
+    def export_noted(self) -> Path:
+        """Return a Parquet file of what was noted since the last export, for a restart. It must stay where it is."""
+        return self._log.export()
 
     def import_noted(self, path: Path, first_row: int, last_row: int) -> None:
-        """Note a range of the rows that an earlier invocation had noted."""
-        self._db.execute(
-            "insert into noted from read_parquet(?) where row between ? and ?", [str(path), first_row, last_row]
-        )
+        """Note a range of the rows that an earlier invocation had noted; the file is moved."""
+        self._log.import_file(path, first_row, last_row)
 
-    def duplicates(self) -> list[int]:
-        """Return the rows that share their item key with another row, in order, and note them as rejected."""
+    def restore(self) -> bool:
+        """Take over the complete notes of an earlier invocation; return whether there are any.
+
+        Only notes of more than one bucket can be.
+        """
+        path = self._directory / "duplicates.parquet"
+        if not self._work.get(self._notes_name("duplicates.parquet"), path):
+            return False
+        table = pq.read_table(path)
+        self._bits = int(table.schema.metadata[b"bits"])
+        self._duplicates = _rows_of(table)
+        return True
+
+    def duplicates(self, step: Step = _go_on) -> Sequence[int]:
+        """Return the rows that share their item key with another row, in order, and note them as rejected.
+
+        The notes are complete now: they are divided into buckets, if they are many.
+        """
         if self._duplicates is None:
-            found = self._db.execute(
-                "select row from noted join (select k1, k2 from noted where kept group by all having count(*) > 1) "
-                "using (k1, k2) where kept order by row"
-            ).fetchall()
-            self._duplicates = [row for (row,) in found]
-            self._reject(self._duplicates)
+            self._log.close_piece()
+            self._bits = count_bits(self._log.rows)
+            self._duplicates = self._divide(self._bits, step) if self._bits else self._load_all()
         return self._duplicates
 
-    def _reject(self, rows: Sequence[int]) -> None:
-        """Note rows as rejected."""
+    def _load_all(self) -> Sequence[int]:
+        """Load the notes of the only bucket; return the duplicates."""
+        if self._log.pieces:
+            self._db.execute(f"insert into noted {' union all '.join(piece.sql for piece in self._log.pieces)}")
+        self._in_table = EVERYTHING
+        return self._reject_duplicates()
+
+    def _divide(self, bits: int, step: Step) -> Sequence[int]:
+        """Divide the log into buckets and keep these on S3; return the duplicates of all."""
+        paths, found = self._log.distribute(bits, self._directory, step), array("q")
+        for bucket in divide(bits):
+            with (
+                pa.OSFile(str(paths[bucket.prefix]), "rb") as file,
+                _Registered(self._db, rows=pa.ipc.open_stream(file)),
+            ):
+                self._db.execute("create or replace table noted as from rows")
+            paths[bucket.prefix].unlink()
+            found.extend(self._reject_duplicates())
+            path = self._directory / f"{bucket.name}.noted.parquet"
+            self._db.execute(f"copy noted to '{path}' (format parquet, compression zstd)")
+            self._work.put(self._notes_name(f"{bucket.name}.parquet"), path)
+            self._keep_local(bucket, path)
+            step()
+        self._in_table = divide(bits)[-1]
+        rows = pc.sort_indices(values := pa.array(found, pa.int64()))
+        table = pa.table({"row": values.take(rows)}).replace_schema_metadata({"bits": str(bits)})
+        path = self._directory / "duplicates.parquet"
+        pq.write_table(table, path)
+        self._work.put(self._notes_name("duplicates.parquet"), path)
+        return _rows_of(table)
+
+    def _reject_duplicates(self) -> list[int]:
+        """Note rows of the loaded bucket that share their key as rejected; return them."""
+        found = self._db.execute(
+            "select row from noted join (select k1, k2 from noted where kept group by all having count(*) > 1) "
+            "using (k1, k2) where kept order by row"
+        ).fetchall()
+        rows = [row for (row,) in found]
         if rows:
-            self._insert("update noted set kept = false where row in (select row from chunk)", _rows(rows))
+            with _Registered(self._db, rejected=_rows(rows)):
+                self._db.execute("update noted set kept = false where row in (select row from rejected)")
+        return rows
 
-    def load_known(self, path: Path) -> str | None:
-        """Load the dataset's fingerprints; return the id of the table that they tell of, None for another format."""
-        marks = dict(
-            self._db.execute("select decode(key), decode(value) from parquet_kv_metadata(?)", [str(path)]).fetchall()
-        )
-        if marks.get("format") != FORMAT:
-            return None
-        self._db.execute("insert into known from read_parquet(?)", [str(path)])
-        return str(marks["table"])
+    def _keep_local(self, bucket: Bucket, path: Path) -> None:
+        self._local_bytes += path.stat().st_size
+        if self._local_bytes <= LOCAL_BYTES:
+            self._local[bucket] = path
+        else:
+            path.unlink()
 
-    def forget_bodies(self) -> None:
-        """Keep only the orders of what is known: every body is written again."""
-        self._db.execute("update known set digest = null")
+    def _noted(self, bucket: Bucket) -> str:
+        """Load the notes of a bucket, and return the SQL relation of them."""
+        mine = bucket.widen(self._bits)
+        if self._in_table != mine:
+            path = self._local.get(mine)
+            if path is None:
+                path = self._directory / "noted.parquet"
+                name = self._notes_name(f"{mine.name}.parquet")
+                if not self._work.get(name, path):
+                    raise Stopped(f"s3://{self._work.bucket}/{self._work.prefix}{name}, notes of this run, is gone")
+            self._db.execute(f"create or replace table noted as from read_parquet('{path}')")
+            self._in_table = mine
+        return "noted" if mine == bucket else f"(from noted where {bucket.condition})"
 
-    def decide(self, *, order: str, now: float, enough: float, full: bool, snapshot: str = "") -> None:
+    def _notes_name(self, name: str) -> str:
+        return f"noted-buckets/{self._notes_id}/{name}"
+
+    # -- decisions
+
+    def load_known(self, known: Known) -> None:
+        """Compare with these fingerprints."""
+        self._known = known
+
+    @property
+    def known(self) -> Fingerprints:
+        """The fingerprints that the output is compared with."""
+        return self._known.fingerprints
+
+    def decide(
+        self, *, order: str, now: float, enough: float, full: bool, snapshot: str = "", step: Step = _go_on
+    ) -> None:
         """Decide for each noted row whether it is written, unchanged, superseded or rejected.
 
         Args:
             order: text of this run's order.
             now: epoch seconds; the same in each invocation of a run, so that each decides alike.
-            enough: seconds of life that an unchanged item must have left to be let be.
+            enough: minimum remaining seconds of life for leaving an unchanged item as it is.
             full: write whatever is not superseded.
             snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
+            step: called between two buckets.
         """
-        self.duplicates()
-        self._full = full
-        self._db.execute("delete from outcome")
-        for first, last in self._windows():
-            self._db.execute(
-                f"""
-                insert into outcome
+        self._divide_keys(step)
+        base, bits = self._known.fingerprints, self._buckets[0].bits
+        self._decided_id = _identify(
+            self._notes_id, self._bits, bits, base.object_key, base.trust.name, order, now, full, snapshot
+        )
+        values = {"order": order, "full": full, "snapshot": snapshot, "now": now, "enough": enough}
+        done = self._work.list(self._decided_name("")) if bits else set[str]()
+        for bucket in self._buckets:
+            decided = self._read_decided(bucket) if self._decided_name(bucket.name) in done else None
+            is_new = decided is None
+            if decided is None:
+                decided = self._decide_bucket(bucket, values)
+                if bits:
+                    self._save_decided(bucket, decided)
+            self._decided = bucket, decided
+            self._outcomes.add(decided["row"].combine_chunks(), decided["outcome"].combine_chunks())
+            for each in pc.value_counts(decided["why"].drop_null()).to_pylist():
+                self._why[WHY[each["values"]]] += each["counts"]
+            if is_new and bucket != self._buckets[-1]:
+                step()
+
+    def _divide_keys(self, step: Step) -> None:
+        """Divide the key space so that neither noted nor known rows of a bucket are too many."""
+        self.duplicates(step)
+        self._buckets = divide(max(self._bits, count_bits(self._known.fingerprints.rows)))
+
+    def _decide_bucket(self, bucket: Bucket, values: dict[str, object]) -> pa.Table:
+        return self._db.sql(
+            f"""
+            select row, outcome, if(outcome = {WRITE}, why, null) as why from (
                 select n.row, case when not n.kept then {REJECTED}
                     when k."order" > $order or $order < $snapshot then {SUPERSEDED}
                     when not $full and k.digest = n.digest and k.expires_at - $now >= $enough then {UNCHANGED}
-                    else {WRITE} end, k.expires_at
-                from (from noted where row between $first and $last) n left join known k using (k1, k2)
-                order by n.row
-                """,
-                {
-                    "order": order,
-                    "full": full,
-                    "snapshot": snapshot,
-                    "now": now,
-                    "enough": enough,
-                    "first": first,
-                    "last": last,
-                },
-            )
+                    else {WRITE} end::utinyint as outcome,
+                    case when k.k1 is null or k.removed or k.expires_at <= $now then 0
+                    when k.digest is null then 1 when k.digest <> n.digest then 2
+                    when $full then 3 else 4 end::utinyint as why
+                from {self._noted(bucket)} n left join {self._known.sql(bucket)} k using (k1, k2)
+            ) order by row
+            """,
+            params=values,
+        ).to_arrow_table()
+
+    def _decided_name(self, name: str) -> str:
+        return f"decided/{self._decided_id}/{name}"
+
+    def _save_decided(self, bucket: Bucket, decided: pa.Table) -> None:
+        path = self._directory / "decided.parquet"
+        encoding = {"row": "DELTA_BINARY_PACKED"}
+        pq.write_table(decided, path, compression="zstd", column_encoding=encoding, use_dictionary=["outcome", "why"])
+        self._work.put(self._decided_name(bucket.name), path)
+
+    def _read_decided(self, bucket: Bucket) -> pa.Table:
+        """Read what was decided of a bucket, here or in an earlier invocation.
+
+        Raises:
+            Stopped: it is gone.
+        """
+        if self._decided is not None and self._decided[0] == bucket:
+            return self._decided[1]
+        return pq.read_table(self._fetch(self._decided_name(bucket.name), "decided.parquet"))
+
+    def _fetch(self, name: str, local: str) -> Path:
+        path = self._directory / local
+        if not self._work.get(name, path):
+            raise Stopped(f"s3://{self._work.bucket}/{self._work.prefix}{name}, a checkpoint of this run, is gone")
+        return path
 
     def outcomes(self, first_row: int, last_row: int) -> pa.Table:
         """Return columns row and outcome of the noted rows of a range, in order."""
-        return self._db.sql(
-            "select row, outcome from outcome where row between ? and ? order by row", params=[first_row, last_row]
-        ).to_arrow_table()
+        return self._outcomes.read(first_row, last_row)
 
-    def tally(self) -> dict[int, int]:
-        """Return how many rows were decided which way."""
-        return dict(self._db.execute("select outcome, count(*) from outcome group by outcome").fetchall())
-
-    def explain(self, *, now: float) -> dict[str, int]:
+    def explain(self) -> dict[str, int]:
         """Return of the rows to be written how many are new, changed, expiring, in doubt or rewritten.
 
-        Expiring: unchanged, with too little life left. In doubt: nobody knows the stored body. Rewritten: unchanged,
+        Expiring: unchanged, with too little life left. In doubt: the stored body is not known. Rewritten: unchanged,
         and written since all is.
         """
-        found: dict[str, int] = {}
-        for first, last in self._windows():
-            counted = self._db.execute(
-                """
-                select case when k.k1 is null or k.removed or k.expires_at <= $now then 'new'
-                    when k.digest is null then 'in doubt' when k.digest <> n.digest then 'changed'
-                    when $full then 'rewritten' else 'expiring' end, count(*)
-                from (from outcome where row between $first and $last and outcome = $write) o
-                join (from noted where row between $first and $last) n using (row)
-                left join known k using (k1, k2) group by all
-                """,
-                {"now": now, "full": self._full, "first": first, "last": last, "write": WRITE},
-            ).fetchall()
-            for why, count in counted:
-                found[why] = found.get(why, 0) + count
-        return dict(sorted(found.items()))
+        return dict(sorted(self._why.items()))
 
-    def choose_removals(self, *, order: str, now: float, withdrawn: Withdrawn | None = None) -> int:
+    # -- removals
+
+    def choose_removals(
+        self, *, order: str, now: float, withdrawn: Withdrawn | None = None, step: Step = _go_on
+    ) -> int:
         """Choose the live items that this run removes, and return how many there are.
 
         A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
         With `withdrawn`: those that it names, and that it confirmed last, or nobody ever did, or nobody knows.
+        Removals are numbered in the order of their keys' digests, whatever the number of buckets.
         """
-        chosen, values = "n.k1 is null", dict[str, object]()
+        self._removals_id = _identify(self._decided_id, order, now, withdrawn and list(withdrawn))
+        several = len(self._buckets) > 1
+        done = self._work.list(self._removals_name("")) if several else set[str]()
+        path, first = self._directory / "removals.parquet", 0
+        for bucket in self._buckets:
+            name = self._removals_name(bucket.name)
+            if name in done:
+                self._fetch(name, path.name)
+            else:
+                _write(path, _REMOVALS, self._choose_in_bucket(bucket, order, now, withdrawn))
+                if several:
+                    self._work.put(name, path)
+                if bucket != self._buckets[-1]:
+                    step()
+            file = pq.ParquetFile(path)
+            self._removals.append(_Removals(bucket, first, file.metadata.num_rows))
+            first += file.metadata.num_rows
+            for batch in file.iter_batches(columns=["expires_at"]):
+                self._removals_expire_at = max(self._removals_expire_at, pc.max(batch["expires_at"]).as_py() or 0)
+            self._removals_in_file = bucket
+        return first
+
+    def _choose_in_bucket(
+        self, bucket: Bucket, order: str, now: float, withdrawn: Withdrawn | None
+    ) -> Iterable[pa.RecordBatch]:
+        named = f"(select distinct k1, k2, pk, sk from {self._noted(bucket)}) n"
+        known = self._known.sql(bucket)
+        chosen, more, values = "n.k1 is null", "", dict[str, object]()
         if withdrawn is not None:
             chosen = """n.k1 is not null and (k."order" = '' or list_contains($by, k."order"))"""
             values = {"by": list(withdrawn.orders)}
-        self._db.execute(
-            "create or replace temp table found(k1 ubigint, k2 ubigint, pk varchar, sk varchar, expires_at bigint)"
-        )
-        for mine in self._slices("known", "noted"):
-            named = f"(select distinct k1, k2, pk, sk from noted where {mine}) n"
-            self._db.execute(
-                f"""
-                insert into found
-                select k1, k2, coalesce(k.pk, n.pk), coalesce(k.sk, n.sk), k.expires_at
-                from (from known where {mine}) k left join {named} using (k1, k2)
+        if withdrawn is not None and withdrawn.expires_at > now:
+            # Fingerprints that were lost may have told of them. A row may be rejected for a key that no item has.
+            more = f"""
+                union all select k1, k2, pk, sk, $expires_at from {named} anti join {known} using (k1, k2)
+                where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most
+                """
+            values |= {
+                "expires_at": withdrawn.expires_at,
+                "prediction_id": PREDICTION_ID_SQL,
+                "most": MAX_PK_BYTES,
+            }
+        return self._stream(
+            f"""
+            select row_number() over (order by k1, k2) - 1 as row, * from (
+                select k1, k2, coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
+                from {known} k left join {named} using (k1, k2)
                 where k."order" < $order and not k.removed and k.expires_at > $now and {chosen}
-                """,
-                {"order": order, "now": now, **values},
-            )
-            if withdrawn is not None and withdrawn.expires_at > now:
-                # Fingerprints that were lost may have told of them. A row may be rejected for a key that no item has.
-                self._db.execute(
-                    f"insert into found select k1, k2, pk, sk, $expires_at from {named} "
-                    f"anti join (from known where {mine}) using (k1, k2) "
-                    "where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most",
-                    {
-                        "expires_at": withdrawn.expires_at,
-                        "prediction_id": PREDICTION_ID_SQL,
-                        "most": MAX_PK_BYTES,
-                    },
-                )
-        self._db.execute(
-            "create or replace table removal as select row_number() over (order by k1, k2) - 1 as row, * from found"
+                {more}
+            ) order by row
+            """,
+            {"order": order, "now": now, **values},
         )
-        return self._value("select count(*) from removal")
 
     def removals(self, first: int, last: int) -> pa.Table:
         """Return columns row, pk and sk of a range of the chosen removals, in order."""
+        among = [each for each in self._removals if each.first <= last and each.first + each.rows > first]
+        empty = _REMOVALS.empty_table().select(["row", "pk", "sk"])
+        return pa.concat_tables([empty, *(self._read_removals(each, first, last) for each in among)])
+
+    def _read_removals(self, of: _Removals, first: int, last: int) -> pa.Table:
         return self._db.sql(
-            "select row, pk, sk from removal where row between ? and ? order by row", params=[first, last]
+            f"select row + $before as row, pk, sk from {self._chosen(of)} where row + $before between $first and $last "
+            "order by row",
+            params={"before": of.first, "first": first, "last": last},
         ).to_arrow_table()
 
     def removals_expire_at(self) -> int:
         """Return when the last of the items to be removed expires; their tombstones must last as long."""
-        return self._value("select coalesce(max(expires_at), 0) from removal")
+        return self._removals_expire_at
+
+    def _chosen(self, removals: _Removals) -> str:
+        """Fetch the removals of a bucket, and return the SQL relation of them: columns as in `_REMOVALS`."""
+        if self._removals_in_file != removals.bucket:
+            self._fetch(self._removals_name(removals.bucket.name), "removals.parquet")
+            self._removals_in_file = removals.bucket
+        return f"read_parquet('{self._directory / 'removals.parquet'}')"
+
+    def _removals_name(self, name: str) -> str:
+        return f"removals/{self._removals_id}/{name}"
+
+    # -- the fingerprints that the run leaves
 
     def merge(
         self,
+        target: Target,
         *,
         order: str,
         expires_at: int,
@@ -254,10 +451,12 @@ class Delta:
         superseded: Sequence[int],
         nothing_written: bool,
         outlived: Sequence[int] = (),
-    ) -> None:
-        """Build the dataset's fingerprints after this run, without those of items that have expired.
+        step: Step = _go_on,
+    ) -> Fingerprints:
+        """Write the dataset's fingerprints after this run, without those of items that have expired, and return them.
 
         Args:
+            target: where they go.
             order: text of this run's order.
             expires_at: of the items that it wrote.
             removed_until: when the tombstones of the chosen removals expire.
@@ -265,91 +464,150 @@ class Delta:
             superseded: rows for which the table itself turned out to hold a newer item.
             nothing_written: this run only removed, or its items were born expired.
             outlived: removals for which the table held a newer item: what was known of it stands.
+            step: called between two buckets.
         """
-        self._note_lost(superseded)
-        self._db.execute("delete from merged")
-        for first, last in [] if nothing_written else self._windows():
-            self._db.execute(
+        removals = {each.bucket: each for each in self._removals if each.rows}
+        rests_on = (self._decided_id, self._removals_id if removals else "", order, expires_at, removed_until)
+        identity = _identify("merge", *rests_on, nothing_written, list(superseded), list(outlived))
+
+        def change(bucket: Bucket) -> tuple[str, dict[str, object]] | None:
+            changes, values = [], dict[str, object]()
+            if not nothing_written and self._names_any(bucket):
+                self._db.register("decided", self._read_decided(bucket))
+                values |= {"order": order, "expires_at": expires_at}
+                changes.append(f"""
+                    select n.k1, n.k2, n.digest, $order as "order",
+                        if(o.outcome = {UNCHANGED}, null, $expires_at) as expires_at, false as removed, n.pk, n.sk
+                    from {self._noted(bucket)} n join decided o using (row)
+                    where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (select row from lost)
+                    """)
+            if bucket in removals:
+                values |= {"order": order, "removed_until": removed_until, "before": removals[bucket].first}
+                changes.append(f"""
+                    select k1, k2, null as digest, $order as "order", $removed_until as expires_at, true as removed,
+                        pk, sk
+                    from {self._chosen(removals[bucket])} where row + $before not in (select row from stays)
+                    """)
+            if not changes:
+                return None
+            return (
                 f"""
-                insert into merged
-                select n.k1, n.k2, n.digest, $order, if(o.outcome = {UNCHANGED}, o.expires_at, $expires_at), false,
-                    n.pk, n.sk
-                from (from noted where row between $first and $last) n
-                join (from outcome where row between $first and $last) o using (row)
-                where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (from lost)
+                select k1, k2, if(c.removed is null, k.digest, c.digest) as digest,
+                    coalesce(c."order", k."order") as "order", coalesce(c.expires_at, k.expires_at) as expires_at,
+                    coalesce(c.removed, k.removed) as removed, if(c.removed is null, k.pk, c.pk) as pk,
+                    if(c.removed is null, k.sk, c.sk) as sk
+                from ({" union all ".join(changes)}) c full join {self._known.sql(bucket)} k using (k1, k2)
                 """,
-                {"order": order, "expires_at": expires_at, "first": first, "last": last},
+                values,
             )
-        self._note_lost(outlived)
-        self._db.execute(
-            "insert into merged select k1, k2, null, $order, $removed_until, true, pk, sk from removal "
-            "where row not in (from lost)",
-            {"order": order, "removed_until": removed_until},
-        )
-        self._merge_others(now)
 
-    def merge_unknown(self, *, expires_at: int, now: float) -> None:
-        """Build the fingerprints after a run that began to write and will not close: its bodies may be in the table.
+        with _Registered(self._db, lost=_rows(superseded), stays=_rows(outlived)):
+            return self._save(target, identity, change, now, step)
 
-        Each item that it names is written by whoever names it next, and removed by a snapshot that does not, also where
-        a tombstone was before. Nothing was confirmed, so orders stay.
+    def merge_unknown(self, target: Target, *, expires_at: int, now: float, step: Step = _go_on) -> Fingerprints:
+        """Write the fingerprints after a run that began to write and will not close: its bodies may be in the table.
+
+        Each item that it names is written by the run that names it next, and removed by a snapshot that does not, also
+        where a tombstone was before. Nothing was confirmed, so orders stay.
         """
-        self.duplicates()
-        self._db.execute("delete from merged")
-        for first, last in self._windows():
-            self._db.execute(
-                """
-                insert into merged
-                select n.k1, n.k2, null, coalesce(k."order", ''), greatest(k.expires_at, $expires_at), false, n.pk, n.sk
-                from (from noted where kept and row between $first and $last) n left join known k using (k1, k2)
+        self._divide_keys(step)
+        base = self._known.fingerprints
+        rests_on = (self._notes_id, self._bits, len(self._buckets), base.object_key, base.trust.name)
+
+        def change(bucket: Bucket) -> tuple[str, dict[str, object]] | None:
+            if not self._names_any(bucket):
+                return None
+            return (
+                f"""
+                select k1, k2, if(n.row is null, k.digest, null) as digest, coalesce(k."order", '') as "order",
+                    if(n.row is null, k.expires_at, greatest(k.expires_at, $expires_at)) as expires_at,
+                    n.row is null and k.removed as removed, if(n.row is null, k.pk, n.pk) as pk,
+                    if(n.row is null, k.sk, n.sk) as sk
+                from (from {self._noted(bucket)} where kept) n full join {self._known.sql(bucket)} k using (k1, k2)
                 """,
-                {"expires_at": expires_at, "first": first, "last": last},
+                {"expires_at": expires_at},
             )
-        self._merge_others(now)
 
-    def export_merged(self, table_id: str) -> Path:
-        """Write the merged fingerprints to a Parquet file."""
-        path = self._directory / "fingerprints.parquet"
-        self._db.execute(
-            f"copy merged to '{path}' (format parquet, compression zstd, "
-            f"kv_metadata {{'format': '{FORMAT}', 'table': '{table_id}'}})"
-        )
-        return path
+        return self._save(target, _identify("unknown", *rests_on, expires_at), change, now, step)
 
-    def _note_lost(self, rows: Sequence[int]) -> None:
-        """Note rows for which the table held a newer item."""
-        self._db.execute("create or replace temp table lost(row bigint)")
-        if rows:
-            self._insert("insert into lost select row from chunk", _rows(rows))
+    def _names_any(self, bucket: Bucket) -> bool:
+        """Return whether the output names keys of a bucket; of many rows some are in every bucket."""
+        return bool(self._bits) or bool(self._db.execute(f"select 1 from {self._noted(bucket)} limit 1").fetchall())
 
-    def _merge_others(self, now: float) -> None:
-        """Add what is known of items that are not in `merged` yet, and forget those that have expired."""
-        for mine in self._slices("known", "merged"):
-            self._db.execute(
-                f"insert into merged from (from known where {mine}) "
-                f"anti join (select k1, k2 from merged where {mine}) using (k1, k2)"
-            )
-        self._db.execute("delete from merged where expires_at <= ?", [now])
+    def _save(
+        self,
+        target: Target,
+        identity: str,
+        change: Callable[[Bucket], tuple[str, dict[str, object]] | None],
+        now: float,
+        step: Step,
+    ) -> Fingerprints:
+        """Write what is known after a change of each bucket; `change` gives SQL and its values, None for no change."""
+        path, several = self._directory / "fingerprints.parquet", len(self._buckets) > 1
+        done, parts = target.find_parts(identity) if several else {}, list[Part]()
+        for bucket in self._buckets:
+            if bucket in done:
+                parts.append(done[bucket])
+                continue
+            changed = change(bucket)
+            if changed is None and (carried := self._carry(bucket, now)) and several:
+                parts.append(carried)
+                continue
+            sql, values = changed or (self._known.sql(bucket), {})
+            rows = self._stream(f"select * from ({sql}) where expires_at > $now", {**values, "now": now})
+            if not several:
+                return target.write_only(rows, path)
+            parts += target.write_part(rows, path, bucket, identity)
+            if bucket != self._buckets[-1]:
+                step()
+        return target.write_manifest(parts, path)
 
-    def _windows(self) -> Iterator[tuple[int, int]]:
-        """Give the first and last rows of what is worked on at once."""
-        for first in range(0, self._value("select coalesce(max(row), -1) from noted") + 1, _WINDOW):
-            yield first, first + _WINDOW - 1
+    def _carry(self, bucket: Bucket, now: float) -> Part | None:
+        """Return the file of a bucket that can stay as it is: all of its items live, and its digests are trusted."""
+        known, parts = self._known.fingerprints, self._known.parts(bucket)
+        if known.trust is not FingerprintTrust.ALL or len(parts) != 1 or parts[0].bucket != bucket:
+            return None
+        return parts[0] if parts[0].least_expires_at > now else None
 
-    def _slices(self, *tables: str) -> Iterator[str]:
-        """Give conditions on keys that part what is in tables into slices to be worked on at once."""
-        count = 1 + max(self._value(f"select count(*) from {table}") for table in tables) // _WINDOW
-        for part in range(count):  # k1 is as good as random; numbers of another type would cost ten times the CPU
-            yield f"k1 % {count}::ubigint = {part}::ubigint"
+    def _stream(self, sql: str, values: dict[str, object]) -> Iterator[pa.RecordBatch]:
+        yield from self._db.sql(sql, params=values).to_arrow_reader(BATCH_ROWS)
 
-    def _insert(self, sql: str, chunk: pa.Table) -> None:
-        self._db.register("chunk", chunk)
-        self._db.execute(sql)
-        self._db.unregister("chunk")
 
-    def _value(self, sql: str) -> int:
-        return int(self._db.execute(sql).fetchall()[0][0])  # an unfinished result would block the connection
+class _Registered:
+    """Arrow tables under names that SQL can use, for as long as it is entered."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, **tables: Any) -> None:
+        self._db = db
+        self._tables = tables
+
+    def __enter__(self) -> None:
+        for name, table in self._tables.items():
+            self._db.register(name, table)
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._tables:
+            self._db.unregister(name)
+
+
+def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_table(pa.table(batch).cast(schema))
 
 
 def _rows(rows: Sequence[int]) -> pa.Table:
     return pa.table({"row": pa.array(rows, pa.int64())})
+
+
+def _rows_of(table: pa.Table) -> Sequence[int]:
+    """Return row numbers as a sequence of 8 bytes each: they may be many."""
+    found = array("q")
+    for chunk in table["row"].chunks:
+        if len(chunk):
+            found.frombytes(memoryview(chunk.buffers()[1])[chunk.offset * 8 : (chunk.offset + len(chunk)) * 8])
+    return found
+
+
+def _identify(*inputs: object) -> str:
+    """Return a text for file names that other inputs would make another one."""
+    return hashlib.sha256(orjson.dumps(inputs)).hexdigest()[:16]

@@ -1,17 +1,56 @@
-"""Keep a dataset's fingerprints on S3, and know whether they tell what the table holds. I/O on S3 and DynamoDB."""
+"""A dataset's fingerprints on S3: one Parquet file, or a manifest of one file for each bucket of the key space.
+
+A file holds of each live item its key's digest (128 bits), its body's digest, the order of the newest run that
+confirmed that body, and when the stored item expires. Its metadata names the format and the table that it describes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from enrich.delta.changes import Delta
-from enrich.s3 import download
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich.delta.buckets import EVERYTHING, Bucket
+from enrich.delta.store import Store
+from enrich.errors import Stopped
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_s3 import S3Client
+
+FORMAT = "1"  # a file of fingerprints
+MANIFEST_FORMAT = "2"  # a manifest: a release that knows only format "1" finds that it does not know this one
+SCHEMA = pa.schema(
+    [
+        ("k1", pa.uint64()),
+        ("k2", pa.uint64()),
+        ("digest", pa.uint64()),
+        ("order", pa.string()),
+        ("expires_at", pa.int64()),
+        ("removed", pa.bool_()),
+        ("pk", pa.string()),
+        ("sk", pa.string()),
+    ]
+)
+_MANIFEST_SCHEMA = pa.schema(
+    [
+        ("bits", pa.int8()),
+        ("prefix", pa.int32()),
+        ("rows", pa.int64()),
+        ("least_expires_at", pa.int64()),
+        ("object_key", pa.string()),
+    ]
+)
+_WRITING = {
+    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
+    "use_dictionary": ["order", "expires_at", "pk"],
+}
+_EMPTY = """(select null::ubigint as k1, null::ubigint as k2, null::ubigint as digest, null::varchar as "order",
+    null::bigint as expires_at, null::boolean as removed, null::varchar as pk, null::varchar as sk where false)"""
 
 
 def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
@@ -21,31 +60,188 @@ def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
 
 
 class FingerprintTrust(Enum):
-    """What fingerprints tell about the table."""
+    """What fingerprints say about the table."""
 
     ALL = auto()
     ORDERS = auto()  # another table, or an older state of it: which order confirmed an item last, but no body
     NOTHING = auto()  # they are gone, or of another format
 
 
-def read_fingerprints(
-    s3: S3Client, bucket: str, object_key: str | None, delta: Delta, *, table_id: str, scratch: Path
-) -> FingerprintTrust:
-    """Load fingerprints into `delta`, and return how far they can be trusted. No file yet: fully."""
+class Part(NamedTuple):
+    """The file of one bucket, on S3.
+
+    `rows` is how many items it holds, `least_expires_at` the epoch second when the first of them expires.
+    """
+
+    bucket: Bucket
+    rows: int
+    least_expires_at: int
+    object_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """Fingerprints on S3, by their parts; `object_key` is that of the manifest, or of the only file."""
+
+    trust: FingerprintTrust
+    object_key: str | None = None
+    parts: Sequence[Part] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many items they hold."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def object_keys(self) -> set[str]:
+        """The object keys of all their files."""
+        return {part.object_key for part in self.parts} | ({self.object_key} if self.object_key else set())
+
+
+NONE = Fingerprints(FingerprintTrust.NOTHING)
+
+
+class Known:
+    """Fingerprints as they are read: the files that a bucket needs are on scratch disk while it is worked on."""
+
+    def __init__(self, store: Store, directory: Path, fingerprints: Fingerprints) -> None:
+        self._store = store
+        self._directory = directory
+        self._local: dict[str, Path] = {}
+        self.fingerprints = fingerprints
+
+    def parts(self, bucket: Bucket) -> list[Part]:
+        """Return the parts that hold keys of a bucket."""
+        return [part for part in self.fingerprints.parts if part.bucket.overlaps(bucket)]
+
+    def sql(self, bucket: Bucket) -> str:
+        """Return the SQL relation of what is known of a bucket, with the columns of a file of fingerprints.
+
+        Raises:
+            Stopped: a file was deleted since the manifest was read.
+        """
+        parts = self.parts(bucket)
+        self._keep(parts)
+        digest = "digest" if self.fingerprints.trust is FingerprintTrust.ALL else "null::ubigint as digest"
+        columns = f'k1, k2, {digest}, "order", expires_at, removed, pk, sk'
+        if not parts:
+            return _EMPTY
+        files = ", ".join(f"'{self._local[part.object_key]}'" for part in parts)
+        return f"(select {columns} from read_parquet([{files}]) where {bucket.condition})"
+
+    def _keep(self, parts: Sequence[Part]) -> None:
+        """Download the files that are not here yet, and delete those of other buckets."""
+        needed = {part.object_key for part in parts}
+        for object_key in [each for each in self._local if each not in needed]:
+            self._local.pop(object_key).unlink()
+        for object_key in needed - self._local.keys():
+            path = self._directory / object_key.replace("/", "_")
+            if not self._store.get(object_key, path):
+                raise Stopped(f"s3://{self._store.bucket}/{object_key}, a part of the fingerprints, is gone")
+            self._local[object_key] = path
+
+    def adopt(self, path: Path) -> None:
+        """Take the downloaded file that is the only part."""
+        self._local[self.fingerprints.parts[0].object_key] = path
+
+
+def read_fingerprints(store: Store, object_key: str | None, *, table_id: str, scratch: Path) -> Known:
+    """Read what fingerprints there are, and how far they can be trusted for a table. No file yet: fully."""
     if object_key is None:
-        return FingerprintTrust.ALL
-    path = scratch / "known.parquet"
-    if not download(s3, bucket, object_key, path):
-        return FingerprintTrust.NOTHING
-    written_for = delta.load_known(path)
-    if written_for is None:
-        return FingerprintTrust.NOTHING
-    if written_for != table_id:
-        delta.forget_bodies()
-        return FingerprintTrust.ORDERS
-    return FingerprintTrust.ALL
+        return Known(store, scratch, Fingerprints(FingerprintTrust.ALL))
+    path = scratch / "fingerprints.parquet"
+    if not store.get(object_key, path):
+        return Known(store, scratch, NONE)
+    file = pq.read_metadata(path)
+    marks = file.metadata or {}
+    written_for = marks.get(b"table", b"").decode()
+    trust = FingerprintTrust.ORDERS if written_for != table_id else FingerprintTrust.ALL
+    if marks.get(b"format") == FORMAT.encode():
+        only = Part(EVERYTHING, file.num_rows, _find_least_expiry(file), object_key)
+        known = Known(store, scratch, Fingerprints(trust, object_key, [only]))
+        known.adopt(path)
+        return known
+    if marks.get(b"format") != MANIFEST_FORMAT.encode():
+        return Known(store, scratch, NONE)
+    parts = [
+        Part(Bucket(row["bits"], row["prefix"]), row["rows"], row["least_expires_at"], row["object_key"])
+        for row in pq.read_table(path).to_pylist()
+    ]
+    found = store.list(f"{object_key.rpartition('/')[0]}/")
+    if any(part.object_key not in found for part in parts):
+        return Known(store, scratch, NONE)
+    return Known(store, scratch, Fingerprints(trust, object_key, parts))
 
 
-def write_fingerprints(s3: S3Client, bucket: str, object_key: str, delta: Delta, table_id: str) -> None:
-    """Write the merged fingerprints; only the commit that closes the run makes them the dataset's."""
-    s3.upload_file(str(delta.export_merged(table_id)), bucket, object_key)
+class Target(NamedTuple):
+    """Where a run's fingerprints go, and the id of the table that they describe."""
+
+    store: Store
+    object_key: str
+    table_id: str
+
+    def folder(self, identity: str) -> str:
+        """Return the prefix of the files of buckets: other inputs make another identity."""
+        return f"{self.object_key.rpartition('-')[0]}-{identity}/"
+
+    def write_only(self, rows: Iterable[pa.RecordBatch], path: Path) -> Fingerprints:
+        """Write fingerprints that are few to one file."""
+        marks = {"format": FORMAT, "table": self.table_id}
+        part = _write(rows, path, SCHEMA.with_metadata(marks), EVERYTHING, lambda *_: self.object_key)
+        self.store.put(self.object_key, path)
+        return Fingerprints(FingerprintTrust.ALL, self.object_key, [part])
+
+    def write_part(self, rows: Iterable[pa.RecordBatch], path: Path, bucket: Bucket, identity: str) -> list[Part]:
+        """Write the fingerprints of a bucket; none are no file."""
+
+        def name(count: int, least: int) -> str:
+            return f"{self.folder(identity)}{bucket.name}.{count}.{least}.parquet"
+
+        part = _write(rows, path, SCHEMA, bucket, name)
+        if not part.rows:
+            return []
+        self.store.put(part.object_key, path)
+        return [part]
+
+    def find_parts(self, identity: str) -> dict[Bucket, Part]:
+        """Find the buckets that were written with these inputs before: their names say all that a manifest needs."""
+        found = {}
+        for object_key in sorted(self.store.list(self.folder(identity))):
+            name, rows, least, _ = object_key.rpartition("/")[2].split(".")
+            bits, prefix = name.split("-")
+            bucket = Bucket(int(bits), int(prefix, 16))
+            found[bucket] = Part(bucket, int(rows), int(least), object_key)
+        return found
+
+    def write_manifest(self, parts: Sequence[Part], path: Path) -> Fingerprints:
+        """Write the manifest of the files of buckets."""
+        rows: list[dict[str, Any]] = [
+            {**part.bucket._asdict(), **{name: getattr(part, name) for name in _MANIFEST_SCHEMA.names[2:]}}
+            for part in parts
+        ]
+        marks = {"format": MANIFEST_FORMAT, "table": self.table_id}
+        pq.write_table(pa.Table.from_pylist(rows, _MANIFEST_SCHEMA.with_metadata(marks)), path)
+        self.store.put(self.object_key, path)
+        return Fingerprints(FingerprintTrust.ALL, self.object_key, parts)
+
+
+def _write(rows: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema, bucket: Bucket, name: Any) -> Part:
+    with pq.ParquetWriter(path, schema, **_WRITING) as writer:
+        for batch in rows:
+            if batch.num_rows:
+                writer.write_table(pa.table(batch).cast(SCHEMA).replace_schema_metadata(schema.metadata))
+    file = pq.read_metadata(path)
+    least = _find_least_expiry(file)
+    return Part(bucket, file.num_rows, least, name(file.num_rows, least))
+
+
+def _find_least_expiry(file: pq.FileMetaData) -> int:
+    """Return when the first item of a file expires; 0 if the file does not say."""
+    column = file.schema.names.index("expires_at")
+    groups = (file.row_group(group).column(column).statistics for group in range(file.num_row_groups))
+    return min((group.min if group and group.has_min_max else 0 for group in groups), default=0)
+
+
+def find_unreferenced(store: Store, under: str, kept: Iterable[Fingerprints]) -> set[str]:
+    """Find the files under a prefix that belong to no kept fingerprints."""
+    return store.list(under).difference(*(each.object_keys for each in kept))

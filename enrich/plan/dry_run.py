@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
 from wire.errors import TransportError
@@ -19,7 +20,9 @@ class OverlayS3:
     def __init__(self, s3: Any, folder: Path) -> None:
         self._s3 = s3
         self._folder = folder
+        self._numbers = itertools.count()
         self._written: dict[tuple[str, str], Path] = {}
+        self._deleted: set[tuple[str, str]] = set()
 
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
         """Keep an object."""
@@ -32,9 +35,18 @@ class OverlayS3:
     def get_object(self, Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
         """Get an object that was kept, else the real one."""
         path = self._written.get((Bucket, Key))
+        if (Bucket, Key) in self._deleted:
+            raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "deleted in this plan"}}, "GetObject")
         if path is None:
             return self._s3.get_object(Bucket=Bucket, Key=Key, **more)
         return {"Body": StreamingBody(path.open("rb"), path.stat().st_size)}
+
+    def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
+        """Forget objects; the real ones stay."""
+        for each in Delete["Objects"]:
+            self._written.pop((Bucket, each["Key"]), None)
+            self._deleted.add((Bucket, each["Key"]))
+        return {}
 
     def head_object(self, **request: Any) -> Any:
         """Look at a real object: outputs are never written here."""
@@ -43,6 +55,8 @@ class OverlayS3:
     def list_objects_v2(self, Bucket: str, Prefix: str, **more: Any) -> Any:  # noqa: N803
         """List what is there and what was kept."""
         page = self._s3.list_objects_v2(Bucket=Bucket, Prefix=Prefix, **more)
+        there = [entry for entry in page.get("Contents", []) if (Bucket, entry["Key"]) not in self._deleted]
+        page = {**page, "Contents": there}
         if "ContinuationToken" in more:
             return page
         kept = [
@@ -50,10 +64,11 @@ class OverlayS3:
             for (bucket, object_key), path in sorted(self._written.items())
             if bucket == Bucket and object_key.startswith(Prefix)
         ]
-        return {**page, "Contents": [*kept, *page.get("Contents", [])]}
+        return {**page, "Contents": [*kept, *there]}
 
     def _place(self, bucket: str, object_key: str) -> Path:
-        path = self._folder / f"{len(self._written):06d}"
+        self._deleted.discard((bucket, object_key))
+        path = self._folder / f"{next(self._numbers):06d}"
         return self._written.setdefault((bucket, object_key), path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -32,7 +33,13 @@ def check_output(context: RunContext) -> None:
         rows, reasons = _check_rows(context)
     else:
         rows, reasons = context.run.rows, context.run.reasons
-    duplicates = context.delta.duplicates()
+
+    def pause() -> None:
+        if context.step():
+            context.save(replace(context.run, rows=rows, reasons=reasons))
+            raise OutOfTime(f"dataset {context.dataset.name}, run {context.run.run}: looking for duplicates")
+
+    duplicates = context.delta.duplicates(pause)
     if duplicates:
         reasons = {**reasons, DUPLICATE[0]: len(duplicates)}
     checked = replace(context.run, rows=rows, next_row=0, reasons=reasons)
@@ -74,7 +81,7 @@ def _is_tolerated(context: RunContext, rows: int, rejected: int) -> bool:
     return within_share and (tolerated.number is None or rejected <= tolerated.number)
 
 
-def _keep_rejects(context: RunContext, run: Run, duplicates: list[int]) -> str:
+def _keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> str:
     """Write the rejects of an output that is not published; return the error message that closes its run.
 
     Raises:

@@ -10,7 +10,7 @@ from enrich.ledger.records import DatasetState, Run
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.run.context import RunContext
-from enrich.run.fingerprints import load_fingerprints, save_doubt, save_fingerprints
+from enrich.run.fingerprints import build_target, delete_superseded, find_superseded, load_fingerprints, save_doubt
 from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
 
 
@@ -19,7 +19,8 @@ def close_run(context: RunContext) -> None:
     run, state, delta, decision = context.run, context.lease.state, context.delta, context.decided
     now = context.services.clock.now()
     context.services.progress.stage(run, Stage.CLOSE)
-    delta.merge(
+    saved = delta.merge(
+        build_target(context, decision.table_id),
         order=run.order.text,
         expires_at=run.expires_at or 0,
         removed_until=decision.removed_until,
@@ -27,8 +28,9 @@ def close_run(context: RunContext) -> None:
         superseded=context.superseded_rows(SUPERSEDED_ROWS),
         outlived=context.superseded_rows(OUTLIVED) if delta.removals_expire_at() else [],
         nothing_written=run.kind is Kind.REMOVAL or run.born_expired,
+        step=context.pause,
     )
-    fingerprints = save_fingerprints(context, decision.table_id)
+    superseded = find_superseded(context, saved)
     is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     context.save(
         replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None),
@@ -36,30 +38,34 @@ def close_run(context: RunContext) -> None:
         dataset=replace(
             state,
             open_run=None,
-            fingerprints=fingerprints,
+            fingerprints=saved.object_key,
             table_id=decision.table_id,
             snapshot=max(state.snapshot, run.order.text) if is_snapshot else state.snapshot,
         ),
     )
+    delete_superseded(context, superseded)
 
 
 def close_early(context: RunContext, state: RunState, error: str) -> Run:
     """Close a run that can't be completed and return it; if it began to write, its bodies may be in the table."""
-    dataset = context.lease.state
+    dataset, superseded = context.lease.state, set[str]()
     if context.run.decided_ms is not None:
-        dataset = _leave_doubt(context, dataset)
+        dataset, superseded = _leave_doubt(context, dataset)
     ended_ms = int(context.services.clock.now() * 1000)
     closed = replace(context.run, state=state, error=error, ended_ms=ended_ms)
     context.save(closed, Delete(context.pending), dataset=dataset)
+    delete_superseded(context, superseded)
     return context.run
 
 
-def _leave_doubt(context: RunContext, state: DatasetState) -> DatasetState:
-    services = context.services
+def _leave_doubt(context: RunContext, state: DatasetState) -> tuple[DatasetState, set[str]]:
+    """Return the dataset's state once the run is closed, and the fingerprints to delete then."""
+    services, superseded = context.services, set[str]()
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
     try:
         load_fingerprints(context, context.run.base, table_id)
-        fingerprints = save_doubt(context, table_id)
+        saved = save_doubt(context, table_id)
+        fingerprints, superseded = saved.object_key, find_superseded(context, saved)
     except Failed:  # what it wrote is unknown: a missing fingerprints object makes all live outputs be written again
         fingerprints = f"{context.work_key('noted/')}gone"
-    return replace(state, open_run=None, fingerprints=fingerprints, table_id=table_id)
+    return replace(state, open_run=None, fingerprints=fingerprints, table_id=table_id), superseded

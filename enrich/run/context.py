@@ -13,8 +13,10 @@ import orjson
 import pyarrow as pa
 
 from enrich.dataset.definition import Dataset
+from enrich.delta.buckets import count_bits
 from enrich.delta.changes import Delta
-from enrich.errors import Failed, LeaseLost
+from enrich.delta.store import Store
+from enrich.errors import Failed, LeaseLost, OutOfTime
 from enrich.join.engine import MAX_METADATA_BYTES, Engine
 from enrich.join.rendering import CheckedRenderer, RenderedCache
 from enrich.ledger.lease import Lease
@@ -25,7 +27,7 @@ from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
-from enrich.s3 import get, list_keys, put
+from enrich.s3 import download, get, list_keys, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
@@ -58,6 +60,7 @@ class RunContext:
     _step_began: float = 0.0
 
     def __enter__(self) -> Self:
+        self._step_began = self.services.clock.now()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,8 +83,11 @@ class RunContext:
         """The keys and digests of the rows checked so far, in this invocation and earlier ones."""
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
-            delta = self._opened.enter_context(Delta(self._folder("delta"), keep_keys=keep_keys))
-            self._import_noted(delta)
+            rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}"
+            work = Store(self.services.s3, self.services.settings.bucket, self.work_key(""))
+            delta = self._opened.enter_context(Delta(self.scratch, work, rests_on=rests_on, keep_keys=keep_keys))
+            if not count_bits(self.run.rows or 0) or not delta.restore():
+                self._import_noted(delta)
             self._delta = delta
         return self._delta
 
@@ -164,6 +170,15 @@ class RunContext:
         """Return whether the invocation must end its work on this run within so many seconds."""
         return not self.lease.renews and self.services.clock.now() + seconds > self.lease.stop_at
 
+    def pause(self) -> None:
+        """Keep the lease between two buckets of the key space.
+
+        Raises:
+            OutOfTime: there may be too little time for another one. The files of finished buckets are the checkpoint.
+        """
+        if self.step():
+            raise OutOfTime(f"dataset {self.run.dataset}, run {self.run.run}: some buckets of the key space are done")
+
     @property
     def decided(self) -> Decision:
         """The decision, for the stages that need one."""
@@ -205,7 +220,8 @@ class RunContext:
         """Save the keys and digests of a range of rows for the invocation that continues the run."""
         if next_row > first_row:
             name = f"noted/{first_row:012d}-{next_row - 1:012d}.parquet"
-            self.write_work(name, self.delta.export_noted(first_row).read_bytes())
+            bucket = self.services.settings.bucket
+            self.services.s3.upload_file(str(self.delta.export_noted()), bucket, self.work_key(name))
 
     def _import_noted(self, delta: Delta) -> None:
         """Import the keys and digests that earlier invocations saved, up to the checkpoint, each row once.
@@ -222,7 +238,7 @@ class RunContext:
             first, last = map(int, name.removeprefix("noted/").removesuffix(".parquet").split("-"))
             if first <= next_row <= last and next_row < until:
                 path = self.scratch / "import.parquet"
-                path.write_bytes(self.read_work(name))
+                download(self.services.s3, self.services.settings.bucket, self.work_key(name), path)
                 delta.import_noted(path, next_row, min(last, until - 1))
                 next_row = min(last, until - 1) + 1
                 self.lease.keep()

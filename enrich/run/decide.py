@@ -25,7 +25,7 @@ def decide_changes(context: RunContext) -> Decision:
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
     began = context.run.decided_ms is not None
     base = context.run.base if began else state.fingerprints
-    trust = load_fingerprints(context, base, table_id)
+    trust = load_fingerprints(context, base, table_id).trust
     if began and (trust is FingerprintTrust.NOTHING or context.run.table_id != table_id):
         _restart_writing(context, table_id)
     if not began:
@@ -41,8 +41,9 @@ def decide_changes(context: RunContext) -> Decision:
         enough=context.dataset.unchanged_life * context.dataset.ttl.total_seconds(),
         full=run.full or trust is not FingerprintTrust.ALL,
         snapshot=context.lease.state.snapshot,
+        step=context.pause,
     )
-    because = {} if run.born_expired else context.delta.explain(now=decided)
+    because = {} if run.born_expired else context.delta.explain()
     context.run = replace(run, because=because)  # committed with the next checkpoint
     return Decision(table_id, _choose_removals(context, decided))
 
@@ -71,7 +72,7 @@ def _restart_writing(context: RunContext, table_id: str) -> None:
     Raises:
         TableStateUnknown: always.
     """
-    fingerprints = save_doubt(context, "")
+    fingerprints = save_doubt(context, "").object_key
     context.save(
         replace(
             context.run,
@@ -95,9 +96,9 @@ def _choose_removals(context: RunContext, now: float) -> int:
     order = run.order.text
     snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     if run.kind is Kind.REMOVAL:
-        delta.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context))
+        delta.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context), step=context.pause)
     elif snapshot and not run.born_expired and order >= context.lease.state.snapshot:
-        delta.choose_removals(order=order, now=now)
+        delta.choose_removals(order=order, now=now, step=context.pause)
     return max(run.expires_at or 0, delta.removals_expire_at())
 
 

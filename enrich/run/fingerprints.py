@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
-from enrich.delta.fingerprints import FingerprintTrust, read_fingerprints, write_fingerprints
+from collections.abc import Collection
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrich.delta.fingerprints import Fingerprints, Target, find_unreferenced, read_fingerprints
+from enrich.delta.store import Store
+from enrich.log import log_line
 from enrich.run.context import RunContext
+from enrich.s3 import delete
+
+PREFIX = "fingerprints/"
 
 
-def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> FingerprintTrust:
-    """Load fingerprints into the run's delta, and return how far they can be trusted for this table."""
-    services = context.services
-    bucket, scratch = services.settings.bucket, context.scratch
-    return read_fingerprints(services.s3, bucket, base, context.delta, table_id=table_id, scratch=scratch)
+def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> Fingerprints:
+    """Read fingerprints, let the run's delta compare with them, and return what they are worth for this table."""
+    known = read_fingerprints(_open_store(context), base, table_id=table_id, scratch=context.scratch)
+    context.delta.load_known(known)
+    return known.fingerprints
 
 
-def save_fingerprints(context: RunContext, table_id: str) -> str:
-    """Save the merged fingerprints and return their object key; only a commit makes them the dataset's."""
-    services, run = context.services, context.run
-    object_key = f"fingerprints/{run.dataset}/{run.run:08d}-{run.attempts:02d}.parquet"
-    write_fingerprints(services.s3, services.settings.bucket, object_key, context.delta, table_id)
-    return object_key
+def build_target(context: RunContext, table_id: str) -> Target:
+    """Return where this run saves fingerprints; only a commit makes them the dataset's."""
+    run = context.run
+    object_key = f"{PREFIX}{run.dataset}/{run.run:08d}-{run.attempts:02d}.parquet"
+    return Target(_open_store(context), object_key, table_id)
 
 
-def save_doubt(context: RunContext, table_id: str) -> str:
-    """Save fingerprints by which any body of this run may be in the table; return their object key."""
-    context.delta.merge_unknown(expires_at=context.run.expires_at or 0, now=context.services.clock.now())
-    return save_fingerprints(context, table_id)
+def save_doubt(context: RunContext, table_id: str) -> Fingerprints:
+    """Save fingerprints by which any body of this run may be in the table, and return them."""
+    return context.delta.merge_unknown(
+        build_target(context, table_id),
+        expires_at=context.run.expires_at or 0,
+        now=context.services.clock.now(),
+        step=context.pause,
+    )
+
+
+def find_superseded(context: RunContext, saved: Fingerprints) -> set[str]:
+    """Find the fingerprints of the dataset that nothing refers to once those that were saved are the dataset's.
+
+    Those that this run was compared with stay until the next run closes: a plan may be reading them. Call this before
+    the commit. If that succeeds, no other invocation has held the dataset meanwhile, so none has written what is found.
+    """
+    base = context.delta.known
+    return find_unreferenced(_open_store(context), f"{PREFIX}{context.run.dataset}/", [saved, base])
+
+
+def delete_superseded(context: RunContext, object_keys: Collection[str]) -> None:
+    """Delete fingerprints after the commit. What can't be deleted is found again when the next run closes."""
+    services, dataset = context.services, context.run.dataset
+    try:
+        refused = delete(services.s3, services.settings.bucket, object_keys)
+    except (ClientError, BotoCoreError) as error:
+        refused = [str(error)]
+    if refused:
+        detail = f"{len(refused)} of {len(object_keys)} not deleted, for example {refused[0]}"
+        log_line(services.settings, "fingerprints kept", level="warning", dataset=dataset, detail=detail)
+
+
+def _open_store(context: RunContext) -> Store:
+    return Store(context.services.s3, context.services.settings.bucket)

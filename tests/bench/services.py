@@ -55,6 +55,12 @@ class FolderS3:
         """Let a file be an object."""
         self._make(bucket, object_key).symlink_to(file)
 
+    def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
+        """Delete objects."""
+        for each in Delete["Objects"]:
+            (self._folder / Bucket / each["Key"]).unlink(missing_ok=True)
+        return {}
+
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         """Return what is known of an object."""
         path = self._folder / Bucket / Key

@@ -68,6 +68,15 @@ class ModelS3:
         body = Path(name).read_bytes()
         self._world.call("PutObject", lambda: self.put(bucket, object_key, body))
 
+    def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
+        def delete() -> dict[str, Any]:
+            for each in Delete["Objects"]:
+                if (Bucket, each["Key"]) in self.objects:
+                    self.delete(Bucket, each["Key"])
+            return {}
+
+        return self._world.call("DeleteObjects", delete)
+
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("HeadObject", lambda: _head(self._find(Bucket, Key, "404")))
 

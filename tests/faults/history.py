@@ -21,6 +21,7 @@ from unittest import mock
 from botocore.exceptions import ClientError
 
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.delta import buckets
 from enrich.errors import Failed
 from enrich.intake import operations
 from enrich.intake.events import parse_text
@@ -172,6 +173,7 @@ def modelled() -> Iterator[None]:
         stack.enter_context(mock.patch("enrich.run.context.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.run.context.read_chunks", model_engine.read_chunks))
         stack.enter_context(mock.patch("enrich.delta.changes.duckdb.connect", shared_duckdb.Connection))
+        stack.enter_context(mock.patch("enrich.delta.buckets.ROWS", buckets.ROWS))  # `_build` sets others
         stack.enter_context(mock.patch("enrich.log.print", _silent, create=True))
         yield
 
@@ -213,7 +215,12 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
         def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
             world.sleep(world.random.choice(pauses))
 
+    # a dozen rows are one, two or four buckets; releases may differ in how many
+    releases = Random(f"buckets {seed}")
+    rows_per_bucket = releases.choice([[500_000], [500_000], [5], [3], [500_000, 6, 3]])
+
     def services(owner: str, deadline: float | None) -> Services:
+        buckets.ROWS = releases.choice(rows_per_bucket)
         return Services(
             settings=SETTINGS,
             datasets=datasets,

@@ -21,23 +21,39 @@ Position = tuple[Any, ...]
 def positions(story: Story) -> dict[tuple[str, int], Position]:
     """Return the checkpoint of every run."""
     runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name)]
-    return {(run.dataset, run.run): _position(run) for run in runs}
+    return {(run.dataset, run.run): _position(story, run) for run in runs}
 
 
 def check_moved(story: Story, invocation: str, dataset: str, before: Mapping[tuple[str, int], Position]) -> None:
     """Fail the history if an invocation had runs of a dataset in hand, and none of them moved."""
     mine = [run for run in story.ledger.fetch_runs(dataset) if run.owner == invocation]
-    if not mine or any(before.get((dataset, run.run)) != _position(run) for run in mine):
+    if not mine or any(before.get((dataset, run.run)) != _position(story, run) for run in mine):
         return
     (run,) = mine
     if run.stage is Stage.PIN and story.athena.is_running:  # it waits for Athena, which works for it
         return
-    position = (dataset, run.run, *_position(run))
+    position = (dataset, run.run, *_position(story, run))
     troubled = any(transport.troubled for transport in story.transports.get(invocation, []))
     if not troubled or position in story.stood_still:
         story.world.fail(f"{invocation} ended for lack of time, and {dataset} run {run.run} had not moved")
     story.stood_still.add(position)
 
 
-def _position(run: Run) -> Position:
-    return run.state.is_closed, run.stage, run.next_row, run.place, run.rows, run.generation, len(run.metadata)
+def _position(story: Story, run: Run) -> Position:
+    return (
+        run.state.is_closed,
+        run.stage,
+        run.next_row,
+        run.place,
+        run.rows,
+        run.generation,
+        len(run.metadata),
+        _count_files(story, run),
+    )
+
+
+def _count_files(story: Story, run: Run) -> int:
+    """Return for how many buckets a run has saved what it decided, what it removes, or its fingerprints."""
+    work = f"work/{run.dataset}/{run.run:08d}/"
+    prefixes = (f"{work}decided/", f"{work}removals/", f"fingerprints/{run.dataset}/{run.run:08d}-")
+    return sum(1 for bucket, object_key in story.s3.objects if bucket == "larder" and object_key.startswith(prefixes))

@@ -149,17 +149,24 @@ MUTANTS = (
     Mutant(
         "unchanged-keeps-its-old-order",
         "enrich.delta.changes:Delta.merge",
-        "select n.k1, n.k2, n.digest, $order, if(",
-        'select n.k1, n.k2, n.digest, if(o.outcome = 1, coalesce((select k."order" from known k where k.k1 = n.k1 and k.k2 = n.k2), $order), $order), if(',
+        'coalesce(c."order", k."order") as "order"',
+        'if(c.expires_at is null, coalesce(k."order", c."order"), coalesce(c."order", k."order")) as "order"',
     ),
     Mutant(
         "rejected-items-removed",
-        "enrich.delta.changes:Delta.choose_removals",
-        "pk, sk from noted where {mine}) n",
-        "pk, sk from noted where kept and {mine}) n",
+        "enrich.delta.changes:Delta._choose_in_bucket",
+        "pk, sk from {self._noted(bucket)}) n",
+        "pk, sk from {self._noted(bucket)} where kept) n",
     ),
-    Mutant("late-snapshot-adds", "enrich.delta.changes:Delta.decide", "or $order < $snapshot", "or $snapshot is null"),
-    Mutant("duplicates-pass", "enrich.delta.changes:Delta.duplicates", "having count(*) > 1", "having count(*) > 2"),
+    Mutant(
+        "late-snapshot-adds",
+        "enrich.delta.changes:Delta._decide_bucket",
+        "or $order < $snapshot",
+        "or $snapshot is null",
+    ),
+    Mutant(
+        "duplicates-pass", "enrich.delta.changes:Delta._reject_duplicates", "having count(*) > 1", "having count(*) > 2"
+    ),
     Mutant(
         "notes-of-a-dead-invocation-twice",
         "enrich.run.context:RunContext._import_noted",
@@ -169,12 +176,10 @@ MUTANTS = (
     Mutant(
         "failed-run-leaves-no-doubt",
         "enrich.delta.changes:Delta.merge_unknown",
-        'select n.k1, n.k2, null, coalesce(k."order"',
-        'select n.k1, n.k2, k.digest, coalesce(k."order"',
+        "if(n.row is null, k.digest, null) as digest",
+        "k.digest as digest",
     ),
-    Mutant(
-        "table-id-ignored", "enrich.delta.fingerprints:read_fingerprints", "if written_for != table_id:", "if False:"
-    ),
+    Mutant("table-id-ignored", "enrich.delta.fingerprints:read_fingerprints", "if written_for != table_id", "if False"),
     Mutant(
         "generation-not-opened",
         "enrich.intake.operations:_withdraw",
@@ -237,13 +242,13 @@ MUTANTS = (
     ),
     Mutant(
         "lives-for-ever",
-        "enrich.delta.changes:Delta.decide",
+        "enrich.delta.changes:Delta._decide_bucket",
         "k.expires_at - $now >= $enough",
         "k.expires_at - $now >= -$enough * 1000",
     ),
     Mutant(
         "tombstone-for-no-item",
-        "enrich.delta.changes:Delta.choose_removals",
+        "enrich.delta.changes:Delta._choose_in_bucket",
         "where regexp_full_match(sk, ",
         "where true or regexp_full_match(sk, ",
     ),

@@ -104,7 +104,7 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
                 numbers.add(run.run)
                 rejects.append(run)
         for run in over_it + rejects:
-            if run.run < removal.run and run.state == "done":
+            if run.run < removal.run and run.state == "done" and run.kind != "removal":
                 yield f"{name} run {run.run} is done, and run {removal.run} withdrew its output"
         asked = {run.run for run in over_it if run.kind in {"replay", "refresh"}}
         for run in over_it:

@@ -131,6 +131,8 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
     larder.put(object_key(3), parquet())
     yield "a sweep of the dataset", (larder.enrich({"sweep": DATASET}), larder.state(object_key(3)))
     yield "a sweep of all, a message each", larder.enrich({"sweep": True})
+    listed = larder.client("s3").list_objects_v2(Bucket=larder.stack["BucketName"], Prefix=f"fingerprints/{DATASET}/")
+    yield "fingerprints after four runs: the last, and those before it", len(listed.get("Contents", []))
 
 
 def side_journey(stand_in: tuple[Any, str], name: str, template: Template) -> Iterator[tuple[str, object]]:
@@ -180,6 +182,7 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
         "a newer one with a reject, compared with the fingerprints": ("", "done"),
         "a sweep of the dataset": ("", "done"),
         "a sweep of all, a message each": "",
+        "fingerprints after four runs: the last, and those before it": 2,
     }
     larder = deploy_larder(*stand_in, "events")
     assert larder.wait(larder.put(object_key(), parquet())) == "done"

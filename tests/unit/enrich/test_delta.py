@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from enrich.delta import changes
+from enrich.delta import buckets, fingerprints
 from enrich.errors import Stopped
 from enrich.intake import operations
 from enrich.intake.worker import run_pending
@@ -26,10 +26,15 @@ ALL = ["x/a", "x/b", "y/a"]
 DAY = 86_400
 
 
+@pytest.fixture(params=[500_000, 2, 1], ids=["one bucket", "two buckets", "four buckets"])
+def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows are as many buckets as the test says."""
+    monkeypatch.setattr(buckets, "ROWS", request.param)
+
+
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallShop:
-    """Two rows are worked on at once; yesterday's output was run, and what it wrote was looked at."""
-    monkeypatch.setattr(changes, "_WINDOW", 2)
+def shop(tmp_path: Path, few_rows: None) -> SmallShop:
+    """Yesterday's output was run, and what it wrote was looked at."""
     found = SmallShop(tmp_path)
     assert found.run(ROWS, day=1).counts == Counts(written=3)
     assert found.written() == ALL
@@ -37,7 +42,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallShop:
 
 
 @pytest.fixture
-def snapshots(tmp_path: Path) -> SmallShop:
+def snapshots(tmp_path: Path, few_rows: None) -> SmallShop:
     """Each output names all that is alive; none was run yet."""
     found = SmallShop(tmp_path)
     found.dataset = replace(found.dataset, source=replace(found.dataset.source, output="snapshot"))
@@ -96,7 +101,8 @@ def replaced_table(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_format(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(changes, "FORMAT", "0")
+        patch.setattr(fingerprints, "FORMAT", "0")
+        patch.setattr(fingerprints, "MANIFEST_FORMAT", "-1")
         shop.run(ROWS)  # as an earlier release would have left them
     shop.written()
 

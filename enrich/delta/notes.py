@@ -1,0 +1,139 @@
+"""What was noted of each row: a log on scratch disk in the order of rows, then files by bucket, kept on S3 as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from enrich.delta.buckets import KEY_BITS, divide
+
+# `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry.
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("k1", pa.uint64()),
+        ("k2", pa.uint64()),
+        ("digest", pa.uint64()),
+        ("kept", pa.bool_()),
+        ("pk", pa.string()),
+        ("sk", pa.string()),
+    ]
+)
+GROUP_ROWS = 128 * 1024  # in memory before they are written
+DISTRIBUTED_ROWS = 512 * 1024  # distributed to buckets at once
+# Digests do not compress; trying to costs a tenth of the time of a write.
+_WRITING = {
+    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
+    "use_dictionary": ["pk"],
+    "column_encoding": {"row": "DELTA_BINARY_PACKED"},
+}
+
+
+class Piece(NamedTuple):
+    """A file of the log, and the range of its rows that count."""
+
+    path: Path
+    first_row: int
+    last_row: int
+
+    @property
+    def sql(self) -> str:
+        """SQL relation of its rows."""
+        return f"(from read_parquet('{self.path}') where row between {self.first_row} and {self.last_row})"
+
+
+class Log:
+    """Noted rows in the order of rows, in files of scratch disk: one for each checkpoint."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._directory = directory
+        self._waiting: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+        self.pieces: list[Piece] = []
+        self.rows = 0
+
+    def add(self, noted: pa.Table) -> None:
+        """Add noted rows, with the columns of `SCHEMA`."""
+        self._waiting.append(noted.cast(SCHEMA))
+        self.rows += noted.num_rows
+        if sum(table.num_rows for table in self._waiting) >= GROUP_ROWS:
+            self._flush()
+
+    def export(self) -> Path:
+        """Return a file of the rows that were added since the last export; it stays part of the log."""
+        self._flush().close()
+        self._writer = None
+        path = self._next_path()
+        self.pieces.append(Piece(path, 0, (1 << 63) - 1))
+        return path
+
+    def import_file(self, path: Path, first_row: int, last_row: int) -> None:
+        """Make a file that was exported part of the log, as far as a range of its rows."""
+        piece = Piece(path.rename(self._next_path()), first_row, last_row)
+        self.pieces.append(piece)
+        self.rows += pq.read_metadata(piece.path).num_rows
+
+    def close_piece(self) -> None:
+        """Write what was not exported yet."""
+        if self._writer is not None or self._waiting:
+            self.export()
+
+    def close(self) -> None:
+        """Close the file that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _next_path(self) -> Path:
+        return self._directory / f"{len(self.pieces):06d}.parquet"
+
+    def _flush(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._next_path(), SCHEMA, **_WRITING)
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._waiting = []
+        return self._writer
+
+    def distribute(self, bits: int, directory: Path, step: Callable[[], None]) -> dict[int, Path]:
+        """Distribute the log to a file for each bucket, by its prefix, and delete it on the way.
+
+        The files are Arrow streams in the order of rows. `step` is called after each piece.
+        """
+        paths = {bucket.prefix: directory / f"{bucket.name}.arrow" for bucket in divide(bits)}
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with ExitStack() as stack:
+            writers = {
+                prefix: stack.enter_context(
+                    pa.ipc.new_stream(stack.enter_context(pa.OSFile(str(path), "wb")), SCHEMA, options=options)
+                )
+                for prefix, path in paths.items()
+            }
+            for piece in self.pieces:
+                for rows in _read(piece):
+                    bucket = pc.shift_right(rows["k1"], pa.scalar(KEY_BITS - bits, pa.uint64()))
+                    order = pc.sort_indices(bucket)  # stable
+                    ordered, first = rows.take(order), 0
+                    runs = pc.run_end_encode(bucket.combine_chunks().take(order))
+                    for prefix, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+                        writers[prefix].write_table(ordered.slice(first, end - first))
+                        first = end
+                piece.path.unlink()
+                step()
+        self.pieces = []
+        return paths
+
+
+def _read(piece: Piece) -> Iterator[pa.Table]:
+    with pq.ParquetFile(piece.path) as file:
+        for batch in file.iter_batches(batch_size=DISTRIBUTED_ROWS):
+            table = pa.table(batch)
+            wanted = (pc.field("row") >= piece.first_row) & (pc.field("row") <= piece.last_row)
+            if (found := table.filter(wanted)).num_rows:
+                yield found.cast(SCHEMA).combine_chunks()
