@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from infra.env import fetch_variables
 from infra.local.deploy import DeployError, deploy, destroy
 from infra.synthetic import send
 from infra.translate import read_template
@@ -54,6 +55,13 @@ def test_table_has_its_ttl(larder: Deployed) -> None:
     """The stand-in ignores the template's TTL; the deploy sets it."""
     told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
     assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+
+
+def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
+    """The command line of enrich works on the given stack."""
+    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
+    assert found["LARDER_TABLE"] == larder.stack["TableName"]
+    assert {f"LARDER_{name}" for name in ("LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")} <= set(found)
 
 
 def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) -> None:

@@ -103,7 +103,7 @@ def test_a_start_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     hanging = tmp_path / "hanging.py"
     hanging.write_text("import sys; print('thinking', flush=True); sys.stdin.read()")
     monkeypatch.setattr(ministack, "_process_file", lambda: str(hanging))
-    gives_up = pytest.raises(MinistackError, match=r"(?s)did not answer within 1 s.*thinking")
+    gives_up = pytest.raises(MinistackError, match=r"(?s)did not respond within 1 s.*thinking")
     with gives_up, run_ministack(tmp_path / "log", timeout=1):
         pass
 

@@ -25,7 +25,6 @@ from examples.flights.site import run_site
 from examples.flights.tokens import open_issuer
 from infra import bundle
 from infra.bundle import ROOT
-from infra.env import fetch_variables
 from infra.local.deploy import deploy
 from infra.local.ministack import ACCOUNT as LARDER
 from infra.local.ministack import REGION
@@ -41,6 +40,8 @@ from tests.integration.infra.deployed import (
     parquet,
 )
 from tests.integration.infra.rehearsal import Consumer, Shell, read_blocks
+
+pytestmark = pytest.mark.slow  # each operation has a stack of its own
 
 OWNER = "222222222222"  # another account: to the stand-in, an access key of twelve digits is the account
 STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
@@ -92,14 +93,6 @@ def sizes(larder: Deployed) -> int:
     return scanned
 
 
-def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
-    """The command line of enrich works on the given stack."""
-    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
-    assert found["LARDER_TABLE"] == larder.stack["TableName"]
-    assert {f"LARDER_{name}" for name in ("LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")} <= set(found)
-
-
-@pytest.mark.slow
 def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) -> None:
     """The new key is trusted when its kid is first seen, the old one until it is deleted; there is no 5xx."""
     ssm: Any = larder.client("ssm")
@@ -118,7 +111,6 @@ def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) ->
     assert set(old.statuses) <= {200, 401}
 
 
-@pytest.mark.slow
 def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
     """An output is run again; then, with the metadata that was missing, its rejects alone."""
     run_output(larder, object_key(), with_carriers(["B6"] * 99 + ["ZZ"]))
@@ -133,7 +125,6 @@ def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
     assert larder.get("/2030-03-01.JFK.ZZ99", carrier="ZZ").status == 200
 
 
-@pytest.mark.slow
 def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
     """While enrich is stopped, no output is run; afterwards consumers get the bodies from before the bad output."""
     good, bad = parquet(3), parquet(3, delay=99.0)
@@ -151,7 +142,6 @@ def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
     assert larder.wait(late, PATIENCE) == "done"
 
 
-@pytest.mark.slow
 def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     """Consumers get 500 while there is no table, then the restored items, and finally all live items."""
     run_output(larder, object_key(), parquet(6))
@@ -178,7 +168,6 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     assert sizes(larder) == 7
 
 
-@pytest.mark.slow
 def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:
     """Lost items are written again, also those of older outputs, and no request fails meanwhile."""
     for days_ago, rows in ((1, 4), (0, 2)):
@@ -193,7 +182,6 @@ def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:
     assert delays == [0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.slow
 def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None:
     """A run uses no more write units a second than its budget; with a larger budget it is faster."""
     shell.next(STOP)
@@ -211,7 +199,6 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
     shell.next(STOP)
 
 
-@pytest.mark.slow
 def test_item_format_is_changed_without_an_error(
     site: tuple[str, dict[str, str]], larder: Deployed, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +272,6 @@ def copy_sources(target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """A request needs both the key and a token; a deleted key is refused."""
     client = make_client(site[0])
@@ -308,7 +294,6 @@ def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path
     assert shell.left() == []
 
 
-@pytest.mark.slow
 def test_outputs_come_from_another_account(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """Another account's bucket is read only after its owner allows our role to; the sweep finds the output."""
     endpoint, env = site
