@@ -1,1 +1,1 @@
-"""Real datasets end to end."""
+"""Examples with a real dataset, end to end."""

@@ -46,9 +46,9 @@ def check(send: Send, url: str, credentials: Mapping[str, str]) -> list[str]:
     """Return the faults as text; none if a request without a token is refused and one with a token is answered."""
     extra = {"x-api-key": credentials["api_key"]} if "api_key" in credentials else {}
     faults = []
-    stranger = send(url, extra, None)
-    if stranger.status != 401:
-        faults.append(f"without a token the answer is {stranger.status}, not 401")
+    refused = send(url, extra, None)
+    if refused.status != 401:
+        faults.append(f"without a token the answer is {refused.status}, not 401")
     token = credentials.get("token") or _fetch_token(send, credentials)
     if not token:
         return [*faults, "the issuer gave no token"]

@@ -1,1 +1,1 @@
-"""A consumer that knows nothing but the api-catalog: it finds the address, and reads."""
+"""A consumer that is configured with the address of the api-catalog only: it finds the API, and reads from it."""

@@ -1,4 +1,4 @@
-"""Find an environment's API from the api-catalog alone, and make an authenticated GET. Standard library only.
+"""Find an environment's API through the api-catalog, and send an authenticated GET. Standard library only.
 
 LARDER_TOKEN=... python -m examples.consumer https://discovery.example.com --environment prod
 """
@@ -21,7 +21,7 @@ Get = Callable[[str, Mapping[str, str]], bytes]
 
 
 class Api(NamedTuple):
-    """What the catalog tells of one environment: address, contract, meta data."""
+    """What the catalog has of one environment: addresses of the API, the contract and the meta data."""
 
     base_url: str
     openapi_url: str
@@ -29,26 +29,28 @@ class Api(NamedTuple):
 
 
 class NotFoundInCatalog(Exception):
-    """The catalog has no such environment; the message names those that it has."""
+    """The catalog does not have the environment; the message lists those that it has."""
 
 
 def find_api(catalog: Any, environment: str) -> Api:
-    """Find an environment in a catalog: the item with its title, and the context of that item's address.
+    """Find an environment in a catalog: the item with its title, and the context with that item's address.
 
     Raises:
-        NotFoundInCatalog: it is not there.
+        NotFoundInCatalog: the catalog has no item with that title.
     """
     contexts = {context["anchor"]: context for context in catalog["linkset"]}
     items = [item for context in catalog["linkset"] for item in context.get("item", [])]
     found = next((item["href"] for item in items if item.get("title") == environment), None)
     if found is None:
-        raise NotFoundInCatalog(f"no {environment}; there are {', '.join(item.get('title', '?') for item in items)}")
+        raise NotFoundInCatalog(
+            f"the catalog has no {environment}; it has {', '.join(item.get('title', '?') for item in items)}"
+        )
     context = contexts[found]
     return Api(found, context["service-desc"][0]["href"], context["service-meta"][0]["href"])
 
 
 def read(get: Get, discovery: str, environment: str, path: str, token: str, api_key: str | None = None) -> Any:
-    """Read a path of an environment's API, of which only the discovery address is known beforehand."""
+    """Read a path of an environment's API, given only the discovery address."""
     catalog = json.loads(get(discovery.rstrip("/") + CATALOG, {"Accept": LINKSET}))
     api = find_api(catalog, environment)
     service = json.loads(get(api.service_url, {"Accept": "application/json"}))
@@ -59,16 +61,16 @@ def read(get: Get, discovery: str, environment: str, path: str, token: str, api_
 
 
 def get_over_http(url: str, headers: Mapping[str, str]) -> bytes:
-    """Send a GET; what is no 2xx raises."""
+    """Send a GET; a status other than 2xx raises an error."""
     with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers)), timeout=10) as answer:  # noqa: S310
         content: bytes = answer.read()
     return content
 
 
 def main() -> int:
-    """Print what the API answers."""
+    """Print the API's response."""
     parser = argparse.ArgumentParser(description="Find an API by its catalog and read from it.")
-    parser.add_argument("discovery", help="where the catalog is, e.g. https://discovery.example.com")
+    parser.add_argument("discovery", help="address of the catalog, e.g. https://discovery.example.com")
     parser.add_argument("--environment", default="prod")
     parser.add_argument("--path", default="/flight-delays?limit=3")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The model's command line: train it, score the flights of three days, write the metadata tables. An edge."""
+"""The model's command line: train it, score the flights of three days, write the metadata tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from examples.flights.outputs import build_output, object_key, to_parquet
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and do what it says."""
+    """Run a command."""
     parser = argparse.ArgumentParser(prog="python -m examples.flights", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("train", help="train the model, or show the one that is there")
+    commands.add_parser("train", help="train the model, or show the existing one")
     for name, what in {
         "score": "score the flights of the three days after --date into one Parquet file",
         "metadata": "write airlines, airports, planes, and the weather around --date as Parquet files",

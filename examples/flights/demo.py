@@ -1,7 +1,7 @@
-"""The main job end to end on real flights, on a laptop that plays AWS, each stage told in plain words. An edge.
+"""The main job end to end on real flights, on a laptop with a stand-in for AWS; it prints and checks each stage.
 
-python -m examples.flights.demo            stays up until Ctrl-C, for you to try
-python -m examples.flights.demo --once     ends after the last stage; status 0 only if every step was right
+python -m examples.flights.demo            runs until Ctrl-C, so that you can send requests
+python -m examples.flights.demo --once     ends after the last stage; status 0 only if every step succeeded
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from infra.bundle import Bundle, build
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.flights.demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--once", action="store_true", help="end after the last stage, with 0 only if all went right")
+    parser.add_argument(
+        "--once", action="store_true", help="end after the last stage, with status 0 only if every step succeeded"
+    )
     parser.add_argument(
         "--date",
         type=date.fromisoformat,
-        help="fly the schedule of this time of the year, as if it were today (files older than a week would expire)",
+        help="use the schedule of this date as if it were today's (outputs older than a week would expire)",
     )
-    parser.add_argument("--airline", default="UA", help="whose token asks (%(default)s)")
+    parser.add_argument("--airline", default="UA", help="airline of the token (%(default)s)")
     given = parser.parse_args(arguments)
     other = "DL" if given.airline != "DL" else "UA"
     plan = Plan(datetime.now(UTC).date(), given.date, given.airline.upper(), other)
@@ -39,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(plan, show, once=given.once)
     except KeyboardInterrupt:
-        show.heading("Interrupted; nothing is left running.")
+        show.heading("Interrupted; all processes have ended.")
         return 130
     except NotAsExpected as error:
-        show.heading("Not as it should be:")
+        show.heading("Not as expected:")
         show.say(str(error))
         return 1
     return 0
@@ -50,11 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(plan: Plan, show: Show, *, once: bool) -> None:
     with ThreadPoolExecutor(1) as pool:
-        built = pool.submit(_build_bundles)  # mostly waiting for pip; meanwhile the model trains
+        built = pool.submit(_build_bundles)  # mostly waits for pip; meanwhile the model trains
         model = stages.train(show)
         bundles = stages.check_bundles(show, built.result)
     with run_site(LARDER / "ministack.log") as (ministack, athena):
-        show.say(f"AWS is played by ministack at {ministack.endpoint}, Athena by DuckDB at {athena.endpoint}")
+        show.say(f"ministack at {ministack.endpoint} stands in for AWS, DuckDB at {athena.endpoint} for Athena")
         site = stages.deploy_stack(show, ministack, bundles)
         stages.load_lake(show, site, plan)
         days = [plan.today - timedelta(days=ago) for ago in (2, 1, 0)]  # each flight is scored three times
@@ -64,7 +66,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         stages.ask(show, site, plan, issuer, before)
         stages.write_next(show, site, days[2], output, before)
         stages.sweep(show, site, days[0], issuer, late)
-        show.heading(f"Every step was right, in {show.elapsed:.0f} s.")
+        show.heading(f"Every step succeeded, in {show.elapsed:.0f} s.")
         if not once:
             stages.stay(show, site, plan, issuer, output)
 
@@ -74,7 +76,7 @@ def _build_bundles() -> dict[str, Bundle]:
 
 
 def _same_day(plan: Plan, day: date) -> date | None:
-    """Return the day whose schedule is flown, as far from `like` as the day is from today."""
+    """Return the day whose schedule is used, as far from `like` as the day is from today."""
     return plan.like - (plan.today - day) if plan.like else None
 
 

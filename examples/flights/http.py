@@ -1,4 +1,4 @@
-"""Ask over HTTP as any consumer does: a URL and a bearer token, the standard library. An edge."""
+"""Send requests as a consumer does: a URL and a bearer token, with the standard library."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the laptop is behind no proxy
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the laptop's API is reached without a proxy
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response of any status."""
 
     url: str
     status: int
@@ -26,7 +26,7 @@ class Answer:
 
 
 def get(url: str, token: str | None, timeout: float = 30) -> Answer:
-    """Send a GET with or without a token; every status is an answer."""
+    """Send a GET with or without a token; no status raises an error."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with _opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:  # noqa: S310

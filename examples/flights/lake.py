@@ -1,4 +1,4 @@
-"""Load the metadata into the lake: airlines, airports, planes, weather as Parquet on S3, as tables in Glue. An edge."""
+"""Load the metadata into the lake: airlines, airports, planes, weather as Parquet on S3, as tables in Glue."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def load(s3: Any, glue: Any, bucket: str, tables: dict[str, pa.Table]) -> None:
 
 
 def build_table_input(name: str, bucket: str, schema: pa.Schema) -> dict[str, Any]:
-    """Build what Glue is told of a table of Parquet files."""
+    """Build Glue's `TableInput` of a table of Parquet files."""
     hive = "org.apache.hadoop.hive.ql.io.parquet"
     return {
         "Name": name,

@@ -1,8 +1,8 @@
-"""Predict how late a flight arrives: train on nine months of 2013, measure on the three after. An edge for its file.
+"""Predict how late a flight arrives: train on nine months of 2013, measure on the three after.
 
-Everything that the model sees is known days before departure: carrier, route, weekday, scheduled times, how many
-flights are scheduled in that hour. It sees no actual time, no departure delay (nearly the answer), no tail number
-(planes are swapped on the day), and no weather (it was observed, not forecast).
+All features are known days before departure: carrier, route, weekday, scheduled times, and the number of flights
+scheduled in that hour. It does not use actual times, the departure delay (nearly the answer), the tail number (planes
+are swapped on the day), or the weather (it was observed, not forecast).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ DIRECTORY = Path(__file__).parents[2] / ".larder" / "flights"
 
 @dataclass(frozen=True)
 class Report:
-    """Errors on days that the model has not seen, each beside that of a naive guess that never changes.
+    """Errors on held-out days, each beside that of a constant guess.
 
-    Minutes for the delay, whose guess is the median; the Brier score for the probability, whose guess is the share of
-    late flights; the area under the ROC curve, where any constant has 0.5.
+    Delay: mean absolute error in minutes; the guess is the median. Probability: Brier score, where the guess is the
+    share of late flights, and the area under the ROC curve, which is 0.5 for any constant.
     """
 
     trained_on: int
@@ -52,11 +52,11 @@ class Report:
 
     @property
     def beats_naive(self) -> bool:
-        """Whether the model is better than the guess in all three."""
+        """Whether the model is better than the guess in all three measures."""
         return self.delay_error < self.naive_delay_error and self.brier < self.naive_brier and self.roc_auc > 0.5
 
     def lines(self) -> list[str]:
-        """Say it in plain words."""
+        """Return the report as lines of text."""
         return [
             f"trained on {self.trained_on:,} flights (January to September 2013), "
             f"held out {self.held_out:,} (October to December)",
@@ -69,7 +69,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Model:
-    """The two trained estimators, the version that names them, and how good they are."""
+    """The two trained estimators, their version, and their report."""
 
     version: str
     delay: Pipeline
@@ -85,25 +85,25 @@ class Model:
 
 
 def features(flights: pd.DataFrame) -> pd.DataFrame:
-    """Build what the model sees from a schedule (see `data.flights_of`)."""
+    """Build the features from a schedule (see `data.flights_of`)."""
     known = flights[[*CATEGORIES, "traffic", "distance"]].copy()
     known["weekday"] = flights["weekday"]
     known["minute_of_day"] = flights["hour"] * 60 + flights["minute"]
     arrival = flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100
-    # Local time there less local time here; the route tells the zones apart.
+    # Local arrival time minus local departure time; the route determines the time zones.
     known["scheduled_minutes"] = (arrival - known["minute_of_day"]) % (24 * 60)
     return known[[*CATEGORIES, *NUMBERS]]
 
 
 def load_or_train(directory: Path = DIRECTORY, say: Callable[[str], object] = str) -> tuple[Model, bool]:
-    """Return the model that was trained before, or train one and keep it.
+    """Return the model that was trained before, or train one and store it.
 
     Args:
-        directory: where models are kept. It is this checkout's own: a model is a pickle, and loading one runs it.
-        say: is told each step.
+        directory: where models are stored. It belongs to this checkout: a model is a pickle, and loading one runs it.
+        say: called with a text at each step.
 
     Returns:
-        The model, and whether it was there.
+        The model, and whether it was trained before.
     """
     path = directory / f"model-{version()}.joblib"
     if path.exists():
@@ -126,24 +126,24 @@ def train(flights: pd.DataFrame, say: Callable[[str], object] = str) -> Model:
     train_on, held_out = flown[early], flown[~early]
     delay = _pipeline(HistGradientBoostingRegressor(loss="absolute_error", **SETTINGS))
     late = _pipeline(HistGradientBoostingClassifier(**SETTINGS))
-    # One thread: on a busy machine two wait for each other, and training takes 21 s instead of 4.
+    # One thread: on a busy machine two threads wait for each other, and training takes 21 s instead of 4.
     with threadpool_limits(1, "openmp"):
         say(f"training on {len(train_on):,} flights: minutes of delay")
         delay.fit(features(train_on), train_on["arr_delay"])
         say(f"training on {len(train_on):,} flights: probability of more than {LATE_MINUTES} minutes")
         late.fit(features(train_on), train_on["arr_delay"] > LATE_MINUTES)
-        say(f"measuring on {len(held_out):,} flights it has not seen")
+        say(f"measuring on {len(held_out):,} held-out flights")
         return Model(version(), delay, late, _measure(delay, late, train_on, held_out))
 
 
 def version() -> str:
-    """Name the model by all that makes it: this file, the library, the settings."""
+    """Return the version: a digest of this file, the libraries and the settings."""
     made_of = f"{sklearn.__version__} {np.__version__} {SETTINGS}".encode() + Path(__file__).read_bytes()
     return f"{LAST_TRAINING_MONTH:02d}-2013.{hashlib.sha256(made_of).hexdigest()[:8]}"
 
 
 def _pipeline(estimator: object) -> Pipeline:
-    # A destination that training has not seen is a missing value, not an error.
+    # A destination that is not in the training data is a missing value, not an error.
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
     columns = make_column_transformer((encoder, CATEGORIES), remainder="passthrough")
     estimator.set_params(categorical_features=list(range(len(CATEGORIES))))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Write what the model writes every day: one Parquet file with the flights of the next three days, scored. Pure."""
+"""Build the model's daily output: one Parquet file with the scored flights of the next three days."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def days_after(scored: date) -> list[date]:
 
 
 def object_key(scored: date, part: int = 0) -> str:
-    """Build the object key, which says when the output was made."""
+    """Build the object key, which has the date of the output."""
     return f"{PREFIX}scored={scored.isoformat()}/part-{part}.parquet"
 
 

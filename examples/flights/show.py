@@ -1,4 +1,4 @@
-"""Show what goes on: a line per stage with its time, plain words below, a bar while one waits. An edge."""
+"""Show progress: a line per stage with its time, notes below it, and a bar while the stage runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stage:
 
 
 class Show:
-    """The demo's display; on anything but a terminal it prints the lines and leaves out what moves."""
+    """The demo's display; without a terminal it prints the lines only."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A whole Larder on the laptop: the stand-in, the local Athena, the deployed stack, and what is done to it. An edge."""
+"""A complete Larder on the laptop: the stand-in for AWS, the local Athena, the deployed stack, and operations on it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OPEN_STATES = ("pending", "running", "stopped")
 
 
 class NotAsExpected(Exception):
-    """Something went otherwise than the demo promises; the message says what, and what was there instead."""
+    """A result differs from what the demo expects; the message has both."""
 
 
 @contextmanager
 def run_site(log: Path) -> Iterator[tuple[Ministack, AthenaServer]]:
-    """Run the stand-in and the local Athena until the block ends; functions of the stand-in find the latter."""
+    """Run the stand-in and the local Athena, which the stand-in's functions use, until the block ends."""
     athena = AthenaServer()
     try:
         with run_ministack(log, env={"AWS_ENDPOINT_URL_ATHENA": athena.endpoint}) as ministack:
@@ -81,7 +81,7 @@ class Site:
         raise NotAsExpected(f"{object_key} was not done after {seconds:g} s: {state}\n{self.log()}")
 
     def set_rule(self, *, enabled: bool) -> None:
-        """Switch the EventBridge rule that tells enrich of new files."""
+        """Switch the EventBridge rule that sends events of new files to enrich."""
         events, name = self.client("events"), self.stack["OutputsRuleName"]
         if enabled:
             events.enable_rule(Name=name)
@@ -89,7 +89,7 @@ class Site:
             events.disable_rule(Name=name)
 
     def sweep_now(self, now: datetime) -> None:
-        """Have the scheduler send what the sweep's schedule sends, to where that sends it, a second from now."""
+        """Have the scheduler invoke the target of the sweep's schedule, with its input, in a second."""
         scheduler = self.client("scheduler")
         schedule = scheduler.get_schedule(Name=self.stack["SweepName"])
         at = now.astimezone(UTC) + timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""The stages of the demo: each does one step of the main job, tells it in plain words, and checks it. An edge."""
+"""The stages of the demo: each does one step of the main job, prints what it does, and checks the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATH = "/flight-delays"
 
 @dataclass(frozen=True)
 class Plan:
-    """What this demo is about: the day it plays, the season it takes flights from, the airlines that ask."""
+    """The day of the demo, the season of its flights, and the airlines that read."""
 
     today: date
     like: date | None
@@ -40,21 +40,21 @@ class Plan:
 
 
 def train(show: Show) -> Model:
-    """Train the model or take the one that is there, and say how good it is."""
+    """Train the model or load the existing one, and print its report."""
     with show.stage("A model that predicts how late a flight arrives") as stage:
         model, was_there = load_or_train(say=stage.update)
         stage.note(f"model {model.version}, {'trained before' if was_there else 'trained just now'}")
         for line in model.report.lines():
             stage.note(line)
         if not model.report.beats_naive:
-            raise NotAsExpected("the model is no better than a guess")
+            raise NotAsExpected("the model is not better than a constant guess")
     return model
 
 
 def check_bundles(show: Show, built: Callable[[], dict[str, Bundle]]) -> dict[str, Bundle]:
-    """Wait for the two bundles that AWS would get, and import each with nothing else on the path."""
-    with show.stage("The two bundles that AWS would get") as stage:
-        stage.update("building them (the first time, pip downloads what they hold)")
+    """Wait for the two bundles for AWS, and import each with nothing else on the path."""
+    with show.stage("The two bundles for AWS") as stage:
+        stage.update("building them (the first time, pip downloads their packages)")
         bundles = built()
         for bundle in bundles.values():
             stage.update(f"importing {bundle.name} with python -I -S and nothing else on the path")
@@ -66,7 +66,7 @@ def check_bundles(show: Show, built: Callable[[], dict[str, Bundle]]) -> dict[st
 def deploy_stack(show: Show, ministack: Ministack, bundles: dict[str, Bundle]) -> Site:
     """Deploy the template."""
     with show.stage("infra/template.yaml, deployed") as stage:
-        stage.update("SAM becomes CloudFormation, bundles are uploaded, the stack is made")
+        stage.update("SAM is translated to CloudFormation, bundles are uploaded, the stack is created")
         site = deploy_site(ministack, bundles)
         stage.note(f"the API answers at {site.stack.base_url}")
     return site
@@ -81,24 +81,24 @@ def load_lake(show: Show, site: Site, plan: Plan) -> None:
 
 
 def write_output(show: Show, site: Site, scored: date, output: pa.Table) -> None:
-    """Write one output and wait until the event has made items of it."""
+    """Write one output and wait until its event has led to items."""
     name = object_key(scored)
-    with show.stage("The model writes a file; its event wakes enrich") as stage:
+    with show.stage("The model writes a file; its event starts enrich") as stage:
         site.put_output(name, to_parquet(output))
         stage.note(f"{name}: {output.num_rows:,} flights of the next three days")
         run = site.wait_for_run(name, lambda run: _show_run(stage, run))
         _note_run(stage, run)
         if run.rows != output.num_rows or run.counts.read != output.num_rows:
-            raise NotAsExpected(f"of {output.num_rows} predictions {run.counts.read} are accounted for: {run.counts}")
+            raise NotAsExpected(f"{run.counts.read} of {output.num_rows} predictions are counted: {run.counts}")
         if (items := site.count_items()) != run.counts.written or not items:
-            raise NotAsExpected(f"{run.counts.written} items were written and the table has {items}")
+            raise NotAsExpected(f"{run.counts.written} items were written, and the table has {items}")
         stage.note(f"S3 -> EventBridge -> SQS -> enrich (+ Athena) -> DynamoDB: {items:,} items")
 
 
 def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
-    """Ask for an airline's flights as a consumer does, over HTTP, and for what must not be answered."""
+    """Read an airline's flights as a consumer does, over HTTP, and send requests that must be refused."""
     token, url = issuer.sign(plan.airline, time.time()), site.stack.base_url + PATH
-    with show.stage(f"{plan.airline} asks for its flights") as stage:
+    with show.stage(f"{plan.airline} reads its flights") as stage:
         page = _expect(200, get(f"{url}?limit=3", token))
         stage.note(f"first authenticated 200 after {show.elapsed:.1f} s")
         members = page.json()["items"]
@@ -110,7 +110,7 @@ def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) ->
         stage.note(json.dumps(item.json(), indent=1, ensure_ascii=False))
         if item.json()["carrier"]["code"] != plan.airline or not members:
             raise NotAsExpected(f"not a flight of {plan.airline}: {item.body!r}")
-    with show.stage("What is not answered") as stage:
+    with show.stage("Requests that are refused") as stage:
         answer = _expect(401, get(f"{url}/{name}", None))
         stage.note(f"without a token -> 401 {answer.json().get('code', '')}")
         answer = _expect(401, get(f"{url}/{name}", token[:-4] + "AAAA"))
@@ -123,7 +123,7 @@ def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) ->
 
 
 def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: pa.Table) -> None:
-    """Write the next day's output, which scores most flights again, and see that only what changed is written."""
+    """Write the next day's output, which scores most flights again, and check that only changed items are written."""
     name = object_key(scored)
     with show.stage("The next day's file: most flights are scored again") as stage:
         site.put_output(name, to_parquet(output))
@@ -133,17 +133,17 @@ def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: p
         same = sum(tuple(row.values()) in scored_before for row in output.to_pylist())
         if (run.counts.unchanged, run.counts.written) != (same, output.num_rows - same):
             raise NotAsExpected(f"{same} of {output.num_rows} predictions are as the day before: {run.counts}")
-        stage.note(f"{same / output.num_rows:.0%} of the predictions were unchanged and cost nothing")
+        stage.note(f"{same / output.num_rows:.0%} of the predictions were unchanged and were not written")
 
 
 def sweep(show: Show, site: Site, scored: date, issuer: Issuer, late: pa.Table) -> None:
-    """Write an old file while the rule is off; the schedule finds it, and nothing newer is overwritten."""
+    """Write an old file while the rule is off; the sweep finds it, and no newer item is overwritten."""
     name, first = object_key(scored), scored + timedelta(days=1)
-    with show.stage("A file that no event told of; the sweep finds it") as stage:
+    with show.stage("A file without an event; the sweep finds it") as stage:
         site.set_rule(enabled=False)
         before = site.count_items()
         site.put_output(name, to_parquet(late))
-        stage.note(f"the EventBridge rule is off; an older file comes late: {name}, {late.num_rows:,} flights")
+        stage.note(f"the EventBridge rule is off; an older file arrives late: {name}, {late.num_rows:,} flights")
         site.sweep_now(datetime.now(UTC))
         run = site.wait_for_run(name, lambda run: _show_run(stage, run))
         site.set_rule(enabled=True)
@@ -151,10 +151,10 @@ def sweep(show: Show, site: Site, scored: date, issuer: Issuer, late: pa.Table) 
         new = sum(day == first for day in late.column("flight_date").to_pylist())
         counts = run.counts
         if counts.written != new or counts.superseded != late.num_rows - new:
-            raise NotAsExpected(f"{new} flights of {first} were to be written, the others superseded: {counts}")
+            raise NotAsExpected(f"{new} flights of {first} should be written, the others superseded: {counts}")
         if site.count_items() != before + new:
-            raise NotAsExpected(f"{before} + {new} items were expected, there are {site.count_items()}")
-        stage.note("flights of its first day were new; those that a newer file had predicted were left alone")
+            raise NotAsExpected(f"{before} + {new} items were expected, the table has {site.count_items()}")
+        stage.note("flights of its first day were new; those that a newer file had predicted were not overwritten")
         airline = late.filter(pc.equal(late.column("flight_date"), first)).column("carrier")[0].as_py()
         fresh = _prediction_id(late, airline, first)
         _expect(200, get(f"{site.stack.base_url}{PATH}/{fresh}", issuer.sign(airline, time.time())))
@@ -162,7 +162,7 @@ def sweep(show: Show, site: Site, scored: date, issuer: Issuer, late: pa.Table) 
 
 
 def stay(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
-    """Print lines to paste and stay up until Ctrl-C."""
+    """Print commands to paste and run until Ctrl-C."""
     tokens = LARDER / "tokens"
     airlines = sorted(set(output.column("carrier").to_pylist()))
     url = site.stack.base_url + PATH
@@ -176,31 +176,31 @@ def stay(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -
             bearer = f'-H "Authorization: Bearer $(cat {tokens / airline})"'
             show.console.print(f"curl -s {bearer} '{url}?limit=5'", markup=False)
             show.console.print(f"curl -s {bearer} {url}/{_prediction_id(output, airline)}", markup=False)
-        show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all of it.")
+        show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all processes.")
         threading.Event().wait()
     except KeyboardInterrupt:
-        show.heading("Stopped; nothing is left running.")
+        show.heading("Stopped; all processes have ended.")
     finally:
         shutil.rmtree(tokens, ignore_errors=True)
 
 
 def _prediction_id(output: pa.Table, airline: str, day: date | None = None) -> str:
-    """Name the first flight of an airline in an output, as the dataset does."""
+    """Return the prediction_id of the first flight of an airline in an output."""
     for row in output.to_pylist():
         if row["carrier"] == airline and day in (None, row["flight_date"]):
             return f"{row['flight_date']}.{row['origin']}.{row['carrier']}{row['flight']}"
-    raise NotAsExpected(f"no flight of {airline} in the output: choose another with --airline")
+    raise NotAsExpected(f"the output has no flight of {airline}: choose another airline with --airline")
 
 
 def _expect(status: int, answer: Answer) -> Answer:
     if answer.status != status:
-        raise NotAsExpected(f"GET {answer.url}: {status} was expected, {answer.status} came: {answer.body[:500]!r}")
+        raise NotAsExpected(f"GET {answer.url}: expected {status}, got {answer.status}: {answer.body[:500]!r}")
     return answer
 
 
 def _show_run(stage: Stage, run: Run | None) -> None:
     if run is None:
-        stage.update("waiting for enrich to hear of it")
+        stage.update("waiting for enrich to start")
     else:
         stage.update(f"run {run.run} is {run.state}, {run.stage}", run.next_row, run.rows)
 

@@ -1,4 +1,4 @@
-"""Play the issuer: make a signing key, put its public half into the key store, sign tokens for airlines. An edge."""
+"""An issuer for the demo: create a signing key, store its public key, sign tokens for airlines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOURS_12 = 12 * 60 * 60
 
 @dataclass(frozen=True)
 class Issuer:
-    """An issuer of tokens with one private key, which never leaves this process."""
+    """An issuer of tokens with one private key, which stays in this process."""
 
     issuer: str
     audience: str
@@ -38,7 +38,7 @@ class Issuer:
 
 
 def open_issuer(ssm: Any, path: str, issuer: str, audience: str, kid: str = "demo-1") -> Issuer:
-    """Make an issuer whose public key lies in the key store as the parameter `{path}{kid}.pem`."""
+    """Create an issuer, and store its public key as the parameter `{path}{kid}.pem`."""
     private_key = generate_private_key(SECP256R1())
     public_key = private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     ssm.put_parameter(Name=f"{path}{kid}.pem", Value=public_key, Type="String", Overwrite=True)

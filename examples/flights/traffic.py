@@ -1,4 +1,4 @@
-"""Make some minutes of a deployed Larder's life on the laptop, good and bad, and keep what it logged. An edge."""
+"""Send some minutes of traffic, with errors, to a Larder on the laptop, and return its log lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEP = 5.0  # seconds
 
 
 def record(log: Path, seconds: float, say: Callable[[str], None]) -> list[str]:
-    """Serve and enrich for so many seconds; return the lines that both and the synthetic check logged."""
+    """Send traffic for some seconds; return the log lines of serve, enrich and the synthetic check."""
     model, _ = load_or_train(say=say)
     with run_site(log) as (ministack, _athena):
         site = deploy_site(ministack, {})
@@ -45,13 +45,13 @@ def record(log: Path, seconds: float, say: Callable[[str], None]) -> list[str]:
 
 @contextmanager
 def consumers(site: Site, issuer: Issuer) -> Iterator[None]:
-    """Let each airline ask until the block ends: lists and items mostly, and now and then what is refused."""
+    """Send requests of each airline until the block ends: mostly lists and items, sometimes refused requests."""
     ended = threading.Event()
 
-    def ask(airline: str, number: int) -> None:
+    def send(airline: str, number: int) -> None:
         url = f"{site.stack.base_url}/flight-delays"
         token = issuer.sign(airline, time.time())
-        stranger = replace(issuer, kid="somebody-else").sign(airline, time.time())
+        untrusted = replace(issuer, kid="unknown").sign(airline, time.time())
         names: list[str] = []
         for turn in range(1_000_000):
             if ended.wait(0.15 + 0.1 * math.sin(turn / 20 + number)):
@@ -62,11 +62,11 @@ def consumers(site: Site, issuer: Issuer) -> Iterator[None]:
             elif turn % 17 == 0:
                 get(f"{url}/no-such-flight", token)
             elif turn % 23 == 0:
-                get(url, None if turn % 2 else stranger)
+                get(url, None if turn % 2 else untrusted)
             else:
                 get(f"{url}/{names[turn % len(names)]}", token)
 
-    threads = [threading.Thread(target=ask, args=(airline, number)) for number, airline in enumerate(AIRLINES)]
+    threads = [threading.Thread(target=send, args=(airline, number)) for number, airline in enumerate(AIRLINES)]
     for thread in threads:
         thread.start()
     try:
@@ -78,13 +78,13 @@ def consumers(site: Site, issuer: Issuer) -> Iterator[None]:
 
 
 def _plan(site: Site, model: Model) -> list[tuple[float, Callable[[], object]]]:
-    """Plan what happens at which share of the time: four good outputs, one with rejects, one broken; a broken key."""
+    """Plan actions at fractions of the time: four good outputs, one with rejects, one broken; a broken key."""
     today = datetime.now(UTC).date()
     outputs = {ago: build_output(model, today - timedelta(days=ago)) for ago in (2, 1, 0)}
     name = object_key(today).removesuffix("0.parquet")
-    spoilt = pc.if_else(pc.equal(pc.bit_wise_and(outputs[0]["flight"], 255), 0), "ZZ", outputs[0]["carrier"])
+    with_rejects = pc.if_else(pc.equal(pc.bit_wise_and(outputs[0]["flight"], 255), 0), "ZZ", outputs[0]["carrier"])
     at = outputs[0].schema.get_field_index("carrier")
-    rejects = to_parquet(outputs[0].set_column(at, "carrier", pa.chunked_array(spoilt)))
+    rejects = to_parquet(outputs[0].set_column(at, "carrier", pa.chunked_array(with_rejects)))
     ssm, key = site.client("ssm"), f"{site.stack['KeyStorePath']}broken.pem"
 
     def put(object_key: str, content: bytes) -> Callable[[], object]:
@@ -103,7 +103,7 @@ def _plan(site: Site, model: Model) -> list[tuple[float, Callable[[], object]]]:
 
 
 def _live(site: Site, issuer: Issuer, seconds: float, plan: list[tuple[float, Callable[[], object]]]) -> Iterator[str]:
-    """Do what is planned when its time comes, sweep, and yield the synthetic check's lines."""
+    """Do the planned actions at their time, sweep, and yield the synthetic check's lines."""
     began = time.time()
     left = list(plan)
     while (now := time.time()) < began + seconds:
@@ -117,7 +117,7 @@ def _live(site: Site, issuer: Issuer, seconds: float, plan: list[tuple[float, Ca
 
 
 def _read_log(site: Site, group: str, began: float) -> list[str]:
-    """Read a log group's JSON lines, a few seconds' at a time, since the stand-in gives no more than some thousand."""
+    """Read a log group's JSON lines, a few seconds at a time: the stand-in returns at most some thousand lines."""
     lines: list[str] = []
     for second in range(0, int(time.time() - began) + 1, int(STEP)):
         start = int((began + second) * 1000)

@@ -1,4 +1,4 @@
-"""A deployed Larder for tests: small metadata, outputs of a few rows, and what consumers see of them."""
+"""A deployed Larder for tests: small metadata, outputs of a few rows, and requests of consumers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Deployed:
     issuer: Issuer
 
     def put(self, object_key: str, body: bytes) -> str:
-        """Write an object as the model would."""
+        """Write an object as the model does."""
         self.client("s3").put_object(Bucket=self.stack["OutputsBucketName"], Key=object_key, Body=body)
         return object_key
 
     def enrich(self, event: Mapping[str, Any]) -> str:
-        """Call enrich with an event; return its error, or nothing."""
+        """Invoke enrich with an event; return its error, or an empty text."""
         answer = self.client("lambda").invoke(
             FunctionName=self.stack["EnrichFunctionName"], Payload=json.dumps(event).encode()
         )
@@ -54,11 +54,11 @@ class Deployed:
         return str(said.get("errorMessage", said)) if answer.get("FunctionError") else ""
 
     def run(self, object_key: str) -> str:
-        """Call enrich for an object; return its error, or nothing."""
+        """Invoke enrich for an object; return its error, or an empty text."""
         return self.enrich({"bucket": self.stack["OutputsBucketName"], "object_key": object_key})
 
     def state(self, object_key: str) -> str:
-        """Return the state of an object's newest run; nothing when the ledger does not know it."""
+        """Return the state of an object's newest run; an empty text if the ledger has none."""
         runs = Ledger(self.client("dynamodb"), self.stack["LedgerName"]).fetch_runs(DATASET)
         return next((run.state for run in runs if run.object_key == object_key), "")
 
@@ -72,14 +72,14 @@ class Deployed:
         return state
 
     def get(self, path: str = "", *, carrier: str | None = "B6") -> Answer:
-        """Ask the API, with a carrier's token or without."""
+        """Send a GET to the API, with a carrier's token or without."""
         token = self.issuer.sign(carrier, time.time()) if carrier else None
         return get(f"{self.stack.base_url}/flight-delays{path}", token)
 
 
 @contextmanager
 def run_stand_in(log: Path, *, auth: bool = False, region: str = REGION) -> Iterator[tuple[Callable[[str], Any], str]]:
-    """Run the stand-in with a local Athena that its functions find; yield a maker of clients, and the end point."""
+    """Run the stand-in with a local Athena for its functions; yield a factory of clients, and the end point."""
     athena = AthenaServer()
     try:
         env = {"AWS_ENDPOINT_URL_ATHENA": athena.endpoint, "AUTH": str(auth).lower()}
@@ -102,7 +102,7 @@ def deploy_larder(
     parameters: Mapping[str, str] | None = None,
     template: Template | None = None,
 ) -> Deployed:
-    """Deploy a stack with a lake of its own."""
+    """Deploy a stack with its own lake."""
     bucket = f"{name}-lake"
     client("s3").create_bucket(Bucket=bucket)
     tables = {table: pa.Table.from_pylist([_ROWS[table]], schema) for table, schema in lake.TABLES.items()}
@@ -120,7 +120,7 @@ def find_resource(client: Callable[[str], Any], stack: str, logical_id: str) -> 
 
 
 def object_key(days_ago: int = 0, part: int = 0) -> str:
-    """Build the object key of an output that was made some days ago."""
+    """Build the object key of an output of some days ago."""
     return f"{DATASET}/scored={date.today() - timedelta(days=days_ago)}/part-{part}.parquet"
 
 

@@ -1,4 +1,4 @@
-"""Run pages of docs/runbook.md, block of commands by block, as an operator pastes them; and watch as a consumer."""
+"""Run the commands of docs/runbook.md block by block, as an operator does, while a consumer sends requests."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ CODE = re.compile(r"(?:^ {4,}\S.*\n)+", re.MULTILINE)
 
 
 def read_blocks(heading: str) -> list[str]:
-    """Return the page's blocks of commands: whatever is indented by four or more."""
+    """Return a section's blocks of commands: all lines that are indented by four or more."""
     page = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
     assert page, f"docs/runbook.md has no page {heading!r}"
     return [textwrap.dedent(found) for found in CODE.findall(page[1])]
 
 
 class Shell:
-    """One shell in which blocks run: what one sets, the next ones have.
+    """A shell in which blocks run; variables that a block sets are set in the next ones.
 
     Attributes:
-        directory: where commands run, and where their files lie.
+        directory: where commands run, with their files.
     """
 
     def __init__(self, directory: Path, env: Mapping[str, str], stack: str) -> None:
@@ -43,15 +43,15 @@ class Shell:
         self.run(read_blocks("Runbook")[0].splitlines()[0].replace("larder-prod", stack))
 
     def next(self, page: str) -> str:
-        """Run a page's next block; return what it printed."""
+        """Run the next block of a section; return its output."""
         return self.run(self._pages.setdefault(page, read_blocks(page)).pop(0))
 
     def left(self) -> list[str]:
-        """Return the blocks of the pages begun that were not run."""
+        """Return the blocks that were not run of the sections that were begun."""
         return [block for blocks in self._pages.values() for block in blocks]
 
     def run(self, commands: str) -> str:
-        """Run commands; fail with what they said."""
+        """Run commands; fail with their output."""
         state = self.directory / "variables"
         script = f"set -aeuo pipefail\n{commands}\nenv -0 > '{state}'"
         done = subprocess.run(
@@ -64,11 +64,11 @@ class Shell:
 
 
 class Consumer:
-    """Asks over and over until the block ends.
+    """Sends requests until the block ends.
 
     Attributes:
-        statuses: how often each status was the answer.
-        bodies: every body of a 200.
+        statuses: number of responses by status.
+        bodies: the distinct bodies of responses with 200.
     """
 
     def __init__(self, *asks: Callable[[], Answer]) -> None:
@@ -79,12 +79,12 @@ class Consumer:
         self._thread = threading.Thread(target=self._ask)
 
     def __enter__(self) -> Consumer:
-        """Begin."""
+        """Start."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End after the answer under way."""
+        """End after the response to the present request."""
         self._ended.set()
         self._thread.join()
 

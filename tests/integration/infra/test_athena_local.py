@@ -129,7 +129,7 @@ def _parquet(rows: pa.Table) -> bytes:
     return content.getvalue()
 
 
-# -- what a query computes ---------------------------------------------------------------------------------------------
+# -- rows of a query ---------------------------------------------------------------------------------------------------
 
 COMPUTED: dict[str, tuple[str, list[list[Any]]]] = {
     "a join": (
@@ -174,7 +174,7 @@ def test_a_query_answers_as_on_athena(lake: Lake, sql: str, rows: Any) -> None:
     assert lake.rows(sql) == rows
 
 
-def test_a_table_may_name_its_database_and_catalog(lake: Lake) -> None:
+def test_a_table_can_be_qualified_by_database_and_catalog(lake: Lake) -> None:
     """A qualified name needs no database in the query's context, and letter case does not matter."""
     sql = f'select count(*) from AwsDataCatalog."{lake.database}".AIRLINES'
     execution = lake.run(sql, QueryExecutionContext={})
@@ -214,7 +214,7 @@ def test_rows_of_a_select_are_refused(lake: Lake) -> None:
         lake.athena.get_query_results(QueryExecutionId=query_id)
 
 
-def test_the_work_group_says_where_results_go(lake: Lake, aws: Any) -> None:
+def test_the_work_group_has_the_output_location(lake: Lake, aws: Any) -> None:
     """Without an output location of its own a query uses that of its work group, and fails to start without either."""
     group = aws.name("group")
     configuration = {"ResultConfiguration": {"OutputLocation": f"s3://{lake.bucket}/of-the-group/"}}
@@ -262,7 +262,7 @@ def test_stopping_an_ended_query_changes_nothing(lake: Lake, sql: str, state: st
     assert _state(lake, query_id) == state
 
 
-# -- what is refused, what fails ---------------------------------------------------------------------------------------
+# -- refused and failed queries ----------------------------------------------------------------------------------------
 
 REFUSED = {
     "no SQL": "selec 1",
@@ -326,7 +326,7 @@ TABLES_THAT_FAIL = {
 
 
 @pytest.mark.parametrize(("rows", "columns", "serde", "reason"), TABLES_THAT_FAIL.values(), ids=TABLES_THAT_FAIL)
-def test_a_table_that_is_not_what_glue_says_fails_its_query(
+def test_a_table_that_differs_from_the_catalog_fails_its_query(
     lake: Lake, aws: Any, rows: Any, columns: Any, serde: str, reason: str
 ) -> None:
     """Files of another format or type than the catalog states are an error, not a guess."""
@@ -359,8 +359,8 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("sql", ESCAPES)
-def test_the_host_is_out_of_reach(lake: Lake, tmp_path: Path, sql: str) -> None:
-    """SQL that would read a file or the process of the host fails, and says nothing of what is there."""
+def test_sql_cannot_reach_the_host(lake: Lake, tmp_path: Path, sql: str) -> None:
+    """SQL that reads a file or the process of the host fails, and the error has none of their content."""
     secret = tmp_path / "secret.csv"
     secret.write_text("secret\nthe-hosts-secret\n")
     members = {"QueryExecutionContext": {"Database": "nowhere"}}
@@ -399,8 +399,8 @@ def test_unload_writes_parquet_to_s3(lake: Lake, compression: str | None) -> Non
     assert rows.schema.field("seen").type == pa.timestamp("ns")
 
 
-def test_unload_does_not_write_where_something_is(lake: Lake) -> None:
-    """A second UNLOAD into the same place fails, and leaves what is there alone."""
+def test_unload_does_not_write_to_a_location_with_objects(lake: Lake) -> None:
+    """A second UNLOAD to the same location fails and changes nothing."""
     location = lake.fresh()
     sql = f"unload (select 1 as x) to '{location}/' with (format = 'parquet')"
     assert lake.run(sql)["Status"]["State"] == "SUCCEEDED"
@@ -408,7 +408,7 @@ def test_unload_does_not_write_where_something_is(lake: Lake) -> None:
     assert len(_list(lake, location)) == 1
 
 
-def test_unload_of_nothing_writes_no_file(lake: Lake) -> None:
+def test_unload_without_rows_writes_no_file(lake: Lake) -> None:
     """No rows, no Parquet; the manifest is empty."""
     location = lake.fresh()
     execution = lake.run(f"unload (select * from planes where false) to '{location}' with (format = 'PARQUET')")
@@ -452,7 +452,7 @@ def test_pyathenas_cursor_unloads_and_describes(lake: Lake, connection: Any) -> 
     assert described == list(zip(["tailnum", "seats", "price", "built", "seen"], types, strict=True))
 
 
-def test_pyathena_raises_what_went_wrong(connection: Any) -> None:
+def test_pyathena_raises_the_reason(connection: Any) -> None:
     """A refused and a failed query are PyAthena's errors with our reasons."""
     with pytest.raises(DatabaseError, match="Expected table name"):
         connection.cursor().execute("select * from where")

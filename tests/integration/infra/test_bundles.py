@@ -1,4 +1,4 @@
-"""The very bundles: the same bytes each time, imported and run alone, `.pyc` included, under their bounds."""
+"""The built bundles: reproducible, imported and run in isolation, with `.pyc` files, within their maximum sizes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 
 def run_alone(bundle: Bundle, code: str, folder: Path, **env: str) -> list[str]:
-    """Run code with nothing on the path but the bundle that it puts there."""
+    """Run code with only the bundle on the module path."""
     tree = unpack(bundle, folder)
     command = [sys.executable, "-I", "-S", "-c", code, str(tree)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
@@ -64,7 +64,7 @@ def test_bundle_imports_alone(bundle: Bundle, tmp_path: Path) -> None:
     check_imports(bundle, unpack(bundle, tmp_path))
 
 
-def test_bundle_that_lacks_a_module_is_found_out(tmp_path: Path) -> None:
+def test_bundle_without_a_needed_module_is_detected(tmp_path: Path) -> None:
     """The check above fails for a bundle without a library that the handler needs."""
     bundle = build("serve")
     tree = unpack(bundle, tmp_path)
@@ -75,7 +75,7 @@ def test_bundle_that_lacks_a_module_is_found_out(tmp_path: Path) -> None:
 
 
 def test_serve_bundle_answers_alone(tmp_path: Path) -> None:
-    """Serve's bundle answers a request, and nothing of the writing side is in it."""
+    """Serve's bundle answers a request and has no module of enrich."""
     issuers = json.dumps([{"issuer": "i", "audience": "a", "keys": "ssm:/k/"}])
     env = {"LARDER_TABLE": "t", "LARDER_ISSUERS": issuers, "AWS_REGION": "us-east-1"}
     status, loaded = run_alone(build("serve"), SERVE, tmp_path, **env)
@@ -84,14 +84,14 @@ def test_serve_bundle_answers_alone(tmp_path: Path) -> None:
 
 
 def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
-    """Enrich's bundle has its readers, its engine, its clients, and writes the item that serve reads."""
+    """Enrich's bundle has its readers, engine and clients, and encodes items as serve does."""
     said, item = run_alone(build("enrich"), ENRICH, tmp_path)
     assert said == "True"
     assert json.loads(item) == encode(Item("p", "s", "{}", "o", 1))
 
 
 def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
-    """Every module has its `.pyc` beside it, and the sizes are under the recipe's bound."""
+    """Every module has its `.pyc` file, and the sizes are within the recipe's maximum."""
     archive = zipfile.ZipFile(bundle.path)
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -110,17 +110,17 @@ def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
 
 
 def test_bundle_over_its_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle that Lambda would not take, or that starts slowly, is not built."""
+    """A bundle that is larger than its maximum is not built."""
     monkeypatch.setitem(RECIPES, "operate", dataclasses.replace(RECIPES["operate"], max_bytes=1000))
     with pytest.raises(BundleError, match=r"operate is 0\.1 MB unzipped, not under 0"):
         build("operate", cache=tmp_path)
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["an interpreter of the runtime's", "none"])
+@pytest.mark.parametrize("there", [True, False], ids=["an interpreter of the runtime's version", "none"])
 def test_pyc_are_the_runtimes_or_left_out(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compiled by another Python they would be dead weight: then there are none, and the build says so."""
+    """`.pyc` files of another Python are useless: without an interpreter there are none, with a warning."""
     found = find_interpreter(RUNTIME) if there else None
     if there and not found:
         pytest.skip(f"no python{RUNTIME} here")
@@ -143,8 +143,8 @@ def test_pyc_are_the_runtimes_or_left_out(
         pytest.param("enrich", "aws-arm64", marks=pytest.mark.slow),
     ],
 )
-def test_bundle_is_the_same_bytes_twice(name: str, target: str, tmp_path: Path) -> None:
-    """Built twice from nothing, in two places, a bundle is the same to the byte."""
+def test_builds_are_reproducible(name: str, target: str, tmp_path: Path) -> None:
+    """Two builds from an empty cache give the same bytes."""
     one, other = (build(name, target, cache=tmp_path / place) for place in ("one", "other"))
-    assert one.digest == other.digest, "somebody edits what the bundle holds while it is built"
+    assert one.digest == other.digest, "a source of the bundle changed during the build"
     assert one.path.read_bytes() == other.path.read_bytes()

@@ -1,4 +1,4 @@
-"""The example consumer, as a process: from the discovery address over TLS to the body, with nothing else known."""
+"""The example consumer, as a process: from the discovery address over TLS to the body."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUCKET = "discovery"
 
 @pytest.fixture(scope="module")
 def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed, str]]:
-    """A stack that is prod: at prod's domain, with prod's API keys, and what it published of itself."""
+    """A stack with prod's domain and API keys, and its published discovery files."""
     with run_stand_in(tmp_path_factory.mktemp("consumer") / "ministack.log") as (client, endpoint):
         client("s3").create_bucket(Bucket=BUCKET)
         parameters = {"Environment": "prod", "Service": DOCUMENT["service"], "DomainName": PROD, "ApiKeys": "required"}
@@ -44,7 +44,7 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed,
 
 @pytest.fixture
 def internet(larder: tuple[Deployed, str], tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a process to which the two public names lead where the stand-in plays them, over TLS."""
+    """The environment of a process in which the two public names lead to the stand-in, over TLS."""
     found, endpoint = larder
     places = {
         urlsplit(DISCOVERY).netloc: f"{endpoint}/{BUCKET}",
@@ -61,7 +61,7 @@ def consume(env: Mapping[str, str], *words: str, **variables: str) -> subprocess
 
 
 def test_consumer_finds_prod_and_reads(larder: tuple[Deployed, str], internet: dict[str, str]) -> None:
-    """The catalog that the stack published leads to prod's domain; token and key open it; the body comes."""
+    """The published catalog leads to prod's domain, which answers a token with an API key."""
     found, _ = larder
     given = {
         "LARDER_TOKEN": found.issuer.sign("B6", time.time()),
@@ -75,10 +75,10 @@ def test_consumer_finds_prod_and_reads(larder: tuple[Deployed, str], internet: d
 
 
 @pytest.mark.parametrize(("missing", "status"), [("LARDER_TOKEN", "401"), ("LARDER_API_KEY", "403")])
-def test_what_is_missing_is_told(
+def test_missing_credentials_are_reported(
     larder: tuple[Deployed, str], internet: dict[str, str], missing: str, status: str
 ) -> None:
-    """Without its token or its key the consumer ends with the API's own status."""
+    """Without its token or its key the consumer ends with the API's status."""
     found, _ = larder
     given = {
         "LARDER_TOKEN": found.issuer.sign("B6", time.time()),
@@ -88,7 +88,7 @@ def test_what_is_missing_is_told(
     assert (refused.returncode, status in refused.stderr) == (1, True)
 
 
-def test_catalog_has_the_type_that_the_standard_asks_for(larder: tuple[Deployed, str]) -> None:
+def test_catalog_has_the_content_type_of_the_standard(larder: tuple[Deployed, str]) -> None:
     """It is served as a linkset with the api-catalog's profile (RFC 9727, section 4.2), to GET and to HEAD."""
     for method in ("GET", "HEAD"):
         address = urlsplit(larder[1])
@@ -101,7 +101,7 @@ def test_catalog_has_the_type_that_the_standard_asks_for(larder: tuple[Deployed,
 
 @contextmanager
 def run_front(places: Mapping[str, str], directory: Path) -> Iterator[str]:
-    """Run a proxy that ends TLS for each name, by a certificate in the directory, and asks its place; yield its URL."""
+    """Run a proxy that terminates TLS for each name, with a certificate in the directory; yield its URL."""
     write_certificate(directory, list(places))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")

@@ -1,4 +1,4 @@
-"""The template on the stand-in: the whole path answers, a second deploy is in place, a teardown keeps the data."""
+"""The template on the stand-in: the whole path works, a second deploy is in place, a teardown keeps the data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from infra.env import fetch_variables
 from infra.local.deploy import DeployError, deploy, destroy
 from infra.synthetic import send
 from infra.translate import read_template
@@ -30,7 +31,7 @@ from tests.unit.infra.rules.storage import RETAINED
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    """A stand-in of its own: functions find the local Athena through its environment."""
+    """A stand-in of its own, whose functions use the local Athena."""
     with run_stand_in(tmp_path_factory.mktemp("deploy") / "ministack.log") as found:
         yield found
 
@@ -41,7 +42,7 @@ def larder(stand_in: tuple[Any, str]) -> Deployed:
 
 
 def test_event_becomes_items_and_items_answers(larder: Deployed) -> None:
-    """A file on S3 becomes items through EventBridge, SQS and enrich; serve hands them to their subject alone."""
+    """A file on S3 becomes items through EventBridge, SQS and enrich; serve returns them to their subject only."""
     assert larder.wait(larder.put(object_key(), parquet())) == "done"
     page = larder.get()
     assert (page.status, len(page.json()["items"])) == (200, 3)
@@ -50,10 +51,17 @@ def test_event_becomes_items_and_items_answers(larder: Deployed) -> None:
     assert larder.get(carrier=None).status == 401
 
 
-def test_table_forgets(larder: Deployed) -> None:
-    """The stand-in drops the template's TTL; the deploy sets it by hand."""
+def test_table_has_its_ttl(larder: Deployed) -> None:
+    """The stand-in ignores the template's TTL; the deploy sets it."""
     told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
     assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+
+
+def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
+    """The command line of enrich works on the given stack."""
+    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
+    assert found["LARDER_TABLE"] == larder.stack["TableName"]
+    assert {f"LARDER_{name}" for name in ("LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")} <= set(found)
 
 
 def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) -> None:
@@ -74,15 +82,15 @@ def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) 
     assert larder.get().status == 200
 
 
-def test_broken_template_says_which_resource(stand_in: tuple[Any, str]) -> None:
-    """A resource that cannot be made is named, with the reason."""
+def test_failed_resource_is_named(stand_in: tuple[Any, str]) -> None:
+    """The error names a resource that cannot be created, and the reason."""
     template = copy.deepcopy(read_template())
     template["Resources"]["Queue"]["Properties"]["VisibilityTimeout"] = 99999
     with pytest.raises(DeployError, match="Queue: "):
         deploy(*stand_in, name="broken", template=template)
 
 
-def test_stack_tells_how_it_is_found(stand_in: tuple[Any, str]) -> None:
+def test_stack_publishes_its_discovery_files(stand_in: tuple[Any, str]) -> None:
     """With a discovery bucket, the stack writes the catalog and its two files, and the parameter with its address."""
     client, _ = stand_in
     client("s3").create_bucket(Bucket="discovery")
@@ -96,8 +104,8 @@ def test_stack_tells_how_it_is_found(stand_in: tuple[Any, str]) -> None:
     destroy(client, stack)
 
 
-def test_api_keys_are_asked_for_where_wanted(stand_in: tuple[Any, str]) -> None:
-    """With a usage plan the gateway turns away whoever has no key of it; the token is asked for besides."""
+def test_api_keys_are_required_where_configured(stand_in: tuple[Any, str]) -> None:
+    """With a usage plan the gateway refuses requests without a key of it; serve still requires the token."""
     client, _ = stand_in
     larder = deploy_larder(*stand_in, "keyed", parameters={"Environment": "test", "ApiKeys": "required"})
     url = f"{larder.stack.base_url}/flight-delays"

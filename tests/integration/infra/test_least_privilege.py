@@ -1,4 +1,4 @@
-"""Least privilege, under a stand-in that enforces IAM: without any one action something fails."""
+"""Least privilege, on a stand-in that enforces IAM: if any one action is removed, a step fails."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ ROLES = ("EnrichRole", "ServeRole", "PublishRole", "SyntheticRole")
 
 HERE = f"{REGION}:{ACCOUNT}"
 KEYS = {"outputs": f"arn:aws:kms:{HERE}:key/outputs", "lake": f"arn:aws:kms:{HERE}:key/lake"}
-# What the stand-in does by itself and never asks a role for: (Sid, action) and what AWS asks for, by its documentation.
-# An action of a statement that is not named here is asked for by the stand-in.
+# Actions that the stand-in does not check: (Sid, action) and the resources that AWS checks, by its documentation.
+# The stand-in checks all other actions.
 ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     # Lambda's poller takes messages with the function's role (Lambda guide, "Using Lambda with Amazon SQS").
     **{("ReceiveAndContinue", f"sqs:{one}"): [f"arn:aws:sqs:{HERE}:{{Queue}}"] for one in (
@@ -47,7 +47,7 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     )},
     **{("Trace", f"xray:{one}"): ["*"] for one in ("PutTraceSegments", "PutTelemetryRecords")},
     # Athena reads catalog and lake, and keeps results, as its caller (Athena guide, "Configure access to databases and
-    # tables", "Control access to Amazon S3 from Athena"); the local Athena asks nobody's role.
+    # tables", "Control access to Amazon S3 from Athena"); the local Athena checks no role.
     **{("ReadCatalog", f"glue:{one}"): [
         f"arn:aws:glue:{HERE}:{what}" for what in ("catalog", "database/reference", "table/reference/airlines")
     ] for one in ("GetDatabase", "GetTable", "GetPartitions")},
@@ -59,10 +59,10 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     **{("QueryMetadata", f"athena:{one}"): [f"arn:aws:athena:{HERE}:workgroup/{{Workgroup}}"] for one in (
         "StartQueryExecution", "GetQueryExecution", "GetQueryResults", "StopQueryExecution",
     )},
-    # S3 opens an object under a key of its owner's as the object's reader; the stand-in encrypts nothing.
+    # S3 decrypts an object with the permissions of its reader; the stand-in encrypts nothing.
     ("OpenOutputs", "kms:Decrypt"): [KEYS["outputs"]],
     ("OpenLake", "kms:Decrypt"): [KEYS["lake"]],
-    # A key store on S3 is not that of the journey below.
+    # The journey below has no key store on S3.
     ("ReadSigningKeysOnS3", "s3:GetObject"): ["arn:aws:s3:::asked-keys/jwks.json"],
     ("ListSigningKeysOnS3", "s3:ListBucket"): ["arn:aws:s3:::asked-keys"],
 }  # fmt: skip
@@ -84,7 +84,7 @@ BY_AWS = [one for one in ALL if one[1:] in ASKED_BY_AWS]
 
 
 def without(template: Template, role: str, sid: str, action: str) -> Template:
-    """Return the template with one action taken from one statement."""
+    """Return the template without one action of one statement."""
     lacking = copy.deepcopy(template)
     statements = lacking["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     for statement in [one for one in statements if one.get("Sid") == sid]:
@@ -101,7 +101,7 @@ ASKED_OF_ATHENA: set[str] = set()
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    """A stand-in that enforces IAM, and a local Athena that notes what it is asked."""
+    """A stand-in that enforces IAM, and a local Athena that records its operations."""
     answer = Api.answer
 
     def note(api: Api, operation: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, st
 
 
 def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
-    """Do all that the two functions do; yield each step and what came of it."""
+    """Do all that the two functions do; yield each step and its result."""
     larder.client("events").disable_rule(Name=larder.stack["OutputsRuleName"])
 
     def run(object_key: str, body: bytes) -> object:
@@ -136,7 +136,7 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
 
 
 def side_journey(stand_in: tuple[Any, str], name: str, template: Template) -> Iterator[tuple[str, object]]:
-    """Do what the stack's own two functions do: publish and take back the discovery files, check the stage."""
+    """Do what the stack's own two functions do: publish and remove the discovery files, check the stage."""
     client, _ = stand_in
     client("s3").create_bucket(Bucket=f"{name}-discovery")
     client("secretsmanager").create_secret(Name=f"{name}/synthetic", SecretString=json.dumps({"token": "none"}))
@@ -174,7 +174,7 @@ def whole_side(stand_in: tuple[Any, str]) -> dict[str, object]:
 
 
 def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: dict[str, object]) -> None:
-    """With the roles of the template every step succeeds, by events as by hand."""
+    """With the template's roles every step succeeds, by events and by direct invocation."""
     assert whole == {
         "an output": ("", "done"),
         "its items": (200, 200),
@@ -190,7 +190,7 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
 
 
 def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
-    """Each action on the work group is one that a run asks for; stopping is for queries that take too long."""
+    """A run uses each action on the work group; it stops queries that take too long."""
     (allowed,) = (
         one["Action"]
         for role, one in statements(read_template())
@@ -202,7 +202,7 @@ def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
 
 @pytest.fixture(scope="module")
 def asked(stand_in: tuple[Any, str]) -> Deployed:
-    """A stack with everything that a role may touch."""
+    """A stack with every resource that a role has access to."""
     parameters = {
         "OutputsKmsKeyArn": KEYS["outputs"],
         "LakeKmsKeyArn": KEYS["lake"],
@@ -225,8 +225,8 @@ def decide(asked: Deployed, role: str, action: str, resource: str) -> str:
 
 
 @pytest.mark.parametrize(("role", "sid", "action"), BY_AWS, ids=[":".join(one) for one in BY_AWS])
-def test_what_aws_asks_for_is_allowed(asked: Deployed, role: str, sid: str, action: str) -> None:
-    """Where AWS does something as the function's role, the role may do it to the very resource, and to no other."""
+def test_actions_that_aws_checks_are_allowed(asked: Deployed, role: str, sid: str, action: str) -> None:
+    """For an action that AWS does with the function's role, the role has access to the resource and to no other."""
     names = {"Logs": find_resource(asked.client, "asked", f"{role.removesuffix('Role')}Logs")}
     names |= {
         one: find_resource(asked.client, "asked", one).rpartition("/")[2] for one in ("Bucket", "Queue", "Workgroup")
@@ -271,7 +271,7 @@ def of_roles(*roles: str) -> pytest.MarkDecorator:
 def test_each_action_is_needed(
     stand_in: tuple[Any, str], whole: dict[str, object], role: str, sid: str, action: str
 ) -> None:
-    """Without this one action some step comes out otherwise, so no role may do more than it needs."""
+    """Without this action a step has another result: the role needs it."""
     name = f"no-{ACTIONS.index((role, sid, action))}"
     larder = deploy_larder(*stand_in, name, template=without(read_template(), role, sid, action))
     try:
@@ -281,7 +281,7 @@ def test_each_action_is_needed(
 
 
 def test_side_functions_work_with_enforced_roles(whole_side: dict[str, object]) -> None:
-    """With the roles of the template the files are published and taken back, and the check is made."""
+    """With the template's roles the files are published and removed, and the check runs."""
     own = ["dev/openapi.json", "dev/service.json"]
     assert whole_side == {
         "its files": [".well-known/api-catalog", *own],
@@ -305,8 +305,8 @@ def test_whole_demo_works_with_enforced_roles(monkeypatch: pytest.MonkeyPatch) -
     assert demo.main(["--once"]) == 0
 
 
-def test_demo_notices_a_permission_that_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is enforced in the demo too: without one action of serve's it fails."""
+def test_demo_fails_without_a_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IAM is enforced in the demo too: without one action of serve it fails."""
     lacking = without(read_template(), "ServeRole", "ReadItems", "dynamodb:GetItem")
     monkeypatch.setattr(site, "run_ministack", enforcing)
     monkeypatch.setattr(site, "deploy", functools.partial(deploy, template=lacking))

@@ -1,4 +1,4 @@
-"""Ministack as we start it: on loopback only, alone, and gone with its parent."""
+"""Ministack as started here: on loopback only, isolated, and ended with its parent."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ with run_ministack(Path(sys.argv[1])) as running:
 
 
 def test_it_listens_on_loopback_only(aws: Any) -> None:
-    """Ministack runs whatever it is given, so no other interface may reach it, and it opens no other port."""
+    """Ministack runs any code that it receives, so it listens on no other interface and on no other port."""
     process = psutil.Process(_pid_of(aws.endpoint))
     listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
     assert {address.ip for address in listening} == {"127.0.0.1"}
     assert {address.port for address in listening} == {int(aws.endpoint.rpartition(":")[2])}
 
 
-def test_clients_find_the_account_that_the_stack_is_made_in(aws: Any) -> None:
+def test_clients_use_the_account_of_the_stack(aws: Any) -> None:
     """A client with the environment's credentials is in the account that ministack was given."""
     assert aws.client("sts").get_caller_identity()["Account"] == aws.account
 
 
-def test_the_users_aws_settings_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_aws_settings_are_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile or a switch in the user's environment changes nothing in ministack's."""
     monkeypatch.setenv("AWS_PROFILE", "the-user")
     monkeypatch.setenv("AUTH", "true")
@@ -55,7 +55,7 @@ def test_the_users_aws_settings_stay_outside(tmp_path: Path, monkeypatch: pytest
 
 
 def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path: Path) -> None:
-    """Nothing of it is left running or lying about but its log."""
+    """Its process has ended and its files are removed, except for the log."""
     with run_ministack(tmp_path / "log") as running:
         directory = psutil.Process(running.pid).environ()["TMPDIR"]
         assert Path(directory).exists()
@@ -67,7 +67,7 @@ def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 def test_it_ends_with_its_parent(tmp_path: Path, how: Any) -> None:
-    """However the parent ends, ministack does within seconds."""
+    """Ministack ends within seconds after its parent, however the parent ends."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, tmp_path / "log"],
         stdout=subprocess.PIPE,
@@ -86,8 +86,8 @@ def test_it_ends_with_its_parent(tmp_path: Path, how: Any) -> None:
     assert _is_gone(int(pid))
 
 
-def test_a_start_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error ends with what the process said last."""
+def test_a_failed_start_has_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error ends with the last output of the process."""
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit('no ministack here')")
     monkeypatch.setattr(ministack, "_process_file", lambda: str(broken))
@@ -98,12 +98,12 @@ def test_a_start_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
 
 
-def test_a_start_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up after the time-out, and the process is ended."""
+def test_a_start_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time-out the start fails, and the process is ended."""
     hanging = tmp_path / "hanging.py"
     hanging.write_text("import sys; print('thinking', flush=True); sys.stdin.read()")
     monkeypatch.setattr(ministack, "_process_file", lambda: str(hanging))
-    gives_up = pytest.raises(MinistackError, match=r"(?s)did not answer within 1 s.*thinking")
+    gives_up = pytest.raises(MinistackError, match=r"(?s)did not respond within 1 s.*thinking")
     with gives_up, run_ministack(tmp_path / "log", timeout=1):
         pass
 
@@ -127,7 +127,7 @@ def _refuses(endpoint: str) -> bool:
         return trying.connect_ex((host, int(port))) != 0
 
 
-def test_it_has_the_catalog(aws: Any) -> None:
-    """The health page names the services, so a start was a whole one."""
+def test_it_has_glue(aws: Any) -> None:
+    """The health page lists the services."""
     with urllib.request.urlopen(f"{aws.endpoint}/_ministack/health") as answer:
         assert b'"glue": "available"' in answer.read()

@@ -1,4 +1,4 @@
-"""Each operation of the runbook, rehearsed: its page's own commands, in order, on a deployed stack."""
+"""Each operation of the runbook: the commands of its section, in order, on a deployed stack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from examples.flights.site import run_site
 from examples.flights.tokens import open_issuer
 from infra import bundle
 from infra.bundle import ROOT
-from infra.env import fetch_variables
 from infra.local.deploy import deploy
 from infra.local.ministack import ACCOUNT as LARDER
 from infra.local.ministack import REGION
@@ -41,6 +40,8 @@ from tests.integration.infra.deployed import (
     parquet,
 )
 from tests.integration.infra.rehearsal import Consumer, Shell, read_blocks
+
+pytestmark = pytest.mark.slow  # each operation has a stack of its own
 
 OWNER = "222222222222"  # another account: to the stand-in, an access key of twelve digits is the account
 STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
@@ -69,7 +70,7 @@ def larder(site: tuple[str, dict[str, str]]) -> Deployed:
 
 @pytest.fixture
 def shell(site: tuple[str, dict[str, str]], larder: Deployed, tmp_path: Path) -> Iterator[Shell]:
-    """An operator's shell; at the end, every block of the pages begun must have been run."""
+    """An operator's shell; at the end, every block of the sections that were begun must have been run."""
     opened = Shell(tmp_path, {**site[1], "DATASET": DATASET}, larder.stack.name)
     yield opened
     assert opened.left() == []
@@ -87,21 +88,13 @@ def run_output(larder: Deployed, name: str, body: bytes) -> None:
 
 
 def sizes(larder: Deployed) -> int:
-    """Count the table's items."""
+    """Return the number of items of the table."""
     scanned: int = larder.client("dynamodb").scan(TableName=larder.stack["TableName"], Select="COUNT")["Count"]
     return scanned
 
 
-def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
-    """The command line of enrich works on the stack that it is told."""
-    found = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
-    assert found["LARDER_TABLE"] == larder.stack["TableName"]
-    assert {f"LARDER_{name}" for name in ("LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")} <= set(found)
-
-
-@pytest.mark.slow
 def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) -> None:
-    """The new key is trusted as soon as its kid is seen, the old one until it is taken out; no one meets a 5xx."""
+    """The new key is trusted when its kid is first seen, the old one until it is deleted; there is no 5xx."""
     ssm: Any = larder.client("ssm")
     new = replace(larder, issuer=open_issuer(ssm, "/issuer/", ISSUER, AUDIENCE, kid="demo-2"))
     (shell.directory / "demo-2.pem").write_text(ssm.get_parameter(Name="/issuer/demo-2.pem")["Parameter"]["Value"])
@@ -110,15 +103,14 @@ def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) ->
         shell.next(ROTATE)
         assert shell.next(ROTATE).split() == ["demo-1", "ES256", "demo-2", "ES256"]
         until(lambda: new.get().status == 200)  # an unknown kid makes serve look again, every 30 s at most
-    stranger = replace(larder, issuer=replace(larder.issuer, kid="nobody's"))
-    with Consumer(new.get) as after, Consumer(larder.get, stranger.get) as old:
+    unknown = replace(larder, issuer=replace(larder.issuer, kid="unknown"))
+    with Consumer(new.get) as after, Consumer(larder.get, unknown.get) as old:
         shell.next(ROTATE)
-        until(lambda: larder.get().status == 401)  # the stranger's kid makes serve look again before 5 minutes
+        until(lambda: larder.get().status == 401)  # the unknown kid makes serve read the keys before 5 minutes are over
     assert set(before.statuses) == set(after.statuses) == {200}
     assert set(old.statuses) <= {200, 401}
 
 
-@pytest.mark.slow
 def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
     """An output is run again; then, with the metadata that was missing, its rejects alone."""
     run_output(larder, object_key(), with_carriers(["B6"] * 99 + ["ZZ"]))
@@ -133,9 +125,8 @@ def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
     assert larder.get("/2030-03-01.JFK.ZZ99", carrier="ZZ").status == 200
 
 
-@pytest.mark.slow
 def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
-    """Stopped, enrich takes nothing in; afterwards consumers get what they had before the bad output."""
+    """While enrich is stopped, no output is run; afterwards consumers get the bodies from before the bad output."""
     good, bad = parquet(3), parquet(3, delay=99.0)
     run_output(larder, object_key(1), good)
     before = larder.get("/2030-03-01.JFK.B61").body
@@ -151,14 +142,13 @@ def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
     assert larder.wait(late, PATIENCE) == "done"
 
 
-@pytest.mark.slow
 def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
-    """Consumers get 500 while there is no table, then what was restored, and at the end all that is alive."""
+    """Consumers get 500 while there is no table, then the restored items, and finally all live items."""
     run_output(larder, object_key(), parquet(6))
     shell.next(STOP)
     shell.variables["INSTANT"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     shell.next(RESTORE)
-    for number in (1, 3, 5):  # the stand-in restores what is there now; so it is made older by hand
+    for number in (1, 3, 5):  # the stand-in restores the present items; delete some as if they were newer
         key = {PK: {"S": f"{DATASET}#B6"}, SK: {"S": f"2030-03-01.JFK.B6{number}"}}
         larder.client("dynamodb").delete_item(TableName=f"{larder.stack['TableName']}-restored", Key=key)
     assert shell.next(RESTORE) == "AVAILABLE"
@@ -178,9 +168,8 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     assert sizes(larder) == 7
 
 
-@pytest.mark.slow
 def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:
-    """Items that were lost come back, those of older outputs too, and nobody gets an error meanwhile."""
+    """Lost items are written again, also those of older outputs, and no request fails meanwhile."""
     for days_ago, rows in ((1, 4), (0, 2)):
         run_output(larder, object_key(days_ago), parquet(rows, delay=days_ago))
     for number in (0, 3):
@@ -193,9 +182,8 @@ def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:
     assert delays == [0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.slow
 def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None:
-    """A run spends no more write units a second than it is given; given more, it is faster."""
+    """A run uses no more write units a second than its budget; with a larger budget it is faster."""
     shell.next(STOP)
     seconds = {}
     for units in (40, 8000):
@@ -211,11 +199,10 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
     shell.next(STOP)
 
 
-@pytest.mark.slow
 def test_item_format_is_changed_without_an_error(
     site: tuple[str, dict[str, str]], larder: Deployed, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Item and list answer with the same bytes through all three steps, and a rollback between."""
+    """Item and list have the same bytes in all three steps, with a rollback between."""
     monkeypatch.setattr(bundle, "ROOT", copy := copy_sources(tmp_path / "copy"))
     shell.variables["PYTHONPATH"] = str(copy)
 
@@ -276,7 +263,7 @@ FORMATS = {  # what a change of format edits, in the copy
 
 
 def copy_sources(target: Path) -> Path:
-    """Copy what bundles are built from; wheels stay where they are."""
+    """Copy the sources of the bundles; wheels are linked."""
     for name in ("enrich", "serve", "wire", "infra"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "openapi.yaml", target)
@@ -285,9 +272,8 @@ def copy_sources(target: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    """The key opens nothing without a token, nor the token without the key; a key that was taken back opens nothing."""
+    """A request needs both the key and a token; a deleted key is refused."""
     client = make_client(site[0])
     larder = deploy_larder(client, site[0], "keyed", parameters={"ApiKeys": "required"})
     shell = Shell(tmp_path, {**site[1], "CONSUMER": "somebody"}, "keyed")
@@ -308,9 +294,8 @@ def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path
     assert shell.left() == []
 
 
-@pytest.mark.slow
 def test_outputs_come_from_another_account(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    """What another account's bucket holds is read only once its owner lets our role; the sweep finds it."""
+    """Another account's bucket is read only after its owner allows our role to; the sweep finds the output."""
     endpoint, env = site
     owner = make_client(endpoint, OWNER)
     owner("s3").create_bucket(Bucket="their-outputs")
@@ -339,15 +324,15 @@ def test_outputs_come_from_another_account(site: tuple[str, dict[str, str]], tmp
 
 
 def with_carriers(carriers: list[str]) -> bytes:
-    """Build an output whose rows are of these carriers."""
+    """Build an output with a row per carrier."""
     table = pq.read_table(io.BytesIO(parquet(len(carriers))))
     at = table.schema.get_field_index("carrier")
     return to_parquet(table.set_column(at, "carrier", pa.array(carriers, table.schema.field(at).type)))
 
 
 def until(what: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""`sam build && sam deploy --config-env E`, as on AWS, against the stand-in: all five environments, and a teardown."""
+"""`sam build && sam deploy --config-env E` against the stand-in: all five environments, and a teardown."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ pytestmark = pytest.mark.slow
 
 DOCUMENT = read_environments()
 REGION = DOCUMENT["environments"]["dev"]["region"]
-# The stand-in runs SAM with the template's defaults, whatever is given: no canary, and no API key that is asked for.
-# That one is asked for where ApiKeys says so is seen in test_deploy.py.
+# The stand-in runs the SAM transform with the template's defaults: no canary, and no API key is required.
+# test_deploy.py tests that a key is required with ApiKeys.
 LAPTOP = {"Platform": "laptop"}
 
 
 @dataclass(frozen=True)
 class Sam:
-    """The command line of sam, and the stand-in that it deploys to."""
+    """The command line of sam, with the stand-in as its target."""
 
     client: Callable[[str], Any]
     endpoint: str
@@ -47,20 +47,20 @@ class Sam:
     issuers: dict[str, Issuer] = field(default_factory=dict)
 
     def __call__(self, *words: str, answer: str = "") -> None:
-        """Run a command in the checkout, as the runbook has it."""
+        """Run a command of the runbook in the checkout."""
         command = [str(install("sam") / "sam"), *words, "--config-file", str(self.config)]
         done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, input=answer)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def outputs(self, environment: str) -> dict[str, str]:
-        """Return the outputs of an environment's stack, which stands."""
+        """Return the outputs of an environment's complete stack."""
         name = DOCUMENT["environments"][environment]["stack"]
         described = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
         assert described["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), described
         return {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
 
     def read(self, environment: str, stack: Mapping[str, str]) -> None:
-        """Read from an environment's API: refused without a token, and answered with one."""
+        """Read from an environment's API: refused without a token, answered with one."""
         url = f"{self.endpoint}/_aws/execute-api/{stack['ApiId']}/live/v1/flight-delays"
         given = DOCUMENT["environments"][environment]
         if environment not in self.issuers:
@@ -74,7 +74,7 @@ class Sam:
 
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sam]:
-    """Build once; the configuration is samconfig.toml, which is told that it is on a laptop."""
+    """Build once, with samconfig.toml and the parameter Platform=laptop."""
     place = tmp_path_factory.mktemp("sam")
     document = copy.deepcopy(DOCUMENT)
     for given in document["environments"].values():
@@ -94,13 +94,13 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sam]:
 
 @pytest.mark.parametrize("environment", DOCUMENT["environments"])
 def test_each_environment_is_deployed_and_answers(sam: Sam, environment: str) -> None:
-    """`sam deploy --config-env E` makes a whole stack; its API refuses a stranger and answers a token of its issuer."""
-    sam("deploy", "--config-env", environment, answer="y\n")  # prod asks whether it should
+    """`sam deploy --config-env E` creates a stack whose API requires a token, and answers a token of its issuer."""
+    sam("deploy", "--config-env", environment, answer="y\n")  # prod asks for confirmation
     sam.read(environment, sam.outputs(environment))
 
 
 def test_every_environment_is_found_by_the_catalog(sam: Sam) -> None:
-    """What the five stacks wrote is what `python -m infra.discovery` writes, address and all."""
+    """The five stacks publish the files that `python -m infra.discovery` writes, with the same addresses."""
     s3, bucket = sam.client("s3"), DOCUMENT["discovery"]["bucket"]
     openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
     expected: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The synthetic check in a deployed stack: it is answered when all is well, and its alarm pages when it is not."""
+"""The synthetic check in a deployed stack: it passes while the API works, and its alarm pages when the API does not."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from examples.flights.tokens import Issuer, open_issuer
 from infra.translate import read_template
 from tests.integration.infra.deployed import AUDIENCE, ISSUER, Deployed, deploy_larder, find_resource, run_stand_in
 
-pytestmark = pytest.mark.slow  # it waits for a schedule
+pytestmark = pytest.mark.slow  # waits for a schedule
 
 SECRET = "larder/dev/synthetic"
 _ALLOW = {"Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage", "Resource": "*"}
-_ANYBODY_SENDS = json.dumps({"Version": "2012-10-17", "Statement": [_ALLOW]})
+_ALL_SEND = json.dumps({"Version": "2012-10-17", "Statement": [_ALLOW]})
 
 
 class Check:
-    """The check of a deployed stack: its credentials, its calls, its lines and its alarm."""
+    """The check of a deployed stack: its credentials, invocations, log lines and alarm."""
 
     def __init__(self, larder: Deployed, token_url: str) -> None:
-        """Point the check to where the stand-in answers, and let mail of its topic come into a queue."""
+        """Point the check to the stand-in, and subscribe a queue to its topic."""
         self.larder, self.token_url = larder, token_url
         self.function = self.find("SyntheticFunction")
         self._point_to_the_stand_in()
-        self.mail = larder.client("sqs").create_queue(QueueName="pages", Attributes={"Policy": _ANYBODY_SENDS})[
-            "QueueUrl"
-        ]
+        self.mail = larder.client("sqs").create_queue(QueueName="pages", Attributes={"Policy": _ALL_SEND})["QueueUrl"]
         queue = larder.client("sqs").get_queue_attributes(QueueUrl=self.mail, AttributeNames=["QueueArn"])
         larder.client("sns").subscribe(
             TopicArn=self.find("Pages"), Protocol="sqs", Endpoint=queue["Attributes"]["QueueArn"]
@@ -45,7 +43,7 @@ class Check:
         return find_resource(self.larder.client, self.larder.stack.name, logical_id)
 
     def _point_to_the_stand_in(self) -> None:
-        """Change the host of the address, since no DNS knows the stand-in's; the rest is as the template has it."""
+        """Change the host of the URL, which no DNS resolves, to the stand-in's; the rest is the template's."""
         functions, stack = self.larder.client("lambda"), self.larder.stack
         variables = functions.get_function_configuration(FunctionName=self.function)["Environment"]["Variables"]
         path = read_template()["Parameters"]["SyntheticPath"]["Default"]
@@ -54,7 +52,7 @@ class Check:
         functions.update_function_configuration(FunctionName=self.function, Environment={"Variables": variables})
 
     def give(self, **credentials: str) -> None:
-        """Put credentials into the secret."""
+        """Store credentials in the secret."""
         secrets = self.larder.client("secretsmanager")
         try:
             secrets.put_secret_value(SecretId=SECRET, SecretString=json.dumps(credentials))
@@ -62,23 +60,23 @@ class Check:
             secrets.create_secret(Name=SECRET, SecretString=json.dumps(credentials))
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics that the check has logged."""
+        """Return the log lines with metrics."""
         group = self.find("SyntheticLogs")
         events = self.larder.client("logs").filter_log_events(logGroupName=group, limit=10_000)["events"]
         return [json.loads(one["message"]) for one in events if one["message"].startswith('{"_aws"')]
 
     def run(self) -> dict[str, Any]:
-        """Call the function as its schedule does; return its new line, of which CloudWatch has made metrics."""
+        """Invoke the function as its schedule does; return its new line, with its metrics in CloudWatch."""
         before = len(self.lines())
         answer = self.larder.client("lambda").invoke(FunctionName=self.function, Payload=b"{}")
         assert "FunctionError" not in answer, answer["Payload"].read()
         return self.measured(before)
 
     def measured(self, before: int, seconds: float = 30) -> dict[str, Any]:
-        """Wait for the line after so many; do with it what CloudWatch does and the stand-in does not."""
+        """Wait for a line after the first `before`; store its metrics, which the stand-in does not do."""
         deadline = time.monotonic() + seconds
         while len(lines := self.lines()) <= before:
-            assert time.monotonic() < deadline, "the check said nothing"
+            assert time.monotonic() < deadline, "the check logged nothing"
             time.sleep(0.2)
         (directive,) = lines[-1]["_aws"]["CloudWatchMetrics"]
         (names,) = directive["Dimensions"]
@@ -99,7 +97,7 @@ class Check:
 
 @pytest.fixture(scope="module")
 def token_url() -> Iterator[tuple[str, list[bytes]]]:
-    """An issuer's token endpoint; a test puts there what it gives out."""
+    """An issuer's token endpoint; a test sets the tokens that it returns."""
     tokens: list[bytes] = []
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -121,7 +119,7 @@ def token_url() -> Iterator[tuple[str, list[bytes]]]:
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory: pytest.TempPathFactory, token_url: tuple[str, list[bytes]]) -> Iterator[Check]:
-    """A stack with the check, under a stand-in that enforces the roles."""
+    """A stack with the check, on a stand-in that enforces IAM."""
     log: Path = tmp_path_factory.mktemp("synthetic") / "ministack.log"
     with run_stand_in(log, auth=True) as stand_in:
         larder = deploy_larder(*stand_in, "watched", parameters={"SyntheticSecret": SECRET})
@@ -130,7 +128,7 @@ def check(tmp_path_factory: pytest.TempPathFactory, token_url: tuple[str, list[b
 
 @contextmanager
 def broken_serve(check: Check) -> Iterator[None]:
-    """Take serve's permissions away for a while, so that it answers with an error of its own."""
+    """Remove serve's permissions until the block ends, so that serve fails."""
     iam, role = check.larder.client("iam"), check.find("ServeRole")
     policy = iam.get_role_policy(RoleName=role, PolicyName="serve")["PolicyDocument"]
     iam.delete_role_policy(RoleName=role, PolicyName="serve")
@@ -140,14 +138,14 @@ def broken_serve(check: Check) -> Iterator[None]:
 
 @pytest.fixture
 def good(check: Check, token_url: tuple[str, list[bytes]]) -> Issuer:
-    """Credentials with which the issuer gives a token that serve trusts."""
+    """Credentials for which the issuer returns a token that serve trusts."""
     token_url[1][:] = [check.larder.issuer.sign("B6", time.time()).encode()]
     check.give(token_url=check.token_url, client_id="larder", client_secret="s3cret")
     return check.larder.issuer
 
 
-def test_schedule_wakes_the_check_and_it_is_answered(check: Check, good: Issuer) -> None:
-    """What the schedule calls reads from the API with a token of the issuer's, and the alarm is content."""
+def test_schedule_invokes_the_check_which_passes(check: Check, good: Issuer) -> None:
+    """The schedule's target reads from the API with a token of the issuer, and the alarm is OK."""
     scheduler = check.larder.client("scheduler")
     schedule = scheduler.get_schedule(Name=check.find("SyntheticSchedule"))
     assert (schedule["ScheduleExpression"], schedule["State"]) == ("rate(5 minutes)", "ENABLED")
@@ -161,8 +159,8 @@ def test_schedule_wakes_the_check_and_it_is_answered(check: Check, good: Issuer)
     assert check.alarm()["StateValue"] == "OK"
 
 
-def test_alarm_looks_at_the_very_metric_that_the_check_tells(check: Check, good: Issuer) -> None:
-    """Namespace, name, and each dimension with its value."""
+def test_alarm_watches_the_metric_of_the_check(check: Check, good: Issuer) -> None:
+    """Namespace, name and dimensions are equal."""
     line, alarm = check.run(), check.alarm()
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert alarm["Namespace"] == directive["Namespace"]
@@ -172,11 +170,11 @@ def test_alarm_looks_at_the_very_metric_that_the_check_tells(check: Check, good:
     }
 
 
-def test_open_door_and_broken_answers_are_told(check: Check, good: Issuer, token_url: tuple[str, list[bytes]]) -> None:
-    """A refused token, an issuer that gives none, a broken serve: each is a failure in words; the alarm pages."""
+def test_failures_are_logged_and_page(check: Check, good: Issuer, token_url: tuple[str, list[bytes]]) -> None:
+    """A refused token, an issuer without a token, a broken serve: each is logged as a fault, and the alarm pages."""
     ssm = check.larder.client("ssm")
-    stranger = open_issuer(ssm, "/elsewhere/", ISSUER, AUDIENCE)
-    token_url[1][:] = [stranger.sign("B6", time.time()).encode()]
+    untrusted = open_issuer(ssm, "/elsewhere/", ISSUER, AUDIENCE)
+    token_url[1][:] = [untrusted.sign("B6", time.time()).encode()]
     assert check.run()["faults"] == ["with a token the answer is 401, not 200"]
     token_url[1].clear()
     assert check.run()["faults"] == ["the issuer gave no token"]
@@ -189,8 +187,8 @@ def test_open_door_and_broken_answers_are_told(check: Check, good: Issuer, token
     assert any(check.find("SyntheticFails") in one["Body"] for one in told.get("Messages", []))
 
 
-def test_check_without_credentials_fails_aloud(check: Check) -> None:
-    """A secret that is gone ends the call with an error and no line; the alarm takes silence for a fault."""
+def test_check_without_credentials_fails(check: Check) -> None:
+    """Without its secret the check fails and logs no line; the alarm treats missing data as breaching."""
     check.larder.client("secretsmanager").delete_secret(SecretId=SECRET, ForceDeleteWithoutRecovery=True)
     before = len(check.lines())
     answer = check.larder.client("lambda").invoke(FunctionName=check.function, Payload=b"{}")

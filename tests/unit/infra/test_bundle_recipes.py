@@ -1,4 +1,4 @@
-"""What goes into a bundle: trimming, our own files, the lock files, the runtime."""
+"""The content of bundles: trimming, our own files, lock files, the runtime."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ KEPT = [
 
 @pytest.mark.parametrize(("path", "kept"), KEPT)
 def test_trimming(path: str, kept: bool) -> None:
-    """What no run needs is left out; what the loader or the licence needs stays."""
+    """Files that no run needs are left out; files for the loader or the licence stay."""
     assert is_kept(path) is kept
 
 
 def test_sides_stay_apart() -> None:
-    """Serve's bundle has nothing of enrich, enrich's has two modules of serve, neither has what only a laptop needs."""
+    """Serve's bundle has no module of enrich, enrich's has two modules of serve, neither has laptop modules."""
     serve = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["serve"])}
     enrich = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["enrich"])}
     assert not [path for path in serve if path.startswith(("enrich/", "infra/", "serve/dev/"))]
@@ -52,8 +52,8 @@ def test_sides_stay_apart() -> None:
 
 
 @pytest.mark.parametrize("side", ["enrich", "serve"])
-def test_locks_have_hashes_and_no_place(side: str) -> None:
-    """Each requirement is pinned with hashes, and no index or host is named."""
+def test_locks_have_hashes_and_no_index(side: str) -> None:
+    """Each requirement is pinned with hashes; no index or host is named."""
     text = (ROOT / side / "requirements.txt").read_text()
     pins = re.findall(r"^[a-z0-9_.-]+==", text, re.MULTILINE)
     assert len(re.findall(r"^[a-z0-9_.-]+==.*?\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins) > 2
@@ -61,13 +61,13 @@ def test_locks_have_hashes_and_no_place(side: str) -> None:
     assert "index" not in text
 
 
-def test_runtime_is_the_templates() -> None:
+def test_runtime_is_that_of_the_template() -> None:
     """Bundles are built for the Python that the functions run on."""
     assert read_template()["Globals"]["Function"]["Runtime"] == f"python{RUNTIME}"
 
 
-def test_image_carries_what_the_bundle_does() -> None:
-    """The image for datasets with a derive step has the bundle's own files, the same lock, and pandas besides."""
+def test_image_has_the_files_of_the_bundle() -> None:
+    """The image for datasets with a derive step has the bundle's files and lock, and pandas."""
     dockerfile = (ROOT / "infra/enrich.Dockerfile").read_text()
     copied = {word.strip() for line in re.findall(r"^COPY (.+) \$", dockerfile, re.MULTILINE) for word in line.split()}
     assert copied == set(RECIPES["enrich"].sources)

@@ -37,7 +37,7 @@ def openapi() -> Any:
 
 
 def check_linkset(document: Any) -> list[str]:
-    """Return what is against RFC 9264, section 4.2: a set of contexts, each with targets by relation type."""
+    """Return violations of RFC 9264, section 4.2: a set of contexts, each with targets by relation type."""
     faults = [] if set(document) == {"linkset"} else ["a linkset document has the member linkset and no other"]
     for context in document["linkset"]:
         if not urlsplit(context["anchor"]).scheme:
@@ -77,7 +77,7 @@ def test_catalog_agrees_with_the_environments(environments: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_of_the_catalog_are_published(environments: Any, openapi: Any, name: str) -> None:
-    """Each description and meta data link leads to a file that the environment's stack writes, of the type it says."""
+    """Each description and meta data link leads to a file of the declared type that the environment's stack writes."""
     files = build_files(environments, openapi, name, release="1")
     base = environments["discovery"]["base_url"]
     context = next(one for one in build_catalog(environments)["linkset"] if f"/{name}/" in str(one.get("service-desc")))
@@ -90,8 +90,8 @@ def test_links_of_the_catalog_are_published(environments: Any, openapi: Any, nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_service_tells_what_a_consumer_needs(environments: Any, name: str) -> None:
-    """service.json names issuer, audience, keys, limits, version and release, and no resource of ours."""
+def test_service_has_what_a_consumer_needs(environments: Any, name: str) -> None:
+    """service.json has issuer, audience, keys, limits, version and release."""
     service = build_service(environments, name, release="1.2.0")
     assert service["issuer"] == environments["environments"][name]["issuer"]
     assert {"audience", "keys", "limits", "version", "release", "base_url", "api_key_required"} <= set(service)
@@ -99,7 +99,7 @@ def test_service_tells_what_a_consumer_needs(environments: Any, name: str) -> No
 
 
 def test_openapi_has_the_environments_address(openapi: Any) -> None:
-    """The published contract has one server, and its paths lead to the base URL; the gateway's inside is left out."""
+    """The published contract has one server; its paths lead to the base URL; API Gateway's extensions are left out."""
     published = build_openapi(openapi, "https://predictions.api.example.com/v1")
     assert published["servers"] == [{"url": "https://predictions.api.example.com"}]
     assert all(path.startswith(("/v1", "/{")) for path in published["paths"])
@@ -107,7 +107,7 @@ def test_openapi_has_the_environments_address(openapi: Any) -> None:
 
 
 class Bucket:
-    """Remembers what is put and deleted."""
+    """A bucket that records what is put and deleted."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
@@ -119,8 +119,10 @@ class Bucket:
         self.objects.pop(given["Key"], None)
 
 
-def test_stack_publishes_and_takes_back(environments: Any, openapi: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    """A stack's creation writes the catalog and its two files; its deletion takes only the two."""
+def test_stack_publishes_and_removes_its_files(
+    environments: Any, openapi: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    """Creating a stack writes the catalog and its two files; deleting it removes only the two."""
     (tmp_path / "environments.json").write_text(json.dumps(environments))
     (tmp_path / "openapi.json").write_text(json.dumps(openapi))
     monkeypatch.setattr("infra.publish.FOLDER", tmp_path)
@@ -145,8 +147,8 @@ def test_stack_publishes_and_takes_back(environments: Any, openapi: Any, tmp_pat
     assert set(bucket.objects) == {CATALOG_PATH}
 
 
-def test_stack_is_told_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes wrong is told to CloudFormation, which would wait for an hour otherwise."""
+def test_failure_is_reported_to_cloudformation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error is reported to CloudFormation, which would wait for an hour otherwise."""
     told: list[tuple[str, Any]] = []
 
     def urlopen(request: Any, timeout: float) -> Any:

@@ -27,13 +27,13 @@ def document() -> Any:
     return read_environments()
 
 
-def test_samconfig_is_what_the_environments_say(document: Any) -> None:
-    """Whoever changes one runs `python -m infra.environments` and commits both."""
+def test_samconfig_is_up_to_date(document: Any) -> None:
+    """After a change of the environments, run `python -m infra.environments` and commit both files."""
     assert SAMCONFIG.read_text() == build_samconfig(document)
 
 
 def fits(parameter: Mapping[str, Any], value: str) -> bool:
-    """Tell whether CloudFormation would take a value of a parameter."""
+    """Return whether CloudFormation accepts a value of a parameter."""
     if value not in [str(one) for one in parameter.get("AllowedValues", [value])]:
         return False
     if not re.fullmatch(parameter.get("AllowedPattern", ".*"), value):
@@ -55,25 +55,25 @@ def fits(parameter: Mapping[str, Any], value: str) -> bool:
         ("KeyStore", "s3://keys/dev/", True),
     ],
 )
-def test_fitting_values(name: str, value: str, taken: bool) -> None:
-    """Type, bounds, pattern and list of a parameter are what a value is held against."""
+def test_values_are_checked_as_in_cloudformation(name: str, value: str, taken: bool) -> None:
+    """A value is checked with the type, bounds, pattern and list of its parameter."""
     assert fits(TEMPLATE["Parameters"][name], value) is taken
 
 
 @pytest.mark.parametrize("what", ["stack", "domain", "certificate", "issuer"])
 def test_environments_share_nothing(document: Any, what: str) -> None:
-    """A token, a name or a stack of one environment is none of another's."""
+    """No two environments have the same issuer, name, certificate or stack."""
     assert len({given[what] for given in document["environments"].values()}) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_environment_has_its_check(document: Any, name: str) -> None:
-    """The synthetic check reads with credentials of its own environment."""
+    """The synthetic check uses credentials of its own environment."""
     assert build_parameters(document, name)["SyntheticSecret"] == f"larder/{name}/synthetic"
 
 
 def holds(condition: Any, values: Mapping[str, str]) -> bool:
-    """Evaluate a condition of the template, as CloudFormation does."""
+    """Evaluate a condition of the template as CloudFormation does."""
     ((intrinsic, given),) = condition.items()
     if intrinsic == "Condition":
         return holds(TEMPLATE["Conditions"][given], values)
@@ -85,7 +85,7 @@ def holds(condition: Any, values: Mapping[str, str]) -> bool:
 
 
 def find_conditions(given: Mapping[str, str]) -> set[str]:
-    """Return the conditions that hold with some parameters, the others having their defaults."""
+    """Return the conditions that hold with some parameters and the defaults of the others."""
     values = {parameter: str(one["Default"]) for parameter, one in TEMPLATE["Parameters"].items()} | dict(given)
     return {name for name, condition in TEMPLATE["Conditions"].items() if holds(condition, values)}
 
@@ -104,7 +104,7 @@ MORE = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_conditions_hold_where_they_should(document: Any, name: str) -> None:
-    """What each environment has beside what all have: a firewall from qa on, and all of it in prod."""
+    """The conditions of each environment beside those of all: a firewall from qa on, and everything in prod."""
     assert find_conditions(build_parameters(document, name)) == ALL_HAVE | MORE[name]
 
 
@@ -122,13 +122,15 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize(("given", "less", "more"), SWITCHES, ids=[", ".join(case[0]) for case in SWITCHES])
-def test_parameters_switch_what_they_say(document: Any, given: dict[str, str], less: set[str], more: set[str]) -> None:
-    """Each parameter that decides on resources decides on those, and on no others."""
+def test_parameters_switch_their_conditions(
+    document: Any, given: dict[str, str], less: set[str], more: set[str]
+) -> None:
+    """Each parameter that switches resources switches its conditions and no others."""
     assert find_conditions(build_parameters(document, "dev") | given) == (ALL_HAVE - less) | more
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_the_templates(document: Any, name: str) -> None:
+def test_parameters_are_valid_for_the_template(document: Any, name: str) -> None:
     """Each parameter exists in the template, and has a value that it allows."""
     parameters = TEMPLATE["Parameters"]
     for parameter, value in build_parameters(document, name).items():
@@ -139,7 +141,7 @@ def test_parameters_are_the_templates(document: Any, name: str) -> None:
 
 
 def test_prod_is_guarded_more_than_dev(document: Any) -> None:
-    """Prod has the firewall, a canary, API keys, provisioned concurrency, and somebody to wake."""
+    """Prod has the firewall, a canary, API keys, provisioned concurrency, and an address for pages."""
     prod = build_parameters(document, "prod")
     assert prod.get("Waf", "true") == "true"
     assert (prod["Canary"], prod["ApiKeys"]) == ("true", "required")
@@ -156,19 +158,19 @@ def test_samconfig_is_toml_with_a_section_per_environment() -> None:
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("an environment too few", lambda d: d["environments"].pop("qa")),
+    ("a missing environment", lambda d: d["environments"].pop("qa")),
     ("a sixth environment", lambda d: d["environments"].update(staging=d["environments"]["qa"])),
     ("no issuer", lambda d: d["environments"]["dev"].pop("issuer")),
     ("plain http", lambda d: d["environments"]["dev"].update(issuer="http://login.example.com/")),
-    ("a parameter that is told elsewhere", lambda d: d["environments"]["dev"]["parameters"].update(Issuer="x")),
+    ("a parameter that has a member of its own", lambda d: d["environments"]["dev"]["parameters"].update(Issuer="x")),
     ("a list for a parameter", lambda d: d["environments"]["dev"]["parameters"].update(Waf=["true"])),
-    ("a region that is none", lambda d: d["environments"]["dev"].update(region="Frankfurt")),
+    ("an invalid region", lambda d: d["environments"]["dev"].update(region="Frankfurt")),
 ]
 
 
 @pytest.mark.parametrize("change", [case[1] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_schema_refuses(document: Any, change: Any, tmp_path: Any) -> None:
-    """A file that is not as the schema says is refused when it is read."""
+    """A file that does not conform to the schema is refused when it is read."""
     faulty = copy.deepcopy(document)
     change(faulty)
     path = tmp_path / "environments.yaml"
@@ -178,7 +180,7 @@ def test_schema_refuses(document: Any, change: Any, tmp_path: Any) -> None:
 
 
 def test_each_function_has_a_bundle() -> None:
-    """Deploying on the laptop, and `sam build`, know a bundle for each function of the template."""
+    """The laptop's deploy and `sam build` have a bundle for each function of the template."""
     names = set(functions(TEMPLATE))
     assert set(FUNCTIONS) == names
     makefile = (SAMCONFIG.parent / "infra/bundles/Makefile").read_text()

@@ -1,4 +1,4 @@
-"""Metric filter patterns are evaluated as CloudWatch Logs documents it; what is not supported is refused."""
+"""Metric filter patterns are evaluated as CloudWatch Logs documents it; unsupported patterns are refused."""
 
 from __future__ import annotations
 

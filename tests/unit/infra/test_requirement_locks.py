@@ -1,4 +1,4 @@
-"""constraints.txt says of each deployed package what the two locks say; what is tested is what is shipped."""
+"""constraints.txt has the versions of the two locks, so that the tested versions are the deployed ones."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def test_constraints_have_the_locked_versions(lock: str) -> None:
 
 
 def test_constraints_have_nothing_else() -> None:
-    """A version that is in no lock any more is forgotten here too."""
+    """constraints.txt has no package that is in no lock."""
     assert set(pins("constraints.txt")) == {package for lock in LOCKS for package in pins(lock)}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_locked_package_has_its_hashes(lock: str) -> None:
-    """Pip refuses what is not the file that was locked."""
+    """With a hash for each package, pip refuses any other file."""
     text = (ROOT / lock).read_text()
     for entry in re.split(r"\n(?=\S)", text.strip()):
         assert entry.startswith("#") or "--hash=sha256:" in entry, entry
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_what_is_asked_for_is_locked(lock: str) -> None:
-    """A package that was added to the .in file, or pinned there, is so in the lock."""
+def test_requirements_are_locked(lock: str) -> None:
+    """Each package of the .in file is in the lock, with the version that is pinned there."""
     asked = re.findall(r"^([A-Za-z0-9._-]+)(?:==(\S+))?$", (ROOT / lock).with_suffix(".in").read_text(), re.MULTILINE)
     locked = pins(lock)
     assert asked

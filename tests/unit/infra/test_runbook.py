@@ -24,18 +24,18 @@ SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", RUNBOOK, re.MULTILINE 
 
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_each_alarm_has_its_section(alarm: str) -> None:
-    """Whoever is woken finds what the alarm means, where to look first, and a remedy."""
+    """The section of each alarm has its meaning, a first look, and a remedy."""
     assert alarm in SECTIONS, f"docs/runbook.md has no section {alarm}"
     for part in ("**Means.** ", "**First look.** ", "**Remedy.** "):
         assert part in SECTIONS[alarm], part
 
 
 def test_each_section_has_its_alarm() -> None:
-    """A section without an alarm misleads."""
+    """Each section is of an existing alarm."""
     assert set(SECTIONS) == set(ALARMS)
 
 
-def test_links_of_the_runbook_lead_somewhere() -> None:
+def test_links_of_the_runbook_are_valid() -> None:
     """Links inside the page name a heading; links to other pages name a file."""
     headings = {
         re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)$", RUNBOOK, re.MULTILINE)
@@ -47,7 +47,7 @@ def test_links_of_the_runbook_lead_somewhere() -> None:
             assert (Path(ROOT / "docs") / target).exists(), target
 
 
-REHEARSALS = {  # page -> its test
+REHEARSALS = {  # section -> its test
     "Rotate a signing key": "test_signing_key_is_rotated_without_a_gap",
     "Replay a day": "test_day_is_replayed",
     "Withdraw a bad output": "test_bad_output_is_withdrawn",
@@ -62,16 +62,16 @@ REHEARSALS = {  # page -> its test
 OF_EVERY_COMMAND = {"output", "query", "max-items"}  # options of the AWS command line itself
 
 
-def test_each_operation_is_rehearsed() -> None:
-    """Every page below "Operations" has a test that runs its commands on a deployed stack."""
+def test_each_operation_has_its_test() -> None:
+    """Every section below "Operations" has a test that runs its commands on a deployed stack."""
     pages = re.findall(r"^## (.+)$", RUNBOOK.partition("# Operations\n")[2], re.MULTILINE)
     assert pages == list(REHEARSALS)
     tests = ast.parse((ROOT / "tests" / "integration" / "infra" / "test_operations.py").read_text())
     assert {one.name for one in ast.walk(tests) if isinstance(one, ast.FunctionDef)} >= set(REHEARSALS.values())
 
 
-def test_commands_of_aws_are_spelt_right() -> None:
-    """Each names an operation that there is, and options that it has; what AWS's own command line adds is left out."""
+def test_aws_commands_are_valid() -> None:
+    """Each has an existing operation, and options of the operation or of the AWS command line."""
     session, checked = botocore.session.Session(), 0
     for service, operation, rest in re.findall(r"\baws (\w+) ([a-z-]+)([^\n`]*)", RUNBOOK):
         if service == "s3" or operation == "wait":
@@ -178,14 +178,14 @@ def test_the_runbook_names_every_code_of_a_server_error() -> None:
 
 
 def test_the_runbook_names_every_event_of_a_failed_key() -> None:
-    """KeysUnreadable says what each event of a line with KeyFailures means."""
+    """KeysUnreadable explains each event of a line with KeyFailures."""
     events = {event for event in EVENTS if event.startswith("key")}
     assert len(events) == 2
     assert {event for event in events if f"`{event}`" not in SECTIONS["KeysUnreadable"]} == set()
 
 
 def test_the_runbook_names_every_reject_reason() -> None:
-    """RejectsMany says what to do about each reason that a rejected prediction can have."""
+    """RejectsMany has a remedy for each reason of a rejected prediction."""
     reasons = find_reject_reasons()
     assert len(reasons) >= 9
     assert {reason for reason in reasons if f"`{reason}`" not in SECTIONS["RejectsMany"]} == set()

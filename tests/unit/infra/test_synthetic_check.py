@@ -1,4 +1,4 @@
-"""The synthetic check says what a consumer would notice, and nothing else."""
+"""The synthetic check reports the faults that a consumer would see."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from infra.synthetic import Answer, check, render_line
 
 TOKEN_URL = "https://login.example.com/token"
 GRANT = {"token_url": TOKEN_URL, "client_id": "c", "client_secret": "s"}
-GOOD = {"stranger": Answer(401, b""), "issuer": Answer(200, b'{"access_token": "t"}'), "friend": Answer(200, b"{}")}
+GOOD = {"anonymous": Answer(401, b""), "issuer": Answer(200, b'{"access_token": "t"}'), "consumer": Answer(200, b"{}")}
 
 CASES = [
-    ("all is well", {}, GRANT, ""),
+    ("no fault", {}, GRANT, ""),
     ("a ready token", {"issuer": Answer(500, b"")}, {"token": "t"}, ""),
-    ("the door is open", {"stranger": Answer(200, b"{}")}, GRANT, "without a token the answer is 200"),
-    ("nothing answers", {"stranger": Answer(0, b""), "friend": Answer(0, b"")}, GRANT, "with a token the answer is 0"),
-    ("no token to be had", {"issuer": Answer(503, b"")}, GRANT, "the issuer gave no token"),
-    ("an issuer that talks nonsense", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer gave no token"),
-    ("a refused token", {"friend": Answer(401, b"")}, GRANT, "with a token the answer is 401"),
-    ("a server error", {"friend": Answer(500, b"")}, GRANT, "with a token the answer is 500"),
-    ("a body that is no JSON", {"friend": Answer(200, b"<html>")}, GRANT, "is not JSON"),
+    ("answered without a token", {"anonymous": Answer(200, b"{}")}, GRANT, "without a token the answer is 200"),
+    (
+        "nothing answers",
+        {"anonymous": Answer(0, b""), "consumer": Answer(0, b"")},
+        GRANT,
+        "with a token the answer is 0",
+    ),
+    ("the issuer fails", {"issuer": Answer(503, b"")}, GRANT, "the issuer gave no token"),
+    ("an issuer that returns no JSON", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer gave no token"),
+    ("a refused token", {"consumer": Answer(401, b"")}, GRANT, "with a token the answer is 401"),
+    ("a server error", {"consumer": Answer(500, b"")}, GRANT, "with a token the answer is 500"),
+    ("a body that is no JSON", {"consumer": Answer(200, b"<html>")}, GRANT, "is not JSON"),
 ]
 
 
 @pytest.mark.parametrize(("answers", "credentials", "fault"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
 def test_check(answers: Mapping[str, Answer], credentials: Mapping[str, str], fault: str) -> None:
-    """Each thing that can be wrong has its own words; when nothing is, there are none."""
+    """Each fault has its own message; without a fault there is none."""
     given = {**GOOD, **answers}
 
     def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
@@ -36,24 +41,24 @@ def test_check(answers: Mapping[str, Answer], credentials: Mapping[str, str], fa
             assert form is not None
             assert b"grant_type=client_credentials" in form
             return given["issuer"]
-        return given["friend"] if headers.get("Authorization") == "Bearer t" else given["stranger"]
+        return given["consumer"] if headers.get("Authorization") == "Bearer t" else given["anonymous"]
 
     faults = check(send, "https://api.example.com/v1/flight-delays", credentials)
     assert bool(faults) == bool(fault)
     assert fault in "; ".join(faults)
 
 
-def test_api_key_goes_with_both_requests_and_not_to_the_issuer() -> None:
-    """Where the stage asks for an API key the check has one, beside its token."""
+def test_api_key_is_sent_to_the_api_and_not_to_the_issuer() -> None:
+    """With an API key, both requests to the API have it, and the request to the issuer does not."""
     keys = {}
 
     def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
-        who = "issuer" if url == TOKEN_URL else "friend" if "Authorization" in headers else "stranger"
+        who = "issuer" if url == TOKEN_URL else "consumer" if "Authorization" in headers else "anonymous"
         keys[who] = headers.get("x-api-key")
         return GOOD[who]
 
     assert check(send, "https://api.example.com/v1/flight-delays", {**GRANT, "api_key": "k"}) == []
-    assert keys == {"issuer": None, "friend": "k", "stranger": "k"}
+    assert keys == {"issuer": None, "consumer": "k", "anonymous": "k"}
 
 
 def test_line_has_no_secret_and_counts_a_fault() -> None:
