@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 from botocore.exceptions import ClientError
@@ -28,7 +28,7 @@ from enrich.intake.events import parse_text
 from enrich.intake.recovery import newest_first
 from enrich.intake.worker import handle_requests, run_pending
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
-from enrich.ledger.records import Run
+from enrich.ledger.records import DatasetState, Run
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.services import Services
@@ -44,6 +44,7 @@ from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
 from tests.faults.world import DAY, START, Calm, Chances, Note, World
 
+R = TypeVar("R")
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
@@ -77,7 +78,8 @@ class Story:
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     hasty: float = 0.0  # how often the model is run again while its output is being written
 
-    _states: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # dataset -> row of the ledger, and its record
+    # of the ledger, by key: the row as it was read, and its record
+    _records: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
 
     def open_transport(self, owner: str, timeout: float) -> ModelTransport:
         """Open a transport to the table of items, and remember whose it is."""
@@ -85,14 +87,35 @@ class Story:
         self.transports.setdefault(owner, []).append(transport)
         return transport
 
-    def state(self, dataset: str) -> Any:
+    def state(self, dataset: str) -> DatasetState:
         """Return a dataset's state, outside any call."""
-        row = self.dynamo.rows.get((dataset, "state"))
-        seen, state = self._states.get(dataset, (None, None))
+        return self._read((dataset, "state"), lambda: self.ledger.get_state(dataset))
+
+    def run(self, dataset: str, number: int) -> Run | None:
+        """Return a run by its number, outside any call."""
+        return self._read((dataset, f"run#{number:08d}"), lambda: self.ledger.get_run(dataset, number))
+
+    def runs(self, dataset: str) -> list[Run]:
+        """Return a dataset's runs, newest first, outside any call."""
+        found = (self.run(dataset, number) for number in reversed(self._numbers(dataset, "run#")))
+        return [run for run in found if run]
+
+    def pending(self, dataset: str) -> list[int]:
+        """Return the numbers of the runs that are not closed, oldest first."""
+        return self._numbers(dataset, "pending#")
+
+    def _numbers(self, dataset: str, prefix: str) -> list[int]:
+        rows = self.dynamo.rows
+        return sorted(int(at[1][len(prefix) :]) for at in rows if at[0] == dataset and at[1].startswith(prefix))
+
+    def _read(self, at: tuple[str, str], get: Callable[[], R]) -> R:
+        """Read a record of the ledger, anew only when its row was replaced: parsing takes longer than a call."""
+        row = self.dynamo.rows.get(at)
+        seen, record = self._records.get(at, (None, None))
         if row is None or row is not seen:
-            state = self.ledger.get_state(dataset)
-            self._states[dataset] = row, state
-        return state
+            record = get()
+            self._records[at] = row, record
+        return cast(R, record)
 
     @property
     def disturbed(self) -> bool:
@@ -160,7 +183,7 @@ def say_again(story: Story) -> None:
     random = Random(f"again {story.seed}")
     for name, dataset in story.datasets.items():
         said: dict[tuple[str, str], Any] = {}
-        for run in reversed(newest_first(story.ledger.fetch_runs(name))):
+        for run in reversed(newest_first(story.runs(name))):
             put = story.find_put(run)
             said |= put.good_rows() if put else {}
         story.puts.append(write_rows(story.s3, dataset, random, story.world.time, list(said.values())))
@@ -322,7 +345,7 @@ def _plan(story: Story) -> None:
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
     """Take an output back once another run waits that has an order, and that nobody has in hand; else look again."""
     for name in story.datasets:
-        runs = story.ledger.fetch_runs(name)
+        runs = story.runs(name)
         waits = any(not run.state.is_closed and run.generation and run.decided_ms is None for run in runs)
         if waits and story.world.time > story.state(name).lease_until_ms / 1000:
             return _operate(story, random, _withdraw, name)
@@ -396,14 +419,14 @@ def _look_who_waits(story: Story) -> None:
     if coming or given_up or len(story.world.acting) > 1:
         return
     for name in story.datasets:
-        for run in story.ledger.fetch_pending(name):
-            story.world.fail(f"{name} run {run.run} is pending, and nobody is there to take it")
+        for number in story.pending(name):
+            story.world.fail(f"{name} run {number} is pending, and nobody is there to take it")
 
 
 def _rewrite_open(story: Story, random: Random) -> None:
     """Write an output anew that a run has begun to write to the table, and has to go on with."""
     for name in story.datasets if story.world.time < START + 2.9 * DAY else ():
-        run = story.ledger.get_run(name, story.state(name).open_run or 0)
+        run = story.run(name, story.state(name).open_run or 0)
         put = story.find_put(run) if run else None
         if put and random.random() < story.hasty and len(story.puts) < MOST_PUTS:
             _put(story, random, over=put)
@@ -412,7 +435,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
 def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name: str | None = None) -> None:
     """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
     name = name or random.choice(list(story.datasets))
-    runs = [run for run in story.ledger.fetch_runs(name) if run.state.is_closed]
+    runs = [run for run in story.runs(name) if run.state.is_closed]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]
     if not good:
         return
@@ -467,7 +490,7 @@ def _restore_table(story: Story) -> None:
 def _expire_work(story: Story) -> None:
     """Delete what closed runs kept for a continuation, and old metadata that no open one joins, as the bucket does."""
     young = datetime.fromtimestamp(story.world.time - 25 * 3600, UTC)  # no run joins what is older than a day
-    open_runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name) if not run.state.is_closed]
+    open_runs = [run for name in story.datasets for run in story.runs(name) if not run.state.is_closed]
     kept = [f"work/{run.dataset}/{run.run:08d}/" for run in open_runs]
     kept += [location.partition("//larder/")[2] for run in open_runs for location in run.metadata.values()]
     for at, versions in list(story.s3.objects.items()):
@@ -491,6 +514,6 @@ def _settle(story: Story, since: float) -> None:
     for n in range(1, 40):
         story.queue.deliver({"sweep": True})
         story.world.run(until=since + n * 2000)
-        open_ones = [story.ledger.fetch_pending(name) for name in story.datasets]
+        open_ones = [story.pending(name) for name in story.datasets]
         if n > 3 and not any(open_ones) and not story.queue.messages:
             return

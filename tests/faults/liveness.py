@@ -20,13 +20,13 @@ Position = tuple[Any, ...]
 
 def positions(story: Story) -> dict[tuple[str, int], Position]:
     """Return the checkpoint of every run."""
-    runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name)]
+    runs = [run for name in story.datasets for run in story.runs(name)]
     return {(run.dataset, run.run): _position(story, run) for run in runs}
 
 
 def check_moved(story: Story, invocation: str, dataset: str, before: Mapping[tuple[str, int], Position]) -> None:
     """Fail the history if an invocation had runs of a dataset in hand, and none of them moved."""
-    mine = [run for run in story.ledger.fetch_runs(dataset) if run.owner == invocation]
+    mine = [run for run in story.runs(dataset) if run.owner == invocation]
     if not mine or any(before.get((dataset, run.run)) != _position(story, run) for run in mine):
         return
     (run,) = mine

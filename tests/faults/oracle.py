@@ -19,8 +19,8 @@ def check(story: Story) -> list[str]:
     """Return every promise that the history broke."""
     problems = story.world.broken[:3]
     for name in story.datasets:
-        runs = story.ledger.fetch_runs(name)
-        problems += [f"{name}: run {each.run} is still pending" for each in story.ledger.fetch_pending(name)]
+        runs = story.runs(name)
+        problems += [f"{name}: run {number} is still pending" for number in story.pending(name)]
         problems += check_states(story, name, runs)
         for run in runs:
             at = f"{run.dataset} run {run.run} ({run.kind})"
@@ -173,7 +173,7 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 def check_gentle(story: Story) -> Iterator[str]:
     """Where nothing failed nothing waits long, and only what can't be published ends in the dead-letter queue."""
-    runs = [run for name in story.datasets for run in story.ledger.fetch_runs(name)]
+    runs = [run for name in story.datasets for run in story.runs(name)]
     for run in runs:
         if run.ended_ms and run.ended_ms - run.queued_ms > PROMPT * 1000:
             yield f"{run.dataset} run {run.run} took {(run.ended_ms - run.queued_ms) / 1000} s, and nothing failed"
