@@ -141,11 +141,13 @@ MUTANTS = (
     Mutant("counts-twice", "enrich.run.publish:_OutputWriter.checkpoint", "self._counts = Counts()", "pass"),
     Mutant(
         "unprocessed-dropped",
-        "enrich.write.writer:Writer._take",
+        "enrich.write.writer:Writer._handle",
         "        if left is None:\n",
         "        if left is None or taken:\n",
     ),
-    Mutant("own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_stored", "if stored == order", "if False"),
+    Mutant(
+        "own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_conflict", "if stored == order", "if False"
+    ),
     Mutant(
         "unchanged-keeps-its-old-order",
         "enrich.delta.changes:Delta.merge",
@@ -351,8 +353,8 @@ MUTANTS = (
     ),
     Mutant(
         "lost-write-not-sent-again",
-        "enrich.write.responses:parse_answer",
-        "Outcome(left=request, reason=answer)",
+        "enrich.write.responses:parse_outcome",
+        "Outcome(retry=request, reason=response)",
         "Outcome(written=request.items)",
     ),
     Mutant(
