@@ -109,7 +109,10 @@ MUTANTS = (
         "        context.save(replace(run, next_row=next_row))\n        run = context.run\n        written = context.writer.flush()",
     ),
     Mutant(
-        "lease-not-checked", "enrich.ledger.lease:acquire", "state.lease_owner not in {None, owner} and", "False and"
+        "lease-not-checked",
+        "enrich.ledger.lease:acquire_lease",
+        "state.lease_owner not in {None, owner} and",
+        "False and",
     ),
     Mutant(
         "lease-too-short",
