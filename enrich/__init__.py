@@ -1,1 +1,1 @@
-"""Turn a model's outputs and their metadata into ready-to-serve items: one Lambda, and a command line."""
+"""Turn a model's outputs and their metadata into items that are ready to serve: one Lambda, and a command line."""

@@ -1,4 +1,4 @@
-"""Open the real edges: boto3 for what is not hot, our own sockets for the writes, the machine's clock and chance."""
+"""Open the services on AWS: boto3 for most calls, `wire` for the writes, the machine's clock and random numbers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from wire.credentials import find_source
 from wire.endpoint import Endpoint, resolve
 from wire.transport import Transport as WireTransport
 
-CONNECTIONS = 64  # requests in flight to DynamoDB; the writer's window adapts below that
+CONNECTIONS = 64  # to DynamoDB, with one request in flight each; the writer's window adapts below that
 _RETRIES = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=5, read_timeout=60)
 
 
 class MachineClock:
-    """The machine's own time."""
+    """The machine's clock."""
 
     def now(self) -> float:
         """Return epoch seconds."""
@@ -51,14 +51,14 @@ def open_services(
     progress: Progress | None = None,
     write_units: float | None = None,
 ) -> Services:
-    """Open what enrich touches, as the environment says.
+    """Open the services that environment variables name.
 
     Args:
         env: `LARDER_*` and AWS's own variables.
-        owner: names this invocation in leases.
-        remaining_seconds: until this invocation is ended; None: it has no end.
-        progress: hears how far runs are.
-        write_units: per second that a run may spend.
+        owner: name of this invocation in leases.
+        remaining_seconds: until this invocation ends; None: it has no deadline.
+        progress: receives the progress of runs.
+        write_units: the most that a run spends per second; None: learned from throttles.
 
     Raises:
         SettingsError: a variable is missing.
@@ -76,7 +76,7 @@ def open_services(
         open_transport=_open_transport,
         send=_sender(clients["sqs"], settings.queue),
         clock=clock,
-        random=random.Random(),  # noqa: S311 - spreads retries, hides nothing
+        random=random.Random(),  # noqa: S311 - it spreads retries, and is no secret
         directory=Path(tempfile.gettempdir()),
         owner=owner,
         deadline=None if remaining_seconds is None else clock.now() + remaining_seconds,
@@ -87,7 +87,7 @@ def open_services(
 
 @cache
 def _clients() -> dict[str, Any]:
-    """Open boto3's clients once in the life of a Lambda."""
+    """Open boto3's clients, once per process."""
     return {name: boto3.client(name, config=_RETRIES) for name in ("s3", "dynamodb", "sqs")}
 
 
@@ -110,7 +110,7 @@ def _open_transport(timeout: float) -> Transport:
 
 @cache
 def _transport(endpoint: Endpoint) -> WireTransport:
-    """Open one transport in the life of a Lambda, which runs one run at a time."""
+    """Open the transport, once per process, which executes one run at a time."""
     return WireTransport(endpoint, find_source(os.environ), connections=CONNECTIONS)
 
 

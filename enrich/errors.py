@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Stopped(Exception):
-    """Retry: the run continues later from its checkpoint. What it needs is throttled or out of reach for now."""
+    """Retry: the run continues later from its checkpoint. A service it needs throttles or is unavailable."""
 
 
 class OutOfTime(Stopped):
@@ -12,7 +12,7 @@ class OutOfTime(Stopped):
 
 
 class Overwritten(Exception):
-    """None: the object that the run began with is gone, or another one has taken its place, with a run of its own."""
+    """No remedy needed: the run's object was deleted, or replaced by another one that has a run of its own."""
 
 
 class Failed(Exception):
@@ -20,14 +20,14 @@ class Failed(Exception):
 
 
 class LeaseLost(Exception):
-    """Retry: another invocation holds the dataset; this one must not touch it any more."""
+    """Retry: another invocation holds the dataset; this one must stop."""
 
 
 class TableStateUnknown(Exception):
-    """Rebuild first: the fingerprints do not describe the table, so every live output must be written again before.
+    """Rebuild first: the fingerprints do not describe the table, so every live output must be written again.
 
     Attributes:
-        fingerprints: their object key; None where there are none.
+        fingerprints: their object key; None if there are none.
         table_id: of the table that they do not describe.
     """
 

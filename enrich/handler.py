@@ -1,10 +1,10 @@
-r"""The enrich Lambda: SQS messages in, items out. Its answer names the messages that must come again.
+r"""The enrich Lambda: handle SQS messages, and return the ids of those that failed.
 
 `event` is an SQS batch (in production, one message at a time):
 
     {"Records": [{"messageId": "...", "eventSource": "aws:sqs", "body": "{\"source\": \"aws.s3\", ...}"}]}
 
-or, for a call by hand, any event that such a body can hold (`enrich.intake.events`).
+or, when invoked by hand, any event that such a body can hold (`enrich.intake.events`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SERVICE = "enrich"
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Work off an event; of an SQS batch, name the messages that failed, so that only they come again."""
+    """Handle an event; of an SQS batch, return the ids of failed messages, so that SQS redelivers only those."""
     services = open_services(
         os.environ,
-        owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a request that is retried keeps its id
+        owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a retried invocation has the same request id
         remaining_seconds=context.get_remaining_time_in_millis() / 1000,
     )
     messages = parse_messages(event)
@@ -36,7 +36,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     for message in messages:
         try:
             handle_requests(services, parse_text(message.text))
-        except Exception as error:  # noqa: BLE001 - whatever it is, this message comes again and ends in the dead-letter queue
+        except Exception as error:  # noqa: BLE001 - SQS redelivers the message, and moves it to the dead-letter queue in the end
             log_failure(services.settings, message.message_id, error)
             failed.append({"itemIdentifier": message.message_id})
     return {"batchItemFailures": failed}

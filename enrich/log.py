@@ -1,4 +1,4 @@
-"""Tell what happened: one JSON line per event, and metrics in CloudWatch's embedded format, on standard output."""
+"""Log one JSON line per event to standard output, with metrics in CloudWatch's embedded metric format."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COUNTS = ("written", "unchanged", "superseded", "expired", "rejected", "removed"
 
 
 def log_line(settings: Settings, event: str, **members: Any) -> None:
-    """Print one event; members are JSON values, and hold no predictions."""
+    """Log an event; `members` are JSON values without any prediction."""
     line = {"service": SERVICE, "environment": settings.environment, "event": event, **members}
     print(json.dumps(line, default=str), file=sys.stdout, flush=True)  # noqa: T201 - a Lambda's log is its standard output
 
 
 def log_failure(settings: Settings, message_id: str, error: Exception) -> None:
-    """Print why a message has to come again."""
+    """Log why a message failed; SQS redelivers it."""
     log_line(
         settings,
         "message failed",
@@ -37,7 +37,7 @@ def log_failure(settings: Settings, message_id: str, error: Exception) -> None:
 
 
 def log_run(settings: Settings, run: Run) -> None:
-    """Print a closed run, with its counts as metrics by dataset."""
+    """Log a closed run, with its counts as metrics by dataset."""
     values = {f"Predictions{name.capitalize()}": value for name, value in asdict(run.counts).items()}
     values |= {
         "RunsClosed": int(run.state is RunState.DONE),
@@ -60,16 +60,16 @@ def log_run(settings: Settings, run: Run) -> None:
 
 
 def log_swept(settings: Settings, dataset: str, outputs: int, unreadable: Sequence[str]) -> None:
-    """Print what a sweep found: how many outputs had no run yet, and why others can't be read."""
+    """Log the result of a sweep: the number of outputs without a run, and the errors of outputs that can't be read."""
     level = "error" if unreadable else "info"
     log_line(settings, "swept", level=level, dataset=dataset, outputs=outputs, unreadable=list(unreadable[:10]))
 
 
 def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], runs: Sequence[Run], now: float) -> None:
-    """Print how long a dataset's oldest pending output has waited, and how long ago its last output was published.
+    """Log how long a dataset's oldest pending output has waited, and how long ago its last output was published.
 
-    Each is 0 when there is none: an alarm wants a steady pulse, and a new dataset is not stale. `runs` are the newest;
-    when none of them published an output, the oldest of them tells since when at least.
+    Each is 0 if there is none: alarms need data points at all times, and a new dataset is not stale. `runs` are the
+    newest ones; if none of them published an output, the oldest of them gives a lower bound.
     """
     waited = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
     published = [
@@ -84,7 +84,7 @@ def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], ru
 
 
 def _metrics(settings: Settings, dataset: str, values: Mapping[str, float]) -> dict[str, Any]:
-    """Build the members that CloudWatch turns into metrics: over all datasets, and by dataset."""
+    """Build the members from which CloudWatch extracts metrics: over all datasets, and by dataset."""
     dimensions = {"Service": SERVICE, "Environment": settings.environment, "Dataset": dataset}
     directive = {
         "Namespace": NAMESPACE,

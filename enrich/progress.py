@@ -1,4 +1,4 @@
-"""Where a run tells how far it is: silent here, a progress bar on the command line."""
+"""The interface through which a run reports its progress; it does nothing by default."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from enrich.ledger.records import Run
 
 
 class Progress:
-    """Hears of a run's progress and does nothing with it."""
+    """Receives a run's progress and ignores it."""
 
     def stage(self, run: Run, stage: str) -> None:
-        """Hear that a stage begins: pin, metadata, check, write, remove, close."""
+        """Report that a stage begins: pin, metadata, check, write, remove, close."""
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-        """Hear how many rows of the stage are done and rejected so far; `rate` is in write units a second."""
+        """Report the rows of the stage that are done and rejected so far; `rate`: write units per second."""

@@ -1,4 +1,4 @@
-"""S3 as enrich uses it: list, get, put, and whether something exists."""
+"""List, get, put and download objects on S3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BLOCK_BYTES = 1 << 20  # read at a time from a body that goes to a file
+BLOCK_BYTES = 1 << 20  # of a download, read at a time
 
 
 def list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:

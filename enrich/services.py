@@ -1,4 +1,4 @@
-"""Everything outside the process that enrich uses, in one value."""
+"""The external services that enrich uses, in one value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from enrich.dataset.definition import Dataset
-from enrich.ledger.lease import Clock, Lease, acquire
+from enrich.ledger.lease import Clock, Lease, acquire_lease
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Clients, clock and chance; the fault simulation puts a model of the world in their place."""
+    """Clients, clock, random numbers and scratch disk; the fault simulation replaces them with doubles."""
 
     settings: Settings
     datasets: Mapping[str, Dataset]
@@ -33,29 +33,29 @@ class Services:
     ledger: Ledger
     athena: Athena
     open_transport: Callable[[float], Transport]  # takes the request time-out in seconds
-    send: Callable[[dict[str, Any]], None]  # a message on enrich's own queue
+    send: Callable[[dict[str, Any]], None]  # sends a message to enrich's own queue
     clock: Clock
     random: Random
-    directory: Path  # scratch disk
-    owner: str  # this invocation, in leases
-    deadline: float | None = None  # epoch seconds when this invocation is ended; None: it has no end
+    directory: Path  # on the scratch disk
+    owner: str  # name of this invocation in leases
+    deadline: float | None = None  # epoch seconds at which this invocation ends; None: never
     progress: Progress
     checkpoint_seconds: float = 15.0
     write_units: float | None = None  # per second; None: learned from throttles
 
     @property
     def request_timeout(self) -> float:
-        """The seconds that one request may take: five, or less in an invocation that has not many."""
+        """The time-out of one request in seconds: five, or less if little of the invocation is left."""
         if self.deadline is None:
             return 5.0
         return min(5.0, max(0.2, (self.deadline - self.clock.now()) / 5))
 
     def acquire(self, dataset: str) -> Lease | None:
-        """Acquire a dataset's lease, or return None when another invocation holds it.
+        """Acquire a dataset's lease; return None if another invocation holds it.
 
         Raises:
             OutOfTime: the deadline comes before the end of the lease's quiet period.
         """
-        return acquire(
+        return acquire_lease(
             self.ledger, self.clock, dataset, self.owner, deadline=self.deadline, timeout=self.request_timeout
         )

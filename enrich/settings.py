@@ -1,4 +1,4 @@
-"""What a deployment tells enrich: the names `infra/` puts into environment variables. Pure but for its argument."""
+"""Read the settings of a deployment from the environment variables that `infra/` sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class SettingsError(ValueError):
-    """An environment variable is missing; the message names it and who sets it."""
+    """An environment variable is missing; the message names it and what sets it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Settings:
     queue: str  # URL of the queue that feeds enrich
     workgroup: str
     environment: str = "dev"
-    version: str = "unversioned"  # of the deployed code, kept with each run
+    version: str = "unversioned"  # of the deployed code, recorded with each run
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.join.engine import Engine
-from enrich.write.item_size import too_large, too_long
+from enrich.write.item_size import find_too_large, find_too_long
 from serve.item import MAX_BODY_BYTES
 
 DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
@@ -30,7 +30,7 @@ _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
 def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
     """Render a chunk as `Engine.render`, and reject the items that are too large."""
     rendered = engine.render(chunk, first_row, digest=digest)
-    for rule, rows in ((TOO_LONG, too_long(rendered)), (TOO_LARGE, too_large(rendered))):
+    for rule, rows in ((TOO_LONG, find_too_long(rendered)), (TOO_LARGE, find_too_large(rendered))):
         if rows:
             rendered = _reject(rendered, rows, *rule)
     return rendered

@@ -1,1 +1,1 @@
-"""The ledger: what every run did, and who holds a dataset."""
+"""The ledger: a record of every run, and the lease of each dataset."""

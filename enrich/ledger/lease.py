@@ -1,7 +1,7 @@
-"""Hold a dataset: one invocation at a time runs its outputs.
+"""Acquire, renew and release the lease of a dataset: only its holder runs the dataset's outputs.
 
 A lease ends a request time-out and a margin after its holder's deadline, and the holder sends its last write well
-before the deadline: no write of a dead run can land in a later one.
+before the deadline: a write of a dead run can't be applied during a later run.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from enrich.errors import LeaseLost, OutOfTime
 from enrich.ledger.records import DatasetState, Record, bump
 from enrich.ledger.store import ConflictError, Delete, Ledger
 
-MARGIN = 10.0  # seconds: clocks of two invocations differ by less
-QUIET_PERIOD_OWNER = "nobody"  # holds a dataset that was released while a write of unknown fate can still be applied
-RENEWAL_SECONDS = 120.0  # seconds that a holder without a deadline asks for at a time
-# Request time-outs that an invocation keeps for its end: one until nothing is in flight any more, one to commit its
-# checkpoint, release the dataset and send the message that continues the run.
+MARGIN = 10.0  # seconds; the clocks of two invocations differ by less
+QUIET_PERIOD_OWNER = "nobody"  # owner of a released lease while a write whose fate is unknown can still be applied
+RENEWAL_SECONDS = 120.0  # length of the lease of a holder without a deadline
+# Request time-outs reserved for the end of an invocation: one until nothing is in flight, one to commit the checkpoint,
+# release the lease and send the message that continues the run.
 WRAP_UP = 2.0
 
 
 class Clock(Protocol):
-    """Where the time comes from."""
+    """The source of time."""
 
     def now(self) -> float:
         """Return epoch seconds."""
@@ -33,53 +33,53 @@ class Clock(Protocol):
 
 @dataclass(slots=True)
 class Lease:
-    """A held dataset, and the only way to change its state while it is held."""
+    """The lease of a dataset, through which its holder changes the dataset's state."""
 
     ledger: Ledger
     clock: Clock
     state: DatasetState
     owner: str
-    deadline: float  # epoch seconds: when the holder is gone, unless it renews
+    deadline: float  # epoch seconds at which the holder ends, unless it renews
     renews: bool
-    timeout: float  # seconds that a request can be under way
-    quiet_at: float = 0.0  # epoch seconds from which no write whose fate is unknown can be applied any more
+    timeout: float  # seconds that a request can take
+    quiet_at: float = 0.0  # epoch seconds from which no write whose fate is unknown can be applied
 
     @property
     def stop_at(self) -> float:
-        """Return the epoch second after which no write is sent."""
+        """The epoch seconds after which no write is sent."""
         return self.deadline - WRAP_UP * self.timeout
 
     def keep(self) -> None:
-        """Renew a lease that has no deadline of its own, once half of it is over.
+        """Renew the lease of a holder without a deadline, once half of it is over.
 
         Raises:
-            LeaseLost: it ran out and another invocation took the dataset.
+            LeaseLost: it expired and another invocation acquired it.
         """
         if self.renews and self.deadline - self.clock.now() < RENEWAL_SECONDS / 2:
             self.deadline = self.clock.now() + RENEWAL_SECONDS
             self.commit(self.state, lease_until_ms=_until(self.deadline, self.timeout))
 
     def commit(self, state: DatasetState, *records: Record | Delete, lease_until_ms: int | None = None) -> None:
-        """Write the dataset's state and other records, all or none, if the dataset is still held.
+        """Write the dataset's state and other records, all or none, if the lease is still held.
 
         Args:
-            state: `self.state`, or that with changes.
-            records: to be written or deleted with it.
-            lease_until_ms: renews the lease.
+            state: `self.state`, changed or not.
+            records: written or deleted in the same transaction.
+            lease_until_ms: the new end of the lease, to renew it.
 
         Raises:
-            LeaseLost: it is not held any more.
+            LeaseLost: the lease is no longer held.
         """
         if lease_until_ms is not None:
             state = replace(state, lease_until_ms=lease_until_ms)
         try:
             self.ledger.commit(state, *records)
         except ConflictError as error:
-            raise LeaseLost(f"dataset {self.state.dataset} was taken over: {error}") from error
+            raise LeaseLost(f"dataset {self.state.dataset}: another invocation changed its state: {error}") from error
         self.state = bump(state)
 
     def note_unknown(self, sent_at: float) -> None:
-        """Note that a write sent at this time was reported as failed and can still be applied."""
+        """Record that a write whose fate is unknown was sent at this time: it can still be applied."""
         self.quiet_at = max(self.quiet_at, sent_at + self.timeout + MARGIN)
 
     def wait_for_quiet(self) -> None:
@@ -88,7 +88,7 @@ class Lease:
             self.clock.sleep(self.quiet_at - self.clock.now())
 
     def release(self) -> None:
-        """Release the dataset, as soon as no write of ours can be applied to it; harmless when it is lost already."""
+        """Release the lease, after a quiet period if a write can still be applied; does nothing if it is lost."""
         owner, until_ms = None, 0
         if self.quiet_at > self.clock.now():
             owner, until_ms = QUIET_PERIOD_OWNER, int(self.quiet_at * 1000)
@@ -98,10 +98,10 @@ class Lease:
             return
 
 
-def acquire(
+def acquire_lease(
     ledger: Ledger, clock: Clock, dataset: str, owner: str, *, deadline: float | None, timeout: float
 ) -> Lease | None:
-    """Acquire a dataset's lease, or return None when another invocation holds it.
+    """Acquire a dataset's lease; return None if another invocation holds it.
 
     Waits while the lease is in its quiet period.
 
@@ -116,7 +116,9 @@ def acquire(
             if state.lease_owner != QUIET_PERIOD_OWNER:
                 return None
             if clock.now() + left + WRAP_UP * timeout > ends:
-                raise OutOfTime(f"dataset {dataset}: the lease is in its quiet period for {left:.0f} s")
+                raise OutOfTime(
+                    f"dataset {dataset}: the lease is in its quiet period for {left:.0f} s, longer than this invocation"
+                )
             clock.sleep(left)
             continue
         taken = replace(state, lease_owner=owner, lease_until_ms=_until(ends, timeout))

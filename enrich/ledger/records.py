@@ -1,4 +1,4 @@
-"""What the ledger holds: a record per run, per output seen, per run that is not closed, and the state of a dataset."""
+"""The ledger's records: one per run, per output seen and per run that is not closed, and each dataset's state."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ R = TypeVar("R", bound="Record")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many predictions ended how; the five add up to what was read."""
+    """Predictions by outcome; the first five add up to what was read."""
 
     written: int = 0
     unchanged: int = 0
     superseded: int = 0
     expired: int = 0
     rejected: int = 0
-    removed: int = 0  # tombstones of a snapshot or a withdrawal; no prediction ends here
+    removed: int = 0  # tombstones of a snapshot or a withdrawal: items, not predictions
 
     @property
     def read(self) -> int:
-        """Return how many predictions are accounted for."""
+        """The number of predictions that have an outcome."""
         return self.written + self.unchanged + self.superseded + self.expired + self.rejected
 
     def __add__(self, other: Counts) -> Counts:
@@ -35,53 +35,53 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What every record has: its dataset, and the version it was read at (0: not in the ledger yet)."""
+    """The members of every record: its dataset, and the version at which it was read (0: not in the ledger yet)."""
 
     dataset: str
     version: int = field(default=0, compare=False)
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetState(Record):
-    """What a dataset remembers between runs."""
+    """The state that a dataset keeps between runs."""
 
     generation: int = 1
     high_water: str = ""  # text of the highest order that began to write
     lease_owner: str | None = None
     lease_until_ms: int = 0
-    open_run: int | None = None  # began to write and did not close: until it does, fingerprints say too little
-    snapshot: str = ""  # text of the highest order of a closed snapshot: what is older adds nothing any more
-    fingerprints: str | None = None  # object key of the newest
-    table_id: str | None = None  # of the table that they tell of
+    open_run: int | None = None  # has begun to write and is not closed: until then the fingerprints are incomplete
+    snapshot: str = ""  # text of the highest order of a closed snapshot: older runs add no items
+    fingerprints: str | None = None  # object key of the newest fingerprints
+    table_id: str | None = None  # of the table that they describe
     rebuilt: str | None = None  # `name_rebuild` of the fingerprints for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         return "state"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counter(Record):
-    """The next run number of a dataset: apart from its state, which changes only in the hands of the lease's holder."""
+    """The next run number of a dataset; not in its state, since only the lease's holder changes that."""
 
     next_run: int = 1
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         return "counter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Record):
-    """One pass over one output, from the moment that it is known of.
+    """One pass over one output, from when it is queued.
 
     `stage`, `next_row` and `place` are the checkpoint.
     """
@@ -94,26 +94,25 @@ class Run(Record):
     arrived_ms: int
     parts: int = 1
     size: int = 0
-    of_run: int | None = None  # the run that this one repeats or takes back
-    full: bool = False  # write everything, whatever the fingerprints say
+    of_run: int | None = None  # number of the run that this one repeats or takes back
+    full: bool = False  # write every item, regardless of the fingerprints
     generation: int | None = None
     as_of_ms: int | None = None
     expires_at: int | None = None
     state: RunState = RunState.PENDING
     stage: Stage = Stage.PIN
     next_row: int = 0
-    # Within the chunk that begins at next_row: how many of its writes are done. When a check that found too many
-    # rejects is keeping them: the row that it has reached.
+    # Number of writes done of the chunk that begins at next_row. While a check writes rejects: the row reached.
     place: int = 0
-    rows: int | None = None  # known after pass 1
-    decided_ms: int | None = None  # when it began to write: what is unchanged or expired is told as of then
-    base: str | None = None  # object key of the fingerprints that it is compared with
+    rows: int | None = None  # known after the check stage
+    decided_ms: int | None = None  # when it began to write: the time at which unchanged and expired are decided
+    base: str | None = None  # object key of the fingerprints that its rows are compared with
     table_id: str | None = None  # of the table that it began to write to
     counts: Counts = field(default_factory=Counts)
-    units: int = 0  # write units, as the sizes of its items have it
+    units: int = 0  # write units, computed from the sizes of its items
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
     because: dict[str, int] = field(default_factory=dict)  # why items are written (new, changed, ...) -> predictions
-    metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows that this run joins
+    metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows to join
     owner: str | None = None
     attempts: int = 0
     queued_ms: int = 0
@@ -124,25 +123,29 @@ class Run(Record):
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         return f"run#{self.run:08d}"
 
     @property
     def order(self) -> Order:
-        """Return the order; a run that is not pinned has none yet."""
+        """The order.
+
+        Raises:
+            ValueError: the run has none before its stage `order`.
+        """
         if self.generation is None or self.as_of_ms is None:
-            raise ValueError(f"run {self.run} of {self.dataset} has no order yet")
+            raise ValueError(f"dataset {self.dataset}, run {self.run}: it has no order yet")
         return Order(self.generation, self.as_of_ms, self.run)
 
     @property
     def born_expired(self) -> bool:
-        """Its items had expired when it began to write; decided once, so that all its invocations count alike."""
+        """Whether its items had expired when it began to write; fixed then, so that all its invocations count alike."""
         return (self.expires_at or 0) * 1000 <= (self.decided_ms or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenOutput(Record):
-    """An output that has a run, under its identity: what makes a second event of it find the first one's run."""
+    """The run of an output, by the output's identity; a repeated event finds the first one's run here."""
 
     identity: str
     run: int
@@ -153,7 +156,7 @@ class SeenOutput(Record):
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         return f"output#{self.identity}"
 
 
@@ -167,12 +170,12 @@ class Pending(Record):
 
     @property
     def sk(self) -> str:
-        """Return the sort key."""
+        """The sort key."""
         return f"pending#{self.run:08d}"
 
 
 def name_rebuild(fingerprints: str | None, table_id: str) -> str:
-    """Name the rebuild of a table that fingerprints do not describe; a dataset is rebuilt once for each name."""
+    """Return the name of the rebuild of a table that fingerprints do not describe; each name is rebuilt once."""
     return f"{fingerprints} {table_id}"
 
 
@@ -192,5 +195,5 @@ def find_withdrawn(runs: Sequence[Run]) -> set[int]:
 
 
 def bump(record: R) -> R:
-    """Return a record as it stands in the ledger after a commit of it."""
+    """Return a record with the version that it has in the ledger after its commit."""
     return replace(record, version=record.version + 1)

@@ -1,4 +1,4 @@
-"""What a run is, where it stands and how it ended. The values are persisted in the ledger."""
+"""The state, stage and kind of a run. The values are persisted in the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -18,12 +18,12 @@ class RunState(StrEnum):
 
     @property
     def is_closed(self) -> bool:
-        """Return whether the run has ended; a closed run never continues."""
+        """Whether the run has ended; a closed run never continues."""
         return self not in {RunState.PENDING, RunState.RUNNING, RunState.STOPPED}
 
 
 class Stage(StrEnum):
-    """The part of a run that is done next."""
+    """The stage that a run executes next."""
 
     WITHDRAW_FIRST = "withdraw-first"  # of a removal: the other runs over its output are not all marked as withdrawn
     RESTORE_FIRST = "restore-first"  # of a removal: its restores are not queued yet
@@ -36,21 +36,21 @@ class Stage(StrEnum):
 
     @property
     def needs_decision(self) -> bool:
-        """Return whether what the run publishes must be decided before."""
+        """Whether the stage needs the run's decision."""
         return self in {Stage.WRITE, Stage.REMOVE, Stage.CLOSE}
 
 
 class Kind(StrEnum):
-    """What a run runs over, and why."""
+    """What a run processes, and why."""
 
     OUTPUT = "output"  # an output, for the first time
-    REPLAY = "replay"  # an output again, asked for by an operator
+    REPLAY = "replay"  # an output again, requested by an operator
     REFRESH = "refresh"  # the newest output again, with metadata fetched anew
-    RESTORE = "restore"  # an output again, since the table must be put right
+    RESTORE = "restore"  # an output again, to restore the table
     REJECTS = "rejects"  # the rejects of an earlier run
     REMOVAL = "removal"  # a withdrawn output, to remove its items
 
     @property
     def is_over_output(self) -> bool:
-        """Return whether it publishes a whole output: in a dataset of snapshots, such a run names every live item."""
+        """Whether it publishes a whole output: in a dataset of snapshots, such a run names every live item."""
         return self not in {Kind.REJECTS, Kind.REMOVAL}

@@ -1,8 +1,8 @@
-"""The ledger: every run, and what each dataset must remember between runs. I/O on one DynamoDB table.
+"""Read and commit the ledger's records, in one DynamoDB table.
 
 All records of a dataset share a partition. There is one way to write: `commit` puts and deletes records in a single
-transaction, each on the condition that nobody changed it since it was read. So what a run decides is a pure function
-of what it read, and a crash leaves either all of a decision or nothing.
+transaction, on the condition that none has changed since it was read. So a decision depends only on the records read,
+and a crash leaves either all of it or nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ R = TypeVar("R", bound=Record)
 
 
 class ConflictError(Exception):
-    """Somebody else changed a record since it was read; read again and decide anew."""
+    """A record has changed since it was read; read it again and decide again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """In a commit: delete this record."""
+    """A change of a commit: delete this record."""
 
     record: Record
 
@@ -47,11 +47,11 @@ class Ledger:
         self._table = table
 
     def get_state(self, dataset: str) -> DatasetState:
-        """Get a dataset's state; a fresh one where there is none yet."""
+        """Get a dataset's state; a new one if there is none yet."""
         return self._get(DatasetState(dataset=dataset)) or DatasetState(dataset=dataset)
 
     def get_counter(self, dataset: str) -> Counter:
-        """Get a dataset's run counter; a fresh one where there is none yet."""
+        """Get a dataset's run counter; a new one if there is none yet."""
         return self._get(Counter(dataset=dataset)) or Counter(dataset=dataset)
 
     def get_run(self, dataset: str, run: int) -> Run | None:
@@ -63,7 +63,7 @@ class Ledger:
         return self._get(SeenOutput(dataset=dataset, identity=identity, run=0, object_key="", etag="", arrived_ms=0))
 
     def get_pending(self, dataset: str, run: int) -> Pending | None:
-        """Get the record that a run is not closed."""
+        """Get the record that marks a run as not closed; None for a closed run."""
         return self._get(Pending(dataset=dataset, run=run, queued_ms=0))
 
     def fetch_runs(self, dataset: str, *, newest: int | None = None) -> list[Run]:
@@ -75,18 +75,18 @@ class Ledger:
         return [_build(SeenOutput, row) for row in self._query(dataset, "output#")]
 
     def fetch_pending(self, dataset: str) -> list[Pending]:
-        """Fetch what is not closed, oldest first."""
+        """Fetch the records of the runs that are not closed, oldest first."""
         return [_build(Pending, row) for row in reversed(self._query(dataset, "pending#"))]
 
     def commit(self, *changes: Record | Delete) -> None:
         """Write all changes or none.
 
         Raises:
-            ConflictError: a record is no longer as it was read (or, with version 0, it exists by now).
+            ConflictError: a record has changed since it was read (or, with version 0, it exists).
         """
         try:
-            # botocore adds one ClientRequestToken to all its retries, so that a commit which was applied and
-            # reported as failed is not taken for a conflict.
+            # botocore sends the same ClientRequestToken with each retry, so a commit that was applied and reported as
+            # failed is not a conflict when it is retried.
             self._client.transact_write_items(TransactItems=[self._action(change) for change in changes])
         except ClientError as error:
             if _is_conflict(error):
@@ -145,7 +145,7 @@ def _is_conflict(error: ClientError) -> bool:
 def _build(kind: type[R], row: dict[str, Any]) -> R:
     values: dict[str, Any] = {name: _plain(_deserialize(value)) for name, value in row.items()}
     values["dataset"] = values[PK]
-    # An attribute that a newer release has added is ignored, so that a deploy can be rolled back.
+    # An attribute that a newer release added is ignored, so that a deployment can be rolled back.
     known = {member.name for member in fields(kind)}
     return kind(**{name: _PARSERS.get(name, _keep)(value) for name, value in values.items() if name in known})
 
@@ -163,7 +163,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _plain(value: Any) -> Any:
-    """Turn the numbers that boto3 gives as Decimal into int, at any depth; the ledger holds no fractions."""
+    """Convert boto3's Decimal to int at any depth; the ledger holds no fractions."""
     if isinstance(value, dict):
         return {name: _plain(member) for name, member in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The size of an item as DynamoDB counts it, with its body gzipped where that is cheaper."""
+"""Compute item sizes and write units as DynamoDB counts them, and gzip bodies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from serve.item import BODY, EXPIRES_AT, MAX_BODY_BYTES, MAX_ITEM_BYTES, ORDER, PK, SK, Order
 
 UNIT_BYTES = 1024  # one write unit
-# A body is gzipped where that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
-# 300 KB (tests/bench/gzip_threshold.py): at level 1 what is saved is worth 300 to 5,000 times the CPU (30 to 90 us up
-# to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above for two to three times the time.
+# A body is gzipped if that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
+# 300 KB (tests/bench/gzip_threshold.py): at level 1 the units saved cost 300 to 5,000 times as much as the CPU spent
+# (30 to 90 us up to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above, in two to three times as long.
 GZIP_LEVEL = 1
 
 
 def item_bytes(chunk: pa.Table) -> pa.ChunkedArray:
-    """Return each row's item size as DynamoDB counts it, the body ungzipped: UTF-8 bytes of names and values."""
+    """Return each row's item size in bytes as DynamoDB counts it, before any gzip: UTF-8 of names and values."""
     fixed = len(PK + SK + BODY + ORDER + EXPIRES_AT) + len(Order(0, 0, 0).text) + 7  # a number of up to 11 digits
     size = pc.add(pc.binary_length(chunk["pk"]), pc.binary_length(chunk["sk"]))
     return pc.add(pc.add(size, pc.fill_null(pc.binary_length(chunk["body"]), 0)).cast(pa.int64()), fixed)
@@ -29,20 +29,20 @@ def count_units(chunk: pa.Table) -> pa.ChunkedArray:
 
 
 def gzip(body: str) -> bytes:
-    """Gzip a body; the same text always gives the same bytes (no time of making)."""
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
-    return packer.compress(body.encode()) + packer.flush()
+    """Gzip a body; equal texts give equal bytes, since the header has no timestamp."""
+    compressor = zlib.compressobj(GZIP_LEVEL, wbits=31)
+    return compressor.compress(body.encode()) + compressor.flush()
 
 
-def too_long(chunk: pa.Table) -> list[int]:
+def find_too_long(chunk: pa.Table) -> list[int]:
     """Return the row numbers of the items whose body is longer than the reader can serve, however well it gzips."""
     long = pc.greater(pc.binary_length(chunk["body"]), MAX_BODY_BYTES)
     found: list[int] = chunk.filter(pc.fill_null(long, False))["row"].to_pylist()
     return found
 
 
-def too_large(chunk: pa.Table) -> list[int]:
-    """Return the row numbers of the items that stay over DynamoDB's 400 KB even when gzipped."""
+def find_too_large(chunk: pa.Table) -> list[int]:
+    """Return the row numbers of the items that exceed DynamoDB's 400 KB even when gzipped."""
     sizes = item_bytes(chunk)
     large = chunk.append_column("size", sizes).filter(pc.greater(sizes, MAX_ITEM_BYTES))
     return [

@@ -1,69 +1,73 @@
-"""How many write units a second, and how many requests at once: given, or learned from throttles. Pure."""
+"""Limit write units per second and requests in flight, as configured or as learned from throttles."""
 
 from __future__ import annotations
 
-FLOOR = 5.0  # units/s: a batch of small items every five seconds, however much is throttled
-SHARE = 0.8  # of what was just delivered, after a throttle
-STEP = 0.1  # of the best rate seen, added for each second without one
-LEAST_STEP = 50.0  # units/s
-BURST = 0.1  # seconds' worth of units that may go at once after a pause
-SPAN = 1.0  # seconds over which delivery is measured
+MIN_LIMIT = 5.0  # units/s: a batch of small items every five seconds, under any throttling
+DECREASE = 0.8  # new limit after a throttle, as a share of the delivered rate
+INCREASE = 0.1  # of the best rate seen, added to the limit for each second without a throttle
+MIN_INCREASE = 50.0  # units/s
+BURST_SECONDS = 0.1  # units of so many seconds can be sent at once after a pause
+MEASURE_SECONDS = 1.0  # over which the delivered rate is measured
 FIRST_WINDOW = 8
-LAST_WINDOW = 64
+MAX_WINDOW = 64
 
 
-class Pace:
-    """A budget of write units and a window of requests in flight: additive increase, multiplicative decrease.
+class RateLimiter:
+    """A limit of write units per second and a window of requests in flight: additive increase, multiplicative decrease.
 
-    `given` is a budget in units per second that is never passed; None learns one: without bounds until a throttle,
-    then a share of what was delivered, and a little more with each second.
+    `fixed`: a limit in units per second that is never exceeded. None: unlimited until the first throttle, then a share
+    of the delivered rate that grows each second.
     """
 
-    def __init__(self, given: float | None, now: float) -> None:
-        self.given = given
-        self.limit = given
-        self.rate = 0.0  # units/s delivered lately, for progress
+    def __init__(self, fixed: float | None, now: float) -> None:
+        self.fixed = fixed
+        self.limit = fixed
+        self.rate = 0.0  # units/s delivered in the last measurement, for progress
         self.window = float(FIRST_WINDOW)
         self._best = 0.0
         self._ready = now
         self._since = now
         self._units = 0
         self._raised = now
-        self._lowered = now - SPAN
+        self._lowered = now - MEASURE_SECONDS
 
     def delay(self, now: float) -> float:
         """Return the seconds until the next request may be sent."""
         return max(0.0, self._ready - now) if self.limit else 0.0
 
     def spend(self, units: int, now: float) -> None:
-        """Note that a request was sent."""
+        """Count the units of a request that was sent."""
         if self.limit:
-            self._ready = max(self._ready, now - BURST) + units / self.limit
+            self._ready = max(self._ready, now - BURST_SECONDS) + units / self.limit
 
     def delivered(self, units: int, now: float, *, full: bool) -> None:
-        """Note that units were written. `full`: the window was, so that a larger one may help."""
+        """Count units that were written. `full`: the window was full, so that a larger one may help."""
         self._units += units
-        if now - self._since >= SPAN:
+        if now - self._since >= MEASURE_SECONDS:
             self.rate = self._units / (now - self._since)
             self._best = max(self._best, self.rate)
             self._since, self._units = now, 0
         if full:
-            self.window = min(LAST_WINDOW, self.window + 1 / self.window)
-        if self.limit and self.limit != self.given:
-            self.limit += max(LEAST_STEP, STEP * self._best) * (now - self._raised)
-            if self.given:
-                self.limit = min(self.limit, self.given)
+            self.window = min(MAX_WINDOW, self.window + 1 / self.window)
+        if self.limit and self.limit != self.fixed:
+            self.limit += max(MIN_INCREASE, INCREASE * self._best) * (now - self._raised)
+            if self.fixed:
+                self.limit = min(self.limit, self.fixed)
         self._raised = now
 
     def throttled(self, now: float) -> None:
-        """Note that the table asked for less, once for all the requests that were then in flight."""
+        """Lower the limit and the window after a throttle; once for all requests that were in flight at that time."""
         self._raised = now
-        if now - self._lowered < SPAN / 4:
+        if now - self._lowered < MEASURE_SECONDS / 4:
             return
         self._lowered = now
         self.window = max(1.0, self.window / 2)
         elapsed = now - self._since
-        rate = self._units / elapsed if elapsed >= SPAN / 4 else max(self.rate, self._units / (SPAN / 4))
-        self.limit = max(FLOOR, SHARE * min(rate, self.limit or rate))
-        if self.given:
-            self.limit = min(self.limit, self.given)
+        rate = (
+            self._units / elapsed
+            if elapsed >= MEASURE_SECONDS / 4
+            else max(self.rate, self._units / (MEASURE_SECONDS / 4))
+        )
+        self.limit = max(MIN_LIMIT, DECREASE * min(rate, self.limit or rate))
+        if self.fixed:
+            self.limit = min(self.limit, self.fixed)

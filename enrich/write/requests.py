@@ -1,4 +1,4 @@
-"""Requests that write a chunk's items: in which order, gzipped where that is cheaper, as JSON bytes. Pure."""
+"""Build the requests that write a chunk's items, as JSON bytes, with subjects interleaved and large bodies gzipped."""
 
 from __future__ import annotations
 
@@ -18,35 +18,32 @@ PUT = "DynamoDB_20120810.PutItem"
 CONDITION = f"attribute_not_exists({PK}) OR {ORDER} < :o"
 
 BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
-# DynamoDB's quota is 16 MB. We stay far below: memory is this times the requests in flight, and escaping may
-# make a payload larger than the items in it (never more than sixfold).
+# DynamoDB's quota is 16 MB. This is far below: memory is this times the requests in flight, and JSON escapes can make
+# a payload up to six times larger than its items.
 BATCH_BYTES = 256 * 1024
-GOLDEN = (5**0.5 - 1) / 2
-# Rows turned into Python objects at a time: as many as stay in a core's cache (250 rows of 500 B took 28 us per batch,
-# 4,000 took 67), and less than these bytes.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+# Rows converted to Python objects at a time: few enough to stay in a core's cache (250 rows of 500 B took 28 us per
+# batch, 4,000 took 67), and less than these bytes.
 BLOCK_ROWS = 250
 BLOCK_BYTES = 8 * 1024 * 1024
 
 
-class Request(NamedTuple):
-    """One request and what it stands for.
-
-    `units` is what DynamoDB will charge for it; `row` is the row number of a single put.
-    """
+class WriteRequest(NamedTuple):
+    """One request to DynamoDB that writes items."""
 
     target: str
     payload: bytes
     items: int
-    units: int
-    row: int = -1
+    units: int  # write units that DynamoDB charges for it
+    row: int = -1  # row number of a single put
 
 
 def interleave(pks: pa.ChunkedArray) -> pa.Array:
-    """Order a chunk's rows so that each subject is spread evenly: a partition key takes 1,000 units/s only.
+    """Return the order of a chunk's rows in which each subject is spread evenly.
 
-    The n-th of a subject's m rows gets the place (n + u) / m of the way: a subject with half of the rows has every
-    second place, and the others do not wait until it is done. u is the subject's own share of 1 (multiples of the
-    golden ratio lie evenly), lest all subjects of one row meet in one place.
+    DynamoDB accepts 1,000 write units/s for one partition key. The n-th of a subject's m rows is placed at (n + u) / m:
+    a subject with half of the rows gets every second place, and the others do not wait for it. The offset u in [0, 1)
+    differs by subject (multiples of the golden ratio are spread evenly), so that subjects of one row do not collide.
     """
     codes = pc.dictionary_encode(pks).combine_chunks().indices
     rows = len(codes)
@@ -55,13 +52,13 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
     counts = pc.value_counts(codes).field("counts").cast(pa.int64())  # in order of first occurrence, i.e. of code
     starts = pc.subtract(pc.cumulative_sum(counts), counts)
     rank = pc.subtract(pa.array(range(rows), pa.int64()), starts.take(codes))
-    turns = pc.multiply(codes.cast(pa.float64()), GOLDEN)
+    turns = pc.multiply(codes.cast(pa.float64()), GOLDEN_RATIO)
     place = pc.divide(pc.add(rank.cast(pa.float64()), pc.subtract(turns, pc.floor(turns))), counts.take(codes))
     return by_subject.take(pc.sort_indices(place))
 
 
-def build_batches(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[Request]:
-    """Build unconditional writes of up to 25 items, as large as the quotas and our memory allow."""
+def build_batches(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[WriteRequest]:
+    """Build unconditional writes of up to `BATCH_ITEMS` items and `BATCH_BYTES`."""
     opening, closing = b'{"RequestItems":{%b:[' % orjson.dumps(table), b"]}}"
     frame = _Frame(b'{"PutRequest":{"Item":', order, expires_at, b"}},")
     for pieces, sizes, units, _ in _blocks(chunk, frame):
@@ -71,12 +68,12 @@ def build_batches(chunk: pa.Table, table: str, order: Order, expires_at: int) ->
             while end > start + 1 and sum(sizes[start:end]) > BATCH_BYTES:
                 end -= 1
             items = b"".join(pieces[start * _PIECES : end * _PIECES])[:-1]
-            yield Request(BATCH, opening + items + closing, end - start, sum(units[start:end]))
+            yield WriteRequest(BATCH, opening + items + closing, end - start, sum(units[start:end]))
             start = end
 
 
-def build_puts(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[Request]:
-    """Build one conditional write per item, which an item of a newer run refuses and shows itself."""
+def build_puts(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[WriteRequest]:
+    """Build one conditional write per item; if a newer run's item is stored, the response returns it."""
     rules = {
         "TableName": table,
         "ConditionExpression": CONDITION,
@@ -86,11 +83,11 @@ def build_puts(chunk: pa.Table, table: str, order: Order, expires_at: int) -> It
     frame = _Frame(orjson.dumps(rules)[:-1] + b',"Item":', order, expires_at, b"}")
     for pieces, _, units, rows in _blocks(chunk, frame):
         for at, row in enumerate(rows):
-            yield Request(PUT, b"".join(pieces[at * _PIECES : (at + 1) * _PIECES]), 1, units[at], row)
+            yield WriteRequest(PUT, b"".join(pieces[at * _PIECES : (at + 1) * _PIECES]), 1, units[at], row)
 
 
 class _Frame:
-    """The pieces of JSON between one item's values. serve.item.encode says the same; a test holds the two together."""
+    """The JSON between one item's values, as `serve.item.encode` writes it; a test compares the two."""
 
     def __init__(self, before: bytes, order: Order, expires_at: int, after: bytes) -> None:
         self.pk = before + f'{{"{PK}":{{"S":'.encode()
@@ -104,9 +101,9 @@ _PIECES = 7  # frame.pk, pk, frame.sk, sk, frame.text, body, frame.rest
 
 
 def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[int], list[int], list[int]]]:
-    """Turn a chunk into the pieces of its items, in one flat list, with sizes, write units and row numbers, bit by bit.
+    """Yield blocks of a chunk: the JSON pieces of its items in one flat list, their sizes, write units and row numbers.
 
-    Flat lists of bytes, since a dict per attribute would keep the garbage collector busier than the making itself.
+    Flat lists of bytes: with a dict per attribute the garbage collector takes longer than building the requests.
     """
     if not len(chunk):
         return
@@ -120,18 +117,18 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
         pieces[3::_PIECES] = map(orjson.dumps, block["sk"].to_pylist())
         pieces[5::_PIECES] = map(orjson.dumps, bodies)
         if block["body"].null_count or max(sizes) > UNIT_BYTES:
-            _pack(pieces, bodies, sizes, frame)
+            _compress(pieces, bodies, sizes, frame)
         yield pieces, sizes, [-(-size // UNIT_BYTES) for size in sizes], block["row"].to_pylist()
 
 
-def _pack(pieces: list[bytes], bodies: list[str | None], sizes: list[int], frame: _Frame) -> None:
-    """Leave out the body of tombstones, and gzip those that cost fewer write units then."""
+def _compress(pieces: list[bytes], bodies: list[str | None], sizes: list[int], frame: _Frame) -> None:
+    """Remove the body of tombstones, and gzip bodies where that saves write units."""
     for at, body in enumerate(bodies):
         if body is None:
             pieces[at * _PIECES + 4 : at * _PIECES + 6] = (b"", b"")
         elif sizes[at] > UNIT_BYTES:
-            packed = gzip(body)
-            size = sizes[at] - len(body.encode()) + len(packed)
+            compressed = gzip(body)
+            size = sizes[at] - len(body.encode()) + len(compressed)
             if -(-size // UNIT_BYTES) < -(-sizes[at] // UNIT_BYTES):
-                pieces[at * _PIECES + 4 : at * _PIECES + 6] = (frame.binary, b'"%b"' % base64.b64encode(packed))
+                pieces[at * _PIECES + 4 : at * _PIECES + 6] = (frame.binary, b'"%b"' % base64.b64encode(compressed))
                 sizes[at] = size

@@ -109,7 +109,10 @@ MUTANTS = (
         "        context.save(replace(run, next_row=next_row))\n        run = context.run\n        written = context.writer.flush()",
     ),
     Mutant(
-        "lease-not-checked", "enrich.ledger.lease:acquire", "state.lease_owner not in {None, owner} and", "False and"
+        "lease-not-checked",
+        "enrich.ledger.lease:acquire_lease",
+        "state.lease_owner not in {None, owner} and",
+        "False and",
     ),
     Mutant(
         "lease-too-short",
@@ -141,11 +144,13 @@ MUTANTS = (
     Mutant("counts-twice", "enrich.run.publish:_OutputWriter.checkpoint", "self._counts = Counts()", "pass"),
     Mutant(
         "unprocessed-dropped",
-        "enrich.write.writer:Writer._take",
+        "enrich.write.writer:Writer._handle",
         "        if left is None:\n",
         "        if left is None or taken:\n",
     ),
-    Mutant("own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_stored", "if stored == order", "if False"),
+    Mutant(
+        "own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_conflict", "if stored == order", "if False"
+    ),
     Mutant(
         "unchanged-keeps-its-old-order",
         "enrich.delta.changes:Delta.merge",
@@ -356,8 +361,8 @@ MUTANTS = (
     ),
     Mutant(
         "lost-write-not-sent-again",
-        "enrich.write.responses:parse_answer",
-        "Outcome(left=request, reason=answer)",
+        "enrich.write.responses:parse_outcome",
+        "Outcome(retry=request, reason=response)",
         "Outcome(written=request.items)",
     ),
     Mutant(

@@ -10,7 +10,7 @@ import pytest
 from enrich import __main__ as command_line
 from enrich import aws
 from enrich.intake.find import take_arrived
-from enrich.ledger.lease import acquire
+from enrich.ledger.lease import acquire_lease
 
 BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED
 
@@ -80,7 +80,7 @@ def test_what_is_no_output_is_refused(shop: Any, enrich: Any) -> None:
 def test_a_busy_dataset_queues_the_run(shop: Any, enrich: Any) -> None:
     """The exit code 3 says that the run is queued, and status shows it as pending."""
     services = shop.services()
-    assert acquire(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
+    assert acquire_lease(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
     code, _, error = enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     assert code == BUSY
     assert "queued" in error

@@ -12,7 +12,7 @@ from enrich.dataset.definition import Dataset, Tolerated
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.operations import replay_rejects, withdraw
 from enrich.intake.worker import run_pending
-from enrich.ledger.lease import acquire
+from enrich.ledger.lease import acquire_lease
 from enrich.ledger.records import Counts
 
 
@@ -206,7 +206,7 @@ def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
 def test_an_output_of_a_busy_dataset_waits_and_is_run_by_the_holder_of_the_lease(shop: Any) -> None:
     """Its message can be acknowledged at once: it is pending in the ledger, and no receive is spent on waiting."""
     services = shop.services()
-    lease = acquire(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
+    lease = acquire_lease(services.ledger, services.clock, "stock", "somebody", deadline=shop.now() + 60, timeout=5.0)
     assert lease is not None
     waiting = shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1]})
     assert waiting.state == "pending"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enrich.write.rate_limiter import FIRST_WINDOW, LAST_WINDOW, Pace
+from enrich.write.rate_limiter import FIRST_WINDOW, MAX_WINDOW, RateLimiter
 
 
 def deliver(pace: Any, units_per_second: Any, seconds: Any, start: Any, *, full: Any = True) -> Any:
@@ -16,7 +16,7 @@ def deliver(pace: Any, units_per_second: Any, seconds: Any, start: Any, *, full:
 
 def test_without_throttles_nothing_waits() -> None:
     """A rate that is to be learned has no bounds until the table asks for less."""
-    pace = Pace(None, 0.0)
+    pace = RateLimiter(None, 0.0)
     for _ in range(1000):
         assert pace.delay(0.0) == 0.0
         pace.spend(1000, 0.0)
@@ -24,7 +24,7 @@ def test_without_throttles_nothing_waits() -> None:
 
 def test_given_rate_spaces_requests() -> None:
     """A request of 25 units at 50 units/s holds the next one back for half a second, less a small burst."""
-    pace = Pace(50.0, 0.0)
+    pace = RateLimiter(50.0, 0.0)
     pace.spend(25, 10.0)
     assert pace.delay(10.0) == pytest.approx(0.4)
     assert pace.delay(10.5) == 0.0
@@ -32,7 +32,7 @@ def test_given_rate_spaces_requests() -> None:
 
 def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it() -> None:
     """After a throttle the limit is 80 % of the delivered rate; each second of success adds a tenth of the best."""
-    pace = Pace(None, 0.0)
+    pace = RateLimiter(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
     pace.throttled(now)
     assert pace.limit == pytest.approx(800, rel=0.1)
@@ -44,7 +44,7 @@ def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it() ->
 
 def test_throttles_of_one_moment_count_once() -> None:
     """Many requests that were in flight together and are all throttled lower limit and window once."""
-    pace = Pace(None, 0.0)
+    pace = RateLimiter(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
     pace.throttled(now)
     limit, window = pace.limit, pace.window
@@ -54,11 +54,11 @@ def test_throttles_of_one_moment_count_once() -> None:
 
 def test_window_grows_with_success_and_halves_with_throttles() -> None:
     """Requests in flight adapt: more while a full window is answered, half after a throttle, never none."""
-    pace = Pace(None, 0.0)
+    pace = RateLimiter(None, 0.0)
     deliver(pace, 1000, 50, 0.0, full=False)
     assert pace.window == FIRST_WINDOW
     deliver(pace, 1000, 500, 50.0)
-    assert pace.window == LAST_WINDOW
+    assert pace.window == MAX_WINDOW
     for second in range(10):
         window = pace.window
         pace.throttled(1000.0 + second)
@@ -67,7 +67,7 @@ def test_window_grows_with_success_and_halves_with_throttles() -> None:
 
 def test_given_rate_is_never_passed() -> None:
     """Throttles lower a given rate too, and success raises it back to what was given and no further."""
-    pace = Pace(1000.0, 0.0)
+    pace = RateLimiter(1000.0, 0.0)
     now = deliver(pace, 500, 5, 0.0)
     pace.throttled(now)
     assert pace.limit is not None

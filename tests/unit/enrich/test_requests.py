@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.write.item_size import item_bytes, too_large
+from enrich.write.item_size import find_too_large, item_bytes
 from enrich.write.requests import (
     BATCH,
     CONDITION,
@@ -130,8 +130,8 @@ def test_too_large_is_what_gzip_does_not_save() -> None:
     """An item over 400 KB is too large only when it stays so after gzip; the error has its row number."""
     noise = noise_of(600_000)
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
-    assert too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
-    assert too_large(chunk_of([])) == []
+    assert find_too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
+    assert find_too_large(chunk_of([])) == []
 
 
 def test_batches_keep_the_quotas() -> None:

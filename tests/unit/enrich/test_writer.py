@@ -143,7 +143,7 @@ def test_write_applied_and_reported_as_failed_counts_as_written() -> None:
 
 
 PERMANENT = [
-    ("ValidationException", "stack make the table"),
+    ("ValidationException", "Larder.s stack"),
     ("AccessDeniedException", "dynamodb:BatchWriteItem"),
     ("ResourceNotFoundException", "name and the region"),
     ("UnrecognizedClientException", "credentials"),
