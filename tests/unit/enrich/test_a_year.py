@@ -1,0 +1,87 @@
+"""What is kept and what is asked for does not grow: a year of daily outputs, with sweeps in between."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.intake.find import sweep, take_arrived
+from enrich.intake.recovery import heal
+from enrich.intake.worker import run_pending
+from enrich.ledger.run_state import RunState
+from tests.faults.history import modelled
+from tests.faults.world import DAY
+from tests.unit.enrich.small_shop import DATASET, SETTINGS, TTL, SmallShop
+
+PARTS = 5
+SWEEPS = 2  # a day
+EXPIRES_AFTER_DAYS = {
+    "work/": 30,
+    "metadata/": 30,
+    "rejects/": 365,
+    "athena/": 7,
+}  # as in the template
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[SmallShop]:
+    """A shop whose outputs are closed by a marker; rows are read and rendered by a model, so that a run is quick."""
+    source = replace(DATASET.source, format="jsonl", marker="_SUCCESS")
+    dataset = replace(DATASET, source=source, metadata={}, body={"value": "units"})
+    with modelled():
+        yield SmallShop(tmp_path, dataset)
+
+
+def put_output(shop: SmallShop, day: int) -> str:
+    """Put the parts of a day's output, then its marker; return the marker's key."""
+    folder = shop.key().rpartition("/")[0]
+    for part in range(PARTS):
+        rows = [["x", f"p{part}", f"v{day % 5}"]]
+        shop.put(f"{folder}/part-{part:03d}", json.dumps(rows).encode())
+    shop.put(f"{folder}/_SUCCESS", b"")
+    return f"{folder}/_SUCCESS"
+
+
+def expire(shop: SmallShop) -> None:
+    """Do what the rules of the buckets do: outputs after two weeks, Larder's own files as the template says."""
+    for (bucket, object_key), versions in list(shop.s3.objects.items()):
+        days = 14 if bucket == SETTINGS.outputs else EXPIRES_AFTER_DAYS.get(object_key.partition("/")[0] + "/")
+        if days is not None and versions[-1].modified.timestamp() < shop.world.now() - days * DAY:
+            del shop.s3.objects[bucket, object_key]
+
+
+def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
+    """Objects and requests of the last month are those of the first: nothing grows with the number of runs."""
+    calls: Counter[str] = Counter()
+    call = shop.world.call
+
+    def count(name: str, do: Any) -> Any:
+        calls[name] += 1
+        return call(name, do)
+
+    shop.world.call = count  # type: ignore[method-assign, assignment]
+    objects, heads = [], []
+    for day in range(365):
+        services = shop.services()
+        assert take_arrived(services, SETTINGS.outputs, put_output(shop, day)) is not None
+        (run,) = run_pending(services, "stock")
+        assert run.state is RunState.DONE, run.error
+        calls.clear()
+        for _ in range(SWEEPS):
+            shop.world.sleep(DAY / SWEEPS)
+            assert sweep(services, "stock") == ([], [])
+            heal(services, "stock")
+        heads.append(calls["HeadObject"])
+        expire(shop)
+        objects.append(Counter(at[1].partition("/")[0] for at in shop.s3.objects if at[0] == SETTINGS.bucket))
+    assert set(heads) == {0}
+    assert max(each["fingerprints"] for each in objects) <= 2
+    month = max(sum(each.values()) for each in objects[30:60])
+    assert max(sum(each.values()) for each in objects[-30:]) <= month
+    assert TTL.days * PARTS > 30  # requests that each sweep sent before: one for each part of each live output
