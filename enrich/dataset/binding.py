@@ -13,7 +13,7 @@ import duckdb
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
 from enrich.dataset.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
-from enrich.dataset.json_sql import INTEGERS, Kind, Policy, Unrenderable, identifier, render
+from enrich.dataset.json_sql import INTEGERS, JsonPolicy, Kind, Unrenderable, identifier, render_json_sql
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -83,7 +83,7 @@ class Binder:
         self.con, self.dataset, self.metadata = con, dataset, metadata
         self.mistakes: list[Mistake] = []
         self._unknown: Kind = con.sql("select null").types[0]
-        self.policy = Policy(dataset.nulls, dataset.large_integers)
+        self.policy = JsonPolicy(dataset.nulls, dataset.large_integers)
 
     def bind(self) -> Bound | None:
         """Return the bound dataset, None if there are mistakes."""
@@ -200,7 +200,7 @@ class Binder:
                 continue
             bound[name] = leaf
             try:
-                render("x", leaf.kind, self.policy)
+                render_json_sql("x", leaf.kind, self.policy)
             except Unrenderable as error:
                 message, _, remedy = str(error).partition("; ")
                 self._add(at, message, remedy)

@@ -14,7 +14,7 @@ import duckdb
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
 from enrich.dataset.expressions import DatasetMistakes, parse_tree
-from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, Kind, Policy
+from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, JsonPolicy, Kind
 from enrich.dataset.nullability import find_never_null, is_never_null
 from enrich.dataset.validation import parse_query
 
@@ -161,7 +161,7 @@ def _common(found: list[Schema]) -> Schema:
     return {"type": "string"} if types == {"string"} else {}
 
 
-def _of_kind(kind: Kind, policy: Policy) -> Schema:
+def _of_kind(kind: Kind, policy: JsonPolicy) -> Schema:
     """Describe what `enrich.dataset.json_sql` makes of a type; nothing is promised of one that can hold anything."""
     name = kind.id
     if str(kind).upper() == "JSON":
