@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, Kind, identifier, literal
+from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, SqlType, identifier, literal
 
 _FLOATS = {"float", "double"}
 _TEXTS = {"varchar", "enum"}
@@ -42,7 +42,7 @@ class Coerced:
     bad: str | None = None
 
 
-def coerce_typed(name: str, actual: Kind, declared: Kind) -> Coerced | None:
+def coerce_typed(name: str, actual: SqlType, declared: SqlType) -> Coerced | None:
     """Coerce a column of a typed file; None if its type can't be converted."""
     column = identifier(name)
     if str(actual) == str(declared):
@@ -57,7 +57,7 @@ def coerce_typed(name: str, actual: Kind, declared: Kind) -> Coerced | None:
     return Coerced(converted, f"({column} is not null and {converted} is null)")
 
 
-def coerce_text(column: str, declared: Kind) -> Coerced | None:
+def coerce_text(column: str, declared: SqlType) -> Coerced | None:
     """Coerce text, given as SQL that is cheap to repeat; None if the type can't be read from text."""
     kind = declared.id
     if kind not in _FROM_TEXT:
@@ -76,7 +76,7 @@ def coerce_text(column: str, declared: Kind) -> Coerced | None:
     return Coerced(converted, f"({column} is not null and {converted} is null)")
 
 
-def coerce_json(member: str, declared: Kind) -> Coerced | None:
+def coerce_json(member: str, declared: SqlType) -> Coerced | None:
     """Coerce a member of a JSON line, given as SQL: its JSON if the declared type is nested, else its text."""
     if declared.id not in _NESTED:
         return coerce_text(member, declared)
@@ -84,12 +84,12 @@ def coerce_json(member: str, declared: Kind) -> Coerced | None:
     return Coerced(converted, f"({member} is not null and json_type({member}) <> 'NULL' and {converted} is null)")
 
 
-def json_member(name: str, declared: Kind) -> str:
+def json_member(name: str, declared: SqlType) -> str:
     """Return the member of a `json_transform` structure that `coerce_json` starts from."""
     return f"{_quote(name)}:{_quote('JSON' if declared.id in _NESTED else 'VARCHAR')}"
 
 
-def _is_same_kind(actual: Kind, declared: Kind) -> bool:
+def _is_same_kind(actual: SqlType, declared: SqlType) -> bool:
     a, d = actual.id, declared.id
     if a in _NESTED and d in _NESTED:
         return (a == d) or {a, d} == {"list", "array"}
@@ -99,7 +99,7 @@ def _is_same_kind(actual: Kind, declared: Kind) -> bool:
     return (a in numbers and d in numbers) or (a in TIMESTAMPS and d in TIMESTAMPS) or a == d
 
 
-def _structure(kind: Kind) -> str:
+def _structure(kind: SqlType) -> str:
     """Return a nested type as a `json_transform` structure."""
     if kind.id == "struct":
         return "{" + ",".join(f"{_quote(name)}:{_structure(child)}" for name, child in kind.children) + "}"

@@ -47,7 +47,7 @@ _REMEDIES = {
 }
 
 
-class Kind(Protocol):
+class SqlType(Protocol):
     """The part of duckdb's type object that is used here."""
 
     @property
@@ -89,7 +89,7 @@ class Unrenderable(TypeError):
     """Values of this type can't be rendered as JSON; the message has the type and the remedy."""
 
 
-def render_json_sql(value: str, kind: Kind, policy: JsonPolicy = JsonPolicy(), depth: int = 0) -> Rendered:
+def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy(), depth: int = 0) -> Rendered:
     """Generate the SQL of a value's JSON text.
 
     Args:
@@ -220,7 +220,7 @@ def _render_instant(value: str, name: str) -> Rendered:
     return Rendered(text, (check,))
 
 
-def _render_struct(value: str, kind: Kind, policy: JsonPolicy, depth: int) -> Rendered:
+def _render_struct(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     members, checks = [], []
     for name, child in kind.children:
         if not name:
@@ -232,7 +232,7 @@ def _render_struct(value: str, kind: Kind, policy: JsonPolicy, depth: int) -> Re
     return Rendered(f"(case when {value} is not null then {text} end)", tuple(checks))
 
 
-def _render_list(value: str, kind: Kind, policy: JsonPolicy, depth: int) -> Rendered:
+def _render_list(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     element = f"e{depth}"
     child = render_json_sql(element, dict(kind.children)["child"], policy, depth + 1)
     texts = f"list_transform({value}, lambda {element}: coalesce({child.sql}, 'null'))"
@@ -240,7 +240,7 @@ def _render_list(value: str, kind: Kind, policy: JsonPolicy, depth: int) -> Rend
     return Rendered(f"('[' || array_to_string({texts}, ',') || ']')", tuple(checks))
 
 
-def _render_map(value: str, kind: Kind, policy: JsonPolicy, depth: int) -> Rendered:
+def _render_map(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     kinds = dict(kind.children)
     if kinds["key"].id not in _MAP_KEYS:
         raise Unrenderable(f"type {kind} has no JSON; its keys must be text, integers, dates or UUIDs")
@@ -262,7 +262,7 @@ def _any(values: str, element: str, predicate: str) -> str:
     return f"list_contains(list_transform({values}, lambda {element}: {predicate}), true)"
 
 
-_NESTED: dict[str, Callable[[str, Kind, JsonPolicy, int], Rendered]] = {
+_NESTED: dict[str, Callable[[str, SqlType, JsonPolicy, int], Rendered]] = {
     "struct": _render_struct,
     "list": _render_list,
     "array": _render_list,

@@ -8,7 +8,7 @@ import duckdb
 
 from enrich.dataset.coercion import Coerced, coerce_json, coerce_text, coerce_typed, json_member
 from enrich.dataset.definition import Source
-from enrich.dataset.json_sql import Kind, identifier, literal
+from enrich.dataset.json_sql import SqlType, identifier, literal
 
 LINE = "larder.line"  # the original line: of JSON lines each, of CSV the malformed ones
 PROBLEM = "larder.problem"  # the error of a malformed line; null for a good one
@@ -20,7 +20,7 @@ _BLANKS = "' ' || chr(9) || chr(13)"
 
 
 def build_read(
-    con: duckdb.DuckDBPyConnection, source: Source, declared: Mapping[str, Kind], codes: Mapping[str, int]
+    con: duckdb.DuckDBPyConnection, source: Source, declared: Mapping[str, SqlType], codes: Mapping[str, int]
 ) -> str:
     """Build the SELECT over the relation `larder.chunk`.
 
@@ -28,7 +28,7 @@ def build_read(
         TypeError: a column's type can't be converted to the declared one.
     """
     relation = con.sql(f"select * from {_CHUNK}")
-    actual: dict[str, Kind] = dict(zip(relation.columns, relation.types, strict=True))
+    actual: dict[str, SqlType] = dict(zip(relation.columns, relation.types, strict=True))
     problem = identifier(PROBLEM) if PROBLEM in actual else NO_PROBLEM
     if source.format not in {"jsonl", "rejects"}:
         return render_read(_CHUNK, read_columns(actual, declared), codes, problem)
@@ -37,7 +37,7 @@ def build_read(
     return render_read(lines, read_members(actual, declared), codes, problem)
 
 
-def read_columns(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
+def read_columns(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
     """Coerce the typed or text columns of a chunk.
 
     Raises:
@@ -54,7 +54,7 @@ def read_columns(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> di
     return coerced
 
 
-def read_members(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
+def read_members(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
     """Coerce the members of JSON lines, and the columns that come from the object key.
 
     Raises:
@@ -70,7 +70,7 @@ def read_members(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> di
     return {name: coerced[name] for name in declared}
 
 
-def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[str, Kind]) -> str:
+def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> str:
     """Return a relation of parsed lines; its column `larder.problem` has the errors.
 
     A line of a rejects file holds the row in its member `prediction`: an object, or the text of a line.

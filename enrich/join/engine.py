@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from enrich.dataset.binding import bind_dataset
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive, FromColumn
-from enrich.dataset.json_sql import Kind, identifier
+from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.join.derive import derive_columns
 from enrich.join.original_rows import render_original, strict_json
@@ -143,7 +143,7 @@ class Engine:
         low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
         return low, high
 
-    def _register(self, name: str, table: pa.Table) -> dict[str, Kind]:
+    def _register(self, name: str, table: pa.Table) -> dict[str, SqlType]:
         self._con.register(f"larder.raw.{name}", _without_dictionaries(table))
         relation = self._con.sql(f"select * from {identifier(f'larder.raw.{name}')}")
         return dict(zip(relation.columns, relation.types, strict=True))

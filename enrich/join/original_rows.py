@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import orjson
 
-from enrich.dataset.json_sql import INTEGERS, Kind, concat, identifier, render_label, render_object
+from enrich.dataset.json_sql import INTEGERS, SqlType, concat, identifier, render_label, render_object
 from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
 _NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
 
 
-def render_original(kinds: Mapping[str, Kind], *, of_rejects: bool = False) -> str:
+def render_original(kinds: Mapping[str, SqlType], *, of_rejects: bool = False) -> str:
     """Return the SELECT of two texts: an object of a chunk's columns, and the original line if the chunk has it.
 
     `of_rejects`: the lines are from a rejects file, and hold the original row, however often it was rejected.

@@ -14,7 +14,7 @@ import duckdb
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
 from enrich.dataset.expressions import DatasetMistakes, parse_tree
-from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, JsonPolicy, Kind
+from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, JsonPolicy, SqlType
 from enrich.dataset.nullability import find_never_null, is_never_null
 from enrich.dataset.validation import parse_query
 
@@ -114,7 +114,7 @@ class _Describe:
             return _nullable(schema)
         return schema
 
-    def _kinds(self, leaf: Leaf) -> Iterator[Kind]:
+    def _kinds(self, leaf: Leaf) -> Iterator[SqlType]:
         """Yield what the expression can be."""
         if not self.binder.is_unknown(leaf.expression):
             yield leaf.kind
@@ -132,7 +132,7 @@ class _Describe:
         return is_never_null(tree, self.never_null)
 
 
-def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, Kind] | None:
+def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, SqlType] | None:
     """Return the columns of a metadata query; those that it casts have a type."""
     columns = parse_query(sql)
     if columns is None:
@@ -161,7 +161,7 @@ def _common(found: list[Schema]) -> Schema:
     return {"type": "string"} if types == {"string"} else {}
 
 
-def _of_kind(kind: Kind, policy: JsonPolicy) -> Schema:
+def _of_kind(kind: SqlType, policy: JsonPolicy) -> Schema:
     """Describe what `enrich.dataset.json_sql` makes of a type; nothing is promised of one that can hold anything."""
     name = kind.id
     if str(kind).upper() == "JSON":
