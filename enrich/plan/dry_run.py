@@ -42,7 +42,7 @@ class OverlayS3:
         return {"Body": StreamingBody(path.open("rb"), path.stat().st_size)}
 
     def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
-        """Forget objects; the real ones stay."""
+        """Delete objects from the view; the real ones stay."""
         for each in Delete["Objects"]:
             self._written.pop((Bucket, each["Key"]), None)
             self._deleted.add((Bucket, each["Key"]))
