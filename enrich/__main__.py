@@ -15,7 +15,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.aws import open_services
-from enrich.cli.terminal import ProgressLine, describe, render_pending, render_run, render_runs
+from enrich.cli.terminal import ProgressLine, describe_run, render_pending, render_run, render_runs
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DATASETS
@@ -35,102 +35,104 @@ from serve.datasets import SERVED
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
 _EPILOG = """\
-exit codes: 0 done; 1 it failed, and the message says why; 2 the command's words are off; 3 it is queued: the dataset is
-busy, or what it needs is out of reach for now, and whoever runs the dataset next goes on with it.
+exit codes: 0 done; 1 failed, with the error on standard error; 2 usage error; 3 queued: the dataset is busy or a
+service is unavailable, and the next holder of the dataset's lease continues the run.
 
-Which stack it works on is told by the LARDER_* variables (docs/runbook.md) and AWS's own.
+The LARDER_* variables (docs/runbook.md) and AWS's own select the stack.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    words = _parser().parse_args(arguments)
-    if words.command == "check":
-        return _check(words)
-    if words.command == "openapi":
-        return _openapi(words)
+    options = _parser().parse_args(arguments)
+    if options.command == "check":
+        return _check(options)
+    if options.command == "openapi":
+        return _openapi(options)
     progress = ProgressLine()
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         services = open_services(
-            os.environ, owner=owner, progress=progress, write_units=getattr(words, "write_units", None)
+            os.environ, owner=owner, progress=progress, write_units=getattr(options, "write_units", None)
         )
-        return int(words.do(services, words))
+        return int(options.execute(services, options))
     except (Failed, SettingsError) as error:
-        return _say(error, FAILED)
+        return _print_error(error, FAILED)
     except (Stopped, LeaseLost) as error:
-        return _say(error, BUSY)
+        return _print_error(error, BUSY)
     except (ClientError, BotoCoreError) as error:
-        return _say(f"AWS did not do what was asked: {error}", FAILED)
+        return _print_error(f"a call to AWS failed: {error}", FAILED)
     finally:
         progress.end()
 
 
-def _run(services: Services, words: argparse.Namespace) -> int:
-    bucket, object_key = split_location(words.output)
+def _run(services: Services, options: argparse.Namespace) -> int:
+    bucket, object_key = split_location(options.output)
     run = take_arrived(services, bucket, object_key)
     if run is None:
-        raise _no_output(services, words.output)
-    return _work(services, words, [run])
+        raise _no_output(services, options.output)
+    return _run_queued(services, options, [run])
 
 
-def _plan(services: Services, words: argparse.Namespace) -> int:
-    output = find_output(services, *split_location(words.output))
+def _plan(services: Services, options: argparse.Namespace) -> int:
+    output = find_output(services, *split_location(options.output))
     if output is None:
-        raise _no_output(services, words.output)
+        raise _no_output(services, options.output)
     found = plan(services, output)
-    region = words.region or services.s3.meta.region_name
-    if words.json:
-        print(json.dumps(describe_plan(found, region, words.per_month)))
+    region = options.region or services.s3.meta.region_name
+    if options.json:
+        print(json.dumps(describe_plan(found, region, options.per_month)))
     else:
-        print(render_plan(found, region, words.per_month))
+        print(render_plan(found, region, options.per_month))
     return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN} else DONE
 
 
 def _no_output(services: Services, name: str) -> Failed:
     return Failed(
-        f"{name} is no output: not there, not in s3://{services.settings.outputs}, or not under the prefix "
-        f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
+        f"{name} is no output; expected an object that exists in s3://{services.settings.outputs}, under the prefix of "
+        f"a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
     )
 
 
-def _sweep(services: Services, words: argparse.Namespace) -> int:
-    names = [words.dataset] if words.dataset else list(services.datasets)
+def _sweep(services: Services, options: argparse.Namespace) -> int:
+    names = [options.dataset] if options.dataset else list(services.datasets)
     codes = []
     for name in names:
         swept = sweep(services, name)
         heal(services, name)
-        codes += [_say(why, FAILED) for why in swept.unreadable]
-        codes.append(_work(services, words, swept.runs, name))
+        codes += [_print_error(why, FAILED) for why in swept.unreadable]
+        codes.append(_run_queued(services, options, swept.runs, name))
     return max(codes)
 
 
-def _replay(services: Services, words: argparse.Namespace) -> int:
-    if words.what.isdigit():
-        return _work(services, words, [replay(services, _get_run(services, words.dataset, int(words.what)))])
-    return _work(services, words, [replay_rejects(services, words.what)])
+def _replay(services: Services, options: argparse.Namespace) -> int:
+    if options.what.isdigit():
+        return _run_queued(
+            services, options, [replay(services, _get_run(services, options.dataset, int(options.what)))]
+        )
+    return _run_queued(services, options, [replay_rejects(services, options.what)])
 
 
-def _withdraw(services: Services, words: argparse.Namespace) -> int:
-    return _work(services, words, [withdraw(services, _get_run(services, words.dataset, words.run))])
+def _withdraw(services: Services, options: argparse.Namespace) -> int:
+    return _run_queued(services, options, [withdraw(services, _get_run(services, options.dataset, options.run))])
 
 
-def _refresh(services: Services, words: argparse.Namespace) -> int:
-    return _work(services, words, [refresh(services, words.dataset, full=words.full)])
+def _refresh(services: Services, options: argparse.Namespace) -> int:
+    return _run_queued(services, options, [refresh(services, options.dataset, full=options.full)])
 
 
-def _status(services: Services, words: argparse.Namespace) -> int:
-    if words.run is not None:
-        run = _get_run(services, words.dataset, words.run)
-        print(json.dumps(describe(run)) if words.json else render_run(run))
+def _status(services: Services, options: argparse.Namespace) -> int:
+    if options.run is not None:
+        run = _get_run(services, options.dataset, options.run)
+        print(json.dumps(describe_run(run)) if options.json else render_run(run))
         return DONE
-    names = [words.dataset] if words.dataset else list(services.datasets)
-    found = {name: services.ledger.fetch_runs(name, newest=words.newest) for name in names}
+    names = [options.dataset] if options.dataset else list(services.datasets)
+    found = {name: services.ledger.fetch_runs(name, newest=options.newest) for name in names}
     pending = {name: services.ledger.fetch_pending(name) for name in names}
-    if words.json:
+    if options.json:
         as_json = {
             name: {
-                "runs": [describe(run) for run in found[name]],
+                "runs": [describe_run(run) for run in found[name]],
                 "pending": [{"run": each.run, "queued_ms": each.queued_ms} for each in pending[name]],
             }
             for name in names
@@ -144,58 +146,67 @@ def _status(services: Services, words: argparse.Namespace) -> int:
     return DONE
 
 
-def _work(services: Services, words: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None) -> int:
-    """Run what is pending; show what became of the queued runs and of restores for them, and what else failed."""
+def _run_queued(
+    services: Services, options: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None
+) -> int:
+    """Execute pending runs; show the queued runs, the restores they needed, and all other runs that failed."""
     name = dataset or queued[0].dataset
     own = [run.run for run in queued]
     closed = run_pending(services, name, own)
     shown = [run.run for run in closed if run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
     runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
-    print(json.dumps([describe(run) for run in runs]) if words.json else render_runs(runs))
+    print(json.dumps([describe_run(run) for run in runs]) if options.json else render_runs(runs))
     for run in runs:
         if run.state is RunState.FAILED:
-            _say(run.error or "the run failed", FAILED)
+            _print_error(run.error or "the run failed", FAILED)
     if any(not run.state.is_closed for run in runs):
-        return _say(f"dataset {name} is busy; the run is queued, and whoever runs the dataset goes on with it", BUSY)
+        return _print_error(
+            f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease executes it", BUSY
+        )
     return FAILED if any(run.state is RunState.FAILED for run in runs) else DONE
 
 
-def _check(words: argparse.Namespace) -> int:
-    names = [words.dataset] if words.dataset else list(DATASETS)
-    served = {name: each for name, each in SERVED.items() if not words.dataset or name == words.dataset}
+def _check(options: argparse.Namespace) -> int:
+    names = [options.dataset] if options.dataset else list(DATASETS)
+    served = {name: each for name, each in SERVED.items() if not options.dataset or name == options.dataset}
     try:
-        import yaml  # needed here only, and no part of the bundle
+        import yaml  # needed by this command only, and not in the bundle
 
         document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
         mistakes = check_datasets({name: DATASETS[name] for name in names}, served, document)
     except ImportError as error:
-        return _say(error, USAGE)
-    if words.json:
+        return _print_error(error, USAGE)
+    if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))
     else:
         print("\n".join(map(str, mistakes)) if mistakes else f"{', '.join(names)}: no mistakes found")
     return FAILED if mistakes else DONE
 
 
-def _openapi(words: argparse.Namespace) -> int:
+def _openapi(options: argparse.Namespace) -> int:
     try:
-        from enrich.openapi import document as contract  # what it needs is no part of the bundle
+        from enrich.openapi import document as contract  # its dependencies are not in the bundle
 
-        found = contract.build_contract(DATASETS[words.dataset])
-        written = contract.write(Path(__file__).parent.parent / "openapi.yaml", found) if words.write else False
+        found = contract.build_contract(DATASETS[options.dataset])
+        written = (
+            contract.write_contract(Path(__file__).parent.parent / "openapi.yaml", found) if options.write else False
+        )
     except ImportError as error:
-        return _say(error, USAGE)
+        return _print_error(error, USAGE)
     except (DatasetMistakes, contract.NoPlace) as error:
-        return _say(error, FAILED)
-    if not words.write:
-        print(contract.render_parts(found))
+        return _print_error(error, FAILED)
+    if not options.write:
+        print(contract.render_contract(found))
     elif not written:
-        print(f"openapi.yaml describes {words.dataset} already; nothing was written")
+        print(f"openapi.yaml describes {options.dataset} already; nothing was written")
         return DONE
     else:
-        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {words.dataset}; read them over")
+        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {options.dataset}; review them")
     for place in found.unknown:
-        _say(f"{words.dataset} {place}: say in openapi.yaml what it is, or cast it in the metadata query", DONE)
+        _print_error(
+            f"{options.dataset} {place}: has no known type; add it to openapi.yaml, or cast it in the metadata query",
+            DONE,
+        )
     return DONE
 
 
@@ -206,8 +217,8 @@ def _get_run(services: Services, dataset: str, number: int) -> Run:
     return run
 
 
-def _say(what: object, code: int) -> int:
-    print(what, file=sys.stderr)
+def _print_error(message: object, code: int) -> int:
+    print(message, file=sys.stderr)
     return code
 
 
@@ -218,42 +229,46 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     names = sorted(DATASETS)
 
-    def add(name: str, do: object, about: str, *, runs: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, description=about)
-        command.set_defaults(do=do)
-        command.add_argument("--json", action="store_true", help="answer in JSON")
+    def add(name: str, execute: object, summary: str, *, runs: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(execute=execute)
+        command.add_argument("--json", action="store_true", help="print JSON")
         if runs:
-            command.add_argument("--write-units", type=float, metavar="N", help="spend at most N write units a second")
+            command.add_argument(
+                "--write-units", type=float, metavar="N", help="spend at most N write units per second"
+            )
         return command
 
-    check = commands.add_parser("check", help="find mistakes in datasets, without AWS", description="Find mistakes.")
+    check = commands.add_parser(
+        "check", help="find mistakes in datasets, without AWS", description="Find mistakes in datasets, without AWS."
+    )
     check.add_argument("dataset", nargs="?", choices=names)
-    check.add_argument("--json", action="store_true", help="answer in JSON")
-    about = "describe a dataset to consumers, as openapi.yaml does"
-    openapi = commands.add_parser("openapi", help=about, description=about)
+    check.add_argument("--json", action="store_true", help="print JSON")
+    summary = "describe a dataset to consumers, as openapi.yaml does"
+    openapi = commands.add_parser("openapi", help=summary, description=summary)
     openapi.add_argument("dataset", choices=names)
     openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
     run = add("run", _run, "run an output now")
     run.add_argument("output", help="s3://bucket/object_key")
-    look = add("plan", _plan, "tell what running an output would do and cost; writes nothing", runs=False)
-    look.add_argument("output", help="s3://bucket/object_key")
-    look.add_argument("--per-month", type=float, metavar="N", help="outputs a month (default: as the ledger has it)")
-    look.add_argument("--region", help="whose prices (default: the session's)")
-    command = add("sweep", _sweep, "find outputs that no event told of, and run what is pending")
+    planned = add("plan", _plan, "show what a run of an output would change and cost; writes nothing", runs=False)
+    planned.add_argument("output", help="s3://bucket/object_key")
+    planned.add_argument("--per-month", type=float, metavar="N", help="outputs per month (default: from the ledger)")
+    planned.add_argument("--region", help="region of the prices (default: the session's)")
+    command = add("sweep", _sweep, "find outputs for which no event arrived, and execute pending runs")
     command.add_argument("dataset", nargs="?", choices=names)
-    status = add("status", _status, "show runs and what is pending; one run in full", runs=False)
+    status = add("status", _status, "show runs and pending runs, or one run in full", runs=False)
     status.add_argument("dataset", nargs="?", choices=names)
     status.add_argument("run", nargs="?", type=int)
-    status.add_argument("--newest", type=int, default=20, metavar="N", help="show so many runs (default 20)")
-    again = add("replay", _replay, "run an output, or the rejects of a run, again after a fix")
-    again.add_argument("dataset", choices=names)
-    again.add_argument("what", help="number of the run, or s3://bucket/rejects/DATASET/RUN/")
-    back = add("withdraw", _withdraw, "take a bad output back")
-    back.add_argument("dataset", choices=names)
-    back.add_argument("run", type=int)
-    fresh = add("refresh", _refresh, "run the newest output again when only metadata changed")
-    fresh.add_argument("dataset", choices=names)
-    fresh.add_argument("--full", action="store_true", help="write every item, changed or not")
+    status.add_argument("--newest", type=int, default=20, metavar="N", help="number of runs to show (default 20)")
+    repeated = add("replay", _replay, "run an output, or the rejects of a run, again after a fix")
+    repeated.add_argument("dataset", choices=names)
+    repeated.add_argument("what", help="number of a run, or s3://bucket/rejects/DATASET/RUN/")
+    withdrawn = add("withdraw", _withdraw, "withdraw a bad output: remove or restore its items")
+    withdrawn.add_argument("dataset", choices=names)
+    withdrawn.add_argument("run", type=int)
+    refreshed = add("refresh", _refresh, "run the newest output again when only metadata changed")
+    refreshed.add_argument("dataset", choices=names)
+    refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Every dataset, told as the JSON that a consumer gets: the place to add one. Pure values."""
+"""All dataset definitions; add a dataset here. Each shows the JSON that a consumer receives."""
 
 from __future__ import annotations
 

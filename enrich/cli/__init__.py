@@ -1,1 +1,1 @@
-"""What the command line shows to a person."""
+"""Render runs for the terminal."""

@@ -1,4 +1,4 @@
-"""Show runs to a person: a progress line while they go, tables afterwards. Writes to standard error and output only."""
+"""Show runs on the terminal: a progress line while they run, tables afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enrich.progress import Progress
 
 
 class ProgressLine(Progress):
-    """One line on standard error that is written over; silent where that is no terminal."""
+    """A line on standard error that is overwritten; silent if standard error is not a terminal."""
 
     def __init__(self) -> None:
         self._stage = ""
@@ -27,7 +27,7 @@ class ProgressLine(Progress):
         self._show(f"{run.dataset} run {run.run}: {stage}")
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-        """Show rows done, rejects, rows a second, and the time that is left where the number of rows is known."""
+        """Show rows done, rejects, rows per second, and the time left if the number of rows is known."""
         first = self._first_row = run.next_row if self._first_row is None else self._first_row
         speed = (done - first) / max(time.monotonic() - self._began, 1e-3)
         text = f"{run.dataset} run {run.run}: {self._stage} {done:,} rows, {rejected:,} rejected, {speed:,.0f} rows/s"
@@ -38,7 +38,7 @@ class ProgressLine(Progress):
         self._show(text)
 
     def end(self) -> None:
-        """Leave the terminal as it was."""
+        """Clear the line."""
         self._show("")
 
     def _show(self, text: str) -> None:
@@ -48,7 +48,7 @@ class ProgressLine(Progress):
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Render rows as columns of text; numbers to the right."""
+    """Render rows as columns of text; numbers are right-aligned."""
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(line[at]) for line in [list(head), *texts]) for at in range(len(head))]
     right = [all(isinstance(row[at], int | float | None) for row in rows) for at in range(len(head))]
@@ -60,7 +60,7 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def render_runs(runs: Sequence[Run]) -> str:
-    """Render a dataset's runs, one a line."""
+    """Render runs, one per line."""
     head = [
         "run",
         "kind",
@@ -94,20 +94,20 @@ def render_runs(runs: Sequence[Run]) -> str:
 
 
 def render_run(run: Run) -> str:
-    """Render one run in full, a member a line."""
-    members = describe(run)
+    """Render one run in full, one member per line."""
+    members = describe_run(run)
     width = max(map(len, members))
     return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in members.items())
 
 
 def render_pending(pending: Sequence[Pending], now: float) -> str:
-    """Render what is not closed, oldest first."""
+    """Render pending runs, oldest first."""
     rows = [[each.run, _instant(each.queued_ms), f"{max(0, now - each.queued_ms / 1000):,.0f} s"] for each in pending]
     return render_table(["pending run", "since", "age"], rows)
 
 
-def describe(run: Run) -> dict[str, Any]:
-    """Return a run as JSON values, instants as text and its order in words."""
+def describe_run(run: Run) -> dict[str, Any]:
+    """Return a run as JSON values; instants and the order are text."""
     members = asdict(run)
     members["order"] = run.order.text if run.generation is not None and run.as_of_ms is not None else None
     for name in [name for name in members if name.endswith("_ms")]:

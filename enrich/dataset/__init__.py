@@ -1,4 +1,4 @@
-"""Dataset definitions: their types, their mistakes, and the SQL that they become."""
+"""Dataset definitions: their types, their validation, and their compilation to SQL."""
 
 from enrich.dataset.definition import (
     BadAsOf,

@@ -13,7 +13,7 @@ import duckdb
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
 from enrich.dataset.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
-from enrich.dataset.json_sql import INTEGERS, Kind, Policy, Unrenderable, identifier, render
+from enrich.dataset.json_sql import INTEGERS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -23,7 +23,7 @@ class Leaf:
     """An expression and its type."""
 
     expression: Expression
-    kind: Kind
+    kind: SqlType
 
 
 Node = Union[Leaf, "dict[str, Node]"]
@@ -41,17 +41,17 @@ class Bound:
     """
 
     dataset: Dataset
-    kinds: dict[str, Kind]
+    kinds: dict[str, SqlType]
     keys: dict[str, list[str]]
     on: dict[str, list[Expression]]
-    fields: dict[str, dict[str, Kind]]
+    fields: dict[str, dict[str, SqlType]]
     subject: list[Leaf]
     prediction_id: Leaf
     body: dict[str, Node]
 
 
 def bind_dataset(
-    con: duckdb.DuckDBPyConnection, dataset: Dataset, metadata: Mapping[str, Mapping[str, Kind] | None]
+    con: duckdb.DuckDBPyConnection, dataset: Dataset, metadata: Mapping[str, Mapping[str, SqlType] | None]
 ) -> Bound:
     """Bind a dataset to its metadata's columns and types.
 
@@ -78,12 +78,12 @@ class Binder:
         self,
         con: duckdb.DuckDBPyConnection,
         dataset: Dataset,
-        metadata: Mapping[str, Mapping[str, Kind] | None],
+        metadata: Mapping[str, Mapping[str, SqlType] | None],
     ) -> None:
         self.con, self.dataset, self.metadata = con, dataset, metadata
         self.mistakes: list[Mistake] = []
-        self._unknown: Kind = con.sql("select null").types[0]
-        self.policy = Policy(dataset.nulls, dataset.large_integers)
+        self._unknown: SqlType = con.sql("select null").types[0]
+        self.policy = JsonPolicy(dataset.nulls, dataset.large_integers)
 
     def bind(self) -> Bound | None:
         """Return the bound dataset, None if there are mistakes."""
@@ -135,8 +135,8 @@ class Binder:
                 "as_of", f"there is no column {dataset.as_of.column!r}", suggest(dataset.as_of.column, dataset.columns)
             )
 
-    def _column_kinds(self) -> dict[str, Kind]:
-        kinds: dict[str, Kind] = {}
+    def _column_kinds(self) -> dict[str, SqlType]:
+        kinds: dict[str, SqlType] = {}
         derived = self.dataset.derive.columns if self.dataset.derive else {}
         for name, declared in self.dataset.columns.items():
             try:
@@ -200,7 +200,7 @@ class Binder:
                 continue
             bound[name] = leaf
             try:
-                render("x", leaf.kind, self.policy)
+                render_json_sql("x", leaf.kind, self.policy)
             except Unrenderable as error:
                 message, _, remedy = str(error).partition("; ")
                 self._add(at, message, remedy)
@@ -242,11 +242,11 @@ class Binder:
             chosen.append(f"struct_pack({', '.join(members)}) as {identifier(name)}")
         return f"(select {', '.join(chosen or ['1'])})"
 
-    def _kind(self, name: str, field: str) -> Kind:
+    def _kind(self, name: str, field: str) -> SqlType:
         known = self.metadata[name]
         return self._unknown if known is None else known[field]
 
-    def _fields(self, name: str, leaves: list[Leaf]) -> dict[str, Kind]:
+    def _fields(self, name: str, leaves: list[Leaf]) -> dict[str, SqlType]:
         known = self.metadata[name] or {}
         used = {field for leaf in leaves for owner, field in leaf.expression.metadata if owner == name}
         return {field: known[field] for field in known if field in used}
@@ -258,7 +258,7 @@ class Binder:
         self.mistakes.append(Mistake(self._place(place), message, remedy))
 
 
-def _can_match(left: Kind, right: Kind) -> bool:
+def _can_match(left: SqlType, right: SqlType) -> bool:
     """Two types can be compared without a cast that may fail."""
     if "null" in {left.id, right.id} or str(left) == str(right):
         return True
@@ -270,7 +270,7 @@ def _can_match(left: Kind, right: Kind) -> bool:
     return any(left.id in family and right.id in family for family in families)
 
 
-def _null(kind: Kind, guess: str) -> str:
+def _null(kind: SqlType, guess: str) -> str:
     name = guess if kind.id == "null" else str(kind)
     return "null" if name == "null" else f"cast(null as {name})"
 

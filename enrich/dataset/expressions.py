@@ -1,6 +1,6 @@
-"""Parse a dataset's SQL expressions: which columns and metadata they name, and what they may not do. Pure.
+"""Parse a dataset's SQL expressions: find the columns and metadata they name, and reject what is not allowed.
 
-DuckDB parses them itself (`json_serialize_sql`), so that what is checked is what is run.
+DuckDB itself parses them (`json_serialize_sql`), so the SQL that is checked is the SQL that is executed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FORBIDDEN = {
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake in a dataset: where, what, and what to do about it."""
+    """One mistake in a dataset: its place, what was found, and the remedy."""
 
     place: str
     message: str
@@ -48,9 +48,9 @@ class Expression:
 
     Attributes:
         columns: the prediction's columns that it names.
-        required: those of them that stand outside `coalesce` and `case`.
+        required: those of them outside `coalesce` and `case`.
         metadata: the metadata columns that it names, as (metadata, column).
-        plain: it is a bare name, so it can't fail and costs nothing to repeat.
+        plain: it is a name alone, so it can't fail and costs nothing to repeat.
     """
 
     place: str
@@ -62,7 +62,7 @@ class Expression:
 
 
 class Names:
-    """What expressions of a dataset may name: columns, metadata tables, functions. DuckDB's names ignore case."""
+    """The names that a dataset's expressions can use: columns, metadata, functions. DuckDB's names ignore case."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Names:
         columns: Collection[str],
         metadata: Mapping[str, Collection[str] | None],
     ) -> None:
-        """`metadata` maps a table to its columns, None if they are not known."""
+        """`metadata`: table -> its columns, None if they are unknown."""
         self.con = con
         self.columns = {name.lower(): name for name in columns}
         self.metadata = {name.lower(): name for name in metadata}
@@ -88,7 +88,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
     """Parse one expression and check what it names.
 
     Raises:
-        DatasetMistakes: it is not one SQL expression, names what is not there, or does what it may not.
+        DatasetMistakes: it is not one SQL expression, has an unknown name, or uses what is not allowed.
     """
     tree = parse_tree(names.con, place, sql)
     walk = _Walk(names, place)
@@ -106,7 +106,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
 
 
 def suggest(name: str, known: Collection[str]) -> str:
-    """Suggest what a name that is not known may have meant."""
+    """Suggest a known name for an unknown one."""
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
@@ -127,14 +127,16 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
                 Mistake(
                     place,
                     f"{sql!r} is not SQL: {answer['error_message']}",
-                    "mend it; a name that is a word of SQL needs double quotes",
+                    "fix it; a name that is an SQL keyword needs double quotes",
                 )
             ]
         )
     node = answer["statements"][0]["node"]
     plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
     if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
-        raise DatasetMistakes([Mistake(place, f"{sql!r} is not one expression", "write what may stand after SELECT")])
+        raise DatasetMistakes(
+            [Mistake(place, f"{sql!r} is not one expression", "write one expression, as after SELECT")]
+        )
     return node["select_list"][0]
 
 
@@ -147,7 +149,7 @@ class _Walk:
         self.mistakes: list[Mistake] = []
 
     def visit(self, node: Any, parameters: frozenset[str], *, safe: bool) -> None:
-        """Visit a node; `parameters` are those of the lambdas around it, `safe` says that a null is handled there."""
+        """Visit a node. `parameters`: of the lambdas around it; `safe`: a null is handled there."""
         if isinstance(node, list):
             for child in node:
                 self.visit(child, parameters, safe=safe)
@@ -172,7 +174,9 @@ class _Walk:
                 f"{function}() is an aggregate, which sees other rows", "compute it in the model or the metadata query"
             )
         if function in self.names.volatile or (function == "age" and arguments == 1):
-            self._add(f"{function}() gives another answer each time", "a body must depend on its row and metadata only")
+            self._add(
+                f"{function}() returns another value each time", "a body must depend on its row and metadata only"
+            )
 
     def _name(self, path: list[str], parameters: frozenset[str], *, safe: bool) -> None:
         first = path[0].lower()

@@ -1,12 +1,12 @@
-"""Render a DuckDB value as JSON text: from an expression and its type to SQL that gives the text. Pure.
+"""Generate the SQL that renders a DuckDB value as JSON text, by the value's type.
 
-What a consumer gets is stated here, type by type, and left to no default: DuckDB's own `to_json` widens a float32 0.1
-to 0.10000000149011612, writes timestamps with a blank, NaN bare, and pads decimals.
+The JSON of each type is defined here: DuckDB's own `to_json` widens a float32 0.1 to 0.10000000149011612, writes
+timestamps with a blank and NaN without quotes, and pads decimals.
 
 | DuckDB type | JSON |
 |---|---|
 | BOOLEAN | `true`, `false` |
-| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; from 64 bits on as `large_integers` says |
+| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; from 64 bits on per `large_integers` |
 | FLOAT, DOUBLE | the shortest number that reads back as the same value at that width; NaN and infinity reject the row |
 | DECIMAL | a number without exponent and without padding zeros |
 | VARCHAR, ENUM | a string |
@@ -18,8 +18,8 @@ to 0.10000000149011612, writes timestamps with a blank, NaN bare, and pads decim
 | TIMESTAMPTZ | RFC 3339 in UTC |
 | STRUCT, LIST, ARRAY | an object in declared order, an array |
 | MAP | an object in stored order; keys by their text |
-| JSON | as it is, minified |
-| INTERVAL, TIME WITH TIME ZONE, BIT, UNION, unnamed STRUCT and what else there may be | refused, with a remedy |
+| JSON | the same, minified |
+| INTERVAL, TIME WITH TIME ZONE, BIT, UNION, unnamed STRUCT and all other types | an error with a remedy |
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _REMEDIES = {
 }
 
 
-class Kind(Protocol):
-    """What is used of duckdb's type object."""
+class SqlType(Protocol):
+    """The part of duckdb's type object that is used here."""
 
     @property
     def id(self) -> str:
@@ -56,20 +56,20 @@ class Kind(Protocol):
 
     @property
     def children(self) -> Any:
-        """Pairs of a name and a type or a number, of those types that have them."""
+        """Pairs of a name and a type or a number, for nested and parameterized types."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What a dataset says about values that JSON leaves open."""
+class JsonPolicy:
+    """A dataset's choices for values that JSON leaves open."""
 
     nulls: Literal["keep", "omit"] = "keep"
     large_integers: Literal["number", "string", "reject"] = "number"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """SQL that is true for a value that rejects its row: why, and the path of the member within the value."""
+class ValueCheck:
+    """SQL that is true for a value that rejects its row, the reason, and the path of the member within the value."""
 
     reason: str
     path: str
@@ -79,24 +79,24 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """SQL that gives the JSON text of a value (null for null), and what has to be checked of the value."""
+    """SQL of a value's JSON text (null for null), and the checks of the value."""
 
     sql: str
-    checks: tuple[Check, ...] = ()
+    checks: tuple[ValueCheck, ...] = ()
 
 
 class Unrenderable(TypeError):
-    """A value of this type has no JSON of ours; the message names the type and the remedy."""
+    """Values of this type can't be rendered as JSON; the message has the type and the remedy."""
 
 
-def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) -> Rendered:
-    """Render a value of a type.
+def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy(), depth: int = 0) -> Rendered:
+    """Generate the SQL of a value's JSON text.
 
     Args:
         value: SQL that is cheap to repeat, such as a column.
-        kind: duckdb's type of it.
-        policy: the dataset's.
-        depth: how many lambdas stand around it.
+        kind: its type.
+        policy: the dataset's choices.
+        depth: number of lambdas around it.
 
     Raises:
         Unrenderable: the type has no JSON.
@@ -106,7 +106,7 @@ def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) ->
         return _NESTED[name](value, kind, policy, depth)
     text = f"cast({value} as varchar)"
     if name in {"float", "double"}:
-        return Rendered(text, (Check(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
+        return Rendered(text, (ValueCheck(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
     if name in LARGE_INTEGERS:
         return _render_large(value, policy)
     if name in SMALL_INTEGERS | {"boolean", "bignum"}:
@@ -132,8 +132,7 @@ def render(value: str, kind: Kind, policy: Policy = Policy(), depth: int = 0) ->
 def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "omit"]) -> list[str]:
     """Render members, from (name, SQL of the text, null for null), as SQL pieces to concatenate.
 
-    Each member begins with a comma, so that a run of members can be concatenated with another; `render_object` drops
-    the first.
+    Each member begins with a comma, so that lists of members can be concatenated; `render_object` removes the first.
     """
     pieces: list[str] = []
     for name, text in members:
@@ -151,13 +150,13 @@ def render_label(name: str) -> str:
 
 def render_object(pieces: list[str]) -> list[str]:
     """Render the pieces of an object's text from the pieces of its members."""
-    if pieces and pieces[0].startswith("',"):  # the first comma is known beforehand: no need to cut it off per row
+    if pieces and pieces[0].startswith("',"):  # the first comma is in a literal: remove it here, not per row
         return ["'{" + pieces[0][2:], *pieces[1:], "'}'"]
     return ["'{'", f"substr({concat(pieces)}, 2)", "'}'"] if pieces else ["'{}'"]
 
 
 def concat(pieces: Iterable[str]) -> str:
-    """Concatenate pieces in one call; texts that stand side by side become one, since each argument costs per row."""
+    """Concatenate pieces in one call; adjacent literals are merged, since each argument costs time per row."""
     merged: list[str] = []
     for piece in pieces:
         if merged and _is_literal(piece) and _is_literal(merged[-1]):
@@ -181,31 +180,38 @@ def _is_literal(piece: str) -> bool:
     return piece.startswith("'") and "'" not in piece[1:-1].replace("''", "")
 
 
-def _render_large(value: str, policy: Policy) -> Rendered:
+def _render_large(value: str, policy: JsonPolicy) -> Rendered:
     text = f"cast({value} as varchar)"
     if policy.large_integers == "string":
         return Rendered(f"('\"' || {text} || '\"')")
     if policy.large_integers == "number":
         return Rendered(text)
     bad = f"({value} not between -9007199254740991 and 9007199254740991)"
-    return Rendered(text, (Check(LARGE_INTEGER, "", bad, "passes 2^53 - 1, the largest integer every reader keeps"),))
+    return Rendered(
+        text,
+        (
+            ValueCheck(
+                LARGE_INTEGER, "", bad, "exceeds 2^53 - 1, the largest integer that every JSON reader keeps exactly"
+            ),
+        ),
+    )
 
 
 def _render_json(value: str) -> Rendered:
-    # DuckDB takes NaN and Infinity for JSON; outside strings no other word has these letters.
+    # DuckDB accepts NaN and Infinity as JSON; outside strings no other JSON token has these letters.
     bare = f"regexp_replace(cast({value} as varchar), '\"(\\\\.|[^\"\\\\])*\"', '', 'g')"
     bad = f"regexp_matches({bare}, '(?i)nan|inf')"
-    return Rendered(f"cast(json({value}) as varchar)", (Check(NOT_A_NUMBER, "", bad, "holds NaN or infinity"),))
+    return Rendered(f"cast(json({value}) as varchar)", (ValueCheck(NOT_A_NUMBER, "", bad, "holds NaN or infinity"),))
 
 
 def _render_instant(value: str, name: str) -> Rendered:
-    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC prints otherwise; infinity is past either end
+    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC has another format; infinity is outside too
     if name == "timestamp_ns":
         bad = f"not isfinite(cast({value} as timestamp))"  # it holds 1677 to 2262 only, and infinity
-    check = Check(BAD_VALUE, "", bad, "is outside the years 1 to 9999 of RFC 3339")
+    check = ValueCheck(BAD_VALUE, "", bad, "is outside the years 1 to 9999 of RFC 3339")
     if name == "date":
         return Rendered(f"('\"' || cast({value} as varchar) || '\"')", (check,))
-    # A cast from TIMESTAMPTZ asks ICU for the zone, which takes longer than all the rest.
+    # A cast from TIMESTAMPTZ looks the zone up in ICU, which takes longer than everything else.
     zoneless = f"make_timestamp(epoch_us({value}))" if name == "timestamp with time zone" else value
     text = f"('\"' || replace(cast({zoneless} as varchar), ' ', 'T') || 'Z\"')"
     if name != "timestamp_ns":
@@ -214,39 +220,40 @@ def _render_instant(value: str, name: str) -> Rendered:
     return Rendered(text, (check,))
 
 
-def _render_struct(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+def _render_struct(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     members, checks = [], []
     for name, child in kind.children:
         if not name:
             raise Unrenderable(f"type {kind} has no JSON; name its members, as in {{'a': 1}}")
-        member = render(f"struct_extract({value}, {literal(name)})", child, policy, depth)
+        member = render_json_sql(f"struct_extract({value}, {literal(name)})", child, policy, depth)
         members.append((name, member.sql))
-        checks += [Check(c.reason, f".{name}{c.path}", c.sql, c.because) for c in member.checks]
+        checks += [ValueCheck(c.reason, f".{name}{c.path}", c.sql, c.because) for c in member.checks]
     text = concat(render_object(render_members(members, policy.nulls)))
     return Rendered(f"(case when {value} is not null then {text} end)", tuple(checks))
 
 
-def _render_list(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+def _render_list(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     element = f"e{depth}"
-    child = render(element, dict(kind.children)["child"], policy, depth + 1)
+    child = render_json_sql(element, dict(kind.children)["child"], policy, depth + 1)
     texts = f"list_transform({value}, lambda {element}: coalesce({child.sql}, 'null'))"
-    checks = [Check(c.reason, f"[]{c.path}", _any(value, element, c.sql), c.because) for c in child.checks]
+    checks = [ValueCheck(c.reason, f"[]{c.path}", _any(value, element, c.sql), c.because) for c in child.checks]
     return Rendered(f"('[' || array_to_string({texts}, ',') || ']')", tuple(checks))
 
 
-def _render_map(value: str, kind: Kind, policy: Policy, depth: int) -> Rendered:
+def _render_map(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:
     kinds = dict(kind.children)
     if kinds["key"].id not in _MAP_KEYS:
         raise Unrenderable(f"type {kind} has no JSON; its keys must be text, integers, dates or UUIDs")
     entry = f"e{depth}"
-    child = render(f"{entry}.value", kinds["value"], policy, depth + 1)
+    child = render_json_sql(f"{entry}.value", kinds["value"], policy, depth + 1)
     entries = f"map_entries({value})"
     if policy.nulls == "omit":
         entries = f"list_filter({entries}, lambda {entry}: {entry}.value is not null)"
     member = f"concat(to_json(cast({entry}.key as varchar)), ':', coalesce({child.sql}, 'null'))"
     texts = f"list_transform({entries}, lambda {entry}: {member})"
     checks = [
-        Check(c.reason, f"{{}}{c.path}", _any(f"map_entries({value})", entry, c.sql), c.because) for c in child.checks
+        ValueCheck(c.reason, f"{{}}{c.path}", _any(f"map_entries({value})", entry, c.sql), c.because)
+        for c in child.checks
     ]
     return Rendered(f"('{{' || array_to_string({texts}, ',') || '}}')", tuple(checks))
 
@@ -255,7 +262,7 @@ def _any(values: str, element: str, predicate: str) -> str:
     return f"list_contains(list_transform({values}, lambda {element}: {predicate}), true)"
 
 
-_NESTED: dict[str, Callable[[str, Kind, Policy, int], Rendered]] = {
+_NESTED: dict[str, Callable[[str, SqlType, JsonPolicy, int], Rendered]] = {
     "struct": _render_struct,
     "list": _render_list,
     "array": _render_list,

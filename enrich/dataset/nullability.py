@@ -1,4 +1,4 @@
-"""Tell which expressions of a dataset are null in no row that becomes an item, as far as that is easily told. Pure."""
+"""Find expressions that are never null in an item; conservative, from simple rules only."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from enrich.dataset.binding import Bound
 
-# Functions that give null for nothing but a null among their arguments.
+# Functions that return null only if an argument is null.
 _STRICT = {"+", "-", "*", "||", "abs", "ceil", "floor", "round", "lower", "upper", "trim", "date_trunc", "strftime"}
 
 
 def find_never_null(bound: Bound) -> set[tuple[str, ...]]:
-    """Return the names, in lower case, that are null in no row that becomes an item."""
+    """Return the names, in lower case, that are never null in a row that becomes an item."""
     keys = [leaf.expression for leaf in (*bound.subject, bound.prediction_id)]
     found: set[tuple[str, ...]] = {(column,) for expression in keys for column in expression.required}
     for name, matched in bound.on.items():
-        if bound.dataset.metadata[name].missing != "null":  # null matches nothing, so that such a row is rejected
+        if bound.dataset.metadata[name].missing != "null":  # null matches nothing, so the row is rejected
             found |= {tuple(each.columns) for each in matched if each.plain}
             found |= {(name, column) for column in bound.keys[name]}
     return {tuple(map(str.lower, path)) for path in found}
 
 
 def is_never_null(node: Any, never_null: Collection[tuple[str, ...]]) -> bool:
-    """Return whether a node of a parsed expression is never null, given the names that are not."""
+    """Return whether a node of a parsed expression is never null, given the names that are never null."""
 
     def safe(inner: Any) -> bool:
         return is_never_null(inner, never_null)

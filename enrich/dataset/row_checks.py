@@ -1,4 +1,4 @@
-"""Side by side over one relation: expressions that may fail, and the checks that reject a row, numbered. Pure."""
+"""Generate the SQL of the checks that reject a row, and of the expressions that may fail for it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 from enrich.dataset.binding import Leaf
 from enrich.dataset.expressions import Expression
-from enrich.dataset.json_sql import BAD_VALUE, Policy, identifier, render
+from enrich.dataset.json_sql import BAD_VALUE, JsonPolicy, identifier, render_json_sql
 
 
 class Reasons:
-    """Numbers what can reject a row, so that SQL carries a small code; the words are attached to what comes out."""
+    """Numbers the reject reasons, so that the SQL carries a small code instead of text."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, str]] = [(BAD_VALUE, "the line can't be read")]
 
     def add(self, reason: str, detail: str) -> int:
-        """Return the code of a reason."""
+        """Add a reason and return its code."""
         self.all.append((reason, detail))
         return len(self.all) - 1
 
 
 @dataclass
-class Scope:
-    """What is computed side by side over one relation: expressions that may fail, and checks with their codes."""
+class RowChecks:
+    """The checks of one relation's rows with their codes, and the columns (slots) of expressions that may fail."""
 
     prefix: str
     reasons: Reasons
@@ -33,37 +33,37 @@ class Scope:
     metadata: set[str] = field(default_factory=set)
 
     def value(self, expression: Expression) -> str:
-        """Return SQL of the expression's value; one that may fail is computed once, and its failing is checked."""
+        """Return the SQL of an expression's value; one that may fail is computed once in a slot, and checked."""
         self.metadata |= {name for name, _ in expression.metadata}
         if expression.plain:
             return f"({expression.sql})"
         slot = identifier(f"larder.{self.prefix}.{len(self.slots)}")
-        # TRY gives null for an error; the struct around tells it from an expression that is null.
+        # TRY returns null for an error; the struct distinguishes that from an expression whose value is null.
         self.slots.append(f"try(struct_pack(v := ({expression.sql}\n))) as {slot}")
-        failed = f"the expression {expression.sql!r} at {expression.place} fails for this row"
+        failed = f"{expression.place}: the expression {expression.sql!r} fails for this row"
         self.checks.append((f"{slot} is null", self.reasons.add(BAD_VALUE, failed)))
         return f"{slot}.v"
 
-    def text(self, leaf: Leaf, policy: Policy) -> str:
-        """Return SQL of the leaf's JSON text and check its value."""
-        rendered = render(self.value(leaf.expression), leaf.kind, policy)
+    def text(self, leaf: Leaf, policy: JsonPolicy) -> str:
+        """Return the SQL of a leaf's JSON text, and add the checks of its value."""
+        rendered = render_json_sql(self.value(leaf.expression), leaf.kind, policy)
         for check in rendered.checks:
             detail = f"{leaf.expression.place}{check.path} {check.because}"
             self.checks.append((check.sql, self.reasons.add(check.reason, detail)))
         return rendered.sql
 
     def select(self, relation: str) -> str:
-        """Return a relation that has the slots as columns too."""
+        """Return the relation with the slots as additional columns."""
         return f"(select {', '.join(['*', *self.slots])} from {relation})"
 
     @property
     def code(self) -> str:
-        """Return SQL of the first check that is true, null if none is."""
+        """The SQL of the code of the first check that is true; null if none is."""
         return render_case(self.checks)
 
 
 def render_case(cases: list[tuple[str, Any]]) -> str:
-    """Render a CASE of (condition, value); null without any."""
+    """Return a CASE over (condition, value) pairs; null if there are none."""
     if not cases:
         return "null"
     return f"case {' '.join(f'when {condition} then {value}' for condition, value in cases)} end"

@@ -1,4 +1,4 @@
-"""What a chunk of each format is to the engine: the SELECT that gives the contract's columns of it. Pure."""
+"""Generate the SELECT of the declared columns of a chunk, by the source's format."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import duckdb
 
 from enrich.dataset.coercion import Coerced, coerce_json, coerce_text, coerce_typed, json_member
 from enrich.dataset.definition import Source
-from enrich.dataset.json_sql import Kind, identifier, literal
+from enrich.dataset.json_sql import SqlType, identifier, literal
 
-LINE = "larder.line"  # a line as the file holds it: each of JSON lines, of CSV those that are malformed
-PROBLEM = "larder.problem"  # what is wrong with a line; null for a good one
+LINE = "larder.line"  # the original line: of JSON lines each, of CSV the malformed ones
+PROBLEM = "larder.problem"  # the error of a malformed line; null for a good one
 NO_PROBLEM = "cast(null as varchar)"
 
 _CHUNK = '"larder.chunk"'
@@ -20,15 +20,15 @@ _BLANKS = "' ' || chr(9) || chr(13)"
 
 
 def build_read(
-    con: duckdb.DuckDBPyConnection, source: Source, declared: Mapping[str, Kind], codes: Mapping[str, int]
+    con: duckdb.DuckDBPyConnection, source: Source, declared: Mapping[str, SqlType], codes: Mapping[str, int]
 ) -> str:
     """Build the SELECT over the relation `larder.chunk`.
 
     Raises:
-        TypeError: a column is of another kind than the contract says.
+        TypeError: a column's type can't be converted to the declared one.
     """
     relation = con.sql(f"select * from {_CHUNK}")
-    actual: dict[str, Kind] = dict(zip(relation.columns, relation.types, strict=True))
+    actual: dict[str, SqlType] = dict(zip(relation.columns, relation.types, strict=True))
     problem = identifier(PROBLEM) if PROBLEM in actual else NO_PROBLEM
     if source.format not in {"jsonl", "rejects"}:
         return render_read(_CHUNK, read_columns(actual, declared), codes, problem)
@@ -37,11 +37,11 @@ def build_read(
     return render_read(lines, read_members(actual, declared), codes, problem)
 
 
-def read_columns(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
-    """Coerce the columns of a chunk of typed columns or text.
+def read_columns(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
+    """Coerce the typed or text columns of a chunk.
 
     Raises:
-        TypeError: the types are of different kinds.
+        TypeError: a column's type can't be converted to the declared one.
     """
     coerced = {}
     for name, kind in declared.items():
@@ -49,13 +49,13 @@ def read_columns(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> di
         if found is None and actual[name].id == "varchar":
             found = coerce_text(identifier(name), kind)
         if found is None:
-            raise TypeError(f"column {name!r} is {actual[name]}, not {kind}")
+            raise TypeError(f"column {name!r} is {actual[name]}, expected {kind}")
         coerced[name] = found
     return coerced
 
 
-def read_members(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> dict[str, Coerced]:
-    """Coerce the members of JSON lines; a column that the chunk has comes from the object key.
+def read_members(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
+    """Coerce the members of JSON lines, and the columns that come from the object key.
 
     Raises:
         TypeError: a type can't be read from JSON.
@@ -70,10 +70,10 @@ def read_members(actual: Mapping[str, Kind], declared: Mapping[str, Kind]) -> di
     return {name: coerced[name] for name in declared}
 
 
-def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[str, Kind]) -> str:
-    """Return a relation of parsed lines; its column `larder.problem` says which can't be.
+def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> str:
+    """Return a relation of parsed lines; its column `larder.problem` has the errors.
 
-    A line of a rejects file holds the row as its member `prediction`: an object, or the text of a line.
+    A line of a rejects file holds the row in its member `prediction`: an object, or the text of a line.
     """
     relation, line = _CHUNK, identifier(LINE)
     if source.format == "rejects":
@@ -96,7 +96,7 @@ def parse_lines(source: Source, inside: Mapping[str, Kind], declared: Mapping[st
 
 
 def extract_prediction(line: str) -> str:
-    """Return the SQL of the JSON that a line of a rejects file holds as its original row; null if it holds none."""
+    """Return the SQL of the original row, as JSON, of a line of a rejects file; null if it has none."""
     return f"try(json_extract({line}, '$.prediction'))"
 
 
@@ -107,9 +107,9 @@ def render_read(
     problem: str,
     known_bad: str = "cast(null as integer)",
 ) -> str:
-    """Return the SELECT that gives declared columns of declared types.
+    """Return the SELECT of the declared columns in their declared types.
 
-    It adds `larder.row`, `larder.problem` (text, null for a good line) and `larder.bad`: the code of what is wrong.
+    It adds `larder.row`, `larder.problem` (text, null for a good line) and `larder.bad` (the reject code, or null).
     """
     columns = [f"{each.sql} as {identifier(name)}" for name, each in coerced.items()]
     bad = [f"when {each.bad} then {codes[name]}" for name, each in coerced.items() if each.bad]

@@ -17,7 +17,7 @@ from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Dataset, FromKey
 from enrich.dataset.expressions import Mistake
-from enrich.dataset.json_sql import Kind
+from enrich.dataset.json_sql import SqlType
 from serve.datasets import Served
 
 
@@ -75,7 +75,7 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
         ToolMissing: sqlglot is not installed.
     """
     mistakes = list(_check_policies(dataset))
-    queries: dict[str, Mapping[str, Kind] | None] = {}
+    queries: dict[str, Mapping[str, SqlType] | None] = {}
     for name, metadata in dataset.metadata.items():
         try:
             queries[name] = parse_query(metadata.sql)
@@ -93,7 +93,7 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
     return mistakes
 
 
-def parse_query(sql: str) -> dict[str, Kind] | None:
+def parse_query(sql: str) -> dict[str, SqlType] | None:
     """Parse an Athena query; return its column names, with a type that says nothing, or None if `*` hides them.
 
     Raises:

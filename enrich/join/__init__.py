@@ -1,1 +1,1 @@
-"""Join predictions with metadata and render item keys and bodies: embedded DuckDB."""
+"""Join predictions with metadata and render item keys and bodies in embedded DuckDB."""

@@ -1,7 +1,7 @@
-"""Turn chunks of predictions into keys and bodies: embedded DuckDB joins, checks, renders. No I/O but its own spill.
+"""Join chunks of predictions with metadata, check them, and render item keys and bodies, in embedded DuckDB.
 
-One SELECT a chunk, not one over a stream: a reader streamed through a single query lost its order and grew past its
-memory limit. Any number of rows so takes the memory of one chunk and of the metadata.
+Each chunk is one SELECT: a reader streamed through a single query lost its order and exceeded its memory limit. So any
+number of rows takes the memory of one chunk and of the metadata.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import pyarrow.compute as pc
 from enrich.dataset.binding import bind_dataset
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive, FromColumn
-from enrich.dataset.json_sql import Kind, identifier
+from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.join.derive import derive_columns
 from enrich.join.original_rows import render_original, strict_json
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
-_HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows would be rendered for nothing
+_HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows match none
 
 
 class JoinMultiplies(ValueError):
-    """A prediction would come out more than once; the message names the metadata and an example of the values."""
+    """A prediction would match several metadata rows; the message names the metadata and an example of the values."""
 
 
 class MetadataTooLarge(ValueError):
-    """The metadata does not fit in the memory that a run may take for it."""
+    """The metadata exceeds the memory limit of a run."""
 
 
-def connect(directory: Path, *, memory_limit: str, threads: int = 1) -> duckdb.DuckDBPyConnection:
-    """Open an embedded DuckDB that reaches no file but its own spill, loads no extension, and keeps time in UTC."""
+def connect_duckdb(directory: Path, *, memory_limit: str, threads: int = 1) -> duckdb.DuckDBPyConnection:
+    """Open an embedded DuckDB in UTC, without extensions and without access to files except its temporary ones."""
     con = duckdb.connect(
         config={
             "memory_limit": memory_limit,
@@ -48,7 +48,7 @@ def connect(directory: Path, *, memory_limit: str, threads: int = 1) -> duckdb.D
         }
     )
     con.execute("set TimeZone='UTC'")
-    # It lifts what two expressions share out of their TRYs, so that a value that should reject its row raises.
+    # This optimizer moves a shared subexpression out of the TRYs around it: an error would fail the query, not the row.
     con.execute("set disabled_optimizers='common_subexpressions'")
     con.execute("set enable_external_access=false")
     con.execute("set lock_configuration=true")
@@ -71,12 +71,12 @@ class Engine:
 
         Raises:
             DatasetMistakes: the dataset does not fit the metadata's columns or types, or DuckDB.
-            JoinMultiplies: metadata holds the values that a prediction is matched by more than once.
-            MetadataTooLarge: it is larger than `MAX_METADATA_BYTES`.
+            JoinMultiplies: the columns that metadata is matched by are not unique.
+            MetadataTooLarge: all metadata together is larger than `MAX_METADATA_BYTES`.
         """
         _check_size(dataset, metadata)
         self._dataset = dataset
-        self._con = connect(directory, memory_limit=memory_limit, threads=threads)
+        self._con = connect_duckdb(directory, memory_limit=memory_limit, threads=threads)
         self._reads: dict[pa.Schema, str] = {}
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
@@ -103,15 +103,14 @@ class Engine:
         self._con.close()
 
     def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
-        """Render a chunk as `read_chunks` gives it; `digest` says whether bodies are digested, a third of the work.
+        """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, a third of the work.
 
         Returns:
-            One row for each of the chunk's, in its order: row int64, pk string, sk string, body string (null for a
-            reject), digest uint64 (null when not asked for), bytes int64, reason string and detail string (null when
-            it becomes an item).
+            One row per row of the chunk, in its order: row int64, pk string, sk string, body string (null for a
+            reject), digest uint64 (null unless requested), bytes int64, reason and detail string (null for an item).
 
         Raises:
-            JoinMultiplies: a row would come out more than once.
+            JoinMultiplies: a prediction matched several metadata rows.
         """
         self._con.register("larder.chunk", _number(chunk, first_row))
         read = self._read(chunk.schema)
@@ -121,9 +120,9 @@ class Engine:
         return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
-        """Return rows of a chunk, by their index in it, as JSON text that the format `rejects` reads again.
+        """Return rows of a chunk, by their index, as JSON text that the source format `rejects` can read.
 
-        An object of the columns, or the text of a line that is no row; a value that JSON has no word for is a string.
+        Each is an object of the columns, or the text of a malformed line. A value without JSON is a string.
         """
         table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
         self._con.register("larder.chunk", table.take(pa.array(rows, pa.int64())))
@@ -133,8 +132,8 @@ class Engine:
         return [strict_json(text, line) for text, line in self._con.execute(f'{select} from "larder.chunk"').fetchall()]
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
-        """Return the lowest and the highest instant in the `FromColumn` column of a chunk; None if all are null."""
-        assert isinstance(self._dataset.as_of, FromColumn)  # noqa: S101 - nobody else has such a column
+        """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null."""
+        assert isinstance(self._dataset.as_of, FromColumn)  # noqa: S101 - only such a dataset has the column
         column = identifier(self._dataset.as_of.column)
         self._con.register("larder.chunk", _number(chunk, 0))
         instants = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
@@ -144,7 +143,7 @@ class Engine:
         low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
         return low, high
 
-    def _register(self, name: str, table: pa.Table) -> dict[str, Kind]:
+    def _register(self, name: str, table: pa.Table) -> dict[str, SqlType]:
         self._con.register(f"larder.raw.{name}", _without_dictionaries(table))
         relation = self._con.sql(f"select * from {identifier(f'larder.raw.{name}')}")
         return dict(zip(relation.columns, relation.types, strict=True))
@@ -159,8 +158,8 @@ class Engine:
         for *values, count in found:
             example = ", ".join(f"{key} = {value}" for key, value in zip(keys, values, strict=True))
             raise JoinMultiplies(
-                f"{self._dataset.name} metadata.{name}: {count} rows have {example}, so that a prediction would "
-                "come out more than once; make the query give one row for these values"
+                f"{self._dataset.name} metadata.{name}: {count} rows have {example}, expected one; change the query to "
+                "return one row for these values"
             )
 
     def _compile(self, bound: Any, hoisted: frozenset[str]) -> tuple[Compiled, dict[str, str]]:
@@ -168,13 +167,13 @@ class Engine:
         texts: dict[str, str] = {}
         for name, sql in compiled.defaults.items():
             code, *found = self._con.execute(sql).fetchall()[0]
-            if code is not None:  # it has no JSON where it is missing: that is a matter of the rows that miss it
+            if code is not None:  # missing metadata has no JSON here: only the rows without a match are rejected
                 return self._compile(bound, hoisted - {name})
             texts |= {f"larder.{name}.f{n}": text for n, text in enumerate(found)}
         return compiled, texts
 
     def _read(self, schema: pa.Schema) -> str:
-        """Return the SELECT that gives the contract's columns of the registered chunk."""
+        """Return the SELECT of the declared columns of the registered chunk."""
         if schema not in self._reads:
             source = self._dataset.source
             declared = {name: self._kinds[name] for name in source.columns}
@@ -182,7 +181,7 @@ class Engine:
         return self._reads[schema]
 
     def _derive(self, read: str, step: Derive) -> str:
-        """Run the dataset's step in pandas over what was read; return the SELECT that gives what it made."""
+        """Run the dataset's pandas step over the rows read; return the SELECT of its result."""
         derived = derive_columns(self._con.sql(read).to_arrow_table(), step, self._dataset.name)
         self._con.register("larder.derived", derived)
         relation = self._con.sql('select * from "larder.derived"')
@@ -190,7 +189,7 @@ class Engine:
         return render_read('"larder.derived"', coerced, self._compiled.columns, identifier(PROBLEM), '"larder.bad"')
 
     def _explain(self, rendered: pa.Table) -> pa.Table:
-        """Put words in the place of codes."""
+        """Replace reason codes with reason and detail."""
         code = rendered["code"]
         reasons, details = zip(*self._compiled.reasons.all, strict=True)
         detail = pc.coalesce(rendered["problem"], pa.array(details, pa.string()).take(code))
@@ -198,14 +197,14 @@ class Engine:
         return found.append_column("reason", pa.array(reasons, pa.string()).take(code)).append_column("detail", detail)
 
     def _in_order(self, rendered: pa.Table, first_row: int, count: int) -> pa.Table:
-        """A join may change the order of rows; each must be there once."""
+        """Restore the order of rows, which a join may change, and check that each row is there once."""
         expected = pa.arange(first_row, first_row + count)
         if not rendered["row"].equals(pa.chunked_array([expected])):
             rendered = rendered.sort_by("row")
             if not rendered["row"].combine_chunks().equals(expected):
                 raise JoinMultiplies(
-                    f"{self._dataset.name}: {count} predictions came out as {rendered.num_rows} rows; the values "
-                    f"that {', '.join(self._dataset.metadata)} is matched by are not unique"
+                    f"{self._dataset.name}: the join made {rendered.num_rows} rows of {count} predictions, expected "
+                    f"{count}; the values by which {', '.join(self._dataset.metadata)} is matched are not unique"
                 )
         return rendered
 
@@ -215,8 +214,8 @@ def _check_size(dataset: Dataset, metadata: Mapping[str, pa.Table]) -> None:
     if total > MAX_METADATA_BYTES:
         largest = max(dataset.metadata, key=lambda name: metadata[name].nbytes)
         raise MetadataTooLarge(
-            f"{dataset.name}: its metadata takes {total >> 20} MB, more than the {MAX_METADATA_BYTES >> 20} MB that a "
-            f"run holds; {largest!r} is the largest: filter its query to the rows and columns that are used, or join "
+            f"{dataset.name} metadata: takes {total >> 20} MB, expected at most {MAX_METADATA_BYTES >> 20} MB; "
+            f"{largest!r} is the largest: filter its query to the rows and columns that are used, or join "
             "in Athena and feed the result as the output"
         )
 
@@ -227,7 +226,7 @@ def _number(chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Table:
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:
-    """An Arrow dictionary becomes a DuckDB enum, whose type would name every value."""
+    """Decode dictionaries: DuckDB would read them as enums, whose types list every value."""
     for n, column in enumerate(table.schema):
         if pa.types.is_dictionary(column.type):
             table = table.set_column(n, column.name, table.column(n).cast(column.type.value_type))

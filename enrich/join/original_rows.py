@@ -1,4 +1,4 @@
-"""Render a row as the file held it, for the rejects: JSON that can be read again, whatever was wrong with it. Pure."""
+"""Render the original row of a reject as valid JSON, whatever was wrong with it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 import orjson
 
-from enrich.dataset.json_sql import INTEGERS, Kind, concat, identifier, render_label, render_object
+from enrich.dataset.json_sql import INTEGERS, SqlType, concat, identifier, render_label, render_object
 from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
 _NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
 
 
-def render_original(kinds: Mapping[str, Kind], *, of_rejects: bool = False) -> str:
-    """Return the SELECT of two texts: an object of a chunk's columns, and the line itself where it is kept.
+def render_original(kinds: Mapping[str, SqlType], *, of_rejects: bool = False) -> str:
+    """Return the SELECT of two texts: an object of a chunk's columns, and the original line if the chunk has it.
 
-    `of_rejects`: the lines are of a rejects file; the original row is what they hold, however often it was rejected.
+    `of_rejects`: the lines are from a rejects file, and hold the original row, however often it was rejected.
     """
     pieces: list[str] = []
     for name, kind in kinds.items():
@@ -37,7 +37,7 @@ def render_original(kinds: Mapping[str, Kind], *, of_rejects: bool = False) -> s
 
 
 def strict_json(text: str, line: str | None) -> str:
-    """Return JSON that any reader takes: a line that is none, or holds NaN, as a string."""
+    """Return strictly valid JSON: a line that is not JSON, or holds NaN, becomes a string."""
     whole = text if line is None else line
     try:
         orjson.loads(whole)

@@ -1,4 +1,4 @@
-"""Keep predictions that could not become items: on S3, with their reasons, in a form that can be replayed."""
+"""Write rejected predictions to S3 with their reasons, so that they can be replayed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from enrich.join.engine import Engine
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PREDICTION = "prediction"  # the member of a reject's line that holds the original row
+PREDICTION = "prediction"  # member of a reject's line: the original row
 
 
 def build_prefix(dataset: str, run: int) -> str:
-    """Return where the rejects of a run lie."""
+    """Return the prefix of a run's rejects."""
     return f"rejects/{dataset}/{run:08d}/"
 
 
 def write_rejects(
     s3: S3Client, bucket: str, prefix: str, engine: Engine, chunk: pa.RecordBatch, rendered: pa.Table, first_row: int
 ) -> dict[str, int]:
-    """Write the rejects of one chunk and return how many there are by reason.
+    """Write the rejects of one chunk; return their number by reason.
 
-    The file is named by the chunk's range of rows and not by its content, so that a restarted run overwrites it. One
-    JSON object a line: row, reason, detail, prediction (the original row).
+    The file is named by the chunk's range of rows, so that a restarted run overwrites it. Each line is a JSON object:
+    row, reason, detail, prediction (the original row).
     """
     rejected = rendered.filter(pc.is_valid(rendered["reason"]))
     if rejected.num_rows == 0:

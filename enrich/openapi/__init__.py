@@ -1,1 +1,1 @@
-"""Describe a dataset to its consumers in openapi.yaml."""
+"""Generate a dataset's part of openapi.yaml."""

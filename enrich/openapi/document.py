@@ -1,4 +1,4 @@
-"""Tell consumers of a dataset: its tag, paths and schemas, as they stand in openapi.yaml. Edge: that file."""
+"""Build a dataset's tag, paths and schemas, and insert them into openapi.yaml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enrich.dataset.validation import ToolMissing, read_document
 from enrich.openapi.paths import PATHS
 from enrich.openapi.schema import Schema, build_example, build_schema, find_unknown
 
-ANCHORS = {  # a part goes above its line
+ANCHORS = {  # each part is inserted above its line
     "tag": "  # further datasets: tags",
     "paths": "  # further datasets: paths",
     "schemas": "    # further datasets: schemas",
@@ -21,16 +21,16 @@ ANCHORS = {  # a part goes above its line
 
 
 class NoPlace(ValueError):
-    """openapi.yaml can't take the dataset; the message says what to do."""
+    """The dataset can't be inserted into openapi.yaml; the message has the remedy."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What openapi.yaml has to say of a dataset.
+    """A dataset's part of openapi.yaml.
 
     Attributes:
         parts: text by the name of its anchor.
-        unknown: places of the body whose type only its author knows.
+        unknown: places of the body whose type can't be derived from the dataset.
     """
 
     name: str
@@ -58,16 +58,16 @@ def build_contract(dataset: Dataset) -> Contract:
     return Contract(dataset.name, model, parts, find_unknown(schema))
 
 
-def insert(text: str, document: Any, contract: Contract) -> str:
-    """Insert a dataset's part into the text of openapi.yaml; unchanged when all of it is there.
+def insert_contract(text: str, document: Any, contract: Contract) -> str:
+    """Insert a dataset's part into the text of openapi.yaml; return the text unchanged if all of it is there.
 
     Args:
-        text: of the file.
-        document: the same, parsed.
-        contract: what to insert.
+        text: of openapi.yaml.
+        document: the parsed text.
+        contract: the part to insert.
 
     Raises:
-        NoPlace: the file has some of it and not all, or has lost a line that tells where it goes.
+        NoPlace: the file has only some of it, or lacks an anchor line.
     """
     wanted = {
         f"path /v1/{contract.name}": f"/v1/{contract.name}" in document["paths"],
@@ -80,31 +80,31 @@ def insert(text: str, document: Any, contract: Contract) -> str:
     wanted |= {f"schema {name}": name in schemas for name in (f"{contract.model}Page", f"{contract.model}Body")}
     if there := [what for what, found in wanted.items() if found]:
         raise NoPlace(
-            f"openapi.yaml has {', '.join(there)} already, but not all that {contract.name} needs; take it out"
+            f"openapi.yaml: has {', '.join(there)} already, and not all that {contract.name} needs; remove it"
         )
     for part, anchor in ANCHORS.items():
         before, line, after = text.partition(f"{anchor}\n")
         if not line:
-            raise NoPlace(f"openapi.yaml lacks the line {anchor.strip()!r} above which a dataset's {part} goes")
+            raise NoPlace(f"openapi.yaml: has no line {anchor.strip()!r}, above which a dataset's {part} goes; add it")
         text = before + contract.parts[part] + line + after
     return text
 
 
-def write(path: Path, contract: Contract) -> bool:
-    """Write a dataset's part into openapi.yaml, and return whether it was not there yet.
+def write_contract(path: Path, contract: Contract) -> bool:
+    """Write a dataset's part into openapi.yaml; return whether the file changed.
 
     Raises:
-        NoPlace: as `insert` has it; nothing is written then.
+        NoPlace: as `insert_contract`; nothing is written.
     """
     text = path.read_text(encoding="utf-8")
-    changed = insert(text, read_document(path), contract)
+    changed = insert_contract(text, read_document(path), contract)
     if changed != text:
         path.write_text(changed, encoding="utf-8")
     return changed != text
 
 
-def render_parts(contract: Contract) -> str:
-    """Render what to add by hand, and where."""
+def render_contract(contract: Contract) -> str:
+    """Render the parts to insert by hand, with their places."""
     return "\n".join(f"# above the line {ANCHORS[part].strip()!r}:\n{text}" for part, text in contract.parts.items())
 
 
@@ -119,7 +119,7 @@ def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
 
 
 def _block(name: str, value: Any) -> Iterator[str]:
-    """Write a member: what holds properties and what else is long over several lines, the rest on one."""
+    """Yield the lines of a member: schemas with properties, items or an example as blocks, others on one line."""
     nested = isinstance(value, dict) and (
         name == "example" or not value.keys().isdisjoint({"properties", "items", "example"}) or _holds_schemas(value)
     )
@@ -141,7 +141,7 @@ def _reference(model: str) -> dict[str, str]:
 
 
 def _flow(value: Any) -> str:
-    """Write a value on one line."""
+    """Render a value as YAML on one line."""
     try:
         import yaml
     except ImportError as error:

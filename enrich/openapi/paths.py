@@ -1,4 +1,4 @@
-"""The two paths of a dataset as they stand in openapi.yaml, with NAME and MODEL for its own. A text."""
+"""The template of a dataset's two paths in openapi.yaml; NAME and MODEL are replaced by its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Say what the members of a body are, as JSON schema: from the types of a dataset's expressions. Pure.
+"""Build the JSON schema of a dataset's body from the types of its expressions.
 
-The columns of metadata have no types here unless their query casts them. An expression over such columns is tried with
-several types: what all that suit have in common is promised, and no type at all where they have nothing in common.
+Metadata columns have no known type unless their query casts them. An expression over such columns is bound with several
+types: the schema is what all valid ones have in common, and has no type if that is nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import duckdb
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
 from enrich.dataset.expressions import DatasetMistakes, parse_tree
-from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, Kind, Policy
+from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, JsonPolicy, SqlType
 from enrich.dataset.nullability import find_never_null, is_never_null
 from enrich.dataset.validation import parse_query
 
@@ -45,7 +45,7 @@ _SCALARS: dict[str, Schema] = {
 
 
 def build_schema(dataset: Dataset) -> Schema:
-    """Build the schema of a dataset's body; what has no type in it is described as `UNKNOWN`.
+    """Build the schema of a dataset's body; members without a known type have the description `UNKNOWN`.
 
     Raises:
         DatasetMistakes: the dataset can't be bound.
@@ -73,7 +73,7 @@ def find_unknown(schema: Schema, place: str = "body") -> list[str]:
 
 
 def build_example(schema: Schema, name: str = "") -> Any:
-    """Build a value that fits a schema of ours: text is the member's name, and what has no type is null."""
+    """Build an example of a schema from `build_schema`: text is the member's name, a member without a type is null."""
     if "enum" in schema:
         return schema["enum"][0]
     if schema.get("type") == "object":
@@ -114,8 +114,8 @@ class _Describe:
             return _nullable(schema)
         return schema
 
-    def _kinds(self, leaf: Leaf) -> Iterator[Kind]:
-        """Yield what the expression can be."""
+    def _kinds(self, leaf: Leaf) -> Iterator[SqlType]:
+        """Yield the types that the expression can have."""
         if not self.binder.is_unknown(leaf.expression):
             yield leaf.kind
             return
@@ -132,8 +132,8 @@ class _Describe:
         return is_never_null(tree, self.never_null)
 
 
-def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, Kind] | None:
-    """Return the columns of a metadata query; those that it casts have a type."""
+def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, SqlType] | None:
+    """Return the columns of a metadata query, with the types of those that it casts."""
     columns = parse_query(sql)
     if columns is None:
         return None
@@ -152,7 +152,7 @@ def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, Kind] 
 
 
 def _common(found: list[Schema]) -> Schema:
-    """Return what schemas have in common; empty when they have not even the type."""
+    """Return what schemas have in common; empty if their types differ."""
     types = {each.get("type") for each in found}
     if all(each == found[0] for each in found[1:]):
         return dict(found[0]) if found else {}
@@ -161,8 +161,8 @@ def _common(found: list[Schema]) -> Schema:
     return {"type": "string"} if types == {"string"} else {}
 
 
-def _of_kind(kind: Kind, policy: Policy) -> Schema:
-    """Describe what `enrich.dataset.json_sql` makes of a type; nothing is promised of one that can hold anything."""
+def _of_kind(kind: SqlType, policy: JsonPolicy) -> Schema:
+    """Return the schema of the JSON that `enrich.dataset.json_sql` renders for a type; empty for the type JSON."""
     name = kind.id
     if str(kind).upper() == "JSON":
         return {}
@@ -178,14 +178,14 @@ def _of_kind(kind: Kind, policy: Policy) -> Schema:
         size = {"minItems": children["size"], "maxItems": children["size"]} if name == "array" else {}
         return {"type": "array", **size, "items": _nullable(_of_kind(children["child"], policy))}
     if name == "map":
-        return {"type": "object"}  # API Gateway takes no additionalProperties
+        return {"type": "object"}  # API Gateway does not support additionalProperties
     return dict(_SCALARS.get(name, {}))
 
 
 def _nullable(schema: Schema) -> Schema:
     if "type" not in schema:
         return {"description": UNKNOWN}
-    # An enum that holds null is beyond what API Gateway is known to take, and without it null is not valid.
+    # API Gateway is not known to accept an enum with null, and with an enum that lacks it null would be invalid.
     return {**{name: value for name, value in schema.items() if name != "enum"}, "nullable": True}
 
 

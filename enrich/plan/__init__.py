@@ -1,1 +1,1 @@
-"""What a run would do and cost, without writing."""
+"""Plan a run: what it would change and cost, without writing."""

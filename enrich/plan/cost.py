@@ -1,4 +1,4 @@
-"""What write units cost, by a small dated table of list prices. Pure but for reading that table."""
+"""Calculate the cost of write units from a dated table of list prices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name("prices.json")
-HOURS = 730  # of a month, as AWS's calculator has it
-RUN_SECONDS = 3600  # in which provisioned capacity gets a run done
+HOURS_PER_MONTH = 730  # as in AWS's pricing calculator
+RUN_SECONDS = 3600  # duration of a run for which provisioned capacity is calculated
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Cost:
 
     Attributes:
         run: on demand, for this run's write units.
-        month: on demand, for as many runs like it as come in a month.
-        capacity: write units a second that get such a run done in an hour.
+        month: on demand, for a month of such runs.
+        capacity: write units per second that complete such a run in an hour.
         month_provisioned: for that capacity, provisioned all month.
     """
 
@@ -31,20 +31,20 @@ class Cost:
 
 
 def build_cost(units: int, per_month: float, region: str) -> Cost | None:
-    """Build the cost of a run of so many write units; None where the table has no price for the region.
+    """Calculate the cost of a run's write units; None if the table has no price for the region.
 
-    The unit is DynamoDB's: 1 KB of an item, rounded up. It charges for the larger of the old item and the new.
+    A write unit is DynamoDB's: 1 KB of the larger of the old and the new item, rounded up.
     """
     prices = read_prices()["regions"].get(region)
     if prices is None:
         return None
     run = units / 1e6 * prices["million_write_requests"]
     capacity = -(-units // RUN_SECONDS)
-    return Cost(run, run * per_month, capacity, capacity * HOURS * prices["write_unit_hour"])
+    return Cost(run, run * per_month, capacity, capacity * HOURS_PER_MONTH * prices["write_unit_hour"])
 
 
 @cache
 def read_prices() -> dict[str, Any]:
-    """Read the table: source, as_of, read_in (where the source was found quoted), and prices by region."""
+    """Read the table: source, as_of, read_in (where the source was quoted), and prices by region."""
     prices: dict[str, Any] = json.loads(TABLE.read_text())
     return prices

@@ -1,4 +1,4 @@
-"""S3 and the ledger as they would become: reads see the real ones, writes stay here. What `plan` runs on. An edge."""
+"""Copy-on-write views of S3 and the ledger, for `plan`: reads see the real ones, writes stay in the view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire.response import Response
 
 
 class OverlayS3:
-    """S3 with what was written since in a folder, as far as enrich calls it."""
+    """A copy-on-write view of S3, for the calls that enrich makes; written objects are in a folder."""
 
     def __init__(self, s3: Any, folder: Path) -> None:
         self._s3 = s3
@@ -25,15 +25,15 @@ class OverlayS3:
         self._deleted: set[tuple[str, str]] = set()
 
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
-        """Keep an object."""
+        """Write an object to the view."""
         self._place(Bucket, Key).write_bytes(Body)
 
     def upload_file(self, name: str, bucket: str, object_key: str) -> None:
-        """Keep a file as an object."""
+        """Write a file to the view."""
         shutil.copyfile(name, self._place(bucket, object_key))
 
     def get_object(self, Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
-        """Get an object that was kept, else the real one."""
+        """Get an object of the view, else the real one."""
         path = self._written.get((Bucket, Key))
         if (Bucket, Key) in self._deleted:
             raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "deleted in this plan"}}, "GetObject")
@@ -42,18 +42,18 @@ class OverlayS3:
         return {"Body": StreamingBody(path.open("rb"), path.stat().st_size)}
 
     def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
-        """Forget objects; the real ones stay."""
+        """Delete objects from the view; the real ones stay."""
         for each in Delete["Objects"]:
             self._written.pop((Bucket, each["Key"]), None)
             self._deleted.add((Bucket, each["Key"]))
         return {}
 
     def head_object(self, **request: Any) -> Any:
-        """Look at a real object: outputs are never written here."""
+        """Head a real object: outputs are never written to the view."""
         return self._s3.head_object(**request)
 
     def list_objects_v2(self, Bucket: str, Prefix: str, **more: Any) -> Any:  # noqa: N803
-        """List what is there and what was kept."""
+        """List the objects of the view and the real ones."""
         page = self._s3.list_objects_v2(Bucket=Bucket, Prefix=Prefix, **more)
         there = [entry for entry in page.get("Contents", []) if (Bucket, entry["Key"]) not in self._deleted]
         page = {**page, "Contents": there}
@@ -73,7 +73,7 @@ class OverlayS3:
 
 
 class OverlayDynamo:
-    """The ledger's table, with what was committed since in memory; as far as `Ledger` calls it."""
+    """A copy-on-write view of the ledger's table, for the calls that `Ledger` makes; written rows are in memory."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._client = client
@@ -85,14 +85,14 @@ class OverlayDynamo:
         return self._client.describe_table(**request)
 
     def get_item(self, **request: Any) -> Any:
-        """Get a row as it would be."""
+        """Get a row of the view, else the real one."""
         at = request["Key"]["pk"]["S"], request["Key"]["sk"]["S"]
         if at not in self._rows:
             return self._client.get_item(**request)
         return {"Item": self._rows[at]} if self._rows[at] else {}
 
     def query(self, **request: Any) -> Any:
-        """Query rows as they would be, all in one page."""
+        """Query the rows of the view and the real ones, in one page."""
         values = request["ExpressionAttributeValues"]
         pk, prefix = values[":pk"]["S"], values[":prefix"]["S"]
         found: dict[str, dict[str, Any] | None] = {}
@@ -107,27 +107,27 @@ class OverlayDynamo:
         return {"Items": rows if request["ScanIndexForward"] else rows[::-1]}
 
     def transact_write_items(self, TransactItems: list[Any]) -> None:  # noqa: N803
-        """Commit here."""
+        """Write rows to the view."""
         for action in TransactItems:
             row = action["Put"]["Item"] if "Put" in action else action["Delete"]["Key"]
             self._rows[row["pk"]["S"], row["sk"]["S"]] = row if "Put" in action else None
 
 
-class Nowhere:
-    """A transport to a table that takes everything."""
+class DiscardTransport:
+    """A transport that discards each request and reports success."""
 
     def __init__(self) -> None:
         self._handles = itertools.count(1)
         self._sent: list[int] = []
 
     def send(self, target: str, payload: bytes) -> int:
-        """Send to nobody."""
+        """Discard a request."""
         del target, payload
         self._sent.append(next(self._handles))
         return self._sent[-1]
 
     def wait(self, timeout: float) -> list[tuple[int, Response | TransportError]]:
-        """Return that all was taken."""
+        """Report success for each request."""
         del timeout
         sent, self._sent = self._sent, []
         return [(handle, Response(200, [], b"{}")) for handle in sent]

@@ -1,7 +1,7 @@
-"""Tell what running an output would do, by running it: the real stages over an overlay, and nothing is written.
+"""Plan an output: execute the real stages over copy-on-write views of S3 and the ledger.
 
-Neither items nor ledger nor lease nor rejects. Only metadata that is too old is fetched, as a run would: its UNLOAD
-writes to a prefix of its own in Larder's bucket, which nothing else reads.
+No item, ledger record, lease or reject is written. Only metadata that is too old is fetched, as in a run: its UNLOAD
+writes to a separate prefix in Larder's bucket, which nothing else reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind
 from enrich.ledger.store import Ledger
-from enrich.plan.dry_run import Nowhere, OverlayDynamo, OverlayS3
+from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
 from enrich.progress import Progress
 from enrich.read.outputs import Output
 from enrich.services import Services
@@ -29,13 +29,13 @@ MONTH_MS = 30 * 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would become of an output.
+    """The result of planning an output.
 
     Attributes:
-        run: its run as the ledger would hold it: counts, why items are written, reject reasons, write units.
-        before: runs that would go first: what is pending, and what puts a table right that fingerprints don't tell of.
-        done: the output was run already; running it again does nothing.
-        per_month: how many outputs come in a month, as the ledger has it; None when it has fewer than two.
+        run: its run as the ledger would record it: counts, reasons of writes and rejects, write units.
+        before: runs that would go first: pending ones, and those that restore a table that no fingerprints describe.
+        done: the output has a closed run; running it again does nothing.
+        per_month: outputs per month, from the ledger; None if it has fewer than two.
     """
 
     run: Run
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def units(self) -> int:
-        """Return the write units that would be spent."""
+        """The write units that would be spent."""
         return 0 if self.done else self.run.units
 
 
@@ -53,7 +53,7 @@ def plan(services: Services, output: Output) -> Plan:
     """Plan an output.
 
     Raises:
-        Stopped: what a run needs is out of reach.
+        Stopped: a service that the run needs is unavailable.
     """
     runs = services.ledger.fetch_runs(output.dataset)
     known = services.ledger.get_seen(output.dataset, output.identity)
@@ -71,20 +71,20 @@ def plan(services: Services, output: Output) -> Plan:
 
 
 class _WithoutRate(Progress):
-    """Shows the progress of a plan, which writes to no table and so has no write rate."""
+    """Reports the progress of a plan without its write rate: a plan writes to no table."""
 
     def __init__(self, shown: Progress) -> None:
         self.stage = shown.stage  # type: ignore[method-assign]
         self._rows = shown.rows
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-        """Show rows done and rejected."""
+        """Report rows done and rejected."""
         del rate
         self._rows(run, done, rejected, None)
 
 
 def _overlay(services: Services, dataset: str, folder: Path) -> Services:
-    """Return services whose writes stay in memory and in a folder."""
+    """Return services whose writes stay in copy-on-write views."""
     (folder / "s3").mkdir()
     (folder / "scratch").mkdir()
     dynamodb = cast(Any, OverlayDynamo(services.dynamodb, services.settings.ledger))
@@ -93,10 +93,10 @@ def _overlay(services: Services, dataset: str, folder: Path) -> Services:
         s3=cast(Any, OverlayS3(services.s3, folder / "s3")),
         dynamodb=dynamodb,
         ledger=Ledger(dynamodb, services.settings.ledger),
-        open_transport=lambda _timeout: Nowhere(),
+        open_transport=lambda _timeout: DiscardTransport(),
         send=lambda _message: None,
         directory=folder / "scratch",
-        # a lease that somebody holds does not keep us from looking
+        # with the present owner's name, a held lease does not block the plan
         owner=services.ledger.get_state(dataset).lease_owner or services.owner,
         deadline=None,
         progress=_WithoutRate(services.progress),
@@ -105,7 +105,7 @@ def _overlay(services: Services, dataset: str, folder: Path) -> Services:
 
 
 def _per_month(runs: Sequence[Run]) -> float | None:
-    """Return how many outputs come in 30 days, from the median of the gaps between the newest."""
+    """Return the number of outputs in 30 days, from the median interval between the newest ones."""
     made = sorted({run.as_of_ms for run in runs if run.kind is Kind.OUTPUT and run.as_of_ms is not None})[-15:]
     gaps = [later - earlier for earlier, later in pairwise(made)]
     return MONTH_MS / median(gaps) if gaps else None

@@ -1,28 +1,28 @@
-"""Show a plan: as JSON values, and as text for a person. Pure but for the price table."""
+"""Render a plan as JSON values and as text."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from enrich.cli.terminal import describe
+from enrich.cli.terminal import describe_run
 from enrich.ledger.run_state import RunState
 from enrich.plan.cost import Cost, build_cost, read_prices
 from enrich.plan.plan import Plan
 
-DAILY = 30.0  # outputs a month where the ledger can't tell
+DAILY = 30.0  # outputs per month if the ledger has too few runs to calculate it
 
 
 def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> dict[str, Any]:
-    """Return a plan as JSON values; `per_month` goes before what the ledger has."""
+    """Return a plan as JSON values; `per_month` overrides the value from the ledger."""
     runs = per_month or plan.per_month or DAILY
     cost = build_cost(plan.units, runs, region)
     return {
-        "run": describe(plan.run),
+        "run": describe_run(plan.run),
         "already_run": plan.done,
         "written_because": {} if plan.done else dict(plan.run.because),
         "write_units": plan.units,
-        "before": [describe(run) for run in plan.before],
+        "before": [describe_run(run) for run in plan.before],
         "write_units_before": sum(run.units for run in plan.before),
         "region": region,
         "runs_per_month": runs,
@@ -36,19 +36,19 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None) -> str:
     run, counts = plan.run, plan.run.counts
     lines = [f"s3://{run.bucket}/{run.object_key}, dataset {run.dataset}"]
     if plan.done:
-        return f"{lines[0]}: already run {run.run}, {run.state}; to run it again does nothing"
+        return f"{lines[0]}: run {run.run} of it is closed already ({run.state}); running it again does nothing"
     if run.state is not RunState.DONE:
         return f"{lines[0]}: the run would end as {run.state}: {run.error}"
     if plan.before:
         units = sum(each.units for each in plan.before)
-        lines.append(f"first {len(plan.before)} other runs go, with {units:,} write units: {_kinds(plan)}")
+        lines.append(f"{len(plan.before)} other runs go first, with {units:,} write units: {_render_before(plan)}")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(run.reasons.items()))
     why = ", ".join(f"{count:,} {name}" for name, count in plan.run.because.items())
     rows = [
         ("rows", run.rows or 0, ""),
         ("written", counts.written, why),
         ("unchanged", counts.unchanged, ""),
-        ("superseded", counts.superseded, "a newer output has named them"),
+        ("superseded", counts.superseded, "a newer output names them"),
         ("expired", counts.expired, "the output is older than the ttl"),
         ("rejected", counts.rejected, reasons),
         ("removed", counts.removed, "the snapshot does not name them"),
@@ -57,11 +57,11 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None) -> str:
     lines += [f"  {name:12}{count:>14,}  {note if count else ''}".rstrip() for name, count, note in rows]
     runs = per_month or plan.per_month or DAILY
     lines += _render_cost(build_cost(plan.units, runs, region), region, runs)
-    lines.append("nothing was written; metadata too old to be used was fetched into a prefix of its own")
+    lines.append("nothing was written, except metadata that was too old: it was fetched into a separate prefix")
     return "\n".join(lines)
 
 
-def _kinds(plan: Plan) -> str:
+def _render_before(plan: Plan) -> str:
     return ", ".join(f"{run.kind} {run.run} ({run.state})" for run in plan.before)
 
 
@@ -69,7 +69,7 @@ def _render_cost(cost: Cost | None, region: str, per_month: float) -> list[str]:
     prices = read_prices()
     if cost is None:
         known = ", ".join(sorted(prices["regions"]))
-        return [f"no price for {region} (only for {known}); add it to enrich/plan/prices.json, from {prices['source']}"]
+        return [f"no price for {region}, only for {known}; add it to enrich/plan/prices.json, from {prices['source']}"]
     return [
         f"this run, on demand in {region}: ${cost.run:,.4f}",
         f"a month of {per_month:,.1f} such runs: ${cost.month:,.2f} on demand; ${cost.month_provisioned:,.2f} with "

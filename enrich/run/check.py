@@ -37,7 +37,9 @@ def check_output(context: RunContext) -> None:
     def pause() -> None:
         if context.step():
             context.save(replace(context.run, rows=rows, reasons=reasons))
-            raise OutOfTime(f"dataset {context.dataset.name}, run {context.run.run}: looking for duplicates")
+            raise OutOfTime(
+                f"dataset {context.dataset.name}, run {context.run.run}: searched some buckets for duplicates"
+            )
 
     duplicates = context.delta.duplicates(pause)
     if duplicates:

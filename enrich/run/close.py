@@ -59,7 +59,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
 
 
 def _leave_doubt(context: RunContext, state: DatasetState) -> tuple[DatasetState, set[str]]:
-    """Return the dataset's state once the run is closed, and the fingerprints to delete then."""
+    """Return the dataset's state after the close, and the fingerprints to delete after its commit."""
     services, superseded = context.services, set[str]()
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
     try:

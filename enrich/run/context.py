@@ -171,13 +171,13 @@ class RunContext:
         return not self.lease.renews and self.services.clock.now() + seconds > self.lease.stop_at
 
     def pause(self) -> None:
-        """Keep the lease between two buckets of the key space.
+        """Renew the lease if needed, after each bucket of the key space.
 
         Raises:
-            OutOfTime: there may be too little time for another one. The files of finished buckets are the checkpoint.
+            OutOfTime: another bucket may take too long. The files of the finished buckets are the checkpoint.
         """
         if self.step():
-            raise OutOfTime(f"dataset {self.run.dataset}, run {self.run.run}: some buckets of the key space are done")
+            raise OutOfTime(f"dataset {self.run.dataset}, run {self.run.run}: finished some buckets of the key space")
 
     @property
     def decided(self) -> Decision:

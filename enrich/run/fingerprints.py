@@ -16,7 +16,7 @@ PREFIX = "fingerprints/"
 
 
 def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> Fingerprints:
-    """Read fingerprints, let the run's delta compare with them, and return what they are worth for this table."""
+    """Load fingerprints into the run's delta, and return them with their trust for this table."""
     known = read_fingerprints(_open_store(context), base, table_id=table_id, scratch=context.scratch)
     context.delta.load_known(known)
     return known.fingerprints
@@ -40,17 +40,17 @@ def save_doubt(context: RunContext, table_id: str) -> Fingerprints:
 
 
 def find_superseded(context: RunContext, saved: Fingerprints) -> set[str]:
-    """Find the fingerprints of the dataset that nothing refers to once those that were saved are the dataset's.
+    """Find the dataset's fingerprint files that are unused once `saved` are the dataset's fingerprints.
 
     Those that this run was compared with stay until the next run closes: a plan may be reading them. Call this before
-    the commit. If that succeeds, no other invocation has held the dataset meanwhile, so none has written what is found.
+    the commit: if that succeeds, no other invocation held the lease in between, so none has written the files found.
     """
     base = context.delta.known
     return find_unreferenced(_open_store(context), f"{PREFIX}{context.run.dataset}/", [saved, base])
 
 
 def delete_superseded(context: RunContext, object_keys: Collection[str]) -> None:
-    """Delete fingerprints after the commit. What can't be deleted is found again when the next run closes."""
+    """Delete fingerprint files after the commit. The next run to close finds again those that can't be deleted."""
     services, dataset = context.services, context.run.dataset
     try:
         refused = delete(services.s3, services.settings.bucket, object_keys)

@@ -16,7 +16,7 @@ from openapi_schema_validator import OAS30Validator
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
 from enrich.datasets import DATASETS
 from enrich.join.engine import Engine
-from enrich.openapi.document import ANCHORS, NoPlace, build_contract, insert, write
+from enrich.openapi.document import ANCHORS, NoPlace, build_contract, insert_contract, write_contract
 from enrich.openapi.paths import PATHS
 from enrich.openapi.schema import UNKNOWN, build_example, build_schema, find_unknown
 from serve.datasets import Served
@@ -150,7 +150,7 @@ def test_the_file_with_a_dataset_more_is_valid_and_else_the_same(tmp_path: Path)
     path = tmp_path / "openapi.yaml"
     path.write_text(TEXT)
     contract = build_contract(build({"a": {"b": "units"}, "t": "must.title"}))
-    assert write(path, contract)
+    assert write_contract(path, contract)
     after = path.read_text()
     added = after
     for part in contract.parts.values():
@@ -172,23 +172,23 @@ def test_the_file_with_a_dataset_more_is_valid_and_else_the_same(tmp_path: Path)
         if isinstance(operation, dict) and "operationId" in operation
     ]
     assert len(operations) == len(set(operations))
-    assert not write(path, contract)
+    assert not write_contract(path, contract)
     assert path.read_text() == after
 
 
 def test_half_a_dataset_is_refused(tmp_path: Path) -> None:
     """With one path there and the other gone, or a line gone that says where to write, nothing is written."""
     contract = build_contract(build({"a": "units"}))
-    whole = insert(TEXT, DOCUMENT, contract)
+    whole = insert_contract(TEXT, DOCUMENT, contract)
     half = whole.replace("  /v1/x-sales/{prediction_id}:\n", "  /v1/other/{prediction_id}:\n")
     for text, message in [
-        (half, r"path /v1/x-sales, tag x-sales.*take it out"),
+        (half, r"path /v1/x-sales, tag x-sales.*remove it"),
         *((TEXT.replace(f"{anchor}\n", ""), anchor.strip()) for anchor in ANCHORS.values()),
     ]:
         path = tmp_path / "openapi.yaml"
         path.write_text(text)
         with pytest.raises(NoPlace, match=message):
-            write(path, contract)
+            write_contract(path, contract)
         assert path.read_text() == text
 
 

@@ -57,8 +57,8 @@ def test_derive_adds_columns_with_pandas(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (lambda frame: frame.head(1).assign(band="x"), "got 2 rows and gave 1"),
-        (lambda frame: frame, "'band' is not in what it gave"),
+        (lambda frame: frame.head(1).assign(band="x"), "returned 1 rows, expected 2"),
+        (lambda frame: frame, "returned no column 'band'"),
         (lambda frame: frame.assign(band=1 / 0), "ZeroDivisionError"),
     ],
 )

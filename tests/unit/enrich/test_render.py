@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.dataset.json_sql import Policy, Unrenderable, render
+from enrich.dataset.json_sql import JsonPolicy, Unrenderable, render_json_sql
 
 CON = duckdb.connect(config={"threads": 1})
 CON.execute("set TimeZone='UTC'")
-_DEFAULT = Policy()
+_DEFAULT = JsonPolicy()
 
 
-def rendered(expression: str, policy: Policy = _DEFAULT) -> tuple[str | None, list[str]]:
+def rendered(expression: str, policy: JsonPolicy = _DEFAULT) -> tuple[str | None, list[str]]:
     """Return the JSON text, and the reason and path of each check that is true."""
     kind = CON.sql(f"select {expression} as x").types[0]
-    answer = render("x", kind, policy)
+    answer = render_json_sql("x", kind, policy)
     checks = ", ".join([answer.sql, *(check.sql for check in answer.checks)])
     row = CON.execute(f"select {checks} from (select {expression} as x)").fetchall()[0]
     return row[0], [f"{c.reason} {c.path}".strip() for c, bad in zip(answer.checks, row[1:], strict=True) if bad]
@@ -136,19 +136,19 @@ def test_a_type_without_json_is_refused_with_a_remedy(expression: str) -> None:
 @pytest.mark.parametrize(
     ("expression", "policy", "text", "reasons"),
     [
-        ("5::bigint", Policy(large_integers="string"), '"5"', []),
-        ("5::integer", Policy(large_integers="string"), "5", []),
-        ("[5::hugeint]", Policy(large_integers="string"), '["5"]', []),
-        ("9007199254740991::bigint", Policy(large_integers="reject"), "9007199254740991", []),
-        ("9007199254740992::bigint", Policy(large_integers="reject"), "9007199254740992", ["large-integer"]),
-        ("{'a': -9007199254740992::bigint}", Policy(large_integers="reject"), None, ["large-integer .a"]),
-        ("{'a': null::int, 'b': {'c': null::int}}", Policy(nulls="omit"), '{"b":{}}', []),
-        ("{'a': 1, 'b': null::int, 'c': 2}", Policy(nulls="omit"), '{"a":1,"c":2}', []),
-        ("[null::int]", Policy(nulls="omit"), "[null]", []),
-        ("map {'a': null, 'b': 1}", Policy(nulls="omit"), '{"b":1}', []),
+        ("5::bigint", JsonPolicy(large_integers="string"), '"5"', []),
+        ("5::integer", JsonPolicy(large_integers="string"), "5", []),
+        ("[5::hugeint]", JsonPolicy(large_integers="string"), '["5"]', []),
+        ("9007199254740991::bigint", JsonPolicy(large_integers="reject"), "9007199254740991", []),
+        ("9007199254740992::bigint", JsonPolicy(large_integers="reject"), "9007199254740992", ["large-integer"]),
+        ("{'a': -9007199254740992::bigint}", JsonPolicy(large_integers="reject"), None, ["large-integer .a"]),
+        ("{'a': null::int, 'b': {'c': null::int}}", JsonPolicy(nulls="omit"), '{"b":{}}', []),
+        ("{'a': 1, 'b': null::int, 'c': 2}", JsonPolicy(nulls="omit"), '{"a":1,"c":2}', []),
+        ("[null::int]", JsonPolicy(nulls="omit"), "[null]", []),
+        ("map {'a': null, 'b': 1}", JsonPolicy(nulls="omit"), '{"b":1}', []),
     ],
 )
-def test_policies(expression: str, policy: Policy, text: str | None, reasons: list[str]) -> None:
+def test_policies(expression: str, policy: JsonPolicy, text: str | None, reasons: list[str]) -> None:
     """Nulls and large integers are what the dataset says, also within nested values."""
     got, bad = rendered(expression, policy)
     assert bad == reasons
@@ -158,7 +158,7 @@ def test_policies(expression: str, policy: Policy, text: str | None, reasons: li
 def _texts(values: list[Any], kind: pa.DataType) -> list[Any]:
     table = pa.table({"x": pa.array(values, kind)})
     CON.register("values_", table)
-    answer = render("x", CON.sql("select * from values_").types[0])
+    answer = render_json_sql("x", CON.sql("select * from values_").types[0])
     rows = CON.execute(f"select {answer.sql} from values_").fetchall()
     assert all(text is None or "\n" not in text for (text,) in rows)
     return [None if text is None else json.loads(text) for (text,) in rows]
@@ -193,7 +193,7 @@ def test_any_float32_is_its_shortest_text(values: list[float]) -> None:
 def test_any_decimal_is_exact(values: list[Decimal]) -> None:
     """A decimal is the same number without an exponent and without padding."""
     CON.register("values_", pa.table({"x": pa.array(values, pa.decimal128(38, 7))}))
-    answer = render("x", CON.sql("select * from values_").types[0])
+    answer = render_json_sql("x", CON.sql("select * from values_").types[0])
     texts = [text for (text,) in CON.execute(f"select {answer.sql} from values_").fetchall()]
     assert [Decimal(text) for text in texts] == values
     assert not any("e" in text or (("." in text) and text[-1] in "0.") for text in texts)
