@@ -78,7 +78,7 @@ class Delta:
     """Keys and digests of one run's output, and what follows from them; a context manager.
 
     Where a method takes `step`, that is called after each bucket that it has worked on, but for the last, and may raise
-    to end the invocation: what is done by then stays done.
+    to end the invocation: what is done by then stays done. Only dividing the notes into buckets begins anew.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ def check_output(context: RunContext) -> None:
     else:
         rows, reasons = context.run.rows, context.run.reasons
 
-    def pause() -> None:
-        if context.step():
+    def pause() -> None:  # dividing the notes has no checkpoint: it stops only where this invocation has checked rows
+        if context.step() and context.run.rows is None:
             context.save(replace(context.run, rows=rows, reasons=reasons))
             raise OutOfTime(
                 f"dataset {context.dataset.name}, run {context.run.run}: searched some buckets for duplicates"

@@ -88,6 +88,8 @@ class RunContext:
             delta = self._opened.enter_context(Delta(self.scratch, work, rests_on=rests_on, keep_keys=keep_keys))
             if not count_bits(self.run.rows or 0) or not delta.restore():
                 self._import_noted(delta)
+            if self.run.rows is not None:
+                delta.duplicates(self.lease.keep)
             self._delta = delta
         return self._delta
 

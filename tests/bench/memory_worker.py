@@ -9,8 +9,10 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,11 +78,18 @@ def build_shape(name: str, file_format: str) -> Dataset:
 
 
 class Peaks(Progress):
-    """Notes the highest memory of each stage."""
+    """Notes the highest memory of each stage, and how much scratch disk was in use at most."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
+        self.scratch_bytes = 0
         self._stage = ""
+
+    def watch(self, scratch: Path) -> None:
+        """Look at a folder twice a second, for as long as the process lives."""
+        while True:
+            self.scratch_bytes = max(self.scratch_bytes, _measure(scratch))
+            time.sleep(0.5)
 
     def stage(self, run: Run, stage: str) -> None:
         """Begin a stage."""
@@ -97,8 +106,18 @@ class Peaks(Progress):
         self.peaks[self._stage] = int(status.partition("VmHWM:")[2].split()[0]) >> 10
 
 
+def _measure(folder: Path) -> int:
+    """Return how much disk the files of a folder take, those included that are deleted meanwhile."""
+    found = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += os.stat(f"{directory}/{name}").st_blocks * 512
+    return found
+
+
 def main() -> None:
-    """Run once."""
+    """Run over the same output as often as `BENCH_RUNS` says."""
     file, file_format, metadata = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     peaks = Peaks()
     with tempfile.TemporaryDirectory(dir=file.parent) as name:
@@ -106,8 +125,9 @@ def main() -> None:
         dataset = build_shape(shape[0], file_format) if shape else build_dataset(file_format)
         services, s3 = open_services(Path(name), metadata, dataset=dataset)
         services = replace(services, progress=peaks)
+        threading.Thread(target=peaks.watch, args=[services.directory], daemon=True).start()
         suffix = ".parquet" if file_format == "parquet" else ".csv.gz"
-        counts = []
+        counts, seconds, scratch = [], list[tuple[float, float]](), list[float]()
         cpu, wall = time.process_time(), time.perf_counter()
         for part in range(int(os.environ.get("BENCH_RUNS", "1"))):
             object_key = f"{dataset.source.prefix}day={datetime.now(UTC).date()}/part-{part}{suffix}"
@@ -117,13 +137,19 @@ def main() -> None:
             (done,) = run_pending(services, taken.dataset)
             assert done.state == "done", done.error
             counts.append(done.counts)
+            seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
+            scratch.append(peaks.scratch_bytes / 1e9)
+            peaks.scratch_bytes = 0
+            cpu, wall = time.process_time(), time.perf_counter()
         peaks.note()
     figures = {
         "rows": counts[0].read,
         "written": [each.written for each in counts],
         "rejected": [each.rejected for each in counts],
-        "cpu_s": time.process_time() - cpu,
-        "wall_s": time.perf_counter() - wall,
+        "unchanged": [each.unchanged for each in counts],
+        "wall_s": [each[0] for each in seconds],
+        "cpu_s": [each[1] for each in seconds],
+        "scratch_gb": scratch,
         "peak_mb": peaks.peaks,
     }
     print(json.dumps(figures), flush=True)
