@@ -1,7 +1,7 @@
-"""`python -m tests.bench.cold [--json FILE] [--rounds N] [READER ...]`: CPU from process start to a first answered GET.
+"""`python -m tests.bench.cold [--json FILE] [--rounds N] [READER ...]`: CPU from process start to a first GET.
 
-Each reader in turn. `.pyc` files are there, as they are shipped. `python` is the interpreter alone; `boto3.client` only
-makes the client.
+Readers run in turn, with `.pyc` files, as they are deployed. `python` is the interpreter alone; `boto3.client` only
+creates the client.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _spend(command: list[object], env: dict[str, str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table, and write JSON when asked."""
+    """Print the table, and write JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readers", nargs="*", default=[], help=", ".join(READERS))
     parser.add_argument("--rounds", type=int, default=11)
@@ -45,7 +45,7 @@ def main() -> None:
             "python": [interpreter("boto3"), "-c", "pass"],
             "boto3.client": [interpreter("boto3"), "-c", "import boto3; boto3.client('dynamodb')"],
         }
-        # What verifying costs before anything is verified: our verifier with cryptography, and PyJWT.
+        # What importing a verifier costs: Larder's with cryptography, and PyJWT.
         for name, reader, modules in (
             ("verifier alone", "larder", "serve.tokens.jwt, serve.tokens.jwks"),
             ("PyJWT alone", "boto3", "jwt, jwt.algorithms"),
@@ -57,7 +57,7 @@ def main() -> None:
         for turn in range(arguments.rounds + 1):
             for name, command in commands.items():
                 figures = _spend(command, env)
-                if turn:  # the first compiles and warms the disk's cache
+                if turn:  # the first round compiles and fills the disk cache
                     found[name].append(figures)
     results = [
         {"process": name} | {figure: median(row[column] for row in rows) for column, figure in enumerate(FIGURES)}

@@ -1,4 +1,4 @@
-"""All 336,776 flights of 2013 as one output, with their metadata: Parquet files in a folder, made once."""
+"""Write all 336,776 flights of 2013 as one output with its metadata: Parquet files in a folder, written once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ROWS = 336_776
 
 
 def write_flights(folder: Path) -> None:
-    """Write `flights.parquet`, as the model writes it, and a Parquet file for each of the dataset's metadata.
+    """Write `flights.parquet`, as the model would write it, and a Parquet file for each metadata of the dataset.
 
-    The predictions are noise: training takes a minute, and a bench does not care.
+    The predictions are random: training takes a minute, and the benchmark does not depend on them.
     """
     import numpy as np
 

@@ -1,6 +1,6 @@
-"""`python -m tests.bench.gzip_threshold`: what gzipping a body saves, and what it costs, by its size and zlib's level.
+"""`python -m tests.bench.gzip_threshold`: what gzipping a body saves and costs, by size and zlib level.
 
-Bodies are arrays of flights as the example has them; the write units are those of an item with keys of 60 B.
+Bodies are arrays of flights as in the example; the write units are those of an item with keys of 60 B.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WRITE = 0.625e-6  # of a write unit on demand: enrich/plan/prices.json
 
 
 def build_body(size: int, seed: int) -> bytes:
-    """Build JSON of about so many bytes."""
+    """Build JSON of about `size` bytes."""
     rng = random.Random(seed)
     rows: list[dict[str, object]] = []
     text = b""
@@ -32,18 +32,18 @@ def build_body(size: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Print a table: per size and level, bytes, units saved, microseconds of CPU, and what both are worth."""
+    """Print a table: per size and level, the bytes, units saved, microseconds of CPU, and the ratio of their costs."""
     print(f"{'bytes':>8}{'level':>7}{'gzipped':>9}{'units':>7}{'saved':>7}{'us':>8}{'$ saved per $ of CPU':>22}")
     for size in (500, 900, 1_000, 1_500, 2_000, 4_000, 8_000, 16_000, 64_000, 300_000):
         bodies = [build_body(size, seed) for seed in range(max(3, min(100, 300_000 // size)))]
         for level in (1, 6, 9):
             began = time.process_time()
-            packed = []
+            compressed = []
             for body in bodies:
-                packer = zlib.compressobj(level, wbits=31)
-                packed.append(len(packer.compress(body) + packer.flush()))
+                compressor = zlib.compressobj(level, wbits=31)
+                compressed.append(len(compressor.compress(body) + compressor.flush()))
             seconds = (time.process_time() - began) / len(bodies)
-            mean = sum(packed) / len(packed)
+            mean = sum(compressed) / len(compressed)
             units = [-(-(KEYS + length) // UNIT) for length in (size, mean)]
             saved = int(units[0] - units[1])
             worth = saved * WRITE / (seconds * LAMBDA)

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.memory [--rows N...] [--json FILE]`: what whole runs over generated outputs need.
+"""`python -m tests.bench.memory [--rows N...] [--json FILE]`: resources of whole runs over generated outputs.
 
 Memory, scratch disk and time of two runs over the same rows, in one process, written to the null endpoint. All rows are
-new to the first; the second has fingerprints of them all and finds nothing changed. Parquet (more than 1 GB for 10
-million rows) and gzip CSV.
+new to the first; the second has fingerprints of all rows and finds none changed. Parquet (more than 1 GB for 10 million
+rows) and gzip CSV.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from tests.bench.write_setup import BENCH, ROOT, build_env, interpreter, null_en
 FOLDER = BENCH / "memory"
 LIMIT_MB = 512
 LIMIT_GB = 4.0  # of scratch disk
-GROWTH_MB = 64  # more memory for many rows than for few
-LINEAR = 1.5  # times the time for a row, for many rows
+GROWTH_MB = 64  # additional memory for many rows, compared with few
+LINEAR = 1.5  # ratio of the CPU per row for many rows to that for few
 RUNS = 2
 FORMATS = {"parquet": "format parquet, compression snappy", "csv.gz": "format csv, compression gzip, header true"}
 
 
 def write_output(rows: int, suffix: str) -> Path:
-    """Generate an output once: shops of very different sizes, notes that do not compress."""
+    """Generate an output once: shops of very different sizes, incompressible notes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{rows}.{suffix}"
     if path.exists():
         return path
     notes = " || ".join(f"md5('{letter}' || i)" for letter in "abc")
-    shop = "'shop-' || (hash(i) % 997 * (hash(i) % 2))"  # every second row is of one shop
+    shop = "'shop-' || (hash(i) % 997 * (hash(i) % 2))"  # every second row belongs to one shop
     with duckdb.connect(config={"memory_limit": "1GB", "threads": 1}) as con:
         titles = "values (0, 'zero'), (1, 'one'), (2, 'two')"
         con.execute(f"copy (from ({titles}) t(product, title)) to '{FOLDER}/products.parquet'")
@@ -47,7 +47,7 @@ def write_output(rows: int, suffix: str) -> Path:
 
 
 def main() -> None:
-    """Run each, print a table, and say whether the limits hold."""
+    """Run all, print a table, and exit with an error if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
@@ -79,19 +79,17 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps({"memory": results}, indent=1))
     if (worst := max(one["peak_rss_mb"] for one in results)) > LIMIT_MB:
-        raise SystemExit(f"a run took {worst} MB, more than {LIMIT_MB}")
+        raise SystemExit(f"peak RSS {worst} MB, expected at most {LIMIT_MB} MB")
     if (worst := max(gb for one in results for gb in one["scratch_gb"])) > LIMIT_GB:
-        raise SystemExit(f"a run took {worst:.1f} GB of scratch disk, more than {LIMIT_GB}")
+        raise SystemExit(f"scratch disk {worst:.1f} GB, expected at most {LIMIT_GB} GB")
     few, many = min(arguments.rows), max(arguments.rows)
     for suffix in arguments.formats:
         of = {one["rows"]: one for one in results if one["format"] == suffix}
         growth = of[many]["peak_rss_mb"] - of[few]["peak_rss_mb"]
         slower = max(of[many]["cpu_s"][run] / of[few]["cpu_s"][run] * few / many for run in range(RUNS))
-        print(
-            f"{suffix}: {growth} MB more for {many:,} rows than for {few:,}, and {slower:.2f} times the CPU for a row"
-        )
+        print(f"{suffix}: {growth} MB more for {many:,} rows than for {few:,}, and {slower:.2f} times the CPU per row")
         if growth > GROWTH_MB or slower > LINEAR:
-            raise SystemExit(f"that is more than {GROWTH_MB} MB or {LINEAR} times")
+            raise SystemExit(f"{suffix}: expected at most {GROWTH_MB} MB more and {LINEAR} times the CPU per row")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.memory_shapes [SHAPE...]`: peak RSS of runs over rows of odd shapes, Parquet and gzip CSV.
+"""`python -m tests.bench.memory_shapes [SHAPE...]`: peak RSS of runs over unusual rows, Parquet and gzip CSV.
 
 50 narrow columns, one text of 200 KB, deep nesting (Parquet only), rows of 16 bytes; written to the null endpoint.
 """
@@ -39,14 +39,14 @@ def write_output(name: str, suffix: str) -> Path:
 
 
 def _write_parquet(rows: pa.RecordBatchReader, path: str) -> None:
-    """Write pages of 1 MB, as most writers do: DuckDB's have up to 100 MB, and a page is read as a whole."""
+    """Write pages of 1 MB, as most writers do: DuckDB writes up to 100 MB, and a page is read as a whole."""
     with pq.ParquetWriter(path, rows.schema) as out:
         for batch in rows:
             out.write_batch(batch, row_group_size=1 << 20)
 
 
 def main() -> None:
-    """Run each, print a table, and say whether the limit holds."""
+    """Run all, print a table, and exit with an error if the memory limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*", default=list(SHAPES))
     results: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ def main() -> None:
                     flush=True,
                 )
     if any(one["peak_rss_mb"] > LIMIT_MB for one in results):
-        sys.exit(f"more than {LIMIT_MB} MB")
+        sys.exit(f"peak RSS above {LIMIT_MB} MB")
 
 
 if __name__ == "__main__":

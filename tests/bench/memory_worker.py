@@ -1,6 +1,6 @@
-"""One run over a generated output in a process of its own: `FILE FORMAT METADATA [SHAPE]`.
+"""Execute one run over a generated output in a separate process: `FILE FORMAT METADATA [SHAPE]`.
 
-Stages, CPU and peak RSS go out as JSON.
+Prints stages, CPU and peak RSS as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = {"shop": "varchar", "sku": "bigint", "product": "integer", "units": "d
 
 
 def build_dataset(file_format: str) -> Dataset:
-    """Build a dataset of narrow items, so that rows are many."""
+    """Build a dataset of small items, for many rows."""
     return Dataset(
         served=Served(name="stock", subject=("shop",), scope="stock:read"),
         source=Source(prefix="stock/", format="parquet" if file_format == "parquet" else "csv", columns=COLUMNS),
@@ -44,7 +44,7 @@ def build_dataset(file_format: str) -> Dataset:
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows, and of each column its type and the SQL that makes it of a row number `i`."""
+    """A number of rows, and each column's type and SQL over the row number `i`."""
 
     rows: int
     columns: Mapping[str, tuple[str, str]]
@@ -53,7 +53,7 @@ class Shape:
 
 _NESTED = "{'a': {'b': {'c': {'d': {'e': {'f': [{'g': i, 'h': [i, i + 1]}, {'g': -i, 'h': []}]}}}}}}"
 _NESTED_TYPE = "struct(a struct(b struct(c struct(d struct(e struct(f struct(g bigint, h bigint[])[]))))))"
-# 200 KB of which gzip makes 100, as of no text that repeats itself
+# 200 KB that gzip compresses to 100 KB: text without repetition
 _TEXT = "array_to_string(list_transform(range(6250), lambda n: md5((i * 6250 + n)::varchar)), '')"
 SHAPES = {
     "columns": Shape(200_000, {f"c{n}": ("bigint", f"i * {n + 1}") for n in range(50)}),
@@ -78,7 +78,7 @@ def build_shape(name: str, file_format: str) -> Dataset:
 
 
 class Peaks(Progress):
-    """Notes the highest memory of each stage, and how much scratch disk was in use at most."""
+    """Records the peak memory of each stage, and the peak use of scratch disk."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
@@ -97,17 +97,17 @@ class Peaks(Progress):
         self._stage = stage
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
-        """Look once a chunk."""
+        """Record the peak after each chunk."""
         self.note()
 
     def note(self) -> None:
-        """Keep what the process has had at most, in MB."""
-        status = Path("/proc/self/status").read_text()  # getrusage would tell of the process that forked us, too
+        """Record the peak RSS of the process so far, in MB."""
+        status = Path("/proc/self/status").read_text()  # getrusage would include the parent process
         self.peaks[self._stage] = int(status.partition("VmHWM:")[2].split()[0]) >> 10
 
 
 def _measure(folder: Path) -> int:
-    """Return how much disk the files of a folder take, those included that are deleted meanwhile."""
+    """Return the bytes of disk that a folder's files use; files can be deleted during the walk."""
     found = 0
     for directory, _, names in os.walk(folder):
         for name in names:
@@ -117,7 +117,7 @@ def _measure(folder: Path) -> int:
 
 
 def main() -> None:
-    """Run over the same output as often as `BENCH_RUNS` says."""
+    """Execute `BENCH_RUNS` runs over the same output, and print the figures."""
     file, file_format, metadata = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     peaks = Peaks()
     with tempfile.TemporaryDirectory(dir=file.parent) as name:

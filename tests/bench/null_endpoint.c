@@ -1,4 +1,4 @@
-/* An endpoint that answers at once: what is left of a measurement is the client. One thread, epoll, HTTP/1.1 keep-alive.
+/* An endpoint that responds at once, so that a measurement shows the client. One thread, epoll, HTTP/1.1 keep-alive.
  *
  * null_endpoint PORT ANSWER_FILE [CERTIFICATE KEY]: every request with a Content-Length is read to its end and answered
  * with the bytes of ANSWER_FILE as application/x-amz-json-1.0; over TLS with a certificate and key (PEM, and compiled
@@ -25,7 +25,7 @@ static SSL_CTX *tls;
 
 enum { HEAD = 16384, READ = 262144, FDS = 4096 };
 
-/* Per connection: the head being collected, then how many bytes of the body are still to come. */
+/* Per connection: the head received so far, then the number of body bytes still expected. */
 struct peer {
     size_t head_length;
     long body_left;
@@ -52,7 +52,7 @@ static void build_answer(const char *path) {
     answer_length = head + length;
 }
 
-/* Bytes read; 0: nothing more for now; -1: closed. */
+/* Return the bytes read; 0: no more for now; -1: closed. */
 static ssize_t take_in(int fd, struct peer *peer, char *data, size_t room) {
 #ifdef TLS
     if (peer->ssl) {
@@ -95,7 +95,7 @@ static long content_length(const char *head) {
     return at ? atol(at + 17) : 0;
 }
 
-/* Take what was read; answer each request that is complete. -1: close the connection. */
+/* Handle the bytes read, and respond to each complete request. Return -1 to close the connection. */
 static int take(int fd, struct peer *peer, const char *data, size_t length) {
     while (length) {
         if (peer->body_left) {

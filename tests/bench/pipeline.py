@@ -1,8 +1,8 @@
-"""`python -m tests.bench.pipeline [--json FILE] [--rounds N]`: all flights of 2013 from file to wire, beside the peers.
+"""`python -m tests.bench.pipeline [--json FILE] [--rounds N]`: all flights of 2013 from file to request, and the peers.
 
-336,776 predictions in Parquet, read, joined, checked, rendered, compared and written to a null endpoint. The peers get
-what the pipeline renders, ready in memory, and only write it. Rounds are interleaved; compare items per CPU-second
-within one run.
+336,776 predictions in Parquet are read, joined, checked, rendered, compared and written to a null endpoint. The peers
+receive the rendered items in memory, and only write them. Rounds are interleaved; compare items per CPU-second within
+one run only.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.bench.write import COUNTS, Contestant, print_table
 from tests.bench.write_setup import BENCH, WRITERS, NullEndpoint, build_env, null_endpoint
 
 FLIGHTS = BENCH / "flights"
-WRITTEN = COUNTS["larder"]  # rows that the writer gets, and the peers a part of them
+WRITTEN = COUNTS["larder"]  # rows for Larder's writer; the peers write a part of them
 
 
 def render_rows(mode: str, path: Path) -> float:
-    """Write what the pipeline writes of the first flights: pk, sk, body, row. Return the mean bytes of a body."""
+    """Write the rendered items of the first flights (pk, sk, body, row) to a file; return the mean bytes of a body."""
     dataset = build_dataset(mode)
     metadata = {name: pq.read_table(FLIGHTS / f"{name}.parquet") for name in dataset.metadata}
     file = FLIGHTS / "flights.parquet"
@@ -57,7 +57,7 @@ def enter(stack: ExitStack, endpoint: NullEndpoint, folder: Path, *, tls: bool) 
 
     found = [pipeline("four", "pipeline, 4 joins")]
     writers = list(WRITERS)
-    if tls:  # it costs all alike; one peer shows how much
+    if tls:  # its cost is the same for all; one peer shows it
         writers = ["larder", "boto3_client"]
     else:
         found += [
@@ -69,7 +69,7 @@ def enter(stack: ExitStack, endpoint: NullEndpoint, folder: Path, *, tls: bool) 
 
 
 def main() -> None:
-    """Run the rounds, print the table, and write JSON when asked."""
+    """Run the rounds, print the table, and write JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)

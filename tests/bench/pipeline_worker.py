@@ -1,7 +1,7 @@
-"""The whole pipeline in a process: each line on stdin runs the flights from file to wire; CPU, wall and RSS go out.
+"""Execute the whole pipeline for each line on stdin, and print CPU, wall time and RSS.
 
-`four` joins four metadata, `example` is the example's dataset as it is (weather too), `unchanged` is its re-run over
-the same predictions, `changed` one with other predictions for every hundredth flight.
+`four` joins four metadata; `example` is the example's dataset (with weather); `unchanged` re-runs it over the same
+predictions, `changed` with other predictions for every hundredth flight.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def build_dataset(mode: str) -> Dataset:
 
 
 def write_changed(folder: Path) -> Path:
-    """Write the flights with another prediction for every hundredth of them."""
+    """Write the flights, every hundredth with another prediction; return the file."""
     table = pq.read_table(FLIGHTS / "flights.parquet")
     delay = [value + (row % 100 == 99) for row, value in enumerate(table["predicted_delay"].to_pylist())]
     at = table.schema.get_field_index("predicted_delay")
@@ -55,7 +55,7 @@ def write_changed(folder: Path) -> Path:
 
 
 def run(services: Services, s3: FolderS3, file: Path, part: int = 0) -> Counts:
-    """Let a file be today's output and run it to its end."""
+    """Link a file as today's output, run it, and return the counts."""
     object_key = f"flight-delays/scored={datetime.now(UTC).date()}/part-{part}.parquet"
     s3.link(file.resolve(), services.settings.outputs, object_key)
     taken = take_arrived(services, services.settings.outputs, object_key)
@@ -66,21 +66,21 @@ def run(services: Services, s3: FolderS3, file: Path, part: int = 0) -> Counts:
 
 
 @contextmanager
-def world(mode: str) -> Iterator[tuple[Services, FolderS3]]:
-    """Open edges in a fresh folder."""
+def open_world(mode: str) -> Iterator[tuple[Services, FolderS3]]:
+    """Open services in a new folder."""
     with tempfile.TemporaryDirectory() as name:
         yield open_services(Path(name), FLIGHTS, dataset=build_dataset(mode))
 
 
 def main() -> None:
-    """Answer each line on stdin with a line of figures."""
+    """Print a line of figures for each line on stdin."""
     mode = sys.argv[1]
     file = FLIGHTS / "flights.parquet"
     with tempfile.TemporaryDirectory() as name:
         again = write_changed(Path(name)) if mode == "changed" else file
         print("ready", flush=True)
         for _ in sys.stdin:
-            with world(mode) as (services, s3):
+            with open_world(mode) as (services, s3):
                 if mode in EXPECTED:
                     run(services, s3, file)
                 cpu, wall = time.process_time(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.plot [--figures FOLDER] [--out FILE]`: draw what the benches measured and wrote as JSON.
+"""`python -m tests.bench.plot [--figures FOLDER] [--out FILE]`: draw the JSON figures of all benchmarks.
 
 Needs matplotlib, which `tox -e bench` installs.
 """
@@ -20,17 +20,17 @@ OURS, PEERS = "#1b7837", "#9aa5b1"
 
 
 class Panel(NamedTuple):
-    """One plot: bars of a name and a figure each."""
+    """One plot: bars with a name and a figure."""
 
     title: str
     bars: list[tuple[str, float]]
 
 
 def read_panels(folder: Path) -> list[Panel]:
-    """Read the figures of all benches.
+    """Read the figures of all benchmarks.
 
     Raises:
-        FileNotFoundError: one was not run yet.
+        FileNotFoundError: one has not been run yet.
     """
 
     def read(name: str) -> Any:
@@ -51,7 +51,7 @@ def read_panels(folder: Path) -> list[Panel]:
 
 
 def draw(panels: list[Panel], path: Path) -> None:
-    """Draw one panel below the other; the bars that are ours have another colour."""
+    """Draw the panels one below the other; Larder's bars have another colour."""
     with mpl.rc_context(STYLE):
         heights = [len(panel.bars) + 1.5 for panel in panels]
         figure, axes = plt.subplots(

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks on.
+"""`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks.
 
-Three tables. Handlers: each called in a process of its own, CPU of the whole process. Servers: one process each over
-HTTP on loopback. Shares: what of our own request's CPU is whose. Rounds are interleaved, so that a busy machine is
-busy for all; compare figures of one run with each other, and not with those of another.
+Three tables. Handlers: each in a separate process, with the CPU of the whole process. Servers: one process each, over
+HTTP on loopback. Shares: the parts of the CPU of a request to Larder. Rounds are interleaved, so that other load
+affects all alike; compare figures within one run only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REQUESTS = 400
 
 
 def main() -> None:
-    """Run all, print the tables, and write JSON when asked."""
+    """Run all, print the tables, and write JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("readers", nargs="*", default=[], help=", ".join([*READERS, *SERVERS]))
     parser.add_argument("--rounds", type=int, default=9)
@@ -63,7 +63,7 @@ def run_handlers(readers: list[str], env: dict[str, str], rounds: int) -> list[d
                 assert worker.stdin is not None
                 worker.stdin.write(f"{REQUESTS}\n")
                 figures = [float(figure) / 1000 for figure in _read(worker).split()]
-                if turn:  # the first warms up
+                if turn:  # the first round warms up
                     rows[reader].append(figures)
     names = ("cpu_us", "p50_us", "p99_us")
     return [
@@ -74,7 +74,7 @@ def run_handlers(readers: list[str], env: dict[str, str], rounds: int) -> list[d
 
 
 def run_servers(names: list[str], env: dict[str, str], folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Ask each server in turn."""
+    """Send requests to each server in turn."""
     with ExitStack() as stack:
         loads = [Load(stack.enter_context(open_server(name, env, folder))) for name in names]
         for _ in range(rounds + 1):
@@ -84,7 +84,7 @@ def run_servers(names: list[str], env: dict[str, str], folder: Path, rounds: int
 
 
 def run_share(env: dict[str, str]) -> dict[str, float]:
-    """Tell what of our CPU is whose."""
+    """Return the parts of the CPU of a request to Larder, in microseconds."""
     command = [interpreter("larder"), HERE / "read_share.py"]
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     shares: dict[str, float] = json.loads(done.stdout)
@@ -104,8 +104,8 @@ def print_tables(found: dict[str, Any]) -> None:
     handlers = {row["reader"]: row["p50_us"] for row in found["handlers"]}
     for row in found["servers"]:
         if "larder" in handlers and row["server"].startswith("feast"):
-            print(f"{row['server']}'s p50 is {row['p50_us'] / handlers['larder']:.1f} times that of our handler")
-    print("what of our request's CPU is whose, µs")
+            print(f"{row['server']}'s p50 is {row['p50_us'] / handlers['larder']:.1f} times that of Larder's handler")
+    print("parts of the CPU of a request to Larder, µs")
     for what, figure in found["shares_cpu_us"].items():
         print(f"  {what:32}{figure:13,.0f}")
 
@@ -114,7 +114,7 @@ def _read(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
-        raise SystemExit("a reader ended; its error is above")
+        raise SystemExit("a reader process ended; its error is above")
     return line
 
 

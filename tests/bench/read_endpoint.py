@@ -1,6 +1,6 @@
-"""A null DynamoDB on loopback: one fixed answer, at once; in a process of its own, so that it costs no reader CPU.
+"""A null DynamoDB on loopback that responds at once; it has its own process, so that readers' CPU excludes it.
 
-To BatchGetItem, which Feast asks, it answers the item that BatchWriteItem wrote last, made ready when it was written.
+It responds to BatchGetItem, which Feast sends, with the item of the last BatchWriteItem, rendered when it was written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAR = 4_000_000_000
 
 
 def typed(value: object) -> dict[str, object]:
-    """Spell a value in DynamoDB's types, as those who store attributes do."""
+    """Return a value in DynamoDB's types."""
     if isinstance(value, dict):
         return {"M": {name: typed(member) for name, member in value.items()}}
     if isinstance(value, list):
@@ -30,7 +30,7 @@ def typed(value: object) -> dict[str, object]:
 
 
 def build_item() -> dict[str, object]:
-    """Build one item that every reader under test can read: our body as text, and the same as typed attributes."""
+    """Build the item with its body as text."""
     ready: dict[str, object] = {
         "pk": {"S": "flight-delays#B6"},
         "sk": {"S": "a"},
@@ -40,7 +40,7 @@ def build_item() -> dict[str, object]:
 
 
 def build_typed_item() -> dict[str, object]:
-    """Build the item as typed attributes."""
+    """Build the item with its body as typed attributes."""
     return {"pk": {"S": "flight-delays#B6"}, "sk": {"S": "a"}, "e": {"N": str(FAR)}, "body": typed(BODY)}
 
 
@@ -59,7 +59,7 @@ _batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 
 class _Peer(asyncio.Protocol):
-    """One connection: collects a request, answers it."""
+    """One connection: receives requests and responds to each."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.write = cast(asyncio.Transport, transport).write
@@ -92,7 +92,7 @@ def _choose(head: bytes, payload: bytes) -> bytes:
 async def _main() -> None:
     server = await asyncio.get_running_loop().create_server(_Peer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with whoever started it
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with the parent process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""GETs over HTTP on loopback: our laptop server and Feast's feature server, each one process, in turn."""
+"""Send GETs over HTTP on loopback to Larder's laptop server and Feast's feature server, one process each, in turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONNECTIONS = 4
 
 
 class Server(NamedTuple):
-    """A running server, and the request that gets the body from it."""
+    """A running server, and the request for the body."""
 
     name: str
     port: int
@@ -33,7 +33,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def open_server(name: str, env: dict[str, str], folder: Path) -> Iterator[Server]:
-    """Run a server in an environment of its own."""
+    """Run a server in its own environment."""
     if name.startswith("feast_server"):
         (folder / "body.json").write_text(json.dumps(BODY, separators=(",", ":")))
         env = {**env, "BENCH_BODY": str(folder / "body.json"), "BENCH_FOLDER": str(folder), "FEAST_USAGE": "False"}
@@ -53,7 +53,7 @@ def open_server(name: str, env: dict[str, str], folder: Path) -> Iterator[Server
             if not line:
                 raise SystemExit(f"{name} did not start")
             line = process.stderr.readline()
-        Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop the server
+        Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would block the server
         yield Server(name, int(found[1]), process.pid, request)
     finally:
         process.terminate()
@@ -61,15 +61,15 @@ def open_server(name: str, env: dict[str, str], folder: Path) -> Iterator[Server
 
 
 class Load:
-    """Kept-alive connections to one server."""
+    """Keep-alive connections to one server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.rounds: list[dict[str, float]] = []
 
     def run(self, count: int) -> None:
-        """Ask `count` times over one connection, then over all at once; keep the figures."""
-        with ExitStack() as stack:  # anew each round: servers close what is idle while the others have their turn
+        """Send `count` requests over one connection, then over all at once; record the figures."""
+        with ExitStack() as stack:  # new ones each round: servers close idle connections while others are measured
             self._run(count, [stack.enter_context(self._connect()) for _ in range(CONNECTIONS)])
 
     def _run(self, count: int, sockets: list[socket.socket]) -> None:
@@ -88,7 +88,7 @@ class Load:
         })  # fmt: skip
 
     def figures(self) -> dict[str, Any]:
-        """Return the medians of all rounds but the first, which warms up."""
+        """Return the medians of all rounds except the first, which warms up."""
         kept = self.rounds[1:]
         return {"server": self.server.name} | {name: median(one[name] for one in kept) for name in kept[0]}
 

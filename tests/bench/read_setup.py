@@ -1,4 +1,4 @@
-"""What the read and cold benches share: environments of their own per reader, a token, an event, the null endpoint."""
+"""Set up the read and cold benchmarks: an environment per reader, a token, an event, the null endpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / ".larder" / "bench"
 HERE = Path(__file__).resolve().parent
 
-# reader -> what its environment holds. Versions are pip's newest, printed with the table.
+# reader -> pip arguments of its environment. Versions are pip's newest, and are printed with the table.
 READERS = {
     "larder": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_unremembered": ("-r", str(ROOT / "serve" / "requirements.txt")),
@@ -45,14 +45,14 @@ def _environment(reader: str) -> str:
 
 
 def interpreter(reader: str) -> Path:
-    """Return the Python of a reader's own environment, making it at first."""
+    """Return the Python of a reader's environment; create the environment if needed."""
     folder = BENCH / _environment(reader)
     python = folder / "bin" / "python"
     done = folder / "installed"
     if not done.exists():
         venv.create(folder, with_pip=True, clear=True)
         wanted = (READERS | SERVERS)[_environment(reader)]
-        if "-r" in wanted and len(wanted) > 2:  # pip takes hashes for all or for none
+        if "-r" in wanted and len(wanted) > 2:  # pip requires hashes for all packages or for none
             subprocess.run([python, "-m", "pip", "install", "-q", *wanted[:2]], check=True)
             wanted = wanted[2:]
         subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
@@ -68,7 +68,7 @@ def installed(reader: str) -> list[str]:
 
 
 def build_env(port: int, folder: Path) -> dict[str, str]:
-    """Write key set and event, and build the environment that every reader runs in."""
+    """Write the key set and the event, and build the environment variables of the readers."""
     private_key = rsa.generate_private_key(65537, 2048)
     jwk = RSAAlgorithm.to_jwk(private_key.public_key(), as_dict=True) | {"kid": "bench", "alg": "RS256", "use": "sig"}
     jwk.pop("key_ops", None)
@@ -105,7 +105,7 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def endpoint() -> Iterator[int]:
-    """Run the null endpoint; yields its port."""
+    """Run the null endpoint; yield its port."""
     with subprocess.Popen(
         [sys.executable, HERE / "read_endpoint.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

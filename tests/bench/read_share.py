@@ -1,7 +1,7 @@
-"""Run the deployed handler in a process of its own and tell what of a request's CPU is whose; JSON, microseconds.
+"""Print the parts of the CPU of a request to the deployed handler, as JSON in microseconds.
 
-`whole`: the handler over the null endpoint, all threads. `ours`: the same with DynamoDB's answer at hand, so without
-`wire`. `signature`: OpenSSL's part of verifying the token, which is in `ours` only where the token is not remembered.
+`whole`: the handler over the null endpoint, all threads. `ours`: the same with a prepared DynamoDB response, so without
+`wire`. `signature`: OpenSSL's part of verifying the token; it is in `ours` only if the token is not cached.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Run one handler in a process of its own: a line of input is a count of requests, one of output CPU and wall times.
+"""Run one handler in a separate process: each line of input is a number of requests; prints CPU and wall times.
 
-With `--cold`: answer once and stop; whoever started the process measures it.
+With `--cold`: handle one request and exit; the parent process measures it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 
 
 class _Context:
-    """What Lambda tells a function about itself, as far as the handlers under test look at it."""
+    """Lambda's context, with the members that the handlers use."""
 
     function_name = aws_request_id = "bench"
     memory_limit_in_mb = 1769
@@ -21,19 +21,19 @@ class _Context:
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Handle requests until the input ends."""
     with open(os.environ["BENCH_EVENT"]) as file:
         event = json.load(file)
     sys.path.insert(0, os.environ["BENCH_PEERS"])
     report = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # logs are written, to where they cost no terminal
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # logs are written to /dev/null
     handler = importlib.import_module(sys.argv[1]).handler
     context = _Context()
     answer = handler(event, context)
     if answer["statusCode"] != 200:
         sys.exit(f"{sys.argv[1]} answered {answer}")
     if "--cold" in sys.argv:
-        os._exit(0)  # as Lambda freezes a process: nothing is torn down
+        os._exit(0)  # no clean-up, as when Lambda freezes a process
     print(len(answer["body"]), file=report, flush=True)
     for line in sys.stdin:
         walls = []

@@ -1,4 +1,4 @@
-"""Services of a run for the benches: S3 in a folder, the ledger in memory, DynamoDB at an endpoint; none is slow."""
+"""Services for the benchmarks: S3 in a folder, the ledger in memory, DynamoDB at an endpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SETTINGS = Settings(
 
 
 class FolderS3:
-    """S3 as far as enrich calls it, in a folder; bodies are read from disk as they are asked for."""
+    """S3 in a folder, for the calls that enrich makes; bodies are read from disk as needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,7 +52,7 @@ class FolderS3:
         shutil.copyfile(name, self._make(bucket, object_key))
 
     def link(self, file: Path, bucket: str, object_key: str) -> None:
-        """Let a file be an object."""
+        """Link a file as an object."""
         self._make(bucket, object_key).symlink_to(file)
 
     def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
@@ -62,7 +62,7 @@ class FolderS3:
         return {}
 
     def head_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
-        """Return what is known of an object."""
+        """Return an object's ETag, LastModified and size."""
         path = self._folder / Bucket / Key
         if not path.exists():
             raise ClientError({"Error": {"Code": "404", "Message": "not there"}}, "HeadObject")
@@ -118,7 +118,7 @@ class _Clock:
 
 
 class FolderAthena:
-    """Answers a metadata query with the file that has the metadata's name."""
+    """Returns for a metadata query the file with the metadata's name."""
 
     def __init__(self, s3: FolderS3, folder: Path) -> None:
         self._s3, self._folder = s3, folder
@@ -143,7 +143,7 @@ def open_services(
     connections: int = 16,
     transport: Callable[[float], Transport] | None = None,
 ) -> tuple[Services, FolderS3]:
-    """Open edges whose buckets lie in `directory`; the files of `metadata` are what Athena answers with."""
+    """Open services with buckets in `directory`; Athena returns the files of `metadata`."""
     s3 = FolderS3(directory)
     dynamodb = ModelDynamo(cast(Any, Calm()))
     scratch = directory / "scratch"

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.write [--json FILE] [--rounds N] [WRITER...]`: the same items through each writer in turn.
+"""`python -m tests.bench.write [--json FILE] [--rounds N] [WRITER...]`: write the same items with each writer in turn.
 
-Writing alone: from rows in memory to a null endpoint on loopback, requests, signing and HTTP included. Rounds are
-interleaved, so that a busy machine is busy for all; compare items per CPU-second within one run.
+Measures writing only: from rows in memory to a null endpoint on loopback, with requests, signing and HTTP. Rounds are
+interleaved, so that other load affects all alike; compare items per CPU-second within one run only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from tests.bench.write_setup import WRITERS, NullEndpoint, build_env, installed, interpreter, null_endpoint, write_rows
 
 HERE = Path(__file__).resolve().parent
-# Items per round: about as many seconds for each.
+# Items per round, for about equal durations.
 COUNTS = {"larder": 100_000, "boto3_client": 10_000, "boto3_batch_writer": 5_000, "awswrangler": 5_000, "feast": 5_000}
 
 
 class Contestant:
-    """A worker process in one writer's environment, against one endpoint; it writes `count` items a round."""
+    """A worker process in one writer's environment, against one endpoint; it writes `count` items per round."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class Contestant:
         self.name = f"{name or writer} over TLS" if endpoint.url.startswith("https") else name or writer
         self.count = count or COUNTS[writer]
         self.rounds: list[dict[str, float]] = []
-        words: list[str | Path] = [interpreter(writer), HERE / command[0], *(command[1:] or [writer])]
+        command_line: list[str | Path] = [interpreter(writer), HERE / command[0], *(command[1:] or [writer])]
         self._process = stack.enter_context(
-            subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            subprocess.Popen(command_line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         )
         stack.callback(self._process.terminate)
         self._read()
@@ -62,11 +62,11 @@ class Contestant:
         assert self._process.stdout is not None
         line: str = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended; its error is above")
+            raise SystemExit(f"the process of {self.name} ended; its error is above")
         return line
 
     def figures(self) -> dict[str, Any]:
-        """Return the medians of all rounds but the first, which warms up."""
+        """Return the medians of all rounds except the first, which warms up."""
         kept = self.rounds[1:]
         per_cpu = sorted(one["items"] / one["cpu_s"] for one in kept)
         return {
@@ -76,7 +76,7 @@ class Contestant:
             "items_per_s": median(one["items"] / one["wall_s"] for one in kept),
             "peak_rss_mb": max(one["peak_rss"] for one in kept) / 1e6,
             "install_mb": float(str(installed(self.writer)["bytes"])) / 1e6,
-            # What share of one core the endpoint needed: at 100 % it would be the bottleneck.
+            # Share of one core that the endpoint used: at 100 % it is the bottleneck.
             "endpoint_load": median(one["endpoint_cpu_s"] / one["wall_s"] for one in kept),
             "packages": installed(self.writer)["packages"],
             "rounds": kept,
@@ -84,7 +84,7 @@ class Contestant:
 
 
 def main() -> None:
-    """Run the rounds, print the table, and write JSON when asked."""
+    """Run the rounds, print the table, and write JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("writers", nargs="*", default=[], help=", ".join(WRITERS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -98,7 +98,7 @@ def main() -> None:
         for tls in (False, True):
             endpoint = stack.enter_context(null_endpoint(folder, tls=tls))
             env = build_env(endpoint, folder, folder / "rows.parquet")
-            # TLS costs all alike; one peer shows how much.
+            # The cost of TLS is the same for all; one peer shows it.
             entrants = writers if not tls else [one for one in writers if one in ("larder", "boto3_client")]
             contestants += [Contestant(stack, writer, endpoint, env) for writer in entrants]
         for _ in range(arguments.rounds + 1):

@@ -1,4 +1,4 @@
-"""What the write bench is made of: the null endpoint, the same rows for all, an environment per peer."""
+"""Set up the write benchmarks: the null endpoint, the rows, an environment per writer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BENCH = ROOT / ".larder" / "bench"
 HERE = Path(__file__).resolve().parent
 TABLE = "larder-bench"
 
-# writer -> what its environment holds; each its newest version, told with the table.
+# writer -> pip arguments of its environment. Versions are pip's newest, and are printed with the table.
 WRITERS = {
     "larder": ("-r", str(ROOT / "enrich" / "requirements.txt")),
     "boto3_client": ("boto3", "pyarrow"),
@@ -32,7 +32,7 @@ WRITERS = {
     "feast": ("feast[aws]",),
 }
 
-# One answer for all: what a batch gets, and what those who look at the table first want to see.
+# One response to all requests: to a batch write, and to the DescribeTable that some writers send first.
 ANSWER = {
     "UnprocessedItems": {},
     "Table": {
@@ -54,13 +54,13 @@ class NullEndpoint(NamedTuple):
     pid: int
 
     def cpu(self) -> float:
-        """Return the CPU seconds that it has used."""
+        """Return the CPU seconds used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def interpreter(writer: str) -> Path:
-    """Return the Python of a writer's own environment, making it at first; pip's files stay out of the size."""
+    """Return the Python of a writer's environment; create it if needed, and record its size without pip."""
     folder = BENCH / f"write-{writer}"
     python, done = folder / "bin" / "python", folder / "installed.json"
     if not done.exists():
@@ -81,10 +81,10 @@ def installed(writer: str) -> dict[str, object]:
 
 @contextmanager
 def null_endpoint(folder: Path, *, tls: bool) -> Iterator[NullEndpoint]:
-    """Compile and run the null endpoint; over TLS it leaves its certificate in `folder`."""
+    """Compile and run the null endpoint; with TLS, its certificate is written to `folder`."""
     gcc = shutil.which("gcc") or shutil.which("cc")
     if gcc is None:
-        raise SystemExit("the bench needs a C compiler (gcc) for its null endpoint")
+        raise SystemExit("no C compiler found; the null endpoint needs one: install gcc")
     program = folder / f"null_endpoint_{tls}"
     flags = ["-DTLS"] if tls else []
     libraries = ["-lssl", "-lcrypto"] if tls else []
@@ -104,7 +104,7 @@ def null_endpoint(folder: Path, *, tls: bool) -> Iterator[NullEndpoint]:
 
 
 def build_env(endpoint: NullEndpoint, folder: Path, rows: Path) -> dict[str, str]:
-    """Build the environment that every writer runs in."""
+    """Build the environment variables of the writers."""
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -124,7 +124,7 @@ def build_env(endpoint: NullEndpoint, folder: Path, rows: Path) -> dict[str, str
 
 
 def write_rows(path: Path, count: int) -> None:
-    """Write the rows that every writer gets: keys, and a nested body such that an item has some 500 bytes."""
+    """Write the rows for all writers: keys, and a nested body, for items of about 500 bytes."""
     rng = random.Random(1)
     carriers = [f"{a}{b}" for a in "ABCD" for b in "1234"]
     rows = []

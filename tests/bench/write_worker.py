@@ -1,4 +1,4 @@
-"""One writer in a process of its own: each line on stdin says how many rows to write; CPU, wall and peak RSS go out."""
+"""Run one writer: each line on stdin is a number of rows to write; prints CPU, wall time and peak RSS."""
 # mypy: disable-error-code="import-not-found,import-untyped,no-any-return"
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rows(count: int | None = None) -> list[dict[str, Any]]:
 
 
 def larder() -> Write:
-    """Our writer over our transport."""
+    """Larder's writer over its transport."""
     import pyarrow.parquet as pq
 
     from enrich.write.writer import Writer
@@ -50,7 +50,7 @@ def larder() -> Write:
 
 
 def boto3_client() -> Write:
-    """boto3's client with items as DynamoDB's JSON, without validation of parameters: its fastest way."""
+    """boto3's client with items as DynamoDB's JSON, without parameter validation: its fastest use."""
     import boto3
     from botocore.config import Config
 
@@ -79,7 +79,7 @@ def _plain() -> list[dict[str, Any]]:
 
 
 def boto3_batch_writer() -> Write:
-    """boto3's table resource, as its documentation has it."""
+    """boto3's table resource, as in its documentation."""
     import boto3
 
     table = boto3.resource("dynamodb").Table(TABLE)
@@ -142,7 +142,7 @@ def feast() -> Write:
 
 
 def main() -> None:
-    """Answer each count on stdin with a line of figures."""
+    """Print a line of figures for each count on stdin."""
     write: Write = {
         "larder": larder,
         "boto3_client": boto3_client,

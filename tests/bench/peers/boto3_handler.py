@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The thin handler: the boto3 client, PyJWT, a body stored as text."""
+"""A thin handler: the boto3 client, PyJWT, a body stored as text."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""Feast's feature server, as its makers ship it, in one process: a 2 KB body as one feature, no token asked.
+"""Feast's feature server, unchanged, in one process: a 2 KB body as one feature, without tokens.
 
-Its online store is DynamoDB, at the null endpoint; with FEAST_STORE=sqlite it is a file in the server's own process.
+Its online store is DynamoDB at the null endpoint; with FEAST_STORE=sqlite it is a file that the server itself reads.
 """
 
 import datetime

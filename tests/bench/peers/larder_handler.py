@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Ours: the deployed handler, whole; verified tokens remembered as in production."""
+"""Larder's deployed handler; verified tokens are cached as in production."""
 
 from serve.handler import handler
 

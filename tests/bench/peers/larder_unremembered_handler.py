@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Ours, with every token verified anew: what a request costs that is a token's first."""
+"""Larder's handler without its token cache: the cost of the first request with a token."""
 
 import serve.tokens.verifier
 

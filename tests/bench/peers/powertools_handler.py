@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What a careful team writes today: Powertools, the boto3 resource, PyJWT; typed attributes, rendered at each read."""
+"""A typical handler: Powertools, the boto3 resource, PyJWT; typed attributes, rendered at each read."""
 
 import json
 import os
