@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
     ]
 )
 GROUP_ROWS = 128 * 1024  # in memory before they are written
-DISTRIBUTED_ROWS = 512 * 1024  # distributed to buckets at once
+DISTRIBUTED_ROWS = 256 * 1024  # distributed to buckets at once
 # Digests do not compress; trying to costs a tenth of the time of a write.
 _WRITING = {
     "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
@@ -131,7 +131,7 @@ class Log:
 
 
 def _read(piece: Piece) -> Iterator[pa.Table]:
-    with pq.ParquetFile(piece.path) as file:
+    with pq.ParquetFile(piece.path, pre_buffer=False) as file:  # else all of it is read into memory at first
         for batch in file.iter_batches(batch_size=DISTRIBUTED_ROWS):
             table = pa.table(batch)
             wanted = (pc.field("row") >= piece.first_row) & (pc.field("row") <= piece.last_row)

@@ -16,7 +16,7 @@ from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
 
 def close_run(context: RunContext) -> None:
     """Close a run that has completed all its stages."""
-    run, state, delta, decision = context.run, context.lease.state, context.delta, context.decided
+    run, delta, decision = context.run, context.delta, context.decided
     now = context.services.clock.now()
     context.services.progress.stage(run, Stage.CLOSE)
     saved = delta.merge(
@@ -31,6 +31,7 @@ def close_run(context: RunContext) -> None:
         step=context.pause,
     )
     superseded = find_superseded(context, saved)
+    state = context.lease.state  # not before: it changes when the lease is renewed
     is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     context.save(
         replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None),
@@ -50,7 +51,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
     """Close a run that can't be completed and return it; if it began to write, its bodies may be in the table."""
     dataset, superseded = context.lease.state, set[str]()
     if context.run.decided_ms is not None:
-        dataset, superseded = _leave_doubt(context, dataset)
+        dataset, superseded = _leave_doubt(context)
     ended_ms = int(context.services.clock.now() * 1000)
     closed = replace(context.run, state=state, error=error, ended_ms=ended_ms)
     context.save(closed, Delete(context.pending), dataset=dataset)
@@ -58,7 +59,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
     return context.run
 
 
-def _leave_doubt(context: RunContext, state: DatasetState) -> tuple[DatasetState, set[str]]:
+def _leave_doubt(context: RunContext) -> tuple[DatasetState, set[str]]:
     """Return the dataset's state after the close, and the fingerprints to delete after its commit."""
     services, superseded = context.services, set[str]()
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
@@ -68,4 +69,5 @@ def _leave_doubt(context: RunContext, state: DatasetState) -> tuple[DatasetState
         fingerprints, superseded = saved.object_key, find_superseded(context, saved)
     except Failed:  # what it wrote is unknown: a missing fingerprints object makes all live outputs be written again
         fingerprints = f"{context.work_key('noted/')}gone"
-    return replace(state, open_run=None, fingerprints=fingerprints, table_id=table_id), superseded
+    state = replace(context.lease.state, open_run=None, fingerprints=fingerprints, table_id=table_id)
+    return state, superseded

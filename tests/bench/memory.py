@@ -63,7 +63,7 @@ def main() -> None:
                 command = [interpreter("larder"), "-m", "tests.bench.memory_worker", str(path), suffix, str(FOLDER)]
                 done = subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True, text=True)
                 found = json.loads(done.stdout)
-                stages = {stage: peak for stage, peak in found["peak_mb"].items() if not stage.startswith("metadata")}
+                stages = {stage: peak for stage, peak in found["peak_mb"].items() if "metadata" not in stage}
                 peak = max(stages.values())
                 results.append({"format": suffix, "file_mb": path.stat().st_size / 1e6, "peak_rss_mb": peak, **found})
                 for run in range(RUNS):
@@ -75,7 +75,7 @@ def main() -> None:
                         f"{cpu / rows * 1e6:8.1f}{disk:9.2f}{peak:9}",
                         flush=True,
                     )
-                print(f"  peak MB by the end of each stage: {stages}", flush=True)
+                print(f"  peak MB in each stage: {stages}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"memory": results}, indent=1))
     if (worst := max(one["peak_rss_mb"] for one in results)) > LIMIT_MB:
