@@ -184,6 +184,20 @@ MUTANTS = (
         "if(n.row is null, k.digest, null) as digest",
         "k.digest as digest",
     ),
+    Mutant(
+        "removals-of-another-bucket",
+        "enrich.delta.changes:Delta._chosen",
+        "if self._removals_in_file != removals.bucket:",
+        "if False:",
+    ),
+    Mutant("merged-buckets-forgotten", "enrich.delta.changes:Delta._save", "parts.append(done[bucket])", "pass"),
+    Mutant("carried-buckets-forgotten", "enrich.delta.changes:Delta._save", "parts.append(carried)", "pass"),
+    Mutant(
+        "known-of-another-bucket",
+        "enrich.delta.fingerprints:Known.parts",
+        "if part.bucket.overlaps(bucket)",
+        "if part.bucket == bucket",
+    ),
     Mutant("table-id-ignored", "enrich.delta.fingerprints:read_fingerprints", "if written_for != table_id", "if False"),
     Mutant(
         "generation-not-opened",
