@@ -126,11 +126,9 @@ class _SliceWriter:
             yield place
 
     def _adapt(self, units: int, seconds: float) -> None:
-        """Set the next slice's size from the last one's rate: at most doubled, reduced without limit."""
-        if seconds > 0:
-            self._units = min(2 * self._units, int(units / seconds * SLICE_SECONDS), LARGEST_SLICE_UNITS)
-        else:
-            self._units = min(2 * self._units, LARGEST_SLICE_UNITS)
+        """Set the next slice's size from the last one's rate: at most doubled, and at least 1, since 0 can't grow."""
+        at_rate = units / seconds * SLICE_SECONDS if seconds > 0 else LARGEST_SLICE_UNITS
+        self._units = max(1, int(min(2 * self._units, at_rate, LARGEST_SLICE_UNITS)))
 
 
 def remove_items(context: RunContext) -> None:

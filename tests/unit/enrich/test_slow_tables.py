@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -189,3 +189,13 @@ def test_keeping_the_rejects_of_a_refused_output_continues_where_it_stopped(
     kept = [key for bucket, key in shop.s3.objects if key.startswith("rejects/stock/")]
     assert len(kept) == 10
     assert "1000 of 1000 predictions can't become items (1000 bad-prediction-id)" in (invocations[-1].error or "")
+
+
+def test_a_slice_grows_again_after_the_slowest_one() -> None:
+    """One unit that took minutes makes the next slice small, and not so small that it never grows again."""
+    slices = publish._SliceWriter(cast(Any, None))
+    slices._adapt(1, 600.0)
+    assert slices._units == 1
+    for _ in range(10):
+        slices._adapt(slices._units, 0.001)
+    assert slices._units == 1024
