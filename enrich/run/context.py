@@ -27,7 +27,7 @@ from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
-from enrich.s3 import download, get, list_keys, put
+from enrich.s3 import get, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
@@ -84,8 +84,8 @@ class RunContext:
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
             rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}"
-            work = Store(self.services.s3, self.services.settings.bucket, self.work_key(""))
-            delta = self._opened.enter_context(Delta(self.scratch, work, rests_on=rests_on, keep_keys=keep_keys))
+            delta = Delta(self.scratch, self._work, rests_on=rests_on, keep_keys=keep_keys)
+            self._opened.enter_context(delta)
             if not count_bits(self.run.rows or 0) or not delta.restore():
                 self._import_noted(delta)
             if self.run.rows is not None:
@@ -221,9 +221,7 @@ class RunContext:
     def export_noted(self, first_row: int, next_row: int) -> None:
         """Save the keys and digests of a range of rows for the invocation that continues the run."""
         if next_row > first_row:
-            name = f"noted/{first_row:012d}-{next_row - 1:012d}.parquet"
-            bucket = self.services.settings.bucket
-            self.services.s3.upload_file(str(self.delta.export_noted()), bucket, self.work_key(name))
+            self._work.put(f"noted/{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
 
     def _import_noted(self, delta: Delta) -> None:
         """Import the keys and digests that earlier invocations saved, up to the checkpoint, each row once.
@@ -236,11 +234,11 @@ class RunContext:
         """
         until = self.run.next_row if self.run.stage is Stage.CHECK and self.run.rows is None else self.run.rows or 0
         next_row = 0
-        for name in self.list_work("noted/"):
+        for name in sorted(self._work.list("noted/")):
             first, last = map(int, name.removeprefix("noted/").removesuffix(".parquet").split("-"))
             if first <= next_row <= last and next_row < until:
                 path = self.scratch / "import.parquet"
-                download(self.services.s3, self.services.settings.bucket, self.work_key(name), path)
+                self._work.get(name, path)
                 delta.import_noted(path, next_row, min(last, until - 1))
                 next_row = min(last, until - 1) + 1
                 self.lease.keep()
@@ -253,15 +251,14 @@ class RunContext:
     def superseded_rows(self, folder: str) -> list[int]:
         """Return the row numbers, of the output or of the removals, for which the table held a newer item."""
         rows: set[int] = set()
-        for name in self.list_work(folder):
+        for name in self._work.list(folder):
             rows.update(orjson.loads(self.read_work(name)))
         return sorted(rows)
 
-    def list_work(self, folder: str) -> list[str]:
-        """List the names of the files in a folder of this run's work folder, in order."""
-        prefix = self.work_key("")
-        found = list_keys(self.services.s3, self.services.settings.bucket, prefix + folder)
-        return sorted(object_key.removeprefix(prefix) for object_key in found)
+    @property
+    def _work(self) -> Store:
+        """This run's work folder, for files that are too large for memory."""
+        return Store(self.services.s3, self.services.settings.bucket, self.work_key(""))
 
     def read_work(self, name: str) -> bytes:
         """Read a file of this run's work folder."""
