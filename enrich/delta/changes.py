@@ -103,7 +103,8 @@ class Delta:
         self._in_table: Bucket | None = None  # whose notes are in the table `noted`
         self._local: dict[Bucket, Path] = {}
         self._local_bytes = 0
-        self._duplicates: Sequence[int] | None = None
+        self._complete = False  # whether all rows are noted, and the duplicates among them known
+        self._duplicates: Sequence[int] = ()
         self._known = Known(work, directory, Fingerprints(FingerprintTrust.ALL))
         self._buckets: list[Bucket] = [EVERYTHING]  # as decided
         self._decided: tuple[Bucket, pa.Table] | None = None
@@ -162,18 +163,25 @@ class Delta:
         table = pq.read_table(path)
         self._bits = int(table.schema.metadata[b"bits"])
         self._duplicates = _rows_of(table)
+        self._complete = True
         return True
 
     def duplicates(self, step: Step = _go_on) -> Sequence[int]:
         """Return the rows that share their item key with another row, in order, and note them as rejected.
 
-        The notes are complete now: they are divided into buckets, if they are many.
+        The notes are complete now.
         """
-        if self._duplicates is None:
-            self._log.close_piece()
-            self._bits = count_bits(self._log.rows)
-            self._duplicates = self._divide(self._bits, step) if self._bits else self._load_all()
+        self._complete_notes(step)
         return self._duplicates
+
+    def _complete_notes(self, step: Step) -> None:
+        """Divide the notes into buckets, if they are many, and find the duplicates; once for a run."""
+        if self._complete:
+            return
+        self._log.close_piece()
+        self._bits = count_bits(self._log.rows)
+        self._duplicates = self._divide(self._bits, step) if self._bits else self._load_all()
+        self._complete = True
 
     def _load_all(self) -> Sequence[int]:
         """Load the notes of the only bucket; return the duplicates."""
@@ -289,7 +297,7 @@ class Delta:
 
     def _divide_keys(self, step: Step) -> None:
         """Divide the key space so that neither noted nor known rows of a bucket are too many."""
-        self.duplicates(step)
+        self._complete_notes(step)
         self._buckets = divide(max(self._bits, count_bits(self._known.fingerprints.rows)))
 
     def _decide_bucket(self, bucket: Bucket, values: dict[str, object]) -> pa.Table:

@@ -11,32 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
-from pyathena.error import Error as PyAthenaError
 
 from enrich.errors import Failed
-from enrich.s3 import list_objects, put, split_location
+from enrich.s3 import get, list_objects, put, split_location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _BATCH_ROWS = 2048  # a vector of DuckDB's; a few long texts, stored once, may make very many bytes of rows
 EMPTY = "empty.parquet"  # the columns of a query that found no rows: UNLOAD writes no file then
-
-# Athena's result types, as GetQueryResults names them, to Arrow's: only the columns of an empty result need it.
-_TYPES: dict[str, pa.DataType] = {
-    "boolean": pa.bool_(),
-    "tinyint": pa.int8(),
-    "smallint": pa.int16(),
-    "integer": pa.int32(),
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "float": pa.float32(),
-    "real": pa.float32(),
-    "double": pa.float64(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us"),
-    "timestamp with time zone": pa.timestamp("us", "UTC"),
-}
 
 
 class QueryFailed(Exception):
@@ -92,18 +75,6 @@ class Athena:
         """Stop a query of which the result is not needed any more; one that has ended stays as it is."""
         self._open().client.stop_query_execution(QueryExecutionId=query_id)
 
-    def describe(self, sql: str) -> list[tuple[str, str]]:
-        """Return the (name, Athena type) of each column of a query.
-
-        Raises:
-            QueryFailed: the query failed, was cancelled or refused.
-        """
-        try:
-            cursor = self._open().cursor().execute(f"SELECT * FROM ({sql}) LIMIT 0")
-        except PyAthenaError as error:
-            raise QueryFailed(str(error)) from error
-        return [(column[0], column[1]) for column in cursor.description or []]
-
     def _open(self) -> Any:
         if self._connection is None:
             self._connection = self._connect()
@@ -121,18 +92,24 @@ def digest_sql(sql: str) -> str:
     return hashlib.sha256(sql.encode()).hexdigest()[:16]
 
 
-def complete(athena: Athena, s3: S3Client, sql: str, location: str) -> None:
-    """Complete the rows of a query that has ended: one that found none leaves no file, and so no columns.
+def has_rows(s3: S3Client, location: str) -> bool:
+    """Return whether a query that has ended found any rows: UNLOAD writes no file, and so no columns, for none."""
+    return bool(_list_files(s3, *split_location(location)))
 
-    Raises:
-        QueryFailed: Athena does not describe the query.
-    """
+
+def build_columns_sql(sql: str) -> str:
+    """Build a query for the columns of another one: it finds one row, of nulls, at no scan."""
+    return f"SELECT q.* FROM (VALUES 1) AS one (n) LEFT JOIN (SELECT * FROM ({sql}) LIMIT 0) AS q ON true"
+
+
+def save_columns(s3: S3Client, columns: str, location: str) -> None:
+    """Save what `build_columns_sql` wrote to `columns` as rows at `location`: none of them, but their columns."""
+    bucket, prefix = split_location(columns)
+    (file,) = _list_files(s3, bucket, prefix)
+    buffer = io.BytesIO()
+    pq.write_table(pq.read_schema(io.BytesIO(get(s3, bucket, file))).empty_table(), buffer)
     bucket, prefix = split_location(location)
-    if not _list_files(s3, bucket, prefix):
-        schema = pa.schema([(column, _arrow_type(kind)) for column, kind in athena.describe(sql)])
-        buffer = io.BytesIO()
-        pq.write_table(schema.empty_table(), buffer)
-        put(s3, bucket, prefix + EMPTY, buffer.getvalue())
+    put(s3, bucket, prefix + EMPTY, buffer.getvalue())
 
 
 def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int) -> dict[str, pa.Table]:
@@ -188,11 +165,3 @@ def _list_files(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
     found = {entry["Key"]: entry["Size"] for entry in list_objects(s3, bucket, prefix) if entry["Size"]}
     # Athena's own files beside the data (a manifest, say) are no rows
     return {key: size for key, size in found.items() if not key.endswith((".csv", ".metadata", ".txt"))}
-
-
-def _arrow_type(kind: str) -> pa.DataType:
-    kind = kind.lower()
-    if kind.startswith("decimal("):
-        precision, scale = kind[len("decimal(") : -1].split(",")
-        return pa.decimal128(int(precision), int(scale))
-    return _TYPES.get(kind.partition("(")[0], pa.string())

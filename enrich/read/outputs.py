@@ -87,7 +87,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     listing = ""
     if dataset.source.marker:
         prefix = object_key.rpartition("/")[0] + "/"
-        entries = [entry for entry in _list_parts(s3, bucket, prefix) if entry["Key"] != object_key]
+        entries = _list_parts(s3, bucket, prefix, dataset.source.marker)
         listing = _digest("".join(map(_render_entry, entries)))
         parts = _fetch_parts(s3, bucket, entries)
         missing = _find_missing(prefix, _get_manifest(s3, part), parts)
@@ -136,12 +136,12 @@ def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
     return list(_fetch_parts(s3, bucket, _list_parts(s3, bucket, prefix)))
 
 
-def _list_parts(s3: S3Client, bucket: str, prefix: str) -> list[Any]:
-    """List the entries under a prefix that are parts."""
+def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> list[Any]:
+    """List the entries under a prefix that are parts; no marker is one, of whichever output."""
     found = []
     for entry in list_objects(s3, bucket, prefix):
         steps = entry["Key"].removeprefix(prefix).split("/")
-        if steps[-1] and not any(step.startswith(("_", ".")) for step in steps):
+        if steps[-1] not in {"", marker} and not any(step.startswith(("_", ".")) for step in steps):
             found.append(entry)
     return found
 

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from enrich.errors import OutOfTime, Stopped
 from enrich.ledger.run_state import Kind
-from enrich.read.metadata import QueryFailed, complete, digest_sql
+from enrich.read.metadata import QueryFailed, build_columns_sql, digest_sql, has_rows, save_columns
 from enrich.run.context import RunContext
 from enrich.s3 import exists, split_location
 
@@ -21,12 +21,13 @@ FIRST_POLL, LAST_POLL = 0.3, 3.0  # seconds between looks at what runs
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that was started: its execution's id, where it writes to, and when it began (epoch milliseconds)."""
+    """A query that was started: the id of what runs, where rows are written to, and when it began (epoch ms)."""
 
     query_id: str
     location: str
     sql_digest: str
     started_ms: int
+    columns: str = ""  # of a query that has ended without rows: where the query for its columns writes to
 
 
 def pin_metadata(context: RunContext) -> dict[str, str]:
@@ -88,18 +89,30 @@ def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
     return queries
 
 
+def _start_columns(context: RunContext, name: str, query: Query) -> Query:
+    """Start the query for the columns of one that has ended without rows."""
+    now_ms = int(context.services.clock.now() * 1000)
+    columns = f"{query.location.removesuffix('/')}-columns-{now_ms}/"
+    sql = build_columns_sql(context.dataset.metadata[name].sql)
+    return replace(query, query_id=context.services.athena.start(sql, columns), columns=columns)
+
+
 def _wait(context: RunContext, queries: dict[str, Query]) -> None:
     """Wait for queries, and save the rows of each as it ends."""
     services, pause = context.services, FIRST_POLL
     while True:
         for name, query in list(queries.items()):
-            sql = context.dataset.metadata[name].sql
             try:
                 if not services.athena.is_done(query.query_id):
                     continue
-                complete(services.athena, services.s3, sql, query.location)
+                if not query.columns and not has_rows(services.s3, query.location):
+                    queries[name] = _start_columns(context, name, query)
+                    _save(context, queries)
+                    continue
             except QueryFailed as error:
                 raise _give_up(context, name, queries, error) from error
+            if query.columns:
+                save_columns(services.s3, query.columns, query.location)
             state = context.lease.state
             fetched = {"location": query.location, "sql_digest": query.sql_digest, "fetched_ms": query.started_ms}
             context.save(context.run, dataset=replace(state, metadata={**state.metadata, name: fetched}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enrich.dataset.definition import Dataset, Tolerated
+from enrich.dataset.definition import Dataset, Metadata, Tolerated
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.operations import replay_rejects, withdraw
 from enrich.intake.worker import run_pending
@@ -30,6 +30,18 @@ def test_an_output_becomes_items(shop: Any) -> None:
         ("stock#x", "a"): {"product": {"sku": "a", "title": "A"}, "units": 1.5},
         ("stock#y", "b"): {"product": {"sku": "b", "title": "B"}, "units": 2.0},
     }
+
+
+def test_metadata_without_rows_keeps_the_types_of_its_columns(shop: Any) -> None:
+    """A query that finds nothing writes no file; what expressions need of its columns is fetched all the same."""
+    columns = "cast(1.25 as decimal(10, 2)) as price, array['x'] as tags, cast(row(1) as row(n integer)) as info"
+    sql = f"select sku, {columns} from {shop.database}.products where sku = 'none'"
+    body = {"price": "round(m.price, 1)", "first": "m.tags[1]", "n": "m.info.n", "units": "units"}
+    metadata = {"m": Metadata(sql, on="sku", missing="null")}
+    shop.dataset = replace(shop.dataset, metadata=metadata, body=body)
+    run = shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1.5]})
+    assert (run.state, run.error) == ("done", None)
+    assert shop.items() == {("stock#x", "a"): {"price": None, "first": None, "n": None, "units": 1.5}}
 
 
 def test_an_unchanged_output_writes_nothing(shop: Any) -> None:

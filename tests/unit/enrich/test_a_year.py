@@ -56,8 +56,8 @@ def expire(shop: SmallShop) -> None:
             del shop.s3.objects[bucket, object_key]
 
 
-def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
-    """Objects and requests of the last month are those of the first: nothing grows with the number of runs."""
+def count_calls(shop: SmallShop) -> Counter[str]:
+    """Return a count of the calls to AWS by their names, which goes on."""
     calls: Counter[str] = Counter()
     call = shop.world.call
 
@@ -66,6 +66,12 @@ def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
         return call(name, do)
 
     shop.world.call = count  # type: ignore[method-assign, assignment]
+    return calls
+
+
+def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
+    """Objects and requests of the last month are those of the first: nothing grows with the number of runs."""
+    calls = count_calls(shop)
     objects, heads = [], []
     for day in range(365):
         services = shop.services()
@@ -85,3 +91,24 @@ def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
     month = max(sum(each.values()) for each in objects[30:60])
     assert max(sum(each.values()) for each in objects[-30:]) <= month
     assert TTL.days * PARTS > 30  # requests that each sweep sent before: one for each part of each live output
+
+
+def test_markers_below_each_other_cost_a_sweep_no_requests(tmp_path: Path) -> None:
+    """A marker is no part, whatever its name: a listing shows that nothing changed."""
+    source = replace(DATASET.source, format="jsonl", marker="done.json")
+    with modelled():
+        shop = SmallShop(tmp_path, replace(DATASET, source=source, metadata={}, body={"value": "units"}))
+        folder = shop.key().rpartition("/")[0]
+        shop.put(f"{folder}/part-0", json.dumps([["x", "p0", "v0"]]).encode())
+        shop.put(f"{folder}/late/part-1", json.dumps([["x", "p1", "v1"]]).encode())
+        shop.put(f"{folder}/late/done.json", b"")
+        shop.put(f"{folder}/done.json", b"")
+        services = shop.services()
+        runs = [
+            take_arrived(services, SETTINGS.outputs, f"{folder}/{name}") for name in ("late/done.json", "done.json")
+        ]
+        assert [run.parts for run in run_pending(services, "stock")] == [1, 2]
+        assert None not in runs
+        requests = count_calls(shop)
+        assert sweep(services, "stock") == ([], [])
+        assert requests["HeadObject"] == 0

@@ -16,37 +16,46 @@ from enrich.intake.find import take_arrived
 from enrich.intake.operations import refresh
 from enrich.intake.worker import run_pending
 from enrich.ledger.run_state import RunState, Stage
-from enrich.read.metadata import QueryFailed
+from enrich.read.metadata import QueryFailed, build_columns_sql
 from tests.unit.enrich.small_shop import DATASET, PRODUCTS, ROWS, SETTINGS, SmallShop, parquet
 
 NAMES = ["first", "second", "third", "fourth", "fifth"]
+SQL = "select sku, title from"
 
 
 @dataclass
 class SlowAthena:
-    """Runs each query for as long as `seconds` says by its metadata's name; `fails` names those that end badly."""
+    """Runs each query for as long as `seconds` says by its metadata's name.
+
+    `fails` names those that end badly, `empty` those that find no rows.
+    """
 
     shop: SmallShop
     seconds: Mapping[str, float]
     fails: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)  # names, one for each start
     cancelled: list[str] = field(default_factory=list)
-    _queries: list[tuple[str, str, float]] = field(default_factory=list)
+    _queries: list[tuple[str, str, float, Mapping[str, list[Any]]]] = field(default_factory=list)
 
-    def start(self, _sql: str, location: str) -> str:
+    def start(self, sql: str, location: str) -> str:
         name = location.split("/")[5]
         self.started.append(name)
-        self._queries.append((name, location, self.shop.world.now() + self.seconds[name]))
+        rows = {column: [None] for column in PRODUCTS} if sql == build_columns_sql(f"{SQL} {name}") else PRODUCTS
+        if name in self.empty and rows is PRODUCTS:
+            rows = {}
+        self._queries.append((name, location, self.shop.world.now() + self.seconds[name], rows))
         return str(len(self._queries) - 1)
 
     def is_done(self, query_id: str) -> bool:
-        name, location, ends_at = self._queries[int(query_id)]
+        name, location, ends_at, rows = self._queries[int(query_id)]
         if self.shop.world.now() < ends_at:
             return False
         if name in self.fails:
             raise QueryFailed("Query exhausted resources at this scale factor")
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
-        self.shop.s3.put(bucket, f"{prefix}0.parquet", parquet(PRODUCTS))
+        if rows:
+            self.shop.s3.put(bucket, f"{prefix}0.parquet", parquet(rows))
         return True
 
     def cancel(self, query_id: str) -> None:
@@ -54,7 +63,7 @@ class SlowAthena:
 
 
 def build_shop(tmp_path: Path, max_age: timedelta = timedelta(0)) -> SmallShop:
-    metadata = {name: Metadata(f"select sku, title from {name}", on="sku", max_age=max_age) for name in NAMES}
+    metadata = {name: Metadata(f"{SQL} {name}", on="sku", missing="null", max_age=max_age) for name in NAMES}
     dataset = replace(DATASET, metadata=metadata, body={"title": "first.title", "units": "units"})
     shop = SmallShop(tmp_path, dataset)
     shop.put(shop.key(), parquet(ROWS))
@@ -101,6 +110,21 @@ def test_a_query_that_has_ended_is_saved_before_the_others_end(tmp_path: Path) -
     while invoke(shop, athena, 60.0):
         pass
     assert sorted(athena.started) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(("lasts", "invocations"), [(900.0, 1), (60.0, 9)])
+def test_columns_of_queries_without_rows_arrive_too(tmp_path: Path, lasts: float, invocations: int) -> None:
+    """They are asked for by a query like the others, side by side: started once, saved, and waited for in time."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, dict.fromkeys(NAMES, 200.0), empty={"first", "third"})
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    count = 1
+    while invoke(shop, athena, lasts):
+        count += 1
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert (run.state, run.counts.written) == (RunState.DONE, 3)
+    assert sorted(athena.started) == sorted([*NAMES, "first", "third"])
+    assert count == invocations
 
 
 def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
