@@ -171,10 +171,10 @@ class Delta:
 
         The notes are complete now.
         """
-        self._complete_notes(step)
+        self.complete_notes(step)
         return self._duplicates
 
-    def _complete_notes(self, step: Step) -> None:
+    def complete_notes(self, step: Step = _go_on) -> None:
         """Divide the notes into buckets, if they are many, and find the duplicates; once for a run."""
         if self._complete:
             return
@@ -297,7 +297,7 @@ class Delta:
 
     def _divide_keys(self, step: Step) -> None:
         """Divide the key space so that neither noted nor known rows of a bucket are too many."""
-        self._complete_notes(step)
+        self.complete_notes(step)
         self._buckets = divide(max(self._bits, count_bits(self._known.fingerprints.rows)))
 
     def _decide_bucket(self, bucket: Bucket, values: dict[str, object]) -> pa.Table:

@@ -89,7 +89,7 @@ class RunContext:
             if not count_bits(self.run.rows or 0) or not delta.restore():
                 self._import_noted(delta)
             if self.run.rows is not None:
-                delta.duplicates(self.lease.keep)
+                delta.complete_notes(self.lease.keep)
             self._delta = delta
         return self._delta
 
