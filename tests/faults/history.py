@@ -390,7 +390,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 
         def send(message: dict[str, Any]) -> None:
             if "continue" in message:
-                check_moved(story, name, message["continue"]["dataset"], before)
+                check_moved(story, actor, lasts, message["continue"]["dataset"], before)
             story.queue.send(message)
 
         services = replace(story.services(name, story.world.time + lasts), send=send)
@@ -409,7 +409,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
         _look_who_waits(story)
 
     _rewrite_open(story, story.world.random)
-    story.world.spawn(name, main, lasts=lasts)
+    actor = story.world.spawn(name, main, lasts=lasts)
 
 
 def _look_who_waits(story: Story) -> None:

@@ -1,7 +1,7 @@
 """What waits must also move: an invocation that ends for lack of time has moved its run, or the history fails.
 
 An invocation is excused once where the table refused or lost one of its requests, since it may have had no time left to
-send it again; never twice in a row.
+send it again, or where calls stalled for more than half of its time; never twice in a row.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from enrich.ledger.run_state import Stage
 
 if TYPE_CHECKING:
     from tests.faults.history import Story
+    from tests.faults.world import Actor
 
 Position = tuple[Any, ...]
+RunKey = tuple[str, int]  # dataset and number
 
 
-def positions(story: Story) -> dict[tuple[str, int], Position]:
+def positions(story: Story) -> dict[RunKey, Position]:
     """Return the checkpoint of every run."""
     runs = [run for name in story.datasets for run in story.runs(name)]
     return {(run.dataset, run.run): _position(story, run) for run in runs}
 
 
-def check_moved(story: Story, invocation: str, dataset: str, before: Mapping[tuple[str, int], Position]) -> None:
-    """Fail the history if an invocation had runs of a dataset in hand, and none of them moved."""
+def check_moved(story: Story, actor: Actor, lasts: float, dataset: str, before: Mapping[RunKey, Position]) -> None:
+    """Fail the history if an invocation of `lasts` seconds had runs of a dataset in hand, and none of them moved."""
+    invocation = actor.name
     mine = [run for run in story.runs(dataset) if run.owner == invocation]
     if not mine or any(before.get((dataset, run.run)) != _position(story, run) for run in mine):
         return
@@ -33,7 +36,7 @@ def check_moved(story: Story, invocation: str, dataset: str, before: Mapping[tup
     if run.stage is Stage.PIN and story.athena.is_running:  # it waits for Athena, which works for it
         return
     position = (dataset, run.run, *_position(story, run))
-    troubled = any(transport.troubled for transport in story.transports.get(invocation, []))
+    troubled = actor.stalled > lasts / 2 or any(each.troubled for each in story.transports.get(invocation, []))
     if not troubled or position in story.stood_still:
         story.world.fail(f"{invocation} ended for lack of time, and {dataset} run {run.run} had not moved")
     story.stood_still.add(position)

@@ -80,6 +80,7 @@ class Actor:
     deadline: float
     player: Player
     wake_at: float = 0.0
+    stalled: float = 0.0  # seconds for which its calls stalled
     dead: bool = False
     finished: bool = False
     error: BaseException | None = None
@@ -153,6 +154,7 @@ class World:
         if self.random.random() < self.chances.stall:
             seconds = self.random.uniform(1, self.random.choice([20, 300]))
             self.note("%s stalls for %.0f s", name, seconds)
+            self._actor().stalled += seconds
             self.sleep(seconds)
 
     def kill(self, actor: Actor) -> None:
