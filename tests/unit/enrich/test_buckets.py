@@ -57,7 +57,7 @@ def list_fingerprints(shop: SmallShop) -> list[str]:
 
 
 @pytest.mark.parametrize("output", ["partial", "snapshot"])
-@pytest.mark.parametrize("sizes", [[10], [5], [3], [500_000, 3, 10, 5, 500_000]], ids=str)
+@pytest.mark.parametrize("sizes", [[3], [500_000, 3, 10, 5, 500_000]], ids=str)
 def test_any_number_of_buckets_gives_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any, sizes: list[int]
 ) -> None:
@@ -94,8 +94,10 @@ def test_fingerprints_of_an_earlier_release_are_read(tmp_path: Path, monkeypatch
             f"kv_metadata {{'format': '1', 'table': '{shop.dynamo.table_id}'}})"
         )
     shop.s3.put(SETTINGS.bucket, object_key, file.read_bytes())
+    shop.written()
     monkeypatch.setattr(buckets, "ROWS", 1)
     assert shop.run(ROWS).counts == Counts(unchanged=3)
+    assert shop.written() == []  # or else all live outputs were written again, since nothing was known
     assert read_table(shop, shop.ledger.get_state("stock").fingerprints or "")["bits"].to_pylist()[0] == 2
 
 
