@@ -262,12 +262,22 @@ class Delta:
         return self._known.fingerprints
 
     def decide(
-        self, *, order: str, now: float, enough: float, full: bool, snapshot: str = "", step: Step = _go_on
+        self,
+        *,
+        order: str,
+        expires_at: int,
+        now: float,
+        enough: float,
+        full: bool,
+        snapshot: str = "",
+        step: Step = _go_on,
     ) -> None:
         """Decide for each noted row whether it is written, unchanged, superseded or rejected.
 
         Args:
             order: text of this run's order.
+            expires_at: of the items that it writes, in epoch seconds. An unchanged item that would live longer is
+                written again: the dataset's ttl is shorter by now, or an output that was withdrawn gave it that life.
             now: epoch seconds; the same in each invocation of a run, so that each decides alike.
             enough: minimum remaining seconds of life for leaving an unchanged item as it is.
             full: write whatever is not superseded.
@@ -277,9 +287,10 @@ class Delta:
         self._divide_keys(step)
         base, bits = self._known.fingerprints, self._buckets[0].bits
         self._decided_id = _identify(
-            self._notes_id, self._bits, bits, base.object_key, base.trust.name, order, now, full, snapshot
+            self._notes_id, self._bits, bits, base.object_key, base.trust.name, order, expires_at, now, full, snapshot
         )
-        values = {"order": order, "full": full, "snapshot": snapshot, "now": now, "enough": enough}
+        lives = {"now": now, "enough": enough, "expires_at": expires_at}
+        values = {"order": order, "full": full, "snapshot": snapshot, **lives}
         done = self._work.list(self._decided_name("")) if bits else set[str]()
         for bucket in self._buckets:
             decided = self._read_decided(bucket) if self._decided_name(bucket.name) in done else None
@@ -306,11 +317,12 @@ class Delta:
             select row, outcome, if(outcome = {WRITE}, why, null) as why from (
                 select n.row, case when not n.kept then {REJECTED}
                     when k."order" > $order or $order < $snapshot then {SUPERSEDED}
-                    when not $full and k.digest = n.digest and k.expires_at - $now >= $enough then {UNCHANGED}
+                    when not $full and k.digest = n.digest and k.expires_at - $now >= $enough
+                        and k.expires_at <= $expires_at then {UNCHANGED}
                     else {WRITE} end::utinyint as outcome,
                     case when k.k1 is null or k.removed or k.expires_at <= $now then 0
                     when k.digest is null then 1 when k.digest <> n.digest then 2
-                    when $full then 3 else 4 end::utinyint as why
+                    when $full or k.expires_at - $now >= $enough then 3 else 4 end::utinyint as why
                 from {self._noted(bucket)} n left join {self._known.sql(bucket)} k using (k1, k2)
             ) order by row
             """,
@@ -350,7 +362,7 @@ class Delta:
         """Return of the rows to be written how many are new, changed, expiring, in doubt or rewritten.
 
         Expiring: unchanged, with too little life left. In doubt: the stored body is not known. Rewritten: unchanged,
-        and written since all is.
+        and written since all is, or since its life is too long.
         """
         return dict(sorted(self._why.items()))
 

@@ -37,6 +37,7 @@ def decide_changes(context: RunContext) -> Decision:
     decided = (run.decided_ms or 0) / 1000
     context.delta.decide(
         order=run.order.text,
+        expires_at=run.expires_at or 0,
         now=decided,
         enough=context.dataset.unchanged_life * context.dataset.ttl.total_seconds(),
         full=run.full or trust is not FingerprintTrust.ALL,

@@ -157,6 +157,7 @@ MUTANTS = (
         'coalesce(c."order", k."order") as "order"',
         'if(c.expires_at is null, coalesce(k."order", c."order"), coalesce(c."order", k."order")) as "order"',
     ),
+    Mutant("withdrawn-life-stays", "enrich.delta.changes:Delta._decide_bucket", "k.expires_at <= $expires_at", "true"),
     Mutant(
         "rejected-items-removed",
         "enrich.delta.changes:Delta._choose_in_bucket",
@@ -262,8 +263,8 @@ MUTANTS = (
     Mutant(
         "lives-for-ever",
         "enrich.delta.changes:Delta._decide_bucket",
-        "k.expires_at - $now >= $enough",
-        "k.expires_at - $now >= -$enough * 1000",
+        "k.digest = n.digest and k.expires_at - $now >= $enough",
+        "k.digest = n.digest and k.expires_at - $now >= -$enough * 1000",
     ),
     Mutant(
         "tombstone-for-no-item",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,42 @@ def test_rejects_of_rejects_are_taken_back_with_their_output(tmp_path: Path, mon
     assert bodies(shop) == {}
     with pytest.raises(Failed, match="nothing to refresh"):
         operations.refresh(shop.services(), "stock")
+
+
+def lives(shop: SmallShop) -> set[int]:
+    """Return when what is served expires."""
+    return {item.expires_at for item in shop.table.items.values() if item.body}
+
+
+def test_a_withdrawn_output_leaves_no_longer_life(tmp_path: Path) -> None:
+    """It only gave an unchanged item more time: what it said is withdrawn, and so is that time."""
+    shop = SmallShop(tmp_path)
+    good = shop.run(ROWS, day=4)
+    bad = shop.run(ROWS)
+    assert bad.because == {"expiring": 3}
+    withdraw_and_run(shop, bad)
+    check_withdrawn(shop, bad, "output")
+    assert lives(shop) == {good.expires_at}
+
+
+def test_a_withdrawal_leaves_the_life_that_a_newer_output_gave(tmp_path: Path) -> None:
+    """The newest output is restored first: no older one writes what a newer one would have to write again."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=4)
+    bad = shop.run(BAD, day=1)
+    good = shop.run(ROWS)
+    shop.written()
+    withdraw_and_run(shop, bad)
+    check_withdrawn(shop, bad, "output")
+    assert lives(shop) == {good.expires_at}
+    assert shop.written() == ["z/a"]
+
+
+def test_an_unchanged_item_lives_no_longer_than_a_shorter_ttl_says(tmp_path: Path) -> None:
+    """The newer output says for how long its items may be served, also where their bodies are the same."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=1)
+    shop.dataset = replace(shop.dataset, ttl=timedelta(days=2))
+    shorter = shop.run(ROWS)
+    assert (shorter.because, lives(shop)) == ({"rewritten": 3}, {shorter.expires_at})
+    assert shop.run(ROWS).counts == Counts(unchanged=3)
