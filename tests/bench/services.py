@@ -52,7 +52,8 @@ class FolderS3:
         shutil.copyfile(name, self._make(bucket, object_key))
 
     def link(self, file: Path, bucket: str, object_key: str) -> None:
-        """Link a file as an object."""
+        """Link a file as an object, which arrives now."""
+        file.touch()  # a file of yesterday would have arrived before the as_of in its object key
         self._make(bucket, object_key).symlink_to(file)
 
     def delete_objects(self, Bucket: str, Delete: Any) -> dict[str, Any]:  # noqa: N803
