@@ -577,7 +577,7 @@ class Delta:
             rows = self._stream(f"select * from ({sql}) where expires_at > $now", {**values, "now": now})
             if not several:
                 return target.write_only(rows, path)
-            parts += target.write_part(rows, path, bucket, identity)
+            parts.append(target.write_part(rows, path, bucket, identity))
             if bucket != self._buckets[-1]:
                 step()
         return target.write_manifest(parts, path)

@@ -191,17 +191,15 @@ class Target(NamedTuple):
         self.store.put(self.object_key, path)
         return Fingerprints(FingerprintTrust.ALL, self.object_key, [part])
 
-    def write_part(self, rows: Iterable[pa.RecordBatch], path: Path, bucket: Bucket, identity: str) -> list[Part]:
-        """Write the fingerprints of a bucket; none are no file."""
+    def write_part(self, rows: Iterable[pa.RecordBatch], path: Path, bucket: Bucket, identity: str) -> Part:
+        """Write the fingerprints of a bucket, also if there are none: the file says that the bucket is done."""
 
         def name(count: int, least: int) -> str:
             return f"{self.folder(identity)}{bucket.name}.{count}.{least}.parquet"
 
         part = _write(rows, path, SCHEMA, bucket, name)
-        if not part.rows:
-            return []
         self.store.put(part.object_key, path)
-        return [part]
+        return part
 
     def find_parts(self, identity: str) -> dict[Bucket, Part]:
         """Find the buckets that were written with these inputs before: their names say all that a manifest needs."""
@@ -214,7 +212,8 @@ class Target(NamedTuple):
         return found
 
     def write_manifest(self, parts: Sequence[Part], path: Path) -> Fingerprints:
-        """Write the manifest of the files of buckets."""
+        """Write the manifest of the files of buckets that hold any."""
+        parts = [part for part in parts if part.rows]
         rows: list[dict[str, Any]] = [
             {**part.bucket._asdict(), **{name: getattr(part, name) for name in _MANIFEST_SCHEMA.names[2:]}}
             for part in parts

@@ -16,6 +16,7 @@ from enrich.run.context import RunContext
 from enrich.s3 import exists, split_location
 
 STARTED = "queries.json"  # in the run's work folder: queries that were started and are not known to have ended
+MAX_QUERY_AGE = timedelta(days=1)  # the rows of an older one may have been deleted, and would seem to be none
 FIRST_POLL, LAST_POLL = 0.3, 3.0  # seconds between looks at what runs
 
 
@@ -72,12 +73,11 @@ def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
     started = _load(context)
     queries: dict[str, Query] = {}
     for name in names:
-        sql = context.dataset.metadata[name].sql
-        earlier = started.get(name)
-        if earlier is not None and earlier.sql_digest == digest_sql(sql):
+        sql, now_ms = context.dataset.metadata[name].sql, int(context.services.clock.now() * 1000)
+        earlier, oldest_ms = started.get(name), now_ms - MAX_QUERY_AGE / timedelta(milliseconds=1)
+        if earlier is not None and earlier.sql_digest == digest_sql(sql) and earlier.started_ms > oldest_ms:
             queries[name] = earlier
             continue
-        now_ms = int(context.services.clock.now() * 1000)
         # a fresh prefix for each attempt: UNLOAD refuses one that holds anything
         location = f"{_build_prefix(context, name)}{context.run.run:08d}-{context.run.attempts:02d}-{now_ms}/"
         try:

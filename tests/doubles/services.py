@@ -221,10 +221,9 @@ class ModelAthena:
         self._queries: dict[str, ModelQuery] = {}
         self.fetched: dict[str, tuple[float, str]] = {}  # location -> when its query began, and the row
 
-    @property
-    def is_running(self) -> bool:
-        """Whether any query has not ended yet."""
-        return any(query.ends_at > self._world.time for query in self._queries.values())
+    def was_running(self, time: float) -> bool:
+        """Return whether any query had not ended yet at a time."""
+        return any(query.ends_at > time for query in self._queries.values())
 
     def start(self, sql: str, location: str) -> str:
         bucket, _, prefix = location.removeprefix("s3://").partition("/")

@@ -168,6 +168,32 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
         yield patch.undo
 
 
+def run_to_its_end(shop: SmallShop, rows: dict[str, list[Any]], day: int) -> int:
+    """Run an output in as many invocations as it needs; return how many ended before it was closed."""
+    shop.put(shop.key(day), parquet(rows))
+    for ended in range(100):
+        try:
+            assert shop.go(shop.key(day)).state == "done"
+        except OutOfTime:
+            continue
+        return ended
+    raise AssertionError("it does not move")
+
+
+def test_a_bucket_of_which_nothing_is_left_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Callable[[], None]
+) -> None:
+    """All of its items have expired: it leaves no fingerprints, and the next invocation goes on after it."""
+    monkeypatch.setattr(buckets, "ROWS", 1)
+    shop = SmallShop(tmp_path)
+    run_to_its_end(shop, ROWS, day=6)
+    shop.world.sleep(DAY)
+    run_to_its_end(shop, {name: values[:1] for name, values in ROWS.items()}, day=0)
+    assert len(read_fingerprints(shop)) == 1
+    run_to_its_end(shop, {name: values[:1] for name, values in ROWS.items()}, day=0)
+    assert [key for key in list_fingerprints(shop) if ".0.0." in key] == []  # nor files for ever
+
+
 def test_each_bucket_is_worked_on_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Callable[[], None]
 ) -> None:
@@ -183,15 +209,7 @@ def test_each_bucket_is_worked_on_once(
         upload(name, bucket, object_key)
 
     monkeypatch.setattr(shop.s3, "upload_file", count)
-    ended = 0
-    for day, rows in ((1, many(Random(1))), (0, many(Random(2)))):
-        shop.put(shop.key(day), parquet(rows))
-        run = None
-        while run is None or not run.state.is_closed:
-            try:
-                run = shop.go(shop.key(day))
-            except OutOfTime:
-                ended += 1
+    ended = sum(run_to_its_end(shop, rows, day) for day, rows in ((1, many(Random(1))), (0, many(Random(2)))))
     assert ended >= 2 * 3 * 3  # two runs of at least four buckets that decide, remove and merge
     assert set(done.values()) == {1}
     assert sum("/decided/" in key for key in done) >= 2 * 4

@@ -140,6 +140,18 @@ def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
     assert sorted(athena.started) == sorted([*NAMES, "second", "third", "fourth", "fifth"])
 
 
+def test_a_query_of_an_earlier_day_is_run_again(tmp_path: Path) -> None:
+    """Its rows may have been deleted since, and must not be taken for none."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, dict.fromkeys(NAMES, 200.0))
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    assert invoke(shop, athena, 60.0)
+    shop.world.sleep(25 * 3600)
+    while invoke(shop, athena, 60.0):
+        pass
+    assert sorted(athena.started) == sorted(NAMES * 2)
+
+
 def test_a_refresh_fetches_anew_once(tmp_path: Path) -> None:
     """Rows that are young enough for other runs are not for it; its own are, when it continues."""
     shop = build_shop(tmp_path, max_age=timedelta(days=1))
