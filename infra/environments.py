@@ -51,7 +51,7 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which would use the last of two members of the same name without a word."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - as in PyYAML
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Build a mapping."""
         names = [self.construct_object(key, deep=deep) for key, _ in node.value]
         for name in names:
@@ -70,10 +70,11 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
     parameters = environment.get("parameters", {})
     issuers = build_issuers(environment, name)
     _check_settings(name, issuers, parameters)
+    one = {"Issuer": environment.get("issuer"), "Audience": environment.get("audience")}
     given = {
         "Environment": name,
         "Service": document["service"],
-        **({"Issuers": issuers} if "issuers" in environment else _build_one(environment)),
+        **({"Issuers": issuers} if "issuers" in environment else one),
         "DomainName": environment["domain"],
         "CertificateArn": environment["certificate"],
         "DiscoveryBucketName": document["discovery"]["bucket"],
@@ -83,8 +84,14 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
 
 
 def build_issuers(environment: Mapping[str, Any], name: str) -> str:
-    """Build the value of LARDER_ISSUERS: JSON without blanks and escapes that a shell or SAM would change."""
+    """Build the value of LARDER_ISSUERS: JSON without blanks and escapes that a shell or SAM would change.
+
+    Raises:
+        ValueError: a list of issuers is given and a KeyStore too, which would not be used.
+    """
     parameters = environment.get("parameters", {})
+    if "issuers" in environment and "KeyStore" in parameters:
+        raise ValueError(f"environments.{name}: with issuers, write keys into each of them instead of KeyStore")
     default = f"ssm:/larder/{name}/keys/"
     one = {"issuer": environment.get("issuer"), "audience": environment.get("audience")}
     given = environment.get("issuers") or [{**one, "keys": parameters.get("KeyStore") or default}]
@@ -92,10 +99,6 @@ def build_issuers(environment: Mapping[str, Any], name: str) -> str:
     for character in ("\\\\", '\\"', " "):
         text = text.replace(character, f"\\u{ord(character[-1]):04x}")
     return text
-
-
-def _build_one(environment: Mapping[str, Any]) -> dict[str, str]:
-    return {"Issuer": environment["issuer"], "Audience": environment["audience"]}
 
 
 def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> None:
@@ -110,16 +113,14 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
     except ValueError as error:
         raise ValueError(f"environments.{name}: {error}") from error
     if len(issuers) > MAX_ISSUERS:
-        raise ValueError(
-            f"environments.{name}: issuers take {len(issuers)} characters of JSON, at most {MAX_ISSUERS} fit"
-        )
+        raise ValueError(f"environments.{name}: issuers take {len(issuers)} characters as JSON; {MAX_ISSUERS} fit")
     bucket = parameters.get("KeyStoreBucketName")
     readable = ("https://", f"ssm:/larder/{name}/keys/", *([f"s3://{bucket}/"] if bucket else []))
     for issuer in settings.issuers:
-        if not issuer.keys.startswith(readable):
+        if not f"{issuer.keys}/".startswith(readable):
             raise ValueError(
-                f"environments.{name}: serve is not allowed to read the keys of {issuer.policy.issuer} at {issuer.keys}: "
-                f"use {' or '.join(readable)} (for S3, name its bucket in KeyStoreBucketName)"
+                f"environments.{name}: serve is not allowed to read the keys of {issuer.policy.issuer} at "
+                f"{issuer.keys}: use {' or '.join(readable)} (for S3, name its bucket in KeyStoreBucketName)"
             )
 
 

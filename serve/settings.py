@@ -101,10 +101,13 @@ def _check_origin(origin: str) -> None:
         port = parts.port
     except ValueError:  # a port of 99999, a bracket without its other half
         parts, port = urlsplit(""), None
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    name = parts.hostname or ""
     default_port = {"https": 443, "http": 80}.get(parts.scheme, 0)
-    exact = f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default_port) else "")
-    if not default_port or not host or "*" in host or not _is_quotable(origin) or origin != exact:
+    exact = f"{parts.scheme}://" + (f"[{name}]" if ":" in name else name)
+    if port not in (None, 0, default_port):
+        exact += f":{port}"
+    is_name = name.isascii() and name.translate(dict.fromkeys(map(ord, ".:-_"))).isalnum()
+    if not default_port or not is_name or origin != exact:
         raise ValueError(
             f"LARDER_CORS_ORIGINS must list exact origins such as https://app.example.com, in lower case and without "
             f"path, default port or *, not {origin!r}"
