@@ -37,6 +37,8 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
         ValueError: the location has another scheme or form.
     """
     parts = urlsplit(location)
+    if "@" in parts.netloc:  # it would not be sent, and be logged as a part of the location
+        raise ValueError("the location of keys must be one without a user name or password")
     if parts.scheme == "file" and parts.path and not parts.netloc:
         return lambda: _read_files(parts.path)
     if parts.scheme == "https" and parts.hostname:

@@ -52,12 +52,13 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "location", ["", "jwks.json", "/etc/keys", "http://issuer.example.com/jwks.json", "https:///x", "s3://bucket", "s3:///k",
-                 "ssm:name", "ssm://host", "file:", "file://host/path", "ftp://x/y", "env:KEYS"],
+                 "ssm:name", "ssm://host", "file:", "file://host/path", "ftp://x/y", "env:KEYS", "https://user:secret@issuer.example.com/jwks.json"],
 )  # fmt: skip
 def test_other_places_are_refused(location: str) -> None:
     """Above all keys over plain http, which anybody on the way could exchange."""
-    with pytest.raises(ValueError, match="the location of keys must be"):
+    with pytest.raises(ValueError, match="the location of keys must be") as caught:
         open_source(location, {})
+    assert "secret" not in str(caught.value)
 
 
 class _Issuer(BaseHTTPRequestHandler):
