@@ -48,17 +48,29 @@ def build_catalog(environments: Document) -> dict[str, Any]:
 def build_service(
     environments: Document, name: str, *, release: str, base_url: str | None = None, keys: str | None = None
 ) -> dict[str, Any]:
-    """Build one environment's service.json: issuer, place of the keys, limits, version and release."""
+    """Build one environment's service.json: issuers with the places of their keys, limits, version and release.
+
+    `issuer`, `audience` and `keys` are those of the first issuer. `keys` is the place of the keys of the only issuer,
+    where the environment has no list of issuers.
+    """
     environment = environments["environments"][name]
+    given = environment.get("issuers") or [{**environment, "keys": keys}]
+    issuers = [
+        {
+            "issuer": one["issuer"],
+            "audience": one["audience"],
+            "keys": one.get("keys") or f"ssm:/larder/{name}/keys/",
+        }
+        for one in given
+    ]
     return {
         "service": environments["service"],
         "environment": name,
         "version": environments["version"],
         "release": release,
         "base_url": base_url or build_base_url(environments, name),
-        "issuer": environment["issuer"],
-        "audience": environment["audience"],
-        "keys": keys or f"ssm:/larder/{name}/keys/",
+        **issuers[0],
+        "issuers": issuers,
         "api_key_required": environment.get("parameters", {}).get("ApiKeys") == "required",
         "limits": LIMITS,
     }

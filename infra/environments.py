@@ -2,6 +2,8 @@
 
 python -m infra.environments                          writes samconfig.toml
 python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
+
+What the template would take and serve would refuse, e.g. an origin with a path, is refused here.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from typing import Any
 import jsonschema
 import yaml
 
+from serve.settings import parse_settings
+
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
 SAMCONFIG = ROOT / "samconfig.toml"
+MAX_ISSUERS = 3000  # characters of LARDER_ISSUERS: all variables of a function share 4 KB (Lambda's quota)
 Environments = Mapping[str, Any]
 
 _HEAD = """\
@@ -35,34 +40,97 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
     """Read the environments.
 
     Raises:
+        yaml.YAMLError: they are not YAML, or a member occurs twice.
         jsonschema.ValidationError: they do not conform to the schema; the message names the place.
     """
-    document: Environments = yaml.safe_load(path.read_text())
+    document: Environments = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a subclass of the safe loader
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
     return document
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would use the last of two members of the same name without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Build a mapping."""
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=deep)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} occurs twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
 def build_parameters(document: Environments, name: str) -> dict[str, str]:
-    """Build the template's parameters of one environment, sorted; all values are text, as CloudFormation requires."""
+    """Build the template's parameters of one environment, sorted; all values are text, as CloudFormation requires.
+
+    Raises:
+        ValueError: serve would refuse its settings, or is not allowed to read the keys of an issuer.
+    """
     environment = document["environments"][name]
+    parameters = environment.get("parameters", {})
+    issuers = build_issuers(environment, name)
+    _check_settings(name, issuers, parameters)
+    one = {"Issuer": environment.get("issuer"), "Audience": environment.get("audience")}
     given = {
         "Environment": name,
         "Service": document["service"],
-        "Issuer": environment["issuer"],
-        "Audience": environment["audience"],
+        **({"Issuers": issuers} if "issuers" in environment else one),
         "DomainName": environment["domain"],
         "CertificateArn": environment["certificate"],
         "DiscoveryBucketName": document["discovery"]["bucket"],
-        **environment.get("parameters", {}),
+        **parameters,
     }
     return {key: str(value) for key, value in sorted(given.items())}
+
+
+def build_issuers(environment: Mapping[str, Any], name: str) -> str:
+    """Build the value of LARDER_ISSUERS: JSON without blanks and escapes that a shell or SAM would change.
+
+    Raises:
+        ValueError: a list of issuers is given and a KeyStore too, which would not be used.
+    """
+    parameters = environment.get("parameters", {})
+    if "issuers" in environment and "KeyStore" in parameters:
+        raise ValueError(f"environments.{name}: with issuers, write keys into each of them instead of KeyStore")
+    default = f"ssm:/larder/{name}/keys/"
+    one = {"issuer": environment.get("issuer"), "audience": environment.get("audience")}
+    given = environment.get("issuers") or [{**one, "keys": parameters.get("KeyStore") or default}]
+    text = json.dumps([{"keys": default, **issuer} for issuer in given], separators=(",", ":"))
+    for character in ("\\\\", '\\"', " "):
+        text = text.replace(character, f"\\u{ord(character[-1]):04x}")
+    return text
+
+
+def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> None:
+    """Check the settings as serve does, and that its role can read the places of keys."""
+    variables = {
+        "LARDER_TABLE": "table",
+        "LARDER_ISSUERS": issuers,
+        "LARDER_CORS_ORIGINS": str(parameters.get("CorsOrigins", "")),
+    }
+    try:
+        settings = parse_settings(variables)
+    except ValueError as error:
+        raise ValueError(f"environments.{name}: {error}") from error
+    if len(issuers) > MAX_ISSUERS:
+        raise ValueError(f"environments.{name}: issuers take {len(issuers)} characters as JSON; {MAX_ISSUERS} fit")
+    bucket = parameters.get("KeyStoreBucketName")
+    readable = ("https://", f"ssm:/larder/{name}/keys/", *([f"s3://{bucket}/"] if bucket else []))
+    for issuer in settings.issuers:
+        if not f"{issuer.keys}/".startswith(readable):
+            raise ValueError(
+                f"environments.{name}: serve is not allowed to read the keys of {issuer.policy.issuer} at "
+                f"{issuer.keys}: use {' or '.join(readable)} (for S3, name its bucket in KeyStoreBucketName)"
+            )
 
 
 def build_samconfig(document: Environments) -> str:
     """Build samconfig.toml: `sam build` once, `sam deploy --config-env` with each environment's parameters."""
     sections = [_HEAD]
     for name, environment in document["environments"].items():
-        overrides = [f"{key}={value}" for key, value in build_parameters(document, name).items()]
+        overrides = [f"{key}={_quote(value)}" for key, value in build_parameters(document, name).items()]
         lines = [
             f"[{name}.build.parameters]",
             'template_file = "infra/template.yaml"',
@@ -85,6 +153,11 @@ def build_samconfig(document: Environments) -> str:
     return "\n".join(sections)
 
 
+def _quote(value: str) -> str:
+    """Quote a value that SAM would split or change otherwise (its option `--parameter-overrides`)."""
+    return '"' + value.replace('"', '\\"') + '"' if set(value) & set(" \"'\\") else value
+
+
 def main() -> None:
     """Write samconfig.toml, or print one environment's parameters."""
     parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
@@ -98,7 +171,7 @@ def main() -> None:
     if options.environment not in document["environments"]:
         parser.error(f"no environment {options.environment}: choose from {', '.join(document['environments'])}")
     parameters = build_parameters(document, options.environment) | {"ReleaseVersion": options.release}
-    print(" ".join(f"{key}={json.dumps(value)}" for key, value in parameters.items()))  # noqa: T201
+    print(" ".join(f"{key}={_quote(value)}" for key, value in parameters.items()))  # noqa: T201
 
 
 if __name__ == "__main__":

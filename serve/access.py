@@ -10,49 +10,87 @@ from typing import Any
 
 from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, build_pk
-from serve.tokens.jwt import InvalidToken
+from serve.tokens.jwt import InvalidToken, Policy, get_claim
 
 MAX_CLAIM_CHARACTERS = 256
+# An issuer that counts in floating point has lost digits of a larger number (RFC 8259, section 6).
+MAX_INTEGER = 2**53 - 1
 
 
-def parse_scopes(claims: Mapping[str, Any], scope_claims: tuple[str, ...]) -> frozenset[str]:
+class NoAccess(Exception):
+    """The token is valid and gives no access to the dataset; `scope` is the one that it lacks, if that would help."""
+
+    def __init__(self, scope: str | None) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+
+def check_access(claims: Mapping[str, Any], policy: Policy, dataset: Served) -> None:
+    """Check that the issuer gives access to the dataset, and that the token has its scope.
+
+    Raises:
+        NoAccess: one of them is missing.
+        InvalidToken: a scope claim has another type.
+    """
+    if policy.datasets is not None and dataset.name not in policy.datasets:
+        raise NoAccess(None)
+    scope = dict(policy.scopes).get(dataset.name, dataset.scope)
+    scopes = parse_scopes(claims, policy)
+    if scope is not None and scope not in scopes:
+        raise NoAccess(scope)
+
+
+def parse_scopes(claims: Mapping[str, Any], policy: Policy) -> frozenset[str]:
     """Parse the scopes of a token: words in a string, or a list of words.
 
     Raises:
         InvalidToken: a scope claim has another type.
     """
     scopes: set[str] = set()
-    for name in scope_claims:
-        value = claims.get(name, [])
-        words = value.split(" ") if isinstance(value, str) else value
+    for claim in policy.scope_claims:
+        value = get_claim(claims, claim)
+        if value is None and (isinstance(claim, tuple) or claim not in claims):
+            continue
+        words = value.split(policy.scope_separator) if isinstance(value, str) else value
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise InvalidToken("malformed-claim")
-        scopes.update(words)
-    return frozenset(scopes)
+            raise InvalidToken("malformed-claim", claim)
+        scopes.update(words if isinstance(value, list) else (word.strip() for word in words))
+    return frozenset(scopes - {""})
 
 
-def build_subject(claims: Mapping[str, Any], dataset: Served) -> tuple[str, ...]:
+def build_subject(claims: Mapping[str, Any], dataset: Served, policy: Policy | None = None) -> tuple[str, ...]:
     """Build the subject from its claims, whose text can come from an issuer's users (V11).
+
+    Args:
+        claims: of a verified token.
+        dataset: names the claims.
+        policy: where its issuer has them, and what else than text it puts there; None: at their names, as text.
 
     Raises:
         InvalidToken: a claim is missing, not a string, empty, too long, or has unprintable characters.
     """
+    places = dict(policy.subject_claims) if policy else {}
     subject = []
     for name in dataset.subject:
-        value = claims.get(name)
+        claim = places.get(name, name)
+        value = get_claim(claims, claim)
+        if policy and policy.allow_list_subject and isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if policy and policy.allow_integer_subject and type(value) is int and abs(value) <= MAX_INTEGER:
+            value = str(value)
         if not isinstance(value, str) or not 0 < len(value) <= MAX_CLAIM_CHARACTERS or not value.isprintable():
-            raise InvalidToken("bad-subject")
+            raise InvalidToken("bad-subject", claim)
         subject.append(value)
     return tuple(subject)
 
 
-def build_partition(claims: Mapping[str, Any], dataset: Served) -> str:
-    """Build the partition key of the subject's items.
+def build_partition(claims: Mapping[str, Any], dataset: Served, policy: Policy | None = None) -> str:
+    """Build the partition key of the subject's items; arguments as in `build_subject`.
 
     Raises:
         InvalidToken: as in `build_subject`, or the key is longer than DynamoDB's limit.
     """
-    pk = build_pk(dataset.name, build_subject(claims, dataset))
+    pk = build_pk(dataset.name, build_subject(claims, dataset, policy))
     if len(pk.encode()) > MAX_PK_BYTES:
         raise InvalidToken("bad-subject")
     return pk

@@ -10,12 +10,13 @@ class Served(NamedTuple):
 
     `subject` names the claims whose values make the subject. Their order here is their order in the partition key, for
     the writer too: `Dataset.subject` maps each claim to an expression and has no order of its own. Items that were
-    written in another order are not found. `scope` must be among the token's scopes.
+    written in another order are not found. `scope` must be among the token's scopes; with None, any valid token of an
+    issuer reads its own subject's items.
     """
 
     name: str
     subject: tuple[str, ...]
-    scope: str
+    scope: str | None
 
 
 FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read")

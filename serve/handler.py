@@ -18,18 +18,19 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from serve.access import build_partition, parse_scopes
+from serve.access import NoAccess, build_partition, check_access
 from serve.datasets import SERVED, Served
-from serve.item import is_expired
+from serve.item import Item, is_expired
 from serve.log import build_key_line, build_request_line, hash_subject, write
 from serve.settings import Settings, parse_settings
 from serve.storage import Storage, StorageUnavailable
-from serve.tokens.jwt import InvalidToken
+from serve.tokens.jwks import KeyDocument
+from serve.tokens.jwt import InvalidToken, Policy
 from serve.tokens.key_cache import KeyStore, KeysUnavailable
 from serve.tokens.key_sources import open_source
 from serve.tokens.verifier import Issuer, Trusted, Verifier
 from serve.web.page import gather
-from serve.web.problems import Problem, challenge, unavailable
+from serve.web.problems import Problem, challenge, describe_token, unavailable
 from serve.web.request import Form, HttpRequest, MalformedEvent, parse_form, parse_request
 from serve.web.respond import (
     HttpResponse,
@@ -88,8 +89,14 @@ def build_dependencies(env: Mapping[str, str]) -> Dependencies:
     def report(event: str, details: Mapping[str, object]) -> None:
         write(build_key_line(settings.environment, time.time(), event, details))
 
-    issuers = [Issuer(one.policy, KeyStore(open_source(one.keys, env), report)) for one in settings.issuers]
+    issuers = [Issuer(policy, _open_keys(policy, open_source(keys, env), report)) for policy, keys in settings.issuers]
     return Dependencies(settings, Storage(client.send, settings.table), Verifier(issuers))
+
+
+def _open_keys(
+    policy: Policy, read: Callable[[], list[KeyDocument]], report: Callable[[str, Mapping[str, object]], None]
+) -> KeyStore:
+    return KeyStore(read, report, algorithms=policy.algorithms, allow_missing_kid=policy.allow_missing_kid)
 
 
 @cache
@@ -142,30 +149,34 @@ def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, o
         return respond_health()
     seen["dataset"] = dataset.name
     now = dependencies.now()
-    partition = _authorize(dependencies, request, dataset, now, seen)
+    partition, ends = _authorize(dependencies, request, dataset, now, seen)
     seen["subject"] = hash_subject(partition)
     check_acceptable(request)
     try:
         if found.use_case is UseCase.LIST_ITEMS:
             page = parse_page(request.query)
             query = partial(dependencies.storage.query, partition, page.prefix, now)
-            return respond_list(request, page, gather(query, page, now), now)
-        return _get(dependencies, request, found, partition, now)
+            items = gather(query, page, now)
+            return respond_list(request, page, items._replace(expires_at=min(items.expires_at, ends)), now)
+        item = _get(dependencies, found, partition, now)
+        return respond_item(request, item._replace(expires_at=min(item.expires_at, ends)), now)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error
 
 
-def _get(dependencies: Dependencies, request: HttpRequest, found: Route, partition: str, now: float) -> HttpResponse:
+def _get(dependencies: Dependencies, found: Route, partition: str, now: float) -> Item:
     item = dependencies.storage.get_item(partition, found.prediction_id)
     if item is None or item.body is None or is_expired(item.expires_at, now):
         raise Problem("not_found")
-    return respond_item(request, item, now)
+    return item
 
 
 def _authorize(
     dependencies: Dependencies, request: HttpRequest, dataset: Served, now: float, seen: dict[str, object]
-) -> str:
-    """Return the partition key that the token gives access to, built from its claims and nothing else.
+) -> tuple[str, int]:
+    """Return the partition key that the token gives access to, built from its claims and nothing else, and its end.
+
+    The end bounds how long the response can be cached.
 
     Raises:
         Problem: 400, 401, 403, or 503 if the issuer's keys are unavailable.
@@ -175,12 +186,13 @@ def _authorize(
     try:
         trusted = _verify(dependencies, token, now)
         seen["kid"] = trusted.kid
-        scopes = parse_scopes(trusted.claims, trusted.policy.scope_claims)
-        if dataset.scope not in scopes:
-            raise challenge(realm, "insufficient_scope", scope=dataset.scope)
-        return build_partition(trusted.claims, dataset)
+        check_access(trusted.claims, trusted.policy, dataset)
+        return build_partition(trusted.claims, dataset, trusted.policy), int(trusted.claims["exp"])
+    except NoAccess as error:
+        detail = None if error.scope else "the token's issuer gives no access to this dataset"
+        raise challenge(realm, "insufficient_scope", scope=error.scope, detail=detail) from error
     except InvalidToken as error:
-        detail = "the token has expired" if error.reason == "expired" else None
+        detail = describe_token(error.reason, error.claim)
         raise challenge(realm, "invalid_token", detail=detail, reason=error.reason) from error
     except KeysUnavailable as error:
         raise unavailable("keys") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from serve.tokens.jwt import Policy
+from serve.datasets import SERVED, Served
+from serve.tokens.jwt import ANY_TENANT, TENANT, TENANT_ID, Claim, Policy, find_issuer
 from serve.tokens.signing_key import ALGORITHMS
+from serve.tokens.strict import parse_json
 
 MAX_LEEWAY = 300
 
@@ -30,7 +32,7 @@ class Settings(NamedTuple):
     environment: str
 
 
-def parse_settings(env: Mapping[str, str]) -> Settings:
+def parse_settings(env: Mapping[str, str], served: Mapping[str, Served] = SERVED) -> Settings:
     """Parse the environment.
 
     Raises:
@@ -39,62 +41,250 @@ def parse_settings(env: Mapping[str, str]) -> Settings:
     for name in ("LARDER_TABLE", "LARDER_ISSUERS"):
         if not env.get(name):
             raise ValueError(f"{name} is not set")
+    if _text(env["LARDER_TABLE"]) is None:
+        raise ValueError("LARDER_TABLE must be a table's name without blanks around it")
     realm = env.get("LARDER_REALM") or "larder"
-    if not realm.isascii() or not realm.isprintable() or '"' in realm or "\\" in realm:
+    if not _is_quotable(realm):
         raise ValueError("LARDER_REALM must be printable ASCII without quotes")
-    origins = tuple(origin.strip() for origin in env.get("LARDER_CORS_ORIGINS", "").split(",") if origin.strip())
-    if "*" in origins:
-        raise ValueError("LARDER_CORS_ORIGINS must list exact origins, not *")
     return Settings(
         table=env["LARDER_TABLE"],
-        issuers=_parse_issuers(env["LARDER_ISSUERS"]),
+        issuers=parse_issuers(env["LARDER_ISSUERS"], served),
         realm=realm,
-        cors_origins=origins,
+        cors_origins=_parse_origins(env.get("LARDER_CORS_ORIGINS", "")),
         environment=env.get("LARDER_ENVIRONMENT") or "local",
     )
 
 
-def _parse_issuers(text: str) -> tuple[IssuerSettings, ...]:
+def parse_issuers(text: str, served: Mapping[str, Served] = SERVED) -> tuple[IssuerSettings, ...]:
+    """Parse the value of LARDER_ISSUERS: a JSON list of objects (docs/identity-providers.md).
+
+    Raises:
+        ValueError: the message names the place, what was expected, and the settings that exist.
+    """
     try:
-        entries = json.loads(text)
+        entries = parse_json(text.encode())
     except ValueError as error:
-        raise ValueError("LARDER_ISSUERS is not JSON") from error
+        raise ValueError(f"LARDER_ISSUERS is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError("LARDER_ISSUERS must be a list with at least one issuer")
-    issuers = tuple(_parse_issuer(entry) for entry in entries)
-    names = [issuer.policy.issuer for issuer in issuers]
-    if len(set(names)) < len(names):
-        raise ValueError("LARDER_ISSUERS has an issuer twice")
+    issuers = tuple(_parse_issuer(number, entry, served) for number, entry in enumerate(entries))
+    for number, one in enumerate(issuers):
+        for other in issuers[:number]:
+            if _overlap(one.policy, other.policy):
+                raise ValueError(f"LARDER_ISSUERS has an issuer twice: {one.policy.issuer!r}")
     return issuers
 
 
-def _parse_issuer(entry: Any) -> IssuerSettings:
+def _overlap(one: Policy, other: Policy) -> bool:
+    """Return whether a token can be one of both issuers."""
+    return one.issuer == other.issuer or _accepts(one, other.issuer) or _accepts(other, one.issuer)
+
+
+def _accepts(policy: Policy, issuer: str) -> bool:
+    start, tenant, end = policy.issuer.partition(TENANT)
+    return bool(tenant) and find_issuer({"tid": issuer.removeprefix(start).removesuffix(end)}, policy) == issuer
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    for origin in origins:
+        _check_origin(origin)
+    if len(set(origins)) < len(origins):
+        raise ValueError("LARDER_CORS_ORIGINS has an origin twice")
+    return origins
+
+
+def _check_origin(origin: str) -> None:
+    """Check that a browser can send this origin (RFC 6454 section 6.2): any other would match nothing, or too much."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:  # a port of 99999, a bracket without its other half
+        parts, port = urlsplit(""), None
+    name = parts.hostname or ""
+    default_port = {"https": 443, "http": 80}.get(parts.scheme, 0)
+    exact = f"{parts.scheme}://" + (f"[{name}]" if ":" in name else name)
+    if port not in (None, 0, default_port):
+        exact += f":{port}"
+    is_name = name.isascii() and name.translate(dict.fromkeys(map(ord, ".:-_"))).isalnum()
+    if not default_port or not is_name or origin != exact:
+        raise ValueError(
+            f"LARDER_CORS_ORIGINS must list exact origins such as https://app.example.com, in lower case and without "
+            f"path, default port or *, not {origin!r}"
+        )
+
+
+class _Setting(NamedTuple):
+    """How one member of an issuer is parsed; `parse` returns None for a value that is not `expected`."""
+
+    expected: str
+    parse: Callable[[Any], Any]
+
+
+def _parse_issuer(number: int, entry: Any, served: Mapping[str, Served]) -> IssuerSettings:
+    place = f"LARDER_ISSUERS[{number}]"
     if not isinstance(entry, dict):
-        raise ValueError("LARDER_ISSUERS has an entry that is not an object")
-    known = {"issuer", "audience", "keys", "algorithms", "leeway", "require_at_jwt", "require_iat", "scope_claims"}
-    if set(entry) - known:
-        raise ValueError(f"LARDER_ISSUERS has unknown members: {', '.join(sorted(set(entry) - known))}")
+        raise ValueError(f"{place} has an entry that is not an object")
+    unknown = entry.keys() - SETTINGS.keys()
+    if unknown:
+        raise ValueError(f"{place} has unknown members: {', '.join(sorted(unknown))} (known: {', '.join(SETTINGS)})")
     for name in ("issuer", "audience", "keys"):
-        if not isinstance(entry.get(name), str) or not entry[name]:
-            raise ValueError(f"LARDER_ISSUERS: {name} must be a string")
-    algorithms = entry.get("algorithms", sorted(ALGORITHMS))
-    if not isinstance(algorithms, list) or not algorithms or not ALGORITHMS.issuperset(map(str, algorithms)):
-        raise ValueError(f"LARDER_ISSUERS: algorithms must be some of {', '.join(sorted(ALGORITHMS))}")
-    leeway = entry.get("leeway", 10)
-    if type(leeway) not in (int, float) or math.isnan(leeway) or not 0 <= leeway <= MAX_LEEWAY:
-        raise ValueError(f"LARDER_ISSUERS: leeway must be 0 to {MAX_LEEWAY} seconds")
-    flags = {name: entry.get(name, default) for name, default in (("require_at_jwt", False), ("require_iat", True))}
-    if not all(isinstance(flag, bool) for flag in flags.values()):
-        raise ValueError("LARDER_ISSUERS: require_at_jwt and require_iat must be true or false")
-    scope_claims = entry.get("scope_claims", ["scope", "scp"])
-    if not isinstance(scope_claims, list) or not all(isinstance(name, str) for name in scope_claims):
-        raise ValueError("LARDER_ISSUERS: scope_claims must be a list of claim names")
-    policy = Policy(
-        issuer=entry["issuer"],
-        audience=entry["audience"],
-        algorithms=frozenset(algorithms),
-        leeway=leeway,
-        scope_claims=tuple(scope_claims),
-        **flags,
-    )
-    return IssuerSettings(policy, entry["keys"])
+        if name not in entry:
+            raise ValueError(f"{place}: {name} must be {SETTINGS[name].expected}; it is missing")
+    parsed = {}
+    for name, value in entry.items():
+        setting = SETTINGS[name]
+        parsed[name] = setting.parse(value)
+        if parsed[name] is None:
+            raise ValueError(f"{place}: {name} must be {setting.expected}, not {_show(value)}")
+    keys = parsed.pop("keys")
+    policy = Policy(**parsed)
+    _check_together(place, policy, served)
+    return IssuerSettings(policy, keys)
+
+
+def _check_together(place: str, policy: Policy, served: Mapping[str, Served]) -> None:
+    """Check what depends on other settings and on the datasets."""
+    if (TENANT in policy.issuer) != bool(policy.tenants):
+        raise ValueError(f"{place}: tenants must list the accepted tenants if issuer has {TENANT}, and only then")
+    known = ", ".join(sorted(served))
+    for name, datasets in (("datasets", policy.datasets or ()), ("scopes", dict(policy.scopes))):
+        for dataset in datasets:
+            if dataset not in served:
+                raise ValueError(f"{place}: {name} has no such dataset: {dataset!r} (known: {known})")
+    claims = sorted({claim for one in served.values() for claim in one.subject})
+    for claim, _ in policy.subject_claims:
+        if claim not in claims:
+            raise ValueError(f"{place}: subject_claims has {claim!r}, no dataset's claim (known: {', '.join(claims)})")
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+def _text(value: Any) -> str | None:
+    """Parse a text that is printable and has no blanks around it."""
+    is_text = isinstance(value, str) and value and value == value.strip() and value.isprintable()
+    return value if is_text else None
+
+
+def _is_quotable(value: Any) -> bool:
+    """Return whether a value can be quoted in a header (RFC 6750, section 3)."""
+    return isinstance(value, str) and value.isascii() and value.isprintable() and not set('"\\') & set(value)
+
+
+def _issuer(value: Any) -> str | None:
+    issuer = _text(value)
+    return issuer if issuer is not None and issuer.count(TENANT) <= 1 else None
+
+
+def _texts(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...] | None]:
+    """Return a parser of lists with at least one value and none twice."""
+
+    def parse_all(value: Any) -> tuple[Any, ...] | None:
+        if not isinstance(value, list) or not value:
+            return None
+        parsed = tuple(parse(one) for one in value)
+        return None if None in parsed or len(set(parsed)) < len(parsed) else parsed
+
+    return parse_all
+
+
+def _text_or_texts(value: Any) -> str | tuple[str, ...] | None:
+    return _text(value) if isinstance(value, str) else _texts(_text)(value)
+
+
+def _claim(value: Any) -> Claim | None:
+    """Parse a claim: a name, or a list of the names that lead to it."""
+    if isinstance(value, str):
+        # In many tools `realm_access.roles` is a claim within an object: here it would be one of that name.
+        is_path = "." in value and not any(mark in value for mark in ":/")
+        return value if value and _is_quotable(value) and not is_path else None
+    if not isinstance(value, list) or not value:
+        return None
+    return tuple(value) if all(one and _is_quotable(one) for one in value) else None
+
+
+def _mapping(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[str, Any], ...] | None]:
+    def parse_all(value: Any) -> tuple[tuple[str, Any], ...] | None:
+        if not isinstance(value, dict) or not value:
+            return None
+        parsed = tuple((name, parse(one)) for name, one in value.items())
+        return None if any(one is None for _, one in parsed) else parsed
+
+    return parse_all
+
+
+def _scopes(value: Any) -> tuple[tuple[str, str | None], ...] | None:
+    if not isinstance(value, dict) or not value:
+        return None
+    # RFC 6749 section 3.3; it is sent in a header.
+    is_good = all(one is None or (one and _is_quotable(one) and " " not in one) for one in value.values())
+    return tuple(value.items()) if is_good else None
+
+
+def _required(value: Any) -> tuple[tuple[Claim, tuple[str | int, ...]], ...] | None:
+    """Parse [{"claim": ..., "values": [...]}, ...]."""
+    if not isinstance(value, list) or not value:
+        return None
+    parsed = []
+    for one in value:
+        if not isinstance(one, dict) or one.keys() != {"claim", "values"}:
+            return None
+        claim, values = _claim(one["claim"]), one["values"]
+        if claim is None or not isinstance(values, list) or not values:
+            return None
+        if not all(type(value) in (str, int, bool) for value in values):
+            return None
+        parsed.append((claim, tuple(values)))
+    return tuple(parsed)
+
+
+def _algorithms(value: Any) -> frozenset[str] | None:
+    names = _texts(_text)(value)
+    return frozenset(names) if names and ALGORITHMS.issuperset(names) else None
+
+
+def _tenants(value: Any) -> frozenset[str] | None:
+    if value == ANY_TENANT:
+        return frozenset({ANY_TENANT})
+    names = _texts(lambda one: one if isinstance(one, str) and re.match(TENANT_ID, one) else None)(value)
+    return frozenset(names) if names else None
+
+
+def _leeway(value: Any) -> float | None:
+    return value if type(value) in (int, float) and 0 <= value <= MAX_LEEWAY else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _datasets(value: Any) -> frozenset[str] | None:
+    names = _texts(_text)(value)
+    return frozenset(names) if names else None
+
+
+_A_CLAIM = 'a claim\'s name, or a list of names for one within objects, e.g. ["realm_access", "roles"]'
+# Every member of an issuer, by the name of its member of Policy; docs/identity-providers.md has each with its risk.
+SETTINGS: dict[str, _Setting] = {
+    "issuer": _Setting("a string without blanks around it, exactly as in iss", _issuer),
+    "audience": _Setting("a string, or a list of strings, without blanks around them", _text_or_texts),
+    "keys": _Setting("a string: the location of the issuer's keys", _text),
+    "algorithms": _Setting(f"a list of some of {', '.join(sorted(ALGORITHMS))}", _algorithms),
+    "leeway": _Setting(f"0 to {MAX_LEEWAY} seconds", _leeway),
+    "require_at_jwt": _Setting("true or false", _flag),
+    "require_iat": _Setting("true or false", _flag),
+    "require_claims": _Setting('a list such as [{"claim": "token_use", "values": ["access"]}]', _required),
+    "datasets": _Setting("a list of datasets", _datasets),
+    "audience_claim": _Setting(_A_CLAIM, _claim),
+    "tenants": _Setting(f'a list of tenant ids (GUIDs in lower case), or "{ANY_TENANT}"', _tenants),
+    "allow_missing_kid": _Setting("true or false", _flag),
+    "scope_claims": _Setting(f"a list; each of them {_A_CLAIM}", _texts(_claim)),
+    "scope_separator": _Setting('" " or ","', lambda value: value if value in (" ", ",") else None),
+    "scopes": _Setting("an object: dataset -> its scope at this issuer, or null for none", _scopes),
+    "subject_claims": _Setting(f"an object: claim of a dataset's subject -> {_A_CLAIM}", _mapping(_claim)),
+    "allow_integer_subject": _Setting("true or false", _flag),
+    "allow_list_subject": _Setting("true or false", _flag),
+}

@@ -8,7 +8,7 @@ from typing import Any
 
 from serve.item import BODY, EXPIRES_AT, PK, SK, Item, decode
 from serve.web.page import QueryResult
-from wire.errors import NoCredentials, TooLarge, Unavailable
+from wire.errors import NoCredentials, Refused, TooLarge, Unavailable
 
 Send = Callable[[str, bytes], bytes]
 
@@ -62,6 +62,13 @@ class Storage:
 
     def _call(self, operation: str, payload: str) -> Any:
         try:
-            return json.loads(self._send(f"DynamoDB_20120810.{operation}", payload.encode()))
+            answer = self._send(f"DynamoDB_20120810.{operation}", payload.encode())
         except (Unavailable, NoCredentials, TooLarge) as error:
             raise StorageUnavailable(type(error).__name__) from error
+        except Refused as error:  # no table, no permission, no key: AWS's code says what an operator must fix
+            code = error.code if error.code.isascii() and error.code.isalpha() else f"Refused {error.status}"
+            raise StorageUnavailable(code[:80]) from error
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise StorageUnavailable("NotJson") from error

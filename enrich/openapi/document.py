@@ -49,7 +49,8 @@ def build_contract(dataset: Dataset) -> Contract:
     model = "".join(word[:1].upper() + word[1:] for word in dataset.name.replace("_", "-").split("-"))
     schema = build_schema(dataset)
     subject = " and ".join(f"`{claim}`" for claim in dataset.served.subject)
-    about = f"The items of {dataset.name}; scope `{dataset.served.scope}`, subject {subject}"
+    scope = f"scope `{dataset.served.scope}`" if dataset.served.scope else "no scope"
+    about = f"The items of {dataset.name}; {scope}, subject {subject}"
     parts = {
         "tag": f"  - {_flow({'name': dataset.name, 'description': about})}\n",
         "paths": PATHS.replace("NAME", dataset.name).replace("MODEL", model),

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--folder", type=Path, default=KEYS)
     token.add_argument("--issuer", default="https://issuer.example.com/")
     token.add_argument("--audience", default="larder")
-    token.add_argument("--scope", default=" ".join(dataset.scope for dataset in SERVED.values()))
+    token.add_argument("--scope", default=" ".join(dataset.scope for dataset in SERVED.values() if dataset.scope))
     token.add_argument("--lifetime", type=int, default=3600, help="seconds")
     token.add_argument("--claim", action="append", default=[], metavar="NAME=VALUE", help="e.g. carrier=B6")
     token.set_defaults(run=_token)
@@ -92,6 +92,8 @@ def _list(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         print(f"{key.kid}\t{key.algorithm}{size}")  # noqa: T201
     for refused in found.refused:
         print(f"{refused.kid}\trefused: {refused.reason}")  # noqa: T201
+    for unused in found.unused:
+        print(f"{unused.kid}\tnot used: {unused.reason}")  # noqa: T201
     return 0
 
 

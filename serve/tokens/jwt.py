@@ -15,38 +15,55 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from serve.tokens.signing_key import ALGORITHMS, SigningKey, is_signed
+from serve.tokens.signing_key import ALGORITHMS, DEFAULT_ALGORITHMS, SigningKey, is_signed
 from serve.tokens.strict import parse_base64url, parse_json
 
 MAX_TOKEN_BYTES = 8 * 1024  # API Gateway takes 10,240 bytes of headers in all
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z")
 _TYPES = ("at+jwt", "application/at+jwt", "jwt")  # compared in lower case
+TENANT = "{tid}"  # in a policy's issuer: the token's own claim tid
+ANY_TENANT = "any"
+TENANT_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"  # compiled at its first use, which few deployments have
+
+Claim = str | tuple[str, ...]  # a claim's name, or the names that lead to a claim within objects
 
 
 class InvalidToken(Exception):
     """The token is not valid: the only error of this module, and always a 401.
 
-    `reason` is one of a fixed set of words, never text from the token, so it can be logged.
+    `reason` is one of a fixed set of words and `claim` a name from the settings: never text from the token, so both can
+    be logged and answered.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, claim: Claim = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.claim = claim if isinstance(claim, str) else ".".join(claim)
 
 
 class Policy(NamedTuple):
-    """Requirements for one issuer's tokens. Times are in seconds.
+    """Requirements for one issuer's tokens, and what they give access to. Times are in seconds.
 
-    `scope_claims` names the claims with scopes: a string of words (RFC 8693 `scope`), or a list of words (`scp`).
+    docs/identity-providers.md explains each member with its risk; `serve.settings` parses and checks them.
     """
 
-    issuer: str
-    audience: str
-    algorithms: frozenset[str] = ALGORITHMS
+    issuer: str  # exactly `iss`; with TENANT in it, the token's tenant is inserted
+    audience: str | tuple[str, ...]  # one of them
+    algorithms: frozenset[str] = DEFAULT_ALGORITHMS
     leeway: float = 10
     require_at_jwt: bool = False
     require_iat: bool = True
-    scope_claims: tuple[str, ...] = ("scope", "scp")
+    scope_claims: tuple[Claim, ...] = ("scope", "scp")  # a string of words (RFC 8693 `scope`), or a list (`scp`)
+    audience_claim: Claim = "aud"
+    tenants: frozenset[str] = frozenset()  # for TENANT; ANY_TENANT in it allows all
+    require_claims: tuple[tuple[Claim, tuple[str | int, ...]], ...] = ()  # claim, its accepted values
+    allow_missing_kid: bool = False
+    scope_separator: str = " "
+    scopes: tuple[tuple[str, str | None], ...] = ()  # dataset, its scope at this issuer (None: it needs none)
+    datasets: frozenset[str] | None = None  # those that this issuer gives access to; None: all
+    subject_claims: tuple[tuple[str, Claim], ...] = ()  # claim of a subject, its place in this issuer's tokens
+    allow_integer_subject: bool = False
+    allow_list_subject: bool = False
 
 
 class Signed(NamedTuple):
@@ -87,6 +104,7 @@ def verify_token(token: str, keys: Mapping[str, SigningKey], policy: Policy, now
     signed = check_signature(token, keys, policy)
     claims = _parse_object(signed.payload)
     check_claims(claims, policy, now)
+    _check_key_issuer(keys[signed.kid], claims, policy)
     return Verified(signed.kid, claims)
 
 
@@ -111,31 +129,79 @@ def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
     Raises:
         InvalidToken: a claim is missing, has another type, or does not meet the policy.
     """
-    if claims.get("iss") != policy.issuer:  # V10
+    issuer = find_issuer(claims, policy)
+    if issuer is None or claims.get("iss") != issuer:  # V10
         raise InvalidToken("wrong-issuer")
-    audience = claims.get("aud")
-    audiences = [audience] if isinstance(audience, str) else audience
-    if not isinstance(audiences, list) or not all(isinstance(one, str) for one in audiences):
-        raise InvalidToken("malformed-claim")
-    if policy.audience not in audiences:
-        raise InvalidToken("wrong-audience")
+    _check_audience(claims, policy)
     for name in ("sub", "jti", "client_id"):
-        if name in claims and not isinstance(claims[name], str):
-            raise InvalidToken("malformed-claim")
+        kinds = (str, int) if name == "sub" and policy.allow_integer_subject else (str,)
+        if name in claims and type(claims[name]) not in kinds:
+            raise InvalidToken("malformed-claim", name)
     _check_times(claims, policy, now)
+    for claim, accepted in policy.require_claims:
+        value = get_claim(claims, claim)
+        if value is None:
+            raise InvalidToken("missing-claim", claim)
+        values = value if isinstance(value, list) else [value]
+        if not any(type(one) is type(other) and one == other for one in values for other in accepted):
+            raise InvalidToken("wrong-claim", claim)
 
 
-def peek_issuer(token: str) -> str:
-    """Return the unverified issuer of a token, to choose the keys that must verify it.
+def find_issuer(claims: Mapping[str, Any], policy: Policy) -> str | None:
+    """Return the exact `iss` that a policy demands of a token with these claims; None if it accepts none.
+
+    The issuer of a provider with many tenants (TENANT in the policy's issuer) is that of the claim `tid`.
+    """
+    if TENANT not in policy.issuer:
+        return policy.issuer
+    tenant = claims.get("tid")
+    if not isinstance(tenant, str) or not re.match(TENANT_ID, tenant):
+        return None
+    is_accepted = tenant in policy.tenants or ANY_TENANT in policy.tenants
+    return policy.issuer.replace(TENANT, tenant) if is_accepted else None
+
+
+def get_claim(claims: Mapping[str, Any], claim: Claim) -> Any:
+    """Return the value of a claim; None if it is missing or null."""
+    value: Any = claims
+    for name in (claim,) if isinstance(claim, str) else claim:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def peek_claims(token: str) -> dict[str, Any]:
+    """Return the unverified claims of a token, to choose the issuer whose keys must verify it.
 
     Raises:
         InvalidToken: the token is not a JWT with an issuer.
     """
     _, payload, _ = _split(token)
-    issuer = _parse_object(_decode(payload)).get("iss")
-    if not isinstance(issuer, str):
+    claims = _parse_object(_decode(payload))
+    if not isinstance(claims.get("iss"), str):
         raise InvalidToken("wrong-issuer")
-    return issuer
+    return claims
+
+
+def _check_key_issuer(key: SigningKey, claims: Mapping[str, Any], policy: Policy) -> None:
+    """Check that the key is one of the token's tenant.
+
+    Entra's key set for all tenants has keys that are for one tenant only: their member `issuer` says so, and has
+    `{tenantid}` in the keys of all tenants.
+    """
+    if TENANT in policy.issuer and key.issuer and key.issuer.replace("{tenantid}", claims["tid"]) != claims["iss"]:
+        raise InvalidToken("wrong-issuer")
+
+
+def _check_audience(claims: Mapping[str, Any], policy: Policy) -> None:
+    value = get_claim(claims, policy.audience_claim)
+    values = [value] if isinstance(value, str) else value
+    if value is None and policy.audience_claim not in claims:
+        raise InvalidToken("missing-claim", policy.audience_claim)
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise InvalidToken("malformed-claim", policy.audience_claim)
+    accepted = (policy.audience,) if isinstance(policy.audience, str) else policy.audience
+    if not any(one in values for one in accepted):
+        raise InvalidToken("wrong-audience")
 
 
 def _split(token: str) -> tuple[str, str, str]:
@@ -175,25 +241,51 @@ def _find_key(header: Mapping[str, Any], keys: Mapping[str, SigningKey], policy:
         raise InvalidToken("wrong-type")
     if policy.require_at_jwt and (kind is None or kind.lower() == "jwt"):
         raise InvalidToken("wrong-type")
-    kid = header.get("kid")
-    if not isinstance(kid, str):  # V4: no kid, no key; not even when there is only one
-        raise InvalidToken("no-kid")
-    key = keys.get(kid)
-    if key is None:
-        raise InvalidToken("unknown-kid")
+    key = _find_by_kid(header, keys, policy)
     # V3: the key decides the algorithm; the header must agree, and the policy must allow it.
     if header.get("alg") != key.algorithm or key.algorithm not in policy.algorithms or key.algorithm not in ALGORITHMS:
         raise InvalidToken("wrong-algorithm")
     return key
 
 
+def _find_by_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey], policy: Policy) -> SigningKey:
+    kid = header.get("kid")
+    if "kid" not in header and policy.allow_missing_kid:
+        return _find_without_kid(header, keys)
+    if not isinstance(kid, str):  # V4: no kid, no key; not even when there is only one
+        raise InvalidToken("no-kid")
+    key = keys.get(kid)
+    if key is None:
+        # A key for an algorithm that the policy does not allow is not in the set, and no reading will bring it.
+        is_allowed = isinstance(header.get("alg"), str) and header["alg"] in policy.algorithms
+        raise InvalidToken("unknown-kid" if is_allowed else "wrong-algorithm")
+    return key
+
+
+def _find_without_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> SigningKey:
+    """Return the key whose certificate the header names (RFC 7515 section 4.1.7), or the only key of the set.
+
+    Providers that send x5t use it as kid too, and a PEM has no other name than its file's.
+    """
+    if "x5t" in header:
+        found = [key for key in keys.values() if header["x5t"] in (key.x5t or key.kid, key.kid)]
+        if not found:
+            raise InvalidToken("unknown-kid")
+    else:
+        found = list(keys.values())
+    if len(found) != 1:
+        raise InvalidToken("no-kid")
+    return found[0]
+
+
 def _check_times(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
     """V9. The leeway is added to limits, not claims: a claim can be an integer too large for a float."""
     for name in ("exp", "iat", "nbf"):
         if name in claims and type(claims[name]) not in (int, float):  # a bool is an int to isinstance
-            raise InvalidToken("malformed-claim")
-    if "exp" not in claims or ("iat" not in claims and policy.require_iat):
-        raise InvalidToken("missing-claim")
+            raise InvalidToken("malformed-claim", name)
+    for name in ("exp", "iat") if policy.require_iat else ("exp",):
+        if name not in claims:
+            raise InvalidToken("missing-claim", name)
     if claims["exp"] <= now - policy.leeway:
         raise InvalidToken("expired")
     if claims.get("nbf", 0) > now + policy.leeway or claims.get("iat", 0) > now + policy.leeway:

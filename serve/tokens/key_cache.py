@@ -6,10 +6,11 @@ The sources are in `key_sources`: functions that read documents or raise `Unread
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import RLock
 from typing import NamedTuple
 
 from serve.tokens.jwks import BadKeySet, KeyDocument, KeySet, parse_keys
-from serve.tokens.signing_key import SigningKey
+from serve.tokens.signing_key import DEFAULT_ALGORITHMS, SigningKey
 
 
 class Unreadable(Exception):
@@ -34,12 +35,14 @@ class Freshness(NamedTuple):
 
 
 FRESHNESS = Freshness()
+CLOCKS = 10.0  # seconds that the `now` of one thread can be behind that of another
 
 
 class KeyStore:
-    """The keys of one issuer.
+    """The keys of one issuer, for the algorithms of its policy. Threads can share it.
 
-    `report(event, details)` is called for every refused key and failed read.
+    `report(event, details)` is called for every refused key and failed read. While one thread reads, others wait: with
+    the previous keys they would refuse tokens of a key that is just being read.
     """
 
     def __init__(
@@ -47,10 +50,16 @@ class KeyStore:
         read: Callable[[], list[KeyDocument]],
         report: Callable[[str, Mapping[str, object]], None],
         freshness: Freshness = FRESHNESS,
+        *,
+        algorithms: frozenset[str] = DEFAULT_ALGORITHMS,
+        allow_missing_kid: bool = False,
     ) -> None:
         self._read = read
         self._report = report
         self._freshness = freshness
+        self._algorithms = algorithms
+        self._allow_missing_kid = allow_missing_kid
+        self._lock = RLock()
         self._good: KeySet | None = None
         self._good_since = 0.0
         self._failed_at = self._renewed_at = float("-inf")
@@ -63,11 +72,13 @@ class KeyStore:
         Raises:
             KeysUnavailable: they cannot be read, and the last usable set is too old or missing.
         """
-        if self._good is None or not 0 <= now - self._good_since < self._freshness.max_age:
-            self._refresh(now)
-        if self._good is None or now - self._good_since >= self._freshness.keep:
-            raise KeysUnavailable
-        return self._good.keys
+        with self._lock:
+            # Another thread can have read with a clock that is a moment ahead of `now`.
+            if self._good is None or not -CLOCKS <= now - self._good_since < self._freshness.max_age:
+                self._refresh(now)
+            if self._good is None or now - self._good_since >= self._freshness.keep:
+                raise KeysUnavailable
+            return self._good.keys
 
     def renewed(self, now: float) -> Mapping[str, SigningKey]:
         """Return the keys for a token with an unknown kid: read again, unless that was done within `cool_down`.
@@ -77,30 +88,32 @@ class KeyStore:
         Raises:
             KeysUnavailable: as `current`.
         """
-        if not 0 <= now - self._renewed_at < self._freshness.cool_down:
-            self._renewed_at = now
-            self._refresh(now)
-        return self.current(now)
+        with self._lock:
+            if not -CLOCKS <= now - self._renewed_at < self._freshness.cool_down:
+                self._renewed_at = now
+                self._refresh(now)
+            return self.current(now)
 
     def _refresh(self, now: float) -> None:
-        if 0 <= now - self._failed_at < self._freshness.retry:
+        if -CLOCKS <= now - self._failed_at < self._freshness.retry:
             return
         try:
-            read = parse_keys(self._read())
+            read = parse_keys(self._read(), self._algorithms, allow_missing_kid=self._allow_missing_kid)
         except (Unreadable, BadKeySet) as error:
-            self._failed_at = now
-            self._report("keys-unreadable", {"detail": str(error)})
+            self._fail(now, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a place of keys does, it must not refuse a good token
+            self._fail(now, f"{type(error).__name__} while the keys were read")
             return
         # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would
         # trust keys that their owner has removed.
-        for kid, reason in read.refused:
+        # An unused key is a fault only if there is no other: then nobody's token is valid.
+        for kid, reason in read.refused if read.keys else read.refused + read.unused:
             self._report("key-refused", {"kid": kid, "detail": reason})
         self._good_since = now
-        if self._good is None or not _same(self._good.keys, read.keys):
+        if self._good is None or self._good.keys != read.keys:
             self._good = read
 
-
-def _same(one: Mapping[str, SigningKey], other: Mapping[str, SigningKey]) -> bool:
-    return one.keys() == other.keys() and all(
-        one[kid].algorithm == other[kid].algorithm and one[kid].public_key == other[kid].public_key for kid in one
-    )
+    def _fail(self, now: float, detail: str) -> None:
+        self._failed_at = now
+        self._report("keys-unreadable", {"detail": detail})

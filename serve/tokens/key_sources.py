@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote, unquote_plus, urlsplit
 
 from serve.tokens.jwks import KeyDocument
@@ -27,6 +27,7 @@ from wire.errors import WireError
 # A request waits for this read, and API Gateway for at most 29 s in all.
 LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 1024)
 MAX_DOCUMENTS = 100
+_TOO_MANY = f"more than {MAX_DOCUMENTS} documents: remove those that are no keys, or give the keys a place of their own"
 
 
 def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
@@ -36,6 +37,8 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
         ValueError: the location has another scheme or form.
     """
     parts = urlsplit(location)
+    if "@" in parts.netloc:  # it would not be sent, and be logged as a part of the location
+        raise ValueError("the location of keys must be one without a user name or password")
     if parts.scheme == "file" and parts.path and not parts.netloc:
         return lambda: _read_files(parts.path)
     if parts.scheme == "https" and parts.hostname:
@@ -61,8 +64,7 @@ def _read_files(location: str) -> list[KeyDocument]:
         if not location.endswith("/") and not path.is_dir():
             return [KeyDocument(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
-        if not found:
-            raise Unreadable(f"file:{path}: no .pem or .json file in it")
+        _check_count(f"file:{path}", len(found), "no .pem or .json file in it")
         return [KeyDocument(entry.name, entry.read_bytes()) for entry in found]
     except OSError as error:
         raise Unreadable(f"file:{path}: {error.strerror}") from error
@@ -71,50 +73,84 @@ def _read_files(location: str) -> list[KeyDocument]:
 def _read_https(url: str) -> list[KeyDocument]:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
+    # Firewalls of issuers reject requests without a user agent; some servers compress what they are not asked to.
+    headers = [
+        ("accept", "application/jwk-set+json, application/json"),
+        ("accept-encoding", "identity"),
+        ("user-agent", "larder"),
+    ]
     try:
-        # Firewalls of issuers reject requests without a user agent.
-        headers = [("accept", "application/jwk-set+json, application/json"), ("user-agent", "larder")]
-        response = client.call("GET", target, headers)
-    except WireError as error:
+        client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
+        try:
+            response = client.call("GET", target, headers)
+        finally:
+            client.close()
+    except (WireError, ValueError) as error:  # ValueError: a port of 99999, a host or path that no request can name
         raise Unreadable(f"{url}: {error}") from error
-    finally:
-        client.close()
     if response.status != 200:  # a redirect is not followed: the location is configuration, not the server's choice
         raise Unreadable(f"{url}: status {response.status}")
     return [KeyDocument(parts.path, response.body)]
 
 
 def _read_s3(client: Client, bucket: str, object_key: str) -> list[KeyDocument]:
+    place = f"s3://{bucket}/{object_key}"
     try:
         names = [object_key]
         if object_key.endswith("/"):
-            query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS}&prefix={quote(object_key, safe='')}"
-            found = re.findall(r"<Key>([^<]*)</Key>", client.call("GET", f"/{bucket}?{query}").body.decode())
-            names = [name for name in map(unquote_plus, found) if not name.endswith("/")]
-        if not names:
-            raise Unreadable(f"s3://{bucket}/{object_key}: no object with this prefix")
+            names = [name for name in _list_s3(client, bucket, object_key) if not name.endswith("/")]
+            _check_count(place, len(names), "no object with this prefix")
         return [KeyDocument(name, client.call("GET", object_path(bucket, name)).body) for name in names]
     except WireError as error:
-        raise Unreadable(f"s3://{bucket}/{object_key}: {error}") from error
+        raise Unreadable(f"{place}: {error}") from error
     finally:
         client.close()
+
+
+def _list_s3(client: Client, bucket: str, prefix: str) -> list[str]:
+    place = f"s3://{bucket}/{prefix}"
+    query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS + 1}&prefix={quote(prefix, safe='')}"
+    listing = client.call("GET", f"/{bucket}?{query}").body.decode(errors="replace")
+    if "<ListBucketResult" not in listing:
+        raise Unreadable(f"{place}: the answer is no listing of a bucket")
+    if "<IsTruncated>true</IsTruncated>" in listing:
+        raise Unreadable(f"{place}: {_TOO_MANY}")
+    return [unquote_plus(name) for name in re.findall(r"<Key>([^<]*)</Key>", listing)]
 
 
 def _read_ssm(client: Client, path: str) -> list[KeyDocument]:
     documents: list[KeyDocument] = []
-    request: dict[str, object] = {"Path": path.rstrip("/") or "/"}
     try:
-        while len(documents) < MAX_DOCUMENTS:
-            answer = json.loads(client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode()))
-            documents += [KeyDocument(one["Name"], one["Value"].encode()) for one in answer["Parameters"]]
-            if not answer.get("NextToken"):
+        for page in _list_ssm(client, path):
+            documents += page
+            if len(documents) > MAX_DOCUMENTS:
                 break
-            request["NextToken"] = answer["NextToken"]
     except WireError as error:
         raise Unreadable(f"ssm:{path}: {error}") from error
     finally:
         client.close()
-    if not documents:  # an empty path is a mistake, not a key set without keys
-        raise Unreadable(f"ssm:{path}: no parameter under it")
+    _check_count(f"ssm:{path}", len(documents), "no parameter under it")
     return documents
+
+
+def _list_ssm(client: Client, path: str) -> Iterator[list[KeyDocument]]:
+    request: dict[str, object] = {"Path": path.rstrip("/") or "/"}
+    for _ in range(MAX_DOCUMENTS):  # a page can be empty and have a token for the next one
+        answer = client.send("AmazonSSM.GetParametersByPath", json.dumps(request).encode())
+        try:
+            page = json.loads(answer)
+            yield [KeyDocument(one["Name"], one["Value"].encode()) for one in page["Parameters"]]
+            token = page.get("NextToken")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Unreadable(f"ssm:{path}: the answer has no list of parameters") from error
+        if not token:
+            return
+        request["NextToken"] = token
+    raise Unreadable(f"ssm:{path}: the list of parameters has no end")
+
+
+def _check_count(place: str, count: int, nothing: str) -> None:
+    """Check that there are documents, and no more than are read: one that is dropped could be the key in use."""
+    if not count:  # an empty place is a mistake, not a key set without keys
+        raise Unreadable(f"{place}: {nothing}")
+    if count > MAX_DOCUMENTS:
+        raise Unreadable(f"{place}: {_TOO_MANY}")

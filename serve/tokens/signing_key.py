@@ -13,44 +13,70 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDSA,
     SECP256R1,
     SECP384R1,
+    SECP521R1,
     EllipticCurvePublicKey,
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 
 from serve.tokens.weak_keys import check_ed25519, check_rsa
 
-ALGORITHMS = frozenset({"RS256", "PS256", "ES256", "ES384", "EdDSA"})
-
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
-_SHA256 = SHA256()
-_SHA384 = SHA384()
 _PKCS1 = PKCS1v15()
-_PSS = PSS(mgf=MGF1(_SHA256), salt_length=32)  # RFC 7518 section 3.5: as long as the hash
-_ECDSA256 = ECDSA(_SHA256)
-_ECDSA384 = ECDSA(_SHA384)
+# RFC 7518 section 3.5: a salt as long as the hash.
+_RSA = {
+    "RS256": (_PKCS1, SHA256()),
+    "PS256": (PSS(mgf=MGF1(SHA256()), salt_length=32), SHA256()),
+    "RS384": (_PKCS1, SHA384()),
+    "PS384": (PSS(mgf=MGF1(SHA384()), salt_length=48), SHA384()),
+    "RS512": (_PKCS1, SHA512()),
+    "PS512": (PSS(mgf=MGF1(SHA512()), salt_length=64), SHA512()),
+}
+_ECDSA = {  # RFC 7518 section 3.4: the curve, the bytes of r and of s, the hash
+    "ES256": (SECP256R1, 32, ECDSA(SHA256())),
+    "ES384": (SECP384R1, 48, ECDSA(SHA384())),
+    "ES512": (SECP521R1, 66, ECDSA(SHA512())),
+}
+_UNSUPPORTED = "neither RSA, P-256, P-384, P-521 nor Ed25519"
+_EDDSA = ("EdDSA", "Ed25519")  # RFC 8037, and its name in RFC 9864
+
+# Every algorithm that a policy can allow: those of RFC 7518 and 8037 with a public key, on the curves of NIST.
+ALGORITHMS = frozenset((*_RSA, *_ECDSA, *_EDDSA))
+DEFAULT_ALGORITHMS = frozenset({"RS256", "PS256", "ES256", "ES384", "EdDSA"})
 
 
 class BadKey(Exception):
     """A key that must not be used; the message says why and contains no secret."""
 
 
+class UnusedKey(BadKey):
+    """A key for another purpose or algorithm, which a key set can have without a fault."""
+
+
 class SigningKey(NamedTuple):
-    """A public key, its kid, and the only algorithm that it is for."""
+    """A public key, its kid, and the only algorithm that it is for.
+
+    `x5t` is the thumbprint of its certificate, and `issuer` the only issuer that it is for, where the key set has them.
+    """
 
     kid: str
     algorithm: str
     public_key: PublicKey
+    x5t: str = ""
+    issuer: str = ""
 
 
-def build_signing_key(kid: object, public_key: object, algorithm: object = None) -> SigningKey:
-    """Check and build a key. The default algorithm is RS256, ES256, ES384 or EdDSA, by the key's type.
+def build_signing_key(
+    kid: object, public_key: object, algorithm: object = None, allowed: frozenset[str] = DEFAULT_ALGORITHMS
+) -> SigningKey:
+    """Check and build a key. Its default algorithm is the first `allowed` one of its type: RS256 comes before PS256.
 
     Raises:
+        UnusedKey: no allowed algorithm is for a key of this type.
         BadKey: the key is weak, of an unsupported type, or does not match the algorithm.
     """
     if not isinstance(kid, str) or not kid:
@@ -59,19 +85,22 @@ def build_signing_key(kid: object, public_key: object, algorithm: object = None)
         if isinstance(public_key, RSAPublicKey):
             numbers = public_key.public_numbers()
             check_rsa(numbers.n, numbers.e)
-            fitting: tuple[str, ...] = ("RS256", "PS256")
-        elif isinstance(public_key, EllipticCurvePublicKey) and isinstance(public_key.curve, SECP256R1):
-            fitting = ("ES256",)
-        elif isinstance(public_key, EllipticCurvePublicKey) and isinstance(public_key.curve, SECP384R1):
-            fitting = ("ES384",)
+            fitting: tuple[str, ...] = tuple(_RSA)
+        elif isinstance(public_key, EllipticCurvePublicKey):
+            fitting = tuple(name for name, (curve, _, _) in _ECDSA.items() if isinstance(public_key.curve, curve))
         elif isinstance(public_key, Ed25519PublicKey):
             check_ed25519(public_key.public_bytes_raw())
-            fitting = ("EdDSA",)
+            fitting = _EDDSA
         else:
-            raise BadKey("neither RSA, P-256, P-384 nor Ed25519")
+            raise BadKey(_UNSUPPORTED)
     except ValueError as error:
         raise BadKey(str(error)) from error
-    chosen = fitting[0] if algorithm is None else algorithm
+    if not fitting:
+        raise BadKey(_UNSUPPORTED)
+    usable = [name for name in fitting if name in allowed]
+    if algorithm is None and not usable:
+        raise UnusedKey(f"it is for {' or '.join(fitting)}, which the issuer's settings do not allow")
+    chosen = usable[0] if algorithm is None else algorithm
     if chosen not in fitting:
         raise BadKey(f"its algorithm is not {' or '.join(fitting)}")
     return SigningKey(kid, str(chosen), public_key)
@@ -82,16 +111,15 @@ def is_signed(key: SigningKey, signature: bytes, signed_part: bytes) -> bool:
     public_key = key.public_key
     try:
         if isinstance(public_key, RSAPublicKey):
-            padding = _PSS if key.algorithm == "PS256" else _PKCS1
-            public_key.verify(signature, signed_part, padding, _SHA256)
+            public_key.verify(signature, signed_part, *_RSA[key.algorithm])
         elif isinstance(public_key, Ed25519PublicKey):
             public_key.verify(signature, signed_part)
         else:
-            size = 32 if key.algorithm == "ES256" else 48
+            _, size, scheme = _ECDSA[key.algorithm]
             if len(signature) != 2 * size:  # JWS has r and s at their full length, never DER
                 return False
             r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-            public_key.verify(encode_dss_signature(r, s), signed_part, _ECDSA256 if size == 32 else _ECDSA384)
+            public_key.verify(encode_dss_signature(r, s), signed_part, scheme)
     except InvalidSignature:
         return False
     return True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any, NamedTuple
 
-from serve.tokens.jwt import InvalidToken, Policy, peek_issuer, verify_token
+from serve.tokens.jwt import TENANT, InvalidToken, Policy, find_issuer, peek_claims, verify_token
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.signing_key import SigningKey
 
@@ -38,15 +39,18 @@ class _Cached(NamedTuple):
 
 
 class Verifier:
-    """Verifies tokens of several issuers and caches the valid ones.
+    """Verifies tokens of several issuers and caches the valid ones. Threads can share it.
 
     A token is cached by its whole text, until it expires or for 60 s, and only while its issuer's key set is the one
     that it was verified with (V13).
     """
 
     def __init__(self, issuers: list[Issuer]) -> None:
-        self._issuers = {issuer.policy.issuer: issuer for issuer in issuers}
+        self._of_tenants = [issuer for issuer in issuers if TENANT in issuer.policy.issuer]
+        self._issuers = {issuer.policy.issuer: issuer for issuer in issuers if TENANT not in issuer.policy.issuer}
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        # Every use of the cache is several operations, between which another thread can evict the token.
+        self._lock = Lock()
 
     def verify(self, token: str, now: float) -> Trusted:
         """Verify a token.
@@ -55,25 +59,50 @@ class Verifier:
             InvalidToken: the token is not valid.
             KeysUnavailable: its issuer's keys cannot be read.
         """
-        cached = self._cache.get(token)
-        if cached is not None:
-            if cached.start <= now < cached.end and cached.issuer.keys.current(now) is cached.keys:
-                self._cache.move_to_end(token)
-                return cached.trusted
-            del self._cache[token]
-        issuer = self._issuers.get(peek_issuer(token))
-        if issuer is None:
-            raise InvalidToken("wrong-issuer")
+        cached = self._recall(token)
+        if cached is not None and cached.start <= now < cached.end and cached.issuer.keys.current(now) is cached.keys:
+            return cached.trusted
+        issuer = self._find_issuer(peek_claims(token))
         keys = issuer.keys.current(now)
         try:
             verified = verify_token(token, keys, issuer.policy, now)
         except InvalidToken as error:
-            if error.reason != "unknown-kid":
+            if not _can_be_new_key(error, issuer.policy):
                 raise
             keys = issuer.keys.renewed(now)
             verified = verify_token(token, keys, issuer.policy, now)
         trusted = Trusted(verified.claims, issuer.policy, verified.kid)
-        self._cache[token] = _Cached(trusted, issuer, keys, now, min(verified.claims["exp"], now + CACHED_SECONDS))
-        if len(self._cache) > CACHED_TOKENS:
-            self._cache.popitem(last=False)
+        end = min(verified.claims["exp"], now + CACHED_SECONDS)
+        self._remember(token, _Cached(trusted, issuer, keys, now, end))
         return trusted
+
+    def _find_issuer(self, claims: Mapping[str, Any]) -> Issuer:
+        """Return the issuer whose keys must verify a token with these claims, none of which is verified."""
+        found = self._issuers.get(claims["iss"])
+        if found is not None:
+            return found
+        for issuer in self._of_tenants:
+            if find_issuer(claims, issuer.policy) == claims["iss"]:
+                return issuer
+        raise InvalidToken("wrong-issuer")
+
+    def _recall(self, token: str) -> _Cached | None:
+        with self._lock:
+            cached = self._cache.get(token)
+            if cached is not None:
+                self._cache.move_to_end(token)
+            return cached
+
+    def _remember(self, token: str, cached: _Cached) -> None:
+        with self._lock:
+            self._cache[token] = cached
+            self._cache.move_to_end(token)
+            if len(self._cache) > CACHED_TOKENS:
+                self._cache.popitem(last=False)
+
+
+def _can_be_new_key(error: InvalidToken, policy: Policy) -> bool:
+    """Return whether reading the keys again can help: the kid is new, or a token without kid has another key."""
+    if error.reason == "unknown-kid":
+        return True
+    return policy.allow_missing_kid and error.reason in ("no-kid", "bad-signature", "wrong-algorithm")

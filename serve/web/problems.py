@@ -25,6 +25,36 @@ PROBLEM_TYPES = {
 }
 
 
+# Why a token is refused, by the verifier's reason, with the claim's name. Each is a rule that a caller can see in the
+# token or in public documents: that it is refused for this one says nothing on keys, subjects or items.
+TOKEN_DETAILS = {
+    "malformed": "the token is not a signed JWT in compact form, or not strictly encoded",
+    "unsupported-header": "the token's header has crit or b64, which are not supported",
+    "nested": "the token's header has cty: nested tokens are not supported",
+    "wrong-type": "the token's typ is not accepted",
+    "no-kid": "the token's header does not name its key (kid)",
+    "unknown-kid": "the issuer has no such key (kid) for signatures",
+    "wrong-algorithm": "the token's algorithm (alg) is not accepted for its key",
+    "bad-signature": "the token's signature is not valid",
+    "wrong-issuer": "the token's issuer (iss) is not accepted",
+    "wrong-audience": "the token is for another audience",
+    "missing-claim": "the claim {claim} is missing",
+    "malformed-claim": "the claim {claim} has another type than expected",
+    "wrong-claim": "the claim {claim} has a value that is not accepted",
+    "bad-subject": "the claim {claim} is missing, or is not a printable text of 1 to 256 characters",
+    "expired": "the token has expired",
+    "not-yet-valid": "the token is not valid yet",
+}
+
+
+def describe_token(reason: str, claim: str) -> str | None:
+    """Describe to the caller why the token is refused; None for a reason that is ours, e.g. a verifier that broke."""
+    detail = TOKEN_DETAILS.get(reason)
+    if detail is None or ("{claim}" in detail and not claim):
+        return None
+    return detail.format(claim=claim)
+
+
 class Problem(Exception):
     """An error response. `detail` is for the caller, `reason` for the log; neither repeats the request."""
 

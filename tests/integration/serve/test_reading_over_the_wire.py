@@ -152,6 +152,10 @@ def test_keys_are_read_from_s3(aws: Aws) -> None:
     aws.client("s3").put_object(Bucket=bucket, Key="issuer a/pem/k2.pem", Body=_pem("ES384").encode())
     assert list(parse_keys(open_source(f"s3://{bucket}/issuer a/jwks.json", aws.env)()).keys) == ["RS256-0"]
     assert set(parse_keys(open_source(f"s3://{bucket}/issuer a/pem/", aws.env)()).keys) == {"k1+x", "k2"}
+    for number in range(101):
+        aws.client("s3").put_object(Bucket=bucket, Key=f"many/{number}.pem", Body=b"x")
+    with pytest.raises(Unreadable, match="more than 100 documents"):
+        open_source(f"s3://{bucket}/many/", aws.env)()
     for location in (f"s3://{bucket}/none.json", f"s3://{bucket}/none/", "s3://no-such-bucket-0/x"):
         with pytest.raises(Unreadable):
             open_source(location, aws.env)()

@@ -96,6 +96,22 @@ def test_service_has_what_a_consumer_needs(environments: Any, name: str) -> None
     assert service["issuer"] == environments["environments"][name]["issuer"]
     assert {"audience", "keys", "limits", "version", "release", "base_url", "api_key_required"} <= set(service)
     assert service["api_key_required"] is (name == "prod")
+    assert service["issuers"] == [{member: service[member] for member in ("issuer", "audience", "keys")}]
+
+
+def test_service_has_every_issuer(environments: Any) -> None:
+    """With a list of issuers, each with its place of keys; the first is the one of `issuer`."""
+    one, other = (
+        {"issuer": "a", "audience": ["b"]},
+        {"issuer": "c", "audience": "d", "keys": "https://c/keys", "leeway": 1},
+    )
+    dev = {**environments["environments"]["dev"], "issuers": [one, other]}
+    service = build_service({**environments, "environments": {"dev": dev}}, "dev", release="1", keys="https://unused/")
+    assert service["issuers"] == [
+        {"issuer": "a", "audience": ["b"], "keys": "ssm:/larder/dev/keys/"},
+        {"issuer": "c", "audience": "d", "keys": "https://c/keys"},
+    ]
+    assert service["issuer"] == "a"
 
 
 def test_openapi_has_the_environments_address(openapi: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from infra.bundle import FUNCTIONS
 from infra.environments import SAMCONFIG, build_parameters, build_samconfig, read_environments
@@ -176,6 +177,92 @@ def test_schema_refuses(document: Any, change: Any, tmp_path: Any) -> None:
     path = tmp_path / "environments.yaml"
     path.write_text(json.dumps(faulty))
     with pytest.raises(jsonschema.ValidationError):
+        read_environments(path)
+
+
+ISSUER = {"issuer": "https://login.example.com/", "audience": "larder"}
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("a relaxation that is misspelled", {"issuers": [ISSUER | {"allow_no_kid": True}]}, {}, "allow_no_kid"),
+    ("no issuer at all", {"issuers": []}, {}, "issuers"),
+    ("keys over plain http", {"issuers": [ISSUER | {"keys": "http://x.example.com/"}]}, {}, "http://x.example.com/"),
+    ("an algorithm with a shared secret", {"issuers": [ISSUER | {"algorithms": ["HS256"]}]}, {}, "HS256"),
+    ("both forms", {**ISSUER, "issuers": [ISSUER]}, {}, "issuers"),
+    ("half of the short form", {"issuer": "https://login.example.com/"}, {}, "audience"),
+    ("blanks around an issuer", {"issuers": [ISSUER | {"issuer": "https://x.example.com/ "}]}, {}, "x.example.com/ "),
+    ("an issuer twice", {"issuers": [ISSUER, ISSUER]}, {}, "has an issuer twice"),
+    ("a path with dots", {"issuers": [ISSUER | {"audience_claim": "a.b"}]}, {}, "audience_claim must be"),
+    ("a dataset that is not served", {"issuers": [ISSUER | {"datasets": ["flights"]}]}, {}, "known: flight-delays"),
+    (
+        "keys of another environment",
+        {"issuers": [ISSUER | {"keys": "ssm:/larder/prod/keys/"}]},
+        {},
+        "not allowed to read",
+    ),
+    ("keys in a bucket of others", {"issuers": [ISSUER | {"keys": "s3://b/k/"}]}, {}, "KeyStoreBucketName"),
+    (
+        "a KeyStore that is not used",
+        {"issuers": [ISSUER]},
+        {"KeyStore": "https://x.example.com/"},
+        "instead of KeyStore",
+    ),
+    ("more than fits", {"issuers": [ISSUER | {"audience": ["x" * 3000]}]}, {}, "3000 fit"),
+    ("an origin with a path", ISSUER, {"CorsOrigins": "https://app.example.com/x"}, "exact origins"),
+    ("the origin null", ISSUER, {"CorsOrigins": "null"}, "exact origins"),
+    ("a KeyStore on S3 without its bucket", ISSUER, {"KeyStore": "s3://b/k"}, "KeyStoreBucketName"),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "parameters", "message"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
+)
+def test_what_serve_would_refuse_is_not_deployed(
+    document: Any, given: dict[str, Any], parameters: dict[str, Any], message: str, tmp_path: Any
+) -> None:
+    """Issuers and origins are checked before a deploy, by the schema or as serve checks them, with the remedy."""
+    faulty = copy.deepcopy(document)
+    dev = faulty["environments"]["dev"]
+    del dev["issuer"], dev["audience"]
+    dev |= given
+    dev["parameters"] |= parameters
+    path = tmp_path / "environments.yaml"
+    path.write_text(json.dumps(faulty))
+    with pytest.raises((jsonschema.ValidationError, ValueError), match=re.escape(message)):
+        build_parameters(read_environments(path), "dev")
+
+
+def test_issuers_reach_the_template(document: Any, tmp_path: Any) -> None:
+    """As one parameter that samconfig.toml and the command line can carry; keys are in the environment's own place."""
+    given = copy.deepcopy(document)
+    dev = given["environments"]["dev"]
+    del dev["issuer"], dev["audience"]
+    elsewhere = ISSUER | {
+        "issuer": "https://other.example.com/",
+        "keys": "ssm:/larder/dev/keys/other",
+        "audience": ["a b"],
+    }
+    dev["issuers"] = [ISSUER, elsewhere]
+    parameters = build_parameters(given, "dev")
+    assert not {"Issuer", "Audience"} & parameters.keys()
+    assert json.loads(parameters["Issuers"]) == [ISSUER | {"keys": "ssm:/larder/dev/keys/"}, elsewhere]
+    assert fits(TEMPLATE["Parameters"]["Issuers"], parameters["Issuers"])
+    (override,) = [
+        one
+        for one in tomllib.loads(build_samconfig(given))["dev"]["deploy"]["parameters"]["parameter_overrides"]
+        if one.startswith("Issuers=")
+    ]
+    quoted = override.removeprefix("Issuers=")
+    assert re.fullmatch(r'"(?:\\.|[^"\\])*"', quoted), "as SAM's command line finds a value"
+    assert quoted[1:-1].replace('\\"', '"') == parameters["Issuers"]
+    assert " " not in override
+    assert find_conditions(parameters) == ALL_HAVE | MORE["dev"] | {"HasIssuers"}
+
+
+def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
+    """YAML parsers use the last one; which is meant, nobody knows."""
+    path = tmp_path / "environments.yaml"
+    text = (SAMCONFIG.parent / "infra/environments.yaml").read_text()
+    path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
+    with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 15"):
         read_environments(path)
 
 

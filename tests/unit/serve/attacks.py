@@ -422,7 +422,7 @@ def _names() -> Iterator[Case]:
     yield Case("iss homoglyph", sign(claims(iss=ISSUER.replace("e", "\u0435", 1))), "wrong-issuer")
     for value in ("", "Larder", "larder ", "larders", "larde", "*", "larder,other", "other larder"):
         yield Case(f"aud {value!r}", sign(claims(aud=value)), "wrong-audience")
-    yield Case("aud missing", sign(claims(aud=None)), "malformed-claim")
+    yield Case("aud missing", sign(claims(aud=None)), "missing-claim")
     yield Case("aud null", sign(json.dumps(claims() | {"aud": None})), "malformed-claim")
     for value in (1, True, {}, {"larder": 1}, [1, AUDIENCE], [AUDIENCE, None], [[AUDIENCE]], [AUDIENCE, ["x"]], 0):
         yield Case(f"aud {value!r}", sign(claims(aud=value)), "malformed-claim")

@@ -131,3 +131,29 @@ def test_the_budget_is_far_below_the_gateways(tmp_path: Path) -> None:
     """API Gateway gives up after 29 s, keys and storage together take less than a third of it."""
     assert LIMITS.budget <= 4
     assert LIMITS.connect + LIMITS.attempt < LIMITS.budget
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["AccessDeniedException", "ResourceNotFoundException", "UnrecognizedClientException", "KMSAccessDeniedException"],
+)
+@pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
+def test_what_storage_refuses_is_a_503_with_its_code(tmp_path: Path, code: str, path: str) -> None:
+    """A table or a permission that is missing is no fault of the caller; the log has what an operator must fix."""
+    found = _deploy(tmp_path, error(code))
+    answered = found.ask(path)
+    assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+    assert found.lines[-1]["reason"] == f"storage: {code}"
+    assert len(found.server.seen) == 1, "asking again would not help"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(answer(403, body=b"<html>secret</html>"), "Refused 403"), (answer(body=b"<html>"), "NotJson")],
+)
+def test_an_answer_that_is_not_dynamodbs_is_a_503(tmp_path: Path, fault: Behaviour, reason: str) -> None:
+    """E.g. of a proxy; nothing of it is logged."""
+    found = _deploy(tmp_path, fault)
+    assert found.ask().status == 503
+    assert found.lines[-1]["reason"] == f"storage: {reason}"
+    assert "secret" not in str(found.lines)

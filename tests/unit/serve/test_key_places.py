@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -53,12 +52,13 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "location", ["", "jwks.json", "/etc/keys", "http://issuer.example.com/jwks.json", "https:///x", "s3://bucket", "s3:///k",
-                 "ssm:name", "ssm://host", "file:", "file://host/path", "ftp://x/y", "env:KEYS"],
+                 "ssm:name", "ssm://host", "file:", "file://host/path", "ftp://x/y", "env:KEYS", "https://user:secret@issuer.example.com/jwks.json"],
 )  # fmt: skip
 def test_other_places_are_refused(location: str) -> None:
     """Above all keys over plain http, which anybody on the way could exchange."""
-    with pytest.raises(ValueError, match="the location of keys must be"):
+    with pytest.raises(ValueError, match="the location of keys must be") as caught:
         open_source(location, {})
+    assert "secret" not in str(caught.value)
 
 
 class _Issuer(BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ def test_a_token_of_the_command_line_is_good(tmp_path: Path, capsys: pytest.Capt
         assert main(command, {}) == 0
         found = verify(capsys.readouterr().out.strip(), keys, POLICY._replace(require_at_jwt=True), time.time())
         assert (found["carrier"], found["groups"]) == ("B6", ["a"])
-        assert found["scope"] == " ".join(dataset.scope for dataset in SERVED.values())
+        assert found["scope"] == " ".join(dataset.scope for dataset in SERVED.values() if dataset.scope)
 
 
 def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +176,10 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.Ca
 def test_check_fails_on_a_refused_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`list` shows it and goes on, `check` fails."""
     path = tmp_path / "jwks.json"
-    path.write_text(json.dumps({"keys": [public_jwk("ES256"), public_jwk("RS256", kid="enc", use="enc")]}))
+    path.write_text(jwks(public_jwk("ES256"), public_jwk("RS256", kid="enc", use="enc")))
+    assert main(["keys", "check", f"file:{path}"], {}) == 0
+    assert "enc\tnot used: use is not sig" in capsys.readouterr().out
+    path.write_text(jwks(public_jwk("ES256"), public_jwk("RS256", kid="odd", key_ops=[])))
     assert main(["keys", "list", f"file:{path}"], {}) == 0
-    assert "enc\trefused: use is not sig" in capsys.readouterr().out
+    assert "odd\trefused: key_ops has no verify" in capsys.readouterr().out
     assert main(["keys", "check", f"file:{path}"], {}) == 1

@@ -52,6 +52,15 @@ def _ed(y: int) -> dict[str, Any]:
     return ED | {"x": b64(y.to_bytes(32, "little"))}
 
 
+# The cases below that are no faults: keys for another purpose, algorithm or type, which a set for several clients has.
+UNUSED = {
+    "use 'enc'", "use 'tls'", "key_ops ['encrypt']", "key_ops ['wrapKey', 'unwrapKey']", "kty 'ec'", "kty 'OKP'",
+    "post-quantum", "post-quantum without alg", "P-521", "secp256k1", "crv 'secp256k1'", "crv 'p-256'", "OKP 'Ed448'",
+    "OKP 'X25519'", "OKP 'ed25519'", "P-384 for 'ES512'", "Ed25519 for 'Ed448'", "Ed25519 for 'eddsa'",
+    *(f"RSA for {alg!r}" for alg in ("RS384", "RS512", "PS384", "PS512", "HS256", "none", "RSA1_5", "RSA-OAEP")),
+    *(f"RSA for {alg!r}" for alg in ("rs256", "")),
+    *(f"P-256 for {alg!r}" for alg in ("ES512", "ES521", "ES224")),
+}  # fmt: skip
 KIDS: tuple[Any, ...] = ("", None, 1, ["a"], {})
 TYPES: tuple[Any, ...] = ("RSA", "OKP", "oct", "ec", "", None, 1, [])
 CURVES: tuple[Any, ...] = ("P-384", "P-521", "secp256k1", "p-256", None, 1, [])
@@ -61,6 +70,9 @@ REFUSED = (
     Refused("symmetric", {"kid": "bad", "kty": "oct", "k": "AAAA", "alg": "HS256"}, "symmetric"),
     Refused("symmetric without k", {"kid": "bad", "kty": "oct", "alg": "HS256"}, "kty"),
     Refused("AES", {"kid": "bad", "kty": "oct", "k": "AAAA", "alg": "A128GCM", "use": "enc"}, "symmetric"),
+    Refused("private, for encryption", RSA | {"use": "enc", "d": "AAAA"}, "private"),
+    Refused("post-quantum", {"kid": "bad", "kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}, "algorithm"),
+    Refused("post-quantum without alg", {"kid": "bad", "kty": "AKP", "pub": "AAAA"}, "kty"),
     *(
         Refused(f"private {algorithm}", SIGNERS[algorithm].to_jwk(private_key(algorithm), as_dict=True), "private")
         for algorithm in ALGORITHMS
@@ -69,7 +81,7 @@ REFUSED = (
         Refused(f"private member {member}", RSA | {member: "AAAA"}, "private")
         for member in ("d", "p", "q", "dp", "oth")
     ),
-    *(Refused(f"use {use!r}", P256 | {"use": use}, "use") for use in ("enc", "", "SIG", None, ["sig"], 1)),
+    *(Refused(f"use {use!r}", P256 | {"use": use}, "use") for use in ("enc", "tls", "", "SIG", None, ["sig"], 1)),
     *(
         Refused(f"key_ops {operations!r}", P256 | {"key_ops": operations}, "key_ops")
         for operations in (["encrypt"], ["sign"], [], "verify", None, {"verify": 1}, ["wrapKey", "unwrapKey"])
@@ -78,8 +90,9 @@ REFUSED = (
     *(Refused(f"kid {kid!r}", P256 | {"kid": kid}, "kid") for kid in KIDS),
     *(Refused(f"kty {kty!r}", P256 | {"kty": kty}, "") for kty in TYPES),
     *(Refused(f"crv {crv!r}", P256 | {"crv": crv}, "") for crv in CURVES),
-    *(Refused(f"OKP {crv!r}", ED | {"crv": crv}, "kty") for crv in ("Ed448", "X25519", "ed25519", None, 1)),
-    Refused("P-521", SIGNERS["ES512"].to_jwk(private_key("ES512").public_key(), as_dict=True) | {"kid": "bad"}, "crv"),
+    *(Refused(f"OKP {crv!r}", ED | {"crv": crv}, "kty") for crv in ("Ed448", "X25519", "ed25519")),
+    *(Refused(f"OKP without crv {crv!r}", ED | {"crv": crv}, "crv") for crv in (None, 1, "")),
+    Refused("P-521", public_jwk("ES512", kid="bad", alg=None), "ES512"),
     Refused(
         "secp256k1", SIGNERS["ES256K"].to_jwk(private_key("ES256K").public_key(), as_dict=True) | {"kid": "b"}, "crv"
     ),
@@ -144,8 +157,56 @@ def test_a_bad_key_is_refused_and_disables_no_other(case: Refused) -> None:
     for order in ((case.jwk, public_jwk("ES256")), (public_jwk("ES256"), case.jwk)):
         found = parse_jwks(json.dumps({"keys": order}))
         assert list(found.keys) == ["ES256-0"]
-        assert len(found.refused) == 1
-        assert case.reason in found.refused[0].reason
+        others, none = (found.unused, found.refused) if case.name in UNUSED else (found.refused, found.unused)
+        assert (len(others), len(none)) == (1, 0)
+        assert case.reason in others[0].reason
+
+
+def test_the_unused_are_cases() -> None:
+    """No name of the list above is that of no case."""
+    assert {case.name for case in REFUSED} > UNUSED
+
+
+@pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS384", "PS512", "ES512", "Ed25519"])
+def test_a_policy_can_allow_a_standard_algorithm(algorithm: str) -> None:
+    """Its keys are used, with and without `alg`: a key without is for the first algorithm that is allowed."""
+    allowed = frozenset({algorithm})
+    jwk = public_jwk({"Ed25519": "EdDSA"}.get(algorithm, algorithm), alg=algorithm)
+    bare = {name: value for name, value in jwk.items() if name != "alg"}
+    for one in (jwk, bare):
+        assert [key.algorithm for key in parse_keys([_document(one)], allowed).keys.values()] == [algorithm]
+    assert parse_keys([_document(jwk)]).keys == {}
+    other = public_jwk("ES256", alg=None)
+    assert not parse_keys([_document(other)], allowed).refused
+    assert parse_keys([_document(jwk)], frozenset({"HS256", "none"})).keys == {}
+    both = parse_keys([_document(public_jwk("RS256", alg=None))], frozenset({"RS512", "PS256"}))
+    assert [key.algorithm for key in both.keys.values()] == ["PS256"]
+
+
+def _document(jwk: dict[str, Any]) -> KeyDocument:
+    return KeyDocument("jwks.json", jwks(jwk).encode())
+
+
+def test_a_key_without_kid_is_named_by_its_thumbprint_where_that_is_allowed() -> None:
+    """As in the example of RFC 7638, section 3.1; twice the same key is refused, and so is `kid: null`."""
+    n = (
+        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhM"
+        "stn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5h"
+        "ajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+    )
+    jwk = {"kty": "RSA", "n": n, "e": "AQAB", "alg": "RS256"}
+    found = parse_keys([_document(jwk)], allow_missing_kid=True)
+    assert list(found.keys) == ["NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"]
+    assert parse_keys([_document(jwk)]).keys == {}
+    twice = parse_keys([_document(jwk), _document(jwk)], allow_missing_kid=True)
+    assert [one.reason for one in twice.refused] == ["kid is not unique"] * 2
+    assert parse_keys([_document(jwk | {"kid": None})], allow_missing_kid=True).keys == {}
+    for algorithm in ("ES256", "EdDSA"):
+        bare = {name: value for name, value in public_jwk(algorithm).items() if name != "kid"}
+        ((kid, key),) = parse_keys([_document(bare)], allow_missing_kid=True).keys.items()
+        assert (key.kid, len(kid)) == (kid, 43)
+    broken: list[Any] = [{"kty": []}, {"kty": "RSA", "n": 1, "e": [2]}, {}]
+    assert len(parse_keys([_document(one) for one in broken], allow_missing_kid=True).keys) == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -212,8 +273,8 @@ def test_a_set_of_only_bad_keys_is_a_set_without_keys() -> None:
     """It was read: nobody is trusted, and each reason is told; as with an empty list, which has none."""
     found = parse_jwks(jwks(public_jwk("RS256", use="enc")))
     assert found.keys == {}
-    assert [refused.reason for refused in found.refused] == ["use is not sig"]
-    assert parse_jwks('{"keys": []}') == ({}, ())
+    assert [unused.reason for unused in found.unused] == ["use is not sig"]
+    assert parse_jwks('{"keys": []}') == ({}, (), ())
 
 
 def test_a_key_with_a_member_named_twice_disables_no_other() -> None:

@@ -152,9 +152,20 @@ def test_a_set_without_a_usable_key_is_obeyed() -> None:
 
 def test_refused_keys_are_reported() -> None:
     """Whoever runs this learns which key is not used, and why."""
-    source = Source(OLD, public_jwk("RS256", kid="weak", use="enc"))
+    source = Source(OLD, public_jwk("RS256", kid="weak", key_ops=[]))
     source.store.current(NOW)
-    assert source.reports == [("key-refused", {"kid": "weak", "detail": "use is not sig"})]
+    assert source.reports == [("key-refused", {"kid": "weak", "detail": "key_ops has no verify"})]
+
+
+def test_a_key_for_something_else_is_no_failure() -> None:
+    """Beside a usable key, one for encryption (Keycloak) or for an algorithm of others is not reported."""
+    others = (public_jwk("RS256", kid="enc", use="enc", alg="RSA-OAEP"), public_jwk("ES512"), public_jwk("PS512"))
+    source = Source(OLD, *others)
+    assert list(source.store.current(NOW)) == ["old"]
+    assert source.reports == []
+    source.document = jwks(*others)
+    assert source.store.current(NOW + FRESHNESS.max_age) == {}
+    assert [details["kid"] for _, details in source.reports] == ["enc", "ES512-0", "PS512-0"], "no token can be valid"
 
 
 def test_rotation() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.settings import parse_settings
+from serve.settings import SETTINGS, parse_settings
 from serve.tokens.jwt import Policy
 
 ISSUER = {"issuer": "https://issuer.example.com/", "audience": "larder", "keys": "ssm:/larder/dev/keys"}
@@ -57,6 +57,139 @@ def test_everything_that_can_be_set() -> None:
     assert (policy.require_at_jwt, policy.require_iat) == (True, False)
 
 
+def test_every_member_of_an_issuer() -> None:
+    """What docs/identity-providers.md lists, with values that differ from the defaults, becomes the policy."""
+    every = {
+        "issuer": "https://login.example.com/{tid}/",
+        "audience": ["one", "two"],
+        "keys": "https://login.example.com/keys",
+        "algorithms": ["RS512", "Ed25519"],
+        "leeway": 0,
+        "require_at_jwt": True,
+        "require_iat": False,
+        "require_claims": [{"claim": ["a", "b"], "values": ["x", 1, True]}],
+        "datasets": ["flight-delays"],
+        "audience_claim": "client_id",
+        "tenants": "any",
+        "allow_missing_kid": True,
+        "scope_claims": [["realm_access", "roles"], "scp"],
+        "scope_separator": ",",
+        "scopes": {"flight-delays": None},
+        "subject_claims": {"carrier": ["x.y"]},
+        "allow_integer_subject": True,
+        "allow_list_subject": True,
+    }
+    assert every.keys() == SETTINGS.keys()
+    ((policy, keys),) = parse_settings(_env([every])).issuers
+    assert keys == every["keys"]
+    assert policy == Policy(
+        issuer="https://login.example.com/{tid}/",
+        audience=("one", "two"),
+        algorithms=frozenset({"RS512", "Ed25519"}),
+        leeway=0,
+        require_at_jwt=True,
+        require_iat=False,
+        require_claims=((("a", "b"), ("x", 1, True)),),
+        datasets=frozenset({"flight-delays"}),
+        audience_claim="client_id",
+        tenants=frozenset({"any"}),
+        allow_missing_kid=True,
+        scope_claims=(("realm_access", "roles"), "scp"),
+        scope_separator=",",
+        scopes=(("flight-delays", None),),
+        subject_claims=(("carrier", ("x.y",)),),
+        allow_integer_subject=True,
+        allow_list_subject=True,
+    )
+
+
+ORIGINS: dict[str, bool] = {
+    "https://app.example.com": True, "http://localhost:3000": True, "https://[2001:db8::1]:8443": True,
+    "https://127.0.0.1": True, "https://a.example, https://b.example:444": True, "http://a.example:443": True,
+    "null": False, "*": False, "https://*.example.com": False, "https://app.example.com/": False,
+    "https://app.example.com/path": False, "https://app.example.com?q": False, "https://app.example.com#f": False,
+    "app.example.com": False, "ftp://app.example.com": False, "https://": False, "https://APP.example.com": False,
+    "HTTPS://app.example.com": False, "https://app.example.com:443": False, "http://app.example.com:80": False,
+    "https://app.example.com:99999": False, "https://app.example.com:0": False, "https://app.example.com:": False,
+    "https://app.example.com:08443": False, "https://u:p@app.example.com": False, "https://a b.example.com": False,
+    "https://[::1": False, "https://ex\u00e4mple.com": False, "https://a.example;https://b.example": False,
+    "https://a.example,https://a.example": False, "https://a.example, null": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("origins", "is_good"), ORIGINS.items())
+def test_origins_are_exact(origins: str, is_good: bool) -> None:
+    """H8: an origin that no browser sends, or that several pages share (`null`), is refused, and named."""
+    if is_good:
+        found = parse_settings(_env(LARDER_CORS_ORIGINS=origins)).cors_origins
+        assert list(found) == origins.split(", ")
+    else:
+        with pytest.raises(ValueError, match=r"^LARDER_CORS_ORIGINS (must list exact origins|has an origin twice)"):
+            parse_settings(_env(LARDER_CORS_ORIGINS=origins))
+
+
+TENANT = "11111111-2222-4333-8444-555555555555"
+TENANTS = {"issuer": "https://login.example.com/{tid}/v2.0", "tenants": [TENANT]}
+# Setting, values that are refused. The message names the place, the setting, what was expected and what was found.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "issuer": ("", " ", " x", "x ", "x\n", "x\x00y", 1, None, ["x"], {}, "{tid}/{tid}"),
+    "audience": ("", " x", "x\t", [], [""], ["a", "a"], ["a", " b"], [1], None, 1, {}, True),
+    "keys": ("", " ssm:/x", 1, None, ["ssm:/x"]),
+    "algorithms": ([], "RS256", ["RS256", "RS256"], ["rs256"], ["none"], ["HS256"], [["RS256"]], [None], None,
+                   ["ES256K"]),
+    "leeway": (-1, 301, True, "10", None, [10], 1e3),
+    "require_at_jwt": ("yes", 1, None, []),
+    "require_iat": (0, "false", None),
+    "require_claims": ([], {}, [{}], [{"claim": "a"}], [{"claim": "a", "values": []}], [{"claim": "a", "values": "b"}],
+                       [{"claim": "a", "values": [1.5]}], [{"claim": "a", "values": [None]}],
+                       [{"claim": "a.b", "values": ["c"]}],
+                       [{"claim": "a", "values": ["b"], "c": 1}], {"a": ["b"]}, None),
+    "datasets": ([], ["flight-delay"], "flight-delays", [1], ["flight-delays", "flight-delays"], None),
+    "audience_claim": ("", "realm_access.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
+    "tenants": ([], ["x"], "x", [TENANT.replace("1", "A")], [TENANT, TENANT], None, ["any"], True),
+    "allow_missing_kid": ("yes", 1, None),
+    "scope_claims": ([], "scp", [""], ["scp", "scp"], ["realm_access.roles"], [[]], [1], None, {}),
+    "scope_separator": ("", ";", ", ", None, 1, [","]),
+    "scopes": ({}, [], None, "x", {"flight-delays": ""}, {"flight-delays": "a b"}, {"flight-delays": 'a"b'},
+               {"other": "x"}, {"flight-delays": 1}, {"flight-delays": ["x"]}),
+    "subject_claims": ({}, [], None, {"carrier": ""}, {"carrier": "a.b"}, {"carrier": []}, {"other": "x"},
+                       {"carrier": 1}),
+    "allow_integer_subject": ("yes", 1, None),
+    "allow_list_subject": ("yes", 1, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "value"), [(name, one) for name, values in REFUSED.items() for one in values])
+def test_nothing_is_taken_in_silence(setting: str, value: Any) -> None:
+    """A value that would mean nothing, or something else than it looks like, is refused by name."""
+    issuer = ISSUER | (TENANTS if setting == "tenants" else {}) | {setting: value}
+    with pytest.raises(ValueError, match=rf"^LARDER_ISSUERS\[1\]: {setting} (must|has)"):
+        parse_settings(_env([ISSUER | {"issuer": "first"}, issuer]))
+
+
+def test_refused_covers_each_setting() -> None:
+    """A new setting needs its own refusals."""
+    assert REFUSED.keys() == SETTINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"issuer": "a", "issuer": "b", "audience": "c", "keys": "ssm:/k"}]', "member named twice"),
+        ('[{"issuer": "a", "audience": "c", "keys": "ssm:/k", "scopes": {"x": "a", "x": "b"}}]', "member named twice"),
+        ("\ud800", "not JSON"),
+        (json.dumps([ISSUER | {"issuer": "https://x/{tid}"}]), "tenants must list the accepted tenants"),
+        (json.dumps([ISSUER | {"tenants": [TENANT]}]), "tenants must list the accepted tenants"),
+        (json.dumps([ISSUER | TENANTS, ISSUER | {"issuer": f"https://login.example.com/{TENANT}/v2.0"}]), "twice"),
+        (json.dumps([ISSUER | {"issuer": f"https://login.example.com/{TENANT}/v2.0"}, ISSUER | TENANTS]), "twice"),
+    ],
+)
+def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
+    """A member of two meanings, or a token of two issuers."""
+    with pytest.raises(ValueError, match=message):
+        parse_settings(_env() | {"LARDER_ISSUERS": text})
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -69,7 +202,8 @@ def test_everything_that_can_be_set() -> None:
         (_env([ISSUER, ISSUER]), "twice"),
         (_env([ISSUER | {"algorithm": "RS256"}]), "unknown members: algorithm"),
         (_env([ISSUER | {"issuer": ""}]), "issuer must be a string"),
-        (_env([ISSUER | {"audience": ["larder"]}]), "audience must be a string"),
+        (_env([ISSUER | {"audience": []}]), "audience must be a string, or a list"),
+        (_env([ISSUER | {"audience": ["a", 1]}]), "audience must be a string, or a list"),
         (_env([{"issuer": "x", "audience": "y"}]), "keys must be a string"),
         (_env([ISSUER | {"algorithms": ["HS256"]}]), "algorithms must be"),
         (_env([ISSUER | {"algorithms": ["none"]}]), "algorithms must be"),
@@ -79,13 +213,13 @@ def test_everything_that_can_be_set() -> None:
         (_env([ISSUER | {"leeway": 301}]), "leeway"),
         (_env([ISSUER | {"leeway": True}]), "leeway"),
         (_env([ISSUER | {"leeway": "10"}]), "leeway"),
-        (_env([ISSUER | {"leeway": float("nan")}]), "leeway"),
+        (_env([ISSUER | {"leeway": float("nan")}]), "not JSON: NaN"),
         (_env([ISSUER | {"require_at_jwt": "yes"}]), "true or false"),
         (_env([ISSUER | {"require_iat": 0}]), "true or false"),
         (_env([ISSUER | {"scope_claims": "scp"}]), "scope_claims"),
         (_env(LARDER_REALM='a"b'), "LARDER_REALM"),
         (_env(LARDER_REALM="a\nb"), "LARDER_REALM"),
-        (_env(LARDER_CORS_ORIGINS="*"), "exact origins"),
+        (_env(LARDER_TABLE=" t"), "LARDER_TABLE"),
     ],
 )
 def test_a_mistake_is_named(env: dict[str, str], message: str) -> None:

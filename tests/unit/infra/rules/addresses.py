@@ -33,7 +33,8 @@ def domain_leads_to_the_stage(template: Template) -> Iterator[str]:
 def discovery_agrees_with_serve(template: Template) -> Iterator[str]:
     """The published place of the keys is the one that serve reads; other code publishes the files again."""
     published = template["Resources"]["Discovery"]["Properties"]
-    issuers = get(functions(template)["ServeFunction"], "Environment", "Variables", "LARDER_ISSUERS", "Fn::Sub")
+    variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
+    issuers = get(variables, "LARDER_ISSUERS", "Fn::If")[2]["Fn::Sub"]
     if published["Keys"] != issuers[1]["Keys"]:
         yield f"Discovery: publishes {published['Keys']}, and serve reads {issuers[1]['Keys']}"
     if published.get("Code") != {"Ref": "PublishFunction.Version"}:

@@ -62,7 +62,8 @@ def functions_can_log(template: Template) -> Iterator[str]:
 
 def serve_can_read_its_keys(template: Template) -> Iterator[str]:
     """Serve's role covers the parameters that LARDER_ISSUERS names by default; the stand-in does not check the path."""
-    issuers = get(functions(template)["ServeFunction"], "Environment", "Variables", "LARDER_ISSUERS", "Fn::Sub")
+    variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
+    issuers = get(variables, "LARDER_ISSUERS", "Fn::If")[2]["Fn::Sub"]
     path = issuers[1]["Keys"]["Fn::If"][2]["Fn::Sub"].removeprefix("ssm:").rstrip("/")
     resources = next(
         one["Resource"]["Fn::If"][1]

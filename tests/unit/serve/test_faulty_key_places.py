@@ -1,0 +1,121 @@
+"""A fault in a place of keys is a 503 with its reason in the log, whatever the fault, and never a 401."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from serve.handler import build_dependencies, build_handler
+from serve.storage import Storage
+from serve.tokens.jwks import KeyDocument
+from serve.tokens.key_cache import KeyStore, KeysUnavailable, Unreadable
+from serve.tokens.key_sources import MAX_DOCUMENTS, open_source
+from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, Table, event, item, jwks, public_jwk, sign
+from tests.unit.wire.faulty_server import FaultyServer, answer
+
+GOOD = jwks(public_jwk("RS256")).encode()
+ENV = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "LARDER_TABLE": "table"}
+
+
+class Fault(NamedTuple):
+    """A location of keys, what the server there answers in turn, and a part of the detail."""
+
+    location: str
+    answers: tuple[bytes, ...]
+    detail: str
+
+
+def _listing(count: int, *, is_truncated: bool) -> bytes:
+    keys = "".join(f"<Contents><Key>keys/{number}.pem</Key></Contents>" for number in range(count))
+    truncated = f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>"
+    return f"<?xml version='1.0'?><ListBucketResult>{truncated}{keys}</ListBucketResult>".encode()
+
+
+def _page(count: int, **members: Any) -> bytes:
+    return json.dumps({"Parameters": [{"Name": f"/k/{n}", "Value": "x"} for n in range(count)], **members}).encode()
+
+
+FAULTS = {
+    "a port past the last": Fault("https://127.0.0.1:99999/jwks.json", (), "Port out of range"),
+    "a port that is no number": Fault("https://127.0.0.1:https/jwks.json", (), "Port could not be cast"),
+    "a host that is none": Fault(f"https://{'x' * 64}.example/jwks.json", (), "https://xxx"),
+    "a path that is not ASCII": Fault("https://127.0.0.1:9/\u00e4", (), "https://127.0.0.1:9"),
+    "SSM {}": Fault("ssm:/k", (b"{}",), "the answer has no list of parameters"),
+    "SSM []": Fault("ssm:/k", (b"[]",), "the answer has no list of parameters"),
+    "SSM null": Fault("ssm:/k", (b"null",), "the answer has no list of parameters"),
+    "SSM HTML": Fault("ssm:/k", (b"<html>",), "the answer has no list of parameters"),
+    "SSM no text": Fault("ssm:/k", (b"\xff\xfe",), "the answer has no list of parameters"),
+    "SSM a number": Fault("ssm:/k", (b'{"Parameters": [{"Name": "a", "Value": 1}]}',), "the answer has no list"),
+    "SSM a parameter without a value": Fault("ssm:/k", (b'{"Parameters": [{"Name": "a"}]}',), "has no list"),
+    "SSM a later page": Fault("ssm:/k", (_page(1, NextToken="t"), b"[]"), "the answer has no list of parameters"),
+    "SSM nothing": Fault("ssm:/k", (_page(0),), "no parameter under it"),
+    "SSM without end": Fault("ssm:/k", (_page(0, NextToken="t"),), "has no end"),
+    "SSM too many": Fault("ssm:/k", (_page(60, NextToken="t"),), f"more than {MAX_DOCUMENTS} documents"),
+    "S3 too many": Fault("s3://b/keys/", (_listing(MAX_DOCUMENTS + 1, is_truncated=False),), "more than 100"),
+    "S3 more than listed": Fault("s3://b/keys/", (_listing(5, is_truncated=True),), "more than 100 documents"),
+    "S3 nothing": Fault("s3://b/keys/", (_listing(0, is_truncated=False),), "no object with this prefix"),
+    "S3 no listing": Fault("s3://b/keys/", (b"<html>secret</html>",), "the answer is no listing"),
+    "S3 listing is no text": Fault("s3://b/keys/", (b"\xff\xfe",), "the answer is no listing"),
+    "byte order mark": Fault("s3://b/jwks.json", (b"\xef\xbb\xbf" + GOOD,), "byte order mark"),
+    "byte order mark before PEM": Fault("s3://b/k.pem", (b"\xef\xbb\xbf-----BEGIN X-----",), "byte order mark"),
+    "UTF-16": Fault("s3://b/jwks.json", (GOOD.decode().encode("utf-16"),), "is UTF-16"),
+    "gzip unasked": Fault("s3://b/jwks.json", (gzip.compress(GOOD),), "is gzipped"),
+    "HTML": Fault("s3://b/jwks.json", (b"<!doctype html>secret",), "is HTML or XML"),
+    "nothing": Fault("s3://b/jwks.json", (b"",), "neither a JWKS document nor PEM"),
+    "JSON that is no key set": Fault("s3://b/jwks.json", (b'"keys"',), "neither a JWKS document nor PEM"),
+    "nested too deeply": Fault("s3://b/jwks.json", (b"[" * 20_000,), "neither a JWKS document nor PEM"),
+}
+
+
+def _ask(location: str, endpoint: str, capsys: pytest.CaptureFixture[str]) -> tuple[Answered, list[dict[str, Any]]]:
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": location}]
+    env = ENV | {"LARDER_ISSUERS": json.dumps(issuers), "AWS_ENDPOINT_URL": endpoint}
+    parts = build_dependencies(env)._replace(storage=Storage(Table(item("a")).send, "table"), now=lambda: NOW)
+    headers = {"Authorization": f"Bearer {sign()}"}
+    answered = Answered(build_handler(parts)(event("rest", "GET", "/v1/flight-delays/a", {}, headers), None))
+    return answered, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_a_503_with_its_reason(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer says to come again; the event names the place and what is wrong there, and nothing of the content."""
+    fault = FAULTS[name]
+    with FaultyServer(*(answer(body=body) for body in fault.answers or (b"",))) as server:
+        answered, lines = _ask(fault.location, f"http://127.0.0.1:{server.port}", capsys)
+    assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+    failure, request = lines
+    assert (failure["event"], failure["KeyFailures"]) == ("keys-unreadable", 1)
+    assert fault.detail in failure["detail"]
+    assert "secret" not in failure["detail"]
+    assert request["reason"] == "keys"
+
+
+def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hundred documents, folders not counted; a file more is refused there too."""
+    listing = _listing(MAX_DOCUMENTS, is_truncated=False).replace(b"</ListB", b"<Key>keys/a/</Key></ListB")
+    bodies = [public_jwk("RS256", kid=f"RS256-{number}") for number in range(MAX_DOCUMENTS)]
+    with FaultyServer(answer(body=listing), *(answer(body=jwks(body).encode()) for body in bodies)) as server:
+        answered, _ = _ask("s3://b/keys/", f"http://127.0.0.1:{server.port}", capsys)
+    assert answered.status == 200
+    for number in range(MAX_DOCUMENTS + 1):
+        (tmp_path / f"{number}.pem").write_text("x")
+    with pytest.raises(Unreadable, match="more than 100 documents"):
+        open_source(f"file:{tmp_path}/", {})()
+
+
+@pytest.mark.parametrize("error", [KeyError("secret"), OSError("secret"), RecursionError(), UnicodeError("secret")])
+def test_whatever_a_place_raises_the_keys_are_unavailable(error: Exception) -> None:
+    """A fault that nobody thought of is reported by its type, and tried again like any other."""
+    reports = []
+
+    def read() -> list[KeyDocument]:
+        raise error
+
+    store = KeyStore(read, lambda event, details: reports.append((event, details)))
+    with pytest.raises(KeysUnavailable):
+        store.current(NOW)
+    assert reports == [("keys-unreadable", {"detail": f"{type(error).__name__} while the keys were read"})]

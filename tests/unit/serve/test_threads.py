@@ -1,0 +1,100 @@
+"""Threads share one verifier: a good token is never refused for what another thread does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from serve.tokens.jwks import KeyDocument
+from serve.tokens.jwt import InvalidToken
+from serve.tokens.key_cache import FRESHNESS, KeyStore
+from serve.tokens.verifier import Issuer, Verifier
+from tests.unit.serve.kit import NOW, POLICY, claims, jwks, public_jwk, sign
+
+
+@pytest.fixture(autouse=True)
+def _switch_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+class SlowDict(OrderedDict[str, Any]):
+    """A dictionary that lets other threads run after each look-up."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Look up, then wait."""
+        found = super().get(key, default)
+        time.sleep(0.0005)
+        return found
+
+
+def test_the_cache_loses_no_token_to_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads, and more tokens than the cache has room for: what one thread looks up, another evicts."""
+    monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 2)
+    document = KeyDocument("jwks.json", jwks(public_jwk("RS256")).encode())
+    verifier = Verifier([Issuer(POLICY, KeyStore(lambda: [document], lambda event, details: None))])
+    verifier._cache = SlowDict()
+    tokens = [sign(claims(jti=str(number))) for number in range(3)]
+
+    def verify(thread: int) -> None:
+        for turn in range(60):
+            number = (thread + turn // 3) % 3  # twice from the cache, unless it is evicted
+            assert verifier.verify(tokens[number], NOW + turn % 2).claims["jti"] == str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(verify, range(8)))
+    assert len(verifier._cache) <= 2
+
+
+def test_a_new_key_is_found_by_all_threads_that_need_it() -> None:
+    """While one thread reads the keys for a new kid, others with the same kid wait for them: none is refused."""
+    documents = [jwks(public_jwk("ES256"))]
+    reads = []
+
+    def read() -> list[KeyDocument]:
+        reads.append(documents[-1])
+        time.sleep(0.05)
+        return [KeyDocument("jwks.json", reads[-1].encode())]
+
+    verifier = Verifier([Issuer(POLICY, KeyStore(read, lambda event, details: None))])
+    verifier.verify(sign(algorithm="ES256"), NOW)
+    documents.append(jwks(public_jwk("ES256"), public_jwk("ES256", which=1)))
+    tokens = [sign(claims(jti=str(number)), algorithm="ES256", which=1) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        kids = {trusted.kid for trusted in pool.map(lambda token: verifier.verify(token, NOW + 1), tokens)}
+    assert kids == {"ES256-1"}
+    assert len(reads) == 2
+
+
+def test_a_token_without_kid_finds_the_new_only_key() -> None:
+    """Where kid can be missing, a signature of another key reads the keys again, at most once per cool-down."""
+    documents = [jwks(public_jwk("RS256"))]
+    reads = []
+
+    def read() -> list[KeyDocument]:
+        reads.append(documents[-1])
+        return [KeyDocument("jwks.json", documents[-1].encode())]
+
+    policy = POLICY._replace(allow_missing_kid=True)
+    store = KeyStore(read, lambda event, details: None, allow_missing_kid=True)
+    verifier = Verifier([Issuer(policy, store)])
+    assert verifier.verify(sign(kid=...), NOW).kid == "RS256-0"
+    documents.append(jwks({name: value for name, value in public_jwk("RS256", which=1).items() if name != "kid"}))
+    assert len(verifier.verify(sign(which=1, kid=...), NOW + 1).kid) == 43
+    with pytest.raises(InvalidToken, match="bad-signature"):
+        verifier.verify(sign(kid=..., header={"alg": "RS256"}), NOW + 2)
+    documents.append(jwks(public_jwk("RS256"), public_jwk("RS256", which=1)))
+    with pytest.raises(InvalidToken, match="no-kid"):
+        verifier.verify(sign(kid=...), NOW + 2 + FRESHNESS.cool_down)
+    assert len(reads) == 3
+    assert verifier.verify(sign(), NOW + 3 + FRESHNESS.cool_down).kid == "RS256-0"
+    with pytest.raises(InvalidToken, match="no-kid"):
+        Verifier([Issuer(POLICY, store)]).verify(sign(kid=...), NOW + 3 + FRESHNESS.cool_down)
