@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve.web.request import Form, parse_request
-from tests.unit.serve.kit import Answered, App, item, sign
+from tests.unit.serve.kit import Answered, App, event, item, sign
 
 FOLDER = Path(__file__).parent / "events"
 FORMS = {
@@ -75,6 +75,40 @@ def test_a_load_balancer_gets_the_phrase(status: int, description: str) -> None:
     arguments: dict[int, dict[str, Any]] = {404: {"path": "/v1/x"}, 405: {"method": "PUT"}, 304: {"if_none_match": "*"}}
     answer = app.call(**{"token": sign(), "form": "alb", **arguments[status]})
     assert answer.result["statusDescription"] == description
+
+
+EMPTY = ["authorization", "accept", "accept-encoding", "if-none-match", "origin", "x-amzn-trace-id", "x-other"]
+
+
+@pytest.mark.parametrize("form", ["rest", "alb-multi"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_list_of_values_is_no_header(form: str, name: str) -> None:
+    """A name with no value counts for nothing: the answer is that to the request without it."""
+    app = App(item("a"), cors_origins=("https://app.example.com",))
+    sent = event(form, "GET", "/v1/flight-delays/a", {}, {"Authorization": f"Bearer {sign()}"})
+    headers = {each: values for each, values in sent["multiValueHeaders"].items() if each.lower() != name}
+    without = app.handler({**sent, "multiValueHeaders": headers}, None)
+    assert app.handler({**sent, "multiValueHeaders": {**headers, name: []}}, None) == without
+    assert without["statusCode"] == (401 if name == "authorization" else 200)
+
+
+@pytest.mark.parametrize("form", ["rest", "alb-multi"])
+@pytest.mark.parametrize("name", ["limit", "after", "prefix", "other"])
+def test_an_empty_list_of_values_is_no_parameter(form: str, name: str) -> None:
+    """Likewise in a query."""
+    sent = event(form, "GET", "/v1/flight-delays", {}, {"Authorization": f"Bearer {sign()}"})
+    assert App().handler(sent | {"multiValueQueryStringParameters": {name: []}}, None)["statusCode"] == 200
+
+
+@pytest.mark.parametrize("form", ["rest", "http", "alb", "alb-multi"])
+@pytest.mark.parametrize("odd", [{"path": 1, "rawPath": 1}, {"headers": {"a": 1}, "multiValueHeaders": {"a": [1]}}])
+def test_a_malformed_event_is_answered_in_its_form(form: str, odd: dict[str, Any]) -> None:
+    """400 with the members that its sender reads."""
+    sent = event(form, "GET", "/v1/health", {}, {})
+    result = App().handler(sent | {name: value for name, value in odd.items() if name in sent}, None)
+    assert result["statusCode"] == 400
+    assert ("statusDescription" in result) == form.startswith("alb")
+    assert ("multiValueHeaders" in result) == (form == "alb-multi")
 
 
 def test_a_single_value_load_balancer_keeps_its_form_without_headers() -> None:

@@ -554,9 +554,73 @@ def test_one_large_item_is_a_page_of_its_own() -> None:
     assert _walk(app) == [["a0", "a1"], ["a2", "a3"], ["a4"], ["b"], ["c"]]
 
 
-def test_a_body_that_is_too_large_or_damaged_is_a_fault_of_ours() -> None:
-    """A gzip that grows past the bound, or is none, is a 500 and not a crash of the process."""
-    for stored in (_zip("x" * (MAX_BODY_BYTES + 1)), b"no gzip", _zip(BODY)[:-9]):
+MOST = {"rest": 4_487_712, "http": 4_487_712, "function-url": 4_487_712, "alb": 737_712, "alb-multi": 737_712}
+RESULT = {"alb": 1_000_000, "alb-multi": 1_000_000}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_body_that_does_not_fit_uncompressed_asks_for_gzip(form: str, method: str) -> None:
+    """One byte more than the door takes is a 406 that says what to send; with gzip it is a 200."""
+    for spare, status in ((0, 200), (1, 406)):
+        body = f'"{"x" * (MOST[form] - 2 + spare)}"'
+        app = App(item("a", _zip(body)))
+        plain = app.call(ONE, TOKEN, form=form, method=method)
+        assert plain.status == status
+        assert len(json.dumps(plain.result)) <= RESULT.get(form, 6_000_000)
+        packed = app.call(ONE, TOKEN, form=form, method=method, accept_encoding="gzip")
+        assert (packed.status, packed.headers["content-encoding"]) == (200, "gzip")
+        assert packed.body == (_zip(body) if method == "GET" else b"")
+        if method == "GET" and spare:
+            assert plain.json["detail"] == (
+                f"the body has more than the {MOST[form]} bytes that can be sent uncompressed:"
+                " send Accept-Encoding: gzip"
+            )
+            app.call(ONE, TOKEN, form=form)
+            assert (app.line["code"], app.line["reason"]) == ("not_acceptable", "body-too-large")
+
+
+@pytest.mark.parametrize("form", ["alb", "alb-multi"])
+@pytest.mark.parametrize("text", ["x", "漢"])
+def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, text: str) -> None:
+    """Compressed it is a page; without gzip a 406 that links to what follows, so that no item ends the list."""
+    large = f'"{text * (900_000 // len(text.encode()))}"'
+    app = App(item("a"), item("b", _zip(large)), item("c"))
+    query = {"limit": "5", "after": "a"}
+    plain = app.call(LIST, TOKEN, form=form, query=query)
+    assert (plain.status, plain.headers["link"]) == (406, '<?limit=5&after=b>; rel="next"')
+    assert "send Accept-Encoding: gzip" in plain.json["detail"]
+    packed = app.call(LIST, TOKEN, form=form, query=query, accept_encoding="gzip")
+    assert packed.headers["link"] == plain.headers["link"]
+    assert packed.headers["content-encoding"] == "gzip"
+    found = json.loads(zlib.decompress(packed.body, 31))
+    assert found == {"items": [{"prediction_id": "b", "body": json.loads(large)}]}
+    last = App(item("b", _zip(large))).call(LIST, TOKEN, form=form)
+    assert (last.status, "link" in last.headers) == (406, False)
+
+
+def test_a_list_passes_a_body_that_an_older_release_wrote_too_large() -> None:
+    """It ends the page before it; there the 406 names the item, how to get it, and where the list continues."""
+    large = _zip(f'"{"x" * MAX_BODY_BYTES}"')
+    app = App(item("x-a"), item("x-b", large), item("x-c"))
+    query = {"prefix": "x-", "limit": "7"}
+    first = app.call(LIST, TOKEN, query=query)
+    assert [entry["prediction_id"] for entry in first.json["items"]] == ["x-a"]
+    assert first.headers["link"] == '<?limit=7&after=x-a&prefix=x->; rel="next"'
+    second = app.call(LIST, TOKEN, query=query | {"after": "x-a"}, accept_encoding="gzip")
+    assert (second.status, second.headers["link"]) == (406, '<?limit=7&after=x-b&prefix=x->; rel="next"')
+    assert second.json["detail"] == (
+        "the body of item x-b is too large for a list: get that item with Accept-Encoding: gzip"
+    )
+    assert app.line["reason"] == "body-too-large"
+    third = app.call(LIST, TOKEN, query=query | {"after": "x-b"})
+    assert [entry["prediction_id"] for entry in third.json["items"]] == ["x-c"]
+    assert app.call("/v1/flight-delays/x-b", TOKEN, accept_encoding="gzip").body == large
+
+
+def test_a_damaged_body_is_a_fault_of_ours() -> None:
+    """Bytes that are no gzip, or half of one, are a 500 and not a crash of the process."""
+    for stored in (b"no gzip", _zip(BODY)[:-9]):
         app = App(item("a", stored))
         assert app.call(ONE, TOKEN).status == 500
         assert app.call(LIST, TOKEN).status == 500
