@@ -77,8 +77,8 @@ class Client:
         Raises:
             Refused: 4xx other than throttling, or a redirection.
             Throttled: every try was throttled.
-            Unavailable: no successful response within the tries, `budget` seconds (default: that of the limits), and the
-                time limit of the work that the call is a part of (`wire.deadline`).
+            Unavailable: no successful response within the tries, `budget` seconds (default: that of the limits) and the
+                time limit of the work that the call belongs to (`wire.deadline`).
             TooLarge: the response is larger than the limit.
         """
         begins = time.monotonic()

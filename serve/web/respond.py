@@ -18,8 +18,8 @@ MAX_AGE = 60
 # Characters of a body that is sent as text: Lambda's runtime may escape a character to 12 bytes, and a load balancer
 # takes 1 MB.
 MAX_TEXT = 80_000
-# Bytes of a body that fits into the function's result, beside 16 KB of headers: base64 makes four bytes of three. Lambda
-# takes 6 MB, of which a load balancer takes 1 MB. A stored gzip (400 KB at most) always fits.
+# Bytes of a body that fits into the function's result, beside 16 KB of headers: base64 makes four bytes of three.
+# Lambda takes 6 MB, a load balancer 1 MB. A stored gzip (400 KB at most) always fits.
 _LAMBDA, _LOAD_BALANCER = ((limit - 16_384) * 3 // 4 for limit in (6_000_000, 1_000_000))
 MAX_SENT = {Form.REST: _LAMBDA, Form.HTTP: _LAMBDA, Form.ALB: _LOAD_BALANCER, Form.ALB_MULTI: _LOAD_BALANCER}
 JSON = "application/json"
