@@ -255,7 +255,7 @@ def _start(mutant: Mutant, tests: tuple[str, ...]) -> int:
         sink = os.open(os.devnull, os.O_WRONLY) if not os.environ.get("LARDER_MUTANT_OUTPUT") else 1
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        plant(mutant)
+        plant(mutant.module, mutant.apply)
         pytest = importlib.import_module("pytest")
         files = [str(HERE / name) for name in tests]
         status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *files]))

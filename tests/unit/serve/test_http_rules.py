@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from serve.item import MAX_BODY_BYTES
+from serve.web.negotiate import is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.web.route import PageQuery
 from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, event, item, sign
@@ -178,6 +179,45 @@ def test_a_caller_that_has_it_gets_304(form: str) -> None:
         assert "content-type" not in again.headers
         other = "identity" if coding == "gzip" else "gzip"
         assert app.call(path, TOKEN, form=form, accept_encoding=other, if_none_match=full.headers["etag"]).status == 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("origin", [None, "https://app.example.com"])
+@pytest.mark.parametrize("path", [ONE, "/v1/flight-delays/zip", LIST + "?"])
+def test_the_headers_of_a_304_are_these(form: str, origin: str | None, path: str) -> None:
+    """H2: those that a 200 would have for caches, and none about a body: RFC 9110 section 15.4.5."""
+    app = App(item("a", BODY), item("zip", _zip(BODY)), cors_origins=("https://app.example.com",))
+    sent = {"if_none_match": "*", "accept_encoding": "gzip", **({"origin": origin} if origin else {})}
+    answer = app.call(path.rstrip("?"), TOKEN, form=form, query={"limit": "1"}, **sent)
+    assert (answer.status, answer.body, answer.result["isBase64Encoded"]) == (304, b"", False)
+    cors = {"access-control-allow-origin", "access-control-expose-headers"} if origin else set()
+    assert answer.headers.keys() == {"etag", "cache-control", "vary", "x-content-type-options"} | cors
+    assert answer.headers["cache-control"] == "private, max-age=60"
+    assert answer.headers["vary"] == "Authorization, Accept-Encoding, Origin"
+
+
+TAG = '"0123456789abcdef"'
+COMPARED = (
+    (TAG, True), (f"W/{TAG}", True), (f'"x", {TAG}', True), (f"{TAG},{TAG}", True), (f'"x",W/{TAG},"y"', True),
+    ("*", True), ("\t*\t", True), (f"\t{TAG}\t", True), (f",, {TAG}", True),
+    (TAG.upper(), False), (TAG[:-2] + '"', False), ('"' + TAG[2:], False), (TAG[:-1] + '0"', False),
+    ('"0' + TAG[1:], False), (TAG.strip('"'), False), (f"'{TAG}'", False), ('""', False), ("W/", False),
+    (f"W{TAG}", False), (f"W/ {TAG}", False), (f"w/{TAG}", False), (f"*, {TAG}", False), (f"{TAG}, *", False),
+    ("**", False), ('"*"', False), (f"{TAG};q=1", False), (f'"x" {TAG}', False), (f"{TAG}x", False), (f"x{TAG}", False),
+    (f'"{TAG}"', False), (f"{TAG} {TAG}", False), (f'"x\x7f", {TAG}', False), (f'"x y", {TAG}', False), ("", False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("header", "expected"), COMPARED)
+def test_a_tag_is_compared_as_a_whole(header: str, *, expected: bool) -> None:
+    """H2: no case, part or neighbour of a tag is that tag; and what is malformed is no list at all."""
+    assert is_fresh(header, TAG) is expected
+
+
+def test_without_the_header_nothing_is_fresh() -> None:
+    """H2: not even a star of a tag."""
+    assert is_fresh(None, TAG) is False
+    assert is_fresh('"*"', '"*"') is True
 
 
 def test_lists_have_etags_too() -> None:
