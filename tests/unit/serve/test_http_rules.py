@@ -541,11 +541,12 @@ LARGE_TEXTS = {
 }
 
 
+@pytest.mark.parametrize("odd", ["", "."])
 @pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
-def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str) -> None:
+def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> None:
     """H7: a page holds `MAX_PAGE_BYTES` of UTF-8, frames and commas included, and not one byte more."""
     size = len(unit.encode())
-    body = f'"{unit * (200_000 // size)}"'
+    body = f'"{unit * (200_000 // size)}{odd}"'
     frames = sum(len(f'{{"prediction_id":"a{number}","body":}}') for number in range(4)) + len('{"items":[,,,]}')
     rest = MAX_PAGE_BYTES - frames - 3 * len(body.encode()) - 2
     last = f'"{unit * (rest // size)}{"." * (rest % size)}"'

@@ -31,7 +31,7 @@ def keys() -> Credentials:
     return KEYS
 
 
-QUICK = Limits(connect=0.5, attempt=0.3, budget=5.0, base=0.001, cap=0.01)
+QUICK = Limits(connect=2.0, attempt=1.0, budget=5.0, base=0.001, cap=0.01)
 GET_ITEM = "DynamoDB_20120810.GetItem"
 
 
@@ -182,7 +182,7 @@ def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: 
 def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
     """Calls at once on several threads never share one; later calls use the newest of those that are idle."""
     with FaultyServer(late(0.1, answer())) as server:
-        client = client_of(server)
+        client = client_of(server, QUICK._replace(attempt=5.0))
         threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -196,6 +196,22 @@ def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
         assert all(peer.closed_by_client.wait(2) for peer in server.peers)
         client.send(GET_ITEM, b"{}")
         assert len(server.peers) == 4
+
+
+def test_one_dead_connection_closes_the_other_idle_ones() -> None:
+    """They ended with it, e.g. while a Lambda was frozen: the retry is on a new one, and costs no other look."""
+    with FaultyServer(late(0.1, answer())) as server:
+        client = client_of(server, QUICK._replace(attempt=5.0))
+        threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.script[:] = [reset, answer(body=b"new")]
+        assert client.send(GET_ITEM, b"{}") == b"new"
+        dead, fresh = (seen.connection for seen in server.seen[-2:])
+        assert fresh == 3
+        assert all(peer.closed_by_client.wait(2) for peer in server.peers[:3] if peer.number != dead)
 
 
 def test_a_client_with_one_idle_connection_closes_it() -> None:

@@ -30,7 +30,7 @@ def test_host_has_its_port_unless_it_is_the_schemes(endpoint: Endpoint, host: st
     assert any("SignedHeaders=host;" in line for line in lines)
 
 
-BUILT = (
+BUILT: tuple[tuple[str, str, list[tuple[str, str]], bytes, bytes], ...] = (
     ("POST", "/", [("a", "1")], b"xy",
      b"POST /base/ HTTP/1.1\r\nhost: 127.0.0.1:4566\r\na: 1\r\ncontent-length: 2\r\n\r\n"
      b"xy"),

@@ -33,7 +33,7 @@ TARGET = "DynamoDB_20120810.BatchWriteItem"
 
 
 def transport_to(server: Any, **options: Any) -> Any:
-    return Transport(server.endpoint(), lambda: KEYS, **{"connect_timeout": 0.5, "timeout": 0.5, **options})
+    return Transport(server.endpoint(), lambda: KEYS, **{"connect_timeout": 2.0, "timeout": 2.0, **options})
 
 
 def collect(transport: Any, count: int, patience: float = 5.0) -> Any:
@@ -59,6 +59,8 @@ def test_many_requests_are_in_flight_at_once() -> None:
         assert {handle: answers[handle].status for handle in handles} == dict.fromkeys(handles, 200)
     assert len({seen.connection for seen in server.seen}) == 8
     assert {seen.headers["x-amz-target"] for seen in server.seen} == {TARGET}
+    assert {(seen.method, seen.path) for seen in server.seen} == {("POST", "/")}
+    assert {seen.headers["content-type"] for seen in server.seen} == {"application/x-amz-json-1.0"}
     assert all("authorization" in seen.headers for seen in server.seen)
 
 
@@ -131,6 +133,32 @@ def test_timeout_does_not_wait_for_the_others() -> None:
             assert time.monotonic() - began < 3.0
         assert isinstance(got[stuck], TransportError)
         assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_connecting_and_answering_have_their_own_time() -> None:
+    """A request's time-out starts when it is sent; the time to connect neither shortens nor prolongs it."""
+    with FaultyServer(late(0.4, answer()), silence) as server:
+        transport = transport_to(server, connections=1, connect_timeout=0.1, timeout=5)
+        handle = transport.send(TARGET, b"1")
+        assert collect(transport, 1)[handle].status == 200
+        transport = transport_to(server, connections=1, connect_timeout=2.0, timeout=0.2)
+        handle, began = transport.send(TARGET, b"2"), time.monotonic()
+        assert "no response within 0.2 s" in str(collect(transport, 1)[handle])
+        assert 0.19 < time.monotonic() - began < 1.9
+
+
+def test_waiting_lasts_as_long_as_asked() -> None:
+    """While a request is in flight, looking for time-outs meanwhile does not end it early; an answer does."""
+    with FaultyServer(silence, late(0.1, answer())) as server:
+        transport = transport_to(server, connections=2, connect_timeout=0.08, timeout=60)
+        transport.send(TARGET, b"1")
+        began = time.monotonic()
+        assert transport.wait(0.3) == []
+        assert 0.29 < time.monotonic() - began < 2.0
+        handle, began = transport.send(TARGET, b"2"), time.monotonic()
+        assert [one for one, _ in transport.wait(5)] == [handle]
+        assert time.monotonic() - began < 4.0
+        transport.close()
 
 
 def test_late_answer_reaches_nobody() -> None:
@@ -344,7 +372,9 @@ def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) ->
     with socket_server(None, refuse_early(data)) as endpoint:
         transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
         handle = transport.send(TARGET, b"x" * 8_000_000)
-        assert isinstance(collect(transport, 1)[handle], TransportError)
+        got = collect(transport, 1)[handle]
+        assert isinstance(got, TransportError)
+        assert str(got).startswith("connection failed: [Errno ")
         transport.close()
 
 
