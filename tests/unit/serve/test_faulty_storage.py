@@ -13,7 +13,7 @@ import pytest
 from serve.handler import LIMITS, MARGIN_SECONDS, REQUEST_SECONDS, build_dependencies, build_handler
 from serve.item import encode
 from serve.storage import Storage
-from serve.tokens.key_cache import Unreadable
+from serve.tokens.key_cache import KeysUnavailable, Unreadable
 from serve.tokens.key_sources import READING_SECONDS, open_source
 from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, event, item, jwks, public_jwk, sign
 from tests.unit.wire.faulty_server import (
@@ -158,6 +158,43 @@ def test_the_budget_is_far_below_the_gateways() -> None:
     assert LIMITS.connect + LIMITS.attempt < LIMITS.budget <= 4
     assert READING_SECONDS + LIMITS.connect + 2 * LIMITS.attempt <= REQUEST_SECONDS <= 7
     assert MARGIN_SECONDS >= 1
+
+
+@pytest.mark.parametrize(
+    ("env", "region"),
+    [({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "x"}, "eu-central-1"),
+     ({"AWS_DEFAULT_REGION": "eu-west-3"}, "eu-west-3"), ({}, "us-east-1")],
+)  # fmt: skip
+def test_a_deployment_reads_its_own_table(tmp_path: Path, env: dict[str, str], region: str) -> None:
+    """Endpoint, region and table come from the environment; each request names the table and is signed."""
+    (tmp_path / "jwks.json").write_text(jwks(public_jwk("RS256")))
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/jwks.json"}]
+    with FaultyServer(GOOD, answer(body=b'{"Items": [], "Count": 0}')) as server:
+        where = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{server.port}", "LARDER_TABLE": 'ta"ble'}
+        parts = build_dependencies({**ENV, **env, **where, "LARDER_ISSUERS": json.dumps(issuers)})
+        handler = build_handler(parts._replace(now=lambda: NOW, write=lambda _: None))
+        for path in ("/v1/flight-delays/a", "/v1/flight-delays"):
+            assert (
+                handler(event("rest", "GET", path, {}, {"Authorization": f"Bearer {TOKEN}"}), None)["statusCode"] == 200
+            )
+        targets = [seen.headers["x-amz-target"] for seen in server.seen]
+        assert targets == ["DynamoDB_20120810.GetItem", "DynamoDB_20120810.Query"]
+        for seen in server.seen:
+            assert json.loads(seen.body)["TableName"] == 'ta"ble'
+            assert f"/{region}/dynamodb/aws4_request" in seen.headers["authorization"]
+
+
+def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A deployment reports keys that cannot be read on standard output, for its environment."""
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/none.json"}]
+    env = {**ENV, "LARDER_TABLE": "t", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "prod"}
+    parts = build_dependencies(env)
+    begin = time.time()
+    with pytest.raises(KeysUnavailable):
+        parts.verifier.verify(TOKEN, NOW)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["Environment"], line["KeyFailures"]) == ("keys-unreadable", "prod", 1)
+    assert line["_aws"]["Timestamp"] == pytest.approx(begin * 1000, abs=5000)
 
 
 EMPTY_PAGE = json.dumps({"Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "p"}, "sk": {"S": "a"}}}).encode()
