@@ -143,8 +143,8 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H7 limit past 100", "serve.web.route", "MAX_LIMIT = 100", "MAX_LIMIT = 500"),
     ("H7 limit 0", "serve.web.route", "[1-9][0-9]{0,2}", "[0-9]{1,3}"),
     ("H7 any after", "serve.web.route", '"after", PREDICTION_ID', '"after", re.compile("")'),
-    ("H7 no next page", "serve.web.respond", "if found.next_after is not None:", "if False:"),
-    ("H7 the prefix is lost on the way", "serve.web.respond", 'f"&prefix={page.prefix}" if page.prefix else ""', '""'),
+    ("H7 no next page", "serve.web.respond", "{} if found.next_after is None else", "{} if True else"),
+    ("H7 the prefix is lost on the way", "serve.web.route", 'f"&prefix={self.prefix}" if self.prefix else ""', '""'),
     ("H7 expired items in lists", "serve.web.page", "item.body is None or is_expired(item.expires_at, now)", "item.body is None"),
     ("H7 expired items end a page", "serve.web.page", "for number in range(MAX_QUERIES):", "for number in range(1):"),
     ("H7 a page is bounded in characters", "serve.web.page", "len(entry.json.encode())", "len(entry.json)"),
@@ -160,7 +160,7 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("an expired item is served", "serve.handler", " or is_expired(item.expires_at, now)", ""),
     ("a tombstone is served", "serve.handler", "item.body is None or", ""),
     ("406 is not known", "serve.handler", "    check_acceptable(request)\n", ""),
-    ("gzip to who does not take it", "serve.web.respond", 'if coding == "identity":', "if isinstance(body, str):"),
+    ("gzip to who does not take it", "serve.web.respond", 'if coding == "gzip":', 'if coding == "gzip" or isinstance(body, bytes):'),
 )  # fmt: skip
 _SUBJECTS: tuple[tuple[str, str, str, str], ...] = (
     ("H6 the query names the subject", "serve.handler", "return build_partition(trusted.claims, dataset)", "return build_partition({**trusted.claims, **{name: values[0] for name, values in request.query.items()}}, dataset)"),

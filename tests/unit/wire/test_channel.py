@@ -123,6 +123,14 @@ def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPat
         assert all(server.peers for server in servers)
 
 
+def test_a_request_does_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm would hold the end of a request for 40 ms."""
+    with FaultyServer() as server:
+        channel = open_channel(server.endpoint(), 5.0)
+        assert channel._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        channel.close()
+
+
 def test_an_address_of_an_unknown_family_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver can return addresses of a family that the system has no sockets for, e.g. IPv6 in a container."""
     with FaultyServer() as server:

@@ -319,6 +319,10 @@ def test_connections_do_not_wait_for_acknowledgements(monkeypatch: pytest.Monkey
         collect(transport, 2)
         assert len(made) == 2
         assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in made)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+            size = other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert {each.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) for each in made} == {size}
 
 
 def test_request_larger_than_the_buffers_arrives_whole() -> None:
@@ -401,6 +405,21 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
             transport.send(TARGET, b"")
             collect(transport, 1)
         assert [seen.connection for seen in server.seen] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("idle", "is_checked"), [(0.0, False), (0.04, False), (0.06, True), (-0.01, True)])
+def test_a_connection_is_checked_once_it_was_idle_for_a_while(idle: float, *, is_checked: bool) -> None:
+    """Within 50 ms a system call is saved: a server that closed meanwhile costs that request; later, nothing."""
+    now = [1e6]
+    with FaultyServer(then_closed(answer()), answer()) as server:
+        transport = transport_to(server, connections=1, wall=lambda: now[0])
+        transport.send(TARGET, b"1")
+        collect(transport, 1)
+        time.sleep(0.1)
+        now[0] += idle
+        handle = transport.send(TARGET, b"2")
+        assert (getattr(collect(transport, 1)[handle], "status", None) == 200) is is_checked
+        transport.close()
 
 
 def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
