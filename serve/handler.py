@@ -176,7 +176,7 @@ def _get(dependencies: Dependencies, request: HttpRequest, found: Route, partiti
     item = dependencies.storage.get_item(partition, found.prediction_id)
     if item is None or item.body is None or is_expired(item.expires_at, now):
         raise Problem("not_found")
-    return respond_item(request, item.body, item.expires_at, now)
+    return respond_item(request, item, now)
 
 
 def _authorize(

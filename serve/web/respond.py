@@ -7,7 +7,7 @@ import zlib
 from base64 import b64encode
 from typing import Any, NamedTuple
 
-from serve.item import BodyTooLarge, body_text
+from serve.item import BodyTooLarge, Item, body_text
 from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_fresh
 from serve.web.page import Page
 from serve.web.problems import PROBLEM_TYPES, Problem
@@ -44,15 +44,15 @@ def check_acceptable(request: HttpRequest) -> None:
         raise Problem("not_acceptable", "this API responds with application/json")
 
 
-def respond_item(request: HttpRequest, body: str | bytes, expires_at: float, now: float) -> HttpResponse:
+def respond_item(request: HttpRequest, item: Item, now: float) -> HttpResponse:
     """Respond with an item's body, as it is stored if the caller accepts that coding.
 
     Raises:
         Problem: not_acceptable, if the caller accepts neither coding, or its body is too large without gzip.
         ValueError: the stored body is damaged.
     """
-    encoded, headers = _encode(request, body)
-    return _respond(request, encoded, headers, expires_at, now)
+    body, headers = _encode(request, item.body or "")
+    return _respond(request, body, headers, item.expires_at, now)
 
 
 def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float) -> HttpResponse:

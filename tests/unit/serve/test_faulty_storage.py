@@ -199,13 +199,14 @@ def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixt
 
 EMPTY_PAGE = json.dumps({"Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "p"}, "sk": {"S": "a"}}}).encode()
 LIST, ONE = "/v1/flight-delays", "/v1/flight-delays/a"
+LISTED = b"<ListBucketResult>" + b"<Key>all/1</Key><Key>all/2</Key>" * 20 + b"</ListBucketResult>"
 SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, where the keys are, what the services answer to each call
     "five queries of a list": (LIST, "", late(0.15, answer(body=EMPTY_PAGE))),
     "retries": (ONE, "", late(0.15, answer(500))),
     "one silent query": (LIST, "", silence),
     "pages of SSM": (ONE, "ssm:/keys", late(0.1, answer(body=b'{"Parameters": [], "NextToken": "more"}'))),
     "silent SSM": (ONE, "ssm:/keys", silence),
-    "objects of S3": (ONE, "s3://keys/all/", late(0.1, answer(body=b"<Key>all/1</Key><Key>all/2</Key>" * 20))),
+    "objects of S3": (ONE, "s3://keys/all/", late(0.1, answer(body=LISTED))),
     "one object of S3": (ONE, "s3://keys/jwks.json", late(0.15, answer(500))),
 }
 

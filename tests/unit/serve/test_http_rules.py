@@ -151,6 +151,7 @@ def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
     assert packed.result["isBase64Encoded"] is True
     plain = app.call("/v1/flight-delays/zip", TOKEN, form=form)
     assert plain.body == BODY.encode()
+    assert App(item("a", "")).call(ONE, TOKEN, form=form).body == b""
     assert "content-encoding" not in plain.headers
 
 

@@ -83,10 +83,11 @@ def test_one_object_is_read() -> None:
     assert [seen.path for seen in server.seen] == ["/keys/jwks.json"]
 
 
+BUCKET = b"<ListBucketResult>%s</ListBucketResult>"
 NOTHING: dict[str, tuple[str, Behaviour, str]] = {
     "an empty path": ("ssm:/k", _page(), "ssm:/k: no parameter"),
-    "an empty prefix": ("s3://keys/a/", answer(body=b"<ListBucketResult/>"), "s3://keys/a/: no object"),
-    "only a folder": ("s3://keys/a/", answer(body=b"<Key>a/</Key>"), "s3://keys/a/: no object"),
+    "an empty prefix": ("s3://keys/a/", answer(body=BUCKET % b""), "s3://keys/a/: no object"),
+    "only a folder": ("s3://keys/a/", answer(body=BUCKET % b"<Key>a/</Key>"), "s3://keys/a/: no object"),
     "SSM refuses": ("ssm:/k", error("AccessDeniedException"), "ssm:/k: 400 AccessDeniedException"),
     "S3 refuses": ("s3://keys/a", answer(404, b"<Error><Code>NoSuchKey</Code></Error>"), "s3://keys/a: 404 NoSuchKey"),
     "an object past the limit": ("s3://keys/a", answer(body=b"x" * (LIMITS.largest + 1)), "s3://keys/a: .*larger"),
