@@ -5,7 +5,7 @@
     python -m tests.mutation --list wire.head               # say what would be changed, and test nothing
 
 Each mutant runs in a process of its own, forked from one that has imported what tests need: first the test files that
-import its module, then the others of its package, until the first failure. `equivalent.yaml` lists the survivors that
+import its module, then the others of its package, until a test fails twice. `equivalent.yaml` lists the survivors that
 no test can notice, with reasons. It ends with 1 if less than 98 % of the others were noticed.
 """
 
