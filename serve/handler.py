@@ -46,9 +46,15 @@ from serve.web.respond import (
 from serve.web.route import Route, UseCase, parse_page, route
 from wire.client import Client, Limits
 from wire.credentials import find_source
+from wire.deadline import time_limit
 from wire.endpoint import resolve
 
-# Far below the 29 s of API Gateway: after the budget the response is a 503 with Retry-After.
+# Seconds for all that a request waits for: keys, storage, retries. Then the response is a 503 with Retry-After, before
+# the function's time-out (template.yaml) would end it without a response or a log line.
+REQUEST_SECONDS = 7.0
+# Of the invocation's remaining time, for the response and its log line: the first request waits for the start as well.
+MARGIN_SECONDS = 1.0
+# Of one call; far below the 29 s of API Gateway.
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
 _ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joined to the first by a gateway
 
@@ -73,7 +79,12 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 def build_handler(dependencies: Dependencies) -> Handler:
     """Return a handler with these dependencies."""
-    return lambda event, _context: _handle(dependencies, event)
+
+    def handle(event: Any, context: Any) -> dict[str, Any]:
+        with time_limit(_seconds_left(context)):
+            return _handle(dependencies, event)
+
+    return handle
 
 
 def build_dependencies(env: Mapping[str, str]) -> Dependencies:
@@ -102,6 +113,12 @@ def _open_keys(
 @cache
 def _handler() -> Handler:
     return build_handler(build_dependencies(os.environ))
+
+
+def _seconds_left(context: Any) -> float:
+    """Return the seconds that a request can wait; on a laptop there is no context to ask."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return REQUEST_SECONDS if remaining is None else min(REQUEST_SECONDS, remaining() / 1000 - MARGIN_SECONDS)
 
 
 def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:

@@ -23,8 +23,13 @@ PREDICTION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
 MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
 MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
 # Of a body's JSON text in UTF-8: Lambda answers 6 MB at most, and base64 makes it a third longer. The writer rejects
-# what is larger, since the reader can't serve it.
+# what is larger, since the reader can't serve it to a client without gzip, nor in a list. (Through a load balancer,
+# which takes 1 MB, such clients get less: `respond.MAX_SENT`.)
 MAX_BODY_BYTES = 4 * 1024 * 1024
+
+
+class BodyTooLarge(ValueError):
+    """The JSON text of a stored body is longer than the bound; its gzip may still be sent as it is."""
 
 
 class Order(NamedTuple):
@@ -96,21 +101,24 @@ def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
     )
 
 
-def body_text(body: str | bytes) -> str:
+def body_text(body: str | bytes, largest: int = MAX_BODY_BYTES) -> str:
     """Return the JSON text of a stored body, gunzipped if need be.
 
     Raises:
-        ValueError: the gzip is damaged or grows past `MAX_BODY_BYTES`.
+        BodyTooLarge: the gzip grows past `largest` bytes.
+        ValueError: the gzip is damaged.
     """
     if isinstance(body, str):
         return body
     unzip = zlib.decompressobj(wbits=31)
     try:
-        text = unzip.decompress(body, MAX_BODY_BYTES + 1)  # one more: the end of the stream comes after its last byte
+        text = unzip.decompress(body, largest + 1)  # one more: the end of the stream comes after its last byte
     except zlib.error as error:
         raise ValueError("stored body is not a gzip stream") from error
-    if not unzip.eof or len(text) > MAX_BODY_BYTES:
-        raise ValueError("stored body is cut off or too large")
+    if len(text) > largest:
+        raise BodyTooLarge(f"stored body is too large: it has more than {largest} bytes")
+    if not unzip.eof:
+        raise ValueError("stored body is cut off")
     return text.decode()
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wire.backoff import draw, full_jitter
 from wire.channel import Channel, open_channel
+from wire.deadline import deadline
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, Unavailable
 from wire.request import RequestBuilder, operation_headers
@@ -76,10 +77,14 @@ class Client:
         Raises:
             Refused: 4xx other than throttling, or a redirection.
             Throttled: every try was throttled.
-            Unavailable: no successful response within the tries and `budget` seconds (default: that of the limits).
+            Unavailable: no successful response within the tries, `budget` seconds (default: that of the limits) and the
+                time limit of the work that the call belongs to (`wire.deadline`).
             TooLarge: the response is larger than the limit.
         """
-        ends = time.monotonic() + (self.limits.budget if budget is None else budget)
+        begins = time.monotonic()
+        ends = min(begins + (self.limits.budget if budget is None else budget), deadline())
+        if begins >= ends:
+            raise Unavailable("no time was left for the call")
         tries = 0
         while True:
             idle = None

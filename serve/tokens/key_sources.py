@@ -21,21 +21,34 @@ from serve.tokens.jwks import KeyDocument
 from serve.tokens.key_cache import Unreadable
 from wire.client import Client, Limits
 from wire.credentials import find_source
+from wire.deadline import time_limit
 from wire.endpoint import object_path, parse_endpoint, resolve
 from wire.errors import WireError
 
-# A request waits for this read, and API Gateway for at most 29 s in all.
 LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 1024)
+# Seconds for all calls of one reading, while a request waits for it: `MAX_DOCUMENTS` objects of S3 take 3 s at most in
+# the same region. The rest of the request's time is for the item, which the last good keys can still give access to.
+READING_SECONDS = 4.0
 MAX_DOCUMENTS = 100
 _TOO_MANY = f"more than {MAX_DOCUMENTS} documents: remove those that are no keys, or give the keys a place of their own"
 
 
 def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
-    """Return the function that reads the documents at a location.
+    """Return the function that reads the documents at a location, within `READING_SECONDS` in all.
 
     Raises:
         ValueError: the location has another scheme or form.
     """
+    read_all = _find_reader(location, env)
+
+    def read() -> list[KeyDocument]:
+        with time_limit(READING_SECONDS):
+            return read_all()
+
+    return read
+
+
+def _find_reader(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
     parts = urlsplit(location)
     if "@" in parts.netloc:  # it would not be sent, and be logged as a part of the location
         raise ValueError("the location of keys must be one without a user name or password")

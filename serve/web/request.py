@@ -61,15 +61,15 @@ def parse_request(event: object) -> HttpRequest:
     if not isinstance(event, dict):
         raise MalformedEvent
     context = _member(event, "requestContext")
-    if event.get("version") == "2.0":
+    form = parse_form(event)
+    if form is Form.HTTP:
         return _parse_http(event, context)
     method, path = event.get("httpMethod"), event.get("path")
     if not isinstance(method, str) or not isinstance(path, str):
         raise MalformedEvent
     query = _pairs(event, "multiValueQueryStringParameters", "queryStringParameters")
     headers = _headers(event)
-    if "elb" in context:
-        form = Form.ALB_MULTI if isinstance(event.get("multiValueHeaders"), dict) else Form.ALB
+    if form is not Form.REST:
         decoded: dict[str, list[str]] = {}
         for name, values in query.items():
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
@@ -80,9 +80,15 @@ def parse_request(event: object) -> HttpRequest:
 
 
 def parse_form(event: object) -> Form:
-    """Return the most likely form of an event that could not be parsed."""
-    is_http = isinstance(event, dict) and event.get("version") == "2.0"
-    return Form.HTTP if is_http else Form.REST
+    """Return the form of an event, as far as one can be seen: that of a malformed one decides its response too."""
+    if not isinstance(event, dict):
+        return Form.REST
+    if event.get("version") == "2.0":
+        return Form.HTTP
+    context = event.get("requestContext")
+    if not isinstance(context, dict) or "elb" not in context:
+        return Form.REST
+    return Form.ALB_MULTI if isinstance(event.get("multiValueHeaders"), dict) else Form.ALB
 
 
 def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpRequest:
@@ -122,7 +128,8 @@ def _headers(event: Mapping[str, Any]) -> dict[str, list[str]]:
 def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]]:
     """Return the values of each name, from the multi-value member if it exists."""
     if event.get(many) is not None:
-        pairs = {name: values for name, values in _member(event, many).items() if values is not None}
+        # A name without any value is ignored: a load balancer can send empty lists.
+        pairs = {name: values for name, values in _member(event, many).items() if values is not None and values != []}
     else:
         pairs = {name: [value] for name, value in _member(event, one).items() if value is not None}
     for name, values in pairs.items():

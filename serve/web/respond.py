@@ -7,7 +7,7 @@ import zlib
 from base64 import b64encode
 from typing import Any, NamedTuple
 
-from serve.item import Item, body_text
+from serve.item import BodyTooLarge, Item, body_text
 from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_fresh
 from serve.web.page import Page
 from serve.web.problems import PROBLEM_TYPES, Problem
@@ -15,9 +15,13 @@ from serve.web.request import Form, HttpRequest
 from serve.web.route import ALLOW, PageQuery
 
 MAX_AGE = 60
-# Characters of a body that is sent as text. Lambda's runtime may escape a character to 12 bytes, and a load balancer
-# takes 1 MB; as base64 a body has 4/3 of its bytes, so that the largest that is stored fits into Lambda's 6 MB too.
+# Characters of a body that is sent as text: Lambda's runtime may escape a character to 12 bytes, and a load balancer
+# takes 1 MB.
 MAX_TEXT = 80_000
+# Bytes of a body that fits into the function's result, beside 16 KB of headers: base64 makes four bytes of three.
+# Lambda takes 6 MB, a load balancer 1 MB. A stored gzip (400 KB at most) always fits.
+_LAMBDA, _LOAD_BALANCER = ((limit - 16_384) * 3 // 4 for limit in (6_000_000, 1_000_000))
+MAX_SENT = {Form.REST: _LAMBDA, Form.HTTP: _LAMBDA, Form.ALB: _LOAD_BALANCER, Form.ALB_MULTI: _LOAD_BALANCER}
 JSON = "application/json"
 PROBLEM_TYPE = "urn:larder:problem:"
 
@@ -44,7 +48,7 @@ def respond_item(request: HttpRequest, item: Item, now: float) -> HttpResponse:
     """Respond with an item's body, as it is stored if the caller accepts that coding.
 
     Raises:
-        Problem: not_acceptable, if the caller accepts neither coding.
+        Problem: not_acceptable, if the caller accepts neither coding, or its body is too large without gzip.
         ValueError: the stored body is damaged.
     """
     body, headers = _encode(request, item.body or "")
@@ -57,13 +61,9 @@ def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float)
     Raises:
         Problem: not_acceptable, as `respond_item`.
     """
-    headers = {}
-    if found.next_after is not None:
-        # Relative, because the function does not know its public host, stage and base path.
-        prefix = f"&prefix={page.prefix}" if page.prefix else ""
-        headers["Link"] = f'<?limit={page.limit}&after={found.next_after}{prefix}>; rel="next"'
-    body, coding = _encode(request, found.json)
-    return _respond(request, body, headers | coding, found.expires_at, now)
+    link = {} if found.next_after is None else {"Link": page.link_after(found.next_after)}
+    body, coding = _encode(request, found.json, link)
+    return _respond(request, body, link | coding, found.expires_at, now)
 
 
 def respond_health() -> HttpResponse:
@@ -129,14 +129,27 @@ def render_response(response: HttpResponse, form: Form, *, is_head: bool = False
     return result
 
 
-def _encode(request: HttpRequest, body: str | bytes) -> tuple[str | bytes, dict[str, str]]:
-    """Return the body (text or its gzip) in the coding that the caller accepts, and the headers for it."""
-    coding = choose_coding(request.header("accept-encoding"), is_gzip=isinstance(body, bytes))
+def _encode(
+    request: HttpRequest, body: str | bytes, link: dict[str, str] | None = None
+) -> tuple[str | bytes, dict[str, str]]:
+    """Return the body (text or its gzip) in the coding that the caller accepts, and the headers for it.
+
+    A problem has the link to the next page, so that a caller without gzip can continue its list.
+    """
+    largest = MAX_SENT[request.form]
+    is_large = isinstance(body, str) and len(body) > MAX_TEXT and len(body.encode()) > largest
+    coding = choose_coding(request.header("accept-encoding"), is_gzip=is_large or isinstance(body, bytes))
     if coding is None:
         raise Problem("not_acceptable", "this API responds with the codings identity and gzip")
-    if coding == "identity":
-        return body_text(body), {}
-    return body if isinstance(body, bytes) else _gzip(body), {"Content-Encoding": "gzip"}
+    if coding == "gzip":
+        return body if isinstance(body, bytes) else _gzip(body), {"Content-Encoding": "gzip"}
+    try:
+        if not is_large:
+            return body_text(body, largest), {}
+    except BodyTooLarge:
+        pass
+    detail = f"the body has more than the {largest} bytes that can be sent uncompressed: send Accept-Encoding: gzip"
+    raise Problem("not_acceptable", detail, reason="body-too-large", headers=link)
 
 
 def _respond(

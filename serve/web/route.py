@@ -37,6 +37,11 @@ class PageQuery(NamedTuple):
     after: str
     prefix: str
 
+    def link_after(self, prediction_id: str) -> str:
+        """Render the link to the page after an item: relative, as the function does not know its public host."""
+        prefix = f"&prefix={self.prefix}" if self.prefix else ""
+        return f'<?limit={self.limit}&after={prediction_id}{prefix}>; rel="next"'
+
 
 ALLOW = "GET, HEAD, OPTIONS"
 DEFAULT_LIMIT = 20

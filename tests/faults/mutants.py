@@ -10,7 +10,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -408,28 +408,28 @@ MUTANTS = (
 
 
 class _Loader(importlib.abc.InspectLoader):
-    def __init__(self, mutant: Mutant, path: str) -> None:
-        self._mutant, self._path = mutant, path
+    def __init__(self, change: Callable[[str], str], path: str) -> None:
+        self._change, self._path = change, path
 
     def get_source(self, fullname: str) -> str:
         with open(self._path, encoding="utf-8") as file:
-            return self._mutant.apply(file.read())
+            return self._change(file.read())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, mutant: Mutant) -> None:
-        self._mutant = mutant
+    def __init__(self, module: str, change: Callable[[str], str]) -> None:
+        self._module, self._change = module, change
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         del target
-        if name != self._mutant.module:
+        if name != self._module:
             return None
         found = importlib.machinery.PathFinder.find_spec(name, path)
         assert found is not None
         assert found.origin is not None
-        return importlib.util.spec_from_loader(name, _Loader(self._mutant, found.origin), origin=found.origin)
+        return importlib.util.spec_from_loader(name, _Loader(self._change, found.origin), origin=found.origin)
 
 
 def install(name: str) -> None:
@@ -441,15 +441,15 @@ def install(name: str) -> None:
     mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
     if mutant is None:
         raise LookupError(f"no mutant {name!r}")
-    plant(mutant)
+    plant(mutant.module, mutant.apply)
 
 
-def plant(mutant: Mutant) -> None:
-    """Put this bug into the code; must come before the code is imported.
+def plant(module: str, change: Callable[[str], str]) -> None:
+    """Change the source of a module as it is imported, which must come later.
 
     Raises:
         LookupError: its module is imported already.
     """
-    if mutant.module in sys.modules:
-        raise LookupError(f"{mutant.module} is imported already")
-    sys.meta_path.insert(0, _Finder(mutant))
+    if module in sys.modules:
+        raise LookupError(f"{module} is imported already")
+    sys.meta_path.insert(0, _Finder(module, change))

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from serve.handler import LIMITS, build_dependencies, build_handler
+from serve.handler import LIMITS, MARGIN_SECONDS, REQUEST_SECONDS, build_dependencies, build_handler
 from serve.item import encode
 from serve.storage import Storage
+from serve.tokens.key_cache import KeysUnavailable, Unreadable
+from serve.tokens.key_sources import READING_SECONDS, open_source
 from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, event, item, jwks, public_jwk, sign
-from tests.unit.wire.faulty_server import Behaviour, FaultyServer, answer, drip, error, raw, reset, silence, then_closed
+from tests.unit.wire.faulty_server import (
+    Behaviour,
+    FaultyServer,
+    answer,
+    drip,
+    error,
+    late,
+    raw,
+    reset,
+    silence,
+    then_closed,
+)
 from wire.client import Client, Limits
 from wire.credentials import find_source
 
@@ -36,20 +49,33 @@ class Deployment(NamedTuple):
     ask: Ask
 
 
-def _deploy(folder: Path, *script: Behaviour, limits: Limits = LIMITS) -> Deployment:
+class Invocation(NamedTuple):
+    """What Lambda passes as the context, of which the handler reads the time that is left."""
+
+    milliseconds: float
+
+    def get_remaining_time_in_millis(self) -> float:
+        """Return it, as if no time passed."""
+        return self.milliseconds
+
+
+def _deploy(
+    folder: Path, *script: Behaviour, limits: Limits = LIMITS, keys: str = "", env: Mapping[str, str] = ENV
+) -> Deployment:
     (folder / "jwks.json").write_text(jwks(public_jwk("RS256")))
-    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{folder}/jwks.json"}]
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": keys or f"file:{folder}/jwks.json"}]
     server, clock, lines = FaultyServer(*script), {"now": NOW}, list[dict[str, Any]]()
     client = Client(server.endpoint(), find_source(ENV), limits, clock=lambda: clock["now"])
-    parts = build_dependencies({**ENV, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
+    parts = build_dependencies({**env, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
         storage=Storage(client.send, "table"),
         now=lambda: clock["now"],
         write=lambda line: lines.append(json.loads(line)),
     )
     handler = build_handler(parts)
 
-    def ask(path: str = "/v1/flight-delays/a") -> Answered:
-        return Answered(handler(event("rest", "GET", path, {}, {"Authorization": f"Bearer {TOKEN}"}), None))
+    def ask(path: str = "/v1/flight-delays/a", milliseconds: float | None = None) -> Answered:
+        context = None if milliseconds is None else Invocation(milliseconds)
+        return Answered(handler(event("rest", "GET", path, {}, {"Authorization": f"Bearer {TOKEN}"}), context))
 
     return Deployment(server, clock, lines, ask)
 
@@ -127,12 +153,6 @@ def test_a_fault_that_stays_is_a_503(tmp_path: Path, fault: Behaviour, path: str
     assert 1 <= len(found.server.seen) <= BRIEF.tries
 
 
-def test_the_budget_is_far_below_the_gateways(tmp_path: Path) -> None:
-    """API Gateway gives up after 29 s, keys and storage together take less than a third of it."""
-    assert LIMITS.budget <= 4
-    assert LIMITS.connect + LIMITS.attempt < LIMITS.budget
-
-
 @pytest.mark.parametrize(
     "code",
     ["AccessDeniedException", "ResourceNotFoundException", "UnrecognizedClientException", "KMSAccessDeniedException"],
@@ -157,3 +177,112 @@ def test_an_answer_that_is_not_dynamodbs_is_a_503(tmp_path: Path, fault: Behavio
     assert found.ask().status == 503
     assert found.lines[-1]["reason"] == f"storage: {reason}"
     assert "secret" not in str(found.lines)
+
+
+def test_the_budget_is_far_below_the_gateways() -> None:
+    """API Gateway gives up after 29 s; a request takes less than a third of it, and storage has a part of that."""
+    assert LIMITS.connect + LIMITS.attempt < LIMITS.budget <= 4
+    assert READING_SECONDS + LIMITS.connect + 2 * LIMITS.attempt <= REQUEST_SECONDS <= 7
+    assert MARGIN_SECONDS >= 1
+
+
+@pytest.mark.parametrize(
+    ("env", "region"),
+    [({"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "x"}, "eu-central-1"),
+     ({"AWS_DEFAULT_REGION": "eu-west-3"}, "eu-west-3"), ({}, "us-east-1")],
+)  # fmt: skip
+def test_a_deployment_reads_its_own_table(tmp_path: Path, env: dict[str, str], region: str) -> None:
+    """Endpoint, region and table come from the environment; each request names the table and is signed."""
+    (tmp_path / "jwks.json").write_text(jwks(public_jwk("RS256")))
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/jwks.json"}]
+    with FaultyServer(GOOD, answer(body=b'{"Items": [], "Count": 0}')) as server:
+        where = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{server.port}", "LARDER_TABLE": 'ta"ble'}
+        parts = build_dependencies({**ENV, **env, **where, "LARDER_ISSUERS": json.dumps(issuers)})
+        handler = build_handler(parts._replace(now=lambda: NOW, write=lambda _: None))
+        for path in ("/v1/flight-delays/a", "/v1/flight-delays"):
+            assert (
+                handler(event("rest", "GET", path, {}, {"Authorization": f"Bearer {TOKEN}"}), None)["statusCode"] == 200
+            )
+        targets = [seen.headers["x-amz-target"] for seen in server.seen]
+        assert targets == ["DynamoDB_20120810.GetItem", "DynamoDB_20120810.Query"]
+        for seen in server.seen:
+            assert json.loads(seen.body)["TableName"] == 'ta"ble'
+            assert f"/{region}/dynamodb/aws4_request" in seen.headers["authorization"]
+
+
+def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A deployment reports keys that cannot be read on standard output, for its environment."""
+    issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/none.json"}]
+    env = {**ENV, "LARDER_TABLE": "t", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "prod"}
+    parts = build_dependencies(env)
+    begin = time.time()
+    with pytest.raises(KeysUnavailable):
+        parts.verifier.verify(TOKEN, NOW)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["Environment"], line["KeyFailures"]) == ("keys-unreadable", "prod", 1)
+    assert line["_aws"]["Timestamp"] == pytest.approx(begin * 1000, abs=5000)
+
+
+EMPTY_PAGE = json.dumps({"Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "p"}, "sk": {"S": "a"}}}).encode()
+LIST, ONE = "/v1/flight-delays", "/v1/flight-delays/a"
+LISTED = b"<ListBucketResult>" + b"<Key>all/1</Key><Key>all/2</Key>" * 20 + b"</ListBucketResult>"
+SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, where the keys are, what the services answer to each call
+    "five queries of a list": (LIST, "", late(0.15, answer(body=EMPTY_PAGE))),
+    "retries": (ONE, "", late(0.15, answer(500))),
+    "one silent query": (LIST, "", silence),
+    "pages of SSM": (ONE, "ssm:/keys", late(0.1, answer(body=b'{"Parameters": [], "NextToken": "more"}'))),
+    "silent SSM": (ONE, "ssm:/keys", silence),
+    "objects of S3": (ONE, "s3://keys/all/", late(0.1, answer(body=LISTED))),
+    "one object of S3": (ONE, "s3://keys/jwks.json", late(0.15, answer(500))),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_request_has_one_time_limit(tmp_path: Path, name: str) -> None:
+    """However many calls it makes, and to what: then 503 with Retry-After, and the line says what was waited for."""
+    path, keys, behaviour = SLOW[name]
+    env = dict(ENV)
+    if keys:
+        source = FaultyServer(behaviour)
+        env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{source.port}"
+    found = _deploy(tmp_path, behaviour, keys=keys, env=env, limits=LIMITS._replace(tries=100))
+    begin = time.monotonic()
+    answered = found.ask(path, milliseconds=1000 * MARGIN_SECONDS + 400)
+    assert 0.2 < time.monotonic() - begin < 0.7
+    assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+    assert (answered.json["code"], answered.headers["cache-control"]) == ("unavailable", "no-store")
+    assert found.lines[-1]["status"] == 503
+    assert found.lines[-1]["reason"].startswith("keys" if keys else "storage: ")
+
+
+def test_a_time_limit_ends_with_its_request(tmp_path: Path) -> None:
+    """The next request, and one of more time than a request has, are answered; one of no time is not even sent."""
+    found = _deploy(tmp_path, GOOD)
+    assert found.ask(milliseconds=1000 * MARGIN_SECONDS).status == 503
+    assert found.server.seen == []
+    assert found.ask().status == 200
+    assert found.ask(milliseconds=1e9).status == 200
+
+
+def test_a_request_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the invocation has more time, and where there is none to ask, `REQUEST_SECONDS` decide."""
+    monkeypatch.setattr("serve.handler.REQUEST_SECONDS", 0.2)
+    found = _deploy(tmp_path, silence)
+    for milliseconds in (10_000, None):
+        begin = time.monotonic()
+        assert found.ask(milliseconds=milliseconds).status == 503
+        assert time.monotonic() - begin < 0.6
+
+
+@pytest.mark.parametrize("location", ["ssm:/keys", "s3://keys/all/"])
+def test_a_reading_of_keys_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    """All calls of it together, so that a request with the last good keys has time left for its item."""
+    monkeypatch.setattr("serve.tokens.key_sources.READING_SECONDS", 0.3)
+    behaviour = SLOW["pages of SSM" if location.startswith("ssm") else "objects of S3"][2]
+    with FaultyServer(behaviour) as server:
+        read = open_source(location, {**ENV, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"})
+        begin = time.monotonic()
+        with pytest.raises(Unreadable):
+            read()
+        assert time.monotonic() - begin < 0.6
+        assert len(server.seen) > 1

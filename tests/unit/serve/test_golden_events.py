@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve.web.request import Form, parse_request
-from tests.unit.serve.kit import Answered, App, item, sign
+from tests.unit.serve.kit import Answered, App, event, item, sign
 
 FOLDER = Path(__file__).parent / "events"
 FORMS = {
@@ -75,6 +75,86 @@ def test_a_load_balancer_gets_the_phrase(status: int, description: str) -> None:
     arguments: dict[int, dict[str, Any]] = {404: {"path": "/v1/x"}, 405: {"method": "PUT"}, 304: {"if_none_match": "*"}}
     answer = app.call(**{"token": sign(), "form": "alb", **arguments[status]})
     assert answer.result["statusDescription"] == description
+
+
+LONG = "a" * 128
+IDS: tuple[tuple[Any, str], ...] = (
+    ("c6af9ac6-7b61-11e6-9a41-93e8deadbeef", "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"),
+    ("JKJaXmPLvHcESHA=", "JKJaXmPLvHcESHA="), ("a$=_.:-Z9", "a$=_.:-Z9"),
+    ("$context.requestId", "$context.requestId"),
+    (LONG, LONG), (LONG + "a", ""), ("", ""), (None, ""), (7, ""), (["a"], ""), ({"a": "b"}, ""), (True, ""),
+    ("a b", ""), ("a\n", ""), ("\na", ""), ("a\x00", ""), ("\u00e9", ""), ('a"b', ""), ("a{b", ""), ("<a>", ""),
+    ("a/b", ""),
+    ("a\\b", ""), ("a%0A", ""), ("a\u2028", ""), ("a+b", ""), ("a,b", ""), ("a;b", ""), ("a@b", ""), ("\u0661", ""),
+)  # fmt: skip
+TRACES: tuple[tuple[Any, str], ...] = (
+    ("Root=1-67891233-abcdef012345678912345678", "Root=1-67891233-abcdef012345678912345678"),
+    ("Self=1-6789-aa;Root=1-67891233-abcdef", "Root=1-67891233-abcdef"),
+    ("Root=1-67-ab;Parent=53995c3f42cd8ad8;Sampled=1;Lineage=a87bd80c:0", "Root=1-67-ab"),
+    ("Root=1-ab canary", "Root=1-ab"), ("Root=1-ab\ncanary", "Root=1-ab"), ("canary;Root=1-ab", "Root=1-ab"),
+    ("Root=" + "a" * 65, "Root=" + "a" * 64), ("Root=1-abXYZ", "Root=1-ab"), ("Root=", ""), ("Root=X", ""),
+    ("root=1-ab", ""), ("Self=1-ab", ""), ("canary", ""), ("", ""), ("Root:1-ab", ""),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["rest", "http", "function-url"])
+@pytest.mark.parametrize(("given", "expected"), IDS)
+def test_only_an_id_of_harmless_characters_is_repeated(form: str, given: Any, expected: str) -> None:
+    """Log line and answer have the gateway's request id, or an empty one where it has another form."""
+    app = App()
+    sent = event(form, "GET", "/v1/none", {}, {})
+    sent["requestContext"]["requestId"] = given
+    answer = Answered(app.handler(sent, None))
+    assert answer.json["requestId"] == app.line["request_id"] == expected
+
+
+@pytest.mark.parametrize("form", ["alb", "alb-multi"])
+@pytest.mark.parametrize(("given", "expected"), TRACES)
+def test_only_the_root_of_a_trace_is_repeated(form: str, given: str, expected: str) -> None:
+    """A load balancer passes on what the caller sent in the header: of that, hexadecimal digits alone."""
+    app = App()
+    sent = event(form, "GET", "/v1/none", {}, {})
+    if form == "alb":
+        sent["headers"]["x-amzn-trace-id"] = given
+    else:
+        sent["multiValueHeaders"]["x-amzn-trace-id"] = ["Root=1-ffff", given]
+    answer = Answered(app.handler(sent, None))
+    assert answer.json["requestId"] == app.line["request_id"] == expected
+    assert "canary" not in app.lines[-1] + answer.body.decode()
+
+
+EMPTY = ["authorization", "accept", "accept-encoding", "if-none-match", "origin", "x-amzn-trace-id", "x-other"]
+
+
+@pytest.mark.parametrize("form", ["rest", "alb-multi"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_list_of_values_is_no_header(form: str, name: str) -> None:
+    """A name with no value counts for nothing: the answer is that to the request without it."""
+    app = App(item("a"), cors_origins=("https://app.example.com",))
+    sent = event(form, "GET", "/v1/flight-delays/a", {}, {"Authorization": f"Bearer {sign()}"})
+    headers = {each: values for each, values in sent["multiValueHeaders"].items() if each.lower() != name}
+    without = app.handler({**sent, "multiValueHeaders": headers}, None)
+    assert app.handler({**sent, "multiValueHeaders": {**headers, name: []}}, None) == without
+    assert without["statusCode"] == (401 if name == "authorization" else 200)
+
+
+@pytest.mark.parametrize("form", ["rest", "alb-multi"])
+@pytest.mark.parametrize("name", ["limit", "after", "prefix", "other"])
+def test_an_empty_list_of_values_is_no_parameter(form: str, name: str) -> None:
+    """Likewise in a query."""
+    sent = event(form, "GET", "/v1/flight-delays", {}, {"Authorization": f"Bearer {sign()}"})
+    assert App().handler(sent | {"multiValueQueryStringParameters": {name: []}}, None)["statusCode"] == 200
+
+
+@pytest.mark.parametrize("form", ["rest", "http", "alb", "alb-multi"])
+@pytest.mark.parametrize("odd", [{"path": 1, "rawPath": 1}, {"headers": {"a": 1}, "multiValueHeaders": {"a": [1]}}])
+def test_a_malformed_event_is_answered_in_its_form(form: str, odd: dict[str, Any]) -> None:
+    """400 with the members that its sender reads."""
+    sent = event(form, "GET", "/v1/health", {}, {})
+    result = App().handler(sent | {name: value for name, value in odd.items() if name in sent}, None)
+    assert result["statusCode"] == 400
+    assert ("statusDescription" in result) == form.startswith("alb")
+    assert ("multiValueHeaders" in result) == (form == "alb-multi")
 
 
 def test_a_single_value_load_balancer_keeps_its_form_without_headers() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from serve.access import MAX_CLAIM_CHARACTERS
 from serve.item import MAX_BODY_BYTES
+from serve.web.negotiate import is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
 from serve.web.route import PageQuery
@@ -191,6 +192,7 @@ def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
     assert packed.result["isBase64Encoded"] is True
     plain = app.call("/v1/flight-delays/zip", TOKEN, form=form)
     assert plain.body == BODY.encode()
+    assert App(item("a", "")).call(ONE, TOKEN, form=form).body == b""
     assert "content-encoding" not in plain.headers
 
 
@@ -219,6 +221,45 @@ def test_a_caller_that_has_it_gets_304(form: str) -> None:
         assert "content-type" not in again.headers
         other = "identity" if coding == "gzip" else "gzip"
         assert app.call(path, TOKEN, form=form, accept_encoding=other, if_none_match=full.headers["etag"]).status == 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("origin", [None, "https://app.example.com"])
+@pytest.mark.parametrize("path", [ONE, "/v1/flight-delays/zip", LIST + "?"])
+def test_the_headers_of_a_304_are_these(form: str, origin: str | None, path: str) -> None:
+    """H2: those that a 200 would have for caches, and none about a body: RFC 9110 section 15.4.5."""
+    app = App(item("a", BODY), item("zip", _zip(BODY)), cors_origins=("https://app.example.com",))
+    sent = {"if_none_match": "*", "accept_encoding": "gzip", **({"origin": origin} if origin else {})}
+    answer = app.call(path.rstrip("?"), TOKEN, form=form, query={"limit": "1"}, **sent)
+    assert (answer.status, answer.body, answer.result["isBase64Encoded"]) == (304, b"", False)
+    cors = {"access-control-allow-origin", "access-control-expose-headers"} if origin else set()
+    assert answer.headers.keys() == {"etag", "cache-control", "vary", "x-content-type-options"} | cors
+    assert answer.headers["cache-control"] == "private, max-age=60"
+    assert answer.headers["vary"] == "Authorization, Accept-Encoding, Origin"
+
+
+TAG = '"0123456789abcdef"'
+COMPARED = (
+    (TAG, True), (f"W/{TAG}", True), (f'"x", {TAG}', True), (f"{TAG},{TAG}", True), (f'"x",W/{TAG},"y"', True),
+    ("*", True), ("\t*\t", True), (f"\t{TAG}\t", True), (f",, {TAG}", True),
+    (TAG.upper(), False), (TAG[:-2] + '"', False), ('"' + TAG[2:], False), (TAG[:-1] + '0"', False),
+    ('"0' + TAG[1:], False), (TAG.strip('"'), False), (f"'{TAG}'", False), ('""', False), ("W/", False),
+    (f"W{TAG}", False), (f"W/ {TAG}", False), (f"w/{TAG}", False), (f"*, {TAG}", False), (f"{TAG}, *", False),
+    ("**", False), ('"*"', False), (f"{TAG};q=1", False), (f'"x" {TAG}', False), (f"{TAG}x", False), (f"x{TAG}", False),
+    (f'"{TAG}"', False), (f"{TAG} {TAG}", False), (f'"x\x7f", {TAG}', False), (f'"x y", {TAG}', False), ("", False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("header", "expected"), COMPARED)
+def test_a_tag_is_compared_as_a_whole(header: str, *, expected: bool) -> None:
+    """H2: no case, part or neighbour of a tag is that tag; and what is malformed is no list at all."""
+    assert is_fresh(header, TAG) is expected
+
+
+def test_without_the_header_nothing_is_fresh() -> None:
+    """H2: not even a star of a tag."""
+    assert is_fresh(None, TAG) is False
+    assert is_fresh('"*"', '"*"') is True
 
 
 def test_lists_have_etags_too() -> None:
@@ -542,11 +583,12 @@ LARGE_TEXTS = {
 }
 
 
+@pytest.mark.parametrize("odd", ["", "."])
 @pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
-def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str) -> None:
+def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> None:
     """H7: a page holds `MAX_PAGE_BYTES` of UTF-8, frames and commas included, and not one byte more."""
     size = len(unit.encode())
-    body = f'"{unit * (200_000 // size)}"'
+    body = f'"{unit * (200_000 // size)}{odd}"'
     frames = sum(len(f'{{"prediction_id":"a{number}","body":}}') for number in range(4)) + len('{"items":[,,,]}')
     rest = MAX_PAGE_BYTES - frames - 3 * len(body.encode()) - 2
     last = f'"{unit * (rest // size)}{"." * (rest % size)}"'
@@ -595,9 +637,73 @@ def test_one_large_item_is_a_page_of_its_own() -> None:
     assert _walk(app) == [["a0", "a1"], ["a2", "a3"], ["a4"], ["b"], ["c"]]
 
 
-def test_a_body_that_is_too_large_or_damaged_is_a_fault_of_ours() -> None:
-    """A gzip that grows past the bound, or is none, is a 500 and not a crash of the process."""
-    for stored in (_zip("x" * (MAX_BODY_BYTES + 1)), b"no gzip", _zip(BODY)[:-9]):
+MOST = {"rest": 4_487_712, "http": 4_487_712, "function-url": 4_487_712, "alb": 737_712, "alb-multi": 737_712}
+RESULT = {"alb": 1_000_000, "alb-multi": 1_000_000}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_body_that_does_not_fit_uncompressed_asks_for_gzip(form: str, method: str) -> None:
+    """One byte more than the door takes is a 406 that says what to send; with gzip it is a 200."""
+    for spare, status in ((0, 200), (1, 406)):
+        body = f'"{"x" * (MOST[form] - 2 + spare)}"'
+        app = App(item("a", _zip(body)))
+        plain = app.call(ONE, TOKEN, form=form, method=method)
+        assert plain.status == status
+        assert len(json.dumps(plain.result)) <= RESULT.get(form, 6_000_000)
+        packed = app.call(ONE, TOKEN, form=form, method=method, accept_encoding="gzip")
+        assert (packed.status, packed.headers["content-encoding"]) == (200, "gzip")
+        assert packed.body == (_zip(body) if method == "GET" else b"")
+        if method == "GET" and spare:
+            assert plain.json["detail"] == (
+                f"the body has more than the {MOST[form]} bytes that can be sent uncompressed:"
+                " send Accept-Encoding: gzip"
+            )
+            app.call(ONE, TOKEN, form=form)
+            assert (app.line["code"], app.line["reason"]) == ("not_acceptable", "body-too-large")
+
+
+@pytest.mark.parametrize("form", ["alb", "alb-multi"])
+@pytest.mark.parametrize("text", ["x", "漢"])
+def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, text: str) -> None:
+    """Compressed it is a page; without gzip a 406 that links to what follows, so that no item ends the list."""
+    large = f'"{text * (900_000 // len(text.encode()))}"'
+    app = App(item("a"), item("b", _zip(large)), item("c"))
+    query = {"limit": "5", "after": "a"}
+    plain = app.call(LIST, TOKEN, form=form, query=query)
+    assert (plain.status, plain.headers["link"]) == (406, '<?limit=5&after=b>; rel="next"')
+    assert "send Accept-Encoding: gzip" in plain.json["detail"]
+    packed = app.call(LIST, TOKEN, form=form, query=query, accept_encoding="gzip")
+    assert packed.headers["link"] == plain.headers["link"]
+    assert packed.headers["content-encoding"] == "gzip"
+    found = json.loads(zlib.decompress(packed.body, 31))
+    assert found == {"items": [{"prediction_id": "b", "body": json.loads(large)}]}
+    last = App(item("b", _zip(large))).call(LIST, TOKEN, form=form)
+    assert (last.status, "link" in last.headers) == (406, False)
+
+
+def test_a_list_passes_a_body_that_an_older_release_wrote_too_large() -> None:
+    """It ends the page before it; there the 406 names the item, how to get it, and where the list continues."""
+    large = _zip(f'"{"x" * MAX_BODY_BYTES}"')
+    app = App(item("x-a"), item("x-b", large), item("x-c"))
+    query = {"prefix": "x-", "limit": "7"}
+    first = app.call(LIST, TOKEN, query=query)
+    assert [entry["prediction_id"] for entry in first.json["items"]] == ["x-a"]
+    assert first.headers["link"] == '<?limit=7&after=x-a&prefix=x->; rel="next"'
+    second = app.call(LIST, TOKEN, query=query | {"after": "x-a"}, accept_encoding="gzip")
+    assert (second.status, second.headers["link"]) == (406, '<?limit=7&after=x-b&prefix=x->; rel="next"')
+    assert second.json["detail"] == (
+        "the body of item x-b is too large for a list: get that item with Accept-Encoding: gzip"
+    )
+    assert app.line["reason"] == "body-too-large"
+    third = app.call(LIST, TOKEN, query=query | {"after": "x-b"})
+    assert [entry["prediction_id"] for entry in third.json["items"]] == ["x-c"]
+    assert app.call("/v1/flight-delays/x-b", TOKEN, accept_encoding="gzip").body == large
+
+
+def test_a_damaged_body_is_a_fault_of_ours() -> None:
+    """Bytes that are no gzip, or half of one, are a 500 and not a crash of the process."""
+    for stored in (b"no gzip", _zip(BODY)[:-9]):
         app = App(item("a", stored))
         assert app.call(ONE, TOKEN).status == 500
         assert app.call(LIST, TOKEN).status == 500
@@ -650,6 +756,7 @@ def test_a_preflight_is_answered_without_a_token() -> None:
     assert answer.headers["access-control-allow-origin"] == ORIGINS[0]
     assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
     assert answer.headers["access-control-allow-headers"] == "Authorization, If-None-Match"
+    assert answer.headers["access-control-max-age"] == "600"
     plain = app.call(ONE, TOKEN, origin=ORIGINS[0])
     assert "access-control-allow-methods" not in plain.headers
 

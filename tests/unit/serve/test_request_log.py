@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from serve.log import METRICS, NAMESPACE, build_key_line
+from serve.handler import build_handler
+from serve.log import METRICS, NAMESPACE, build_key_line, build_request_line, write
+from serve.storage import Storage
 from serve.web.problems import PROBLEM_TYPES
 from serve.web.route import UseCase
-from tests.unit.serve.kit import NOW, App, claims, item, sign
+from tests.unit.serve.kit import NOW, App, claims, event, item, sign
 from wire.errors import Throttled
 
 TOKEN = sign()
@@ -63,6 +66,103 @@ def test_the_metrics_are_in_the_embedded_format() -> None:
         assert isinstance(line[name], int | float)
     for name in {name for names in directive["Dimensions"] for name in names}:
         assert isinstance(line[name], str)
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "client", "server"),
+    [(200, "INFO", 0, 0), (304, "INFO", 0, 0), (399, "INFO", 0, 0), (400, "INFO", 1, 0), (499, "INFO", 1, 0),
+     (500, "ERROR", 0, 1), (503, "ERROR", 0, 1)],
+)  # fmt: skip
+def test_a_line_is_this(status: int, level: str, client: int, server: int) -> None:
+    """Every member of it, with its metrics first; a field of the caller's does not change what the line counts."""
+    line = build_request_line("prod", 1_700_000_000.1239, "get_item", status, 12.34567, {"kid": "k", "code": None})
+    directive = {
+        "Namespace": "Larder",
+        "Dimensions": [["Service", "Environment"], ["Service", "Environment", "UseCase"]],
+        "Metrics": [
+            {"Name": "Requests", "Unit": "Count"},
+            {"Name": "Latency", "Unit": "Milliseconds"},
+            {"Name": "ClientErrors", "Unit": "Count"},
+            {"Name": "ServerErrors", "Unit": "Count"},
+        ],
+    }
+    assert line.startswith('{"_aws":{"Timestamp":')
+    assert json.loads(line) == {
+        "_aws": {"Timestamp": 1_700_000_000_123, "CloudWatchMetrics": [directive]},
+        "level": level, "use_case": "get_item", "status": status, "latency_ms": 12.346, "kid": "k", "code": None,
+        "Requests": 1, "Latency": 12.346, "ClientErrors": client, "ServerErrors": server,
+        "Service": "serve", "Environment": "prod", "UseCase": "get_item",
+    }  # fmt: skip
+
+
+def test_the_latency_is_that_of_the_request() -> None:
+    """In milliseconds, of which a table that answers after 20 takes 20."""
+    app = App(item("a"))
+    send = app.table.send
+
+    def slow(target: str, payload: bytes) -> bytes:
+        time.sleep(0.02)
+        return send(target, payload)
+
+    handler = build_handler(app.parts._replace(storage=Storage(slow, "table")))
+    handler(event("rest", "GET", "/v1/flight-delays/a", {}, {"Authorization": f"Bearer {TOKEN}"}), None)
+    assert 20 <= app.line["latency_ms"] < 2000
+
+
+def test_a_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a line of its own: Lambda freezes what is not flushed."""
+    write("one")
+    write("two")
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+REASONS: tuple[tuple[dict[str, Any], int, str, str | None], ...] = (
+    ({}, 401, "token_required", "token_required"),
+    ({"authorization": "Basic x"}, 401, "token_required", "token_required"),
+    ({"token": "x"}, 401, "invalid_token", "malformed"),
+    ({"token": sign(claims(exp=1))}, 401, "invalid_token", "expired"),
+    ({"token": sign(claims(scope="x"))}, 403, "insufficient_scope", "insufficient_scope"),
+    ({"token": TOKEN, "accept": "text/html"}, 406, "not_acceptable", None),
+    ({"token": TOKEN, "path": "/v1/flight-delays/none"}, 404, "not_found", None),
+    ({"method": "POST"}, 405, "method_not_allowed", None),
+    ({"authorization": f"Bearer {TOKEN}, Bearer x"}, 400, "invalid_request", None),
+)
+
+
+@pytest.mark.parametrize(("arguments", "status", "code", "reason"), REASONS)
+def test_a_refusal_has_its_code_and_reason(
+    arguments: dict[str, Any], status: int, code: str, reason: str | None
+) -> None:
+    """Words of closed lists; a reason where the code alone does not say it."""
+    app = App(item("a"))
+    app.call(**arguments)
+    assert (app.line["status"], app.line["code"], app.line.get("reason")) == (status, code, reason)
+
+
+@pytest.mark.parametrize("odd", [None, [], "x", {}, {"httpMethod": "GET"}, {"version": "2.0"}])
+def test_an_event_that_is_none_has_a_line(odd: Any) -> None:
+    """400, without a request id."""
+    app = App()
+    result = app.handler(odd, None)
+    line = app.line
+    assert (result["statusCode"], line["status"], line["use_case"]) == (400, 400, "unrouted")
+    assert (line["code"], line["reason"], line["request_id"]) == ("invalid_request", "malformed-event", "")
+    assert json.loads(result["body"])["requestId"] == ""
+
+
+def test_the_problems_are_these() -> None:
+    """Consumers rely on codes, statuses and titles: a change of one is deliberate."""
+    assert {code: (kind.status, kind.title) for code, kind in PROBLEM_TYPES.items()} == {
+        "invalid_request": (400, "The request is malformed"),
+        "token_required": (401, "A bearer token is required"),
+        "invalid_token": (401, "The bearer token is not valid"),
+        "insufficient_scope": (403, "The token does not have the required scope"),
+        "not_found": (404, "Not found"),
+        "method_not_allowed": (405, "Method not allowed"),
+        "not_acceptable": (406, "Not acceptable"),
+        "internal_error": (500, "Internal server error"),
+        "unavailable": (503, "Service unavailable"),
+    }
 
 
 def test_faults_are_errors_in_the_log() -> None:

@@ -152,7 +152,7 @@ class FaultyServer:
             with peer.socket, peer.socket.makefile("rb") as stream:
                 while self._serve_one(peer, stream):
                     pass
-        except OSError:
+        except (OSError, ValueError):  # ValueError: the test had ended, and closed it, before this thread began
             peer.closed_by_client.set()
 
     def _serve_one(self, peer: Peer, stream: object) -> bool:

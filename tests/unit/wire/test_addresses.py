@@ -24,6 +24,29 @@ def test_the_resolver_s_preference_of_a_family_is_kept() -> None:
         assert spread([FIRST[0], OTHER[0], FIRST[1], OTHER[1]], share)[2:] == OTHER
 
 
+def test_a_name_is_looked_up_once_a_minute() -> None:
+    """By the caller's clock; a look-up forgets which addresses had failed."""
+    with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:
+        found, asked = [(socket.AF_INET, one.address), (socket.AF_INET, other.address)], list[tuple[object, ...]]()
+
+        def look_up(*arguments: object) -> list[Address]:
+            asked.append(arguments)
+            return list(found)
+
+        patch.setattr("wire.addresses.look_up", look_up)
+        patch.setattr("wire.addresses.draw", lambda: 0.5)
+        addresses = Addresses(one.endpoint(), 1.5)
+        used = []
+        for now, count in ((100.0, 1), (159.99, 1), (160.0, 2), (219.99, 2), (220.0, 3)):
+            connection, address = addresses.connect(now)
+            connection.close()
+            used.append(found.index(address))
+            assert len(asked) == count
+            addresses.fail(address)
+        assert asked == [("127.0.0.1", one.port, 1.5)] * 3
+        assert used == [1, 0, 1, 0, 1], "half of the way through, and away from what failed"
+
+
 def test_an_address_that_failed_is_used_again_when_all_have() -> None:
     """Addresses that failed are passed over, as long as there is another; an unknown family is one that failed."""
     with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:

@@ -91,6 +91,20 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
             channel.close()
 
 
+def test_an_address_that_says_nothing_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is reached while there is time: a listener whose queue is full drops what comes."""
+    with FaultyServer() as server, socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        _resolve_to(monkeypatch, (socket.AF_INET, full.getsockname()), (socket.AF_INET, server.address))
+        monkeypatch.setattr("wire.channel.draw", lambda: 0.0)
+        began = time.monotonic()
+        open_channel(server.endpoint(), 1.0).close()
+        assert 0.45 < time.monotonic() - began < 0.95
+
+
 def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:
     infos = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
@@ -107,6 +121,14 @@ def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPat
         while sum(len(server.peers) for server in servers) < 100 and time.monotonic() < ends:
             time.sleep(0.01)
         assert all(server.peers for server in servers)
+
+
+def test_a_request_does_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm would hold the end of a request for 40 ms."""
+    with FaultyServer() as server:
+        channel = open_channel(server.endpoint(), 5.0)
+        assert channel._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        channel.close()
 
 
 def test_an_address_of_an_unknown_family_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The synchronous client against a server that misbehaves."""
 
 import socket
+import threading
 import time
 import zlib
 from typing import Any
@@ -18,7 +19,7 @@ from tests.unit.wire.faulty_server import (
     silence,
     then_closed,
 )
-from wire.client import Client, Limits
+from wire.client import DEFAULTS, Client, Limits
 from wire.endpoint import Endpoint, object_path
 from wire.errors import NoCredentials, Refused, Throttled, TooLarge, Unavailable
 from wire.sigv4 import Credentials
@@ -30,7 +31,7 @@ def keys() -> Credentials:
     return KEYS
 
 
-QUICK = Limits(connect=0.5, attempt=0.3, budget=5.0, base=0.001, cap=0.01)
+QUICK = Limits(connect=2.0, attempt=1.0, budget=5.0, base=0.001, cap=0.01)
 GET_ITEM = "DynamoDB_20120810.GetItem"
 
 
@@ -159,6 +160,103 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
         for now[0] in (0.0, 100.0, 1000.0):
             client.send(GET_ITEM, b"{}")
         assert [seen.connection for seen in server.seen] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("later", "is_kept"),
+    [(0.0, True), (DEFAULTS.idle - 0.01, True), (DEFAULTS.idle, False), (-0.01, False), (-1e6, False)],
+)
+def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: bool) -> None:
+    """From the end of the last answer on, by the wall's clock; one that went back is not trusted."""
+    now = [1e6]
+    with FaultyServer(answer()) as server:
+        client = client_of(server, clock=lambda: now[0])
+        client.send(GET_ITEM, b"{}")
+        now[0] += later
+        client.send(GET_ITEM, b"{}")
+        assert [seen.connection for seen in server.seen] == [0, 0 if is_kept else 1]
+        if not is_kept:
+            assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
+    """Calls at once on several threads never share one; later calls use the newest of those that are idle."""
+    with FaultyServer(late(0.1, answer())) as server:
+        client = client_of(server, QUICK._replace(attempt=5.0))
+        threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(seen.connection for seen in server.seen) == [0, 1, 2]
+        client.send(GET_ITEM, b"{}")
+        client.send(GET_ITEM, b"{}")
+        assert len(server.peers) == 3
+        client.close()
+        assert all(peer.closed_by_client.wait(2) for peer in server.peers)
+        client.send(GET_ITEM, b"{}")
+        assert len(server.peers) == 4
+
+
+def test_one_dead_connection_closes_the_other_idle_ones() -> None:
+    """They ended with it, e.g. while a Lambda was frozen: the retry is on a new one, and costs no other look."""
+    with FaultyServer(late(0.1, answer())) as server:
+        client = client_of(server, QUICK._replace(attempt=5.0))
+        threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.script[:] = [reset, answer(body=b"new")]
+        assert client.send(GET_ITEM, b"{}") == b"new"
+        dead, fresh = (seen.connection for seen in server.seen[-2:])
+        assert fresh == 3
+        assert all(peer.closed_by_client.wait(2) for peer in server.peers[:3] if peer.number != dead)
+
+
+def test_a_client_with_one_idle_connection_closes_it() -> None:
+    """And stays usable."""
+    with FaultyServer(answer()) as server:
+        client = client_of(server)
+        client.send(GET_ITEM, b"{}")
+        client.close()
+        assert server.peers[0].closed_by_client.wait(2)
+        client.send(GET_ITEM, b"{}")
+        assert [seen.connection for seen in server.seen] == [0, 1]
+
+
+def test_pauses_follow_the_backoff_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each failure doubles the bound up to the cap; no pause follows the last try, or passes the end of the budget."""
+    monkeypatch.setattr("wire.client.draw", lambda: 0.5)
+    pauses: list[float] = []
+    with FaultyServer(answer(500)) as server:
+        client = client_of(server, Limits(base=0.2, cap=0.5, tries=5, budget=60), sleep=pauses.append)
+        with pytest.raises(Unavailable):
+            client.send(GET_ITEM, b"{}")
+        assert pauses == [0.1, 0.2, 0.25, 0.25]
+        assert len(server.seen) == 5
+        pauses.clear()
+        with pytest.raises(Unavailable):
+            client.send(GET_ITEM, b"{}", budget=0.09)
+        assert pauses == []
+        assert len(server.seen) == 6
+
+
+def test_the_default_limits() -> None:
+    """A change of one is deliberate: it changes this line too."""
+    expected = (1.0, 2.0, 6.0, 4, 0.025, 1.0, 16 * 1024 * 1024, 240.0)
+    assert tuple(DEFAULTS) == expected
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304), ("GET", 204)])
+def test_a_connection_is_kept_after_an_answer_without_a_body(method: str, status: int) -> None:
+    """Its length is that of a body which does not come."""
+    bare = raw(f"HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\n".encode(), then_close=False)
+    with FaultyServer(bare, answer(body=b"next")) as server:
+        client = client_of(server)
+        assert client.call(method, "/").body == b""
+        assert client.call("GET", "/").body == b"next"
+        assert [seen.connection for seen in server.seen] == [0, 0]
 
 
 def test_refusal_is_not_retried() -> None:

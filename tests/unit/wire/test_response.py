@@ -38,7 +38,44 @@ def test_answer_is_good_throttled_unavailable_or_refused(status: Any, body: Any,
     assert type(failure) is (meaning or type(None))
 
 
+SEVERAL = [
+    # the codes that a retry can help with, whatever the status, and those next to them that it can't
+    (Throttled, "BandwidthLimitExceeded ProvisionedThroughputExceededException RequestLimitExceeded RequestThrottled"),
+    (Throttled, "RequestThrottledException SlowDown Throttling ThrottlingException ThrottledException"),
+    (Throttled, "TooManyRequestsException"),
+    (Unavailable, "RequestTimeout RequestTimeoutException InternalError InternalServerError ExpiredTokenException"),
+    (Unavailable, "TransactionConflictException ReplicatedWriteConflictException"),
+    (Refused, "ConditionalCheckFailedException ResourceNotFoundException UnrecognizedClientException Slow Throttle"),
+]
+
+
+@pytest.mark.parametrize("form", [JSON, XML])
+@pytest.mark.parametrize(("kind", "codes"), SEVERAL)
+def test_each_code_has_one_meaning(kind: Any, codes: str, form: str) -> None:
+    """In JSON and in XML; its message shows status, code and the service's own words."""
+    for code in codes.split():
+        failure = parse_failure(Response(400, [], (form % code).encode()))
+        assert type(failure) is kind
+        assert str(failure) == f"400 {code}: why"
+
+
+STATUSES = [(200, None), (299, None), (300, Refused), (303, Refused), (304, None), (305, Refused), (399, Refused),
+            (400, Refused), (407, Refused), (408, Unavailable), (409, Refused), (428, Refused), (429, Throttled),
+            (430, Refused), (499, Refused), (500, Unavailable), (501, Unavailable), (599, Unavailable)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES)
+def test_each_status_has_one_meaning(status: int, kind: Any) -> None:
+    """Where there is no code."""
+    assert type(parse_failure(Response(status, [], b""))) is (kind or type(None))
+
+
 ERRORS = [
+    (b'{"code":"A","message":"why"}', [], ("A", "why")),
+    (b'{"__type":"B","code":"A","Message":"Why"}', [("x-amzn-errortype", "C")], ("B", "Why")),
+    (b'{"__type":"com.x#A:http://y/","message":"why","Message":"Why"}', [], ("A", "why")),
+    (b"<Error><Code>A</Code></Error>", [], ("A", "")),
+    (b"<Error><Message>why</Message></Error>", [("X-AMZN-ERRORTYPE", "A")], ("A", "why")),
     ((JSON % "ThrottlingException").encode(), [], ("ThrottlingException", "why")),
     ((XML % "NoSuchKey").encode(), [], ("NoSuchKey", "why")),
     (b'{"Message":"denied"}', [("X-Amzn-ErrorType", "AccessDenied:http://x/")], ("AccessDenied", "denied")),

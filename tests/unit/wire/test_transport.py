@@ -33,7 +33,7 @@ TARGET = "DynamoDB_20120810.BatchWriteItem"
 
 
 def transport_to(server: Any, **options: Any) -> Any:
-    return Transport(server.endpoint(), lambda: KEYS, **{"connect_timeout": 0.5, "timeout": 0.5, **options})
+    return Transport(server.endpoint(), lambda: KEYS, **{"connect_timeout": 2.0, "timeout": 2.0, **options})
 
 
 def collect(transport: Any, count: int, patience: float = 5.0) -> Any:
@@ -59,6 +59,8 @@ def test_many_requests_are_in_flight_at_once() -> None:
         assert {handle: answers[handle].status for handle in handles} == dict.fromkeys(handles, 200)
     assert len({seen.connection for seen in server.seen}) == 8
     assert {seen.headers["x-amz-target"] for seen in server.seen} == {TARGET}
+    assert {(seen.method, seen.path) for seen in server.seen} == {("POST", "/")}
+    assert {seen.headers["content-type"] for seen in server.seen} == {"application/x-amz-json-1.0"}
     assert all("authorization" in seen.headers for seen in server.seen)
 
 
@@ -95,6 +97,7 @@ def test_fault_is_reported_and_the_pool_goes_on(fault: Any) -> None:
         began = time.monotonic()
         answers = collect(transport, 1)
         assert isinstance(answers[bad], TransportError)
+        assert "None" not in str(answers[bad]), "it says what happened"
         assert time.monotonic() - began < 2.0
         transport.timeout = 5
         good = transport.send(TARGET, b"2")
@@ -131,6 +134,32 @@ def test_timeout_does_not_wait_for_the_others() -> None:
             assert time.monotonic() - began < 3.0
         assert isinstance(got[stuck], TransportError)
         assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_connecting_and_answering_have_their_own_time() -> None:
+    """A request's time-out starts when it is sent; the time to connect neither shortens nor prolongs it."""
+    with FaultyServer(late(0.4, answer()), silence) as server:
+        transport = transport_to(server, connections=1, connect_timeout=0.1, timeout=5)
+        handle = transport.send(TARGET, b"1")
+        assert collect(transport, 1)[handle].status == 200
+        transport = transport_to(server, connections=1, connect_timeout=2.0, timeout=0.2)
+        handle, began = transport.send(TARGET, b"2"), time.monotonic()
+        assert "no response within 0.2 s" in str(collect(transport, 1)[handle])
+        assert 0.19 < time.monotonic() - began < 1.9
+
+
+def test_waiting_lasts_as_long_as_asked() -> None:
+    """While a request is in flight, looking for time-outs meanwhile does not end it early; an answer does."""
+    with FaultyServer(silence, late(0.1, answer())) as server:
+        transport = transport_to(server, connections=2, connect_timeout=0.08, timeout=60)
+        transport.send(TARGET, b"1")
+        began = time.monotonic()
+        assert transport.wait(0.3) == []
+        assert 0.29 < time.monotonic() - began < 2.0
+        handle, began = transport.send(TARGET, b"2"), time.monotonic()
+        assert [one for one, _ in transport.wait(5)] == [handle]
+        assert time.monotonic() - began < 4.0
+        transport.close()
 
 
 def test_late_answer_reaches_nobody() -> None:
@@ -291,6 +320,10 @@ def test_connections_do_not_wait_for_acknowledgements(monkeypatch: pytest.Monkey
         collect(transport, 2)
         assert len(made) == 2
         assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in made)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+            size = other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert {each.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) for each in made} == {size}
 
 
 def test_request_larger_than_the_buffers_arrives_whole() -> None:
@@ -344,7 +377,9 @@ def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) ->
     with socket_server(None, refuse_early(data)) as endpoint:
         transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
         handle = transport.send(TARGET, b"x" * 8_000_000)
-        assert isinstance(collect(transport, 1)[handle], TransportError)
+        got = collect(transport, 1)[handle]
+        assert isinstance(got, TransportError)
+        assert str(got).startswith("connection failed: [Errno ")
         transport.close()
 
 
@@ -371,6 +406,21 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
             transport.send(TARGET, b"")
             collect(transport, 1)
         assert [seen.connection for seen in server.seen] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("idle", "is_checked"), [(0.0, False), (0.04, False), (0.06, True), (-0.01, True)])
+def test_a_connection_is_checked_once_it_was_idle_for_a_while(idle: float, *, is_checked: bool) -> None:
+    """Within 50 ms a system call is saved: a server that closed meanwhile costs that request; later, nothing."""
+    now = [1e6]
+    with FaultyServer(then_closed(answer()), answer()) as server:
+        transport = transport_to(server, connections=1, wall=lambda: now[0])
+        transport.send(TARGET, b"1")
+        collect(transport, 1)
+        time.sleep(0.1)
+        now[0] += idle
+        handle = transport.send(TARGET, b"2")
+        assert (getattr(collect(transport, 1)[handle], "status", None) == 200) is is_checked
+        transport.close()
 
 
 def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.bundle import RUNTIME
 from infra.translate import ROOT, Template
+from serve.handler import MARGIN_SECONDS, REQUEST_SECONDS
 from tests.unit.infra.rules.template import Rule, functions, get
 
 FORBIDDEN = {  # property -> why no function has it
@@ -35,8 +36,8 @@ def functions_can_start(template: Template) -> Iterator[str]:
 def serve_is_called_through_its_alias(template: Template) -> Iterator[str]:
     """The gateway alone calls serve's alias, waits longer than serve can run, and a bad version is rolled back."""
     serve = functions(template)["ServeFunction"]
-    if not 5 <= serve["Timeout"] < 29:
-        yield "ServeFunction: a cold start needs seconds, and the gateway gives up after 29"
+    if not REQUEST_SECONDS + 2 * MARGIN_SECONDS <= serve["Timeout"] < 29:
+        yield "ServeFunction: must outlast a cold start and a request's time limit, and the gateway gives up after 29 s"
     if serve.get("AutoPublishAlias") != template["Resources"]["Api"]["Properties"]["StageName"]:
         yield "ServeFunction: has no alias of the stage's name"
     shift = get(serve, "DeploymentPreference") or {}

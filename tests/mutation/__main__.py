@@ -1,0 +1,192 @@
+"""Change serve and wire in one place at a time, and see whether a test notices.
+
+    python -m tests.mutation --sample 200 --seed 1          # of all places; prints those that no test noticed
+    python -m tests.mutation serve.web.page wire.head       # every place of these modules
+    python -m tests.mutation --list wire.head               # say what would be changed, and test nothing
+
+Each mutant runs in a process of its own, forked from one that has imported what tests need: first the test files that
+import its module, then the others of its package, until a test fails twice. `equivalent.yaml` lists the survivors that
+no test can notice, with reasons. It ends with 1 if less than 98 % of the others were noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import re
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.faults.mutants import plant
+from tests.mutation.mutate import Place, differ, list_places, mutate, read
+
+SHARE = 0.98
+SECONDS = 180  # for one test; what takes longer, even on a busy machine, waits for something that does not come
+CPU_SECONDS = 90  # for all tests of a mutant
+# Packages, what is not deployed of them, and where their tests are.
+PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
+_ELSEWHERE = {
+    "wire": [f"tests/unit/serve/test_{name}.py" for name in ("bounds", "faulty_storage", "key_places", "key_reading")]
+}
+# Not run: they notice what others notice sooner, or run code that is not changed.
+_LEFT_OUT = ("test_any_input", "test_wycheproof", "test_rfc_vectors", "test_import_set")
+_HEAVY = ("pytest", "hypothesis", "jwt.algorithms", "cryptography.hazmat.primitives.serialization", "botocore.auth")
+
+
+def list_modules() -> Iterator[str]:
+    """List the modules that are deployed."""
+    for package, (left_out, _) in PACKAGES.items():
+        for path in sorted(Path(package).rglob("*.py")):
+            if not (left_out and str(path).startswith(left_out)) and not path.name.startswith("__"):
+                yield ".".join(path.with_suffix("").parts)
+
+
+def find_tests(module: str) -> tuple[list[str], list[str]]:
+    """Return the test files that import a module, and the others of its package."""
+    package = module.partition(".")[0]
+    files = [str(path) for path in sorted(Path(PACKAGES[package][1]).glob("test_*.py"))]
+    files += _ELSEWHERE.get(package, [])
+    files = [file for file in files if not any(name in file for name in _LEFT_OUT)]
+    own = [file for file in files if re.search(rf"\b{re.escape(module)}\b", Path(file).read_text(encoding="utf-8"))]
+    return own, [file for file in files if file not in own]
+
+
+def main() -> None:
+    """Run the mutants that are asked for, and print those that survive."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
+    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("--sample", type=int, help="how many places, chosen at random (default: all)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    equivalent = _read_equivalent()
+    places = [place for module in arguments.modules or list_modules() for place in list_places(module)]
+    if arguments.sample and arguments.sample < len(places):
+        places = random.Random(arguments.seed).sample(places, arguments.sample)
+    mutants = {}
+    for place in places:
+        source, mutated = read(place.module), mutate(place)
+        change = (place.module, *differ(source, mutated))
+        if change not in equivalent and _compiles(mutated):
+            mutants[change] = place
+    if arguments.list:
+        for module, before, after in mutants:
+            print(f"{module}\n  - {before}\n  + {after}")
+        return
+    for name in _HEAVY:
+        importlib.import_module(name)
+    _calm_hypothesis()
+    survivors = _run(mutants, arguments.jobs)
+    noticed = len(mutants) - len(survivors)
+    print(f"{noticed} of {len(mutants)} were noticed; {len(places) - len(mutants)} are equivalent or repeat another")
+    sys.exit(0 if mutants and noticed >= SHARE * len(mutants) else 1)
+
+
+def _read_equivalent() -> set[tuple[str, str, str]]:
+    listed = yaml.safe_load(Path(__file__).with_name("equivalent.yaml").read_text(encoding="utf-8")) or []
+    found = {(one["module"], one["before"], after) for one in listed for after in one["after"]}
+    assert all(one["reason"] for one in listed)
+    return found
+
+
+def _compiles(source: str) -> bool:
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            compile(source, "mutant", "exec")
+        except (SyntaxError, ValueError):
+            return False
+    return True
+
+
+def _calm_hypothesis() -> None:
+    """Have properties stop at the first example that fails: it is not for reading, so it need not be small."""
+    hypothesis = importlib.import_module("hypothesis")
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutation", phases=phases, database=None, derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("mutation")
+
+
+def _run(mutants: dict[tuple[str, str, str], Place], jobs: int) -> list[tuple[str, str, str]]:
+    waiting, running, survivors, done = list(mutants), dict[int, tuple[str, str, str]](), [], 0
+    began = time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            change = waiting.pop()
+            running[_start(mutants[change])] = change
+        child, status = os.wait()
+        change = running.pop(child)
+        done += 1
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            survivors.append(change)
+            module, before, after = change
+            print(f"SURVIVED {module} ({mutants[change].operator})\n  - {before}\n  + {after}", flush=True)
+        elif code not in (1, 2, -signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
+            print(f"BROKEN {code} {change}", flush=True)
+        if done % 25 == 0:
+            print(f"{done} of {len(mutants)} in {time.monotonic() - began:.0f} s", flush=True)
+    return survivors
+
+
+def _start(place: Place) -> int:
+    """Start the child that tests a mutant; it ends with 0 if all tests pass, and with a signal if they do not end."""
+    child = os.fork()
+    if child:
+        return child
+    status = 3
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        signal.alarm(SECONDS)  # to import and collect them; then for each
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+        plant(place.module, lambda _: mutate(place))
+        status = int(any(_is_noticed(files) for files in find_tests(place.module) if files))
+    finally:
+        os._exit(status)
+
+
+class _Failures:
+    """A plugin of pytest that notes which test failed, and bounds the time of each."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def pytest_runtest_logstart(self) -> None:
+        """Start its time."""
+        signal.alarm(SECONDS)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note it."""
+        if report.failed:
+            self.found.append(report.nodeid)
+
+
+def _is_noticed(files: list[str]) -> bool:
+    """Return whether a test fails, and fails again: one that fails on a busy machine only has not noticed anything."""
+    pytest, flaky = importlib.import_module("pytest"), list[str]()
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    for _ in range(3):
+        failures = _Failures()
+        code = pytest.main([*options, *(f"--deselect={name}" for name in flaky), *files], [failures])
+        if code == 0:
+            return False
+        if not failures.found or pytest.main([*options, failures.found[0]]) != 0:
+            return True
+        flaky.append(failures.found[0])
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Change a module's source in one place: the operators of cosmic-ray, and two that it does not have.
+
+cosmic-ray is used for its operators only. Its runner changes files in place and starts the test command anew for every
+mutant, which takes 30 s each. (mutmut is faster, but changes nothing outside functions, so that no bound in a constant
+would be tested.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import parso.tree
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+# Left out: identity in the place of equality and the reverse, which differ by what CPython interns; a `not` before a
+# condition, which every other change of the condition does more subtly; operators on variables that need arguments.
+_LEFT_OUT = re.compile(r"(Eq|NotEq)_Is|Is_Eq|IsNot_NotEq|AddNot|Variable|NoOp")
+_PLACES = ("annassign", "tfpdef")  # annotations, which are not evaluated
+
+
+class RemoveStatement:
+    """An expression or assignment in a function is left out."""
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the node if it is such a statement."""
+        if node.type == "simple_stmt" and node.children[0].type in ("expr_stmt", "atom_expr") and _function(node):
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, _index: int) -> Any:
+        """Replace it by `pass`."""
+        return get_ast(f"{node.get_first_leaf().prefix}pass\n")
+
+
+class ChangeText:
+    """A text or bytes constant begins with another character; not the prose of an exception."""
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the node if it is such a constant and no docstring."""
+        is_prose = " " in node.get_code() and parso.tree.search_ancestor(node, "raise_stmt")
+        if node.type == "string" and node.parent.type not in ("simple_stmt", "file_input") and not is_prose:
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, _index: int) -> Any:
+        """Put `X` before the text."""
+        opening = re.match(r"[rbRB]*(\"\"\"|'''|\"|')", node.value)
+        if opening:
+            node.value = node.value[: opening.end()] + "X" + node.value[opening.end() :]
+        return node
+
+
+class Place(NamedTuple):
+    """One change: the operator's name and which of its places in the module."""
+
+    module: str
+    operator: str
+    occurrence: int
+
+
+OWN: dict[str, type[RemoveStatement | ChangeText]] = {"RemoveStatement": RemoveStatement, "ChangeText": ChangeText}
+
+
+def read(module: str) -> str:
+    """Read a module's source."""
+    return Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+
+
+def list_places(module: str) -> list[Place]:
+    """List every place in a module that an operator can change, except in annotations."""
+    nodes = list(ast_nodes(get_ast(read(module))))
+    names = [name for name in operator_names() if not _LEFT_OUT.search(name)]
+    places = []
+    for name in [*OWN, *names]:
+        operator = _operator(name)
+        numbered = [node for node in nodes for _ in operator.mutation_positions(node)]
+        places += [Place(module, name, number) for number, node in enumerate(numbered) if not _is_annotation(node)]
+    return places
+
+
+def mutate(place: Place) -> str:
+    """Return the module's source with the change."""
+    return str(mutate_code(read(place.module), _operator(place.operator), place.occurrence))
+
+
+def differ(source: str, mutated: str) -> tuple[str, str]:
+    """Return the line that is changed, before and after; indentation is left out."""
+    before, after = source.splitlines(), mutated.splitlines()
+    while before and after and before[0] == after[0]:
+        before, after = before[1:], after[1:]
+    while before and after and before[-1] == after[-1]:
+        before, after = before[:-1], after[:-1]
+    return " ".join(line.strip() for line in before), " ".join(line.strip() for line in after)
+
+
+def _operator(name: str) -> Any:
+    return OWN[name]() if name in OWN else get_operator(name)()
+
+
+def _function(node: Any) -> bool:
+    while node is not None and node.type != "funcdef":
+        node = node.parent
+    return node is not None
+
+
+def _is_annotation(node: Any) -> bool:
+    child, parent = node, node.parent
+    while parent is not None:
+        if parent.type in _PLACES and child is not parent.children[0] and "=" not in parent.children[:1]:
+            # of `name: annotation = value`, the value is what comes after the equals sign
+            return not any(leaf == "=" and leaf.start_pos < child.start_pos for leaf in parent.children)
+        if parent.type == "funcdef" and child.start_pos > parent.children[2].start_pos and child is parent.annotation:
+            return True
+        if parent.type == "funcdef":
+            return False
+        child, parent = parent, parent.parent
+    return False

@@ -1,0 +1,87 @@
+"""Every bound of serve and wire by its value, so that a change of one is deliberate; and what each does at its edge."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import pytest
+
+from serve.item import MAX_BODY_BYTES, MAX_ITEM_BYTES
+from serve.web.page import MAX_PAGE_BYTES, SKIP
+from serve.web.respond import MAX_SENT, MAX_TEXT
+from tests.unit.serve.kit import App, item, sign
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "serve.access": {"MAX_CLAIM_CHARACTERS": 256},
+    "serve.handler": {"REQUEST_SECONDS": 7.0, "MARGIN_SECONDS": 1.0},
+    "serve.item": {"MAX_ITEM_BYTES": 409_600, "MAX_PK_BYTES": 2048, "MAX_BODY_BYTES": 4_194_304},
+    "serve.settings": {"MAX_LEEWAY": 300},
+    "serve.tokens.jwt": {"MAX_TOKEN_BYTES": 8192},
+    "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600)},
+    "serve.tokens.key_sources": {"MAX_DOCUMENTS": 100, "READING_SECONDS": 4.0},
+    "serve.tokens.strict": {"MAX_DEPTH": 16},
+    "serve.tokens.verifier": {"CACHED_TOKENS": 512, "CACHED_SECONDS": 60},
+    "serve.tokens.weak_keys": {"MIN_RSA_BITS": 2048, "MIN_EXPONENT": 65537},
+    "serve.web.page": {"MAX_QUERIES": 5, "MAX_PAGE_BYTES": 700_000, "SKIP": 1000},
+    "serve.web.respond": {"MAX_AGE": 60, "MAX_TEXT": 80_000},
+    "serve.web.route": {"DEFAULT_LIMIT": 20, "MAX_LIMIT": 100},
+    "wire.addresses": {"_SEND_BUFFER": 262_144, "_KEPT": 60.0},
+    "wire.channel": {"_READ": 65_536},
+    "wire.head": {"MAX_HEAD": 65_536, "MAX_CHUNK_LINE": 1024},
+    "wire.transport": {"_RECEIVE": 65_536, "_TRUSTED": 0.05, "_IDLE": 240.0},
+}
+# connect, attempt, budget, tries, base, cap, largest, idle
+LIMITS = {
+    "serve.handler": (1.0, 1.0, 4.0, 4, 0.025, 1.0, 8_388_608, 240.0),
+    "serve.tokens.key_sources": (1.0, 1.5, 3.0, 2, 0.025, 1.0, 1_048_576, 240.0),
+}
+
+
+@pytest.mark.parametrize("module", BOUNDS)
+def test_each_bound_has_this_value(module: str) -> None:
+    """As its module states it."""
+    found = vars(importlib.import_module(module))
+    assert {name: found[name] for name in BOUNDS[module]} == BOUNDS[module]
+
+
+@pytest.mark.parametrize("module", LIMITS)
+def test_the_limits_of_calls(module: str) -> None:
+    """Of storage and of keys."""
+    assert tuple(importlib.import_module(module).LIMITS) == LIMITS[module]
+
+
+def test_bounds_fit_each_other() -> None:
+    """What can be stored can be sent: the largest body, and a page of the largest size, by every way back."""
+    assert MAX_ITEM_BYTES < MAX_PAGE_BYTES < min(MAX_SENT.values())
+    assert max(MAX_SENT.values()) > MAX_BODY_BYTES + 1000 > min(MAX_SENT.values())
+    assert 12 * MAX_TEXT + 16_384 < 1_000_000
+
+
+@pytest.mark.parametrize("limit", [1, 2, 99, 100, None])
+def test_a_list_asks_for_one_more_than_its_limit(limit: int | None) -> None:
+    """The one more shows that there is a next page; later queries skip what has expired."""
+    app = App(*(item(f"a{number:04d}", expires_at=1) for number in range(150)))
+    app.call("/v1/flight-delays", sign(), query={} if limit is None else {"limit": str(limit)})
+    asked = [request["Limit"] for _, request in app.table.asked]
+    assert asked[0] == (limit or 20) + 1
+    assert set(asked[1:]) == {SKIP}
+
+
+def test_a_page_is_full_at_its_limit() -> None:
+    """Twenty without a limit, of which the last is in the link; 21 items make two pages, 20 make one."""
+    for count, shown, link in ((19, 19, False), (20, 20, False), (21, 20, True)):
+        answer = App(*(item(f"a{number:02d}") for number in range(count))).call("/v1/flight-delays", sign())
+        assert (len(answer.json["items"]), "link" in answer.headers) == (shown, link)
+
+
+@pytest.mark.parametrize(("spare", "is_base64"), [(0, False), (1, True)])
+def test_a_long_text_reaches_the_gateway_as_base64(spare: int, *, is_base64: bool) -> None:
+    """From `MAX_TEXT` characters on, of one byte or more each."""
+    for unit in ("x", "\u00e9"):
+        body = json.dumps(unit * (MAX_TEXT - 2 + spare), ensure_ascii=False)
+        assert len(body) == MAX_TEXT + spare
+        answer = App(item("a", body)).call("/v1/flight-delays/a", sign())
+        assert answer.result["isBase64Encoded"] is is_base64
+        assert answer.body == body.encode()

@@ -1,0 +1,78 @@
+"""The stored item, attribute by attribute: what an older release wrote is read, and what is written stays readable."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import pytest
+
+from serve.item import BodyTooLarge, Item, Order, body_text, build_pk, decode, encode, is_expired
+
+ORDER = "0001.1763640000000.00000012"
+GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00"  # of `{}`
+STORED: tuple[tuple[str | bytes | None, dict[str, dict[str, str]]], ...] = (
+    ("{}", {"b": {"S": "{}"}}),
+    (b"\x00\xff", {"b": {"B": "AP8="}}),
+    ("", {"b": {"S": ""}}),
+    (b"", {"b": {"B": ""}}),
+    (None, {}),  # a tombstone
+)
+OTHERS = {"pk": {"S": "d#s"}, "sk": {"S": "p"}, "o": {"S": ORDER}, "e": {"N": "17"}}
+
+
+@pytest.mark.parametrize(("body", "stored"), STORED)
+def test_an_item_is_stored_so(body: str | bytes | None, stored: dict[str, dict[str, str]]) -> None:
+    """And read back as it was; more attributes than these are ignored."""
+    item, attributes = Item("d#s", "p", body, ORDER, 17), OTHERS | stored
+    assert encode(item) == attributes
+    assert decode(attributes) == item
+    assert decode({**attributes, "x": {"S": "later"}}) == item
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", bytearray(b"\x00\xff"), memoryview(b"\x00\xff"), "AP8="])
+def test_binary_is_read_from_the_wire_and_from_boto3(value: Any) -> None:
+    """Base64 text on the wire, bytes of some kind from a client library."""
+    found = decode({**OTHERS, "b": {"B": value}}).body
+    assert found == b"\x00\xff"
+    assert isinstance(found, bytes)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "subject", "pk"),
+    [("d", ["s"], "d#s"), ("d", ["a", "b"], "d#a#b"), ("d", ["a#b"], "d#a%23b"), ("d", ["a%", "/ ~"], "d#a%25#%2F%20~"),
+     ("d", ["\u00e9"], "d#%C3%A9"), ("d", [], "d"), ("d-e", ["A"], "d-e#A")],
+)  # fmt: skip
+def test_a_partition_key_is_built_so(dataset: str, subject: list[str], pk: str) -> None:
+    """The dataset's name as it is, each value percent-encoded, joined by `#`."""
+    assert build_pk(dataset, subject) == pk
+
+
+def test_orders_compare_as_their_texts() -> None:
+    """By generation, then by when the output was made, then by run; each text is parsed to what it was."""
+    orders = [
+        Order(1, 1_763_640_000_000, 12),
+        Order(1, 1_763_640_000_000, 13),
+        Order(1, 1_763_640_000_001, 1),
+        Order(2, 0, 0),
+    ]
+    assert orders[0].text == ORDER
+    assert sorted(orders) == orders
+    assert sorted(order.text for order in orders) == [order.text for order in orders]
+    assert [Order.parse(order.text) for order in orders] == orders
+
+
+def test_an_item_is_gone_from_its_very_second() -> None:
+    """Not a moment before."""
+    assert [is_expired(17, now) for now in (16, 16.999, 17, 17.001)] == [False, False, True, True]
+
+
+def test_a_body_is_text_or_its_gzip() -> None:
+    """Within the bound, that byte included."""
+    assert body_text("{}") == body_text(GZIP) == body_text(GZIP, 2) == "{}"
+    assert body_text("x" * 9, 2) == "x" * 9, "a stored text has no bound but DynamoDB's"
+    for damaged in (b"", GZIP[:-1], GZIP[:-9], b"{}", b"x" + GZIP, GZIP[:-8] + bytes(8), zlib.compress(b"{}")):
+        with pytest.raises(ValueError, match=r"stored body is (not|cut)"):
+            body_text(damaged)
+    with pytest.raises(BodyTooLarge, match="more than 1 bytes"):
+        body_text(GZIP, 1)

@@ -1,0 +1,85 @@
+"""What the cache of verified tokens is keyed by: the whole text of a token, and nothing that two tokens can share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve.tokens.jwks import KeyDocument
+from serve.tokens.jwt import InvalidToken
+from serve.tokens.key_cache import KeyStore
+from serve.tokens.verifier import Issuer, Verifier
+from tests.unit.serve.kit import NOW, POLICY, all_jwks, b64, claims, jwks, public_jwk, sign
+
+
+def _verifier(*documents: str) -> Verifier:
+    issuers = []
+    for number, document in enumerate(documents or (all_jwks(),)):
+        policy = POLICY._replace(issuer=POLICY.issuer + "x" * number)
+        found = [KeyDocument("jwks.json", document.encode())]
+        issuers.append(Issuer(policy, KeyStore(lambda found=found: found, lambda *_: None)))  # type: ignore[misc]
+    return Verifier(issuers)
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_change_in_any_part_of_a_cached_token_is_seen(part: int, algorithm: str) -> None:
+    """Header, payload or signature, at the beginning, in the middle or at the end: it is another token."""
+    verifier, good = _verifier(), sign(algorithm=algorithm)
+    verifier.verify(good, NOW)
+    pieces = good.split(".")
+    for place in (0, 1, len(pieces[part]) // 2, len(pieces[part]) - 2, len(pieces[part]) - 1):
+        text = pieces[part]
+        changed = text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
+        with pytest.raises(InvalidToken):
+            verifier.verify(".".join([*pieces[:part], changed, *pieces[part + 1 :]]), NOW)
+    for odd in (good.swapcase(), good.lower(), f" {good}", f"{good} ", f"{good}=", good[:-1], f"{good}.", good + "A"):
+        with pytest.raises(InvalidToken):
+            verifier.verify(odd, NOW)
+    assert verifier.verify(good, NOW).claims["carrier"] == "B6"
+
+
+SHARED: tuple[dict[str, Any], ...] = (
+    {"carrier": "AA"},
+    {"tenant": "other"},
+    {"scope": "other:read"},
+    {"exp": int(NOW) + 601},
+    {"iat": int(NOW) - 11},
+)
+
+
+@pytest.mark.parametrize("change", SHARED)
+def test_tokens_that_share_most_claims_are_told_apart(change: dict[str, Any]) -> None:
+    """The same sub, jti, kid, and times, and one claim that differs: each keeps its own claims, in any order."""
+    verifier = _verifier()
+    one, other = (claims(jti="1", **changes) for changes in ({}, change))
+    tokens = [(sign(payload, algorithm="ES256"), payload) for payload in (one, other, one)]
+    for token, payload in [*tokens, *reversed(tokens)]:
+        assert verifier.verify(token, NOW).claims == payload
+
+
+def test_two_signatures_of_one_payload_are_two_tokens() -> None:
+    """ECDSA signs the same text differently each time: both are good, and an invented third is not."""
+    verifier = _verifier()
+    one, other = sign(algorithm="ES256"), sign(algorithm="ES256")
+    assert one != other
+    assert verifier.verify(one, NOW).claims == verifier.verify(other, NOW).claims
+    with pytest.raises(InvalidToken, match="bad-signature"):
+        verifier.verify(f"{one.rpartition('.')[0]}.{b64(bytes(64))}", NOW)
+
+
+def test_the_same_kid_of_two_issuers_is_two_keys() -> None:
+    """A cached token of one issuer says nothing of the other's key with the same kid."""
+    document = [jwks(public_jwk("ES256", kid="same", which=which)) for which in (0, 1)]
+    verifier = _verifier(*document)
+    issuers = [POLICY.issuer, POLICY.issuer + "x"]
+    for turn in range(2):
+        for number, issuer in enumerate(issuers):
+            trusted = verifier.verify(
+                sign(claims(iss=issuer, jti=str(turn)), algorithm="ES256", which=number, kid="same"), NOW
+            )
+            assert (trusted.policy.issuer, trusted.kid) == (issuer, "same")
+            crossed = sign(claims(iss=issuers[1 - number]), algorithm="ES256", which=number, kid="same")
+            with pytest.raises(InvalidToken, match="bad-signature"):
+                verifier.verify(crossed, NOW)
