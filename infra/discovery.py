@@ -8,6 +8,7 @@ Standard library only: the stack's own function (infra/publish.py) has this modu
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,10 +77,25 @@ def build_service(
     }
 
 
-def build_openapi(openapi: Document, base_url: str) -> dict[str, Any]:
+def require_api_keys(openapi: Document) -> dict[str, Any]:
+    """Return the contract of an environment with API keys: an operation that requires a token requires a key too.
+
+    A browser's preflight (OPTIONS), /v1/health and the answers to unknown methods and paths require none.
+    """
+    document: dict[str, Any] = copy.deepcopy(dict(openapi))
+    document["components"]["securitySchemes"]["apiKey"] = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    for item in document["paths"].values():
+        for method in {"get", "head"} & set(item):
+            security = item[method].get("security", document["security"])
+            if security:
+                item[method]["security"] = [{**one, "apiKey": []} for one in security]
+    return document
+
+
+def build_openapi(openapi: Document, base_url: str, *, api_keys: bool = False) -> dict[str, Any]:
     """Build one environment's openapi.json: the contract with its address, without API Gateway's extensions."""
     # Paths begin with /v1, so the server's URL is without it.
-    public = _without_gateway(openapi)
+    public = _without_gateway(require_api_keys(openapi) if api_keys else openapi)
     return {**public, "servers": [{"url": base_url.rpartition("/")[0]}]}
 
 
@@ -87,10 +103,11 @@ def build_files(environments: Document, openapi: Document, name: str, **service:
     """Build one environment's files and the catalog of all: object key -> (content type, text)."""
     described = build_service(environments, name, **service)
     folder = f"{environments['service']}/{name}"
+    openapi_here = build_openapi(openapi, described["base_url"], api_keys=described["api_key_required"])
     return {
         CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments))),
         f"{folder}/service.json": ("application/json", _text(described)),
-        f"{folder}/openapi.json": (OPENAPI_TYPE, _text(build_openapi(openapi, described["base_url"]))),
+        f"{folder}/openapi.json": (OPENAPI_TYPE, _text(openapi_here)),
     }
 
 
