@@ -17,7 +17,7 @@ from typing import Any
 CATALOG_PATH = ".well-known/api-catalog"  # RFC 9727, section 2
 CATALOG_TYPE = 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'  # sections 4.2 and 7.2
 OPENAPI_TYPE = "application/vnd.oai.openapi+json;version=3.0"
-LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 1_000_000}
+LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 700_000}
 Document = Mapping[str, Any]
 
 

@@ -3,7 +3,7 @@
 python -m infra.gateway       writes infra/gateway.yaml; a test compares it with the contract, and `sam build` writes it
 
 SAM's own `ApiKeyRequired` asks for a key on every method, a browser's preflight and /v1/health too, and drops the
-contract's security schemes. Here an operation that requires a token requires a key, in a stack with `ApiKeys: required`.
+contract's security schemes. Here an operation that requires a token requires a key, with `ApiKeys: required`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ CHANGES: list[dict[str, str]] = [  # parameters of serve, each alone
 
 
 def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
-    """A deploy that changes a parameter or the template alone publishes a version, which consumers call by its alias."""
+    """A deploy that changes a parameter or the template alone publishes a version, and consumers get it."""
     client, _ = stand_in
     given = {"Issuer": ISSUER, "Audience": AUDIENCE}
     larder = deploy_larder(*stand_in, "turned", parameters=given)
