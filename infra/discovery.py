@@ -27,10 +27,10 @@ def build_base_url(environments: Document, name: str) -> str:
 
 
 def build_catalog(environments: Document) -> dict[str, Any]:
-    """Build the api-catalog: one item per environment, with its description, meta data and status."""
+    """Build the api-catalog: one item per environment with a domain, with its description, meta data and status."""
     base = environments["discovery"]["base_url"]
     service = environments["service"]
-    names = list(environments["environments"])
+    names = [name for name, one in environments["environments"].items() if "domain" in one]  # others have no stable URL
     items = [{"href": build_base_url(environments, name), "title": name} for name in names]
     linkset: list[dict[str, Any]] = [{"anchor": f"{base}/{CATALOG_PATH}", "item": items}]
     for name in names:
@@ -104,8 +104,10 @@ def build_files(environments: Document, openapi: Document, name: str, **service:
     described = build_service(environments, name, **service)
     folder = f"{environments['service']}/{name}"
     openapi_here = build_openapi(openapi, described["base_url"], api_keys=described["api_key_required"])
+    # A catalog needs its own address.
+    catalog = {CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments)))} if "discovery" in environments else {}
     return {
-        CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments))),
+        **catalog,
         f"{folder}/service.json": ("application/json", _text(described)),
         f"{folder}/openapi.json": (OPENAPI_TYPE, _text(openapi_here)),
     }

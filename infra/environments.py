@@ -81,12 +81,12 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "Environment": name,
         "Service": document["service"],
         **({"Issuers": issuers} if "issuers" in environment else one),
-        "DomainName": environment["domain"],
-        "CertificateArn": environment["certificate"],
-        "DiscoveryBucketName": document["discovery"]["bucket"],
+        "DomainName": environment.get("domain"),
+        "CertificateArn": environment.get("certificate"),
+        "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
-    return {key: str(value) for key, value in sorted(given.items())}
+    return {key: str(value) for key, value in sorted(given.items()) if value is not None}
 
 
 def build_issuers(environment: Mapping[str, Any], name: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from infra.bundle import FUNCTIONS, digest_inputs
+from infra.discovery import build_files
 from infra.environments import SAMCONFIG, build_digest, build_parameters, build_samconfig, read_environments
 from infra.translate import read_template
 from tests.unit.infra.rules.queues import RATE
@@ -238,8 +239,9 @@ def test_samconfig_is_toml_with_a_section_per_environment() -> None:
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("a missing environment", lambda d: d["environments"].pop("qa")),
-    ("a sixth environment", lambda d: d["environments"].update(staging=d["environments"]["qa"])),
+    ("no environment", lambda d: d["environments"].clear()),
+    ("a name that is no part of a path", lambda d: d["environments"].update({"Staging/1": d["environments"]["qa"]})),
+    ("a domain without its certificate", lambda d: d["environments"]["dev"].pop("certificate")),
     ("no issuer", lambda d: d["environments"]["dev"].pop("issuer")),
     ("plain http", lambda d: d["environments"]["dev"].update(issuer="http://login.example.com/")),
     ("a parameter that has a member of its own", lambda d: d["environments"]["dev"]["parameters"].update(Issuer="x")),
@@ -343,6 +345,23 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
     with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 15"):
         read_environments(path)
+
+
+def test_smallest_environment_is_enough(tmp_path: Any) -> None:
+    """One environment of any name, without domain, certificate, discovery and synthetic check, is a valid file."""
+    path = tmp_path / "environments.yaml"
+    staging = {"stack": "larder", "region": "eu-west-1", "issuer": "https://login.example.com/", "audience": "larder"}
+    small = {"service": "predictions", "version": "v1", "environments": {"staging-2": staging}}
+    path.write_text(json.dumps(small))
+    document = read_environments(path)
+    given = build_parameters(document, "staging-2")
+    assert set(given) == {"Environment", "Service", "Issuer", "Audience"}
+    assert all(fits(TEMPLATE["Parameters"][name], value) for name, value in given.items())
+    assert "staging-2" in tomllib.loads(build_samconfig(document))
+    assert not find_conditions(given) & {"HasDomain", "HasDiscovery", "HasSynthetic"}
+    openapi = {"paths": {}}
+    files = build_files(document, openapi, "staging-2", release="1", base_url="https://x.example.com/live/v1")
+    assert set(files) == {"predictions/staging-2/service.json", "predictions/staging-2/openapi.json"}
 
 
 def test_each_function_has_a_bundle() -> None:
