@@ -117,6 +117,15 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
     return _measured(Bundle(name, path, digest, path.stat().st_size, _unzipped(path)), recipe)
 
 
+def digest_inputs(name: str) -> str:
+    """Digest what a bundle is built from, without building it: its lock, our modules and documents, and the recipe."""
+    recipe = RECIPES[name]
+    lock = recipe.requirements.read_bytes() if recipe.requirements else b""
+    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)} | _documents(recipe)
+    parts = {**ours, "lock": lock, "recipe": Path(__file__).read_bytes(), "trim": (ROOT / "infra/trim.py").read_bytes()}
+    return _digest(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(parts.items()))
+
+
 def unpack(bundle: Bundle, directory: Path) -> Path:
     """Unpack a bundle into a directory named after its digest, once, in place of the previous one."""
     tree = directory / bundle.path.stem
@@ -273,6 +282,9 @@ def main() -> None:
         print(f"{name} {options.target}: {sizes}: {bundle.path.relative_to(ROOT)}")  # noqa: T201
         if options.into:
             zipfile.ZipFile(bundle.path).extractall(options.into)
+            # SAM publishes a version of a function for another bundle, and not for another template or parameter.
+            texts = [(ROOT / path).read_text() for path in ("infra/template.yaml", "samconfig.toml")]
+            (options.into / "deployed-with").write_text(_digest(texts))
 
 
 if __name__ == "__main__":

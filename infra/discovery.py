@@ -8,6 +8,7 @@ Standard library only: the stack's own function (infra/publish.py) has this modu
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 CATALOG_PATH = ".well-known/api-catalog"  # RFC 9727, section 2
 CATALOG_TYPE = 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'  # sections 4.2 and 7.2
 OPENAPI_TYPE = "application/vnd.oai.openapi+json;version=3.0"
-LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 1_000_000}
+LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 700_000}
 Document = Mapping[str, Any]
 
 
@@ -26,10 +27,10 @@ def build_base_url(environments: Document, name: str) -> str:
 
 
 def build_catalog(environments: Document) -> dict[str, Any]:
-    """Build the api-catalog: one item per environment, with its description, meta data and status."""
+    """Build the api-catalog: one item per environment with a domain, with its description, meta data and status."""
     base = environments["discovery"]["base_url"]
     service = environments["service"]
-    names = list(environments["environments"])
+    names = [name for name, one in environments["environments"].items() if "domain" in one]  # others have no stable URL
     items = [{"href": build_base_url(environments, name), "title": name} for name in names]
     linkset: list[dict[str, Any]] = [{"anchor": f"{base}/{CATALOG_PATH}", "item": items}]
     for name in names:
@@ -76,10 +77,25 @@ def build_service(
     }
 
 
-def build_openapi(openapi: Document, base_url: str) -> dict[str, Any]:
+def require_api_keys(openapi: Document) -> dict[str, Any]:
+    """Return the contract of an environment with API keys: an operation that requires a token requires a key too.
+
+    A browser's preflight (OPTIONS), /v1/health and the answers to unknown methods and paths require none.
+    """
+    document: dict[str, Any] = copy.deepcopy(dict(openapi))
+    document["components"]["securitySchemes"]["apiKey"] = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    for item in document["paths"].values():
+        for method in {"get", "head"} & set(item):
+            security = item[method].get("security", document["security"])
+            if security:
+                item[method]["security"] = [{**one, "apiKey": []} for one in security]
+    return document
+
+
+def build_openapi(openapi: Document, base_url: str, *, api_keys: bool = False) -> dict[str, Any]:
     """Build one environment's openapi.json: the contract with its address, without API Gateway's extensions."""
     # Paths begin with /v1, so the server's URL is without it.
-    public = _without_gateway(openapi)
+    public = _without_gateway(require_api_keys(openapi) if api_keys else openapi)
     return {**public, "servers": [{"url": base_url.rpartition("/")[0]}]}
 
 
@@ -87,10 +103,13 @@ def build_files(environments: Document, openapi: Document, name: str, **service:
     """Build one environment's files and the catalog of all: object key -> (content type, text)."""
     described = build_service(environments, name, **service)
     folder = f"{environments['service']}/{name}"
+    openapi_here = build_openapi(openapi, described["base_url"], api_keys=described["api_key_required"])
+    # A catalog needs its own address.
+    catalog = {CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments)))} if "discovery" in environments else {}
     return {
-        CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments))),
+        **catalog,
         f"{folder}/service.json": ("application/json", _text(described)),
-        f"{folder}/openapi.json": (OPENAPI_TYPE, _text(build_openapi(openapi, described["base_url"]))),
+        f"{folder}/openapi.json": (OPENAPI_TYPE, _text(openapi_here)),
     }
 
 

@@ -2,6 +2,7 @@
 
 python -m infra.environments                          writes samconfig.toml
 python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
+python -m infra.environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
 
 What the template would take and serve would refuse, e.g. an origin with a path, is refused here.
 """
@@ -9,6 +10,7 @@ What the template would take and serve would refuse, e.g. an origin with a path,
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import Any
 import jsonschema
 import yaml
 
+from infra.bundle import digest_inputs
 from serve.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = ROOT / "infra" / "template.yaml"
 ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
 SAMCONFIG = ROOT / "samconfig.toml"
@@ -77,12 +81,12 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "Environment": name,
         "Service": document["service"],
         **({"Issuers": issuers} if "issuers" in environment else one),
-        "DomainName": environment["domain"],
-        "CertificateArn": environment["certificate"],
-        "DiscoveryBucketName": document["discovery"]["bucket"],
+        "DomainName": environment.get("domain"),
+        "CertificateArn": environment.get("certificate"),
+        "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
-    return {key: str(value) for key, value in sorted(given.items())}
+    return {key: str(value) for key, value in sorted(given.items()) if value is not None}
 
 
 def build_issuers(environment: Mapping[str, Any], name: str) -> str:
@@ -126,6 +130,21 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
             )
 
 
+def build_digest(template: str, code: str, parameters: Mapping[str, str]) -> str:
+    """Build the parameter ServeDigest: another template, code or parameter publishes a new version of serve.
+
+    SAM's own digest covers the code and the names of parameters, so that a changed value would reach `$LATEST` alone,
+    and consumers, who call the alias, would not notice.
+
+    Args:
+        template: its text.
+        code: a digest of serve's code.
+        parameters: all that are given.
+    """
+    given = {name: value for name, value in sorted(parameters.items()) if name != "ServeDigest"}
+    return hashlib.sha256(json.dumps([template, code, given]).encode()).hexdigest()
+
+
 def build_samconfig(document: Environments) -> str:
     """Build samconfig.toml: `sam build` once, `sam deploy --config-env` with each environment's parameters."""
     sections = [_HEAD]
@@ -146,6 +165,8 @@ def build_samconfig(document: Environments) -> str:
             "fail_on_empty_changeset = false",
             "parameter_overrides = [",
             *(f"  {json.dumps(override)}," for override in overrides),
+            # Else sam passes the value of the deploy before. Without it the bundle decides, which `sam build` marks.
+            '  "ServeDigest=\\"\\"",',
             "]",
             "",
         ]
@@ -163,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
     parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write samconfig.toml")
     parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
+    parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever alarms say")
     options = parser.parse_args()
     document = read_environments()
     if options.environment is None:
@@ -171,6 +193,9 @@ def main() -> None:
     if options.environment not in document["environments"]:
         parser.error(f"no environment {options.environment}: choose from {', '.join(document['environments'])}")
     parameters = build_parameters(document, options.environment) | {"ReleaseVersion": options.release}
+    if options.no_canary:
+        parameters["Canary"] = "false"
+    parameters["ServeDigest"] = build_digest(TEMPLATE.read_text(), digest_inputs("serve"), parameters)
     print(" ".join(f"{key}={_quote(value)}" for key, value in parameters.items()))  # noqa: T201
 
 

@@ -15,6 +15,8 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from infra.gateway import GATEWAY, build_gateway
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "template.yaml"
 Template = dict[str, Any]
@@ -36,7 +38,9 @@ def include(node: Any, folder: Path) -> Any:
         return node
     transform_ = node.get("Fn::Transform")
     if isinstance(transform_, dict) and transform_.get("Name") == "AWS::Include":
-        return yaml.safe_load((folder / transform_["Parameters"]["Location"]).read_text())
+        path = folder / transform_["Parameters"]["Location"]
+        # As `sam build` does, which writes that file anew: a contract just changed is what is deployed.
+        return build_gateway() if path == GATEWAY else yaml.safe_load(path.read_text())
     return {name: include(value, folder) for name, value in node.items()}
 
 

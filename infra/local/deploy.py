@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.bundle import FUNCTIONS, Bundle, build
+from infra.environments import build_digest
 from infra.translate import Template, read_template, translate
 
 ARTIFACTS = "larder-artifacts"
@@ -64,6 +65,7 @@ def deploy(
     given = {**(parameters or {}), "Platform": "laptop"}
     template = template or read_template()
     code = _upload(client("s3"), bundles or {})
+    given.setdefault("ServeDigest", build_digest(json.dumps(template), code["ServeFunction"]["Key"], given))
     translated = translate(template, code, given)
     cloudformation = client("cloudformation")
     _start(client("s3"), cloudformation, name, translated, given)

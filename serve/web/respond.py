@@ -102,7 +102,7 @@ def add_cors(
         headers["Access-Control-Expose-Headers"] = "ETag, Link, WWW-Authenticate"
         if is_preflight:
             headers["Access-Control-Allow-Methods"] = "GET, HEAD"
-            headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match"
+            headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match, X-Api-Key"
             headers["Access-Control-Max-Age"] = "600"
     return response._replace(headers=headers)
 

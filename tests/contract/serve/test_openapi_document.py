@@ -81,6 +81,41 @@ def test_every_method_reaches_the_function(path: str) -> None:
     assert DOCUMENT["x-amazon-apigateway-binary-media-types"] == ["*/*"]
 
 
+def test_only_preflights_and_health_need_no_token() -> None:
+    """Every operation requires the bearer token, except OPTIONS and /v1/health."""
+    assert DOCUMENT["security"] == [{"bearerAuth": []}]
+    bearer = DOCUMENT["components"]["securitySchemes"]
+    assert {name: (one["type"], one["scheme"], one["bearerFormat"]) for name, one in bearer.items()} == {
+        "bearerAuth": ("http", "bearer", "JWT")
+    }
+    operations = {
+        (path, method): operation.get("security")
+        for path, item in DOCUMENT["paths"].items()
+        for method, operation in item.items()
+        if isinstance(operation, dict)
+    }
+    free = {place for place in operations if place[1] == "options"} | {("/v1/health", "get"), ("/v1/health", "head")}
+    assert operations == {place: [] if place in free else None for place in operations}
+
+
+GATEWAY_STATUSES = {  # AWS's response types, with the status that each has here ("Gateway response types" of its guide)
+    "ACCESS_DENIED": 403, "BAD_REQUEST_BODY": 400, "BAD_REQUEST_PARAMETERS": 400, "EXPIRED_TOKEN": 403,
+    "INTEGRATION_FAILURE": 503, "INTEGRATION_TIMEOUT": 503, "INVALID_API_KEY": 403, "INVALID_SIGNATURE": 403,
+    "MISSING_AUTHENTICATION_TOKEN": 404, "QUOTA_EXCEEDED": 429, "REQUEST_TOO_LARGE": 413, "RESOURCE_NOT_FOUND": 404,
+    "THROTTLED": 429, "UNSUPPORTED_MEDIA_TYPE": 415, "WAF_FILTERED": 403, "API_CONFIGURATION_ERROR": 500,
+    "DEFAULT_4XX": 400, "DEFAULT_5XX": 500,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "status"), GATEWAY_STATUSES.items())
+def test_gateway_keeps_the_status_of_its_refusals(name: str, status: int) -> None:
+    """A type without a response of its own gets the status of DEFAULT_4XX or DEFAULT_5XX, whatever AWS's own is."""
+    responses = DOCUMENT["x-amazon-apigateway-gateway-responses"]
+    default = "DEFAULT_5XX" if status == 500 else "DEFAULT_4XX"
+    assert responses.get(name, responses[default])["statusCode"] == str(status)
+    assert responses.keys() <= GATEWAY_STATUSES.keys()
+
+
 @pytest.mark.parametrize("name", SERVED)
 def test_every_dataset_has_its_paths_and_its_body(name: str) -> None:
     """A dataset is a list and an item, each with GET, HEAD and OPTIONS, and a schema with an example that fits it."""

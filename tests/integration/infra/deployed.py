@@ -6,6 +6,8 @@ import functools
 import io
 import json
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +112,17 @@ def deploy_larder(
     given = {"Service": name, "LakeBucketName": bucket, "Issuer": ISSUER, "Audience": AUDIENCE, **(parameters or {})}
     stack = deploy(client, endpoint, name=name, parameters=given, template=template)
     return Deployed(client, stack, open_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE))
+
+
+def ask(url: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+    """Send a request; no status raises an error. The names of the answer's headers are in lower case."""
+    request = urllib.request.Request(url, headers=dict(headers or {}), method=method)
+    try:
+        found = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        found = error
+    with found:
+        return Answer(url, found.status, {name.lower(): value for name, value in found.headers.items()}, found.read())
 
 
 def find_resource(client: Callable[[str], Any], stack: str, logical_id: str) -> str:

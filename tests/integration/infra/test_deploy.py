@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ import pytest
 
 from infra.env import fetch_variables
 from infra.local.deploy import DeployError, deploy, destroy
-from infra.synthetic import send
 from infra.translate import read_template
 from serve.item import EXPIRES_AT
 from tests.integration.infra.deployed import (
     AUDIENCE,
     ISSUER,
     Deployed,
+    ask,
     deploy_larder,
     find_resource,
     object_key,
@@ -82,6 +83,58 @@ def test_second_deploy_is_in_place(larder: Deployed, stand_in: tuple[Any, str]) 
     assert larder.get().status == 200
 
 
+CHANGES: list[dict[str, str]] = [  # parameters of serve, each alone
+    {"CorsOrigins": "https://app.example.com"},
+    {"Issuer": "https://other.example.com/"},
+    {"Audience": "other"},
+    {"ServeMemory": "2048"},
+    {"KeyStore": "https://keys.example.com/jwks.json"},
+]
+
+
+def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
+    """A deploy that changes a parameter or the template alone publishes a version, and consumers get it."""
+    client, _ = stand_in
+    given = {"Issuer": ISSUER, "Audience": AUDIENCE}
+    larder = deploy_larder(*stand_in, "turned", parameters=given)
+    name = larder.stack["ServeFunctionName"]
+    seen = {""}
+
+    def read_alias() -> Any:
+        found = client("lambda").get_function_configuration(FunctionName=name, Qualifier="live")
+        assert found["Version"] not in seen
+        seen.add(found["Version"])
+        return found
+
+    def list_flights(issuer: str, audience: str, **headers: str) -> Any:
+        token = dataclasses.replace(larder.issuer, issuer=issuer, audience=audience).sign("B6", time.time())
+        headers = {"Authorization": f"Bearer {token}", **headers}
+        return ask(f"{larder.stack.base_url}/flight-delays", "GET", headers)
+
+    read_alias()
+    for change in CHANGES:
+        given |= change
+        deploy(*stand_in, name="turned", parameters=given)
+        read = read_alias()
+        assert read["MemorySize"] == int(given.get("ServeMemory", "1769"))
+        if "KeyStore" in given:
+            assert given["KeyStore"] in read["Environment"]["Variables"]["LARDER_ISSUERS"]
+            continue
+        answer = list_flights(given["Issuer"], given["Audience"], Origin="https://app.example.com")
+        assert answer.status == 200, change
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+        if change.keys() & {"Issuer", "Audience"}:
+            assert list_flights(ISSUER, AUDIENCE).status == 401, change
+    template = copy.deepcopy(read_template())
+    template["Resources"]["ServeFunction"]["Properties"]["Timeout"] = 11
+    deploy(*stand_in, name="turned", parameters=given, template=template)
+    assert read_alias()["Timeout"] == 11
+    deploy(*stand_in, name="turned", parameters=given, template=template)
+    version = client("lambda").get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+    assert version in seen, "the same parameters publish nothing"
+    destroy(client, larder.stack)
+
+
 def test_failed_resource_is_named(stand_in: tuple[Any, str]) -> None:
     """The error names a resource that cannot be created, and the reason."""
     template = copy.deepcopy(read_template())
@@ -114,9 +167,16 @@ def test_api_keys_are_required_where_configured(stand_in: tuple[Any, str]) -> No
     ]
     token = {"Authorization": f"Bearer {larder.issuer.sign('B6', time.time())}"}
     asked = [
-        send(url, headers, None).status for headers in (token, {"x-api-key": api_key}, {**token, "x-api-key": api_key})
+        ask(url, "GET", headers).status for headers in (token, {"x-api-key": api_key}, {**token, "x-api-key": api_key})
     ]
     assert asked == [403, 401, 200]
+    free = {
+        (method, path): ask(f"{larder.stack.base_url}{path}", method).status
+        for method in ("GET", "HEAD", "OPTIONS")
+        for path in ("/health", "/flight-delays", "/flight-delays/2030-03-01.JFK.B61")
+    }
+    wanted = {case: 204 if case[0] == "OPTIONS" else 200 if case[1] == "/health" else 403 for case in free}
+    assert free == wanted, "browsers' preflights and health checks have no key"
     destroy(client, larder.stack)
 
 

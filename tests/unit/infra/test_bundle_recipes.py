@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from infra.bundle import RECIPES, ROOT, RUNTIME
+from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME
 from infra.bundle import _sources as sources
 from infra.translate import read_template
 from infra.trim import is_kept
@@ -76,3 +76,34 @@ def test_image_has_the_files_of_the_bundle() -> None:
     pins = [re.findall(r"^([a-z0-9_.-]+)==", (ROOT / path).read_text(), re.MULTILINE) for path in IMAGE_LOCKS]
     assert "pandas" in pins[1]
     assert not set(pins[0]) & set(pins[1])
+
+
+def test_wheels_are_those_of_the_runtime() -> None:
+    """Wheels are built for arm64 and for a glibc that Amazon Linux 2023 (2.34) has; a laptop's are its own."""
+    tags = [re.fullmatch(r"manylinux(?:2014|_2_(\d+))_aarch64", platform) for platform in PLATFORMS["aws-arm64"]]
+    assert tags
+    assert all(tags), PLATFORMS["aws-arm64"]
+    assert max(int(tag[1] or 17) for tag in tags if tag) <= 34
+    assert PLATFORMS["native"] == ()
+
+
+def test_recipes_are_bounded_and_assigned() -> None:
+    """Each function has its bundle, and no bundle is larger than it is meant to be."""
+    bounds = {name: recipe.max_bytes for name, recipe in RECIPES.items()}
+    assert bounds == {"serve": 20_000_000, "enrich": 250 * 1024 * 1024, "operate": 1024 * 1024}
+    assert {name: recipe.modules for name, recipe in RECIPES.items()} == {
+        "serve": ("serve.handler",),
+        "enrich": ("enrich.handler",),
+        "operate": ("infra.publish", "infra.synthetic"),
+    }
+    assert FUNCTIONS == {
+        "EnrichFunction": "enrich",
+        "ServeFunction": "serve",
+        "PublishFunction": "operate",
+        "SyntheticFunction": "operate",
+    }
+    assert RECIPES["operate"].requirements is None
+    assert [RECIPES[name].requirements for name in ("serve", "enrich")] == [
+        ROOT / "serve/requirements.txt",
+        ROOT / "enrich/requirements.txt",
+    ]

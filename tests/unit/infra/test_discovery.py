@@ -13,6 +13,7 @@ import yaml
 from infra.discovery import (
     CATALOG_PATH,
     CATALOG_TYPE,
+    LIMITS,
     OPENAPI_TYPE,
     build_catalog,
     build_files,
@@ -22,6 +23,9 @@ from infra.discovery import (
 from infra.environments import read_environments
 from infra.publish import handler, publish
 from infra.translate import ROOT
+from serve.tokens.jwt import MAX_TOKEN_BYTES
+from serve.web.page import MAX_PAGE_BYTES
+from serve.web.route import MAX_LIMIT
 
 NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
 
@@ -120,6 +124,26 @@ def test_openapi_has_the_environments_address(openapi: Any) -> None:
     assert published["servers"] == [{"url": "https://predictions.api.example.com"}]
     assert all(path.startswith(("/v1", "/{")) for path in published["paths"])
     assert "x-amazon" not in json.dumps(published)
+
+
+def test_published_limits_are_those_of_serve() -> None:
+    """The limits of service.json are the constants that serve compares with."""
+    assert LIMITS == {
+        "max_page_items": MAX_LIMIT,
+        "max_token_bytes": MAX_TOKEN_BYTES,
+        "max_page_bytes": MAX_PAGE_BYTES,
+    }
+
+
+def test_published_contract_names_the_key(environments: Any, openapi: Any) -> None:
+    """Where API keys are required, the published contract says so; nowhere else."""
+    for name in NAMES:
+        text = build_files(environments, openapi, name, release="1")[f"predictions/{name}/openapi.json"][1]
+        published = json.loads(text)
+        secured = published["paths"]["/v1/flight-delays"]["get"].get("security", published["security"])
+        assert secured == [{"bearerAuth": [], "apiKey": []} if name == "prod" else {"bearerAuth": []}]
+        assert ("apiKey" in published["components"]["securitySchemes"]) is (name == "prod")
+        assert published["paths"]["/v1/health"]["get"]["security"] == []
 
 
 class Bucket:

@@ -13,8 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
-from infra.bundle import FUNCTIONS
-from infra.environments import SAMCONFIG, build_parameters, build_samconfig, read_environments
+from infra.bundle import FUNCTIONS, digest_inputs
+from infra.discovery import build_files
+from infra.environments import SAMCONFIG, build_digest, build_parameters, build_samconfig, read_environments
 from infra.translate import read_template
 from tests.unit.infra.rules.queues import RATE
 from tests.unit.infra.rules.template import functions
@@ -54,6 +55,17 @@ def fits(parameter: Mapping[str, Any], value: str) -> bool:
         ("OutputsAccount", "12345", False),
         ("KeyStore", "http://keys.example.com", False),
         ("KeyStore", "s3://keys/dev/", True),
+        ("LakeAccount", "", True),
+        ("LakeAccount", "1111222233334", False),
+        ("LakeDatabase", "reference,weather", True),
+        ("LakeDatabase", "reference, weather", False),
+        ("LakeDatabase", "*", False),
+        ("LakeDatabase", "a,b,c,d,e,f", False),
+        ("TableKmsKeyArn", "alias/larder", False),
+        ("TableKmsKeyArn", "arn:aws:kms:eu-central-1:111122223333:key/1", True),
+        ("KeyStoreKmsKeyArn", "arn:aws:s3:::keys", False),
+        ("ServeDigest", "a" * 64, True),
+        ("ServeDigest", "latest", False),
     ],
 )
 def test_values_are_checked_as_in_cloudformation(name: str, value: str, taken: bool) -> None:
@@ -114,6 +126,8 @@ SWITCHES = [
     ({"OutputsKmsKeyArn": "k", "LakeKmsKeyArn": "k"}, set(), {"HasOutputsKey", "HasLakeKey"}),
     ({"OutputsAccount": "111122223333"}, set(), {"HasOutputsAccount"}),
     ({"LakeBucketName": "lake"}, set(), {"HasLakeBucket"}),
+    ({"LakeAccount": "111122223333"}, set(), {"HasLakeAccount"}),
+    ({"KeyStoreKmsKeyArn": "k", "TableKmsKeyArn": "k"}, set(), {"HasKeyStoreKey", "HasTableKey"}),
     ({"KeyStore": "s3://keys/dev", "KeyStoreBucketName": "keys"}, set(), {"HasKeyStore", "HasKeysOnS3"}),
     ({"BillingMode": "PROVISIONED"}, set(), {"IsProvisioned", "IsScaled"}),
     ({"HostedZoneId": "Z1"}, set(), {"HasZone"}),
@@ -141,6 +155,72 @@ def test_parameters_are_valid_for_the_template(document: Any, name: str) -> None
     assert build_parameters(document, name)["Environment"] == name
 
 
+GIVEN: dict[str, dict[str, str]] = {  # what the environments give beside names, issuer, domain and certificate
+    "dev": {"LogRetentionDays": "7", "LatencyP99Ms": "1000", "Waf": "false"},
+    "test": {"LogRetentionDays": "7", "LatencyP99Ms": "1000", "Waf": "false"},
+    "qa": {"LogRetentionDays": "14", "LatencyP99Ms": "500"},
+    "pre-prod": {"Canary": "true", "TicketEmail": "larder-tickets@example.com"},
+    "prod": {
+        "ApiKeys": "required", "Canary": "true", "LogRetentionDays": "90", "PageEmail": "larder-pages@example.com",
+        "ProvisionedConcurrency": "2", "TicketEmail": "larder-tickets@example.com", "WarmWriteUnits": "8000",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_environment_is_as_decided(document: Any, name: str) -> None:
+    """Its parameters, each once; names, issuer and domain are its own, and the certificate is of its region."""
+    given, prefix = document["environments"][name], "" if name == "prod" else f"{name}."
+    domain = f"predictions.{prefix}api.example.com"
+    certificate = re.fullmatch(r"arn:aws:acm:([a-z0-9-]+):\d{12}:certificate/[0-9a-f-]{36}", given["certificate"])
+    assert certificate
+    assert certificate[1] == given["region"] == "eu-central-1"
+    assert (given["stack"], given["domain"]) == (f"larder-{name}", domain)
+    assert build_parameters(document, name) == GIVEN[name] | {
+        "Environment": name,
+        "Service": "predictions",
+        "Issuer": f"https://login.{prefix}example.com/",
+        "Audience": "larder",
+        "DomainName": domain,
+        "CertificateArn": given["certificate"],
+        "DiscoveryBucketName": "larder-discovery-example",
+        "SyntheticSecret": f"larder/{name}/synthetic",
+    }
+
+
+def test_accounts_are_apart(document: Any) -> None:
+    """Each environment is in an account of its own."""
+    assert len({one["certificate"].split(":")[4] for one in document["environments"].values()}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sam_deploys_as_decided(document: Any, name: str) -> None:
+    """Stack, region and place of the artifacts are the environment's; only prod asks for confirmation."""
+    found = tomllib.loads(build_samconfig(document))[name]["deploy"]["parameters"]
+    overrides = found.pop("parameter_overrides")
+    assert found == {
+        "stack_name": f"larder-{name}",
+        "region": "eu-central-1",
+        "resolve_s3": True,
+        "s3_prefix": f"larder-{name}",
+        "capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+        "confirm_changeset": name == "prod",
+        "fail_on_empty_changeset": False,
+    }
+    assert overrides[-1] == 'ServeDigest=""', "else sam passes the digest of the deploy before, which hides new code"
+
+
+def test_digest_covers_code_and_parameters(document: Any) -> None:
+    """Another template, other code or another value is another digest; the digest itself is not digested."""
+    given = build_parameters(document, "dev")
+    digest = build_digest("t", "c", given)
+    assert digest == build_digest("t", "c", given | {"ServeDigest": "x"})
+    others = [build_digest("u", "c", given), build_digest("t", "d", given)]
+    others += [build_digest("t", "c", given | {name: value + "x"}) for name, value in given.items()]
+    assert len({digest, *others}) == len(others) + 1
+    assert digest_inputs("serve") != digest_inputs("enrich")
+
+
 def test_prod_is_guarded_more_than_dev(document: Any) -> None:
     """Prod has the firewall, a canary, API keys, provisioned concurrency, and an address for pages."""
     prod = build_parameters(document, "prod")
@@ -159,8 +239,9 @@ def test_samconfig_is_toml_with_a_section_per_environment() -> None:
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("a missing environment", lambda d: d["environments"].pop("qa")),
-    ("a sixth environment", lambda d: d["environments"].update(staging=d["environments"]["qa"])),
+    ("no environment", lambda d: d["environments"].clear()),
+    ("a name that is no part of a path", lambda d: d["environments"].update({"Staging/1": d["environments"]["qa"]})),
+    ("a domain without its certificate", lambda d: d["environments"]["dev"].pop("certificate")),
     ("no issuer", lambda d: d["environments"]["dev"].pop("issuer")),
     ("plain http", lambda d: d["environments"]["dev"].update(issuer="http://login.example.com/")),
     ("a parameter that has a member of its own", lambda d: d["environments"]["dev"]["parameters"].update(Issuer="x")),
@@ -264,6 +345,23 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
     with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 15"):
         read_environments(path)
+
+
+def test_smallest_environment_is_enough(tmp_path: Any) -> None:
+    """One environment of any name, without domain, certificate, discovery and synthetic check, is a valid file."""
+    path = tmp_path / "environments.yaml"
+    staging = {"stack": "larder", "region": "eu-west-1", "issuer": "https://login.example.com/", "audience": "larder"}
+    small = {"service": "predictions", "version": "v1", "environments": {"staging-2": staging}}
+    path.write_text(json.dumps(small))
+    document = read_environments(path)
+    given = build_parameters(document, "staging-2")
+    assert set(given) == {"Environment", "Service", "Issuer", "Audience"}
+    assert all(fits(TEMPLATE["Parameters"][name], value) for name, value in given.items())
+    assert "staging-2" in tomllib.loads(build_samconfig(document))
+    assert not find_conditions(given) & {"HasDomain", "HasDiscovery", "HasSynthetic"}
+    openapi = {"paths": {}}
+    files = build_files(document, openapi, "staging-2", release="1", base_url="https://x.example.com/live/v1")
+    assert set(files) == {"predictions/staging-2/service.json", "predictions/staging-2/openapi.json"}
 
 
 def test_each_function_has_a_bundle() -> None:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from infra.translate import ROOT, Template, read_template
+from infra.gateway import GATEWAY, build_gateway, render
+from infra.translate import Template, read_template
+from serve.datasets import SERVED
 from tests.unit.infra.rules import RULES, check
 
 GONE = object()
@@ -81,9 +83,38 @@ def test_each_rule_has_a_seed(rule: Callable[..., Any]) -> None:
     assert rule.__name__ in {case[1] for case in SEEDS}
 
 
+def test_gateway_file_is_up_to_date() -> None:
+    """After a change of openapi.yaml, run `python -m infra.gateway` and commit both files."""
+    assert GATEWAY.read_text() == render(build_gateway())
+
+
+def test_key_is_required_where_a_token_is() -> None:
+    """With API keys, the operations that require a token require a key too; preflights and health require neither."""
+    document = build_gateway()
+    keyed = {
+        (path, method)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if isinstance(operation, dict) and operation.get("security")
+    }
+    assert keyed == {
+        (path, method)
+        for name in SERVED
+        for path in (f"/v1/{name}", f"/v1/{name}/{{prediction_id}}")
+        for method in ("get", "head")
+    }
+    for path, method in keyed:
+        with_keys = [{"bearerAuth": [], "apiKey": []}]
+        expected = {"Fn::If": ["HasApiKeys", with_keys, [{"bearerAuth": []}]]}
+        assert document["paths"][path][method]["security"] == expected
+    schemes = document["components"]["securitySchemes"]
+    assert (schemes["bearerAuth"]["type"], schemes["bearerAuth"]["scheme"]) == ("http", "bearer")
+    assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "x-api-key"}
+
+
 def test_each_operation_of_the_contract_calls_serve() -> None:
     """Each operation of openapi.yaml has an integration that calls serve's alias, which follows a canary deployment."""
-    paths = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
+    paths = build_gateway()["paths"]
     operations = [one for item in paths.values() for one in item.values() if isinstance(one, dict)]
     assert operations
     for operation in operations:

@@ -755,8 +755,8 @@ def test_a_preflight_is_answered_without_a_token() -> None:
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == ORIGINS[0]
     assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
-    assert answer.headers["access-control-allow-headers"] == "Authorization, If-None-Match"
     assert answer.headers["access-control-max-age"] == "600"
+    assert answer.headers["access-control-allow-headers"] == "Authorization, If-None-Match, X-Api-Key"
     plain = app.call(ONE, TOKEN, origin=ORIGINS[0])
     assert "access-control-allow-methods" not in plain.headers
 

@@ -13,12 +13,13 @@ from tests.unit.infra.rules import (
     functions,
     gateway,
     permissions,
+    pins,
     queues,
     storage,
 )
 from tests.unit.infra.rules.template import Rule
 
-MODULES = (queues, storage, permissions, functions, gateway, addresses, alarms, alarm_simulation, dashboards)
+MODULES = (queues, storage, permissions, functions, gateway, addresses, alarms, alarm_simulation, dashboards, pins)
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
 
 

@@ -31,12 +31,14 @@ def alarms_notify_as_the_runbook_says(template: Template) -> Iterator[str]:
     alarms = by_type(template, "AWS::CloudWatch::Alarm")
     composites = by_type(template, "AWS::CloudWatch::CompositeAlarm")
     fed = {one for alarm in composites.values() for one in re.findall(r"\$\{(\w+)\}", str(alarm["AlarmRule"]))}
+    shift = template["Resources"]["ServeFunction"]["Properties"]["DeploymentPreference"]
+    guards = {one["Ref"] for one in shift["Alarms"]}
     for name, alarm in {**alarms, **composites}.items():
         wanted = TOPICS.get(sections.get(name, ""), [])
         if alarm.get("AlarmActions", []) != wanted:
             yield f"{name}: notifies {alarm.get('AlarmActions', [])}, and the runbook says {wanted}"
-        if not wanted and name not in fed:
-            yield f"{name}: notifies nobody and feeds no composite alarm"
+        if not wanted and name not in fed | guards:
+            yield f"{name}: notifies nobody, feeds no composite alarm and guards no deployment"
         if not str(alarm.get("AlarmDescription", "")).endswith(f"; docs/runbook.md#{name.lower()}"):
             yield f"{name}: its description does not end in docs/runbook.md#{name.lower()}"
         if alarm.get("ActionsEnabled") is False:

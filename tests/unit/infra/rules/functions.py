@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from infra.bundle import RUNTIME
 from infra.translate import ROOT, Template
 from serve.handler import MARGIN_SECONDS, REQUEST_SECONDS
-from tests.unit.infra.rules.template import Rule, functions, get
+from tests.unit.infra.rules.template import Rule, by_type, functions, get
+
+METRICS_ARE_LATE = 120  # seconds until a metric is there and its alarm is evaluated
 
 FORBIDDEN = {  # property -> why no function has it
     "SnapStart": "it excludes provisioned concurrency",
@@ -44,8 +47,17 @@ def serve_is_called_through_its_alias(template: Template) -> Iterator[str]:
     alarms = {one.get("Ref") for one in shift.get("Alarms", [])}
     if shift.get("Enabled") != {"Ref": "Canary"} or not str(shift.get("Type")).startswith("Canary"):
         yield "ServeFunction: a new version gets all traffic at once"
-    if not {"ServeCrashes", "ErrorsIn5Minutes"} <= alarms:
+    metrics = set()
+    minutes = int((re.findall(r"(\d+)Minutes$", str(shift.get("Type"))) or ["0"])[0])
+    for name, alarm in by_type(template, "AWS::CloudWatch::Alarm").items():
+        if name in alarms:
+            metrics.add(alarm["MetricName"])
+            if alarm["Period"] * alarm["EvaluationPeriods"] + METRICS_ARE_LATE > minutes * 60:
+                yield f"ServeFunction: {name} cannot fire within a canary of {minutes} minutes"
+    if not {"Errors", "5XXError", "Latency"} <= metrics:
         yield "ServeFunction: no alarm rolls a bad version back"
+    if serve.get("AutoPublishCodeSha256") != {"Ref": "ServeDigest"}:
+        yield "ServeFunction: a changed parameter would not reach its alias"
     permission = template["Resources"]["ApiMayCallServe"]["Properties"]
     if permission["FunctionName"] != {"Ref": "ServeFunction.Alias"}:
         yield "ApiMayCallServe: is not for the alias that the gateway calls"

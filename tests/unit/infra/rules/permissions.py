@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, by_type, functions, get, listed, statements
 
-WITHOUT_RESOURCES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+WITHOUT_RESOURCES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords", "lakeformation:GetDataAccess"}
 TRUSTED = {"lambda.amazonaws.com", "scheduler.amazonaws.com", "apigateway.amazonaws.com"}
 
 

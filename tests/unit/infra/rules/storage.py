@@ -9,6 +9,7 @@ from serve.item import EXPIRES_AT, PK, SK
 from tests.unit.infra.rules.template import Rule, by_type, functions, get
 
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
+SHARED = {"ApiGatewayLogRole", "ApiGatewayLogging"}  # with all other APIs of the account and region
 SHORTEST_DAYS = {"rejects/": 90, "metadata/": 8, "work/": 8}  # a run can be stopped for a week and then continue
 
 
@@ -29,7 +30,7 @@ def data_outlives_the_stack(template: Template) -> Iterator[str]:
     """Tables and buckets are retained on deletion and on replacement, nothing else is; tables are protected in prod."""
     for name, one in template["Resources"].items():
         keeps = (one.get("DeletionPolicy"), one.get("UpdateReplacePolicy")) == ("RetainExceptOnCreate", "Retain")
-        if keeps != (name in RETAINED):
+        if keeps != (name in RETAINED | SHARED):
             yield f"{name}: is {'retained' if keeps else 'deleted'} with the stack"
     for name, table in by_type(template, "AWS::DynamoDB::Table").items():
         if table.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProd", True, False]}:
