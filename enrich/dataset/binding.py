@@ -12,7 +12,15 @@ from typing import Any, Union
 import duckdb
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
-from enrich.dataset.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
+from enrich.dataset.expressions import (
+    DatasetMistakes,
+    Expression,
+    Mistake,
+    Names,
+    parse_expression,
+    quote_reserved,
+    suggest,
+)
 from enrich.dataset.json_sql import INTEGERS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
@@ -143,8 +151,16 @@ class Binder:
                 kinds[name] = self.con.sql(f"select cast(null as {declared})").types[0]
             except duckdb.Error:
                 place = f"derive.{name}" if name in derived else f"columns.{name}"
-                self._add(place, f"{declared!r} is not a DuckDB type", "see DuckDB's list of data types")
+                remedy = quote_reserved(self.con, declared, self._is_type) or "see DuckDB's list of data types"
+                self._add(place, f"{declared!r} is not a DuckDB type", remedy)
         return kinds
+
+    def _is_type(self, sql: str) -> bool:
+        try:
+            self.con.sql(f"select cast(null as {sql})")
+        except duckdb.Error:
+            return False
+        return True
 
     def _subject(self) -> list[Leaf | None]:
         """Bind the expression of each claim, in the reader's order: an order of the writer's own could differ."""

@@ -8,14 +8,16 @@ is UTC; finer fractions are rounded to the declared unit; text to VARCHAR, ENUM,
 member, where numbers are rounded to the declared type.
 
 Text (CSV, JSON lines, partitions in the object key) is parsed as the type: `12`, `12.0` and `+12` as an integer, but
-not `1e3`; a date as `2026-11-20` only; an instant with or without zone, UTC without; decimals are rounded to the
-declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans. In JSON lines a nested member is converted to
-the declared nested type (numbers in it are rounded), and a number or an object to VARCHAR as its JSON text; a number
-with a fraction passes through a double, so a DECIMAL of more than 17 digits must be written as a string.
+not `1e3`; a date as `2026-11-20` only; an instant with or without zone, UTC without, and a time without zone; decimals
+are rounded to the declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans; BLOB as base64 (RFC 4648,
+section 4), which is what BigQuery, Spark and Jackson write. A member of JSON lines at any depth is parsed so: one that
+a struct lacks is null, and an object or a number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a
+fraction as a double, so one of more than 15 digits is no DECIMAL: it must be written as a string.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, SqlType, identifier, literal
@@ -23,13 +25,13 @@ from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, SqlType, identifier, l
 _FLOATS = {"float", "double"}
 _TEXTS = {"varchar", "enum"}
 _NESTED = {"struct", "list", "array", "map"}
-_FROM_TEXT = (
-    INTEGERS
-    | _FLOATS
-    | _TEXTS
-    | {"decimal", "boolean", "date", "time", "timestamp", "timestamp with time zone", "uuid", "blob"}
-)
-
+_FROM_TEXT = INTEGERS | _FLOATS | _TEXTS | TIMESTAMPS | {"decimal", "boolean", "date", "time", "uuid", "blob"}
+_EXACT_DIGITS = 15  # a double keeps every decimal number of so many digits
+_PATTERNS = {
+    **dict.fromkeys(INTEGERS, "[+-]?[0-9]+(\\.0*)?"),
+    "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
+    "time": "[0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\\.[0-9]+)?)?",  # a cast would drop a zone
+}
 
 PARTITION_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's name of a partition whose value is null
 
@@ -57,36 +59,116 @@ def coerce_typed(name: str, actual: SqlType, declared: SqlType) -> Coerced | Non
     return Coerced(converted, f"({column} is not null and {converted} is null)")
 
 
-def coerce_text(column: str, declared: SqlType) -> Coerced | None:
-    """Coerce text, given as SQL that is cheap to repeat; None if the type can't be read from text."""
-    kind = declared.id
-    if kind not in _FROM_TEXT:
+def coerce_text(column: str, declared: SqlType, *, escaped: bool = False) -> Coerced | None:
+    """Coerce text; None if the type can't be read from text.
+
+    Args:
+        column: SQL that is cheap to repeat.
+        declared: the type.
+        escaped: BLOBs are as DuckDB casts them to text, and not base64.
+    """
+    if declared.id not in _FROM_TEXT:
         return None
-    if kind == "varchar" and str(declared) != "JSON":
+    if declared.id == "varchar" and not _is_json(declared):
         return Coerced(column)
-    converted = f"try_cast({column} as {declared})"
-    if kind in INTEGERS:
-        converted = f"case when regexp_full_match({column}, '\\s*[+-]?[0-9]+(\\.0*)?\\s*') then {converted} end"
-    elif kind == "date":
-        converted = (
-            f"case when regexp_full_match({column}, '\\s*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\\s*') then {converted} end"
-        )
-    elif kind == "timestamp":  # a cast to TIMESTAMP would drop the zone and keep the hour
-        converted = f"cast(try_cast({column} as timestamptz) as timestamp)"
+    # A TRY takes 25 times as long as a TRY_CAST for what fails.
+    converted = f"try({_parse_text(column, declared, escaped=escaped, cast='try_cast')})"
     return Coerced(converted, f"({column} is not null and {converted} is null)")
 
 
-def coerce_json(member: str, declared: SqlType) -> Coerced | None:
-    """Coerce a member of a JSON line, given as SQL: its JSON if the declared type is nested, else its text."""
-    if declared.id not in _NESTED:
-        return coerce_text(member, declared)
-    converted = f"try(json_transform_strict({member}, {literal(_structure(declared))}))"
-    return Coerced(converted, f"({member} is not null and json_type({member}) <> 'NULL' and {converted} is null)")
+def coerce_json(member: str, declared: SqlType, *, escaped: bool = False) -> Coerced | None:
+    """Coerce a member of a JSON line, given as SQL of the type that `json_member` says; `escaped` as `coerce_text`."""
+    if not needs_json(declared):
+        return coerce_text(member, declared, escaped=escaped)
+    converted = f"try({_parse_json(member, declared, escaped=escaped)})"
+    return Coerced(converted, f"({member} is not null and {converted} is null)")
 
 
 def json_member(name: str, declared: SqlType) -> str:
     """Return the member of a `json_transform` structure that `coerce_json` starts from."""
-    return f"{_quote(name)}:{_quote('JSON' if declared.id in _NESTED else 'VARCHAR')}"
+    return f"{json_name(name)}:{json_name('JSON' if needs_json(declared) else 'VARCHAR')}"
+
+
+def other_case(json: str, missing: Mapping[str, str]) -> str:
+    """Return the SQL of the first name that an object has in another case only; null if there is none.
+
+    Args:
+        json: SQL of the object.
+        missing: name -> SQL that is true if the object may not have it; CASE evaluates the rest for those rows alone.
+    """
+    keys = f"json_keys({json})"
+    names = []
+    for name, is_missing in missing.items():
+        exact = f"case when list_contains({keys}, {literal(name)}) then null when list_contains(list_transform({keys}, "
+        exact += f"lambda name: lower(name)), {literal(name.lower())}) then {literal(name)} end"
+        there = f"contains(lower({json}), {literal(json_name(name.lower()))})"
+        names.append(f"case when {is_missing} then case when {there} then {exact} end end")
+    return f"coalesce({', '.join(names)})"
+
+
+def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cast") -> str:
+    """Return the SQL of text as the type; it fails, or is null with `try_cast`, for what is not of the type."""
+    kind = declared.id
+    if kind == "varchar" and not _is_json(declared):
+        return text
+    if kind == "blob" and not escaped:
+        return f"from_base64({text})"
+    if kind in {"timestamp", "timestamp_s", "timestamp_ms"}:  # a cast would drop the zone and keep the hour
+        return f"cast({cast}({text} as timestamptz) as {declared})"
+    if kind == "timestamp_ns":  # the same, and TIMESTAMPTZ has microseconds
+        zone = f"epoch_us({cast}({text} as timestamptz)) - epoch_us({cast}({text} as timestamp))"
+        return f"make_timestamp_ns(epoch_ns({cast}({text} as timestamp_ns)) + 1000 * ({zone}))"
+    if kind in _PATTERNS:
+        text = f"case when not regexp_full_match({text}, '\\s*{_PATTERNS[kind]}\\s*') then '?' else {text} end"
+    return f"{cast}({text} as {declared})"
+
+
+def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) -> str:
+    """Return the SQL of JSON as the type; it fails for what is not of the type."""
+    kind, each = declared.id, f"j{depth}"
+
+    def inner(value: str, child: SqlType) -> str:
+        return _parse_json(value, child, depth + 1, escaped=escaped)
+
+    if kind in {"list", "array"}:
+        element = inner(each, dict(declared.children)["child"])
+        elements = f"list_transform(json_transform_strict({json}, '[\"JSON\"]'), lambda {each}: {element})"
+        return elements if kind == "list" else f"cast({elements} as {declared})"
+    if kind == "map":
+        kinds = dict(declared.children)
+        key = _parse_text(f"{each}.key", kinds["key"], escaped=escaped)
+        entry = f"struct_pack(k := {key}, v := {inner(f'{each}.value', kinds['value'])})"
+        entries = f"map_entries(json_transform_strict({json}, '\"MAP(VARCHAR, JSON)\"'))"
+        return f"map_from_entries(list_transform({entries}, lambda {each}: {entry}))"
+    if kind == "struct":
+        names = [name for name, _ in declared.children]
+        members = [
+            f"{identifier(name)} := {inner(f'{each}.{identifier(name)}', child)}" for name, child in declared.children
+        ]
+        structure = "{" + ",".join(f'{json_name(name)}:"JSON"' for name in names) + "}"
+        fail = f"cast('?' as {declared})"
+        missing = {name: f"{each}.{identifier(name)} is null" for name in names}
+        packed = f"case when {other_case(json, missing)} is null then struct_pack({', '.join(members)}) else {fail} end"
+        parsed = f"list_transform([json_transform({json}, {literal(structure)})], lambda {each}: {packed})[1]"
+        # What is no object has all members null, as an object without them.
+        return f"case when {json} is null then null when json_type({json}) = 'OBJECT' then {parsed} else {fail} end"
+    if _is_json(declared):
+        return json
+    text = f"({json} ->> '$')"
+    if kind == "decimal":
+        digits = f"ltrim(regexp_replace({text}, '[eE].*$|[^0-9]', '', 'g'), '0')"
+        lossy = f"json_type({json}) = 'DOUBLE' and len({digits}) > {_EXACT_DIGITS} and regexp_matches({text}, '[.eE]')"
+        text = f"case when {lossy} then '?' else {text} end"
+    return _parse_text(text, declared, escaped=escaped)
+
+
+def needs_json(declared: SqlType) -> bool:
+    """Return whether the JSON of a member is needed, and not only its text."""
+    return declared.id in _NESTED or (declared.id == "decimal" and dict(declared.children)["precision"] > _EXACT_DIGITS)
+
+
+def _is_json(declared: SqlType) -> bool:
+    return str(declared).upper() == "JSON"
 
 
 def _is_same_kind(actual: SqlType, declared: SqlType) -> bool:
@@ -99,14 +181,6 @@ def _is_same_kind(actual: SqlType, declared: SqlType) -> bool:
     return (a in numbers and d in numbers) or (a in TIMESTAMPS and d in TIMESTAMPS) or a == d
 
 
-def _structure(kind: SqlType) -> str:
-    """Return a nested type as a `json_transform` structure."""
-    if kind.id == "struct":
-        return "{" + ",".join(f"{_quote(name)}:{_structure(child)}" for name, child in kind.children) + "}"
-    if kind.id in {"list", "array"}:
-        return f"[{_structure(dict(kind.children)['child'])}]"
-    return _quote(str(kind))
-
-
-def _quote(name: str) -> str:
+def json_name(name: str) -> str:
+    """Return a name in double quotes, as DuckDB's JSON functions expect it."""
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -21,15 +21,22 @@ class Source:
 
     Attributes:
         prefix: object keys of outputs begin with it.
-        format: `parquet`; `csv` (RFC 4180, UTF-8, one header line, an unquoted empty field is null); `jsonl` (one
-            object a line, UTF-8; a missing member is null); `rejects` (what Larder itself wrote, to replay it). Text
-            may be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks.
+        format: `parquet`; `csv` (RFC 4180 in UTF-8 with one header line, unless the attributes below say otherwise);
+            `jsonl` (one object a line, UTF-8; a missing member is null); `rejects` (what Larder itself wrote, to
+            replay it). Text can be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks. A part of 0
+            bytes is one without rows.
         columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
             key as `name=value`, Hive's way.
         output: `snapshot` says that an output names every live item; `partial` removes nothing.
         marker: name of the object that closes an output of several objects, such as `_SUCCESS`.
         unknown_columns: `ignore` or `refuse` columns that the contract does not name.
         delimiter: between the fields of a CSV line.
+        quote: around a CSV field that has delimiters, newlines or quotes in it; None if the writer quotes nothing.
+        escape: makes the character after it text; in quoted fields only, if there is a quote. None: RFC 4180's
+            doubled quote alone. README.md has what Spark, Hive, MySQL and others write.
+        header: the first line of each CSV file has the names of its columns; else their order is that of `columns`.
+        null_words: CSV fields that are null unless they are quoted.
+        rejects_of: set by a replay: the format of the output whose rejects these are.
     """
 
     prefix: str
@@ -39,6 +46,11 @@ class Source:
     marker: str | None = None
     unknown_columns: Literal["ignore", "refuse"] = "ignore"
     delimiter: str = ","
+    quote: str | None = '"'
+    escape: str | None = None
+    header: bool = True
+    null_words: Sequence[str] = ("",)
+    rejects_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

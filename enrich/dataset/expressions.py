@@ -6,7 +6,8 @@ DuckDB itself parses them (`json_serialize_sql`), so the SQL that is checked is 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -107,7 +108,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
 
 def suggest(name: str, known: Collection[str]) -> str:
     """Suggest a known name for an unknown one."""
-    close = get_close_matches(name, known, n=1)
+    close = [each for each in known if each.lower() == name.lower()] or get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
@@ -122,15 +123,8 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
     answer = json.loads(found)
     if answer["error"]:
-        raise DatasetMistakes(
-            [
-                Mistake(
-                    place,
-                    f"{sql!r} is not SQL: {answer['error_message']}",
-                    "fix it; a name that is an SQL keyword needs double quotes",
-                )
-            ]
-        )
+        remedy = _quote_reserved(con, sql) or "fix it; a name that is an SQL keyword needs double quotes"
+        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {answer['error_message']}", remedy)])
     node = answer["statements"][0]["node"]
     plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
     if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
@@ -138,6 +132,42 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
             [Mistake(place, f"{sql!r} is not one expression", "write one expression, as after SELECT")]
         )
     return node["select_list"][0]
+
+
+def _quote_reserved(con: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    def parses(changed: str) -> bool:
+        ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({changed}\n)"]).fetchall()
+        return not json.loads(found)["error"]
+
+    return quote_reserved(con, sql, parses)
+
+
+def quote_reserved(con: duckdb.DuckDBPyConnection, sql: str, parses: Callable[[str], bool]) -> str | None:
+    """Return the remedy for SQL that does not parse because a name in it is a reserved word; None if that is not why.
+
+    Args:
+        con: knows DuckDB's keywords.
+        sql: an expression or a type.
+        parses: whether such SQL parses.
+    """
+    found = con.execute(
+        "select keyword_name, keyword_category from duckdb_keywords() where keyword_category <> 'unreserved'"
+    ).fetchall()
+    categories: dict[str, set[str]] = {}
+    for name, category in found:
+        categories.setdefault(name, set()).add(category)
+    words = [
+        each for each in re.finditer(r"\"[^\"]*\"|'[^']*'|[A-Za-z_][A-Za-z_0-9]*", sql) if each[0].lower() in categories
+    ]
+    fully = [word for word in words if "reserved" in categories[word[0].lower()]]  # STRUCT, a type, is less reserved
+    for chosen in [*([word] for word in words), fully]:
+        changed = sql
+        for word in reversed(chosen):
+            changed = f'{changed[: word.start()]}"{word[0]}"{changed[word.end() :]}'
+        if chosen and parses(changed):
+            names = ", ".join(repr(word[0]) for word in chosen)
+            return f"{names}: a reserved word needs double quotes, as in {changed}"
+    return None
 
 
 class _Walk:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import duckdb
 
-from enrich.dataset.coercion import Coerced, coerce_json, coerce_text, coerce_typed, json_member
+from enrich.dataset.coercion import (
+    Coerced,
+    coerce_json,
+    coerce_text,
+    coerce_typed,
+    json_member,
+    json_name,
+    needs_json,
+    other_case,
+)
 from enrich.dataset.definition import Source
 from enrich.dataset.json_sql import SqlType, identifier, literal
 
@@ -34,7 +43,17 @@ def build_read(
         return render_read(_CHUNK, read_columns(actual, declared), codes, problem)
     inside = {name: kind for name, kind in declared.items() if name not in actual}
     lines = parse_lines(source, inside, declared)
-    return render_read(lines, read_members(actual, declared), codes, problem)
+    # An output's own values are text as its writer spelled them; those of a Parquet file, as rejects render them.
+    members = read_members(actual, declared, escaped=source.rejects_of == "parquet")
+    # What is converted from JSON is used twice, and converted once.
+    slots = {name: identifier(f"larder.json.{name}") for name, kind in inside.items() if needs_json(kind)}
+    if slots:
+        lines = (
+            f"(select *, {', '.join(f'{members[name].sql} as {slot}' for name, slot in slots.items())} from {lines})"
+        )
+    for name, slot in slots.items():
+        members[name] = Coerced(slot, f"({_member(name)} is not null and {slot} is null)")
+    return render_read(lines, members, codes, problem)
 
 
 def read_columns(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
@@ -54,8 +73,10 @@ def read_columns(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType])
     return coerced
 
 
-def read_members(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> dict[str, Coerced]:
-    """Coerce the members of JSON lines, and the columns that come from the object key.
+def read_members(
+    actual: Mapping[str, SqlType], declared: Mapping[str, SqlType], *, escaped: bool = False
+) -> dict[str, Coerced]:
+    """Coerce the members of JSON lines, and the columns that come from the object key; `escaped` as `coerce_text`.
 
     Raises:
         TypeError: a type can't be read from JSON.
@@ -63,7 +84,7 @@ def read_members(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType])
     coerced = read_columns(actual, {name: kind for name, kind in declared.items() if name in actual})
     for name, kind in declared.items():
         if name not in actual:
-            found = coerce_json(f"struct_extract({_JSON}, {literal(name)})", kind)
+            found = coerce_json(_member(name), kind, escaped=escaped)
             if found is None:
                 raise TypeError(f"column {name!r} can't be read from JSON as {kind}")
             coerced[name] = found
@@ -81,9 +102,12 @@ def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping
         text = f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
         relation = f"(select * replace ({text} as {line}) from {relation})"
     problems = [
+        f"when {_JSON} is null and regexp_matches({line}, '\\}}\\s*\\{{') then 'the line is not JSON: it has several "
+        "objects, it seems; end each with a newline'",
         f"when {_JSON} is null then 'the line is not JSON'",
         f"when not starts_with(ltrim({line}, {_BLANKS}), '{{') then 'the line is not a JSON object'",
     ]
+    problems += _check_case(inside)
     if source.unknown_columns == "refuse":
         known = ", ".join(literal(name) for name in declared)
         unknown = f"list_filter(try(json_keys({line})), lambda name: name not in ({known}))"
@@ -93,6 +117,36 @@ def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping
     problem = f"coalesce({identifier(PROBLEM)}, case {' '.join(problems)} end)"
     parsed = f"(select *, try(json_transform({line}, {literal(structure)})) as {_JSON} from {relation})"
     return f"(select * replace ({problem} as {identifier(PROBLEM)}) from {parsed})"
+
+
+def _check_case(inside: Mapping[str, SqlType]) -> list[str]:
+    """Return the cases of lines whose members differ from the contract's by case only: they would be read as null."""
+    cases = []
+    if inside:
+        missing = {name: f"{_member(name)} is null" for name in inside}
+        cases.append(_find_other_case(identifier(LINE), "", missing))
+    structs = [(name, _member(name), kind) for name, kind in inside.items() if kind.id == "struct"]
+    while structs:
+        place, json, kind = structs.pop()
+        missing = {name: f"not contains({json}, {literal(json_name(name))})" for name, _ in kind.children}
+        cases.append(_find_other_case(json, f"{place}.", missing))
+        structs += [
+            (f"{place}.{name}", f"json_extract({json}, {literal(f'$.{json_name(name)}')})", child)
+            for name, child in kind.children
+            if child.id == "struct"
+        ]
+    return cases
+
+
+def _find_other_case(json: str, place: str, missing: Mapping[str, str]) -> str:
+    expected = other_case(json, missing)
+    found = f"list_filter(json_keys({json}), lambda name: lower(name) = lower({expected}))[1]"
+    words = [literal(f"member '{place}"), found, literal(f"' is '{place}"), expected, literal("' in the contract")]
+    return f"when {expected} is not null then concat({', '.join(words)}, ': case matters')"
+
+
+def _member(name: str) -> str:
+    return f"struct_extract({_JSON}, {literal(name)})"
 
 
 def extract_prediction(line: str) -> str:

@@ -6,16 +6,17 @@ suits it. A run binds it again with the true types, before it reads the first pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 
 from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
-from enrich.dataset.definition import Dataset, FromKey
+from enrich.dataset.definition import Dataset, FromKey, Source
 from enrich.dataset.expressions import Mistake
 from enrich.dataset.json_sql import SqlType
 from serve.datasets import Served
@@ -146,8 +147,32 @@ def _check_policies(dataset: Dataset) -> Iterator[Mistake]:
         yield Mistake(f"{name} source.prefix", f"is {source.prefix!r}", "begin object keys without a slash")
     if not 0 <= dataset.tolerated.share <= 1:
         yield Mistake(f"{name} tolerated.share", f"is {dataset.tolerated.share}", "give a share from 0 to 1")
-    if len(source.delimiter) != 1:
-        yield Mistake(f"{name} source.delimiter", f"is {source.delimiter!r}", "give one character")
+    yield from _check_csv(f"{name} source", source)
+
+
+def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
+    """Yield the mistakes in a CSV dialect."""
+    characters: dict[str, Any] = {"delimiter": source.delimiter, "quote": source.quote, "escape": source.escape}
+    header, words = cast(Any, source.header), cast(Any, source.null_words)  # a definition's types may be unchecked
+    given = {**characters, "header": header, "null_words": words}
+    defaults = {each.name: each.default for each in fields(Source)}
+    if source.format != "csv":
+        for each in given:
+            if given[each] != defaults[each]:
+                yield Mistake(f"{place}.{each}", f"is of CSV, and the format is {source.format!r}", "leave it out")
+        return
+    for each, character in characters.items():
+        if character is None and each != "delimiter":
+            continue
+        if not isinstance(character, str) or not re.fullmatch(r"(?![A-Za-z0-9\r\n])[\x01-\x7f]", character):
+            remedy = "give one ASCII character that is no letter, digit or newline"
+            yield Mistake(f"{place}.{each}", f"is {character!r}", remedy)
+        elif each != "delimiter" and character == source.delimiter:
+            yield Mistake(f"{place}.{each}", f"is {character!r}, as the delimiter", "give two different characters")
+    if not isinstance(header, bool):
+        yield Mistake(f"{place}.header", f"is {header!r}", "set it to True or False")
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        yield Mistake(f"{place}.null_words", f"is {words!r}", "give a list of texts, e.g. ['', '\\\\N']")
 
 
 def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterator[Mistake]:

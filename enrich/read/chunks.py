@@ -20,7 +20,9 @@ from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
 from enrich.dataset.expressions import suggest
 from enrich.dataset.source_sql import LINE, PROBLEM
+from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
+from enrich.read.magic import HEAD_BYTES, OtherFormat, recognize
 from enrich.read.s3_object import Part
 from enrich.read.text import BadText, read_csv, read_lines
 
@@ -45,12 +47,14 @@ def read_chunks(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Read parts in their order; give each chunk with the number of its first row in the whole output.
 
+    A part of 0 bytes has no rows if it is text: that is how Spark writes an empty partition.
+
     Raises:
         BadOutput: a file is not what the contract says.
     """
     row = 0  # of the part's first row in the output
     for part in parts:
-        if part.size == 0:
+        if part.size == 0 and source.format == "parquet":
             raise BadOutput(f"{part.name} is empty (0 bytes); an output without predictions is a file without rows")
         skip = max(0, start_row - row)
         with open_part(part) as file:
@@ -61,7 +65,7 @@ def read_chunks(
                         begin = max(0, skip - at)
                         yield row + at + begin, chunk.slice(begin)
                     at += chunk.num_rows  # noqa: PLW2901 - where the next chunk, or the next part, begins
-            except (Damaged, BadText) as error:
+            except (Damaged, BadText, OtherFormat) as error:
                 raise BadOutput(f"{part.name}: {error}") from error
         row += at
 
@@ -74,9 +78,7 @@ def _read_parquet(
         # pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadOutput(
-            f"{part.name} is not a Parquet file ({_first_line(error)}); check the dataset's format"
-        ) from error
+        raise BadOutput(f"{part.name} is not a Parquet file: {_explain_not_parquet(file, error)}") from error
     names, constants = check_schema(part, source, parquet.schema_arrow)
     groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
@@ -105,14 +107,52 @@ def _read_csv(
     """Give chunks with their first row in the part; all of it is read, since only reading tells where a row begins."""
     constants: dict[str, str] = {}
 
-    def check_header(found: list[str]) -> list[str]:
-        constants.update(check_names(part, source, found))
-        return [name for name in source.columns if name not in constants]
+    def choose(first: list[str]) -> tuple[list[str], list[str]]:
+        if source.header:
+            _check_header(part, source, first)
+        names = first if source.header else _name_fields(part, source, first)
+        constants.update(check_names(part, source, names))
+        return names, [name for name in source.columns if name not in constants]
 
     at = 0
-    for chunk in _cut(read_csv(part.object_key, file, source.delimiter, check_header), 0, chunk_rows, CHUNK_BLOCKS):
+    syntax = CsvSyntax(source.delimiter, source.quote, source.escape, source.null_words)
+    rows = read_csv(part.object_key, file, syntax, source.null_words, choose, header=source.header)
+    for chunk in _cut(rows, 0, chunk_rows, CHUNK_BLOCKS):
         yield at, _add_constants(chunk, [*source.columns, LINE, PROBLEM], constants)
         at += chunk.num_rows
+
+
+def _name_fields(part: Part, source: Source, first: list[str]) -> list[str]:
+    """Return the columns of a file without a header: those of the contract that the object key does not give.
+
+    Raises:
+        BadOutput: it has a header.
+    """
+    partitions = parse_partitions(part.object_key)
+    names = [name for name in source.columns if name not in partitions]
+    if first == names:
+        raise BadOutput(f"{part.name}: its first line has the names of the columns; set header=True")
+    return names
+
+
+def _check_header(part: Part, source: Source, first: list[str]) -> None:
+    """Check that the first line is a header.
+
+    Raises:
+        BadOutput: it names no column of the contract, or has another delimiter.
+    """
+    expected = {name.lower() for name in source.columns if name not in parse_partitions(part.object_key)}
+    if not expected or expected & {name.lower() for name in first}:
+        return
+    for delimiter in ",;\t|\x01":
+        if expected & {name.strip(" \"'").lower() for name in source.delimiter.join(first).split(delimiter)}:
+            raise BadOutput(
+                f"{part.name}: its header is not separated by {source.delimiter!r}; set delimiter={delimiter!r}"
+            )
+    raise BadOutput(
+        f"{part.name}: its first line has no name of a column, expected {', '.join(source.columns)}; write a "
+        "header, or set header=False if the file has none and its fields are in the contract's order"
+    )
 
 
 def _read_lines(
@@ -214,6 +254,18 @@ def _add_constants(batch: pa.RecordBatch, names: list[str], constants: dict[str,
         else:
             arrays.append(batch.column(batch.schema.get_field_index(name)))
     return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _explain_not_parquet(file: Any, error: Exception) -> str:
+    """Say what a file is instead, and what to do."""
+    file.seek(0)
+    found = recognize(file.read(HEAD_BYTES))
+    if found is None:
+        return f"{_first_line(error)}; check the dataset's format"
+    what, remedy = found
+    if "Parquet" in what:
+        return f"it is damaged ({_first_line(error)}); write it again"
+    return f"it {what}; {remedy or 'write it without: Parquet is compressed inside'}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Decompress a part of text as it streams: gzip, zstd, snappy, by its first bytes and its name. Edge: files.
 
-A gzip or zstd file may consist of several members. Snappy has no file format of its own; two are in use: Google's
-framing (`.sz`, python-snappy) and Hadoop's blocks (`.snappy`, what Spark and Hive write). A bare snappy block must be
-held in memory as a whole and is refused.
+A gzip or zstd file may consist of several members; a zstd file may begin with skippable frames (RFC 8878, 3.1.2), as
+pzstd writes them. Snappy has no file format of its own; two are in use: Google's framing (`.sz`, python-snappy) and
+Hadoop's blocks (`.snappy`, what Spark and Hive write). A bare snappy block must be held in memory as a whole and is
+refused, as is all other compression (`enrich.read.magic`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from enrich.read.magic import HEAD_BYTES, refuse_other
+
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f; lz4 has the same ones
 _FRAMED = b"\xff\x06\x00\x00sNaPpY"
 _MAX_BLOCK = 64 * 1024 * 1024  # no block of snappy may say that it holds more; writers make them of 64 KB to 1 MB
 
@@ -31,9 +35,12 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
 
     Raises:
         Damaged: the stream can't be decompressed.
+        OtherFormat: it is something else.
     """
-    head = file.read(len(_FRAMED))
-    file.seek(0)
+    head = _read_head(file)
+    refuse_other(head, name)
+    if not head:
+        return iter(())
     if head.startswith(_FRAMED):
         return _gather(_read_framed(file), block_size)
     if name.endswith((".snappy", ".sz")):
@@ -41,8 +48,20 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
     codec = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
     for suffix in (".gz", ".zst", ".zstd"):
         if codec is None and name.endswith(suffix):
-            raise Damaged(f"it is named {suffix} and is not compressed so")
+            raise Damaged(f"it is named {suffix} and is not compressed so; take the suffix off, or compress it")
     return _read_stream(file, codec, block_size)
+
+
+def _read_head(file: Any) -> bytes:
+    """Read the first bytes, after skippable frames, and leave the file at its start."""
+    at = 0
+    while True:
+        head: bytes = file.read(HEAD_BYTES)
+        if head[1:4] != _SKIPPABLE or head[0] >> 4 != 5 or len(head) < 8:
+            file.seek(0)
+            return head
+        at += 8 + int.from_bytes(head[4:8], "little")
+        file.seek(at)
 
 
 def _read_stream(file: Any, codec: str | None, block_size: int) -> Iterator[bytes]:

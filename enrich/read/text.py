@@ -1,6 +1,7 @@
 """Read CSV and JSON lines as chunks of text; a line that is no row becomes a row that says so. Edge: files.
 
-Chunks are blocks of a fixed number of bytes from the start of the file, so that a restart meets the same ones.
+Chunks are blocks of a fixed number of bytes from the start of the file, each up to the last row that ends in it. So a
+restart meets the same ones.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import codecs
 import functools
 import io
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,15 +19,19 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from enrich.dataset.source_sql import LINE, PROBLEM
+from enrich.read.csv_syntax import CsvSyntax, Malformed
 from enrich.read.decompress import unpack
+from enrich.read.magic import refuse_other
 
-BLOCK_BYTES = 1024 * 1024  # pyarrow's CSV reader takes many times as much memory; no row may be longer
-_AHEAD = 2  # blocks that pyarrow's CSV reader may have read while we are busy; it would read 32
+BLOCK_BYTES = 1024 * 1024
+_MAX_ROW = 16 * 1024 * 1024  # of CSV: what a quote that is never closed may hold in memory
 _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _MARK = "\ufdd0"  # stands for a byte that is not UTF-8; Unicode leaves it to such uses within a program
-_NOT_UTF_8 = "the line is not UTF-8"
+_NOT_UTF_8 = "the line is not UTF-8; write the file as UTF-8"
 codecs.register_error("larder.mark", lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
+
+Choose = Callable[[list[str]], tuple[list[str], list[str]]]
 
 
 class BadText(ValueError):
@@ -37,160 +42,193 @@ def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
     """Give the lines of a file that are not blank, as columns `larder.line` and `larder.problem`.
 
     Raises:
-        BadText: a line is longer than 64 MB.
+        BadText: it is JSON, but not an object a line; or a line is longer than 64 MB.
         Damaged: the compressed stream is.
+        OtherFormat: it is no text.
     """
-    rest, first = b"", True
-    for block in unpack(name, file, BLOCK_BYTES):
-        whole, found, tail = block.rpartition(b"\n")
+    rest, begun = b"", False
+    for block in itertools.chain(_read_blocks(name, file), [b""]):
+        # At the end, what is left is a line as well.
+        whole, found, rest = (rest + block).rpartition(b"\n") if block else (rest, rest, b"")
         if found:
-            lines = rest + whole
-            yield _build_lines(lines.removeprefix(_BOM) if first else lines)
-            rest, first = tail, False
-        else:
-            rest += block
+            if not begun and (first := whole.lstrip().partition(b"\n")[0].rstrip()):
+                begun = True
+                _check_first(first)
+            yield _build_lines(whole)
         if len(rest) > _MAX_LINE:
             raise BadText("a line is longer than 64 MB; write one object a line")
-    if rest:
-        yield _build_lines(rest.removeprefix(_BOM) if first else rest)
+
+
+def _check_first(line: bytes) -> None:
+    """Refuse JSON that spans lines: each of them would be a reject."""
+    if line in {b"{", b"["} or (line.startswith(b"[") and line.rstrip(b",").endswith((b"{", b"}", b"}]"))):
+        raise BadText(
+            "it is a JSON array, or an object over several lines; write one object a line (pandas: "
+            "to_json(..., orient='records', lines=True))"
+        )
 
 
 def read_csv(
-    name: str, file: Any, delimiter: str, check_header: Callable[[list[str]], list[str]]
+    name: str, file: Any, syntax: CsvSyntax, null_words: Sequence[str], choose: Choose, *, header: bool
 ) -> Iterator[pa.RecordBatch]:
     """Give the rows of a CSV file, as text, with the columns `larder.line` and `larder.problem`.
+
+    A record that is no CSV, or has not as many fields as there are columns, becomes a row with a problem. A file with
+    nothing but blank lines has no rows.
 
     Args:
         name: the object key.
         file: a seekable binary file.
-        delimiter: between fields.
-        check_header: gets the column names and returns those to read.
+        syntax: the dialect.
+        null_words: fields that are null unless they are quoted.
+        choose: gets the fields of the first record (none if it is malformed); returns the names of all columns, and
+            of those to read.
+        header: the first record is no row.
 
     Raises:
-        BadText: it has no header, a quote is never closed, or a row is longer than 1 MB.
+        BadText: the header is no CSV, a quote is never closed, or a row is longer than 16 MB.
         Damaged: the compressed stream is.
+        OtherFormat: it is no text.
     """
-    bad: list[tuple[int, str]] = []  # rows with too few or too many fields, with their index among all
-
-    def note(row: Any) -> str:
-        # The header is number 1; blank lines are not counted.
-        bad.append((row.number - 2, row.text.replace(_MARK, "\ufffd")))
-        return "skip"
-
-    stream = _Stream(unpack(name, file, BLOCK_BYTES))
+    row, columns = 0, None
     try:
-        names = check_header(_read_header(stream, delimiter))
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=names,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                null_values=[""],
-            ),
-        )
-        row = 0
-        for batch in stream.serve(reader):
-            chunk = _insert(_build_rows(batch, marked=stream.marked), bad, row)
+        for pieces in _cut_records(_read_blocks(name, file), syntax):
+            if columns is None:
+                while pieces and isinstance(pieces[0], bytes):
+                    pieces[0] = pieces[0].lstrip(b"\r\n")  # blank lines
+                    if pieces[0]:
+                        break
+                    pieces.pop(0)
+                if not pieces:
+                    continue
+                columns = choose(_take_first(pieces, syntax, remove=header))
+            chunk = _parse_records(pieces, syntax, null_words, *columns)
             row += chunk.num_rows
             yield chunk
-        if bad:
-            yield _insert(_build_rows(pa.RecordBatch.from_pylist([], reader.schema), marked=False), bad, row, last=True)
-    except pa.ArrowInvalid as error:
-        if "straddl" in str(error):
-            said = "a row is longer than 1 MB, or a quote is never closed; write long texts as Parquet"
-            raise BadText(said) from error
-        raise BadText(f"{str(error).splitlines()[0]}; write it as RFC 4180 says") from error
-    finally:
-        stream.close()
+    except BadText as error:
+        raise BadText(f"row {row}: {error}") from error
 
 
-class _Stream(io.RawIOBase):
-    """Blocks as a file for pyarrow's CSV reader, whose thread is kept from reading far ahead of us.
+def _read_blocks(name: str, file: Any) -> Iterator[bytes]:
+    """Give the decompressed content without a byte order mark."""
+    head = b""
+    blocks = unpack(name, file, BLOCK_BYTES)
+    for block in blocks:
+        head += block
+        if len(head) >= len(_BOM) + 1:
+            break
+    refuse_other(head)
+    if head := head.removeprefix(_BOM):
+        yield head
+    yield from blocks
 
-    They are made UTF-8, since what is not would fail the whole file instead of its row; `marked` tells that some was.
+
+def _cut_records(blocks: Iterator[bytes], syntax: CsvSyntax) -> Iterator[list[bytes | Malformed]]:
+    """Cut blocks into records.
+
+    Raises:
+        BadText: a quote is never closed.
     """
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._turn = threading.Condition()
-        self._awaited = True  # somebody waits for a batch, however many blocks that takes
-        self._ahead = 0
-        self.marked = False
-        self._blocks = self._encode(blocks)
-        self.head = self._held = next(self._blocks, b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        with self._turn:
-            self._turn.wait_for(lambda: self._awaited or self._ahead < _AHEAD)
-            self._ahead += 1
-        # All blocks but the last are full: pyarrow takes a short one for a row that is too long.
-        while len(self._held) < size and not self.closed and (block := next(self._blocks, b"")):
-            self._held += block
-        block, self._held = self._held[:size], self._held[size:]
-        return block
-
-    def serve(self, reader: Any) -> Iterator[pa.RecordBatch]:
-        """Give the batches of the reader that reads from here."""
-        while True:
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
-            self._await(False)
-            yield batch
-            self._await(True)
-
-    def close(self) -> None:
-        super().close()
-        self._await(True)
-
-    def _encode(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for block in itertools.chain(blocks, [b""]):
-            state = decoder.getstate()
-            if not state[0] and block.isascii():
-                encoded = block
-            else:
-                try:
-                    encoded = decoder.decode(block, final=not block).encode()
-                except UnicodeDecodeError:
-                    self.marked = True
-                    decoder.setstate(state)
-                    decoder.errors = "larder.mark"
-                    encoded = decoder.decode(block, final=not block).encode()
-                    decoder.errors = "strict"
-            if encoded:
-                yield encoded
-
-    def _await(self, awaited: bool) -> None:
-        with self._turn:
-            self._awaited, self._ahead = awaited, 0
-            self._turn.notify_all()
+    rest = b""
+    for block in blocks:
+        pieces, rest = syntax.cut(rest + block, final=False)
+        if len(rest) > _MAX_ROW:
+            more, rest = syntax.cut(rest, final=False, patient=False)
+            pieces += more
+        if pieces:
+            yield pieces
+        if len(rest) > _MAX_ROW:
+            raise BadText("it is longer than 16 MB: a quote is never closed, or write such long texts as Parquet")
+    pieces, rest = syntax.cut(rest if rest.endswith(b"\n") or not rest else rest + b"\n", final=True)
+    if pieces:
+        yield pieces
+    if rest:
+        raise BadText(
+            "it begins a quoted field that is never closed; close it, or set quote and escape to what its writer uses"
+        )
 
 
-def _read_header(stream: _Stream, delimiter: str) -> list[str]:
-    """Read the column names; pyarrow would guess types of columns before it tells them."""
-    head = stream.head.removeprefix(_BOM).lstrip(b"\r\n")
-    line = head.partition(b"\n")[0].rstrip(b"\r")
-    if not line:
-        raise BadText("it has no header line; begin it with the column names")
-    options = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    read = pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False)
+def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: bool) -> list[str]:
+    """Return the fields of the first record, and remove it from the pieces; none if it is malformed.
+
+    Raises:
+        BadText: it should be removed, and is malformed.
+    """
+    if isinstance(pieces[0], Malformed):
+        if remove:
+            raise BadText(f"its header is no CSV with the delimiter {syntax.delimiter!r}: {pieces[0].problem}")
+        return []
+    first = syntax.first_record(pieces[0])
+    if remove:
+        pieces[0] = pieces[0][len(first) :]
+    text, marked = _to_utf_8(first)
     table = pyarrow.csv.read_csv(
-        io.BytesIO(line + b"\n"),
-        read_options=read,
-        parse_options=options,
-        convert_options=pyarrow.csv.ConvertOptions(null_values=[], strings_can_be_null=False),
+        io.BytesIO(text.rstrip(b"\r\n") + b"\n"),
+        read_options=pyarrow.csv.ReadOptions(
+            autogenerate_column_names=True, use_threads=False, block_size=len(text) + 2
+        ),
+        parse_options=_parse_options(syntax),
+        convert_options=pyarrow.csv.ConvertOptions(
+            null_values=[], true_values=[], false_values=[], strings_can_be_null=False
+        ),
     )
-    return [str(column[0].as_py()) for column in table.columns]
+    fields = [str(column[0].as_py()) for column in table.columns]
+    return [field.replace(_MARK, "\ufffd") for field in fields] if marked else fields
+
+
+def _parse_records(
+    pieces: list[bytes | Malformed], syntax: CsvSyntax, null_words: Sequence[str], names: list[str], wanted: list[str]
+) -> pa.RecordBatch:
+    """Parse records; malformed ones are rows in their places."""
+    mark = _MARK.encode()
+    stand_in = mark if len(names) > 1 else mark + syntax.delimiter.encode() + mark  # has another number of fields
+    malformed = deque(piece for piece in pieces if isinstance(piece, Malformed))
+    text, marked = _to_utf_8(b"".join(piece if isinstance(piece, bytes) else stand_in + b"\n" for piece in pieces))
+    bad: list[tuple[int, str, str]] = []  # index, text, problem
+
+    def note(row: Any) -> str:
+        if malformed and row.text == stand_in.decode():
+            found = malformed.popleft()
+            bad.append((row.number - 1, found.text.decode("utf-8", "replace").rstrip("\r\n"), found.problem))
+        else:
+            problem = f"the line has {row.actual_columns} fields, expected {row.expected_columns}"
+            bad.append((row.number - 1, row.text.replace(_MARK, "\ufffd"), problem))
+        return "skip"
+
+    schema = pa.schema([(name, pa.string()) for name in wanted])
+    if not text.strip(b"\r\n"):
+        return _build_rows(pa.RecordBatch.from_pylist([], schema), marked=False)
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(text),
+        read_options=pyarrow.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(text) + 1),
+        parse_options=_parse_options(syntax, note),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=wanted,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=list(null_words),
+        ),
+    )
+    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema)]
+    return _insert(_build_rows(batches[0], marked=marked), bad)
+
+
+def _parse_options(syntax: CsvSyntax, note: Any = None) -> Any:
+    return pyarrow.csv.ParseOptions(
+        delimiter=syntax.delimiter, quote_char=syntax.quote, newlines_in_values=True, invalid_row_handler=note
+    )
+
+
+def _to_utf_8(text: bytes) -> tuple[bytes, bool]:
+    """Return text that is UTF-8, and whether some was not: that would fail the file instead of its row."""
+    if text.isascii():
+        return text, False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "larder.mark").encode(), True
+    return text, False
 
 
 def _build_lines(block: bytes) -> pa.RecordBatch:
@@ -223,24 +261,15 @@ def _decode(lines: pa.Array) -> tuple[pa.Array, pa.Array]:
         return pa.array(texts, pa.string()), pa.array(problems, pa.string())
 
 
-def _insert(batch: pa.RecordBatch, bad: list[tuple[int, str]], row: int, *, last: bool = False) -> pa.RecordBatch:
-    """Put malformed rows in their places; `row` is the index of the batch's first row among all."""
-    pieces: list[pa.RecordBatch] = []
-    taken = 0
-    while bad and (last or bad[0][0] - row - len(pieces) // 2 < batch.num_rows):
-        index, text = bad.pop(0)
-        if "\n" in text.rstrip("\r\n"):
-            raise BadText(f"row {index} is malformed and spans lines: a quote is never closed, perhaps")
-        good = 0 if last else index - row - len(pieces) // 2 - taken
-        pieces += [batch.slice(taken, good), _build_malformed(batch.schema, text)]
-        taken += good
-    pieces.append(batch.slice(taken))
-    if len(pieces) == 1:
-        return batch
-    table = pa.Table.from_batches(pieces).combine_chunks()
-    return table.to_batches()[0] if table.num_rows else batch
-
-
-def _build_malformed(schema: pa.Schema, text: str) -> pa.RecordBatch:
-    row = {LINE: text, PROBLEM: "the line has not as many fields as the header"}
-    return pa.RecordBatch.from_arrays([pa.array([row.get(name)], pa.string()) for name in schema.names], schema=schema)
+def _insert(rows: pa.RecordBatch, bad: list[tuple[int, str, str]]) -> pa.RecordBatch:
+    """Put malformed rows, with their index among all, in their places."""
+    if not bad:
+        return rows
+    places, texts, problems = zip(*bad, strict=True)
+    known = {LINE: texts, PROBLEM: problems}
+    arrays = [pa.array(known.get(name, [None] * len(bad)), pa.string()) for name in rows.schema.names]
+    order = list(range(rows.num_rows))
+    for n, place in enumerate(places):
+        order.insert(place, rows.num_rows + n)
+    both = pa.Table.from_batches([rows, pa.RecordBatch.from_arrays(arrays, schema=rows.schema)])
+    return both.take(order).combine_chunks().to_batches()[0]

@@ -80,7 +80,9 @@ def abandon(services: Services, lease: Lease, run: Run, why: str) -> Run:
 def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
     dataset = services.datasets[run.dataset]
     if run.kind is Kind.REJECTS:
-        dataset = replace(dataset, source=replace(dataset.source, format="rejects", marker=None))
+        dataset = replace(
+            dataset, source=replace(dataset.source, format="rejects", marker=None, rejects_of=dataset.source.format)
+        )
     return RunContext(services, lease, dataset, run, scratch)
 
 

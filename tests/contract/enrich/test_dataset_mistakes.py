@@ -23,6 +23,11 @@ def body(expression: str) -> dict[str, Any]:
     return {"body": {"x": expression}}
 
 
+def column(kind: str) -> dict[str, Any]:
+    """Add a column."""
+    return {"source": replace(SOURCE, columns={**SOURCE.columns, "X": kind})}
+
+
 def metadata(name: str, sql: str, on: Any) -> dict[str, Any]:
     """Add metadata."""
     return {"metadata": {**FLIGHTS.metadata, name: Metadata(sql, on)}}
@@ -99,6 +104,16 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "columns.larder.row",
         "are taken",
     ),
+    (
+        column("struct(order integer)"),
+        "columns.X",
+        "'order': a reserved word needs double quotes, as in struct(\"order\"",
+    ),
+    (column("struct(a struct(end date, desc varchar)[])"), "columns.X", "'end', 'desc': a reserved word needs double"),
+    (column("map(varchar, struct(Group integer))"), "columns.X", 'as in map(varchar, struct("Group" integer))'),
+    (body("order"), "body.x", "'order': a reserved word needs double quotes, as in \"order\""),
+    (body("{end: flight, to: flight}"), "body.x", 'as in {"end": flight, "to": flight}'),
+    (body("case when flight > 1 then 2"), "body.x", "a name that is an SQL keyword needs double quotes"),
     ({"source": replace(SOURCE, prefix="/x")}, "source.prefix", "begin object keys without a slash"),
     (
         {"source": replace(SOURCE, format="csv", columns={**SOURCE.columns, "l": "integer[]"})},
@@ -142,6 +157,53 @@ def test_all_mistakes_are_found_at_once() -> None:
         "flight-delays body.a",
         "flight-delays body.b.c",
     ]
+
+
+ONE_CHARACTER = "give one ASCII character that is no letter, digit or newline"
+DIALECTS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    (
+        "csv",
+        {"delimiter": "", "quote": "'\"", "escape": "é", "header": "no", "null_words": "\\N"},
+        {
+            "delimiter": f"is ''; {ONE_CHARACTER}",
+            "quote": ONE_CHARACTER,
+            "escape": f"is 'é'; {ONE_CHARACTER}",
+            "header": "is 'no'; set it to True or False",
+            "null_words": "is '\\\\N'; give a list of texts, e.g. ['', '\\\\N']",
+        },
+    ),
+    (
+        "csv",
+        {"delimiter": "x", "quote": False, "escape": "\n", "null_words": [None]},
+        {
+            "delimiter": f"is 'x'; {ONE_CHARACTER}",
+            "quote": f"is False; {ONE_CHARACTER}",
+            "escape": f"is '\\n'; {ONE_CHARACTER}",
+            "null_words": "is [None]; give a list of texts",
+        },
+    ),
+    (
+        "csv",
+        {"quote": ",", "escape": ","},
+        dict.fromkeys(["quote", "escape"], "is ',', as the delimiter; give two different characters"),
+    ),
+    ("csv", {"delimiter": None}, {"delimiter": f"is None; {ONE_CHARACTER}"}),
+    (
+        "jsonl",
+        {"header": False, "null_words": ["NA"]},
+        dict.fromkeys(["header", "null_words"], "is of CSV, and the format is 'jsonl'; leave it out"),
+    ),
+    ("csv", {"delimiter": "\x01", "quote": None, "escape": "\\", "header": False, "null_words": ["\\N"]}, {}),
+]
+
+
+@pytest.mark.parametrize(("format_", "dialect", "expected"), DIALECTS)
+def test_each_mistake_in_a_dialect_is_found(format_: Any, dialect: dict[str, Any], expected: dict[str, str]) -> None:
+    """A dialect that no file has, or that is not of the format, is found before a file is read."""
+    found = check_dataset(replace(FLIGHTS, source=replace(SOURCE, format=format_, **dialect)))
+    assert [each.place for each in found] == [f"flight-delays source.{name}" for name in expected]
+    for each, message in zip(found, expected.values(), strict=True):
+        assert message in str(each)
 
 
 FINE = [

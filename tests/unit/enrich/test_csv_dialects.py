@@ -1,0 +1,236 @@
+"""CSV as real writers write it: the right text, or a rejected row; nothing between the two."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from enrich.dataset.source_sql import PROBLEM
+from enrich.join.engine import Engine
+from enrich.read import text as text_module
+from enrich.read.chunks import BadOutput
+from tests.unit.enrich.test_read import dataset_of
+from tests.unit.enrich.test_read import read as read_chunks
+
+COLUMNS = {"id": "varchar", "v": "varchar", "n": "integer"}
+SPARK = {"escape": "\\", "header": False}  # DataFrameWriter.csv
+MYSQL = {"delimiter": "\t", "quote": None, "escape": "\\", "header": False, "null_words": ["\\N"]}  # INTO OUTFILE
+HIVE = {"delimiter": "\x01", "quote": None, "header": False, "null_words": ["\\N"]}  # STORED AS TEXTFILE
+DIALECTS: dict[str, tuple[dict[str, Any], bytes, list[tuple[str | None, str | None, int | None]]]] = {
+    # Spark escapes in quoted fields alone; null is empty, and an empty text is quoted
+    "spark": (
+        SPARK,
+        b'a,"quote \\" end",1\nb,back\\slash,2\nc,"a\\\\, b\nc\\\\\\"d",3\nd,"",\ne,,\n"",c:\\new,4\n',
+        [
+            ("a", 'quote " end', 1),
+            ("b", "back\\slash", 2),
+            ("c", 'a\\, b\nc\\"d', 3),
+            ("d", "", None),
+            ("e", None, None),
+            ("", "c:\\new", 4),
+        ],
+    ),
+    "spark, header and tabs": (
+        {"escape": "\\", "delimiter": "\t"},
+        b'n\tid\tv\n1\ta\t"x\\"\\\\\t"\n',
+        [("a", 'x"\\\t', 1)],
+    ),
+    "spark, quoteAll and nullValue": (
+        {**SPARK, "null_words": ["NULL"]},
+        b'"a","NULL","1"\n"b",NULL,NULL\nc,,2\n',
+        [("a", "NULL", 1), ("b", None, None), ("c", "", 2)],
+    ),
+    "sagemaker .out": (
+        {"header": False},
+        b'a,"[0.1, 0.9]",1\nb,0.25,2',
+        [("a", "[0.1, 0.9]", 1), ("b", "0.25", 2)],
+    ),
+    "hive": (
+        HIVE,
+        b'a\x01say "hi", ok\x011\nb\x01"\x01\\N\n\\N\x01\x013\nd\x01a\\b\rc\x014\n',
+        [("a", 'say "hi", ok', 1), ("b", '"', None), (None, "", 3), ("d", "a\\b\rc", 4)],
+    ),
+    "hive, escaped by": (
+        {**HIVE, "delimiter": ",", "escape": "\\"},
+        b"a,x\\, y\\\\,1\nb,l\\nm\\r,2\nc,\\N,\\N\n",
+        [("a", "x, y\\", 1), ("b", "l\nm\r", 2), ("c", None, None)],
+    ),
+    "mysql": (
+        MYSQL,
+        b'a\tx\\\ty\\\\\\\nz\\0"\t1\n"b\t\t\\N\nc\t\\N\t3\nd\tcr\r\\\nlf\t4\ne\t\\\\N\t5\n',
+        [
+            ("a", 'x\ty\\\nz\0"', 1),
+            ('"b', "", None),
+            ("c", None, 3),
+            ("d", "cr\r\nlf", 4),
+            ("e", "\\N", 5),
+        ],
+    ),
+    "mysql, enclosed": (
+        {"escape": "\\", "header": False, "null_words": ["\\N"]},
+        b'"a","x\\"y\\\\\\\nz, w",1\n"b",\\N,\\N\n"c","\\\\N",3\n"d","",4\n',
+        [("a", 'x"y\\\nz, w', 1), ("b", None, None), ("c", "\\N", 3), ("d", "", 4)],
+    ),
+    "mysql, no escape": (
+        {"header": False, "null_words": ["NULL"]},
+        b'"a","x""y\\",1\r\n"b",NULL,NULL\r\n"c","NULL",3\r\n',
+        [("a", 'x"y\\', 1), ("b", None, None), ("c", "NULL", 3)],
+    ),
+    "postgres, text": (MYSQL, b'a\tl\\nm\\t"\\\\\t1\nb\t\\N\t2\n', [("a", 'l\nm\t"\\', 1), ("b", None, 2)]),
+    "redshift, escape": (
+        {"delimiter": "|", "quote": None, "escape": "\\", "header": False},
+        b'a|x\\|\\"\\\\\\\ny|1\nb||\n',
+        [("a", 'x|"\\\ny', 1), ("b", None, None)],
+    ),
+    "opencsv in hive": (
+        {"quote": "'", "escape": "\\", "delimiter": ";", "header": False},
+        b"'a';'it\\'s; \"q\"';'1'\nb;'it''s';2\n",
+        [("a", 'it\'s; "q"', 1), ("b", "it's", 2)],
+    ),
+    "classic mac": ({}, b'id,v,n\ra,"x\ry",1\rb,,\r', [("a", "x\ry", 1), ("b", None, None)]),
+}
+
+
+def read(source: dict[str, Any], content: bytes, name: str = "part") -> list[Any]:
+    """Return each row's values, or what is wrong with it."""
+    chunks = list(read_chunks(dataset_of("csv", COLUMNS, **source), (name, content)))
+    rows = [row for _, chunk in chunks for row in chunk.to_pylist()]
+    return [row[PROBLEM] or (row["id"], row["v"], row["n"] and int(row["n"])) for row in rows]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_each_writer_is_read_as_it_writes(monkeypatch: pytest.MonkeyPatch, dialect: str, block: int) -> None:
+    """Escapes, quotes, null words, delimiters and newlines, wherever a block of bytes ends."""
+    source, content, expected = DIALECTS[dialect]
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    assert read(source, content) == expected
+
+
+AFTER, WITHIN, ESCAPE = "text after a closing quote", "a quote in a field that does not begin", "the escape '\\\\' is"
+MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
+    ({}, b'"quote \\" end",5,1', AFTER),
+    ({}, b'"a" ,5,1', AFTER),
+    ({}, b'"a"b,5,1', AFTER),
+    ({}, b'a,"b"""c,1', AFTER),
+    ({}, b'a,"b" "c",1', AFTER),
+    ({}, b'a,5" pipe,1', WITHIN),
+    ({}, b'a, "b",1', WITHIN),
+    ({}, b'"a \\" x\nz,1,2\ny",1,2', AFTER),  # as its writer meant it, one record of three lines
+    ({}, b'"a\\"b\\d\nz,1,2\ny",1,2', AFTER),
+    ({}, b'a,"\\", \\"",1', "set quote=None, or set escape='\\\\'"),
+    ({"quote": "'"}, b"'a'b,5,1", AFTER),
+    ({"quote": "'"}, b"it's,5,1", WITHIN),
+    ({"escape": "\\"}, b'"a\\d\nz,1,2\nb",5,1', ESCAPE),
+    ({"escape": "\\"}, b'"a" x,5,1', AFTER),
+    ({"escape": "\\"}, b'a,"\\N",1', ESCAPE),
+    ({"quote": None, "escape": "\\"}, b"a,c:\\dir,1", ESCAPE),
+    ({"quote": None, "escape": "\\"}, b"a,\\N,1", "null_words"),
+    ({"quote": None, "escape": "\\"}, b"a,\\d\\\nz,1,2,1", ESCAPE),
+    ({}, b"a,5", "the line has 2 fields, expected 3"),
+    ({}, b"a,5,1,", "the line has 4 fields, expected 3"),
+    ({}, b'"a ""x"" \\",5', "the line has 2 fields, expected 3"),
+    ({}, b"a,\xff,1", "not UTF-8"),
+    ({}, b'a,"\xff"x,1', AFTER),
+]
+
+
+@pytest.mark.parametrize(("source", "line", "problem"), MALFORMED)
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_what_is_no_csv_is_a_reject_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, source: dict[str, Any], line: bytes, problem: str, block: int
+) -> None:
+    """The reject says what is wrong; no part of it becomes a row, and the rows around it are read."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    good = [("g", "x", 1), ("h", None, None)]
+    rows = read(source, b"id,v,n\ng,x,1\n" + line + b"\n\nh,,\n" + line + b"\n" + line)
+    assert [row for row in rows if isinstance(row, tuple)] == good
+    assert [problem in row for row in rows if isinstance(row, str)] == [True] * 3
+    assert isinstance(rows[1], str)
+
+
+def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
+    """What is kept of it is what the file has."""
+    dataset = dataset_of("csv", {"id": "varchar"})
+    with Engine(dataset, {}, directory=tmp_path) as engine:
+        ((_, chunk),) = read_chunks(dataset, ("a", b'id\n"a" b\r\n"c \\" d\ne"\nx,\xffy\n"last"z'))
+        kept = [json.loads(text) for text in engine.originals(chunk, [0, 1, 2, 3])]
+    assert kept == ['"a" b', '"c \\" d\ne"', "x,\ufffdy", '"last"z']
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "message"),
+    [
+        ({}, b'id,v,n\na,x,1\nb,"open,1\nc,y,2\n', "row 1: it begins a quoted field that is never closed"),
+        (SPARK, b'a,"open\\",1\n', "row 0: it begins a quoted field that is never closed"),
+        (
+            {},
+            b'"id" x,v,n\n',
+            "row 0: its header is no CSV with the delimiter ',': there is text after a closing quote",
+        ),
+        ({}, b"a,x,1\n", "no name of a column, expected id, v, n; write a header, or set header=False"),
+        ({}, b"id;v;n\na;x;1\n", "its header is not separated by ','; set delimiter=';'"),
+        ({"delimiter": ";"}, b'"id","v","n"\n', "its header is no CSV with the delimiter ';'"),
+        ({}, b"ID,V,N\na,x,1\n", "column 'id' is missing; did you mean 'ID'?"),
+        ({"header": False}, b"id,v,n\na,x,1\n", "its first line has the names of the columns; set header=True"),
+    ],
+)
+def test_a_file_of_another_dialect_fails_with_the_setting(source: dict[str, Any], content: bytes, message: str) -> None:
+    """What is wrong with all of a file fails its output, with the place and the remedy."""
+    with pytest.raises(BadOutput, match="s3://bucket/things/part: ") as error:
+        read(source, content)
+    assert message in str(error.value)
+
+
+def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row may span blocks up to a bound; a malformed line does not hide the rows after it however many there are."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(text_module, "_MAX_ROW", 1000)
+    head = b"id,v,n\n"
+    assert read({}, head + b'a,"' + b"x\n" * 450 + b'",1\n') == [("a", "x\n" * 450, 1)]
+    with pytest.raises(BadOutput, match="row 1: it is longer than 16 MB"):
+        read({}, head + b'g,x,1\na,"' + b"x\n" * 900)
+    rows = read({}, head + b'a,"\\"x \\",1\n' + b"g,x,1\n" * 900)
+    assert rows[1:] == [("g", "x", 1)] * 900
+    assert AFTER in rows[0]
+
+
+def test_columns_of_the_object_key_are_not_in_the_file() -> None:
+    """Without a header, the file's fields are the contract's columns that the object key does not give."""
+    found = read({"header": False}, b"a,1\nb,2,3\n", "v=x/part")
+    assert found == [("a", "x", 1), "the line has 3 fields, expected 2"]
+
+
+WRITERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"quote": "'", "delimiter": ";"}, {"quotechar": "'", "delimiter": ";", "quoting": csv.QUOTE_ALL}),
+    ({"escape": "\\"}, {"escapechar": "\\", "doublequote": False, "quoting": csv.QUOTE_ALL}),
+    ({"escape": "\\"}, {"escapechar": "\\", "quoting": csv.QUOTE_ALL}),
+    ({"quote": None, "escape": "\\"}, {"escapechar": "\\", "quoting": csv.QUOTE_NONE}),
+    (
+        {"quote": None, "escape": "^", "delimiter": "|"},
+        {"escapechar": "^", "quoting": csv.QUOTE_NONE, "delimiter": "|"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "writer"), WRITERS)
+def test_whatever_python_writes_is_read_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, source: dict[str, Any], writer: dict[str, Any]
+) -> None:
+    """Random texts of quotes, escapes, delimiters, newlines and characters of several bytes."""
+    random = Random(7)
+    texts = ["".join(random.choices("ab,;'\"\\\n\r^| \té😀N0", k=random.randrange(1, 9))) for _ in range(600)]
+    if not writer:  # it does not quote a carriage return alone, which ends a row
+        texts = [text.replace("\r", "") for text in texts]
+    rows = [(f"r{n}", text, n) for n, text in enumerate(texts)]
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n", **writer).writerows(rows)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 500)
+    assert read({"header": False, "null_words": [], **source}, file.getvalue().encode()) == rows

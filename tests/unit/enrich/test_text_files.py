@@ -1,0 +1,339 @@
+"""JSON lines at any depth, empty parts, and files that are something else than their dataset says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import tarfile
+import zipfile
+import zlib
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.orc
+import pytest
+
+from enrich.dataset.definition import Source
+from enrich.intake import operations
+from enrich.intake.worker import run_pending
+from enrich.join.engine import Engine
+from enrich.ledger.records import Counts
+from enrich.read.chunks import BadOutput
+from tests.unit.enrich.small_shop import DATASET, SmallShop
+from tests.unit.enrich.test_read import dataset_of, framed_snappy, hadoop_snappy, parquet, read, render, zstd
+
+# column type -> (the member as in the file, as in the body; None rejects the row)
+VALUES: dict[str, list[tuple[str, str | None]]] = {
+    "struct(t timestamp, z timestamptz)": [
+        (
+            '{"t":"2026-01-02T03:00:00+02:00","z":"2026-01-02T03:00:00-02:00"}',
+            '{"t":"2026-01-02T01:00:00Z","z":"2026-01-02T05:00:00Z"}',
+        ),
+        ('{"z":"2026-01-02 03:00:00"}', '{"t":null,"z":"2026-01-02T03:00:00Z"}'),
+        ('{"t":"2026-01-02T25:00:00Z"}', None),
+        ("{}", '{"t":null,"z":null}'),
+        ("null", "null"),
+        ("[]", None),
+        ("5", None),
+        ('"{}"', None),
+    ],
+    "timestamp[]": [
+        ('["2026-01-02T03:00:00+02:00",null]', '["2026-01-02T01:00:00Z",null]'),
+        ("{}", None),
+        ("[1]", None),
+    ],
+    "map(varchar, timestamp_ms)": [
+        ('{"a":"2026-01-02T03:00:00+02:00","b":null}', '{"a":"2026-01-02T01:00:00Z","b":null}'),
+        ("{}", "{}"),
+        ("[]", None),
+        ('{"a":"x"}', None),
+    ],
+    "timestamp_ns": [('"2026-01-02T03:00:00.123456789+02:00"', '"2026-01-02T01:00:00.123456789Z"'), ('"x"', None)],
+    "timestamp_s[2]": [('["2026-01-02T03:00:00+02:00",null]', '["2026-01-02T01:00:00Z",null]'), ("[null]", None)],
+    "struct(a struct(b integer, c varchar), d varchar[])[]": [
+        (
+            '[{"a":{"c":"x"}},{"d":[null,"y"]},null]',
+            '[{"a":{"b":null,"c":"x"},"d":null},{"a":null,"d":[null,"y"]},null]',
+        ),
+        ('[{"a":{"b":3000000000}}]', None),
+        ('[{"a":{"b":1.5}}]', None),
+        ('[{"a":{"b":2.0}}]', '[{"a":{"b":2,"c":null},"d":null}]'),
+        ('[{"a":{"c":{"x":1}}}]', '[{"a":{"b":null,"c":"{\\"x\\":1}"},"d":null}]'),
+        ('[{"A":{"b":1}}]', None),
+        ('[{"a":"x"}]', None),
+        ('[{"d":"x"}]', None),
+        ("[1]", None),
+    ],
+    "date[]": [('["2026-01-02"]', '["2026-01-02"]'), ('["2026-01-02T00:00:00+02:00"]', None)],
+    "time": [('"06:15:00.5"', '"06:15:00.5"'), ('"06:15:00+02:00"', None)],
+    "blob": [('"AAEC/w=="', '"AAEC/w=="'), ('""', '""'), ('"AAE"', None), ('"a b"', None), ("5", None)],
+    "struct(b blob)[]": [('[{"b":"aGVsbG8="}]', '[{"b":"aGVsbG8="}]'), ('[{"b":"hello"}]', None)],
+    "map(integer, blob)": [('{"1":"AAEC"}', '{"1":"AAEC"}'), ('{"x":"AAEC"}', None)],
+    "decimal(20, 3)": [
+        ('"12345678901234567.891"', "12345678901234567.891"),
+        ("12345678901234567", "12345678901234567"),
+        ("0.125", "0.125"),
+        ("12345678901234567.891", None),
+    ],
+    "decimal(18, 2)[]": [("[1.5,null]", "[1.5,null]"), ("[1234567890123456.78]", None)],
+    "boolean[]": [('[true,"no",1]', "[true,false,true]"), ("[2]", None)],
+    "struct(j json)": [('{"j":{"a":[1,null]}}', '{"j":{"a":[1,null]}}'), ('{"j":"x"}', '{"j":"x"}')],
+    "struct(\"order\" enum('a', 'b'))": [('{"order":"a"}', '{"order":"a"}'), ('{"order":"c"}', None)],
+}
+
+
+def test_json_lines_are_read_at_any_depth_as_at_the_top(tmp_path: Path) -> None:
+    """A zone counts, what is left out is null, base64 is decoded once, and what is not of its type rejects its row."""
+    columns = {f"c{n}": kind for n, kind in enumerate(VALUES)}
+    cases = [(f"c{n}", member, text) for n, kind in enumerate(VALUES) for member, text in VALUES[kind]]
+    lines = "\n".join(f'{{"{name}":{member}}}' for name, member, _ in cases)
+    rows = render(tmp_path, dataset_of("jsonl", columns), ("a", lines.encode()))
+    for (name, member, text), row in zip(cases, rows, strict=True):
+        if text is None:
+            assert row["reason"] == "bad-value", member
+            assert name in row["detail"] or "in the contract" in row["detail"], member
+        else:
+            members = ",".join(f'"{each}":{text if each == name else "null"}' for each in columns)
+            assert row["body"] == f"{{{members}}}", (member, row["detail"])
+
+
+HINTS = [
+    ('{"ID":"a"}', "member 'ID' is 'id' in the contract: case matters"),
+    ('{"id":"a","V":{"w":{}}}', "member 'V' is 'v' in the contract: case matters"),
+    ('{"id":"a","v":{"W":{}}}', "member 'v.W' is 'v.w' in the contract: case matters"),
+    ('{"id":"a","v":{"w":{"xx":1}}}', "member 'v.w.xx' is 'v.w.Xx' in the contract: case matters"),
+    ('{"id":"a"}{"id":"b"}', "the line is not JSON: it has several objects, it seems; end each with a newline"),
+    ("{'id':'a'}", "the line is not JSON"),
+    ('{"id":"a","ID":"b","Other":1}', None),
+    ('{"id":"a","v":{"w":{"Xx":1,"y":2}}}', None),
+]
+
+
+def test_a_name_in_another_case_is_named(tmp_path: Path) -> None:
+    """It would be read as null; the reject has the name of the contract."""
+    dataset = dataset_of("jsonl", {"id": "varchar", "v": "struct(w struct(Xx integer))"})
+    rows = render(tmp_path, dataset, ("a", "\n".join(line for line, _ in HINTS).encode()))
+    assert [row["detail"] for row in rows] == [hint for _, hint in HINTS]
+
+
+BINARY = [b"\x00\xff\x80", b"hello", b"AAEC", b"", b'"\\x41', None]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl", "csv"])
+def test_rejected_blobs_are_replayed_as_they_were(tmp_path: Path, format_: Any) -> None:
+    """Rejects of Parquet have bytes as DuckDB casts them to text, since the first release; others have base64."""
+    dataset = dataset_of(format_, {"b": "blob"})
+    if format_ == "parquet":
+        content = parquet(pa.table({"b": pa.array(BINARY, pa.binary())}))
+    else:
+        texts = ["null" if each is None else f'"{b64encode(each).decode()}"' for each in BINARY]
+        lines = [f'{{"b":{text}}}' if format_ == "jsonl" else text.replace("null", "") + "," for text in texts]
+        content = "\n".join(["b,x", *lines][format_ == "jsonl" :]).encode()
+    with Engine(dataset, {}, directory=tmp_path) as engine:
+        ((_, chunk),) = read(dataset, ("a", content))
+        expected = [row["body"] for row in engine.render(chunk, 0).to_pylist()]
+        kept = [f'{{"prediction":{text}}}' for text in engine.originals(chunk, list(range(chunk.num_rows)))]
+    replay = replace(dataset, source=replace(dataset.source, format="rejects", rejects_of=format_))
+    assert [row["body"] for row in render(tmp_path, replay, ("r", "\n".join(kept).encode()))] == expected
+    assert expected[:3] == ['{"b":"AP+A"}', '{"b":"aGVsbG8="}', '{"b":"QUFFQw=="}']
+
+
+EMPTY = {
+    "a": b"",
+    "a.gz": gzip.compress(b""),
+    "b.gz": b"",
+    "a.zst": zstd(b""),
+    "b.zst": b"",
+    "a.snappy": b"",
+    "b.snappy": hadoop_snappy(b"") + bytes(4),
+    "a.sz": framed_snappy(b""),
+    "newlines": b"\n\r\n",
+    "a byte order mark": b"\xef\xbb\xbf",
+    "both": b"\xef\xbb\xbf\n",
+    "c.gz": gzip.compress(b"\n"),
+}
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl", "rejects"])
+def test_an_empty_part_has_no_rows(format_: Any) -> None:
+    """Spark writes an empty partition as 0 bytes; the parts around it are read, and numbered on."""
+    dataset = dataset_of("csv" if format_ == "csv" else "jsonl", {"id": "varchar"})
+    dataset = replace(dataset, source=replace(dataset.source, format=format_))
+    full = b"id\na\nb\n" if format_ == "csv" else b'{"id":"a"}\n{"id":"b"}\n'
+    empty = list(EMPTY.items())
+    found = [(row, chunk.num_rows) for row, chunk in read(dataset, *empty, ("1", full), *empty, ("2", full))]
+    assert [each for each in found if each[1]] == [(0, 2), (2, 2)]
+    assert list(read(dataset, *empty)) == []
+
+
+def archive(kind: str) -> bytes:
+    """Build an archive of a CSV file."""
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as zipped:
+            zipped.writestr("a.csv", "id\n1\n")
+    else:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            info = tarfile.TarInfo("a.csv")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"id\n1\n"))
+    return file.getvalue()
+
+
+def written_by(write: Any) -> bytes:
+    """Return what pyarrow writes of a table."""
+    file = io.BytesIO()
+    write(pa.table({"id": ["1"]}), file)
+    return file.getvalue()
+
+
+TEXT = b'{"id":"1"}\n'
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "utf-16": ("id\n1\n".encode("utf-16"), "is UTF-16; write it as UTF-8"),
+    "utf-16-be": ("id\n1\n".encode("utf-16-be"), "is UTF-16; write it as UTF-8"),
+    "utf-16-le": ("id\n1\n".encode("utf-16-le"), "is UTF-16; write it as UTF-8"),
+    "utf-32": ("id\n1\n".encode("utf-32"), "is UTF-32; write it as UTF-8"),
+    "bz2": (bz2.compress(TEXT), "is compressed with bzip2; compress it with gzip or zstd"),
+    "empty bz2": (bz2.compress(b""), "bzip2"),
+    "xz": (lzma.compress(TEXT), "is compressed with xz; compress it with gzip or zstd"),
+    "lzma": (lzma.compress(TEXT, lzma.FORMAT_ALONE), "is compressed with LZMA"),
+    "lz4": (
+        bytes(pa.Codec("lz4").compress(TEXT, asbytes=True)),
+        "is compressed with lz4; compress it with gzip or zstd",
+    ),
+    "a.lz4": (b"\x00\x00\x00\x0b\x00\x00\x00\x0d\xb0" + TEXT, "its name ends with .lz4"),
+    "a.deflate": (zlib.compress(TEXT, 1), "its name ends with .deflate"),
+    "zlib": (zlib.compress(TEXT), "is compressed with deflate (zlib)"),
+    "zip": (archive("zip"), "is a zip file (or Excel's); take the file out of it"),
+    "tar": (archive("tar"), "is a tar file"),
+    "tar.gz": (gzip.compress(archive("tar")), "is a tar file"),
+    "gzip twice": (gzip.compress(gzip.compress(TEXT)), "is compressed with gzip twice; compress it once"),
+    "parquet": (parquet(pa.table({"id": ["1"]})), 'is a Parquet file; set the dataset\'s format to "parquet"'),
+    "parquet in gzip": (gzip.compress(parquet(pa.table({"id": ["1"]}))), "is a Parquet file"),
+    "orc": (written_by(pyarrow.orc.write_table), "is an ORC file; write CSV"),
+    "arrow": (written_by(pyarrow.feather.write_feather), "is an Arrow file"),
+    "avro": (b"Obj\x01\x04\x14avro.codec", "is an Avro file"),
+    "pickle": (pickle.dumps({"id": ["1"]}), "is a Python pickle"),
+    "error page": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is XML or HTML"),
+}
+SKIPPABLE = b"\x50\x2a\x4d\x18\x05\x00\x00\x00frame\x5f\x2a\x4d\x18\x00\x00\x00\x00"
+
+
+def test_a_zstd_file_may_begin_with_skippable_frames() -> None:
+    """One is before each frame of pzstd; after one, lz4 is still lz4."""
+    dataset = dataset_of("jsonl", {"id": "varchar"})
+    for content in (SKIPPABLE + zstd(TEXT * 2), zstd(TEXT) + SKIPPABLE + zstd(TEXT), zstd(TEXT * 2) + SKIPPABLE):
+        assert sum(chunk.num_rows for _, chunk in read(dataset, ("a.zst", content))) == 2
+    assert list(read(dataset, ("a.zst", SKIPPABLE))) == []
+    with pytest.raises(BadOutput, match="is compressed with lz4"):
+        list(read(dataset, ("a", SKIPPABLE + OTHERS["lz4"][0])))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_of_another_format_is_named(name: str) -> None:
+    """The error says what the file is, and what to do, whatever text is expected; as Parquet, the same."""
+    content, message = OTHERS[name]
+    for format_ in ("csv", "jsonl"):
+        with pytest.raises(BadOutput, match=f"s3://bucket/things/{name}: it") as error:
+            list(read(dataset_of(format_, {"id": "varchar"}), (name, content)))
+        assert message in str(error.value)
+
+
+PARQUET = [
+    (gzip.compress(TEXT), "is not a Parquet file: it is compressed with gzip; write it without"),
+    (zstd(TEXT), "it is compressed with zstd; write it without: Parquet is compressed inside"),
+    (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
+    (parquet(pa.table({"id": ["1"]}))[:-9], "is not a Parquet file: it is damaged"),
+    (TEXT, "; check the dataset's format"),
+    (b"", "is empty (0 bytes)"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), PARQUET)
+def test_what_is_no_parquet_is_named(content: bytes, message: str) -> None:
+    """So is what a Parquet dataset finds; and an empty file is none of it."""
+    with pytest.raises(BadOutput) as error:
+        list(read(dataset_of("parquet", {"id": "varchar"}), ("a", content)))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"id":"1"},{"id":"2"}]',
+        b'[\n{"id":"1"},\n{"id":"2"}\n]\n',
+        b'{\n  "id": "1"\n}\n',
+        b'\n[{"id":"1"},\r\n{"id":"2"}]',
+    ],
+)
+def test_json_over_several_lines_fails_the_output(content: bytes) -> None:
+    """Each of its lines would be a reject."""
+    with pytest.raises(BadOutput, match="write one object a line"):
+        list(read(dataset_of("jsonl", {"id": "varchar"}), ("a", content)))
+
+
+LOOKALIKES = [
+    b"PK,id\n1,2\n",
+    b"BZh9,id\n1,2\n",
+    b"PAR1,id\n1,2\n",
+    b"ORC,id\n1,2\n",
+    "xڪ,id\n1,2\n".encode(),
+    b"Rar!,id\n1,2\n",
+]
+
+
+@pytest.mark.parametrize("content", LOOKALIKES)
+def test_text_that_begins_like_another_format_is_text(content: bytes) -> None:
+    """Magic bytes that text can have are not enough."""
+    assert sum(chunk.num_rows for _, chunk in read(dataset_of("csv", {"id": "varchar"}), ("a", content))) == 1
+
+
+def test_an_output_of_spark_is_published(tmp_path: Path) -> None:
+    """Empty parts have no rows, escaped quotes are quotes, and a malformed record is one reject."""
+    shop = SmallShop(tmp_path)
+    columns = {"shop": "varchar", "sku": "varchar", "title": "varchar"}
+    source = Source(prefix="stock/", format="csv", columns=columns, marker="_SUCCESS", header=False, escape="\\")
+    shop.dataset = replace(DATASET, source=source, metadata={}, body={"title": "title"})
+    folder = shop.key().rpartition("/")[0]
+    parts = {"0": b"", "1": b'x,a,"19\\" \\\\, black"\nx,b,\n', "2": b"", "3": b'x,c,"a "b"\ny,a,""\n', "_SUCCESS": b""}
+    for name, content in parts.items():
+        shop.put(f"{folder}/{name}", content)
+    run = shop.go(f"{folder}/_SUCCESS")
+    assert (run.state, run.error, run.counts) == ("done", None, Counts(written=3, rejected=1))
+    assert {f"{pk}/{sk}": item.body for (pk, sk), item in shop.table.items.items()} == {
+        "stock#x/a": '{"title":"19\\" \\\\, black"}',
+        "stock#x/b": '{"title":null}',
+        "stock#y/a": '{"title":""}',
+    }
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+def test_rejects_are_replayed_in_the_format_of_their_output(tmp_path: Path, format_: Any) -> None:
+    """The bytes that a consumer gets are those of the output, also by way of its rejects."""
+    shop = SmallShop(tmp_path)
+    source = replace(DATASET.source, format=format_, columns={**DATASET.source.columns, "b": "blob"})
+    shop.dataset = replace(DATASET, source=source, body={"b": "b"})
+    rows: dict[str, list[Any]] = {
+        "shop": ["x", "x"],
+        "sku": ["a", "new"],
+        "units": [1.0, 2.0],
+        "b": [b"hello", b"abcd"],
+    }
+    lines = [
+        f'{{"shop":"x","sku":"{sku}","units":1.0,"b":"{b64encode(value).decode()}"}}'
+        for sku, value in zip(rows["sku"], rows["b"], strict=True)
+    ]
+    first = shop.run(rows if format_ == "parquet" else "\n".join(lines).encode())
+    assert first.counts == Counts(written=1, rejected=1)
+    shop.dataset = replace(shop.dataset, metadata={})
+    operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")
+    assert [run.counts for run in run_pending(shop.services(), "stock")] == [Counts(written=1)]
+    bodies = sorted(str(item.body) for item in shop.table.items.values())
+    assert bodies == ['{"b":"YWJjZA=="}', '{"b":"aGVsbG8="}']
