@@ -13,7 +13,7 @@ import duckdb
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
 from enrich.dataset.expressions import DatasetMistakes, Expression, Mistake, Names, parse_expression, suggest
-from enrich.dataset.json_sql import INTEGERS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
+from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -265,7 +265,7 @@ def _can_match(left: SqlType, right: SqlType) -> bool:
     families: tuple[set[str], ...] = (
         {"varchar", "enum"},
         (_KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
-        {"date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"},
+        {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares this one with nothing else
     )
     return any(left.id in family and right.id in family for family in families)
 

@@ -16,9 +16,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
 from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
 from enrich.dataset.expressions import suggest
+from enrich.dataset.json_sql import SqlType
 from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.read.decompress import Damaged
 from enrich.read.s3_object import Part
@@ -72,12 +74,13 @@ def _read_parquet(
     """Give chunks with their first row in the part. Row groups before `skip` are not read."""
     try:
         # pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
-        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        # INT96 as nanoseconds, which pyarrow makes of it by default, wraps round after the year 2262
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadOutput(
             f"{part.name} is not a Parquet file ({_first_line(error)}); check the dataset's format"
         ) from error
-    names, constants = check_schema(part, source, parquet.schema_arrow)
+    kinds, constants = check_schema(part, source, parquet.schema_arrow)
     groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
     wide = sum(group.total_byte_size for group in groups) // max(1, rows)
@@ -88,13 +91,18 @@ def _read_parquet(
         first += 1
     try:
         left = list(range(first, len(groups)))
-        batches = parquet.iter_batches(chunk_rows, row_groups=left, columns=names, use_threads=False)
+        batches = parquet.iter_batches(chunk_rows, row_groups=left, columns=list(kinds), use_threads=False)
         at = before
         for chunk in _cut(batches, before, chunk_rows):
-            yield at, _add_constants(chunk, list(source.columns), constants)
+            arrays = [convert_column(chunk.column(chunk.schema.get_field_index(name)), kinds[name]) for name in kinds]
+            taken = mark_bad_values(pa.RecordBatch.from_arrays(arrays, names=list(kinds)))
+            names = [*source.columns, *([PROBLEM] if PROBLEM in taken.schema.names else [])]
+            yield at, _add_constants(taken, names, constants)
             at += chunk.num_rows
         if at == before:
             yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # tells how many rows were passed over
+    except pa.ArrowNotImplementedError as error:
+        raise BadOutput(f"{part.name}: pyarrow can't read it ({_first_line(error)}); write plainer types") from error
     except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({_first_line(error)}); write it again") from error
 
@@ -157,27 +165,48 @@ def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
-    """Check a typed file's columns against the contract; return those to read, and those that the object key gives.
+def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[str, pa.DataType], dict[str, str]]:
+    """Check a typed file's columns against the contract; what it does not name is not looked at.
+
+    Returns:
+        The columns to read, with the types to convert them to, and those that the object key gives.
 
     Raises:
         BadOutput: a column is missing, of another kind, or not in the contract that refuses it.
     """
     constants = check_names(part, source, schema.names)
+    chosen: dict[str, pa.DataType] = {}
     with duckdb.connect() as con:
-        relation = con.from_arrow(schema.empty_table())
-        actual = dict(zip(relation.columns, relation.types, strict=True))
         for name, declared in source.columns.items():
             kind = con.sql(f"select cast(null as {declared})").types[0]
-            if name in constants:
-                if coerce_text("x", kind) is None:
-                    raise BadOutput(f"{part.name}: column {name!r} stands in the object key and can't be {declared}")
-            elif coerce_typed(name, actual[name], kind) is None:
-                raise BadOutput(
-                    f"{part.name}: column {name!r} is {actual[name]} and the contract says {declared}; write it so, or "
-                    "declare it as it is and cast it in the expressions"
-                )
-    return [name for name in source.columns if name not in constants], constants
+            if name not in constants:
+                chosen[name] = _choose_type(con, part, schema.field(name), declared, kind)
+            elif coerce_text("x", kind) is None:
+                raise BadOutput(f"{part.name}: column {name!r} stands in the object key and can't be {declared}")
+    return chosen, constants
+
+
+def _choose_type(
+    con: duckdb.DuckDBPyConnection, part: Part, field: pa.Field, declared: str, kind: SqlType
+) -> pa.DataType:
+    place = f"{part.name}: column {field.name!r}"
+    try:
+        chosen = choose_type(field.type, kind)
+        schema = pa.schema([pa.field(field.name, chosen)])
+        (actual,) = con.from_arrow(pa.RecordBatchReader.from_batches(schema, [])).types
+    except NotTaken as error:
+        raise BadOutput(f"{place} is {error}; the contract says {declared}") from error
+    except duckdb.Error as error:
+        raise BadOutput(
+            f"{place} is {field.type} and the contract says {declared}: {_first_line(error)}; write it as another "
+            "type, or take it out of the contract"
+        ) from error
+    if coerce_typed(field.name, actual, kind) is None:
+        raise BadOutput(
+            f"{place} is {actual} and the contract says {declared}; write it so, or declare it as it is and cast it "
+            "in the expressions"
+        )
+    return chosen
 
 
 def check_names(part: Part, source: Source, found: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
-from enrich.join.engine import JoinMultiplies, MetadataTooLarge
+from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -34,7 +34,7 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.CLOSE: close_run,
 }
 # Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-_FAILURES = (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
+_FAILURES = (Failed, BadInstant, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
