@@ -16,12 +16,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.binding import bind_dataset
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive, FromColumn
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
-from enrich.join.derive import derive_columns
+from enrich.join.derive import DeriveFailed, derive_columns
 from enrich.join.original_rows import render_original, render_row, strict_json
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
@@ -230,10 +231,24 @@ class Engine:
     def _derive(self, read: str, step: Derive) -> str:
         """Run the dataset's pandas step over the rows read; return the SELECT of its result."""
         derived = derive_columns(self._con.sql(read).to_arrow_table(), step, self._dataset.name)
+        for n, name in enumerate(derived.column_names):
+            if name in self._kinds:
+                derived = derived.set_column(n, name, self._choose(name, derived[name]))
         self._con.register("larder.derived", derived)
         relation = self._con.sql('select * from "larder.derived"')
-        coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
+        try:
+            coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
+        except TypeError as error:
+            raise DeriveFailed(f"{self._dataset.name} derive: {error}; return it so, or declare it as it is") from error
         return render_read('"larder.derived"', coerced, self._compiled.columns, identifier(PROBLEM), '"larder.bad"')
+
+    def _choose(self, name: str, column: pa.ChunkedArray) -> pa.Array:
+        """Convert a column that a step returned to a type that the engine takes."""
+        whole = column.combine_chunks()
+        try:
+            return convert_column(whole, choose_type(whole.type, self._kinds[name]))
+        except (NotTaken, pa.ArrowException) as error:
+            raise DeriveFailed(f"{self._dataset.name} derive: column {name!r} is {error}") from error
 
     def _explain(self, rendered: pa.Table) -> pa.Table:
         """Replace reason codes with reason and detail."""

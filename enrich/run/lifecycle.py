@@ -116,7 +116,7 @@ def _count_failure(run: Run, how: str) -> Run:
 def _describe_failures(run: Run, what: str) -> str:
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its run failed {run.failures} times in a row at "
-        f"stage {run.stage}, row {run.next_row}: {what}. It is closed so that other outputs can be run; fix the output, "
+        f"stage {run.stage}, row {run.next_row}: {what}. It is closed so that other outputs can run; fix the output, "
         f"the dataset or enrich's memory, then run `python -m enrich replay {run.dataset} {run.run}`"
     )
 

@@ -1,4 +1,4 @@
-"""A run that fails in the same way again and again, whatever fails, is closed, so that the dataset's next ones can run."""
+"""A run that fails in the same way again and again is closed, so that the dataset's next ones can run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from enrich.intake.queue import enqueue_output
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
+from enrich.read import chunks
 from enrich.run import context as context_module
 from enrich.run.lifecycle import MOST_DEATHS, MOST_FAILURES
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
@@ -30,7 +31,7 @@ class Unexpected(SmallShop):
         super().__init__(directory)
         self.bad: dict[str, BaseException] = {}
         self.good_reads = 0  # before that
-        original = context_module.read_chunks
+        original = chunks.read_chunks
 
         def read_chunks(parts: Any, *arguments: Any, **options: Any) -> Any:
             for part in parts:
