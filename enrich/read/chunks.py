@@ -101,10 +101,11 @@ def _read_parquet(
         first += 1
 
     def read_group(reader: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
-        return reader.iter_batches(chunk_rows, row_groups=[group], columns=list(kinds), use_threads=False)
+        yield from reader.iter_batches(chunk_rows, row_groups=[group], columns=list(kinds), use_threads=False)
 
     def repeats(group: int) -> bool:
-        return _measure_repeated(once, group, texts) * min(chunk_rows, groups[group].num_rows) > MAX_REPEATED
+        rows: int = groups[group].num_rows
+        return _measure_repeated(once, group, texts) * min(chunk_rows, rows) > MAX_REPEATED
 
     try:
         at = before
