@@ -21,7 +21,7 @@ from enrich.dataset.expressions import (
     quote_reserved,
     suggest,
 )
-from enrich.dataset.json_sql import INTEGERS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
+from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -281,7 +281,7 @@ def _can_match(left: SqlType, right: SqlType) -> bool:
     families: tuple[set[str], ...] = (
         {"varchar", "enum"},
         (_KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
-        {"date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"},
+        {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares this one with nothing else
     )
     return any(left.id in family and right.id in family for family in families)
 

@@ -105,7 +105,8 @@ class Derive:
 
     Attributes:
         function: gets a chunk's columns as a DataFrame and returns it with more columns or other values, and with as
-            many rows in the same order. A value that could not be read is null in it; its row is rejected later.
+            many rows in the same order. A value that could not be read is null in it; its row is rejected later. A
+            column that it does not change comes out exactly as the file has it.
         columns: names and DuckDB types of the columns that it adds.
     """
 

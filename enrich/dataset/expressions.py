@@ -189,14 +189,25 @@ class _Walk:
                 self._add(*_FORBIDDEN[kind])
             elif kind == "COLUMN_REF":
                 self._name(node["column_names"], parameters, safe=safe)
-            elif kind == "LAMBDA":
+            elif kind == "LAMBDA" and node["syntax_type"] != "SINGLE_ARROW":  # `a -> b` is JSON's operator
                 inner = parameters | {name.lower() for name in _parameters(node["lhs"])}
                 self.visit(node["expr"], inner, safe=safe)
+            elif self._is_old_lambda(node, parameters):
+                name = node["lhs"]["column_names"][0]
+                hint = suggest(name, self.names.columns.values())
+                self._add(f"there is no column {name!r}", f"{hint}; a lambda is written `lambda {name}: ...`")
             else:
                 if kind == "FUNCTION":
                     self._call(node["function_name"].lower(), len(node["arguments"]))
                 for child in node.values():
                     self.visit(child, parameters, safe=safe or node.get("type") in _NULL_SAFE)
+
+    def _is_old_lambda(self, node: Any, parameters: frozenset[str]) -> bool:
+        """Return whether an arrow's left side is a single name that nothing has."""
+        if node.get("class") != "LAMBDA" or node["lhs"]["class"] != "COLUMN_REF":
+            return False
+        name = node["lhs"]["column_names"][0].lower()
+        return name not in parameters and name not in self.names.columns and name not in self.names.metadata
 
     def _call(self, function: str, arguments: int) -> None:
         if function in self.names.aggregates:

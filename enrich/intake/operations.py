@@ -9,7 +9,7 @@ from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
 from enrich.intake.recovery import finish_withdrawals, newest_first
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Run, bump
+from enrich.ledger.records import Run, bump, find_runs_over
 from enrich.ledger.run_state import Kind, Stage
 from enrich.run.lifecycle import abandon
 from enrich.services import Services
@@ -86,6 +86,10 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
         )
     if not bad.state.is_closed:
         bad = abandon(services, lease, bad, "withdrawn before it was done")
+        runs = services.ledger.fetch_runs(bad.dataset)
+        over = find_runs_over(runs, bad.identity)
+        if all(run.decided_ms is None for run in runs if run.run in over):
+            return bad  # nothing of the output was published, so there is nothing to remove
     if not bad.kind.is_over_output:
         return bad
     removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.WITHDRAW_FIRST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from enrich.dataset.definition import Derive
@@ -16,10 +18,13 @@ class DeriveFailed(ValueError):
 def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
     """Run the step; return its columns and Larder's internal ones.
 
-    Integers and booleans reach the step as pandas' nullable types: otherwise a null would make them floating point.
+    Integers and booleans reach the step as pandas' nullable types: otherwise a null would make them floating point. A
+    column that the step did not change comes out as it went in: pandas holds NaN for a null, floating point for the
+    integers of a list with nulls, and no maps.
 
     Raises:
-        DeriveFailed: the step raised an error, returned fewer or more rows, or lacks a column.
+        DeriveFailed: the step raised an error, returned fewer or more rows, or lacks a column; or pandas can't hold a
+            value, or Arrow not what the step returned.
     """
     import pandas as pd
 
@@ -28,11 +33,20 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
         pa.int16(): pd.Int16Dtype(),
         pa.int32(): pd.Int32Dtype(),
         pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
         pa.bool_(): pd.BooleanDtype(),
+        pa.time64("ns"): pd.ArrowDtype(pa.time64("ns")),  # Python's times end at microseconds
     }
-    frame = table.drop_columns(list(_INTERNAL)).to_pandas(types_mapper=nullable.get)
+
+    def convert() -> Any:
+        return table.drop_columns(list(_INTERNAL)).to_pandas(types_mapper=nullable.get)
+
     try:
-        derived = step.function(frame)
+        before = convert()  # twice, since the step may change objects in place
+        derived = step.function(convert())
     except Exception as error:
         raise DeriveFailed(f"{dataset} derive: {type(error).__name__}: {error}") from error
     if len(derived) != table.num_rows:
@@ -43,7 +57,19 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
     missing = [name for name in wanted if name not in derived.columns]
     if missing:
         raise DeriveFailed(f"{dataset} derive: returned no column {missing[0]!r}; add it, or do not drop it")
-    found = pa.Table.from_pandas(derived[wanted], preserve_index=False)
-    for name in _INTERNAL:
-        found = found.append_column(name, table[name])
-    return found
+    columns = {name: _take_column(dataset, name, table, before, derived[name]) for name in wanted}
+    return pa.table({**columns, **{name: table[name] for name in _INTERNAL}})
+
+
+def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned: Any) -> pa.ChunkedArray | pa.Array:
+    """Return a column as it went in if the step did not change it, else what the step returned."""
+    returned = returned.reset_index(drop=True)
+    if name in before and returned.equals(before[name]):
+        return table[name]
+    try:
+        return pa.Array.from_pandas(returned)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        what = str(error).split("\n")[0]
+        raise DeriveFailed(
+            f"{dataset} derive: column {name!r} can't be read back ({what}); return values of one type"
+        ) from error

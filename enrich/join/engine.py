@@ -16,20 +16,35 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.binding import bind_dataset
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive, FromColumn
-from enrich.dataset.json_sql import SqlType, identifier
+from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
-from enrich.join.derive import derive_columns
-from enrich.join.original_rows import render_original, strict_json
+from enrich.join.derive import DeriveFailed, derive_columns
+from enrich.join.original_rows import render_original, render_row, strict_json
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
+_OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)  # they end with their row
+_RENDERED = pa.schema(
+    [
+        ("row", pa.int64()),
+        *((name, pa.string()) for name in ("pk", "sk", "body")),
+        ("digest", pa.uint64()),
+        ("bytes", pa.int64()),
+        *((name, pa.string()) for name in ("reason", "detail")),
+    ]
+)
 _HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows match none
 
 
 class JoinMultiplies(ValueError):
     """A prediction would match several metadata rows; the message names the metadata and an example of the values."""
+
+
+class BadInstant(ValueError):
+    """The column that gives as_of holds a value that is no instant; the message names the column and the remedy."""
 
 
 class MetadataTooLarge(ValueError):
@@ -112,6 +127,17 @@ class Engine:
         Raises:
             JoinMultiplies: a prediction matched several metadata rows.
         """
+        try:
+            return self._render(chunk, first_row, digest=digest)
+        except _OF_VALUES as error:
+            if chunk.num_rows == 1:
+                return self._reject(first_row, str(error).split("\n")[0])
+            # A value that DuckDB can't take fails the whole query, and so does memory that is used up by wide rows.
+            half = chunk.num_rows // 2
+            parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
+            return pa.concat_tables([self.render(part, first, digest=digest) for part, first in parts])
+
+    def _render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool) -> pa.Table:
         self._con.register("larder.chunk", _number(chunk, first_row))
         read = self._read(chunk.schema)
         if self._dataset.derive:
@@ -119,17 +145,32 @@ class Engine:
         rendered = self._con.sql(f'with "larder.read" as ({read}) {self._selects[digest]}').to_arrow_table()
         return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
+    def _reject(self, row: int, detail: str) -> pa.Table:
+        """Return the rendered form of a row that DuckDB can't process."""
+        found = {"row": row, "reason": BAD_VALUE, "detail": detail}
+        return pa.Table.from_pylist([found], _RENDERED)
+
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
         """Return rows of a chunk, by their index, as JSON text that the source format `rejects` can read.
 
         Each is an object of the columns, or the text of a malformed line. A value without JSON is a string.
         """
         table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
-        self._con.register("larder.chunk", table.take(pa.array(rows, pa.int64())))
+        return self._originals(table.take(pa.array(rows, pa.int64())))
+
+    def _originals(self, table: pa.Table) -> list[str]:
+        self._con.register("larder.chunk", table)
         relation = self._con.sql('select * from "larder.chunk"')
         kinds = dict(zip(relation.columns, relation.types, strict=True))
-        select = render_original(kinds, of_rejects=self._dataset.source.format == "rejects")
-        return [strict_json(text, line) for text, line in self._con.execute(f'{select} from "larder.chunk"').fetchall()]
+        select = render_original(kinds, self._kinds, of_rejects=self._dataset.source.format == "rejects")
+        try:
+            found = self._con.execute(f'{select} from "larder.chunk"').fetchall()
+        except _OF_VALUES:
+            if table.num_rows > 1:
+                half = table.num_rows // 2
+                return self._originals(table.slice(0, half)) + self._originals(table.slice(half))
+            return [render_row(table)]
+        return [strict_json(text, line) for text, line in found]
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
         """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null."""
@@ -137,10 +178,17 @@ class Engine:
         column = identifier(self._dataset.as_of.column)
         self._con.register("larder.chunk", _number(chunk, 0))
         instants = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
-        (found,) = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchall()
-        if found[0] is None:
-            return None
-        low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
+        try:
+            (found,) = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchall()
+            if found[0] is None:
+                return None
+            low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
+        except (*_OF_VALUES, ValueError, OverflowError, OSError) as error:
+            what = str(error).split("\n")[0]
+            raise BadInstant(
+                f"{self._dataset.name}: column {self._dataset.as_of.column!r} gives the output's as_of, and one of its "
+                f"values is no instant of the years 1 to 9999 ({what}); write the same instant in every row"
+            ) from error
         return low, high
 
     def _register(self, name: str, table: pa.Table) -> dict[str, SqlType]:
@@ -183,10 +231,24 @@ class Engine:
     def _derive(self, read: str, step: Derive) -> str:
         """Run the dataset's pandas step over the rows read; return the SELECT of its result."""
         derived = derive_columns(self._con.sql(read).to_arrow_table(), step, self._dataset.name)
+        for n, name in enumerate(derived.column_names):
+            if name in self._kinds:
+                derived = derived.set_column(n, name, self._choose(name, derived[name]))
         self._con.register("larder.derived", derived)
         relation = self._con.sql('select * from "larder.derived"')
-        coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
+        try:
+            coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
+        except TypeError as error:
+            raise DeriveFailed(f"{self._dataset.name} derive: {error}; return it so, or declare it as it is") from error
         return render_read('"larder.derived"', coerced, self._compiled.columns, identifier(PROBLEM), '"larder.bad"')
+
+    def _choose(self, name: str, column: pa.ChunkedArray) -> pa.Array:
+        """Convert a column that a step returned to a type that the engine takes."""
+        whole = column.combine_chunks()
+        try:
+            return convert_column(whole, choose_type(whole.type, self._kinds[name]))
+        except (NotTaken, pa.ArrowException) as error:
+            raise DeriveFailed(f"{self._dataset.name} derive: column {name!r} is {error}") from error
 
     def _explain(self, rendered: pa.Table) -> pa.Table:
         """Replace reason codes with reason and detail."""

@@ -5,35 +5,78 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import orjson
+import pyarrow as pa
 
-from enrich.dataset.json_sql import INTEGERS, SqlType, concat, identifier, render_label, render_object
+from enrich.dataset.coercion import coerce_typed
+from enrich.dataset.json_sql import INTEGERS, SqlType, concat, identifier, literal, render_label, render_object
 from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
-_NATURAL = INTEGERS | {"boolean", "varchar", "struct", "list", "array", "map", "null"}
+_NATURAL = INTEGERS | {"boolean", "varchar"}
+_NESTED = {"struct", "list", "array", "map"}
 
 
-def render_original(kinds: Mapping[str, SqlType], *, of_rejects: bool = False) -> str:
+def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType], *, of_rejects: bool = False) -> str:
     """Return the SELECT of two texts: an object of a chunk's columns, and the original line if the chunk has it.
 
-    `of_rejects`: the lines are from a rejects file, and hold the original row, however often it was rejected.
+    Args:
+        kinds: of the chunk's columns.
+        declared: of the dataset's columns; a value that has its declared type is rendered as that. A map is in a chunk
+            as the list of its entries.
+        of_rejects: the lines are from a rejects file, and hold the original row, however often it was rejected.
     """
     pieces: list[str] = []
     for name, kind in kinds.items():
-        if name in {LINE, PROBLEM}:
-            continue
-        column = identifier(name)
-        text = f"cast({column} as varchar)"
-        if kind.id in {"float", "double"}:
-            value = f"case when isfinite({column}) then {text} else '\"' || {text} || '\"' end"
-        elif kind.id in _NATURAL:
-            value = f"cast(to_json({column}) as varchar)"
-        else:
-            value = f"cast(to_json({text}) as varchar)"
-        pieces += [render_label(name), f"coalesce({value}, 'null')"]
+        if name not in {LINE, PROBLEM}:
+            value = _render_value(identifier(name), kind, declared.get(name), 0)
+            coerced = coerce_typed(name, kind, declared[name]) if name in declared else None
+            if coerced and str(kind) != str(declared[name]):  # a float as DOUBLE, say, has other digits
+                good = _render_value(coerced.sql, declared[name], None, 0)
+                value = f"case when {coerced.bad} then {value} else {good} end" if coerced.bad else good
+            pieces += [render_label(name), f"coalesce({value}, 'null')"]
     line = identifier(LINE) if LINE in kinds else "null"
     if of_rejects:
         line = f"coalesce(cast({extract_prediction(line)} as varchar), {line})"
     return f"select {concat(render_object(pieces))}, {line}"
+
+
+def _render_value(value: str, kind: SqlType, declared: SqlType | None, depth: int) -> str:
+    """Return the SQL of a value's JSON, null for null; what JSON would alter, at any depth, is a string."""
+    text = f"cast({value} as varchar)"
+    children = dict(kind.children) if kind.id in _NESTED else {}
+    inside = dict(declared.children) if declared is not None and declared.id in _NESTED else {}
+    if kind.id == "struct":
+        pieces: list[str] = []
+        for name, child in children.items():
+            member = _render_value(f"struct_extract({value}, {literal(name)})", child, inside.get(name), depth)
+            pieces += [render_label(name), f"coalesce({member}, 'null')"]
+        return f"case when {value} is not null then {concat(render_object(pieces))} end"
+    element = f"e{depth}"
+    if kind.id == "map" or (declared is not None and declared.id == "map" and kind.id == "list"):
+        entry = children if kind.id == "map" else dict(children["child"].children)
+        item = _render_value(f"{element}.value", entry["value"], inside.get("value"), depth + 1)
+        member = f"concat(to_json(cast({element}.key as varchar)), ':', coalesce({item}, 'null'))"
+        entries = f"map_entries({value})" if kind.id == "map" else value
+        return f"'{{' || array_to_string(list_transform({entries}, lambda {element}: {member}), ',') || '}}'"
+    if kind.id in {"list", "array"}:
+        item = _render_value(element, children["child"], inside.get("child"), depth + 1)
+        texts = f"list_transform({value}, lambda {element}: coalesce({item}, 'null'))"
+        return f"'[' || array_to_string({texts}, ',') || ']'"
+    if kind.id in {"float", "double"}:
+        return f"case when isfinite({value}) then {text} else '\"' || {text} || '\"' end"
+    return f"cast(to_json({value if kind.id in _NATURAL else text}) as varchar)"
+
+
+def render_row(row: pa.Table) -> str:
+    """Render a row that DuckDB can't read: each value as the text that Arrow gives for it."""
+    values = {}
+    for name in row.column_names:
+        if name not in {LINE, PROBLEM}:
+            try:
+                values[name] = row[name][0].as_py()
+                orjson.dumps(values[name])
+            except (ValueError, OverflowError, TypeError):
+                values[name] = str(row[name][0])
+    return orjson.dumps(values, default=str).decode()
 
 
 def strict_json(text: str, line: str | None) -> str:

@@ -115,6 +115,8 @@ class Run(Record):
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows to join
     owner: str | None = None
     attempts: int = 0
+    failure: str | None = None  # how and where its last invocations ended that neither closed nor saved more of it
+    failures: int = 0  # number of such invocations in a row that ended alike
     queued_ms: int = 0
     started_ms: int | None = None
     ended_ms: int | None = None

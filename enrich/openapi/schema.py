@@ -14,7 +14,7 @@ import duckdb
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
 from enrich.dataset.expressions import DatasetMistakes, parse_tree
-from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, JsonPolicy, SqlType
+from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, TIMESTAMPS, JsonPolicy, SqlType
 from enrich.dataset.nullability import find_never_null, is_never_null
 from enrich.dataset.validation import parse_query
 
@@ -32,11 +32,7 @@ _SCALARS: dict[str, Schema] = {
     "varchar": _TEXT,
     "time": _TEXT,
     "time_ns": _TEXT,
-    "timestamp": _INSTANT,
-    "timestamp_s": _INSTANT,
-    "timestamp_ms": _INSTANT,
-    "timestamp_ns": _INSTANT,
-    "timestamp with time zone": _INSTANT,
+    **dict.fromkeys(TIMESTAMPS, _INSTANT),
     "date": {"type": "string", "format": "date"},
     "uuid": {"type": "string", "format": "uuid"},
     "blob": {"type": "string", "format": "byte"},

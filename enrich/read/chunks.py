@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, groupby
 from typing import Any
 from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
 from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
 from enrich.dataset.expressions import suggest
+from enrich.dataset.json_sql import SqlType
 from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
@@ -28,7 +33,11 @@ from enrich.read.text import BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
 CHUNK_BYTES = 8 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it; rendering takes many times that
+MAX_REPEATED = 64 * 1024 * 1024  # bytes that a chunk's repeated texts may take, each as long as it is
+MAX_DICTIONARY = 2 * 1024 * 1024  # bytes of a column's dictionary in a row group: writers end it at 1 MB
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
+
+_TEXTS = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
 
 OpenPart = Callable[[Part], Any]  # gives a seekable binary file
 
@@ -76,10 +85,14 @@ def _read_parquet(
     """Give chunks with their first row in the part. Row groups before `skip` are not read."""
     try:
         # pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
-        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        # INT96 as nanoseconds, which pyarrow makes of it by default, wraps round after the year 2262
+        options: Any = {"pre_buffer": False, "buffer_size": 1 << 20, "coerce_int96_timestamp_unit": "us"}
+        parquet = pq.ParquetFile(file, **options)
+        texts = [field.name for field in parquet.schema_arrow if field.name in source.columns and field.type in _TEXTS]
+        once = pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **options) if texts else parquet
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadOutput(f"{part.name} is not a Parquet file: {_explain_not_parquet(file, error)}") from error
-    names, constants = check_schema(part, source, parquet.schema_arrow)
+    kinds, constants = check_schema(part, source, parquet.schema_arrow)
     groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
     wide = sum(group.total_byte_size for group in groups) // max(1, rows)
@@ -88,17 +101,76 @@ def _read_parquet(
     while first < len(groups) and before + groups[first].num_rows <= skip:
         before += groups[first].num_rows
         first += 1
+
+    def read_group(reader: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
+        yield from reader.iter_batches(chunk_rows, row_groups=[group], columns=list(kinds), use_threads=False)
+
+    def repeats(group: int) -> bool:
+        rows: int = groups[group].num_rows
+        return _measure_repeated(once, group, texts) * min(chunk_rows, rows) > MAX_REPEATED
+
     try:
-        left = list(range(first, len(groups)))
-        batches = parquet.iter_batches(chunk_rows, row_groups=left, columns=names, use_threads=False)
         at = before
-        for chunk in _cut(batches, before, chunk_rows):
-            yield at, _add_constants(chunk, list(source.columns), constants)
-            at += chunk.num_rows
+        # A group whose rows repeat long texts is cut by itself: its chunks, too, are the same wherever reading begins.
+        for repeated, members in groupby(range(first, len(groups)), key=repeats):
+            batches = chain.from_iterable(map(partial(read_group, once if repeated else parquet), members))
+            chunks = chain.from_iterable(map(_halve, batches)) if repeated else _cut(batches, at, chunk_rows)
+            for chunk in chunks:
+                taken = _take_columns(chunk, kinds)
+                names = [*source.columns, *([PROBLEM] if PROBLEM in taken.schema.names else [])]
+                yield at, _add_constants(taken, names, constants)
+                at += chunk.num_rows
         if at == before:
             yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # tells how many rows were passed over
+    except pa.ArrowNotImplementedError as error:
+        raise BadOutput(f"{part.name}: pyarrow can't read it ({_first_line(error)}); write plainer types") from error
     except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({_first_line(error)}); write it again") from error
+
+
+def _take_columns(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordBatch:
+    """Return the columns in the types that the engine takes, with the rows marked that hold values it would misread."""
+    columns = [convert_column(chunk.column(chunk.schema.get_field_index(name)), kind) for name, kind in kinds.items()]
+    return mark_bad_values(pa.RecordBatch.from_arrays(columns, names=list(kinds)))
+
+
+def _measure_repeated(once: pq.ParquetFile, group: int, texts: list[str]) -> int:
+    """Return how many bytes a row takes at most in the columns whose texts a row group may store once for many rows."""
+    stored = once.metadata.row_group(group)
+    chosen, bound = [], 0
+    for n in range(stored.num_columns):
+        column = stored.column(n)
+        # a writer that fills its dictionary goes on with plain values, which are as large in the file as in memory
+        limit = MAX_DICTIONARY + 4 * column.num_values
+        size = column.total_uncompressed_size
+        if column.path_in_schema in texts and column.has_dictionary_page and size <= limit:
+            chosen.append(column.path_in_schema)
+            bound += size
+    if not chosen or bound * stored.num_rows <= MAX_REPEATED:
+        return 0
+    first = next(once.iter_batches(1, row_groups=[group], columns=chosen, use_threads=False), None)
+    if first is None:
+        return 0
+    dictionaries = [first.column(first.schema.get_field_index(name)).dictionary for name in chosen]
+    return sum(pc.max(pc.binary_length(each)).as_py() or 0 for each in dictionaries)
+
+
+def _halve(chunk: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Halve a chunk until its repeated texts, each as long as it is, fit into `CHUNK_BYTES`.
+
+    A file of some hundred KB can have tens of thousands of rows of as many bytes each.
+    """
+    size = 0
+    for column in chunk.columns:
+        if pa.types.is_dictionary(column.type) and column.type.value_type in _TEXTS:
+            lengths = pc.binary_length(column.dictionary).cast(pa.int64())
+            size += pc.sum(lengths.take(column.indices)).as_py() or 0
+    if size <= CHUNK_BYTES or chunk.num_rows == 1:
+        yield chunk
+        return
+    half = chunk.num_rows // 2
+    yield from _halve(chunk.slice(0, half))
+    yield from _halve(chunk.slice(half))
 
 
 def _read_csv(
@@ -197,27 +269,48 @@ def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
-    """Check a typed file's columns against the contract; return those to read, and those that the object key gives.
+def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[str, pa.DataType], dict[str, str]]:
+    """Check a typed file's columns against the contract; what it does not name is not looked at.
+
+    Returns:
+        The columns to read, with the types to convert them to, and those that the object key gives.
 
     Raises:
         BadOutput: a column is missing, of another kind, or not in the contract that refuses it.
     """
     constants = check_names(part, source, schema.names)
+    chosen: dict[str, pa.DataType] = {}
     with duckdb.connect() as con:
-        relation = con.from_arrow(schema.empty_table())
-        actual = dict(zip(relation.columns, relation.types, strict=True))
         for name, declared in source.columns.items():
             kind = con.sql(f"select cast(null as {declared})").types[0]
-            if name in constants:
-                if coerce_text("x", kind) is None:
-                    raise BadOutput(f"{part.name}: column {name!r} stands in the object key and can't be {declared}")
-            elif coerce_typed(name, actual[name], kind) is None:
-                raise BadOutput(
-                    f"{part.name}: column {name!r} is {actual[name]} and the contract says {declared}; write it so, or "
-                    "declare it as it is and cast it in the expressions"
-                )
-    return [name for name in source.columns if name not in constants], constants
+            if name not in constants:
+                chosen[name] = _choose_type(con, part, schema.field(name), declared, kind)
+            elif coerce_text("x", kind) is None:
+                raise BadOutput(f"{part.name}: column {name!r} stands in the object key and can't be {declared}")
+    return chosen, constants
+
+
+def _choose_type(
+    con: duckdb.DuckDBPyConnection, part: Part, field: pa.Field, declared: str, kind: SqlType
+) -> pa.DataType:
+    place = f"{part.name}: column {field.name!r}"
+    try:
+        chosen = choose_type(field.type, kind)
+        schema = pa.schema([pa.field(field.name, chosen)])
+        (actual,) = con.from_arrow(pa.RecordBatchReader.from_batches(schema, [])).types
+    except NotTaken as error:
+        raise BadOutput(f"{place} is {error}; the contract says {declared}") from error
+    except duckdb.Error as error:
+        raise BadOutput(
+            f"{place} is {field.type} and the contract says {declared}: {_first_line(error)}; write it as another "
+            "type, or take it out of the contract"
+        ) from error
+    if coerce_typed(field.name, actual, kind) is None:
+        raise BadOutput(
+            f"{place} is {actual} and the contract says {declared}; write it so, or declare it as it is and cast it "
+            "in the expressions"
+        )
+    return chosen
 
 
 def check_names(part: Part, source: Source, found: Sequence[str]) -> dict[str, str]:

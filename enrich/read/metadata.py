@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
+from enrich.dataset.arrow_types import find_problem
 from enrich.errors import Failed
 from enrich.s3 import get, list_objects, put, split_location
 
@@ -116,7 +117,8 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
     """Read fetched metadata back as Arrow tables, by name.
 
     Raises:
-        Failed: files are gone, or the tables would take more than `max_bytes` of memory together, which is told before
+        Failed: files are gone, hold a value that the engine would misread, or the tables
+            would take more than `max_bytes` of memory together, which is told before
             they do.
     """
     tables: dict[str, pa.Table] = {}
@@ -149,15 +151,22 @@ def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
         with tempfile.TemporaryFile() as file:
             for block in s3.get_object(Bucket=bucket, Key=object_key)["Body"].iter_chunks(1 << 20):
                 file.write(block)
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us")
             batches: list[pa.RecordBatch] = []
             for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
                 batches.append(batch)
                 room -= batch.nbytes
                 if room < 0:
                     raise _TooLarge
+                _check_values(name, batch)
             pieces.append(pa.Table.from_batches(batches, parquet.schema_arrow))
     return pa.concat_tables(pieces, promote_options="permissive")
+
+
+def _check_values(name: str, batch: pa.RecordBatch) -> None:
+    for column, values in zip(batch.schema.names, batch.columns, strict=True):
+        if problem := find_problem(values):
+            raise Failed(f"metadata {name!r}: column {column!r} {problem}; convert it in the query, or filter its row")
 
 
 def _list_files(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from enrich.delta.fingerprints import fetch_table_id
-from enrich.errors import Failed
+from enrich.errors import LeaseLost, Stopped
 from enrich.ledger.records import DatasetState, Run
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
@@ -67,7 +69,10 @@ def _leave_doubt(context: RunContext) -> tuple[DatasetState, set[str]]:
         load_fingerprints(context, context.run.base, table_id)
         saved = save_doubt(context, table_id)
         fingerprints, superseded = saved.object_key, find_superseded(context, saved)
-    except Failed:  # what it wrote is unknown: a missing fingerprints object makes all live outputs be written again
+    except (ClientError, BotoCoreError, LeaseLost, Stopped):
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, the run must close
+        # What it wrote is unknown: a missing fingerprints object makes all live outputs be written again.
         fingerprints = f"{context.work_key('noted/')}gone"
     state = replace(context.lease.state, open_run=None, fingerprints=fingerprints, table_id=table_id)
     return state, superseded

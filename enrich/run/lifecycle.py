@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
-from enrich.join.engine import JoinMultiplies, MetadataTooLarge
+from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -34,13 +34,17 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.CLOSE: close_run,
 }
 # Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-_FAILURES = (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
+_FAILURES = (Failed, BadInstant, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
+MOST_FAILURES = 3  # a message is received as often before it is a dead letter
+MOST_DEATHS = 8  # an invocation can also be killed for reasons that are not the run's, a deployment for example
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
     """Execute a run from its checkpoint and return it closed.
 
-    A run that can't succeed is closed too: as failed, with its error, or as overwritten.
+    A run that can't succeed is closed too: as failed, with its error, or as overwritten. What no code here expects,
+    an error of a library or the death of the process, is retried, and closes the run when it has happened
+    `MOST_FAILURES` or `MOST_DEATHS` times in a row at the same checkpoint: the dataset's next outputs wait behind it.
 
     Raises:
         Stopped: it continues later (OutOfTime: as soon as possible); the ledger has its checkpoint and the error.
@@ -49,6 +53,10 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = _open(services, lease, run, Path(scratch))
+        if run.state is RunState.RUNNING:  # its last invocation ended without a word
+            context.run = run = _count_failure(run, "killed")
+            if run.failures >= MOST_DEATHS:
+                return _close_early(context, RunState.FAILED, _describe_failures(run, "the process was killed"))
         try:
             with context:
                 _run_stages(context)
@@ -57,16 +65,22 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         except _FAILURES as error:
             return _close_early(context, RunState.FAILED, str(error))
         except Stopped as error:
+            context.run = replace(context.run, failures=0)
             _stop(context, str(error))
             raise
         except (ClientError, BotoCoreError) as error:
             stopped = Stopped(f"a call to AWS failed: {error}")
+            context.run = replace(context.run, failures=0)
             _stop(context, str(stopped))
             raise stopped from error
         except (LeaseLost, TableStateUnknown):
             raise
         except Exception as error:  # a defect, here or in a library: the ledger must show why the run stopped
-            _stop(context, f"{type(error).__name__}: {error}")
+            what = f"{type(error).__name__}: {error}"
+            context.run = _count_failure(context.run, type(error).__name__)
+            if context.run.failures >= MOST_FAILURES:
+                return _close_early(context, RunState.FAILED, _describe_failures(context.run, what))
+            _stop(context, what)
             raise
         return context.run
 
@@ -93,6 +107,20 @@ def _run_stages(context: RunContext) -> None:
             context.decision = decide_changes(context)
         else:
             STAGES[context.run.stage](context)
+
+
+def _count_failure(run: Run, how: str) -> Run:
+    """Return the run with one failure more, counted from 1 if it is another one or the run has come further."""
+    failure = f"{how} at {run.stage} {run.next_row} {run.place} {run.decided_ms or 0}"
+    return replace(run, failure=failure, failures=run.failures + 1 if run.failure == failure else 1)
+
+
+def _describe_failures(run: Run, what: str) -> str:
+    return (
+        f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its run failed {run.failures} times in a row at "
+        f"stage {run.stage}, row {run.next_row}: {what}. It is closed so that other outputs can run; fix the output, "
+        f"the dataset or enrich's memory, then run `python -m enrich replay {run.dataset} {run.run}`"
+    )
 
 
 def _stop(context: RunContext, error: str) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from enrich.dataset.arrow_types import choose_type, convert_column
 from enrich.dataset.definition import Dataset, Derive, LastModified, Source
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import Engine
@@ -66,4 +70,95 @@ def test_a_step_that_goes_wrong_names_the_dataset(tmp_path: Path, step: Any, mes
     """A step that raises, loses rows or forgets a column stops the run with an error of its own."""
     dataset = replace(SHOPS, derive=Derive(step, {"band": "varchar"}))
     with pytest.raises(DeriveFailed, match=f"shop-sales derive: .*{message}"):
+        render(tmp_path, dataset, [2.0, 1.0])
+
+
+# the declared type, values as Arrow; pandas has no exact form of them
+KEPT = [
+    ("bigint[]", pa.array([[9007199254740993, None], None])),
+    ("ubigint", pa.array([2**64 - 1, None], pa.uint64())),
+    ("ubigint[]", pa.array([[2**64 - 1, None], []], pa.list_(pa.uint64()))),
+    ("double", pa.array([None, 0.1])),
+    ("float", pa.array([None, 0.1], pa.float32())),
+    ("map(varchar, bigint)", pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64()))),
+    ("struct(n bigint, m boolean)[]", pa.array([[{"n": 2**53 + 1, "m": None}], [None]])),
+    ("decimal(38,3)", pa.array([Decimal("12345678901234567890.125"), None], pa.decimal128(38, 3))),
+    ("timestamp", pa.array([datetime(9999, 12, 31, 23, 59, 59, 999999), datetime(1, 1, 1)], pa.timestamp("us"))),
+    ("timestamptz_ns", pa.array([1, None], pa.timestamp("ns", "UTC"))),
+    ("date", pa.array([date(9999, 12, 31), date(1, 1, 1)])),
+    ("time_ns", pa.array([1, None], pa.time64("ns"))),
+    ("blob", pa.array([b"\xff", None])),
+    ("uuid", pa.array(["00000000-0000-0000-0000-000000000001", None])),
+    ("enum('a')", pa.array(["a", None])),
+    ("boolean", pa.array([True, None])),
+]
+
+
+def columns_of(values: list[tuple[str, pa.Array]]) -> tuple[dict[str, str], pa.RecordBatch]:
+    """Return the declared columns and a chunk that has them, beside the subject and the prediction_id."""
+    kinds = {f"c{n}": kind for n, (kind, _) in enumerate(values)}
+    arrays = {"shop": pa.array(["a", "a"]), "id": pa.array(["1", "2"])}
+    arrays |= {
+        f"c{n}": convert_column(array, choose_type(array.type, type_of(kind))) for n, (kind, array) in enumerate(values)
+    }
+    return {"shop": "varchar", "id": "varchar", **kinds}, pa.RecordBatch.from_pydict(arrays)
+
+
+def type_of(kind: str) -> Any:
+    """Return DuckDB's type."""
+    with duckdb.connect() as con:
+        return con.sql(f"select cast(null as {kind})").types[0]
+
+
+def test_columns_that_the_step_did_not_change_come_out_as_they_went_in(tmp_path: Path) -> None:
+    """Whatever pandas makes of them on the way; also where the step returns its rows under another index."""
+    columns, chunk = columns_of(KEPT)
+    plain = replace(SHOPS, source=replace(SHOPS.source, columns=columns), body={name: name for name in columns})
+    steps: list[Any] = [
+        lambda frame: frame.assign(band="x"),
+        lambda frame: frame.copy().assign(band="x").set_index("id", drop=False),
+    ]
+    with Engine(plain, {}, directory=tmp_path) as engine:
+        expected = engine.render(chunk, 0)["body"].to_pylist()
+    assert None not in expected
+    for step in steps:
+        with Engine(replace(plain, derive=Derive(step, {"band": "varchar"})), {}, directory=tmp_path) as engine:
+            assert engine.render(chunk, 0)["body"].to_pylist() == expected
+
+
+def test_nan_and_null_stay_apart(tmp_path: Path) -> None:
+    """A NaN that the file holds rejects its row though pandas calls it missing; a null is a null."""
+    dataset = replace(SHOPS, derive=Derive(lambda frame: frame.assign(band=1), {"band": "bigint"}))
+    rows = render(tmp_path, dataset, [float("nan"), None])
+    assert [(row["reason"], row["body"]) for row in rows] == [("not-a-number", None), (None, '{"sales":null}')]
+
+
+def test_an_object_that_the_step_changes_in_place_is_changed(tmp_path: Path) -> None:
+    """What the step returns is compared with what it received, not with itself."""
+
+    def double(frame: Any) -> Any:
+        for value in frame["v"]:
+            value["n"] *= 2
+        return frame.assign(half=[np.float16(0.5)])
+
+    source = replace(SHOPS.source, columns={"shop": "varchar", "id": "varchar", "v": "struct(n bigint)"})
+    derive = Derive(double, {"half": "float"})
+    dataset = replace(SHOPS, source=source, derive=derive, body={"v": "v", "half": "half"})
+    chunk = pa.RecordBatch.from_pydict({"shop": ["a"], "id": ["1"], "v": [{"n": 1}]})
+    with Engine(dataset, {}, directory=tmp_path) as engine:
+        assert engine.render(chunk, 0)["body"].to_pylist() == ['{"v":{"n":2},"half":0.5}']
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["x", 1], "column 'band' can't be read back"),
+        ([[1], [2]], r"column 'band' is BIGINT\[\], expected VARCHAR"),
+        ([Decimal(10**40), None], "column 'band' is decimal256"),
+    ],
+)
+def test_what_a_step_returns_has_one_type(tmp_path: Path, values: list[Any], message: str) -> None:
+    """A column that Arrow or the engine can't take fails the run, with its name."""
+    dataset = replace(SHOPS, derive=Derive(lambda frame: frame.assign(band=values), {"band": "varchar"}))
+    with pytest.raises(DeriveFailed, match=f"shop-sales derive: {message}"):
         render(tmp_path, dataset, [2.0, 1.0])

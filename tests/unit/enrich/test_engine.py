@@ -338,6 +338,24 @@ def test_as_of_from_a_column(tmp_path: Path) -> None:
         assert engine.read_as_of(chunk.slice(1, 1)) is None
 
 
+ARROWS = [
+    ("region -> '$.a'", '{"b":[1,2]}'),
+    ("region -> 'a' -> 'b' -> 1", "2"),
+    ("region::json->'a'->>'b'", '"[1,2]"'),
+    ("coalesce(region -> '$.none', '0')", "0"),
+    ("list_transform([1, 2], lambda n: region -> 'a' -> 'b' -> (n - 1))", "[1,2]"),
+    ("list_transform([region], lambda e: e -> '$.a.b')", "[[1,2]]"),
+]
+
+
+@pytest.mark.parametrize(("expression", "text"), ARROWS)
+def test_the_arrows_extract_from_json(tmp_path: Path, expression: str, text: str) -> None:
+    """`->` gives JSON and `->>` text, alone, chained and inside other expressions."""
+    dataset = replace(SHOPS, metadata={}, body={"x": expression})
+    (row,) = render(tmp_path, dataset, sales([("a", "1", '{"a":{"b":[1,2]}}', 1.0)]), {})
+    assert (row["detail"], row["body"]) == (None, f'{{"x":{text}}}')
+
+
 def test_pandas_is_imported_only_for_a_step() -> None:
     """A dataset without a step pays nothing for pandas."""
     import subprocess

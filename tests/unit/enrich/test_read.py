@@ -243,6 +243,29 @@ def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(chunk.num_rows for chunk in chunks) == 40
 
 
+@pytest.mark.parametrize("start", [0, 777, 25_000])
+def test_long_texts_that_are_stored_once_make_smaller_chunks(start: int) -> None:
+    """A small file can have tens of thousands of rows of 100 KB; none of them is in memory more than once at a time."""
+    texts = [letter * 100_000 for letter in "abc"]
+    rows, wide = 30_000, range(500, 1_500)
+    values = [texts[n % 3] if n in wide else "short" for n in range(rows)]
+    content = parquet(pa.table({"id": pa.array(values), "n": range(rows)}), row_group_size=700)
+    dataset = dataset_of("parquet", {"id": "varchar", "n": "bigint"})
+    whole = {first + chunk.num_rows for first, chunk in read(dataset, ("a", content))}
+    before = pa.total_allocated_bytes()
+    next_row = start
+    for first, chunk in read(dataset, ("a", content), start_row=start):
+        assert first == next_row
+        next_row += chunk.num_rows
+        assert next_row in whole
+        found = chunk.column("id").to_pylist()
+        assert sum(map(len, found)) <= 8 * 1024 * 1024
+        assert (found[0], chunk.column("n")[0].as_py()) == (values[first], first)
+        assert pa.total_allocated_bytes() - before < 64 * 1024 * 1024
+    assert next_row == rows
+    assert len(whole) > 10
+
+
 BAD_VALUES = [
     ("csv", "integer", b"id,v\na,1\nb,%s\nc,3\n", ["x", "1.5", "1e3", "2147483648", "0x10", "1_000"]),
     ("csv", "double", b"id,v\na,1\nb,%s\nc,3\n", ["x", "1,5".replace(",", ";")]),
@@ -493,6 +516,10 @@ def test_originals_can_be_read_again(tmp_path: Path, format_: str, content: byte
     got = render(tmp_path, replay, ("r.jsonl", "\n".join(lines).encode()))
     same = ("row", "body", "reason")
     assert [[row[name] for name in same] for row in got] == [[row[name] for name in same] for row in expected]
+    with Engine(replay, {}, directory=tmp_path) as engine:  # a reject of a replay is the same row, and not a nested one
+        ((_, chunk),) = read(replay, ("r.jsonl", "\n".join(lines).encode()))
+        again = engine.originals(chunk, list(range(chunk.num_rows)))
+    assert [json.loads(text) for text in again] == [json.loads(line)["prediction"] for line in lines]
 
 
 def test_originals_are_those_asked_for(tmp_path: Path) -> None:

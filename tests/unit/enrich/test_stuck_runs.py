@@ -1,0 +1,143 @@
+"""A run that fails in the same way again and again is closed, so that the dataset's next ones can run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.intake import operations
+from enrich.intake.find import find_output
+from enrich.intake.queue import enqueue_output
+from enrich.intake.recovery import heal
+from enrich.intake.worker import run_pending
+from enrich.ledger.records import Run
+from enrich.read import chunks
+from enrich.run import context as context_module
+from enrich.run.lifecycle import MOST_DEATHS, MOST_FAILURES
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
+
+
+class Killed(BaseException):
+    """The process ends, and nothing is recorded."""
+
+
+class Unexpected(SmallShop):
+    """A shop where reading an object of these keys ends in an error that no code expects."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(directory)
+        self.bad: dict[str, BaseException] = {}
+        self.good_reads = 0  # before that
+        original = chunks.read_chunks
+
+        def read_chunks(parts: Any, *arguments: Any, **options: Any) -> Any:
+            for part in parts:
+                if part.object_key in self.bad:
+                    self.good_reads -= 1
+                    if self.good_reads < 0:
+                        raise self.bad[part.object_key]
+            return original(parts, *arguments, **options)
+
+        monkeypatch.setattr(context_module, "read_chunks", read_chunks)
+
+    def queue(self, day: int) -> Run:
+        """Put an output and queue its run."""
+        self.put(self.key(day), parquet(ROWS))
+        output = find_output(self.services(), SETTINGS.outputs, self.key(day))
+        assert output is not None
+        return enqueue_output(self.services(), output)
+
+    def invoke(self) -> BaseException | None:
+        """Run what is pending as one invocation; return the error that ends it."""
+        self.world.sleep(3600)  # the lease of one that was killed has ended
+        services = replace(self.services(), owner=f"at {self.world.time}")
+        try:
+            list(run_pending(services, "stock"))
+        except (Exception, Killed) as error:
+            return error
+        return None
+
+    def states(self) -> list[str]:
+        """Return the states of all runs, oldest first."""
+        return [str(run.state) for run in reversed(self.ledger.fetch_runs("stock"))]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Unexpected:
+    return Unexpected(tmp_path, monkeypatch)
+
+
+CAUSES: list[tuple[BaseException, int, str]] = [
+    (RuntimeError("what a library says\nat length"), MOST_FAILURES, "RuntimeError: what a library says"),
+    (Killed(), MOST_DEATHS + 1, "the process was killed"),
+]
+
+
+@pytest.mark.parametrize(("cause", "invocations", "said"), CAUSES, ids=["error", "death"])
+def test_a_run_that_fails_the_same_way_is_closed(
+    shop: Unexpected, cause: BaseException, invocations: int, said: str
+) -> None:
+    """It is retried so many times; then the next output is published, and the ledger says why this one was not."""
+    stuck, after = shop.queue(2), shop.queue(1)
+    shop.bad[stuck.object_key] = cause
+    ends = [shop.invoke() for _ in range(invocations)]
+    assert ends[:-1] == [cause] * (invocations - 1)
+    assert ends[-1] is None
+    assert shop.states() == ["failed", "done"]
+    found = shop.ledger.get_run("stock", stuck.run)
+    assert found is not None
+    assert stuck.object_key in (found.error or "")
+    assert said in (found.error or "")
+    assert f"replay stock {stuck.run}" in (found.error or "")
+    shop.bad.clear()
+    operations.replay(shop.services(), found)
+    shop.invoke()
+    assert shop.states() == ["failed", "done", "done"]
+    assert shop.ledger.get_run("stock", after.run) is not None
+
+
+def test_another_failure_is_counted_from_one(shop: Unexpected) -> None:
+    """Errors of another kind, and a call to AWS that failed in between, say that it may yet come right."""
+    stuck = shop.queue(1)
+    for error in (RuntimeError("a"), ValueError("b")) * MOST_FAILURES:
+        shop.bad[stuck.object_key] = error
+        assert shop.invoke() is error
+    assert shop.states() == ["stopped"]
+    shop.bad.clear()
+    shop.invoke()
+    assert shop.states() == ["done"]
+
+
+def test_a_stuck_run_that_has_begun_to_write_leaves_a_table_that_is_healed(shop: Unexpected) -> None:
+    """What it wrote is in doubt, so its items are compared with nothing: the sweep and the next runs write them."""
+    shop.queue(3)
+    shop.invoke()
+    shop.written()
+    stuck = shop.queue(2)
+    shop.bad[stuck.object_key], shop.good_reads = RuntimeError("while it writes"), 1
+    for _ in range(MOST_FAILURES):
+        shop.invoke()
+    assert shop.states() == ["done", "failed"]
+    assert shop.ledger.get_state("stock").open_run is None
+    heal(shop.services(), "stock")
+    shop.queue(1)
+    assert shop.invoke() is None
+    assert set(shop.states()) == {"done", "failed"}
+    assert shop.ledger.fetch_pending("stock") == []
+    assert {"x/a", "x/b", "y/a"} <= set(shop.written())
+
+
+def test_withdraw_ends_a_stuck_run_that_published_nothing(shop: Unexpected) -> None:
+    """There is nothing to remove: no generation is opened, nothing is restored, and the next output is run."""
+    stuck = shop.queue(2)
+    shop.bad[stuck.object_key] = RuntimeError("stuck")
+    shop.invoke()
+    assert shop.states() == ["stopped"]
+    shop.queue(1)
+    operations.withdraw(shop.services(), stuck)
+    shop.invoke()
+    assert shop.states() == ["failed", "done"]
+    assert shop.ledger.get_state("stock").generation == 1
