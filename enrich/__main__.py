@@ -167,15 +167,18 @@ def _run_queued(
 
 
 def _check(options: argparse.Namespace) -> int:
-    names = [options.dataset] if options.dataset else list(DATASETS)
-    served = {name: each for name, each in SERVED.items() if not options.dataset or name == options.dataset}
+    names = [options.dataset] if options.dataset else sorted(map(str, DATASETS))
     try:
         import yaml  # needed by this command only, and not in the bundle
 
         document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
-        mistakes = check_datasets({name: DATASETS[name] for name in names}, served, document)
+        mistakes = check_datasets(DATASETS, SERVED, document)  # all: a dataset's prefix must differ from all others
     except ImportError as error:
         return _print_error(error, USAGE)
+    if options.dataset:
+        mistakes = [
+            each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
+        ]
     if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))
     else:
@@ -227,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m enrich", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = sorted(DATASETS)
+    names = sorted(map(str, DATASETS))
 
     def add(name: str, execute: object, summary: str, *, runs: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)

@@ -10,6 +10,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.field_types import require_types
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import JoinMultiplies, MetadataTooLarge
@@ -86,6 +87,7 @@ def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunConte
 
 def _run_stages(context: RunContext) -> None:
     context.begin()
+    require_types(context.dataset)
     while not context.run.state.is_closed:
         if context.run.stage.needs_decision and context.decision is None:
             context.decision = decide_changes(context)
