@@ -198,12 +198,8 @@ class Binder:
 
     def _body(self, place: str, body: Body) -> dict[str, Node]:
         bound: dict[str, Node] = {}
-        if not body:
-            self._add(place, "is empty", "write its members, as in {'name': 'expression'}")
         for name, member in body.items():
             at = name_place(place, name)
-            if not name.strip():
-                self._add(at, "the name of a member is empty", "name it")
             if not isinstance(member, str):
                 bound[name] = self._body(at, member)
                 continue

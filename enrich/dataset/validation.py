@@ -17,7 +17,7 @@ import duckdb
 
 from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
-from enrich.dataset.definition import Dataset, FromKey, Source, name_place
+from enrich.dataset.definition import Body, Dataset, FromKey, Source, name_place
 from enrich.dataset.expressions import Mistake
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
@@ -227,6 +227,8 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     for place, value, right, remedy in rules:
         if not right:
             yield Mistake(f"{dataset.name} {place}", f"is {value!r}", remedy)
+    for place, message, remedy in _find_empty("body", dataset.body):
+        yield Mistake(f"{dataset.name} {place}", message, remedy)
     if isinstance(dataset.as_of, FromKey) and dataset.as_of.pattern.count("{}") != 1:
         message = f"{dataset.as_of.pattern!r} needs one {{}}"
         yield Mistake(f"{dataset.name} as_of", message, "put it in the place of the date, as in 'scored={}'")
@@ -235,6 +237,17 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
         better = "/".join(filter(None, steps)) or dataset.name
         remedy = f"begin object keys without bucket and slash, and end with a slash; write e.g. {f'{better}/'!r}"
         yield Mistake(f"{dataset.name} source.prefix", problem, remedy)
+
+
+def _find_empty(place: str, body: Body) -> Iterator[tuple[str, str, str]]:
+    if not body:
+        yield place, "is empty", "write its members, as in {'name': 'expression'}"
+    for name, member in body.items():
+        at = name_place(place, name)
+        if not name.strip():
+            yield at, "the name of a member is empty", "name it"
+        if not isinstance(member, str):
+            yield from _find_empty(at, member)
 
 
 def _find_prefix_problem(prefix: str) -> str | None:
