@@ -72,10 +72,10 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         return context.run
 
 
-def abandon(services: Services, lease: Lease, run: Run, why: str) -> Run:
-    """Close a run that must not continue as failed."""
+def abandon(services: Services, lease: Lease, run: Run, state: RunState, why: str) -> Run:
+    """Close a run that must not continue, in a state that says why."""
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
-        return _close_early(_open(services, lease, run, Path(scratch)), RunState.FAILED, why)
+        return _close_early(_open(services, lease, run, Path(scratch)), state, why)
 
 
 def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
