@@ -105,7 +105,7 @@ class Binder:
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
             return None
-        leaves = [leaf for leaf in (*subject, prediction_id, *_leaves(body)) if leaf]
+        leaves = [leaf for leaf in (*subject, prediction_id, *find_leaves(body)) if leaf]
         return Bound(
             dataset=dataset,
             kinds=self.kinds,
@@ -292,7 +292,8 @@ def _null(kind: SqlType, guess: str) -> str:
     return "null" if name == "null" else f"cast(null as {name})"
 
 
-def _leaves(node: Any) -> list[Leaf]:
+def find_leaves(node: Any) -> list[Leaf]:
+    """Return the leaves of a bound body, in order."""
     if isinstance(node, Leaf):
         return [node]
-    return [leaf for member in node.values() for leaf in _leaves(member)]
+    return [leaf for member in node.values() for leaf in find_leaves(member)]

@@ -13,7 +13,7 @@ from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.field_types import require_types
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
-from enrich.join.engine import JoinMultiplies, MetadataTooLarge
+from enrich.join.engine import JoinMultiplies, MetadataTooLarge, RenderFailed
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -35,7 +35,7 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.CLOSE: close_run,
 }
 # Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-_FAILURES = (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
+_FAILURES = (Failed, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge, RenderFailed)
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
