@@ -15,18 +15,18 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.aws import open_services
-from enrich.cli.terminal import ProgressLine, describe_run, render_pending, render_run, render_runs
+from enrich.cli.terminal import ProgressLine, describe_run, render_pending, render_run, render_runs, render_withdrawal
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DATASETS
 from enrich.errors import Failed, LeaseLost, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
-from enrich.intake.operations import refresh, replay, replay_rejects, withdraw
+from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState
-from enrich.plan.plan import plan
+from enrich.plan.plan import plan, plan_withdrawal
 from enrich.plan.report import describe_plan, render_plan
 from enrich.s3 import split_location
 from enrich.services import Services
@@ -71,6 +71,22 @@ def _run(services: Services, options: argparse.Namespace) -> int:
     run = take_arrived(services, bucket, object_key)
     if run is None:
         raise _no_output(services, options.output)
+    if run.state.is_closed:
+        return _show_closed(services, options, run)
+    return _run_queued(services, options, [run])
+
+
+def _show_closed(services: Services, options: argparse.Namespace, first: Run) -> int:
+    """Show the newest run of an output that was run before: running it again is what `replay` is for."""
+    over = [run for run in services.ledger.fetch_runs(first.dataset) if run.identity == first.identity]
+    run = max([first, *(each for each in over if each.kind is not Kind.REMOVAL)], key=lambda each: each.run)
+    print(json.dumps([describe_run(run)]) if options.json else render_runs([run]))
+    ended = f"run {run.run} of this output ended before as {run.state}" if run.state.is_closed else ""
+    again = f"`python -m enrich replay {run.dataset} {run.run}` runs it again"
+    if run.state is RunState.FAILED:
+        return _print_error(f"{ended}, and nothing was run now: {run.error}\nAfter a fix {again}.", FAILED)
+    if ended:
+        return _print_error(f"{ended}, and nothing was run now; {again}", DONE)
     return _run_queued(services, options, [run])
 
 
@@ -114,7 +130,21 @@ def _replay(services: Services, options: argparse.Namespace) -> int:
 
 
 def _withdraw(services: Services, options: argparse.Namespace) -> int:
-    return _run_queued(services, options, [withdraw(services, _get_run(services, options.dataset, options.run))])
+    bad = _get_run(services, options.dataset, options.run)
+    if options.dry_run:
+        runs = plan_withdrawal(services, bad)
+        print(json.dumps([describe_run(run) for run in runs]) if options.json else render_runs(runs))
+        units = sum(run.units for run in runs)
+        return _print_error(
+            f"a withdrawal would execute these runs, with {units:,} write units; nothing was written", DONE
+        )
+    if sys.stdin.isatty() and not options.yes:
+        found = describe_withdrawal(services, bad)
+        _print_error(render_withdrawal(bad, found.runs, found.restored), DONE)
+        print("Withdraw it? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            return _print_error("nothing was withdrawn", FAILED)
+    return _run_queued(services, options, [withdraw(services, bad)])
 
 
 def _refresh(services: Services, options: argparse.Namespace) -> int:
@@ -152,10 +182,13 @@ def _run_queued(
     """Execute pending runs; show the queued runs, the restores they needed, and all other runs that failed."""
     name = dataset or queued[0].dataset
     own = [run.run for run in queued]
-    closed = run_pending(services, name, own)
-    shown = [run.run for run in closed if run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
+    closed = list(run_pending(services, name, own))
+    shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
     runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
-    print(json.dumps([describe_run(run) for run in runs]) if options.json else render_runs(runs))
+    if options.json:
+        print(json.dumps([describe_run(run) for run in runs]))
+    else:
+        print(render_runs(runs) if runs else f"{name}: no output without a run, and no pending run; nothing to do")
     for run in runs:
         if run.state is RunState.FAILED:
             _print_error(run.error or "the run failed", FAILED)
@@ -167,15 +200,18 @@ def _run_queued(
 
 
 def _check(options: argparse.Namespace) -> int:
-    names = [options.dataset] if options.dataset else list(DATASETS)
-    served = {name: each for name, each in SERVED.items() if not options.dataset or name == options.dataset}
+    names = [options.dataset] if options.dataset else sorted(map(str, DATASETS))
     try:
         import yaml  # needed by this command only, and not in the bundle
 
         document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
-        mistakes = check_datasets({name: DATASETS[name] for name in names}, served, document)
+        mistakes = check_datasets(DATASETS, SERVED, document)  # all: a dataset's prefix must differ from all others
     except ImportError as error:
         return _print_error(error, USAGE)
+    if options.dataset:
+        mistakes = [
+            each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
+        ]
     if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))
     else:
@@ -227,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m enrich", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = sorted(DATASETS)
+    names = sorted(map(str, DATASETS))
 
     def add(name: str, execute: object, summary: str, *, runs: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
@@ -266,6 +302,8 @@ def _parser() -> argparse.ArgumentParser:
     withdrawn = add("withdraw", _withdraw, "withdraw a bad output: remove or restore its items")
     withdrawn.add_argument("dataset", choices=names)
     withdrawn.add_argument("run", type=int)
+    withdrawn.add_argument("--dry-run", action="store_true", help="show what it would do; writes nothing")
+    withdrawn.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
     refreshed = add("refresh", _refresh, "run the newest output again when only metadata changed")
     refreshed.add_argument("dataset", choices=names)
     refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")

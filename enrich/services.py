@@ -42,6 +42,7 @@ class Services:
     progress: Progress
     checkpoint_seconds: float = 15.0
     write_units: float | None = None  # per second; None: learned from throttles
+    is_plan: bool = False  # nothing is written, so a message must not say where rejects are
 
     @property
     def request_timeout(self) -> float:

@@ -43,7 +43,7 @@ from serve.web.respond import (
     respond_options,
     respond_problem,
 )
-from serve.web.route import Route, UseCase, parse_page, route
+from serve.web.route import Route, UseCase, check_known, parse_page, route
 from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.deadline import time_limit
@@ -175,6 +175,7 @@ def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, o
             query = partial(dependencies.storage.query, partition, page.prefix, now)
             items = gather(query, page, now)
             return respond_list(request, page, items._replace(expires_at=min(items.expires_at, ends)), now)
+        check_known(request.query, ())
         item = _get(dependencies, found, partition, now)
         return respond_item(request, item._replace(expires_at=min(item.expires_at, ends)), now)
     except StorageUnavailable as error:

@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from enrich.ledger.records import Pending, Run
+from enrich.ledger.run_state import Kind
 from enrich.progress import Progress
+
+_NUMBERS_OF_RUNS = {"run", "of_run"}
 
 
 class ProgressLine(Progress):
@@ -61,6 +64,8 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def render_runs(runs: Sequence[Run]) -> str:
     """Render runs, one per line."""
+    if not runs:
+        return "no runs"
     head = [
         "run",
         "kind",
@@ -79,7 +84,7 @@ def render_runs(runs: Sequence[Run]) -> str:
             run.run,
             run.kind,
             run.state,
-            _instant(run.as_of_ms),
+            _as_of(run),
             run.counts.read,
             run.counts.written,
             run.counts.unchanged,
@@ -95,9 +100,35 @@ def render_runs(runs: Sequence[Run]) -> str:
 
 def render_run(run: Run) -> str:
     """Render one run in full, one member per line."""
-    members = describe_run(run)
-    width = max(map(len, members))
-    return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in members.items())
+    texts: dict[str, str] = {}
+    for name, value in describe_run(run).items():
+        texts[name.replace("_", " ")] = _member(name, value)
+    texts["expires at"] = _text(_instant(run.expires_at and run.expires_at * 1000))
+    width = max(map(len, texts))
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in texts.items())
+
+
+def _member(name: str, value: Any) -> str:
+    """Render one member of a run: counts as `3 written, 1 rejected`, and numbers that name something as they are."""
+    if name == "size":
+        return f"{value:,} bytes"
+    if name == "metadata":
+        return ", ".join(f"{inner} {text}" for inner, text in value.items()) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{number:,} {inner}" for inner, number in value.items() if number) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if name in _NUMBERS_OF_RUNS and value is not None else _text(value)
+
+
+def render_withdrawal(bad: Run, runs: Sequence[int], restored: Sequence[Run]) -> str:
+    """Render what a withdrawal does, before it is confirmed."""
+    again = f", {restored[0].object_key} to {restored[-1].object_key}" if restored else ""
+    return (
+        f"{bad.dataset}: withdraws s3://{bad.bucket}/{bad.object_key} with its runs {', '.join(map(str, runs))}, runs "
+        f"{len(restored)} other live outputs again (oldest first{again}), and removes the items that only it named.\n"
+        "--dry-run shows the items and the write units."
+    )
 
 
 def render_pending(pending: Sequence[Pending], now: float) -> str:
@@ -112,9 +143,15 @@ def describe_run(run: Run) -> dict[str, Any]:
     members["order"] = run.order.text if run.generation is not None and run.as_of_ms is not None else None
     for name in [name for name in members if name.endswith("_ms")]:
         members[name.removesuffix("_ms")] = _instant(members.pop(name))
+    members["as_of"] = _as_of(run)
     del members["version"]
     members["counts"]["read"] = run.counts.read
     return members
+
+
+def _as_of(run: Run) -> str | None:
+    """Return when the run's output was made; a removal, which has no as_of, is recorded with 0 to be the oldest."""
+    return None if run.kind is Kind.REMOVAL else _instant(run.as_of_ms)
 
 
 def _instant(milliseconds: int | None) -> str | None:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Union
 
 import duckdb
@@ -22,6 +23,7 @@ from enrich.dataset.expressions import (
     suggest,
 )
 from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
+from enrich.dataset.type_names import is_type, suggest_type
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -106,10 +108,13 @@ class Binder:
         on = {name: self._on(name) for name in dataset.metadata}
         subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
+        if prediction_id and not prediction_id.expression.columns | prediction_id.expression.metadata:
+            message = f"{dataset.prediction_id} names no column: all predictions of a subject would have one item"
+            self._add("prediction_id", message, _unquote(dataset.prediction_id, self.kinds))
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
             return None
-        leaves = [leaf for leaf in (*subject, prediction_id, *_leaves(body)) if leaf]
+        leaves = [leaf for leaf in (*subject, prediction_id, *find_leaves(body)) if leaf]
         return Bound(
             dataset=dataset,
             kinds=self.kinds,
@@ -138,38 +143,36 @@ class Binder:
 
     def _check_as_of(self) -> None:
         dataset = self.dataset
-        if isinstance(dataset.as_of, FromColumn) and dataset.as_of.column not in dataset.columns:
-            self._add(
-                "as_of", f"there is no column {dataset.as_of.column!r}", suggest(dataset.as_of.column, dataset.columns)
+        if not isinstance(dataset.as_of, FromColumn):
+            return
+        column, columns = dataset.as_of.column, dataset.source.columns
+        if column not in columns:
+            derived = dataset.derive is not None and column in dataset.derive.columns
+            message = (
+                f"column {column!r} is derived, after as_of is read" if derived else f"there is no column {column!r}"
             )
+            self._add("as_of", message, suggest(column, columns))
+        elif (kind := self.kinds[column]).id not in TIMESTAMPS | {"date"}:
+            message = f"column {column!r} is {kind}, expected a date or a timestamp"
+            self._add("as_of", message, "declare it date or timestamptz, or name another column")
 
     def _column_kinds(self) -> dict[str, SqlType]:
         kinds: dict[str, SqlType] = {}
         derived = self.dataset.derive.columns if self.dataset.derive else {}
         for name, declared in self.dataset.columns.items():
-            try:
+            if is_type(self.con, declared):
                 kinds[name] = self.con.sql(f"select cast(null as {declared})").types[0]
-            except duckdb.Error:
+            else:
                 place = f"derive.{name}" if name in derived else f"columns.{name}"
-                remedy = quote_reserved(self.con, declared, self._is_type) or "see DuckDB's list of data types"
+                reserved = quote_reserved(self.con, declared, partial(is_type, self.con))
+                remedy = reserved or suggest_type(self.con, declared)
                 self._add(place, f"{declared!r} is not a DuckDB type", remedy)
         return kinds
-
-    def _is_type(self, sql: str) -> bool:
-        try:
-            self.con.sql(f"select cast(null as {sql})")
-        except duckdb.Error:
-            return False
-        return True
 
     def _subject(self) -> list[Leaf | None]:
         """Bind the expression of each claim, in the reader's order: an order of the writer's own could differ."""
         claims = self.dataset.served.subject
-        expressions: Any = self.dataset.subject  # nobody need have checked a definition's types
-        if not isinstance(expressions, Mapping):
-            message = f"is {expressions!r}, and a mapping from each claim to its expression is expected"
-            self._add("subject", message, f"write e.g. {dict.fromkeys(claims, 'COLUMN')!r}")
-            return []
+        expressions = self.dataset.subject
         for claim in claims:
             if claim not in expressions:
                 message = f"there is no expression for the claim {claim!r}, which serve/datasets.py names"
@@ -193,7 +196,7 @@ class Binder:
                 message = f"{sql} is {leaf.kind} and {column} is {known[column]}"
                 self._add(place, message, "cast one of them, in the expression or in the query")
         if not found:
-            self._add(f"metadata.{name}.on", "is empty", "name what a prediction is matched by")
+            self._add(f"metadata.{name}.on", "is empty", "name the columns by which a prediction is matched")
         return found
 
     def _key(self, place: str, sql: str) -> Leaf | None:
@@ -236,7 +239,7 @@ class Binder:
                 first = first or str(error).split("\n")[0]
             else:
                 return Leaf(expression, kind)
-        self._add(place, f"{sql!r}: {first}", "mend the expression")
+        self._add(place, f"{sql!r}: {first}", "fix the expression")
         return None
 
     def is_unknown(self, expression: Expression) -> bool:
@@ -286,12 +289,22 @@ def _can_match(left: SqlType, right: SqlType) -> bool:
     return any(left.id in family and right.id in family for family in families)
 
 
+def _unquote(sql: str, columns: Collection[str]) -> str:
+    name = sql.strip().strip("'")
+    return (
+        f"did you mean the column, {name!r} without single quotes?"
+        if name in columns
+        else "name the columns that tell them apart"
+    )
+
+
 def _null(kind: SqlType, guess: str) -> str:
     name = guess if kind.id == "null" else str(kind)
     return "null" if name == "null" else f"cast(null as {name})"
 
 
-def _leaves(node: Any) -> list[Leaf]:
+def find_leaves(node: Any) -> list[Leaf]:
+    """Return the leaves of a bound body, in order."""
     if isinstance(node, Leaf):
         return [node]
-    return [leaf for member in node.values() for leaf in _leaves(member)]
+    return [leaf for member in node.values() for leaf in find_leaves(member)]

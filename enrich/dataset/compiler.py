@@ -51,6 +51,7 @@ class Compiled:
             code, and the fragments.
         columns: for each column, the reject code of its unreadable values.
         invalid: the reject code of a body that is not JSON.
+        plain: the join of the relation `larder.read` with all metadata; `joined` adds the values of expressions to it.
         body: SQL pieces of the body's text, to concatenate.
     """
 
@@ -59,6 +60,7 @@ class Compiled:
     tables: dict[str, str]
     defaults: dict[str, str]
     columns: dict[str, int]
+    plain: str
     joined: str
     pk: str
     sk: str
@@ -116,13 +118,15 @@ class _Compiler:
             for name in self.hoisted
             if self.metadata_checks[name].checks
         ]
+        plain = self._join(conditions)
         return Compiled(
             dataset=self.dataset,
             reasons=self.reasons,
             tables=tables,
             defaults={name: self._defaults(name) for name in self.hoisted if self.fragments[name]},
             columns=columns,
-            joined=self.row_checks.select(self._join(conditions)),
+            plain=plain,
+            joined=self.row_checks.select(plain),
             pk=pk,
             sk=sk,
             code=render_case(

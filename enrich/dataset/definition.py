@@ -164,8 +164,8 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """Return the name, as it stands in paths and item keys."""
-        return self.served.name
+        """Return the name, as in paths and item keys; a wrong `served` is for `check` to report, not to raise."""
+        return self.served.name if isinstance(self.served, Served) else repr(self.served)
 
     @property
     def columns(self) -> dict[str, str]:

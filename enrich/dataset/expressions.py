@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -79,10 +80,19 @@ class Names:
             name.lower(): None if fields is None else {field.lower(): field for field in fields}
             for name, fields in metadata.items()
         }
+        self.aggregates, self.volatile = _find_functions()
+
+
+@cache
+def _find_functions() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of DuckDB's aggregates, and of the functions that return another value each time."""
+    with duckdb.connect() as con:
         rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
-        scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
-        self.aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar
-        self.volatile = {name for name, _, stability in rows if stability not in {None, "CONSISTENT"}}
+    scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
+    aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar
+    return frozenset(aggregates), frozenset(
+        name for name, _, stability in rows if stability not in {None, "CONSISTENT"}
+    )
 
 
 def parse_expression(names: Names, place: str, sql: str) -> Expression:

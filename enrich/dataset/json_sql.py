@@ -112,7 +112,9 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
     if name in SMALL_INTEGERS | {"boolean", "bignum"}:
         return Rendered(text)
     if name == "decimal":
-        scale = dict(kind.children)["scale"]
+        precision, scale = dict(kind.children)["precision"], dict(kind.children)["scale"]
+        if precision == scale:  # DuckDB writes `.500`, which is no JSON
+            text = f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
         return Rendered(f"rtrim(rtrim({text}, '0'), '.')" if scale else text)
     if name == "varchar":
         return _render_json(value) if str(kind).upper() == "JSON" else Rendered(f"cast(to_json({value}) as varchar)")

@@ -1,4 +1,4 @@
-"""Find a dataset's mistakes without AWS: names, types, SQL, subject, paths. Pure.
+"""Find a dataset's mistakes without AWS: types, values, names, SQL, subject, paths. Pure.
 
 What can't be known here is the types of metadata columns: an expression that uses one is a mistake only if no type
 suits it. A run binds it again with the true types, before it reads the first prediction.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,18 @@ import duckdb
 
 from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
-from enrich.dataset.definition import Dataset, FromKey, Source
+from enrich.dataset.definition import Body, Dataset, FromKey, Source, name_place
 from enrich.dataset.expressions import Mistake
+from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
 from serve.datasets import Served
+
+# A name stands in paths, object keys, tags and metrics.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME_HELP = "1 to 64 ASCII letters, digits, - and _"
+_METADATA_NAME = re.compile(r"[^\s/'\"\\][^/'\"\\\x00-\x1f]*")  # it stands in the location that Athena writes to
+_NO_KEY = re.compile(r"[*?{}\\\x00-\x1f]")
+_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749 section 3.3: a blank separates two scopes
 
 
 class ToolMissing(ImportError):
@@ -37,7 +46,7 @@ class _Unknown:
 def check_datasets(
     datasets: Mapping[str, Dataset], served: Mapping[str, Served], document: Mapping[str, Any] | None
 ) -> list[Mistake]:
-    """Check every dataset, and that writer and reader have the same ones.
+    """Check every dataset, and that writer and reader have the same ones. Each place begins with a dataset's name.
 
     Args:
         datasets: of `enrich.datasets`.
@@ -47,17 +56,51 @@ def check_datasets(
     Raises:
         ToolMissing: sqlglot is not installed.
     """
-    mistakes = [mistake for dataset in datasets.values() for mistake in check_dataset(dataset, document)]
+    mistakes: list[Mistake] = []
+    for key, dataset in datasets.items():
+        found = list(find_type_mistakes(str(key), dataset, Dataset)) or check_dataset(dataset, document)
+        mistakes += found
+        if not found and key != dataset.name:
+            message = f"is the key of the dataset {dataset.name!r} in enrich/datasets.py"
+            mistakes.append(Mistake(str(key), message, "use its name as the key"))
+    mistakes += _check_prefixes(datasets)
+    mistakes += _check_names(datasets)
     for here, there, where, what in (
         (served, datasets, "serve/datasets.py", "DATASETS in enrich/datasets.py"),
         (datasets, served, "enrich/datasets.py", "SERVED in serve/datasets.py"),
     ):
         mistakes += [
-            Mistake(name, f"is in {where} only", f"add it to {what}") for name in sorted(set(here) - set(there))
+            Mistake(str(name), f"is in {where} only", f"add it to {what}") for name in here if name not in there
         ]
-    for name in sorted(set(datasets) & set(served)):
-        mistakes += _check_served(name, datasets[name].served, served[name])
+    for name, read in served.items():
+        mistakes += find_type_mistakes(f"{name} served", read, Served)
+        if name in datasets and isinstance(read, Served) and isinstance(datasets[name], Dataset):
+            mistakes += _check_served(name, datasets[name].served, read)
     return mistakes
+
+
+def _check_prefixes(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
+    """Yield a mistake for each dataset whose outputs another one would take, too."""
+    prefixes = {
+        name: each.source.prefix
+        for name, each in datasets.items()
+        if isinstance(each, Dataset) and isinstance(each.source, Source) and isinstance(each.source.prefix, str)
+    }
+    for name, prefix in prefixes.items():
+        for other, longer in prefixes.items():
+            if name != other and prefix and longer.startswith(prefix):
+                message = f"{prefix!r} has the outputs of {other} below it, whose prefix is {longer!r}"
+                remedy = "move one of them, so that no prefix begins with another"
+                yield Mistake(f"{name} source.prefix", message, remedy)
+
+
+def _check_names(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
+    """Yield a mistake for names that differ in case, - and _ only: their models in openapi.yaml would be one."""
+    seen: dict[str, str] = {}
+    for name in map(str, datasets):
+        other = seen.setdefault(re.sub("[-_]", "", name).lower(), name)
+        if other != name:
+            yield Mistake(name, f"the name differs from {other!r} in case, - and _ only", "rename one")
 
 
 def _check_served(name: str, written: Served, read: Served) -> Iterator[Mistake]:
@@ -72,17 +115,21 @@ def _check_served(name: str, written: Served, read: Served) -> Iterator[Mistake]
 def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -> list[Mistake]:
     """Check one dataset and return its mistakes, in the order of its parts.
 
+    If values have a wrong type, these are the only mistakes reported.
+
     Raises:
         ToolMissing: sqlglot is not installed.
     """
-    mistakes = list(_check_policies(dataset))
+    if mistakes := list(find_type_mistakes(dataset.name, dataset, Dataset)):
+        return mistakes
+    mistakes = list(_check_values(dataset))
     queries: dict[str, Mapping[str, SqlType] | None] = {}
     for name, metadata in dataset.metadata.items():
         try:
             queries[name] = parse_query(metadata.sql)
         except ValueError as error:
             place = f"{dataset.name} metadata.{name}.sql"
-            mistakes.append(Mistake(place, f"is not one Athena query: {error}", "mend the query"))
+            mistakes.append(Mistake(place, f"is not one Athena query: {error}", "fix the query"))
             queries[name] = None
     with duckdb.connect() as con:
         binder = Binder(con, dataset, queries)
@@ -110,10 +157,16 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
         ) from error
     try:
         statements = sqlglot.parse(sql, read="athena")
-    except sqlglot.ParseError as error:
+        tokens = sqlglot.tokenize(sql, read="athena")
+    except sqlglot.errors.SqlglotError as error:
         raise ValueError(str(error).splitlines()[0]) from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         raise ValueError("it must be one SELECT without a semicolon and more after it")
+    if sql[tokens[-1].end + 1 :].strip() or sql.rstrip().endswith(";"):
+        raise ValueError("it ends with a semicolon or a comment, and more SQL is put after it")
+    names = [name.lower() for name in statements[0].named_selects]
+    if twice := sorted({name for name in names if name and name != "*" and names.count(name) > 1}):
+        raise ValueError(f"two of its columns have the name {twice[0]!r}")
     names = statements[0].named_selects
     if "*" in names or not all(names):
         return None
@@ -137,17 +190,53 @@ def read_document(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _check_policies(dataset: Dataset) -> Iterator[Mistake]:
-    name, source = dataset.name, dataset.source
+def _check_values(dataset: Dataset) -> Iterator[Mistake]:
+    """Yield the values that have the right type and can't work."""
+    source, served, tolerated = dataset.source, dataset.served, dataset.tolerated
+    share = "give a share from 0 to 1"
+    rules: list[tuple[str, object, bool, str]] = [  # place, value, whether it is right, remedy
+        ("served.name", served.name, _is_routable(served.name), f"use {_NAME_HELP}, and not 'health'"),
+        (
+            "served.scope",
+            served.scope,
+            served.scope is None or bool(_SCOPE.fullmatch(served.scope)),
+            f"name one scope, as in {_scope(served)!r}",
+        ),
+        ("served.subject", served.subject, bool(served.subject), "name the claims of the token that make the subject"),
+        ("ttl", dataset.ttl, dataset.ttl >= timedelta(seconds=1), "set it above zero, e.g. timedelta(days=7)"),
+        ("unchanged_life", dataset.unchanged_life, 0 <= dataset.unchanged_life <= 1, share),
+        ("tolerated.share", tolerated.share, 0 <= tolerated.share <= 1, share),
+        ("tolerated.number", tolerated.number, (tolerated.number or 0) >= 0, "give a number from 0"),
+        ("tolerated.few", tolerated.few, tolerated.few >= 0, "give a number from 0"),
+    ]
+    if dataset.start is not None:
+        aware = dataset.start.tzinfo is not None
+        rules.append(("start", dataset.start, aware, "give it a time zone, as in datetime(2026, 1, 31, tzinfo=UTC)"))
+    if source.marker is not None:
+        plain = bool(source.marker.strip()) and "/" not in source.marker
+        rules.append(("source.marker", source.marker, plain, "name the object without its folder, e.g. '_SUCCESS'"))
+    for n, claim in enumerate(served.subject):
+        alone = bool(claim.strip()) and claim not in served.subject[:n]
+        rules.append((f"served.subject[{n}]", claim, alone, "name each claim once, as the token spells it"))
+    rules += [(name_place("source.columns", each), each, bool(each.strip()), "name it") for each in dataset.columns]
+    for name, metadata in dataset.metadata.items():
+        at = name_place("metadata", name)
+        rules.append((at, name, bool(_METADATA_NAME.fullmatch(name)), "use letters, digits and _"))
+        rules.append((f"{at}.max_age", metadata.max_age, metadata.max_age >= timedelta(0), "use a positive time"))
+    for place, value, right, remedy in rules:
+        if not right:
+            yield Mistake(f"{dataset.name} {place}", f"is {value!r}", remedy)
+    for place, message, remedy in _find_empty("body", dataset.body):
+        yield Mistake(f"{dataset.name} {place}", message, remedy)
     if isinstance(dataset.as_of, FromKey) and dataset.as_of.pattern.count("{}") != 1:
-        yield Mistake(f"{name} as_of", f"{dataset.as_of.pattern!r} needs one {{}}", "put it where the date stands")
-    if dataset.ttl.total_seconds() <= 0:
-        yield Mistake(f"{name} ttl", f"is {dataset.ttl}", "say how long an item lives")
-    if not source.prefix or source.prefix.startswith("/"):
-        yield Mistake(f"{name} source.prefix", f"is {source.prefix!r}", "begin object keys without a slash")
-    if not 0 <= dataset.tolerated.share <= 1:
-        yield Mistake(f"{name} tolerated.share", f"is {dataset.tolerated.share}", "give a share from 0 to 1")
-    yield from _check_csv(f"{name} source", source)
+        message = f"{dataset.as_of.pattern!r} needs one {{}}"
+        yield Mistake(f"{dataset.name} as_of", message, "put it in the place of the date, as in 'scored={}'")
+    yield from _check_csv(f"{dataset.name} source", source)
+    if problem := _find_prefix_problem(source.prefix):
+        steps = re.sub(r"^s3[an]?://[^/]*", "", source.prefix.strip(" *")).split("/")
+        better = "/".join(filter(None, steps)) or dataset.name
+        remedy = f"begin object keys without bucket and slash, and end with a slash; write e.g. {f'{better}/'!r}"
+        yield Mistake(f"{dataset.name} source.prefix", problem, remedy)
 
 
 def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
@@ -175,6 +264,38 @@ def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
         yield Mistake(f"{place}.null_words", f"is {words!r}", "give a list of texts, e.g. ['', '\\\\N']")
 
 
+def _find_empty(place: str, body: Body) -> Iterator[tuple[str, str, str]]:
+    if not body:
+        yield place, "is empty", "write its members, as in {'name': 'expression'}"
+    for name, member in body.items():
+        at = name_place(place, name)
+        if not name.strip():
+            yield at, "the name of a member is empty", "name it"
+        if not isinstance(member, str):
+            yield from _find_empty(at, member)
+
+
+def _find_prefix_problem(prefix: str) -> str | None:
+    if not prefix:
+        return "is empty: every object of the bucket would belong to this dataset"
+    if re.match(r"[A-Za-z0-9]+:", prefix):
+        return f"is {prefix!r}, which has a bucket or a scheme in it"
+    if prefix.startswith("/") or "//" in prefix or prefix != prefix.strip() or _NO_KEY.search(prefix):
+        return f"is {prefix!r}, which no object key begins with"
+    if not prefix.endswith("/"):
+        return f"is {prefix!r}: other folders whose names begin like this would belong to this dataset, too"
+    return None
+
+
+def _is_routable(name: str) -> bool:
+    """Return whether requests reach a dataset of this name, and object keys and tags can hold it."""
+    return bool(_NAME.fullmatch(name)) and name.lower() != "health"
+
+
+def _scope(served: Served) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', served.name)}:read"
+
+
 def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterator[Mistake]:
     """Yield the columns whose type can't be read from the format."""
     readers = {"csv": coerce_text, "jsonl": coerce_json}
@@ -194,10 +315,32 @@ def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterato
 
 
 def _check_paths(dataset: Dataset, document: Mapping[str, Any]) -> Iterator[Mistake]:
+    paths = document.get("paths", {})
     for path in (f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"):
-        if path not in document.get("paths", {}):
-            yield Mistake(
-                dataset.name,
-                f"openapi.yaml has no path {path}",
-                f"write it: python -m enrich openapi {dataset.name} --write",
-            )
+        if path not in paths:
+            remedy = f"write it: python -m enrich openapi {dataset.name} --write"
+            yield Mistake(dataset.name, f"openapi.yaml has no path {path}", remedy)
+            continue
+        for place in sorted(set(_find_unfinished(document, paths[path], f"paths.{path}", set()))):
+            yield Mistake(dataset.name, f"openapi.yaml, {place}: a TODO is left", "say what it is, with its type")
+
+
+def _find_unfinished(document: Mapping[str, Any], node: Any, place: str, seen: set[str]) -> Iterator[str]:
+    """Yield the places of texts that begin with TODO, in a part of the document and what it refers to."""
+    if isinstance(node, str):
+        if re.match(r"\s*TODO\b", node):
+            yield place.removesuffix(".description")
+    elif isinstance(node, Mapping):
+        target = node.get("$ref")
+        if isinstance(target, str) and target.startswith("#/") and target not in seen:
+            seen.add(target)
+            steps = target[2:].split("/")
+            found: Any = document
+            for step in steps:
+                found = found.get(step, {})
+            yield from _find_unfinished(document, found, ".".join(steps), seen)
+        for name, inner in node.items():
+            yield from _find_unfinished(document, inner, f"{place}.{name}", seen)
+    elif isinstance(node, list):
+        for n, inner in enumerate(node):
+            yield from _find_unfinished(document, inner, f"{place}[{n}]", seen)

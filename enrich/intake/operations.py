@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
-from enrich.intake.recovery import finish_withdrawals, newest_first
+from enrich.intake.recovery import find_alive, finish_withdrawals, newest_first
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Run, bump, find_runs_over
-from enrich.ledger.run_state import Kind, Stage
+from enrich.ledger.records import Run, bump, find_runs_over, find_withdrawn
+from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.run.lifecycle import abandon
 from enrich.services import Services
 
@@ -55,16 +56,39 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
     return enqueue_again(services, replace(repeat(done[0], Kind.REFRESH), full=full))
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What a withdrawal does: the numbers of the runs that it takes back, and the outputs that it runs again first."""
+
+    runs: Sequence[int]
+    restored: Sequence[Run]
+
+
+def describe_withdrawal(services: Services, bad: Run) -> Withdrawal:
+    """Describe the withdrawal of a run, from the ledger alone.
+
+    Raises:
+        Failed: there is nothing to withdraw; the message says why.
+    """
+    runs = services.ledger.fetch_runs(bad.dataset)
+    _require_published(bad, runs)
+    over = find_runs_over(runs, bad.identity) if bad.kind.is_over_output else {bad.run}
+    rest = [run for run in runs if run.run not in over]
+    restored = find_alive(services, rest) if _may_have_published(over, runs) and bad.kind.is_over_output else []
+    return Withdrawal(sorted(over), restored)
+
+
 def withdraw(services: Services, bad: Run) -> Run:
     """Take an output back: open a new generation and queue, in one commit, the removal of what only it named.
 
     The next holder of the dataset first marks the other runs over the output as withdrawn (`finish_withdrawals`). The
     removal then queues every output that is still alive (`restore_first`): in the new generation each is newer than
-    the withdrawn one. Unchanged bodies cost nothing, as always.
+    the withdrawn one. Unchanged bodies cost nothing, as always. A run that is not closed and published nothing is only
+    closed, as withdrawn.
 
     Raises:
-        Failed: the dataset is busy, another run of it has begun to write and is not closed, or this one is no run over
-            an output.
+        Failed: the dataset is busy, another run of it has begun to write and is not closed, this one is no run over
+            an output, or there is nothing to withdraw: it is withdrawn already, or published nothing.
     """
     lease = services.acquire(bad.dataset)
     if lease is None:
@@ -77,29 +101,58 @@ def withdraw(services: Services, bad: Run) -> Run:
 
 
 def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
-    if bad.state.is_closed and not bad.kind.is_over_output:
-        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
+    runs = services.ledger.fetch_runs(bad.dataset)
+    _require_published(bad, runs)
     if lease.state.open_run not in {None, bad.run}:
         raise Failed(
-            f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it go on "
-            f"(`enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
+            f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it "
+            f"continue (`python -m enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
         )
+    published = bad.kind.is_over_output and _may_have_published(find_runs_over(runs, bad.identity), runs)
     if not bad.state.is_closed:
-        bad = abandon(services, lease, bad, "withdrawn before it was done")
-        runs = services.ledger.fetch_runs(bad.dataset)
-        over = find_runs_over(runs, bad.identity)
-        if all(run.decided_ms is None for run in runs if run.run in over):
-            return bad  # nothing of the output was published, so there is nothing to remove
-    if not bad.kind.is_over_output:
+        state = RunState.FAILED if published or not bad.kind.is_over_output else RunState.WITHDRAWN
+        bad = abandon(services, lease, bad, state, "withdrawn before it was done")
+    if not published:
         return bad
     removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.WITHDRAW_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)
         try:
-            state = replace(lease.state, generation=lease.state.generation + 1)
-            lease.commit(state, queued, counter, pending)
+            opened = replace(lease.state, generation=lease.state.generation + 1)
+            lease.commit(opened, queued, counter, pending)
         except LeaseLost:
             if services.ledger.get_state(bad.dataset).version != lease.state.version:
                 raise
             continue  # it was the counter, which a new output changed meanwhile
         return bump(queued)
+
+
+def _require_published(bad: Run, runs: Sequence[Run]) -> None:
+    """Refuse what a withdrawal would not change: it would run every live output again for nothing.
+
+    Raises:
+        Failed: the run took an output back or ran its rejects, was withdrawn already, or published nothing.
+    """
+    if not bad.state.is_closed:
+        return
+    status = f"`python -m enrich status {bad.dataset}` lists the runs"
+    if not bad.kind.is_over_output:
+        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
+    removals = [run for run in runs if run.kind is Kind.REMOVAL and run.identity == bad.identity and run.run > bad.run]
+    lasting = [run for run in removals if run.state is RunState.DONE or not run.state.is_closed]
+    if bad.run in find_withdrawn(runs) and lasting:
+        raise Failed(f"run {bad.run} of {bad.dataset} is withdrawn already, by run {lasting[0].run}; {status}")
+    if not removals and not _may_have_published(find_runs_over(runs, bad.identity), runs):
+        raise Failed(
+            f"run {bad.run} of {bad.dataset} ({bad.state}) published nothing, nor did another run of "
+            f"s3://{bad.bucket}/{bad.object_key}, so there is nothing to withdraw; {status}"
+        )
+
+
+def _may_have_published(numbers: Collection[int], runs: Sequence[Run]) -> bool:
+    """Return whether one of some runs changed an item or confirmed one, as far as the ledger shows."""
+    began = [run for run in runs if run.run in numbers and run.decided_ms is not None and run.kind is not Kind.REMOVAL]
+    return any(
+        run.state is not RunState.DONE or run.counts.written or run.counts.unchanged or run.counts.removed
+        for run in began
+    )

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
-from enrich.dataset.binding import bind_dataset
+from enrich.dataset.binding import bind_dataset, find_leaves
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive, FromColumn
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
@@ -36,6 +36,7 @@ _RENDERED = pa.schema(
         *((name, pa.string()) for name in ("reason", "detail")),
     ]
 )
+_WIDE_ROW = 1 << 20  # bytes: what a smaller row uses up of memory is the expression's
 _HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows match none
 
 
@@ -45,6 +46,10 @@ class JoinMultiplies(ValueError):
 
 class BadInstant(ValueError):
     """The column that gives as_of holds a value that is no instant; the message names the column and the remedy."""
+
+
+class RenderFailed(ValueError):
+    """DuckDB can't execute a dataset's SQL; the message names the expression, the rows and the remedy."""
 
 
 class MetadataTooLarge(ValueError):
@@ -88,6 +93,7 @@ class Engine:
             DatasetMistakes: the dataset does not fit the metadata's columns or types, or DuckDB.
             JoinMultiplies: the columns that metadata is matched by are not unique.
             MetadataTooLarge: all metadata together is larger than `MAX_METADATA_BYTES`.
+            RenderFailed: DuckDB can't load metadata, or compute what depends on it alone.
         """
         _check_size(dataset, metadata)
         self._dataset = dataset
@@ -96,15 +102,20 @@ class Engine:
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
             bound = bind_dataset(self._con, dataset, kinds)
-            self._kinds = bound.kinds
+            self._bound, self._kinds = bound, bound.kinds
             for name, keys in bound.keys.items():
                 self._check_unique(name, keys)
             hoisted = frozenset(name for name in dataset.metadata if metadata[name].num_rows <= _HOISTED_ROWS)
             self._compiled, texts = self._compile(bound, hoisted)
             self._selects = {digest: self._compiled.select(texts, digest=digest) for digest in (True, False)}
             for name, sql in self._compiled.tables.items():
-                self._con.execute(f"create table {identifier(f'larder.m.{name}')} as {sql}")
-                self._con.unregister(f"larder.raw.{name}")
+                self._load(name, sql)
+        except duckdb.Error as error:
+            self._con.close()
+            what = str(error).split("\n")[0]
+            raise RenderFailed(
+                f"{dataset.name} metadata: can't be loaded: {what}; filter the queries to the rows and columns in use"
+            ) from error
         except BaseException:
             self._con.close()
             raise
@@ -126,24 +137,30 @@ class Engine:
 
         Raises:
             JoinMultiplies: a prediction matched several metadata rows.
+            RenderFailed: DuckDB can't execute an expression at all; what fails for a row's values rejects the row.
         """
         try:
-            return self._render(chunk, first_row, digest=digest)
-        except _OF_VALUES as error:
+            rendered = self._con.sql(f"{self._read_chunk(chunk, first_row)} {self._selects[digest]}").to_arrow_table()
+        except duckdb.Error as error:
+            if not _is_of_values(error, chunk):
+                rows = f"rows {first_row} to {first_row + chunk.num_rows - 1}"
+                with_read = self._read_chunk(chunk, first_row)
+                raise self._describe_failure(error, rows, with_read, self._compiled.plain) from error
             if chunk.num_rows == 1:
                 return self._reject(first_row, str(error).split("\n")[0])
             # A value that DuckDB can't take fails the whole query, and so does memory that is used up by wide rows.
             half = chunk.num_rows // 2
             parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
             return pa.concat_tables([self.render(part, first, digest=digest) for part, first in parts])
+        return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
-    def _render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool) -> pa.Table:
+    def _read_chunk(self, chunk: pa.RecordBatch | pa.Table, first_row: int) -> str:
+        """Register a chunk, and return the SQL by which `larder.read` is its columns and derived ones."""
         self._con.register("larder.chunk", _number(chunk, first_row))
         read = self._read(chunk.schema)
         if self._dataset.derive:
             read = self._derive(read, self._dataset.derive)
-        rendered = self._con.sql(f'with "larder.read" as ({read}) {self._selects[digest]}').to_arrow_table()
-        return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
+        return f'with "larder.read" as ({read})'
 
     def _reject(self, row: int, detail: str) -> pa.Table:
         """Return the rendered form of a row that DuckDB can't process."""
@@ -195,6 +212,36 @@ class Engine:
         self._con.register(f"larder.raw.{name}", _without_dictionaries(table))
         relation = self._con.sql(f"select * from {identifier(f'larder.raw.{name}')}")
         return dict(zip(relation.columns, relation.types, strict=True))
+
+    def _load(self, name: str, sql: str) -> None:
+        """Make the table of a metadata, and release the rows that it was made from."""
+        raw = identifier(f"larder.raw.{name}")
+        try:
+            self._con.execute(f"create table {identifier(f'larder.m.{name}')} as {sql}")
+        except duckdb.Error as error:
+            rows = f"all rows of metadata {name!r}"
+            whole = (
+                f"(select {identifier('larder.row')} as {identifier(name)} from {raw} as {identifier('larder.row')})"
+            )
+            raise self._describe_failure(error, rows, "", whole) from error
+        self._con.unregister(f"larder.raw.{name}")
+
+    def _describe_failure(self, error: duckdb.Error, rows: str, with_: str, relation: str) -> RenderFailed:
+        """Find the expression that fails alone over a relation, and describe the failure with its place and remedy."""
+        blamed = "its expressions together"
+        for leaf in (*self._bound.subject, self._bound.prediction_id, *find_leaves(self._bound.body)):
+            try:
+                self._con.execute(f"{with_} select count(cast(({leaf.expression.sql}\n) as varchar)) from {relation}")
+            except type(error):
+                blamed = f"{leaf.expression.place}, {leaf.expression.sql!r},"
+                break
+            except duckdb.Error:
+                continue  # it names what this relation does not have
+        remedy = "fix the expression"
+        if isinstance(error, duckdb.OutOfMemoryException):
+            remedy = "make it shorter: keep fewer or smaller values per item, or compute it in the model or in Athena"
+        what = str(error).split("\n")[0]
+        return RenderFailed(f"{self._dataset.name}: {blamed} can't be computed for {rows}: {what}; {remedy}")
 
     def _check_unique(self, name: str, keys: list[str]) -> None:
         columns = ", ".join(identifier(key) for key in keys)
@@ -293,3 +340,10 @@ def _without_dictionaries(table: pa.Table) -> pa.Table:
         if pa.types.is_dictionary(column.type):
             table = table.set_column(n, column.name, table.column(n).cast(column.type.value_type))
     return table
+
+
+def _is_of_values(error: duckdb.Error, chunk: pa.RecordBatch | pa.Table) -> bool:
+    """Return whether an error can be that of some rows' values, and not of an expression whatever the row."""
+    if isinstance(error, duckdb.OutOfMemoryException) and chunk.num_rows == 1:
+        return bool(chunk.nbytes > _WIDE_ROW)
+    return isinstance(error, _OF_VALUES)

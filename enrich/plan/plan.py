@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
+from enrich.intake.operations import withdraw
 from enrich.intake.queue import enqueue_output
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
@@ -70,6 +71,19 @@ def plan(services: Services, output: Output) -> Plan:
         return Plan(run, before, done=False, per_month=per_month)
 
 
+def plan_withdrawal(services: Services, bad: Run) -> list[Run]:
+    """Return the runs that a withdrawal would execute, closed: restores, and the removal of what only the output named.
+
+    Raises:
+        Failed: as `enrich.intake.operations.withdraw`.
+        Stopped: a service that a run needs is unavailable.
+    """
+    with tempfile.TemporaryDirectory(dir=services.directory) as folder:
+        inner = _overlay(services, bad.dataset, Path(folder))
+        queued = withdraw(inner, bad)
+        return list(run_pending(inner, bad.dataset)) or [queued]
+
+
 class _WithoutRate(Progress):
     """Reports the progress of a plan without its write rate: a plan writes to no table."""
 
@@ -90,6 +104,7 @@ def _overlay(services: Services, dataset: str, folder: Path) -> Services:
     dynamodb = cast(Any, OverlayDynamo(services.dynamodb, services.settings.ledger))
     return replace(
         services,
+        is_plan=True,
         s3=cast(Any, OverlayS3(services.s3, folder / "s3")),
         dynamodb=dynamodb,
         ledger=Ledger(dynamodb, services.settings.ledger),

@@ -102,10 +102,11 @@ def _keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> s
             context.save(replace(run, place=next_row))
             raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote the rejects of {next_row} rows so far")
     context.run = replace(run, version=context.run.version)  # for the commit that closes it
+    kept = "A run would write the rejects to" if services.is_plan else "The rejects are in"
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {sum(reasons.values())} of {rows} predictions "
         f"can't become items ({', '.join(f'{count} {each}' for each, count in sorted(reasons.items()))}), "
-        f"more than the dataset tolerates{example}. Nothing was published; the rejects are in s3://{bucket}/{prefix}"
+        f"more than the dataset tolerates{example}. Nothing was published. {kept} s3://{bucket}/{prefix}"
     )
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.field_types import require_types
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
-from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge
+from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, RenderFailed
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -34,7 +35,16 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.CLOSE: close_run,
 }
 # Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-_FAILURES = (Failed, BadInstant, BadOutput, DatasetMistakes, DeriveFailed, JoinMultiplies, MetadataTooLarge)
+_FAILURES = (
+    Failed,
+    BadInstant,
+    BadOutput,
+    DatasetMistakes,
+    DeriveFailed,
+    JoinMultiplies,
+    MetadataTooLarge,
+    RenderFailed,
+)
 MOST_FAILURES = 3  # a message is received as often before it is a dead letter
 MOST_DEATHS = 8  # an invocation can also be killed for reasons that are not the run's, a deployment for example
 
@@ -85,10 +95,10 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         return context.run
 
 
-def abandon(services: Services, lease: Lease, run: Run, why: str) -> Run:
-    """Close a run that must not continue as failed."""
+def abandon(services: Services, lease: Lease, run: Run, state: RunState, why: str) -> Run:
+    """Close a run that must not continue, in a state that says why."""
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
-        return _close_early(_open(services, lease, run, Path(scratch)), RunState.FAILED, why)
+        return _close_early(_open(services, lease, run, Path(scratch)), state, why)
 
 
 def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
@@ -102,6 +112,7 @@ def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunConte
 
 def _run_stages(context: RunContext) -> None:
     context.begin()
+    require_types(context.dataset)
     while not context.run.state.is_closed:
         if context.run.stage.needs_decision and context.decision is None:
             context.decision = decide_changes(context)

@@ -56,7 +56,7 @@ def describe_token(reason: str, claim: str) -> str | None:
 
 
 class Problem(Exception):
-    """An error response. `detail` is for the caller, `reason` for the log; neither repeats the request."""
+    """An error response. `detail` is for the caller, `reason` for the log; neither repeats values of the request."""
 
     def __init__(
         self, code: str, detail: str | None = None, *, reason: str | None = None, headers: dict[str, str] | None = None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
+from urllib.parse import quote
 
 from serve.datasets import Served
 from serve.item import PREDICTION_ID
@@ -46,6 +47,7 @@ class PageQuery(NamedTuple):
 ALLOW = "GET, HEAD, OPTIONS"
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
+_MAX_NAMES, _MAX_NAME = 5, 64  # unknown parameters that an error names, and characters of each
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
 
 
@@ -77,19 +79,34 @@ def _find(path: str, served: Mapping[str, Served]) -> Route | None:
 
 
 def parse_page(query: Mapping[str, list[str]]) -> PageQuery:
-    """Parse the query of a list. Other parameters are ignored, so that none can name a subject.
+    """Parse the query of a list.
 
     `after` needs no signature: the partition comes from the token, so `after` only chooses where in it to start.
 
     Raises:
-        Problem: invalid_request, for a parameter that is out of range, empty, or repeated.
+        Problem: invalid_request, for a parameter that is unknown, out of range, empty, or repeated.
     """
+    check_known(query, PageQuery._fields)
     limit = _single(query, "limit", _LIMIT, f"a whole number from 1 to {MAX_LIMIT}")
     if limit and int(limit) > MAX_LIMIT:
         raise Problem("invalid_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
     after = _single(query, "after", PREDICTION_ID, "a prediction_id")
     prefix = _single(query, "prefix", PREDICTION_ID, "the beginning of a prediction_id")
     return PageQuery(int(limit) if limit else DEFAULT_LIMIT, after, prefix)
+
+
+def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
+    """Check that a query has no other parameters: a filter that is ignored would answer another question.
+
+    Raises:
+        Problem: invalid_request, with the names of unknown parameters, which are percent-encoded: the caller controls
+            them. Values are not repeated, as they can be secrets.
+    """
+    unknown = sorted(f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in query if name not in known)
+    if unknown:
+        named = ", ".join(unknown[:_MAX_NAMES]) + (", ..." if len(unknown) > _MAX_NAMES else "")
+        expected = f"known are {', '.join(known)}" if known else "this path has none"
+        raise Problem("invalid_request", f"unknown query parameter {named}; {expected}")
 
 
 def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:

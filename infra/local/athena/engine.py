@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from infra.local.athena.errors import QueryFailedError
+from infra.local.athena.functions import ATHENA_FUNCTIONS, MACROS
 from infra.local.athena.statement import UNNAMED, Statement, TableName
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -45,6 +46,8 @@ def run_statement(
     """
     with duckdb.connect(":memory:", config=CONFIG) as connection:
         connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # connect takes no time zone
+        for macro in MACROS:
+            connection.execute(macro)
 
         def interrupt() -> None:
             with suppress(duckdb.ConnectionException):  # closed: the run has ended
@@ -102,5 +105,10 @@ def _reason(error: duckdb.Error) -> str:
     if match := re.search(r'Referenced column "(.*?)" (?:not found|was not found)', said):
         return f"COLUMN_NOT_FOUND: Column '{match[1]}' cannot be resolved or requester is not authorized"
     if match := re.search(r"Function with name (\S+) does not exist", said):
+        if match[1].lower() in ATHENA_FUNCTIONS:
+            return (
+                f"NOT_SUPPORTED: Athena has the function '{match[1]}', only the local Athena does not: it runs DuckDB; "
+                "use another function on the laptop, or add a macro to infra/local/athena/functions.py"
+            )
         return f"FUNCTION_NOT_FOUND: Function '{match[1]}' not registered"
     return f"GENERIC_USER_ERROR: {said}"

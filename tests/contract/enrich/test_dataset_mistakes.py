@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from enrich.dataset.definition import BadAsOf, Dataset, Derive, FromColumn, FromKey, Metadata, Tolerated, parse_as_of
+from enrich.dataset.definition import (
+    BadAsOf,
+    Dataset,
+    Derive,
+    FromColumn,
+    FromKey,
+    LastModified,
+    Metadata,
+    Tolerated,
+    parse_as_of,
+)
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.field_types import find_type_mistakes, require_types
 from enrich.dataset.validation import check_dataset, check_datasets, parse_query
 from enrich.datasets import DATASETS
 from serve.datasets import SERVED
 
-FLIGHTS = DATASETS["flight-delays"]
+FLIGHTS = replace(DATASETS["flight-delays"], body={"carrier": "airlines.name"})  # a short body, to save time
 SOURCE = FLIGHTS.source
 
 
@@ -82,7 +94,6 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         'subject."urn:carrier"',
         "names no claim 'urn:carrier' for this dataset; did you mean 'carrier'?",
     ),
-    ({"subject": ["carrier"]}, "subject", "is ['carrier'], and a mapping from each claim to its expression"),
     (
         metadata("dest", "select a from b", {"dest": "a"}),
         "metadata.dest",
@@ -96,6 +107,8 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (metadata("x", "select a from b", {"airlines.name": "a"}), "metadata.x.on", "there is no column 'airlines'"),
     (metadata("x", "select a from b", "a"), "metadata.x.on", "there is no column 'a'"),
     (metadata("x", "select a from b", {}), "metadata.x.on", "is empty"),
+    (metadata("a'b", "select a from b", {"dest": "a"}), 'metadata."a\'b"', "use letters"),
+    (metadata("a/b", "select a from b", {"dest": "a"}), 'metadata."a/b"', "use letters"),
     ({"source": replace(SOURCE, columns={**SOURCE.columns, "X": "txet"})}, "columns.X", "is not a DuckDB type"),
     (
         {"source": replace(SOURCE, columns={**SOURCE.columns, "DEST": "varchar"})},
@@ -117,7 +130,6 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (body("order"), "body.x", "'order': a reserved word needs double quotes, as in \"order\""),
     (body("{end: flight, to: flight}"), "body.x", 'as in {"end": flight, "to": flight}'),
     (body("case when flight > 1 then 2"), "body.x", "a name that is an SQL keyword needs double quotes"),
-    ({"source": replace(SOURCE, prefix="/x")}, "source.prefix", "begin object keys without a slash"),
     (
         {"source": replace(SOURCE, format="csv", columns={**SOURCE.columns, "l": "integer[]"})},
         "columns.l",
@@ -130,27 +142,237 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (metadata("larder.x", "select a from b", {"dest": "a"}), "metadata.larder.x", "are taken"),
     ({"as_of": FromColumn("nope")}, "as_of", "there is no column 'nope'"),
     ({"as_of": FromKey("scored=")}, "as_of", "needs one {}"),
-    ({"ttl": timedelta(0)}, "ttl", "say how long"),
-    ({"tolerated": Tolerated(share=2)}, "tolerated.share", "give a share from 0 to 1"),
+    (
+        {"as_of": FromColumn("origin")},
+        "as_of",
+        "column 'origin' is VARCHAR, expected a date or a timestamp; declare it",
+    ),
+    ({"as_of": FromColumn("flight")}, "as_of", "column 'flight' is INTEGER"),
+    (
+        {"as_of": FromColumn("made"), "derive": Derive(lambda frame: frame, {"made": "date"})},
+        "as_of",
+        "column 'made' is derived, after as_of is read",
+    ),
+    ({"prediction_id": "'flight'"}, "prediction_id", "did you mean the column, 'flight' without single quotes?"),
+    ({"prediction_id": "concat('a', 1)"}, "prediction_id", "names no column"),
+    ({"body": {}}, "body", "is empty"),
+    ({"body": {"a": "flight", "b": {}}}, "body.b", "is empty"),
+    ({"body": {"": "flight"}}, 'body.""', "the name of a member is empty"),
+    ({"body": {"a": {" ": "flight"}}}, 'body.a." "', "the name of a member is empty"),
+    *(
+        (metadata("x", sql, {"dest": "a"}), "metadata.x.sql", message)
+        for sql, message in {
+            "select a from b;": "ends with a semicolon or a comment",
+            "select a from b; ": "ends with a semicolon or a comment",
+            "select a from b -- all": "ends with a semicolon or a comment",
+            "select a from b\n/* all */": "ends with a semicolon or a comment",
+            "": "must be one SELECT",
+            "-- nothing": "must be one SELECT",
+            "select 'a from b": "is not one Athena query",
+            "select a, c as A from b": "two of its columns have the name 'a'",
+        }.items()
+    ),
+]
+
+
+def build(kind: Any, *values: Any, **members: Any) -> Any:
+    """Build a part of a definition from values that its hints do not allow."""
+    return kind(*values, **members)
+
+
+def source(**changes: Any) -> dict[str, Any]:
+    """Change the source."""
+    return {"source": replace(SOURCE, **changes)}
+
+
+def served(**changes: Any) -> dict[str, Any]:
+    """Change who can read it."""
+    return {"served": FLIGHTS.served._replace(**changes)}
+
+
+def airlines(**changes: Any) -> dict[str, Any]:
+    """Change one metadata."""
+    return {"metadata": {**FLIGHTS.metadata, "airlines": replace(FLIGHTS.metadata["airlines"], **changes)}}
+
+
+# Values that the type hints of the definition do not allow: no other mistake of the dataset is reported with them.
+WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
+    (source(format="json"), "source.format", "is 'json'; did you mean 'jsonl'?"),
+    (source(format="avro"), "source.format", "is 'avro'; known are csv, jsonl, parquet, rejects"),
+    (source(format=None), "source.format", "is None, of type NoneType; expected one of 'parquet', 'csv',"),
+    (source(output="partialy"), "source.output", "did you mean 'partial'?"),
+    (source(unknown_columns="reject"), "source.unknown_columns", "is 'reject'; "),
+    (
+        source(unknown_columns=True),
+        "source.unknown_columns",
+        "is True, of type bool; expected one of 'ignore', 'refuse'",
+    ),
+    (source(prefix=None), "source.prefix", "is None, of type NoneType; expected a text"),
+    (source(marker=True), "source.marker", "is True, of type bool; expected a text or None"),
+    (source(columns=["carrier"]), "source.columns", "is ['carrier'], of type list; expected a mapping"),
+    (source(columns={"a": str}), "source.columns.a", "is <class 'str'>, of type type; expected a text"),
+    (source(columns={1: "date"}), "source.columns.1", 'is 1, of type int; expected a text; write "1"'),
+    (airlines(missing="ignore"), "metadata.airlines.missing", "is 'ignore'; known are fail, null, reject"),
+    (airlines(missing=None), "metadata.airlines.missing", "expected one of 'reject', 'null', 'fail'"),
+    (
+        airlines(max_age=60),
+        "metadata.airlines.max_age",
+        "is 60, of type int; expected a timedelta; write e.g. timedelta(",
+    ),
+    (airlines(on={"carrier"}), "metadata.airlines.on", "expected a text, a list or a mapping"),
+    (airlines(on=["carrier", 1]), "metadata.airlines.on[1]", "is 1, of type int; expected a text"),
+    (airlines(on={"carrier": 1}), "metadata.airlines.on.carrier", "expected a text"),
+    (airlines(sql=["select 1"]), "metadata.airlines.sql", "expected a text"),
+    (
+        {"metadata": {"x": "select 1"}},
+        "metadata.x",
+        "is 'select 1', of type str; expected Metadata; write Metadata(...)",
+    ),
+    ({"metadata": []}, "metadata", "expected a mapping"),
+    ({"nulls": "drop"}, "nulls", "is 'drop'; known are keep, omit"),
+    ({"large_integers": "text"}, "large_integers", "known are number, reject, string"),
+    ({"ttl": 14}, "ttl", "is 14, of type int; expected a timedelta; write e.g. timedelta(days=7)"),
+    ({"ttl": None}, "ttl", "is None"),
+    ({"start": "2026-01-01"}, "start", "expected a datetime or None; write e.g. datetime(2026, 1, 31, tzinfo=UTC)"),
+    ({"start": date(2026, 1, 1)}, "start", "expected a datetime or None"),
+    ({"unchanged_life": "half"}, "unchanged_life", "expected a number"),
+    ({"unchanged_life": True}, "unchanged_life", "expected a number"),
+    ({"tolerated": 0.1}, "tolerated", "is 0.1, of type float; expected Tolerated"),
+    (
+        {"tolerated": build(Tolerated, number=1.5)},
+        "tolerated.number",
+        "is 1.5, of type float; expected a whole number or None",
+    ),
+    ({"tolerated": build(Tolerated, few="10")}, "tolerated.few", "is '10', of type str; expected a whole number"),
+    ({"as_of": "scored={}"}, "as_of", "expected FromKey, FromColumn or LastModified"),
+    ({"as_of": LastModified}, "as_of", "expected FromKey, FromColumn or LastModified"),
+    ({"as_of": build(FromKey, None)}, "as_of.pattern", "is None, of type NoneType; expected a text"),
+    ({"as_of": build(FromColumn, 3)}, "as_of.column", "expected a text"),
+    ({"derive": lambda frame: frame}, "derive", "expected Derive or None"),
+    (
+        {"derive": build(Derive, "step", {"x": "date"})},
+        "derive.function",
+        "is 'step', of type str; expected a func",
+    ),
+    ({"derive": build(Derive, lambda frame: frame, ["x"])}, "derive.columns", "expected a mapping"),
+    ({"body": {"x": 1}}, "body.x", 'is 1, of type int; expected a text or a mapping; write "1"'),
+    ({"body": {"x": {"y": {"z": None}}}}, "body.x.y.z", "is None, of type NoneType; expected a text or a mapping"),
+    ({"body": {"x": ["flight"]}}, "body.x", "is ['flight'], of type list; expected a text or a mapping"),
+    ({"body": "flight"}, "body", "expected a mapping"),
+    ({"subject": "carrier"}, "subject", "is 'carrier', of type str; expected a mapping"),
+    ({"subject": ["carrier"]}, "subject", "is ['carrier'], of type list; expected a mapping"),
+    ({"subject": {"carrier": None}}, "subject.carrier", "is None"),
+    ({"prediction_id": ["flight"]}, "prediction_id", "is ['flight'], of type list; expected a text"),
+    (served(subject="carrier"), "served.subject", "is 'carrier', of type str; expected a tuple; write e.g. ('name',)"),
+    (served(subject=("carrier", None)), "served.subject[1]", "is None"),
+    (served(scope=None), "served.scope", "is None"),
+    ({"source": SOURCE.prefix}, "source", "is 'flight-delays/', of type str; expected Source"),
+]
+# Values that have the right type and can't work.
+WRONG_VALUES: list[tuple[dict[str, Any], str, str]] = [
+    *(
+        (source(prefix=prefix), "source.prefix", message)
+        for prefix, message in {
+            "": "is empty: every object of the bucket would belong to this dataset",
+            "/x/": "no object key begins with",
+            "x//y/": "no object key begins with; begin object keys without bucket and slash",
+            " x/": "no object key begins with",
+            "x/*": "write e.g. 'x/'",
+            "x": "other folders whose names begin like this",
+            "s3://bucket/x/": "has a bucket or a scheme in it",
+            "s3://bucket/x": "write e.g. 'x/'",
+            "s3a://bucket/": "write e.g. 'flight-delays/'",
+        }.items()
+    ),
+    (source(marker=""), "source.marker", "name the object without its folder"),
+    (source(marker="x/_SUCCESS"), "source.marker", "name the object without its folder"),
+    (source(delimiter=""), "source.delimiter", "give one character"),
+    (source(columns={**SOURCE.columns, " ": "date"}), 'source.columns." "', "name it"),
+    *(
+        (served(name=name), "served.name", "use 1 to 64 ASCII")
+        for name in ("a/b", "health", "a b", "", "prévision", "a.b")
+    ),
+    (served(name="x" * 65), "served.name", "use 1 to 64 ASCII"),
+    (served(scope=""), "served.scope", "is ''; name one scope, as in 'flight-delays:read'"),
+    (served(scope="a b"), "served.scope", "name one scope"),
+    (served(scope="lesen:äpfel"), "served.scope", "name one scope"),
+    ({**served(subject=()), "subject": {}}, "served.subject", "name the claims"),
+    (served(subject=("carrier", "carrier")), "served.subject[1]", "name each claim once"),
+    ({**served(subject=("",)), "subject": {"": "carrier"}}, "served.subject[0]", "name each claim once"),
+    (airlines(max_age=timedelta(days=-1)), "metadata.airlines.max_age", "use a positive time"),
+    ({"ttl": timedelta(0)}, "ttl", "is datetime.timedelta(0); set it above zero, e.g. timedelta(days=7)"),
+    ({"ttl": timedelta(days=-7)}, "ttl", "set it above zero"),
+    ({"start": datetime(2026, 1, 1)}, "start", "give it a time zone"),
+    *(({"unchanged_life": share}, "unchanged_life", "give a share from 0 to 1") for share in (50, -0.1, float("nan"))),
+    *(
+        ({"tolerated": Tolerated(share=n)}, "tolerated.share", "give a share from 0 to 1")
+        for n in (2, -1, float("inf"))
+    ),
+    ({"tolerated": Tolerated(number=-1)}, "tolerated.number", "give a number from 0"),
+    ({"tolerated": Tolerated(few=-1)}, "tolerated.few", "give a number from 0"),
+]
+FOREIGN_TYPES = {  # of pandas, Arrow, Polars, Spark and BigQuery; and misspelled ones
+    "float32": "float",
+    "float64": "double",
+    "float64[]": "double[]",
+    "halffloat": "float",
+    "object": "varchar",
+    "category": "varchar",
+    "string[pyarrow]": "varchar",
+    "large_string": "varchar",
+    "pl.Utf8": "varchar",
+    "StringType()": "varchar",
+    "dictionary<values=string, indices=int32>": "varchar",
+    "datetime64[ns]": "timestamp",
+    "datetime64[ns, UTC]": "timestamptz",
+    "timestamp[us, tz=Europe/Berlin]": "timestamptz",
+    "TimestampNTZType": "timestamp",
+    "Datetime('us', 'UTC')": "timestamptz",
+    "LongType": "bigint",
+    "byte": "tinyint",
+    "date32[day]": "date",
+    "binary_view": "blob",
+    "decimal128(10, 2)": "decimal(10, 2)",
+    "BIGNUMERIC": "decimal(38, 9)",
+    "list<item: int64>": "bigint[]",
+    "list<element: list<float64>>": "double[][]",
+    "fixed_size_list<item: float>[3]": "float[]",
+    "ARRAY<STRING>": "varchar[]",
+    "ArrayType(LongType())": "bigint[]",
+    "struct<a: int64, b: list<string>>": "struct(a bigint, b varchar[])",
+    "STRUCT<a INT64, b STRING>": "struct(a bigint, b varchar)",
+    "map<string, list<float32>>": "map(varchar, float[])",
+    "varchr": "varchar",
+    "timestmp": "timestamp",
+}
+MISTAKES += [*WRONG_TYPES, *WRONG_VALUES]
+MISTAKES += [
+    (
+        source(columns={**SOURCE.columns, "x": foreign}),
+        "columns.x",
+        f"{foreign!r} is not a DuckDB type; did you mean {own}?",
+    )
+    for foreign, own in FOREIGN_TYPES.items()
+]
+MISTAKES += [
+    (source(columns={**SOURCE.columns, "x": text}), "columns.x", f"{text!r} is not a DuckDB type; write a DuckDB type")
+    for text in ("", "<U5", "xyz", "3")
 ]
 
 
 @pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[f"{m[1]}-{m[2][:30]}" for m in MISTAKES])
-def test_each_mistake_is_found_in_its_place(change: Mapping[str, Any], place: str, message: str) -> None:
-    """The message says where, what, and what to do."""
-    found = [str(mistake) for mistake in check_dataset(replace(FLIGHTS, **change))]
-    assert any(each.startswith(f"flight-delays {place}: ") and message in each for each in found), found
-
-
-@pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[f"{m[1]}-{m[2][:30]}" for m in MISTAKES])
-def test_each_mistake_is_reported_once(change: Mapping[str, Any], place: str, message: str) -> None:
-    """No two rules report the same, and nothing is reported that only follows from another mistake."""
-    found = [str(mistake) for mistake in check_dataset(replace(FLIGHTS, **change))]
-    assert len(found) == 1, (place, message)
+def test_each_mistake_is_found_in_its_place_and_reported_once(
+    change: Mapping[str, Any], place: str, message: str
+) -> None:
+    """The message says where, what, and what to do; nothing is reported that only follows from another mistake."""
+    dataset = replace(FLIGHTS, **change)
+    (found,) = map(str, check_dataset(dataset))
+    assert found.startswith(f"{dataset.name} {place}: "), found
+    assert message in found
 
 
 def test_all_mistakes_are_found_at_once() -> None:
-    """Whoever mends a dataset sees all of its mistakes, not one after the other."""
+    """All mistakes of a dataset are reported, not one after the other."""
     broken = replace(
         FLIGHTS, subject={"carrier": "nope"}, body={"a": "nope", "b": {"c": "now()"}}, prediction_id="sum(flight)"
     )
@@ -254,6 +476,103 @@ def test_writer_and_reader_must_have_the_same_datasets() -> None:
     assert any(
         "openapi.yaml has no path /v1/flight-delays" in str(each) for each in check_dataset(FLIGHTS, {"paths": {}})
     )
+
+
+def named(key: str, prefix: str, name: str | None = None) -> dict[str, Dataset]:
+    """Build a dataset under a key."""
+    return {
+        key: replace(FLIGHTS, served=FLIGHTS.served._replace(name=name or key), source=replace(SOURCE, prefix=prefix))
+    }
+
+
+TOGETHER: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    (named("a", "x/") | named("b", "y/"), []),
+    (
+        named("a", "x/") | named("b", "x/"),
+        [
+            ("a source.prefix", "'x/' has the outputs of b below it"),
+            ("b source.prefix", "has the outputs of a below it"),
+        ],
+    ),
+    (
+        named("a", "x/y/") | named("b", "x/"),
+        [("b source.prefix", "'x/' has the outputs of a below it, whose prefix is 'x/y/'; move one of them")],
+    ),
+    (named("a", "x/") | named("b", "xy/"), []),
+    (named("a", "x/", "b"), [("a", "is the key of the dataset 'b' in enrich/datasets.py; use its name as the key")]),
+    (named("a-b", "x/") | named("A_b", "y/"), [("A_b", "the name differs from 'a-b' in case, - and _ only")]),
+    ({"a": FLIGHTS.source}, [("a", "of type Source; expected Dataset")]),
+    ({"a": replace(FLIGHTS, served=build(str, "a"))}, [("a served", "is 'a', of type str; expected Served")]),
+]
+
+
+@pytest.mark.parametrize(("datasets", "expected"), TOGETHER, ids=range(len(TOGETHER)))
+def test_mistakes_that_several_datasets_make_together(
+    datasets: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    """Prefixes that overlap, keys that are not the name, and names with one model in openapi.yaml."""
+    served = {key: FLIGHTS.served._replace(name=key) for key in datasets}
+    found = [each for each in check_datasets(datasets, served, None) if "SERVED[" not in each.remedy]
+    assert [each.place for each in found] == [place for place, _ in expected]
+    for mistake, (_, message) in zip(found, expected, strict=True):
+        assert message in str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            FLIGHTS.served._replace(subject=build(str, "carrier")),
+            "served subject: is 'carrier', of type str; expected a tuple",
+        ),
+        (build(str, "x"), "served: is 'x', of type str; expected Served"),
+    ],
+)
+def test_wrong_types_of_the_reader_are_found(read: Any, message: str) -> None:
+    """serve/datasets.py is checked like enrich/datasets.py."""
+    found = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": read}, None)[0]
+    assert f"flight-delays {message}" in str(found)
+
+
+def test_every_literal_of_the_definition_is_checked() -> None:
+    """A new option is checked by its hint alone: there is none that a wrong word or a wrong type passes."""
+    parts: dict[str, Any] = {
+        "": FLIGHTS,
+        "source": SOURCE,
+        "tolerated": FLIGHTS.tolerated,
+        "as_of": FLIGHTS.as_of,
+        "served": FLIGHTS.served,
+        "metadata.x": FLIGHTS.metadata["airlines"],
+        "derive": Derive(lambda frame: frame, {"x": "date"}),
+    }
+    for place, part in parts.items():
+        for field in getattr(part, "_fields", None) or [each.name for each in fields(part)]:
+            wrong = part._replace(**{field: object()}) if place == "served" else replace(part, **{field: object()})
+            where = place.partition(".")[0]
+            change: Any = {where: {"x": wrong} if where == "metadata" else wrong}
+            whole = replace(FLIGHTS, **change) if place else wrong
+            (found,) = find_type_mistakes("name", whole, Dataset)
+            assert found.place == f"name {place}.{field}".replace(" .", " ")
+
+
+def test_a_run_refuses_a_value_of_a_wrong_type() -> None:
+    """Where nobody has run `check`, a misspelled policy must not act as another one."""
+    require_types(FLIGHTS)
+    with pytest.raises(DatasetMistakes, match=r"flight-delays metadata.airlines.missing: is 'ignore'; known are fail"):
+        require_types(replace(FLIGHTS, **airlines(missing="ignore")))
+
+
+def test_a_todo_that_is_left_in_openapi_is_found() -> None:
+    """Also where the paths refer to it, and in no other dataset's part."""
+    reference = {"$ref": "#/components/schemas/Body"}
+    body = {"properties": {"a": {"description": "TODO say what it is"}, "b": {"items": reference}}}
+    path = "/v1/flight-delays"
+    document = {
+        "paths": {path: {"get": reference}, f"{path}/{{prediction_id}}": {}, "/v1/other": {"a": "TODO"}},
+        "components": {"schemas": {"Body": body, "Other": {"description": "TODO"}}},
+    }
+    (found,) = check_dataset(FLIGHTS, document)
+    assert str(found).startswith("flight-delays: openapi.yaml, components.schemas.Body.properties.a: a TODO is left")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from openapi_schema_validator import OAS30Validator
 
 from enrich.dataset.definition import Body, Dataset
+from enrich.dataset.json_sql import TIMESTAMPS, identifier, literal
 from enrich.dataset.validation import check_datasets, parse_query, read_document
 from enrich.datasets import DATASETS
 from enrich.join.engine import Engine
@@ -23,28 +24,55 @@ from serve.item import PREDICTION_ID
 DOCUMENT = read_document(Path(__file__).parents[3] / "openapi.yaml")
 EACH = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
 
-# SQL of the n-th value of each type; of any other type it is n itself
+# SQL of the n-th value of each type; of any other type without parts it is n itself
 SAMPLES = {
     "date": "date '2026-01-02' + {n}",
-    "timestamp": "timestamp '2026-01-02 03:00:00' + interval {n} hour",
-    "timestamp with time zone": "timestamptz '2026-01-02 03:00:00Z' + interval {n} hour",
+    "time": "time '03:00:00' + interval {n} minute",
+    "time with time zone": "(time '03:00:00' + interval {n} minute)::timetz",
+    "interval": "interval {n} day",
     "boolean": "true",
     "uuid": "uuid '00000000-0000-0000-0000-{n:012d}'",
     "varchar": "'Ab{n}'",
+    "blob": "'Ab{n}'::blob",
+    "bit": "'1{n:b}'::bit",
+    "timestamp with time zone": "timestamptz '2026-01-02 03:00:00Z' + interval {n} hour",
+    **dict.fromkeys(TIMESTAMPS - {"timestamp with time zone"}, "timestamp '2026-01-02 03:00:00' + interval {n} hour"),
 }
+
+
+def sample_sql(kind: Any, n: int) -> str:
+    """Build the SQL of the n-th value of a type, through lists, structs, maps and unions."""
+    name = kind.id
+    if str(kind).upper() == "JSON":
+        return f"""'{{"n": {n}}}'::json"""
+    parts = list(kind.children) if name in {"list", "array", "struct", "map", "union", "enum", "decimal"} else []
+    if name in {"list", "array"}:
+        size = dict(parts).get("size", 1)
+        text = f"[{', '.join([sample_sql(dict(parts)['child'], n)] * size)}]"
+    elif name == "struct":
+        text = f"struct_pack({', '.join(f'{identifier(part)} := {sample_sql(inner, n)}' for part, inner in parts)})"
+    elif name == "map":
+        text = f"map([{sample_sql(dict(parts)['key'], n)}], [{sample_sql(dict(parts)['value'], n)}])"
+    elif name == "union":
+        text = f"union_value({identifier(parts[0][0])} := {sample_sql(parts[0][1], n)})"
+    elif name == "enum":
+        values = dict(parts)["values"]
+        text = literal(values[n % len(values)])
+    elif name == "decimal":
+        room = dict(parts)["precision"] - dict(parts)["scale"]
+        text = str(n % 10**room) if room else "0"
+    else:
+        text = SAMPLES.get(name, "{n}").format(n=n)
+    return f"cast({text} as {kind})"
 
 
 def sample(dataset: Dataset) -> pa.Table:
     """Build one prediction that has a value in every column, each another."""
     with duckdb.connect() as con:
         con.execute("set TimeZone='UTC'")
-        kinds = {
-            name: con.sql(f"select cast(null as {kind})").types[0] for name, kind in dataset.source.columns.items()
-        }
-        values = [
-            f'cast({SAMPLES.get(kind.id, "{n}").format(n=n)} as {kind}) as "{name}"'
-            for n, (name, kind) in enumerate(kinds.items(), 1)
-        ]
+        columns = dataset.source.columns
+        kinds = {name: con.sql(f"select cast(null as {kind})").types[0] for name, kind in columns.items()}
+        values = [f"{sample_sql(kind, n)} as {identifier(name)}" for n, (name, kind) in enumerate(kinds.items(), 1)]
         return con.sql(f"select {', '.join(values)}").to_arrow_table()
 
 
@@ -89,6 +117,28 @@ def key_of_claims(dataset: Dataset, served: Served) -> str:
 def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, tmp_path: Path) -> None:
     """A token whose claims have the values of the subject's expressions reads the items of just these rows."""
     assert key_of_columns(dataset, tmp_path) == key_of_claims(dataset, SERVED[dataset.name])
+
+
+TYPES = (
+    "varchar[]", "integer[][]", "double[3]", "struct(a integer, b varchar[])", "struct(a struct(b date))[]",
+    "map(varchar, integer)", "map(varchar, struct(x double, y timestamp)[])", "enum('a', 'b')", "decimal(4, 3)",
+    "decimal(3, 3)", "decimal(38, 9)", "json", "blob", "time", "uuid", "uuid[]", "boolean[]", "hugeint", "uhugeint",
+    "utinyint", "float", "timestamp_ns", "timestamp_s", "timestamp_ms", "timestamptz[]", "date[]", "json[]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_column_of_any_type_can_be_sampled_and_rendered(kind: str, tmp_path: Path) -> None:
+    """These tests must not fail for a valid dataset: lists, structs and maps, nested in each other, are columns too."""
+    flights = DATASETS["flight-delays"]
+    source = replace(flights.source, columns={**flights.source.columns, "more": kind})
+    dataset = replace(flights, source=source, metadata={}, body={"more": "more"})
+    assert check_datasets({dataset.name: dataset}, {dataset.name: dataset.served}, DOCUMENT) == []
+    with Engine(dataset, {}, directory=tmp_path) as engine:
+        (row,) = engine.render(sample(dataset), 0).to_pylist()
+    assert row["reason"] is None, row
+    assert json.loads(row["body"])["more"] not in (None, [], {})
+    assert key_of_columns(dataset, tmp_path) == key_of_claims(dataset, dataset.served)
 
 
 def test_a_swap_of_claims_is_found(tmp_path: Path) -> None:

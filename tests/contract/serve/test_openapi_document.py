@@ -146,6 +146,13 @@ def test_it_says_what_the_code_does() -> None:
     assert DOCUMENT["components"]["headers"]["Allow"]["example"] == ALLOW
 
 
+def test_what_datasets_share_names_no_item_of_one() -> None:
+    """An example of a shared parameter would prefill the forms of every dataset in /docs with one dataset's id."""
+    for name, parameter in DOCUMENT["components"]["parameters"].items():
+        assert "example" not in parameter or name == "Limit", name
+    assert DOCUMENT["components"]["headers"]["Link"]["example"] == '<?limit=2&after=A1>; rel="next"'
+
+
 def test_the_examples_of_problems_are_what_is_sent() -> None:
     """Each example has the code's own status and title."""
     for response in DOCUMENT["components"]["responses"].values():

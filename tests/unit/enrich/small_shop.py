@@ -124,6 +124,13 @@ class SmallShop:
         assert output is not None
         return self._drain(enqueue_output(services, output))
 
+    def enqueue(self, rows: Mapping[str, list[Any]], day: int = 0) -> Run:
+        """Put an output of a day and queue its run, which is not executed."""
+        self.put(self.key(day), parquet(rows))
+        output = find_output(self.services(), SETTINGS.outputs, self.key(day))
+        assert output is not None
+        return enqueue_output(self.services(), output)
+
     def refresh(self, *, full: bool) -> Run:
         return self._drain(operations.refresh(self.services(), "stock", full=full))
 

@@ -17,6 +17,7 @@ from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts, Run
 from enrich.ledger.run_state import Kind, Stage
 from enrich.ledger.store import Delete
+from enrich.plan.plan import plan_withdrawal
 from enrich.run import lifecycle
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.small_shop import ROWS, SmallShop
@@ -212,3 +213,70 @@ def test_an_unchanged_item_lives_no_longer_than_a_shorter_ttl_says(tmp_path: Pat
     shorter = shop.run(ROWS)
     assert (shorter.because, lives(shop)) == ({"rewritten": 3}, {shorter.expires_at})
     assert shop.run(ROWS).counts == Counts(unchanged=3)
+
+
+def test_a_withdrawal_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    """A run that published nothing, or that is withdrawn already: every live output would be run again for nothing."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=2)
+    failed = shop.run(b"no Parquet", day=1)
+    superseded = shop.run({"shop": ["x"], "sku": ["a"], "units": [0.0]}, day=4)
+    assert (failed.state, superseded.counts) == ("failed", Counts(superseded=1))
+    bad = shop.run(BAD)
+    replayed = operations.replay(shop.services(), failed)
+    list(run_pending(shop.services(), "stock"))
+    withdraw_and_run(shop, bad)
+    before = shop.ledger.fetch_runs("stock")
+    for run, why in (
+        (failed, r"run 2 of stock \(failed\) published nothing, nor did another run of s3://outputs/stock/"),
+        (replayed, r"run 5 of stock \(failed\) published nothing"),
+        (superseded, r"run 3 of stock \(done\) published nothing"),
+        (bad, "run 4 of stock is withdrawn already, by run 6"),
+    ):
+        now = shop.ledger.get_run("stock", run.run)
+        assert now is not None
+        for attempt in (operations.withdraw, operations.describe_withdrawal):
+            with pytest.raises(Failed, match=why):
+                attempt(shop.services(), now)
+    assert shop.ledger.fetch_runs("stock") == before
+    assert bodies(shop) == GOOD
+
+
+def test_a_waiting_run_that_published_nothing_is_only_closed(tmp_path: Path) -> None:
+    """No generation is opened and no output is run again."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=1)
+    waiting = shop.enqueue(BAD)
+    assert operations.describe_withdrawal(shop.services(), waiting) == operations.Withdrawal([waiting.run], [])
+    closed = operations.withdraw(shop.services(), waiting)
+    assert (closed.run, closed.state) == (waiting.run, "withdrawn")
+    assert shop.ledger.fetch_pending("stock") == []
+    assert shop.ledger.get_state("stock").generation == 1
+    assert bodies(shop) == GOOD
+
+
+def test_a_withdrawal_whose_removal_was_given_up_can_be_repeated(tmp_path: Path) -> None:
+    """Else the items of the output would stay for ever."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=1)
+    bad = shop.run(BAD)
+    operations.withdraw(shop.services(), operations.withdraw(shop.services(), bad))
+    assert bodies(shop) != GOOD
+    withdraw_and_run(shop, bad)
+    assert bodies(shop) == GOOD
+
+
+def test_a_withdrawal_is_described_and_planned_before_it_is_done(tmp_path: Path) -> None:
+    """The plan executes the very runs, and nothing is written."""
+    shop = SmallShop(tmp_path)
+    good = shop.run(ROWS, day=1)
+    bad = shop.run(BAD)
+    before = copy.deepcopy((shop.dynamo.rows, shop.table.stored.rows))
+    found = operations.describe_withdrawal(shop.services(), bad)
+    assert (found.runs, [run.run for run in found.restored]) == ([bad.run], [good.run])
+    planned = plan_withdrawal(shop.services(), bad)
+    assert before == (shop.dynamo.rows, shop.table.stored.rows)
+    withdraw_and_run(shop, bad)
+    done = [run for run in shop.ledger.fetch_runs("stock") if run.run > bad.run]  # the restore has the higher number
+    assert [(run.run, run.kind, run.counts) for run in planned] == [(run.run, run.kind, run.counts) for run in done]
+    assert planned[-1].counts.removed == 1
