@@ -359,7 +359,7 @@ def test_smallest_environment_is_enough(tmp_path: Any) -> None:
     assert all(fits(TEMPLATE["Parameters"][name], value) for name, value in given.items())
     assert "staging-2" in tomllib.loads(build_samconfig(document))
     assert not find_conditions(given) & {"HasDomain", "HasDiscovery", "HasSynthetic"}
-    openapi = {"paths": {}}
+    openapi: dict[str, Any] = {"paths": {}}
     files = build_files(document, openapi, "staging-2", release="1", base_url="https://x.example.com/live/v1")
     assert set(files) == {"predictions/staging-2/service.json", "predictions/staging-2/openapi.json"}
 

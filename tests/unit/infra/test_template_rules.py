@@ -104,7 +104,7 @@ def test_key_is_required_where_a_token_is() -> None:
         for method in ("get", "head")
     }
     for path, method in keyed:
-        with_keys = [{"bearerAuth": [], "apiKey": []}]
+        with_keys: list[dict[str, list[str]]] = [{"bearerAuth": [], "apiKey": []}]
         expected = {"Fn::If": ["HasApiKeys", with_keys, [{"bearerAuth": []}]]}
         assert document["paths"][path][method]["security"] == expected
     schemes = document["components"]["securitySchemes"]
