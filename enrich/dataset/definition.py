@@ -124,7 +124,9 @@ class Dataset:
         served: who may read it, from `serve.datasets`.
         subject: claim name -> the expression whose text equals the claim's value. Its claims are those of
             `served.subject`, which alone gives their order in the partition key.
-        prediction_id: an expression; its text must be URL-safe. A column that it or the subject names outside
+        prediction_id: an expression. Its text has 1 to 128 letters, digits and `. _ ~ - : @ , = +`: write
+            `replace(url_encode(x), '%', '=')` for any other text, `md5(x)` for a long one, and
+            `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
         start: the sweep leaves outputs that arrived earlier alone.
         unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.

@@ -6,6 +6,7 @@ import json
 import zlib
 from base64 import b64encode
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from serve.item import Item, body_text
 from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_fresh
@@ -60,8 +61,8 @@ def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float)
     headers = {}
     if found.next_after is not None:
         # Relative, because the function does not know its public host, stage and base path.
-        prefix = f"&prefix={page.prefix}" if page.prefix else ""
-        headers["Link"] = f'<?limit={page.limit}&after={found.next_after}{prefix}>; rel="next"'
+        prefix = f"&prefix={quote(page.prefix)}" if page.prefix else ""
+        headers["Link"] = f'<?limit={page.limit}&after={quote(found.next_after)}{prefix}>; rel="next"'
     body, coding = _encode(request, found.json)
     return _respond(request, body, headers | coding, found.expires_at, now)
 

@@ -58,6 +58,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
     ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
     ({"prediction_id": "distance_miles"}, "prediction_id", "is DOUBLE, which has no one text; cast it to varchar"),
+    ({"prediction_id": "scheduled_departure"}, "prediction_id", "strftime(scheduled_departure, '%Y-%m-%dT%H:%M:%SZ')"),
     ({"subject": {"carrier": "nope"}}, "subject.carrier", "there is no column 'nope'"),
     (
         {"subject": {}},
