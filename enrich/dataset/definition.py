@@ -6,11 +6,26 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
-from urllib.parse import unquote
 
+from enrich.dataset.as_of import AsOf, BadAsOf, FromColumn, FromKey, LastModified, parse_as_of
 from serve.datasets import Served
+
+__all__ = [
+    "BadAsOf",
+    "Body",
+    "Dataset",
+    "Derive",
+    "FromColumn",
+    "FromKey",
+    "LastModified",
+    "Metadata",
+    "Source",
+    "Tolerated",
+    "name_place",
+    "parse_as_of",
+]
 
 Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf
 
@@ -69,25 +84,6 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class FromKey:
-    """as_of stands in the object key: `{}` in the pattern is a date or an RFC 3339 instant, `scored={}` for example."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class FromColumn:
-    """as_of stands in a column (date or timestamp) that has one value in the whole output."""
-
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class LastModified:
-    """as_of is when S3 got the object (of a multipart upload: when it began)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Derive:
     """A step in pandas between reading and joining.
 
@@ -138,7 +134,7 @@ class Dataset:
 
     served: Served
     source: Source
-    as_of: FromKey | FromColumn | LastModified
+    as_of: AsOf
     ttl: timedelta
     metadata: Mapping[str, Metadata] = field(default_factory=dict)
     subject: Mapping[str, str]
@@ -164,32 +160,6 @@ class Dataset:
     def leaves(self) -> dict[str, str]:
         """Return every leaf of the body: its place, such as `body.origin.name`, and its expression."""
         return dict(_leaves("body", self.body))
-
-
-class BadAsOf(ValueError):
-    """The object key does not say when the output was made."""
-
-
-def parse_as_of(rule: FromKey, object_key: str) -> datetime:
-    """Parse as_of from an object key; an instant without a zone is UTC, a date is its midnight.
-
-    A colon or a plus may be percent-encoded, as Hive and Spark do in partition names.
-
-    Raises:
-        BadAsOf: the key has no such part, or it is neither a date nor an instant.
-    """
-    before, _, after = rule.pattern.partition("{}")
-    found = re.search(f"{re.escape(before)}([^/]+?){re.escape(after) or '(?=/|$)'}", object_key)
-    if found is None:
-        raise BadAsOf(f"object key {object_key!r} has no part {rule.pattern!r} that tells its as_of")
-    text = unquote(found[1])
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadAsOf(
-            f"object key {object_key!r}: {text!r} is neither a date such as 2026-11-20 nor an RFC 3339 instant"
-        ) from None
-    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def name_place(place: str, name: str) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 import duckdb
 
+from enrich.dataset.as_of import LastModified, find_mistakes
 from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
-from enrich.dataset.definition import Dataset, FromKey
+from enrich.dataset.definition import Dataset
 from enrich.dataset.expressions import Mistake
 from enrich.dataset.json_sql import SqlType
 from serve.datasets import Served
@@ -138,8 +139,8 @@ def read_document(path: Path) -> Mapping[str, Any]:
 
 def _check_policies(dataset: Dataset) -> Iterator[Mistake]:
     name, source = dataset.name, dataset.source
-    if isinstance(dataset.as_of, FromKey) and dataset.as_of.pattern.count("{}") != 1:
-        yield Mistake(f"{name} as_of", f"{dataset.as_of.pattern!r} needs one {{}}", "put it where the date stands")
+    if not isinstance(dataset.as_of, LastModified):
+        yield from (Mistake(f"{name} as_of", *mistake) for mistake in find_mistakes(dataset.as_of))
     if dataset.ttl.total_seconds() <= 0:
         yield Mistake(f"{name} ttl", f"is {dataset.ttl}", "say how long an item lives")
     if not source.prefix or source.prefix.startswith("/"):

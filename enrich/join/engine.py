@@ -16,9 +16,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from enrich.dataset.as_of import FromColumn, set_zone
 from enrich.dataset.binding import bind_dataset
 from enrich.dataset.compiler import Compiled, compile_dataset
-from enrich.dataset.definition import Dataset, Derive, FromColumn
+from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.join.derive import derive_columns
@@ -133,15 +134,18 @@ class Engine:
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
         """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null."""
-        assert isinstance(self._dataset.as_of, FromColumn)  # noqa: S101 - only such a dataset has the column
-        column = identifier(self._dataset.as_of.column)
+        rule = self._dataset.as_of
+        assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
+        column = identifier(rule.column)
         self._con.register("larder.chunk", _number(chunk, 0))
-        instants = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
-        (found,) = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchall()
+        bounds = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
+        (found,) = self._con.execute(f"select {bounds} from ({self._read(chunk.schema)})").fetchall()
         if found[0] is None:
             return None
-        low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
-        return low, high
+        instants = [datetime.fromtimestamp(value / 1e6, UTC) for value in found]
+        if self._kinds[rule.column].id != "timestamp with time zone":
+            instants = [set_zone(instant.replace(tzinfo=None), rule.zone) for instant in instants]
+        return instants[0], instants[1]
 
     def _register(self, name: str, table: pa.Table) -> dict[str, SqlType]:
         self._con.register(f"larder.raw.{name}", _without_dictionaries(table))

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from enrich.dataset.definition import BadAsOf, FromColumn, FromKey, parse_as_of
+from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, get_ahead, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
 from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
@@ -15,7 +15,7 @@ from enrich.run.context import RunContext, build_work_prefix
 from enrich.run.metadata import pin_metadata
 from enrich.s3 import exists, get
 
-AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
+AHEAD = timedelta(minutes=5)  # how far clocks may differ: as_of from the output's arrival
 
 
 def pin(context: RunContext) -> None:
@@ -39,12 +39,14 @@ def set_order(context: RunContext) -> None:
         Failed: as_of is missing, unreadable, or in the future.
     """
     run, as_of = context.run, _find_as_of(context)
-    if as_of.timestamp() * 1000 > run.arrived_ms + AHEAD / timedelta(milliseconds=1):
+    ahead = AHEAD + get_ahead(context.dataset.as_of)
+    if as_of.timestamp() * 1000 > run.arrived_ms + ahead / timedelta(milliseconds=1):
         arrived = datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
         raise Failed(
             f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of.isoformat()} is later than "
-            f"its arrival {arrived.isoformat()}; one wrong clock would shut out every later output, so it is refused: "
-            "write it again with the right as_of"
+            f"its arrival {arrived.isoformat()} by more than {ahead}; one wrong clock would shut out every later "
+            "output, so it is refused: write it again with the right as_of. If the date says for when the predictions "
+            "are, set `ahead` in the dataset's as_of; if it is a local date, set `zone`"
         )
     if as_of.timestamp() < 0:
         raise Failed(f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of} is before 1970")
