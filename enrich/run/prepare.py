@@ -23,7 +23,7 @@ def pin(context: RunContext) -> None:
 
     Raises:
         Overwritten: the output is gone or another one by now.
-        Failed: a part that the manifest names is missing.
+        Failed: the parts are not those that the manifest names.
         Stopped: a metadata query failed; OutOfTime, its subclass, where queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
@@ -80,11 +80,8 @@ def _pin_parts(context: RunContext) -> list[Part]:
 
 
 def _check_parts(output: Output) -> list[Part]:
-    if output.missing:
-        raise Failed(
-            f"s3://{output.bucket}/{output.object_key} names {len(output.missing)} parts that are not there, first "
-            f"{output.missing[0]}; write them, then the marker again"
-        )
+    if output.problems:
+        raise Failed(f"s3://{output.bucket}/{output.object_key} {output.problems[0]}")
     return list(output.parts)
 
 
