@@ -42,6 +42,9 @@ class Source:
         columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
             key as `name=value`, Hive's way.
         output: `snapshot` says that an output names every live item; `partial` removes nothing.
+        empty_snapshot: a snapshot without rows fails (`refuse`), or it says that no item is alive (`remove-all`).
+        snapshot_files: without a marker, each object is a snapshot of its own. Where several are of the same as_of, as
+            the parts of one job, they fail (`refuse`), or the last one wins (`each`).
         marker: name of the object that closes an output of several objects, such as `_SUCCESS`.
         unknown_columns: `ignore` or `refuse` columns that the contract does not name.
         delimiter: between the fields of a CSV line.
@@ -51,6 +54,8 @@ class Source:
     format: Literal["parquet", "csv", "jsonl", "rejects"]
     columns: Mapping[str, str]
     output: Literal["partial", "snapshot"] = "partial"
+    empty_snapshot: Literal["refuse", "remove-all"] = "refuse"
+    snapshot_files: Literal["refuse", "each"] = "refuse"
     marker: str | None = None
     unknown_columns: Literal["ignore", "refuse"] = "ignore"
     delimiter: str = ","
@@ -124,6 +129,9 @@ class Dataset:
             `replace(url_encode(x), '%', '=')` for any other text, `md5(x)` for a long one, and
             `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+        equal_rows: rows of an output with the same subject, prediction_id and body, such as those of a retried task's
+            part: all are rejected as duplicates (`reject`), or they count once (`once`): the first is the prediction,
+            and the others are unchanged. Rows that differ in the body are duplicates either way.
         start: the sweep leaves outputs that arrived earlier alone.
         unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.
         nulls: members that are null are kept, or left out (`omit`), also within structs.
@@ -142,6 +150,7 @@ class Dataset:
     body: Body
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
+    equal_rows: Literal["reject", "once"] = "reject"
     start: datetime | None = None
     unchanged_life: float = 0.5
     nulls: Literal["keep", "omit"] = "keep"

@@ -145,6 +145,10 @@ def _check_policies(dataset: Dataset) -> Iterator[Mistake]:
         yield Mistake(f"{name} ttl", f"is {dataset.ttl}", "say how long an item lives")
     if not source.prefix or source.prefix.startswith("/"):
         yield Mistake(f"{name} source.prefix", f"is {source.prefix!r}", "begin object keys without a slash")
+    if source.marker and "/" in source.marker:
+        yield Mistake(
+            f"{name} source.marker", f"is {source.marker!r}", "write the name of the object alone, as _SUCCESS"
+        )
     if not 0 <= dataset.tolerated.share <= 1:
         yield Mistake(f"{name} tolerated.share", f"is {dataset.tolerated.share}", "give a share from 0 to 1")
     if len(source.delimiter) != 1:

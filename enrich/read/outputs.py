@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from enrich.dataset.as_of import BadAsOf, FromKey, parse_as_of
 from enrich.dataset.definition import Dataset
 from enrich.read.s3_object import Part, raise_denied
 from enrich.s3 import get, list_objects
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MAX_MANIFEST = 8 * 1024 * 1024  # bytes of a marker that are read as a manifest
+_ONE_JOB_MS = 60_000  # between the first and the last file of one job, where only their arrival says so
 _HIDDEN = ("_", ".")  # how tools begin the names of what is no data: _SUCCESS, _temporary/, _delta_log/, .part-0.crc
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # And what they leave under other names: folders of EMR and Glue, half-written copies, checksums, the manifest of
@@ -137,6 +139,42 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
     empty = hashlib.sha256()
     closed = [folders.get(each.object_key.rpartition("/")[0] + "/", empty).hexdigest()[:32] for each in found]
     return [replace(each, listing=listing) for each, listing in zip(found, closed, strict=True)]
+
+
+def find_beside(
+    s3: S3Client, dataset: Dataset, bucket: str, object_key: str, as_of: datetime, arrived_ms: int
+) -> list[str]:
+    """Return the keys of the other outputs that seem to be parts of the same one, in a dataset without a marker.
+
+    They have the same as_of in their keys; or, where keys do not have it, are in the same folder and arrived within a
+    minute of this one.
+    """
+    rule = dataset.as_of
+    folder = object_key.rpartition("/")[0] + "/"
+    if isinstance(rule, FromKey):
+        steps = folder.split("/")
+        wider = ("/".join(steps[:n]) + "/" for n in range(1, len(steps)))
+        within = (each for each in wider if each.startswith(dataset.source.prefix) and _is_of(rule, each, as_of))
+        folder = next(within, folder)  # a date in the name of a file: the files beside it
+    found = []
+    for entry in list_objects(s3, bucket, folder):
+        if entry["Key"] == object_key or find_dataset({dataset.name: dataset}, entry["Key"]) is None:
+            continue
+        if isinstance(rule, FromKey):
+            is_same = _is_of(rule, entry["Key"], as_of)
+        else:
+            apart = abs(_milliseconds(entry["LastModified"]) - arrived_ms)
+            is_same = "/" not in entry["Key"].removeprefix(folder) and apart <= _ONE_JOB_MS
+        if is_same:
+            found.append(entry["Key"])
+    return found
+
+
+def _is_of(rule: FromKey, object_key: str, as_of: datetime) -> bool:
+    try:
+        return parse_as_of(rule, object_key) == as_of
+    except BadAsOf:
+        return False
 
 
 def _folders_of(object_key: str, shortest: int) -> Iterator[str]:

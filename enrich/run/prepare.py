@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, get_ahead, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
-from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
+from enrich.read.outputs import Output, fetch_folder, fetch_output, find_beside, parse_parts, render_parts
 from enrich.read.s3_object import Part
 from enrich.run.context import RunContext, build_work_prefix
 from enrich.run.metadata import pin_metadata
@@ -36,7 +36,7 @@ def set_order(context: RunContext) -> None:
     """Tell when the output was made, and save the run as ready to be checked.
 
     Raises:
-        Failed: as_of is missing, unreadable, or in the future.
+        Failed: as_of is missing, unreadable, or in the future; or a snapshot has several files and no marker.
     """
     run, as_of = context.run, _find_as_of(context)
     ahead = AHEAD + get_ahead(context.dataset.as_of)
@@ -50,6 +50,7 @@ def set_order(context: RunContext) -> None:
         )
     if as_of.timestamp() < 0:
         raise Failed(f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of} is before 1970")
+    _check_only_file(context, as_of)
     context.save(
         replace(
             run,
@@ -83,6 +84,22 @@ def _check_parts(output: Output) -> list[Part]:
     if output.problems:
         raise Failed(f"s3://{output.bucket}/{output.object_key} {output.problems[0]}")
     return list(output.parts)
+
+
+def _check_only_file(context: RunContext, as_of: datetime) -> None:
+    """Refuse a snapshot that is one of several files of the same instant: each would remove what the others name."""
+    run, source = context.run, context.dataset.source
+    is_alone = source.output != "snapshot" or source.marker or source.snapshot_files == "each"
+    if is_alone or run.as_of_ms is not None:  # what has an as_of passed this before
+        return
+    beside = find_beside(context.services.s3, context.dataset, run.bucket, run.object_key, as_of, run.arrived_ms)
+    if beside:
+        raise Failed(
+            f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {len(beside)} more files have the same as_of "
+            f"{as_of.isoformat()}, first {beside[0]}, and each would remove items that only the others name; write "
+            'one file, or a marker after them that source.marker names, or set snapshot_files="each" if each is '
+            "whole. Withdraw the run of one that was published"
+        )
 
 
 def _find_as_of(context: RunContext) -> datetime:

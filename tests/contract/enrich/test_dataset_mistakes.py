@@ -100,6 +100,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "columns.larder.row",
         "are taken",
     ),
+    ({"source": replace(SOURCE, marker="run/DONE")}, "source.marker", "write the name of the object alone"),
     ({"source": replace(SOURCE, prefix="/x")}, "source.prefix", "begin object keys without a slash"),
     (
         {"source": replace(SOURCE, format="csv", columns={**SOURCE.columns, "l": "integer[]"})},
