@@ -17,7 +17,7 @@ from enrich.ledger.records import Counts
 from enrich.ledger.run_state import RunState
 from tests.unit.enrich.small_shop import ROWS, SmallShop, parquet
 
-TWICE = {"shop": ["x", "x", "y", "x"], "sku": ["a", "b", "a", "a"], "units": [1.0, 2.0, 3.0, 1.0]}
+TWICE: dict[str, list[Any]] = {"shop": ["x", "x", "y", "x"], "sku": ["a", "b", "a", "a"], "units": [1.0, 2.0, 3.0, 1.0]}
 NONE: dict[str, Any] = (parquet(ROWS)[:0] and {}) or {name: values[:0] for name, values in ROWS.items()}
 
 
