@@ -12,8 +12,7 @@ from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
-from serve.access import MAX_CLAIM_CHARACTERS
-from serve.item import MAX_BODY_BYTES
+from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
 from serve.web.route import PageQuery
