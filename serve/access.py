@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.datasets import Served
-from serve.item import MAX_PK_BYTES, build_pk
+from serve.item import MAX_PK_BYTES, build_pk, is_subject
 from serve.tokens.jwt import InvalidToken, Policy, get_claim
 
-MAX_CLAIM_CHARACTERS = 256
 # An issuer that counts in floating point has lost digits of a larger number (RFC 8259, section 6).
 MAX_INTEGER = 2**53 - 1
 
@@ -78,7 +77,7 @@ def build_subject(claims: Mapping[str, Any], dataset: Served, policy: Policy | N
             value = value[0]
         if policy and policy.allow_integer_subject and type(value) is int and abs(value) <= MAX_INTEGER:
             value = str(value)
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_CLAIM_CHARACTERS or not value.isprintable():
+        if not isinstance(value, str) or not is_subject(value):
             raise InvalidToken("bad-subject", claim)
         subject.append(value)
     return tuple(subject)

@@ -19,13 +19,29 @@ BODY = "b"  # S: JSON text as the consumer gets it; B: the gzip of that text; ab
 ORDER = "o"  # S: the order of the run that wrote the item, sortable as text
 EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
 
-PREDICTION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+# What a path segment can hold as it is: some gateways decode a path once and some do not, and no character here is
+# changed by either (docs/decisions/prediction-ids.md).
+MAX_PREDICTION_ID = 128
+PREDICTION_ID = re.compile(rf"[A-Za-z0-9._~:@,=+-]{{1,{MAX_PREDICTION_ID}}}\Z")
+DOT_SEGMENTS = (".", "..")  # match PREDICTION_ID, and clients remove them from a path (RFC 3986 section 5.2.4)
+MAX_CLAIM_CHARACTERS = 256  # of one value of a subject, in code points
+# Code points that no value of a subject has, since nobody would see them: Unicode's control, format, surrogate and
+# private use characters, and separators other than the space. Listed, because the tables of Python and of the writer's
+# SQL engine are of different Unicode versions.
+UNPRINTABLE = (
+    *((0x0000, 0x001F), (0x007F, 0x00A0), (0x00AD, 0x00AD), (0x0600, 0x0605), (0x061C, 0x061C), (0x06DD, 0x06DD)),
+    *((0x070F, 0x070F), (0x0890, 0x0891), (0x08E2, 0x08E2), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200F)),
+    *((0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xD800, 0xDFFF), (0xE000, 0xF8FF), (0xFEFF, 0xFEFF)),
+    *((0xFFF9, 0xFFFB), (0x110BD, 0x110BD), (0x110CD, 0x110CD), (0x13430, 0x1343F), (0x1BCA0, 0x1BCA3)),
+    *((0x1D173, 0x1D17A), (0xE0000, 0xE007F), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)),
+)
 MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
 MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
 # Of a body's JSON text in UTF-8: Lambda answers 6 MB at most, and base64 makes it a third longer. The writer rejects
 # what is larger, since the reader can't serve it to a client without gzip, nor in a list. (Through a load balancer,
 # which takes 1 MB, such clients get less: `respond.MAX_SENT`.)
 MAX_BODY_BYTES = 4 * 1024 * 1024
+_UNPRINTABLE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in UNPRINTABLE)}]")
 
 
 class BodyTooLarge(ValueError):
@@ -64,6 +80,11 @@ class Item(NamedTuple):
 def build_pk(dataset: str, subject: Iterable[str]) -> str:
     """Build the partition key. Each value is percent-encoded before joining, so that no two subjects collide."""
     return "#".join([dataset, *(quote(value, safe="") for value in subject)])
+
+
+def is_subject(value: str) -> bool:
+    """Return whether a text can be one value of a subject; the writer rejects what the reader does not accept."""
+    return 0 < len(value) <= MAX_CLAIM_CHARACTERS and not _UNPRINTABLE.search(value)
 
 
 def is_expired(expires_at: int, now: float) -> bool:

@@ -202,9 +202,9 @@ class Binder:
     def _key(self, place: str, sql: str) -> Leaf | None:
         leaf = self._leaf(place, sql, self.names)
         if leaf and leaf.kind.id not in _KEY_KINDS | {"null"}:
-            self._add(
-                place, f"{sql} is {leaf.kind}, which has no one text", "cast it to varchar as the claim spells it"
-            )
+            is_instant = leaf.kind.id in TIMESTAMPS
+            remedy = f"write e.g. strftime({sql}, '%Y-%m-%dT%H:%M:%SZ')" if is_instant else "cast it to varchar"
+            self._add(place, f"{sql} is {leaf.kind}, which has no one text", f"{remedy}, as consumers spell it")
         return leaf
 
     def _body(self, place: str, body: Body) -> dict[str, Node]:

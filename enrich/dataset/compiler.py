@@ -12,7 +12,7 @@ keys, missing metadata, expressions that fail, key texts, values that have no JS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from enrich.dataset.binding import Bound, Leaf, Node
@@ -28,17 +28,27 @@ from enrich.dataset.json_sql import (
     render_object,
 )
 from enrich.dataset.row_checks import Reasons, RowChecks, render_case
-from serve.item import MAX_PK_BYTES, PREDICTION_ID
+from serve.item import (
+    DOT_SEGMENTS,
+    MAX_CLAIM_CHARACTERS,
+    MAX_PK_BYTES,
+    MAX_PREDICTION_ID,
+    PREDICTION_ID,
+    UNPRINTABLE,
+)
 
 MISSING = "missing-metadata"
 MISSING_FATAL = "missing-metadata-fatal"
 NULL_KEY = "null-key"
 BAD_PREDICTION_ID = "bad-prediction-id"
 LONG_KEY = "long-key"
+BAD_SUBJECT = "bad-subject"
 
 # equals md5_number_lower, and takes 1.25 us for 600 B instead of 1.68
 _DIGEST = '(md5_number("larder.body") >> 64)::ubigint'
 PREDICTION_ID_SQL = PREDICTION_ID.pattern.removesuffix(r"\Z")  # as regexp_full_match expects it
+# Without surrogates, which no text in UTF-8 has and RE2 does not know.
+_UNPRINTABLE_SQL = "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in UNPRINTABLE if first != 0xD800)
 
 
 @dataclass(frozen=True)
@@ -222,14 +232,39 @@ class _Compiler:
             text = f"cast({self.row_checks.value(leaf.expression)} as varchar)"
             empty = self.reasons.add(NULL_KEY, f"{leaf.expression.place} ({leaf.expression.sql}) is null or empty")
             checks.append((f"coalesce({text}, '') = ''", empty))
+            checks += self._check_claim(f"{leaf.expression.place} ({leaf.expression.sql})", text)
             pk += f" || '#' || url_encode({text})"
         too_long = self.reasons.add(LONG_KEY, f"the partition key is longer than DynamoDB's {MAX_PK_BYTES} bytes")
         checks.append((f'strlen("larder.pk") > {MAX_PK_BYTES}', too_long))
         sk = f"cast({self.row_checks.value(self.bound.prediction_id.expression)} as varchar)"
         checks.append(('"larder.sk" is null', self.reasons.add(NULL_KEY, "the prediction_id is null")))
-        unsafe = self.reasons.add(BAD_PREDICTION_ID, f"the prediction_id does not match {PREDICTION_ID_SQL}")
-        checks.append((f"not regexp_full_match(\"larder.sk\", '{PREDICTION_ID_SQL}')", unsafe))
-        return pk, sk, checks
+        return pk, sk, [*checks, *self._check_prediction_id()]
+
+    def _check_claim(self, place: str, text: str) -> Iterator[tuple[str, int]]:
+        """Yield the checks of a subject's text that `serve.item.is_subject` makes of a claim."""
+        for wrong, reason, found in (
+            (f"length({text}) > {MAX_CLAIM_CHARACTERS}", LONG_KEY, f"is longer than {MAX_CLAIM_CHARACTERS} characters"),
+            (f"regexp_matches({text}, '[{_UNPRINTABLE_SQL}]')", BAD_SUBJECT, "has a character that can't be seen"),
+        ):
+            detail = f"{place} {found}, and serve refuses such a claim; change the column and the claim alike"
+            yield wrong, self.reasons.add(reason, detail)
+
+    def _check_prediction_id(self) -> Iterator[tuple[str, int]]:
+        sql, sk = self.bound.prediction_id.expression.sql, '"larder.sk"'
+        for wrong, detail in (
+            (f"{sk} = ''", "is empty; set it, or leave the row out"),
+            (f"{sk} in {DOT_SEGMENTS}", "is '.' or '..', which clients remove from a path; add something to it"),
+            (
+                f"length({sk}) > {MAX_PREDICTION_ID}",
+                f"is longer than {MAX_PREDICTION_ID} characters; hash it: md5({sql})",
+            ),
+            (
+                f"not regexp_full_match({sk}, '{PREDICTION_ID_SQL}')",
+                "has characters other than letters, digits and . _ ~ - : @ , = +; encode it: "
+                f"replace(url_encode({sql}), '%', '=')",
+            ),
+        ):
+            yield wrong, self.reasons.add(BAD_PREDICTION_ID, f"the prediction_id {detail}")
 
     def _pieces(self, members: Mapping[str, Node]) -> list[str]:
         """Return the SQL pieces of an object's members; adjacent ones that depend on one metadata are a fragment."""

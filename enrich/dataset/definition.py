@@ -6,11 +6,26 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
-from urllib.parse import unquote
 
+from enrich.dataset.as_of import AsOf, BadAsOf, FromColumn, FromKey, LastModified, parse_as_of
 from serve.datasets import Served
+
+__all__ = [
+    "BadAsOf",
+    "Body",
+    "Dataset",
+    "Derive",
+    "FromColumn",
+    "FromKey",
+    "LastModified",
+    "Metadata",
+    "Source",
+    "Tolerated",
+    "name_place",
+    "parse_as_of",
+]
 
 Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf
 
@@ -28,6 +43,9 @@ class Source:
         columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
             key as `name=value`, Hive's way.
         output: `snapshot` says that an output names every live item; `partial` removes nothing.
+        empty_snapshot: a snapshot without rows fails (`refuse`), or it says that no item is alive (`remove-all`).
+        snapshot_files: without a marker, each object is a snapshot of its own. Where several are of the same as_of, as
+            the parts of one job, they fail (`refuse`), or the last one wins (`each`).
         marker: name of the object that closes an output of several objects, such as `_SUCCESS`.
         unknown_columns: `ignore` or `refuse` columns that the contract does not name.
         delimiter: between the fields of a CSV line.
@@ -43,6 +61,8 @@ class Source:
     format: Literal["parquet", "csv", "jsonl", "rejects"]
     columns: Mapping[str, str]
     output: Literal["partial", "snapshot"] = "partial"
+    empty_snapshot: Literal["refuse", "remove-all"] = "refuse"
+    snapshot_files: Literal["refuse", "each"] = "refuse"
     marker: str | None = None
     unknown_columns: Literal["ignore", "refuse"] = "ignore"
     delimiter: str = ","
@@ -78,25 +98,6 @@ class Metadata:
             return dict(self.on)
         names = [self.on] if isinstance(self.on, str) else self.on
         return {name: name for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class FromKey:
-    """as_of stands in the object key: `{}` in the pattern is a date or an RFC 3339 instant, `scored={}` for example."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class FromColumn:
-    """as_of stands in a column (date or timestamp) that has one value in the whole output."""
-
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class LastModified:
-    """as_of is when S3 got the object (of a multipart upload: when it began)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,13 @@ class Dataset:
         served: who may read it, from `serve.datasets`.
         subject: claim name -> the expression whose text equals the claim's value. Its claims are those of
             `served.subject`, which alone gives their order in the partition key.
-        prediction_id: an expression; its text must be URL-safe. A column that it or the subject names outside
+        prediction_id: an expression. Its text has 1 to 128 letters, digits and `. _ ~ - : @ , = +`: write
+            `replace(url_encode(x), '%', '=')` for any other text, `md5(x)` for a long one, and
+            `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+        equal_rows: rows of an output with the same subject, prediction_id and body, such as those of a retried task's
+            part: all are rejected as duplicates (`reject`), or they count once (`once`): the first is the prediction,
+            and the others are unchanged. Rows that differ in the body are duplicates either way.
         start: the sweep leaves outputs that arrived earlier alone.
         unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.
         nulls: members that are null are kept, or left out (`omit`), also within structs.
@@ -149,7 +155,7 @@ class Dataset:
 
     served: Served
     source: Source
-    as_of: FromKey | FromColumn | LastModified
+    as_of: AsOf
     ttl: timedelta
     metadata: Mapping[str, Metadata] = field(default_factory=dict)
     subject: Mapping[str, str]
@@ -157,6 +163,7 @@ class Dataset:
     body: Body
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
+    equal_rows: Literal["reject", "once"] = "reject"
     start: datetime | None = None
     unchanged_life: float = 0.5
     nulls: Literal["keep", "omit"] = "keep"
@@ -175,32 +182,6 @@ class Dataset:
     def leaves(self) -> dict[str, str]:
         """Return every leaf of the body: its place, such as `body.origin.name`, and its expression."""
         return dict(_leaves("body", self.body))
-
-
-class BadAsOf(ValueError):
-    """The object key does not say when the output was made."""
-
-
-def parse_as_of(rule: FromKey, object_key: str) -> datetime:
-    """Parse as_of from an object key; an instant without a zone is UTC, a date is its midnight.
-
-    A colon or a plus may be percent-encoded, as Hive and Spark do in partition names.
-
-    Raises:
-        BadAsOf: the key has no such part, or it is neither a date nor an instant.
-    """
-    before, _, after = rule.pattern.partition("{}")
-    found = re.search(f"{re.escape(before)}([^/]+?){re.escape(after) or '(?=/|$)'}", object_key)
-    if found is None:
-        raise BadAsOf(f"object key {object_key!r} has no part {rule.pattern!r} that tells its as_of")
-    text = unquote(found[1])
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadAsOf(
-            f"object key {object_key!r}: {text!r} is neither a date such as 2026-11-20 nor an RFC 3339 instant"
-        ) from None
-    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def name_place(place: str, name: str) -> str:

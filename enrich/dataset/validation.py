@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import duckdb
 
+from enrich.dataset.as_of import LastModified, find_mistakes
 from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
-from enrich.dataset.definition import Body, Dataset, FromKey, Source, name_place
+from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.expressions import Mistake
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
@@ -228,9 +229,8 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
             yield Mistake(f"{dataset.name} {place}", f"is {value!r}", remedy)
     for place, message, remedy in _find_empty("body", dataset.body):
         yield Mistake(f"{dataset.name} {place}", message, remedy)
-    if isinstance(dataset.as_of, FromKey) and dataset.as_of.pattern.count("{}") != 1:
-        message = f"{dataset.as_of.pattern!r} needs one {{}}"
-        yield Mistake(f"{dataset.name} as_of", message, "put it in the place of the date, as in 'scored={}'")
+    if not isinstance(dataset.as_of, LastModified):
+        yield from (Mistake(f"{dataset.name} as_of", *mistake) for mistake in find_mistakes(dataset.as_of))
     yield from _check_csv(f"{dataset.name} source", source)
     if problem := _find_prefix_problem(source.prefix):
         steps = re.sub(r"^s3[an]?://[^/]*", "", source.prefix.strip(" *")).split("/")

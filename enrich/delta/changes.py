@@ -82,7 +82,14 @@ class Delta:
     """
 
     def __init__(
-        self, directory: Path, work: Store, *, rests_on: str, keep_keys: bool = False, memory_limit: str = MEMORY_LIMIT
+        self,
+        directory: Path,
+        work: Store,
+        *,
+        rests_on: str,
+        keep_keys: bool = False,
+        once: bool = False,
+        memory_limit: str = MEMORY_LIMIT,
     ) -> None:
         """Open an empty one.
 
@@ -91,13 +98,15 @@ class Delta:
             work: the run's work folder.
             rests_on: text that is another one when the noted rows would be others: order and metadata of the run.
             keep_keys: keep the item keys themselves as well, which a snapshot needs to remove what it no longer names.
+            once: rows with the same key and the same body count once; else all of them are rejected.
             memory_limit: of DuckDB.
         """
         self._folder = tempfile.TemporaryDirectory(dir=directory)
         self._directory = directory = Path(self._folder.name)
         self._work = work
-        self._notes_id = _identify(rests_on, keep_keys)
+        self._notes_id = _identify(rests_on, keep_keys, *(["once"] if once else []))
         self._keep_keys = keep_keys
+        self._once = once
         self._log = Log(directory / "log")
         self._bits = 0  # of the buckets of the notes, once they are complete
         self._in_table: Bucket | None = None  # whose notes are in the table `noted`
@@ -215,10 +224,15 @@ class Delta:
         return _rows_of(table)
 
     def _reject_duplicates(self) -> list[int]:
-        """Note rows of the loaded bucket that share their key as rejected; return them."""
+        """Note rows of the loaded bucket that share their key as rejected, or as repeated; return the rejected ones."""
+        if self._once:
+            self._db.execute("""
+                update noted set kept = null where kept and row not in (
+                    select min(row) from noted where kept group by k1, k2, digest)
+            """)
         found = self._db.execute(
             "select row from noted join (select k1, k2 from noted where kept group by all having count(*) > 1) "
-            "using (k1, k2) where kept order by row"
+            "using (k1, k2) where kept is distinct from false order by row"
         ).fetchall()
         rows = [row for (row,) in found]
         if rows:
@@ -317,6 +331,7 @@ class Delta:
             select row, outcome, if(outcome = {WRITE}, why, null) as why from (
                 select n.row, case when not n.kept then {REJECTED}
                     when k."order" > $order or $order < $snapshot then {SUPERSEDED}
+                    when n.kept is null then {UNCHANGED}
                     when not $full and k.digest = n.digest and k.expires_at - $now >= $enough
                         and k.expires_at <= $expires_at then {UNCHANGED}
                     else {WRITE} end::utinyint as outcome,
@@ -499,7 +514,7 @@ class Delta:
                     select n.k1, n.k2, n.digest, $order as "order",
                         if(o.outcome = {UNCHANGED}, null, $expires_at) as expires_at, false as removed, n.pk, n.sk
                     from {self._noted(bucket)} n join decided o using (row)
-                    where o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (select row from lost)
+                    where n.kept and o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (select row from lost)
                     """)
             if bucket in removals:
                 values |= {"order": order, "removed_until": removed_until, "before": removals[bucket].first}

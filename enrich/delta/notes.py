@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from enrich.delta.buckets import KEY_BITS, divide
 
-# `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry.
+# `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry. It is null for a row
+# that repeats an earlier one, where the dataset lets such rows count once.
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from enrich.dataset.as_of import get_ahead
 from enrich.errors import Failed
 from enrich.intake.queue import enqueue_output
 from enrich.ledger.records import Run
@@ -37,7 +38,7 @@ class Swept(NamedTuple):
 def sweep(services: Services, dataset_name: str) -> Swept:
     """Record every output under a dataset's prefix that has no run yet and would not be born expired."""
     dataset = services.datasets[dataset_name]
-    oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl
+    oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl - get_ahead(dataset.as_of)
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)
     known = {

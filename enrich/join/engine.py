@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
+from enrich.dataset.as_of import FromColumn, set_zone
 from enrich.dataset.binding import bind_dataset, find_leaves
 from enrich.dataset.compiler import Compiled, compile_dataset
-from enrich.dataset.definition import Dataset, Derive, FromColumn
+from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.join.derive import DeriveFailed, derive_columns
@@ -191,20 +192,23 @@ class Engine:
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
         """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null."""
-        assert isinstance(self._dataset.as_of, FromColumn)  # noqa: S101 - only such a dataset has the column
-        column = identifier(self._dataset.as_of.column)
+        rule = self._dataset.as_of
+        assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
+        column = identifier(rule.column)
         self._con.register("larder.chunk", _number(chunk, 0))
-        instants = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
+        bounds = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
         try:
-            (found,) = self._con.execute(f"select {instants} from ({self._read(chunk.schema)})").fetchall()
+            (found,) = self._con.execute(f"select {bounds} from ({self._read(chunk.schema)})").fetchall()
             if found[0] is None:
                 return None
             low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
+            if self._kinds[rule.column].id != "timestamp with time zone":
+                low, high = (set_zone(instant.replace(tzinfo=None), rule.zone) for instant in (low, high))
         except (*_OF_VALUES, ValueError, OverflowError, OSError) as error:
             what = str(error).split("\n")[0]
             raise BadInstant(
-                f"{self._dataset.name}: column {self._dataset.as_of.column!r} gives the output's as_of, and one of its "
-                f"values is no instant of the years 1 to 9999 ({what}); write the same instant in every row"
+                f"{self._dataset.name}: column {rule.column!r} gives the output's as_of, and one of its values is no "
+                f"instant of the years 1 to 9999 ({what}); write the same instant in every row"
             ) from error
         return low, high
 

@@ -19,7 +19,13 @@ from enrich.join.engine import Engine
 from enrich.write.item_size import find_too_large, find_too_long
 from serve.item import MAX_BODY_BYTES
 
-DUPLICATE = "duplicate", "other rows of this output have the same subject and prediction_id"
+DUPLICATE = (
+    "duplicate",
+    (
+        "other rows of this output have the same subject and prediction_id; write one of them, or set the dataset's "
+        'equal_rows="once" if their bodies are equal'
+    ),
+)
 TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, also gzipped"
 TOO_LONG = "too-large", f"the body is larger than the {MAX_BODY_BYTES >> 20} MB of JSON text that can be served"
 MAX_CACHE_BYTES = 1024 * 1024 * 1024

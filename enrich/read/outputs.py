@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from enrich.dataset.as_of import BadAsOf, FromKey, parse_as_of
 from enrich.dataset.definition import Dataset
 from enrich.read.s3_object import Part, raise_denied
 from enrich.s3 import get, list_objects
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MAX_MANIFEST = 8 * 1024 * 1024  # bytes of a marker that are read as a manifest
+_ONE_JOB_MS = 60_000  # between the first and the last file of one job, where only their arrival says so
+_HIDDEN = ("_", ".")  # how tools begin the names of what is no data: _SUCCESS, _temporary/, _delta_log/, .part-0.crc
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# And what they leave under other names: folders of EMR and Glue, half-written copies, checksums, the manifest of
+# Redshift's UNLOAD (PREFIXmanifest), the manifest and the column types of an Athena query.
+_LEFTOVER = re.compile(
+    rf".*_\$folder\$|.*\.(_COPYING_|tmp|partial|crc|md5|sha1|sha256)|[^.]*manifest|{_UUID}(-manifest\.csv|(\.\w+)?\.metadata)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +43,7 @@ class Output:
     arrived_ms: int
     parts: tuple[Part, ...]
     listing: str = ""  # of a marker run: digest of its parts as a listing shows them, without a request for each
-    missing: tuple[str, ...] = ()  # object keys that the manifest names and S3 has not
+    problems: tuple[str, ...] = ()  # where the parts are not those that the manifest names
 
     @property
     def size(self) -> int:
@@ -54,18 +64,26 @@ class Listed:
 def find_dataset(datasets: Mapping[str, Dataset], object_key: str) -> Dataset | None:
     """Return the dataset whose output this object is or closes; None for anything else.
 
-    Parts of a marker run, empty "folders" and names that begin with `_` or `.` (the temporary files of the tools that
-    write outputs) start nothing.
+    Parts of a marker run, empty "folders", and what the tools that write outputs leave beside them start nothing.
     """
     prefixed = [dataset for dataset in datasets.values() if object_key.startswith(dataset.source.prefix)]
     if not prefixed:
         return None
     dataset = max(prefixed, key=lambda candidate: len(candidate.source.prefix))
-    name = object_key.rpartition("/")[2]
+    below = object_key.removeprefix(dataset.source.prefix)
     if dataset.source.marker:
-        return dataset if name == dataset.source.marker else None
-    below = object_key.removeprefix(dataset.source.prefix).split("/")
-    return dataset if name and not any(step.startswith(("_", ".")) for step in below) else None
+        folder, _, name = below.rpartition("/")
+        return dataset if name == dataset.source.marker and not _is_hidden(folder) else None
+    return dataset if _is_data(below) else None
+
+
+def _is_data(below: str) -> bool:
+    """Return whether an object can be an output or a part, by its key below the prefix or the marker's folder."""
+    return not (below.endswith("/") or not below or _is_hidden(below) or _LEFTOVER.fullmatch(below.rpartition("/")[2]))
+
+
+def _is_hidden(below: str) -> bool:
+    return any(step.startswith(_HIDDEN) for step in below.split("/"))
 
 
 def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -> Output | None:
@@ -83,14 +101,14 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     part = _build_part(bucket, object_key, head)
     identity = f"{object_key}@{_identity(head)}"
     parts: tuple[Part, ...] = (part,)
-    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     listing = ""
     if dataset.source.marker:
         prefix = object_key.rpartition("/")[0] + "/"
         entries = _list_parts(s3, bucket, prefix, dataset.source.marker)
         listing = _digest("".join(map(_render_entry, entries)))
         parts = _fetch_parts(s3, bucket, entries)
-        missing = _find_missing(prefix, _get_manifest(s3, part), parts)
+        problems = tuple(_compare(prefix, _get_manifest(s3, part), parts))
         listed = "\n".join(f"{each.object_key} {each.version_id or each.etag} {each.size}" for each in parts)
         identity += "+" + _digest(listed)
     return Output(
@@ -102,7 +120,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
         arrived_ms=_milliseconds(head["LastModified"]),
         parts=parts,
         listing=listing,
-        missing=missing,
+        problems=problems,
     )
 
 
@@ -123,10 +141,46 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
     return [replace(each, listing=listing) for each, listing in zip(found, closed, strict=True)]
 
 
+def find_beside(
+    s3: S3Client, dataset: Dataset, bucket: str, object_key: str, as_of: datetime, arrived_ms: int
+) -> list[str]:
+    """Return the keys of the other outputs that seem to be parts of the same one, in a dataset without a marker.
+
+    They have the same as_of in their keys; or, where keys do not have it, are in the same folder and arrived within a
+    minute of this one.
+    """
+    rule = dataset.as_of
+    folder = object_key.rpartition("/")[0] + "/"
+    if isinstance(rule, FromKey):
+        steps = folder.split("/")
+        wider = ("/".join(steps[:n]) + "/" for n in range(1, len(steps)))
+        within = (each for each in wider if each.startswith(dataset.source.prefix) and _is_of(rule, each, as_of))
+        folder = next(within, folder)  # a date in the name of a file: the files beside it
+    found = []
+    for entry in list_objects(s3, bucket, folder):
+        if entry["Key"] == object_key or find_dataset({dataset.name: dataset}, entry["Key"]) is None:
+            continue
+        if isinstance(rule, FromKey):
+            is_same = _is_of(rule, entry["Key"], as_of)
+        else:
+            apart = abs(_milliseconds(entry["LastModified"]) - arrived_ms)
+            is_same = "/" not in entry["Key"].removeprefix(folder) and apart <= _ONE_JOB_MS
+        if is_same:
+            found.append(entry["Key"])
+    return found
+
+
+def _is_of(rule: FromKey, object_key: str, as_of: datetime) -> bool:
+    try:
+        return parse_as_of(rule, object_key) == as_of
+    except BadAsOf:
+        return False
+
+
 def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
     """Give the folders, the innermost first, of which an object is a part; `shortest` is the least length of one."""
     folder, _, name = object_key.rpartition("/")
-    while name and not name.startswith(("_", ".")) and len(folder) + 1 >= shortest:
+    while _is_data(name) and len(folder) + 1 >= shortest:
         yield folder + "/"
         folder, _, name = folder.rpartition("/")
 
@@ -140,8 +194,8 @@ def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> lis
     """List the entries under a prefix that are parts; no marker is one, of whichever output."""
     found = []
     for entry in list_objects(s3, bucket, prefix):
-        steps = entry["Key"].removeprefix(prefix).split("/")
-        if steps[-1] not in {"", marker} and not any(step.startswith(("_", ".")) for step in steps):
+        below = entry["Key"].removeprefix(prefix)
+        if _is_data(below) and below.rpartition("/")[2] != marker:
             found.append(entry)
     return found
 
@@ -170,23 +224,72 @@ def parse_parts(text: bytes) -> list[Part]:
     return [Part(**part) for part in json.loads(text)]
 
 
-def _find_missing(prefix: str, manifest: list[str], parts: tuple[Part, ...]) -> tuple[str, ...]:
-    """Names in a manifest are whole object keys, URLs of them, or relative to the marker's prefix."""
-    there = {part.object_key for part in parts}
-    bare = (name.partition("://")[2].partition("/")[2] if "://" in name else name.lstrip("/") for name in manifest)
-    return tuple(name for name in bare if name not in there and prefix + name not in there)
+class _Manifest(NamedTuple):
+    """What a marker says of its parts. Names are whole object keys, URLs of them, or relative to the marker's folder.
+
+    Attributes:
+        sizes: for each name the bytes of the part; None if the manifest does not say.
+        is_whole: it names every part. Hadoop's S3A committers stop at 100.
+    """
+
+    sizes: dict[str, int | None]
+    is_whole: bool = False
 
 
-def _get_manifest(s3: S3Client, marker: Part) -> list[str]:
-    """Get the part names of a marker that is a manifest, as Hadoop's S3A committers write it; none of an empty one."""
+def _compare(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> Iterator[str]:
+    """Yield where the parts are not those that the manifest names, and what to do."""
+    there = {part.object_key: part.size for part in parts}
+    named: set[str] = set()
+    missing: list[str] = []
+    for name, size in manifest.sizes.items():
+        bare = name.partition("://")[2].partition("/")[2] if "://" in name else name.lstrip("/")
+        object_key = bare if bare in there else prefix + bare
+        named.add(object_key)
+        if object_key not in there:
+            missing.append(bare)
+        elif size is not None and there[object_key] != size:
+            yield f"says that {object_key} has {size} bytes, and it has {there[object_key]}; write both again"
+    if missing:
+        yield f"names {len(missing)} parts that are not there, first {missing[0]}; write them, then the marker again"
+    if manifest.is_whole and (more := sorted(set(there) - named)):
+        found = f"{len(more)} parts that are there, first {more[0]}"
+        yield f"does not name {found}; delete them, or write it again with them"
+
+
+def _get_manifest(s3: S3Client, marker: Part) -> _Manifest:
+    """Get what a marker says of its parts: nothing, if it is empty or of another kind.
+
+    Known are Redshift's (`entries` with `url`), Hadoop's (`filenames`), SageMaker's (a list that a prefix opens), lists
+    of names, also as `parts` or `files`, and one URL a line (Athena's, and symlinks of Delta Lake).
+    """
     if not 0 < marker.size <= _MAX_MANIFEST:
-        return []
+        return _Manifest({})
+    text = get(s3, marker.bucket, marker.object_key)
     try:
-        content = json.loads(get(s3, marker.bucket, marker.object_key))
+        content = json.loads(text)
     except ValueError:
-        return []
-    names = content.get("filenames", content.get("parts", [])) if isinstance(content, dict) else content
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+        is_list = bool(lines) and all("://" in line for line in lines)
+        return _Manifest(dict.fromkeys(lines) if is_list else {}, is_list)
+    is_whole = isinstance(content, dict) and isinstance(content.get("entries"), list)
+    if isinstance(content, dict):
+        content = next((content[name] for name in ("entries", "filenames", "parts", "files") if name in content), None)
+    return _Manifest(dict(_parse_names(content)), is_whole)
+
+
+def _parse_names(content: Any) -> Iterator[tuple[str, int | None]]:
+    base = ""
+    for entry in content if isinstance(content, list) else ():
+        if isinstance(entry, str):
+            yield base + entry, None
+        elif isinstance(entry, dict) and isinstance(entry.get("prefix"), str):
+            base = entry["prefix"]
+        elif isinstance(entry, dict):
+            names = (entry.get(name) for name in ("url", "key", "path", "name"))
+            name = next((each for each in names if isinstance(each, str)), None)
+            stated = entry["meta"].get("content_length") if isinstance(entry.get("meta"), dict) else entry.get("size")
+            if name:
+                yield name, stated if isinstance(stated, int) else None
 
 
 def _head(s3: S3Client, bucket: str, object_key: str) -> Any:

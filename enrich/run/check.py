@@ -24,8 +24,8 @@ def check_output(context: RunContext) -> None:
     """Record every row's key, digest and reject reason, and decide whether the output can be published.
 
     Raises:
-        Failed: more rejects than the dataset tolerates (they are on S3 by then), or a row that metadata with
-            `missing="fail"` does not match.
+        Failed: more rejects than the dataset tolerates (they are on S3 by then), a row that metadata with
+            `missing="fail"` does not match, or a snapshot without rows.
         OutOfTime: the checkpoint is saved.
     """
     context.services.progress.stage(context.run, Stage.CHECK)
@@ -45,6 +45,7 @@ def check_output(context: RunContext) -> None:
     if duplicates:
         reasons = {**reasons, DUPLICATE[0]: len(duplicates)}
     checked = replace(context.run, rows=rows, next_row=0, reasons=reasons)
+    _check_not_empty(context, rows)
     if not _is_tolerated(context, rows, sum(reasons.values())):
         raise Failed(_keep_rejects(context, checked, duplicates))
     context.save(replace(checked, stage=Stage.WRITE, place=0))
@@ -73,6 +74,19 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
             raise OutOfTime(f"dataset {context.dataset.name}, run {context.run.run}: checked {next_row} rows so far")
     context.export_noted(noted_from, next_row)
     return next_row, reasons
+
+
+def _check_not_empty(context: RunContext, rows: int) -> None:
+    """Refuse a snapshot without rows: the model that writes one has more often failed than nothing to say."""
+    run, source = context.run, context.dataset.source
+    if rows or source.output != "snapshot" or source.empty_snapshot != "refuse":
+        return
+    if run.kind.is_over_output and run.kind is not Kind.RESTORE:  # what is restored was published before
+        raise Failed(
+            f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: a snapshot without rows would remove every "
+            'item of the dataset; write it again with rows, or set empty_snapshot="remove-all" if none '
+            "is alive. Nothing was published"
+        )
 
 
 def _is_tolerated(context: RunContext, rows: int, rejected: int) -> bool:

@@ -84,7 +84,9 @@ class RunContext:
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
             rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}"
-            delta = Delta(self.scratch, self._work, rests_on=rests_on, keep_keys=keep_keys)
+            delta = Delta(
+                self.scratch, self._work, rests_on=rests_on, keep_keys=keep_keys, once=self.dataset.equal_rows == "once"
+            )
             self._opened.enter_context(delta)
             if not count_bits(self.run.rows or 0) or not delta.restore():
                 self._import_noted(delta)

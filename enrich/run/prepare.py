@@ -6,16 +6,16 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from enrich.dataset.definition import BadAsOf, FromColumn, FromKey, parse_as_of
+from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, get_ahead, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
-from enrich.read.outputs import Output, fetch_folder, fetch_output, parse_parts, render_parts
+from enrich.read.outputs import Output, fetch_folder, fetch_output, find_beside, parse_parts, render_parts
 from enrich.read.s3_object import Part
 from enrich.run.context import RunContext, build_work_prefix
 from enrich.run.metadata import pin_metadata
 from enrich.s3 import exists, get
 
-AHEAD = timedelta(minutes=5)  # how far as_of may be ahead of the output's arrival
+AHEAD = timedelta(minutes=5)  # how far clocks may differ: as_of from the output's arrival
 
 
 def pin(context: RunContext) -> None:
@@ -23,7 +23,7 @@ def pin(context: RunContext) -> None:
 
     Raises:
         Overwritten: the output is gone or another one by now.
-        Failed: a part that the manifest names is missing.
+        Failed: the parts are not those that the manifest names.
         Stopped: a metadata query failed; OutOfTime, its subclass, where queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
@@ -36,18 +36,21 @@ def set_order(context: RunContext) -> None:
     """Tell when the output was made, and save the run as ready to be checked.
 
     Raises:
-        Failed: as_of is missing, unreadable, or in the future.
+        Failed: as_of is missing, unreadable, or in the future; or a snapshot has several files and no marker.
     """
     run, as_of = context.run, _find_as_of(context)
-    if as_of.timestamp() * 1000 > run.arrived_ms + AHEAD / timedelta(milliseconds=1):
+    ahead = AHEAD + get_ahead(context.dataset.as_of)
+    if as_of.timestamp() * 1000 > run.arrived_ms + ahead / timedelta(milliseconds=1):
         arrived = datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
         raise Failed(
             f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of.isoformat()} is later than "
-            f"its arrival {arrived.isoformat()}; one wrong clock would shut out every later output, so it is refused: "
-            "write it again with the right as_of"
+            f"its arrival {arrived.isoformat()} by more than {ahead}; one wrong clock would shut out every later "
+            "output, so it is refused: write it again with the right as_of. If the date says for when the predictions "
+            "are, set `ahead` in the dataset's as_of; if it is a local date, set `zone`"
         )
     if as_of.timestamp() < 0:
         raise Failed(f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of} is before 1970")
+    _check_only_file(context, as_of)
     context.save(
         replace(
             run,
@@ -78,12 +81,25 @@ def _pin_parts(context: RunContext) -> list[Part]:
 
 
 def _check_parts(output: Output) -> list[Part]:
-    if output.missing:
-        raise Failed(
-            f"s3://{output.bucket}/{output.object_key} names {len(output.missing)} parts that are not there, first "
-            f"{output.missing[0]}; write them, then the marker again"
-        )
+    if output.problems:
+        raise Failed(f"s3://{output.bucket}/{output.object_key} {output.problems[0]}")
     return list(output.parts)
+
+
+def _check_only_file(context: RunContext, as_of: datetime) -> None:
+    """Refuse a snapshot that is one of several files of the same instant: each would remove what the others name."""
+    run, source = context.run, context.dataset.source
+    is_alone = source.output != "snapshot" or source.marker or source.snapshot_files == "each"
+    if is_alone or run.as_of_ms is not None:  # what has an as_of passed this before
+        return
+    beside = find_beside(context.services.s3, context.dataset, run.bucket, run.object_key, as_of, run.arrived_ms)
+    if beside:
+        raise Failed(
+            f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {len(beside)} more files have the same as_of "
+            f"{as_of.isoformat()}, first {beside[0]}, and each would remove items that only the others name; write "
+            'one file, or a marker after them that source.marker names, or set snapshot_files="each" if each is '
+            "whole. Withdraw the run of one that was published"
+        )
 
 
 def _find_as_of(context: RunContext) -> datetime:

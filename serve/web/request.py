@@ -4,8 +4,9 @@ No member of an event is trusted to exist or to have its type: a caller that can
 
 | form | path | query | repeated headers |
 |---|---|---|---|
-| REST API (payload 1.0) | without the stage, decoded | decoded | a list each |
-| HTTP API, function URL (2.0) | with the stage if it has a name | one string, encoded | joined by commas |
+| REST API (payload 1.0) | without the stage, encoded | decoded | a list each |
+| HTTP API (2.0) | with the stage if it has a name, decoded | one string, encoded | joined by commas |
+| function URL (2.0) | encoded | one string, encoded | joined by commas |
 | load balancer | encoded | encoded | the last one, or a list each if the target group is set so |
 """
 
@@ -75,7 +76,7 @@ def parse_request(event: object) -> HttpRequest:
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
         trace = _ROOT.search(headers.get("x-amzn-trace-id", [""])[-1])
         return HttpRequest(form, method, _decode(path), decoded, headers, trace[0] if trace else "")
-    path = _without_stage(path, context)
+    path = _without_stage(_decode(path), context)
     return HttpRequest(Form.REST, method, path, query, headers, _text(context, "requestId"))
 
 
@@ -102,14 +103,15 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpReq
             query.setdefault(name, []).append(value)
     except ValueError as error:
         raise MalformedEvent from error
-    # An HTTP API has decoded the path already, a function URL has not. Decoding twice is safe: no character of a valid
-    # path is ever encoded.
     path = _without_stage(_decode(path), context)
     return HttpRequest(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
 
 
 def _decode(path: str) -> str:
-    """Decode a path except for encoded slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2)."""
+    """Decode a path except for encoded slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2).
+
+    An HTTP API has decoded it already. Decoding twice is safe: no valid path has a percent sign that is not an escape.
+    """
     return unquote(_SLASH.sub("%252F", path))
 
 

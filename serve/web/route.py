@@ -40,8 +40,8 @@ class PageQuery(NamedTuple):
 
     def link_after(self, prediction_id: str) -> str:
         """Render the link to the page after an item: relative, as the function does not know its public host."""
-        prefix = f"&prefix={self.prefix}" if self.prefix else ""
-        return f'<?limit={self.limit}&after={prediction_id}{prefix}>; rel="next"'
+        prefix = f"&prefix={quote(self.prefix)}" if self.prefix else ""
+        return f'<?limit={self.limit}&after={quote(prediction_id)}{prefix}>; rel="next"'
 
 
 ALLOW = "GET, HEAD, OPTIONS"

@@ -274,6 +274,8 @@ def _dataset(name: str, random: Random) -> Dataset:
             format="jsonl",
             columns={"s": "varchar"},
             output=random.choice(["partial", "partial", "snapshot"]),
+            empty_snapshot="remove-all",
+            snapshot_files="each",
             marker=random.choice([None, None, MARKER]),
         ),
         as_of=FromKey("at={}"),

@@ -328,7 +328,7 @@ MUTANTS = (
         "return list(output.parts)",
         "return list(output.parts[:1])",
     ),
-    Mutant("missing-part-ignored", "enrich.run.prepare:_check_parts", "if output.missing:", "if False:"),
+    Mutant("missing-part-ignored", "enrich.run.prepare:_check_parts", "if output.problems:", "if False:"),
     Mutant(
         "newest-instead-of-pinned",
         "enrich.read.s3_object:PartFile._get",

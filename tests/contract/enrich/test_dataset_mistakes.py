@@ -78,6 +78,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
     ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
     ({"prediction_id": "distance_miles"}, "prediction_id", "is DOUBLE, which has no one text; cast it to varchar"),
+    ({"prediction_id": "scheduled_departure"}, "prediction_id", "strftime(scheduled_departure, '%Y-%m-%dT%H:%M:%SZ')"),
     ({"subject": {"carrier": "nope"}}, "subject.carrier", "there is no column 'nope'"),
     (
         {"subject": {}},
@@ -358,6 +359,23 @@ MISTAKES += [
     (source(columns={**SOURCE.columns, "x": text}), "columns.x", f"{text!r} is not a DuckDB type; write a DuckDB type")
     for text in ("", "<U5", "xyz", "3")
 ]
+MISTAKES += [
+    ({"as_of": FromKey("YYYY/MM/DD")}, "as_of", "write e.g. scored={} or year={year}/month={month}/day={day}"),
+    ({"as_of": FromKey("dt={}/{}")}, "as_of", "has a placeholder twice"),
+    ({"as_of": FromKey("dt={date}")}, "as_of", "'dt={date}' has {date}, and known are {}, {year}, {month}, {day}"),
+    ({"as_of": FromKey("dt={")}, "as_of", "has a brace"),
+    ({"as_of": FromKey("{year}/{day}")}, "as_of", "the parts after it without a gap"),
+    ({"as_of": FromKey("{month}/{day}")}, "as_of", "the parts after it without a gap"),
+    ({"as_of": FromKey("dt={}/{minute}")}, "as_of", "the parts after it without a gap"),
+    ({"as_of": FromKey("{}/{year}")}, "as_of", "needs one {}, or"),
+    (
+        {"as_of": FromKey("dt={}", zone="Berlin")},
+        "as_of",
+        "'Berlin' is no time zone; write its name in the IANA database",
+    ),
+    ({"as_of": FromColumn("flight_date", zone="../x")}, "as_of", "is no time zone"),
+    ({"as_of": FromKey("dt={}", ahead=timedelta(days=-1))}, "as_of", "ahead is -1 day"),
+]
 
 
 @pytest.mark.parametrize(("change", "place", "message"), MISTAKES, ids=[f"{m[1]}-{m[2][:30]}" for m in MISTAKES])
@@ -586,6 +604,24 @@ def test_a_todo_that_is_left_in_openapi_is_found() -> None:
         ("scored={}", "x/scored=2026-11-20 06:15/a", datetime(2026, 11, 20, 6, 15, tzinfo=UTC)),
         ("out-{}.csv", "x/out-2026-11-20.csv", datetime(2026, 11, 20, tzinfo=UTC)),
         ("out-{}.csv", "x/out-2026-11-20.csv.gz", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("date={}", "s/train_date=2020-01-01/date=2026-11-20/a", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("/date={}", "date=20261120/a", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("dt={}", "s/dt=20261120/a", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("dt={}", "s/dt=2026-11-20T06/a", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("dt={}/hour={hour}", "s/dt=2026-11-20/hour=6/a", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("dt={year}-{month}-{day}-{hour}", "s/dt=2026-11-20-06/a", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("dt={year}{month}{day}{hour}", "s/dt=2026112006/a", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("year={year}/month={month}/day={day}", "s/year=2026/month=1/day=2/a", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("year={year}/month={month}", "s/year=2026/month=11/a", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("{year}/{month}/{day}", "s/2026/11/20/06/a", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("{year}/{month}/{day}/{hour}", "v12/2026/11/20/06/a", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("*-{}.csv", "s/eu-2024-model-2026-11-20.csv", datetime(2026, 11, 20, tzinfo=UTC)),
+        (
+            "*_{year}{month}{day}{hour}{minute}{second}",
+            "s/a_20261120061501",
+            datetime(2026, 11, 20, 6, 15, 1, tzinfo=UTC),
+        ),
+        ("run={}", "run=2026-11-20/x/run=20261120/a", datetime(2026, 11, 20, tzinfo=UTC)),
     ],
 )
 def test_as_of_from_the_object_key(pattern: str, object_key: str, as_of: datetime) -> None:
@@ -593,8 +629,37 @@ def test_as_of_from_the_object_key(pattern: str, object_key: str, as_of: datetim
     assert parse_as_of(FromKey(pattern), object_key) == as_of
 
 
-@pytest.mark.parametrize("object_key", ["x/a.parquet", "x/scored=/a", "x/scored=today/a", "x/scored=2026-13-01/a"])
-def test_a_key_without_as_of_is_an_error_that_names_it(object_key: str) -> None:
+@pytest.mark.parametrize(
+    ("zone", "text", "as_of"),
+    [
+        ("Europe/Berlin", "2026-11-20", datetime(2026, 11, 19, 23, tzinfo=UTC)),
+        ("Europe/Berlin", "2026-07-20T06:00", datetime(2026, 7, 20, 4, tzinfo=UTC)),
+        ("Europe/Berlin", "2026-07-20T06:00Z", datetime(2026, 7, 20, 6, tzinfo=UTC)),
+        ("Pacific/Auckland", "2026-11-21", datetime(2026, 11, 20, 11, tzinfo=UTC)),
+        ("America/Los_Angeles", "20261120", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_local_date_is_its_midnight_in_its_zone(zone: str, text: str, as_of: datetime) -> None:
+    """Summer time included; an offset in the key itself decides."""
+    assert parse_as_of(FromKey("day={}", zone=zone), f"x/day={text}/a") == as_of
+
+
+@pytest.mark.parametrize(
+    ("pattern", "object_key", "message"),
+    [
+        ("scored={}", "x/a.parquet", "no path segment that begins like the pattern 'scored={}'"),
+        ("scored={}", "x/scored=/a", "no path segment"),
+        ("scored={}", "x/scored=today/a", "'today' is neither a date"),
+        ("scored={}", "x/scored=2026-13-01/a", "'2026-13-01' is neither a date"),
+        ("date={}", "x/train_date=2026-11-20/a", "no path segment"),
+        ("dt={}/hour={hour}", "x/dt=2026-11-20/hour=24/a", "'2026-11-20 hour 24' is neither a date"),
+        ("{year}/{month}/{day}", "x/2026/02/30/a", "'year 2026 month 02 day 30' is neither a date"),
+        ("{year}{month}{day}", "x/2026112/a", "no path segment"),
+        ("day={}", "day=2026-11-20/day=2026-11-21/a", "2 different dates"),
+    ],
+)
+def test_a_key_without_as_of_is_an_error_that_names_it(pattern: str, object_key: str, message: str) -> None:
     """Nothing is guessed where the key does not tell."""
-    with pytest.raises(BadAsOf, match="object key"):
-        parse_as_of(FromKey("scored={}"), object_key)
+    with pytest.raises(BadAsOf, match="object key") as error:
+        parse_as_of(FromKey(pattern), object_key)
+    assert message in str(error.value)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
 
 from enrich.dataset.definition import Dataset, LastModified, Source
-from enrich.read.outputs import Output, fetch_output, parse_parts, render_parts
+from enrich.read.outputs import Output, fetch_listed, fetch_output, parse_parts, render_parts
 from serve.datasets import Served
 
 
@@ -96,18 +98,60 @@ def test_a_marker_closes_all_parts_below_it(versioned: Place) -> None:
     assert again.identity != first.identity
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        b'{"filenames": ["/m/run/part-0", "/m/run/part-7"]}',
-        b'{"parts": ["part-0", "part-7"]}',
-        b'["s3://BUCKET/m/run/part-0", "s3://BUCKET/m/run/part-7"]',
-    ],
-)
-def test_a_part_that_the_manifest_names_is_missed(place: Place, manifest: bytes) -> None:
-    """A marker that is a manifest names its parts, and one that is not there is noticed."""
-    place.put("m/run/part-0", b"x")
-    place.put("m/run/_SUCCESS", manifest.replace(b"BUCKET", place.bucket.encode()))
-    output = place.fetch(RUNS, "m/run/_SUCCESS")
+URL = "s3://BUCKET/m/run/part-"
+
+
+def entries(*parts: tuple[str, int | None]) -> str:
+    """Write a manifest as Redshift's UNLOAD does, with sizes if it is verbose."""
+    metas = [{} if size is None else {"meta": {"content_length": size, "record_count": 1}} for _, size in parts]
+    found = [{"url": f"{URL}{name}", **meta} for (name, _), meta in zip(parts, metas, strict=True)]
+    return json.dumps({"entries": found, "meta": {"content_length": 7}})
+
+
+MANIFESTS: list[tuple[str, str | None]] = [
+    (
+        '{"filenames": ["/m/run/part-0", "/m/run/part-1", "/m/run/part-7"]}',
+        "names 1 parts that are not there, first m/run/part-7",
+    ),
+    ('{"parts": ["part-0", "part-7", "part-8"]}', "names 2 parts that are not there, first part-7"),
+    (f'["{URL}0", "{URL}7"]', "first m/run/part-7"),
+    (
+        '{"files": [{"key": "m/run/part-0", "size": 4}, {"path": "part-1"}]}',
+        "says that m/run/part-0 has 4 bytes, and it has 1",
+    ),
+    ('[{"prefix": "s3://BUCKET/m/run/"}, "part-0", "part-7"]', "first m/run/part-7"),
+    (entries(("0", None), ("1", None), ("7", None)), "first m/run/part-7; write them, then the marker again"),
+    (entries(("0", 1), ("1", 5)), "says that m/run/part-1 has 5 bytes, and it has 1; write both again"),
+    (entries(("0", None)), "does not name 1 parts that are there, first m/run/part-1; delete them"),
+    (f"{URL}0\n{URL}1\n{URL}7\n", "first m/run/part-7"),
+    (f"{URL}0\n", "does not name 1 parts that are there"),
+    (entries(("0", 1), ("1", 1)), None),
+    (f"{URL}1\r\n{URL}0", None),
+    ('{"filenames": ["part-0"]}', None),  # Hadoop names 100 at most
+    ('{"entries": [], "meta": {}}', "does not name 2 parts"),
+    ('{"entries": "none", "parts": 3}', None),
+    ("\n", None),
+    ("finished at 06:15", None),
+    ("{", None),
+]
+
+
+MARKERS = cycle(("_SUCCESS", "DONE", "manifest.json", "part_manifest", "done.parquet"))
+
+
+@pytest.mark.parametrize(("marker", "manifest", "problem"), [(next(MARKERS), *each) for each in MANIFESTS])
+def test_the_parts_must_be_those_that_the_manifest_names(
+    place: Place, marker: str, manifest: str, problem: str | None
+) -> None:
+    """Whatever the marker is called, and whichever tool wrote it; what tools leave is no part."""
+    runs = replace(RUNS, source=replace(RUNS.source, marker=marker))
+    for name in ("part-0", "part-1", "part_$folder$", "sub_$folder$", "part-1.crc", "unload_manifest", f"sub/{marker}"):
+        place.put(f"m/run/{name}", b"x")
+    place.put(f"m/run/{marker}", manifest.replace("BUCKET", place.bucket).encode())
+    output = place.fetch(runs, f"m/run/{marker}")
     assert output is not None
-    assert [name.rpartition("/")[2] for name in output.missing] == ["part-7"]
+    assert [part.object_key for part in output.parts] == ["m/run/part-0", "m/run/part-1"]
+    assert (problem is None) == (output.problems == ())
+    assert problem is None or problem in output.problems[0]
+    (listed, _) = fetch_listed(place.s3, runs, place.bucket)
+    assert (listed.object_key, listed.listing) == (f"m/run/{marker}", output.listing)

@@ -45,7 +45,8 @@ def shop(tmp_path: Path, few_rows: None) -> SmallShop:
 def snapshots(tmp_path: Path, few_rows: None) -> SmallShop:
     """Each output names all that is alive; none was run yet."""
     found = SmallShop(tmp_path)
-    found.dataset = replace(found.dataset, source=replace(found.dataset.source, output="snapshot"))
+    source = replace(found.dataset.source, output="snapshot", snapshot_files="each")
+    found.dataset = replace(found.dataset, source=source)
     return found
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import duckdb
 import pyarrow as pa
@@ -19,8 +22,10 @@ from enrich.dataset.definition import Body, Dataset, FromColumn, LastModified, M
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.join import engine as engine_module
 from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge
+from serve.access import build_partition
 from serve.datasets import Served
-from serve.item import MAX_PK_BYTES, PREDICTION_ID, build_pk
+from serve.item import DOT_SEGMENTS, MAX_PK_BYTES, PREDICTION_ID, UNPRINTABLE, build_pk, is_subject
+from serve.tokens.jwt import InvalidToken
 
 SHOPS = Dataset(
     served=Served("shop-sales", ("shop",), "shop-sales:read"),
@@ -114,7 +119,13 @@ REASONS = [
     (("a", "é", "n", 1.0), "bad-prediction-id", "prediction_id"),
     (("a", "x\n", "n", 1.0), "bad-prediction-id", "prediction_id"),
     (("a", "x" * 129, "n", 1.0), "bad-prediction-id", "prediction_id"),
-    (("é" * 400, "x", "n", 1.0), "long-key", str(MAX_PK_BYTES)),
+    (("a", "..", "n", 1.0), "bad-prediction-id", "which clients remove from a path"),
+    (("a", "a/b", "n", 1.0), "bad-prediction-id", "encode it: replace(url_encode(id), '%', '=')"),
+    (("a", "x" * 200, "n", 1.0), "bad-prediction-id", "longer than 128 characters; hash it: md5(id)"),
+    (("漢" * 256, "x", "n", 1.0), "long-key", str(MAX_PK_BYTES)),
+    (("x" * 257, "x", "n", 1.0), "long-key", "subject.shop (shop) is longer than 256 characters"),
+    (("a\tb", "x", "n", 1.0), "bad-subject", "subject.shop (shop) has a character that can't be seen"),
+    (("\u3000", "x", "n", 1.0), "bad-subject", "serve refuses such a claim"),
     (("a", "x", "n", float("nan")), "not-a-number", "body.sales"),
     (("a", "x", "n", float("-inf")), "not-a-number", "body.sales"),
 ]
@@ -296,6 +307,15 @@ def test_the_engine_reaches_nothing_outside(tmp_path: Path) -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=140)
 
 
+def can_read(served: Served, claims: dict[str, str]) -> bool:
+    """Return whether serve accepts the claims of a token."""
+    try:
+        build_partition(claims, served)
+    except InvalidToken:
+        return False
+    return True
+
+
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_partition_key_equals_the_readers(tmp_path: Path, subjects: list[tuple[str, str]]) -> None:
@@ -306,16 +326,45 @@ def test_the_partition_key_equals_the_readers(tmp_path: Path, subjects: list[tup
     for row, subject in zip(rows, subjects, strict=True):
         pk = build_pk("shop-sales", subject)
         assert row["pk"] == pk
-        assert (row["reason"] is None) == (all(subject) and len(pk.encode()) <= MAX_PK_BYTES)
+        claims = dict(zip(served.subject, subject, strict=True))
+        assert (row["reason"] is None) == can_read(served, claims)
 
 
-@given(st.lists(TEXT | st.from_regex(r"[A-Za-z0-9._~-]{1,129}", fullmatch=True), min_size=1))
+@given(st.lists(TEXT | st.from_regex(r"[A-Za-z0-9._~:@,=+-]{1,129}", fullmatch=True), min_size=1))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_prediction_ids_are_what_the_reader_takes(tmp_path: Path, names: list[str]) -> None:
     """A row becomes an item if and only if serve would route its prediction_id."""
     dataset = replace(SHOPS, metadata={}, body={})
     rows = render(tmp_path, dataset, sales([("a", name, "n", 1.0) for name in names]), {})
-    assert [row["reason"] is None for row in rows] == [PREDICTION_ID.match(name) is not None for name in names]
+    assert [row["reason"] is None for row in rows] == [
+        PREDICTION_ID.match(name) is not None and name not in DOT_SEGMENTS for name in names
+    ]
+
+
+def test_the_remedies_for_a_prediction_id_name_any_text(tmp_path: Path) -> None:
+    """What a reject's detail proposes makes an id that the reader takes, and another one for each text."""
+    names = ["a/b", "a=2Fb", "a%2Fb", "é", "漢字 x", "~_.-", "!'()*", "\U0001f6eb", "\n\x00", ".."]
+    dataset = replace(SHOPS, metadata={}, prediction_id="replace(url_encode(id), '%', '=')", body={"hash": "md5(id)"})
+    rows = render(tmp_path, dataset, sales([("a", name, "n", 1.0) for name in names]), {})
+    for name, row in zip(names, rows, strict=True):
+        assert row["sk"] == quote(name, safe="").replace("%", "=")
+        assert unquote(row["sk"].replace("=", "%")) == name
+        assert (row["reason"] is None) == (name not in DOT_SEGMENTS)
+        if row["reason"] is None:
+            assert json.loads(row["body"]) == {"hash": hashlib.md5(name.encode()).hexdigest()}
+
+
+def test_the_unprintable_are_the_same_for_writer_and_reader(tmp_path: Path) -> None:
+    """All code points that any Unicode version lists as such, at both ends of each range, and their neighbours."""
+    points = {first + step for each in UNPRINTABLE for first in each for step in (-1, 0, 1)}
+    texts = [f"a{chr(point)}" for point in sorted(points) if 0 < point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF]
+    dataset = replace(SHOPS, metadata={}, body={})
+    rows = render(tmp_path, dataset, sales([(text, "1", "n", 1.0) for text in texts]), {})
+    assert [row["reason"] is None for row in rows] == [is_subject(text) for text in texts]
+    for point in (*range(0x20000), *range(0xE0000, 0xE0200)):
+        kind = unicodedata.category(chr(point))
+        if kind != "Cn":
+            assert is_subject(chr(point)) == (chr(point) == " " or kind[0] not in "CZ"), hex(point)
 
 
 def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:

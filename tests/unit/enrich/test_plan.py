@@ -175,7 +175,7 @@ def test_plan_and_run_agree_on_any_outputs(
     shop.dataset = replace(
         shop.dataset,
         metadata={},
-        source=replace(shop.dataset.source, output=kind),
+        source=replace(shop.dataset.source, output=kind, snapshot_files="each", empty_snapshot="remove-all"),
         tolerated=replace(shop.dataset.tolerated, share=share),
     )
     with modelled():

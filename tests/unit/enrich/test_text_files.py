@@ -247,7 +247,7 @@ def test_a_file_of_another_format_is_named(name: str) -> None:
 
 
 PARQUET = [
-    (gzip.compress(TEXT), "is not a Parquet file: it is compressed with gzip; write it without"),
+    (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; write it without"),
     (zstd(TEXT), "it is compressed with zstd; write it without: Parquet is compressed inside"),
     (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
     (parquet(pa.table({"id": ["1"]}))[:-9], "is not a Parquet file: it is damaged"),

@@ -1,0 +1,79 @@
+"""Runs whose as_of is not simply when the output was made: dates that say for when, local dates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from enrich.dataset.as_of import AsOf, FromColumn, FromKey
+from enrich.intake.find import sweep
+from enrich.ledger.run_state import RunState
+from tests.unit.enrich.small_shop import ROWS, TTL, SmallShop, parquet
+
+
+def open_shop(directory: Path, as_of: AsOf) -> SmallShop:
+    shop = SmallShop(directory)
+    source = replace(shop.dataset.source, columns={**shop.dataset.source.columns, "day": "date"})
+    shop.dataset = replace(
+        shop.dataset, as_of=as_of, source=source if isinstance(as_of, FromColumn) else shop.dataset.source
+    )
+    return shop
+
+
+def today(shop: SmallShop) -> date:
+    return datetime.fromtimestamp(shop.world.time, UTC).date()
+
+
+@pytest.mark.parametrize(
+    ("as_of", "day", "is_taken"),
+    [
+        (FromKey("day={}"), 1, False),
+        (FromKey("day={}", ahead=timedelta(days=1)), 1, True),
+        (FromKey("day={}", ahead=timedelta(days=1)), 2, False),
+        (FromKey("day={}", zone="Pacific/Auckland"), 0, True),
+        (FromColumn("day"), 1, False),
+        (FromColumn("day", ahead=timedelta(days=1)), 1, True),
+    ],
+)
+def test_a_date_that_says_for_when_is_taken_where_the_dataset_says_so(
+    tmp_path: Path, as_of: AsOf, day: int, *, is_taken: bool
+) -> None:
+    """One wrong clock must not shut out all later outputs, so the horizon is stated; the message says where."""
+    shop = open_shop(tmp_path, as_of)
+    rows = {**ROWS, "day": [today(shop) + timedelta(days=day)] * 3}
+    run = shop.run(rows, day=-day)
+    assert run.state is (RunState.DONE if is_taken else RunState.FAILED)
+    assert is_taken or "set `ahead` in the dataset's as_of" in str(run.error)
+
+
+def test_the_later_date_is_the_newer_output_and_lives_from_that_date_on(tmp_path: Path) -> None:
+    """Also where the output for the earlier date is written once more, later."""
+    shop = open_shop(tmp_path, FromKey("day={}", ahead=timedelta(days=2)))
+    after, tomorrow = shop.run(ROWS, day=-2), shop.run({**ROWS, "units": [7.0, 8.0, 9.0]}, day=-1)
+    assert (after.counts.written, tomorrow.counts.superseded) == (3, 3)
+    midnight = datetime.combine(today(shop) + timedelta(days=2), datetime.min.time(), UTC)
+    assert after.expires_at == (midnight + TTL).timestamp()
+
+
+def test_a_sweep_finds_what_is_still_alive_though_it_arrived_long_ago(tmp_path: Path) -> None:
+    """An output for a day ahead lives that much longer than its arrival and the ttl."""
+    shop = open_shop(tmp_path, FromKey("day={}", ahead=timedelta(days=2)))
+    shop.put(shop.key(-2), parquet(ROWS))
+    shop.world.sleep((TTL + timedelta(days=1)).total_seconds())
+    assert [run.run for run in sweep(shop.services(), "stock").runs] == [1]
+
+
+@pytest.mark.parametrize(("zone", "hour"), [("UTC", 0), ("Europe/Berlin", -1), ("America/New_York", 5)])
+def test_a_date_in_a_column_is_local_to_its_zone(tmp_path: Path, zone: str, hour: int) -> None:
+    """Every row must have the same, in every chunk."""
+    shop = open_shop(tmp_path, FromColumn("day", zone=zone))
+    yesterday = today(shop) - timedelta(days=1)
+    run = shop.run({**ROWS, "day": [yesterday] * 3})
+    assert run.state is RunState.DONE
+    assert (
+        run.as_of_ms
+        == (datetime.combine(yesterday, datetime.min.time(), UTC) + timedelta(hours=hour)).timestamp() * 1000
+    )
