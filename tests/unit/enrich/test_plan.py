@@ -75,7 +75,7 @@ def born_expired(shop: SmallShop) -> dict[str, Any]:
 
 
 def large(shop: SmallShop) -> dict[str, Any]:
-    return {"shop": ["x" * 1000, "y"], "sku": ["a", "a"], "units": [1.0, 2.0]}
+    return {"shop": ["漢" * 111, "y"], "sku": ["a", "a"], "units": [1.0, 2.0]}
 
 
 def snapshot(shop: SmallShop) -> dict[str, Any]:

@@ -137,7 +137,7 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H3 405 without Allow", "serve.web.route", '"method_not_allowed", headers={"Allow": ALLOW}', '"method_not_allowed"'),
     ("H3 an encoded slash parts a path", "serve.web.request", 'unquote(_SLASH.sub("%252F", path))', "unquote(path)"),
     ("H3 a REST API's path is not decoded", "serve.web.request", "_without_stage(_decode(path), context)\n    return HttpRequest(Form.REST", "_without_stage(path, context)\n    return HttpRequest(Form.REST"),
-    ("H7 a plus in the next page's query", "serve.web.respond", "quote(found.next_after)", "found.next_after"),
+    ("H7 a plus in the next page's query", "serve.web.route", "after={quote(prediction_id)}", "after={prediction_id}"),
     ("H3 a path is decoded twice", "serve.web.request", 'unquote(_SLASH.sub("%252F", path))', 'unquote(unquote(_SLASH.sub("%252F", path)))'),
     ("H2 a coding that is refused", "serve.web.respond", "    if coding is None:", "    if coding is None and isinstance(body, bytes):"),
     ("H3 HEAD with a body", "serve.web.respond", "if is_head:", "if False:"),
