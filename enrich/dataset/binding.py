@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Union
@@ -108,9 +108,6 @@ class Binder:
         on = {name: self._on(name) for name in dataset.metadata}
         subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
-        if prediction_id and not prediction_id.expression.columns | prediction_id.expression.metadata:
-            message = f"{dataset.prediction_id} names no column: all predictions of a subject would have one item"
-            self._add("prediction_id", message, _unquote(dataset.prediction_id, self.kinds))
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
             return None
@@ -287,15 +284,6 @@ def _can_match(left: SqlType, right: SqlType) -> bool:
         {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares this one with nothing else
     )
     return any(left.id in family and right.id in family for family in families)
-
-
-def _unquote(sql: str, columns: Collection[str]) -> str:
-    name = sql.strip().strip("'")
-    return (
-        f"did you mean the column, {name!r} without single quotes?"
-        if name in columns
-        else "name the columns that tell them apart"
-    )
 
 
 def _null(kind: SqlType, guess: str) -> str:

@@ -7,16 +7,16 @@ suits it. A run binds it again with the true types, before it reads the first pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 
 from enrich.dataset.as_of import LastModified, find_mistakes
-from enrich.dataset.binding import Binder
+from enrich.dataset.binding import Binder, Bound
 from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.expressions import Mistake
@@ -134,8 +134,9 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
             queries[name] = None
     with duckdb.connect() as con:
         binder = Binder(con, dataset, queries)
-        binder.bind()
+        bound = binder.bind()
         mistakes += binder.mistakes
+        mistakes += _check_prediction_id(bound) if bound else []
         mistakes += _check_readable(con, dataset)
     if document is not None:
         mistakes += _check_paths(dataset, document)
@@ -191,6 +192,18 @@ def read_document(path: Path) -> Mapping[str, Any]:
     return document
 
 
+def _check_prediction_id(bound: Bound) -> Iterator[Mistake]:
+    """Yield a mistake if it is constant. It is none of a run: a subject with one prediction is served well."""
+    expression = bound.prediction_id.expression
+    if not expression.columns | expression.metadata:
+        name = expression.sql.strip().strip("'")
+        remedy = "name the columns that tell them apart"
+        if name in bound.kinds:
+            remedy = f"did you mean the column, {name!r} without single quotes?"
+        message = f"{expression.sql} names no column: all predictions of a subject would have one item"
+        yield Mistake(f"{bound.dataset.name} prediction_id", message, remedy)
+
+
 def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     """Yield the values that have the right type and can't work."""
     source, served, tolerated = dataset.source, dataset.served, dataset.tolerated
@@ -241,9 +254,8 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
 
 def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
     """Yield the mistakes in a CSV dialect."""
-    characters: dict[str, Any] = {"delimiter": source.delimiter, "quote": source.quote, "escape": source.escape}
-    header, words = cast(Any, source.header), cast(Any, source.null_words)  # a definition's types may be unchecked
-    given = {**characters, "header": header, "null_words": words}
+    characters = {"delimiter": source.delimiter, "quote": source.quote, "escape": source.escape}
+    given = {**characters, "header": source.header, "null_words": source.null_words}
     defaults = {each.name: each.default for each in fields(Source)}
     if source.format != "csv":
         for each in given:
@@ -251,17 +263,13 @@ def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
                 yield Mistake(f"{place}.{each}", f"is of CSV, and the format is {source.format!r}", "leave it out")
         return
     for each, character in characters.items():
-        if character is None and each != "delimiter":
+        if character is None:
             continue
-        if not isinstance(character, str) or not re.fullmatch(r"(?![A-Za-z0-9\r\n])[\x01-\x7f]", character):
+        if not re.fullmatch(r"(?![A-Za-z0-9\r\n])[\x01-\x7f]", character):
             remedy = "give one ASCII character that is no letter, digit or newline"
             yield Mistake(f"{place}.{each}", f"is {character!r}", remedy)
         elif each != "delimiter" and character == source.delimiter:
             yield Mistake(f"{place}.{each}", f"is {character!r}, as the delimiter", "give two different characters")
-    if not isinstance(header, bool):
-        yield Mistake(f"{place}.header", f"is {header!r}", "set it to True or False")
-    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        yield Mistake(f"{place}.null_words", f"is {words!r}", "give a list of texts, e.g. ['', '\\\\N']")
 
 
 def _find_empty(place: str, body: Body) -> Iterator[tuple[str, str, str]]:

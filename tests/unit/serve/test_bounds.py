@@ -14,9 +14,13 @@ from serve.web.respond import MAX_SENT, MAX_TEXT
 from tests.unit.serve.kit import App, item, sign
 
 BOUNDS: dict[str, dict[str, Any]] = {
-    "serve.access": {"MAX_CLAIM_CHARACTERS": 256},
     "serve.handler": {"REQUEST_SECONDS": 7.0, "MARGIN_SECONDS": 1.0},
-    "serve.item": {"MAX_ITEM_BYTES": 409_600, "MAX_PK_BYTES": 2048, "MAX_BODY_BYTES": 4_194_304},
+    "serve.item": {
+        "MAX_ITEM_BYTES": 409_600,
+        "MAX_PK_BYTES": 2048,
+        "MAX_BODY_BYTES": 4_194_304,
+        "MAX_CLAIM_CHARACTERS": 256,
+    },
     "serve.settings": {"MAX_LEEWAY": 300},
     "serve.tokens.jwt": {"MAX_TOKEN_BYTES": 8192},
     "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600)},

@@ -229,7 +229,8 @@ def test_the_headers_of_a_304_are_these(form: str, origin: str | None, path: str
     """H2: those that a 200 would have for caches, and none about a body: RFC 9110 section 15.4.5."""
     app = App(item("a", BODY), item("zip", _zip(BODY)), cors_origins=("https://app.example.com",))
     sent = {"if_none_match": "*", "accept_encoding": "gzip", **({"origin": origin} if origin else {})}
-    answer = app.call(path.rstrip("?"), TOKEN, form=form, query={"limit": "1"}, **sent)
+    query = {"limit": "1"} if path.endswith("?") else None
+    answer = app.call(path.rstrip("?"), TOKEN, form=form, query=query, **sent)
     assert (answer.status, answer.body, answer.result["isBase64Encoded"]) == (304, b"", False)
     cors = {"access-control-allow-origin", "access-control-expose-headers"} if origin else set()
     assert answer.headers.keys() == {"etag", "cache-control", "vary", "x-content-type-options"} | cors
