@@ -241,9 +241,14 @@ def _required(value: Any) -> tuple[tuple[Claim, tuple[str | int, ...]], ...] | N
     return tuple(parsed)
 
 
-def _algorithms(value: Any) -> frozenset[str] | None:
+def _names(value: Any) -> frozenset[str] | None:
     names = _texts(_text)(value)
-    return frozenset(names) if names and ALGORITHMS.issuperset(names) else None
+    return frozenset(names) if names else None
+
+
+def _algorithms(value: Any) -> frozenset[str] | None:
+    names = _names(value)
+    return names if names and ALGORITHMS.issuperset(names) else None
 
 
 def _tenants(value: Any) -> frozenset[str] | None:
@@ -261,11 +266,6 @@ def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _datasets(value: Any) -> frozenset[str] | None:
-    names = _texts(_text)(value)
-    return frozenset(names) if names else None
-
-
 _A_CLAIM = 'a claim\'s name, or a list of names for one within objects, e.g. ["realm_access", "roles"]'
 # Every member of an issuer, by the name of its member of Policy; docs/identity-providers.md has each with its risk.
 SETTINGS: dict[str, _Setting] = {
@@ -277,7 +277,7 @@ SETTINGS: dict[str, _Setting] = {
     "require_at_jwt": _Setting("true or false", _flag),
     "require_iat": _Setting("true or false", _flag),
     "require_claims": _Setting('a list such as [{"claim": "token_use", "values": ["access"]}]', _required),
-    "datasets": _Setting("a list of datasets", _datasets),
+    "datasets": _Setting("a list of datasets", _names),
     "audience_claim": _Setting(_A_CLAIM, _claim),
     "tenants": _Setting(f'a list of tenant ids (GUIDs in lower case), or "{ANY_TENANT}"', _tenants),
     "allow_missing_kid": _Setting("true or false", _flag),
