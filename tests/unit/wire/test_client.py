@@ -179,15 +179,20 @@ def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: 
             assert server.peers[0].closed_by_client.wait(2)
 
 
+def send_at_once(client: Client, calls: int) -> None:
+    """Send on several threads, and wait for all of them."""
+    threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
     """Calls at once on several threads never share one; later calls use the newest of those that are idle."""
     with FaultyServer(late(0.1, answer())) as server:
         client = client_of(server, QUICK._replace(attempt=5.0))
-        threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        send_at_once(client, 3)
         assert sorted(seen.connection for seen in server.seen) == [0, 1, 2]
         client.send(GET_ITEM, b"{}")
         client.send(GET_ITEM, b"{}")
@@ -202,11 +207,7 @@ def test_one_dead_connection_closes_the_other_idle_ones() -> None:
     """They ended with it, e.g. while a Lambda was frozen: the retry is on a new one, and costs no other look."""
     with FaultyServer(late(0.1, answer())) as server:
         client = client_of(server, QUICK._replace(attempt=5.0))
-        threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        send_at_once(client, 3)
         server.script[:] = [reset, answer(body=b"new")]
         assert client.send(GET_ITEM, b"{}") == b"new"
         dead, fresh = (seen.connection for seen in server.seen[-2:])
