@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from enrich.dataset.definition import (
-    BadAsOf,
     Dataset,
     Derive,
     FromColumn,
@@ -14,14 +13,12 @@ from enrich.dataset.definition import (
     Metadata,
     Source,
     Tolerated,
-    parse_as_of,
 )
 from serve.datasets import FLIGHT_DELAYS, SERVED
 
 __all__ = [
     "DATASETS",
     "SERVED",
-    "BadAsOf",
     "Dataset",
     "Derive",
     "FromColumn",
@@ -30,7 +27,6 @@ __all__ = [
     "Metadata",
     "Source",
     "Tolerated",
-    "parse_as_of",
 ]
 
 _AIRPORTS = "select faa, name, lat, lon from reference.airports"

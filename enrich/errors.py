@@ -35,3 +35,8 @@ class TableStateUnknown(Exception):
         super().__init__(f"fingerprints {fingerprints} do not describe table {table_id}")
         self.fingerprints = fingerprints
         self.table_id = table_id
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error; those after it show internals, such as the generated SQL."""
+    return str(error).split("\n")[0]

@@ -1,4 +1,4 @@
-"""Convert the Arrow columns of a typed file to what the engine takes, and find values that it would misread. Pure.
+"""Convert the Arrow columns of a typed file to what the engine takes, and find values that it would misread.
 
 DuckDB has no half floats and no decimals of more than 38 digits, and raises for a whole chunk if a map repeats a key.
 It trusts an array's values: text that is not UTF-8, decimals with too many digits and instants beyond its range come
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from enrich.dataset.expressions import suggest
-from enrich.dataset.json_sql import SqlType
+from enrich.dataset.json_sql import NESTED, SqlType
 from enrich.dataset.source_sql import PROBLEM
 
 MAX_DIGITS = 38  # of DuckDB's widest decimal
@@ -59,7 +59,7 @@ def _choose(kind: pa.DataType, declared: SqlType) -> pa.DataType:
         return kind if storage == kind.storage_type else storage
     if kinds.is_dictionary(kind):  # DuckDB takes the indexes for values where they are nested in an array
         return _choose(kind.value_type, declared)
-    children = dict(declared.children) if declared.id in {"struct", "list", "array", "map"} else {}
+    children = dict(declared.children) if declared.id in NESTED else {}
     if kinds.is_struct(kind) and declared.id == "struct":
         return pa.struct(_choose_members(kind, children))
     if kinds.is_map(kind) and declared.id == "map":

@@ -1,4 +1,4 @@
-"""When an output was made: the rules a dataset can state, and what an object key says by them. Pure."""
+"""When an output was made: the rules a dataset can state, and what an object key says by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bind a dataset's expressions: parse them, find their types, and collect every mistake with its place. Pure.
+"""Bind a dataset's expressions: parse them, find their types, and collect every mistake with its place.
 
 "Pure" as far as a dataset goes: an empty in-memory DuckDB answers what an expression is.
 """
@@ -23,7 +23,7 @@ from enrich.dataset.expressions import (
     suggest,
 )
 from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
-from enrich.dataset.type_names import is_type, suggest_type
+from enrich.dataset.type_names import is_type, parse_type, suggest_type
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -157,8 +157,8 @@ class Binder:
         kinds: dict[str, SqlType] = {}
         derived = self.dataset.derive.columns if self.dataset.derive else {}
         for name, declared in self.dataset.columns.items():
-            if is_type(self.con, declared):
-                kinds[name] = self.con.sql(f"select cast(null as {declared})").types[0]
+            if (kind := parse_type(self.con, declared)) is not None:
+                kinds[name] = kind
             else:
                 place = f"derive.{name}" if name in derived else f"columns.{name}"
                 reserved = quote_reserved(self.con, declared, partial(is_type, self.con))

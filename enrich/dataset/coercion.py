@@ -20,12 +20,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, SqlType, identifier, literal
+from enrich.dataset.json_sql import INTEGERS, NESTED, TIMESTAMPS, SqlType, identifier, literal
 
 _FLOATS = {"float", "double"}
 _TEXTS = {"varchar", "enum"}
 _TIMES = {"time", "time_ns"}
-_NESTED = {"struct", "list", "array", "map"}
 _FROM_TEXT = INTEGERS | _FLOATS | _TEXTS | TIMESTAMPS | _TIMES | {"decimal", "boolean", "date", "uuid", "blob"}
 _EXACT_DIGITS = 15  # a double keeps every decimal number of so many digits
 _PATTERNS = {
@@ -56,7 +55,7 @@ def _coerce_value(value: str, actual: SqlType, declared: SqlType, depth: int) ->
         return Coerced(value)
     if actual.id == "null":
         return Coerced(f"cast(null as {declared})")
-    if declared.id in _NESTED:
+    if declared.id in NESTED:
         return _coerce_nested(value, actual, declared, depth)
     if not _is_same_kind(actual, declared):
         return None
@@ -229,7 +228,7 @@ def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) 
 
 def needs_json(declared: SqlType) -> bool:
     """Return whether the JSON of a member is needed, and not only its text."""
-    return declared.id in _NESTED or (declared.id == "decimal" and dict(declared.children)["precision"] > _EXACT_DIGITS)
+    return declared.id in NESTED or (declared.id == "decimal" and dict(declared.children)["precision"] > _EXACT_DIGITS)
 
 
 def _is_json(declared: SqlType) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from enrich.dataset.binding import Bound, Leaf, Node
+from enrich.dataset.binding import Bound, Leaf, Node, find_leaves
 from enrich.dataset.definition import Dataset
 from enrich.dataset.json_sql import (
     BAD_VALUE,
@@ -284,7 +284,7 @@ class _Compiler:
 
     def _owner(self, node: Node) -> str | None:
         """Return the hoisted metadata that a node depends on alone; None if there is none."""
-        leaves = list(_leaves(node))
+        leaves = find_leaves(node)
         names = {name for leaf in leaves for name, _ in leaf.expression.metadata}
         if len(names) == 1 and names <= self.hoisted and not any(leaf.expression.columns for leaf in leaves):
             return names.pop()
@@ -310,9 +310,3 @@ class _Compiler:
 def _default(fragment: str) -> str:
     """Return the placeholder of a fragment's default in SQL; no dataset's SQL contains a NUL character."""
     return f"\0{fragment}\0"
-
-
-def _leaves(node: Node) -> list[Leaf]:
-    if isinstance(node, Leaf):
-        return [node]
-    return [leaf for member in node.values() for leaf in _leaves(member)]

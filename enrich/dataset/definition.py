@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from enrich.dataset.as_of import AsOf, BadAsOf, FromColumn, FromKey, LastModified, parse_as_of
+from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified
 from serve.datasets import Served
 
 __all__ = [
-    "BadAsOf",
     "Body",
     "Dataset",
     "Derive",
@@ -24,7 +23,6 @@ __all__ = [
     "Source",
     "Tolerated",
     "name_place",
-    "parse_as_of",
 ]
 
 Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf

@@ -1,4 +1,4 @@
-"""Check a dataset's values against the type hints of its definition. Pure, standard library only.
+"""Check a dataset's values against the type hints of its definition. Standard library only.
 
 The hints of `enrich.dataset.definition` and `serve.datasets` are the only list of what is allowed: a new option is
 checked as soon as it has a hint. Python itself checks none of them, and a misspelled policy would act as another one.

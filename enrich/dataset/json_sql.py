@@ -38,6 +38,7 @@ SMALL_INTEGERS = {"tinyint", "smallint", "integer", "utinyint", "usmallint", "ui
 LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
 INTEGERS = SMALL_INTEGERS | LARGE_INTEGERS
 TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "timestamptz_ns"}
+NESTED = {"struct", "list", "array", "map"}
 _MAP_KEYS = INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
 _REMEDIES = {
     "interval": "turn it into a number, with epoch(...) say",
@@ -102,8 +103,8 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
         Unrenderable: the type has no JSON.
     """
     name = kind.id
-    if name in _NESTED:
-        return _NESTED[name](value, kind, policy, depth)
+    if name in NESTED:
+        return _NESTED_RENDERERS[name](value, kind, policy, depth)
     text = f"cast({value} as varchar)"
     if name in {"float", "double"}:
         return Rendered(text, (ValueCheck(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
@@ -266,7 +267,7 @@ def _any(values: str, element: str, predicate: str) -> str:
     return f"list_contains(list_transform({values}, lambda {element}: {predicate}), true)"
 
 
-_NESTED: dict[str, Callable[[str, SqlType, JsonPolicy, int], Rendered]] = {
+_NESTED_RENDERERS: dict[str, Callable[[str, SqlType, JsonPolicy, int], Rendered]] = {
     "struct": _render_struct,
     "list": _render_list,
     "array": _render_list,

@@ -1,4 +1,4 @@
-"""Suggest the DuckDB type for a type name of pandas, Arrow, Polars, Spark, BigQuery or Python. Pure."""
+"""Suggest the DuckDB type for a type name of pandas, Arrow, Polars, Spark, BigQuery or Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from difflib import get_close_matches
 
 import duckdb
+
+from enrich.dataset.json_sql import SqlType
 
 EXAMPLES = (
     "int64 -> bigint, float32 -> float, float64 -> double, string -> varchar, list<string> -> varchar[], "
@@ -50,12 +52,18 @@ def suggest_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
     return f"did you mean {found}? ({EXAMPLES})" if found else f"write a DuckDB type ({EXAMPLES})"
 
 
+def parse_type(con: duckdb.DuckDBPyConnection, declared: str) -> SqlType | None:
+    """Return the DuckDB type that a text declares; None if it is not one type."""
+    try:
+        types = con.sql(f"select cast(null as {declared})").types
+    except duckdb.Error:
+        return None
+    return types[0] if len(types) == 1 else None
+
+
 def is_type(con: duckdb.DuckDBPyConnection, declared: str) -> bool:
     """Return whether a text is one DuckDB type."""
-    try:
-        return len(con.sql(f"select cast(null as {declared})").types) == 1
-    except duckdb.Error:
-        return False
+    return parse_type(con, declared) is not None
 
 
 def _translate(con: duckdb.DuckDBPyConnection, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Find a dataset's mistakes without AWS: types, values, names, SQL, subject, paths. Pure.
+"""Find a dataset's mistakes without AWS: types, values, names, SQL, subject, paths.
 
 What can't be known here is the types of metadata columns: an expression that uses one is a mistake only if no type
 suits it. A run binds it again with the true types, before it reads the first prediction.
@@ -22,6 +22,7 @@ from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.expressions import Mistake
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
+from enrich.dataset.type_names import parse_type
 from serve.datasets import Served
 
 # A name stands in paths, object keys, tags and metrics.
@@ -166,10 +167,10 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
         raise ValueError("it must be one SELECT without a semicolon and more after it")
     if sql[tokens[-1].end + 1 :].strip() or sql.rstrip().endswith(";"):
         raise ValueError("it ends with a semicolon or a comment, and more SQL is put after it")
-    names = [name.lower() for name in statements[0].named_selects]
-    if twice := sorted({name for name in names if name and name != "*" and names.count(name) > 1}):
-        raise ValueError(f"two of its columns have the name {twice[0]!r}")
     names = statements[0].named_selects
+    lower = [name.lower() for name in names]
+    if twice := sorted({name for name in lower if name and name != "*" and lower.count(name) > 1}):
+        raise ValueError(f"two of its columns have the name {twice[0]!r}")
     if "*" in names or not all(names):
         return None
     return dict.fromkeys(names, _Unknown())
@@ -311,11 +312,8 @@ def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterato
     if reader is None:
         return
     for name, declared in dataset.source.columns.items():
-        try:
-            kind = con.sql(f"select cast(null as {declared})").types[0]
-        except duckdb.Error:
-            continue  # the binder has said so
-        if reader("x", kind) is None:
+        kind = parse_type(con, declared)
+        if kind is not None and reader("x", kind) is None:  # of what is no type the binder has said so
             message = f"{declared} can't be read from {dataset.source.format}"
             yield Mistake(
                 f"{dataset.name} columns.{name}", message, "declare it varchar and cast it in the expressions"

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from enrich.dataset.definition import Derive
+from enrich.errors import first_line
 
 _INTERNAL = ("larder.row", "larder.problem", "larder.bad")
 
@@ -69,7 +70,6 @@ def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned
     try:
         return pa.Array.from_pandas(returned)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        what = str(error).split("\n")[0]
         raise DeriveFailed(
-            f"{dataset} derive: column {name!r} can't be read back ({what}); return values of one type"
+            f"{dataset} derive: column {name!r} can't be read back ({first_line(error)}); return values of one type"
         ) from error

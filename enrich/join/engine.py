@@ -23,6 +23,7 @@ from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
+from enrich.errors import first_line
 from enrich.join.derive import DeriveFailed, derive_columns
 from enrich.join.original_rows import render_original, render_row, strict_json
 
@@ -113,9 +114,9 @@ class Engine:
                 self._load(name, sql)
         except duckdb.Error as error:
             self._con.close()
-            what = str(error).split("\n")[0]
             raise RenderFailed(
-                f"{dataset.name} metadata: can't be loaded: {what}; filter the queries to the rows and columns in use"
+                f"{dataset.name} metadata: can't be loaded: {first_line(error)}; filter the queries to the rows and "
+                "columns in use"
             ) from error
         except BaseException:
             self._con.close()
@@ -148,7 +149,7 @@ class Engine:
                 with_read = self._read_chunk(chunk, first_row)
                 raise self._describe_failure(error, rows, with_read, self._compiled.plain) from error
             if chunk.num_rows == 1:
-                return self._reject(first_row, str(error).split("\n")[0])
+                return self._reject(first_row, first_line(error))
             # A value that DuckDB can't take fails the whole query, and so does memory that is used up by wide rows.
             half = chunk.num_rows // 2
             parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
@@ -205,10 +206,9 @@ class Engine:
             if self._kinds[rule.column].id != "timestamp with time zone":
                 low, high = (set_zone(instant.replace(tzinfo=None), rule.zone) for instant in (low, high))
         except (*_OF_VALUES, ValueError, OverflowError, OSError) as error:
-            what = str(error).split("\n")[0]
             raise BadInstant(
                 f"{self._dataset.name}: column {rule.column!r} gives the output's as_of, and one of its values is no "
-                f"instant of the years 1 to 9999 ({what}); write the same instant in every row"
+                f"instant of the years 1 to 9999 ({first_line(error)}); write the same instant in every row"
             ) from error
         return low, high
 
@@ -244,8 +244,8 @@ class Engine:
         remedy = "fix the expression"
         if isinstance(error, duckdb.OutOfMemoryException):
             remedy = "make it shorter: keep fewer or smaller values per item, or compute it in the model or in Athena"
-        what = str(error).split("\n")[0]
-        return RenderFailed(f"{self._dataset.name}: {blamed} can't be computed for {rows}: {what}; {remedy}")
+        what = f"{blamed} can't be computed for {rows}: {first_line(error)}"
+        return RenderFailed(f"{self._dataset.name}: {what}; {remedy}")
 
     def _check_unique(self, name: str, keys: list[str]) -> None:
         columns = ", ".join(identifier(key) for key in keys)

@@ -8,11 +8,10 @@ import orjson
 import pyarrow as pa
 
 from enrich.dataset.coercion import coerce_typed
-from enrich.dataset.json_sql import INTEGERS, SqlType, concat, identifier, literal, render_label, render_object
+from enrich.dataset.json_sql import INTEGERS, NESTED, SqlType, concat, identifier, literal, render_label, render_object
 from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
 _NATURAL = INTEGERS | {"boolean", "varchar"}
-_NESTED = {"struct", "list", "array", "map"}
 
 
 def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType], *, of_rejects: bool = False) -> str:
@@ -42,8 +41,8 @@ def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType
 def _render_value(value: str, kind: SqlType, declared: SqlType | None, depth: int) -> str:
     """Return the SQL of a value's JSON, null for null; what JSON would alter, at any depth, is a string."""
     text = f"cast({value} as varchar)"
-    children = dict(kind.children) if kind.id in _NESTED else {}
-    inside = dict(declared.children) if declared is not None and declared.id in _NESTED else {}
+    children = dict(kind.children) if kind.id in NESTED else {}
+    inside = dict(declared.children) if declared is not None and declared.id in NESTED else {}
     if kind.id == "struct":
         pieces: list[str] = []
         for name, child in children.items():

@@ -1,4 +1,4 @@
-"""Read an output part by part as numbered chunks, in memory that does not grow with it. Edge: files.
+"""Read an output part by part as numbered chunks, in memory that does not grow with it.
 
 A chunk holds what the file holds: typed columns from Parquet, text from CSV and from partitions in the object key, one
 line a row from JSON lines. The engine turns it into the contract's types (`enrich.dataset.coercion`), so that a value
@@ -25,6 +25,7 @@ from enrich.dataset.definition import Source
 from enrich.dataset.expressions import suggest
 from enrich.dataset.json_sql import SqlType
 from enrich.dataset.source_sql import LINE, PROBLEM
+from enrich.errors import first_line
 from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
 from enrich.read.magic import HEAD_BYTES, OtherFormat, recognize
@@ -123,9 +124,9 @@ def _read_parquet(
         if at == before:
             yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # tells how many rows were passed over
     except pa.ArrowNotImplementedError as error:
-        raise BadOutput(f"{part.name}: pyarrow can't read it ({_first_line(error)}); write plainer types") from error
+        raise BadOutput(f"{part.name}: pyarrow can't read it ({first_line(error)}); write plainer types") from error
     except (pa.ArrowException, OSError) as error:
-        raise BadOutput(f"{part.name}: damaged Parquet ({_first_line(error)}); write it again") from error
+        raise BadOutput(f"{part.name}: damaged Parquet ({first_line(error)}); write it again") from error
 
 
 def _take_columns(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordBatch:
@@ -302,7 +303,7 @@ def _choose_type(
         raise BadOutput(f"{place} is {error}; the contract says {declared}") from error
     except duckdb.Error as error:
         raise BadOutput(
-            f"{place} is {field.type} and the contract says {declared}: {_first_line(error)}; write it as another "
+            f"{place} is {field.type} and the contract says {declared}: {first_line(error)}; write it as another "
             "type, or take it out of the contract"
         ) from error
     if coerce_typed(field.name, actual, kind) is None:
@@ -354,12 +355,8 @@ def _explain_not_parquet(file: Any, error: Exception) -> str:
     file.seek(0)
     found = recognize(file.read(HEAD_BYTES))
     if found is None:
-        return f"{_first_line(error)}; check the dataset's format"
+        return f"{first_line(error)}; check the dataset's format"
     what, remedy = found
     if "Parquet" in what:
-        return f"it is damaged ({_first_line(error)}); write it again"
+        return f"it is damaged ({first_line(error)}); write it again"
     return f"it {what}; {remedy or 'write it without: Parquet is compressed inside'}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n")[0]

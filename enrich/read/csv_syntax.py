@@ -1,4 +1,4 @@
-r"""Cut CSV text into records, find what is no CSV, and rewrite a dialect as plain CSV. Pure.
+r"""Cut CSV text into records, find what is no CSV, and rewrite a dialect as plain CSV.
 
 pyarrow's parser accepts text after a closing quote, and drops an escape character wherever it is; Spark, MySQL and Hive
 each have other rules. So the grammar of a dialect is stated here, as regular expressions (250 MB/s). What it accepts

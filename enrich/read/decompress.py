@@ -1,4 +1,4 @@
-"""Decompress a part of text as it streams: gzip, zstd, snappy, by its first bytes and its name. Edge: files.
+"""Decompress a part of text as it streams: gzip, zstd, snappy, by its first bytes and its name.
 
 A gzip or zstd file may consist of several members; a zstd file may begin with skippable frames (RFC 8878, 3.1.2), as
 pzstd writes them. Snappy has no file format of its own; two are in use: Google's framing (`.sz`, python-snappy) and

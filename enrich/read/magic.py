@@ -1,4 +1,4 @@
-"""Recognize a file that is not what its dataset expects, by its first bytes, and say what to do. Pure."""
+"""Recognize a file that is not what its dataset expects, by its first bytes, and say what to do."""
 
 from __future__ import annotations
 

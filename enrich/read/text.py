@@ -1,4 +1,4 @@
-"""Read CSV and JSON lines as chunks of text; a line that is no row becomes a row that says so. Edge: files.
+"""Read CSV and JSON lines as chunks of text; a line that is no row becomes a row that says so.
 
 Chunks are blocks of a fixed number of bytes from the start of the file, each up to the last row that ends in it. So a
 restart meets the same ones.

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from enrich.dataset.as_of import BadAsOf, parse_as_of
 from enrich.dataset.definition import (
-    BadAsOf,
     Dataset,
     Derive,
     FromColumn,
@@ -18,7 +18,6 @@ from enrich.dataset.definition import (
     LastModified,
     Metadata,
     Tolerated,
-    parse_as_of,
 )
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.field_types import find_type_mistakes, require_types
