@@ -46,7 +46,9 @@ _FAILURES = (
     RenderFailed,
 )
 MOST_FAILURES = 3  # a message is received as often before it is a dead letter
-MOST_DEATHS = 8  # an invocation can also be killed for reasons that are not the run's, a deployment for example
+# An invocation is also killed for reasons that are not the output's: a deployment, or calls to AWS that take all of its
+# time. Those pass; an output that kills each process is met about once an hour, so it is closed after a day.
+MOST_DEATHS = 24
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
