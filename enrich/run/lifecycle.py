@@ -49,6 +49,7 @@ MOST_FAILURES = 3  # a message is received as often before it is a dead letter
 # An invocation is also killed for reasons that are not the output's: a deployment, or calls to AWS that take all of its
 # time. Those pass; an output that kills each process is met about once an hour, so it is closed after a day.
 MOST_DEATHS = 24
+MOST_ERROR = 8_000  # characters of an error in the ledger: a record of more than 400 KB could never be saved
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
@@ -137,9 +138,15 @@ def _describe_failures(run: Run, what: str) -> str:
 
 
 def _stop(context: RunContext, error: str) -> None:
-    context.save(replace(context.run, state=RunState.STOPPED, error=error))
+    context.save(replace(context.run, state=RunState.STOPPED, error=_shorten(error)))
 
 
 def _close_early(context: RunContext, state: RunState, error: str) -> Run:
     with context:  # its stages' resources are closed by now
-        return close_early(context, state, error)
+        return close_early(context, state, _shorten(error))
+
+
+def _shorten(error: str) -> str:
+    return (
+        error if len(error) <= MOST_ERROR else f"{error[:MOST_ERROR]} ... ({len(error) - MOST_ERROR} more characters)"
+    )

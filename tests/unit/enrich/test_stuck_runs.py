@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from enrich.errors import Failed
 from enrich.intake import operations
 from enrich.intake.find import find_output
 from enrich.intake.queue import enqueue_output
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
+from enrich.ledger.run_state import RunState
 from enrich.read import chunks
 from enrich.run import context as context_module
 from enrich.run.lifecycle import MOST_DEATHS, MOST_FAILURES
@@ -97,6 +99,18 @@ def test_a_run_that_fails_the_same_way_is_closed(
     shop.invoke()
     assert shop.states() == ["failed", "done", "done"]
     assert shop.ledger.get_run("stock", after.run) is not None
+
+
+def test_an_error_of_any_length_is_recorded(shop: Unexpected) -> None:
+    """A record has at most 400 KB: one that could not be saved would stop the run at each attempt, for ever."""
+    stuck = shop.queue(1)
+    shop.bad[stuck.object_key] = Failed("the place " + "x" * 1_000_000)
+    shop.invoke()
+    found = shop.ledger.get_run("stock", stuck.run)
+    assert found is not None
+    assert found.state is RunState.FAILED
+    assert (found.error or "").startswith("the place x")
+    assert len(found.error or "") < 10_000
 
 
 def test_another_failure_is_counted_from_one(shop: Unexpected) -> None:
