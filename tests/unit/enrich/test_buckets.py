@@ -316,6 +316,8 @@ def test_outcomes_are_read_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for part in range(3):
         mine = [row for row in decided if row % 3 == part]
         found.add(pa.array(mine, pa.int64()), pa.array([decided[row] for row in mine], pa.uint8()))
+        # What is added after a window was read is in it.
+        assert {row for row in mine if 7 <= row < 14} <= set(found.read(7, 13)["row"].to_pylist())
     for first, last in ((0, 49), (0, 6), (7, 7), (11, 11), (5, 30), (44, 60), (60, 90)):
         table = found.read(first, last)
         assert dict(zip(*table.to_pydict().values(), strict=True)) == {
@@ -391,8 +393,11 @@ def test_the_lease_is_renewed_while_a_run_that_fails_is_merged(tmp_path: Path, m
     shop = SmallShop(tmp_path)
     upload = shop.s3.upload_file
 
+    left: list[float] = []  # seconds of the lease; an assertion in here would be closed as any other error
+
     def be_slow(name: str, bucket: str, object_key: str) -> None:
         shop.world.sleep(30)
+        left.append(shop.ledger.get_state("stock").lease_until_ms / 1000 - shop.world.now())
         upload(name, bucket, object_key)
 
     def fail(*_: Any) -> None:
@@ -401,3 +406,4 @@ def test_the_lease_is_renewed_while_a_run_that_fails_is_merged(tmp_path: Path, m
     monkeypatch.setitem(lifecycle.STAGES, Stage.WRITE, fail)
     monkeypatch.setattr(shop.s3, "upload_file", be_slow)
     assert shop.run(many(Random(1))).state == "failed"
+    assert min(left) > 0
