@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from enrich import __main__ as command_line
-from enrich import aws
+from enrich import aws, datasets
 from enrich.intake.find import take_arrived
 from enrich.ledger.lease import acquire_lease
 
@@ -22,7 +22,7 @@ def enrich(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.setenv(f"LARDER_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
     monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
-    for module in (aws, command_line):
+    for module in (aws, datasets):
         monkeypatch.setattr(module, "DATASETS", {shop.dataset.name: shop.dataset})
 
     def run(*words: str) -> tuple[int, Any, str]:
