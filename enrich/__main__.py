@@ -24,9 +24,9 @@ The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLO
 """
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m enrich") -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    parser = build_parser(prog)
+    parser = build_parser(os.environ.get("LARDER_PROG", "python -m enrich"))  # set by ./larder
     options = parser.parse_args(arguments)
     try:
         if options.command in LOCAL:

@@ -112,13 +112,19 @@ def _no_output(services: Services, name: str) -> Failed:
 
 def _sweep(services: Services, options: argparse.Namespace) -> int:
     names = [options.dataset] if options.dataset else list(services.datasets)
-    codes = []
+    codes, shown = list[int](), list[Run]()
     for name in names:
         swept = sweep(services, name)
         heal(services, name)
         codes += [print_error(why, FAILED) for why in swept.unreadable]
-        codes.append(_run_queued(services, options, swept.runs, name))
-    return max(codes)
+        runs = _execute_queued(services, swept.runs, name)
+        if not options.json:
+            _show(options, runs, name)
+        codes.append(_judge(runs, name))
+        shown += runs
+    if options.json:
+        _show(options, shown, "")
+    return max(codes, default=DONE)
 
 
 def _replay(services: Services, options: argparse.Namespace) -> int:
@@ -190,19 +196,33 @@ def _rejects(services: Services, options: argparse.Namespace) -> int:
     return DONE
 
 
-def _run_queued(
-    services: Services, options: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None
-) -> int:
-    """Execute pending runs; show the queued runs, the restores they needed, and all other runs that failed."""
-    name = dataset or queued[0].dataset
+def _run_queued(services: Services, options: argparse.Namespace, queued: Sequence[Run]) -> int:
+    """Execute pending runs and show them."""
+    name = queued[0].dataset
+    runs = _execute_queued(services, queued, name)
+    _show(options, runs, name)
+    return _judge(runs, name)
+
+
+def _execute_queued(services: Services, queued: Sequence[Run], name: str) -> list[Run]:
+    """Execute a dataset's pending runs; return the queued ones, the restores they needed, and others that failed."""
     own = [run.run for run in queued]
     closed = list(run_pending(services, name, own))
     shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
-    runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
+    return [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
+
+
+def _show(options: argparse.Namespace, runs: Sequence[Run], name: str) -> None:
     if options.json:
         print(json.dumps([describe_run(run) for run in runs]))  # noqa: T201
+    elif runs:
+        print(render_runs(runs, paint=find_paint()))  # noqa: T201
     else:
-        print(render_runs(runs) if runs else f"{name}: no output without a run, and no pending run; nothing to do")  # noqa: T201
+        print(f"{name}: no output without a run, and no pending run; nothing to do")  # noqa: T201
+
+
+def _judge(runs: Sequence[Run], name: str) -> int:
+    """Print the errors of runs; return the exit code."""
     for run in runs:
         if run.state is RunState.FAILED:
             print_error(run.error or "the run failed", FAILED)
