@@ -1,313 +1,149 @@
-"""The command line of enrich: check, openapi, plan, run, sweep, status, replay, withdraw, refresh."""
+"""The command line of enrich. Only a command that needs AWS or SQL imports what it needs, so that help is immediate."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import socket
 import sys
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from enrich.cli.exit_codes import BUSY, DONE, FAILED, USAGE, UsageError
 
-from enrich.aws import open_services
-from enrich.cli.terminal import ProgressLine, describe_run, render_pending, render_run, render_runs, render_withdrawal
-from enrich.dataset.expressions import DatasetMistakes
-from enrich.dataset.validation import check_datasets
-from enrich.datasets import DATASETS
-from enrich.errors import Failed, LeaseLost, Stopped
-from enrich.intake.find import find_output, sweep, take_arrived
-from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
-from enrich.intake.recovery import heal
-from enrich.intake.worker import run_pending
-from enrich.ledger.records import Run
-from enrich.ledger.run_state import Kind, RunState
-from enrich.plan.plan import plan, plan_withdrawal
-from enrich.plan.report import describe_plan, render_plan
-from enrich.s3 import split_location
-from enrich.services import Services
-from enrich.settings import SettingsError
-from serve.datasets import SERVED
+__all__ = ["BUSY", "DONE", "FAILED", "USAGE", "build_parser", "main"]
 
-DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
-_EPILOG = """\
-exit codes: 0 done; 1 failed, with the error on standard error; 2 usage error; 3 queued: the dataset is busy or a
-service is unavailable, and the next holder of the dataset's lease continues the run.
+LOCAL = ("list", "check", "openapi")  # without AWS
+_EXIT_CODES = """\
+exit codes:
+  0  done
+  1  failed; the error is on standard error
+  2  usage error
+  3  queued: the dataset is busy or a service is unavailable; the next holder of the dataset's lease continues the run
 
-The LARDER_* variables (docs/runbook.md) and AWS's own select the stack.
+The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLOR=1 turns colours off.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    if options.command == "check":
-        return _check(options)
-    if options.command == "openapi":
-        return _openapi(options)
-    progress = ProgressLine()
+    parser = build_parser(os.environ.get("LARDER_PROG", "python -m enrich"))  # set by ./larder
+    options = parser.parse_args(arguments)
     try:
-        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        services = open_services(
-            os.environ, owner=owner, progress=progress, write_units=getattr(options, "write_units", None)
-        )
-        return int(options.execute(services, options))
-    except (Failed, SettingsError) as error:
-        return _print_error(error, FAILED)
-    except (Stopped, LeaseLost) as error:
-        return _print_error(error, BUSY)
-    except (ClientError, BotoCoreError) as error:
-        return _print_error(f"a call to AWS failed: {error}", FAILED)
-    finally:
-        progress.end()
+        if options.command in LOCAL:
+            from enrich.commands import local
+
+            return local.execute(options)
+        from enrich.commands import runs
+
+        return runs.execute(options)
+    except UsageError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # the reader, e.g. `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
-def _run(services: Services, options: argparse.Namespace) -> int:
-    bucket, object_key = split_location(options.output)
-    run = take_arrived(services, bucket, object_key)
-    if run is None:
-        raise _no_output(services, options.output)
-    if run.state.is_closed:
-        return _show_closed(services, options, run)
-    return _run_queued(services, options, [run])
+class _Version(argparse.Action):
+    """Prints the version; it is found only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from enrich.cli.version import describe_version
+
+        print(describe_version())
+        parser.exit()
 
 
-def _show_closed(services: Services, options: argparse.Namespace, first: Run) -> int:
-    """Show the newest run of an output that was run before: running it again is what `replay` is for."""
-    over = [run for run in services.ledger.fetch_runs(first.dataset) if run.identity == first.identity]
-    run = max([first, *(each for each in over if each.kind is not Kind.REMOVAL)], key=lambda each: each.run)
-    print(json.dumps([describe_run(run)]) if options.json else render_runs([run]))
-    ended = f"run {run.run} of this output ended before as {run.state}" if run.state.is_closed else ""
-    again = f"`python -m enrich replay {run.dataset} {run.run}` runs it again"
-    if run.state is RunState.FAILED:
-        return _print_error(f"{ended}, and nothing was run now: {run.error}\nAfter a fix {again}.", FAILED)
-    if ended:
-        return _print_error(f"{ended}, and nothing was run now; {again}", DONE)
-    return _run_queued(services, options, [run])
+def build_parser(prog: str = "python -m enrich") -> argparse.ArgumentParser:
+    """Build the parser. Names of datasets are checked when a command runs: help reads no dataset."""
+    examples = f"""\
+examples:
+  {prog} check                                     before a deployment
+  {prog} plan s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet --show 3
+  {prog} status                                    every dataset: is it fresh, what failed
+  {prog} status flight-delays 12                   one run in full
+  {prog} rejects flight-delays 12                  why predictions were rejected
+  {prog} status --json | jq '.[].freshness.state'  docs/command-line.md describes the JSON
 
-
-def _plan(services: Services, options: argparse.Namespace) -> int:
-    output = find_output(services, *split_location(options.output))
-    if output is None:
-        raise _no_output(services, options.output)
-    found = plan(services, output)
-    region = options.region or services.s3.meta.region_name
-    if options.json:
-        print(json.dumps(describe_plan(found, region, options.per_month)))
-    else:
-        print(render_plan(found, region, options.per_month))
-    return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN} else DONE
-
-
-def _no_output(services: Services, name: str) -> Failed:
-    return Failed(
-        f"{name} is no output; expected an object that exists in s3://{services.settings.outputs}, under the prefix of "
-        f"a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
-    )
-
-
-def _sweep(services: Services, options: argparse.Namespace) -> int:
-    names = [options.dataset] if options.dataset else list(services.datasets)
-    codes = []
-    for name in names:
-        swept = sweep(services, name)
-        heal(services, name)
-        codes += [_print_error(why, FAILED) for why in swept.unreadable]
-        codes.append(_run_queued(services, options, swept.runs, name))
-    return max(codes)
-
-
-def _replay(services: Services, options: argparse.Namespace) -> int:
-    if options.what.isdigit():
-        return _run_queued(
-            services, options, [replay(services, _get_run(services, options.dataset, int(options.what)))]
-        )
-    return _run_queued(services, options, [replay_rejects(services, options.what)])
-
-
-def _withdraw(services: Services, options: argparse.Namespace) -> int:
-    bad = _get_run(services, options.dataset, options.run)
-    if options.dry_run:
-        runs = plan_withdrawal(services, bad)
-        print(json.dumps([describe_run(run) for run in runs]) if options.json else render_runs(runs))
-        units = sum(run.units for run in runs)
-        return _print_error(
-            f"a withdrawal would execute these runs, with {units:,} write units; nothing was written", DONE
-        )
-    if sys.stdin.isatty() and not options.yes:
-        found = describe_withdrawal(services, bad)
-        _print_error(render_withdrawal(bad, found.runs, found.restored), DONE)
-        print("Withdraw it? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-            return _print_error("nothing was withdrawn", FAILED)
-    return _run_queued(services, options, [withdraw(services, bad)])
-
-
-def _refresh(services: Services, options: argparse.Namespace) -> int:
-    return _run_queued(services, options, [refresh(services, options.dataset, full=options.full)])
-
-
-def _status(services: Services, options: argparse.Namespace) -> int:
-    if options.run is not None:
-        run = _get_run(services, options.dataset, options.run)
-        print(json.dumps(describe_run(run)) if options.json else render_run(run))
-        return DONE
-    names = [options.dataset] if options.dataset else list(services.datasets)
-    found = {name: services.ledger.fetch_runs(name, newest=options.newest) for name in names}
-    pending = {name: services.ledger.fetch_pending(name) for name in names}
-    if options.json:
-        as_json = {
-            name: {
-                "runs": [describe_run(run) for run in found[name]],
-                "pending": [{"run": each.run, "queued_ms": each.queued_ms} for each in pending[name]],
-            }
-            for name in names
-        }
-        print(json.dumps(as_json))
-        return DONE
-    for name in names:
-        print(f"{name}\n{render_runs(found[name])}")
-        if pending[name]:
-            print(f"\n{render_pending(pending[name], services.clock.now())}")
-    return DONE
-
-
-def _run_queued(
-    services: Services, options: argparse.Namespace, queued: Sequence[Run], dataset: str | None = None
-) -> int:
-    """Execute pending runs; show the queued runs, the restores they needed, and all other runs that failed."""
-    name = dataset or queued[0].dataset
-    own = [run.run for run in queued]
-    closed = list(run_pending(services, name, own))
-    shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
-    runs = [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
-    if options.json:
-        print(json.dumps([describe_run(run) for run in runs]))
-    else:
-        print(render_runs(runs) if runs else f"{name}: no output without a run, and no pending run; nothing to do")
-    for run in runs:
-        if run.state is RunState.FAILED:
-            _print_error(run.error or "the run failed", FAILED)
-    if any(not run.state.is_closed for run in runs):
-        return _print_error(
-            f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease executes it", BUSY
-        )
-    return FAILED if any(run.state is RunState.FAILED for run in runs) else DONE
-
-
-def _check(options: argparse.Namespace) -> int:
-    names = [options.dataset] if options.dataset else sorted(map(str, DATASETS))
-    try:
-        import yaml  # needed by this command only, and not in the bundle
-
-        document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
-        mistakes = check_datasets(DATASETS, SERVED, document)  # all: a dataset's prefix must differ from all others
-    except ImportError as error:
-        return _print_error(error, USAGE)
-    if options.dataset:
-        mistakes = [
-            each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
-        ]
-    if options.json:
-        print(json.dumps([asdict(mistake) for mistake in mistakes]))
-    else:
-        print("\n".join(map(str, mistakes)) if mistakes else f"{', '.join(names)}: no mistakes found")
-    return FAILED if mistakes else DONE
-
-
-def _openapi(options: argparse.Namespace) -> int:
-    try:
-        from enrich.openapi import document as contract  # its dependencies are not in the bundle
-
-        found = contract.build_contract(DATASETS[options.dataset])
-        written = (
-            contract.write_contract(Path(__file__).parent.parent / "openapi.yaml", found) if options.write else False
-        )
-    except ImportError as error:
-        return _print_error(error, USAGE)
-    except (DatasetMistakes, contract.NoPlace) as error:
-        return _print_error(error, FAILED)
-    if not options.write:
-        print(contract.render_contract(found))
-    elif not written:
-        print(f"openapi.yaml describes {options.dataset} already; nothing was written")
-        return DONE
-    else:
-        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {options.dataset}; review them")
-    for place in found.unknown:
-        _print_error(
-            f"{options.dataset} {place}: has no known type; add it to openapi.yaml, or cast it in the metadata query",
-            DONE,
-        )
-    return DONE
-
-
-def _get_run(services: Services, dataset: str, number: int) -> Run:
-    run = services.ledger.get_run(dataset, number)
-    if run is None:
-        raise Failed(f"the ledger has no run {number} of {dataset}; `python -m enrich status {dataset}` lists them")
-    return run
-
-
-def _print_error(message: object, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
+"""
     parser = argparse.ArgumentParser(
-        prog="python -m enrich", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
+        prog=prog,
+        description="Find mistakes in datasets; plan, run and repair outputs; show what happened.",
+        epilog=examples + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = sorted(map(str, DATASETS))
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
 
-    def add(name: str, execute: object, summary: str, *, runs: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(execute=execute)
-        command.add_argument("--json", action="store_true", help="print JSON")
-        if runs:
+    def add(name: str, summary: str, example: str, *, json: bool = True, writes: bool = False) -> Any:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {prog} {name}{f' {example}' if example else ''}\n\n{_EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if json:
+            command.add_argument("--json", action="store_true", help="print JSON (docs/command-line.md)")
+        if writes:
             command.add_argument(
                 "--write-units", type=float, metavar="N", help="spend at most N write units per second"
             )
         return command
 
-    check = commands.add_parser(
-        "check", help="find mistakes in datasets, without AWS", description="Find mistakes in datasets, without AWS."
-    )
-    check.add_argument("dataset", nargs="?", choices=names)
-    check.add_argument("--json", action="store_true", help="print JSON")
-    summary = "describe a dataset to consumers, as openapi.yaml does"
-    openapi = commands.add_parser("openapi", help=summary, description=summary)
-    openapi.add_argument("dataset", choices=names)
+    add("list", "list the datasets: outputs, claims, scope, ttl", "")
+    add("check", "find mistakes in datasets, without AWS", "flight-delays").add_argument("dataset", nargs="?")
+    openapi = add("openapi", "describe a dataset to consumers, as openapi.yaml does", "flight-delays", json=False)
+    openapi.add_argument("dataset")
     openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
-    run = add("run", _run, "run an output now")
-    run.add_argument("output", help="s3://bucket/object_key")
-    planned = add("plan", _plan, "show what a run of an output would change and cost; writes nothing", runs=False)
+
+    url = "s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet"
+    planned = add("plan", "show what a run of an output would change and cost; writes nothing", f"{url} --show 3")
     planned.add_argument("output", help="s3://bucket/object_key")
+    planned.add_argument(
+        "--show", type=_count, default=0, metavar="N", help="show N items each that are new, changed, removed, rejected"
+    )
     planned.add_argument("--per-month", type=float, metavar="N", help="outputs per month (default: from the ledger)")
     planned.add_argument("--region", help="region of the prices (default: the session's)")
-    command = add("sweep", _sweep, "find outputs for which no event arrived, and execute pending runs")
-    command.add_argument("dataset", nargs="?", choices=names)
-    status = add("status", _status, "show runs and pending runs, or one run in full", runs=False)
-    status.add_argument("dataset", nargs="?", choices=names)
+
+    status = add("status", "show runs and pending runs, or one run in full", "flight-delays 12")
+    status.add_argument("dataset", nargs="?")
     status.add_argument("run", nargs="?", type=int)
-    status.add_argument("--newest", type=int, default=20, metavar="N", help="number of runs to show (default 20)")
-    repeated = add("replay", _replay, "run an output, or the rejects of a run, again after a fix")
-    repeated.add_argument("dataset", choices=names)
-    repeated.add_argument("what", help="number of a run, or s3://bucket/rejects/DATASET/RUN/")
-    withdrawn = add("withdraw", _withdraw, "withdraw a bad output: remove or restore its items")
-    withdrawn.add_argument("dataset", choices=names)
+    status.add_argument("--newest", type=_count, default=20, metavar="N", help="number of runs to show (default 20)")
+
+    rejects = add("rejects", "show the predictions that a run rejected, and why", "flight-delays 12 --limit 5")
+    rejects.add_argument("dataset")
+    rejects.add_argument("run", type=int)
+    rejects.add_argument("--reason", help="only those with this reason")
+    rejects.add_argument("--limit", type=_count, default=20, metavar="N", help="number to show (default 20)")
+
+    run = add("run", "run an output now", url, writes=True)
+    run.add_argument("output", help="s3://bucket/object_key")
+    swept = add("sweep", "find outputs for which no event arrived, and execute pending runs", "", writes=True)
+    swept.add_argument("dataset", nargs="?")
+    replayed = add(
+        "replay", "run an output, or the rejects of a run, again after a fix", "flight-delays 12", writes=True
+    )
+    replayed.add_argument("dataset")
+    replayed.add_argument("what", help="number of a run, or s3://bucket/rejects/DATASET/RUN/")
+    withdrawn = add("withdraw", "withdraw a bad output: remove or restore its items", "flight-delays 12", writes=True)
+    withdrawn.add_argument("dataset")
     withdrawn.add_argument("run", type=int)
     withdrawn.add_argument("--dry-run", action="store_true", help="show what it would do; writes nothing")
     withdrawn.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
-    refreshed = add("refresh", _refresh, "run the newest output again when only metadata changed")
-    refreshed.add_argument("dataset", choices=names)
+    refreshed = add("refresh", "run the newest output again when only metadata changed", "flight-delays", writes=True)
+    refreshed.add_argument("dataset")
     refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "whole number"  # argparse names it in its message
 
 
 if __name__ == "__main__":

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
+from enrich.cli.table import (
+    BOLD,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    Paint,
+    first_line,
+    plain,
+    printable,
+    render_cell,
+    render_duration,
+    render_instant,
+    render_table,
+)
+from enrich.ledger.freshness import Freshness, FreshnessState
 from enrich.ledger.records import Pending, Run
-from enrich.ledger.run_state import Kind
+from enrich.ledger.run_state import Kind, RunState
 from enrich.progress import Progress
 
 _NUMBERS_OF_RUNS = {"run", "of_run"}
+_COUNTS = ("written", "unchanged", "superseded", "expired", "rejected")
 
 
 class ProgressLine(Progress):
@@ -50,62 +66,108 @@ class ProgressLine(Progress):
             sys.stderr.flush()
 
 
-def render_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Render rows as columns of text; numbers are right-aligned."""
-    texts = [[_text(cell) for cell in row] for row in rows]
-    widths = [max(len(line[at]) for line in [list(head), *texts]) for at in range(len(head))]
-    right = [all(isinstance(row[at], int | float | None) for row in rows) for at in range(len(head))]
-    lines = [
-        "  ".join(cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in line).rstrip()
-        for line in (list(zip(cells, widths, right, strict=True)) for cells in [list(head), *texts])
+STATE_COLOURS: dict[str, str] = {
+    RunState.DONE: GREEN,
+    RunState.FAILED: RED,
+    RunState.PENDING: YELLOW,
+    RunState.RUNNING: YELLOW,
+    RunState.STOPPED: YELLOW,
+    RunState.OVERWRITTEN: DIM,
+    RunState.WITHDRAWN: DIM,
+}
+_FRESHNESS_COLOURS: dict[str, str] = {
+    FreshnessState.ON_TIME: GREEN,
+    FreshnessState.LATE: YELLOW,
+    FreshnessState.EXPIRED: RED,
+}
+
+
+def render_runs(runs: Sequence[Run], now: float | None = None, paint: Paint = plain) -> str:
+    """Render runs, one per line, each with the first line of its error below.
+
+    Args:
+        runs: newest first.
+        now: epoch seconds; None leaves the ages out.
+        paint: colours a text.
+    """
+    if not runs:
+        return "no runs"
+    ages = ["age"] if now is not None else []
+    head = ["run", "kind", "state", "as of", *ages, "took", "read", *_COUNTS, "output"]
+    rows = [
+        [run.run, run.kind, run.state, _as_of(run)]
+        + ([render_duration(_age(run, now))] if now is not None else [])
+        + [render_duration(find_duration(run, now)), run.counts.read]
+        + [getattr(run.counts, name) for name in _COUNTS]
+        + [run.object_key]
+        for run in runs
     ]
+    notes = {number: first_line(run.error) for number, run in enumerate(runs) if run.error}
+    return render_table(head, rows, paint=paint, colours=STATE_COLOURS, notes=notes)
+
+
+def find_duration(run: Run, now: float | None) -> float | None:
+    """Return the seconds from a run's start to its end, or until now if it has not ended."""
+    if run.started_ms is None:
+        return None
+    ended = run.ended_ms / 1000 if run.ended_ms is not None else now
+    return None if ended is None else max(0.0, ended - run.started_ms / 1000)
+
+
+def _age(run: Run, now: float) -> float:
+    """Return the seconds since a run ended, or since it was queued if it has not."""
+    return max(0.0, now - (run.ended_ms or run.queued_ms) / 1000)
+
+
+def render_freshness(freshness: Freshness, paint: Paint = plain) -> str:
+    """Render the newest output's age against the expectation, as one line."""
+    if freshness.state is FreshnessState.NONE:
+        return "no output was published yet"
+    every = freshness.expected_every_s
+    expected = f"one every {render_duration(every)} is expected" if every is not None else "no second output yet"
+    left = freshness.expires_in_s
+    expiry = ""
+    if left is not None:
+        life = render_duration(abs(left))
+        expiry = f"; its items {f'expire in {life}' if left > 0 else f'expired {life} ago'}"
+    return (
+        f"{paint(freshness.state, _FRESHNESS_COLOURS.get(freshness.state, ''))}: the newest output is "
+        f"{render_duration(freshness.age_s)} old, {expected}{expiry}"
+    )
+
+
+def describe_freshness(freshness: Freshness) -> dict[str, Any]:
+    """Return the freshness of a dataset as JSON values."""
+    members = asdict(freshness)
+    members["as_of"] = render_instant(members.pop("as_of_ms"))
+    return members
+
+
+def render_run(run: Run, now: float | None = None, paint: Paint = plain) -> str:
+    """Render one run in full, in sections."""
+    members = describe_run(run)
+    members["expires_at"] = render_instant(run.expires_at and run.expires_at * 1000)
+    lines = [f"{run.dataset} run {run.run}: {paint(run.state, STATE_COLOURS[run.state])}"]
+    if run.error:
+        lines += ["", paint("Error", BOLD), *(f"  {printable(line)}" for line in run.error.splitlines())]
+    members["took"] = render_duration(find_duration(run, now))
+    shown = {"dataset", "run", "state", "error"}
+    sections = {**_SECTIONS, "Internal": [name for name in members if name not in shown]}
+    for title, names in sections.items():
+        found = [(name, members[name]) for name in names if name not in shown and members[name] not in (None, "", {})]
+        shown |= set(names)
+        if found:
+            lines += ["", paint(title, BOLD)]
+            lines += [f"  {name.replace('_', ' '):13} {_member(name, value)}" for name, value in found]
     return "\n".join(lines)
 
 
-def render_runs(runs: Sequence[Run]) -> str:
-    """Render runs, one per line."""
-    if not runs:
-        return "no runs"
-    head = [
-        "run",
-        "kind",
-        "state",
-        "as of",
-        "read",
-        "written",
-        "unchanged",
-        "superseded",
-        "expired",
-        "rejected",
-        "output",
-    ]
-    rows = [
-        [
-            run.run,
-            run.kind,
-            run.state,
-            _as_of(run),
-            run.counts.read,
-            run.counts.written,
-            run.counts.unchanged,
-            run.counts.superseded,
-            run.counts.expired,
-            run.counts.rejected,
-            run.object_key,
-        ]
-        for run in runs
-    ]
-    return render_table(head, rows)
-
-
-def render_run(run: Run) -> str:
-    """Render one run in full, one member per line."""
-    texts: dict[str, str] = {}
-    for name, value in describe_run(run).items():
-        texts[name.replace("_", " ")] = _member(name, value)
-    texts["expires at"] = _text(_instant(run.expires_at and run.expires_at * 1000))
-    width = max(map(len, texts))
-    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in texts.items())
+_SECTIONS = {
+    "Output": ["bucket", "object_key", "parts", "size", "arrived", "as_of", "expires_at", "kind", "of_run", "full"],
+    "Predictions": ["rows", "counts", "because", "reasons", "units"],
+    "Time": ["queued", "started", "ended", "took", "stage", "next_row", "attempts", "failure", "failures", "owner"],
+    "Metadata": ["metadata"],
+}
 
 
 def _member(name: str, value: Any) -> str:
@@ -113,12 +175,17 @@ def _member(name: str, value: Any) -> str:
     if name == "size":
         return f"{value:,} bytes"
     if name == "metadata":
-        return ", ".join(f"{inner} {text}" for inner, text in value.items()) or "-"
+        return ", ".join(f"{inner} {printable(text)}" for inner, text in value.items()) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{number:,} {inner}" for inner, number in value.items() if number) or "none"
+        return render_counts(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value) if name in _NUMBERS_OF_RUNS and value is not None else _text(value)
+    return str(value) if name in _NUMBERS_OF_RUNS and value is not None else render_cell(value)
+
+
+def render_counts(counts: Mapping[str, int]) -> str:
+    """Render counts as `3 written, 1 rejected`."""
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items() if number) or "none"
 
 
 def render_withdrawal(bad: Run, runs: Sequence[int], restored: Sequence[Run]) -> str:
@@ -133,7 +200,10 @@ def render_withdrawal(bad: Run, runs: Sequence[int], restored: Sequence[Run]) ->
 
 def render_pending(pending: Sequence[Pending], now: float) -> str:
     """Render pending runs, oldest first."""
-    rows = [[each.run, _instant(each.queued_ms), f"{max(0, now - each.queued_ms / 1000):,.0f} s"] for each in pending]
+    rows = [
+        [each.run, render_instant(each.queued_ms), render_duration(max(0.0, now - each.queued_ms / 1000))]
+        for each in pending
+    ]
     return render_table(["pending run", "since", "age"], rows)
 
 
@@ -142,7 +212,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     members = asdict(run)
     members["order"] = run.order.text if run.generation is not None and run.as_of_ms is not None else None
     for name in [name for name in members if name.endswith("_ms")]:
-        members[name.removesuffix("_ms")] = _instant(members.pop(name))
+        members[name.removesuffix("_ms")] = render_instant(members.pop(name))
     members["as_of"] = _as_of(run)
     del members["version"]
     members["counts"]["read"] = run.counts.read
@@ -151,16 +221,4 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 def _as_of(run: Run) -> str | None:
     """Return when the run's output was made; a removal, which has no as_of, is recorded with 0 to be the oldest."""
-    return None if run.kind is Kind.REMOVAL else _instant(run.as_of_ms)
-
-
-def _instant(milliseconds: int | None) -> str | None:
-    if milliseconds is None:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _text(cell: object) -> str:
-    if cell is None:
-        return "-"
-    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+    return None if run.kind is Kind.REMOVAL else render_instant(run.as_of_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +115,22 @@ class OverlayDynamo:
 
 
 class DiscardTransport:
-    """A transport that discards each request and reports success."""
+    """A transport that discards each request and reports success.
 
-    def __init__(self) -> None:
+    Args:
+        look: gets each payload before it is discarded.
+    """
+
+    def __init__(self, look: Callable[[bytes], None] | None = None) -> None:
+        self._look = look
         self._handles = itertools.count(1)
         self._sent: list[int] = []
 
     def send(self, target: str, payload: bytes) -> int:
         """Discard a request."""
-        del target, payload
+        del target
+        if self._look:
+            self._look(payload)
         self._sent.append(next(self._handles))
         return self._sent[-1]
 

@@ -9,23 +9,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 from enrich.intake.operations import withdraw
 from enrich.intake.queue import enqueue_output
 from enrich.intake.worker import run_pending
+from enrich.ledger.freshness import find_interval
 from enrich.ledger.records import Run
-from enrich.ledger.run_state import Kind
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
+from enrich.plan.samples import Sampler, Samples
 from enrich.progress import Progress
 from enrich.read.outputs import Output
 from enrich.services import Services
 
-MONTH_MS = 30 * 86_400_000
+MONTH_S = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,14 @@ class Plan:
         before: runs that would go first: pending ones, and those that restore a table that no fingerprints describe.
         done: the output has a closed run; running it again does nothing.
         per_month: outputs per month, from the ledger; None if it has fewer than two.
+        samples: items and rejects to look at, if asked for.
     """
 
     run: Run
     before: Sequence[Run]
     done: bool
     per_month: float | None
+    samples: Samples | None = None
 
     @property
     def units(self) -> int:
@@ -50,8 +51,13 @@ class Plan:
         return 0 if self.done else self.run.units
 
 
-def plan(services: Services, output: Output) -> Plan:
+def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
     """Plan an output.
+
+    Args:
+        services: of the stack.
+        output: to plan.
+        show: number of samples of each kind to collect, with the stored items that they would replace.
 
     Raises:
         Stopped: a service that the run needs is unavailable.
@@ -65,10 +71,13 @@ def plan(services: Services, output: Output) -> Plan:
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
         inner = _overlay(services, output.dataset, Path(folder))
         mine = enqueue_output(inner, output)
+        sampler = Sampler(output.dataset, mine.run, show)
+        inner = replace(inner, open_transport=lambda _timeout: DiscardTransport(sampler.take if show else None))
         closed = list(run_pending(inner, output.dataset))
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
         before = [each for each in closed if each.run != mine.run]
-        return Plan(run, before, done=False, per_month=per_month)
+        samples = sampler.compare(services, inner.s3, run) if show else None
+        return Plan(run, before, done=False, per_month=per_month, samples=samples)
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:
@@ -121,6 +130,5 @@ def _overlay(services: Services, dataset: str, folder: Path) -> Services:
 
 def _per_month(runs: Sequence[Run]) -> float | None:
     """Return the number of outputs in 30 days, from the median interval between the newest ones."""
-    made = sorted({run.as_of_ms for run in runs if run.kind is Kind.OUTPUT and run.as_of_ms is not None})[-15:]
-    gaps = [later - earlier for earlier, later in pairwise(made)]
-    return MONTH_MS / median(gaps) if gaps else None
+    interval = find_interval(runs)
+    return MONTH_S / interval if interval else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from enrich.cli.table import BOLD, RED, Paint, plain
 from enrich.cli.terminal import describe_run
 from enrich.ledger.run_state import RunState
 from enrich.plan.cost import Cost, build_cost, read_prices
 from enrich.plan.plan import Plan
+from enrich.plan.samples import describe_samples, render_samples
 
 DAILY = 30.0  # outputs per month if the ledger has too few runs to calculate it
 
@@ -28,17 +30,23 @@ def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> di
         "runs_per_month": runs,
         "cost_usd": asdict(cost) if cost else None,
         "prices": {name: read_prices()[name] for name in ("source", "as_of")},
+        "samples": describe_samples(plan.samples) if plan.samples else None,
     }
 
 
-def render_plan(plan: Plan, region: str, per_month: float | None = None) -> str:
+def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: Paint = plain) -> str:
     """Render a plan as text."""
     run, counts = plan.run, plan.run.counts
     lines = [f"s3://{run.bucket}/{run.object_key}, dataset {run.dataset}"]
     if plan.done:
-        return f"{lines[0]}: run {run.run} of it is closed already ({run.state}); running it again does nothing"
+        return (
+            f"{lines[0]}: run {run.run} of it is closed already ({run.state}); running it again does nothing\n\n"
+            f"{render_summary(plan, region)}"
+        )
     if run.state is not RunState.DONE:
-        return f"{lines[0]}: the run would end as {run.state}: {run.error}"
+        failed = [f"{lines[0]}: the run would end as {run.state}: {run.error}"]
+        failed += render_samples(plan.samples, paint) if plan.samples else []
+        return "\n".join([*failed, "", paint(render_summary(plan, region), RED)])
     if plan.before:
         units = sum(each.units for each in plan.before)
         lines.append(f"{len(plan.before)} other runs go first, with {units:,} write units: {_render_before(plan)}")
@@ -57,8 +65,23 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None) -> str:
     lines += [f"  {name:12}{count:>14,}  {note if count else ''}".rstrip() for name, count, note in rows]
     runs = per_month or plan.per_month or DAILY
     lines += _render_cost(build_cost(plan.units, runs, region), region, runs)
+    if plan.samples:
+        lines += render_samples(plan.samples, paint)
     lines.append("nothing was written, except metadata that was too old: it was fetched into a separate prefix")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", paint(render_summary(plan, region), BOLD)])
+
+
+def render_summary(plan: Plan, region: str) -> str:
+    """Render the last line: `Plan: 945 to write, 16 rejected, $0.0006`."""
+    counts, cost = plan.run.counts, build_cost(plan.units, DAILY, region)
+    if plan.done:
+        return f"Plan: nothing to do, run {plan.run.run} of this output is closed ({plan.run.state})"
+    if plan.run.state is not RunState.DONE:
+        return f"Plan: the run would end as {plan.run.state}, nothing would be written"
+    removed = f", {counts.removed:,} to remove" if counts.removed else ""
+    price = f"${cost.run:,.4f}" if cost else f"{plan.units:,} write units"
+    first = f" after {len(plan.before):,} other runs" if plan.before else ""
+    return f"Plan: {counts.written:,} to write{removed}, {counts.rejected:,} rejected, {price}{first}"
 
 
 def _render_before(plan: Plan) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from enrich import __main__ as command_line
-from enrich import aws
+from enrich import aws, datasets
 from enrich.intake.find import take_arrived
 from enrich.ledger.lease import acquire_lease
 
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs/command-line.schema.json").read_text())
 BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED
 
 
@@ -22,13 +26,18 @@ def enrich(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.setenv(f"LARDER_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
     monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
-    for module in (aws, command_line):
-        monkeypatch.setattr(module, "DATASETS", {shop.dataset.name: shop.dataset})
+    known = {shop.dataset.name: shop.dataset}
+    for module in (aws, datasets):
+        monkeypatch.setattr(module, "DATASETS", known)
 
     def run(*words: str) -> tuple[int, Any, str]:
         code = command_line.main(words)
         out, err = capsys.readouterr()
-        return code, json.loads(out) if "--json" in words else out, err
+        if "--json" not in words:
+            return code, out, err
+        found = json.loads(out)
+        Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{words[0]}"}).validate(found)
+        return code, found, err
 
     return run
 
@@ -139,3 +148,80 @@ def test_settings_that_are_missing_are_named(enrich: Any, monkeypatch: pytest.Mo
     code, _, error = enrich("status")
     assert code == FAILED
     assert "LARDER_LEDGER" in error
+
+
+ROWS = {"shop": ["x", "x", "x"], "sku": ["a", "b", "q"], "units": [1.0, 1.0, 1.0]}
+
+
+def test_a_run_is_shown_in_sections(shop: Any, enrich: Any) -> None:
+    """Status has the first line of an error below its run; one run in full has sections, and the whole error."""
+    enrich("run", put(shop, b"no", "bad.parquet"))
+    enrich("run", put(shop, ROWS))
+    _, table, _ = enrich("status")
+    assert "the newest output is" in table.splitlines()[0]
+    lines = [line.split() for line in table.splitlines()]
+    failed = next(number for number, line in enumerate(lines) if line[2:3] == ["failed"])
+    assert "bad.parquet" in table.splitlines()[failed + 1]
+    _, one, _ = enrich("status", "stock", "2")
+    titles = [line for line in one.splitlines() if line and not line.startswith(" ")]
+    assert titles == ["stock run 2: done", "Output", "Predictions", "Time", "Metadata", "Internal"]
+    assert "2 written, 1 rejected, 3 read" in one
+    _, found, _ = enrich("status", "stock", "--newest", "1", "--json")
+    assert [run["run"] for run in found["stock"]["runs"]] == [2]
+
+
+def test_rejects_are_shown_with_their_reasons(shop: Any, enrich: Any) -> None:
+    """Rows, reasons and original rows; what would steer a terminal is escaped; the command to run them again."""
+    rows = {**ROWS, "sku": ["a", "b", "q\x1b[31m"]}
+    enrich("run", put(shop, rows))
+    _, text, _ = enrich("rejects", "stock", "1")
+    assert "1 of 3 predictions rejected: 1 missing-metadata" in text
+    assert "\x1b" not in text
+    assert f"replay stock s3://{shop.settings.bucket}/rejects/stock/00000001/" in text
+    _, found, _ = enrich("rejects", "stock", "1", "--json")
+    assert [(each["row"], each["prediction"]["sku"]) for each in found["rejects"]] == [(2, "q\x1b[31m")]
+    assert enrich("rejects", "stock", "1", "--json", "--reason", "duplicate")[1]["rejects"] == []
+    assert enrich("rejects", "stock", "9")[0] == FAILED
+
+
+def test_a_plan_shows_samples_and_ends_with_a_summary(shop: Any, enrich: Any) -> None:
+    """New items, changed ones with both values, removed ones, and rejects; nothing of it is written."""
+    shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot", snapshot_files="each"))
+    datasets.DATASETS[shop.dataset.name] = shop.dataset
+    enrich("run", put(shop, ROWS))
+    before = shop.items()
+    output = put(shop, {"shop": ["x", "x", "x"], "sku": ["b", "c", "q"], "units": [2.0, 1.0, 1.0]}, "q.parquet")
+    code, text, _ = enrich("plan", output, "--show", "2", "--region", "us-east-1")
+    assert code == DONE
+    assert text.splitlines()[-1] == "Plan: 2 to write, 1 to remove, 1 rejected, $0.0000"
+    assert "units: 1.0 -> 2.0" in text
+    _, found, _ = enrich("plan", output, "--show", "2", "--json")
+    samples = found["samples"]
+    named = {kind: [each["prediction_id"] for each in samples[kind]] for kind in ("new", "changed", "removed")}
+    assert named == {"new": ["c"], "changed": ["b"], "removed": ["a"]}
+    assert samples["changed"][0]["before"]["units"] == 1.0
+    assert [each["row"] for each in samples["rejected"]] == [2]
+    assert shop.items() == before
+    assert enrich("plan", output, "--json")[1]["samples"] is None
+    assert enrich("plan", output, "--region", "mars-1")[1].splitlines()[-1].endswith("3 write units")
+    enrich("run", output)
+    assert "nothing to do" in enrich("plan", output)[1].splitlines()[-1]
+
+
+def test_a_plan_that_fails_ends_with_a_summary(shop: Any, enrich: Any) -> None:
+    """The summary says that nothing would be written, and the samples show the rejects that are the reason."""
+    code, text, _ = enrich("plan", put(shop, {**ROWS, "sku": ["q", "q2", "q3"]}), "--show", "1")
+    assert code == FAILED
+    assert text.splitlines()[-1] == "Plan: the run would end as failed, nothing would be written"
+    assert "missing-metadata" in text
+
+
+def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any) -> None:
+    """With --json a sweep prints one list, however many datasets there are."""
+    other = replace(shop.dataset, served=shop.dataset.served._replace(name="other"))
+    other = replace(other, source=replace(other.source, prefix="other/"))
+    datasets.DATASETS["other"] = other
+    for prefix in ("stock", "other"):
+        shop.put(f"{prefix}/day={shop.day()}/p.parquet", ROWS)
+    code, runs, _ = enrich("sweep", "--json")
+    assert (code, sorted(run["dataset"] for run in runs)) == (DONE, ["other", "stock"])

@@ -1,0 +1,17 @@
+"""Exit codes of the command line."""
+
+from __future__ import annotations
+
+import sys
+
+DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
+
+
+class UsageError(Exception):
+    """An argument has a value that does not exist, such as the name of a dataset; the message has the values."""
+
+
+def print_error(message: object, code: int) -> int:
+    """Print a message on standard error; return the code."""
+    print(message, file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,109 @@
+"""Read the rejects of a run from S3, for the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enrich.cli.table import Paint, plain, printable, render_table
+from enrich.cli.terminal import render_counts
+from enrich.join.rejects import build_prefix
+from enrich.ledger.records import Run
+
+WIDTH = 100  # characters of a prediction's JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """Rejects of a run.
+
+    Attributes:
+        reasons: reason -> number of predictions, of all rejects of the run.
+        lines: the first of them, as stored: row, reason, detail, prediction.
+        unreadable: lines that are not JSON, which only a change by hand makes.
+    """
+
+    reasons: Mapping[str, int]
+    lines: list[dict[str, Any]]
+    unreadable: int = 0
+
+
+def read_rejects(s3: Any, bucket: str, run: Run, *, limit: int, reason: str | None = None) -> Rejects:
+    """Read up to `limit` rejects of a run, in the order of its rows.
+
+    Args:
+        s3: a boto3 client, or a view of one.
+        bucket: Larder's own.
+        run: as in the ledger, which has the numbers by reason.
+        limit: number of lines to return.
+        reason: only lines with this reason.
+    """
+    lines, unreadable = list[dict[str, Any]](), 0
+    for object_key in _list_files(s3, bucket, build_prefix(run.dataset, run.run)) if limit else []:
+        body = s3.get_object(Bucket=bucket, Key=object_key)["Body"]
+        try:
+            for line in body.iter_lines():
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    unreadable += 1
+                    continue
+                if reason is None or found.get("reason") == reason:
+                    lines.append(found)
+                if len(lines) == limit:
+                    return Rejects(run.reasons, lines, unreadable)
+        finally:
+            body.close()
+    return Rejects(run.reasons, lines, unreadable)
+
+
+def _list_files(s3: Any, bucket: str, prefix: str) -> list[str]:
+    """List the files, whose names sort as their rows do."""
+    found: list[str] = []
+    more: dict[str, Any] = {}
+    while True:
+        page = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
+        found += [entry["Key"] for entry in page.get("Contents", [])]
+        if not page.get("IsTruncated"):
+            return sorted(found)
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def describe_rejects(run: Run, rejects: Rejects) -> dict[str, Any]:
+    """Return rejects as JSON values."""
+    return {"dataset": run.dataset, "run": run.run, "reasons": dict(rejects.reasons), "rejects": rejects.lines}
+
+
+def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain) -> str:
+    """Render rejects as a table, with the command that runs them again."""
+    total = sum(rejects.reasons.values())
+    head = f"{run.dataset} run {run.run}: {total:,} of {run.rows or 0:,} predictions rejected"
+    if not total:
+        return head
+    lines = [f"{head}: {render_counts(rejects.reasons)}"]
+    if rejects.lines:
+        lines += ["", render_lines(rejects.lines, paint)]
+        lines.append(f"{len(rejects.lines):,} shown")
+    else:
+        lines.append("no stored reject matches: they have expired from the bucket, or none has this reason")
+    if rejects.unreadable:
+        lines.append(f"{rejects.unreadable:,} lines are not JSON and were left out: the files were changed by hand")
+    location = f"s3://{bucket}/{build_prefix(run.dataset, run.run)}"
+    lines += ["", f"all of them: {location}", f"after a fix: python -m enrich replay {run.dataset} {location}"]
+    return "\n".join(lines)
+
+
+def render_lines(lines: list[dict[str, Any]], paint: Paint = plain) -> str:
+    """Render stored rejects as a table."""
+    rows = [
+        [each.get("row"), each.get("reason"), each.get("detail"), shorten(each.get("prediction"))] for each in lines
+    ]
+    return render_table(["row", "reason", "detail", "prediction"], rows, paint=paint)
+
+
+def shorten(value: Any) -> str:
+    """Render a value as JSON on one line of bounded length."""
+    text = printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
