@@ -53,9 +53,9 @@ class AnchorError(Exception):
     """A fault does not apply: its text is not in its file exactly once."""
 
 
-def read_faults(path: Path = Path(__file__).with_name("faults.yaml")) -> Iterator[Fault]:
+def read_faults() -> Iterator[Fault]:
     """Read the list of faults."""
-    for file, cases in yaml.safe_load(path.read_text()).items():
+    for file, cases in yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text()).items():
         for case in cases:
             yield Fault(case["fault"], file, case["old"], case["new"])
 
@@ -99,7 +99,9 @@ def _fails(command: Sequence[str], root: Path) -> bool:
 
 def _copy(place: Path) -> Path:
     """Copy the checkout without what is ignored; installed tools are shared."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     faults = [
-        one for one in read_faults() if not options.only or any(word in (one.file, one.name) or word in one.name for word in options.only)
+        one
+        for one in read_faults()
+        if not options.only or any(word in (one.file, one.name) or word in one.name for word in options.only)
     ]
     if options.list:
         print("\n".join(f"{one.file}: {one.name}" for one in faults))

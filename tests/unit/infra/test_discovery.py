@@ -27,7 +27,8 @@ from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
 
-NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
+NAMES = list(read_environments()["environments"])
+KEYED = {name for name, one in read_environments()["environments"].items() if "ApiKeys" in one.get("parameters", {})}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_service_has_what_a_consumer_needs(environments: Any, name: str) -> None
     service = build_service(environments, name, release="1.2.0")
     assert service["issuer"] == environments["environments"][name]["issuer"]
     assert {"audience", "keys", "limits", "version", "release", "base_url", "api_key_required"} <= set(service)
-    assert service["api_key_required"] is (name == "prod")
+    assert service["api_key_required"] is (name in KEYED)
     assert service["issuers"] == [{member: service[member] for member in ("issuer", "audience", "keys")}]
 
 
@@ -141,8 +142,8 @@ def test_published_contract_names_the_key(environments: Any, openapi: Any) -> No
         text = build_files(environments, openapi, name, release="1")[f"predictions/{name}/openapi.json"][1]
         published = json.loads(text)
         secured = published["paths"]["/v1/flight-delays"]["get"].get("security", published["security"])
-        assert secured == [{"bearerAuth": [], "apiKey": []} if name == "prod" else {"bearerAuth": []}]
-        assert ("apiKey" in published["components"]["securitySchemes"]) is (name == "prod")
+        assert secured == [{"bearerAuth": [], "apiKey": []} if name in KEYED else {"bearerAuth": []}]
+        assert ("apiKey" in published["components"]["securitySchemes"]) is (name in KEYED)
         assert published["paths"]["/v1/health"]["get"]["security"] == []
 
 
