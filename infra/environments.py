@@ -1,11 +1,11 @@
-"""Turn infra/environments.yaml into template parameters and samconfig.toml.
+"""Turn infra/environments.yaml into template parameters, samconfig.toml, and the template of the discovery bucket.
 
-python -m infra.environments                          writes samconfig.toml
+python -m infra.environments                          writes samconfig.toml and infra/discovery-bucket.yaml
 python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
 python -m infra.environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
 
-What CloudFormation would refuse during a deploy, or serve after it, is refused here: a parameter that the template does not
-have or take, a certificate of another region, an origin with a path.
+What CloudFormation would refuse during a deploy, or serve after it, is refused here: a parameter that the template does
+not have or take, a certificate of another region, an origin with a path.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
 from serve.settings import parse_settings
@@ -96,8 +97,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
     certificate = environment.get("certificate", "")
     if certificate and f":acm:{environment['region']}:" not in certificate:
         raise ValueError(
-            f"environments.{name}: the certificate {certificate} is not in {environment['region']}: the API is regional, so "
-            "its certificate must be in the stack's region"
+            f"environments.{name}: the certificate {certificate} is not in {environment['region']}: the API is "
+            "regional, so its certificate must be in the stack's region"
         )
     return found
 
@@ -232,15 +233,16 @@ def _quote(value: str) -> str:
 
 
 def main() -> None:
-    """Write samconfig.toml, or print one environment's parameters."""
+    """Write the generated files, or print one environment's parameters."""
     parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
-    parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write samconfig.toml")
+    parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write the generated files")
     parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
     parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever alarms say")
     options = parser.parse_args()
     document = read_environments()
     if options.environment is None:
         SAMCONFIG.write_text(build_samconfig(document))
+        discovery_bucket.write(document)
         return
     if options.environment not in document["environments"]:
         parser.error(f"no environment {options.environment}: choose from {', '.join(document['environments'])}")

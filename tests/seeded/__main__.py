@@ -4,9 +4,9 @@
     python -m tests.seeded infra/environments.yaml "PITR"   # those of a file, or with a text in their name
     python -m tests.seeded --list
 
-Each fault replaces a text that is in its file exactly once, in a copy of the checkout. What is generated from the file is
-generated again, as whoever made the fault would do: a stale file is not what should notice it. Then the checks of CHECKS
-run until one fails. It ends with 1 if a fault passed them all.
+Each fault replaces a text that is in its file exactly once, in a copy of the checkout. What is generated from the file
+is generated again, as whoever made the fault would do: a stale file is not what should notice it. Then the checks of
+CHECKS run until one fails. It ends with 1 if a fault passed them all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTEST = ("pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider")
 # The faults of tests/unit/infra/faults.yaml are left out: that one of them no longer applies is no check.
 NOT_SEEDS = "not seeded_fault and not seed and not anchor"
-GENERATED = {"infra/environments.yaml": "infra.environments", "openapi.yaml": "infra.gateway"}
+WRITERS = {
+    "infra.environments": ("samconfig.toml", "infra/discovery-bucket.yaml"),
+    "infra.gateway": ("infra/gateway.yaml",),
+}
+GENERATED = {  # file -> the module that writes what is generated from it
+    "infra/environments.yaml": "infra.environments",
+    "infra/environments.py": "infra.environments",
+    "infra/discovery_bucket.py": "infra.environments",
+    "openapi.yaml": "infra.gateway",
+}
 CHECKS: dict[str, tuple[str, ...]] = {  # cheapest first
     "rules": (*PYTEST, "tests/unit/infra/test_template_rules.py", "-k", "committed_template"),
     "unit": (*PYTEST, "tests/unit/infra", "tests/unit/test_documents.py", "-k", NOT_SEEDS),
@@ -77,7 +86,7 @@ def apply(fault: Fault, root: Path) -> str:
 def notice(fault: Fault, root: Path) -> str:
     """Return the first check that notices a fault, or an empty text; the checkout is as before."""
     module = GENERATED.get(fault.file)
-    others = {path: path.read_text() for path in (root / "samconfig.toml", root / "infra/gateway.yaml")}
+    others = {root / path: (root / path).read_text() for paths in WRITERS.values() for path in paths}
     before = apply(fault, root)
     try:
         if module and _fails((module,), root):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from infra.env import fetch_variables
+from infra.environments import build_parameters
 from infra.local.deploy import DeployError, deploy, destroy
 from infra.translate import read_template
 from serve.item import EXPIRES_AT
@@ -133,6 +134,35 @@ def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
     version = client("lambda").get_alias(FunctionName=name, Name="live")["FunctionVersion"]
     assert version in seen, "the same parameters publish nothing"
     destroy(client, larder.stack)
+
+
+def test_list_of_issuers_reaches_the_function(stand_in: tuple[Any, str]) -> None:
+    """A list of environments.yaml goes through the parameter `Issuers`: each issuer is trusted with its own settings."""
+    other = {
+        "issuer": "https://other.example.com/",
+        "audience": ["others", "larder"],
+        "scopes": {"flight-delays": None},
+    }
+    bound = {"issuer": "https://bound.example.com/", "audience": AUDIENCE, "datasets": ["flight-delays"], "leeway": 0}
+    document: Any = {
+        "service": "larder", "version": "v1",
+        "environments": {"trial": {"stack": "trusts", "region": "us-east-1",
+                                   "issuers": [{"issuer": ISSUER, "audience": AUDIENCE}, other, bound]}},
+    }  # fmt: skip
+    larder = deploy_larder(*stand_in, "trusts", parameters=build_parameters(document, "trial"))
+
+    def ask_as(issuer: str, audience: str, **changed: Any) -> int:
+        issued = dataclasses.replace(larder.issuer, issuer=issuer, audience=audience, **changed)
+        token = issued.sign("B6", time.time())
+        return ask(f"{larder.stack.base_url}/flight-delays", "GET", {"Authorization": f"Bearer {token}"}).status
+
+    asked = {
+        (ISSUER, AUDIENCE): 200, (ISSUER, "others"): 401, ("https://other.example.com/", "others"): 200,
+        ("https://bound.example.com/", AUDIENCE): 200, ("https://bound.example.com/", "others"): 401,
+        ("https://unknown.example.com/", AUDIENCE): 401,
+    }  # fmt: skip
+    assert {case: ask_as(*case) for case in asked} == asked
+    destroy(stand_in[0], larder.stack)
 
 
 def test_failed_resource_is_named(stand_in: tuple[Any, str]) -> None:

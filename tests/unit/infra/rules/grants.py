@@ -1,5 +1,6 @@
 """Rules on what a function is told and allowed: its variables are those that its code reads, and its role allows the
-requests that its code sends, and no others."""
+requests that its code sends, and no others.
+"""
 
 from __future__ import annotations
 
