@@ -96,7 +96,7 @@ def build_bucket(document: Mapping[str, Any]) -> dict[str, Any]:
         "Parameters": {
             "DistributionArn": {
                 "Type": "String",
-                "Description": "CloudFront distribution, with origin access control, that consumers read; empty for none",
+                "Description": "CloudFront distribution (origin access control) that consumers read; empty for none",
                 "AllowedPattern": r"^(arn:aws[a-z-]*:cloudfront::\d{12}:distribution/[A-Z0-9]+)?$",
                 "Default": "",
             }

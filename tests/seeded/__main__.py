@@ -40,11 +40,22 @@ GENERATED = {  # file -> the module that writes what is generated from it
     "infra/discovery_bucket.py": "infra.environments",
     "openapi.yaml": "infra.gateway",
 }
+NEAREST = {  # file -> the tests that are about it, which run first
+    "openapi.yaml": ("tests/contract/serve/test_contract_and_code.py", "tests/contract/serve/test_openapi_document.py"),
+    "infra/environments.yaml": ("tests/unit/infra/test_environments.py", "tests/unit/infra/test_discovery.py"),
+    "infra/environments.py": ("tests/unit/infra/test_environments.py",),
+    "infra/discovery.py": ("tests/unit/infra/test_discovery.py", "tests/unit/infra/test_discovery_bucket.py"),
+    "infra/discovery_bucket.py": ("tests/unit/infra/test_discovery_bucket.py",),
+    "infra/bundle.py": ("tests/unit/infra/test_bundle_recipes.py",),
+    "infra/trim.py": ("tests/unit/infra/test_bundle_recipes.py",),
+    "infra/synthetic.py": ("tests/unit/infra/test_synthetic_check.py",),
+    "infra/enrich.Dockerfile": ("tests/unit/infra/test_bundle_recipes.py",),
+}
 CHECKS: dict[str, tuple[str, ...]] = {  # cheapest first
     "rules": (*PYTEST, "tests/unit/infra/test_template_rules.py", "-k", "committed_template"),
     "unit": (*PYTEST, "tests/unit/infra", "tests/unit/test_documents.py", "-k", NOT_SEEDS),
-    "contract": (*PYTEST, "tests/contract/serve/test_openapi_document.py", "tests/contract/serve/test_answers_conform.py",
-                 "tests/contract/enrich"),
+    "contract": (*PYTEST, *NEAREST["openapi.yaml"],
+                 "tests/contract/serve/test_answers_conform.py", "tests/contract/enrich"),
     "lint": ("infra.lint",),
 }  # fmt: skip
 
@@ -91,7 +102,8 @@ def notice(fault: Fault, root: Path) -> str:
     try:
         if module and _fails((module,), root):
             return module
-        return next((name for name, command in CHECKS.items() if _fails(command, root)), "")
+        nearest = {"nearest": (*PYTEST, *NEAREST[fault.file])} if fault.file in NEAREST else {}
+        return next((name for name, command in {**nearest, **CHECKS}.items() if _fails(command, root)), "")
     finally:
         (root / fault.file).write_text(before)
         for path, text in others.items():

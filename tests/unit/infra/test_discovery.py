@@ -127,6 +127,15 @@ def test_openapi_has_the_environments_address(openapi: Any) -> None:
     assert "x-amazon" not in json.dumps(published)
 
 
+def test_types_are_those_of_what_is_published(openapi: Any) -> None:
+    """The profile is that of RFC 9727 (section 4.2), the contract's version and health's type are the contract's."""
+    assert CATALOG_TYPE == 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'
+    assert OPENAPI_TYPE.endswith(f";version={openapi['openapi'].rpartition('.')[0]}")
+    (health,) = openapi["paths"]["/v1/health"]["get"]["responses"]["200"]["content"]
+    for context in build_catalog(read_environments())["linkset"][1:]:
+        assert [one["type"] for one in context["status"]] == [health]
+
+
 def test_published_limits_are_those_of_serve() -> None:
     """The limits of service.json are the constants that serve compares with."""
     assert LIMITS == {

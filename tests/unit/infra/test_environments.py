@@ -43,9 +43,7 @@ def document() -> Any:
 def test_samconfig_is_up_to_date(document: Any) -> None:
     """The committed file is that of infra/environments.yaml."""
     stale = SAMCONFIG.read_text() != build_samconfig(document)
-    assert not stale, (
-        "infra/environments.yaml has changed: run `python -m infra.environments` and commit samconfig.toml"
-    )
+    assert not stale, "infra/environments.yaml has changed: run `python -m infra.environments`, commit samconfig.toml"
 
 
 def fits(parameter: Mapping[str, Any], value: str) -> bool:

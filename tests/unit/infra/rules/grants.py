@@ -1,6 +1,4 @@
-"""Rules on what a function is told and allowed: its variables are those that its code reads, and its role allows the
-requests that its code sends, and no others.
-"""
+"""Rules on what a function is given: the variables that its code reads, permissions for what it requests, addresses."""
 
 from __future__ import annotations
 
@@ -150,8 +148,8 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
     # Beside the resources of others: an object elsewhere, another bucket, environment, service, queue, database.
     everything |= {re.sub(old, new, one) for one in everything for old, new in (
         (r"/(one|service\.json)", "/elsewhere/one"), ("Bucket|lake|keys", "another"), ("/dev/", "/prod/"),
-        ("predictions", "others"), ("reference|weather", "secret"), ("Queue", "DeadLetters"), (":key/.*", ":key/Another"),
-        (r"Bucket/\w+/", "Bucket/elsewhere/"),
+        ("predictions", "others"), ("reference|weather", "secret"), ("Queue", "DeadLetters"),
+        (":key/.*", ":key/Another"), (r"Bucket/\w+/", "Bucket/elsewhere/"),
     )} - {"*"}  # fmt: skip
     for role, requests in REQUESTS.items():
         if role in CODE and set(requests) != (wanted := find_called(CODE[role]) | NOT_IN_CODE[role]):
@@ -227,7 +225,7 @@ def issuers_reach_serve(template: Template) -> Iterator[str]:
 
 
 def addresses_lead_to_the_api(template: Template) -> Iterator[str]:
-    """The published address is the domain's, or the stage's; the check reads it; its name has the version of the paths."""
+    """The published address is the domain's, or the stage's, with the version of the paths; the check reads it."""
     api, stage = "Api", template["Resources"]["Api"]["Properties"]["StageName"]
     usual = f"https://{api}.execute-api.{REGION}.amazonaws.com/{stage}/v1"
     check = functions(template)["SyntheticFunction"]["Environment"]["Variables"]

@@ -33,7 +33,7 @@ VALUES = {  # what somebody could write; serve decides which of them are right
 
 
 def parameters_take_what_serve_takes(template: Template) -> Iterator[str]:
-    """A value that serve refuses is refused by the template, before a version of serve that cannot start is deployed."""
+    """A value that serve refuses is refused by the template: no version is deployed that cannot start."""
     variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
     for name, values in VALUES.items():
         for value in values:
