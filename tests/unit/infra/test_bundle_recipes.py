@@ -106,9 +106,11 @@ def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "setup.py").write_text("raise SystemExit('this has run')")
         made.add(tmp_path / "setup.py", "thing-1.0/setup.py")
     with zipfile.ZipFile(tmp_path / "other-1.0-py3-none-any.whl", "w") as made_wheel:
-        for name, text in {"METADATA": "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", "RECORD": "",
-                           "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}.items():  # fmt: skip
-            made_wheel.writestr(f"other-1.0.dist-info/{name}", text)
+        made_wheel.writestr("other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        made_wheel.writestr(
+            "other-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        made_wheel.writestr("other-1.0.dist-info/RECORD", "")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

@@ -18,7 +18,7 @@ from tests.unit.infra.rules.evaluate import Stack
 from tests.unit.infra.rules.template import listed, statements
 
 DOCUMENT = read_environments()
-FULL = {  # what follows needs several environments with discovery, whatever the adopter's file has
+FULL: dict[str, Any] = {  # what follows needs several environments with discovery, whatever the adopter's file has
     "service": "forecasts",
     "version": "v1",
     "discovery": {"base_url": "https://d.example.com", "bucket": "their-discovery"},

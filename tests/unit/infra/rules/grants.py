@@ -160,13 +160,13 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
                 if not any(action == allowed and fnmatchcase(one, resource) for _, allowed, resource in mine):
                     yield f"{role}: is not allowed {action} on {one}"
         for sid, action, resource in mine:
-            wanted = {one for one in everything if fnmatchcase(one, resource)}
+            matched = {one for one in everything if fnmatchcase(one, resource)}
             needed = set(requests.get(action, []))
             if action in WITHOUT_RESOURCES and action in requests:
                 continue
-            if not wanted & needed:
+            if not matched & needed:
                 yield f"{role} {sid}: allows {action} on {resource}, which nothing requests"
-            for one in sorted(wanted - needed):
+            for one in sorted(matched - needed):
                 if not _is_within(one, needed):
                     yield f"{role} {sid}: allows {action} on {one}, which nothing requests"
 
