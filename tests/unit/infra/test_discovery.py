@@ -27,13 +27,15 @@ from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
 
-NAMES = list(read_environments()["environments"])
-KEYED = {name for name, one in read_environments()["environments"].items() if "ApiKeys" in one.get("parameters", {})}
+EXAMPLE = ROOT / "tests/unit/infra/example.yaml"  # the user's own file can have other environments, and less of each
+ENVIRONMENTS = read_environments(EXAMPLE)["environments"]
+NAMES = list(ENVIRONMENTS)
+KEYED = {name for name, one in ENVIRONMENTS.items() if "ApiKeys" in one.get("parameters", {})}
 
 
 @pytest.fixture(scope="module")
 def environments() -> Any:
-    return read_environments()
+    return read_environments(EXAMPLE)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_types_are_those_of_what_is_published(openapi: Any) -> None:
     assert CATALOG_TYPE == 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'
     assert OPENAPI_TYPE.endswith(f";version={openapi['openapi'].rpartition('.')[0]}")
     (health,) = openapi["paths"]["/v1/health"]["get"]["responses"]["200"]["content"]
-    for context in build_catalog(read_environments())["linkset"][1:]:
+    for context in build_catalog(read_environments(EXAMPLE))["linkset"][1:]:
         assert [one["type"] for one in context["status"]] == [health]
 
 
