@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def _pip_install(requirements: Path, tree: Path, target: str) -> None:
         command += [word for platform in PLATFORMS[target] for word in ("--platform", platform)]
     done = _run(command)
     if done.returncode:
-        lock = requirements.relative_to(ROOT)
+        lock = os.path.relpath(requirements, ROOT)
         raise BundleError(f"pip could not install {lock} for {target}:\n{done.stderr.strip()}")
 
 

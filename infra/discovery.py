@@ -129,7 +129,8 @@ def main() -> None:
     """Write the discovery files of all environments."""
     import yaml
 
-    from infra.environments import ROOT, read_environments
+    from infra.environments import read_environments
+    from infra.translate import ROOT
 
     parser = argparse.ArgumentParser(description="Write the discovery files of all environments.")
     parser.add_argument("--into", type=Path, default=ROOT / "build" / "discovery")

@@ -1,29 +1,34 @@
-"""Turn infra/environments.yaml into template parameters and samconfig.toml.
+"""Turn infra/environments.yaml into template parameters, samconfig.toml, and the template of the discovery bucket.
 
-python -m infra.environments                          writes samconfig.toml
+python -m infra.environments                          writes samconfig.toml and infra/discovery-bucket.yaml
 python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
 python -m infra.environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
 
-What the template would take and serve would refuse, e.g. an origin with a path, is refused here.
+What CloudFormation would refuse during a deploy, or serve after it, is refused here: a parameter that the template does
+not have or take, a certificate of another region, an origin with a path.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from infra import discovery_bucket
 from infra.bundle import digest_inputs
+from infra.translate import ROOT, TEMPLATE, read_template
 from serve.settings import parse_settings
+from serve.tokens.key_sources import open_source
 
-ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = ROOT / "infra" / "template.yaml"
 ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
 SAMCONFIG = ROOT / "samconfig.toml"
@@ -70,7 +75,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
     """Build the template's parameters of one environment, sorted; all values are text, as CloudFormation requires.
 
     Raises:
-        ValueError: serve would refuse its settings, or is not allowed to read the keys of an issuer.
+        ValueError: the template does not have or take a parameter, the certificate is of another region, serve would
+            refuse its settings, or is not allowed to read the keys of an issuer.
     """
     environment = document["environments"][name]
     parameters = environment.get("parameters", {})
@@ -86,7 +92,52 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
-    return {key: str(value) for key, value in sorted(given.items()) if value is not None}
+    found = {key: str(value) for key, value in sorted(given.items()) if value is not None}
+    _check_parameters(name, found)
+    certificate = environment.get("certificate", "")
+    if certificate and f":acm:{environment['region']}:" not in certificate:
+        raise ValueError(
+            f"environments.{name}: the certificate {certificate} is not in {environment['region']}: the API is "
+            "regional, so its certificate must be in the stack's region"
+        )
+    return found
+
+
+def is_protected(document: Environments, name: str) -> bool:
+    """Return whether an environment's tables are protected from deletion: yes, unless DeletionProtection is false."""
+    return str(document["environments"][name].get("parameters", {}).get("DeletionProtection", "true")) == "true"
+
+
+def _check_parameters(name: str, given: Mapping[str, str]) -> None:
+    """Check names and values as CloudFormation does with the template's parameters."""
+    known = _read_parameters()
+    for parameter, value in given.items():
+        place = f"environments.{name}: {parameter}"
+        if parameter not in known:
+            close = difflib.get_close_matches(parameter, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{place} is no parameter of {TEMPLATE.relative_to(ROOT)}{hint}")
+        if wanted := find_mismatch(known[parameter], value):
+            raise ValueError(f"{place} is {value!r}; the template takes {wanted}")
+
+
+@cache
+def _read_parameters() -> Mapping[str, Any]:
+    parameters: Mapping[str, Any] = read_template()["Parameters"]
+    return parameters
+
+
+def find_mismatch(parameter: Mapping[str, Any], value: str) -> str:
+    """Return what CloudFormation demands of a parameter where a value does not fit, or an empty text."""
+    if "AllowedValues" in parameter and value not in (allowed := [str(one) for one in parameter["AllowedValues"]]):
+        return f"one of {', '.join(one or 'an empty text' for one in allowed)}"
+    if "AllowedPattern" in parameter and not re.fullmatch(parameter["AllowedPattern"], value):
+        return f"a text that matches {parameter['AllowedPattern']}"
+    if parameter["Type"] == "Number":
+        least, most = parameter.get("MinValue", 0), parameter.get("MaxValue", 10**12)
+        if not value.isdecimal() or not least <= int(value) <= most:
+            return f"a whole number from {least}" + (f" to {most}" if "MaxValue" in parameter else "")
+    return ""
 
 
 def build_issuers(environment: Mapping[str, Any], name: str) -> str:
@@ -116,6 +167,8 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
     }
     try:
         settings = parse_settings(variables)
+        for issuer in settings.issuers:
+            open_source(issuer.keys, {})
     except ValueError as error:
         raise ValueError(f"environments.{name}: {error}") from error
     if len(issuers) > MAX_ISSUERS:
@@ -161,7 +214,7 @@ def build_samconfig(document: Environments) -> str:
             "resolve_s3 = true",
             f"s3_prefix = {json.dumps(environment['stack'])}",
             'capabilities = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]',
-            f"confirm_changeset = {'true' if name == 'prod' else 'false'}",
+            f"confirm_changeset = {'true' if is_protected(document, name) else 'false'}",
             "fail_on_empty_changeset = false",
             "parameter_overrides = [",
             *(f"  {json.dumps(override)}," for override in overrides),
@@ -180,15 +233,16 @@ def _quote(value: str) -> str:
 
 
 def main() -> None:
-    """Write samconfig.toml, or print one environment's parameters."""
+    """Write the generated files, or print one environment's parameters."""
     parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
-    parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write samconfig.toml")
+    parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write the generated files")
     parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
     parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever alarms say")
     options = parser.parse_args()
     document = read_environments()
     if options.environment is None:
         SAMCONFIG.write_text(build_samconfig(document))
+        discovery_bucket.write(document)
         return
     if options.environment not in document["environments"]:
         parser.error(f"no environment {options.environment}: choose from {', '.join(document['environments'])}")

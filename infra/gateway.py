@@ -20,7 +20,7 @@ GATEWAY = ROOT / "infra" / "gateway.yaml"
 _HEAD = "# Written by `python -m infra.gateway` from openapi.yaml; change that one. A test compares them.\n"
 
 
-class _Plain(yaml.SafeDumper):
+class PlainDumper(yaml.SafeDumper):
     """PyYAML's dumper without aliases, which CloudFormation does not know."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
@@ -43,7 +43,7 @@ def build_gateway() -> dict[str, Any]:
 
 def render(document: dict[str, Any]) -> str:
     """Render the file's text."""
-    return _HEAD + yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+    return _HEAD + yaml.dump(document, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def main() -> None:

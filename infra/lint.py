@@ -1,4 +1,4 @@
-"""Lint the template, in its source and in its translation, with cfn-lint and checkov.
+"""Lint the template, in its source and in its translation, and that of the discovery bucket, with cfn-lint and checkov.
 
     python -m infra.lint
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from infra.discovery_bucket import PATH as BUCKET
 from infra.tools import install
 from infra.translate import TEMPLATE, Template, read_template, translate
 
@@ -48,7 +49,8 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
-        return [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
+        found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
+        return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if BUCKET.exists() else found
 
 
 def judge(findings: list[Finding], skips: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from infra.env import fetch_variables
+from infra.environments import build_parameters, read_environments
 from infra.local.deploy import DeployError, deploy, destroy
-from infra.translate import read_template
+from infra.translate import ROOT, read_template
 from serve.item import EXPIRES_AT
 from tests.integration.infra.deployed import (
     AUDIENCE,
@@ -133,6 +135,64 @@ def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
     version = client("lambda").get_alias(FunctionName=name, Name="live")["FunctionVersion"]
     assert version in seen, "the same parameters publish nothing"
     destroy(client, larder.stack)
+
+
+def test_smallest_deploy_of_the_readme_answers(stand_in: tuple[Any, str], tmp_path: Path) -> None:
+    """What the README gives as environments.yaml is a valid file, and its stack answers a token of its issuer."""
+    section = (ROOT / "README.md").read_text().partition("### The smallest deploy")[2].partition("\n### ")[0]
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    (tmp_path / "environments.yaml").write_text(text)
+    document = read_environments(tmp_path / "environments.yaml")
+    ((name, environment),) = document["environments"].items()
+    assert set(environment) == {"stack", "region", "issuer", "audience", "parameters"}, "nothing that could be left out"
+    parameters = build_parameters(document, name)
+    larder = deploy_larder(*stand_in, "smallest", parameters=parameters)
+    token = dataclasses.replace(larder.issuer, issuer=environment["issuer"], audience=environment["audience"])
+    asked = {None: 401, token.sign("B6", time.time()): 200}
+    url = f"{larder.stack.base_url}/flight-delays"
+    given = {one: ask(url, "GET", {"Authorization": f"Bearer {one}"} if one else {}).status for one in asked}
+    assert given == asked
+    assert ask(f"{larder.stack.base_url}/health").body == b'{"status":"pass"}'
+    assert larder.stack["KeyStorePath"] == f"/larder/{name}/keys/"
+    made = stand_in[0]("cloudformation").describe_stack_resources(StackName="smallest")["StackResources"]
+    kinds = {one["ResourceType"] for one in made}
+    assert not kinds & {
+        "AWS::WAFv2::WebACL",
+        "AWS::ApiGateway::DomainName",
+        "Custom::Discovery",
+        "AWS::ApiGateway::ApiKey",
+    }
+    assert {"AWS::ApiGateway::Account", "AWS::DynamoDB::Table"} <= kinds
+    destroy(stand_in[0], larder.stack)
+
+
+def test_list_of_issuers_reaches_the_function(stand_in: tuple[Any, str]) -> None:
+    """A list of environments.yaml is the parameter `Issuers`: each issuer is trusted with its own settings."""
+    other = {
+        "issuer": "https://other.example.com/",
+        "audience": ["others", "larder"],
+        "scopes": {"flight-delays": None},
+    }
+    bound = {"issuer": "https://bound.example.com/", "audience": AUDIENCE, "datasets": ["flight-delays"], "leeway": 0}
+    document: Any = {
+        "service": "larder", "version": "v1",
+        "environments": {"trial": {"stack": "trusts", "region": "us-east-1",
+                                   "issuers": [{"issuer": ISSUER, "audience": AUDIENCE}, other, bound]}},
+    }  # fmt: skip
+    larder = deploy_larder(*stand_in, "trusts", parameters=build_parameters(document, "trial"))
+
+    def ask_as(issuer: str, audience: str, **changed: Any) -> int:
+        issued = dataclasses.replace(larder.issuer, issuer=issuer, audience=audience, **changed)
+        token = issued.sign("B6", time.time())
+        return ask(f"{larder.stack.base_url}/flight-delays", "GET", {"Authorization": f"Bearer {token}"}).status
+
+    asked = {
+        (ISSUER, AUDIENCE): 200, (ISSUER, "others"): 401, ("https://other.example.com/", "others"): 200,
+        ("https://bound.example.com/", AUDIENCE): 200, ("https://bound.example.com/", "others"): 401,
+        ("https://unknown.example.com/", AUDIENCE): 401,
+    }  # fmt: skip
+    assert {case: ask_as(*case) for case in asked} == asked
+    destroy(stand_in[0], larder.stack)
 
 
 def test_failed_resource_is_named(stand_in: tuple[Any, str]) -> None:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow  # each action has a stack of its own
 ROLES = ("EnrichRole", "ServeRole", "PublishRole", "SyntheticRole")
 
 HERE = f"{REGION}:{ACCOUNT}"
-KEYS = {"outputs": f"arn:aws:kms:{HERE}:key/outputs", "lake": f"arn:aws:kms:{HERE}:key/lake"}
+KEYS = {name: f"arn:aws:kms:{HERE}:key/{name}" for name in ("outputs", "lake", "keys", "tables")}
 # Actions that the stand-in does not check: (Sid, action) and the resources that AWS checks, by its documentation.
 # The stand-in checks all other actions.
 ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
@@ -62,6 +62,14 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     # S3 decrypts an object with the permissions of its reader; the stand-in encrypts nothing.
     ("OpenOutputs", "kms:Decrypt"): [KEYS["outputs"]],
     ("OpenLake", "kms:Decrypt"): [KEYS["lake"]],
+    ("OpenSigningKeys", "kms:Decrypt"): [KEYS["keys"]],
+    # So does DynamoDB (its guide, "Encryption at rest: usage notes").
+    **{("OpenTables", f"kms:{one}"): [KEYS["tables"]] for one in ("Decrypt", "Encrypt", "GenerateDataKey", "DescribeKey")},
+    **{("OpenTable", f"kms:{one}"): [KEYS["tables"]] for one in ("Decrypt", "DescribeKey")},
+    # Lake Formation gives Athena the data on behalf of its caller; it has no resources to name.
+    ("UseLakeFormation", "lakeformation:GetDataAccess"): ["*"],
+    # A catalog of another account is registered with Athena (Athena guide, "Configure cross-account access").
+    ("FindCatalog", "athena:GetDataCatalog"): [f"arn:aws:athena:{HERE}:datacatalog/theirs"],
     # The journey below has no key store on S3.
     ("ReadSigningKeysOnS3", "s3:GetObject"): ["arn:aws:s3:::asked-keys/jwks.json"],
     ("ListSigningKeysOnS3", "s3:ListBucket"): ["arn:aws:s3:::asked-keys"],
@@ -208,6 +216,9 @@ def asked(stand_in: tuple[Any, str]) -> Deployed:
         "OutputsKmsKeyArn": KEYS["outputs"],
         "LakeKmsKeyArn": KEYS["lake"],
         "KeyStoreBucketName": "asked-keys",
+        "KeyStoreKmsKeyArn": KEYS["keys"],
+        "TableKmsKeyArn": KEYS["tables"],
+        "LakeAccount": ACCOUNT,  # of another account in truth; so the catalog's ARNs are those above
         "DiscoveryBucketName": "asked-discovery",
         "SyntheticSecret": "larder/dev/synthetic",
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,29 @@ def test_every_environment_is_found_by_the_catalog(sam: Sam) -> None:
     assert listed == set(expected)
     for object_key, text in expected.items():
         assert json.loads(s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()) == json.loads(text), object_key
+
+
+def test_smallest_deploy_of_the_readme(sam: Sam, tmp_path: Path) -> None:
+    """The README's file and its two commands of sam: a stack that requires a token, and `sam delete`."""
+    section = (ROOT / "README.md").read_text().partition("### The smallest deploy")[2].partition("\n### ")[0]
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    document = yaml.safe_load(text)
+    ((name, given),) = document["environments"].items()
+    given["parameters"] |= LAPTOP
+    (tmp_path / "samconfig.toml").write_text(build_samconfig(document))
+    run = replace(sam, config=tmp_path / "samconfig.toml")
+    commands = re.findall(r"^sam (.*)$", section, re.MULTILINE)
+    assert commands == [f"build --config-env {name}", f"deploy --config-env {name}"]
+    for command in commands:
+        run(*command.split())
+    stacks = sam.client("cloudformation").describe_stacks(StackName=given["stack"])["Stacks"]
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in stacks[0]["Outputs"]}
+    url = f"{sam.endpoint}/_aws/execute-api/{outputs['ApiId']}/live/v1"
+    assert get(f"{url}/health", None).json() == {"status": "pass"}
+    issuer = open_issuer(sam.client("ssm"), outputs["KeyStorePath"], given["issuer"], given["audience"])
+    asked = [get(f"{url}/flight-delays", token).status for token in (None, issuer.sign("B6", time.time()))]
+    assert asked == [401, 200]
+    run("delete", "--no-prompts", "--config-env", name)
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])

@@ -13,17 +13,17 @@ from infra.discovery import build_catalog, build_files
 from infra.environments import read_environments
 from infra.translate import ROOT
 
-DISCOVERY = read_environments()["discovery"]["base_url"]
+ENVIRONMENTS = read_environments(ROOT / "tests/unit/infra/example.yaml")
+DISCOVERY = ENVIRONMENTS["discovery"]["base_url"]
 
 
 def publish() -> dict[str, str]:
     """Return what the five stacks publish, by URL."""
     openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
-    environments = read_environments()
     return {
         f"{DISCOVERY}/{object_key}": text
-        for name in environments["environments"]
-        for object_key, (_, text) in build_files(environments, openapi, name, release="1").items()
+        for name in ENVIRONMENTS["environments"]
+        for object_key, (_, text) in build_files(ENVIRONMENTS, openapi, name, release="1").items()
     }
 
 
@@ -36,7 +36,7 @@ def test_consumer_reads_from_prod() -> None:
         return (published.get(url) or json.dumps({"items": ["ours"]})).encode()
 
     answer = read(get, DISCOVERY, "prod", "/flight-delays", "a-token", "a-key")
-    domain = read_environments()["environments"]["prod"]["domain"]
+    domain = ENVIRONMENTS["environments"]["prod"]["domain"]
     headers = asked[f"https://{domain}/v1/flight-delays"]
     assert answer == {"items": ["ours"]}
     assert headers["Authorization"] == "Bearer a-token"
@@ -44,15 +44,15 @@ def test_consumer_reads_from_prod() -> None:
     assert not [url for url, sent in asked.items() if "Authorization" in sent and domain not in url]
 
 
-@pytest.mark.parametrize("environment", read_environments()["environments"])
+@pytest.mark.parametrize("environment", ENVIRONMENTS["environments"])
 def test_each_environment_is_found(environment: str) -> None:
     """Each environment leads to its own address, contract and meta data."""
-    api = find_api(build_catalog(read_environments()), environment)
-    assert read_environments()["environments"][environment]["domain"] in api.base_url
+    api = find_api(build_catalog(ENVIRONMENTS), environment)
+    assert ENVIRONMENTS["environments"][environment]["domain"] in api.base_url
     assert f"/{environment}/openapi.json" in api.openapi_url
 
 
 def test_unknown_environment_is_told() -> None:
     """The message names the environments that there are."""
     with pytest.raises(NotFoundInCatalog, match="pre-prod"):
-        find_api(build_catalog(read_environments()), "staging")
+        find_api(build_catalog(ENVIRONMENTS), "staging")

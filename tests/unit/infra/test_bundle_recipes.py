@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME
+from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError
+from infra.bundle import _pip_install as pip_install
 from infra.bundle import _sources as sources
 from infra.translate import read_template
 from infra.trim import is_kept
@@ -85,6 +90,38 @@ def test_wheels_are_those_of_the_runtime() -> None:
     assert all(tags), PLATFORMS["aws-arm64"]
     assert max(int(tag[1] or 17) for tag in tags if tag) <= 34
     assert PLATFORMS["native"] == ()
+
+
+def test_documents_are_those_that_the_publisher_reads() -> None:
+    """The function that publishes has each document that it opens, as JSON beside it."""
+    opened = set(re.findall(r'FOLDER / "([\w.]+)"', (ROOT / "infra/publish.py").read_text()))
+    assert opened
+    assert {f"{Path(one).stem}.json" for one in RECIPES["operate"].documents} == opened
+
+
+def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A requirement without a hash, and one that would be built here, are refused before anything of them runs."""
+    archive = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as made:
+        (tmp_path / "setup.py").write_text("raise SystemExit('this has run')")
+        made.add(tmp_path / "setup.py", "thing-1.0/setup.py")
+    with zipfile.ZipFile(tmp_path / "other-1.0-py3-none-any.whl", "w") as made_wheel:
+        made_wheel.writestr("other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        made_wheel.writestr(
+            "other-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        made_wheel.writestr("other-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    for line, message in (
+        ("other==1.0", "Hashes are required in --require-hashes mode"),
+        (f"thing==1.0 --hash=sha256:{digest}", "No matching distribution found"),
+    ):
+        (tmp_path / "requirements.txt").write_text(line + "\n")
+        with pytest.raises(BundleError, match=message) as raised:
+            pip_install(tmp_path / "requirements.txt", tmp_path / "tree", "native")
+        assert "this has run" not in str(raised.value)
 
 
 def test_recipes_are_bounded_and_assigned() -> None:

@@ -27,12 +27,15 @@ from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
 
-NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
+EXAMPLE = ROOT / "tests/unit/infra/example.yaml"  # the user's own file can have other environments, and less of each
+ENVIRONMENTS = read_environments(EXAMPLE)["environments"]
+NAMES = list(ENVIRONMENTS)
+KEYED = {name for name, one in ENVIRONMENTS.items() if "ApiKeys" in one.get("parameters", {})}
 
 
 @pytest.fixture(scope="module")
 def environments() -> Any:
-    return read_environments()
+    return read_environments(EXAMPLE)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_service_has_what_a_consumer_needs(environments: Any, name: str) -> None
     service = build_service(environments, name, release="1.2.0")
     assert service["issuer"] == environments["environments"][name]["issuer"]
     assert {"audience", "keys", "limits", "version", "release", "base_url", "api_key_required"} <= set(service)
-    assert service["api_key_required"] is (name == "prod")
+    assert service["api_key_required"] is (name in KEYED)
     assert service["issuers"] == [{member: service[member] for member in ("issuer", "audience", "keys")}]
 
 
@@ -126,6 +129,15 @@ def test_openapi_has_the_environments_address(openapi: Any) -> None:
     assert "x-amazon" not in json.dumps(published)
 
 
+def test_types_are_those_of_what_is_published(openapi: Any) -> None:
+    """The profile is that of RFC 9727 (section 4.2), the contract's version and health's type are the contract's."""
+    assert CATALOG_TYPE == 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'
+    assert OPENAPI_TYPE.endswith(f";version={openapi['openapi'].rpartition('.')[0]}")
+    (health,) = openapi["paths"]["/v1/health"]["get"]["responses"]["200"]["content"]
+    for context in build_catalog(read_environments(EXAMPLE))["linkset"][1:]:
+        assert [one["type"] for one in context["status"]] == [health]
+
+
 def test_published_limits_are_those_of_serve() -> None:
     """The limits of service.json are the constants that serve compares with."""
     assert LIMITS == {
@@ -141,8 +153,8 @@ def test_published_contract_names_the_key(environments: Any, openapi: Any) -> No
         text = build_files(environments, openapi, name, release="1")[f"predictions/{name}/openapi.json"][1]
         published = json.loads(text)
         secured = published["paths"]["/v1/flight-delays"]["get"].get("security", published["security"])
-        assert secured == [{"bearerAuth": [], "apiKey": []} if name == "prod" else {"bearerAuth": []}]
-        assert ("apiKey" in published["components"]["securitySchemes"]) is (name == "prod")
+        assert secured == [{"bearerAuth": [], "apiKey": []} if name in KEYED else {"bearerAuth": []}]
+        assert ("apiKey" in published["components"]["securitySchemes"]) is (name in KEYED)
         assert published["paths"]["/v1/health"]["get"]["security"] == []
 
 

@@ -1,4 +1,4 @@
-"""The five environments: their schema, the template's parameters, samconfig.toml."""
+"""The environments: their schema, the template's parameters, samconfig.toml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,34 +16,48 @@ import yaml
 
 from infra.bundle import FUNCTIONS, digest_inputs
 from infra.discovery import build_files
-from infra.environments import SAMCONFIG, build_digest, build_parameters, build_samconfig, read_environments
+from infra.environments import (
+    SAMCONFIG,
+    build_digest,
+    build_parameters,
+    build_samconfig,
+    find_mismatch,
+    is_protected,
+    read_environments,
+)
 from infra.translate import read_template
+from tests.unit.infra.rules.evaluate import Stack
+from tests.unit.infra.rules.pins import PINS
 from tests.unit.infra.rules.queues import RATE
 from tests.unit.infra.rules.template import functions
 
-NAMES = ["dev", "test", "qa", "pre-prod", "prod"]
+NAMES = list(read_environments()["environments"])
 TEMPLATE = read_template()
+EXAMPLE = Path(__file__).with_name("example.yaml")
+DECIDE = "if that is what you decided, write it into `environments` of tests/unit/infra/pins.yaml"
 
 
 @pytest.fixture(scope="module")
 def document() -> Any:
+    """Return the file that is deployed."""
     return read_environments()
 
 
+@pytest.fixture(scope="module")
+def example() -> Any:
+    """Return a full file: the user's own can have other environments, and less of each."""
+    return read_environments(EXAMPLE)
+
+
 def test_samconfig_is_up_to_date(document: Any) -> None:
-    """After a change of the environments, run `python -m infra.environments` and commit both files."""
-    assert SAMCONFIG.read_text() == build_samconfig(document)
+    """The committed file is that of infra/environments.yaml."""
+    stale = SAMCONFIG.read_text() != build_samconfig(document)
+    assert not stale, "infra/environments.yaml has changed: run `python -m infra.environments`, commit samconfig.toml"
 
 
 def fits(parameter: Mapping[str, Any], value: str) -> bool:
     """Return whether CloudFormation accepts a value of a parameter."""
-    if value not in [str(one) for one in parameter.get("AllowedValues", [value])]:
-        return False
-    if not re.fullmatch(parameter.get("AllowedPattern", ".*"), value):
-        return False
-    if parameter["Type"] != "Number":
-        return True
-    return value.isdecimal() and parameter.get("MinValue", 0) <= int(value) <= parameter.get("MaxValue", 10**12)
+    return not find_mismatch(parameter, value)
 
 
 @pytest.mark.parametrize(
@@ -75,52 +90,38 @@ def test_values_are_checked_as_in_cloudformation(name: str, value: str, taken: b
 
 @pytest.mark.parametrize("what", ["stack", "domain", "certificate", "issuer"])
 def test_environments_share_nothing(document: Any, what: str) -> None:
-    """No two environments have the same issuer, name, certificate or stack."""
-    assert len({given[what] for given in document["environments"].values()}) == len(NAMES)
+    """No two environments have the same stack, domain, certificate or issuer."""
+    given = [one[what] for one in document["environments"].values() if what in one]
+    assert len(set(given)) == len(given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_environment_has_its_check(document: Any, name: str) -> None:
     """The synthetic check uses credentials of its own environment."""
-    assert build_parameters(document, name)["SyntheticSecret"] == f"larder/{name}/synthetic"
-
-
-def holds(condition: Any, values: Mapping[str, str]) -> bool:
-    """Evaluate a condition of the template as CloudFormation does."""
-    ((intrinsic, given),) = condition.items()
-    if intrinsic == "Condition":
-        return holds(TEMPLATE["Conditions"][given], values)
-    if intrinsic == "Fn::Equals":
-        one, other = (values[side["Ref"]] if isinstance(side, dict) else str(side) for side in given)
-        return one == other
-    each = [holds(part, values) for part in given]
-    return {"Fn::Not": not each[0], "Fn::And": all(each), "Fn::Or": any(each)}[intrinsic]
+    secret = build_parameters(document, name).get("SyntheticSecret")
+    assert secret is None or f"/{name}/" in secret
 
 
 def find_conditions(given: Mapping[str, str]) -> set[str]:
     """Return the conditions that hold with some parameters and the defaults of the others."""
-    values = {parameter: str(one["Default"]) for parameter, one in TEMPLATE["Parameters"].items()} | dict(given)
-    return {name for name, condition in TEMPLATE["Conditions"].items() if holds(condition, values)}
-
-
-ALL_HAVE = {"OnAws", "CreatesOutputsBucket", "CreatesOutputsBucketOnAws", "HasDomain", "HasDiscovery", "HasSynthetic"}
-MORE = {
-    "dev": set(),
-    "test": set(),
-    "qa": {"HasWaf", "HasWafOnAws"},
-    "pre-prod": {"HasWaf", "HasWafOnAws", "HasTicketEmail"},
-    "prod": {
-        "HasWaf", "HasWafOnAws", "HasTicketEmail", "HasPageEmail", "IsProd", "HasApiKeys", "IsKeptWarm", "IsWarm",
-    },
-}  # fmt: skip
+    return Stack(TEMPLATE, given).find_conditions()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_conditions_hold_where_they_should(document: Any, name: str) -> None:
-    """The conditions of each environment beside those of all: a firewall from qa on, and everything in prod."""
-    assert find_conditions(build_parameters(document, name)) == ALL_HAVE | MORE[name]
+def test_environment_is_as_decided(document: Any, name: str) -> None:
+    """Its members, and the conditions that hold with them."""
+    found = {**document["environments"][name], "conditions": sorted(find_conditions(build_parameters(document, name)))}
+    assert found == PINS["environments"].get(name), f"environments.{name}: {DECIDE}"
 
 
+def test_environments_are_those_that_were_decided(document: Any) -> None:
+    """None is missing, and what they share is as decided."""
+    assert list(PINS["environments"]) == NAMES, DECIDE
+    shared = {member: value for member, value in document.items() if member != "environments"}
+    assert shared == PINS["shared"], f"write it into `shared`: {DECIDE}"
+
+
+SMALLEST = {"Environment": "trial", "Issuer": "https://login.example.com/", "Audience": "larder"}
 SWITCHES = [
     ({"OutputsBucketName": "models"}, {"CreatesOutputsBucket", "CreatesOutputsBucketOnAws"}, set()),
     ({"OutputsKmsKeyArn": "k", "LakeKmsKeyArn": "k"}, set(), {"HasOutputsKey", "HasLakeKey"}),
@@ -129,19 +130,33 @@ SWITCHES = [
     ({"LakeAccount": "111122223333"}, set(), {"HasLakeAccount"}),
     ({"KeyStoreKmsKeyArn": "k", "TableKmsKeyArn": "k"}, set(), {"HasKeyStoreKey", "HasTableKey"}),
     ({"KeyStore": "s3://keys/dev", "KeyStoreBucketName": "keys"}, set(), {"HasKeyStore", "HasKeysOnS3"}),
+    ({"KeyStore": "https://keys.example.com/"}, set(), {"HasKeyStore"}),
     ({"BillingMode": "PROVISIONED"}, set(), {"IsProvisioned", "IsScaled"}),
-    ({"HostedZoneId": "Z1"}, set(), {"HasZone"}),
+    ({"DomainName": "api.example.com"}, set(), {"HasDomain"}),
+    ({"DomainName": "api.example.com", "HostedZoneId": "Z1"}, set(), {"HasDomain", "HasZone"}),
+    ({"HostedZoneId": "Z1"}, set(), set()),
+    ({"DiscoveryBucketName": "discovery"}, set(), {"HasDiscovery"}),
+    ({"SyntheticSecret": "larder/trial/synthetic"}, set(), {"HasSynthetic"}),
+    ({"DeletionProtection": "false"}, {"IsProtected"}, set()),
+    ({"Environment": "prod"}, set(), set()),
+    ({"Waf": "false"}, {"HasWaf", "HasWafOnAws"}, set()),
+    ({"ApiKeys": "required"}, set(), {"HasApiKeys"}),
+    ({"ProvisionedConcurrency": "1", "WarmWriteUnits": "1"}, set(), {"IsKeptWarm", "IsWarm"}),
+    ({"PageEmail": "a@example.com", "TicketEmail": "a@example.com"}, set(), {"HasPageEmail", "HasTicketEmail"}),
+    ({"Issuers": "[{}]"}, set(), {"HasIssuers"}),
     ({"ApiGatewayAccount": "true"}, set(), {"SetsApiGatewayAccount"}),
-    ({"Platform": "laptop"}, {"OnAws", "CreatesOutputsBucketOnAws"}, set()),
+    ({"Platform": "laptop"}, {"OnAws", "CreatesOutputsBucketOnAws", "HasWafOnAws"}, set()),
 ]
 
 
-@pytest.mark.parametrize(("given", "less", "more"), SWITCHES, ids=[", ".join(case[0]) for case in SWITCHES])
-def test_parameters_switch_their_conditions(
-    document: Any, given: dict[str, str], less: set[str], more: set[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("given", "less", "more"), SWITCHES, ids=[", ".join(map("=".join, case[0].items())) for case in SWITCHES]
+)
+def test_parameters_switch_their_conditions(given: dict[str, str], less: set[str], more: set[str]) -> None:
     """Each parameter that switches resources switches its conditions and no others."""
-    assert find_conditions(build_parameters(document, "dev") | given) == (ALL_HAVE - less) | more
+    usual = find_conditions(SMALLEST)
+    assert less <= usual
+    assert find_conditions(SMALLEST | given) == (usual - less) | more
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,64 +170,31 @@ def test_parameters_are_valid_for_the_template(document: Any, name: str) -> None
     assert build_parameters(document, name)["Environment"] == name
 
 
-GIVEN: dict[str, dict[str, str]] = {  # what the environments give beside names, issuer, domain and certificate
-    "dev": {"LogRetentionDays": "7", "LatencyP99Ms": "1000", "Waf": "false"},
-    "test": {"LogRetentionDays": "7", "LatencyP99Ms": "1000", "Waf": "false"},
-    "qa": {"LogRetentionDays": "14", "LatencyP99Ms": "500"},
-    "pre-prod": {"Canary": "true", "TicketEmail": "larder-tickets@example.com"},
-    "prod": {
-        "ApiKeys": "required", "Canary": "true", "LogRetentionDays": "90", "PageEmail": "larder-pages@example.com",
-        "ProvisionedConcurrency": "2", "TicketEmail": "larder-tickets@example.com", "WarmWriteUnits": "8000",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_environment_is_as_decided(document: Any, name: str) -> None:
-    """Its parameters, each once; names, issuer and domain are its own, and the certificate is of its region."""
-    given, prefix = document["environments"][name], "" if name == "prod" else f"{name}."
-    domain = f"predictions.{prefix}api.example.com"
-    certificate = re.fullmatch(r"arn:aws:acm:([a-z0-9-]+):\d{12}:certificate/[0-9a-f-]{36}", given["certificate"])
-    assert certificate
-    assert certificate[1] == given["region"] == "eu-central-1"
-    assert (given["stack"], given["domain"]) == (f"larder-{name}", domain)
-    assert build_parameters(document, name) == GIVEN[name] | {
-        "Environment": name,
-        "Service": "predictions",
-        "Issuer": f"https://login.{prefix}example.com/",
-        "Audience": "larder",
-        "DomainName": domain,
-        "CertificateArn": given["certificate"],
-        "DiscoveryBucketName": "larder-discovery-example",
-        "SyntheticSecret": f"larder/{name}/synthetic",
-    }
-
-
-def test_accounts_are_apart(document: Any) -> None:
-    """Each environment is in an account of its own."""
-    assert len({one["certificate"].split(":")[4] for one in document["environments"].values()}) == len(NAMES)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_sam_deploys_as_decided(document: Any, name: str) -> None:
-    """Stack, region and place of the artifacts are the environment's; only prod asks for confirmation."""
+    """Stack, region and place of the artifacts are the environment's; a protected one asks for confirmation."""
+    given = document["environments"][name]
     found = tomllib.loads(build_samconfig(document))[name]["deploy"]["parameters"]
     overrides = found.pop("parameter_overrides")
+    resources = TEMPLATE["Resources"].values()
+    needed = {"CAPABILITY_IAM"} if any(one["Type"].startswith("AWS::IAM::") for one in resources) else set()
+    if any(isinstance(one["Properties"].get("DefinitionBody"), dict) for one in resources):
+        needed |= {"CAPABILITY_AUTO_EXPAND"}  # AWS::Include is a macro
+    assert set(found.pop("capabilities")) >= needed
     assert found == {
-        "stack_name": f"larder-{name}",
-        "region": "eu-central-1",
+        "stack_name": given["stack"],
+        "region": given["region"],
         "resolve_s3": True,
-        "s3_prefix": f"larder-{name}",
-        "capabilities": ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-        "confirm_changeset": name == "prod",
+        "s3_prefix": given["stack"],
+        "confirm_changeset": is_protected(document, name),
         "fail_on_empty_changeset": False,
     }
     assert overrides[-1] == 'ServeDigest=""', "else sam passes the digest of the deploy before, which hides new code"
 
 
-def test_digest_covers_code_and_parameters(document: Any) -> None:
+def test_digest_covers_code_and_parameters(example: Any) -> None:
     """Another template, other code or another value is another digest; the digest itself is not digested."""
-    given = build_parameters(document, "dev")
+    given = build_parameters(example, "dev")
     digest = build_digest("t", "c", given)
     assert digest == build_digest("t", "c", given | {"ServeDigest": "x"})
     others = [build_digest("u", "c", given), build_digest("t", "d", given)]
@@ -221,13 +203,27 @@ def test_digest_covers_code_and_parameters(document: Any) -> None:
     assert digest_inputs("serve") != digest_inputs("enrich")
 
 
-def test_prod_is_guarded_more_than_dev(document: Any) -> None:
-    """Prod has the firewall, a canary, API keys, provisioned concurrency, and an address for pages."""
-    prod = build_parameters(document, "prod")
-    assert prod.get("Waf", "true") == "true"
-    assert (prod["Canary"], prod["ApiKeys"]) == ("true", "required")
-    assert int(prod["ProvisionedConcurrency"]) > 0
-    assert prod["PageEmail"]
+def test_protection_is_a_setting_of_an_environment(example: Any) -> None:
+    """Whatever its name, an environment is protected unless it says otherwise, as in the template."""
+    assert TEMPLATE["Parameters"]["DeletionProtection"]["Default"] == "true"
+    for name, given, protected in (("trial", {}, True), ("prod", {"DeletionProtection": "false"}, False)):
+        other = {**example, "environments": {name: {**example["environments"]["dev"], "parameters": given}}}
+        assert is_protected(other, name) is protected
+        assert ("IsProtected" in find_conditions(build_parameters(other, name))) is protected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_protected_environment_is_guarded(document: Any, name: str) -> None:
+    """Where data is protected, consumers are: a firewall, a canary, an address for pages, and lines of a month."""
+    if not is_protected(document, name):
+        return
+    given = {one: str(parameter["Default"]) for one, parameter in TEMPLATE["Parameters"].items()}
+    given |= build_parameters(document, name)
+    assert (given["Waf"], given["Canary"]) == ("true", "true")
+    assert given["PageEmail"]
+    assert int(given["LogRetentionDays"]) >= 30
+    others = [build_parameters(document, one).get("LatencyP99Ms", given["LatencyP99Ms"]) for one in NAMES]
+    assert int(given["LatencyP99Ms"]) <= min(map(int, others))
 
 
 def test_samconfig_is_toml_with_a_section_per_environment() -> None:
@@ -235,7 +231,6 @@ def test_samconfig_is_toml_with_a_section_per_environment() -> None:
     config = tomllib.loads(SAMCONFIG.read_text())
     stacks = [config[name]["deploy"]["parameters"]["stack_name"] for name in NAMES]
     assert len(set(stacks)) == len(NAMES)
-    assert config["prod"]["deploy"]["parameters"]["confirm_changeset"] is True
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -251,9 +246,9 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", [case[1] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_schema_refuses(document: Any, change: Any, tmp_path: Any) -> None:
+def test_schema_refuses(example: Any, change: Any, tmp_path: Any) -> None:
     """A file that does not conform to the schema is refused when it is read."""
-    faulty = copy.deepcopy(document)
+    faulty = copy.deepcopy(example)
     change(faulty)
     path = tmp_path / "environments.yaml"
     path.write_text(json.dumps(faulty))
@@ -279,6 +274,12 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {},
         "not allowed to read",
     ),
+    (
+        "keys with a password",
+        {"issuers": [ISSUER | {"keys": "https://a:b@x.example.com/"}]},
+        {},
+        "must be one without a user name or password",
+    ),
     ("keys in a bucket of others", {"issuers": [ISSUER | {"keys": "s3://b/k/"}]}, {}, "KeyStoreBucketName"),
     (
         "a KeyStore that is not used",
@@ -290,6 +291,11 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("an origin with a path", ISSUER, {"CorsOrigins": "https://app.example.com/x"}, "exact origins"),
     ("the origin null", ISSUER, {"CorsOrigins": "null"}, "exact origins"),
     ("a KeyStore on S3 without its bucket", ISSUER, {"KeyStore": "s3://b/k"}, "KeyStoreBucketName"),
+    ("a parameter that the template has not", ISSUER, {"WarmWrites": 1}, "did you mean WarmWriteUnits?"),
+    ("a value that is not in the list", ISSUER, {"LogRetentionDays": 10}, "one of 1, 3, 5, 7, 14"),
+    ("a value beyond its bounds", ISSUER, {"ServeMemory": 128}, "a whole number from 256 to 10240"),
+    ("a value of another form", ISSUER, {"TableKmsKeyArn": "alias/larder"}, "a text that matches ^(arn:"),
+    ("a certificate of another region", {**ISSUER, "region": "eu-west-1"}, {}, "is not in eu-west-1"),
 ]
 
 
@@ -297,10 +303,10 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("given", "parameters", "message"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
 )
 def test_what_serve_would_refuse_is_not_deployed(
-    document: Any, given: dict[str, Any], parameters: dict[str, Any], message: str, tmp_path: Any
+    example: Any, given: dict[str, Any], parameters: dict[str, Any], message: str, tmp_path: Any
 ) -> None:
     """Issuers and origins are checked before a deploy, by the schema or as serve checks them, with the remedy."""
-    faulty = copy.deepcopy(document)
+    faulty = copy.deepcopy(example)
     dev = faulty["environments"]["dev"]
     del dev["issuer"], dev["audience"]
     dev |= given
@@ -311,9 +317,9 @@ def test_what_serve_would_refuse_is_not_deployed(
         build_parameters(read_environments(path), "dev")
 
 
-def test_issuers_reach_the_template(document: Any, tmp_path: Any) -> None:
+def test_issuers_reach_the_template(example: Any, tmp_path: Any) -> None:
     """As one parameter that samconfig.toml and the command line can carry; keys are in the environment's own place."""
-    given = copy.deepcopy(document)
+    given = copy.deepcopy(example)
     dev = given["environments"]["dev"]
     del dev["issuer"], dev["audience"]
     elsewhere = ISSUER | {
@@ -335,15 +341,15 @@ def test_issuers_reach_the_template(document: Any, tmp_path: Any) -> None:
     assert re.fullmatch(r'"(?:\\.|[^"\\])*"', quoted), "as SAM's command line finds a value"
     assert quoted[1:-1].replace('\\"', '"') == parameters["Issuers"]
     assert " " not in override
-    assert find_conditions(parameters) == ALL_HAVE | MORE["dev"] | {"HasIssuers"}
+    assert find_conditions(parameters) == find_conditions(build_parameters(example, "dev")) | {"HasIssuers"}
 
 
 def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
     """YAML parsers use the last one; which is meant, nobody knows."""
     path = tmp_path / "environments.yaml"
-    text = (SAMCONFIG.parent / "infra/environments.yaml").read_text()
+    text = EXAMPLE.read_text()
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
-    with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 15"):
+    with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 14"):
         read_environments(path)
 
 

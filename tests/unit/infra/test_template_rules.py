@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,12 @@ import pytest
 import yaml
 
 from infra.gateway import GATEWAY, build_gateway, render
-from infra.translate import Template, read_template
+from infra.lint import translate_all
+from infra.translate import ROOT, Template, read_template
 from serve.datasets import SERVED
 from tests.unit.infra.rules import RULES, check
+from tests.unit.infra.rules.evaluate import Stack
+from tests.unit.infra.rules.template import listed
 
 GONE = object()
 
@@ -84,8 +88,73 @@ def test_each_rule_has_a_seed(rule: Callable[..., Any]) -> None:
 
 
 def test_gateway_file_is_up_to_date() -> None:
-    """After a change of openapi.yaml, run `python -m infra.gateway` and commit both files."""
-    assert GATEWAY.read_text() == render(build_gateway())
+    """The committed file is that of openapi.yaml."""
+    stale = GATEWAY.read_text() != render(build_gateway())
+    assert not stale, "openapi.yaml has changed: run `python -m infra.gateway` and commit infra/gateway.yaml"
+
+
+def find_references(node: Any) -> Iterator[str]:
+    """Find the resources that a part of a template names."""
+    if isinstance(node, list):
+        for one in node:
+            yield from find_references(one)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name == "Ref":
+                yield value
+            elif name == "Fn::GetAtt":
+                yield value[0]
+            elif name == "Fn::Sub":
+                text = value if isinstance(value, str) else value[0]
+                yield from (found.partition(".")[0] for found in re.findall(r"\$\{([^}]+)\}", text))
+            elif name == "DependsOn":
+                yield from listed(value)
+            yield from find_references(value)
+
+
+def test_stage_waits_for_the_accounts_logging_role(template: Template) -> None:
+    """CloudFormation creates the stage after the account's role for logs, and nothing waits for what may not exist."""
+    resources = translate_all(template)["Resources"]
+    (stage,) = [name for name, one in resources.items() if one["Type"] == "AWS::ApiGateway::Stage"]
+    waits_for, left = set(), {stage}
+    while left:
+        name = left.pop()
+        waits_for.add(name)
+        left |= (set(find_references(resources[name])) & set(resources)) - waits_for
+    assert {"ApiGatewayLogging", "ApiGatewayLogRole"} <= waits_for
+    for name, one in resources.items():
+        for other in listed(one.get("DependsOn", [])):
+            assert resources[other].get("Condition") in (None, one.get("Condition")), f"{name} waits for {other}"
+
+
+@pytest.mark.parametrize(
+    ("given", "others", "free_dashboards", "said"),
+    [
+        ({"SyntheticSecret": "s"}, 19.5, 0, {"docs/cost.md": "| **all of it** | **{}** |"}),
+        ({"Waf": "false"}, 19.5, 3, {"docs/cost.md": "free three | {} |", "README.md": "request: {} $ a month"}),
+        ({"SyntheticSecret": "s"}, -8, 3, {"docs/cost.md": "| alarms | {} |"}),
+    ],
+    ids=["with every option", "the smallest", "alarms alone"],
+)
+def test_pages_say_what_an_environment_costs(
+    template: Template, given: dict[str, str], others: float, free_dashboards: int, said: dict[str, str]
+) -> None:
+    """The sums are those of the resources that a stack has, at the prices of docs/decisions/what-a-million-costs.md."""
+    stack, cost = Stack(template, given), others
+    for name, one in template["Resources"].items():
+        if not stack.exists(name):
+            continue
+        if one["Type"] == "AWS::CloudWatch::Alarm":
+            cost += 0.30 if "Metrics" in one["Properties"] else 0.10
+        elif one["Type"] == "AWS::CloudWatch::CompositeAlarm":
+            cost += 0.50
+        elif one["Type"] == "AWS::CloudWatch::Dashboard":
+            free_dashboards -= 1
+            cost += 3.00 if free_dashboards < 0 else 0
+        elif one["Type"] == "AWS::WAFv2::WebACL":
+            cost += 5.00 + len(one["Properties"]["Rules"])
+    for page, text in said.items():
+        assert text.format(f"{cost:.2f}") in (ROOT / page).read_text(), f"{page}: {cost:.2f}"
 
 
 def test_key_is_required_where_a_token_is() -> None:

@@ -12,6 +12,8 @@ from tests.unit.infra.rules import (
     dashboards,
     functions,
     gateway,
+    grants,
+    parameters,
     permissions,
     pins,
     queues,
@@ -19,7 +21,20 @@ from tests.unit.infra.rules import (
 )
 from tests.unit.infra.rules.template import Rule
 
-MODULES = (queues, storage, permissions, functions, gateway, addresses, alarms, alarm_simulation, dashboards, pins)
+MODULES = (
+    queues,
+    storage,
+    permissions,
+    grants,
+    parameters,
+    functions,
+    gateway,
+    addresses,
+    alarms,
+    alarm_simulation,
+    dashboards,
+    pins,
+)
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
 
 
@@ -31,5 +46,10 @@ def check(template: Template) -> list[str]:
 def _apply(rule: Rule, template: Template) -> Iterator[str]:
     try:
         yield from rule(template)
-    except (KeyError, IndexError, TypeError) as error:  # the rule expects a resource or a property that is missing
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the rule expects a resource or a property that is missing
         yield f"cannot find what it checks: {error!r}"

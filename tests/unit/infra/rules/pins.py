@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from infra.dashboards.widgets import expand_rows, read_dashboards
+from infra.synthetic import TIMEOUT as CHECK_SECONDS
 from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, by_type, get
 
@@ -104,8 +105,8 @@ def times_fit_together(template: Template) -> Iterator[str]:
     publish, waits = resources["PublishFunction"]["Timeout"], resources["Discovery"]["ServiceTimeout"]
     if not publish < waits <= 300:
         yield f"Discovery: CloudFormation waits for {waits} s, and the function runs for {publish} s"
-    if not resources["SyntheticFunction"]["Timeout"] < 300:
-        yield "SyntheticFunction: runs into the next check"
+    if not 3 * CHECK_SECONDS < resources["SyntheticFunction"]["Timeout"] < 300:
+        yield "SyntheticFunction: ends before its three requests do, or runs into the next check"
     alarm = resources["QueueOld"]
     if not alarm["Threshold"] > visible:
         yield "QueueOld: fires for a message that is tried again once"

@@ -27,14 +27,16 @@ def table_has_the_items_attributes(template: Template) -> Iterator[str]:
 
 
 def data_outlives_the_stack(template: Template) -> Iterator[str]:
-    """Tables and buckets are retained on deletion and on replacement, nothing else is; tables are protected in prod."""
+    """Tables and buckets outlive the stack and a replacement, nothing else does; tables are protected by default."""
     for name, one in template["Resources"].items():
         keeps = (one.get("DeletionPolicy"), one.get("UpdateReplacePolicy")) == ("RetainExceptOnCreate", "Retain")
         if keeps != (name in RETAINED | SHARED):
             yield f"{name}: is {'retained' if keeps else 'deleted'} with the stack"
     for name, table in by_type(template, "AWS::DynamoDB::Table").items():
-        if table.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProd", True, False]}:
-            yield f"{name}: is not protected from deletion in prod"
+        if table.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProtected", True, False]}:
+            yield f"{name}: DeletionProtection does not decide whether it is protected"
+    if template["Parameters"]["DeletionProtection"]["Default"] != "true":
+        yield "DeletionProtection: by default the tables can be deleted"
 
 
 def provisioned_capacity_scales(template: Template) -> Iterator[str]:

@@ -1,0 +1,74 @@
+"""What openapi.yaml says in figures, examples and sentences is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve.datasets import SERVED
+from serve.item import MAX_PREDICTION_ID
+from serve.settings import parse_settings
+from serve.web.negotiate import build_etag
+from serve.web.page import MAX_PAGE_BYTES
+from serve.web.problems import challenge, unavailable
+from serve.web.request import Form
+from serve.web.respond import MAX_AGE, MAX_SENT
+from serve.web.route import MAX_LIMIT
+
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schemas", "parameters", "headers"))
+
+
+def _megabytes(count: float) -> str:
+    return f"{int(count / 100_000) / 10} MB"  # rounded down, as a promise is
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_dataset_is_described_as_it_is_served(name: str) -> None:
+    """Its tag names its scope and the claims of its subject; its page has no more items than a page can have."""
+    (text,) = [tag["description"] for tag in DOCUMENT["tags"] if tag["name"] == name]
+    quoted = set(re.findall(r"`([^`]+)`", text))
+    assert quoted >= {*SERVED[name].subject, *([SERVED[name].scope] if SERVED[name].scope else [])}
+    assert not {one for one in quoted if one.endswith(":read")} - {SERVED[name].scope}
+    page = DOCUMENT["paths"][f"/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert SCHEMAS[page.rpartition("/")[2]]["properties"]["items"]["maxItems"] == MAX_LIMIT
+
+
+def test_prediction_id_has_its_bounds() -> None:
+    """Lengths of the schema are those of its pattern and of the code."""
+    schema = SCHEMAS["PredictionId"]
+    assert (schema["minLength"], schema["maxLength"]) == (1, MAX_PREDICTION_ID)
+
+
+def test_sizes_and_times_are_those_of_the_code() -> None:
+    """A page, an uncompressed body and the life of a response are as large and as long as the sentences say."""
+    assert f"ends at {_megabytes(MAX_PAGE_BYTES)}" in PARAMETERS["Limit"]["description"]
+    too_large = " ".join(DOCUMENT["components"]["responses"]["NotAcceptable"]["description"].split())
+    through = f"{_megabytes(MAX_SENT[Form.REST])}; through a load balancer {_megabytes(MAX_SENT[Form.ALB])}"
+    assert f"({through})" in too_large
+    assert f"for {MAX_AGE} s or until" in HEADERS["CacheControl"]["description"]
+    assert HEADERS["CacheControl"]["example"] == f"private, max-age={MAX_AGE}"
+
+
+def test_headers_have_the_form_that_is_sent() -> None:
+    """An entity tag, a challenge of the default realm and Retry-After match their schema, and so do the examples."""
+    settings = parse_settings(
+        {"LARDER_TABLE": "t", "LARDER_ISSUERS": '[{"issuer":"i","audience":"a","keys":"ssm:/k"}]'}
+    )
+    sent = {
+        "ETag": build_etag(b"a body"),
+        "WWWAuthenticate": challenge(settings.realm, "invalid_token").headers["WWW-Authenticate"],
+        "RetryAfter": unavailable("storage").headers["Retry-After"],
+    }
+    for name, value in sent.items():
+        for one in (value, HEADERS[name]["example"]):
+            assert re.search(HEADERS[name]["schema"]["pattern"], one), (name, one)
+    assert HEADERS["WWWAuthenticate"]["example"] == sent["WWWAuthenticate"]
+    assert HEADERS["RetryAfter"]["example"] == sent["RetryAfter"]
+    responses = DOCUMENT["x-amazon-apigateway-gateway-responses"].values()
+    waits = {one["responseParameters"].get("gatewayresponse.header.Retry-After") for one in responses} - {None}
+    assert waits == {f"'{sent['RetryAfter']}'"}

@@ -1,0 +1,263 @@
+"""Rules on what a function is given: the variables that its code reads, permissions for what it requests, addresses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+import botocore.session
+from botocore import xform_name
+
+from enrich.run.fingerprints import PREFIX as FINGERPRINTS
+from enrich.settings import Settings as EnrichSettings
+from infra.discovery import CATALOG_PATH
+from infra.translate import ROOT, Template
+from serve.settings import parse_settings
+from tests.unit.infra.rules.evaluate import ACCOUNT, HERE, REGION, Stack
+from tests.unit.infra.rules.permissions import WITHOUT_RESOURCES
+from tests.unit.infra.rules.template import Rule, functions, listed, statements
+
+LAKE = "444455556666"
+KEY = f"arn:aws:kms:{HERE}:key/{{}}"
+GIVEN = {  # every option that a permission depends on
+    "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
+    "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
+    "SyntheticSecret": "larder/dev/synthetic", "OutputsAccount": "555566667777",
+    **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
+}  # fmt: skip
+OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
+CATALOG = [f"arn:aws:glue:{REGION}:{LAKE}:{what}" for what in (
+    "catalog", *(f"{kind}/{name}" for name in ("reference", "weather", "a", "b", "c") for kind in ("database",)),
+    *(f"table/{name}/one" for name in ("reference", "weather", "a", "b", "c")),
+)]  # fmt: skip
+TABLE, LEDGER = (f"arn:aws:dynamodb:{HERE}:table/{name}" for name in ("Table", "Ledger"))
+QUEUE, WORKGROUP = f"arn:aws:sqs:{HERE}:Queue", f"arn:aws:athena:{HERE}:workgroup/Workgroup"
+PARAMETERS = f"arn:aws:ssm:{HERE}:parameter/larder/dev/keys"
+FOLDER = "arn:aws:s3:::discovery/predictions/dev/service.json"
+# What Lambda, Athena, S3 and KMS do with a function's role, which its code does not show (their developer guides).
+LAMBDA = {"logs:CreateLogStream", "logs:PutLogEvents", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+TABLE_KEY = {f"kms:{one}": [KEY.format("Table")] for one in ("Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey")}
+# role -> IAM action -> the resources that its function uses
+REQUESTS: dict[str, dict[str, list[str]]] = {
+    "EnrichRole": {
+        **{f"sqs:{one}": [QUEUE] for one in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes", "SendMessage")},
+        "s3:ListBucket": ["arn:aws:s3:::OutputsBucket", "arn:aws:s3:::Bucket", "arn:aws:s3:::lake"],
+        "s3:GetBucketLocation": ["arn:aws:s3:::Bucket", "arn:aws:s3:::lake"],
+        "s3:GetObject": ["arn:aws:s3:::OutputsBucket/one", "arn:aws:s3:::lake/one", *OWN],
+        "s3:GetObjectVersion": ["arn:aws:s3:::OutputsBucket/one"],
+        "s3:PutObject": OWN,
+        "s3:AbortMultipartUpload": OWN,
+        "s3:DeleteObject": [one for one in OWN if FINGERPRINTS in one],
+        **{f"glue:{one}": CATALOG for one in ("GetDatabase", "GetTable", "GetPartitions")},
+        "lakeformation:GetDataAccess": ["*"],
+        **{f"athena:{one}": [WORKGROUP] for one in (
+            "StartQueryExecution", "GetQueryExecution", "GetQueryResults", "StopQueryExecution",
+        )},
+        "athena:GetDataCatalog": [f"arn:aws:athena:{HERE}:datacatalog/{LAKE}"],
+        "dynamodb:BatchWriteItem": [TABLE],
+        "dynamodb:PutItem": [TABLE, LEDGER],
+        "dynamodb:DescribeTable": [TABLE],
+        **{f"dynamodb:{one}": [LEDGER] for one in ("GetItem", "DeleteItem", "Query")},
+        **TABLE_KEY,
+        "kms:Decrypt": [KEY.format(one) for one in ("Outputs", "Lake", "Table")],
+    },
+    "ServeRole": {
+        "dynamodb:GetItem": [TABLE],
+        "dynamodb:Query": [TABLE],
+        "ssm:GetParametersByPath": [PARAMETERS, f"{PARAMETERS}/one.pem"],
+        "s3:GetObject": ["arn:aws:s3:::keys/one"],
+        "s3:ListBucket": ["arn:aws:s3:::keys"],
+        "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
+        "kms:DescribeKey": [KEY.format("Table")],
+    },
+    "PublishRole": {"s3:PutObject": [f"arn:aws:s3:::discovery/{CATALOG_PATH}", FOLDER], "s3:DeleteObject": [FOLDER]},
+    "SyntheticRole": {
+        "secretsmanager:GetSecretValue": [f"arn:aws:secretsmanager:{HERE}:secret:larder/dev/synthetic-Ab12Cd"]
+    },
+    "SweepRole": {"sqs:SendMessage": [QUEUE]},
+    "SyntheticScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:SyntheticFunction"]},
+}  # fmt: skip
+NOT_IN_CODE = {  # beside LAMBDA
+    "EnrichRole": {
+        "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",  # the poller of the mapping
+        "s3:GetBucketLocation", "s3:AbortMultipartUpload", "lakeformation:GetDataAccess", "athena:GetDataCatalog",
+        "glue:GetDatabase", "glue:GetTable", "glue:GetPartitions",  # Athena, as its caller
+        "athena:GetQueryResults",  # PyAthena, for a result without rows
+        "s3:GetObjectVersion",  # a GetObject with a VersionId
+        "dynamodb:DeleteItem",  # within a transaction
+        *TABLE_KEY,
+    },
+    "ServeRole": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey"},  # signed GETs name no operation
+    "PublishRole": set(),
+    "SyntheticRole": set(),
+}  # fmt: skip
+CODE = {
+    "EnrichRole": "enrich",
+    "ServeRole": "serve",
+    "PublishRole": "infra/publish.py",
+    "SyntheticRole": "infra/synthetic.py",
+}
+SERVICES = ("athena", "dynamodb", "s3", "secretsmanager", "sqs", "ssm")
+ALIASES = {  # an operation whose IAM action has another name
+    "s3:HeadObject": "s3:GetObject",
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:DeleteObjects": "s3:DeleteObject",
+    "dynamodb:TransactWriteItems": "dynamodb:PutItem",
+}
+VARIABLE = re.compile(r"LARDER_[A-Z_]+")
+
+
+@cache
+def find_called(place: str) -> frozenset[str]:
+    """Find the IAM actions of the operations that some code calls, by method (`get_item`) or by name (`"GetItem"`)."""
+    path = ROOT / place
+    files = [path] if path.suffix else [one for one in path.rglob("*.py") if "dev" not in one.parts]
+    text = "\n".join(one.read_text() for one in files)
+    called = set()
+    for service in SERVICES:
+        for operation in _list_operations(service):
+            if re.search(rf"\.{xform_name(operation)}\(|[.\"]{operation}\"", text):
+                action = f"{service}:{operation}"
+                called.add(ALIASES.get(action, action))
+    return frozenset(called)
+
+
+@cache
+def _list_operations(service: str) -> tuple[str, ...]:
+    return tuple(botocore.session.Session().get_service_model(service).operation_names)
+
+
+def list_grants(template: Template, given: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """List (role, Sid, action, resource) of the statements that a stack has."""
+    stack = Stack(template, given)
+    for role, statement in statements(template):
+        for action in set(listed(statement["Action"])) - LAMBDA:  # functions_can_log
+            for resource in listed(stack.value(statement["Resource"])):
+                yield role, statement["Sid"], action, str(resource)
+
+
+def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
+    """Each request of a function is allowed, and nothing else is; the requests are those of the code."""
+    granted = list(list_grants(template, GIVEN))
+    everything = {one for requests in REQUESTS.values() for resources in requests.values() for one in resources}
+    # Beside the resources of others: an object elsewhere, another bucket, environment, service, queue, database.
+    everything |= {re.sub(old, new, one) for one in everything for old, new in (
+        (r"/(one|service\.json)", "/elsewhere/one"), ("Bucket|lake|keys", "another"), ("/dev/", "/prod/"),
+        ("predictions", "others"), ("reference|weather", "secret"), ("Queue", "DeadLetters"),
+        (":key/.*", ":key/Another"), (r"Bucket/\w+/", "Bucket/elsewhere/"),
+    )} - {"*"}  # fmt: skip
+    for role, requests in REQUESTS.items():
+        if role in CODE and set(requests) != (wanted := find_called(CODE[role]) | NOT_IN_CODE[role]):
+            yield f"{role}: {CODE[role]} calls {sorted(wanted ^ set(requests))}, and REQUESTS differs"
+        mine = [(sid, action, resource) for owner, sid, action, resource in granted if owner == role]
+        for action, resources in requests.items():
+            for one in resources:
+                if not any(action == allowed and fnmatchcase(one, resource) for _, allowed, resource in mine):
+                    yield f"{role}: is not allowed {action} on {one}"
+        for sid, action, resource in mine:
+            matched = {one for one in everything if fnmatchcase(one, resource)}
+            needed = set(requests.get(action, []))
+            if action in WITHOUT_RESOURCES and action in requests:
+                continue
+            if not matched & needed:
+                yield f"{role} {sid}: allows {action} on {resource}, which nothing requests"
+            for one in sorted(matched - needed):
+                if not _is_within(one, needed):
+                    yield f"{role} {sid}: allows {action} on {one}, which nothing requests"
+
+
+def _is_within(resource: str, needed: set[str]) -> bool:
+    """Return whether a resource is in the folder of an object, parameter or table that a function uses."""
+    folders = [one.rpartition("/")[0] for one in needed if re.search(r"/(one[.\w]*|service\.json)$", one)]
+    return any(resource.startswith(f"{folder}/") for folder in folders)
+
+
+def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]:
+    """Each function has the variables that its code reads and no other, and each names its own resource."""
+    stack = Stack(template, {"Environment": "qa", "ReleaseVersion": "7", "CorsOrigins": "https://a.example.com"})
+    read = {
+        "EnrichFunction": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
+        "ServeFunction": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
+        "SyntheticFunction": _find_variables("infra/synthetic.py"),
+        "PublishFunction": set(),
+    }
+    names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
+             "LARDER_BUCKET": "Bucket", "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
+             "LARDER_WORKGROUP": "Workgroup", "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
+    for name, function in functions(template).items():
+        given = stack.value(function.get("Environment", {}).get("Variables", {}))
+        if set(given) != read[name]:
+            yield f"{name}: its variables differ from those that its code reads by {sorted(set(given) ^ read[name])}"
+        for variable in sorted(set(given) & set(names)):
+            if given[variable] != names[variable]:
+                yield f"{name}: {variable} is {given[variable]}, not {names[variable]}"
+
+
+def _find_variables(place: str) -> set[str]:
+    return set(VARIABLE.findall(Path(ROOT / place).read_text()))
+
+
+def issuers_reach_serve(template: Template) -> Iterator[str]:
+    """Serve parses what the parameters say: one issuer with its keys in either place, or the list as it is given."""
+    one = {"Issuer": "https://one.example.com/", "Audience": "them", "Environment": "qa"}
+    many = [{"issuer": f"https://{name}.example.com/", "audience": "them", "keys": "ssm:/k/"} for name in "ab"]
+    wanted: list[tuple[dict[str, str], list[tuple[str, str]]]] = [
+        (one, [(one["Issuer"], "ssm:/larder/qa/keys/")]),
+        (one | {"KeyStore": "s3://keys/qa"}, [(one["Issuer"], "s3://keys/qa")]),
+        (one | {"Issuers": json.dumps(many)}, [(each["issuer"], each["keys"]) for each in many]),
+    ]
+    variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
+    for given, issuers in wanted:
+        try:
+            parsed = parse_settings(Stack(template, given).value(variables)).issuers
+        except ValueError as error:
+            yield f"ServeFunction: refuses {sorted(given)}: {error}"
+            continue
+        if [(each.policy.issuer, each.keys) for each in parsed] != issuers:
+            yield f"ServeFunction: with {sorted(given)} it trusts {[each.policy.issuer for each in parsed]}"
+        if any("them" not in str(each.policy.audience) for each in parsed):
+            yield f"ServeFunction: with {sorted(given)} it accepts another audience"
+
+
+def addresses_lead_to_the_api(template: Template) -> Iterator[str]:
+    """The published address is the domain's, or the stage's, with the version of the paths; the check reads it."""
+    api, stage = "Api", template["Resources"]["Api"]["Properties"]["StageName"]
+    usual = f"https://{api}.execute-api.{REGION}.amazonaws.com/{stage}/v1"
+    check = functions(template)["SyntheticFunction"]["Environment"]["Variables"]
+    for given, url in (({}, usual), ({"DomainName": "api.example.com"}, "https://api.example.com/v1")):
+        stack = Stack(template, {**given, "Service": "them", "Environment": "qa", "SyntheticPath": "/d?limit=1"})
+        properties = stack.value(template["Resources"]["BaseUrlParameter"]["Properties"])
+        if (properties["Name"], properties["Value"]) != ("/discovery/them/qa/v1/base-url", url):
+            yield f"BaseUrlParameter: {properties['Name']} is {properties['Value']}, not {url}"
+        if stack.value(check)["LARDER_URL"] != f"{url}/d?limit=1":
+            yield f"SyntheticFunction: reads {stack.value(check)['LARDER_URL']}"
+        if stack.value(template["Outputs"]["BaseUrl"]["Value"]) != usual:
+            yield "Outputs: BaseUrl is not the stage's address"
+
+
+def buses_accept_only_the_outputs_account(template: Template) -> Iterator[str]:
+    """The bus accepts S3's events of the outputs' account, and the account has no other permission on it."""
+    stack = Stack(template, GIVEN)
+    wanted = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{GIVEN['OutputsAccount']}:root"},
+        "Action": "events:PutEvents",
+        "Resource": f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/default",
+        "Condition": {"StringEquals": {"events:source": "aws.s3"}},
+    }
+    if stack.value(template["Resources"]["OutputsAccountMaySendEvents"]["Properties"]["Statement"]) != wanted:
+        yield "OutputsAccountMaySendEvents: allows more or less than S3's events of the outputs' account"
+
+
+RULES: tuple[Rule, ...] = (
+    roles_allow_what_the_code_does,
+    variables_are_those_that_the_code_reads,
+    issuers_reach_serve,
+    addresses_lead_to_the_api,
+    buses_accept_only_the_outputs_account,
+)
