@@ -60,7 +60,6 @@ class Compiled:
         defaults: for each metadata that has fragments, a SELECT of one row for predictions without a match: the reject
             code, and the fragments.
         columns: for each column, the reject code of its unreadable values.
-        invalid: the reject code of a body that is not JSON.
         plain: the join of the relation `larder.read` with all metadata; `joined` adds the values of expressions to it.
         body: SQL pieces of the body's text, to concatenate.
     """
@@ -75,7 +74,6 @@ class Compiled:
     pk: str
     sk: str
     code: str
-    invalid: int
     body: list[str]
 
     def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
@@ -83,17 +81,13 @@ class Compiled:
         body = concat(self.body)
         for fragment, text in defaults.items():
             body = body.replace(_default(fragment), literal(text))
-        # the last defence: whatever text a file, a query or an expression gives, what is no JSON is never written
         return f"""
-            select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk,
-                case when "larder.valid" then "larder.body" end as body,
+            select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
-                case when "larder.valid" is false then {self.invalid} else "larder.code" end as code,
-                "larder.problem" as problem
-            from (select *, json_valid("larder.body") as "larder.valid"
+                "larder.code" as code, "larder.problem" as problem
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"
-            from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined}))))"""
+            from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
 
 
 def compile_dataset(bound: Bound, hoisted: frozenset[str]) -> Compiled:
@@ -151,7 +145,6 @@ class _Compiler:
                     *broken,
                 ]
             ),
-            invalid=self.reasons.add(BAD_VALUE, "the body is not JSON: a text in it is not UTF-8"),
             body=body,
         )
 

@@ -118,7 +118,7 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
             text = f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
         return Rendered(f"rtrim(rtrim({text}, '0'), '.')" if scale else text)
     if name == "varchar":
-        return _render_json(value) if str(kind).upper() == "JSON" else Rendered(f"cast(to_json({value}) as varchar)")
+        return _render_json(value) if str(kind).upper() == "JSON" else _render_text(value)
     if name == "enum":
         return Rendered(f"cast(to_json({text}) as varchar)")
     if name in {"uuid", "time", "time_ns"}:
@@ -198,6 +198,16 @@ def _render_large(value: str, policy: JsonPolicy) -> Rendered:
             ),
         ),
     )
+
+
+def _render_text(value: str) -> Rendered:
+    check = ValueCheck(BAD_VALUE, "", _is_not_utf_8(value), "holds text that is not UTF-8")
+    return Rendered(f"cast(to_json({value}) as varchar)", (check,))
+
+
+def _is_not_utf_8(text: str) -> str:
+    """Return the SQL that is true for a text that is not UTF-8, which `to_json` would render as nothing at all."""
+    return f"({text} is not null and try(decode(encode({text}))) is null)"
 
 
 def _render_json(value: str) -> Rendered:
