@@ -64,7 +64,9 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     ("OpenLake", "kms:Decrypt"): [KEYS["lake"]],
     ("OpenSigningKeys", "kms:Decrypt"): [KEYS["keys"]],
     # So does DynamoDB (its guide, "Encryption at rest: usage notes").
-    **{("OpenTables", f"kms:{one}"): [KEYS["tables"]] for one in ("Decrypt", "Encrypt", "GenerateDataKey", "DescribeKey")},
+    **{("OpenTables", f"kms:{one}"): [KEYS["tables"]] for one in (
+        "Decrypt", "Encrypt", "GenerateDataKey", "DescribeKey",
+    )},
     **{("OpenTable", f"kms:{one}"): [KEYS["tables"]] for one in ("Decrypt", "DescribeKey")},
     # Lake Formation gives Athena the data on behalf of its caller; it has no resources to name.
     ("UseLakeFormation", "lakeformation:GetDataAccess"): ["*"],
