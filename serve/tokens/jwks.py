@@ -26,6 +26,7 @@ from serve.tokens.strict import Ambiguous, parse_base64url, parse_json
 
 _CURVES = {"P-256": (SECP256R1, 32), "P-384": (SECP384R1, 48), "P-521": (SECP521R1, 66)}
 _THUMBPRINT = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}  # RFC 7638, 8037
+_KEPT = {"x5t": "x5t", "x5t#S256": "x5t_s256", "issuer": "issuer"}  # members of a JWK, and of SigningKey
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
@@ -151,7 +152,7 @@ def parse_jwk(jwk: object, algorithms: frozenset[str] = DEFAULT_ALGORITHMS) -> S
     except (ValueError, TypeError) as error:  # off the curve, an even exponent, ...: cryptography's own checks
         raise BadKey("not a valid key of its type") from error
     key = build_signing_key(jwk.get("kid"), public_key, jwk.get("alg"), algorithms)
-    return key._replace(**{name: jwk[name] for name in ("x5t", "issuer") if isinstance(jwk.get(name), str)})
+    return key._replace(**{field: jwk[name] for name, field in _KEPT.items() if isinstance(jwk.get(name), str)})
 
 
 def _check_purpose(jwk: Mapping[str, Any]) -> None:

@@ -192,7 +192,7 @@ _PROVIDERS: tuple[tuple[str, str, str, str], ...] = (
     ("required claims are not asked", "serve.tokens.jwt", "in policy.require_claims:", "in ():"),
     ("true is 1", "serve.tokens.jwt", "type(one) is type(other) and ", ""),
     ("no kid, any key", "serve.tokens.jwt", "    if len(found) != 1:", "    if not found:"),
-    ("x5t is not asked", "serve.tokens.jwt", 'if "x5t" in header:', "if False:"),
+    ("x5t is not asked", "serve.tokens.jwt", "    if named:", "    if False:"),
     ("client_id of any token", "serve.tokens.jwt", "get_claim(claims, policy.audience_claim)", "claims.get('aud') or get_claim(claims, policy.audience_claim)"),
     ("an issuer for every dataset", "serve.access", "policy.datasets is not None and", "False and"),
     ("the first of a list", "serve.access", "isinstance(value, list) and len(value) == 1", "isinstance(value, list) and value"),
