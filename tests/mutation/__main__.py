@@ -1,12 +1,13 @@
-"""Change serve and wire in one place at a time, and see whether a test notices.
+"""Change serve, wire and the pure parts of enrich in one place at a time, and see whether a test notices.
 
     python -m tests.mutation --sample 200 --seed 1          # of all places; prints those that no test noticed
     python -m tests.mutation serve.web.page wire.head       # every place of these modules
     python -m tests.mutation --list wire.head               # say what would be changed, and test nothing
 
 Each mutant runs in a process of its own, forked from one that has imported what tests need: first the test files that
-import its module, then the others of its package, until a test fails twice. `equivalent.yaml` lists the survivors that
-no test can notice, with reasons. It ends with 1 if less than 98 % of the others were noticed.
+import its module, then the others of its package (of enrich: those in `ENRICH`), until a test fails twice.
+`equivalent.yaml` lists the survivors that no test can notice, with reasons. It ends with 1 if less than 98 % of the
+others were noticed.
 """
 
 from __future__ import annotations
@@ -35,24 +36,65 @@ SECONDS = 180  # for one test; what takes longer, even on a busy machine, waits 
 CPU_SECONDS = 90  # for all tests of a mutant
 # Packages, what is not deployed of them, and where their tests are.
 PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
+# Of enrich, the parts that only compute, and the test files that are about them, the quickest first.
+ENRICH = {
+    "enrich.dataset.as_of": ("as_of",),
+    "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
+    "enrich.dataset.expressions": ("contract:dataset_mistakes", "engine"),
+    "enrich.dataset.field_types": ("every_type", "contract:dataset_mistakes", "contract:openapi_command"),
+    "enrich.dataset.json_sql": ("render", "every_type", "engine"),
+    "enrich.dataset.nullability": ("pure_parts", "engine", "contract:openapi_command"),
+    "enrich.dataset.row_checks": ("engine", "render_failures"),
+    "enrich.dataset.type_names": ("contract:dataset_mistakes",),
+    "enrich.delta.buckets": ("pure_parts", "buckets"),
+    "enrich.delta.outcomes": ("pure_parts", "delta"),
+    "enrich.intake.events": ("events",),
+    "enrich.join.rejects": ("pure_parts", "counting_once"),
+    "enrich.ledger.records": ("pure_parts", "as_of", "counting_once", "withdrawal"),
+    "enrich.ledger.run_state": ("pure_parts", "as_of"),
+    "enrich.plan.cost": ("cost",),
+    "enrich.read.csv_syntax": ("csv_dialects", "text_files"),
+    "enrich.read.magic": ("pure_parts", "text_files", "unreadable_outputs"),
+    "enrich.read.text": ("csv_dialects", "text_files", "read"),
+    "enrich.write.item_size": ("requests",),
+}
 _ELSEWHERE = {
     "wire": [f"tests/unit/serve/test_{name}.py" for name in ("bounds", "faulty_storage", "key_places", "key_reading")]
 }
 # Not run: they notice what others notice sooner, or run code that is not changed.
 _LEFT_OUT = ("test_any_input", "test_wycheproof", "test_rfc_vectors", "test_import_set")
-_HEAVY = ("pytest", "hypothesis", "jwt.algorithms", "cryptography.hazmat.primitives.serialization", "botocore.auth")
+_HEAVY = (
+    "pytest",
+    "hypothesis",
+    "jwt.algorithms",
+    "cryptography.hazmat.primitives.serialization",
+    "botocore.auth",
+    "boto3",
+    "duckdb",
+    "orjson",
+    "pandas",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "jsonschema",
+    "yaml",
+)
 
 
 def list_modules() -> Iterator[str]:
-    """List the modules that are deployed."""
+    """List the modules of serve and wire that are deployed, and those of enrich that only compute."""
     for package, (left_out, _) in PACKAGES.items():
         for path in sorted(Path(package).rglob("*.py")):
             if not (left_out and str(path).startswith(left_out)) and not path.name.startswith("__"):
                 yield ".".join(path.with_suffix("").parts)
+    yield from ENRICH
 
 
 def find_tests(module: str) -> tuple[list[str], list[str]]:
     """Return the test files that import a module, and the others of its package."""
+    if module in ENRICH:
+        kinds = [name.rpartition(":") for name in ENRICH[module]]
+        return [f"tests/{kind or 'unit'}/enrich/test_{name}.py" for kind, _, name in kinds], []
     package = module.partition(".")[0]
     files = [str(path) for path in sorted(Path(PACKAGES[package][1]).glob("test_*.py"))]
     files += _ELSEWHERE.get(package, [])

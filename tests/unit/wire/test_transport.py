@@ -162,6 +162,26 @@ def test_waiting_lasts_as_long_as_asked() -> None:
         transport.close()
 
 
+def test_waiting_takes_no_cpu() -> None:
+    """Time-outs are looked for at a quarter of the time to connect, and not all the time."""
+    readings = 0
+
+    def clock() -> float:
+        nonlocal readings
+        readings += 1
+        return time.monotonic()
+
+    with FaultyServer(silence) as server:
+        transport = transport_to(server, connect_timeout=0.4, timeout=60, clock=clock)
+        transport.send(TARGET, b"1")
+        while not server.seen:
+            transport.wait(0.01)
+        readings = 0
+        assert transport.wait(0.5) == []
+        assert 4 <= readings <= 30
+        transport.close()
+
+
 def test_late_answer_reaches_nobody() -> None:
     """An answer that comes after its time-out is not taken for that of a later request."""
     with FaultyServer(late(0.2, answer(body=b"late")), answer(body=b"good")) as server:
@@ -437,3 +457,30 @@ def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
         assert handle != left
         assert list(collect(transport, 1)) == [handle]
         assert server.peers[0].closed_by_client.wait(2)
+
+
+def test_renewing_forgets_what_waits_and_sets_the_time_out() -> None:
+    """A request that was queued by the user before is never sent, and a time-out is that of the new user."""
+    with FaultyServer(silence) as server:
+        transport = transport_to(server, connections=1, timeout=60)
+        transport.send(TARGET, b"in flight")
+        while not server.seen:
+            transport.wait(0.01)
+        transport.send(TARGET, b"queued")
+        assert transport.renew(0.2).timeout == 0.2
+        handle = transport.send(TARGET, b"next")
+        assert "no response within 0.2 s" in str(collect(transport, 1)[handle])
+        assert [seen.body for seen in server.seen] == [b"in flight", b"next"]
+        transport.close()
+
+
+def test_nothing_is_reported_to_the_next_user() -> None:
+    """A failure that nobody fetched is gone with the user whose request it was."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    transport = Transport(Endpoint("dynamodb", "eu-west-1", "127.0.0.1", port, tls=False), lambda: KEYS)
+    transport.send(TARGET, b"1")
+    assert transport.renew(1.0).wait(0.1) == []
+    assert [handle for handle, _ in transport.wait(0.0)] == []
+    handle = transport.send(TARGET, b"2")
+    assert list(collect(transport, 1)) == [handle]
