@@ -33,6 +33,8 @@ _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 # Common faults of a document, by how it begins.
 _UNREADABLE = {
     b"\xef\xbb\xbf": "begins with a byte order mark; store it as UTF-8 without one",
+    b"\xff\xfe\x00\x00": "is UTF-32; store it as UTF-8",
+    b"\x00\x00\xfe\xff": "is UTF-32; store it as UTF-8",
     b"\xff\xfe": "is UTF-16; store it as UTF-8",
     b"\xfe\xff": "is UTF-16; store it as UTF-8",
     b"\x1f\x8b": "is gzipped, although that was not asked for; serve or store it as plain JSON",
@@ -171,7 +173,7 @@ def _check_purpose(jwk: Mapping[str, Any]) -> None:
 def _split_document(document: KeyDocument) -> list[tuple[str, Any]]:
     """Split a document into (kid, JWK or PEM)."""
     for start, what in _UNREADABLE.items():
-        if document.data.startswith(start):
+        if document.data.lstrip().startswith(start):
             raise BadKeySet(f"{document.name}: {what}")
     if document.data.lstrip().startswith(b"-----BEGIN "):
         return [(document.name.rpartition("/")[2].removesuffix(".pem"), document.data)]

@@ -56,15 +56,16 @@ def check_location(location: str) -> None:
     """
     _find_reader(location, {})
     parts = urlsplit(location)
+    if parts.scheme != "https":
+        if parts.query or parts.fragment:
+            raise ValueError(f"the location of keys must have no ? and no #, not {location!r}")
+        return
     if not location.isascii() or not location.isprintable() or " " in location or parts.fragment:
         raise ValueError(f"the location of keys must be printable ASCII without blanks and #, not {location!r}")
-    if parts.scheme == "https":
-        try:
-            parse_endpoint(f"https://{parts.netloc}", "https", "")
-        except ValueError as error:
-            raise ValueError(f"the location of keys {location!r} has no valid host and port: {error}") from error
-    elif parts.query:
-        raise ValueError(f"the location of keys must have no ?, not {location!r}")
+    try:
+        parse_endpoint(f"https://{parts.netloc}", "https", "")
+    except ValueError as error:
+        raise ValueError(f"the location of keys {location!r} has no valid host and port: {error}") from error
 
 
 def _find_reader(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
