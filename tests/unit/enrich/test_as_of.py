@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enrich.dataset.as_of import AsOf, FromColumn, FromKey, set_zone
+from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified, get_ahead, set_zone
 from enrich.intake.find import sweep
 from enrich.ledger.run_state import RunState
 from tests.unit.enrich.small_shop import ROWS, TTL, SmallShop, parquet
@@ -85,3 +85,11 @@ def test_an_instant_without_an_offset_is_local(zone: str, hour: int) -> None:
     found = set_zone(datetime(2026, 1, 2, 12), zone)
     assert (found, found.utcoffset()) == (datetime(2026, 1, 2, hour, tzinfo=UTC), timedelta(0))
     assert set_zone(datetime(2026, 1, 2, 12, tzinfo=UTC), zone) == datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def test_a_rule_of_little_is_strict() -> None:
+    """UTC, and no date ahead of the output's arrival."""
+    rules: tuple[AsOf, ...] = (FromKey("{}"), FromColumn("day"), LastModified())
+    assert [get_ahead(rule) for rule in rules] == [timedelta(0)] * 3
+    assert (FromKey("{}").zone, FromColumn("day").zone) == ("UTC", "UTC")
+    assert get_ahead(FromColumn("day", ahead=timedelta(days=2))) == timedelta(days=2)

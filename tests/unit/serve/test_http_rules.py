@@ -464,6 +464,7 @@ def test_a_fault_of_ours_tells_nothing() -> None:
     app.table.error = KeyError("canary-in-exception")
     answer = app.call(ONE, TOKEN)
     assert (answer.status, answer.json["code"]) == (500, "internal_error")
+    assert answer.json["requestId"] == app.line["request_id"] == "request-1"
     assert b"canary" not in answer.body
     assert b"KeyError" not in answer.body
     assert "canary" not in app.lines[-1]
