@@ -27,7 +27,7 @@ from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
 from serve.settings import parse_settings
-from serve.tokens.key_sources import open_source
+from serve.tokens.key_sources import check_location
 
 ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
@@ -168,7 +168,7 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
     try:
         settings = parse_settings(variables)
         for issuer in settings.issuers:
-            open_source(issuer.keys, {})
+            check_location(issuer.keys)
     except ValueError as error:
         raise ValueError(f"environments.{name}: {error}") from error
     if len(issuers) > MAX_ISSUERS:

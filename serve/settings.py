@@ -152,7 +152,15 @@ def _check_together(place: str, policy: Policy, served: Mapping[str, Served]) ->
         for dataset in datasets:
             if dataset not in served:
                 raise ValueError(f"{place}: {name} has no such dataset: {dataset!r} (known: {known})")
-    claims = sorted({claim for one in served.values() for claim in one.subject})
+    accessible = {name: one for name, one in served.items() if policy.datasets is None or name in policy.datasets}
+    for dataset, scope in policy.scopes:
+        if dataset not in accessible:
+            raise ValueError(
+                f"{place}: scopes has {dataset!r}, which is not in datasets: the issuer gives no access to it"
+            )
+        if scope is not None and policy.scope_separator in scope:
+            raise ValueError(f"{place}: scopes has {scope!r} for {dataset!r}, which scope_separator would split")
+    claims = sorted({claim for one in accessible.values() for claim in one.subject})
     for claim, _ in policy.subject_claims:
         if claim not in claims:
             raise ValueError(f"{place}: subject_claims has {claim!r}, no dataset's claim (known: {', '.join(claims)})")
@@ -176,7 +184,14 @@ def _is_quotable(value: Any) -> bool:
 
 def _issuer(value: Any) -> str | None:
     issuer = _text(value)
-    return issuer if issuer is not None and issuer.count(TENANT) <= 1 else None
+    if issuer is None or issuer.count(TENANT) > 1 or set("*{}") & set(issuer.replace(TENANT, "")):
+        return None
+    return issuer
+
+
+def _audience(value: Any) -> str | None:
+    audience = _text(value)
+    return audience if audience is not None and "*" not in audience else None
 
 
 def _texts(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...] | None]:
@@ -191,8 +206,8 @@ def _texts(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...] | Non
     return parse_all
 
 
-def _text_or_texts(value: Any) -> str | tuple[str, ...] | None:
-    return _text(value) if isinstance(value, str) else _texts(_text)(value)
+def _audiences(value: Any) -> str | tuple[str, ...] | None:
+    return _audience(value) if isinstance(value, str) else _texts(_audience)(value)
 
 
 def _claim(value: Any) -> Claim | None:
@@ -203,7 +218,9 @@ def _claim(value: Any) -> Claim | None:
         return value if value and _is_quotable(value) and not is_path else None
     if not isinstance(value, list) or not value:
         return None
-    return tuple(value) if all(one and _is_quotable(one) for one in value) else None
+    if not all(one and _is_quotable(one) for one in value):
+        return None
+    return tuple(value) if len(value) > 1 else value[0]
 
 
 def _mapping(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[str, Any], ...] | None]:
@@ -235,7 +252,9 @@ def _required(value: Any) -> tuple[tuple[Claim, tuple[str | int, ...]], ...] | N
         claim, values = _claim(one["claim"]), one["values"]
         if claim is None or not isinstance(values, list) or not values:
             return None
-        if not all(type(value) in (str, int, bool) for value in values):
+        if not all(type(value) in (int, bool) or _text(value) is not None for value in values):
+            return None
+        if len({(type(value), value) for value in values}) < len(values):
             return None
         parsed.append((claim, tuple(values)))
     return tuple(parsed)
@@ -269,8 +288,10 @@ def _flag(value: Any) -> bool | None:
 _A_CLAIM = 'a claim\'s name, or a list of names for one within objects, e.g. ["realm_access", "roles"]'
 # Every member of an issuer, by the name of its member of Policy; docs/identity-providers.md has each with its risk.
 SETTINGS: dict[str, _Setting] = {
-    "issuer": _Setting("a string without blanks around it, exactly as in iss", _issuer),
-    "audience": _Setting("a string, or a list of strings, without blanks around them", _text_or_texts),
+    "issuer": _Setting(
+        f"a string without blanks around it, exactly as in iss (no *, and of braces only {TENANT})", _issuer
+    ),
+    "audience": _Setting("a string, or a list of strings, without * or blanks around them", _audiences),
     "keys": _Setting("a string: the location of the issuer's keys", _text),
     "algorithms": _Setting(f"a list of some of {', '.join(sorted(ALGORITHMS))}", _algorithms),
     "leeway": _Setting(f"0 to {MAX_LEEWAY} seconds", _leeway),

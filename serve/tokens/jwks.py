@@ -26,12 +26,15 @@ from serve.tokens.strict import Ambiguous, parse_base64url, parse_json
 
 _CURVES = {"P-256": (SECP256R1, 32), "P-384": (SECP384R1, 48), "P-521": (SECP521R1, 66)}
 _THUMBPRINT = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}  # RFC 7638, 8037
+_KEPT = {"x5t": "x5t", "x5t#S256": "x5t_s256", "issuer": "issuer"}  # members of a JWK, and of SigningKey
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
 # Common faults of a document, by how it begins.
 _UNREADABLE = {
     b"\xef\xbb\xbf": "begins with a byte order mark; store it as UTF-8 without one",
+    b"\xff\xfe\x00\x00": "is UTF-32; store it as UTF-8",
+    b"\x00\x00\xfe\xff": "is UTF-32; store it as UTF-8",
     b"\xff\xfe": "is UTF-16; store it as UTF-8",
     b"\xfe\xff": "is UTF-16; store it as UTF-8",
     b"\x1f\x8b": "is gzipped, although that was not asked for; serve or store it as plain JSON",
@@ -151,7 +154,7 @@ def parse_jwk(jwk: object, algorithms: frozenset[str] = DEFAULT_ALGORITHMS) -> S
     except (ValueError, TypeError) as error:  # off the curve, an even exponent, ...: cryptography's own checks
         raise BadKey("not a valid key of its type") from error
     key = build_signing_key(jwk.get("kid"), public_key, jwk.get("alg"), algorithms)
-    return key._replace(**{name: jwk[name] for name in ("x5t", "issuer") if isinstance(jwk.get(name), str)})
+    return key._replace(**{field: jwk[name] for name, field in _KEPT.items() if isinstance(jwk.get(name), str)})
 
 
 def _check_purpose(jwk: Mapping[str, Any]) -> None:
@@ -170,7 +173,7 @@ def _check_purpose(jwk: Mapping[str, Any]) -> None:
 def _split_document(document: KeyDocument) -> list[tuple[str, Any]]:
     """Split a document into (kid, JWK or PEM)."""
     for start, what in _UNREADABLE.items():
-        if document.data.startswith(start):
+        if document.data.lstrip().startswith(start):
             raise BadKeySet(f"{document.name}: {what}")
     if document.data.lstrip().startswith(b"-----BEGIN "):
         return [(document.name.rpartition("/")[2].removesuffix(".pem"), document.data)]

@@ -133,8 +133,8 @@ def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
     if issuer is None or claims.get("iss") != issuer:  # V10
         raise InvalidToken("wrong-issuer")
     _check_audience(claims, policy)
+    kinds = (str, *([int] if policy.allow_integer_subject else []), *([list] if policy.allow_list_subject else []))
     for name in ("sub", "jti", "client_id"):
-        kinds = (str, int) if name == "sub" and policy.allow_integer_subject else (str,)
         if name in claims and type(claims[name]) not in kinds:
             raise InvalidToken("malformed-claim", name)
     _check_times(claims, policy, now)
@@ -263,16 +263,17 @@ def _find_by_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey], poli
 
 
 def _find_without_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> SigningKey:
-    """Return the key whose certificate the header names (RFC 7515 section 4.1.7), or the only key of the set.
+    """Return the key whose certificate the header names, or the only key of the set.
 
-    Providers that send x5t use it as kid too, and a PEM has no other name than its file's.
+    RFC 7515, sections 4.1.7 and 4.1.8. Providers that send x5t use it as kid too, and a PEM has no other name than its
+    file's.
     """
-    if "x5t" in header:
-        found = [key for key in keys.values() if header["x5t"] in (key.x5t or key.kid, key.kid)]
+    found = list(keys.values())
+    named = [header[name] for name in ("x5t", "x5t#S256") if name in header]
+    if named:
+        found = [key for key in found if any(one and one in (key.kid, key.x5t, key.x5t_s256) for one in named)]
         if not found:
             raise InvalidToken("unknown-kid")
-    else:
-        found = list(keys.values())
     if len(found) != 1:
         raise InvalidToken("no-kid")
     return found[0]

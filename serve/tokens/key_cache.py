@@ -108,8 +108,11 @@ class KeyStore:
         # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would
         # trust keys that their owner has removed.
         # An unused key is a fault only if there is no other: then nobody's token is valid.
-        for kid, reason in read.refused if read.keys else read.refused + read.unused:
+        refused = read.refused if read.keys else read.refused + read.unused
+        for kid, reason in refused:
             self._report("key-refused", {"kid": kid, "detail": reason})
+        if not read.keys and not refused:
+            self._report("key-refused", {"kid": "", "detail": "the key set has no keys: every token is refused"})
         self._good_since = now
         if self._good is None or self._good.keys != read.keys:
             self._good = read

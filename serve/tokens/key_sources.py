@@ -48,6 +48,26 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
     return read
 
 
+def check_location(location: str) -> None:
+    """Check before a deploy what a request would find out: nothing is read.
+
+    Raises:
+        ValueError: the location has another scheme or form, or no request can name it.
+    """
+    _find_reader(location, {})
+    parts = urlsplit(location)
+    if parts.scheme != "https":
+        if parts.query or parts.fragment:
+            raise ValueError(f"the location of keys must have no ? and no #, not {location!r}")
+        return
+    if not location.isascii() or not location.isprintable() or " " in location or parts.fragment:
+        raise ValueError(f"the location of keys must be printable ASCII without blanks and #, not {location!r}")
+    try:
+        parse_endpoint(f"https://{parts.netloc}", "https", "")
+    except ValueError as error:
+        raise ValueError(f"the location of keys {location!r} has no valid host and port: {error}") from error
+
+
 def _find_reader(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
     parts = urlsplit(location)
     if "@" in parts.netloc:  # it would not be sent, and be logged as a part of the location

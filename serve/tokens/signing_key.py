@@ -60,13 +60,15 @@ class UnusedKey(BadKey):
 class SigningKey(NamedTuple):
     """A public key, its kid, and the only algorithm that it is for.
 
-    `x5t` is the thumbprint of its certificate, and `issuer` the only issuer that it is for, where the key set has them.
+    `x5t` and `x5t_s256` are the thumbprints of its certificate, and `issuer` is the only issuer that it is for, where
+    the key set has them.
     """
 
     kid: str
     algorithm: str
     public_key: PublicKey
     x5t: str = ""
+    x5t_s256: str = ""
     issuer: str = ""
 
 

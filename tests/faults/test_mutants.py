@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.faults.mutants import MUTANTS, Mutant, NotApplicable
-from tests.unit.serve.mutants import list_mutants
+from tests.mutation.by_hand import list_mutants
 
 ALL = [*MUTANTS, *(mutant for mutant, _ in list_mutants())]
 

@@ -1,12 +1,14 @@
-"""Change serve and wire in one place at a time, and see whether a test notices.
+"""Change serve, wire and the pure parts of enrich in one place at a time, and see whether a test notices.
 
     python -m tests.mutation --sample 200 --seed 1          # of all places; prints those that no test noticed
     python -m tests.mutation serve.web.page wire.head       # every place of these modules
+    python -m tests.mutation --by-hand                      # the bugs of `by_hand`, of which every one must be noticed
     python -m tests.mutation --list wire.head               # say what would be changed, and test nothing
 
 Each mutant runs in a process of its own, forked from one that has imported what tests need: first the test files that
-import its module, then the others of its package, until a test fails twice. `equivalent.yaml` lists the survivors that
-no test can notice, with reasons. It ends with 1 if less than 98 % of the others were noticed.
+import its module, then the others of its package (of enrich: those in `ENRICH`), until a test fails twice.
+`equivalent.yaml` lists the survivors that no test can notice, with reasons. It ends with 1 if less than 98 % of the
+others were noticed.
 """
 
 from __future__ import annotations
@@ -21,38 +23,81 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from tests.faults.mutants import plant
-from tests.mutation.mutate import Place, differ, list_places, mutate, read
+from tests.faults.mutants import Mutant, plant
+from tests.mutation.by_hand import list_mutants
+from tests.mutation.mutate import differ, list_places, mutate, read
 
 SHARE = 0.98
 SECONDS = 180  # for one test; what takes longer, even on a busy machine, waits for something that does not come
 CPU_SECONDS = 90  # for all tests of a mutant
 # Packages, what is not deployed of them, and where their tests are.
 PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
+# Of enrich, the parts that only compute, and the test files that are about them, the quickest first.
+ENRICH = {
+    "enrich.dataset.as_of": ("as_of", "contract:dataset_mistakes"),
+    "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
+    "enrich.dataset.expressions": ("contract:dataset_mistakes", "engine"),
+    "enrich.dataset.field_types": ("every_type", "contract:dataset_mistakes", "contract:openapi_command"),
+    "enrich.dataset.json_sql": ("render", "every_type", "engine"),
+    "enrich.dataset.nullability": ("pure_parts", "engine", "contract:openapi_command"),
+    "enrich.dataset.row_checks": ("engine", "render_failures"),
+    "enrich.dataset.type_names": ("contract:dataset_mistakes",),
+    "enrich.delta.buckets": ("pure_parts", "buckets"),
+    "enrich.delta.outcomes": ("pure_parts", "delta"),
+    "enrich.intake.events": ("events",),
+    "enrich.join.rejects": ("pure_parts", "counting_once"),
+    "enrich.ledger.records": ("pure_parts", "as_of", "counting_once", "withdrawal"),
+    "enrich.ledger.run_state": ("pure_parts", "as_of"),
+    "enrich.plan.cost": ("cost",),
+    "enrich.read.csv_syntax": ("csv_dialects", "text_files"),
+    "enrich.read.magic": ("pure_parts", "text_files", "unreadable_outputs"),
+    "enrich.read.text": ("csv_dialects", "text_files", "read"),
+    "enrich.write.item_size": ("requests",),
+}
 _ELSEWHERE = {
     "wire": [f"tests/unit/serve/test_{name}.py" for name in ("bounds", "faulty_storage", "key_places", "key_reading")]
 }
 # Not run: they notice what others notice sooner, or run code that is not changed.
 _LEFT_OUT = ("test_any_input", "test_wycheproof", "test_rfc_vectors", "test_import_set")
-_HEAVY = ("pytest", "hypothesis", "jwt.algorithms", "cryptography.hazmat.primitives.serialization", "botocore.auth")
+_HEAVY = (
+    "pytest",
+    "hypothesis",
+    "jwt.algorithms",
+    "cryptography.hazmat.primitives.serialization",
+    "botocore.auth",
+    "boto3",
+    "duckdb",
+    "orjson",
+    "pandas",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "jsonschema",
+    "yaml",
+)
 
 
 def list_modules() -> Iterator[str]:
-    """List the modules that are deployed."""
+    """List the modules of serve and wire that are deployed, and those of enrich that only compute."""
     for package, (left_out, _) in PACKAGES.items():
         for path in sorted(Path(package).rglob("*.py")):
             if not (left_out and str(path).startswith(left_out)) and not path.name.startswith("__"):
                 yield ".".join(path.with_suffix("").parts)
+    yield from ENRICH
 
 
 def find_tests(module: str) -> tuple[list[str], list[str]]:
     """Return the test files that import a module, and the others of its package."""
+    if module in ENRICH:
+        kinds = [name.rpartition(":") for name in ENRICH[module]]
+        return [f"tests/{kind or 'unit'}/enrich/test_{name}.py" for kind, _, name in kinds], []
     package = module.partition(".")[0]
     files = [str(path) for path in sorted(Path(PACKAGES[package][1]).glob("test_*.py"))]
     files += _ELSEWHERE.get(package, [])
@@ -61,36 +106,67 @@ def find_tests(module: str) -> tuple[list[str], list[str]]:
     return own, [file for file in files if file not in own]
 
 
+class Trial(NamedTuple):
+    """A mutant to be tested: its module, how it is printed, how its source is made, and groups of test files."""
+
+    module: str
+    change: str
+    mutate: Callable[[], str]
+    tests: tuple[list[str], ...]
+
+
 def main() -> None:
     """Run the mutants that are asked for, and print those that survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="or, with --by-hand, names of bugs")
     parser.add_argument("--sample", type=int, help="how many places, chosen at random (default: all)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--by-hand", action="store_true")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
-    equivalent = _read_equivalent()
-    places = [place for module in arguments.modules or list_modules() for place in list_places(module)]
-    if arguments.sample and arguments.sample < len(places):
-        places = random.Random(arguments.seed).sample(places, arguments.sample)
-    mutants = {}
-    for place in places:
-        source, mutated = read(place.module), mutate(place)
-        change = (place.module, *differ(source, mutated))
-        if change not in equivalent and _compiles(mutated):
-            mutants[change] = place
+    if arguments.by_hand:
+        share, trials = 1.0, list(_list_by_hand(arguments.modules))
+    else:
+        share, trials = SHARE, _list_trials(arguments.modules, arguments.sample, arguments.seed)
     if arguments.list:
-        for module, before, after in mutants:
-            print(f"{module}\n  - {before}\n  + {after}")
+        print("\n".join(f"{trial.module} {trial.change}" for trial in trials))
         return
     for name in _HEAVY:
         importlib.import_module(name)
     _calm_hypothesis()
-    survivors = _run(mutants, arguments.jobs)
-    noticed = len(mutants) - len(survivors)
-    print(f"{noticed} of {len(mutants)} were noticed; {len(places) - len(mutants)} are equivalent or repeat another")
-    sys.exit(0 if mutants and noticed >= SHARE * len(mutants) else 1)
+    noticed = len(trials) - _run(trials, arguments.jobs)
+    print(f"{noticed} of {len(trials)} were noticed: {100 * noticed / max(1, len(trials)):.1f} %")
+    sys.exit(0 if trials and noticed >= share * len(trials) else 1)
+
+
+def _list_by_hand(names: list[str]) -> Iterator[Trial]:
+    for mutant, tests in list_mutants():
+        if not names or mutant.name in names:
+            files = [os.path.normpath(f"tests/unit/serve/{name}") for name in tests]
+            yield Trial(mutant.module, f"({mutant.name})", partial(_apply, mutant), (files,))
+
+
+def _apply(mutant: Mutant) -> str:
+    return mutant.apply(mutant.read())
+
+
+def _list_trials(modules: list[str], sample: int | None, seed: int) -> list[Trial]:
+    """List the changes of all places, or of a sample, that compile, differ, and are not known to be equivalent."""
+    equivalent = _read_equivalent()
+    places = [place for module in modules or list_modules() for place in list_places(module)]
+    if sample and sample < len(places):
+        places = random.Random(seed).sample(places, sample)
+    trials: dict[tuple[str, str, str], Trial] = {}
+    for place in places:
+        mutated = mutate(place)
+        before, after = differ(read(place.module), mutated)
+        change = (place.module, before, after)
+        if change not in equivalent and _compiles(mutated):
+            text = f"({place.operator})\n  - {before}\n  + {after}"
+            trials[change] = Trial(place.module, text, partial(mutate, place), find_tests(place.module))
+    print(f"{len(places)} places, of which {len(places) - len(trials)} are equivalent or repeat another")
+    return list(trials.values())
 
 
 def _read_equivalent() -> set[tuple[str, str, str]]:
@@ -117,29 +193,29 @@ def _calm_hypothesis() -> None:
     hypothesis.settings.load_profile("mutation")
 
 
-def _run(mutants: dict[tuple[str, str, str], Place], jobs: int) -> list[tuple[str, str, str]]:
-    waiting, running, survivors, done = list(mutants), dict[int, tuple[str, str, str]](), [], 0
+def _run(trials: list[Trial], jobs: int) -> int:
+    """Test the mutants, print those that survive, and return their number."""
+    waiting, running, survived, done = list(trials), dict[int, Trial](), 0, 0
     began = time.monotonic()
     while waiting or running:
         while waiting and len(running) < jobs:
-            change = waiting.pop()
-            running[_start(mutants[change])] = change
+            trial = waiting.pop()
+            running[_start(trial)] = trial
         child, status = os.wait()
-        change = running.pop(child)
+        trial = running.pop(child)
         done += 1
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
-            survivors.append(change)
-            module, before, after = change
-            print(f"SURVIVED {module} ({mutants[change].operator})\n  - {before}\n  + {after}", flush=True)
+            survived += 1
+            print(f"SURVIVED {trial.module} {trial.change}", flush=True)
         elif code not in (1, 2, -signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
-            print(f"BROKEN {code} {change}", flush=True)
+            print(f"BROKEN {code} {trial.module} {trial.change}", flush=True)
         if done % 25 == 0:
-            print(f"{done} of {len(mutants)} in {time.monotonic() - began:.0f} s", flush=True)
-    return survivors
+            print(f"{done} of {len(trials)} in {time.monotonic() - began:.0f} s", flush=True)
+    return survived
 
 
-def _start(place: Place) -> int:
+def _start(trial: Trial) -> int:
     """Start the child that tests a mutant; it ends with 0 if all tests pass, and with a signal if they do not end."""
     child = os.fork()
     if child:
@@ -151,8 +227,8 @@ def _start(place: Place) -> int:
         os.dup2(sink, 2)
         signal.alarm(SECONDS)  # to import and collect them; then for each
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        plant(place.module, lambda _: mutate(place))
-        status = int(any(_is_noticed(files) for files in find_tests(place.module) if files))
+        plant(trial.module, lambda _: trial.mutate())
+        status = int(any(_is_noticed(files) for files in trial.tests if files))
     finally:
         os._exit(status)
 

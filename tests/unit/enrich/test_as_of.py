@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enrich.dataset.as_of import AsOf, FromColumn, FromKey
+from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified, get_ahead, set_zone
 from enrich.intake.find import sweep
 from enrich.ledger.run_state import RunState
 from tests.unit.enrich.small_shop import ROWS, TTL, SmallShop, parquet
@@ -77,3 +77,19 @@ def test_a_date_in_a_column_is_local_to_its_zone(tmp_path: Path, zone: str, hour
         run.as_of_ms
         == (datetime.combine(yesterday, datetime.min.time(), UTC) + timedelta(hours=hour)).timestamp() * 1000
     )
+
+
+@pytest.mark.parametrize(("zone", "hour"), [("UTC", 12), ("Zulu", 12), ("W-SU", 9), ("Asia/Tokyo", 3)])
+def test_an_instant_without_an_offset_is_local(zone: str, hour: int) -> None:
+    """Whatever the zone's name; one with an offset is not."""
+    found = set_zone(datetime(2026, 1, 2, 12), zone)
+    assert (found, found.utcoffset()) == (datetime(2026, 1, 2, hour, tzinfo=UTC), timedelta(0))
+    assert set_zone(datetime(2026, 1, 2, 12, tzinfo=UTC), zone) == datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def test_a_rule_of_little_is_strict() -> None:
+    """UTC, and no date ahead of the output's arrival."""
+    rules: tuple[AsOf, ...] = (FromKey("{}"), FromColumn("day"), LastModified())
+    assert [get_ahead(rule) for rule in rules] == [timedelta(0)] * 3
+    assert (FromKey("{}").zone, FromColumn("day").zone) == ("UTC", "UTC")
+    assert get_ahead(FromColumn("day", ahead=timedelta(days=2))) == timedelta(days=2)

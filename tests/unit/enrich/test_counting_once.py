@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from enrich.intake.worker import run_pending
 from enrich.join.rejects import build_prefix
 from enrich.ledger.records import Counts
 from enrich.ledger.run_state import RunState
-from tests.unit.enrich.small_shop import ROWS, SmallShop, parquet
+from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
 TWICE: dict[str, list[Any]] = {"shop": ["x", "x", "y", "x"], "sku": ["a", "b", "a", "a"], "units": [1.0, 2.0, 3.0, 1.0]}
 NONE: dict[str, Any] = (parquet(ROWS)[:0] and {}) or {name: values[:0] for name, values in ROWS.items()}
@@ -50,6 +51,19 @@ def test_equal_rows_count_once_where_the_dataset_says_so(shop: SmallShop) -> Non
     assert shop.run(differs, day=0).counts == Counts(unchanged=2, rejected=3)
     assert shop.written() == []
     assert shop.refresh(full=True).counts == Counts(written=2, rejected=3)
+
+
+def test_rejects_are_in_a_file_named_by_its_rows(shop: SmallShop) -> None:
+    """The first and the last of the chunk, so that a restarted run overwrites it; a line names its own row."""
+    assert shop.run(TWICE).counts.rejected == 2
+    (found,) = [key for _, key in shop.s3.objects if key.startswith("rejects/")]
+    assert found == "rejects/stock/00000001/000000000000-000000000003.jsonl"
+    lines = [json.loads(line) for line in shop.s3.objects[SETTINGS.bucket, found][-1].body.splitlines()]
+    assert [(line["row"], line["reason"], line["prediction"]["units"]) for line in lines] == [
+        (0, "duplicate", 1.0),
+        (3, "duplicate", 1.0),
+    ]
+    assert [list(line) for line in lines] == [["row", "reason", "detail", "prediction"]] * 2
 
 
 def test_an_older_output_with_equal_rows_is_superseded(shop: SmallShop) -> None:

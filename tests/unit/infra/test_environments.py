@@ -280,6 +280,14 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {},
         "must be one without a user name or password",
     ),
+    *(
+        (f"keys at {keys}", {"issuers": [ISSUER | {"keys": keys}]}, {}, "location of keys")
+        for keys in (
+            *("https:///x", "https://x.example.com:99999/", "https://x.example.com:k/"),
+            *("https://x y.example.com/", "https://x.example.com/#f", "https://x.example.com/\u00e4"),
+            "ssm:/larder/dev/keys/?x",
+        )
+    ),
     ("keys in a bucket of others", {"issuers": [ISSUER | {"keys": "s3://b/k/"}]}, {}, "KeyStoreBucketName"),
     (
         "a KeyStore that is not used",

@@ -63,6 +63,8 @@ FAULTS = {
     "byte order mark": Fault("s3://b/jwks.json", (b"\xef\xbb\xbf" + GOOD,), "byte order mark"),
     "byte order mark before PEM": Fault("s3://b/k.pem", (b"\xef\xbb\xbf-----BEGIN X-----",), "byte order mark"),
     "UTF-16": Fault("s3://b/jwks.json", (GOOD.decode().encode("utf-16"),), "is UTF-16"),
+    "UTF-32": Fault("s3://b/jwks.json", (GOOD.decode().encode("utf-32"),), "is UTF-32"),
+    "HTML after a blank line": Fault("s3://b/jwks.json", (b"\r\n <html>secret",), "is HTML or XML"),
     "gzip unasked": Fault("s3://b/jwks.json", (gzip.compress(GOOD),), "is gzipped"),
     "HTML": Fault("s3://b/jwks.json", (b"<!doctype html>secret",), "is HTML or XML"),
     "nothing": Fault("s3://b/jwks.json", (b"",), "neither a JWKS document nor PEM"),

@@ -161,3 +161,10 @@ def test_a_single_value_load_balancer_keeps_its_form_without_headers() -> None:
     """An event without any headers is answered with `headers`."""
     result = App().handler({"requestContext": {"elb": {}}, "httpMethod": "GET", "path": "/v1/health"}, None)
     assert result["headers"]["Content-Type"] == "application/health+json"
+
+
+@pytest.mark.parametrize("slash", ["%2F", "%2f"])
+def test_an_encoded_slash_stays_encoded(slash: str) -> None:
+    """In capitals, and whatever else is decoded."""
+    for form in ("rest", "http"):
+        assert parse_request(event(form, "GET", f"/v1/%61{slash}b", {}, {})).path == "/v1/a%2Fb", form

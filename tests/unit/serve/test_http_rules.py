@@ -12,12 +12,13 @@ from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
+from serve.access import parse_scopes
 from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
 from serve.web.negotiate import is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
 from serve.web.route import PageQuery
-from tests.unit.serve.kit import FORMS, NOW, Answered, App, claims, event, item, sign
+from tests.unit.serve.kit import FORMS, NOW, POLICY, Answered, App, claims, event, item, sign
 from wire.errors import NoCredentials, Throttled, TooLarge, Unavailable
 
 TOKEN = sign()
@@ -147,6 +148,14 @@ def test_scopes_are_words_or_lists(scopes: dict[str, Any]) -> None:
     assert App(item("a")).call(ONE, sign(claims(**scopes))).status == 200
 
 
+def test_scopes_are_a_set_of_words() -> None:
+    """From all claims together, without blanks around them and without empty ones."""
+    found = parse_scopes({"scope": " a  b ", "scp": ["c", "a", ""], "roles": ["d"]}, POLICY)
+    assert found == {"a", "b", "c"}
+    assert parse_scopes({"scope": " a , b,,"}, POLICY._replace(scope_separator=",")) == {"a", "b"}
+    assert parse_scopes({}, POLICY) == parse_scopes({"scope": "", "scp": []}, POLICY) == frozenset()
+
+
 @pytest.mark.parametrize(
     "odd", [{"scope": 1}, {"scp": {"flight-delays:read": 1}}, {"scp": ["flight-delays:read", 1]}, {"scope": True}]
 )
@@ -157,8 +166,6 @@ def test_malformed_scopes_make_a_token_invalid(odd: dict[str, Any]) -> None:
 
 def test_scope_claims_are_the_issuers_choice() -> None:
     """A claim that the policy does not name grants nothing."""
-    from tests.unit.serve.kit import POLICY
-
     app = App(item("a"), policies=(POLICY._replace(scope_claims=("scp",)),))
     assert app.call(ONE, sign()).status == 403
     assert app.call(ONE, sign(claims(scope=None, scp="flight-delays:read"))).status == 200
@@ -457,6 +464,7 @@ def test_a_fault_of_ours_tells_nothing() -> None:
     app.table.error = KeyError("canary-in-exception")
     answer = app.call(ONE, TOKEN)
     assert (answer.status, answer.json["code"]) == (500, "internal_error")
+    assert answer.json["requestId"] == app.line["request_id"] == "request-1"
     assert b"canary" not in answer.body
     assert b"KeyError" not in answer.body
     assert "canary" not in app.lines[-1]
@@ -749,10 +757,10 @@ def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, 
 def test_a_list_passes_a_body_that_an_older_release_wrote_too_large() -> None:
     """It ends the page before it; there the 406 names the item, how to get it, and where the list continues."""
     large = _zip(f'"{"x" * MAX_BODY_BYTES}"')
-    app = App(item("x-a"), item("x-b", large), item("x-c"))
+    app = App(item("x-"), item("x-a"), item("x-b", large), item("x-c"))
     query = {"prefix": "x-", "limit": "7"}
     first = app.call(LIST, TOKEN, query=query)
-    assert [entry["prediction_id"] for entry in first.json["items"]] == ["x-a"]
+    assert [entry["prediction_id"] for entry in first.json["items"]] == ["x-", "x-a"]
     assert first.headers["link"] == '<?limit=7&after=x-a&prefix=x->; rel="next"'
     second = app.call(LIST, TOKEN, query=query | {"after": "x-a"}, accept_encoding="gzip")
     assert (second.status, second.headers["link"]) == (406, '<?limit=7&after=x-b&prefix=x->; rel="next"')

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from typing import Any
 
 import pytest
 
-from serve.item import BodyTooLarge, Item, Order, body_text, build_pk, decode, encode, is_expired
+from serve.item import (
+    UNPRINTABLE,
+    BodyTooLarge,
+    Item,
+    Order,
+    body_text,
+    build_pk,
+    decode,
+    encode,
+    is_expired,
+    is_subject,
+)
 
+CATEGORIES = ("Cc", "Cf", "Cs", "Co")
 ORDER = "0001.1763640000000.00000012"
 GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00"  # of `{}`
 STORED: tuple[tuple[str | bytes | None, dict[str, dict[str, str]]], ...] = (
@@ -76,3 +89,17 @@ def test_a_body_is_text_or_its_gzip() -> None:
             body_text(damaged)
     with pytest.raises(BodyTooLarge, match="more than 1 bytes"):
         body_text(GZIP, 1)
+
+
+def test_what_cannot_be_seen_is_no_part_of_a_subject() -> None:
+    """Unicode's control, format, surrogate and private use characters, and separators other than the space.
+
+    And what is reserved for format characters: hieroglyphs' (in Unicode 15) and tags.
+    """
+    unseen = {code for code in range(0x110000) if unicodedata.category(chr(code)) in {*CATEGORIES, "Zl", "Zp", "Zs"}}
+    unseen |= {0x2065, *range(0x13430, 0x13440), *range(0xE0000, 0xE0020)}
+    listed = {code for first, last in UNPRINTABLE for code in range(first, last + 1)}
+    assert listed == unseen - {ord(" ")}
+    for first, last in UNPRINTABLE:
+        assert not is_subject(f"a{chr(first)}")
+        assert not is_subject(f"{chr(last)}a")

@@ -73,7 +73,8 @@ class _Issuer(BaseHTTPRequestHandler):
             return
         body = b"x" * 2_000_000 if self.path == "/huge" else self.document
         found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1")
-        self.send_response(403 if "user-agent" not in self.headers else 200 if found else 404)
+        is_plain = self.headers["accept-encoding"] == "identity" and "application/json" in self.headers["accept"]
+        self.send_response(200 if found and is_plain and self.headers["user-agent"] == "larder" else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

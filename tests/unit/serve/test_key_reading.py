@@ -46,6 +46,17 @@ def test_every_page_of_parameters_is_read(location: str, path: str) -> None:
     assert {seen.connection for seen in server.seen} == {0}
 
 
+@pytest.mark.parametrize("pages", [MAX_DOCUMENTS, MAX_DOCUMENTS + 1])
+def test_as_many_pages_are_read_as_documents(pages: int) -> None:
+    """All but one can be empty, which is common where SSM filters what a role cannot see."""
+    script = [_page(token=f"t{number}") for number in range(pages - 1)]
+    if pages == MAX_DOCUMENTS:
+        assert _read("ssm:/k", *script, _page("/k/1"))[0] == [("/k/1", b"value of /k/1")]
+    else:
+        with pytest.raises(Unreadable, match="the list of parameters has no end"):
+            _read("ssm:/k", *script, _page("/k/1"))
+
+
 @pytest.mark.parametrize("end", [{}, {"NextToken": ""}, {"NextToken": None}])
 def test_the_last_page_has_no_token(end: dict[str, object]) -> None:
     """Left out, empty or null: nothing more is asked."""

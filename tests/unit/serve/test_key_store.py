@@ -134,11 +134,13 @@ def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:
 
 
 def test_an_emptied_set_is_obeyed() -> None:
-    """An issuer that publishes no keys has withdrawn them all."""
+    """An issuer that publishes no keys has withdrawn them all, which is reported: it can be a mistake."""
     source = Source(OLD)
     source.store.current(NOW)
     source.document = jwks()
     assert source.store.current(NOW + FRESHNESS.max_age) == {}
+    detail = "the key set has no keys: every token is refused"
+    assert source.reports == [("key-refused", {"kid": "", "detail": detail})]
 
 
 def test_a_set_without_a_usable_key_is_obeyed() -> None:

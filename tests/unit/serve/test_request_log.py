@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,3 +199,12 @@ def test_trouble_with_keys_has_a_line_and_a_metric() -> None:
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["Service", "Environment"]]
     assert [metric["Name"] for metric in directive["Metrics"]] == ["KeyFailures"]
+
+
+def test_the_latency_is_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the event to its response."""
+    readings = iter((10.0, 10.25))
+    monkeypatch.setattr("serve.handler.time", SimpleNamespace(perf_counter=lambda: next(readings)))
+    app = App(item("a"))
+    app.call(token=sign())
+    assert (app.line["latency_ms"], app.line["Latency"]) == (250.0, 250.0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from serve.settings import SETTINGS, parse_settings
+from serve.datasets import Served
+from serve.settings import SETTINGS, parse_issuers, parse_settings
 from serve.tokens.jwt import Policy
 
 ISSUER = {"issuer": "https://issuer.example.com/", "audience": "larder", "keys": "ssm:/larder/dev/keys"}
@@ -97,7 +99,7 @@ def test_every_member_of_an_issuer() -> None:
         scope_claims=(("realm_access", "roles"), "scp"),
         scope_separator=",",
         scopes=(("flight-delays", None),),
-        subject_claims=(("carrier", ("x.y",)),),
+        subject_claims=(("carrier", "x.y"),),
         allow_integer_subject=True,
         allow_list_subject=True,
     )
@@ -132,8 +134,10 @@ TENANT = "11111111-2222-4333-8444-555555555555"
 TENANTS = {"issuer": "https://login.example.com/{tid}/v2.0", "tenants": [TENANT]}
 # Setting, values that are refused. The message names the place, the setting, what was expected and what was found.
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "issuer": ("", " ", " x", "x ", "x\n", "x\x00y", 1, None, ["x"], {}, "{tid}/{tid}"),
-    "audience": ("", " x", "x\t", [], [""], ["a", "a"], ["a", " b"], [1], None, 1, {}, True),
+    "issuer": ("", " ", " x", "x ", "x\n", "x\x00y", 1, None, ["x"], {}, "{tid}/{tid}",
+               "*", "https://*.example.com/", "https://x/{tenantid}/", "https://x/{tid", "https://x/}"),
+    "audience": ("", " x", "x\t", [], [""], ["a", "a"], ["a", " b"], [1], None, 1, {}, True, "*",
+                 ["a", "https://*.example.com"]),
     "keys": ("", " ssm:/x", 1, None, ["ssm:/x"]),
     "algorithms": ([], "RS256", ["RS256", "RS256"], ["rs256"], ["none"], ["HS256"], [["RS256"]], [None], None,
                    ["ES256K"]),
@@ -143,12 +147,14 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "require_claims": ([], {}, [{}], [{"claim": "a"}], [{"claim": "a", "values": []}], [{"claim": "a", "values": "b"}],
                        [{"claim": "a", "values": [1.5]}], [{"claim": "a", "values": [None]}],
                        [{"claim": "a.b", "values": ["c"]}],
-                       [{"claim": "a", "values": ["b"], "c": 1}], {"a": ["b"]}, None),
+                       [{"claim": "a", "values": ["b"], "c": 1}], {"a": ["b"]}, None,
+                       *([{"claim": "a", "values": values}] for values in ([""], [" b"], ["b", "b"], [1, 1]))),
     "datasets": ([], ["flight-delay"], "flight-delays", [1], ["flight-delays", "flight-delays"], None),
     "audience_claim": ("", "realm_access.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
     "tenants": ([], ["x"], "x", [TENANT.replace("1", "A")], [TENANT, TENANT], None, ["any"], True),
     "allow_missing_kid": ("yes", 1, None),
-    "scope_claims": ([], "scp", [""], ["scp", "scp"], ["realm_access.roles"], [[]], [1], None, {}),
+    "scope_claims": ([], "scp", [""], ["scp", "scp"], ["realm_access.roles"], [[]], [1], None, {},
+                     ["scp", ["scp"]]),
     "scope_separator": ("", ";", ", ", None, 1, [","]),
     "scopes": ({}, [], None, "x", {"flight-delays": ""}, {"flight-delays": "a b"}, {"flight-delays": 'a"b'},
                {"other": "x"}, {"flight-delays": 1}, {"flight-delays": ["x"]}),
@@ -170,6 +176,35 @@ def test_nothing_is_taken_in_silence(setting: str, value: Any) -> None:
 def test_refused_covers_each_setting() -> None:
     """A new setting needs its own refusals."""
     assert REFUSED.keys() == SETTINGS.keys()
+
+
+TWO = {name: Served(name, (f"{name}_id",), None) for name in ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("issuer", "message"),
+    [
+        ({"datasets": ["a"], "scopes": {"a": None, "b": "x"}}, "scopes has 'b', which is not in datasets"),
+        (
+            {"datasets": ["b"], "subject_claims": {"a_id": "x"}},
+            "subject_claims has 'a_id', no dataset's claim (known: b_id",
+        ),
+        (
+            {"scopes": {"a": "read,a"}, "scope_separator": ","},
+            "scopes has 'read,a' for 'a', which scope_separator would",
+        ),
+        ({"scopes": {"a": "read,a"}}, None),
+        ({"datasets": ["b"], "scopes": {"b": "x"}, "subject_claims": {"b_id": "x"}}, None),
+        ({"require_claims": [{"claim": "a", "values": [1, True, "1"]}]}, None),
+    ],
+)
+def test_settings_fit_together(issuer: dict[str, Any], message: str | None) -> None:
+    """What another setting makes void is refused; what only looks alike is not."""
+    if message is None:
+        parse_issuers(json.dumps([ISSUER | issuer]), TWO)
+        return
+    with pytest.raises(ValueError, match=rf"^LARDER_ISSUERS\[0\]: {re.escape(message)}"):
+        parse_issuers(json.dumps([ISSUER | issuer]), TWO)
 
 
 @pytest.mark.parametrize(

@@ -83,3 +83,16 @@ def test_the_same_kid_of_two_issuers_is_two_keys() -> None:
             crossed = sign(claims(iss=issuers[1 - number]), algorithm="ES256", which=number, kid="same")
             with pytest.raises(InvalidToken, match="bad-signature"):
                 verifier.verify(crossed, NOW)
+
+
+def test_a_long_token_is_cached_by_its_whole_text() -> None:
+    """What is the beginning or the end of a cached token, or shares it, is another token."""
+    verifier = _verifier()
+    long, other = (sign(claims(pad="x" * 5000, carrier=carrier), algorithm="ES256") for carrier in ("B6", "AA"))
+    assert verifier.verify(long, NOW).claims["carrier"] == "B6"
+    assert verifier.verify(other, NOW).claims["carrier"] == "AA"
+    for size in (*(2**power for power in range(5, 13)), 5000, 6000, len(long) - 1):
+        for part in (long[:size], long[-size:], long[:size] + "." + long[size:]):
+            with pytest.raises(InvalidToken):
+                verifier.verify(part, NOW)
+    assert verifier.verify(long, NOW).claims["carrier"] == "B6"

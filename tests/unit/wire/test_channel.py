@@ -233,3 +233,29 @@ def test_a_server_that_refuses_and_reads_no_more_is_heard() -> None:
         channel = open_channel(endpoint, 2.0)
         assert channel.exchange("POST", b"x" * 30_000_000, 1000, 0.3).status == 413
         channel.close()
+
+
+def test_a_connection_is_reusable_after_an_answer_only() -> None:
+    """Neither before the first exchange nor after one that failed."""
+    with FaultyServer(answer(), raw(b"HTTP/1.1 200 X\r\n")) as server:
+        channel = open_channel(server.endpoint(), 2.0)
+        assert not channel.is_reusable
+        channel.exchange("GET", b"GET / HTTP/1.1\r\n\r\n", 100, 2.0)
+        assert channel.is_reusable
+        with pytest.raises(TransportError, match="closed before the end of a response"):
+            channel.exchange("GET", b"GET / HTTP/1.1\r\n\r\n", 100, 2.0)
+        assert not channel.is_reusable
+        channel.close()
+
+
+def test_asking_whether_it_is_quiet_takes_no_time() -> None:
+    """It is asked before each request."""
+    with FaultyServer(answer()) as server:
+        channel = open_channel(server.endpoint(), 2.0)
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert all(channel.is_quiet() for _ in range(200))
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.15, "a wait of a millisecond each would be 0.2 s"
+        channel.close()

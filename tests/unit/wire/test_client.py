@@ -203,6 +203,20 @@ def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
         assert len(server.peers) == 4
 
 
+def test_the_connection_that_was_used_last_is_used_next() -> None:
+    """It is the one that is least likely to have been dropped; the others can become too old together."""
+    with FaultyServer(late(0.3, answer()), answer()) as server:
+        client = client_of(server)
+        slow = threading.Thread(target=client.call, args=("GET", "/slow"))
+        slow.start()
+        while not server.seen:
+            time.sleep(0.01)
+        client.call("GET", "/quick")
+        slow.join()
+        client.call("GET", "/next")
+        assert [(seen.path, seen.connection) for seen in server.seen] == [("/slow", 0), ("/quick", 1), ("/next", 0)]
+
+
 def test_one_dead_connection_closes_the_other_idle_ones() -> None:
     """They ended with it, e.g. while a Lambda was frozen: the retry is on a new one, and costs no other look."""
     with FaultyServer(late(0.1, answer())) as server:

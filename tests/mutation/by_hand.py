@@ -1,28 +1,20 @@
-"""Readers that are broken on purpose, one rule each: the tests of serve must notice every one of them.
+"""Bugs of serve and wire that were written by hand, each with the test files that are about its rule.
 
-`python -m tests.unit.serve.mutants [NAME ...]` runs, for each mutant, the test files that are about its rule, in a
-process of its own, until the first failure. It ends with 1 if a mutant survives.
+`python -m tests.mutation --by-hand` runs them: what operators do not make, e.g. a subject that is normalised, or a cache
+keyed by a part of the token. A bug that no test noticed becomes a test, and a line here.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from tests.faults.mutants import Mutant, plant
+from tests.faults.mutants import Mutant
 
-HERE = Path(__file__).resolve().parent
 ATTACKS, KEYS, ONE_KEY = "test_token_attacks.py", "test_key_sets.py", "test_one_key.py"
 STORE, HTTP, ISOLATION, LOG = "test_key_store.py", "test_http_rules.py", "test_isolation.py", "test_request_log.py"
 SETTINGS = "test_settings_of_serve.py"
 WIRE = tuple(f"../wire/test_{name}.py" for name in ("client", "channel", "addresses", "response_parser", "sigv4"))
 _BY_DEFAULT = {"V9 a minute's leeway"}
-
-# What every mutant's child would import anyway, imported once.
-_HEAVY = ("pytest", "hypothesis", "jwt.algorithms", "cryptography.hazmat.primitives.serialization")
 
 _AUTH: tuple[tuple[str, str, str], ...] = (
     ("V1 a line feed at the end", r"([A-Za-z0-9_-]+)\Z", "([A-Za-z0-9_-]+)$"),
@@ -192,7 +184,7 @@ _PROVIDERS: tuple[tuple[str, str, str, str], ...] = (
     ("required claims are not asked", "serve.tokens.jwt", "in policy.require_claims:", "in ():"),
     ("true is 1", "serve.tokens.jwt", "type(one) is type(other) and ", ""),
     ("no kid, any key", "serve.tokens.jwt", "    if len(found) != 1:", "    if not found:"),
-    ("x5t is not asked", "serve.tokens.jwt", 'if "x5t" in header:', "if False:"),
+    ("x5t is not asked", "serve.tokens.jwt", "    if named:", "    if False:"),
     ("client_id of any token", "serve.tokens.jwt", "get_claim(claims, policy.audience_claim)", "claims.get('aud') or get_claim(claims, policy.audience_claim)"),
     ("an issuer for every dataset", "serve.access", "policy.datasets is not None and", "False and"),
     ("the first of a list", "serve.access", "isinstance(value, list) and len(value) == 1", "isinstance(value, list) and value"),
@@ -295,11 +287,67 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("a clock that went back is trusted by a pool", "wire.transport", "(0 <= idle < _IDLE and", "(idle < _IDLE and", _POOL),
     ("a pause without a cap", "wire.client", "self.limits.cap", "1e9", _REUSED),
     ("the time to connect is the time to answer", "wire.transport", "        slot.expires = self._clock() + self.timeout\n", "", _POOL),
+    ("a subject with its slashes", "serve.item", 'quote(value, safe="")', 'quote(value, safe="/")', _STORED),
+    ("a subject with its tilde escaped", "serve.item", 'quote(value, safe="")', 'quote(value, safe="").replace("~", "%7E")', _STORED),
+    ("a subject whose plus is a blank", "serve.access", "subject.append(value)", 'subject.append(value.replace("+", " "))', _DATASETS),
+    ("a subject without its last dot", "serve.access", "subject.append(value)", 'subject.append(value.rstrip(".") or value)', _DATASETS),
+    ("a subject without leading zeros", "serve.access", "subject.append(value)", 'subject.append(value.lstrip("0") or value)', _DATASETS),
+    ("a subject in capitals", "serve.access", "subject.append(value)", "subject.append(value.upper())", _DATASETS),
+    ("a subject in its compatible form", "serve.access", "subject.append(value)", "subject.append(__import__('unicodedata').normalize('NFKC', value))", _DATASETS),
+    ("a subject without its domain", "serve.access", "subject.append(value)", "subject.append(value.partition('@')[0] or value)", _DATASETS),
+    ("a dataset without its case", "serve.web.route", 'match path.split("/"):', 'match path.lower().split("/"):', _DATASETS),
+    ("another separator", "serve.item", 'return "#".join(', 'return "|".join(', _STORED),
+    ("an item without its case", "serve.handler", "get_item(partition, found.prediction_id)", "get_item(partition, found.prediction_id.lower())", (HTTP, ISOLATION)),
+    ("a list without its prefix", "serve.storage", "        if prefix:", "        if False:", ("test_storage_requests.py", HTTP)),
+    ("a list from its start again", "serve.storage", "        if after:", "        if after and limit < 100:", ("test_storage_requests.py", HTTP)),
+    ("a prefix that is contained", "serve.storage", "begins_with({SK}, :prefix)", "contains({SK}, :prefix)", ("test_storage_requests.py",)),
+    ("a short tag", "serve.web.negotiate", "hexdigest()[:32]", "hexdigest()[:8]", (HTTP,)),
+    ("a tag of the text without blanks", "serve.web.negotiate", "sha256(body)", "sha256(body.strip())", (HTTP,)),
+    ("what is malformed after tags", "serve.web.negotiate", "        if found is None:\n            return False", "        if found is None:\n            break", (HTTP,)),
+    ("a weak tag on a 304", "serve.web.respond", "HttpResponse(304, caching)", 'HttpResponse(304, caching | {"ETag": f"W/{etag}"})', (HTTP,)),
+    ("304 without Vary", "serve.web.respond", "HttpResponse(304, caching)", 'HttpResponse(304, {name: one for name, one in caching.items() if name != "Vary"})', (HTTP,)),
+    ("304 with a body", "serve.web.respond", "HttpResponse(304, caching)", "HttpResponse(304, caching, body)", (HTTP,)),
+    ("a 304 that is never stale", "serve.web.respond", "HttpResponse(304, caching)", 'HttpResponse(304, caching | {"Cache-Control": "private, max-age=60"})', (HTTP,)),
+    ("no request id of an HTTP API", "serve.web.request", 'HttpRequest(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))', 'HttpRequest(Form.HTTP, method, path, query, _headers(event), "")', (*_EVENTS, LOG)),
+    ("a problem without its request id", "serve.handler", 'response = respond_problem(problem, str(seen["request_id"]))', 'response = respond_problem(problem, "")', (HTTP, LOG)),
+    ("a fault without its request id", "serve.handler", 'Problem("internal_error"), str(seen["request_id"])', 'Problem("internal_error"), ""', (HTTP, LOG)),
+    ("a request id without its prefix", "serve.web.request", "trace[0] if trace", 'trace[0].removeprefix("Root=") if trace', _EVENTS),
+    ("cached by a part that fits", "serve.tokens.verifier", "self._cache[token] = cached", "self._cache[token[:4096]] = cached", _TOKENS),
+    ("first in, first out", "serve.tokens.verifier", "            if cached is not None:\n                self._cache.move_to_end(token)\n", "", (STORE,)),
+    ("the newest is evicted", "serve.tokens.verifier", "popitem(last=False)", "popitem(last=True)", (STORE,)),
+    ("cached before it was", "serve.tokens.verifier", "cached.start <= now < cached.end", "now < cached.end", (STORE,)),
+    ("cached at its very end", "serve.tokens.verifier", "cached.start <= now < cached.end", "cached.start <= now <= cached.end", (STORE,)),
+    ("a cache of one less", "serve.tokens.verifier", "len(self._cache) > CACHED_TOKENS", "len(self._cache) >= CACHED_TOKENS", (STORE,)),
+    ("a page of a byte less", "serve.web.page", "size > MAX_PAGE_BYTES", "size >= MAX_PAGE_BYTES", (HTTP, *_BOUNDS)),
+    ("an age rounded up", "serve.web.respond", "int(min(MAX_AGE, expires_at - now))", "round(min(MAX_AGE, expires_at - now) + 0.49)", (HTTP,)),
+    ("a token of a byte less", "serve.tokens.jwt", "len(token) > MAX_TOKEN_BYTES", "len(token) >= MAX_TOKEN_BYTES", (ATTACKS, "test_token_attacks.py")),
+    ("a key of a byte less", "serve.access", "len(pk.encode()) > MAX_PK_BYTES", "len(pk.encode()) >= MAX_PK_BYTES", (*_DATASETS, ISOLATION, *_STORED)),
+    ("a path of SSM with its slash", "serve.tokens.key_sources", 'path.rstrip("/") or "/"', "path", _READING),
+    ("as many pages as documents less one", "serve.tokens.key_sources", "for _ in range(MAX_DOCUMENTS):", "for _ in range(3):", _READING),
+    ("a listing without its bound", "serve.tokens.key_sources", "&max-keys={MAX_DOCUMENTS + 1}", "", _READING),
+    ("one document more", "serve.tokens.key_sources", "    if count > MAX_DOCUMENTS:", "    if count > MAX_DOCUMENTS + 1:", ("test_faulty_key_places.py",)),
+    ("any coding with chunked in it", "wire.head", 'codings != {"chunked"} or lengths', '"chunked" not in codings or lengths', _HEADS),
+    ("HTTP/1.0 stays open on request", "wire.head", 'begin[1] == "1" and ', '(begin[1] == "1" or "keep-alive" in tokens) and ', _HEADS),
+    ("Connection begins with close", "wire.head", '"close" not in tokens)', 'not any(token.startswith("close") for token in tokens))', _HEADS),
+    ("204 needs a length", "wire.response", 'method != "HEAD" and response.status not in (204, 304)', 'method != "HEAD" and response.status != 304', ("../wire/test_response.py", *_HEADS)),
+    ("304 needs a length", "wire.response", 'method != "HEAD" and response.status not in (204, 304)', 'method != "HEAD" and response.status != 204', ("../wire/test_response.py", *_HEADS)),
+    ("HEAD needs a length", "wire.response", 'if method != "HEAD" and response', "if response", ("../wire/test_response.py", *_HEADS)),
+    ("an address of IPv6 without brackets", "wire.endpoint", 'f"[{self.host}]" if ":" in self.host else self.host', "self.host", _SENT),
+    ("a connection that broke is kept", "wire.client", "            if channel.is_reusable:", "            if True:", _REUSED),
+    ("a connection of the last second", "wire.client", "- since < self.limits.idle", "- since <= self.limits.idle", _REUSED),
+    ("the oldest connection first", "wire.client", "channel, since = self._idle.pop()", "channel, since = self._idle.pop(0)", _REUSED),
+    ("429 is refused", "wire.response", "code in THROTTLES or response.status == 429", "code in THROTTLES", ("../wire/test_response.py",)),
+    ("408 is refused", "wire.response", " or response.status == 408", "", ("../wire/test_response.py",)),
+    ("304 is a failure", "wire.response", "response.status < 300 or response.status == 304", "response.status < 300", ("../wire/test_response.py",)),
+    ("addresses are looked up once", "wire.addresses", "if now >= self._until:", "if not self._found:", (*_POOL, "../wire/test_addresses.py")),
+    ("a session's token is not sent", "wire.credentials", 'env.get("AWS_SESSION_TOKEN") or None', "None", ("../wire/test_credentials.py",)),
+    ("a prefix of an endpoint is lost", "wire.request", "target = self._endpoint.prefix + path", "target = path", _SENT),
+    ("no length of an empty POST", "wire.request", 'if body or method not in ("GET", "HEAD"):', "if body:", _SENT),
 )  # fmt: skip
 
 
 def list_mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
-    """List every mutant with the test files that are about its rule."""
+    """List every mutant with the test files that are about its rule, relative to the folder of serve's unit tests."""
     for rows, module, tests in (
         (_AUTH, "serve.tokens.jwt", (ATTACKS, ONE_KEY)),
         (_STRICT, "serve.tokens.strict", (ATTACKS,)),
@@ -321,45 +369,3 @@ def list_mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
             yield Mutant(name, module, right, wrong), files
     for name, module, right, wrong, files in _KINDS:
         yield Mutant(name, module, right, wrong), files
-
-
-def main() -> None:
-    """Run the mutants that are named, or all, and print what became of each."""
-    for name in _HEAVY:
-        importlib.import_module(name)
-    chosen = [(mutant, tests) for mutant, tests in list_mutants() if not sys.argv[1:] or mutant.name in sys.argv[1:]]
-    missed, waiting, running = [], list(reversed(chosen)), dict[int, str]()
-    while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
-            mutant, tests = waiting.pop()
-            running[_start(mutant, tests)] = mutant.name
-        child, status = os.wait()
-        name = running.pop(child)
-        outcome = {0: "SURVIVED", 1: "noticed"}.get(os.waitstatus_to_exitcode(status), f"BROKEN {status}")
-        print(f"{outcome:12}{name}", flush=True)
-        if outcome != "noticed":
-            missed.append(name)
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} were noticed")
-    sys.exit(1 if missed or not chosen else 0)
-
-
-def _start(mutant: Mutant, tests: tuple[str, ...]) -> int:
-    """Start the child that runs the tests over the mutant; it ends with what pytest ends with."""
-    child = os.fork()
-    if child:
-        return child
-    status = 3
-    try:
-        sink = os.open(os.devnull, os.O_WRONLY) if not os.environ.get("LARDER_MUTANT_OUTPUT") else 1
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        plant(mutant.module, mutant.apply)
-        pytest = importlib.import_module("pytest")
-        files = [str(HERE / name) for name in tests]
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *files]))
-    finally:
-        os._exit(status)
-
-
-if __name__ == "__main__":
-    main()

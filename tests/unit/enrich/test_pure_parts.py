@@ -1,0 +1,336 @@
+"""The parts of enrich that only compute, each by a table of what goes in and what comes out."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from enrich.dataset.expressions import parse_tree
+from enrich.dataset.nullability import is_never_null
+from enrich.delta import outcomes
+from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
+from enrich.delta.outcomes import Outcomes
+from enrich.join.rejects import add_reasons, build_prefix, count_reasons
+from enrich.ledger.records import (
+    Counter,
+    Counts,
+    DatasetState,
+    Pending,
+    Record,
+    Run,
+    SeenOutput,
+    bump,
+    find_runs_over,
+    find_withdrawn,
+    name_rebuild,
+)
+from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.read.magic import OtherFormat, recognize, refuse_other
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "enrich.delta.buckets": {"ROWS": 500_000, "MOST_BITS": 9, "KEY_BITS": 64},
+    "enrich.delta.outcomes": {"ROWS": 1_048_576},
+    "enrich.plan.cost": {"HOURS_PER_MONTH": 730, "RUN_SECONDS": 3600},
+    "enrich.read.magic": {"HEAD_BYTES": 512},
+    "enrich.write.item_size": {"UNIT_BYTES": 1024, "GZIP_LEVEL": 1},
+}
+
+
+@pytest.mark.parametrize("module", BOUNDS)
+def test_each_bound_has_this_value(module: str) -> None:
+    """A change of one is deliberate."""
+    found = vars(importlib.import_module(module))
+    assert {name: found[name] for name in BOUNDS[module]} == BOUNDS[module]
+
+
+# `a` and `m.n` are never null, `b` can be.
+NEVER_NULL = {
+    "1": True, "'x'": True, "null": False, "a": True, "A": True, "b": False, "m.n": True, "M.N": True, "m.o": False,
+    "cast(a as varchar)": True, "cast(b as varchar)": False, "cast(null as varchar)": False,
+    "try_cast(a as date)": False,
+    "a + 1": True, "a + b": False, "b * 2": False, "a - a": True, "-a": True, "a / 2": False, "a % 2": False,
+    "a || 'x'": True, "a || b": False, "concat(b, null)": True, "concat_ws(b, 'x')": False,
+    "abs(a)": True, "ceil(a)": True, "floor(a)": True, "round(a, 1)": True, "round(a, b)": False, "lower(a)": True,
+    "upper(a)": True, "trim(a)": True, "date_trunc('day', a)": True, "strftime(a, '%Y')": True, "sqrt(a)": False,
+    "coalesce(b, 1)": True, "coalesce(b, m.o)": False, "coalesce(a, b)": True, "b is null": True,
+    "b is not null": True, "not a": False, "a = b": False, "case when a then a end": False,
+    "case when a then a else a end": False, "[a]": False, "a between 1 and 2": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sql", "expected"), NEVER_NULL.items())
+def test_what_is_never_null(sql: str, *, expected: bool) -> None:
+    """By simple rules; what they do not cover can be null."""
+    with duckdb.connect() as con:
+        assert is_never_null(parse_tree(con, "body", sql), {("a",), ("m", "n")}) is expected
+
+
+def test_buckets_divide_the_keys() -> None:
+    """Names and conditions are those of files on S3 and of SQL; each key is in exactly one bucket of a width."""
+    assert [(one.name, one.condition) for one in (EVERYTHING, Bucket(1, 1), Bucket(9, 0x1FE))] == [
+        ("00-0000", "true"),
+        ("01-0001", f"k1 between {2**63}::ubigint and {2**64 - 1}::ubigint"),
+        ("09-01fe", f"k1 between {510 * 2**55}::ubigint and {511 * 2**55 - 1}::ubigint"),
+    ]
+    assert divide(0) == [EVERYTHING]
+    assert divide(2) == [Bucket(2, 0), Bucket(2, 1), Bucket(2, 2), Bucket(2, 3)]
+    assert Bucket(3, 0b101).widen(3) == Bucket(3, 0b101)
+    assert Bucket(3, 0b101).widen(1) == Bucket(1, 1)
+    assert Bucket(3, 0b101).widen(0) == EVERYTHING
+    for wide in divide(2):
+        assert [one.prefix for one in divide(3) if one.overlaps(wide)] == [2 * wide.prefix, 2 * wide.prefix + 1]
+        assert [one.prefix for one in divide(3) if wide.overlaps(one)] == [2 * wide.prefix, 2 * wide.prefix + 1]
+        assert [one for one in divide(2) if one.overlaps(wide)] == [wide]
+
+
+@pytest.mark.parametrize(
+    ("rows", "bits"),
+    [(-1, 0), (0, 0), (1, 0), (500_000, 0), (500_001, 1), (1_000_000, 1), (1_000_001, 2), (2_000_000, 2),
+     (2_000_001, 3), (256_000_000, 9), (10**12, 9)],
+)  # fmt: skip
+def test_a_bucket_has_so_many_rows(rows: int, bits: int) -> None:
+    """Half a million at most, in 512 buckets at most."""
+    assert count_bits(rows) == bits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outcomes_are_read_as_they_were_decided(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever buckets they came in, and whatever ranges they are read in: between additions too, and from slices."""
+    monkeypatch.setattr(outcomes, "ROWS", 4)
+    chance = random.Random(seed)
+    decided = Outcomes(tmp_path / "outcomes")
+    expected: dict[int, int] = {}
+    rows = chance.sample(range(40), 26)
+    for start in range(0, len(rows), 7):
+        bucket = sorted(rows[start : start + 7])
+        values = [chance.randrange(256) for _ in bucket]
+        expected |= dict(zip(bucket, values, strict=True))
+        row = pa.array([-1, *bucket, 99], pa.int64()).slice(1, len(bucket))
+        decided.add(row, pa.array([7, *values, 7], pa.uint8()).slice(1, len(bucket)))
+        for _ in range(20):
+            first = chance.randrange(44)
+            last = chance.randrange(first, 48)
+            found = decided.read(first, last)
+            assert found.schema == pa.schema([("row", pa.int64()), ("outcome", pa.uint8())])
+            assert list(zip(*found.to_pydict().values(), strict=True)) == sorted(
+                (row, value) for row, value in expected.items() if first <= row <= last
+            )
+    names = sorted(path.name for path in (tmp_path / "outcomes").iterdir())
+    assert names[:2] == ["000000.outcomes", "000000.rows"]
+    assert sum(path.stat().st_size for path in (tmp_path / "outcomes").iterdir()) == 5 * len(expected)
+
+
+def test_outcomes_of_a_window_that_was_read_last_are_renewed(tmp_path: Path) -> None:
+    """A window is kept in memory until something is added to it."""
+    decided = Outcomes(tmp_path / "outcomes")
+    assert decided.read(0, 5).num_rows == 0
+    decided.add(pa.array([3], pa.int64()), pa.array([1], pa.uint8()))
+    assert decided.read(0, 5)["row"].to_pylist() == [3]
+    with pytest.raises(FileExistsError):
+        Outcomes(tmp_path / "outcomes")
+
+
+def test_rejects_are_counted_by_reason() -> None:
+    """The prefix is where a replay looks for them."""
+    assert build_prefix("flights", 12) == "rejects/flights/00000012/"
+    rendered = pa.table({"reason": pa.array(["a", None, "b", "a"])})
+    assert count_reasons(rendered) == {"a": 2, "b": 1}
+    assert count_reasons(rendered.slice(1, 1)) == {}
+    assert add_reasons({"a": 1, "b": 2}, {"b": 3, "c": 4}) == {"a": 1, "b": 5, "c": 4}
+
+
+def test_states_stages_and_kinds_are_stored_so() -> None:
+    """Their values are in the ledgers of deployments."""
+    assert {one.value: one.is_closed for one in RunState} == {
+        "pending": False, "running": False, "stopped": False, "done": True, "failed": True, "overwritten": True,
+        "withdrawn": True,
+    }  # fmt: skip
+    assert {one.value: one.needs_decision for one in Stage} == {
+        "withdraw-first": False, "restore-first": False, "pin": False, "order": False, "check": False, "write": True,
+        "remove": True, "close": True,
+    }  # fmt: skip
+    assert {one.value: one.is_over_output for one in Kind} == {
+        "output": True, "replay": True, "refresh": True, "restore": True, "rejects": False, "removal": False,
+    }  # fmt: skip
+
+
+def _run(number: int, identity: str = "x", kind: Kind = Kind.OUTPUT, of_run: int | None = None) -> Run:
+    return Run(
+        dataset="d", run=number, kind=kind, bucket="b", object_key="k", identity=identity, arrived_ms=5, of_run=of_run
+    )
+
+
+def test_records_are_stored_so() -> None:
+    """Their sort keys, and the members that a new one begins with."""
+    run = _run(12)
+    seen = SeenOutput(dataset="d", identity="i", run=1, object_key="k", etag="e", arrived_ms=2)
+    records: dict[str, Record] = {
+        "state": DatasetState(dataset="d"),
+        "counter": Counter(dataset="d"),
+        "run#00000012": run,
+        "output#i": seen,
+        "pending#00000012": Pending(dataset="d", run=12, queued_ms=1),
+    }
+    assert {record.sk: record for record in records.values()} == records
+    with pytest.raises(NotImplementedError):
+        assert Record(dataset="d").sk
+    given = {"dataset": "d", "run": 12, "bucket": "b", "object_key": "k", "identity": "x", "arrived_ms": 5}
+    nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
+               "failure", "started_ms", "ended_ms", "error", "code_version")  # fmt: skip
+    zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms")
+    counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
+    assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
+        "kind": "output", "parts": 1, "full": False, "state": "pending", "stage": "pin", "counts": counts,
+        "reasons": {}, "because": {}, "metadata": {},
+    }  # fmt: skip
+    assert asdict(records["state"]) == {
+        "dataset": "d", "version": 0, "generation": 1, "high_water": "", "lease_owner": None, "lease_until_ms": 0,
+        "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None, "rebuilt": None, "metadata": {},
+    }  # fmt: skip
+    assert (asdict(records["counter"])["next_run"], seen.listing) == (1, "")
+    assert bump(run) == run, "versions are not compared"
+    assert bump(bump(run)).version == 2
+    assert name_rebuild("f", "t") == "f t"
+    assert name_rebuild(None, "t") == "None t"
+
+
+def test_counts_are_of_predictions() -> None:
+    """Five outcomes of what was read; a removed item is no prediction."""
+    counts = Counts(written=1, unchanged=20, superseded=300, expired=4000, rejected=50000, removed=600000)
+    assert counts.read == 54321
+    assert counts + counts == Counts(
+        written=2, unchanged=40, superseded=600, expired=8000, rejected=100000, removed=1200000
+    )
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "decided_ms", "expected"),
+    [(None, None, True), (1, None, False), (None, 1, True), (10, 9_999, False), (10, 10_000, True), (10, 10_001, True)],
+)
+def test_a_run_is_born_expired_from_the_second_on(
+    expires_at: int | None, decided_ms: int | None, *, expected: bool
+) -> None:
+    """By the time at which it was decided."""
+    assert replace(_run(1), expires_at=expires_at, decided_ms=decided_ms).born_expired is expected
+
+
+def test_a_run_has_an_order_once_it_is_known() -> None:
+    """Both members of it; before, the message names dataset and run."""
+    assert replace(_run(3), generation=1, as_of_ms=2).order == (1, 2, 3)
+    for run in (_run(3), replace(_run(3), generation=1), replace(_run(3), as_of_ms=1)):
+        with pytest.raises(ValueError, match=r"^dataset d, run 3: it has no order yet$"):
+            assert run.order
+
+
+def test_runs_over_an_output_are_found_with_those_of_its_rejects() -> None:
+    """In any order of the list; what a later run did is not taken back."""
+    runs = [
+        _run(6, "r2", Kind.REJECTS, 4), _run(1), _run(2, "y"), _run(3, kind=Kind.REPLAY, of_run=1),
+        _run(4, "r1", Kind.REJECTS, 3), _run(5, "r3", Kind.REJECTS, 2), _run(7, kind=Kind.REMOVAL, of_run=1),
+        _run(8), _run(9, "z", Kind.REPLAY, 1),
+    ]  # fmt: skip
+    assert find_runs_over(runs, "x") == {1, 3, 4, 6, 7, 8}
+    assert find_runs_over(runs, "y") == {2, 5}
+    assert find_withdrawn(runs) == {1, 3, 4, 6}
+    assert find_withdrawn(runs[:6]) == set()
+
+
+_TEXT = 'write CSV, JSON lines or Parquet, and set the dataset\'s format to "csv", "jsonl" or "parquet"'
+_EXTRACT = "take the file out of it, and compress that with gzip or zstd, or not at all"
+_COMPRESS = "compress it with gzip or zstd, or not at all"
+# The first bytes of files, what they are, and the remedy.
+HEADS: list[tuple[bytes, str, str]] = [
+    (b"PK\x03\x04x", "is a zip file (or Excel's)", _EXTRACT),
+    (b"PK\x05\x06", "is a zip file (or Excel's)", _EXTRACT),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip file", _EXTRACT),
+    (b"Rar!\x1a\x07", "is a RAR file", _EXTRACT),
+    (b"a" * 257 + b"ustar", "is a tar file", _EXTRACT),
+    (b"\x1f\x8b", "is compressed with gzip", ""),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", ""),
+    (b"\xff\x06\x00\x00sNaPpY", "is compressed with snappy", ""),
+    (b"BZh91AY&SY", "is compressed with bzip2", _COMPRESS),
+    (b"BZh1\x17rE8P\x90", "is compressed with bzip2", _COMPRESS),
+    (b"\xfd7zXZ\x00", "is compressed with xz", _COMPRESS),
+    (b"\x5d\x00\x00abc" + b"\xff" * 6, "is compressed with LZMA", _COMPRESS),
+    (b"\x5d\x00\x00abcdef\x00\x00\x00\x00", "is compressed with LZMA", _COMPRESS),
+    (b"LZIP\x01", "is compressed with lzip", _COMPRESS),
+    (b"\x04\x22\x4d\x18", "is compressed with lz4", _COMPRESS),
+    (b"\x02\x21\x4c\x18", "is compressed with lz4", _COMPRESS),
+    (b"\x89LZO\x00", "is compressed with lzop", _COMPRESS),
+    (b"\x1f\x9d", "is compressed with compress (.Z)", _COMPRESS),
+    (b"\x1f\xa0", "is compressed with compress (.Z)", _COMPRESS),
+    (b"x\x9c", "is compressed with deflate (zlib)", _COMPRESS),
+    (b"x\xdaA", "is compressed with deflate (zlib)", _COMPRESS),
+    (b"PAR1\x15", "is a Parquet file", 'set the dataset\'s format to "parquet"'),
+    (b"Obj\x01", "is an Avro file", _TEXT),
+    (b"ORC\x08", "is an ORC file", _TEXT),
+    (b"ORCab\x0e", "is an ORC file", _TEXT),
+    (b"ARROW1\x00\x00", "is an Arrow file", _TEXT),
+    (b"\xff\xff\xff\xffab\x00\x00", "is an Arrow file", _TEXT),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", _TEXT),
+    (b"\x93NUMPY", "is a NumPy file", _TEXT),
+    (b"\x80\x02", "is a Python pickle", _TEXT),
+    (b"\x80\x05", "is a Python pickle", _TEXT),
+    (b"SQLite format 3\x00", "is a SQLite file", _TEXT),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Excel file", _TEXT),
+    (b"%PDF-", "is a PDF file", _TEXT),
+    (b" <?xml", "is XML or HTML, an error page perhaps", _TEXT),
+    (b"<!DOCTYPE", "is XML or HTML, an error page perhaps", _TEXT),
+    (b"<Error>", "is XML or HTML, an error page perhaps", _TEXT),
+    (b"\xff\xfe\x00\x00", "is UTF-32", "write it as UTF-8"),
+    (b"\x00\x00\xfe\xff", "is UTF-32", "write it as UTF-8"),
+    (b"\xff\xfea\x00", "is UTF-16", "write it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16", "write it as UTF-8"),
+    (b"a\x00b\x00", "is UTF-16", "write it as UTF-8"),
+    (b"\x00a\x00b", "is UTF-16", "write it as UTF-8"),
+]
+TEXTS = (
+    *(b"", b"a,b\n", b"x\xda\xa9,1", b"PAR1,2\n", b"ORC,1,2\n", b"BZh9\n", b"PK\n", b"\xef\xbb\xbfa", b"<a>"),
+    *(b"\x80\x06", b"a\x00b", b"Obj,1", b"a" * 256 + b"ustar"),
+)
+
+
+@pytest.mark.parametrize(("head", "what", "remedy"), HEADS)
+def test_other_formats_are_recognized(head: bytes, what: str, remedy: str) -> None:
+    """By their first bytes, each with its remedy; compression that is supported is refused within compression only."""
+    assert recognize(head) == (what, remedy)
+    for name in ("a.csv", ""):
+        if remedy:
+            with pytest.raises(OtherFormat) as caught:
+                refuse_other(head, name)
+            assert str(caught.value) == f"it {what}; {remedy}"
+        elif name:
+            refuse_other(head, name)
+        else:
+            with pytest.raises(OtherFormat, match=rf"^it {what} twice; compress it once$"):
+                refuse_other(head, name)
+
+
+def test_text_is_taken() -> None:
+    """Also where it begins like something else."""
+    for text in TEXTS:
+        assert recognize(text) is None, text
+        refuse_other(text, "a.csv")
+
+
+CODECS = {
+    ".bz2": "bzip2", ".xz": "xz", ".lz4": "lz4", ".lzo": "lzo", ".deflate": "deflate", ".br": "brotli",
+}  # fmt: skip
+
+
+def test_names_say_what_magic_bytes_do_not() -> None:
+    """Hadoop's codecs; an empty object is empty whatever its name."""
+    for suffix, codec in CODECS.items():
+        message = f"its name ends with {suffix}: compressed with {codec}, it seems; {_COMPRESS}"
+        with pytest.raises(OtherFormat) as caught:
+            refuse_other(b"a", f"part-0.csv{suffix}")
+        assert str(caught.value) == message
+        refuse_other(b"", f"part-0.csv{suffix}")
+        refuse_other(b"a", f"part{suffix}/0.csv")
