@@ -1,15 +1,19 @@
-"""Print the LARDER_* variables of a deployed stack, for the commands of docs/runbook.md.
+"""Print the variables of a stack, for the commands of docs/runbook.md.
 
-eval "$(python -m infra.env larder-prod)"
+eval "$(python -m infra.env larder-prod)"    a deployed stack
+eval "$(python -m infra.env --local)"        the one that the demo runs on this machine
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from typing import Any
 
 import boto3
+
+from infra.local.running import NotRunning, read_variables
 
 # Other variables that the runbook needs: variable -> output of the stack
 OUTPUTS = {
@@ -38,10 +42,21 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
 
 def main() -> None:
     """Print export lines."""
-    parser = argparse.ArgumentParser(description="Print a stack's variables for the runbook's commands.")
-    parser.add_argument("stack")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m infra.env"
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("stack", nargs="?", help="name of a deployed stack")
+    which.add_argument("--local", action="store_true", help="the stack that runs on this machine")
     options = parser.parse_args()
-    for name, value in fetch_variables(boto3.client("cloudformation"), boto3.client("lambda"), options.stack).items():
+    try:
+        if options.local:
+            found = read_variables()
+        else:
+            found = fetch_variables(boto3.client("cloudformation"), boto3.client("lambda"), options.stack)
+    except NotRunning as error:
+        sys.exit(f"infra.env: {error}")
+    for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")  # noqa: T201
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from examples.flights import stages
 from examples.flights.outputs import build_output
 from examples.flights.show import Show
-from examples.flights.site import AUDIENCE, ISSUER, NotAsExpected, run_site
+from examples.flights.site import AUDIENCE, ISSUER, NotAsExpected, announce_site, run_site
 from examples.flights.stages import LARDER, Plan
 from examples.flights.tokens import open_issuer
 from infra.bundle import Bundle, build
@@ -68,7 +68,8 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         stages.sweep(show, site, days[0], issuer, late)
         show.heading(f"Every step succeeded, in {show.elapsed:.0f} s.")
         if not once:
-            stages.stay(show, site, plan, issuer, output)
+            with announce_site(site, ministack, athena):
+                stages.stay(show, site, plan, issuer, output)
 
 
 def _build_bundles() -> dict[str, Bundle]:

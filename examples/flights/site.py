@@ -17,9 +17,11 @@ from botocore.config import Config
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from infra.bundle import Bundle
+from infra.env import fetch_variables
 from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy
 from infra.local.ministack import Ministack, run_ministack
+from infra.local.running import announce
 from serve.datasets import FLIGHT_DELAYS
 
 LAKE = "larder-demo-lake"
@@ -42,6 +44,17 @@ def run_site(log: Path) -> Iterator[tuple[Ministack, AthenaServer]]:
             yield ministack, athena
     finally:
         athena.close()
+
+
+@contextmanager
+def announce_site(site: Site, ministack: Ministack, athena: AthenaServer) -> Iterator[None]:
+    """Let the commands of this machine find the stack until the block ends."""
+    functions, cloudformation = site.client("lambda"), site.client("cloudformation")
+    variables = fetch_variables(cloudformation, functions, site.stack.name)
+    serving = functions.get_function_configuration(FunctionName=variables["LARDER_SERVE"])["Environment"]["Variables"]
+    variables |= {name: value for name, value in serving.items() if name.startswith("LARDER_")}
+    with announce({**variables, **ministack.env, "AWS_ENDPOINT_URL_ATHENA": athena.endpoint}):
+        yield
 
 
 @dataclass(frozen=True)

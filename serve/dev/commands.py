@@ -32,7 +32,11 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serve", description="Run the API on this laptop; manage keys.")
+    parser = argparse.ArgumentParser(
+        prog="python -m serve",
+        description="Run the API on this laptop; manage keys. Without LARDER_TABLE and LARDER_ISSUERS it uses the "
+        "stack that runs on this machine (`python3 dev.py demo`).",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--port", type=int, default=8080, help="0: any free port")
     parser.set_defaults(run=_serve)
@@ -68,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     from serve.handler import build_dependencies, build_handler
 
+    if not (env.get("LARDER_TABLE") or env.get("LARDER_ISSUERS")):
+        from infra.local.running import read_variables
+
+        env = {**env, **read_variables()}
+        print(f"serve: with the stack that runs on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
     handler = build_handler(build_dependencies(env))
     from serve.dev.server import open_server, port_of  # only this command needs waitress
 

@@ -6,6 +6,7 @@ The laptop server shows it at /docs; the discovery artifacts can carry the same 
 from __future__ import annotations
 
 import json
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,26 @@ PAGE = """<!doctype html>
   </body>
 </html>
 """
-START = """window.ui = SwaggerUIBundle({{
+# HEAD and OPTIONS of each path are in the document, and would fill two thirds of the page.
+START = """const HIDDEN = ["head", "options"];
+const OnlyMain = () => ({{
+  statePlugins: {{
+    spec: {{
+      wrapSelectors: {{
+        taggedOperations: (original) => (state, ...rest) =>
+          original(state, ...rest).map((tag) =>
+            tag.set("operations", tag.get("operations").filter((each) => !HIDDEN.includes(each.get("method"))))),
+      }},
+    }},
+  }},
+}});
+window.ui = SwaggerUIBundle({{
+  plugins: [OnlyMain],
   url: {document},
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,
-  supportedSubmitMethods: ["get", "head"],
+  supportedSubmitMethods: ["get"],
   tryItOutEnabled: true,
 }});
 """
@@ -58,8 +73,10 @@ def build_document(text: str, servers: list[dict[str, str]] | None = None) -> di
 
 
 def read_document(servers: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Read openapi.yaml as consumers get it."""
-    return build_document((ROOT / "openapi.yaml").read_text(), servers)
+    """Read openapi.yaml as consumers get it; the title is the service's name, as in the discovery files."""
+    document = build_document((ROOT / "openapi.yaml").read_text(), servers)
+    document["info"]["title"] = yaml.safe_load((ROOT / "infra/environments.yaml").read_text())["service"]
+    return document
 
 
 def read_pages(document_url: str = "../openapi.json") -> dict[str, tuple[str, bytes]]:
@@ -70,11 +87,11 @@ def read_pages(document_url: str = "../openapi.json") -> dict[str, tuple[str, by
     """
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"{PACKAGE} is not installed: pip install -r serve/dev/requirements.in")
+        raise FileNotFoundError(f"{PACKAGE} is not installed: pip install -r examples/requirements.txt")
     folder = Path(spec.submodule_search_locations[0]) / "static" / PACKAGE / "swagger-ui-dist"
     pages = {name: (kind, (folder / name).read_bytes()) for name, kind in ASSETS.items() if (folder / name).exists()}
     title = read_document()["info"]["title"]
-    pages["index.html"] = ("text/html; charset=utf-8", PAGE.format(title=title).encode())
+    pages["index.html"] = ("text/html; charset=utf-8", PAGE.format(title=escape(title)).encode())
     pages["start.js"] = ("text/javascript", START.format(document=json.dumps(document_url)).encode())
     return pages
 

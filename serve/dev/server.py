@@ -23,8 +23,12 @@ POLICY = (
 )
 
 
+# A browser keeps a permanent redirect, and other servers use this port on other days: not for `/`.
+REDIRECTS = {"/": "307 Temporary Redirect", "/docs": "308 Permanent Redirect"}
+
+
 def build_laptop_app(handler: Handler) -> WSGIApplication:
-    """Build the application: /docs/ and /openapi.json from files, all else from the handler."""
+    """Build the application: /docs/ and /openapi.json from files, `/` leads there, all else from the handler."""
     api = build_app(handler)
     files = {f"/docs/{name}": page for name, page in read_pages().items()}
     files["/docs/"] = files.pop("/docs/index.html")
@@ -32,8 +36,8 @@ def build_laptop_app(handler: Handler) -> WSGIApplication:
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path == "/docs":
-            start_response("308 Permanent Redirect", [("Location", "/docs/"), ("Content-Length", "0")])
+        if path in REDIRECTS:
+            start_response(REDIRECTS[path], [("Location", "/docs/"), ("Content-Length", "0")])
             return []
         if path not in files or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return api(environ, start_response)

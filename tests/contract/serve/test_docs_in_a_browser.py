@@ -55,6 +55,8 @@ def test_a_developer_can_try_the_api(laptop: Laptop, browser: webdriver.Chrome, 
 
     browser.get(f"{laptop.url}/docs/")
     press("button.authorize")
+    shown_methods = {found.text for found in browser.find_elements(By.CSS_SELECTOR, ".opblock-summary-method")}
+    assert shown_methods == {"GET"}
     field = wait.until(until.visibility_of_element_located((By.CSS_SELECTOR, ".auth-container input")))
     field.send_keys(sign())
     press(".auth-btn-wrapper button.authorize")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from serve.datasets import SERVED
 from serve.dev.docs import ASSETS, read_document, read_pages
 from serve.dev.server import open_server
 from tests.contract.serve.conftest import Laptop
 from tests.unit.serve.kit import App, sign
+
+ROOT = Path(__file__).parents[3]
 
 
 def _ask(
@@ -26,6 +30,7 @@ def _ask(
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body
 
 
+SERVICE = yaml.safe_load((ROOT / "infra/environments.yaml").read_text())["service"]
 GOOD = {"Authorization": f"Bearer {sign()}"}
 
 
@@ -59,7 +64,11 @@ def test_it_stays_on_loopback() -> None:
 def test_it_shows_its_documentation(laptop: Laptop) -> None:
     """The page, its script and its style come from here; nothing in it names another host."""
     assert _ask(laptop, "GET", "/docs")[1]["location"] == "/docs/"
+    assert _ask(laptop, "GET", "/")[:2][0] == 307  # a browser keeps a permanent one
+    assert _ask(laptop, "GET", "/")[1]["location"] == "/docs/"
     status, headers, page = _ask(laptop, "GET", "/docs/")
+    assert f"<title>{SERVICE}</title>".encode() in page
+    assert read_document()["info"]["title"] == SERVICE
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"http" not in page
     assert "connect-src 'self'" in headers["content-security-policy"]
