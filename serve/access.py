@@ -50,11 +50,14 @@ def parse_scopes(claims: Mapping[str, Any], policy: Policy) -> frozenset[str]:
         value = get_claim(claims, claim)
         if value is None and (isinstance(claim, tuple) or claim not in claims):
             continue
-        words = value.split(policy.scope_separator) if isinstance(value, str) else value
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        if isinstance(value, str):
+            scopes.update([word.strip() for word in value.split(policy.scope_separator)])
+        elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+            scopes.update(value)
+        else:
             raise InvalidToken("malformed-claim", claim)
-        scopes.update(words if isinstance(value, list) else (word.strip() for word in words))
-    return frozenset(scopes - {""})
+    scopes.discard("")
+    return frozenset(scopes)
 
 
 def build_subject(claims: Mapping[str, Any], dataset: Served, policy: Policy | None = None) -> tuple[str, ...]:

@@ -173,11 +173,9 @@ def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, o
         if found.use_case is UseCase.LIST_ITEMS:
             page = parse_page(request.query)
             query = partial(dependencies.storage.query, partition, page.prefix, now)
-            items = gather(query, page, now)
-            return respond_list(request, page, items._replace(expires_at=min(items.expires_at, ends)), now)
+            return respond_list(request, page, gather(query, page, now), now, ends)
         check_known(request.query, ())
-        item = _get(dependencies, found, partition, now)
-        return respond_item(request, item._replace(expires_at=min(item.expires_at, ends)), now)
+        return respond_item(request, _get(dependencies, found, partition, now), now, ends)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error
 

@@ -163,8 +163,10 @@ def find_issuer(claims: Mapping[str, Any], policy: Policy) -> str | None:
 
 def get_claim(claims: Mapping[str, Any], claim: Claim) -> Any:
     """Return the value of a claim; None if it is missing or null."""
+    if isinstance(claim, str):
+        return claims.get(claim)
     value: Any = claims
-    for name in (claim,) if isinstance(claim, str) else claim:
+    for name in claim:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
 

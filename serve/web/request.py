@@ -112,7 +112,7 @@ def _decode(path: str) -> str:
 
     An HTTP API has decoded it already. Decoding twice is safe: no valid path has a percent sign that is not an escape.
     """
-    return unquote(_SLASH.sub("%252F", path))
+    return unquote(_SLASH.sub("%252F", path)) if "%" in path else path
 
 
 def _without_stage(path: str, context: Mapping[str, Any]) -> str:

@@ -44,26 +44,28 @@ def check_acceptable(request: HttpRequest) -> None:
         raise Problem("not_acceptable", "this API responds with application/json")
 
 
-def respond_item(request: HttpRequest, item: Item, now: float) -> HttpResponse:
-    """Respond with an item's body, as it is stored if the caller accepts that coding.
+def respond_item(request: HttpRequest, item: Item, now: float, ends: float) -> HttpResponse:
+    """Respond with an item's body, as it is stored if the caller accepts that coding; `ends` as `respond_list`.
 
     Raises:
         Problem: not_acceptable, if the caller accepts neither coding, or its body is too large without gzip.
         ValueError: the stored body is damaged.
     """
     body, headers = _encode(request, item.body or "")
-    return _respond(request, body, headers, item.expires_at, now)
+    return _respond(request, body, headers, min(item.expires_at, ends), now)
 
 
-def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float) -> HttpResponse:
+def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float, ends: float) -> HttpResponse:
     """Respond with a page of items, and a link to the next page if there can be one.
+
+    The response can be cached until `ends`, when the token expires, and no longer than its items live.
 
     Raises:
         Problem: not_acceptable, as `respond_item`.
     """
     link = {} if found.next_after is None else {"Link": page.link_after(found.next_after)}
     body, coding = _encode(request, found.json, link)
-    return _respond(request, body, link | coding, found.expires_at, now)
+    return _respond(request, body, link | coding, min(found.expires_at, ends), now)
 
 
 def respond_health() -> HttpResponse:

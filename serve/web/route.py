@@ -102,9 +102,9 @@ def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
         Problem: invalid_request, with the names of unknown parameters, which are percent-encoded: the caller controls
             them. Values are not repeated, as they can be secrets.
     """
-    unknown = sorted(f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in query if name not in known)
+    unknown = [f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in query if name not in known]
     if unknown:
-        named = ", ".join(unknown[:_MAX_NAMES]) + (", ..." if len(unknown) > _MAX_NAMES else "")
+        named = ", ".join(sorted(unknown)[:_MAX_NAMES]) + (", ..." if len(unknown) > _MAX_NAMES else "")
         expected = f"known are {', '.join(known)}" if known else "this path has none"
         raise Problem("invalid_request", f"unknown query parameter {named}; {expected}")
 
