@@ -10,15 +10,14 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.aws import open_services
 from enrich.cli.terminal import ProgressLine, describe_run, render_pending, render_run, render_runs, render_withdrawal
 from enrich.dataset.expressions import DatasetMistakes
-from enrich.dataset.validation import check_datasets
-from enrich.datasets import DATASETS
+from enrich.dataset.validation import check_datasets, read_document
+from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.errors import Failed, LeaseLost, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
 from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
@@ -31,7 +30,6 @@ from enrich.plan.report import describe_plan, render_plan
 from enrich.s3 import split_location
 from enrich.services import Services
 from enrich.settings import SettingsError
-from serve.datasets import SERVED
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
 _EPILOG = """\
@@ -44,7 +42,12 @@ The LARDER_* variables (docs/runbook.md) and AWS's own select the stack.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    try:
+        datasets = load_datasets()
+    except DatasetFileError as error:
+        return _print_error(error, FAILED)
+    options = _parser(sorted(datasets)).parse_args(arguments)
+    options.datasets = datasets
     if options.command == "check":
         return _check(options)
     if options.command == "openapi":
@@ -53,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         services = open_services(
-            os.environ, owner=owner, progress=progress, write_units=getattr(options, "write_units", None)
+            os.environ,
+            owner=owner,
+            progress=progress,
+            write_units=getattr(options, "write_units", None),
+            datasets=datasets,
         )
         return int(options.execute(services, options))
     except (Failed, SettingsError) as error:
@@ -200,12 +207,10 @@ def _run_queued(
 
 
 def _check(options: argparse.Namespace) -> int:
-    names = [options.dataset] if options.dataset else sorted(map(str, DATASETS))
+    datasets = options.datasets
+    names = [options.dataset] if options.dataset else sorted(datasets)
     try:
-        import yaml  # needed by this command only, and not in the bundle
-
-        document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
-        mistakes = check_datasets(DATASETS, SERVED, document)  # all: a dataset's prefix must differ from all others
+        mistakes = check_datasets(datasets, read_document(find_project() / "openapi.yaml"))  # all: prefixes must differ
     except ImportError as error:
         return _print_error(error, USAGE)
     if options.dataset:
@@ -214,35 +219,32 @@ def _check(options: argparse.Namespace) -> int:
         ]
     if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))
+    elif mistakes:
+        print("\n".join(map(str, mistakes)))
     else:
-        print("\n".join(map(str, mistakes)) if mistakes else f"{', '.join(names)}: no mistakes found")
+        print(f"{', '.join(names)}: no mistakes found" if names else "datasets/ has no dataset; add one")
     return FAILED if mistakes else DONE
 
 
 def _openapi(options: argparse.Namespace) -> int:
     try:
-        from enrich.openapi import document as contract  # its dependencies are not in the bundle
+        from enrich.openapi.document import build_document, find_untyped  # its dependencies are not in the bundle
 
-        found = contract.build_contract(DATASETS[options.dataset])
-        written = (
-            contract.write_contract(Path(__file__).parent.parent / "openapi.yaml", found) if options.write else False
-        )
+        text = build_document(options.datasets.values())
+        untyped = find_untyped(options.datasets.values())
+        if options.write:
+            from infra.gateway import write_contract
+
+            written = write_contract(find_project(), text)
+            print("\n".join(f"wrote {path}" for path in written) or "openapi.yaml is up to date; nothing was written")
+        else:
+            print(text, end="")
     except ImportError as error:
         return _print_error(error, USAGE)
-    except (DatasetMistakes, contract.NoPlace) as error:
+    except DatasetMistakes as error:
         return _print_error(error, FAILED)
-    if not options.write:
-        print(contract.render_contract(found))
-    elif not written:
-        print(f"openapi.yaml describes {options.dataset} already; nothing was written")
-        return DONE
-    else:
-        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {options.dataset}; review them")
-    for place in found.unknown:
-        _print_error(
-            f"{options.dataset} {place}: has no known type; add it to openapi.yaml, or cast it in the metadata query",
-            DONE,
-        )
+    for mistake in untyped:
+        _print_error(mistake, DONE)
     return DONE
 
 
@@ -258,12 +260,11 @@ def _print_error(message: object, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m enrich", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = sorted(map(str, DATASETS))
 
     def add(name: str, execute: object, summary: str, *, runs: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
@@ -280,10 +281,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("dataset", nargs="?", choices=names)
     check.add_argument("--json", action="store_true", help="print JSON")
-    summary = "describe a dataset to consumers, as openapi.yaml does"
+    summary = "build openapi.yaml, which describes the datasets to consumers, from datasets/"
     openapi = commands.add_parser("openapi", help=summary, description=summary)
-    openapi.add_argument("dataset", choices=names)
-    openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
+    openapi.add_argument("--write", action="store_true", help="write openapi.yaml and infra/gateway.yaml")
     run = add("run", _run, "run an output now")
     run.add_argument("output", help="s3://bucket/object_key")
     planned = add("plan", _plan, "show what a run of an output would change and cost; writes nothing", runs=False)

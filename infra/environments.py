@@ -19,6 +19,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from enrich.datasets import load_served
 from infra.bundle import digest_inputs
 from serve.settings import parse_settings
 
@@ -115,7 +116,7 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
         "LARDER_CORS_ORIGINS": str(parameters.get("CorsOrigins", "")),
     }
     try:
-        settings = parse_settings(variables)
+        settings = parse_settings(variables, load_served())
     except ValueError as error:
         raise ValueError(f"environments.{name}: {error}") from error
     if len(issuers) > MAX_ISSUERS:

@@ -6,6 +6,7 @@ The laptop server shows it at /docs; the discovery artifacts can carry the same 
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def build_document(text: str, servers: list[dict[str, str]] | None = None) -> di
 
 
 def read_document(servers: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Read openapi.yaml as consumers get it."""
-    return build_document((ROOT / "openapi.yaml").read_text(), servers)
+    """Read openapi.yaml of the project (`enrich.datasets.find_project`) as consumers get it."""
+    project = Path(os.environ.get("LARDER_PROJECT") or ROOT)
+    return build_document((project / "openapi.yaml").read_text(), servers)
 
 
 def read_pages(document_url: str = "../openapi.json") -> dict[str, tuple[str, bytes]]:

@@ -23,7 +23,7 @@ def enrich(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
     monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
     for module in (aws, command_line):
-        monkeypatch.setattr(module, "DATASETS", {shop.dataset.name: shop.dataset})
+        monkeypatch.setattr(module, "load_datasets", lambda: {shop.dataset.name: shop.dataset})
 
     def run(*words: str) -> tuple[int, Any, str]:
         code = command_line.main(words)

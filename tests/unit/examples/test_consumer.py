@@ -18,7 +18,7 @@ DISCOVERY = read_environments()["discovery"]["base_url"]
 
 def publish() -> dict[str, str]:
     """Return what the five stacks publish, by URL."""
-    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    openapi = yaml.safe_load((ROOT / "examples" / "flights" / "openapi.yaml").read_text())
     environments = read_environments()
     return {
         f"{DISCOVERY}/{object_key}": text

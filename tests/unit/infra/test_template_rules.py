@@ -12,8 +12,8 @@ import yaml
 
 from infra.gateway import GATEWAY, build_gateway, render
 from infra.translate import Template, read_template
-from serve.datasets import SERVED
 from tests.unit.infra.rules import RULES, check
+from tests.unit.serve.kit import SERVED
 
 GONE = object()
 
