@@ -92,9 +92,8 @@ examples:
 
     add("list", "list the datasets: outputs, claims, scope, ttl", "")
     add("check", "find mistakes in datasets, without AWS", "flight-delays").add_argument("dataset", nargs="?")
-    openapi = add("openapi", "describe a dataset to consumers, as openapi.yaml does", "flight-delays", json=False)
-    openapi.add_argument("dataset")
-    openapi.add_argument("--write", action="store_true", help="write it into openapi.yaml")
+    openapi = add("openapi", "build openapi.yaml, which describes the datasets to consumers", "--write", json=False)
+    openapi.add_argument("--write", action="store_true", help="write openapi.yaml and infra/gateway.yaml")
 
     url = "s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet"
     planned = add("plan", "show what a run of an output would change and cost; writes nothing", f"{url} --show 3")

@@ -16,7 +16,8 @@ import boto3
 import pyathena
 from botocore.config import Config
 
-from enrich.datasets import DATASETS
+from enrich.dataset.definition import Dataset
+from enrich.datasets import load_datasets
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
@@ -50,6 +51,7 @@ def open_services(
     remaining_seconds: float | None = None,
     progress: Progress | None = None,
     write_units: float | None = None,
+    datasets: Mapping[str, Dataset] | None = None,
 ) -> Services:
     """Open the services that environment variables name.
 
@@ -59,16 +61,18 @@ def open_services(
         remaining_seconds: until this invocation ends; None: it has no deadline.
         progress: receives the progress of runs.
         write_units: the most that a run spends per second; None: learned from throttles.
+        datasets: by name; None: those of `datasets/`.
 
     Raises:
         SettingsError: a variable is missing.
+        DatasetFileError: a file in `datasets/` defines no dataset.
     """
     settings = Settings.from_env(env)
     clock = MachineClock()
     clients = _clients()
     return Services(
         settings=settings,
-        datasets=DATASETS,
+        datasets=load_datasets() if datasets is None else datasets,
         s3=clients["s3"],
         dynamodb=clients["dynamodb"],
         ledger=Ledger(clients["dynamodb"], settings.ledger),

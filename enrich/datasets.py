@@ -1,8 +1,20 @@
-"""All dataset definitions; add a dataset here. Each shows the JSON that a consumer receives."""
+"""Load the datasets of a project: one file per dataset in its folder `datasets/`, which is the user's.
+
+A file defines one `Dataset`, with the names that this module exports. A file whose name begins with `_` defines none:
+others import it with `from ._name import ...`.
+
+python -m enrich.datasets       prints who may read each dataset, as serve needs it
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 from enrich.dataset.definition import (
     Dataset,
@@ -10,104 +22,128 @@ from enrich.dataset.definition import (
     FromColumn,
     FromKey,
     LastModified,
+    Member,
     Metadata,
     Source,
     Tolerated,
 )
-from serve.datasets import FLIGHT_DELAYS, SERVED
+from serve.datasets import Served, render_served
 
 __all__ = [
-    "DATASETS",
-    "SERVED",
     "Dataset",
+    "DatasetFileError",
     "Derive",
     "FromColumn",
     "FromKey",
     "LastModified",
+    "Member",
     "Metadata",
+    "Served",
     "Source",
     "Tolerated",
+    "find_project",
+    "load_datasets",
 ]
 
-_AIRPORTS = "select faa, name, lat, lon from reference.airports"
+_ROOT = Path(__file__).resolve().parent.parent
+# The folder is a package under this name: `datasets` itself is a well-known package on PyPI.
+_PACKAGE = "larder_datasets"
 
-flight_delays = Dataset(
-    served=FLIGHT_DELAYS,
-    source=Source(
-        prefix="flight-delays/",
-        format="parquet",
-        columns={
-            "flight_date": "date",
-            "carrier": "varchar",
-            "flight": "integer",
-            "origin": "varchar",
-            "dest": "varchar",
-            "tailnum": "varchar",
-            "scheduled_departure": "timestamptz",
-            "scheduled_arrival": "timestamptz",
-            "distance_miles": "double",
-            "predicted_delay": "float",
-            "late_probability": "float",
-            "model_version": "varchar",
-        },
-    ),
-    as_of=FromKey("scored={}"),
-    ttl=timedelta(days=7),
-    metadata={
-        "airlines": Metadata("select carrier, name from reference.airlines", on="carrier", missing="reject"),
-        "origins": Metadata(_AIRPORTS, on={"origin": "faa"}, missing="null"),
-        "destinations": Metadata(_AIRPORTS, on={"dest": "faa"}, missing="null"),
-        "planes": Metadata(
-            "select tailnum, manufacturer, model, cast(year as integer) as year, seats from reference.planes",
-            on="tailnum",
-            missing="null",
-        ),
-        "weather": Metadata(
-            "select origin, hour, temp, wind_speed, wind_dir, precip, visib, pressure from reference.weather",
-            on={"origin": "origin", "date_trunc('hour', scheduled_departure)::timestamp": "hour"},
-            missing="null",
-        ),
-    },
-    subject={"carrier": "carrier"},
-    prediction_id="concat(flight_date, '.', origin, '.', carrier, flight)",
-    body={
-        "flight": "concat(carrier, flight)",
-        "date": "flight_date",
-        "departure": "scheduled_departure",
-        "arrival": "scheduled_arrival",
-        "carrier": {"code": "carrier", "name": "airlines.name"},
-        "origin": {
-            "code": "origin",
-            "name": "origins.name",
-            "position": {"latitude": "origins.lat", "longitude": "origins.lon"},
-        },
-        "destination": {
-            "code": "dest",
-            "name": "destinations.name",
-            "position": {"latitude": "destinations.lat", "longitude": "destinations.lon"},
-        },
-        "distance_miles": "distance_miles",
-        "aircraft": {
-            "tail_number": "tailnum",
-            "manufacturer": "planes.manufacturer",
-            "model": "planes.model",
-            "year": "planes.year",
-            "seats": "planes.seats",
-        },
-        "weather": {
-            "temperature_f": "weather.temp",
-            "wind_mph": "round(weather.wind_speed, 1)",
-            "wind_direction": "weather.wind_dir",
-            "precipitation_inches": "weather.precip",
-            "visibility_miles": "weather.visib",
-            "pressure_hpa": "weather.pressure",
-        },
-        "prediction": {
-            "delay_minutes": "round(predicted_delay, 1)",
-            "late_probability": "round(late_probability, 3)",
-            "model": "model_version",
-        },
-    },
-)
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (flight_delays,)}
+class DatasetFileError(Exception):
+    """Files in datasets/ define no dataset; the message has each file, what is wrong, and the remedy."""
+
+
+def find_project() -> Path:
+    """Return the folder that has `datasets/`, `openapi.yaml` and `infra/gateway.yaml`.
+
+    It is the checkout (or the bundle), unless LARDER_PROJECT names another one, as the demo and Larder's tests do.
+    """
+    return Path(os.environ.get("LARDER_PROJECT") or _ROOT).resolve()
+
+
+def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
+    """Load the datasets of a folder by name, in the order of their files; `datasets/` of the project by default.
+
+    Each call executes the files again, so that it sees what has changed.
+
+    Raises:
+        DatasetFileError: a file cannot be imported, does not define exactly one dataset, or has the name of another's.
+    """
+    folder = folder or find_project() / "datasets"
+    for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    package = ModuleType(_PACKAGE)
+    package.__path__ = [str(folder)]
+    sys.modules[_PACKAGE] = package
+    datasets: dict[str, Dataset] = {}
+    files: dict[str, Path] = {}
+    wrong: list[str] = []
+    for path in sorted(folder.glob("*.py")):
+        if path.name.startswith("_"):
+            continue
+        try:
+            dataset = _load_file(path)
+        except DatasetFileError as error:
+            wrong.append(str(error))
+            continue
+        if other := files.get(dataset.name):
+            wrong.append(f"{path}: defines the dataset {dataset.name!r}, as {other.name} does; rename one")
+            continue
+        files[dataset.name], datasets[dataset.name] = path, dataset
+    if wrong:
+        raise DatasetFileError("\n".join(wrong))
+    return datasets
+
+
+def load_served(folder: Path | None = None) -> dict[str, Served]:
+    """Load who may read each dataset.
+
+    Raises:
+        DatasetFileError: as `load_datasets`.
+    """
+    return {name: dataset.served for name, dataset in load_datasets(folder).items()}
+
+
+def _load_file(path: Path) -> Dataset:
+    if not path.stem.isidentifier():
+        raise DatasetFileError(f"{path}: the name is no Python module's; rename it, e.g. to my_dataset.py")
+    try:
+        module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
+    except (Exception, SystemExit) as error:  # a file of the user's can raise anything
+        raise DatasetFileError(_describe(path, error)) from error
+    found = {id(value): value for value in _defined(module)}
+    if len(found) != 1:
+        what = "defines no Dataset" if not found else f"defines {len(found)} datasets"
+        raise DatasetFileError(f"{path}: {what}; expected one: NAME = Dataset(served=Served(...), ...)")
+    return next(iter(found.values()))
+
+
+def _defined(module: ModuleType) -> Iterator[Dataset]:
+    for value in vars(module).values():
+        if isinstance(value, Dataset):
+            yield value
+
+
+def _describe(path: Path, error: BaseException) -> str:
+    """Describe an error in a file, with the line in it that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or path}:{error.lineno}: {error.msg}: {(error.text or '').strip()!r}; correct the line"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    place = f"{path}:{frames[-1].lineno}" if frames else str(path)
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{place}: there is no module {error.name!r}; install it (see enrich/requirements.in), or correct the name"
+        )
+    return f"{place}: {type(error).__name__}: {error}; correct the line"
+
+
+if __name__ == "__main__":
+    try:
+        # Under its own name: `Dataset` of this module as __main__ is the same class, but load errors would differ.
+        from enrich.datasets import load_served as load
+
+        sys.stdout.write(render_served(load()))
+    except Exception as error:  # noqa: BLE001 - the caller shows the message
+        sys.exit(str(error))

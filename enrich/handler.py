@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import os
 import uuid
+from functools import cache
 from typing import Any
 
 from enrich.aws import open_services
+from enrich.datasets import load_datasets
 from enrich.intake.events import parse_event, parse_messages, parse_text
 from enrich.intake.worker import handle_requests
 from enrich.log import log_failure
 
 _SERVICE = "enrich"
+_datasets = cache(load_datasets)  # once per process
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -27,6 +30,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         os.environ,
         owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a retried invocation has the same request id
         remaining_seconds=context.get_remaining_time_in_millis() / 1000,
+        datasets=_datasets(),
     )
     messages = parse_messages(event)
     if messages is None:

@@ -19,10 +19,13 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
+from enrich.datasets import DatasetFileError, find_project, load_served
 from infra.trim import is_kept
+from serve.datasets import render_served
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".larder" / "bundles"
@@ -33,13 +36,17 @@ MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Recipe:
-    """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size."""
+    """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
+
+    `datasets` says what it has of the project's datasets: the files (`modules`), or who may read them as data.
+    """
 
     requirements: Path | None
     sources: tuple[str, ...]
     modules: tuple[str, ...]  # handlers
     max_bytes: int  # unzipped
     documents: tuple[str, ...] = ()
+    datasets: Literal["modules", "served"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,16 @@ class Bundle:
 
 
 RECIPES = {
-    "serve": Recipe(ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 20_000_000),
+    "serve": Recipe(
+        ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 20_000_000, datasets="served"
+    ),
     # The reader owns the stored format, so the writer has two modules of the reader.
     "enrich": Recipe(
         ROOT / "enrich/requirements.txt",
         ("enrich", "wire", "serve/__init__.py", "serve/item.py", "serve/datasets.py"),
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
+        datasets="modules",
     ),
     # The two functions that operate the stack; boto3 is the runtime's.
     "operate": Recipe(
@@ -96,7 +106,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
     """
     recipe = RECIPES[name]
     compiler = sys.executable if target == "native" else find_interpreter(RUNTIME)
-    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)} | _documents(recipe)
+    ours = _collect(recipe)
     wheels = _wheels(name, target, compiler, cache)
     digest = _digest(
         [wheels.stem, *(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(ours.items()))]
@@ -122,7 +132,7 @@ def digest_inputs(name: str) -> str:
     """Digest what a bundle is built from, without building it: its lock, our modules and documents, and the recipe."""
     recipe = RECIPES[name]
     lock = recipe.requirements.read_bytes() if recipe.requirements else b""
-    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)} | _documents(recipe)
+    ours = _collect(recipe)
     parts = {**ours, "lock": lock, "recipe": Path(__file__).read_bytes(), "trim": (ROOT / "infra/trim.py").read_bytes()}
     return _digest(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(parts.items()))
 
@@ -239,9 +249,33 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
                 yield path
 
 
+def _collect(recipe: Recipe) -> dict[str, bytes]:
+    """Return our files of a bundle, by path."""
+    ours = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in _sources(recipe)}
+    return ours | _documents(recipe) | _datasets(recipe)
+
+
+def _datasets(recipe: Recipe) -> dict[str, bytes]:
+    """Return the project's datasets: as files for enrich; for serve as data, for it imports no module of theirs."""
+    try:
+        if recipe.datasets == "served":
+            return {"serve/datasets.json": render_served(load_served()).encode()}
+    except DatasetFileError as error:
+        raise BundleError(str(error)) from error
+    folder = find_project() / "datasets"
+    if recipe.datasets is None:
+        return {}
+    return {
+        f"datasets/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+    }
+
+
 def _documents(recipe: Recipe) -> dict[str, bytes]:
     """Render YAML documents as JSON beside our modules: the runtime has no YAML parser."""
-    texts = {f"infra/{Path(path).stem}.json": yaml.safe_load((ROOT / path).read_text()) for path in recipe.documents}
+    places = {path: (find_project() if path == "openapi.yaml" else ROOT) / path for path in recipe.documents}
+    texts = {f"infra/{Path(path).stem}.json": yaml.safe_load(place.read_text()) for path, place in places.items()}
     return {path: json.dumps(document, ensure_ascii=False).encode() for path, document in texts.items()}
 
 

@@ -129,6 +129,7 @@ def main() -> None:
     """Write the discovery files of all environments."""
     import yaml
 
+    from enrich.datasets import find_project
     from infra.environments import read_environments
     from infra.translate import ROOT
 
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--release", default="unversioned")
     options = parser.parse_args()
     environments = read_environments()
-    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    openapi = yaml.safe_load((find_project() / "openapi.yaml").read_text())
     for name in environments["environments"]:
         for object_key, (_, text) in build_files(environments, openapi, name, release=options.release).items():
             path = options.into / object_key

@@ -7,6 +7,7 @@ RUN python -m pip install --no-cache-dir --no-deps --only-binary :all: --require
       -r /tmp/requirements.txt -r /tmp/enrich-image.txt \
  && rm /tmp/requirements.txt /tmp/enrich-image.txt
 COPY enrich ${LAMBDA_TASK_ROOT}/enrich
+COPY datasets ${LAMBDA_TASK_ROOT}/datasets
 COPY wire ${LAMBDA_TASK_ROOT}/wire
 COPY serve/__init__.py serve/item.py serve/datasets.py ${LAMBDA_TASK_ROOT}/serve/
 CMD ["enrich.handler.handler"]

@@ -23,6 +23,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from enrich.datasets import load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
@@ -166,7 +167,7 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
         "LARDER_CORS_ORIGINS": str(parameters.get("CorsOrigins", "")),
     }
     try:
-        settings = parse_settings(variables)
+        settings = parse_settings(variables, load_served())
         for issuer in settings.issuers:
             check_location(issuer.keys)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Build infra/gateway.yaml, which API Gateway imports, from the contract (openapi.yaml).
 
-python -m infra.gateway       writes infra/gateway.yaml; a test compares it with the contract, and `sam build` writes it
+python -m infra.gateway       writes openapi.yaml and infra/gateway.yaml, as `python -m enrich openapi --write` does;
+                              `sam build` runs it, and tests compare both with datasets/
 
 SAM's own `ApiKeyRequired` asks for a key on every method, a browser's preflight and /v1/health too, and drops the
 contract's security schemes. Here an operation that requires a token requires a key, with `ApiKeys: required`.
@@ -8,16 +9,19 @@ contract's security schemes. Here an operation that requires a token requires a 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.datasets import DatasetFileError, find_project, load_datasets
+from enrich.openapi.document import build_document
 from infra.discovery import require_api_keys
 
-ROOT = Path(__file__).resolve().parent.parent
-GATEWAY = ROOT / "infra" / "gateway.yaml"
-_HEAD = "# Written by `python -m infra.gateway` from openapi.yaml; change that one. A test compares them.\n"
+GATEWAY = Path(__file__).with_name("gateway.yaml")  # where infra/template.yaml includes it from
+_HEAD = "# Written by `python -m enrich openapi --write` from openapi.yaml. A test compares them.\n"
 
 
 class PlainDumper(yaml.SafeDumper):
@@ -28,9 +32,14 @@ class PlainDumper(yaml.SafeDumper):
         return True
 
 
-def build_gateway() -> dict[str, Any]:
-    """Build the document that API Gateway imports: the contract, with security that depends on the stack."""
-    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+def build_gateway(openapi: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Build the document that API Gateway imports: the contract, with security that depends on the stack.
+
+    Args:
+        openapi: the contract; None: of the project's datasets as they are now.
+    """
+    if openapi is None:
+        openapi = yaml.safe_load(build_document(load_datasets().values()))
     document = require_api_keys(openapi)
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -46,9 +55,30 @@ def render(document: dict[str, Any]) -> str:
     return _HEAD + yaml.dump(document, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def write_contract(project: Path, openapi: str) -> list[Path]:
+    """Write openapi.yaml and infra/gateway.yaml of a project; return the files that changed.
+
+    Args:
+        project: the folder of both files.
+        openapi: text of the contract.
+    """
+    texts = {
+        project / "openapi.yaml": openapi,
+        project / "infra" / "gateway.yaml": render(build_gateway(yaml.safe_load(openapi))),
+    }
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
+    for path in changed:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(texts[path])
+    return changed
+
+
 def main() -> None:
-    """Write infra/gateway.yaml."""
-    GATEWAY.write_text(render(build_gateway()))
+    """Write the contract of the project's datasets."""
+    try:
+        write_contract(find_project(), build_document(load_datasets().values()))
+    except (DatasetFileError, DatasetMistakes) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+FOLDER = Path(__file__).resolve().parent  # the bundle has openapi.json in it
 TIMEOUT = 10.0  # seconds
 METRICS = [{"Name": "SyntheticFailures", "Unit": "Count"}, {"Name": "SyntheticLatency", "Unit": "Milliseconds"}]
 
@@ -37,9 +39,24 @@ def handler(_event: Any, _context: Any) -> None:
 
     secret = boto3.client("secretsmanager").get_secret_value(SecretId=os.environ["LARDER_SECRET"])["SecretString"]
     started = time.perf_counter()
-    faults = check(send, os.environ["LARDER_URL"], json.loads(secret))
+    url = os.environ["LARDER_URL"]
+    if not os.environ["LARDER_PATH"]:
+        url += find_path(json.loads((FOLDER / "openapi.json").read_text()))
+    faults = check(send, url, json.loads(secret))
     line = render_line(os.environ["LARDER_ENVIRONMENT"], time.time(), (time.perf_counter() - started) * 1000, faults)
     print(line)  # noqa: T201 - the log is where the metrics go
+
+
+def find_path(openapi: Mapping[str, Any]) -> str:
+    """Return the path, below the base URL, that lists the first dataset of the contract; of its items one is enough.
+
+    Raises:
+        ValueError: the contract has no dataset.
+    """
+    for path, item in openapi["paths"].items():
+        if "get" in item and "{" not in path and item["get"].get("security", openapi["security"]):
+            return f"/{path.removeprefix('/').partition('/')[2]}?limit=1"
+    raise ValueError("openapi.yaml has no dataset to read: set SyntheticPath, or SyntheticSecret to an empty text")
 
 
 def check(send: Send, url: str, credentials: Mapping[str, str]) -> list[str]:

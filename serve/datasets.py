@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -19,6 +22,31 @@ class Served(NamedTuple):
     scope: str | None
 
 
-FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read")
+FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
 
-SERVED: dict[str, Served] = {dataset.name: dataset for dataset in (FLIGHT_DELAYS,)}
+
+def render_served(served: Mapping[str, Served]) -> str:
+    """Render who may read which dataset as JSON: the file that the bundle of serve has, made when it is built."""
+    return json.dumps([one._asdict() for one in served.values()], indent=1) + "\n"
+
+
+def parse_served(text: str) -> dict[str, Served]:
+    """Parse what `render_served` made."""
+    entries = [Served(one["name"], tuple(one["subject"]), one["scope"]) for one in json.loads(text)]
+    return {one.name: one for one in entries}
+
+
+def load_served(path: str = FILE) -> dict[str, Served]:
+    """Load who may read which dataset from the file of the bundle.
+
+    Raises:
+        ValueError: there is no such file, as in a checkout.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_served(file.read())
+    except FileNotFoundError:
+        message = (
+            f"{path}: is missing; `python -m infra.bundle serve` makes it from datasets/ when it builds the bundle"
+        )
+        raise ValueError(message) from None

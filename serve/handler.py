@@ -19,7 +19,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from serve.access import NoAccess, build_partition, check_access
-from serve.datasets import SERVED, Served
+from serve.datasets import Served, load_served
 from serve.item import Item, is_expired
 from serve.log import build_key_line, build_request_line, hash_subject, write
 from serve.settings import Settings, parse_settings
@@ -67,9 +67,9 @@ class Dependencies(NamedTuple):
     settings: Settings
     storage: Storage
     verifier: Verifier
+    served: Mapping[str, Served]
     now: Callable[[], float] = time.time
     write: Callable[[str], None] = write
-    served: Mapping[str, Served] = SERVED
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -87,13 +87,13 @@ def build_handler(dependencies: Dependencies) -> Handler:
     return handle
 
 
-def build_dependencies(env: Mapping[str, str]) -> Dependencies:
-    """Build the dependencies of a deployment from its environment variables.
+def build_dependencies(env: Mapping[str, str], served: Mapping[str, Served]) -> Dependencies:
+    """Build the dependencies of a deployment from its environment variables and its datasets.
 
     Raises:
         ValueError: a variable is missing or malformed.
     """
-    settings = parse_settings(env)
+    settings = parse_settings(env, served)
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or "us-east-1"
     client = Client(resolve("dynamodb", region, env), find_source(env), LIMITS)
 
@@ -101,7 +101,7 @@ def build_dependencies(env: Mapping[str, str]) -> Dependencies:
         write(build_key_line(settings.environment, time.time(), event, details))
 
     issuers = [Issuer(policy, _open_keys(policy, open_source(keys, env), report)) for policy, keys in settings.issuers]
-    return Dependencies(settings, Storage(client.send, settings.table), Verifier(issuers))
+    return Dependencies(settings, Storage(client.send, settings.table), Verifier(issuers), served)
 
 
 def _open_keys(
@@ -112,7 +112,7 @@ def _open_keys(
 
 @cache
 def _handler() -> Handler:
-    return build_handler(build_dependencies(os.environ))
+    return build_handler(build_dependencies(os.environ, load_served()))
 
 
 def _seconds_left(context: Any) -> float:

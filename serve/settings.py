@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from serve.datasets import SERVED, Served
+from serve.datasets import Served
 from serve.tokens.jwt import ANY_TENANT, TENANT, TENANT_ID, Claim, Policy, find_issuer
 from serve.tokens.signing_key import ALGORITHMS
 from serve.tokens.strict import parse_json
@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     environment: str
 
 
-def parse_settings(env: Mapping[str, str], served: Mapping[str, Served] = SERVED) -> Settings:
+def parse_settings(env: Mapping[str, str], served: Mapping[str, Served]) -> Settings:
     """Parse the environment.
 
     Raises:
@@ -55,7 +55,7 @@ def parse_settings(env: Mapping[str, str], served: Mapping[str, Served] = SERVED
     )
 
 
-def parse_issuers(text: str, served: Mapping[str, Served] = SERVED) -> tuple[IssuerSettings, ...]:
+def parse_issuers(text: str, served: Mapping[str, Served]) -> tuple[IssuerSettings, ...]:
     """Parse the value of LARDER_ISSUERS: a JSON list of objects (docs/identity-providers.md).
 
     Raises:

@@ -7,16 +7,13 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from enrich import datasets
 from enrich.cli.exit_codes import DONE, FAILED, USAGE, UsageError, print_error
 from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
-from serve.datasets import SERVED
-
-ROOT = Path(__file__).resolve().parents[2]
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.datasets import DatasetFileError, find_project, load_datasets
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -25,11 +22,14 @@ def execute(options: argparse.Namespace) -> int:
     Raises:
         UsageError: the named dataset does not exist.
     """
-    require_dataset(getattr(options, "dataset", None), datasets.DATASETS)
     try:
-        return {"list": _list, "check": _check, "openapi": _openapi}[options.command](options)
+        datasets = load_datasets()
+        require_dataset(getattr(options, "dataset", None), datasets)
+        return {"list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
     except ImportError as error:
         return print_error(error, USAGE)
+    except (DatasetFileError, DatasetMistakes) as error:
+        return print_error(error, FAILED)
 
 
 def require_dataset(name: str | None, known: Mapping[str, Dataset]) -> None:
@@ -60,8 +60,8 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _list(options: argparse.Namespace) -> int:
-    found = [describe_dataset(dataset) for _, dataset in sorted(datasets.DATASETS.items())]
+def _list(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
+    found = [describe_dataset(dataset) for _, dataset in sorted(datasets.items())]
     if options.json:
         print(json.dumps(found))  # noqa: T201
         return DONE
@@ -73,47 +73,35 @@ def _list(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _check(options: argparse.Namespace) -> int:
-    import yaml  # needed by this command only, and not in the bundle
+def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
+    from enrich.dataset.validation import check_datasets, read_document
 
-    from enrich.dataset.validation import check_datasets
-
-    names = [options.dataset] if options.dataset else sorted(map(str, datasets.DATASETS))
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster
-    document = yaml.load((ROOT / "openapi.yaml").read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
-    mistakes = check_datasets(
-        datasets.DATASETS, SERVED, document
-    )  # all: a dataset's prefix must differ from all others
+    names = [options.dataset] if options.dataset else sorted(datasets)
+    mistakes = check_datasets(datasets, read_document(find_project() / "openapi.yaml"))  # all: prefixes must differ
     if options.dataset:
         mistakes = [
             each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
         ]
     if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))  # noqa: T201
+    elif mistakes:
+        print("\n".join(map(str, mistakes)))  # noqa: T201
     else:
-        print("\n".join(map(str, mistakes)) if mistakes else f"{', '.join(names)}: no mistakes found")  # noqa: T201
+        print(f"{', '.join(names)}: no mistakes found" if names else "datasets/ has no dataset; add one")  # noqa: T201
     return FAILED if mistakes else DONE
 
 
-def _openapi(options: argparse.Namespace) -> int:
-    from enrich.dataset.expressions import DatasetMistakes
-    from enrich.openapi import document as contract  # its dependencies are not in the bundle
+def _openapi(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
+    from enrich.openapi.document import build_document, find_untyped  # its dependencies are not in the bundle
 
-    try:
-        found = contract.build_contract(datasets.DATASETS[options.dataset])
-        written = contract.write_contract(ROOT / "openapi.yaml", found) if options.write else False
-    except (DatasetMistakes, contract.NoPlace) as error:
-        return print_error(error, FAILED)
-    if not options.write:
-        print(contract.render_contract(found))  # noqa: T201
-    elif not written:
-        print(f"openapi.yaml describes {options.dataset} already; nothing was written")  # noqa: T201
-        return DONE
+    text = build_document(datasets.values())
+    if options.write:
+        from infra.gateway import write_contract
+
+        written = write_contract(find_project(), text)
+        print("\n".join(f"wrote {path}" for path in written) or "openapi.yaml is up to date; nothing was written")  # noqa: T201
     else:
-        print(f"openapi.yaml: wrote the tag, the paths and the schemas of {options.dataset}; review them")  # noqa: T201
-    for place in found.unknown:
-        print_error(
-            f"{options.dataset} {place}: has no known type; add it to openapi.yaml, or cast it in the metadata query",
-            DONE,
-        )
+        print(text, end="")  # noqa: T201
+    for mistake in find_untyped(datasets.values()):
+        print_error(mistake, DONE)
     return DONE

@@ -27,6 +27,7 @@ from enrich.cli.terminal import (
     render_withdrawal,
 )
 from enrich.commands.local import require_dataset
+from enrich.datasets import DatasetFileError, load_datasets
 from enrich.errors import Failed, LeaseLost, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
 from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
@@ -50,13 +51,18 @@ def execute(options: argparse.Namespace) -> int:
     """
     progress = ProgressLine()
     try:
+        datasets = load_datasets()
+        require_dataset(getattr(options, "dataset", None), datasets)
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         services = open_services(
-            os.environ, owner=owner, progress=progress, write_units=getattr(options, "write_units", None)
+            os.environ,
+            owner=owner,
+            progress=progress,
+            write_units=getattr(options, "write_units", None),
+            datasets=datasets,
         )
-        require_dataset(getattr(options, "dataset", None), services.datasets)
         return _COMMANDS[options.command](services, options)
-    except (Failed, SettingsError) as error:
+    except (DatasetFileError, Failed, SettingsError) as error:
         return print_error(error, FAILED)
     except (Stopped, LeaseLost) as error:
         return print_error(error, BUSY)

@@ -19,6 +19,7 @@ __all__ = [
     "FromColumn",
     "FromKey",
     "LastModified",
+    "Member",
     "Metadata",
     "Source",
     "Tolerated",
@@ -128,6 +129,20 @@ class Tolerated:
     few: int = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a member of the body means, for the contract that consumers read (openapi.yaml).
+
+    Attributes:
+        description: what it is, with its unit.
+        example: a value as it is in the JSON. It also gives the type of a member whose type depends on metadata, which
+            only a run knows.
+    """
+
+    description: str = ""
+    example: Any = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
     """One stream of predictions with one item shape.
@@ -149,6 +164,8 @@ class Dataset:
         large_integers: what becomes of BIGINT, UBIGINT, HUGEINT and UHUGEINT, which can pass 2^53, the largest
             integer that every JSON reader keeps: exact digits (`number`); always a string, so that a member never
             changes its type (`string`); or the row is rejected if the value does pass it (`reject`).
+        about: what the items are, in a sentence without a full stop, for the contract.
+        members: what the members of the body mean, by place: `origin`, `origin.name`; the place `""` is the body.
     """
 
     served: Served
@@ -166,6 +183,8 @@ class Dataset:
     unchanged_life: float = 0.5
     nulls: Literal["keep", "omit"] = "keep"
     large_integers: Literal["number", "string", "reject"] = "number"
+    about: str = ""
+    members: Mapping[str, Member] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -45,14 +45,11 @@ class _Unknown:
     children: Any = ()
 
 
-def check_datasets(
-    datasets: Mapping[str, Dataset], served: Mapping[str, Served], document: Mapping[str, Any] | None
-) -> list[Mistake]:
-    """Check every dataset, and that writer and reader have the same ones. Each place begins with a dataset's name.
+def check_datasets(datasets: Mapping[str, Dataset], document: Mapping[str, Any] | None) -> list[Mistake]:
+    """Check every dataset, and all together. Each place begins with a dataset's name.
 
     Args:
         datasets: of `enrich.datasets`.
-        served: of `serve.datasets`.
         document: openapi.yaml as parsed; None leaves the paths unchecked.
 
     Raises:
@@ -62,22 +59,8 @@ def check_datasets(
     for key, dataset in datasets.items():
         found = list(find_type_mistakes(str(key), dataset, Dataset)) or check_dataset(dataset, document)
         mistakes += found
-        if not found and key != dataset.name:
-            message = f"is the key of the dataset {dataset.name!r} in enrich/datasets.py"
-            mistakes.append(Mistake(str(key), message, "use its name as the key"))
     mistakes += _check_prefixes(datasets)
     mistakes += _check_names(datasets)
-    for here, there, where, what in (
-        (served, datasets, "serve/datasets.py", "DATASETS in enrich/datasets.py"),
-        (datasets, served, "enrich/datasets.py", "SERVED in serve/datasets.py"),
-    ):
-        mistakes += [
-            Mistake(str(name), f"is in {where} only", f"add it to {what}") for name in here if name not in there
-        ]
-    for name, read in served.items():
-        mistakes += find_type_mistakes(f"{name} served", read, Served)
-        if name in datasets and isinstance(read, Served) and isinstance(datasets[name], Dataset):
-            mistakes += _check_served(name, datasets[name].served, read)
     return mistakes
 
 
@@ -103,15 +86,6 @@ def _check_names(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
         other = seen.setdefault(re.sub("[-_]", "", name).lower(), name)
         if other != name:
             yield Mistake(name, f"the name differs from {other!r} in case, - and _ only", "rename one")
-
-
-def _check_served(name: str, written: Served, read: Served) -> Iterator[Mistake]:
-    """Yield a mistake if the writer's idea of the reader differs: items would be under keys that no token reads."""
-    if read.name != name:
-        yield Mistake(name, f"the entry of SERVED in serve/datasets.py has the name {read.name!r}", "use one name")
-    elif written != read:
-        message = f"`served` is {written}, and serve/datasets.py has {read}"
-        yield Mistake(f"{name} served", message, f"write served=SERVED[{name!r}]")
 
 
 def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -> list[Mistake]:
@@ -324,11 +298,15 @@ def _check_paths(dataset: Dataset, document: Mapping[str, Any]) -> Iterator[Mist
     paths = document.get("paths", {})
     for path in (f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"):
         if path not in paths:
-            remedy = f"write it: python -m enrich openapi {dataset.name} --write"
+            remedy = "write it: python -m enrich openapi --write"
             yield Mistake(dataset.name, f"openapi.yaml has no path {path}", remedy)
             continue
         for place in sorted(set(_find_unfinished(document, paths[path], f"paths.{path}", set()))):
-            yield Mistake(dataset.name, f"openapi.yaml, {place}: a TODO is left", "say what it is, with its type")
+            yield Mistake(
+                dataset.name,
+                f"openapi.yaml, {place}: a TODO is left",
+                "give an example in `members`, or cast it in the metadata query",
+            )
 
 
 def _find_unfinished(document: Mapping[str, Any], node: Any, place: str, seen: set[str]) -> Iterator[str]:

@@ -1,112 +1,73 @@
-"""Build a dataset's tag, paths and schemas, and insert them into openapi.yaml."""
+"""Build openapi.yaml: the service's own part (service.yaml), and a tag, paths and schemas for each dataset."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from enrich.dataset.definition import Dataset
-from enrich.dataset.validation import ToolMissing, read_document
+from enrich.dataset.expressions import Mistake
+from enrich.dataset.validation import ToolMissing
 from enrich.openapi.paths import PATHS
-from enrich.openapi.schema import Schema, build_example, build_schema, find_unknown
+from enrich.openapi.schema import Schema, describe_body, find_unknown
 
-ANCHORS = {  # each part is inserted above its line
+SERVICE = Path(__file__).with_name("service.yaml")
+_HEAD = """\
+# The HTTP contract. Written by `python -m enrich openapi --write` from datasets/; a test compares them. API Gateway is
+# built from it (infra/gateway.yaml), and the laptop server shows it at /docs.
+"""
+ANCHORS = {  # the parts of all datasets replace the line
     "tag": "  # further datasets: tags",
     "paths": "  # further datasets: paths",
     "schemas": "    # further datasets: schemas",
 }
 
 
-class NoPlace(ValueError):
-    """The dataset can't be inserted into openapi.yaml; the message has the remedy."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """A dataset's part of openapi.yaml.
-
-    Attributes:
-        parts: text by the name of its anchor.
-        unknown: places of the body whose type can't be derived from the dataset.
-    """
-
-    name: str
-    model: str
-    parts: dict[str, str]
-    unknown: list[str]
-
-
-def build_contract(dataset: Dataset) -> Contract:
-    """Build a dataset's part of the HTTP contract.
+def build_parts(dataset: Dataset) -> dict[str, str]:
+    """Build a dataset's part of the HTTP contract: text by the name of its anchor.
 
     Raises:
-        DatasetMistakes: the dataset can't be bound.
+        DatasetMistakes: the dataset can't be bound, or its `members` do not fit the body.
         ToolMissing: sqlglot or PyYAML is not installed.
     """
     model = "".join(word[:1].upper() + word[1:] for word in dataset.name.replace("_", "-").split("-"))
-    schema = build_schema(dataset)
+    schema = describe_body(dataset)
     subject = " and ".join(f"`{claim}`" for claim in dataset.served.subject)
     scope = f"scope `{dataset.served.scope}`" if dataset.served.scope else "no scope"
-    about = f"The items of {dataset.name}; {scope}, subject {subject}"
-    parts = {
+    about = f"{dataset.about or f'The items of {dataset.name}'}; {scope}, subject {subject}"
+    return {
         "tag": f"  - {_flow({'name': dataset.name, 'description': about})}\n",
         "paths": PATHS.replace("NAME", dataset.name).replace("MODEL", model),
         "schemas": "".join(f"    {line}".rstrip() + "\n" for line in _schemas(dataset.name, model, schema)),
     }
-    return Contract(dataset.name, model, parts, find_unknown(schema))
 
 
-def insert_contract(text: str, document: Any, contract: Contract) -> str:
-    """Insert a dataset's part into the text of openapi.yaml; return the text unchanged if all of it is there.
+def find_untyped(datasets: Iterable[Dataset]) -> Iterator[Mistake]:
+    """Yield the members whose type can't be derived from the dataset, as mistakes with the remedy."""
+    for dataset in datasets:
+        for place in find_unknown(describe_body(dataset)):
+            member = place.removeprefix("body.")
+            remedy = f"add {member!r}: Member('what it is', EXAMPLE) to members, or cast it in the metadata query"
+            yield Mistake(f"{dataset.name} {place}", "has no known type", remedy)
 
-    Args:
-        text: of openapi.yaml.
-        document: the parsed text.
-        contract: the part to insert.
+
+def build_document(datasets: Iterable[Dataset]) -> str:
+    """Build the text of openapi.yaml: the service's own part, with the part of each dataset.
 
     Raises:
-        NoPlace: the file has only some of it, or lacks an anchor line.
+        DatasetMistakes: a dataset can't be bound.
+        ToolMissing: sqlglot or PyYAML is not installed.
     """
-    wanted = {
-        f"path /v1/{contract.name}": f"/v1/{contract.name}" in document["paths"],
-        f"path /v1/{contract.name}/{{prediction_id}}": f"/v1/{contract.name}/{{prediction_id}}" in document["paths"],
-        f"tag {contract.name}": contract.name in {tag["name"] for tag in document.get("tags", [])},
-    }
-    if all(wanted.values()):
-        return text
-    schemas = document["components"]["schemas"]
-    wanted |= {f"schema {name}": name in schemas for name in (f"{contract.model}Page", f"{contract.model}Body")}
-    if there := [what for what, found in wanted.items() if found]:
-        raise NoPlace(
-            f"openapi.yaml: has {', '.join(there)} already, and not all that {contract.name} needs; remove it"
-        )
+    parts = [build_parts(dataset) for dataset in datasets]
+    _, start, service = SERVICE.read_text(encoding="utf-8").partition("info:\n")
+    text = f"openapi: 3.0.3\n{_HEAD}{start}{service}"
     for part, anchor in ANCHORS.items():
-        before, line, after = text.partition(f"{anchor}\n")
-        if not line:
-            raise NoPlace(f"openapi.yaml: has no line {anchor.strip()!r}, above which a dataset's {part} goes; add it")
-        text = before + contract.parts[part] + line + after
+        inserted = "".join(one[part] for one in parts)
+        before, _, after = text.partition(f"{anchor}\n")
+        text = before + inserted + after.removeprefix("" if inserted or not before.endswith("\n\n") else "\n")
     return text
-
-
-def write_contract(path: Path, contract: Contract) -> bool:
-    """Write a dataset's part into openapi.yaml; return whether the file changed.
-
-    Raises:
-        NoPlace: as `insert_contract`; nothing is written.
-    """
-    text = path.read_text(encoding="utf-8")
-    changed = insert_contract(text, read_document(path), contract)
-    if changed != text:
-        path.write_text(changed, encoding="utf-8")
-    return changed != text
-
-
-def render_contract(contract: Contract) -> str:
-    """Render the parts to insert by hand, with their places."""
-    return "\n".join(f"# above the line {ANCHORS[part].strip()!r}:\n{text}" for part, text in contract.parts.items())
 
 
 def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
@@ -114,7 +75,7 @@ def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
     items = {"type": "object", "required": list(entry), "properties": entry}
     page = {"items": {"type": "array", "maxItems": 100, "items": items}}
     yield from _block(f"{model}Page", {"type": "object", "required": ["items"], "properties": page})
-    body = {"description": f"What is predicted, in {name}", **schema, "example": build_example(schema)}
+    body = {"description": f"What is predicted, in {name}", **schema}
     yield from _block(f"{model}Body", body)
     yield ""
 

@@ -6,14 +6,15 @@ types: the schema is what all valid ones have in common, and has no type if that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import duckdb
 
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
-from enrich.dataset.expressions import DatasetMistakes, parse_tree
+from enrich.dataset.expressions import DatasetMistakes, Mistake, parse_tree, suggest
 from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, TIMESTAMPS, JsonPolicy, SqlType
 from enrich.dataset.nullability import find_never_null, is_never_null
 from enrich.dataset.validation import parse_query
@@ -54,6 +55,91 @@ def build_schema(dataset: Dataset) -> Schema:
         if bound is None:
             raise DatasetMistakes(binder.mistakes)
         return _Describe(con, binder, find_never_null(bound)).members(bound.body)
+
+
+def describe_body(dataset: Dataset) -> Schema:
+    """Build the schema of a dataset's body with what `members` says, and with an example of the whole body.
+
+    Raises:
+        DatasetMistakes: the dataset can't be bound, or `members` does not fit the body.
+        ToolMissing: sqlglot is not installed.
+    """
+    schema = build_schema(dataset)
+    examples: dict[str, Any] = {}
+    mistakes = []
+    for place, member in dataset.members.items():
+        found = _find_member(schema, place)
+        if found is None:
+            places = [each.removeprefix("body.") for each in dataset.leaves()]
+            remedy = suggest(place, places)
+            mistakes.append(Mistake(f"{dataset.name} members", f"the body has no member {place!r}", remedy))
+            continue
+        if found.get("description") == UNKNOWN:
+            found.pop("description")
+            found |= _nullable(_of_example(member.example)) if member.example is not None else {"description": UNKNOWN}
+        if member.description and found.get("description") != UNKNOWN:
+            found["description"] = member.description
+        if member.example is not None:
+            examples[place] = member.example
+            if not _fits(member.example, found):
+                expected = found.get("format", found.get("type"))
+                message = f"the example {member.example!r} is not what the expression gives: {expected}"
+                mistakes.append(
+                    Mistake(f"{dataset.name} members.{place}", message, "write a value as it is in the JSON")
+                )
+    if mistakes:
+        raise DatasetMistakes(mistakes)
+    return {**schema, "example": _with_examples(schema, "", examples)}
+
+
+def _find_member(schema: Schema, place: str) -> Schema | None:
+    """Return the schema of a place of the body such as `origin.name`; names can hold dots."""
+    if not place:
+        return schema
+    for name, member in schema.get("properties", {}).items():
+        if place == name:
+            found: Schema = member
+            return found
+        if place.startswith(f"{name}.") and (inner := _find_member(member, place[len(name) + 1 :])) is not None:
+            return inner
+    return None
+
+
+def _with_examples(schema: Schema, place: str, examples: Mapping[str, Any]) -> Any:
+    """Build the example of a place; of an object it has those of its members."""
+    if place in examples:
+        return examples[place]
+    if "properties" in schema:
+        prefix = f"{place}." if place else ""
+        members = schema["properties"].items()
+        return {name: _with_examples(member, f"{prefix}{name}", examples) for name, member in members}
+    return build_example(schema, place.rpartition(".")[2])
+
+
+def _of_example(value: Any) -> Schema:
+    """Return the schema of a JSON value; empty for null."""
+    for kind, schema in ((bool, {"type": "boolean"}), (int, _INTEGER), (float, _NUMBER), (str, _TEXT)):
+        if isinstance(value, kind):
+            return dict(schema)
+    if isinstance(value, Mapping):
+        return _object({name: _nullable(_of_example(one)) for name, one in value.items()}, [])
+    if isinstance(value, Sequence):
+        return {"type": "array", "items": _nullable(_of_example(value[0])) if value else {}}
+    return {}
+
+
+def _fits(value: Any, schema: Schema) -> bool:
+    """Return whether a JSON value is of a schema's type."""
+    found, expected = _of_example(value).get("type"), schema.get("type")
+    if schema.get("format") in {"date", "date-time"} and isinstance(value, str):
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            return False
+        return len(value) == len("2024-01-02") or schema["format"] == "date-time"
+    if "enum" in schema:
+        return value in schema["enum"]
+    return expected is None or found == expected or (found, expected) == ("integer", "number")
 
 
 def find_unknown(schema: Schema, place: str = "body") -> list[str]:

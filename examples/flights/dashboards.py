@@ -6,8 +6,10 @@ python -m examples.flights.dashboards [--seconds 240] [--lines FILE] [--again]
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
+from examples.flights.site import PROJECT
 from examples.flights.traffic import record
 from infra.dashboards.picture import draw
 from infra.dashboards.points import read_points
@@ -28,6 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--again", action="store_true", help="draw the lines of the earlier run")
     given = parser.parse_args()
+    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the same whatever is in datasets/
     if not given.again:
         lines = record(ROOT / ".larder" / "dashboards.log", given.seconds, print)
         given.lines.write_text("\n".join(lines) + "\n")

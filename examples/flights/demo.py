@@ -7,6 +7,7 @@ python -m examples.flights.demo --once     ends after the last stage; status 0 o
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from examples.flights import stages
 from examples.flights.outputs import build_output
 from examples.flights.show import Show
-from examples.flights.site import AUDIENCE, ISSUER, NotAsExpected, announce_site, run_site
+from examples.flights.site import AUDIENCE, ISSUER, PROJECT, NotAsExpected, announce_site, run_site
 from examples.flights.stages import LARDER, Plan
 from examples.flights.tokens import open_issuer
 from infra.bundle import Bundle, build
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     other = "DL" if given.airline != "DL" else "UA"
     plan = Plan(datetime.now(UTC).date(), given.date, given.airline.upper(), other)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the demo is the same whatever is in datasets/
     show = Show()
     try:
         _run(plan, show, once=given.once)

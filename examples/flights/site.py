@@ -16,14 +16,15 @@ from botocore.config import Config
 
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
+from examples.flights.datasets.flight_delays import flight_delays
 from infra.bundle import Bundle
 from infra.env import fetch_variables
 from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy
 from infra.local.ministack import Ministack, run_ministack
 from infra.local.running import announce
-from serve.datasets import FLIGHT_DELAYS
 
+PROJECT = Path(__file__).parent  # has the example's datasets and their contract
 LAKE = "larder-demo-lake"
 ISSUER = "https://issuer.example.com/"
 AUDIENCE = "larder"
@@ -71,7 +72,7 @@ class Site:
     def find_run(self, object_key: str) -> Run | None:
         """Find the run of a file in the ledger."""
         ledger = Ledger(self.client("dynamodb"), self.stack["LedgerName"])
-        runs = ledger.fetch_runs(FLIGHT_DELAYS.name)
+        runs = ledger.fetch_runs(flight_delays.name)
         return next((run for run in runs if run.object_key == object_key), None)
 
     def wait_for_run(self, object_key: str, show: Callable[[Run | None], object], seconds: float = 60) -> Run:

@@ -9,7 +9,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from serve.datasets import FLIGHT_DELAYS
+from examples.flights.datasets.flight_delays import flight_delays
 
 HOURS_12 = 12 * 60 * 60
 
@@ -31,8 +31,8 @@ class Issuer:
             "sub": f"demo-{airline}",
             "iat": int(now),
             "exp": int(now) + HOURS_12,
-            "scope": FLIGHT_DELAYS.scope,
-            **dict.fromkeys(FLIGHT_DELAYS.subject, airline),
+            "scope": flight_delays.served.scope,
+            **dict.fromkeys(flight_delays.served.subject, airline),
         }
         return jwt.encode(claims, self.private_key, algorithm="ES256", headers={"kid": self.kid})
 

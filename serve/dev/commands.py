@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,26 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from serve.datasets import SERVED
+from serve.datasets import Served, parse_served
 from serve.tokens.jwks import BadKeySet, KeySet, parse_keys
 from serve.tokens.key_cache import Unreadable
 from serve.tokens.key_sources import open_source
 
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = Path(".larder/keys")
+
+
+def read_served() -> dict[str, Served]:
+    """Read who may read which dataset from datasets/, in another process: serve imports nothing of enrich.
+
+    Raises:
+        ValueError: a file in datasets/ defines no dataset.
+    """
+    command = [sys.executable, "-m", "enrich.datasets"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if done.returncode:
+        raise ValueError(done.stderr.strip())
+    return parse_served(done.stdout)
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
@@ -62,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--folder", type=Path, default=KEYS)
     token.add_argument("--issuer", default="https://issuer.example.com/")
     token.add_argument("--audience", default="larder")
-    token.add_argument("--scope", default=" ".join(dataset.scope for dataset in SERVED.values() if dataset.scope))
+    token.add_argument("--scope", help="default: the scopes of all datasets")
     token.add_argument("--lifetime", type=int, default=3600, help="seconds")
     token.add_argument("--claim", action="append", default=[], metavar="NAME=VALUE", help="e.g. carrier=B6")
     token.set_defaults(run=_token)
@@ -77,7 +92,7 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
 
         env = {**env, **read_variables()}
         print(f"serve: with the stack that runs on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
-    handler = build_handler(build_dependencies(env))
+    handler = build_handler(build_dependencies(env, read_served()))
     from serve.dev.server import open_server, port_of  # only this command needs waitress
 
     server = open_server(handler, options.host, options.port)
@@ -128,6 +143,9 @@ def _token(options: argparse.Namespace, _env: Mapping[str, str]) -> int:
         if not equals:
             raise ValueError(f"--claim takes NAME=VALUE, not {pair!r}")
         extra[name] = json.loads(value) if value[:1] in ("[", "{") else value
-    claims = build_claims(options.issuer, options.audience, options.scope, extra, time.time(), options.lifetime)
+    scope = options.scope
+    if scope is None:
+        scope = " ".join(dataset.scope for dataset in read_served().values() if dataset.scope)
+    claims = build_claims(options.issuer, options.audience, scope, extra, time.time(), options.lifetime)
     print(sign_token(options.folder / f"{options.kid}.pem", claims))  # noqa: T201
     return 0

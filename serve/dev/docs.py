@@ -6,6 +6,7 @@ The laptop server shows it at /docs; the discovery artifacts can carry the same 
 from __future__ import annotations
 
 import json
+import os
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +74,12 @@ def build_document(text: str, servers: list[dict[str, str]] | None = None) -> di
 
 
 def read_document(servers: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Read openapi.yaml as consumers get it; the title is the service's name, as in the discovery files."""
-    document = build_document((ROOT / "openapi.yaml").read_text(), servers)
+    """Read openapi.yaml of the project (`enrich.datasets.find_project`) as consumers get it.
+
+    The title is the service's name, as in the discovery files.
+    """
+    project = Path(os.environ.get("LARDER_PROJECT") or ROOT)
+    document = build_document((project / "openapi.yaml").read_text(), servers)
     document["info"]["title"] = yaml.safe_load((ROOT / "infra/environments.yaml").read_text())["service"]
     return document
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enrich.dataset.definition import Dataset
-from enrich.datasets import DATASETS
 from enrich.intake.find import take_arrived
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Counts
 from enrich.services import Services
+from examples.flights.datasets.flight_delays import flight_delays
 from tests.bench.flights_year import ROWS
 from tests.bench.services import FolderS3, open_services
 
@@ -35,7 +35,7 @@ EXPECTED = {"unchanged": Counts(unchanged=ROWS), "changed": Counts(written=ROWS 
 
 def build_dataset(mode: str) -> Dataset:
     """Build the dataset of a mode."""
-    dataset = DATASETS["flight-delays"]
+    dataset = flight_delays
     if mode != "four":
         return dataset
     metadata = {name: each for name, each in dataset.metadata.items() if name != "weather"}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from statistics import median
 
 import serve.tokens.verifier
+from examples.flights.datasets.flight_delays import flight_delays
 from serve.handler import build_dependencies, build_handler
 from serve.storage import Storage
 from serve.tokens.jwks import parse_jwks
@@ -29,7 +30,7 @@ def main() -> None:
         event = json.load(file)
     report = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    parts = build_dependencies(os.environ)
+    parts = build_dependencies(os.environ, {flight_delays.name: flight_delays.served})
     send = parts.storage._send
     answer = send("DynamoDB_20120810.GetItem", ITEM)
     handler = build_handler(parts)

@@ -14,13 +14,14 @@ from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
-from enrich.datasets import DATASETS, Dataset
+from enrich.datasets import Dataset
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
 from enrich.services import Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
+from examples.flights.datasets.flight_delays import flight_delays
 from tests.doubles.services import ModelDynamo
 from tests.faults.world import Calm
 from wire.credentials import find_source
@@ -140,7 +141,7 @@ def open_services(
     directory: Path,
     metadata: Path,
     *,
-    dataset: Dataset = DATASETS["flight-delays"],
+    dataset: Dataset = flight_delays,
     connections: int = 16,
     transport: Callable[[float], Transport] | None = None,
 ) -> tuple[Services, FolderS3]:

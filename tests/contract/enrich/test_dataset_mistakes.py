@@ -22,9 +22,9 @@ from enrich.dataset.definition import (
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.field_types import find_type_mistakes, require_types
 from enrich.dataset.validation import check_dataset, check_datasets, parse_query
-from enrich.datasets import DATASETS
-from serve.datasets import SERVED
+from enrich.datasets import load_datasets
 
+DATASETS = load_datasets()
 FLIGHTS = replace(DATASETS["flight-delays"], body={"carrier": "airlines.name"})  # a short body, to save time
 SOURCE = FLIGHTS.source
 
@@ -474,24 +474,10 @@ def test_columns_that_a_star_hides_are_left_to_the_run() -> None:
     assert check_dataset(replace(FLIGHTS, metadata=hidden, body={"x": "airlines.anything"})) == []
 
 
-def test_writer_and_reader_must_have_the_same_datasets() -> None:
-    """A dataset that only one side knows is a mistake that names the file to edit."""
-    alone: dict[str, Dataset] = {}
-    flights = {"flight-delays": SERVED["flight-delays"]}
-    assert [str(each) for each in check_datasets(alone, flights, None)] == [
-        "flight-delays: is in serve/datasets.py only; add it to DATASETS in enrich/datasets.py"
-    ]
-    claims = SERVED["flight-delays"]._replace(subject=("carrier", "origin"))
-    (differs,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims}, None)
-    assert str(differs).startswith(
-        "flight-delays served: `served` is Served(name='flight-delays', subject=('carrier',)"
-    )
-    assert str(differs).endswith("write served=SERVED['flight-delays']")
-    (misnamed,) = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": claims._replace(name="delays")}, None)
-    assert str(misnamed).startswith("flight-delays: the entry of SERVED in serve/datasets.py has the name 'delays'")
-    assert any("is in enrich/datasets.py only" in str(each) for each in check_datasets(DATASETS, {}, None))
-    assert any(
-        "openapi.yaml has no path /v1/flight-delays" in str(each) for each in check_dataset(FLIGHTS, {"paths": {}})
+def test_a_contract_without_the_dataset() -> None:
+    """openapi.yaml lacks a path: the mistake names the command that writes it."""
+    assert next(str(each) for each in check_dataset(FLIGHTS, {"paths": {}})) == (
+        "flight-delays: openapi.yaml has no path /v1/flight-delays; write it: python -m enrich openapi --write"
     )
 
 
@@ -516,7 +502,6 @@ TOGETHER: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         [("b source.prefix", "'x/' has the outputs of a below it, whose prefix is 'x/y/'; move one of them")],
     ),
     (named("a", "x/") | named("b", "xy/"), []),
-    (named("a", "x/", "b"), [("a", "is the key of the dataset 'b' in enrich/datasets.py; use its name as the key")]),
     (named("a-b", "x/") | named("A_b", "y/"), [("A_b", "the name differs from 'a-b' in case, - and _ only")]),
     ({"a": FLIGHTS.source}, [("a", "of type Source; expected Dataset")]),
     ({"a": replace(FLIGHTS, served=build(str, "a"))}, [("a served", "is 'a', of type str; expected Served")]),
@@ -528,8 +513,7 @@ def test_mistakes_that_several_datasets_make_together(
     datasets: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     """Prefixes that overlap, keys that are not the name, and names with one model in openapi.yaml."""
-    served = {key: FLIGHTS.served._replace(name=key) for key in datasets}
-    found = [each for each in check_datasets(datasets, served, None) if "SERVED[" not in each.remedy]
+    found = check_datasets(datasets, None)
     assert [each.place for each in found] == [place for place, _ in expected]
     for mistake, (_, message) in zip(found, expected, strict=True):
         assert message in str(mistake)
@@ -546,9 +530,9 @@ def test_mistakes_that_several_datasets_make_together(
     ],
 )
 def test_wrong_types_of_the_reader_are_found(read: Any, message: str) -> None:
-    """serve/datasets.py is checked like enrich/datasets.py."""
-    found = check_datasets({"flight-delays": FLIGHTS}, {"flight-delays": read}, None)[0]
-    assert f"flight-delays {message}" in str(found)
+    """Who may read a dataset is checked like the rest of it."""
+    found = check_datasets({"flight-delays": replace(FLIGHTS, served=read)}, None)[0]
+    assert message in str(found)
 
 
 def test_every_literal_of_the_definition_is_checked() -> None:

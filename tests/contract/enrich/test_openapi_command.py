@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30Validator
 
-from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
-from enrich.datasets import DATASETS
+from enrich.dataset.definition import Dataset, FromKey, Member, Metadata, Source
+from enrich.dataset.expressions import DatasetMistakes
+from enrich.datasets import load_datasets
 from enrich.join.engine import Engine
-from enrich.openapi.document import ANCHORS, NoPlace, build_contract, insert_contract, write_contract
-from enrich.openapi.paths import PATHS
-from enrich.openapi.schema import UNKNOWN, build_example, build_schema, find_unknown
+from enrich.openapi.document import build_document
+from enrich.openapi.schema import UNKNOWN, build_example, build_schema, describe_body, find_unknown
+from infra.gateway import write_contract
 from serve.datasets import Served
 
-FILE = Path(__file__).parents[3] / "openapi.yaml"
+DATASETS = load_datasets()
+FILE = Path(__file__).parents[3] / "examples/flights/openapi.yaml"
 TEXT = FILE.read_text()
 DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
 TODO = {"description": UNKNOWN}
@@ -145,26 +148,15 @@ def test_the_example_fits(tmp_path: Path) -> None:
         OAS30Validator(schema).validate(json.loads(row["body"]))
 
 
-def test_the_file_with_a_dataset_more_is_valid_and_else_the_same(tmp_path: Path) -> None:
-    """Writing adds lines and takes none away; the document is valid and has the tag, two paths and two schemas more."""
-    path = tmp_path / "openapi.yaml"
-    path.write_text(TEXT)
-    contract = build_contract(build({"a": {"b": "units"}, "t": "must.title"}))
-    assert write_contract(path, contract)
-    after = path.read_text()
-    added = after
-    for part in contract.parts.values():
-        assert added.count(part) == 1
-        added = added.replace(part, "")
-    assert added == TEXT
-    document = yaml.safe_load(after)
+def test_a_dataset_more_adds_its_part_and_nothing_else() -> None:
+    """The document with one more is valid, and has a tag, two paths and two schemas more; without any it is valid."""
+    more = build({"a": {"b": "units"}, "t": "must.title"})
+    document = yaml.safe_load(build_document([*DATASETS.values(), more]))
     openapi_spec_validator.validate(document)
     assert set(document["paths"]) - set(DOCUMENT["paths"]) == {"/v1/x-sales", "/v1/x-sales/{prediction_id}"}
-    assert set(document["components"]["schemas"]) - set(DOCUMENT["components"]["schemas"]) == {
-        "XSalesPage",
-        "XSalesBody",
-    }
-    assert document["components"]["schemas"]["XSalesBody"]["example"] == {"a": {"b": 1.5}, "t": None}
+    schemas = document["components"]["schemas"]
+    assert set(schemas) - set(DOCUMENT["components"]["schemas"]) == {"XSalesPage", "XSalesBody"}
+    assert schemas["XSalesBody"]["example"] == {"a": {"b": 1.5}, "t": None}
     operations = [
         operation["operationId"]
         for path_item in document["paths"].values()
@@ -172,40 +164,54 @@ def test_the_file_with_a_dataset_more_is_valid_and_else_the_same(tmp_path: Path)
         if isinstance(operation, dict) and "operationId" in operation
     ]
     assert len(operations) == len(set(operations))
-    assert not write_contract(path, contract)
-    assert path.read_text() == after
+    for name in ("paths", "tags"):
+        assert [one for one in document[name] if one in DOCUMENT[name]] == list(DOCUMENT[name])
+    none = yaml.safe_load(build_document([]))
+    openapi_spec_validator.validate(none)
+    assert list(none["paths"]) == ["/v1/health", "/{proxy+}"]
 
 
-def test_half_a_dataset_is_refused(tmp_path: Path) -> None:
-    """With one path there and the other gone, or a line gone that says where to write, nothing is written."""
-    contract = build_contract(build({"a": "units"}))
-    whole = insert_contract(TEXT, DOCUMENT, contract)
-    half = whole.replace("  /v1/x-sales/{prediction_id}:\n", "  /v1/other/{prediction_id}:\n")
-    for text, message in [
-        (half, r"path /v1/x-sales, tag x-sales.*remove it"),
-        *((TEXT.replace(f"{anchor}\n", ""), anchor.strip()) for anchor in ANCHORS.values()),
-    ]:
-        path = tmp_path / "openapi.yaml"
-        path.write_text(text)
-        with pytest.raises(NoPlace, match=message):
-            write_contract(path, contract)
-        assert path.read_text() == text
+def test_the_contract_of_the_example_is_written(tmp_path: Path) -> None:
+    """After a change of the example: LARDER_PROJECT=examples/flights python -m enrich openapi --write."""
+    project = tmp_path / "project"
+    text = build_document(DATASETS.values())
+    assert [path.name for path in write_contract(project, text)] == ["openapi.yaml", "gateway.yaml"]
+    assert write_contract(project, text) == []
+    for name in ("openapi.yaml", "infra/gateway.yaml"):
+        assert (project / name).read_text() == (FILE.parent / name).read_text()
 
 
-def test_paths_are_those_of_the_file() -> None:
-    """What is written for a dataset is what openapi.yaml says of flight-delays, but for its own names and summaries."""
-    made = yaml.safe_load(PATHS.replace("NAME", "flight-delays").replace("MODEL", "FlightDelays"))
-    for path, operations in made.items():
-        assert _plain(operations) == _plain(DOCUMENT["paths"][path])
+MEMBERS: list[tuple[dict[str, Any], str]] = [
+    ({"o.tile": Member("x")}, "the body has no member 'o.tile'; did you mean o.title"),
+    ({"n": Member("x", "one")}, "x-sales members.n: the example 'one' is not what the expression gives: integer"),
+    ({"n": Member("x", 1.5)}, "the example 1.5 is not what the expression gives: integer"),
+    ({"day": Member("x", "yesterday")}, "is not what the expression gives: date"),
+    ({"day": Member("x", "2026-01-02T03:00:00Z")}, "is not what the expression gives: date"),
+]
 
 
-def _plain(node: Any) -> Any:
-    """Leave out what differs from dataset to dataset."""
-    if isinstance(node, list):
-        return [_plain(one) for one in node]
-    if not isinstance(node, dict):
-        return "the body" if str(node).startswith("#/components/schemas/FlightDelay") else node
-    return {name: _plain(one) for name, one in node.items() if name not in ("operationId", "summary")}
+@pytest.mark.parametrize(("members", "message"), MEMBERS, ids=[message[-20:] for _, message in MEMBERS])
+def test_members_that_do_not_fit_the_body(members: dict[str, Member], message: str) -> None:
+    """A misspelled place and an example of another type are mistakes that name the place; `check` finds them, too."""
+    dataset = build({"o": {"title": "must.title"}, "n": "n", "day": "day"}, members=members)
+    with pytest.raises(DatasetMistakes, match=re.escape(message)):
+        describe_body(dataset)
+
+
+def test_what_members_mean_is_in_the_contract() -> None:
+    """Descriptions and examples are those of the dataset; an example gives the type that metadata hides."""
+    members = {
+        "": Member("one product"), "o": Member("its names"), "o.title": Member("as printed", "Tea"),
+        "a.b": Member("a dot in a name", 2), "city": Member("where"),
+    }  # fmt: skip
+    body = {"o": {"title": "must.title", "sku": "sku"}, "a.b": "units", "city": "may.city"}
+    schema = describe_body(build(body, members=members))
+    assert (schema["description"], schema["properties"]["o"]["description"]) == ("one product", "its names")
+    title = {"type": "string", "nullable": True, "description": "as printed"}
+    assert schema["properties"]["o"]["properties"]["title"] == title
+    assert schema["properties"]["a.b"]["description"] == "a dot in a name"
+    assert schema["example"] == {"o": {"title": "Tea", "sku": "sku"}, "a.b": 2, "city": None}
+    assert find_unknown(schema) == ["body.city"]
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)

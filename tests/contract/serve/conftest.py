@@ -14,7 +14,7 @@ import yaml
 from serve.dev.server import open_server, port_of
 from tests.unit.serve.kit import App, item
 
-DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
 
 
 class Laptop(NamedTuple):
@@ -27,7 +27,7 @@ class Laptop(NamedTuple):
 @pytest.fixture
 def laptop() -> Iterator[Laptop]:
     """Serve 40 flights of airline B6 on a free port of loopback."""
-    body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelay"]["example"])
+    body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelaysBody"]["example"])
     app = App(*(item(f"2024-01-02.JFK.B6{number}", body) for number in range(100, 140)))
     server = open_server(app.handler, port=0)
     sockets: dict[int, object] = vars(server)["_map"]

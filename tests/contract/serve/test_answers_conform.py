@@ -15,12 +15,12 @@ from jsonschema import Draft4Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
-from serve.datasets import SERVED, Served
+from serve.datasets import Served
 from serve.item import build_pk
-from tests.unit.serve.kit import FORMS, Answered, App, claims, item, sign
+from tests.unit.serve.kit import FORMS, SERVED, Answered, App, claims, item, sign
 from wire.errors import Throttled
 
-DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
 
 
 class Call(NamedTuple):

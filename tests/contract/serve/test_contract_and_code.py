@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.datasets import SERVED
 from serve.item import MAX_PREDICTION_ID
 from serve.settings import parse_settings
 from serve.web.negotiate import build_etag
@@ -18,8 +17,9 @@ from serve.web.problems import challenge, unavailable
 from serve.web.request import Form
 from serve.web.respond import MAX_AGE, MAX_SENT
 from serve.web.route import MAX_LIMIT
+from tests.unit.serve.kit import SERVED
 
-DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
 SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schemas", "parameters", "headers"))
 
 
@@ -57,7 +57,7 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
 def test_headers_have_the_form_that_is_sent() -> None:
     """An entity tag, a challenge of the default realm and Retry-After match their schema, and so do the examples."""
     settings = parse_settings(
-        {"LARDER_TABLE": "t", "LARDER_ISSUERS": '[{"issuer":"i","audience":"a","keys":"ssm:/k"}]'}
+        {"LARDER_TABLE": "t", "LARDER_ISSUERS": '[{"issuer":"i","audience":"a","keys":"ssm:/k"}]'}, SERVED
     )
     sent = {
         "ETag": build_etag(b"a body"),

@@ -61,7 +61,7 @@ def test_a_developer_can_try_the_api(laptop: Laptop, browser: webdriver.Chrome, 
     field.send_keys(sign())
     press(".auth-btn-wrapper button.authorize")
     press(".auth-btn-wrapper button.btn-done")
-    operation = "#operations-flight-delays-getFlightDelay"
+    operation = "#operations-flight-delays-getFlightDelaysItem"
     press(f"{operation} .opblock-summary-control")
     field_css = f"{operation} tr[data-param-name=prediction_id] input"
     name = wait.until(until.visibility_of_element_located((By.CSS_SELECTOR, field_css)))

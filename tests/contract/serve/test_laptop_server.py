@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from serve.datasets import SERVED
 from serve.dev.docs import ASSETS, read_document, read_pages
 from serve.dev.server import open_server
 from tests.contract.serve.conftest import Laptop
-from tests.unit.serve.kit import App, sign
+from tests.unit.serve.kit import SERVED, App, sign
 
 ROOT = Path(__file__).parents[3]
 

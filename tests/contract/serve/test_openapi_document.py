@@ -13,13 +13,13 @@ import pytest
 import yaml
 from jsonschema import Draft4Validator
 
-from serve.datasets import SERVED
 from serve.item import PREDICTION_ID
 from serve.web.problems import PROBLEM_TYPES
 from serve.web.respond import PROBLEM_TYPE
 from serve.web.route import ALLOW, DEFAULT_LIMIT, MAX_LIMIT
+from tests.unit.serve.kit import SERVED
 
-PATH = Path(__file__).parents[3] / "openapi.yaml"
+PATH = Path(__file__).parents[3] / "examples/flights/openapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(PATH.read_text())
 INTEGRATION = "x-amazon-apigateway-integration"
 ANY = "x-amazon-apigateway-any-method"

@@ -1,4 +1,4 @@
-"""Run a dataset that the README's three edits added, in the copy that has them: from a CSV file on S3 to an answer.
+"""Run a dataset that the README adds, in the copy that has it: from a CSV file on S3 to an answer.
 
 Deploys the copy's own template and bundles to a stand-in of its own, and prints what consumers were answered.
 """
@@ -15,13 +15,13 @@ from typing import Any
 import jwt
 import pyarrow as pa
 
+from enrich.datasets import load_datasets
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from examples.flights import lake
 from examples.flights.http import get
 from examples.flights.tokens import open_issuer
 from infra.local.deploy import Stack, deploy
-from serve.datasets import SERVED
 from tests.integration.infra.deployed import AUDIENCE, ISSUER, run_stand_in
 
 LAKE = "sales-lake"
@@ -46,7 +46,7 @@ def main() -> None:
         def ask(path: str, **subject: str) -> list[Any]:
             now = int(time.time())
             claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "test", "iat": now, "exp": now + 600, **subject}
-            claims["scope"] = SERVED["store-sales"].scope
+            claims["scope"] = load_datasets()["store-sales"].served.scope
             token = jwt.encode(claims, issuer.private_key, algorithm="ES256", headers={"kid": issuer.kid})
             answer = get(f"{stack.base_url}/store-sales{path}", token)
             return [answer.status, answer.json()]

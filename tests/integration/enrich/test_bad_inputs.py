@@ -34,7 +34,7 @@ def lambda_(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def deliver(object_key: str) -> list[str]:
         """Put the event of an object into the queue, let the mapping work it off, and return the dead letters."""
-        monkeypatch.setattr(aws, "DATASETS", {shop.dataset.name: shop.dataset})
+        monkeypatch.setattr("enrich.handler._datasets", lambda: {shop.dataset.name: shop.dataset})
         event = {
             "source": "aws.s3",
             "detail-type": "Object Created",

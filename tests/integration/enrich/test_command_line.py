@@ -11,7 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from enrich import __main__ as command_line
-from enrich import aws, datasets
+from enrich import aws
+from enrich.commands import local, runs
 from enrich.intake.find import take_arrived
 from enrich.ledger.lease import acquire_lease
 
@@ -20,15 +21,22 @@ BUSY, DONE, FAILED = command_line.BUSY, command_line.DONE, command_line.FAILED
 
 
 @pytest.fixture
-def enrich(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def others() -> list[Any]:
+    """The datasets beside the shop's."""
+    return []
+
+
+@pytest.fixture
+def enrich(
+    shop: Any, others: list[Any], aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
     """Run a command over the stand-in; return its exit code and what it printed, parsed if it is JSON."""
     for name in ("table", "ledger", "bucket", "outputs", "queue", "workgroup"):
         monkeypatch.setenv(f"LARDER_{name.upper()}", getattr(shop.settings, name))
     monkeypatch.setenv("AWS_ENDPOINT_URL_ATHENA", shop.athena_url)
     monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
-    known = {shop.dataset.name: shop.dataset}
-    for module in (aws, datasets):
-        monkeypatch.setattr(module, "DATASETS", known)
+    for module in (aws, local, runs):
+        monkeypatch.setattr(module, "load_datasets", lambda: {each.name: each for each in (shop.dataset, *others)})
 
     def run(*words: str) -> tuple[int, Any, str]:
         code = command_line.main(words)
@@ -187,7 +195,6 @@ def test_rejects_are_shown_with_their_reasons(shop: Any, enrich: Any) -> None:
 def test_a_plan_shows_samples_and_ends_with_a_summary(shop: Any, enrich: Any) -> None:
     """New items, changed ones with both values, removed ones, and rejects; nothing of it is written."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot", snapshot_files="each"))
-    datasets.DATASETS[shop.dataset.name] = shop.dataset
     enrich("run", put(shop, ROWS))
     before = shop.items()
     output = put(shop, {"shop": ["x", "x", "x"], "sku": ["b", "c", "q"], "units": [2.0, 1.0, 1.0]}, "q.parquet")
@@ -216,11 +223,11 @@ def test_a_plan_that_fails_ends_with_a_summary(shop: Any, enrich: Any) -> None:
     assert "missing-metadata" in text
 
 
-def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any) -> None:
+def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any, others: list[Any]) -> None:
     """With --json a sweep prints one list, however many datasets there are."""
     other = replace(shop.dataset, served=shop.dataset.served._replace(name="other"))
     other = replace(other, source=replace(other.source, prefix="other/"))
-    datasets.DATASETS["other"] = other
+    others.append(other)
     for prefix in ("stock", "other"):
         shop.put(f"{prefix}/day={shop.day()}/p.parquet", ROWS)
     code, runs, _ = enrich("sweep", "--json")

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.datasets import DATASETS
+from enrich.datasets import load_datasets
 from examples.flights import lake
 from infra.local.athena.server import run_athena
 from infra.local.athena.statement import parse_statement
 
+DATASETS = load_datasets()
 QUERIES = {
     f"{dataset.name}.{name}": metadata.sql
     for dataset in DATASETS.values()

@@ -266,7 +266,6 @@ def copy_sources(target: Path) -> Path:
     """Copy the sources of the bundles; wheels are linked."""
     for name in ("enrich", "serve", "wire", "infra"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "openapi.yaml", target)
     (target / "cache").mkdir()
     (target / "cache" / "wheels").symlink_to(bundle.CACHE / "wheels")
     return target

@@ -47,8 +47,8 @@ class Check:
         functions, stack = self.larder.client("lambda"), self.larder.stack
         variables = functions.get_function_configuration(FunctionName=self.function)["Environment"]["Variables"]
         path = read_template()["Parameters"]["SyntheticPath"]["Default"]
-        assert variables["LARDER_URL"] == stack["BaseUrl"] + path
-        variables["LARDER_URL"] = stack.base_url + path
+        assert (path, variables["LARDER_PATH"], variables["LARDER_URL"]) == ("", "", stack["BaseUrl"])
+        variables["LARDER_URL"] = stack.base_url
         functions.update_function_configuration(FunctionName=self.function, Environment={"Variables": variables})
 
     def give(self, **credentials: str) -> None:

@@ -18,7 +18,7 @@ from serve.tokens.jwks import parse_keys
 from serve.tokens.key_cache import Unreadable
 from serve.tokens.key_sources import open_source
 from tests.integration.conftest import Aws
-from tests.unit.serve.kit import AUDIENCE, ISSUER, Answered, claims, event, jwks, private_key, public_jwk, sign
+from tests.unit.serve.kit import AUDIENCE, ISSUER, SERVED, Answered, claims, event, jwks, private_key, public_jwk, sign
 from wire.client import Client
 from wire.credentials import find_source
 from wire.endpoint import resolve
@@ -65,7 +65,7 @@ def handler(aws: Aws, table: str) -> Handler:
     path = f"/{aws.name('larder')}/keys"
     key = jwks(public_jwk("ES256"))
     aws.client("ssm").put_parameter(Name=f"{path}/jwks.json", Value=key, Type="String")
-    return build_handler(build_dependencies(_env(aws, table, f"ssm:{path}")))
+    return build_handler(build_dependencies(_env(aws, table, f"ssm:{path}"), SERVED))
 
 
 def _get(handler: Handler, path: str, token: str | None, **query: str) -> Answered:
@@ -120,9 +120,9 @@ def test_a_missing_table_and_an_unreachable_one_are_503(aws: Aws) -> None:
     path = f"/{aws.name('larder')}/keys"
     aws.client("ssm").put_parameter(Name=f"{path}/jwks.json", Value=jwks(public_jwk("ES256")), Type="String")
     env = _env(aws, "no-such-table", f"ssm:{path}")
-    assert _get(build_handler(build_dependencies(env)), "/v1/flight-delays/a", _token()).status == 503
+    assert _get(build_handler(build_dependencies(env, SERVED)), "/v1/flight-delays/a", _token()).status == 503
     env["AWS_ENDPOINT_URL_DYNAMODB"] = "http://127.0.0.1:9"
-    answer = _get(build_handler(build_dependencies(env)), "/v1/flight-delays/a", _token())
+    answer = _get(build_handler(build_dependencies(env, SERVED)), "/v1/flight-delays/a", _token())
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 

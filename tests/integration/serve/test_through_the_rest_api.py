@@ -54,7 +54,7 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 def _add_any(client: Any, api: str) -> None:
     """Give each resource the ANY that openapi.yaml asks for."""
-    document = yaml.safe_load((Path(__file__).parents[3] / "openapi.yaml").read_text())
+    document = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
     resources = {resource["path"]: resource for resource in client.get_resources(restApiId=api, limit=500)["items"]}
     health = {"restApiId": api, "resourceId": resources["/v1/health"]["id"], "httpMethod": "GET"}
     uri = client.get_integration(**health)["uri"]

@@ -19,7 +19,7 @@ DISCOVERY = ENVIRONMENTS["discovery"]["base_url"]
 
 def publish() -> dict[str, str]:
     """Return what the five stacks publish, by URL."""
-    openapi = yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    openapi = yaml.safe_load((ROOT / "examples" / "flights" / "openapi.yaml").read_text())
     return {
         f"{DISCOVERY}/{object_key}": text
         for name in ENVIRONMENTS["environments"]

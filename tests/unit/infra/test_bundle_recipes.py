@@ -75,7 +75,7 @@ def test_image_has_the_files_of_the_bundle() -> None:
     """The image for datasets with a derive step has the bundle's files and lock, and pandas."""
     dockerfile = (ROOT / "infra/enrich.Dockerfile").read_text()
     copied = {word.strip() for line in re.findall(r"^COPY (.+) \$", dockerfile, re.MULTILINE) for word in line.split()}
-    assert copied == set(RECIPES["enrich"].sources)
+    assert copied == {*RECIPES["enrich"].sources, "datasets"}
     assert f"python:{RUNTIME}-arm64" in dockerfile
     assert 'CMD ["enrich.handler.handler"]' in dockerfile
     pins = [re.findall(r"^([a-z0-9_.-]+)==", (ROOT / path).read_text(), re.MULTILINE) for path in IMAGE_LOCKS]

@@ -40,7 +40,7 @@ def environments() -> Any:
 
 @pytest.fixture(scope="module")
 def openapi() -> Any:
-    return yaml.safe_load((ROOT / "openapi.yaml").read_text())
+    return yaml.safe_load((ROOT / "examples" / "flights" / "openapi.yaml").read_text())
 
 
 def check_linkset(document: Any) -> list[str]:

@@ -26,7 +26,6 @@ from infra.dashboards.filters import matches
 from infra.dashboards.points import read_points
 from infra.dashboards.widgets import SEARCH, expand_rows, read_dashboards
 from infra.translate import Template, read_template
-from serve.datasets import SERVED
 from serve.handler import Dependencies, build_handler
 from serve.item import Item
 from serve.log import build_key_line
@@ -36,6 +35,7 @@ from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore, Unreadable
 from serve.tokens.verifier import Issuer, Verifier
 from serve.web.page import QueryResult
+from tests.unit.serve.kit import SERVED
 
 NOW = 1_763_640_000.0
 AWS_OWN = {  # metrics of AWS services, named as in the documentation
@@ -90,7 +90,7 @@ def _serve_lines() -> list[str]:
     token = {"Authorization": f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': 'k1'})}"}
     for read in (lambda: [KeyDocument("k1.pem", pem)], unreadable):
         verifier = Verifier([Issuer(Policy("i", "a"), KeyStore(read, report))])
-        handle = build_handler(Dependencies(settings, storage, verifier, lambda: NOW, lines.append))
+        handle = build_handler(Dependencies(settings, storage, verifier, SERVED, lambda: NOW, lines.append))
         for path in ("/v1/flight-delays", "/v1/flight-delays/a", "/v1/flight-delays/b", "/v1/health", "/nowhere"):
             for headers in (token, {}):
                 event = {"httpMethod": "GET", "path": path, "headers": headers, "requestContext": {"requestId": "r"}}

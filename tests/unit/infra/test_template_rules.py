@@ -14,10 +14,10 @@ import yaml
 from infra.gateway import GATEWAY, build_gateway, render
 from infra.lint import translate_all
 from infra.translate import ROOT, Template, read_template
-from serve.datasets import SERVED
 from tests.unit.infra.rules import RULES, check
 from tests.unit.infra.rules.evaluate import Stack
 from tests.unit.infra.rules.template import listed
+from tests.unit.serve.kit import SERVED
 
 GONE = object()
 

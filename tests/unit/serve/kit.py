@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from serve.datasets import Served
 from serve.handler import Dependencies, Handler, build_handler
 from serve.item import Item, encode
 from serve.settings import IssuerSettings, Settings
@@ -21,6 +22,8 @@ from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.verifier import Issuer, Verifier
 
+FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read")
+SERVED = {FLIGHT_DELAYS.name: FLIGHT_DELAYS}
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"
 AUDIENCE = "larder"
@@ -174,6 +177,7 @@ class App:
             settings=base._replace(**settings),
             storage=Storage(self.table.send, "table"),
             verifier=Verifier(issuers),
+            served=SERVED,
             now=lambda: self.now,
             write=self.lines.append,
         )

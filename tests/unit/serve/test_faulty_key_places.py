@@ -14,7 +14,7 @@ from serve.storage import Storage
 from serve.tokens.jwks import KeyDocument
 from serve.tokens.key_cache import KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.key_sources import MAX_DOCUMENTS, open_source
-from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, Table, event, item, jwks, public_jwk, sign
+from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, SERVED, Answered, Table, event, item, jwks, public_jwk, sign
 from tests.unit.wire.faulty_server import FaultyServer, answer
 
 GOOD = jwks(public_jwk("RS256")).encode()
@@ -76,7 +76,7 @@ FAULTS = {
 def _ask(location: str, endpoint: str, capsys: pytest.CaptureFixture[str]) -> tuple[Answered, list[dict[str, Any]]]:
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": location}]
     env = ENV | {"LARDER_ISSUERS": json.dumps(issuers), "AWS_ENDPOINT_URL": endpoint}
-    parts = build_dependencies(env)._replace(storage=Storage(Table(item("a")).send, "table"), now=lambda: NOW)
+    parts = build_dependencies(env, SERVED)._replace(storage=Storage(Table(item("a")).send, "table"), now=lambda: NOW)
     headers = {"Authorization": f"Bearer {sign()}"}
     answered = Answered(build_handler(parts)(event("rest", "GET", "/v1/flight-delays/a", {}, headers), None))
     return answered, [json.loads(line) for line in capsys.readouterr().out.splitlines()]

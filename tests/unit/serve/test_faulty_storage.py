@@ -15,7 +15,7 @@ from serve.item import encode
 from serve.storage import Storage
 from serve.tokens.key_cache import KeysUnavailable, Unreadable
 from serve.tokens.key_sources import READING_SECONDS, open_source
-from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, Answered, event, item, jwks, public_jwk, sign
+from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, SERVED, Answered, event, item, jwks, public_jwk, sign
 from tests.unit.wire.faulty_server import (
     Behaviour,
     FaultyServer,
@@ -66,7 +66,9 @@ def _deploy(
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": keys or f"file:{folder}/jwks.json"}]
     server, clock, lines = FaultyServer(*script), {"now": NOW}, list[dict[str, Any]]()
     client = Client(server.endpoint(), find_source(ENV), limits, clock=lambda: clock["now"])
-    parts = build_dependencies({**env, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})._replace(
+    parts = build_dependencies(
+        {**env, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)}, SERVED
+    )._replace(
         storage=Storage(client.send, "table"),
         now=lambda: clock["now"],
         write=lambda line: lines.append(json.loads(line)),
@@ -197,7 +199,7 @@ def test_a_deployment_reads_its_own_table(tmp_path: Path, env: dict[str, str], r
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/jwks.json"}]
     with FaultyServer(GOOD, answer(body=b'{"Items": [], "Count": 0}')) as server:
         where = {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{server.port}", "LARDER_TABLE": 'ta"ble'}
-        parts = build_dependencies({**ENV, **env, **where, "LARDER_ISSUERS": json.dumps(issuers)})
+        parts = build_dependencies({**ENV, **env, **where, "LARDER_ISSUERS": json.dumps(issuers)}, SERVED)
         handler = build_handler(parts._replace(now=lambda: NOW, write=lambda _: None))
         for path in ("/v1/flight-delays/a", "/v1/flight-delays"):
             assert (
@@ -214,7 +216,7 @@ def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixt
     """A deployment reports keys that cannot be read on standard output, for its environment."""
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/none.json"}]
     env = {**ENV, "LARDER_TABLE": "t", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "prod"}
-    parts = build_dependencies(env)
+    parts = build_dependencies(env, SERVED)
     begin = time.time()
     with pytest.raises(KeysUnavailable):
         parts.verifier.verify(TOKEN, NOW)

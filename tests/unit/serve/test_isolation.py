@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.access import build_partition
-from serve.datasets import FLIGHT_DELAYS, Served
+from serve.datasets import Served
 from serve.item import MAX_CLAIM_CHARACTERS, MAX_PK_BYTES, is_subject
 from serve.tokens.jwt import InvalidToken
 from serve.tokens.key_cache import FRESHNESS
-from tests.unit.serve.kit import FORMS, NOW, App, claims, item, jwks, public_jwk, sign
+from tests.unit.serve.kit import FLIGHT_DELAYS, FORMS, NOW, App, claims, item, jwks, public_jwk, sign
 
 LIST = "/v1/flight-delays"
 TWO = Served("two", ("tenant", "user"), "two:read")

@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from serve.datasets import SERVED
 from serve.dev.commands import main
 from serve.tokens.jwks import parse_keys
 from serve.tokens.jwt import verify
 from serve.tokens.key_cache import Unreadable
 from serve.tokens.key_sources import open_source
-from tests.unit.serve.kit import POLICY, jwks, private_key, public_jwk
+from tests.unit.serve.kit import POLICY, SERVED, jwks, private_key, public_jwk
 
 
 def _read(location: str) -> set[str]:

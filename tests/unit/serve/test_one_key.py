@@ -19,6 +19,7 @@ from tests.unit.serve.kit import (
     FORMS,
     ISSUER,
     NOW,
+    SERVED,
     Answered,
     Table,
     event,
@@ -47,7 +48,7 @@ def ask(tmp_path: Path, lines: list[dict[str, Any]]) -> Ask:
 
 def _deploy(tmp_path: Path, lines: list[dict[str, Any]]) -> Ask:
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "leeway": 0, "keys": f"file:{tmp_path}/jwks.json"}]
-    parts = build_dependencies({"LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)})
+    parts = build_dependencies({"LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)}, SERVED)
     clock = {"now": NOW}
     parts = parts._replace(
         storage=Storage(Table(item("a")).send, "table"),

@@ -14,11 +14,11 @@ import yaml
 
 from infra.environments import SCHEMA, build_issuers, build_parameters, read_environments
 from infra.translate import read_template
-from serve.datasets import SERVED, Served
+from serve.datasets import Served
 from serve.handler import build_dependencies, build_handler
 from serve.settings import SETTINGS, parse_settings
 from serve.storage import Storage
-from tests.unit.serve.kit import NOW, Answered, Table, event, item, private_key, public_jwk, sign
+from tests.unit.serve.kit import NOW, SERVED, Answered, Table, event, item, private_key, public_jwk, sign
 
 PAGE = (Path(__file__).parents[3] / "docs" / "identity-providers.md").read_text()
 RECIPES: dict[str, Any] = {
@@ -57,7 +57,7 @@ class Deployment:
         pk = f"flight-delays#{quote(provider['subject'], safe='')}"
         self.lines: list[dict[str, Any]] = []
         self.handler = build_handler(
-            build_dependencies(env)._replace(
+            build_dependencies(env, SERVED)._replace(
                 storage=Storage(Table(item("a", pk=pk)).send, "table"),
                 now=lambda: NOW,
                 write=lambda line: self.lines.append(json.loads(line)),
@@ -151,4 +151,4 @@ def test_odd_characters_survive_the_way() -> None:
     assert not set(text) & {" ", "'"}
     assert '\\"' not in text
     env = {"LARDER_TABLE": "t", "LARDER_ISSUERS": text}
-    assert parse_settings(env).issuers[0].policy.audience == odd
+    assert parse_settings(env, SERVED).issuers[0].policy.audience == odd

@@ -11,6 +11,7 @@ import pytest
 from serve.datasets import Served
 from serve.settings import SETTINGS, parse_issuers, parse_settings
 from serve.tokens.jwt import Policy
+from tests.unit.serve.kit import SERVED
 
 ISSUER = {"issuer": "https://issuer.example.com/", "audience": "larder", "keys": "ssm:/larder/dev/keys"}
 
@@ -21,7 +22,7 @@ def _env(issuers: Any = (ISSUER,), **others: str) -> dict[str, str]:
 
 def test_the_least_that_is_needed() -> None:
     """A table and one issuer; everything else has a default."""
-    settings = parse_settings(_env())
+    settings = parse_settings(_env(), SERVED)
     assert (settings.table, settings.realm, settings.cors_origins, settings.environment) == (
         "table",
         "larder",
@@ -37,7 +38,7 @@ def test_the_least_that_is_needed() -> None:
 
 def test_a_bare_policy_is_the_default_one() -> None:
     """A policy that is made by hand is as strict as one from the environment."""
-    assert Policy(ISSUER["issuer"], ISSUER["audience"]) == parse_settings(_env()).issuers[0].policy
+    assert Policy(ISSUER["issuer"], ISSUER["audience"]) == parse_settings(_env(), SERVED).issuers[0].policy
 
 
 def test_everything_that_can_be_set() -> None:
@@ -50,7 +51,7 @@ def test_everything_that_can_be_set() -> None:
         "LARDER_CORS_ORIGINS": "https://a.example, https://b.example,",
         "LARDER_ENVIRONMENT": "qa",
     }
-    settings = parse_settings(_env([full, ISSUER | {"issuer": "https://other.example/"}], **others))
+    settings = parse_settings(_env([full, ISSUER | {"issuer": "https://other.example/"}], **others), SERVED)
     assert settings.realm == "flights"
     assert settings.cors_origins == ("https://a.example", "https://b.example")
     assert settings.environment == "qa"
@@ -82,7 +83,7 @@ def test_every_member_of_an_issuer() -> None:
         "allow_list_subject": True,
     }
     assert every.keys() == SETTINGS.keys()
-    ((policy, keys),) = parse_settings(_env([every])).issuers
+    ((policy, keys),) = parse_settings(_env([every]), SERVED).issuers
     assert keys == every["keys"]
     assert policy == Policy(
         issuer="https://login.example.com/{tid}/",
@@ -123,11 +124,11 @@ ORIGINS: dict[str, bool] = {
 def test_origins_are_exact(origins: str, is_good: bool) -> None:
     """H8: an origin that no browser sends, or that several pages share (`null`), is refused, and named."""
     if is_good:
-        found = parse_settings(_env(LARDER_CORS_ORIGINS=origins)).cors_origins
+        found = parse_settings(_env(LARDER_CORS_ORIGINS=origins), SERVED).cors_origins
         assert list(found) == origins.split(", ")
     else:
         with pytest.raises(ValueError, match=r"^LARDER_CORS_ORIGINS (must list exact origins|has an origin twice)"):
-            parse_settings(_env(LARDER_CORS_ORIGINS=origins))
+            parse_settings(_env(LARDER_CORS_ORIGINS=origins), SERVED)
 
 
 TENANT = "11111111-2222-4333-8444-555555555555"
@@ -170,7 +171,7 @@ def test_nothing_is_taken_in_silence(setting: str, value: Any) -> None:
     """A value that would mean nothing, or something else than it looks like, is refused by name."""
     issuer = ISSUER | (TENANTS if setting == "tenants" else {}) | {setting: value}
     with pytest.raises(ValueError, match=rf"^LARDER_ISSUERS\[1\]: {setting} (must|has)"):
-        parse_settings(_env([ISSUER | {"issuer": "first"}, issuer]))
+        parse_settings(_env([ISSUER | {"issuer": "first"}, issuer]), SERVED)
 
 
 def test_refused_covers_each_setting() -> None:
@@ -222,7 +223,7 @@ def test_settings_fit_together(issuer: dict[str, Any], message: str | None) -> N
 def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
     """A member of two meanings, or a token of two issuers."""
     with pytest.raises(ValueError, match=message):
-        parse_settings(_env() | {"LARDER_ISSUERS": text})
+        parse_settings(_env() | {"LARDER_ISSUERS": text}, SERVED)
 
 
 @pytest.mark.parametrize(
@@ -260,4 +261,4 @@ def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
 def test_a_mistake_is_named(env: dict[str, str], message: str) -> None:
     """Nothing starts with half of its settings, or with a policy that somebody mistyped."""
     with pytest.raises(ValueError, match=message):
-        parse_settings(env)
+        parse_settings(env, SERVED)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from serve.datasets import FLIGHT_DELAYS, Served
+from serve.datasets import Served
 from serve.handler import build_handler
 from serve.item import Item, build_pk
-from tests.unit.serve.kit import Answered, App, claims, event, item, sign
+from tests.unit.serve.kit import FLIGHT_DELAYS, Answered, App, claims, event, item, sign
 
 # The first two have names of which one begins with the other; the last has two claims, in an order that is not theirs.
 SERVED = {

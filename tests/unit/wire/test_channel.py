@@ -239,12 +239,12 @@ def test_a_connection_is_reusable_after_an_answer_only() -> None:
     """Neither before the first exchange nor after one that failed."""
     with FaultyServer(answer(), raw(b"HTTP/1.1 200 X\r\n")) as server:
         channel = open_channel(server.endpoint(), 2.0)
-        assert not channel.is_reusable
+        states = [channel.is_reusable]
         channel.exchange("GET", b"GET / HTTP/1.1\r\n\r\n", 100, 2.0)
-        assert channel.is_reusable
+        states.append(channel.is_reusable)
         with pytest.raises(TransportError, match="closed before the end of a response"):
             channel.exchange("GET", b"GET / HTTP/1.1\r\n\r\n", 100, 2.0)
-        assert not channel.is_reusable
+        assert [*states, channel.is_reusable] == [False, True, False]
         channel.close()
 
 

@@ -214,7 +214,7 @@ def issuers_reach_serve(template: Template) -> Iterator[str]:
     variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
     for given, issuers in wanted:
         try:
-            parsed = parse_settings(Stack(template, given).value(variables)).issuers
+            parsed = parse_settings(Stack(template, given).value(variables), {}).issuers
         except ValueError as error:
             yield f"ServeFunction: refuses {sorted(given)}: {error}"
             continue

@@ -39,7 +39,7 @@ def parameters_take_what_serve_takes(template: Template) -> Iterator[str]:
         for value in values:
             taken = not find_mismatch(template["Parameters"][name], value)
             try:
-                for one in parse_settings(Stack(template, {name: value}).value(variables)).issuers:
+                for one in parse_settings(Stack(template, {name: value}).value(variables), {}).issuers:
                     open_source(one.keys, {})
                 refused = ""
             except ValueError as error:

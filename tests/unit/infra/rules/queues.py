@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 
-from enrich.datasets import DATASETS
+from enrich.datasets import load_datasets
 from enrich.intake.events import Sweep, UnknownEvent, parse_text
 from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, by_type, default, functions, get, statements
 
+DATASETS = load_datasets()
 RATE = re.compile(r"rate\((?:1 (?:minute|hour|day)|(?:[2-9]|[1-9]\d+) (?:minutes|hours|days))\)")
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)")
 SCHEDULES = {"Sweep": ("Queue", "PendingOld"), "SyntheticSchedule": ("SyntheticFunction", "SyntheticFails")}

@@ -1,0 +1,125 @@
+"""Flight delays: how late each flight of an airline will arrive. A consumer receives the JSON of `body`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from enrich.datasets import Dataset, FromKey, Member, Metadata, Served, Source
+
+_AIRPORTS = "select faa, name, lat, lon from reference.airports"
+
+flight_delays = Dataset(
+    served=Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read"),
+    about="How late the flights of one airline will arrive",
+    source=Source(
+        prefix="flight-delays/",
+        format="parquet",
+        columns={
+            "flight_date": "date",
+            "carrier": "varchar",
+            "flight": "integer",
+            "origin": "varchar",
+            "dest": "varchar",
+            "tailnum": "varchar",
+            "scheduled_departure": "timestamptz",
+            "scheduled_arrival": "timestamptz",
+            "distance_miles": "double",
+            "predicted_delay": "float",
+            "late_probability": "float",
+            "model_version": "varchar",
+        },
+    ),
+    as_of=FromKey("scored={}"),
+    ttl=timedelta(days=7),
+    metadata={
+        "airlines": Metadata("select carrier, name from reference.airlines", on="carrier", missing="reject"),
+        "origins": Metadata(_AIRPORTS, on={"origin": "faa"}, missing="null"),
+        "destinations": Metadata(_AIRPORTS, on={"dest": "faa"}, missing="null"),
+        "planes": Metadata(
+            "select tailnum, manufacturer, model, cast(year as integer) as year, seats from reference.planes",
+            on="tailnum",
+            missing="null",
+        ),
+        "weather": Metadata(
+            "select origin, hour, temp, wind_speed, wind_dir, precip, visib, pressure from reference.weather",
+            on={"origin": "origin", "date_trunc('hour', scheduled_departure)::timestamp": "hour"},
+            missing="null",
+        ),
+    },
+    subject={"carrier": "carrier"},
+    prediction_id="concat(flight_date, '.', origin, '.', carrier, flight)",
+    body={
+        "flight": "concat(carrier, flight)",
+        "date": "flight_date",
+        "departure": "scheduled_departure",
+        "arrival": "scheduled_arrival",
+        "carrier": {"code": "carrier", "name": "airlines.name"},
+        "origin": {
+            "code": "origin",
+            "name": "origins.name",
+            "position": {"latitude": "origins.lat", "longitude": "origins.lon"},
+        },
+        "destination": {
+            "code": "dest",
+            "name": "destinations.name",
+            "position": {"latitude": "destinations.lat", "longitude": "destinations.lon"},
+        },
+        "distance_miles": "distance_miles",
+        "aircraft": {
+            "tail_number": "tailnum",
+            "manufacturer": "planes.manufacturer",
+            "model": "planes.model",
+            "year": "planes.year",
+            "seats": "planes.seats",
+        },
+        "weather": {
+            "temperature_f": "weather.temp",
+            "wind_mph": "round(weather.wind_speed, 1)",
+            "wind_direction": "weather.wind_dir",
+            "precipitation_inches": "weather.precip",
+            "visibility_miles": "weather.visib",
+            "pressure_hpa": "weather.pressure",
+        },
+        "prediction": {
+            "delay_minutes": "round(predicted_delay, 1)",
+            "late_probability": "round(late_probability, 3)",
+            "model": "model_version",
+        },
+    },
+    members={
+        "": Member("How late one flight will arrive, with what is known about it"),
+        "flight": Member("airline and number", "B6123"),
+        "date": Member("by the clock of the origin", "2024-01-02"),
+        "departure": Member("scheduled", "2024-01-02T13:30:00Z"),
+        "arrival": Member("scheduled", "2024-01-02T19:45:00Z"),
+        "carrier.code": Member("the airline's IATA code", "B6"),
+        "carrier.name": Member("the airline's name", "JetBlue Airways"),
+        "origin": Member("the airport of departure"),
+        "origin.code": Member("FAA code", "JFK"),
+        "origin.name": Member("the airport's name", "John F Kennedy Intl"),
+        "origin.position.latitude": Member("degrees north", 40.639751),
+        "origin.position.longitude": Member("degrees east", -73.778925),
+        "destination": Member("the airport of arrival"),
+        "destination.code": Member("FAA code", "LAX"),
+        "destination.name": Member("the airport's name", "Los Angeles Intl"),
+        "destination.position.latitude": Member("degrees north", 33.942536),
+        "destination.position.longitude": Member("degrees east", -118.408075),
+        "distance_miles": Member("between the airports", 2475.0),
+        "aircraft": Member("null members where the aircraft is not in the register"),
+        "aircraft.tail_number": Member("the aircraft's registration", "N523JB"),
+        "aircraft.manufacturer": Member("who built it", "AIRBUS"),
+        "aircraft.model": Member("the manufacturer's name of the model", "A320-232"),
+        "aircraft.year": Member("when it was built", 2001),
+        "aircraft.seats": Member("number of seats", 200),
+        "weather": Member("at the origin, in the hour of departure; null members where it was not observed"),
+        "weather.temperature_f": Member("degrees Fahrenheit", 39.92),
+        "weather.wind_mph": Member("wind speed, miles per hour", 11.5),
+        "weather.wind_direction": Member("where the wind comes from, degrees from north", 230.0),
+        "weather.precipitation_inches": Member("in the hour", 0.0),
+        "weather.visibility_miles": Member("at most 10", 10.0),
+        "weather.pressure_hpa": Member("at sea level", 1011.9),
+        "prediction.delay_minutes": Member("at arrival; negative is early", 12.4),
+        "prediction.late_probability": Member("of more than 30 minutes", 0.183),
+        "prediction.model": Member("the model's version", "1"),
+    },
+)

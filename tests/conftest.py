@@ -1,0 +1,9 @@
+"""Larder's tests run on the datasets of the example, whatever is in `datasets/`, which is the user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Set on import: test modules load datasets when they are collected, and the processes that they start inherit it.
+os.environ["LARDER_PROJECT"] = str(Path(__file__).parents[1] / "examples" / "flights")
