@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from enrich.dataset.definition import Body, Dataset, FromColumn, LastModified, Metadata, Source
 from enrich.dataset.expressions import DatasetMistakes
 from enrich.join import engine as engine_module
-from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge
+from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge, RenderFailed
 from serve.access import build_partition
 from serve.datasets import Served
 from serve.item import DOT_SEGMENTS, MAX_PK_BYTES, PREDICTION_ID, UNPRINTABLE, build_pk, is_subject
@@ -88,6 +88,21 @@ def test_the_digest_is_md5_and_so_never_changes(tmp_path: Path) -> None:
 
     (row,) = render(tmp_path, SHOPS, sales([("a", "x1", "n", 2.0)]))
     assert row["digest"] == int.from_bytes(hashlib.md5(row["body"].encode()).digest()[8:], "little")
+
+
+def test_broken_text_of_metadata_is_in_no_body(tmp_path: Path) -> None:
+    """Where it is rendered with the metadata, it rejects the rows that match it; DuckDB stores no such text itself."""
+    names = pa.array([b"North", b'\xe2"'], pa.binary()).view(pa.string())
+    metadata = {"regions": REGIONS.set_column(1, "name", names)}
+    chunk = sales([("a", "x1", "n", 1.0), ("a", "x2", "s", 1.0)])
+    if not engine_module._HOISTED_ROWS:
+        with pytest.raises(RenderFailed, match=r"'regions'.*unicode"):
+            render(tmp_path, SHOPS, chunk, metadata)
+        return
+    good, bad = render(tmp_path, SHOPS, chunk, metadata)
+    assert json.loads(good["body"])["region"]["name"] == "North"
+    assert (bad["body"], bad["reason"]) == (None, "bad-value")
+    assert bad["detail"] == "body.region.name holds text that is not UTF-8"
 
 
 def test_missing_metadata_is_null_where_the_dataset_says_so(tmp_path: Path) -> None:

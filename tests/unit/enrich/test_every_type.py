@@ -290,6 +290,59 @@ def test_a_value_that_does_not_fit_rejects_its_row(
     assert all("'v'" in row["detail"] for row in rows if row["body"] is None)
 
 
+# Bytes that are not UTF-8: an unknown byte, texts that end too early or swallow a quote, a backslash or a control
+# character, a surrogate, an overlong form, a code point beyond Unicode.
+BROKEN = [
+    *(
+        b"\xff",
+        b"longer than what is inlined \xff",
+        b"\xe2",
+        b'\xe2"',
+        b'a\xe2"b',
+        b"\xc3\\",
+        b"\xc2\x1f",
+        b'\xf0\x90\x80"',
+    ),
+    *(b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"),
+]
+SOUND = ["", 'quoted "\\', "\x00\x1f\x7f", "\u2028\ufeff\uffff", "é😀"]
+KEYS = (
+    lambda values, _: pa.MapArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values, values.is_null()),
+    lambda _: "map(varchar, boolean)",
+    lambda text: f"{{{text}:false}}",
+)
+ENTRIES = (
+    lambda values, n: in_list(pa.StructArray.from_arrays([values, values.is_null()], ["key", "value"])),
+    *KEYS[1:],
+)
+
+
+@pytest.mark.parametrize("expression", ['"v"', 'case when true then "v" end'], ids=["column", "expression"])
+@pytest.mark.parametrize("nest", [*NESTS.values(), KEYS, ENTRIES], ids=[*NESTS, "keys", "entries"])
+def test_broken_text_that_reaches_the_engine_rejects_its_row(tmp_path: Path, nest: Nest, expression: str) -> None:
+    """Wherever it comes from and is: the body is not parsed after it is rendered, so each text in it is checked."""
+    build, declare, describe = nest
+    texts = [word for pair in zip(BROKEN, [text.encode() for text in SOUND * 3], strict=False) for word in pair]
+    values = build(pa.array(texts, pa.binary()).view(pa.string()), 0)
+    dataset = replace(dataset_of("parquet", {"v": declare("varchar")}), body={"v": expression})
+    with Engine(dataset, {}, directory=tmp_path) as engine:
+        rows = engine.render(pa.RecordBatch.from_arrays([values], ["v"]), 0).to_pylist()
+    assert [row["reason"] for row in rows[::2]] == ["bad-value"] * len(BROKEN)
+    assert [row["body"] for row in rows[::2]] == [None] * len(BROKEN)
+    for row, text in zip(rows[1::2], SOUND * 3, strict=False):
+        assert json.loads(row["body"]) == json.loads(f'{{"v":{describe(json.dumps(text))}}}')
+
+
+def test_what_is_no_json_is_in_no_body(tmp_path: Path) -> None:
+    """A value of the type JSON is parsed when it is rendered."""
+    texts = ["{", "[1 2]", '"\\ud800"', "", " ", "01", "'a'", '{"a": 1} {}', '{"a": [1]}']
+    values = pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+    chunk = pa.RecordBatch.from_arrays([values], ["v"])
+    with Engine(dataset_of("parquet", {"v": "json"}), {}, directory=tmp_path) as engine:
+        rows = engine.render(chunk, 0).to_pylist()
+    assert [row["body"] for row in rows] == [None] * (len(texts) - 1) + ['{"v":{"a":[1]}}']
+
+
 def test_text_that_is_not_utf_8_is_kept_as_far_as_it_is(tmp_path: Path) -> None:
     """The reject says why, and its text has U+FFFD for what can't be read."""
     dataset = dataset_of("parquet", {"id": "varchar", "v": "struct(t varchar, b blob)[]"})
