@@ -16,6 +16,9 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from examples.flights.datasets.flight_delays import flight_delays
+from serve.datasets import render_served
+
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / ".larder" / "bench"
 HERE = Path(__file__).resolve().parent
@@ -91,13 +94,15 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
                            "identity": {"sourceIp": "192.0.2.1"}, "resourcePath": "/{proxy+}"},
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
+    served = folder / "served.json"  # as the bundle of serve has it
+    served.write_text(render_served({flight_delays.name: flight_delays.served}))
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true",
         "BENCH_PEERS": str(HERE / "peers"), "BENCH_JWKS": str(folder / "jwks.json"),
-        "BENCH_EVENT": str(folder / "event.json"),
+        "BENCH_EVENT": str(folder / "event.json"), "BENCH_SERVED": str(served),
         "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "bench",
         "POWERTOOLS_TRACE_DISABLED": "1", "POWERTOOLS_METRICS_NAMESPACE": "Larder", "POWERTOOLS_SERVICE_NAME": "serve",
     }  # fmt: skip

@@ -1,6 +1,9 @@
 # mypy: ignore-errors
-"""Larder's deployed handler; verified tokens are cached as in production."""
+"""Larder's handler as it is deployed, but for the file of its datasets; verified tokens are cached as in production."""
 
-from serve.handler import handler
+import os
 
-__all__ = ["handler"]
+from serve.datasets import load_served
+from serve.handler import build_dependencies, build_handler
+
+handler = build_handler(build_dependencies(os.environ, load_served(os.environ["BENCH_SERVED"])))

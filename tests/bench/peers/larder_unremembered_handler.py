@@ -5,6 +5,6 @@ import serve.tokens.verifier
 
 serve.tokens.verifier.CACHED_SECONDS = 0
 
-from serve.handler import handler  # noqa: E402
+from larder_handler import handler  # noqa: E402
 
 __all__ = ["handler"]
