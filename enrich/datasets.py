@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from enrich.dataset.definition import (
     Dataset,
@@ -27,6 +27,8 @@ from enrich.dataset.definition import (
     Source,
     Tolerated,
 )
+from enrich.dataset.file_errors import describe_error
+from enrich.dataset.mistakes import Mistake
 from serve.datasets import Served, render_served
 
 __all__ = [
@@ -112,12 +114,15 @@ def _load_file(path: Path) -> Dataset:
     try:
         module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
     except (Exception, SystemExit) as error:  # a file of the user's can raise anything
-        raise DatasetFileError(_describe(path, error)) from error
+        raise DatasetFileError("\n".join(map(str, describe_error(path, error)))) from error
     found = {id(value): value for value in _defined(module)}
     if len(found) != 1:
         what = "defines no Dataset" if not found else f"defines {len(found)} datasets"
         raise DatasetFileError(f"{path}: {what}; expected one: NAME = Dataset(served=Served(...), ...)")
-    return next(iter(found.values()))
+    dataset = next(iter(found.values()))
+    if mistakes := list(_find_unroutable(dataset)):
+        raise DatasetFileError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    return dataset
 
 
 def _defined(module: ModuleType) -> Iterator[Dataset]:
@@ -126,17 +131,21 @@ def _defined(module: ModuleType) -> Iterator[Dataset]:
             yield value
 
 
-def _describe(path: Path, error: BaseException) -> str:
-    """Describe an error in a file, with the line in it that raised it."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename or path}:{error.lineno}: {error.msg}: {(error.text or '').strip()!r}; correct the line"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    place = f"{path}:{frames[-1].lineno}" if frames else str(path)
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"{place}: there is no module {error.name!r}; install it (see enrich/requirements.in), or correct the name"
-        )
-    return f"{place}: {type(error).__name__}: {error}; correct the line"
+def _find_unroutable(dataset: Dataset) -> Iterator[Mistake]:
+    """Yield the mistakes of a dataset of which even name or prefix can't be read: no object can be assigned to it."""
+    served: Any = dataset.served
+    source: Any = dataset.source
+    for place, value, kind in (
+        ("served", served, Served),
+        ("served.name", getattr(served, "name", None), str),
+        ("source", source, Source),
+        ("source.prefix", getattr(source, "prefix", None), str),
+    ):
+        if not isinstance(value, kind):
+            from enrich.dataset.field_types import find_type_mistakes  # it needs DuckDB, and not each command does
+
+            yield from find_type_mistakes(place, value, kind)
+            return
 
 
 if __name__ == "__main__":

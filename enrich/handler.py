@@ -15,10 +15,11 @@ from functools import cache
 from typing import Any
 
 from enrich.aws import open_services
-from enrich.datasets import load_datasets
+from enrich.datasets import DatasetFileError, load_datasets
 from enrich.intake.events import parse_event, parse_messages, parse_text
 from enrich.intake.worker import handle_requests
-from enrich.log import log_failure
+from enrich.log import log_failure, log_line
+from enrich.settings import Settings
 
 _SERVICE = "enrich"
 _datasets = cache(load_datasets)  # once per process
@@ -26,11 +27,16 @@ _datasets = cache(load_datasets)  # once per process
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Handle an event; of an SQS batch, return the ids of failed messages, so that SQS redelivers only those."""
+    try:
+        datasets = _datasets()
+    except DatasetFileError as error:  # no message can be handled: the invocation fails, and SQS redelivers the batch
+        log_line(Settings.from_env(os.environ), "dataset files invalid", level="error", detail=str(error))
+        raise
     services = open_services(
         os.environ,
         owner=f"{context.aws_request_id}-{uuid.uuid4().hex[:8]}",  # a retried invocation has the same request id
         remaining_seconds=context.get_remaining_time_in_millis() / 1000,
-        datasets=_datasets(),
+        datasets=datasets,
     )
     messages = parse_messages(event)
     if messages is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.openapi.document import build_document
 from infra.discovery import require_api_keys

@@ -12,7 +12,8 @@ from typing import Any
 from enrich.cli.exit_codes import DONE, FAILED, USAGE, UsageError, print_error
 from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.file_errors import find_repeated_keys
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, find_project, load_datasets
 
 
@@ -82,6 +83,8 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
         mistakes = [
             each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
         ]
+    files = sorted((find_project() / "datasets").glob("*.py"))
+    mistakes = [mistake for path in files for mistake in find_repeated_keys(path)] + mistakes
     if options.json:
         print(json.dumps([asdict(mistake) for mistake in mistakes]))  # noqa: T201
     elif mistakes:

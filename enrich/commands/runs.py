@@ -27,6 +27,7 @@ from enrich.cli.terminal import (
     render_withdrawal,
 )
 from enrich.commands.local import require_dataset
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, load_datasets
 from enrich.errors import Failed, LeaseLost, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
@@ -120,7 +121,11 @@ def _sweep(services: Services, options: argparse.Namespace) -> int:
     names = [options.dataset] if options.dataset else list(services.datasets)
     codes, shown = list[int](), list[Run]()
     for name in names:
-        swept = sweep(services, name)
+        try:
+            swept = sweep(services, name)
+        except DatasetMistakes as error:  # of this dataset: the others are swept
+            codes.append(print_error(error, FAILED))
+            continue
         heal(services, name)
         codes += [print_error(why, FAILED) for why in swept.unreadable]
         runs = _execute_queued(services, swept.runs, name)

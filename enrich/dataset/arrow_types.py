@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
-from enrich.dataset.expressions import suggest
 from enrich.dataset.json_sql import NESTED, SqlType
+from enrich.dataset.mistakes import suggest
 from enrich.dataset.source_sql import PROBLEM
 
 MAX_DIGITS = 38  # of DuckDB's widest decimal

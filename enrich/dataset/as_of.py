@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from difflib import get_close_matches
 from functools import cache
 from urllib.parse import unquote
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 
 class BadAsOf(ValueError):
@@ -103,14 +104,21 @@ def find_mistakes(rule: FromKey | FromColumn) -> Iterator[tuple[str, str]]:
     try:
         ZoneInfo(rule.zone)
     except (KeyError, ValueError, OSError):
-        yield f"{rule.zone!r} is no time zone", "write its name in the IANA database, such as Europe/Berlin"
-    if rule.ahead < timedelta(0):
-        yield f"ahead is {rule.ahead}", "say how far as_of can be later than the arrival, e.g. timedelta(days=1)"
+        names = {name.lower(): name for name in available_timezones()}
+        close = get_close_matches(rule.zone.strip().lower(), names, n=1, cutoff=0.8)
+        hint = (
+            f"did you mean {names[close[0]]!r}?" if close else "write its name in the IANA database, e.g. Europe/Berlin"
+        )
+        yield f"{rule.zone!r} is no time zone", hint
+    if not timedelta(0) <= rule.ahead <= timedelta(days=36_500):
+        yield f"ahead is {rule.ahead}", "set how far as_of can be later than the arrival, e.g. timedelta(days=1)"
     if isinstance(rule, FromKey) and (wrong := _find_wrong_pattern(rule.pattern)):
         yield wrong, f"write e.g. {_EXAMPLES}"
 
 
 def _find_wrong_pattern(pattern: str) -> str | None:
+    if "//" in pattern:
+        return f"{pattern!r} has a bucket or an empty segment, which no object key has"
     names = [piece[1:-1] for piece in _PIECE.findall(pattern) if piece != "*"]
     unknown = [name for name in names if name and name not in _UNITS]
     if unknown or "{" in _PIECE.sub("", pattern) or "}" in _PIECE.sub("", pattern):

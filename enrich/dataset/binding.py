@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Union
 
@@ -14,16 +16,16 @@ import duckdb
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, name_place
 from enrich.dataset.expressions import (
-    DatasetMistakes,
     Expression,
-    Mistake,
     Names,
     parse_expression,
     quote_reserved,
-    suggest,
+    suggest_function,
 )
 from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
-from enrich.dataset.type_names import is_type, parse_type, suggest_type
+from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest_type
+from enrich.errors import first_line
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 
@@ -108,6 +110,7 @@ class Binder:
         on = {name: self._on(name) for name in dataset.metadata}
         subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
+        self._check_varies(prediction_id)
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
             return None
@@ -157,13 +160,19 @@ class Binder:
         kinds: dict[str, SqlType] = {}
         derived = self.dataset.derive.columns if self.dataset.derive else {}
         for name, declared in self.dataset.columns.items():
-            if (kind := parse_type(self.con, declared)) is not None:
+            place = f"derive.{name}" if name in derived else f"columns.{name}"
+            kind = parse_type(self.con, declared)
+            if declared.strip(' "').lower() == "null" or (
+                kind is not None and kind.id == "struct" and not kind.children
+            ):
+                self._add(place, f"{declared!r} has no values", "write its type, such as varchar or struct(a integer)")
+            elif kind is not None:
                 kinds[name] = kind
             else:
-                place = f"derive.{name}" if name in derived else f"columns.{name}"
                 reserved = quote_reserved(self.con, declared, partial(is_type, self.con))
                 remedy = reserved or suggest_type(self.con, declared)
-                self._add(place, f"{declared!r} is not a DuckDB type", remedy)
+                reason = "" if remedy.startswith("did you mean") else explain_type(self.con, declared)
+                self._add(place, f"{declared!r} is not a DuckDB type{reason}", remedy)
         return kinds
 
     def _subject(self) -> list[Leaf | None]:
@@ -178,6 +187,10 @@ class Binder:
             if claim not in claims:
                 message = f"serve/datasets.py names no claim {claim!r} for this dataset"
                 self._add(name_place("subject", claim), message, suggest(claim, claims))
+        for claim in claims:
+            sql = expressions.get(claim, "")
+            if remedy := self._find_column(sql) if sql.strip().startswith("'") else None:
+                self._add(name_place("subject", claim), f"{sql} is a text, the same in every row", remedy)
         return [self._key(name_place("subject", claim), expressions[claim]) for claim in claims if claim in expressions]
 
     def _on(self, name: str) -> list[Expression | None]:
@@ -188,7 +201,8 @@ class Binder:
             leaf = self._leaf(place, sql, self.columns_only)
             found.append(leaf.expression if leaf else None)
             if known is not None and column not in known:
-                self._add(place, f"the query has no column {column!r}", suggest(column, known))
+                if leaf or sql != column:  # else the column's own mistake says it
+                    self._add(place, f"the query has no column {column!r}", _suggest_on(column, known))
             elif leaf and known is not None and not _can_match(leaf.kind, known[column]):
                 message = f"{sql} is {leaf.kind} and {column} is {known[column]}"
                 self._add(place, message, "cast one of them, in the expression or in the query")
@@ -203,6 +217,19 @@ class Binder:
             remedy = f"write e.g. strftime({sql}, '%Y-%m-%dT%H:%M:%SZ')" if is_instant else "cast it to varchar"
             self._add(place, f"{sql} is {leaf.kind}, which has no one text", f"{remedy}, as consumers spell it")
         return leaf
+
+    def _check_varies(self, prediction_id: Leaf | None) -> None:
+        """Add a mistake if the prediction_id is constant: a subject's predictions would all be the same item."""
+        if prediction_id is None or prediction_id.expression.columns | prediction_id.expression.metadata:
+            return
+        sql = prediction_id.expression.sql
+        message = f"{sql} names no column: all predictions of a subject would have one item"
+        self._add("prediction_id", message, self._find_column(sql) or "name the columns that distinguish them")
+
+    def _find_column(self, sql: str) -> str | None:
+        """Suggest the column whose name a constant text is."""
+        name = sql.strip().strip("'")
+        return f"did you mean the column, {name!r} without single quotes?" if name in self.kinds else None
 
     def _body(self, place: str, body: Body) -> dict[str, Node]:
         bound: dict[str, Node] = {}
@@ -228,16 +255,33 @@ class Binder:
         except DatasetMistakes as error:
             self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
             return None
-        first = ""
+        first: duckdb.Error | None = None
         for guess in _GUESSES if self.is_unknown(expression) else _GUESSES[:1]:
             try:
                 kind = self.con.sql(f"select ({sql}\n) from {self.scope(expression, guess)}").types[0]
             except duckdb.Error as error:
-                first = first or str(error).split("\n")[0]
+                first = first or error
             else:
                 return Leaf(expression, kind)
-        self._add(place, f"{sql!r}: {first}", "fix the expression")
+        if first:
+            reason = re.sub(r"^\w+ Error: |!$", "", first_line(first))
+            self._add(place, f"{sql!r}: {reason}", self._find_remedy(first))
         return None
+
+    def _find_remedy(self, error: duckdb.Error) -> str:
+        """Return the remedy for DuckDB's error on an expression whose names are known."""
+        text = str(error)
+        if function := re.search(r"Function with name (\S+) does not exist", text):
+            return suggest_function(function[1])
+        if kind := re.search(r"Type with name (\S+) does not exist", text):
+            return suggest_type(self.con, kind[1])
+        if "No function matches" in text:
+            found = re.search(r'^\t"?(\w+)"?(\(.*\))', text, re.MULTILINE)  # of an operator there are dozens
+            return f"cast its arguments, as in {found[1]}{found[2]}" if found else "cast one of its arguments"
+        if field := re.search(r"Cannot extract field '([^']+)' from expression \"([^\"]+)\"", text):
+            close = get_close_matches(field[2], self.metadata, n=1)
+            return f"{field[2]} is a column; " + (f"did you mean {close[0]}.{field[1]}?" if close else "name it alone")
+        return "fix the expression"
 
     def is_unknown(self, expression: Expression) -> bool:
         """Return whether an expression names metadata of which the type is not known."""
@@ -272,6 +316,14 @@ class Binder:
 
     def _add(self, place: str, message: str, remedy: str) -> None:
         self.mistakes.append(Mistake(self._place(place), message, remedy))
+
+
+def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:
+    """Suggest a column for one that `on` names; several in one text are a list, and a condition is a mapping."""
+    parts = [part.strip() for part in re.split("[,=]+", column)]
+    if len(parts) > 1 and all(parts):
+        return f"write {{{parts[0]!r}: {parts[1]!r}}}" if "=" in column else f"write {parts}"
+    return suggest(column, known)
 
 
 def _can_match(left: SqlType, right: SqlType) -> bool:

@@ -1,4 +1,4 @@
-"""The words a dataset is told in: source, metadata, as_of, policies. Pure values, standard library only."""
+"""Dataset definition types: source, metadata, as_of, policies. Pure values, standard library only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a dataset's outputs lie and what a row of them holds.
+    """Where a dataset's outputs are, and what a row of them has.
 
     Attributes:
         prefix: object keys of outputs begin with it.
@@ -203,7 +203,9 @@ class Dataset:
 
 def name_place(place: str, name: str) -> str:
     """Name the place of a member; quoted where a dot or a blank in the name could mislead."""
-    return f"{place}.{name if re.fullmatch(r'[A-Za-z0-9_-]+', name) else json.dumps(name, ensure_ascii=False)}"
+    if re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return f"{place}.{name}"
+    return f"{place}.{json.dumps(name, ensure_ascii=not name.isprintable())}"
 
 
 def _leaves(place: str, body: Any) -> list[tuple[str, str]]:

@@ -10,38 +10,47 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import duckdb
 
+from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+
 _NULL_SAFE = {"OPERATOR_COALESCE", "CASE_EXPR", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
+_BLANK = re.compile(r"(\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+# A function of another SQL dialect, in lower case -> what DuckDB has for it.
+_FOREIGN_FUNCTIONS = {
+    **dict.fromkeys(["date_format", "format_datetime", "to_char", "to_iso8601"], "strftime(x, '%Y-%m-%d')"),
+    **dict.fromkeys(["date_parse", "parse_datetime", "to_date", "str_to_date"], "strptime(x, '%Y-%m-%d')"),
+    **dict.fromkeys(["from_iso8601_timestamp", "from_iso8601_date"], "x::timestamptz or x::date"),
+    **dict.fromkeys(["from_unixtime", "timestamp_seconds"], "to_timestamp(x)"),
+    **dict.fromkeys(["to_unixtime", "unix_timestamp", "unix_seconds"], "epoch(x)"),
+    **dict.fromkeys(["nvl", "isnull", "zeroifnull"], "coalesce(x, y) or x is null"),
+    **dict.fromkeys(["iff", "nvl2", "decode", "ifelse"], "case when ... then ... else ... end"),
+    **dict.fromkeys(["json_extract_scalar", "get_json_object", "json_value"], "x ->> '$.member'"),
+    **dict.fromkeys(["json_parse", "parse_json", "json_format"], "x::json or x::varchar"),
+    **dict.fromkeys(["regexp_like", "rlike"], "regexp_matches(x, 'pattern')"),
+    **dict.fromkeys(["charindex", "locate"], "strpos(x, 'part')"),
+    **dict.fromkeys(["array_join", "concat_array"], "array_to_string(x, ', ')"),
+    **dict.fromkeys(["size", "array_size"], "len(x)"),
+    **dict.fromkeys(["array_max", "array_min", "array_sum", "array_average"], "list_max, list_min, list_sum, list_avg"),
+    "transform": "list_transform(x, lambda y: ...)",
+    "truncate": "trunc(x)",
+    "url_extract_host": "regexp_extract(x, 'pattern', 1)",
+    "to_base64": "base64(x)",
+    "unhex": "from_hex(x)",
+    "to_hex": "hex(x)",
+}
+# Keywords that are values of the session in SQL; DuckDB's parser makes them names of columns.
+_SESSION_VALUES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user"}
+_MANY_ROWS = {"unnest", "unlist", "generate_subscripts"}
 _FORBIDDEN = {
     "WINDOW": ("is a window function, which sees other rows", "compute it in the model or in the metadata query"),
     "SUBQUERY": ("holds a subquery", "make it a metadata query and join it"),
     "STAR": ("holds `*`", "name the columns"),
     "PARAMETER": ("holds a parameter", "write the value"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One mistake in a dataset: its place, what was found, and the remedy."""
-
-    place: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.message}; {self.remedy}"
-
-
-class DatasetMistakes(ValueError):
-    """The dataset can't be compiled; the message lists every mistake."""
-
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
-        self.mistakes = mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +89,21 @@ class Names:
             name.lower(): None if fields is None else {field.lower(): field for field in fields}
             for name, fields in metadata.items()
         }
-        self.aggregates, self.volatile = _find_functions()
+        self.aggregates, self.volatile, _ = _find_functions()
 
 
 @cache
-def _find_functions() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of DuckDB's aggregates, and of the functions that return another value each time."""
+def _find_functions() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """Return the names of DuckDB's aggregates, of its functions that return another value each time, and of the others.
+
+    What can't be in an expression is in the first two.
+    """
     with duckdb.connect() as con:
         rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
     scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
     aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar
-    return frozenset(aggregates), frozenset(
-        name for name, _, stability in rows if stability not in {None, "CONSISTENT"}
-    )
+    volatile = {name for name, _, stability in rows if stability not in {None, "CONSISTENT"}}
+    return frozenset(aggregates), frozenset(volatile), frozenset(scalar - aggregates - volatile - _MANY_ROWS)
 
 
 def parse_expression(names: Names, place: str, sql: str) -> Expression:
@@ -116,25 +127,27 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
     )
 
 
-def suggest(name: str, known: Collection[str]) -> str:
-    """Suggest a known name for an unknown one."""
-    close = [each for each in known if each.lower() == name.lower()] or get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
-
-
 def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     """Parse one expression to DuckDB's own tree.
 
     Raises:
         DatasetMistakes: it is not one SQL expression.
     """
-    if not sql.strip():
+    if _BLANK.fullmatch(sql):
         raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
     ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
     answer = json.loads(found)
     if answer["error"]:
-        remedy = _quote_reserved(con, sql) or "fix it; a name that is an SQL keyword needs double quotes"
-        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {answer['error_message']}", remedy)])
+        at = int(answer.get("position") or 0) - len("SELECT (")
+        what, remedy = answer["error_message"], "fix it; a name that is an SQL keyword needs double quotes"
+        if at > len(sql.encode()):
+            what, remedy = "it ends too early", "complete it: a value or a closing word is missing"
+        elif sql.rstrip().endswith(";"):
+            what, remedy = "it ends with a semicolon", "leave it out"
+        elif (alias := re.search(r"(?i)\s+as\s+(\w+|\"[^\"]+\")\s*$", sql)) and _parses(con, sql[: alias.start()]):
+            what, remedy = f"it has an alias, {alias[1]}", f"leave{alias[0]} out: its place gives it a name"
+        remedy = _quote_reserved(con, sql) or remedy
+        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {what}", remedy)])
     node = answer["statements"][0]["node"]
     plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
     if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
@@ -144,12 +157,21 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     return node["select_list"][0]
 
 
-def _quote_reserved(con: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    def parses(changed: str) -> bool:
-        ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({changed}\n)"]).fetchall()
-        return not json.loads(found)["error"]
+def suggest_function(name: str) -> str:
+    """Suggest a function of DuckDB for an unknown one."""
+    if name.lower() in _FOREIGN_FUNCTIONS:
+        return f"expressions are DuckDB SQL: write e.g. {_FOREIGN_FUNCTIONS[name.lower()]}"
+    close = get_close_matches(name.lower(), _find_functions()[2], n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else "expressions are DuckDB SQL: use one of its functions"
 
-    return quote_reserved(con, sql, parses)
+
+def _parses(con: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
+    return not json.loads(found)["error"]
+
+
+def _quote_reserved(con: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    return quote_reserved(con, sql, partial(_parses, con))
 
 
 def quote_reserved(con: duckdb.DuckDBPyConnection, sql: str, parses: Callable[[str], bool]) -> str | None:
@@ -224,6 +246,8 @@ class _Walk:
             self._add(
                 f"{function}() is an aggregate, which sees other rows", "compute it in the model or the metadata query"
             )
+        if function in _MANY_ROWS:
+            self._add(f"{function}() makes several rows of one", "keep the list, or use list_transform and the like")
         if function in self.names.volatile or (function == "age" and arguments == 1):
             self._add(
                 f"{function}() returns another value each time", "a body must depend on its row and metadata only"
@@ -241,7 +265,10 @@ class _Walk:
             self._field(self.names.metadata[first], path[1:])
         else:
             known = [*self.names.columns.values(), *self.names.metadata.values()]
-            self._add(f"there is no column {path[0]!r}", suggest(path[0], known))
+            remedy = suggest(path[0], known)
+            if first in _SESSION_VALUES:
+                remedy = "SQL's own depends on the session; a body must depend on its row and metadata only"
+            self._add(f"there is no column {path[0]!r}", remedy)
 
     def _field(self, metadata: str, path: list[str]) -> None:
         fields = self.names.fields[metadata.lower()]

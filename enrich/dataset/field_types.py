@@ -1,4 +1,4 @@
-"""Check a dataset's values against the type hints of its definition. Standard library only.
+"""Check a dataset's values against the type hints of its definition.
 
 The hints of `enrich.dataset.definition` and `serve.datasets` are the only list of what is allowed: a new option is
 checked as soon as it has a hint. Python itself checks none of them, and a misspelled policy would act as another one.
@@ -12,12 +12,15 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
+import duckdb
+
 from enrich.dataset import definition
 from enrich.dataset.definition import Dataset, name_place
-from enrich.dataset.expressions import DatasetMistakes, Mistake, suggest
+from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.type_names import suggest_type
 
 _EXAMPLES: dict[Any, tuple[str, str]] = {  # type -> its name, and what to write
-    str: ("a text", "quote it"),
+    str: ("a text", "write it in quotes"),
     bool: ("a boolean", "write True or False"),
     int: ("a whole number", "write e.g. 10"),
     float: ("a number", "write e.g. 0.01"),
@@ -59,6 +62,9 @@ def _find(place: str, value: Any, hint: Any) -> Iterator[tuple[str, str, str]]:
         yield _describe(place, value, hint)
     elif chosen is Any:
         return
+    elif isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):  # neither S3 nor DynamoDB can store it
+            yield place, f"is {value!r}, which has half of a surrogate pair", "write the whole character"
     elif isinstance(value, Mapping):
         key_hint, value_hint = get_args(chosen)
         for name, inner in value.items():
@@ -68,7 +74,7 @@ def _find(place: str, value: Any, hint: Any) -> Iterator[tuple[str, str, str]]:
     elif hints := _field_hints(value):
         for name, inner_hint in hints.items():
             yield from _find(_member(place, name), getattr(value, name), inner_hint)
-    elif not isinstance(value, str) and isinstance(value, Sequence):
+    elif isinstance(value, Sequence):
         for n, inner in enumerate(value):
             yield from _find(f"{place}[{n}]", inner, get_args(chosen)[0])
 
@@ -121,9 +127,7 @@ def _describe(place: str, value: Any, hint: Any) -> tuple[str, str, str]:
     expected = [_name(each) for each in alternatives]
     names = " or ".join(filter(None, [", ".join(expected[:-1]), expected[-1]]))
     message = f"is {value!r}, of type {type(value).__name__}; expected {names}"
-    if str in alternatives and isinstance(value, int | float):
-        return place, message, f'write "{value}"'
-    return place, message, _remedy(alternatives[0])
+    return place, message, _remedy(place, value, alternatives)
 
 
 def _name(hint: Any) -> str:
@@ -133,10 +137,27 @@ def _name(hint: Any) -> str:
     return _EXAMPLES[kind][0] if kind in _EXAMPLES else str(kind.__name__)
 
 
-def _remedy(hint: Any) -> str:
-    kind = get_origin(hint) or hint
+def _remedy(place: str, value: Any, alternatives: Sequence[Any]) -> str:
+    """Return what to write: what the value says itself, if it is of a near kind, else an example of the hint."""
+    kinds = [get_origin(each) or each for each in alternatives]
+    for kind in kinds:
+        if kind not in _EXAMPLES and kind is not Literal and (value is kind or value == kind.__name__):
+            return f"write {kind.__name__}({'...' if get_type_hints(kind) else ''})"
+    if str in kinds and isinstance(value, int | float):
+        return f'write "{value}"'
+    if place.rpartition(".")[0].endswith("columns"):
+        with duckdb.connect() as con:  # a type of Python, NumPy or Arrow, not in quotes
+            name = "int64" if value is int else "float64" if value is float else getattr(value, "__name__", str(value))
+            return suggest_type(con, name)
+    if str in kinds and Mapping in kinds and isinstance(value, list | tuple | set):
+        return 'write a list as one expression, e.g. "[a, b]"'
+    first, kind = alternatives[0], kinds[0]
     if kind is Literal:
-        return f"write e.g. {get_args(hint)[0]!r}"
+        return f"write e.g. {get_args(first)[0]!r}"
+    if kind is Mapping:
+        inner = _alternatives(get_args(first)[1])[0]
+        text = "'varchar'" if place.endswith("columns") else "'expression'"
+        return f"write e.g. {{'name': {text if inner is str else f'{inner.__name__}(...)'}}}"
     return _EXAMPLES[kind][1] if kind in _EXAMPLES else f"write {kind.__name__}(...)"
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 import duckdb
 
 from enrich.dataset.json_sql import SqlType
+from enrich.errors import first_line
 
 EXAMPLES = (
     "int64 -> bigint, float32 -> float, float64 -> double, string -> varchar, list<string> -> varchar[], "
@@ -18,7 +19,7 @@ _NAMES = {  # without parameters, in lower case and without the ending `type` of
         ["object", "str", "string", "utf8", "largeutf8", "largestring", "stringview", "category"], "varchar"
     ),
     **dict.fromkeys(["categorical", "unicode", "dictionary", "char"], "varchar"),
-    **dict.fromkeys(["float64", "number"], "double"),
+    **dict.fromkeys(["float64", "number", "real8"], "double"),
     **dict.fromkeys(["float16", "float32", "halffloat"], "float"),
     **dict.fromkeys(["boolean", "bool"], "boolean"),
     **dict.fromkeys(["byte", "int8"], "tinyint"),
@@ -49,7 +50,20 @@ _LISTS = {"list", "array", "largelist", "fixedsizelist", "listview"}
 def suggest_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
     """Return what to write for a type that DuckDB does not know."""
     found = _translate(con, declared.strip())
-    return f"did you mean {found}? ({EXAMPLES})" if found else f"write a DuckDB type ({EXAMPLES})"
+    if found and is_type(con, found):
+        return f"did you mean {found}? ({EXAMPLES})"
+    return f"write a DuckDB type ({EXAMPLES})"
+
+
+def explain_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
+    """Return DuckDB's reason why a text is no type, if it knows the name of the type; else nothing."""
+    try:
+        con.sql(f"select cast(null as {declared})")
+    except duckdb.Error as error:
+        reason = first_line(error).partition(": ")[2]
+        is_known = isinstance(error, duckdb.BinderException | duckdb.InvalidInputException) or "size" in reason
+        return f": {reason}" if is_known else ""
+    return ""
 
 
 def parse_type(con: duckdb.DuckDBPyConnection, declared: str) -> SqlType | None:

@@ -6,35 +6,56 @@ suits it. A run binds it again with the true types, before it reads the first pr
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from enrich.dataset.as_of import LastModified, find_mistakes
-from enrich.dataset.binding import Binder, Bound
+from enrich.dataset.binding import Binder
 from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Body, Dataset, Source, name_place
-from enrich.dataset.expressions import Mistake
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
+from enrich.dataset.mistakes import Mistake
 from enrich.dataset.type_names import parse_type
 from serve.datasets import Served
 
 # A name stands in paths, object keys, tags and metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME_HELP = "1 to 64 ASCII letters, digits, - and _"
-_METADATA_NAME = re.compile(r"[^\s/'\"\\][^/'\"\\\x00-\x1f]*")  # it stands in the location that Athena writes to
+_METADATA_NAME = re.compile(r"[^\s/'\"\\][^/'\"\\\x00-\x1f]{0,127}")  # it stands in the location that Athena writes to
 _NO_KEY = re.compile(r"[*?{}\\\x00-\x1f]")
+_NO_NAME = re.compile(r"[/*?{}\\\x00-\x1f]")
+_LONGEST_PREFIX = 1_000
+_CONTEXT = 100  # characters before an error that sqlglot gives
+_KEYWORDS = frozenset(
+    """
+    select distinct from where group order by having limit join inner left right full outer cross union all as on and or
+    not in is null like between case when then else end with cast values over partition
+    """.split()  # noqa: SIM905 - quoted, the words are hard to read
+)
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749 section 3.3: a blank separates two scopes
 
 
 class ToolMissing(ImportError):
     """A package that only checking needs is not installed; the message says which and how to get it."""
+
+
+class BadQuery(ValueError):
+    """Athena can't run or unload a query; the message says why, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str = "fix the query") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +124,18 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
     for name, metadata in dataset.metadata.items():
         try:
             queries[name] = parse_query(metadata.sql)
-        except ValueError as error:
+        except BadQuery as error:
             place = f"{dataset.name} metadata.{name}.sql"
-            mistakes.append(Mistake(place, f"is not one Athena query: {error}", "fix the query"))
+            mistakes.append(Mistake(place, f"is not one Athena query: {error}", error.remedy))
             queries[name] = None
+    if not dataset.source.columns:
+        message = "is empty: expressions would have no column to name"
+        remedy = "write the columns of the files that the dataset uses, e.g. {'name': 'varchar'}"
+        return [*mistakes, Mistake(f"{dataset.name} source.columns", message, remedy)]
     with duckdb.connect() as con:
         binder = Binder(con, dataset, queries)
-        bound = binder.bind()
+        binder.bind()
         mistakes += binder.mistakes
-        mistakes += _check_prediction_id(bound) if bound else []
         mistakes += _check_readable(con, dataset)
     if document is not None:
         mistakes += _check_paths(dataset, document)
@@ -122,7 +146,7 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
     """Parse an Athena query; return its column names, with a type that says nothing, or None if `*` hides them.
 
     Raises:
-        ValueError: it is not one SELECT in Athena's dialect.
+        BadQuery: it is not one SELECT in Athena's dialect, or Athena can't unload its result.
         ToolMissing: sqlglot is not installed.
     """
     try:
@@ -132,22 +156,78 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
         raise ToolMissing(
             "checking metadata queries needs sqlglot: pip install -r tests/requirements.txt -c constraints.txt"
         ) from error
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that are refused here
     try:
         statements = sqlglot.parse(sql, read="athena")
         tokens = sqlglot.tokenize(sql, read="athena")
+    except sqlglot.errors.ParseError as error:
+        raise _describe_syntax(sql, sqlglot.tokenize(sql, read="athena"), error.errors[0]) from error
     except sqlglot.errors.SqlglotError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise BadQuery("a quote or a comment in it is not closed", "close it") from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        raise ValueError("it must be one SELECT without a semicolon and more after it")
+        raise BadQuery("it must be one SELECT without a semicolon and more after it")
     if sql[tokens[-1].end + 1 :].strip() or sql.rstrip().endswith(";"):
-        raise ValueError("it ends with a semicolon or a comment, and more SQL is put after it")
-    names = statements[0].named_selects
+        raise BadQuery("it ends with a semicolon or a comment, and more SQL is put after it", "leave that out")
+    query = statements[0]
+    _require_athena(query, tokens)
+    names = query.named_selects
     lower = [name.lower() for name in names]
     if twice := sorted({name for name in lower if name and name != "*" and lower.count(name) > 1}):
-        raise ValueError(f"two of its columns have the name {twice[0]!r}")
-    if "*" in names or not all(names):
-        return None
-    return dict.fromkeys(names, _Unknown())
+        raise BadQuery(f"two of its columns have the name {twice[0]!r}", f"rename one: ... as {twice[0]}_2")
+    return None if "*" in names else dict.fromkeys(names, _Unknown())
+
+
+def _require_athena(query: Any, tokens: Sequence[Any]) -> None:
+    """Refuse what sqlglot parses and Athena does not execute, or can't unload.
+
+    Raises:
+        BadQuery: with the remedy.
+    """
+    from sqlglot import exp
+
+    kinds = [token.token_type.name for token in tokens]
+    if "L_BRACE" in kinds or query.find(exp.Placeholder, exp.Parameter):
+        raise BadQuery("it has a placeholder, and nothing fills it in", "write the value")
+    for kind, follower in pairwise(kinds):
+        if kind == "COMMA" and follower in {"FROM", "WHERE", "GROUP_BY", "ORDER_BY", "R_PAREN"}:
+            raise BadQuery("it has a comma before the end of a list", "remove the comma")
+    for table in query.find_all(exp.Table):
+        name = table.name or table.this.sql("athena")
+        is_function = not isinstance(table.this, exp.Identifier) and not name.lower().startswith("table(")
+        if is_function or "/" in name:
+            message = f"it reads {name!r}, and Athena reads tables of its catalog only"
+            raise BadQuery(message, "make a table of it, and name that: DATABASE.TABLE")
+    for part in query.find_all(exp.SetOperation):
+        sides = [len(side.selects) for side in (part.left, part.right) if not side.is_star]
+        if len(set(sides)) > 1:
+            raise BadQuery(f"one side of its {part.key.upper()} has {sides[0]} columns, the other {sides[1]}")
+    if not query.selects and not query.find(exp.Values):
+        raise BadQuery("it selects no column", "name the columns")
+    for number, column in enumerate(query.selects, 1):
+        if (not isinstance(column, exp.Alias | exp.Column | exp.Dot) and not column.is_star) or not column.output_name:
+            raise BadQuery(f"its column {number}, {column.sql('athena')}, has no name", "name it: ... as NAME")
+
+
+def _describe_syntax(sql: str, tokens: Sequence[Any], error: Mapping[str, Any]) -> BadQuery:
+    """Describe where a query is not SQL, and suggest the keyword that a word near it may be meant as."""
+    at = len(error["start_context"]) + len(error["highlight"])
+    is_whole = len(error["start_context"]) < _CONTEXT  # else the place is not known
+    before = [token for token in tokens if token.start < at] if is_whole else [*tokens]
+    if "`" in sql:
+        return BadQuery("it has a backtick", "write names that need quotes in double quotes")
+    if re.search(r"%\(\w+\)s", sql):
+        return BadQuery("it has a placeholder, and nothing fills it in", "write the value")
+    for token in (*reversed(before[-3:]), *before[:1], *tokens[len(before) : len(before) + 1]):
+        word = token.text.lower()
+        close = [] if word in _KEYWORDS or not word.isalpha() else get_close_matches(word, _KEYWORDS, n=1, cutoff=0.7)
+        if close:
+            line = sql.count("\n", 0, token.start) + 1
+            column = token.start - (sql.rfind("\n", 0, token.start) + 1) + 1
+            where = f"column {column}" if line == 1 else f"line {line}, column {column}"
+            return BadQuery(f"{token.text!r} at {where} is not SQL", f"did you mean {close[0]}?")
+    if not error["end_context"].strip() and error["description"].startswith("Required"):
+        return BadQuery(f"it ends too early, at {error['highlight']!r}", "complete it")
+    return BadQuery(f"{error['highlight']!r} at line {error['line']}, column {error['col']} is not expected there")
 
 
 def read_document(path: Path) -> Mapping[str, Any]:
@@ -167,22 +247,11 @@ def read_document(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _check_prediction_id(bound: Bound) -> Iterator[Mistake]:
-    """Yield a mistake if it is constant. It is none of a run: a subject with one prediction is served well."""
-    expression = bound.prediction_id.expression
-    if not expression.columns | expression.metadata:
-        name = expression.sql.strip().strip("'")
-        remedy = "name the columns that tell them apart"
-        if name in bound.kinds:
-            remedy = f"did you mean the column, {name!r} without single quotes?"
-        message = f"{expression.sql} names no column: all predictions of a subject would have one item"
-        yield Mistake(f"{bound.dataset.name} prediction_id", message, remedy)
-
-
 def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     """Yield the values that have the right type and can't work."""
     source, served, tolerated = dataset.source, dataset.served, dataset.tolerated
     share = "give a share from 0 to 1"
+    century = timedelta(days=36_500)
     rules: list[tuple[str, object, bool, str]] = [  # place, value, whether it is right, remedy
         ("served.name", served.name, _is_routable(served.name), f"use {_NAME_HELP}, and not 'health'"),
         (
@@ -192,7 +261,9 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
             f"name one scope, as in {_scope(served)!r}",
         ),
         ("served.subject", served.subject, bool(served.subject), "name the claims of the token that make the subject"),
-        ("ttl", dataset.ttl, dataset.ttl >= timedelta(seconds=1), "set it above zero, e.g. timedelta(days=7)"),
+        ("ttl", dataset.ttl, dataset.ttl > timedelta(0), "set it above zero, e.g. timedelta(days=7)"),
+        ("ttl", dataset.ttl, not timedelta(0) < dataset.ttl < timedelta(seconds=1), "set it to a second or more"),
+        ("ttl", dataset.ttl, dataset.ttl <= century, "set it to a century at most, e.g. timedelta(days=7)"),
         ("unchanged_life", dataset.unchanged_life, 0 <= dataset.unchanged_life <= 1, share),
         ("tolerated.share", tolerated.share, 0 <= tolerated.share <= 1, share),
         ("tolerated.number", tolerated.number, (tolerated.number or 0) >= 0, "give a number from 0"),
@@ -202,16 +273,18 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
         aware = dataset.start.tzinfo is not None
         rules.append(("start", dataset.start, aware, "give it a time zone, as in datetime(2026, 1, 31, tzinfo=UTC)"))
     if source.marker is not None:
-        plain = bool(source.marker.strip()) and "/" not in source.marker
+        plain = bool(source.marker) and source.marker == source.marker.strip() and not _NO_NAME.search(source.marker)
         rules.append(("source.marker", source.marker, plain, "name the object without its folder, e.g. '_SUCCESS'"))
     for n, claim in enumerate(served.subject):
-        alone = bool(claim.strip()) and claim not in served.subject[:n]
+        alone = bool(claim) and claim == claim.strip() and claim.isprintable() and claim not in served.subject[:n]
         rules.append((f"served.subject[{n}]", claim, alone, "name each claim once, as the token spells it"))
-    rules += [(name_place("source.columns", each), each, bool(each.strip()), "name it") for each in dataset.columns]
+    for each, columns in (("source", source.columns), ("derive", dataset.derive.columns if dataset.derive else {})):
+        rules += [(name_place(f"{each}.columns", name), name, bool(name.strip()), "name it") for name in columns]
     for name, metadata in dataset.metadata.items():
         at = name_place("metadata", name)
         rules.append((at, name, bool(_METADATA_NAME.fullmatch(name)), "use letters, digits and _"))
-        rules.append((f"{at}.max_age", metadata.max_age, metadata.max_age >= timedelta(0), "use a positive time"))
+        plausible = timedelta(0) <= metadata.max_age <= century
+        rules.append((f"{at}.max_age", metadata.max_age, plausible, "use a positive time, of a century at most"))
     for place, value, right, remedy in rules:
         if not right:
             yield Mistake(f"{dataset.name} {place}", f"is {value!r}", remedy)
@@ -220,9 +293,14 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     if not isinstance(dataset.as_of, LastModified):
         yield from (Mistake(f"{dataset.name} as_of", *mistake) for mistake in find_mistakes(dataset.as_of))
     yield from _check_csv(f"{dataset.name} source", source)
+    yield from _check_options(f"{dataset.name} source", source)
+    if dataset.derive and (problem := _find_bad_step(dataset.derive.function)):
+        remedy = "write a plain function of one argument, the DataFrame, which it returns"
+        yield Mistake(f"{dataset.name} derive.function", problem, remedy)
     if problem := _find_prefix_problem(source.prefix):
-        steps = re.sub(r"^s3[an]?://[^/]*", "", source.prefix.strip(" *")).split("/")
-        better = "/".join(filter(None, steps)) or dataset.name
+        steps = re.sub(r"^[A-Za-z0-9]+:(//)?[^/]*", "", source.prefix).split("/")
+        usable = [step.strip(" *") for step in steps if not _NO_KEY.search(step.strip(" *"))]
+        better = "/".join(step for step in usable if step not in {"", ".", ".."})[:200] or dataset.name
         remedy = f"begin object keys without bucket and slash, and end with a slash; write e.g. {f'{better}/'!r}"
         yield Mistake(f"{dataset.name} source.prefix", problem, remedy)
 
@@ -242,9 +320,42 @@ def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
             continue
         if not re.fullmatch(r"(?![A-Za-z0-9\r\n])[\x01-\x7f]", character):
             remedy = "give one ASCII character that is no letter, digit or newline"
+            if character.lower() in {"tab", "\\t"}:
+                remedy += r', such as "\t" for a tab'
             yield Mistake(f"{place}.{each}", f"is {character!r}", remedy)
         elif each != "delimiter" and character == source.delimiter:
             yield Mistake(f"{place}.{each}", f"is {character!r}, as the delimiter", "give two different characters")
+
+
+def _check_options(place: str, source: Source) -> Iterator[Mistake]:
+    """Yield the options that the others leave without effect, and those that only Larder itself sets."""
+    if source.output == "partial":
+        for each, default in (("empty_snapshot", "refuse"), ("snapshot_files", "refuse")):
+            if getattr(source, each) != default:
+                yield Mistake(f"{place}.{each}", "is of snapshots, and the output is 'partial'", "leave it out")
+    elif source.marker is not None and source.snapshot_files != "refuse":
+        message = f"is of snapshots without a marker, and the marker is {source.marker!r}"
+        yield Mistake(f"{place}.snapshot_files", message, "leave it out")
+    if source.rejects_of is not None:
+        yield Mistake(f"{place}.rejects_of", "is set by a replay", "leave it out")
+    if source.format == "rejects":
+        message = "is 'rejects', the format of Larder's own files"
+        yield Mistake(
+            f"{place}.format", message, "write the format of the model's files; `enrich replay` reads rejects"
+        )
+
+
+def _find_bad_step(step: Callable[..., Any]) -> str | None:
+    """Return why a derive step can't be called with one DataFrame; None if it can, or does not show its arguments."""
+    if inspect.iscoroutinefunction(step) or inspect.isgeneratorfunction(step) or inspect.isclass(step):
+        return f"is {step!r}, which returns no DataFrame"
+    try:
+        inspect.signature(step).bind(None)
+    except TypeError as error:
+        return f"{getattr(step, '__name__', step)!r} can't be called with one argument: {error}"
+    except ValueError:  # of a function in C
+        return None
+    return None
 
 
 def _find_empty(place: str, body: Body) -> Iterator[tuple[str, str, str]]:
@@ -263,7 +374,10 @@ def _find_prefix_problem(prefix: str) -> str | None:
         return "is empty: every object of the bucket would belong to this dataset"
     if re.match(r"[A-Za-z0-9]+:", prefix):
         return f"is {prefix!r}, which has a bucket or a scheme in it"
-    if prefix.startswith("/") or "//" in prefix or prefix != prefix.strip() or _NO_KEY.search(prefix):
+    is_relative = bool({".", ".."} & set(prefix.split("/")))
+    if len(prefix.encode()) > _LONGEST_PREFIX:
+        return f"has {len(prefix.encode()):,} bytes, and an object key has 1,024 at most"
+    if prefix.startswith("/") or "//" in prefix or prefix != prefix.strip() or _NO_KEY.search(prefix) or is_relative:
         return f"is {prefix!r}, which no object key begins with"
     if not prefix.endswith("/"):
         return f"is {prefix!r}: other folders whose names begin like this would belong to this dataset, too"

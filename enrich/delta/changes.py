@@ -424,7 +424,7 @@ class Delta:
             chosen = """n.k1 is not null and (k."order" = '' or list_contains($by, k."order"))"""
             values = {"by": list(withdrawn.orders)}
         if withdrawn is not None and withdrawn.expires_at > now:
-            # Fingerprints that were lost may have told of them. A row may be rejected for a key that no item has.
+            # Fingerprints that were lost may have had them. A row may be rejected for a key that no item has.
             more = f"""
                 union all select k1, k2, pk, sk, $expires_at from {named} anti join {known} using (k1, k2)
                 where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from enrich.dataset.as_of import get_ahead
+from enrich.dataset.field_types import require_types
 from enrich.errors import Failed
 from enrich.intake.queue import enqueue_output
 from enrich.ledger.records import Run
@@ -36,8 +37,13 @@ class Swept(NamedTuple):
 
 
 def sweep(services: Services, dataset_name: str) -> Swept:
-    """Record every output under a dataset's prefix that has no run yet and would not be born expired."""
+    """Record every output under a dataset's prefix that has no run yet and would not be born expired.
+
+    Raises:
+        DatasetMistakes: a value of the dataset, such as its ttl, has another type than its hint.
+    """
     dataset = services.datasets[dataset_name]
+    require_types(dataset)
     oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl - get_ahead(dataset.as_of)
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)

@@ -25,7 +25,7 @@ def replay(services: Services, earlier: Run) -> Run:
         Failed: the earlier run took an output back.
     """
     if earlier.kind is Kind.REMOVAL:
-        raise Failed(f"run {earlier.run} took an output back; replay the run that it took back, {earlier.of_run}")
+        raise Failed(f"run {earlier.run} is a withdrawal; replay the run that it withdrew, {earlier.of_run}")
     return enqueue_again(services, repeat(earlier, Kind.REJECTS if earlier.kind is Kind.REJECTS else Kind.REPLAY))
 
 
@@ -38,7 +38,10 @@ def replay_rejects(services: Services, location: str) -> Run:
     found = _REJECTS.match(location)
     earlier = services.ledger.get_run(found[1], int(found[2])) if found else None
     if earlier is None or earlier.as_of_ms is None:
-        raise Failed(f"{location!r} is not the rejects folder of a run that got as far as being checked")
+        raise Failed(
+            f"{location!r} is not the rejects folder of a run; expected s3://{services.settings.bucket}/rejects/DATASET/"
+            "RUN/ with the run's eight digits, of a run that `python -m enrich status DATASET` shows with an as_of"
+        )
     prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
     again = replace(repeat(earlier, Kind.REJECTS), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
     return enqueue_again(services, again)
@@ -52,7 +55,10 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
     """
     done = newest_first(services.ledger.fetch_runs(dataset))
     if not done:
-        raise Failed(f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh")
+        raise Failed(
+            f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh; run one first: "
+            f"`python -m enrich sweep {dataset}`"
+        )
     return enqueue_again(services, replace(repeat(done[0], Kind.REFRESH), full=full))
 
 

@@ -49,7 +49,13 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
         before = convert()  # twice, since the step may change objects in place
         derived = step.function(convert())
     except Exception as error:
-        raise DeriveFailed(f"{dataset} derive: {type(error).__name__}: {error}") from error
+        step_name = getattr(step.function, "__name__", "the step")
+        raise DeriveFailed(
+            f"{dataset} derive: {step_name} raised {type(error).__name__}: {error}; fix the step, or the values it got"
+        ) from error
+    if not isinstance(derived, pd.DataFrame):
+        kind = type(derived).__name__
+        raise DeriveFailed(f"{dataset} derive: returned {kind}, expected a DataFrame; end the step with `return frame`")
     if len(derived) != table.num_rows:
         raise DeriveFailed(
             f"{dataset} derive: returned {len(derived)} rows, expected {table.num_rows}; return every row it received"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enrich.dataset.definition import Dataset
-from enrich.dataset.expressions import Mistake
+from enrich.dataset.mistakes import Mistake
 from enrich.dataset.validation import ToolMissing
 from enrich.openapi.paths import PATHS
 from enrich.openapi.schema import Schema, describe_body, find_unknown

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
 from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
-from enrich.dataset.expressions import suggest
 from enrich.dataset.json_sql import SqlType
+from enrich.dataset.mistakes import suggest
 from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.errors import first_line
 from enrich.read.csv_syntax import CsvSyntax
@@ -122,7 +122,7 @@ def _read_parquet(
                 yield at, _add_constants(taken, names, constants)
                 at += chunk.num_rows
         if at == before:
-            yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # tells how many rows were passed over
+            yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # shows how many rows were passed over
     except pa.ArrowNotImplementedError as error:
         raise BadOutput(f"{part.name}: pyarrow can't read it ({first_line(error)}); write plainer types") from error
     except (pa.ArrowException, OSError) as error:
@@ -141,7 +141,7 @@ def _measure_repeated(once: pq.ParquetFile, group: int, texts: list[str]) -> int
     chosen, bound = [], 0
     for n in range(stored.num_columns):
         column = stored.column(n)
-        # a writer that fills its dictionary goes on with plain values, which are as large in the file as in memory
+        # a writer that fills its dictionary continues with plain values, which are as large in the file as in memory
         limit = MAX_DICTIONARY + 4 * column.num_values
         size = column.total_uncompressed_size
         if column.path_in_schema in texts and column.has_dictionary_page and size <= limit:
@@ -177,7 +177,7 @@ def _halve(chunk: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def _read_csv(
     part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Give chunks with their first row in the part; all of it is read, since only reading tells where a row begins."""
+    """Give chunks with their first row in the part; all of it is read, since only reading shows where a row begins."""
     constants: dict[str, str] = {}
 
     def choose(first: list[str]) -> tuple[list[str], list[str]]:
@@ -248,7 +248,7 @@ def _cut(
 ) -> Iterator[pa.RecordBatch]:
     """Cut batches, the first of which begins at row `at`, at multiples of `chunk_rows`, or after `most` batches.
 
-    So chunks begin and end at the same rows wherever a run goes on from; its rejects are named by them.
+    So chunks begin and end at the same rows wherever a run continues from; its rejects are named by them.
     """
     held: list[pa.RecordBatch] = []
     room = chunk_rows - at % chunk_rows
@@ -287,7 +287,10 @@ def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[st
             if name not in constants:
                 chosen[name] = _choose_type(con, part, schema.field(name), declared, kind)
             elif coerce_text("x", kind) is None:
-                raise BadOutput(f"{part.name}: column {name!r} stands in the object key and can't be {declared}")
+                raise BadOutput(
+                    f"{part.name}: column {name!r} is text in the object key and can't become {declared}; "
+                    "declare it varchar and cast it in the expressions"
+                )
     return chosen, constants
 
 

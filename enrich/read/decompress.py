@@ -22,7 +22,7 @@ _MAX_BLOCK = 64 * 1024 * 1024  # no block of snappy may say that it holds more; 
 
 
 class Damaged(ValueError):
-    """The compressed stream breaks off or is not what it seems."""
+    """The compressed stream is cut off, or is not what its name or first bytes say; the message has the remedy."""
 
 
 def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
@@ -48,7 +48,7 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
     codec = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
     for suffix in (".gz", ".zst", ".zstd"):
         if codec is None and name.endswith(suffix):
-            raise Damaged(f"it is named {suffix} and is not compressed so; take the suffix off, or compress it")
+            raise Damaged(f"its name ends with {suffix} and it is not compressed so; remove the suffix, or compress it")
     return _read_stream(file, codec, block_size)
 
 
@@ -72,7 +72,7 @@ def _read_stream(file: Any, codec: str | None, block_size: int) -> Iterator[byte
         try:
             block = stream.read(block_size)
         except (pa.ArrowException, OSError) as error:
-            raise Damaged(str(error)) from error
+            raise Damaged(f"its compression is damaged ({error}); write it again") from error
         if not block:
             return
         yield block
@@ -99,7 +99,7 @@ def _read_framed(file: Any) -> Iterator[bytes]:
         elif kind == 0x01:
             yield content[4:]
         elif 0x02 <= kind <= 0x7F:
-            raise Damaged(f"it has a chunk of unknown kind {kind:#x}")
+            raise Damaged(f"it has a chunk of unknown kind {kind:#x}; write it again, or compress it with gzip")
 
 
 def _read_hadoop(file: Any) -> Iterator[bytes]:
@@ -127,7 +127,7 @@ def _decompress(block: bytes) -> bytes:
     try:
         return bytes(pa.Codec("snappy").decompress(block, decompressed_size=length, asbytes=True))
     except (pa.ArrowException, OSError) as error:
-        raise Damaged(str(error)) from error
+        raise Damaged(f"its compression is damaged ({error}); write it again") from error
 
 
 def _exactly(file: Any, length: int) -> bytes:
@@ -135,5 +135,5 @@ def _exactly(file: Any, length: int) -> bytes:
         raise Damaged("a block says that it is longer than 64 MB; a bare snappy block can't be read, frame it")
     content = file.read(length)
     if len(content) < length:
-        raise Damaged("it breaks off")
+        raise Damaged("it ends in the middle of a block; write it again")
     return bytes(content)

@@ -89,7 +89,7 @@ def _refused(error: ClientError) -> Exception:
 
 
 def digest_sql(sql: str) -> str:
-    """Digest a query, to tell whether rows that were fetched earlier are an answer to it."""
+    """Digest a query, to find out whether rows that were fetched earlier are an answer to it."""
     return hashlib.sha256(sql.encode()).hexdigest()[:16]
 
 

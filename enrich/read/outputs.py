@@ -33,7 +33,7 @@ _LEFTOVER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What the model wrote in one go, as it lies on S3 now."""
+    """What the model wrote in one go, as it is on S3 now."""
 
     dataset: str
     bucket: str

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.field_types import require_types
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, RenderFailed

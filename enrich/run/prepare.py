@@ -1,4 +1,4 @@
-"""The first stages of a run: pin what it reads, have its metadata, tell its order. I/O on S3 and Athena."""
+"""The first stages of a run: pin what it reads, fetch its metadata, set its order. I/O on S3 and Athena."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def set_order(context: RunContext) -> None:
             "are, set `ahead` in the dataset's as_of; if it is a local date, set `zone`"
         )
     if as_of.timestamp() < 0:
-        raise Failed(f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of} is before 1970")
+        raise Failed(
+            f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of.isoformat()} is before 1970; "
+            "write it again with the right as_of"
+        )
     _check_only_file(context, as_of)
     context.save(
         replace(

@@ -64,7 +64,7 @@ def run_statement(
         except duckdb.InterruptException:
             raise
         except duckdb.Error as error:
-            raise QueryFailedError(_reason(error)) from error
+            raise QueryFailedError(_reason(error, statement)) from error
 
 
 def _output_sql(connection: duckdb.DuckDBPyConnection, statement: Statement) -> str:
@@ -91,7 +91,7 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _reason(error: duckdb.Error) -> str:
+def _reason(error: duckdb.Error, statement: Statement) -> str:
     """Return Athena's error code, followed by DuckDB's message."""
     said = str(error).split("\n\n")[0].replace("\n", " ").strip()
     if "Division by zero" in said:
@@ -104,10 +104,13 @@ def _reason(error: duckdb.Error) -> str:
         return f"PERMISSION_DENIED: {said}"
     if match := re.search(r'Referenced column "(.*?)" (?:not found|was not found)', said):
         return f"COLUMN_NOT_FOUND: Column '{match[1]}' cannot be resolved or requester is not authorized"
-    if match := re.search(r"Function with name (\S+) does not exist", said):
-        if match[1].lower() in ATHENA_FUNCTIONS:
+    if match := re.search(r'Function with name "?(\w+)"? (?:does not exist|is not in the catalog)', said):
+        # What Athena lacks was refused before. Some functions were given another name, that of DuckDB or of a guess.
+        own = match[1].lower() in ATHENA_FUNCTIONS
+        if own or statement.functions:
+            name = match[1] if own else " or ".join(dict.fromkeys(statement.functions))
             return (
-                f"NOT_SUPPORTED: Athena has the function '{match[1]}', only the local Athena does not: it runs DuckDB; "
+                f"NOT_SUPPORTED: Athena has the function '{name}', only the local Athena does not: it runs DuckDB; "
                 "use another function on the laptop, or add a macro to infra/local/athena/functions.py"
             )
         return f"FUNCTION_NOT_FOUND: Function '{match[1]}' not registered"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import sqlglot
 from sqlglot import exp
@@ -11,11 +13,13 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import traverse_scope
 
 from infra.local.athena.errors import InvalidRequestError, QueryFailedError
+from infra.local.athena.functions import ATHENA_FUNCTIONS
 
 DIALECT = "athena"
 DEFAULT_CATALOG = "awsdatacatalog"
 UNNAMED = "(unnamed)"
 SUPPORTED_UNLOAD = {"format", "compression"}
+_BEFORE_AN_ALIAS = {"ALIAS", "WITH", "RECURSIVE", "VAR", "R_PAREN", "IDENTIFIER", "ORDINALITY"}
 CODECS = {"gzip": "gzip", "snappy": "snappy", "zstd": "zstd", "lz4": "lz4", "none": "none"}
 
 _UNLOAD = re.compile(
@@ -48,6 +52,7 @@ class Statement:
     duckdb_sql: str
     tables: tuple[TableName, ...]
     unload: Unload | None
+    functions: tuple[str, ...] = ()  # those it calls, as it spells them
 
 
 def parse_statement(sql: str, database: str) -> Statement:
@@ -66,8 +71,40 @@ def parse_statement(sql: str, database: str) -> Statement:
         sql, unload = _parse_unload(sql)
     query = _parse_query(sql)
     tables = _find_tables(query, database)
+    functions = tuple(_find_functions(sql))
+    for name in functions:
+        if name.lower() not in ATHENA_FUNCTIONS:  # DuckDB may have it: the query would run here and fail on AWS
+            close = get_close_matches(name.lower(), ATHENA_FUNCTIONS, n=1, cutoff=0.8)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise QueryFailedError(f"FUNCTION_NOT_FOUND: Function '{name}' not registered{hint}")
     _mark_unnamed(query)
-    return Statement(query.sql(dialect="duckdb"), tables, unload)
+    return Statement(query.sql(dialect="duckdb"), tables, unload, functions)
+
+
+def _find_functions(sql: str) -> Iterator[str]:
+    """Yield the names of the functions that a statement calls, as it spells them: parsed, some have DuckDB's name.
+
+    A name before a parenthesis can also be an alias with a list of columns: `t(a, b)`, `with t(a, b) as (...)`.
+    """
+    tokens = sqlglot.tokenize(sql, dialect=DIALECT)
+    kinds = [token.token_type.name for token in tokens]
+    for at, token in enumerate(tokens[:-1]):
+        if kinds[at] != "VAR" or kinds[at + 1] != "L_PAREN":
+            continue
+        before = kinds[at - 1] if at else ""
+        if before in _BEFORE_AN_ALIAS or (before == "COMMA" and _is_common_table(kinds, at + 1)):
+            continue
+        yield token.text
+
+
+def _is_common_table(kinds: Sequence[str], opening: int) -> bool:
+    """Return whether the list in the parentheses from `opening` on is followed by AS and a query."""
+    depth = 0
+    for at in range(opening, len(kinds)):
+        depth += (kinds[at] == "L_PAREN") - (kinds[at] == "R_PAREN")
+        if depth == 0:
+            return list(kinds[at + 1 : at + 3]) == ["ALIAS", "L_PAREN"]
+    return False
 
 
 def _parse_query(sql: str) -> exp.Query:

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from enrich.dataset.as_of import BadAsOf, parse_as_of
@@ -19,8 +21,8 @@ from enrich.dataset.definition import (
     Metadata,
     Tolerated,
 )
-from enrich.dataset.expressions import DatasetMistakes
 from enrich.dataset.field_types import find_type_mistakes, require_types
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_dataset, check_datasets, parse_query
 from enrich.datasets import load_datasets
 
@@ -129,7 +131,40 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (column("map(varchar, struct(Group integer))"), "columns.X", 'as in map(varchar, struct("Group" integer))'),
     (body("order"), "body.x", "'order': a reserved word needs double quotes, as in \"order\""),
     (body("{end: flight, to: flight}"), "body.x", 'as in {"end": flight, "to": flight}'),
-    (body("case when flight > 1 then 2"), "body.x", "a name that is an SQL keyword needs double quotes"),
+    (body("case when flight > 1 then 2"), "body.x", "it ends too early; complete it"),
+    (body("flight AND NOT"), "body.x", "it ends too early"),
+    (
+        body("flight + / 2"),
+        "body.x",
+        'syntax error at or near "/"; fix it; a name that is an SQL keyword needs double quotes',
+    ),
+    (body("flight / 60 AS hours"), "body.x", "it has an alias, hours; leave AS hours out: its place gives it a name"),
+    (body("flight;"), "body.x", "it ends with a semicolon; leave it out"),
+    (body("-- nothing"), "body.x", "is empty; write an expression"),
+    (body("/* no\nthing */ "), "body.x", "is empty; write an expression"),
+    (body("unnest([flight, 2])"), "body.x", "unnest() makes several rows of one; keep the list"),
+    (body("generate_subscripts([1], 1)"), "body.x", "makes several rows of one"),
+    (body("current_timestamp"), "body.x", "there is no column 'current_timestamp'; SQL's own depends on the session"),
+    (body("date_format(flight_date, '%Y')"), "body.x", "expressions are DuckDB SQL: write e.g. strftime("),
+    (body("nvl(origin, 'x')"), "body.x", "write e.g. coalesce(x, y)"),
+    (body("strlenn(origin)"), "body.x", "with name strlenn does not exist; did you mean strlen?"),
+    (body("xyzzy(origin)"), "body.x", "expressions are DuckDB SQL: use one of its functions"),
+    (body("origin::float32"), "body.x", "Type with name float32 does not exist; did you mean float?"),
+    (body("left(flight, 'x')"), "body.x", "cast its arguments, as in left("),
+    (
+        body("flight + origin"),
+        "body.x",
+        "'+(INTEGER, VARCHAR)'. You might need to add explicit type casts.; cast one of",
+    ),
+    (body("origin.name"), "body.x", "origin is a column; did you mean origins.name?"),
+    ({"subject": {"carrier": "'carrier'"}}, "subject.carrier", "did you mean the column, 'carrier' without single"),
+    ({"body": {"\ud800": "flight"}}, 'body."\\ud800"', "has half of a surrogate pair; write the whole character"),
+    ({"body": {"x": "'\udfff'"}}, "body.x", "has half of a surrogate pair"),
+    (metadata("x", "select a from b", "origin,dest"), "metadata.x.on", "'origin,dest'; write ['origin', 'dest']"),
+    (metadata("x", "select a from b", "dest = a"), "metadata.x.on", "there is no column 'a'"),
+    (metadata("x", "select dest from b", "dest = dest"), "metadata.x.on", "write {'dest': 'dest'}"),
+    (metadata("x", "select a from b", "orign"), "metadata.x.on", "there is no column 'orign'; did you mean 'origin'?"),
+    (metadata("x", "select a from b", [""]), "metadata.x.on", "is empty; write an expression"),
     (
         {"source": replace(SOURCE, format="csv", columns={**SOURCE.columns, "l": "integer[]"})},
         "columns.l",
@@ -169,10 +204,37 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
             "": "must be one SELECT",
             "-- nothing": "must be one SELECT",
             "select 'a from b": "is not one Athena query",
-            "select a, c as A from b": "two of its columns have the name 'a'",
+            "select a, c as A from b": "two of its columns have the name 'a'; rename one: ... as a_2",
+            "slect a from b": "'slect' at column 1 is not SQL; did you mean select?",
+            "select a\nfrm b": "'frm' at line 2, column 1 is not SQL; did you mean from?",
+            "select a from b wher a > 1": "'wher' at column 17 is not SQL; did you mean where?",
+            "select a from b where": "it ends too early, at 'where'; complete it",
+            "select a b c from d": "'c' at line 1, column 12 is not expected there",
+            "select a from `b`": "it has a backtick; write names that need quotes in double quotes",
+            "select a, from b": "it has a comma before the end of a list; remove the comma",
+            "select a from b where d = '{day}' and e = {day}": "it has a placeholder, and nothing fills it in",
+            "select a from b where d = ?": "it has a placeholder",
+            "select a from b where d = :day": "it has a placeholder",
+            "select a from b where d = %(day)s": "it has a placeholder",
+            "select a from 's3://x/y.parquet'": "it reads 's3://x/y.parquet', and Athena reads tables of its catalog",
+            "select a from read_csv('x')": "Athena reads tables of its catalog only; make a table of it",
+            "select a, upper(c) from b": "its column 2, UPPER(c), has no name; name it: ... as NAME",
+            "select a from b union select a, c from d": "one side of its UNION has 1 columns, the other 2",
+            "select": "it selects no column",
+            "show tables": "must be one SELECT",
         }.items()
     ),
 ]
+
+
+async def answer_later(frame: Any) -> Any:
+    """Return what must be awaited."""
+    return frame
+
+
+def yield_frames(frame: Any) -> Any:
+    """Yield instead of returning."""
+    yield frame
 
 
 def build(kind: Any, *values: Any, **members: Any) -> Any:
@@ -210,7 +272,32 @@ WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
     (source(prefix=None), "source.prefix", "is None, of type NoneType; expected a text"),
     (source(marker=True), "source.marker", "is True, of type bool; expected a text or None"),
     (source(columns=["carrier"]), "source.columns", "is ['carrier'], of type list; expected a mapping"),
-    (source(columns={"a": str}), "source.columns.a", "is <class 'str'>, of type type; expected a text"),
+    (
+        source(columns={"a": str}),
+        "source.columns.a",
+        "is <class 'str'>, of type type; expected a text; did you mean varchar?",
+    ),
+    (source(columns={"a": float}), "source.columns.a", "did you mean double?"),
+    (source(columns={"a": np.dtype("float32")}), "source.columns.a", "did you mean float?"),
+    (source(columns={"a": pa.list_(pa.int64())}), "source.columns.a", "did you mean bigint[]?"),
+    (
+        source(columns={"a": None}),
+        "source.columns.a",
+        "is None, of type NoneType; expected a text; write a DuckDB type",
+    ),
+    (source(columns=None), "source.columns", "expected a mapping; write e.g. {'name': 'varchar'}"),
+    (source(snapshot_files=None), "source.snapshot_files", "expected one of 'refuse', 'each'"),
+    (source(empty_snapshot="remove_all"), "source.empty_snapshot", "did you mean 'remove-all'?"),
+    (source(prefix=b"x/"), "source.prefix", "is b'x/', of type bytes; expected a text; write it in quotes"),
+    ({"equal_rows": "Once"}, "equal_rows", "is 'Once'; did you mean 'once'?"),
+    ({"ttl": np.timedelta64(7, "D")}, "ttl", "of type timedelta64; expected a timedelta"),
+    ({"as_of": "LastModified"}, "as_of", "write LastModified()"),
+    ({"as_of": build(FromKey, "{}", zone=UTC)}, "as_of.zone", "of type timezone; expected a text"),
+    ({"as_of": build(FromKey, "{}", ahead=1)}, "as_of.ahead", "is 1, of type int; expected a timedelta"),
+    ({"as_of": build(FromColumn, "flight_date", zone=None)}, "as_of.zone", "is None"),
+    ({"tolerated": Tolerated}, "tolerated", "expected Tolerated; write Tolerated(...)"),
+    ({"metadata": None}, "metadata", "expected a mapping; write e.g. {'name': Metadata(...)}"),
+    ({"body": {"x": [{"y": "flight"}]}}, "body.x", 'write a list as one expression, e.g. "[a, b]"'),
     (source(columns={1: "date"}), "source.columns.1", 'is 1, of type int; expected a text; write "1"'),
     (airlines(missing="ignore"), "metadata.airlines.missing", "is 'ignore'; known are fail, null, reject"),
     (airlines(missing=None), "metadata.airlines.missing", "expected one of 'reject', 'null', 'fail'"),
@@ -281,10 +368,50 @@ WRONG_VALUES: list[tuple[dict[str, Any], str, str]] = [
             "s3://bucket/x/": "has a bucket or a scheme in it",
             "s3://bucket/x": "write e.g. 'x/'",
             "s3a://bucket/": "write e.g. 'flight-delays/'",
+            "arn:aws:s3:::bucket/x/": "which has a bucket or a scheme in it; begin object keys without bucket and",
+            "gs://bucket/x/y/": "write e.g. 'x/y/'",
+            "https://bucket.s3.amazonaws.com/x/": "write e.g. 'x/'",
+            "./x/": "write e.g. 'x/'",
+            "x/../y/": "no object key begins with",
+            "day={}/x/": "write e.g. 'x/'",
+            "x" * 1_000 + "/": "has 1,001 bytes, and an object key has 1,024 at most",
         }.items()
     ),
     (source(marker=""), "source.marker", "name the object without its folder"),
-    (source(marker="x/_SUCCESS"), "source.marker", "name the object without its folder"),
+    *(
+        (source(marker=marker), "source.marker", "name the object without its folder, e.g. '_SUCCESS'")
+        for marker in ("x/_SUCCESS", "_SUCCESS/", "*", "part-*", " _SUCCESS", "_{}")
+    ),
+    (source(columns={}), "source.columns", "is empty: expressions would have no column to name"),
+    (source(format="rejects"), "source.format", "write the format of the model's files"),
+    (source(rejects_of="csv"), "source.rejects_of", "is set by a replay; leave it out"),
+    (source(empty_snapshot="remove-all"), "source.empty_snapshot", "is of snapshots, and the output is 'partial'"),
+    (source(snapshot_files="each"), "source.snapshot_files", "is of snapshots, and the output is 'partial'"),
+    (
+        source(output="snapshot", marker="_DONE", snapshot_files="each"),
+        "source.snapshot_files",
+        "is of snapshots without a marker, and the marker is '_DONE'; leave it out",
+    ),
+    *(
+        ({**served(subject=(claim,)), "subject": {claim: "carrier"}}, "served.subject[0]", "as the token spells it")
+        for claim in ("carrier ", "car\u200brier", "a\tb")
+    ),
+    (airlines(max_age=timedelta.max), "metadata.airlines.max_age", "of a century at most"),
+    (metadata("x" * 200, "select a from b", {"dest": "a"}), f"metadata.{'x' * 200}", "use letters, digits and _"),
+    ({"ttl": timedelta(milliseconds=5)}, "ttl", "set it to a second or more"),
+    ({"ttl": timedelta.max}, "ttl", "set it to a century at most"),
+    *(
+        ({"derive": build(Derive, step, {"x": "date"})}, "derive.function", message)
+        for step, message in (
+            (lambda: None, "'<lambda>' can't be called with one argument: too many positional arguments"),
+            (lambda frame, other: frame, "missing a required argument: 'other'"),
+            (lambda *, frame: frame, "write a plain function of one argument, the DataFrame, which it returns"),
+            (answer_later, "which returns no DataFrame"),
+            (yield_frames, "which returns no DataFrame"),
+            (dict, "which returns no DataFrame"),
+        )
+    ),
+    ({"derive": Derive(len, {"": "date"})}, 'derive.columns.""', "name it"),
     (source(columns={**SOURCE.columns, " ": "date"}), 'source.columns." "', "name it"),
     *(
         (served(name=name), "served.name", "use 1 to 64 ASCII")
@@ -357,6 +484,17 @@ MISTAKES += [
     for text in ("", "<U5", "xyz", "3")
 ]
 MISTAKES += [
+    (column(declared), "columns.X", f"{declared!r} {message}")
+    for declared, message in {
+        "decimal(40, 2)": "is not a DuckDB type: DECIMAL type width must be between 1 and 38; write a DuckDB type",
+        "map": 'is not a DuckDB type: Type "MAP" requires type parameters; write a DuckDB type',
+        "struct(a integer, A date)": "is not a DuckDB type: Duplicate type parameter A",
+        "struct": "has no values; write its type, such as varchar or struct(a integer)",
+        "null": "has no values; write its type",
+        '"null"': "has no values; write its type",
+    }.items()
+]
+MISTAKES += [
     ({"as_of": FromKey("YYYY/MM/DD")}, "as_of", "write e.g. scored={} or year={year}/month={month}/day={day}"),
     ({"as_of": FromKey("dt={}/{}")}, "as_of", "has a placeholder twice"),
     ({"as_of": FromKey("dt={date}")}, "as_of", "'dt={date}' has {date}, and known are {}, {year}, {month}, {day}"),
@@ -372,6 +510,10 @@ MISTAKES += [
     ),
     ({"as_of": FromColumn("flight_date", zone="../x")}, "as_of", "is no time zone"),
     ({"as_of": FromKey("dt={}", ahead=timedelta(days=-1))}, "as_of", "ahead is -1 day"),
+    ({"as_of": FromKey("dt={}", ahead=timedelta.max)}, "as_of", "ahead is 999999999 days"),
+    ({"as_of": FromKey("dt={}", zone="europe/berlin")}, "as_of", "is no time zone; did you mean 'Europe/Berlin'?"),
+    ({"as_of": FromKey("s3://bucket/dt={}")}, "as_of", "has a bucket or an empty segment"),
+    ({"as_of": FromKey("%Y-%m-%d")}, "as_of", "needs one {}, or {year}"),
 ]
 
 

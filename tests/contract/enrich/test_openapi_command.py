@@ -15,7 +15,7 @@ import yaml
 from openapi_schema_validator import OAS30Validator
 
 from enrich.dataset.definition import Dataset, FromKey, Member, Metadata, Source
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import load_datasets
 from enrich.join.engine import Engine
 from enrich.openapi.document import build_document

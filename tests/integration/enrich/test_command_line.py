@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,82 @@ def test_the_rejects_of_a_run_are_replayed(shop: Any, enrich: Any) -> None:
     code, _, error = enrich("replay", "stock", f"s3://{shop.settings.bucket}/rejects/stock/00000001/")
     assert code == FAILED
     assert "1 of 1 predictions" in error
+
+
+class Terminal(io.StringIO):
+    """Standard input of an operator who answers."""
+
+    def isatty(self) -> bool:
+        """Return that somebody can answer."""
+        return True
+
+
+def test_withdraw_shows_what_it_does_and_asks(shop: Any, enrich: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--dry-run writes nothing; on a terminal only a plain yes withdraws, and --yes does not ask."""
+    enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
+    bad = put(shop, {"shop": ["x"], "sku": ["b"], "units": [2.0]}, "bad.parquet")
+    enrich("run", bad)
+    before = shop.items(), enrich("status", "--json")[1]
+
+    code, planned, error = enrich("withdraw", "stock", "2", "--dry-run", "--json")
+    assert code == DONE
+    assert sorted(run["kind"] for run in planned) == ["removal", "restore"]
+    assert re.search(r"a withdrawal would execute these runs, with \d+ write units; nothing was written\n$", error)
+    for answer in ("n\n", "\n", "yesterday\n", ""):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        code, out, error = enrich("withdraw", "stock", "2")
+        assert (code, out) == (FAILED, "")
+        assert f"stock: withdraws {bad} with its runs 2, runs 1 other live outputs again (oldest first" in error
+        assert error.endswith("Withdraw it? [y/N] nothing was withdrawn\n")
+    assert (shop.items(), enrich("status", "--json")[1]) == before
+
+    monkeypatch.setattr("sys.stdin", Terminal("Y\n"))
+    code, queued, error = enrich("withdraw", "stock", "2", "--json")
+    assert (code, {run["state"] for run in queued}) == (DONE, {"done"})
+    assert "Withdraw it?" in error
+    assert {key[1]: body is not None for key, body in shop.items().items()} == {"a": True, "b": False}
+    code, _, error = enrich("withdraw", "stock", "2")
+    assert code == FAILED
+    assert re.search("run 2 of stock is withdrawn already, by run [0-9]+; `python -m enrich status stock`", error)
+    assert "[y/N]" not in error
+
+    enrich("replay", "stock", "2")
+    newest = str(max(run["run"] for run in enrich("status", "--json")[1]["stock"]["runs"]))
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    code, _, error = enrich("withdraw", "stock", newest, "--yes")
+    assert code == DONE
+    assert "[y/N]" not in error
+    assert {key[1]: body is not None for key, body in shop.items().items()} == {"a": True, "b": False}
+
+
+def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: Any) -> None:
+    """`run` of a closed output says what ended; `sweep` without work is one line; `status` of a run has no Python."""
+    output = put(shop, {"shop": ["x", "x"], "sku": ["a", "q"], "units": [1.0, 1.0]})
+    enrich("run", output)
+    code, table, error = enrich("run", output)
+    assert code == DONE
+    assert "1" in table
+    again = "`python -m enrich replay stock 1` runs it again"
+    assert error == f"run 1 of this output ended before as done, and nothing was run now; {again}\n"
+    assert enrich("sweep", "stock")[1] == "stock: no output without a run, and no pending run; nothing to do\n"
+    whole = enrich("status", "stock", "1")[1]
+    assert not re.search(r"None|True|False|[{}\[\]']|1970", whole), whole
+    assert re.search(r"^counts +1 written, 1 rejected, 2 read$", whole, re.MULTILINE), whole
+    code, plan, _ = enrich("plan", output)
+    assert (code, plan) == (
+        DONE,
+        f"{output}, dataset stock: run 1 of it is closed already (done); running it again does nothing\n",
+    )
+
+    bad = put(shop, b"no", "bad.parquet")
+    code, plan, _ = enrich("plan", bad)
+    assert code == FAILED
+    assert f"{bad}, dataset stock: the run would end as failed: " in plan
+    first = enrich("run", bad)[2]
+    code, _, error = enrich("run", bad)
+    assert code == FAILED
+    assert error.startswith(f"run 2 of this output ended before as failed, and nothing was run now: {first.strip()}")
+    assert error.endswith("After a fix `python -m enrich replay stock 2` runs it again.\n")
 
 
 def test_words_that_are_off_end_with_2(enrich: Any) -> None:

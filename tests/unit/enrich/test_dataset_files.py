@@ -23,7 +23,7 @@ WRONG = [
     ("a.py", "x = (\n", "a.py:1: '(' was never closed"),
     ("a.py", "\nimport no_such_module\n", "a.py:2: there is no module 'no_such_module'; install it"),
     ("a.py", "\n\n1 / 0\n", "a.py:3: ZeroDivisionError: division by zero"),
-    ("a.py", "from enrich.datasets import Source\nSource(prefx='a')\n", "a.py:2: TypeError"),
+    ("a.py", "from enrich.datasets import Source\nSource(prefx='a')\n", "a.py:2: Source has no argument 'prefx'"),
     ("a.py", "x = 1\n", "a.py: defines no Dataset; expected one"),
     ("a.py", GOOD.format(name="a") + GOOD.format(name="b"), "a.py: defines 2 datasets"),
     ("a-b.py", GOOD.format(name="a"), "a-b.py: the name is no Python module's; rename it"),

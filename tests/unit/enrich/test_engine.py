@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich.dataset.definition import Body, Dataset, FromColumn, LastModified, Metadata, Source
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.join import engine as engine_module
 from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge, RenderFailed
 from serve.access import build_partition

@@ -385,9 +385,9 @@ def test_a_byte_that_is_not_utf_8_in_a_column_that_is_ignored_rejects_nothing(tm
         ("csv", "a.csv.gz", CSV.encode(), "not compressed so"),
         ("jsonl", "a.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)[:-20], "a.jsonl.gz"),
         ("jsonl", "a.jsonl.zst", zstd(JSONL.encode())[:-20], "a.jsonl.zst"),
-        ("jsonl", "a.snappy", hadoop_snappy(JSONL.encode())[:-5], "breaks off"),
+        ("jsonl", "a.snappy", hadoop_snappy(JSONL.encode())[:-5], "ends in the middle of a block; write it again"),
         ("jsonl", "a.snappy", bytes(pa.Codec("snappy").compress(JSONL.encode() * 9, asbytes=True)), "bare snappy"),
-        ("jsonl", "a.sz", framed_snappy(JSONL.encode())[:-5], "breaks off"),
+        ("jsonl", "a.sz", framed_snappy(JSONL.encode())[:-5], "ends in the middle of a block; write it again"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
