@@ -14,7 +14,7 @@ import pytest
 
 from serve.access import parse_scopes
 from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
-from serve.web.negotiate import is_fresh
+from serve.web.negotiate import build_etag, is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
 from serve.web.route import PageQuery
@@ -211,6 +211,14 @@ def test_each_coding_has_its_own_strong_etag() -> None:
     assert re.fullmatch(r'"[0-9a-f]{32}"', plain)
     assert app.call(ONE, TOKEN).headers["etag"] == plain
     assert app.call("/v1/flight-delays/b", TOKEN).headers["etag"] != plain
+
+
+def test_a_tag_is_of_every_byte() -> None:
+    """One more blank, or another byte at any place, is another tag: 32 characters within quotes."""
+    bodies = [b"{}", b" {}", b"{} ", b"{}\n", b"{ }", b"", b"{}" * 5000, b"{}" * 5000 + b"x", b"x" + b"{}" * 5000]
+    tags = {build_etag(body) for body in bodies}
+    assert len(tags) == len(bodies)
+    assert all(re.fullmatch('"[0-9a-f]{32}"', tag) for tag in tags)
 
 
 @pytest.mark.parametrize("form", FORMS)
