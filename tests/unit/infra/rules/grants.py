@@ -109,6 +109,13 @@ ALIASES = {  # an operation whose IAM action has another name
     "s3:DeleteObjects": "s3:DeleteObject",
     "dynamodb:TransactWriteItems": "dynamodb:PutItem",
 }
+COMMAND_LINE = {
+    "plan",
+    "commands",
+    "cli",
+    "__main__.py",
+    "dev",
+}  # runs with the operator's permissions, not with the function's
 VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 
 
@@ -116,7 +123,7 @@ VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 def find_called(place: str) -> frozenset[str]:
     """Find the IAM actions of the operations that some code calls, by method (`get_item`) or by name (`"GetItem"`)."""
     path = ROOT / place
-    files = [path] if path.suffix else [one for one in path.rglob("*.py") if "dev" not in one.parts]
+    files = [path] if path.suffix else [one for one in path.rglob("*.py") if not COMMAND_LINE & set(one.parts)]
     text = "\n".join(one.read_text() for one in files)
     called = set()
     for service in SERVICES:
