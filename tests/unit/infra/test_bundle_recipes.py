@@ -116,7 +116,7 @@ def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     for line, message in (
         ("other==1.0", "Hashes are required in --require-hashes mode"),
-        (f"thing==1.0 --hash=sha256:{digest}", "No matching distribution found"),
+        (f"thing==1.0 --hash=sha256:{digest}", "No matching distribution found for thing==1.0"),
     ):
         (tmp_path / "requirements.txt").write_text(line + "\n")
         with pytest.raises(BundleError, match=message) as raised:

@@ -33,7 +33,7 @@ class Stack:
     def __init__(self, template: Template, given: Mapping[str, str]) -> None:
         self._template = template
         defaults = {name: str(one["Default"]) for name, one in template["Parameters"].items()}
-        self._values: dict[str, Any] = defaults | dict(given) | PSEUDO
+        self._values: dict[str, Any] = {**defaults, **PSEUDO, **given}
 
     def holds(self, condition: Any) -> bool:
         """Evaluate a condition, given by its name or in full."""

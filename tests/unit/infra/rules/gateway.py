@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from infra.gateway import build_gateway
 from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, default, get
 
@@ -24,6 +25,9 @@ def stage_is_safe(template: Template) -> Iterator[str]:
             yield f"Api: has no {bound}"
     if not api.get("OpenApiVersion"):
         yield "Api: without OpenApiVersion SAM adds a stage named Stage"
+    if "Fn::If" in json.dumps(build_gateway()) and api.get("AlwaysDeploy") is not True:
+        # SAM deploys for another text of the document, in which parameters are not resolved.
+        yield "Api: a parameter that the document depends on (ApiKeys) would not reach the stage"
     if api.get("BinaryMediaTypes") != ["*~1*"]:
         yield "Api: API Gateway would decode a gzip body as text"
     if "CacheClusterEnabled" in api or "CachingEnabled" in settings:

@@ -20,7 +20,7 @@ from infra.translate import ROOT, Template
 from serve.settings import parse_settings
 from tests.unit.infra.rules.evaluate import ACCOUNT, HERE, REGION, Stack
 from tests.unit.infra.rules.permissions import WITHOUT_RESOURCES
-from tests.unit.infra.rules.template import Rule, functions, listed, statements
+from tests.unit.infra.rules.template import Rule, by_type, functions, listed
 
 LAKE = "444455556666"
 KEY = f"arn:aws:kms:{HERE}:key/{{}}"
@@ -109,6 +109,13 @@ ALIASES = {  # an operation whose IAM action has another name
     "s3:DeleteObjects": "s3:DeleteObject",
     "dynamodb:TransactWriteItems": "dynamodb:PutItem",
 }
+COMMAND_LINE = {
+    "plan",
+    "commands",
+    "cli",
+    "__main__.py",
+    "dev",
+}  # runs with the operator's permissions, not with the function's
 VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 
 
@@ -116,7 +123,7 @@ VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 def find_called(place: str) -> frozenset[str]:
     """Find the IAM actions of the operations that some code calls, by method (`get_item`) or by name (`"GetItem"`)."""
     path = ROOT / place
-    files = [path] if path.suffix else [one for one in path.rglob("*.py") if "dev" not in one.parts]
+    files = [path] if path.suffix else [one for one in path.rglob("*.py") if not COMMAND_LINE & set(one.parts)]
     text = "\n".join(one.read_text() for one in files)
     called = set()
     for service in SERVICES:
@@ -135,10 +142,12 @@ def _list_operations(service: str) -> tuple[str, ...]:
 def list_grants(template: Template, given: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
     """List (role, Sid, action, resource) of the statements that a stack has."""
     stack = Stack(template, given)
-    for role, statement in statements(template):
-        for action in set(listed(statement["Action"])) - LAMBDA:  # functions_can_log
-            for resource in listed(stack.value(statement["Resource"])):
-                yield role, statement["Sid"], action, str(resource)
+    for role, properties in by_type(template, "AWS::IAM::Role").items():
+        for policy in stack.value(properties.get("Policies", [])) if stack.exists(role) else []:
+            for statement in policy["PolicyDocument"]["Statement"]:
+                for action in set(listed(statement["Action"])) - LAMBDA:  # functions_can_log
+                    for resource in listed(statement["Resource"]):
+                        yield role, statement["Sid"], action, str(resource)
 
 
 def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
@@ -171,6 +180,20 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
                     yield f"{role} {sid}: allows {action} on {one}, which nothing requests"
 
 
+def grants_follow_their_parameters(template: Template) -> Iterator[str]:
+    """A grant on what a parameter names exists with that parameter alone; none is on what an empty parameter names."""
+    for name in sorted(GIVEN):
+        given = GIVEN[name].split(",")[0]
+        if name in ("Environment", "Service", "OutputsAccount"):
+            continue
+        resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
+        if not any(given in resource for resource in resources):
+            yield f"{name}: alone it grants nothing on {given}"
+    for role, sid, action, resource in list_grants(template, {}):
+        if not resource or re.search(r":::(/|$)|/$|:key/?$", resource):
+            yield f"{role} {sid}: allows {action} on {resource!r}, where no parameter is given"
+
+
 def _is_within(resource: str, needed: set[str]) -> bool:
     """Return whether a resource is in the folder of an object, parameter or table that a function uses."""
     folders = [one.rpartition("/")[0] for one in needed if re.search(r"/(one[.\w]*|service\.json)$", one)]
@@ -180,19 +203,22 @@ def _is_within(resource: str, needed: set[str]) -> bool:
 def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]:
     """Each function has the variables that its code reads and no other, and each names its own resource."""
     stack = Stack(template, {"Environment": "qa", "ReleaseVersion": "7", "CorsOrigins": "https://a.example.com"})
-    read = {
-        "EnrichFunction": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
-        "ServeFunction": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
-        "SyntheticFunction": _find_variables("infra/synthetic.py"),
-        "PublishFunction": set(),
+    read = {  # handler -> variables
+        "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
+        "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
+        "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
+        "infra.publish.handler": _find_variables("infra/publish.py"),
     }
+    if sorted(one["Handler"] for one in functions(template).values()) != sorted(read):
+        yield f"functions do not have the handlers {sorted(read)}, each once"
     names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
              "LARDER_BUCKET": "Bucket", "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
              "LARDER_WORKGROUP": "Workgroup", "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():
         given = stack.value(function.get("Environment", {}).get("Variables", {}))
-        if set(given) != read[name]:
-            yield f"{name}: its variables differ from those that its code reads by {sorted(set(given) ^ read[name])}"
+        wanted = read.get(function["Handler"], set())
+        if set(given) != wanted:
+            yield f"{name}: its variables differ from those that its code reads by {sorted(set(given) ^ wanted)}"
         for variable in sorted(set(given) & set(names)):
             if given[variable] != names[variable]:
                 yield f"{name}: {variable} is {given[variable]}, not {names[variable]}"
@@ -256,6 +282,7 @@ def buses_accept_only_the_outputs_account(template: Template) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     roles_allow_what_the_code_does,
+    grants_follow_their_parameters,
     variables_are_those_that_the_code_reads,
     issuers_reach_serve,
     addresses_lead_to_the_api,

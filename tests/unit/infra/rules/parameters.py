@@ -14,6 +14,26 @@ from tests.unit.infra.rules.evaluate import Stack
 from tests.unit.infra.rules.grants import list_grants
 from tests.unit.infra.rules.template import Rule, functions
 
+KEY, CERTIFICATE = "arn:aws:kms:eu-west-1:111122223333:key/1", "arn:aws:acm:eu-west-1:111122223333:certificate/1"
+KINDS = {  # end of a parameter's name -> a right value, and wrong ones
+    "Account": ("111122223333", ["1111", "their-account"]),
+    "KmsKeyArn": (KEY, ["alias/larder", CERTIFICATE]),
+    "CertificateArn": (CERTIFICATE, ["1", KEY]),
+    "BucketName": ("their-bucket", ["arn:aws:s3:::their-bucket", "Their Bucket", "s3://their-bucket"]),
+    "Email": ("them@example.com", ["them"]),
+}
+NAMES = {
+    "Name",
+    "BucketName",
+    "DashboardName",
+    "FunctionName",
+    "LogGroupName",
+    "QueueName",
+    "RoleName",
+    "TableName",
+    "TopicName",
+}
+HAVE_RELATIVE_NAMES = {"AWS::Lambda::Permission", "AWS::Lambda::EventSourceMapping", "AWS::Logs::MetricFilter"}
 VALUES = {  # what somebody could write; serve decides which of them are right
     "CorsOrigins": (
         "https://a.example.com", "https://a.example.com,http://localhost:3000", "*", "null", "https://a.example.com/x",
@@ -76,4 +96,54 @@ def each_database_is_granted(template: Template) -> Iterator[str]:
                 yield f"LakeDatabase: takes {most} databases, and enrich is not allowed to read {wanted}"
 
 
-RULES: tuple[Rule, ...] = (parameters_take_what_serve_takes, names_are_those_of_the_schema, each_database_is_granted)
+def values_have_the_form_of_their_kind(template: Template) -> Iterator[str]:
+    """Accounts, ARNs, buckets and addresses are checked before a deploy; what is a number has the type of one."""
+    for name, parameter in template["Parameters"].items():
+        if isinstance(parameter["Default"], int) and parameter["Type"] != "Number":
+            yield f"{name}: is a number, and its type is {parameter['Type']}"
+        for kind, (right, wrong) in KINDS.items():
+            if name.endswith(kind) and "AllowedValues" not in parameter:
+                yield from (f"{name}: refuses {one!r}" for one in ("", right) if find_mismatch(parameter, one))
+                yield from (f"{name}: takes {one!r}" for one in wrong if not find_mismatch(parameter, one))
+
+
+def each_parameter_changes_the_stack(template: Template) -> Iterator[str]:
+    """The value of each parameter is somewhere in the stack: nothing has a fixed value in its place."""
+    switches = {name for name, one in template["Parameters"].items() if "true" in one.get("AllowedValues", [])}
+    given = {name: f"<{name}>" for name in template["Parameters"]} | dict.fromkeys(switches, "true")
+    given |= {"Platform": "aws", "ApiKeys": "required", "BillingMode": "PROVISIONED"}
+    found = ""
+    for empty in ({}, {"Issuers": ""}, {"Issuers": "", "KeyStore": ""}):  # which are there in place of others
+        stack = Stack(template, given | empty)
+        resources = [
+            stack.value(one["Properties"]) for name, one in template["Resources"].items() if stack.exists(name)
+        ]
+        found += json.dumps([resources, stack.value(template["Outputs"])])
+    for name, value in given.items():
+        # The switches are in conditions (test_environments.py); the transform reads the digest.
+        if value == f"<{name}>" and value not in found and name != "ServeDigest":
+            yield f"{name}: is nowhere in the stack"
+
+
+def names_are_of_the_stack(template: Template) -> Iterator[str]:
+    """Two stacks of an account do not claim the same name."""
+    stacks = [
+        Stack(template, {"AWS::StackName": name, "Environment": name, "DomainName": f"{name}.example.com"})
+        for name in "ab"
+    ]
+    for resource, one in template["Resources"].items():
+        for member in NAMES & set(one.get("Properties", {})):
+            if one["Type"] != "AWS::Serverless::Api" or member == "Name":
+                found = [str(stack.value(one["Properties"][member])) for stack in stacks]
+                if found[0] == found[1] and one["Type"] not in HAVE_RELATIVE_NAMES:
+                    yield f"{resource}: {member} is {found[0]} in every stack"
+
+
+RULES: tuple[Rule, ...] = (
+    parameters_take_what_serve_takes,
+    names_are_those_of_the_schema,
+    each_database_is_granted,
+    values_have_the_form_of_their_kind,
+    each_parameter_changes_the_stack,
+    names_are_of_the_stack,
+)

@@ -46,6 +46,13 @@ def roles_are_apart(template: Template) -> Iterator[str]:
                 yield f"{name}: can be assumed for the schedules of any account"
         if any(":policy/service-role/" not in str(get(one, "Fn::Sub")) for one in role.get("ManagedPolicyArns", [])):
             yield f"{name}: has a managed policy that is not a service role's"
+    for name, account in by_type(template, "AWS::ApiGateway::Account").items():
+        role = template["Resources"][account["CloudWatchRoleArn"]["Fn::GetAtt"][0]]["Properties"]
+        assumed_by = [get(one, "Principal", "Service") for one in role["AssumeRolePolicyDocument"]["Statement"]]
+        managed = [str(get(one, "Fn::Sub")).rpartition("/")[2] for one in role.get("ManagedPolicyArns", [])]
+        # API Gateway developer guide, "Set up CloudWatch logging for REST APIs"
+        if (assumed_by, managed) != (["apigateway.amazonaws.com"], ["AmazonAPIGatewayPushToCloudWatchLogs"]):
+            yield f"{name}: API Gateway must write logs with its role, which {assumed_by} assume for {managed}"
     for name, function in functions(template).items():
         if "Policies" in function:
             yield f"{name}: has policies beside its role"

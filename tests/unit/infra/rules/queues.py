@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from enrich.datasets import load_datasets
 from enrich.intake.events import Sweep, UnknownEvent, parse_text
 from infra.translate import Template
+from tests.unit.infra.rules.evaluate import Stack
 from tests.unit.infra.rules.template import Rule, by_type, default, functions, get, statements
 
 DATASETS = load_datasets()
@@ -86,6 +87,13 @@ def rules_match_every_dataset(template: Template) -> Iterator[str]:
             yield f"{name}: the pattern has members that S3 does not send"
         if not get(pattern, "detail", "bucket", "name"):
             yield f"{name}: matches the objects of every bucket"
+        if rule.get("State", "ENABLED") != "ENABLED":
+            yield f"{name}: is switched off"
+        for given in ({}, {"OutputsBucketName": "theirs"}):
+            stack = Stack(template, given)
+            reads = stack.value(functions(template)["EnrichFunction"]["Environment"]["Variables"]["LARDER_OUTPUTS"])
+            if stack.value(get(pattern, "detail", "bucket", "name")) != [reads]:
+                yield f"{name}: matches the objects of another bucket than enrich reads"
         prefixes = [one["prefix"] for one in get(pattern, "detail", "object", "key") or [{"prefix": ""}]]
         matched |= {name for name, dataset in DATASETS.items() if dataset.source.prefix.startswith(tuple(prefixes))}
     for name in sorted(set(DATASETS) - matched):
