@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 OLDEST = (3, 11)
 TOX = "tox>=4.22"
+DEMO_DOWNLOAD = "about 200 MB"  # of examples/requirements.txt
 SHORTCUTS = {"demo": ["run", "-e", "demo", "--"], "test": ["run"]}
 
 
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
     if not has_tox(python):
         make_venv(python)
     shortcut = SHORTCUTS.get(arguments[0])
+    if "demo" in arguments and not (ROOT / ".tox" / "demo").exists():
+        print(f"installing the packages of the demo, once: {DEMO_DOWNLOAD} to download", flush=True)  # noqa: T201
     passed = [*shortcut, *arguments[1:]] if shortcut else arguments
     return subprocess.call([str(python), "-m", "tox", *passed], cwd=ROOT)
 

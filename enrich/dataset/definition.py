@@ -149,12 +149,19 @@ class Dataset:
 
     Attributes:
         served: who may read it, from `serve.datasets`.
+        source: where its outputs are, and the columns of a row.
+        as_of: where the instant is read at which an output was made: `FromKey`, `FromColumn` or `LastModified`.
+        ttl: an item expires this long after `as_of`.
+        metadata: name of a table in expressions -> the query that gives its rows.
         subject: claim name -> the expression whose text equals the claim's value. Its claims are those of
             `served.subject`, which alone gives their order in the partition key.
         prediction_id: an expression. Its text has 1 to 128 letters, digits and `. _ ~ - : @ , = +`: write
             `replace(url_encode(x), '%', '=')` for any other text, `md5(x)` for a long one, and
             `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that it or the subject names outside
             `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+        body: the JSON that a consumer gets, with a DuckDB SQL expression at each leaf.
+        derive: a step in pandas before the join.
+        tolerated: how many rejects an output can have.
         equal_rows: rows of an output with the same subject, prediction_id and body, such as those of a retried task's
             part: all are rejected as duplicates (`reject`), or they count once (`once`): the first is the prediction,
             and the others are unchanged. Rows that differ in the body are duplicates either way.

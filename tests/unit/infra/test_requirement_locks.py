@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 LOCKS = ("enrich/requirements.txt", "serve/requirements.txt")  # of what is deployed
-ALL = (*LOCKS, "examples/requirements.txt")
+ALL = (*LOCKS, "docs/requirements.txt", "examples/requirements.txt")
 
 
 def pins(name: str) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""The reference of a dataset's options names every option, and its example is a dataset that `check` accepts."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.dataset import definition
+from enrich.dataset.definition import Dataset, Derive, FromColumn, FromKey, LastModified, Metadata, Source, Tolerated
+from enrich.dataset.validation import check_datasets
+from serve.datasets import Served
+
+PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
+INTERNAL = {"rejects_of"}  # set by a replay
+TYPES = [Dataset, Source, Metadata, Derive, Tolerated, FromKey, FromColumn, LastModified]
+FEW = {"sql", "function"}  # given by position
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_every_option_is_documented(kind: Any) -> None:
+    """Its docstring has each option, the page has the type, and the example of a dataset sets the option."""
+    assert f"::: {kind.__module__}.{kind.__name__}" in PAGE
+    text = inspect.getdoc(kind) or ""
+    for option in {field.name for field in fields(kind)} - INTERNAL:
+        if len(fields(kind)) > 1:
+            assert re.search(rf"^ +{option}:", text, re.MULTILINE), f"{kind.__name__}.{option} is not in its docstring"
+        if kind in {Dataset, Source, Metadata, Derive, Tolerated} and option not in FEW:
+            assert re.search(rf"\b{option}=", PAGE), f"the example does not set {kind.__name__}.{option}"
+
+
+def test_the_example_is_a_dataset() -> None:
+    """`check` finds no mistake in it."""
+    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+    names = {**vars(definition), "Served": Served, "UTC": UTC, "datetime": datetime, "timedelta": timedelta}
+    dataset = eval(code, {**names, "add_weekday": lambda frame: frame})
+    served = {dataset.name: dataset.served}
+    assert [str(each) for each in check_datasets({dataset.name: dataset}, served, None)] == []
