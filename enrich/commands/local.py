@@ -7,13 +7,16 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from enrich.cli.exit_codes import DONE, FAILED, USAGE, UsageError, print_error
 from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.expressions import DatasetMistakes, Mistake
 from enrich.datasets import DatasetFileError, find_project, load_datasets
+
+_WRITE = "run `python -m enrich openapi --write`"
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -77,7 +80,12 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     from enrich.dataset.validation import check_datasets, read_document
 
     names = [options.dataset] if options.dataset else sorted(datasets)
-    mistakes = check_datasets(datasets, read_document(find_project() / "openapi.yaml"))  # all: prefixes must differ
+    contract = find_project() / "openapi.yaml"
+    try:
+        mistakes = check_datasets(datasets, read_document(contract))  # all: prefixes must differ
+    except FileNotFoundError:
+        return print_error(f"{contract}: there is no such file; {_WRITE}", FAILED)
+    mistakes = mistakes or _check_contract(datasets, contract)
     if options.dataset:
         mistakes = [
             each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
@@ -89,6 +97,18 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     else:
         print(f"{', '.join(names)}: no mistakes found" if names else "datasets/ has no dataset; add one")  # noqa: T201
     return FAILED if mistakes else DONE
+
+
+def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake]:
+    """Check that openapi.yaml is what sound datasets say."""
+    from enrich.openapi.document import build_document, find_untyped
+
+    try:
+        text = build_document(datasets.values())
+    except DatasetMistakes as error:
+        return error.mistakes
+    is_stale = path.read_text(encoding="utf-8") != text
+    return [*find_untyped(datasets.values()), *([Mistake(path.name, "is stale", _WRITE)] if is_stale else [])]
 
 
 def _openapi(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
