@@ -1,4 +1,4 @@
-"""Commands that need no AWS: list, check, openapi."""
+"""Commands that need no AWS: new (but for a sample on S3), list, check, openapi."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         datasets = load_datasets()
         require_dataset(getattr(options, "dataset", None), datasets)
-        return {"list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
+        return {"new": _new, "list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
     except ImportError as error:
         return print_error(error, USAGE)
     except (DatasetFileError, DatasetMistakes) as error:
@@ -61,6 +61,22 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "scope": dataset.served.scope,
         "metadata": list(dataset.metadata),
     }
+
+
+def _new(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from enrich.new.command import create_dataset
+    from enrich.new.sample import BadSample
+
+    try:
+        path = create_dataset(options, find_project() / "datasets", datasets)
+    except BadSample as error:
+        return print_error(error, FAILED)
+    except (BotoCoreError, ClientError) as error:
+        return print_error(f"{options.location}: a call to AWS failed: {error}", FAILED)
+    print(f"wrote {path}; read it, then {_WRITE}")  # noqa: T201
+    return DONE
 
 
 def _list(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
