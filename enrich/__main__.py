@@ -12,7 +12,7 @@ from enrich.cli.exit_codes import BUSY, DONE, FAILED, USAGE, UsageError
 
 __all__ = ["BUSY", "DONE", "FAILED", "USAGE", "build_parser", "main"]
 
-LOCAL = ("list", "check", "openapi")  # without AWS
+LOCAL = ("new", "list", "check", "openapi")  # without AWS
 _EXIT_CODES = """\
 exit codes:
   0  done
@@ -90,6 +90,15 @@ examples:
             )
         return command
 
+    new = add("new", "write datasets/NAME.py from a sample of the model's output", "churn --from out.csv", json=False)
+    new.add_argument("name", help="of the dataset, as in its path, e.g. churn-scores")
+    new.add_argument("--from", dest="location", required=True, metavar="FILE|s3://...", help="an output, or a folder")
+    new.add_argument("--subject", metavar="COLUMN", help="column that says whom a prediction belongs to")
+    new.add_argument("--claim", help="claim of the token that has the same value (default: the column's name)")
+    new.add_argument("--prediction-id", metavar="COLUMN", help="column that names a prediction within its subject")
+    new.add_argument("--scope", help="scope that a token needs (default: NAME:read)")
+    new.add_argument("--prefix", help="of the outputs' object keys (default: from the sample, or NAME/)")
+    new.add_argument("--ttl-days", type=_count, default=7, metavar="N", help="days that an item lives (default 7)")
     add("list", "list the datasets: outputs, claims, scope, ttl", "")
     add("check", "find mistakes in datasets, without AWS", "flight-delays").add_argument("dataset", nargs="?")
     openapi = add("openapi", "build openapi.yaml, which describes the datasets to consumers", "--write", json=False)

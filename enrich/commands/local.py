@@ -1,4 +1,4 @@
-"""Commands that need no AWS: list, check, openapi."""
+"""Commands that need no AWS: new (but for a sample on S3), list, check, openapi."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from enrich.cli.exit_codes import DONE, FAILED, USAGE, UsageError, print_error
 from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
 from enrich.dataset.file_errors import find_repeated_keys
-from enrich.dataset.mistakes import DatasetMistakes
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.datasets import DatasetFileError, find_project, load_datasets
+
+_WRITE = "run `python -m enrich openapi --write`"
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -26,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         datasets = load_datasets()
         require_dataset(getattr(options, "dataset", None), datasets)
-        return {"list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
+        return {"new": _new, "list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
     except ImportError as error:
         return print_error(error, USAGE)
     except (DatasetFileError, DatasetMistakes) as error:
@@ -61,6 +64,22 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _new(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from enrich.new.command import create_dataset
+    from enrich.new.sample import BadSample
+
+    try:
+        path = create_dataset(options, find_project() / "datasets", datasets)
+    except BadSample as error:
+        return print_error(error, FAILED)
+    except (BotoCoreError, ClientError) as error:
+        return print_error(f"{options.location}: a call to AWS failed: {error}", FAILED)
+    print(f"wrote {path}; read it, then {_WRITE}")  # noqa: T201
+    return DONE
+
+
 def _list(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     found = [describe_dataset(dataset) for _, dataset in sorted(datasets.items())]
     if options.json:
@@ -78,7 +97,12 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     from enrich.dataset.validation import check_datasets, read_document
 
     names = [options.dataset] if options.dataset else sorted(datasets)
-    mistakes = check_datasets(datasets, read_document(find_project() / "openapi.yaml"))  # all: prefixes must differ
+    contract = find_project() / "openapi.yaml"
+    try:
+        mistakes = check_datasets(datasets, read_document(contract))  # all: prefixes must differ
+    except FileNotFoundError:
+        return print_error(f"{contract}: there is no such file; {_WRITE}", FAILED)
+    mistakes = mistakes or _check_contract(datasets, contract)
     if options.dataset:
         mistakes = [
             each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
@@ -92,6 +116,18 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     else:
         print(f"{', '.join(names)}: no mistakes found" if names else "datasets/ has no dataset; add one")  # noqa: T201
     return FAILED if mistakes else DONE
+
+
+def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake]:
+    """Check that openapi.yaml is what sound datasets say."""
+    from enrich.openapi.document import build_document, find_untyped
+
+    try:
+        text = build_document(datasets.values())
+    except DatasetMistakes as error:
+        return error.mistakes
+    is_stale = path.read_text(encoding="utf-8") != text
+    return [*find_untyped(datasets.values()), *([Mistake(path.name, "is stale", _WRITE)] if is_stale else [])]
 
 
 def _openapi(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30Validator
 
+from enrich.__main__ import main
 from enrich.dataset.definition import Dataset, FromKey, Member, Metadata, Source
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import load_datasets
@@ -27,6 +28,7 @@ DATASETS = load_datasets()
 FILE = Path(__file__).parents[3] / "examples/flights/openapi.yaml"
 TEXT = FILE.read_text()
 DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
+WRITE = "run `python -m enrich openapi --write`"
 TODO = {"description": UNKNOWN}
 
 
@@ -182,7 +184,7 @@ def test_the_contract_of_the_example_is_written(tmp_path: Path) -> None:
 
 
 MEMBERS: list[tuple[dict[str, Any], str]] = [
-    ({"o.tile": Member("x")}, "the body has no member 'o.tile'; did you mean o.title"),
+    ({"o.tile": Member("x")}, "the body has no member 'o.tile'; did you mean 'o.title'?"),
     ({"n": Member("x", "one")}, "x-sales members.n: the example 'one' is not what the expression gives: integer"),
     ({"n": Member("x", 1.5)}, "the example 1.5 is not what the expression gives: integer"),
     ({"day": Member("x", "yesterday")}, "is not what the expression gives: date"),
@@ -196,6 +198,32 @@ def test_members_that_do_not_fit_the_body(members: dict[str, Member], message: s
     dataset = build({"o": {"title": "must.title"}, "n": "n", "day": "day"}, members=members)
     with pytest.raises(DatasetMistakes, match=re.escape(message)):
         describe_body(dataset)
+
+
+def test_check_finds_what_the_contract_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A contract that is missing or stale, a member without a type, a member that is not there; then nothing."""
+    monkeypatch.setenv("LARDER_PROJECT", str(tmp_path))
+    (tmp_path / "datasets").mkdir()
+    path = tmp_path / "datasets" / "flight_delays.py"
+    text = (FILE.parent / "datasets" / "flight_delays.py").read_text()
+
+    def run(*words: str, source: str = text) -> tuple[int, str]:
+        path.write_text(source)
+        code = main(words)
+        return code, "".join(capsys.readouterr())
+
+    code, said = run("check")
+    assert (code, said) == (1, f"{tmp_path}/openapi.yaml: there is no such file; {WRITE}\n")
+    assert run("openapi", "--write") == (0, f"wrote {tmp_path}/openapi.yaml\nwrote {tmp_path}/infra/gateway.yaml\n")
+    assert run("check") == (0, "flight-delays: no mistakes found\n")
+    assert "openapi.yaml: is stale; run" in run("check", source=text.replace("degrees north", "degrees"))[1]
+    assert "body has no member 'flght'" in run("check", source=text.replace('"flight": Member', '"flght": Member'))[1]
+    untyped = text.replace(', "JetBlue Airways"', "")
+    assert "body.carrier.name: has no known type; add 'carrier.name': Member(" in run("check", source=untyped)[1]
+    code, said = run("check", source=text + "\n)")
+    assert (code, f"{path}:" in said) == (1, True)
 
 
 def test_what_members_mean_is_in_the_contract() -> None:

@@ -1,0 +1,1 @@
+"""Write a dataset's file from a sample of a model's output."""

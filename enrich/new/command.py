@@ -1,0 +1,95 @@
+"""`python -m enrich new NAME --from LOCATION`: write datasets/NAME.py, ready for `check`; all of it or nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from enrich.dataset.definition import Dataset
+from enrich.dataset.validation import check_datasets
+from enrich.datasets import DatasetFileError, load_datasets
+from enrich.new.draft import Draft, describe, find_candidates, guess_as_of, guess_prefix, render_dataset, to_module_name
+from enrich.new.sample import BadSample, Sample, read_sample
+
+
+def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[str, Dataset]) -> Path:
+    """Write the file of a dataset; ask on a terminal for what no option gives.
+
+    Args:
+        options: of the command.
+        folder: of the datasets.
+        others: the datasets that are there.
+
+    Raises:
+        BadSample: the sample can't be used, an option names no column, or the dataset would have a mistake; nothing is
+            written.
+    """
+    name = options.name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() == "health":
+        raise BadSample(f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health'")
+    path = folder / f"{to_module_name(name)}.py"
+    if path.exists() or name in others:
+        raise BadSample(f"there is a dataset {name!r} already ({path}); choose another name, or delete its file")
+    sample = read_sample(options.location, _open_s3)
+    subjects, ids = find_candidates(sample)
+    subject = _choose("subject", "whom a prediction belongs to", options.subject, subjects, sample)
+    ids = [each for each in ids if each != subject] + [each for each in ids if each == subject]
+    if not ids and not options.prediction_id:
+        raise BadSample(
+            f"{sample.location}: no column names a prediction within its {subject}: each has equal values in two rows; "
+            "give --prediction-id, or another --subject"
+        )
+    prediction_id = _choose("prediction_id", "names a prediction", options.prediction_id, ids, sample)
+    draft = Draft(
+        name=name,
+        prefix=options.prefix or guess_prefix(sample, name),
+        subject=subject,
+        claim=options.claim or subject,
+        prediction_id=prediction_id,
+        scope=options.scope or f"{name}:read",
+        days=options.ttl_days,
+    )
+    text = render_dataset(sample, draft)
+    _check(text, path.name, others)
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    found = {"subject": subject, "prediction_id": prediction_id, "as_of": guess_as_of(sample.object_key)}
+    print(describe(sample, {**found, "prefix": draft.prefix}), file=sys.stderr)  # noqa: T201
+    return path
+
+
+def _choose(what: str, means: str, given: str | None, candidates: Sequence[str], sample: Sample) -> str:
+    """Return the column that an option names, or that is chosen on a terminal, or else the best candidate."""
+    if given is None and sys.stdin.isatty():
+        print(f"{what} ({means}): {', '.join(candidates)}\n[{candidates[0]}] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+        given = sys.stdin.readline().strip() or None
+    if given is None:
+        return candidates[0]
+    if given not in sample.columns:
+        raise BadSample(f"{what}: {sample.location} has no column {given!r}; it has {', '.join(sample.columns)}")
+    return given
+
+
+def _check(text: str, file_name: str, others: Mapping[str, Dataset]) -> None:
+    """Refuse a dataset that `check` would refuse."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / file_name).write_text(text, encoding="utf-8")
+        try:
+            datasets = load_datasets(Path(folder))
+        except DatasetFileError as error:
+            raise BadSample(str(error)) from error
+    if mistakes := check_datasets({**others, **datasets}, None):
+        raise BadSample("\n".join(["the dataset would have mistakes; nothing was written:", *map(str, mistakes)]))
+
+
+def _open_s3() -> Any:
+    import boto3
+
+    return boto3.client("s3", region_name=os.environ.get("AWS_REGION") or None)
