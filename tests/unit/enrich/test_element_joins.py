@@ -86,7 +86,7 @@ def products(**changes: Any) -> dict[str, Metadata]:
     return {"products": replace(PRODUCTS, **changes)}
 
 
-MIXED = [
+MIXED: list[dict[str, Any]] = [
     {"items": ["b", "a", "b"]},
     {"items": ["a", "?", "c"]},
     {"items": []},
