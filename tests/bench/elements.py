@@ -57,15 +57,17 @@ def main() -> None:
             "price": random.random(PRODUCTS),
         }
     )
-    with tempfile.TemporaryDirectory() as folder:
-        with Engine(DATASET, {"products": table}, directory=Path(folder)) as engine:
-            for first in range(0, count // LENGTH, ROWS):
-                chunk = build_chunk(random, first)
-                began = time.process_time()
-                rendered = engine.render(chunk, first)
-                cpu += time.process_time() - began
-                if rendered["body"].null_count:
-                    raise SystemExit(f"rows were rejected: {rendered['detail'].drop_null()[0]}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Engine(DATASET, {"products": table}, directory=Path(folder)) as engine,
+    ):
+        for first in range(0, count // LENGTH, ROWS):
+            chunk = build_chunk(random, first)
+            began = time.process_time()
+            rendered = engine.render(chunk, first)
+            cpu += time.process_time() - began
+            if rendered["body"].null_count:
+                raise SystemExit(f"rows were rejected: {rendered['detail'].drop_null()[0]}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(f"{count:,} elements, {PRODUCTS:,} products: {cpu:.1f} CPU s, peak RSS {peak} MB")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from enrich.dataset.definition import Body, Dataset, LastModified, Metadata, Source
-from enrich.dataset.expressions import DatasetMistakes
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_dataset
 from enrich.join.engine import Engine, JoinMultiplies
 from enrich.openapi.schema import build_schema, find_unknown
