@@ -105,7 +105,8 @@ class Binder:
         if self.mistakes:
             return None  # names that are in doubt would only give mistakes that follow from them
         self._check_as_of()
-        self.names = Names(self.con, self.kinds, self.metadata)
+        self.lists = {name for name, metadata in dataset.metadata.items() if metadata.each is not None}
+        self.names = Names(self.con, self.kinds, self.metadata, self.lists)
         self.columns_only = Names(self.con, self.kinds, {})
         on = {name: self._on(name) for name in dataset.metadata}
         subject = self._subject()
@@ -196,19 +197,61 @@ class Binder:
     def _on(self, name: str) -> list[Expression | None]:
         metadata, known = self.dataset.metadata[name], self.metadata[name]
         found: list[Expression | None] = []
+        kinds = self._each_kinds(name)
+        if kinds is None:
+            return found
         for sql, column in metadata.matches.items():
             place = f"metadata.{name}.on"
-            leaf = self._leaf(place, sql, self.columns_only)
+            leaf = self._leaf(place, sql, self.columns_only, kinds)
             found.append(leaf.expression if leaf else None)
             if known is not None and column not in known:
                 if leaf or sql != column:  # else the column's own mistake says it
                     self._add(place, f"the query has no column {column!r}", _suggest_on(column, known))
             elif leaf and known is not None and not _can_match(leaf.kind, known[column]):
                 message = f"{sql} is {leaf.kind} and {column} is {known[column]}"
-                self._add(place, message, "cast one of them, in the expression or in the query")
+                remedy = self._suggest_each(leaf.expression, kinds)
+                self._add(place, message, remedy or "cast one of them, in the expression or in the query")
         if not found:
             self._add(f"metadata.{name}.on", "is empty", "name the columns by which a prediction is matched")
+        elif (
+            metadata.each is not None
+            and all(found)
+            and not any(metadata.each in each.columns for each in found if each)
+        ):
+            message = f"no expression names the list {metadata.each!r}, so all of its elements would match one row"
+            self._add(f"metadata.{name}.on", message, "name it: in `on` it is one element; or leave `each` out")
         return found
+
+    def _each_kinds(self, name: str) -> Mapping[str, SqlType] | None:
+        """Return the types of the columns as `on` sees them: the list of `each` is one element. None for a mistake."""
+        metadata = self.dataset.metadata[name]
+        if metadata.each is None:
+            if metadata.missing == "drop":
+                message = "is 'drop', which removes an element from a list, and no list is named"
+                self._add(f"metadata.{name}.missing", message, "add each='COLUMN', or write 'reject'")
+            return self.kinds
+        place, kind = f"metadata.{name}.each", self.kinds.get(metadata.each)
+        if kind is None:
+            remedy = suggest(metadata.each, self.kinds)
+            if "." in metadata.each:
+                remedy += "; a list within a struct or within another list needs a column of its own"
+            self._add(place, f"there is no column {metadata.each!r}", remedy)
+        elif kind.id != "list":
+            remedy = "name a column that is a list, as varchar[] or struct(sku varchar)[]"
+            if kind.id == "array":
+                remedy = "declare it as a list, without the size: T[]"
+            self._add(place, f"column {metadata.each!r} is {kind}, expected a list", remedy)
+        elif (element := find_element(kind)).id in {"list", "array"}:
+            message = f"column {metadata.each!r} is {kind}, a list of lists, expected a list of structs or of keys"
+            self._add(place, message, "flatten it, in the model or in a `derive` step")
+        else:
+            return {**self.kinds, metadata.each: element}
+        return None
+
+    def _suggest_each(self, expression: Expression, kinds: Mapping[str, SqlType]) -> str | None:
+        """Return the remedy for `on` that names a list where one of its elements is meant; None if that is not why."""
+        lists = sorted(column for column in expression.columns if kinds[column].id == "list")
+        return f"add each={lists[0]!r} to match each of its elements" if lists else None
 
     def _key(self, place: str, sql: str) -> Leaf | None:
         leaf = self._leaf(place, sql, self.names)
@@ -249,23 +292,27 @@ class Binder:
                 self._add(at, message, remedy)
         return bound
 
-    def _leaf(self, place: str, sql: str, names: Names) -> Leaf | None:
+    def _leaf(self, place: str, sql: str, names: Names, on_kinds: Mapping[str, SqlType] | None = None) -> Leaf | None:
+        """Bind an expression; `on_kinds` are the types of the columns for one of `on`."""
         try:
             expression = parse_expression(names, place, sql)
         except DatasetMistakes as error:
             self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
             return None
+        if self._is_hidden(expression):
+            return Leaf(expression, self._unknown)
         first: duckdb.Error | None = None
         for guess in _GUESSES if self.is_unknown(expression) else _GUESSES[:1]:
             try:
-                kind = self.con.sql(f"select ({sql}\n) from {self.scope(expression, guess)}").types[0]
+                kind = self.con.sql(f"select ({sql}\n) from {self.scope(expression, guess, on_kinds)}").types[0]
             except duckdb.Error as error:
                 first = first or error
             else:
                 return Leaf(expression, kind)
         if first:
             reason = re.sub(r"^\w+ Error: |!$", "", first_line(first))
-            self._add(place, f"{sql!r}: {reason}", self._find_remedy(first))
+            remedy = self._suggest_each(expression, on_kinds) if on_kinds else None
+            self._add(place, f"{sql!r}: {reason}", remedy or self._find_remedy(first))
         return None
 
     def _find_remedy(self, error: duckdb.Error) -> str:
@@ -283,23 +330,30 @@ class Binder:
             return f"{field[2]} is a column; " + (f"did you mean {close[0]}.{field[1]}?" if close else "name it alone")
         return "fix the expression"
 
+    def _is_hidden(self, expression: Expression) -> bool:
+        """Return whether an expression uses a list of metadata whose columns are not known, so it can't be bound."""
+        return any(name in self.lists and self.metadata[name] is None for name, _ in expression.metadata)
+
     def is_unknown(self, expression: Expression) -> bool:
         """Return whether an expression names metadata of which the type is not known."""
         return any(self._kind(name, field).id == "null" for name, field in expression.metadata)
 
-    def scope(self, expression: Expression, guess: str) -> str:
+    def scope(self, expression: Expression, guess: str, kinds: Mapping[str, SqlType] | None = None) -> str:
         """Return a relation that has the names an expression uses, as the join will have them.
 
-        `guess` is the type of metadata of which none is known.
+        `guess` is the type of metadata of which none is known; `kinds`: the types of columns, if not their own.
         """
-        chosen = [f"cast(null as {self.kinds[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
+        types = kinds or self.kinds
+        chosen = [f"cast(null as {types[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
         for name in sorted({name for name, _ in expression.metadata}):
+            used = sorted(field for owner, field in expression.metadata if owner == name)
             members = [
                 f"{identifier(field)} := {_null(self._kind(name, field), guess)}"
-                for owner, field in sorted(expression.metadata)
-                if owner == name
+                for field in self.metadata[name] or used
+                if field in used
             ]
-            chosen.append(f"struct_pack({', '.join(members)}) as {identifier(name)}")
+            row = f"struct_pack({', '.join(members)})"
+            chosen.append(f"{f'[{row}]' if name in self.lists else row} as {identifier(name)}")
         return f"(select {', '.join(chosen or ['1'])})"
 
     def _kind(self, name: str, field: str) -> SqlType:
@@ -324,6 +378,12 @@ def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:
     if len(parts) > 1 and all(parts):
         return f"write {{{parts[0]!r}: {parts[1]!r}}}" if "=" in column else f"write {parts}"
     return suggest(column, known)
+
+
+def find_element(kind: SqlType) -> SqlType:
+    """Return the type of a list's elements."""
+    element: SqlType = dict(kind.children)["child"]
+    return element
 
 
 def _can_match(left: SqlType, right: SqlType) -> bool:

@@ -6,6 +6,9 @@ that the join adds, so a metadata column never hides a prediction's. Names that 
 Adjacent body members that depend on one metadata alone are rendered once per metadata row, when the table is made,
 instead of once per prediction: they are joined as one text (a "fragment").
 
+Metadata of a list's elements is joined first (`enrich.dataset.element_joins`): to all expressions but those of its `on`
+it is one more column, a list of structs.
+
 The checks of a row are evaluated in a fixed order; the first that is true is the reject reason: unreadable values, null
 keys, missing metadata, expressions that fail, key texts, values that have no JSON.
 """
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 from enrich.dataset.binding import Bound, Leaf, Node, find_leaves
 from enrich.dataset.definition import Dataset
+from enrich.dataset.element_joins import ElementMetadata, join_elements, name_element
 from enrich.dataset.json_sql import (
     BAD_VALUE,
     JsonPolicy,
@@ -60,6 +64,7 @@ class Compiled:
         defaults: for each metadata that has fragments, a SELECT of one row for predictions without a match: the reject
             code, and the fragments.
         columns: for each column, the reject code of its unreadable values.
+        problem: SQL of the detail of a reject, null where its code has it all.
         plain: the join of the relation `larder.read` with all metadata; `joined` adds the values of expressions to it.
         body: SQL pieces of the body's text, to concatenate.
     """
@@ -74,6 +79,7 @@ class Compiled:
     pk: str
     sk: str
     code: str
+    problem: str
     body: list[str]
 
     def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
@@ -84,7 +90,7 @@ class Compiled:
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
-                "larder.code" as code, "larder.problem" as problem
+                "larder.code" as code, {self.problem} as problem
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"
             from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
@@ -104,6 +110,7 @@ class _Compiler:
         self.row_checks = RowChecks("value", self.reasons)
         self.metadata_checks = {name: RowChecks(f"{name}.value", self.reasons) for name in hoisted}
         self.fragments: dict[str, list[str]] = {name: [] for name in hoisted}
+        self.places: dict[int, str] = {}  # reject code -> the SQL of its detail, which names an element
 
     def compile(self) -> Compiled:
         columns = {
@@ -111,7 +118,14 @@ class _Compiler:
             for name, kind in self.bound.kinds.items()
         }
         read = ('"larder.bad" is not null', '"larder.bad"')
-        conditions = {name: self._conditions(name) for name in self.dataset.metadata}
+        conditions = {
+            name: self._conditions(name) for name, metadata in self.dataset.metadata.items() if metadata.each is None
+        }
+        element_checks = {
+            name: self._element_checks(name)
+            for name, metadata in self.dataset.metadata.items()
+            if metadata.each is not None
+        }
         nulls, missing = self._null_columns(), self._missing()
         pk, sk, keys = self._keys()
         slots = len(self.row_checks.checks)
@@ -122,7 +136,14 @@ class _Compiler:
             for name in self.hoisted
             if self.metadata_checks[name].checks
         ]
-        plain = self._join(conditions)
+        lists = self._lists(element_checks)
+        failed = [
+            (f"{each.failed_place(n)} is not null", self._at_element(code, column, each.failed_place(n)))
+            for column, metadata in lists.items()
+            for each in metadata
+            for n, (_, code) in enumerate(each.checks.checks)
+        ]
+        plain = self._join(conditions, self._join_lists(lists))
         return Compiled(
             dataset=self.dataset,
             reasons=self.reasons,
@@ -138,6 +159,7 @@ class _Compiler:
                     read,
                     *nulls,
                     *self.on_checks.checks,
+                    *failed,
                     *missing,
                     *self.row_checks.checks[:slots],
                     *keys,
@@ -145,22 +167,57 @@ class _Compiler:
                     *broken,
                 ]
             ),
+            problem=self._problem(),
             body=body,
         )
+
+    def _element_checks(self, name: str) -> tuple[RowChecks, list[str]]:
+        """Return the checks of the `on` expressions of a list's elements, and the SQL of their values."""
+        checks = RowChecks(f"{name}.on", self.reasons)
+        return checks, [checks.value(expression) for expression in self.bound.on[name]]
+
+    def _lists(self, checked: Mapping[str, tuple[RowChecks, list[str]]]) -> dict[str, list[ElementMetadata]]:
+        """Return the metadata of each list column."""
+        lists: dict[str, list[ElementMetadata]] = {}
+        for name, (checks, values) in checked.items():
+            metadata = self.dataset.metadata[name]
+            used = name in self.row_checks.metadata
+            one = ElementMetadata(name, metadata.missing, values, checks, used)
+            lists.setdefault(str(metadata.each), []).append(one)
+        return lists
+
+    def _join_lists(self, lists: Mapping[str, list[ElementMetadata]]) -> str:
+        """Return the relation of the predictions read, with the metadata of their lists."""
+        others = {
+            column: {name for each in metadata for on in self.bound.on[each.name] for name in on.columns} - {column}
+            for column, metadata in lists.items()
+        }
+        return join_elements(identifier("larder.read"), lists, others)
+
+    def _at_element(self, code: int, column: str, place: str) -> int:
+        """Add the place of an element to the detail of a reject code."""
+        _, detail = self.reasons.all[code]
+        self.places[code] = f"concat({literal(f'{detail}: ')}, {name_element(column, place)})"
+        return code
+
+    def _problem(self) -> str:
+        """Return the SQL of a reject's detail: that of a line that can't be read, or one that names an element."""
+        cases = "".join(f" when {code} then {detail}" for code, detail in self.places.items())
+        return f'coalesce("larder.problem", case "larder.code"{cases} end)' if cases else '"larder.problem"'
 
     def _conditions(self, name: str) -> str:
         table = identifier(f"larder.m.{name}")
         values = [self.on_checks.value(expression) for expression in self.bound.on[name]]
         return " and ".join(f'{table}."larder.k{n}" = {value}' for n, value in enumerate(values))
 
-    def _join(self, conditions: dict[str, str]) -> str:
+    def _join(self, conditions: dict[str, str], read: str) -> str:
         chosen = ['"larder.on".*']
         joins = []
         for name, condition in conditions.items():
             table = identifier(f"larder.m.{name}")
             chosen += [f"{table}.{column}" for column in self._added(name)]
             joins.append(f" left join {table} on {condition}")
-        on = self.on_checks.select(identifier("larder.read"))
+        on = self.on_checks.select(read)
         return f'(select {", ".join(chosen)} from {on} as "larder.on"{"".join(joins)})'
 
     def _added(self, name: str) -> list[str]:
@@ -215,7 +272,12 @@ class _Compiler:
             for name, metadata in self.dataset.metadata.items():
                 if metadata.missing == policy:
                     detail = f"metadata {name!r} has no row for this {', '.join(metadata.matches)}"
-                    checks.append((f"{identifier(f'larder.{name}.found')} is null", self.reasons.add(reason, detail)))
+                    code = self.reasons.add(reason, detail)
+                    if metadata.each is None:
+                        checks.append((f"{identifier(f'larder.{name}.found')} is null", code))
+                    else:
+                        place = identifier(f"larder.{name}.missing")
+                        checks.append((f"{place} is not null", self._at_element(code, metadata.each, place)))
         return checks
 
     def _keys(self) -> tuple[str, str, list[tuple[str, int]]]:

@@ -82,13 +82,19 @@ class Metadata:
             same on both sides, else a mapping from an expression over the prediction's columns to a metadata column.
             As SQL has it, null matches nothing. Each combination of values may occur once in the metadata.
         missing: a prediction that finds none is rejected (`reject`), sees nulls (`null`) or fails its output (`fail`).
+            With `each`, one element that finds none does that, and `drop` removes it from its list.
         max_age: rows fetched less than this ago are used again.
+        each: a column that is a list: each of its elements is matched instead of the prediction. In `on` the column's
+            name is then one element: `{"items.sku": "sku"}` for a list of structs, `{"skus": "sku"}` for one of keys.
+            In all other expressions the metadata is a list with one struct per element, in the same places; null where
+            none was found: `[{'sku': item.sku, 'title': products[i].title} for item, i in items]`.
     """
 
     sql: str
     on: str | Sequence[str] | Mapping[str, str]
-    missing: Literal["reject", "null", "fail"] = "reject"
+    missing: Literal["reject", "null", "fail", "drop"] = "reject"
     max_age: timedelta = timedelta(0)
+    each: str | None = None
 
     @property
     def matches(self) -> dict[str, str]:

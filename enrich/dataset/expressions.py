@@ -60,7 +60,8 @@ class Expression:
     Attributes:
         columns: the prediction's columns that it names.
         required: those of them outside `coalesce` and `case`.
-        metadata: the metadata columns that it names, as (metadata, column).
+        metadata: the metadata columns that it names, as (metadata, column); all of a metadata that is a list, and ""
+            if they are unknown.
         plain: it is a name alone, so it can't fail and costs nothing to repeat.
     """
 
@@ -80,9 +81,11 @@ class Names:
         con: duckdb.DuckDBPyConnection,
         columns: Collection[str],
         metadata: Mapping[str, Collection[str] | None],
+        lists: Collection[str] = (),
     ) -> None:
-        """`metadata`: table -> its columns, None if they are unknown."""
+        """`metadata`: table -> its columns, None if they are unknown; `lists`: those joined with a list's elements."""
         self.con = con
+        self.lists = frozenset(lists)
         self.columns = {name.lower(): name for name in columns}
         self.metadata = {name.lower(): name for name in metadata}
         self.fields = {
@@ -272,6 +275,16 @@ class _Walk:
 
     def _field(self, metadata: str, path: list[str]) -> None:
         fields = self.names.fields[metadata.lower()]
+        if metadata in self.names.lists:
+            if path:
+                message = f"metadata {metadata!r} is a list, with one row for each element"
+                remedy = (
+                    f"write [each.{path[0]} for each in {metadata}], or {metadata}[i].{path[0]} within another list"
+                )
+                self._add(message, remedy)
+            # a lambda can use any of them, by names that only binding knows
+            self.metadata |= {(metadata, field) for field in (fields or {"": ""}).values()}
+            return
         if not path:
             self._add(f"{metadata!r} is metadata, not a column", f"name one of its columns, as in {metadata}.name")
         elif fields is not None and path[0].lower() not in fields:

@@ -16,6 +16,8 @@ def find_never_null(bound: Bound) -> set[tuple[str, ...]]:
     keys = [leaf.expression for leaf in (*bound.subject, bound.prediction_id)]
     found: set[tuple[str, ...]] = {(column,) for expression in keys for column in expression.required}
     for name, matched in bound.on.items():
+        if bound.dataset.metadata[name].each is not None:
+            continue  # it is of elements, and a list of them can be empty
         if bound.dataset.metadata[name].missing != "null":  # null matches nothing, so the row is rejected
             found |= {tuple(each.columns) for each in matched if each.plain}
             found |= {(name, column) for column in bound.keys[name]}

@@ -107,7 +107,11 @@ class Engine:
             self._bound, self._kinds = bound, bound.kinds
             for name, keys in bound.keys.items():
                 self._check_unique(name, keys)
-            hoisted = frozenset(name for name in dataset.metadata if metadata[name].num_rows <= _HOISTED_ROWS)
+            hoisted = frozenset(
+                name
+                for name, one in dataset.metadata.items()
+                if one.each is None and metadata[name].num_rows <= _HOISTED_ROWS
+            )
             self._compiled, texts = self._compile(bound, hoisted)
             self._selects = {digest: self._compiled.select(texts, digest=digest) for digest in (True, False)}
             for name, sql in self._compiled.tables.items():

@@ -235,13 +235,28 @@ def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, SqlTyp
 
 
 def _common(found: list[Schema]) -> Schema:
-    """Return what schemas have in common; empty if their types differ."""
-    types = {each.get("type") for each in found}
+    """Return what schemas have in common; empty if their types differ. Members and elements are compared one by one."""
     if all(each == found[0] for each in found[1:]):
         return dict(found[0]) if found else {}
+    types = {each.get("type") for each in found}
+    if types == {"object"} and all(each.keys() == found[0].keys() for each in found):
+        members = found[0]["properties"]
+        if all(each["properties"].keys() == members.keys() for each in found):
+            common = {name: _known(_common([each["properties"][name] for each in found])) for name in members}
+            return {**found[0], "properties": common}
+    if types == {"array"}:
+        return {**found[0], "items": _known(_common([each["items"] for each in found]))}
     if types == {"integer", "number"}:
-        return {"type": "number"}
-    return {"type": "string"} if types == {"string"} else {}
+        return {"type": "number", **_nullability(found)}
+    return {"type": "string", **_nullability(found)} if types == {"string"} else {}
+
+
+def _nullability(found: list[Schema]) -> Schema:
+    return {"nullable": True} if any(each.get("nullable") for each in found) else {}
+
+
+def _known(schema: Schema) -> Schema:
+    return schema if "type" in schema else {"description": UNKNOWN}
 
 
 def _of_kind(kind: SqlType, policy: JsonPolicy) -> Schema:

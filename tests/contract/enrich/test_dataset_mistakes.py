@@ -299,7 +299,7 @@ WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": None}, "metadata", "expected a mapping; write e.g. {'name': Metadata(...)}"),
     ({"body": {"x": [{"y": "flight"}]}}, "body.x", 'write a list as one expression, e.g. "[a, b]"'),
     (source(columns={1: "date"}), "source.columns.1", 'is 1, of type int; expected a text; write "1"'),
-    (airlines(missing="ignore"), "metadata.airlines.missing", "is 'ignore'; known are fail, null, reject"),
+    (airlines(missing="ignore"), "metadata.airlines.missing", "is 'ignore'; known are drop, fail, null, reject"),
     (airlines(missing=None), "metadata.airlines.missing", "expected one of 'reject', 'null', 'fail'"),
     (
         airlines(max_age=60),
