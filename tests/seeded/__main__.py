@@ -34,11 +34,10 @@ WRITERS = {
     "infra.environments": ("samconfig.toml", "infra/discovery-bucket.yaml"),
     "infra.gateway": ("infra/gateway.yaml",),
 }
-GENERATED = {  # file -> the module that writes what is generated from it
+GENERATED = {  # file -> the module that writes what is generated from it (infra.gateway would write openapi.yaml anew)
     "infra/environments.yaml": "infra.environments",
     "infra/environments.py": "infra.environments",
     "infra/discovery_bucket.py": "infra.environments",
-    "openapi.yaml": "infra.gateway",
 }
 NEAREST = {  # file -> the tests that are about it, which run first
     "openapi.yaml": ("tests/contract/serve/test_contract_and_code.py", "tests/contract/serve/test_openapi_document.py"),
