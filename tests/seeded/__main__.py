@@ -34,14 +34,17 @@ WRITERS = {
     "infra.environments": ("samconfig.toml", "infra/discovery-bucket.yaml"),
     "infra.gateway": ("infra/gateway.yaml",),
 }
-GENERATED = {  # file -> the module that writes what is generated from it
+GENERATED = {  # file -> the module that writes what is generated from it (infra.gateway would write openapi.yaml anew)
     "infra/environments.yaml": "infra.environments",
     "infra/environments.py": "infra.environments",
     "infra/discovery_bucket.py": "infra.environments",
-    "openapi.yaml": "infra.gateway",
 }
 NEAREST = {  # file -> the tests that are about it, which run first
-    "openapi.yaml": ("tests/contract/serve/test_contract_and_code.py", "tests/contract/serve/test_openapi_document.py"),
+    "openapi.yaml": ("tests/contract/test_own_datasets.py",),
+    "examples/flights/openapi.yaml": (
+        "tests/contract/serve/test_contract_and_code.py",
+        "tests/contract/serve/test_openapi_document.py",
+    ),
     "infra/environments.yaml": ("tests/unit/infra/test_environments.py", "tests/unit/infra/test_discovery.py"),
     "infra/environments.py": ("tests/unit/infra/test_environments.py",),
     "infra/discovery.py": ("tests/unit/infra/test_discovery.py", "tests/unit/infra/test_discovery_bucket.py"),
@@ -54,7 +57,8 @@ NEAREST = {  # file -> the tests that are about it, which run first
 CHECKS: dict[str, tuple[str, ...]] = {  # cheapest first
     "rules": (*PYTEST, "tests/unit/infra/test_template_rules.py", "-k", "committed_template"),
     "unit": (*PYTEST, "tests/unit/infra", "tests/unit/test_documents.py", "-k", NOT_SEEDS),
-    "contract": (*PYTEST, *NEAREST["openapi.yaml"],
+    "contract": (*PYTEST, *NEAREST["examples/flights/openapi.yaml"],
+        "tests/contract/test_own_datasets.py",
                  "tests/contract/serve/test_answers_conform.py", "tests/contract/enrich"),
     "lint": ("infra.lint",),
 }  # fmt: skip
