@@ -111,7 +111,6 @@ class Binder:
         on = {name: self._on(name) for name in dataset.metadata}
         subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
-        self._check_varies(prediction_id)
         body = self._body("body", dataset.body)
         if self.mistakes or prediction_id is None:
             return None
@@ -190,7 +189,7 @@ class Binder:
                 self._add(name_place("subject", claim), message, suggest(claim, claims))
         for claim in claims:
             sql = expressions.get(claim, "")
-            if remedy := self._find_column(sql) if sql.strip().startswith("'") else None:
+            if remedy := _find_column(self.kinds, sql) if sql.strip().startswith("'") else None:
                 self._add(name_place("subject", claim), f"{sql} is a text, the same in every row", remedy)
         return [self._key(name_place("subject", claim), expressions[claim]) for claim in claims if claim in expressions]
 
@@ -260,19 +259,6 @@ class Binder:
             remedy = f"write e.g. strftime({sql}, '%Y-%m-%dT%H:%M:%SZ')" if is_instant else "cast it to varchar"
             self._add(place, f"{sql} is {leaf.kind}, which has no one text", f"{remedy}, as consumers spell it")
         return leaf
-
-    def _check_varies(self, prediction_id: Leaf | None) -> None:
-        """Add a mistake if the prediction_id is constant: a subject's predictions would all be the same item."""
-        if prediction_id is None or prediction_id.expression.columns | prediction_id.expression.metadata:
-            return
-        sql = prediction_id.expression.sql
-        message = f"{sql} names no column: all predictions of a subject would have one item"
-        self._add("prediction_id", message, self._find_column(sql) or "name the columns that distinguish them")
-
-    def _find_column(self, sql: str) -> str | None:
-        """Suggest the column whose name a constant text is."""
-        name = sql.strip().strip("'")
-        return f"did you mean the column, {name!r} without single quotes?" if name in self.kinds else None
 
     def _body(self, place: str, body: Body) -> dict[str, Node]:
         bound: dict[str, Node] = {}
@@ -370,6 +356,22 @@ class Binder:
 
     def _add(self, place: str, message: str, remedy: str) -> None:
         self.mistakes.append(Mistake(self._place(place), message, remedy))
+
+
+def find_constant_id(bound: Bound) -> Mistake | None:
+    """Return the mistake of a prediction_id that names no column; a subject with one prediction is served well."""
+    expression = bound.prediction_id.expression
+    if expression.columns | expression.metadata:
+        return None
+    message = f"{expression.sql} names no column: all predictions of a subject would have one item"
+    remedy = _find_column(bound.kinds, expression.sql) or "name the columns that distinguish them"
+    return Mistake(f"{bound.dataset.name} prediction_id", message, remedy)
+
+
+def _find_column(kinds: Mapping[str, SqlType], sql: str) -> str | None:
+    """Suggest the column whose name a constant text is."""
+    name = sql.strip().strip("'")
+    return f"did you mean the column, {name!r} without single quotes?" if name in kinds else None
 
 
 def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:

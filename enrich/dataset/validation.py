@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from enrich.dataset.as_of import LastModified, find_mistakes
-from enrich.dataset.binding import Binder
+from enrich.dataset.binding import Binder, find_constant_id
 from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.field_types import find_type_mistakes
@@ -134,8 +134,9 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
         return [*mistakes, Mistake(f"{dataset.name} source.columns", message, remedy)]
     with duckdb.connect() as con:
         binder = Binder(con, dataset, queries)
-        binder.bind()
+        bound = binder.bind()
         mistakes += binder.mistakes
+        mistakes += filter(None, [find_constant_id(bound)] if bound else [])
         mistakes += _check_readable(con, dataset)
     if document is not None:
         mistakes += _check_paths(dataset, document)

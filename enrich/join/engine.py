@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.as_of import FromColumn, set_zone
-from enrich.dataset.binding import bind_dataset, find_leaves
+from enrich.dataset.binding import bind_dataset, find_constant_id, find_leaves
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
@@ -105,6 +105,7 @@ class Engine:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
             bound = bind_dataset(self._con, dataset, kinds)
             self._bound, self._kinds = bound, bound.kinds
+            self.constant_id = find_constant_id(bound)  # a mistake as soon as a subject has two predictions
             for name, keys in bound.keys.items():
                 self._check_unique(name, keys)
             hoisted = frozenset(

@@ -117,10 +117,12 @@ def _keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> s
             raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote the rejects of {next_row} rows so far")
     context.run = replace(run, version=context.run.version)  # for the commit that closes it
     kept = "A run would write the rejects to" if services.is_plan else "The rejects are in"
+    cause = context.engine.constant_id if duplicates else None
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {sum(reasons.values())} of {rows} predictions "
         f"can't become items ({', '.join(f'{count} {each}' for each, count in sorted(reasons.items()))}), "
         f"more than the dataset tolerates{example}. Nothing was published. {kept} s3://{bucket}/{prefix}"
+        + (f". {cause}" if cause else "")
     )
 
 

@@ -666,7 +666,7 @@ def test_mistakes_that_several_datasets_make_together(
     [
         (
             FLIGHTS.served._replace(subject=build(str, "carrier")),
-            "served subject: is 'carrier', of type str; expected a tuple",
+            "served.subject: is 'carrier', of type str; expected a tuple",
         ),
         (build(str, "x"), "served: is 'x', of type str; expected Served"),
     ],

@@ -15,8 +15,6 @@ from enrich.intake.find import sweep
 from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"prediction_id": "'sku'"}, "stock prediction_id: 'sku' names no column: all predictions of a subject would have"),
-    ({"prediction_id": "md5('x')"}, "stock prediction_id: md5('x') names no column"),
     ({"subject": {"shop": "'shop'"}}, "stock subject.shop: 'shop' is a text, the same in every row; did you mean the"),
     ({"body": {"x": "unnest([1, 2])"}}, "stock body.x: unnest() makes several rows of one"),
     ({"nulls": "drop"}, "stock nulls: is 'drop'; known are keep, omit"),
@@ -26,7 +24,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message[6:40] for _, message in WRONG])
 def test_a_mistake_fails_the_run(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    """Closed, so that the next output is not blocked; a constant prediction_id is named, not only its duplicates."""
+    """Closed, so that the next output is not blocked."""
     shop = SmallShop(tmp_path, dataset=replace(DATASET, **change))
     run = shop.run(ROWS)
     assert run.state == "failed"
@@ -34,6 +32,24 @@ def test_a_mistake_fails_the_run(tmp_path: Path, change: dict[str, Any], message
     assert shop.written() == []
     shop.dataset = DATASET
     assert shop.run(ROWS).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("expression", "remedy"),
+    [("'sku'", "did you mean the column, 'sku' without single quotes?"), ("md5('x')", "name the columns that disting")],
+)
+def test_a_constant_prediction_id_is_named_where_it_makes_duplicates(
+    tmp_path: Path, expression: str, remedy: str
+) -> None:
+    """Not only its duplicates; an output with one prediction for each subject is served well."""
+    shop = SmallShop(tmp_path, dataset=replace(DATASET, prediction_id=expression))
+    run = shop.run({"shop": ["x", "x", "x"], "sku": ["a", "b", "c"], "units": [1.0, 2.0, 3.0]}, day=1)
+    assert run.state == "failed"
+    what = f"stock prediction_id: {expression} names no column: all predictions of a subject would have one item"
+    assert "3 of 3 predictions can't become items (3 duplicate), more than the dataset tolerates" in (run.error or "")
+    assert f". {what}; {remedy}" in (run.error or "")
+    assert shop.written() == []
+    assert shop.run({"shop": ["x", "y"], "sku": ["a", "b"], "units": [1.0, 2.0]}).counts.written == 2
 
 
 @pytest.mark.parametrize("change", [{"ttl": 14}, {"start": "2026-01-01"}, {"as_of": "day={}"}], ids=str)
