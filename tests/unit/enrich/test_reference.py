@@ -12,13 +12,23 @@ from typing import Any
 import pytest
 
 from enrich.dataset import definition
-from enrich.dataset.definition import Dataset, Derive, FromColumn, FromKey, LastModified, Metadata, Source, Tolerated
+from enrich.dataset.definition import (
+    Dataset,
+    Derive,
+    FromColumn,
+    FromKey,
+    LastModified,
+    Member,
+    Metadata,
+    Source,
+    Tolerated,
+)
 from enrich.dataset.validation import check_datasets
 from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
 INTERNAL = {"rejects_of"}  # set by a replay
-TYPES = [Dataset, Source, Metadata, Derive, Tolerated, FromKey, FromColumn, LastModified]
+TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, FromKey, FromColumn, LastModified]
 FEW = {"sql", "function"}  # given by position
 
 
@@ -39,5 +49,4 @@ def test_the_example_is_a_dataset() -> None:
     code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
     names = {**vars(definition), "Served": Served, "UTC": UTC, "datetime": datetime, "timedelta": timedelta}
     dataset = eval(code, {**names, "add_weekday": lambda frame: frame})
-    served = {dataset.name: dataset.served}
-    assert [str(each) for each in check_datasets({dataset.name: dataset}, served, None)] == []
+    assert [str(each) for each in check_datasets({dataset.name: dataset}, None)] == []

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError
+from infra.bundle import _collect as collect
 from infra.bundle import _pip_install as pip_install
 from infra.bundle import _sources as sources
 from infra.translate import read_template
 from infra.trim import is_kept
+from serve.datasets import parse_served
+from tests.unit.serve.kit import SERVED
 
 IMAGE_LOCKS = ("enrich/requirements.txt", "infra/enrich-image.txt")
 KEPT = [
@@ -54,6 +57,15 @@ def test_sides_stay_apart() -> None:
         "serve/item.py",
         "serve/datasets.py",
     }
+
+
+def test_datasets_are_modules_for_enrich_and_data_for_serve() -> None:
+    """Serve's bundle has who may read as JSON, and no module of a dataset, which could import anything."""
+    serve, enrich = (collect(RECIPES[name]) for name in ("serve", "enrich"))
+    assert parse_served(serve["serve/datasets.json"].decode()) == SERVED
+    assert not [path for path in serve if path.startswith("datasets/")]
+    assert {path for path in enrich if path.startswith("datasets/")} == {"datasets/flight_delays.py"}
+    assert "serve/datasets.json" not in enrich
 
 
 @pytest.mark.parametrize("side", ["enrich", "serve"])
