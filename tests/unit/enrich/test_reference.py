@@ -39,5 +39,4 @@ def test_the_example_is_a_dataset() -> None:
     code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
     names = {**vars(definition), "Served": Served, "UTC": UTC, "datetime": datetime, "timedelta": timedelta}
     dataset = eval(code, {**names, "add_weekday": lambda frame: frame})
-    served = {dataset.name: dataset.served}
-    assert [str(each) for each in check_datasets({dataset.name: dataset}, served, None)] == []
+    assert [str(each) for each in check_datasets({dataset.name: dataset}, None)] == []
