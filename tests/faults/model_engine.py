@@ -59,6 +59,8 @@ def read_chunks(
 class ModelEngine:
     """Renders rows as the engine would."""
 
+    constant_id = None  # its prediction_id is a column
+
     def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
         assert directory.is_dir()
         self._dataset = dataset
