@@ -48,5 +48,5 @@ def test_the_example_is_a_dataset() -> None:
     """`check` finds no mistake in it."""
     code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
     names = {**vars(definition), "Served": Served, "UTC": UTC, "datetime": datetime, "timedelta": timedelta}
-    dataset = eval(code, {**names, "add_weekday": lambda frame: frame})
+    dataset = eval(code, {**names, "add_related": lambda frame: frame})
     assert [str(each) for each in check_datasets({dataset.name: dataset}, None)] == []
