@@ -701,7 +701,7 @@ def test_every_literal_of_the_definition_is_checked() -> None:
 def test_a_run_refuses_a_value_of_a_wrong_type() -> None:
     """Where nobody has run `check`, a misspelled policy must not act as another one."""
     require_types(FLIGHTS)
-    with pytest.raises(DatasetMistakes, match=r"flight-delays metadata.airlines.missing: is 'ignore'; known are fail"):
+    with pytest.raises(DatasetMistakes, match=r"metadata.airlines.missing: is 'ignore'; known are drop, fail"):
         require_types(replace(FLIGHTS, **airlines(missing="ignore")))
 
 
