@@ -7,6 +7,10 @@ class Stopped(Exception):
     """Retry: the run continues later from its checkpoint. A service it needs throttles or is unavailable."""
 
 
+class Refused(Stopped):
+    """Retry a few times: a service refuses what the run asks for, and the run fails if it does so each time."""
+
+
 class OutOfTime(Stopped):
     """Retry at once: the invocation ends, and the run continues in the next one."""
 

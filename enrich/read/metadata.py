@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _BATCH_ROWS = 2048  # a vector of DuckDB's; a few long texts, stored once, may make very many bytes of rows
+_SYSTEM = 1  # ErrorCategory of Athena's own faults; 2 is the user's, 3 any other
 EMPTY = "empty.parquet"  # the columns of a query that found no rows: UNLOAD writes no file then
 
 
 class QueryFailed(Exception):
-    """Athena failed, cancelled or refused a query; the message is Athena's reason."""
+    """Athena failed, cancelled or refused a query; the message is Athena's reason.
+
+    Attributes:
+        is_transient: the fault is Athena's own, or Athena says that the query may succeed if it is sent again.
+    """
+
+    def __init__(self, reason: str, *, is_transient: bool = False) -> None:
+        super().__init__(reason)
+        self.is_transient = is_transient
 
 
 class Athena:
@@ -69,7 +78,9 @@ class Athena:
             raise _refused(error) from error
         status = found["QueryExecution"]["Status"]
         if status["State"] in {"FAILED", "CANCELLED"}:
-            raise QueryFailed(status.get("StateChangeReason", status["State"]))
+            error = status.get("AthenaError", {})
+            is_transient = error.get("Retryable", False) or error.get("ErrorCategory") == _SYSTEM
+            raise QueryFailed(status.get("StateChangeReason", status["State"]), is_transient=is_transient)
         return bool(status["State"] == "SUCCEEDED")
 
     def cancel(self, query_id: str) -> None:

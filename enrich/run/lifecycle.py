@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.field_types import require_types
 from enrich.dataset.mistakes import DatasetMistakes
-from enrich.errors import Failed, LeaseLost, Overwritten, Stopped, TableStateUnknown
+from enrich.errors import Failed, LeaseLost, Overwritten, Refused, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, RenderFailed
 from enrich.ledger.lease import Lease
@@ -55,9 +55,10 @@ MOST_ERROR = 8_000  # characters of an error in the ledger: a record of more tha
 def execute(services: Services, lease: Lease, run: Run) -> Run:
     """Execute a run from its checkpoint and return it closed.
 
-    A run that can't succeed is closed too: as failed, with its error, or as overwritten. What no code here expects,
-    an error of a library or the death of the process, is retried, and closes the run when it has happened
-    `MOST_FAILURES` or `MOST_DEATHS` times in a row at the same checkpoint: the dataset's next outputs wait behind it.
+    A run that can't succeed is closed too: as failed, with its error, or as overwritten. A metadata query that Athena
+    refuses, and what no code here expects, an error of a library or the death of the process, is retried, and closes
+    the run when it has happened `MOST_FAILURES` or `MOST_DEATHS` times in a row at the same checkpoint: the dataset's
+    next outputs wait behind it.
 
     Raises:
         Stopped: it continues later (OutOfTime: as soon as possible); the ledger has its checkpoint and the error.
@@ -77,6 +78,10 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             return _close_early(context, RunState.OVERWRITTEN, str(error))
         except _FAILURES as error:
             return _close_early(context, RunState.FAILED, str(error))
+        except Refused as error:
+            if closed := _note_failure(context, type(error).__name__, str(error)):
+                return closed
+            raise
         except Stopped as error:
             context.run = replace(context.run, failures=0)
             _stop(context, str(error))
@@ -89,11 +94,8 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         except (LeaseLost, TableStateUnknown):
             raise
         except Exception as error:  # a defect, here or in a library: the ledger must show why the run stopped
-            what = f"{type(error).__name__}: {error}"
-            context.run = _count_failure(context.run, type(error).__name__)
-            if context.run.failures >= MOST_FAILURES:
-                return _close_early(context, RunState.FAILED, _describe_failures(context.run, what))
-            _stop(context, what)
+            if closed := _note_failure(context, type(error).__name__, f"{type(error).__name__}: {error}"):
+                return closed
             raise
         return context.run
 
@@ -123,6 +125,15 @@ def _run_stages(context: RunContext) -> None:
             STAGES[context.run.stage](context)
 
 
+def _note_failure(context: RunContext, how: str, what: str) -> Run | None:
+    """Count a failure and stop the run; if it has failed the same way too often, return it closed instead."""
+    context.run = _count_failure(context.run, how)
+    if context.run.failures >= MOST_FAILURES:
+        return _close_early(context, RunState.FAILED, _describe_failures(context.run, what))
+    _stop(context, what)
+    return None
+
+
 def _count_failure(run: Run, how: str) -> Run:
     """Return the run with one failure more, counted from 1 if it is another one or the run has come further."""
     failure = f"{how} at {run.stage} {run.next_row} {run.place} {run.decided_ms or 0}"
@@ -133,7 +144,7 @@ def _describe_failures(run: Run, what: str) -> str:
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its run failed {run.failures} times in a row at "
         f"stage {run.stage}, row {run.next_row}: {what}. It is closed so that other outputs can run; fix the output, "
-        f"the dataset or enrich's memory, then run `python -m enrich replay {run.dataset} {run.run}`"
+        f"the dataset, what it is joined with or enrich's memory, then run `python -m enrich replay {run.dataset} {run.run}`"
     )
 
 

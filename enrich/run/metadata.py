@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from botocore.exceptions import ClientError
 
-from enrich.errors import OutOfTime, Stopped
+from enrich.errors import OutOfTime, Refused, Stopped
 from enrich.ledger.run_state import Kind
 from enrich.read.metadata import QueryFailed, build_columns_sql, digest_sql, has_rows, save_columns
 from enrich.run.context import RunContext
@@ -39,7 +39,8 @@ def pin_metadata(context: RunContext) -> dict[str, str]:
 
     Raises:
         OutOfTime: queries are still running.
-        Stopped: a query failed; the others are cancelled.
+        Stopped: a query failed, and may succeed later; the others are cancelled.
+        Refused: the same for a query that Athena refuses: its SQL, a table or a permission is wrong.
     """
     pinned = context.run.metadata
     if pinned and all(_is_kept(context, location) for location in pinned.values()):
@@ -134,7 +135,11 @@ def _give_up(context: RunContext, name: str, queries: dict[str, Query], error: Q
             with suppress(ClientError):  # it ends by itself
                 context.services.athena.cancel(query.query_id)
     _save(context, {})
-    return Stopped(f"metadata {name!r}: Athena did not answer the query: {error}")
+    if error.is_transient:
+        return Stopped(f"metadata {name!r}: Athena did not answer the query: {error}")
+    return Refused(
+        f"metadata {name!r}: Athena refuses the query: {error}; fix its SQL, the table or the permissions of enrich's role"
+    )
 
 
 def _build_prefix(context: RunContext, name: str) -> str:

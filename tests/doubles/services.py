@@ -255,7 +255,7 @@ class ModelAthena:
         if query.ends_at > self._world.time:
             return False
         if query.fails:
-            raise QueryFailed("the query was cancelled")
+            raise QueryFailed("GENERIC_INTERNAL_ERROR", is_transient=True)
         if not query.done:
             bucket, _, prefix = query.location.removeprefix("s3://").partition("/")
             self._s3.put(bucket, f"{prefix}0.parquet", _render_metadata(self.fetched[query.location][1]))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from enrich.errors import Failed
-from enrich.read.metadata import read_metadata
+from enrich.read.metadata import Athena, QueryFailed, read_metadata
 from tests.bench.services import FolderS3
+from tests.unit.wire.faulty_server import FaultyServer, answer
 
 MB = 2**20
 
@@ -94,3 +98,28 @@ def test_metadata_larger_than_memory_is_refused_before_memory_is_full(tmp_path: 
     taken, _, error = done.stdout.partition(" ")
     assert "metadata 'texts' does not fit into the 32 MB" in error, done.stderr
     assert int(taken) < 10
+
+
+# how Athena answers a question for a query -> whether a retry may help
+ENDS: list[tuple[int, dict[str, Any], bool]] = [
+    (200, {"State": "FAILED", "AthenaError": {"ErrorCategory": 1, "ErrorType": 200, "Retryable": False}}, True),
+    (200, {"State": "FAILED", "AthenaError": {"ErrorCategory": 2, "ErrorType": 1302, "Retryable": False}}, False),
+    (200, {"State": "FAILED", "AthenaError": {"ErrorCategory": 3, "Retryable": True}}, True),
+    (200, {"State": "FAILED"}, False),
+    (200, {"State": "CANCELLED"}, False),
+    (400, {"__type": "InvalidRequestException", "message": "because"}, False),
+]
+
+
+@pytest.mark.parametrize(("status", "found", "is_transient"), ENDS)
+def test_a_query_that_fails_says_whether_a_retry_may_help(
+    status: int, found: dict[str, Any], *, is_transient: bool
+) -> None:
+    """Athena's own faults, and what it calls retryable; not wrong SQL, a table that is gone, or a query stopped."""
+    shown = found if status == 400 else {"QueryExecution": {"Status": {**found, "StateChangeReason": "because"}}}
+    key = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    with FaultyServer(answer(status, json.dumps(shown).encode())) as server:
+        client = boto3.client("athena", "eu-west-1", endpoint_url=f"http://127.0.0.1:{server.port}", **key)
+        with pytest.raises(QueryFailed, match="because") as error:
+            Athena(lambda: SimpleNamespace(client=client)).is_done("query")
+    assert error.value.is_transient is is_transient

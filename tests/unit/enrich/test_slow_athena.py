@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -17,6 +18,7 @@ from enrich.intake.operations import refresh
 from enrich.intake.worker import run_pending
 from enrich.ledger.run_state import RunState, Stage
 from enrich.read.metadata import QueryFailed, build_columns_sql
+from enrich.run.lifecycle import MOST_FAILURES
 from tests.unit.enrich.small_shop import DATASET, PRODUCTS, ROWS, SETTINGS, SmallShop, parquet
 
 NAMES = ["first", "second", "third", "fourth", "fifth"]
@@ -33,6 +35,7 @@ class SlowAthena:
     shop: SmallShop
     seconds: Mapping[str, float]
     fails: set[str] = field(default_factory=set)
+    is_transient: bool = True
     empty: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)  # names, one for each start
     cancelled: list[str] = field(default_factory=list)
@@ -52,7 +55,7 @@ class SlowAthena:
         if self.shop.world.now() < ends_at:
             return False
         if name in self.fails:
-            raise QueryFailed("Query exhausted resources at this scale factor")
+            raise QueryFailed("Query exhausted resources at this scale factor", is_transient=self.is_transient)
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
         if rows:
             self.shop.s3.put(bucket, f"{prefix}0.parquet", parquet(rows))
@@ -138,6 +141,32 @@ def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
     athena.fails.clear()
     assert not invoke(shop, athena, 900.0)
     assert sorted(athena.started) == sorted([*NAMES, "second", "third", "fourth", "fifth"])
+
+
+@pytest.mark.parametrize("is_transient", [True, False])
+def test_a_query_that_athena_refuses_does_not_block_its_dataset(tmp_path: Path, *, is_transient: bool) -> None:
+    """Its run is closed after three attempts, and the next output is published; Athena's own faults are waited for."""
+    shop = build_shop(tmp_path)
+    athena = SlowAthena(shop, dict.fromkeys(NAMES, 5.0), {"second"}, is_transient=is_transient)
+    take_arrived(shop.services(), SETTINGS.outputs, shop.key())
+    attempts = 2 * MOST_FAILURES if is_transient else MOST_FAILURES - 1
+    for _ in range(attempts):
+        with pytest.raises(Stopped, match="metadata 'second': Athena "):
+            invoke(shop, athena, 900.0)
+        shop.world.sleep(900)
+    if is_transient:
+        athena.fails.clear()
+    assert not invoke(shop, athena, 900.0)
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert run.state is (RunState.DONE if is_transient else RunState.FAILED)
+    if not is_transient:
+        remedy = rf"metadata 'second': Athena refuses the query: .* fix its SQL.* replay stock {run.run}"
+        assert re.search(remedy, run.error or "")
+        athena.fails.clear()
+        shop.put(shop.key(1), parquet(ROWS))
+        take_arrived(shop.services(), SETTINGS.outputs, shop.key(1))
+        assert not invoke(shop, athena, 900.0)
+        assert [each.state for each in shop.ledger.fetch_runs("stock")] == [RunState.DONE, RunState.FAILED]
 
 
 def test_a_query_of_an_earlier_day_is_run_again(tmp_path: Path) -> None:
