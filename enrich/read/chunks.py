@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import chain, groupby
 from typing import Any
 from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
@@ -29,16 +27,32 @@ from enrich.errors import first_line
 from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
 from enrich.read.magic import HEAD_BYTES, OtherFormat, recognize
+from enrich.read.row_groups import (
+    WideRow,
+    can_be_wide,
+    count_rows,
+    find_dictionaries,
+    find_leaves,
+    gather,
+    join,
+    read_few,
+)
 from enrich.read.s3_object import Part
 from enrich.read.text import BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
-CHUNK_BYTES = 8 * 1024 * 1024  # of a chunk of wide rows, as the file's metadata has it; rendering takes many times that
-MAX_REPEATED = 64 * 1024 * 1024  # bytes that a chunk's repeated texts may take, each as long as it is
-MAX_DICTIONARY = 2 * 1024 * 1024  # bytes of a column's dictionary in a row group: writers end it at 1 MB
+_ENCRYPTED = b"PARE"
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
-_TEXTS = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
+# pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
+# INT96 as nanoseconds, which pyarrow makes of it by default, wraps round after the year 2262
+# a list is two levels of the schema, and pyarrow's own limit is 100
+_OPTIONS: dict[str, Any] = {
+    "pre_buffer": False,
+    "buffer_size": 1 << 20,
+    "coerce_int96_timestamp_unit": "us",
+    "schema_depth_limit": 1000,
+}
 
 OpenPart = Callable[[Part], Any]  # gives a seekable binary file
 
@@ -84,94 +98,63 @@ def _read_parquet(
     part: Part, file: Any, source: Source, skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Give chunks with their first row in the part. Row groups before `skip` are not read."""
-    try:
-        # pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
-        # INT96 as nanoseconds, which pyarrow makes of it by default, wraps round after the year 2262
-        options: Any = {"pre_buffer": False, "buffer_size": 1 << 20, "coerce_int96_timestamp_unit": "us"}
-        parquet = pq.ParquetFile(file, **options)
-        texts = [field.name for field in parquet.schema_arrow if field.name in source.columns and field.type in _TEXTS]
-        once = pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **options) if texts else parquet
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadOutput(f"{part.name} is not a Parquet file: {_explain_not_parquet(file, error)}") from error
+    parquet = _open_parquet(part, file)
     kinds, constants = check_schema(part, source, parquet.schema_arrow)
-    groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
-    rows = sum(group.num_rows for group in groups)
-    wide = sum(group.total_byte_size for group in groups) // max(1, rows)
-    chunk_rows = max(1, min(chunk_rows, CHUNK_BYTES // max(1, wide)))
-    first = before = 0
-    while first < len(groups) and before + groups[first].num_rows <= skip:
-        before += groups[first].num_rows
+    metadata = parquet.metadata
+    leaves = find_leaves(parquet.schema, list(kinds))
+    texts = find_dictionaries(metadata, leaves)
+    once = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts, **_OPTIONS) if texts else parquet
+    chunk_rows = count_rows(metadata, leaves, chunk_rows)
+    first = at = 0
+    while first < metadata.num_row_groups and at + metadata.row_group(first).num_rows <= skip:
+        at += metadata.row_group(first).num_rows
         first += 1
 
-    def read_group(reader: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
-        yield from reader.iter_batches(chunk_rows, row_groups=[group], columns=list(kinds), use_threads=False)
+    def is_measured(group: int) -> bool:
+        return can_be_wide(once, group, leaves, chunk_rows)
 
-    def repeats(group: int) -> bool:
-        rows: int = groups[group].num_rows
-        return _measure_repeated(once, group, texts) * min(chunk_rows, rows) > MAX_REPEATED
+    def read_group(group: int) -> Iterator[pa.RecordBatch]:
+        yield from parquet.iter_batches(chunk_rows, row_groups=[group], columns=list(kinds), use_threads=False)
+
+    def read_measured(group: int) -> Iterator[pa.RecordBatch]:
+        pieces = (_convert(piece, kinds) for piece in read_few(once, group, list(kinds)))
+        return gather(pieces, chunk_rows)
 
     try:
-        at = before
-        # A group whose rows repeat long texts is cut by itself: its chunks, too, are the same wherever reading begins.
-        for repeated, members in groupby(range(first, len(groups)), key=repeats):
-            batches = chain.from_iterable(map(partial(read_group, once if repeated else parquet), members))
-            chunks = chain.from_iterable(map(_halve, batches)) if repeated else _cut(batches, at, chunk_rows)
+        begun = at
+        # A group that is measured is cut by itself: its chunks, too, are the same wherever reading begins.
+        for measured, members in groupby(range(first, metadata.num_row_groups), key=is_measured):
+            if measured:
+                chunks: Iterator[pa.RecordBatch] = chain.from_iterable(map(read_measured, members))
+            else:
+                batches = chain.from_iterable(map(read_group, members))
+                chunks = (_convert(chunk, kinds) for chunk in _cut(batches, at, chunk_rows))
             for chunk in chunks:
-                taken = _take_columns(chunk, kinds)
-                names = [*source.columns, *([PROBLEM] if PROBLEM in taken.schema.names else [])]
-                yield at, _add_constants(taken, names, constants)
+                marked = mark_bad_values(chunk)
+                names = [*source.columns, *([PROBLEM] if PROBLEM in marked.schema.names else [])]
+                yield at, _add_constants(marked, names, constants)
                 at += chunk.num_rows
-        if at == before:
-            yield before, pa.RecordBatch.from_pylist([], pa.schema([]))  # shows how many rows were passed over
+        if at == begun:
+            yield begun, pa.RecordBatch.from_pylist([], pa.schema([]))  # shows how many rows were passed over
+    except WideRow as error:
+        raise BadOutput(f"{part.name}: {error}") from error
     except pa.ArrowNotImplementedError as error:
         raise BadOutput(f"{part.name}: pyarrow can't read it ({first_line(error)}); write plainer types") from error
     except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({first_line(error)}); write it again") from error
 
 
-def _take_columns(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordBatch:
-    """Return the columns in the types that the engine takes, with the rows marked that hold values it would misread."""
+def _open_parquet(part: Part, file: Any) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, **_OPTIONS)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadOutput(f"{part.name} {_explain_not_parquet(file, error)}") from error
+
+
+def _convert(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordBatch:
+    """Return the columns in the types that the engine takes."""
     columns = [convert_column(chunk.column(chunk.schema.get_field_index(name)), kind) for name, kind in kinds.items()]
-    return mark_bad_values(pa.RecordBatch.from_arrays(columns, names=list(kinds)))
-
-
-def _measure_repeated(once: pq.ParquetFile, group: int, texts: list[str]) -> int:
-    """Return how many bytes a row takes at most in the columns whose texts a row group may store once for many rows."""
-    stored = once.metadata.row_group(group)
-    chosen, bound = [], 0
-    for n in range(stored.num_columns):
-        column = stored.column(n)
-        # a writer that fills its dictionary continues with plain values, which are as large in the file as in memory
-        limit = MAX_DICTIONARY + 4 * column.num_values
-        size = column.total_uncompressed_size
-        if column.path_in_schema in texts and column.has_dictionary_page and size <= limit:
-            chosen.append(column.path_in_schema)
-            bound += size
-    if not chosen or bound * stored.num_rows <= MAX_REPEATED:
-        return 0
-    first = next(once.iter_batches(1, row_groups=[group], columns=chosen, use_threads=False), None)
-    if first is None:
-        return 0
-    dictionaries = [first.column(first.schema.get_field_index(name)).dictionary for name in chosen]
-    return sum(pc.max(pc.binary_length(each)).as_py() or 0 for each in dictionaries)
-
-
-def _halve(chunk: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Halve a chunk until its repeated texts, each as long as it is, fit into `CHUNK_BYTES`.
-
-    A file of some hundred KB can have tens of thousands of rows of as many bytes each.
-    """
-    size = 0
-    for column in chunk.columns:
-        if pa.types.is_dictionary(column.type) and column.type.value_type in _TEXTS:
-            lengths = pc.binary_length(column.dictionary).cast(pa.int64())
-            size += pc.sum(lengths.take(column.indices)).as_py() or 0
-    if size <= CHUNK_BYTES or chunk.num_rows == 1:
-        yield chunk
-        return
-    half = chunk.num_rows // 2
-    yield from _halve(chunk.slice(0, half))
-    yield from _halve(chunk.slice(half))
+    return pa.RecordBatch.from_arrays(columns, names=list(kinds))
 
 
 def _read_csv(
@@ -254,20 +237,16 @@ def _cut(
     room = chunk_rows - at % chunk_rows
     for batch in batches:
         while batch.num_rows >= room:
-            yield _join([*held, batch.slice(0, room)])
+            yield join([*held, batch.slice(0, room)])
             batch, held, room = batch.slice(room), [], chunk_rows  # noqa: PLW2901 - what is left of it
         if batch.num_rows:
             held.append(batch)
             room -= batch.num_rows
         if len(held) == most:
-            yield _join(held)
+            yield join(held)
             held, room = [], chunk_rows
     if held:
-        yield _join(held)
-
-
-def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+        yield join(held)
 
 
 def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[str, pa.DataType], dict[str, str]]:
@@ -354,12 +333,25 @@ def _add_constants(batch: pa.RecordBatch, names: list[str], constants: dict[str,
 
 
 def _explain_not_parquet(file: Any, error: Exception) -> str:
-    """Say what a file is instead, and what to do."""
+    """Say what a file is instead, or what pyarrow can't take of it, and what to do."""
     file.seek(0)
-    found = recognize(file.read(HEAD_BYTES))
+    head = file.read(HEAD_BYTES)
+    found = recognize(head)
+    if head.startswith(_ENCRYPTED) or "ncrypted" in str(error):
+        return "is an encrypted Parquet file; write it without encryption, and let S3 encrypt it (SSE-KMS)"
     if found is None:
-        return f"{first_line(error)}; check the dataset's format"
+        return f"is not a Parquet file: {first_line(error)}; check the dataset's format"
     what, remedy = found
-    if "Parquet" in what:
-        return f"it is damaged ({first_line(error)}); write it again"
-    return f"it {what}; {remedy or 'write it without: Parquet is compressed inside'}"
+    if "Parquet" not in what:
+        return f"is not a Parquet file: it {what}; {remedy or 'write it without: Parquet is compressed inside'}"
+    if _ends_like_parquet(file):  # the footer is there
+        return (
+            f"has a column of a type that pyarrow can't read, or is damaged ({first_line(error)}); write the column as "
+            "another type, or leave it out: an integer of more than 64 bits is a decimal of at most 38 digits, or text"
+        )
+    return f"is a damaged Parquet file ({first_line(error)}); write it again"
+
+
+def _ends_like_parquet(file: Any) -> bool:
+    file.seek(-4, 2)
+    return bool(file.read(4) == b"PAR1")

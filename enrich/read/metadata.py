@@ -78,8 +78,8 @@ class Athena:
             raise _refused(error) from error
         status = found["QueryExecution"]["Status"]
         if status["State"] in {"FAILED", "CANCELLED"}:
-            error = status.get("AthenaError", {})
-            is_transient = error.get("Retryable", False) or error.get("ErrorCategory") == _SYSTEM
+            detail = status.get("AthenaError", {})
+            is_transient = detail.get("Retryable", False) or detail.get("ErrorCategory") == _SYSTEM
             raise QueryFailed(status.get("StateChangeReason", status["State"]), is_transient=is_transient)
         return bool(status["State"] == "SUCCEEDED")
 

@@ -138,7 +138,8 @@ def _give_up(context: RunContext, name: str, queries: dict[str, Query], error: Q
     if error.is_transient:
         return Stopped(f"metadata {name!r}: Athena did not answer the query: {error}")
     return Refused(
-        f"metadata {name!r}: Athena refuses the query: {error}; fix its SQL, the table or the permissions of enrich's role"
+        f"metadata {name!r}: Athena refuses the query: {error}; fix its SQL, the table or the permissions of "
+        "enrich's role"
     )
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.join.engine import Engine
+from enrich.read import row_groups
 from enrich.read.chunks import BadOutput
 from tests.unit.enrich.test_read import dataset_of, parquet, read, render
 
@@ -168,6 +169,22 @@ def test_every_type_has_its_json_and_survives_a_replay(tmp_path: Path, nest: str
     expected = {f"c{n}": describe(text) for n, (_, _, text) in chosen}
     assert split(row["body"]) == expected
     assert split(row["again"]) == expected
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_rows_that_are_measured_before_they_are_decoded_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, nest: str
+) -> None:
+    """A row group that may be wide is read another way, with texts as dictionaries: to the same values."""
+    build, declare, _ = NESTS[nest]
+    columns = {f"c{n}": (build(values, n), declare(kind)) for n, (values, kind, _) in enumerate(VALUES)}
+    dataset = dataset_of("parquet", {name: kind for name, (_, kind) in columns.items()})
+    content = parquet(pa.table({name: values for name, (values, _) in columns.items()}))
+    ((_, usual),) = read(dataset, ("a", content))
+    monkeypatch.setattr(row_groups, "MAX_UNMEASURED", -1)
+    ((_, measured),) = read(dataset, ("a", content))
+    assert measured.schema == usual.schema
+    assert measured.equals(usual)
 
 
 def hostile(kind: pa.DataType, random: Random, rows: int) -> pa.Array:

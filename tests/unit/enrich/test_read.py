@@ -18,6 +18,7 @@ import pytest
 
 from enrich.dataset.definition import Dataset, LastModified, Source
 from enrich.join.engine import Engine
+from enrich.read import row_groups
 from enrich.read import text as text_module
 from enrich.read.chunks import BadOutput, parse_partitions, read_chunks
 from enrich.read.s3_object import Part
@@ -234,9 +235,7 @@ def test_row_groups_before_the_start_are_not_read() -> None:
 
 def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk of wide rows holds fewer of them, so that memory does not grow with their size."""
-    from enrich.read import chunks as read_module
-
-    monkeypatch.setattr(read_module, "CHUNK_BYTES", 1_000_000)
+    monkeypatch.setattr(row_groups, "CHUNK_BYTES", 1_000_000)
     content = parquet(pa.table({"id": [chr(65 + n % 26) * 100_000 + str(n) for n in range(40)]}), use_dictionary=False)
     chunks = [chunk for _, chunk in read(dataset_of("parquet", {"id": "varchar"}), ("a", content))]
     assert max(chunk.num_rows for chunk in chunks) <= 10
@@ -264,6 +263,59 @@ def test_long_texts_that_are_stored_once_make_smaller_chunks(start: int) -> None
         assert pa.total_allocated_bytes() - before < 64 * 1024 * 1024
     assert next_row == rows
     assert len(whole) > 10
+
+
+LONG = "x" * 4_000
+ENTRY = [("k", LONG)]
+LISTS = pa.list_(pa.int64())
+# how rows that take much memory are stored in few bytes: values of 1,000 rows, the declared type, options of the writer
+SMALL_FILES: dict[str, tuple[pa.Array, str, dict[str, Any]]] = {
+    "a text in lists": (pa.array([[LONG, "a"]] * 1000), "varchar[]", {}),
+    "in structs": (pa.array([{"t": LONG, "n": 1}] * 1000), "struct(t varchar)", {}),
+    "in maps": (pa.array([ENTRY] * 1000, pa.map_(pa.string(), pa.string())), "map(varchar, varchar)", {}),
+    "deep": (pa.array([[{"t": [[LONG]]}]] * 1000), "struct(t varchar[][])[]", {}),
+    "after nulls": (pa.array([None, []] * 100 + [[LONG]] * 800), "varchar[]", {}),
+    "bytes": (pa.array([[LONG.encode()]] * 1000), "blob[]", {}),
+    "as JSON": (pa.ExtensionArray.from_storage(pa.json_(), pa.array([f'"{LONG}"'] * 1000)), "json", {}),
+    "dictionary of the frame": (pa.array([LONG] * 1000).dictionary_encode(), "varchar", {}),
+    "beside plain texts": (
+        pa.array([LONG] * 800 + [f"{n:04000d}" for n in range(200)]),
+        "varchar",
+        {"dictionary_pagesize_limit": 8_000},
+    ),
+    "numbers in lists": (pa.array([[7] * 600] * 1000, LISTS), "bigint[]", {}),
+    "wide among narrow": (pa.array([[1]] * 900 + [[7] * 6_000] * 100, LISTS), "bigint[]", {}),
+    "texts among narrow": (pa.array(["a"] * 400 + [LONG] * 600), "varchar", {"use_dictionary": False}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_small_files_of_wide_rows_are_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """However values are nested and stored, a chunk's size is bounded, and its rows are those of the file."""
+    for limit in ("CHUNK_BYTES", "MAX_UNMEASURED", "MAX_ROW"):
+        monkeypatch.setattr(row_groups, limit, getattr(row_groups, limit) // 16)
+    values, kind, options = SMALL_FILES[name]
+    table = pa.table({"id": [str(n) for n in range(1000)], "v": values})
+    content = parquet(table, compression="zstd", **options)
+    dataset = dataset_of("parquet", {"id": "varchar", "v": kind})
+    before, seen = pa.total_allocated_bytes(), 0
+    for _, chunk in read(dataset, ("a", content)):
+        assert chunk.nbytes <= row_groups.MAX_UNMEASURED
+        assert pa.total_allocated_bytes() - before < 16 * 1024 * 1024
+        assert chunk.column("id").to_pylist() == [str(seen + n) for n in range(chunk.num_rows)]
+        seen += chunk.num_rows
+    assert seen == 1000
+
+
+def test_a_row_that_takes_too_much_memory_fails_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the file, the row, its size and the remedy; nothing of it is decoded."""
+    for limit in ("CHUNK_BYTES", "MAX_UNMEASURED", "MAX_ROW"):
+        monkeypatch.setattr(row_groups, limit, 1 << 20)
+    wide = pa.array([["a"], [LONG] * 1000])
+    content = parquet(pa.table({"id": ["a", "b"], "v": wide}))
+    dataset = dataset_of("parquet", {"id": "varchar", "v": "varchar[]"})
+    with pytest.raises(BadOutput, match=r"things/a: row 1 of row group 0 takes 3 MB, expected at most 1 MB; write"):
+        list(read(dataset, ("a", content)))
 
 
 BAD_VALUES = [
@@ -375,7 +427,7 @@ def test_a_byte_that_is_not_utf_8_in_a_column_that_is_ignored_rejects_nothing(tm
     [
         ("parquet", "a.parquet", b"", "is empty"),
         ("parquet", "a.parquet", b"id,n\n1,2\n", "is not a Parquet file"),
-        ("parquet", "a.parquet", parquet(TABLE)[:-9], "is not a Parquet file"),
+        ("parquet", "a.parquet", parquet(TABLE)[:-9], "is a damaged Parquet file"),
         ("parquet", "a.parquet", parquet(TABLE.drop_columns(["n"])), "column 'n' is missing"),
         ("parquet", "a.parquet", parquet(TABLE.rename_columns(["ID", *list(COLUMNS)[1:]])), "'id' is missing"),
         ("parquet", "a.parquet", parquet(TABLE.set_column(1, "n", pa.array(["x", "y", "z"]))), "column 'n' is VARCHAR"),

@@ -250,7 +250,7 @@ PARQUET = [
     (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; write it without"),
     (zstd(TEXT), "it is compressed with zstd; write it without: Parquet is compressed inside"),
     (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
-    (parquet(pa.table({"id": ["1"]}))[:-9], "is not a Parquet file: it is damaged"),
+    (parquet(pa.table({"id": ["1"]}))[:-9], "is a damaged Parquet file"),
     (TEXT, "; check the dataset's format"),
     (b"", "is empty (0 bytes)"),
 ]
