@@ -2,22 +2,25 @@
 
 A value that can't be converted rejects its row; a column whose type can't be converted fails the output.
 
-Parquet: integers to any number that holds them; floating point and decimals to an integer if it is whole (pandas writes
-integers with nulls so); FLOAT and DOUBLE to each other, rounded to the nearest; decimals to any other number; a
-timestamp without zone is UTC; finer fractions are rounded to the declared unit; text to VARCHAR, ENUM, UUID and JSON;
-nested types member by member, by the same rules: one member that can't be converted rejects the row.
+Parquet: integers to any number that holds them exactly; floating point and decimals to an integer if it is whole
+(pandas writes integers with nulls so); FLOAT and DOUBLE to each other, rounded to the nearest; decimals to any other
+number, and any number to a decimal, rounded to its scale; a timestamp without zone is UTC; finer fractions are rounded
+to the declared unit; text to VARCHAR, ENUM, UUID and JSON; nested types member by member, by the same rules: one member
+that can't be converted rejects the row.
 
 Text (CSV, JSON lines, partitions in the object key) is parsed as the type: `12`, `12.0` and `+12` as an integer, but
 not `1e3`; a date as `2026-11-20` only; an instant with or without zone, UTC without, and a time without zone; decimals
 are rounded to the declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans; BLOB as base64 (RFC 4648,
 section 4), which is what BigQuery, Spark and Jackson write. A member of JSON lines at any depth is parsed so: one that
 a struct lacks is null, and an object or a number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a
-fraction as a double, so one of more than 15 digits is no DECIMAL: it must be written as a string.
+fraction as a double, so one of more than 15 digits is no DECIMAL: it must be written as a string. A declared member
+that an object has twice rejects the row: readers of JSON differ in which of the two they take (RFC 8259, section 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from enrich.dataset.json_sql import INTEGERS, NESTED, TIMESTAMPS, SqlType, identifier, literal
@@ -62,6 +65,10 @@ def _coerce_value(value: str, actual: SqlType, declared: SqlType, depth: int) ->
     converted = f"try_cast({value} as {declared})"
     if declared.id in INTEGERS and (actual.id in _FLOATS or actual.id == "decimal"):
         converted = f"case when {value} = trunc({value}) then {converted} end"
+    elif declared.id in _FLOATS and actual.id in INTEGERS:
+        converted = f"case when try_cast({converted} as {actual}) = {value} then {converted} end"
+    elif (actual.id, declared.id) == ("timestamp_ns", "timestamp_s"):  # DuckDB has no such cast
+        converted = f"try_cast(try_cast({value} as timestamp) as {declared})"
     elif "timestamptz_ns" in {actual.id, declared.id} and actual.id != "timestamp_ns":
         converted = f"try_cast(try_cast({value} as timestamptz) as {declared})"
         if declared.id == "timestamp_ns":  # not by way of microseconds
@@ -170,6 +177,12 @@ def other_case(json: str, missing: Mapping[str, str]) -> str:
     return f"coalesce({', '.join(names)})"
 
 
+def has_repeated(json: str, names: Iterable[str]) -> str:
+    """Return the SQL of whether an object has one of these members twice."""
+    known = f"list_filter(json_keys({json}), lambda name: name in ({', '.join(map(literal, names))}))"
+    return f"(len({known}) > len(list_distinct({known})))"
+
+
 def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cast") -> str:
     """Return the SQL of text as the type; it fails, or is null with `try_cast`, for what is not of the type."""
     kind = declared.id
@@ -212,7 +225,8 @@ def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) 
         structure = "{" + ",".join(f'{json_name(name)}:"JSON"' for name in names) + "}"
         fail = f"cast('?' as {declared})"
         missing = {name: f"{each}.{identifier(name)} is null" for name in names}
-        packed = f"case when {other_case(json, missing)} is null then struct_pack({', '.join(members)}) else {fail} end"
+        is_clear = f"{other_case(json, missing)} is null and not {has_repeated(json, names)}"
+        packed = f"case when {is_clear} then struct_pack({', '.join(members)}) else {fail} end"
         parsed = f"list_transform([json_transform({json}, {literal(structure)})], lambda {each}: {packed})[1]"
         # What is no object has all members null, as an object without them.
         return f"case when {json} is null then null when json_type({json}) = 'OBJECT' then {parsed} else {fail} end"
@@ -244,5 +258,5 @@ def _is_same_kind(actual: SqlType, declared: SqlType) -> bool:
 
 
 def json_name(name: str) -> str:
-    """Return a name in double quotes, as DuckDB's JSON functions expect it."""
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Return a name as a JSON string, as DuckDB's JSON functions expect it."""
+    return json.dumps(name, ensure_ascii=False)

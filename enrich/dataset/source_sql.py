@@ -11,6 +11,7 @@ from enrich.dataset.coercion import (
     coerce_json,
     coerce_text,
     coerce_typed,
+    has_repeated,
     json_member,
     json_name,
     needs_json,
@@ -113,10 +114,28 @@ def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping
         unknown = f"list_filter(try(json_keys({line})), lambda name: name not in ({known}))"
         words = [literal("member '"), f"{unknown}[1]", literal("' is not in the contract")]
         problems.append(f"when len({unknown}) > 0 then concat({', '.join(words)})")
+    problems += _check_repeated(relation, inside)
     structure = "{" + ",".join(json_member(name, kind) for name, kind in inside.items()) + "}"
     problem = f"coalesce({identifier(PROBLEM)}, case {' '.join(problems)} end)"
     parsed = f"(select *, try(json_transform({line}, {literal(structure)})) as {_JSON} from {relation})"
     return f"(select * replace ({problem} as {identifier(PROBLEM)}) from {parsed})"
+
+
+def _check_repeated(relation: str, inside: Mapping[str, SqlType]) -> list[str]:
+    """Return the case of lines that have a member of the contract twice.
+
+    To compare the names of every line costs more than to parse it. Lines have few different lists of names: only where
+    one of those has a name twice, which is rare, are the lines looked at.
+    """
+    if not inside:
+        return []
+    line = identifier(LINE)
+    lists = f"select any_value(names) as names from (select try(json_keys({line})) as names from {relation}) "
+    lists += "group by hash(names)"
+    some = f"(select count(*) from ({lists}) where len(names) > len(list_distinct(names))) > 0"
+    names = literal(", ".join(map(repr, inside)))
+    words = f"concat('the line has a member of the contract twice, of ', {names}, '; write it once')"
+    return [f"when {some} and {has_repeated(line, inside)} then {words}"]
 
 
 def _check_case(inside: Mapping[str, SqlType]) -> list[str]:

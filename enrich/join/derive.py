@@ -48,7 +48,7 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
     try:
         before = convert()  # twice, since the step may change objects in place
         derived = step.function(convert())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         step_name = getattr(step.function, "__name__", "the step")
         raise DeriveFailed(
             f"{dataset} derive: {step_name} raised {type(error).__name__}: {error}; fix the step, or the values it got"
@@ -60,10 +60,15 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
         raise DeriveFailed(
             f"{dataset} derive: returned {len(derived)} rows, expected {table.num_rows}; return every row it received"
         )
+    if not derived.index.equals(before.index) and derived.index.sort_values().equals(before.index):
+        raise DeriveFailed(f"{dataset} derive: returned the rows in another order; return them as it received them")
     wanted = [name for name in table.column_names if name not in _INTERNAL] + list(step.columns)
     missing = [name for name in wanted if name not in derived.columns]
     if missing:
         raise DeriveFailed(f"{dataset} derive: returned no column {missing[0]!r}; add it, or do not drop it")
+    twice = [name for name in wanted if list(derived.columns).count(name) > 1]
+    if twice:
+        raise DeriveFailed(f"{dataset} derive: returned column {twice[0]!r} twice; return it once")
     columns = {name: _take_column(dataset, name, table, before, derived[name]) for name in wanted}
     return pa.table({**columns, **{name: table[name] for name in _INTERNAL}})
 
@@ -71,7 +76,7 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
 def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned: Any) -> pa.ChunkedArray | pa.Array:
     """Return a column as it went in if the step did not change it, else what the step returned."""
     returned = returned.reset_index(drop=True)
-    if name in before and returned.equals(before[name]):
+    if name in before and (returned.equals(before[name]) or _is_same(returned.array, before[name].array)):
         return table[name]
     try:
         return pa.Array.from_pandas(returned)
@@ -79,3 +84,14 @@ def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned
         raise DeriveFailed(
             f"{dataset} derive: column {name!r} can't be read back ({first_line(error)}); return values of one type"
         ) from error
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal at any depth; NaN equals NaN, where pandas takes nested ones for others."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(_is_same(one[name], other[name]) for name in one)
+    if not isinstance(one, (str, bytes)) and hasattr(one, "__len__"):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one is other or one == other or (one != one and other != other))

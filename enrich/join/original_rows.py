@@ -74,8 +74,15 @@ def render_row(row: pa.Table) -> str:
                 values[name] = row[name][0].as_py()
                 orjson.dumps(values[name])
             except (ValueError, OverflowError, TypeError):
-                values[name] = str(row[name][0])
+                values[name] = _describe(row[name][0])
     return orjson.dumps(values, default=str).decode()
+
+
+def _describe(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (ValueError, OverflowError):  # Python has no such duration or instant; Arrow shows it
+        return str(pa.array([value], value.type).to_string()).strip("[] \n")
 
 
 def strict_json(text: str, line: str | None) -> str:

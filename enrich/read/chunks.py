@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
 from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
-from enrich.dataset.json_sql import SqlType
+from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.mistakes import suggest
 from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.errors import first_line
@@ -41,6 +41,7 @@ from enrich.read.s3_object import Part
 from enrich.read.text import BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
+MAX_NESTED = 12  # lists and maps in a declared type: the time to compile its SQL doubles with each
 _ENCRYPTED = b"PARE"
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
@@ -92,6 +93,13 @@ def read_chunks(
             except (Damaged, BadText, OtherFormat) as error:
                 raise BadOutput(f"{part.name}: {error}") from error
         row += at
+        _check_count(f"{part.name} has", at, part.rows)
+        _check_count(f"the parts up to {part.name} have", row, part.rows_so_far)
+
+
+def _check_count(what: str, rows: int, stated: int | None) -> None:
+    if stated is not None and rows != stated:
+        raise BadOutput(f"{what} {rows} rows, expected {stated} by the manifest; write the output again")
 
 
 def _read_parquet(
@@ -200,7 +208,9 @@ def _check_header(part: Part, source: Source, first: list[str]) -> None:
     expected = {name.lower() for name in source.columns if name not in parse_partitions(part.object_key)}
     if not expected or expected & {name.lower() for name in first}:
         return
-    for delimiter in ",;\t|\x01":
+    if first[:1] and first[0].startswith("{"):
+        raise BadOutput(f'{part.name}: it is JSON lines, it seems; set the dataset\'s format to "jsonl"')
+    for delimiter in ",;\t|\x01\x02\x1f:^~ ":
         if expected & {name.strip(" \"'").lower() for name in source.delimiter.join(first).split(delimiter)}:
             raise BadOutput(
                 f"{part.name}: its header is not separated by {source.delimiter!r}; set delimiter={delimiter!r}"
@@ -277,6 +287,11 @@ def _choose_type(
     con: duckdb.DuckDBPyConnection, part: Part, field: pa.Field, declared: str, kind: SqlType
 ) -> pa.DataType:
     place = f"{part.name}: column {field.name!r}"
+    nested = str(kind).count("[") + str(kind).count("MAP(")
+    if nested > MAX_NESTED:
+        raise BadOutput(
+            f"{place} nests {nested} lists and maps in the contract, expected at most {MAX_NESTED}; write it as JSON text"
+        )
     try:
         chosen = choose_type(field.type, kind)
         schema = pa.schema([pa.field(field.name, chosen)])
@@ -289,6 +304,12 @@ def _choose_type(
             "type, or take it out of the contract"
         ) from error
     if coerce_typed(field.name, actual, kind) is None:
+        if actual.id == "blob" and kind.id == "varchar":  # a cast of a BLOB to text escapes what is not ASCII
+            name = identifier(field.name)
+            raise BadOutput(
+                f"{place} is {actual} (bytes that the file does not call text) and the contract says {declared}; "
+                f"declare it as blob and write decode({name}) in the expressions, or write it as text"
+            )
         raise BadOutput(
             f"{place} is {actual} and the contract says {declared}; write it so, or declare it as it is and cast it "
             "in the expressions"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
@@ -27,7 +28,7 @@ _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # And what they leave under other names: folders of EMR and Glue, half-written copies, checksums, the manifest of
 # Redshift's UNLOAD (PREFIXmanifest), the manifest and the column types of an Athena query.
 _LEFTOVER = re.compile(
-    rf".*_\$folder\$|.*\.(_COPYING_|tmp|partial|crc|md5|sha1|sha256)|[^.]*manifest|{_UUID}(-manifest\.csv|(\.\w+)?\.metadata)"
+    rf".*_\$folder\$|.*\.(_COPYING_|tmp|partial|crc|md5|sha1|sha256|sha512)|[^.]*manifest|{_UUID}(-manifest\.csv|(\.\w+)?\.metadata)"
 )
 
 
@@ -108,9 +109,11 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
         entries = _list_parts(s3, bucket, prefix, dataset.source.marker)
         listing = _digest("".join(map(_render_entry, entries)))
         parts = _fetch_parts(s3, bucket, entries)
-        problems = tuple(_compare(prefix, _get_manifest(s3, part), parts))
+        manifest = _get_manifest(s3, part)
+        problems = tuple(_compare(prefix, manifest, parts))
         listed = "\n".join(f"{each.object_key} {each.version_id or each.etag} {each.size}" for each in parts)
         identity += "+" + _digest(listed)
+        parts = _add_counts(prefix, manifest, parts)
     return Output(
         dataset=dataset.name,
         bucket=bucket,
@@ -224,43 +227,71 @@ def parse_parts(text: bytes) -> list[Part]:
     return [Part(**part) for part in json.loads(text)]
 
 
+class _Entry(NamedTuple):
+    """What a manifest says of a part; None where it says nothing."""
+
+    size: int | None = None
+    rows: int | None = None
+    may_lack: bool = False
+
+
 class _Manifest(NamedTuple):
     """What a marker says of its parts. Names are whole object keys, URLs of them, or relative to the marker's folder.
 
     Attributes:
-        sizes: for each name the bytes of the part; None if the manifest does not say.
+        entries: what it says of each part, by its name.
         is_whole: it names every part. Hadoop's S3A committers stop at 100.
+        size: bytes of all parts; None if it does not say.
+        rows: of all parts; None if it does not say.
     """
 
-    sizes: dict[str, int | None]
+    entries: Mapping[str, _Entry]
     is_whole: bool = False
+    size: int | None = None
+    rows: int | None = None
+
+
+def _find_part(prefix: str, name: str, there: Container[str]) -> str:
+    """Return the object key that a manifest means by a name; of a part that is not there, as it is written."""
+    bare = name.partition("://")[2].partition("/")[2] if "://" in name else name.lstrip("/")
+    for written in (bare, unquote(bare)):
+        for object_key in (written, prefix + written):
+            if object_key in there:
+                return object_key
+    return bare
 
 
 def _compare(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> Iterator[str]:
     """Yield where the parts are not those that the manifest names, and what to do."""
     there = {part.object_key: part.size for part in parts}
-    named: set[str] = set()
-    missing: list[str] = []
-    for name, size in manifest.sizes.items():
-        bare = name.partition("://")[2].partition("/")[2] if "://" in name else name.lstrip("/")
-        object_key = bare if bare in there else prefix + bare
-        named.add(object_key)
-        if object_key not in there:
-            missing.append(bare)
-        elif size is not None and there[object_key] != size:
-            yield f"says that {object_key} has {size} bytes, and it has {there[object_key]}; write both again"
+    found = {_find_part(prefix, name, there): entry for name, entry in manifest.entries.items()}
+    missing = [object_key for object_key, entry in found.items() if object_key not in there and not entry.may_lack]
+    for object_key, entry in found.items():
+        if object_key in there and entry.size is not None and there[object_key] != entry.size:
+            yield f"says that {object_key} has {entry.size} bytes, and it has {there[object_key]}; write both again"
     if missing:
         yield f"names {len(missing)} parts that are not there, first {missing[0]}; write them, then the marker again"
-    if manifest.is_whole and (more := sorted(set(there) - named)):
-        found = f"{len(more)} parts that are there, first {more[0]}"
-        yield f"does not name {found}; delete them, or write it again with them"
+    if manifest.is_whole and (more := sorted(there.keys() - found.keys())):
+        what = f"{len(more)} parts that are there, first {more[0]}"
+        yield f"does not name {what}; delete them, or write it again with them"
+    if manifest.size is not None and manifest.size != (size := sum(there.values())):
+        yield f"says that the parts have {manifest.size} bytes together, and they have {size}; write all of them again"
+
+
+def _add_counts(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Add the rows that a manifest says its parts have: reading shows whether they do."""
+    there = {part.object_key for part in parts}
+    rows = {_find_part(prefix, name, there): entry.rows for name, entry in manifest.entries.items()}
+    counted = [part._replace(rows=rows.get(part.object_key)) for part in parts]
+    return (*counted[:-1], *(part._replace(rows_so_far=manifest.rows) for part in counted[-1:]))
 
 
 def _get_manifest(s3: S3Client, marker: Part) -> _Manifest:
     """Get what a marker says of its parts: nothing, if it is empty or of another kind.
 
-    Known are Redshift's (`entries` with `url`), Hadoop's (`filenames`), SageMaker's (a list that a prefix opens), lists
-    of names, also as `parts` or `files`, and one URL a line (Athena's, and symlinks of Delta Lake).
+    Known are Redshift's (`entries` with `url`, and `meta` if verbose), Hadoop's (`filenames`), SageMaker's (a list that
+    a prefix opens), lists of names, also as `parts` or `files`, and one URL a line (Athena's, and symlinks of Delta
+    Lake).
     """
     if not 0 < marker.size <= _MAX_MANIFEST:
         return _Manifest({})
@@ -270,26 +301,36 @@ def _get_manifest(s3: S3Client, marker: Part) -> _Manifest:
     except ValueError:
         lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
         is_list = bool(lines) and all("://" in line for line in lines)
-        return _Manifest(dict.fromkeys(lines) if is_list else {}, is_list)
-    is_whole = isinstance(content, dict) and isinstance(content.get("entries"), list)
-    if isinstance(content, dict):
-        content = next((content[name] for name in ("entries", "filenames", "parts", "files") if name in content), None)
-    return _Manifest(dict(_parse_names(content)), is_whole)
+        return _Manifest(dict.fromkeys(lines, _Entry()) if is_list else {}, is_list)
+    if not isinstance(content, dict):
+        return _Manifest(dict(_parse_entries(content)))
+    is_whole = isinstance(content.get("entries"), list)
+    listed = next((content[name] for name in ("entries", "filenames", "parts", "files") if name in content), None)
+    meta = content.get("meta") if is_whole else None
+    return _Manifest(
+        dict(_parse_entries(listed)), is_whole, _get_count(meta, "content_length"), _get_count(meta, "record_count")
+    )
 
 
-def _parse_names(content: Any) -> Iterator[tuple[str, int | None]]:
+def _parse_entries(content: Any) -> Iterator[tuple[str, _Entry]]:
     base = ""
     for entry in content if isinstance(content, list) else ():
         if isinstance(entry, str):
-            yield base + entry, None
+            yield base + entry, _Entry()
         elif isinstance(entry, dict) and isinstance(entry.get("prefix"), str):
             base = entry["prefix"]
         elif isinstance(entry, dict):
             names = (entry.get(name) for name in ("url", "key", "path", "name"))
             name = next((each for each in names if isinstance(each, str)), None)
-            stated = entry["meta"].get("content_length") if isinstance(entry.get("meta"), dict) else entry.get("size")
+            meta = entry.get("meta")
+            size = _get_count(meta, "content_length") if isinstance(meta, dict) else _get_count(entry, "size")
             if name:
-                yield name, stated if isinstance(stated, int) else None
+                yield name, _Entry(size, _get_count(meta, "record_count"), entry.get("mandatory") is False)
+
+
+def _get_count(holder: Any, name: str) -> int | None:
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _head(s3: S3Client, bucket: str, object_key: str) -> Any:

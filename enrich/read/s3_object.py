@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrich.errors import Failed, Overwritten
+from enrich.errors import Failed, Overwritten, Stopped
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,6 +26,8 @@ class Part(NamedTuple):
     version_id: str | None
     etag: str
     size: int
+    rows: int | None = None  # that a manifest says it has
+    rows_so_far: int | None = None  # the same of it and all parts before it
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class PartFile(io.RawIOBase):
         Raises:
             Overwritten: the object is no longer the pinned one.
             Failed: it may not be read.
+            Stopped: S3 does not give all of it.
         """
         view = memoryview(target).cast("B")
         offset = self._position - self._buffer_start
@@ -122,4 +125,4 @@ class PartFile(io.RawIOBase):
                 continue
             if len(content) == count:
                 return content
-        raise OSError(f"{self._part.name}: S3 gave fewer bytes than asked for, {_ATTEMPTS} times")
+        raise Stopped(f"{self._part.name}: S3 gave fewer bytes than asked for, {_ATTEMPTS} times")

@@ -10,6 +10,7 @@ import codecs
 import functools
 import io
 import itertools
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _MARK = "\ufdd0"  # stands for a byte that is not UTF-8; Unicode leaves it to such uses within a program
 _NOT_UTF_8 = "the line is not UTF-8; write the file as UTF-8"
+_JOINED = "the line {}, as where files are joined; remove it there"
 codecs.register_error("larder.mark", lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
 
 Choose = Callable[[list[str]], tuple[list[str], list[str]]]
@@ -61,7 +63,7 @@ def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
 
 def _check_first(line: bytes) -> None:
     """Refuse JSON that spans lines: each of them would be a reject."""
-    if line in {b"{", b"["} or (line.startswith(b"[") and line.rstrip(b",").endswith((b"{", b"}", b"}]"))):
+    if line == b"{" or re.match(rb"\[\s*([\[{\]]|$)", line):
         raise BadText(
             "it is a JSON array, or an object over several lines; write one object a line (pandas: "
             "to_json(..., orient='records', lines=True))"
@@ -211,7 +213,7 @@ def _parse_records(
         ),
     )
     batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema)]
-    return _insert(_build_rows(batches[0], marked=marked), bad)
+    return _insert(_build_rows(batches[0], marked=marked, first=names[0]), bad)
 
 
 def _parse_options(syntax: CsvSyntax, note: Any = None) -> Any:
@@ -237,15 +239,31 @@ def _build_lines(block: bytes) -> pa.RecordBatch:
     return batch.filter(pc.greater(pc.binary_length(pc.ascii_trim_whitespace(lines)), 0))
 
 
-def _build_rows(batch: pa.RecordBatch, *, marked: bool) -> pa.RecordBatch:
+def _build_rows(batch: pa.RecordBatch, *, marked: bool, first: str = "") -> pa.RecordBatch:
+    """Add the columns `larder.line` and `larder.problem`; `first` is the file's first column."""
     columns = batch.columns
     problem = pa.nulls(batch.num_rows, pa.string())
+    if (header := _find_header(batch)) is not None:
+        problem = pc.if_else(header, _JOINED.format("has the names of the columns"), problem)
+    if first in batch.schema.names and pc.any(starts := pc.starts_with(batch.column(first), "\ufeff")).as_py():
+        problem = pc.if_else(pc.coalesce(starts, False), _JOINED.format("begins with a byte order mark"), problem)
     if marked:
         bad = [pc.coalesce(pc.match_substring(column, _MARK), False) for column in columns]
         problem = pc.if_else(functools.reduce(pc.or_, bad), _NOT_UTF_8, problem)
         columns = [pc.replace_substring(column, _MARK, "\ufffd") for column in columns]
     names = [*batch.schema.names, LINE, PROBLEM]
     return pa.RecordBatch.from_arrays([*columns, pa.nulls(batch.num_rows, pa.string()), problem], names=names)
+
+
+def _find_header(batch: pa.RecordBatch) -> pa.BooleanArray | None:
+    """Return which rows have the name of each column as its value; None if none has."""
+    found = None
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        same = pc.coalesce(pc.equal(column, name), False)
+        found = same if found is None else pc.and_(found, same)
+        if not pc.any(found).as_py():
+            return None
+    return found
 
 
 def _decode(lines: pa.Array) -> tuple[pa.Array, pa.Array]:

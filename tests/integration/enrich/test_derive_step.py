@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -64,6 +65,14 @@ def test_derive_adds_columns_with_pandas(tmp_path: Path) -> None:
         (lambda frame: frame.head(1).assign(band="x"), "returned 1 rows, expected 2"),
         (lambda frame: frame, "returned no column 'band'"),
         (lambda frame: frame.assign(band=1 / 0), "ZeroDivisionError"),
+        (lambda _: sys.exit(3), "SystemExit: 3"),
+        (lambda _: None, "returned NoneType, expected a DataFrame"),
+        (lambda frame: frame["shop"], "returned Series, expected a DataFrame"),
+        (lambda frame: frame.assign(band="x").iloc[::-1], "returned the rows in another order"),
+        (
+            lambda frame: frame.assign(band="x").iloc[:, [*range(len(frame.columns) + 1), 0]],
+            "returned column '.*' twice",
+        ),
     ],
 )
 def test_a_step_that_goes_wrong_names_the_dataset(tmp_path: Path, step: Any, message: str) -> None:
@@ -81,6 +90,7 @@ KEPT = [
     ("double", pa.array([None, 0.1])),
     ("float", pa.array([None, 0.1], pa.float32())),
     ("map(varchar, bigint)", pa.array([[("a", 1), ("b", None)], None], pa.map_(pa.string(), pa.int64()))),
+    ("struct(n bigint, m double[])", pa.array([{"n": 2**53 + 1, "m": [0.5, None]}, None])),
     ("struct(n bigint, m boolean)[]", pa.array([[{"n": 2**53 + 1, "m": None}], [None]])),
     ("decimal(38,3)", pa.array([Decimal("12345678901234567890.125"), None], pa.decimal128(38, 3))),
     ("timestamp", pa.array([datetime(9999, 12, 31, 23, 59, 59, 999999), datetime(1, 1, 1)], pa.timestamp("us"))),

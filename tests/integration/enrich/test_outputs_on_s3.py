@@ -101,11 +101,11 @@ def test_a_marker_closes_all_parts_below_it(versioned: Place) -> None:
 URL = "s3://BUCKET/m/run/part-"
 
 
-def entries(*parts: tuple[str, int | None]) -> str:
+def entries(*parts: tuple[str, int | None], total: int = 2) -> str:
     """Write a manifest as Redshift's UNLOAD does, with sizes if it is verbose."""
     metas = [{} if size is None else {"meta": {"content_length": size, "record_count": 1}} for _, size in parts]
     found = [{"url": f"{URL}{name}", **meta} for (name, _), meta in zip(parts, metas, strict=True)]
-    return json.dumps({"entries": found, "meta": {"content_length": 7}})
+    return json.dumps({"entries": found, "meta": {"content_length": total}})
 
 
 MANIFESTS: list[tuple[str, str | None]] = [
@@ -126,6 +126,11 @@ MANIFESTS: list[tuple[str, str | None]] = [
     (f"{URL}0\n{URL}1\n{URL}7\n", "first m/run/part-7"),
     (f"{URL}0\n", "does not name 1 parts that are there"),
     (entries(("0", 1), ("1", 1)), None),
+    (
+        entries(("0", None), ("1", None), total=7),
+        "says that the parts have 7 bytes together, and they have 2; write all",
+    ),
+    ('{"entries": [{"url": "part%2D0"}, {"url": "part-1"}, {"url": "part-7", "mandatory": false}]}', None),
     (f"{URL}1\r\n{URL}0", None),
     ('{"filenames": ["part-0"]}', None),  # Hadoop names 100 at most
     ('{"entries": [], "meta": {}}', "does not name 2 parts"),

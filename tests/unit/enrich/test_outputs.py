@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enrich.dataset.definition import Dataset, LastModified, Source
 from enrich.read.outputs import find_dataset
 from serve.datasets import Served
+from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop, parquet
+
+REDSHIFT = [
+    # rows by part, rows together, as the manifest says; what is said of parts of 2 and 1 rows
+    ((2, 1), 3, None),
+    ((None, 1), 3, None),
+    ((2, 2), 4, "p-1 has 1 rows, expected 2 by the manifest; write the output again"),
+    ((3, None), None, "p-0 has 2 rows, expected 3 by the manifest"),
+    ((None, None), 4, "the parts up to s3://outputs/stock/day=2027-01-15/p-1 have 3 rows, expected 4 by the manifest"),
+    ((True, "2"), -1, None),
+]
+
+
+@pytest.mark.parametrize(("counts", "total", "said"), REDSHIFT)
+def test_parts_have_as_many_rows_as_a_verbose_manifest_says(
+    tmp_path: Path, counts: tuple[Any, Any], total: Any, said: str | None
+) -> None:
+    """Redshift counts the rows of each part and of all; where parts have others, nothing is published."""
+    shop = SmallShop(tmp_path, replace(DATASET, source=replace(DATASET.source, marker="manifest")))
+    folder = shop.key().removesuffix("p.parquet")
+    shop.put(f"{folder}p-0", parquet({name: values[:2] for name, values in ROWS.items()}))
+    shop.put(f"{folder}p-1", parquet({name: values[2:] for name, values in ROWS.items()}))
+    entries = [{"url": f"s3://outputs/{folder}p-{n}", "meta": {"record_count": rows}} for n, rows in enumerate(counts)]
+    shop.put(f"{folder}manifest", json.dumps({"entries": entries, "meta": {"record_count": total}}).encode())
+    run = shop.go(f"{folder}manifest")
+    assert (run.state, run.counts.written) == (("failed", 0) if said else ("done", 3))
+    assert (said or "") in (run.error or "")
 
 
 def dataset(prefix: str, marker: str | None = None) -> Dataset:

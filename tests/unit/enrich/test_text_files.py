@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import pickle
 import tarfile
@@ -246,11 +247,21 @@ def test_a_file_of_another_format_is_named(name: str) -> None:
         assert message in str(error.value)
 
 
+def nest(depth: int) -> bytes:
+    """Write a file with a column of lists of lists."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return parquet(pa.table({"id": ["1"], "deep": pa.array([value])}))
+
+
 PARQUET = [
     (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; write it without"),
     (zstd(TEXT), "it is compressed with zstd; write it without: Parquet is compressed inside"),
     (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
     (parquet(pa.table({"id": ["1"]}))[:-9], "is a damaged Parquet file"),
+    (parquet(pa.table({"id": ["1"]}))[:-4] + b"PARE", "is an encrypted Parquet file; write it without encryption"),
+    (nest(200), "has a column of a type that pyarrow can't read, or is damaged ("),
     (TEXT, "; check the dataset's format"),
     (b"", "is empty (0 bytes)"),
 ]
@@ -271,12 +282,68 @@ def test_what_is_no_parquet_is_named(content: bytes, message: str) -> None:
         b'[\n{"id":"1"},\n{"id":"2"}\n]\n',
         b'{\n  "id": "1"\n}\n',
         b'\n[{"id":"1"},\r\n{"id":"2"}]',
+        b'  [ {"id": "1"} ]',
+        b"[]\n",
     ],
 )
 def test_json_over_several_lines_fails_the_output(content: bytes) -> None:
     """Each of its lines would be a reject."""
     with pytest.raises(BadOutput, match="write one object a line"):
         list(read(dataset_of("jsonl", {"id": "varchar"}), ("a", content)))
+
+
+# format, declared type of v, content; the bodies of the rows that are read, the details of the others
+LINES: list[tuple[Any, str, bytes, list[str], list[str]]] = [
+    (
+        "csv",
+        "varchar",
+        b"id,v\na,1\nid,v\nid,w\n\xef\xbb\xbfid,v\n\xef\xbb\xbfb,2\nc,\n",
+        ['{"id":"a","v":"1"}', '{"id":"id","v":"w"}', '{"id":"c","v":null}'],
+        ["names of the columns", "byte order mark", "byte order mark"],
+    ),
+    (
+        "jsonl",
+        "bigint",
+        b'{"id":"a","v":1,"v":2}\n{"id":"b","v":1,"x":1,"x":2}\n{"id":"c","id":"d"}\nx\n[1,1]\n{"v":1,"id":"e","i\\u0064":""}\n',
+        ['{"id":"b","v":1}'],
+        [
+            "member of the contract twice",
+            "twice, of 'id', 'v'; write it once",
+            "not JSON",
+            "not a JSON object",
+            "twice",
+        ],
+    ),
+    (
+        "jsonl",
+        "struct(n integer)[]",
+        b'{"id":"a","v":[{"n":1,"n":2}]}\n{"id":"b","v":[{"n":1,"x":2,"x":3}]}\n',
+        ['{"id":"b","v":[{"n":1}]}'],
+        ["column 'v' is not STRUCT(n INTEGER)[]"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("format_", "kind", "content", "bodies", "details"), LINES)
+def test_lines_that_mean_two_things_are_rejected(
+    tmp_path: Path, format_: Any, kind: str, content: bytes, bodies: list[str], details: list[str]
+) -> None:
+    """The header of a second file, and members that are there twice: which of them is meant, nobody can say."""
+    rows = render(tmp_path, dataset_of(format_, {"id": "varchar", "v": kind}), ("a", content))
+    assert [row["body"] for row in rows if row["body"]] == bodies
+    found = [row["detail"] for row in rows if not row["body"]]
+    assert len(found) == len(details)
+    assert all(said in detail for said, detail in zip(details, found, strict=True)), found
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", 'a"b', "a\\b", "a'b", "\U0001f600", "$", "a.b"])
+def test_members_of_any_name_are_read(tmp_path: Path, name: str) -> None:
+    """Flat and in a struct, as JSON writes them."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    dataset = dataset_of("jsonl", {name: "bigint", "s": f"struct({quoted} bigint)"})
+    line = json.dumps({name: 1, "s": {name: 2}}).encode()
+    (row,) = render(tmp_path, replace(dataset, body={"n": quoted, "s": "s"}), ("a", line))
+    assert json.loads(row["body"]) == {"n": 1, "s": {name: 2}}
 
 
 LOOKALIKES = [
