@@ -290,7 +290,8 @@ def _choose_type(
     nested = str(kind).count("[") + str(kind).count("MAP(")
     if nested > MAX_NESTED:
         raise BadOutput(
-            f"{place} nests {nested} lists and maps in the contract, expected at most {MAX_NESTED}; write it as JSON text"
+            f"{place} nests {nested} lists and maps in the contract, expected at most {MAX_NESTED}; write it as JSON "
+            "text, or take it out of the contract"
         )
     try:
         chosen = choose_type(field.type, kind)

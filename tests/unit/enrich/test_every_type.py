@@ -314,7 +314,6 @@ def test_a_value_that_does_not_fit_rejects_its_row(
     assert all("'v'" in row["detail"] for row in rows if row["body"] is None)
 
 
-<<<<<<< HEAD
 # Bytes that are not UTF-8: an unknown byte, texts that end too early or swallow a quote, a backslash or a control
 # character, a surrogate, an overlong form, a code point beyond Unicode.
 BROKEN = [
@@ -366,7 +365,8 @@ def test_what_is_no_json_is_in_no_body(tmp_path: Path) -> None:
     with Engine(dataset_of("parquet", {"v": "json"}), {}, directory=tmp_path) as engine:
         rows = engine.render(chunk, 0).to_pylist()
     assert [row["body"] for row in rows] == [None] * (len(texts) - 1) + ['{"v":{"a":[1]}}']
-=======
+
+
 def test_a_duration_that_nothing_can_hold_rejects_its_row(tmp_path: Path) -> None:
     """Neither DuckDB nor Python has it: the reject keeps the number that the file holds."""
     dataset = replace(dataset_of("parquet", {"v": "interval"}), body={"v": "epoch(v)"}, prediction_id="'x'")
@@ -375,7 +375,6 @@ def test_a_duration_that_nothing_can_hold_rejects_its_row(tmp_path: Path) -> Non
         ((first, chunk),) = read(dataset, ("a", parquet(table)))
         assert [row["body"] for row in engine.render(chunk, first).to_pylist()] == [None, '{"v":5.0}']
         assert engine.originals(chunk, [0]) == [f'{{"v":"{2**62}"}}']
->>>>>>> 2b33d3b (enrich: reject what a file says twice or inexactly, and say what to do)
 
 
 def test_text_that_is_not_utf_8_is_kept_as_far_as_it_is(tmp_path: Path) -> None:

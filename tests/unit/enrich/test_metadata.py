@@ -117,7 +117,7 @@ def test_a_query_that_fails_says_whether_a_retry_may_help(
 ) -> None:
     """Athena's own faults, and what it calls retryable; not wrong SQL, a table that is gone, or a query stopped."""
     shown = found if status == 400 else {"QueryExecution": {"Status": {**found, "StateChangeReason": "because"}}}
-    key = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    key: Any = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     with FaultyServer(answer(status, json.dumps(shown).encode())) as server:
         client = boto3.client("athena", "eu-west-1", endpoint_url=f"http://127.0.0.1:{server.port}", **key)
         with pytest.raises(QueryFailed, match="because") as error:
