@@ -137,8 +137,10 @@ class Binder:
         for place, name in places:
             if name.lower() in seen:
                 self._add(place, f"the name is used twice, by {seen[name.lower()]} too", "rename one; case is ignored")
-            if not name or "\0" in name:
-                self._add(place, "the name is empty, or has a NUL character, which no SQL name can have", "rename it")
+            if "\0" in name:
+                self._add(
+                    place.replace("\0", "\\0"), "the name has a NUL character, which no SQL name can have", "rename it"
+                )
             if name.lower().startswith("larder."):
                 self._add(place, "names that begin with 'larder.' are taken", "rename it")
             seen.setdefault(name.lower(), place)

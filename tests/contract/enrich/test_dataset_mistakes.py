@@ -117,6 +117,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "columns.DEST",
         "the name is used twice",
     ),
+    ({"source": replace(SOURCE, columns={**SOURCE.columns, "a\0b": "bigint"})}, "columns.a\\0b", "has a NUL character"),
     (
         {"source": replace(SOURCE, columns={**SOURCE.columns, "larder.row": "bigint"})},
         "columns.larder.row",

@@ -340,10 +340,10 @@ def test_lines_that_mean_two_things_are_rejected(
 def test_members_of_any_name_are_read(tmp_path: Path, name: str) -> None:
     """Flat and in a struct, as JSON writes them."""
     quoted = '"' + name.replace('"', '""') + '"'
-    dataset = dataset_of("jsonl", {name: "bigint", "s": f"struct({quoted} bigint)"})
-    line = json.dumps({name: 1, "s": {name: 2}}).encode()
-    (row,) = render(tmp_path, replace(dataset, body={"n": quoted, "s": "s"}), ("a", line))
-    assert json.loads(row["body"]) == {"n": 1, "s": {name: 2}}
+    dataset = dataset_of("jsonl", {name: "bigint", "t": f"struct({quoted} bigint)"})
+    line = json.dumps({name: 1, "t": {name: 2}}).encode()
+    (row,) = render(tmp_path, replace(dataset, body={"n": quoted, "t": "t"}), ("a", line))
+    assert json.loads(row["body"]) == {"n": 1, "t": {name: 2}}
 
 
 LOOKALIKES = [
