@@ -132,5 +132,5 @@ def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
     assert [each.state for each in run_pending(shop.services(), "stock")] == ["failed"]
     removal = operations.withdraw(shop.services(), first)
     list(run_pending(shop.services(), "stock"))
-    with pytest.raises(Failed, match="replay the run that it took back, 1"):
+    with pytest.raises(Failed, match="replay the run that it withdrew, 1"):
         operations.replay(shop.services(), removal)
