@@ -111,10 +111,14 @@ def load_served(folder: Path | None = None) -> dict[str, Served]:
 def _load_file(path: Path) -> Dataset:
     if not path.stem.isidentifier():
         raise DatasetFileError(f"{path}: the name is no Python module's; rename it, e.g. to my_dataset.py")
+    # Kept bytecode would hide an edit of the same length within the same second.
+    keeps_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
     except (Exception, SystemExit) as error:  # a file of the user's can raise anything
         raise DatasetFileError("\n".join(map(str, describe_error(path, error)))) from error
+    finally:
+        sys.dont_write_bytecode = keeps_none
     found = {id(value): value for value in _defined(module)}
     if len(found) != 1:
         what = "defines no Dataset" if not found else f"defines {len(found)} datasets"
