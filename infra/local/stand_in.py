@@ -1,4 +1,4 @@
-"""A complete Larder on the laptop: the stand-in for AWS and the local Athena, clients, and the variables of the stack."""
+"""The stand-in for AWS and the local Athena together, their clients, and the variables of a stack that runs there."""
 
 from __future__ import annotations
 
