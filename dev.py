@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """One command from a fresh clone: `python3 dev.py demo` runs the main job, `python3 dev.py test` the tests.
-`python3 dev.py up` runs your own datasets with a stand-in for AWS (`--port N`: of the API and its documentation).
 
 Needs Python 3.11 or later and nothing else: it creates a virtual environment in `.venv` with tox, which does the rest.
+`python3 dev.py up` runs your own datasets with a stand-in for AWS (`--port N`: of the API and its documentation).
 `python3 dev.py ARGUMENTS...` passes its arguments to tox.
 """
 
@@ -54,7 +54,8 @@ def run_up(python: Path, arguments: list[str]) -> int:
     if code := subprocess.call(setup, cwd=ROOT):
         return code
     command = [str(ROOT / ".tox" / "demo" / "bin" / "python"), "-P", "-m", "infra.local.up", *arguments]
-    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 - signals are its own
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return os.execve(command[0], command, env)  # noqa: S606 - signals and the exit status are its own
 
 
 def run_with_newer(arguments: list[str]) -> int:
