@@ -130,11 +130,13 @@ class _Running:
                     names = sorted(path.name for path, _ in set(changed.items()) ^ set(seen.items()))
                     seen = changed
                     try:
-                        datasets = _load(self.project)
-                        deploy_again()
+                        found = _load(self.project)
+                        self.stack = deploy_again()
                     except (Refused, DatasetFileError, DatasetMistakes, BundleError, DeployError) as error:
                         _say(f"{', '.join(dict.fromkeys(names))}: the former datasets stay:\n{error}")
                     else:
+                        datasets = found
+                        self.shown.clear()  # the stand-in can give a changed API another address
                         server.close()
                         server = self._serve(datasets)
                         _say(f"{', '.join(dict.fromkeys(names))} changed: deployed {', '.join(datasets)}")

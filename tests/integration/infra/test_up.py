@@ -104,7 +104,8 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
         wait(lambda text: "churn.py changed: deployed churn, recs" in text)
         put(project / "outputs/churn/2.csv", "customer,sku\nc 1,b\n")
         wait(lambda text: "churn/2.csv: done" in text)
-        url = text.partition("/churn?")[0].rpartition("'")[2]
+        text = wait(lambda text: "\ncurl " in text.partition("changed: deployed")[2])
+        url = text.rpartition("/churn?")[0].rpartition("'")[2]
         assert get(f"{url}/churn/b", (work / "tokens/churn").read_text()).json() == {"product": "b", "name": "Ann"}
         again = start(project, work)
         assert again.wait(20) == 1
