@@ -2,6 +2,7 @@
 """One command from a fresh clone: `python3 dev.py demo` runs the main job, `python3 dev.py test` the tests.
 
 Needs Python 3.11 or later and nothing else: it creates a virtual environment in `.venv` with tox, which does the rest.
+`python3 dev.py up` runs your own datasets with a stand-in for AWS (`--port N`: of the API and its documentation).
 `python3 dev.py ARGUMENTS...` passes its arguments to tox.
 """
 
@@ -32,11 +33,29 @@ def main(arguments: list[str]) -> int:
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not has_tox(python):
         make_venv(python)
+    if arguments[0] == "up":
+        return run_up(python, arguments[1:])
     shortcut = SHORTCUTS.get(arguments[0])
-    if "demo" in arguments and not (ROOT / ".tox" / "demo").exists():
-        print(f"installing the packages of the demo, once: {DEMO_DOWNLOAD} to download", flush=True)  # noqa: T201
+    announce_download(arguments)
     passed = [*shortcut, *arguments[1:]] if shortcut else arguments
     return subprocess.call([str(python), "-m", "tox", *passed], cwd=ROOT)
+
+
+def announce_download(arguments: list[str]) -> None:
+    """Say what an environment that does not exist yet will download."""
+    if "demo" in arguments and not (ROOT / ".tox" / "demo").exists():
+        print(f"installing the packages of the demo, once: {DEMO_DOWNLOAD} to download", flush=True)  # noqa: T201
+
+
+def run_up(python: Path, arguments: list[str]) -> int:
+    """Run the user's datasets in the demo's environment; without tox, which would end it at once on Ctrl-C."""
+    announce_download(["demo"])
+    setup = [str(python), "-m", "tox", "run", "-q", "-e", "demo", "--notest"]
+    if code := subprocess.call(setup, cwd=ROOT):
+        return code
+    command = [str(ROOT / ".tox" / "demo" / "bin" / "python"), "-P", "-m", "infra.local.up", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return os.execve(command[0], command, env)  # noqa: S606 - signals and the exit status are its own
 
 
 def run_with_newer(arguments: list[str]) -> int:

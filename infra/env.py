@@ -1,7 +1,7 @@
 """Print the variables of a stack, for the commands of docs/runbook.md.
 
 eval "$(python -m infra.env larder-prod)"    a deployed stack
-eval "$(python -m infra.env --local)"        the one that the demo runs on this machine
+eval "$(python -m infra.env --local)"        the one that runs on this machine
 """
 
 from __future__ import annotations

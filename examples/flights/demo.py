@@ -16,10 +16,12 @@ from datetime import UTC, date, datetime, timedelta
 from examples.flights import stages
 from examples.flights.outputs import build_output
 from examples.flights.show import Show
-from examples.flights.site import AUDIENCE, ISSUER, PROJECT, NotAsExpected, announce_site, run_site
+from examples.flights.site import PROJECT, NotAsExpected
 from examples.flights.stages import LARDER, Plan
 from examples.flights.tokens import open_issuer
 from infra.bundle import Bundle, build
+from infra.local.running import announce
+from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, run_stand_in
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,7 +59,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         built = pool.submit(_build_bundles)  # mostly waits for pip; meanwhile the model trains
         model = stages.train(show)
         bundles = stages.check_bundles(show, built.result)
-    with run_site(LARDER / "ministack.log") as (ministack, athena):
+    with run_stand_in(LARDER / "ministack.log") as (ministack, athena):
         show.say(f"ministack at {ministack.endpoint} stands in for AWS, DuckDB at {athena.endpoint} for Athena")
         site = stages.deploy_stack(show, ministack, bundles)
         stages.load_lake(show, site, plan)
@@ -70,7 +72,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         stages.sweep(show, site, days[0], issuer, late)
         show.heading(f"Every step succeeded, in {show.elapsed:.0f} s.")
         if not once:
-            with announce_site(site, ministack, athena):
+            with announce(build_variables(site.client, site.stack, ministack, athena)):
                 stages.stay(show, site, plan, issuer, output)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import date, timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from examples.flights.data import read, weather_of
-from examples.flights.outputs import to_parquet
+from infra.local.lake import load_lake
 
 DATABASE = "reference"
 WEATHER_DAYS = (-1, 9)  # around the day of scoring: flights of three days, and those of the next few scorings
@@ -54,12 +53,6 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
-HIVE_TYPES = {
-    pa.string(): "string",
-    pa.int32(): "int",
-    pa.float64(): "double",
-    pa.timestamp("ms"): "timestamp",
-}
 
 
 def build_tables(around: date, like: date | None = None) -> dict[str, pa.Table]:
@@ -72,30 +65,7 @@ def build_tables(around: date, like: date | None = None) -> dict[str, pa.Table]:
 
 def load(s3: Any, glue: Any, bucket: str, tables: dict[str, pa.Table]) -> None:
     """Write each table to `s3://bucket/reference/{name}/` and register it, in place of what was there."""
-    with suppress(glue.exceptions.AlreadyExistsException):
-        glue.create_database(DatabaseInput={"Name": DATABASE})
-    for name, table in tables.items():
-        s3.put_object(Bucket=bucket, Key=f"{DATABASE}/{name}/part-0.parquet", Body=to_parquet(table))
-        with suppress(glue.exceptions.EntityNotFoundException):
-            glue.delete_table(DatabaseName=DATABASE, Name=name)
-        glue.create_table(DatabaseName=DATABASE, TableInput=build_table_input(name, bucket, table.schema))
-
-
-def build_table_input(name: str, bucket: str, schema: pa.Schema) -> dict[str, Any]:
-    """Build Glue's `TableInput` of a table of Parquet files."""
-    hive = "org.apache.hadoop.hive.ql.io.parquet"
-    return {
-        "Name": name,
-        "TableType": "EXTERNAL_TABLE",
-        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
-        "StorageDescriptor": {
-            "Location": f"s3://{bucket}/{DATABASE}/{name}/",
-            "Columns": [{"Name": field.name, "Type": HIVE_TYPES[field.type]} for field in schema],
-            "InputFormat": f"{hive}.MapredParquetInputFormat",
-            "OutputFormat": f"{hive}.MapredParquetOutputFormat",
-            "SerdeInfo": {"SerializationLibrary": f"{hive}.serde.ParquetHiveSerDe"},
-        },
-    }
+    load_lake(s3, glue, bucket, {(DATABASE, name): table for name, table in tables.items()})
 
 
 def _to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:

@@ -1,61 +1,29 @@
-"""A complete Larder on the laptop: the stand-in for AWS, the local Athena, the deployed stack, and operations on it."""
+"""A complete Larder on the laptop: the deployed stack, and operations on it."""
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
 from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from examples.flights.datasets.flight_delays import flight_delays
 from infra.bundle import Bundle
-from infra.env import fetch_variables
-from infra.local.athena.server import AthenaServer
 from infra.local.deploy import Stack, deploy
-from infra.local.ministack import Ministack, run_ministack
-from infra.local.running import announce
+from infra.local.ministack import Ministack
+from infra.local.stand_in import AUDIENCE, ISSUER, open_clients
 
 PROJECT = Path(__file__).parent  # has the example's datasets and their contract
 LAKE = "larder-demo-lake"
-ISSUER = "https://issuer.example.com/"
-AUDIENCE = "larder"
 OPEN_STATES = ("pending", "running", "stopped")
 
 
 class NotAsExpected(Exception):
     """A result differs from what the demo expects; the message has both."""
-
-
-@contextmanager
-def run_site(log: Path) -> Iterator[tuple[Ministack, AthenaServer]]:
-    """Run the stand-in and the local Athena, which the stand-in's functions use, until the block ends."""
-    athena = AthenaServer()
-    try:
-        with run_ministack(log, env={"AWS_ENDPOINT_URL_ATHENA": athena.endpoint}) as ministack:
-            athena.start(ministack.endpoint)
-            yield ministack, athena
-    finally:
-        athena.close()
-
-
-@contextmanager
-def announce_site(site: Site, ministack: Ministack, athena: AthenaServer) -> Iterator[None]:
-    """Let the commands of this machine find the stack until the block ends."""
-    functions, cloudformation = site.client("lambda"), site.client("cloudformation")
-    variables = fetch_variables(cloudformation, functions, site.stack.name)
-    serving = functions.get_function_configuration(FunctionName=variables["LARDER_SERVE"])["Environment"]["Variables"]
-    variables |= {name: value for name, value in serving.items() if name.startswith("LARDER_")}
-    with announce({**variables, **ministack.env, "AWS_ENDPOINT_URL_ATHENA": athena.endpoint}):
-        yield
 
 
 @dataclass(frozen=True)
@@ -134,17 +102,7 @@ class Site:
 
 def deploy_site(ministack: Ministack, bundles: dict[str, Bundle]) -> Site:
     """Create the lake's bucket and deploy the template with it."""
-    client = functools.cache(
-        functools.partial(
-            boto3.Session(
-                aws_access_key_id=ministack.env["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=ministack.env["AWS_SECRET_ACCESS_KEY"],
-                region_name=ministack.env["AWS_REGION"],
-            ).client,
-            endpoint_url=ministack.endpoint,
-            config=Config(proxies={}),
-        )
-    )
+    client = open_clients(ministack)
     client("s3").create_bucket(Bucket=LAKE)
     parameters = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
     return Site(client, deploy(client, ministack.endpoint, bundles=bundles, parameters=parameters))

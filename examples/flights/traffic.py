@@ -19,9 +19,10 @@ from examples.flights import lake
 from examples.flights.http import get
 from examples.flights.model import Model, load_or_train
 from examples.flights.outputs import build_output, object_key, to_parquet
-from examples.flights.site import AUDIENCE, ISSUER, LAKE, Site, deploy_site, run_site
+from examples.flights.site import LAKE, Site, deploy_site
 from examples.flights.tokens import Issuer, open_issuer
 from infra import synthetic
+from infra.local.stand_in import AUDIENCE, ISSUER, run_stand_in
 
 AIRLINES = ("UA", "DL", "B6", "AA")
 BROKEN_KEY = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
@@ -31,7 +32,7 @@ STEP = 5.0  # seconds
 def record(log: Path, seconds: float, say: Callable[[str], None]) -> list[str]:
     """Send traffic for some seconds; return the log lines of serve, enrich and the synthetic check."""
     model, _ = load_or_train(say=say)
-    with run_site(log) as (ministack, _athena):
+    with run_stand_in(log) as (ministack, _athena):
         site = deploy_site(ministack, {})
         today = datetime.now(UTC).date()
         lake.load(site.client("s3"), site.client("glue"), LAKE, lake.build_tables(today))

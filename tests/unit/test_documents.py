@@ -19,8 +19,10 @@ STORED = {
     "athena/",
     "datasets/store_sales.py",  # the user's, in an example
     "fingerprints/",
+    "lake/",  # the user's, beside datasets/
     "metadata/",
     "noted/",
+    "outputs/",  # as lake/
     "parts.json",
     "rejects/",
     "service.json",

@@ -64,7 +64,7 @@ def parse_type(text: str) -> pa.DataType:
     """Parse a Hive type of Glue into its Arrow type.
 
     Raises:
-        QueryFailedError: the local Athena does not support the type, e.g. a struct.
+        QueryFailedError: the local Athena does not support the type, e.g. a map.
     """
     text = text.lower().strip()
     if text in _TYPES:
@@ -75,7 +75,22 @@ def parse_type(text: str) -> pa.DataType:
         return pa.string()
     if match := re.fullmatch(r"array<(.+)>", text):
         return pa.list_(parse_type(match[1]))
+    if match := re.fullmatch(r"struct<(.+)>", text):
+        members = [member.partition(":") for member in _split_members(match[1])]
+        return pa.struct([(name.strip(), parse_type(kind)) for name, _, kind in members])
     raise QueryFailedError(f"NOT_SUPPORTED: the local Athena has no column type {text!r}")
+
+
+def _split_members(text: str) -> list[str]:
+    """Split the members of a struct at the commas that are within no other type."""
+    members, depth = [""], 0
+    for character in text:
+        depth += (character in "<(") - (character in ">)")
+        if character == "," and not depth:
+            members.append("")
+        else:
+            members[-1] += character
+    return members
 
 
 def _get_table(glue: Any, name: TableName) -> dict[str, Any]:
@@ -130,6 +145,11 @@ def _can_be_read_as(stored: pa.DataType, stated: pa.DataType) -> bool:
         return bool(stored.bit_width <= stated.bit_width)
     if pa.types.is_list(stored) and pa.types.is_list(stated):
         return _can_be_read_as(stored.value_type, stated.value_type)
+    if pa.types.is_struct(stored) and pa.types.is_struct(stated):
+        names = [stored.field(n).name for n in range(stored.num_fields)]
+        return names == [stated.field(n).name for n in range(stated.num_fields)] and all(
+            _can_be_read_as(stored.field(n).type, stated.field(n).type) for n in range(len(names))
+        )
     texts = (pa.string(), pa.large_string(), pa.string_view())
     if stored in texts and stated in texts:
         return True

@@ -21,13 +21,13 @@ from enrich.ledger.records import Run
 from enrich.ledger.store import Ledger
 from examples.flights import lake
 from examples.flights.outputs import to_parquet
-from examples.flights.site import run_site
 from examples.flights.tokens import open_issuer
 from infra import bundle
 from infra.bundle import ROOT
 from infra.local.deploy import deploy
 from infra.local.ministack import ACCOUNT as LARDER
 from infra.local.ministack import REGION
+from infra.local.stand_in import run_stand_in
 from infra.synthetic import send
 from serve.item import EXPIRES_AT, ORDER, PK, SK
 from tests.integration.infra.deployed import (
@@ -54,7 +54,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A stand-in; its end point, and the environment of its command lines."""
-    with run_site(tmp_path_factory.mktemp("operations") / "ministack.log") as (ministack, athena):
+    with run_stand_in(tmp_path_factory.mktemp("operations") / "ministack.log") as (ministack, athena):
         yield ministack.endpoint, {**ministack.env, "AWS_ENDPOINT_URL_ATHENA": athena.endpoint}
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from examples.flights.data import flights_of, source_day, weather_of
-from examples.flights.lake import HIVE_TYPES, TABLES, build_table_input, build_tables
+from examples.flights.lake import TABLES, build_tables
+from infra.local.lake import build_table_input
 
 EDGES = [
     date(2024, 2, 29),
@@ -99,12 +100,13 @@ def test_weather_is_hourly_and_joins_once(day: date) -> None:
 def test_metadata_tables_have_the_columns_that_glue_is_told() -> None:
     """Each table matches its schema, holds something, and each of its types has a Hive name."""
     tables = build_tables(date(2026, 2, 28))
+    hive_types = {"string": "string", "int32": "int", "double": "double", "timestamp[ms]": "timestamp"}
     assert set(tables) == {"airlines", "airports", "planes", "weather"}
     for name, table in tables.items():
-        columns = build_table_input(name, "lake", table.schema)["StorageDescriptor"]["Columns"]
+        columns = build_table_input(name, f"s3://lake/{name}/", table.schema)["StorageDescriptor"]["Columns"]
         assert table.schema == TABLES[name]
         assert table.num_rows > 0
-        assert columns == [{"Name": field.name, "Type": HIVE_TYPES[field.type]} for field in TABLES[name]]
+        assert columns == [{"Name": field.name, "Type": hive_types[str(field.type)]} for field in TABLES[name]]
     assert tables["planes"].column("year").null_count == 70
     for name, key in {"airlines": "carrier", "airports": "faa", "planes": "tailnum"}.items():
         assert len(tables[name].column(key).unique()) == tables[name].num_rows
