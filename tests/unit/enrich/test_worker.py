@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from enrich.intake.events import Arrived, Sweep
 from enrich.intake.worker import handle_requests
+from enrich.ledger.lease import Lease
 from enrich.ledger.records import Counts
 from tests.faults.world import build_error
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
@@ -66,3 +67,24 @@ def test_a_lease_that_could_not_be_released_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ClientError, match="TransactWriteItems"):
         handle_requests(replace(shop.services(), send=send), [Sweep("stock")])
+
+
+def test_what_is_queued_while_the_lease_is_given_back_is_run(tmp_path: Path) -> None:
+    """Its producer finds the dataset busy and leaves, and the holder has looked at the queue for the last time before.
+
+    So the holder looks again after it has released the lease. Seeded histories meet this instant seldom.
+    """
+    shop = SmallShop(tmp_path)
+    release, late = Lease.release, [shop.key(1)]
+
+    def queue_and_release(lease: Lease) -> None:
+        if late:
+            shop.put(late[0], parquet(ROWS))
+            handle_requests(replace(shop.services(), owner="another"), [Arrived(SETTINGS.outputs, late.pop())])
+        release(lease)
+
+    shop.put(shop.key(2), parquet(ROWS))
+    with mock.patch.object(Lease, "release", queue_and_release):
+        handle_requests(shop.services(), [Arrived(SETTINGS.outputs, shop.key(2))])
+    assert [run.state for run in shop.ledger.fetch_runs("stock")] == ["done", "done"]
+    assert shop.ledger.fetch_pending("stock") == []
