@@ -35,8 +35,8 @@ from infra.local.lake import BadLake, load_lake, read_lake
 from infra.local.ministack import LOOPBACK, MinistackError
 from infra.local.running import announce
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, open_clients, run_stand_in
-from serve.dev.server import open_server, port_of
-from serve.handler import build_dependencies, build_handler
+from serve.dev.server import build_laptop_app, open_server, port_of
+from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
 
 LAKE = "larder-lake"
@@ -137,17 +137,18 @@ class _Running:
                     else:
                         datasets = found
                         self.shown.clear()  # the stand-in can give a changed API another address
-                        server.close()
-                        server = self._serve(datasets)
+                        server.application = build_laptop_app(self._build_handler(datasets))
                         _say(f"{', '.join(dict.fromkeys(names))} changed: deployed {', '.join(datasets)}")
                 time.sleep(POLL)
         finally:
             server.close()
 
-    def _serve(self, datasets: dict[str, Dataset]) -> Any:
+    def _build_handler(self, datasets: dict[str, Dataset]) -> Handler:
         served = {name: dataset.served for name, dataset in datasets.items()}
-        handler = build_handler(build_dependencies({**os.environ, **self.variables}, served))
-        server = open_server(handler, LOOPBACK, self.port)
+        return build_handler(build_dependencies({**os.environ, **self.variables}, served))
+
+    def _serve(self, datasets: dict[str, Dataset]) -> Any:
+        server = open_server(self._build_handler(datasets), LOOPBACK, self.port)
         self.port = port_of(server)
         threading.Thread(target=server.run, daemon=True).start()
         _say(f"documentation at http://{LOOPBACK}:{self.port}/docs")
