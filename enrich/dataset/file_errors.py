@@ -88,17 +88,12 @@ def _describe_other(error: BaseException, frame: FrameType | None) -> tuple[str,
         found = re.search(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
         if found:
             known = [name for name in dir(import_module(found[2])) if not name.startswith("_")]
-            close = get_close_matches(found[1], known, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else "fix the name"
-            return f"{found[2]} has no {found[1]!r}", remedy
+            return f"{found[2]} has no {found[1]!r}", _guess(found[1], known, "fix the name")
     if isinstance(error, NameError):
         known = [*(frame.f_globals if frame else {}), *_CLASSES]
-        close = get_close_matches(error.name or "", known, n=1)
-        remedy = f"did you mean {close[0]!r}?" if close and close[0] != error.name else "import it, or fix the name"
-        return f"there is no {error.name!r} here", remedy
+        return f"there is no {error.name!r} here", _guess(error.name or "", known, "import it, or fix the name")
     if isinstance(error, AttributeError) and error.name:
-        close = get_close_matches(error.name, dir(error.obj), n=1)
-        return f"{error}", f"did you mean {close[0]!r}?" if close else "fix the name"
+        return f"{error}", _guess(error.name, dir(error.obj), "fix the name")
     if isinstance(error, KeyError):
         return f"KeyError: there is no key {error}", "fix the key, or add what it names"
     return f"{type(error).__name__}: {str(error) or 'without a message'}", "fix this line"
@@ -119,3 +114,8 @@ def _find_keywords(path: Path, line: int, name: str) -> list[tuple[str, int]]:
 
 def _place(path: Path, line: int | None) -> str:
     return f"{path}:{line}" if line else str(path)
+
+
+def _guess(name: str, known: Sequence[str], otherwise: str) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close and close[0] != name else otherwise
