@@ -141,6 +141,7 @@ class ModelDynamo:
         self._world = world
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
         self.table_id = "table-1"
+        self.on_commit: Callable[[list[Any]], None] = lambda actions: None  # called before an actor commits
 
     def describe_table(self, TableName: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("DescribeTable", lambda: {"Table": {"TableId": self.table_id}})
@@ -162,6 +163,7 @@ class ModelDynamo:
         return self._world.call("Query", find)
 
     def transact_write_items(self, TransactItems: list[Any]) -> None:  # noqa: N803
+        self.on_commit(TransactItems)
         self._world.call("TransactWriteItems", lambda: self._transact(TransactItems))
 
     def _transact(self, actions: list[Any]) -> None:

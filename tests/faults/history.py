@@ -341,7 +341,22 @@ def _plan(story: Story) -> None:
         world.at(START + n * DAY / 4 + 60, lambda: story.items.delete_expired(world.time))
     if (own := Random(f"take back {story.seed}")).random() < 0.15:
         world.at(START + DAY / 4, lambda: _withdraw_beside_a_waiting_run(story, own))
+    if (own := Random(f"hand over {story.seed}")).random() < 0.1:
+        story.dynamo.on_commit = partial(_write_while_released, story, own)
     world.at(START, lambda: _poll(story, random))
+
+
+def _write_while_released(story: Story, random: Random, actions: list[Any]) -> None:
+    """Write an output while a holder releases a dataset: who takes it in finds the dataset held, and goes away."""
+    (change, *others) = (change["Item"] for action in actions for change in action.values() if "Item" in change)
+    releases = not others and "lease_owner" in change and "S" not in change["lease_owner"]
+    if not releases or random.random() < 0.5 or story.world.time > START + 2.9 * DAY:
+        return
+    story.dynamo.on_commit = lambda _: None  # once in a history
+    _put(story, random, at_once=True)
+    while sent := story.queue.receive():
+        _invoke(story, sent, 60.0)
+    story.world.sleep(random.uniform(1, 10))
 
 
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
@@ -356,8 +371,8 @@ def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
     return None
 
 
-def _put(story: Story, random: Random, over: Put | None = None) -> None:
-    """Write an output, and send its event once, twice, late or not at all."""
+def _put(story: Story, random: Random, over: Put | None = None, *, at_once: bool = False) -> None:
+    """Write an output, and send its event once, twice, late or not at all; `at_once`: once and now."""
     dataset = story.datasets[over.dataset if over else random.choice(list(story.datasets))]
     earlier = [put for put in story.puts if put.dataset == dataset.name]
     put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
@@ -369,8 +384,8 @@ def _put(story: Story, random: Random, over: Put | None = None) -> None:
             "detail-type": "Object Created",
             "detail": {"bucket": {"name": "outputs"}, "object": {"key": object_key}},
         }
-        for _ in range(random.choice([0, 1, 1, 1, 2])):
-            story.queue.deliver(event, delay=random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
+        for _ in range(1 if at_once else random.choice([0, 1, 1, 1, 2])):
+            story.queue.deliver(event, delay=0 if at_once else random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
 
 
 def _poll(story: Story, random: Random) -> None:
