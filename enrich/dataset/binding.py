@@ -22,7 +22,18 @@ from enrich.dataset.expressions import (
     quote_reserved,
     suggest_function,
 )
-from enrich.dataset.json_sql import INTEGERS, TIMESTAMPS, JsonPolicy, SqlType, Unrenderable, identifier, render_json_sql
+from enrich.dataset.json_sql import (
+    INTEGERS,
+    MAX_LEVELS,
+    TIMESTAMPS,
+    TOO_DEEP_REMEDY,
+    JsonPolicy,
+    SqlType,
+    Unrenderable,
+    count_levels,
+    identifier,
+    render_json_sql,
+)
 from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
 from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest_type
 from enrich.errors import first_line
@@ -170,6 +181,9 @@ class Binder:
                 kind is not None and kind.id == "struct" and not kind.children
             ):
                 self._add(place, f"{declared!r} has no values", "write its type, such as varchar or struct(a integer)")
+            elif kind is not None and (levels := count_levels(kind)) > MAX_LEVELS:
+                message = f"nests {levels} lists, maps and structs, expected at most {MAX_LEVELS}"
+                self._add(place, message, TOO_DEEP_REMEDY)
             elif kind is not None:
                 kinds[name] = kind
             else:

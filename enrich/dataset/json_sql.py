@@ -39,6 +39,7 @@ LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
 INTEGERS = SMALL_INTEGERS | LARGE_INTEGERS
 TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "timestamptz_ns"}
 NESTED = {"struct", "list", "array", "map"}
+MAX_LEVELS = 8  # of nested types: a list of numbers is one; the time to compile the SQL of a ninth trebles
 _MAP_KEYS = INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
 _REMEDIES = {
     "interval": "turn it into a number, with epoch(...) say",
@@ -46,6 +47,7 @@ _REMEDIES = {
     "bit": "cast it to varchar",
     "union": "take one of its members",
 }
+TOO_DEEP_REMEDY = "write it as JSON text, or name fewer of its members"
 
 
 class SqlType(Protocol):
@@ -103,6 +105,8 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
         Unrenderable: the type has no JSON.
     """
     name = kind.id
+    if count_levels(kind) > MAX_LEVELS:
+        raise Unrenderable(f"it nests more than {MAX_LEVELS} lists, maps and structs; {TOO_DEEP_REMEDY}")
     if name in NESTED:
         return _NESTED_RENDERERS[name](value, kind, policy, depth)
     text = f"cast({value} as varchar)"
@@ -130,6 +134,15 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
     if name == "null":
         return Rendered("cast(null as varchar)")
     raise Unrenderable(f"type {kind} has no JSON; {_REMEDIES.get(name, 'cast it to another type')}")
+
+
+def count_levels(kind: SqlType) -> int:
+    """Return how many lists, maps and structs are inside one another in a type, itself included; 0 for a plain one."""
+    deepest, level = 0, [kind]
+    while level := [each for each in level if each.id in NESTED]:
+        deepest += 1
+        level = [child for each in level for _, child in each.children if not isinstance(child, int)]
+    return deepest
 
 
 def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "omit"]) -> list[str]:

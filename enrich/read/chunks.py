@@ -41,7 +41,6 @@ from enrich.read.s3_object import Part
 from enrich.read.text import BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
-MAX_NESTED = 12  # lists and maps in a declared type: the time to compile its SQL doubles with each
 _ENCRYPTED = b"PARE"
 CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
 
@@ -287,12 +286,6 @@ def _choose_type(
     con: duckdb.DuckDBPyConnection, part: Part, field: pa.Field, declared: str, kind: SqlType
 ) -> pa.DataType:
     place = f"{part.name}: column {field.name!r}"
-    nested = str(kind).count("[") + str(kind).count("MAP(")
-    if nested > MAX_NESTED:
-        raise BadOutput(
-            f"{place} nests {nested} lists and maps in the contract, expected at most {MAX_NESTED}; write it as JSON "
-            "text, or take it out of the contract"
-        )
     try:
         chosen = choose_type(field.type, kind)
         schema = pa.schema([pa.field(field.name, chosen)])

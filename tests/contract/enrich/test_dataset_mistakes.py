@@ -496,6 +496,15 @@ MISTAKES += [
     }.items()
 ]
 MISTAKES += [
+    (column(declared), "columns.X", f"nests {levels} lists, maps and structs, expected at most 8; write it as JSON text")
+    for declared, levels in {
+        "integer" + "[]" * 9: 9,
+        "struct(a " * 200 + "integer" + ")" * 200: 200,
+        "map(varchar, struct(b date[2], a " + "integer" + "[]" * 7 + "))": 9,
+    }.items()
+]
+MISTAKES += [(body("[" * 9 + "flight" + "]" * 9), "body.x", "nests more than 8 lists, maps and structs; write it")]
+MISTAKES += [
     ({"as_of": FromKey("YYYY/MM/DD")}, "as_of", "write e.g. scored={} or year={year}/month={month}/day={day}"),
     ({"as_of": FromKey("dt={}/{}")}, "as_of", "has a placeholder twice"),
     ({"as_of": FromKey("dt={date}")}, "as_of", "'dt={date}' has {date}, and known are {}, {year}, {month}, {day}"),

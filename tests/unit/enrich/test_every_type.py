@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from enrich.dataset.json_sql import MAX_LEVELS
 from enrich.join.engine import Engine
 from enrich.read import row_groups
 from enrich.read.chunks import BadOutput
@@ -444,6 +445,20 @@ def test_what_the_engine_can_not_take_fails_the_output(tmp_path: Path, values: p
         one_column(tmp_path, values, kind)
     assert found in str(error.value)
     assert kind in str(error.value)
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+def test_eight_levels_are_read_and_rendered(tmp_path: Path, format_: str) -> None:
+    """As deep as a type may be declared; `check` refuses a deeper one, whose SQL would take minutes to compile."""
+    values, declared, text = pa.array([1], pa.int64()), "integer", "1"
+    for n in range(MAX_LEVELS):
+        values, declared, text = in_list(values, n), f"{declared}[]", f"[{text}]"
+    content = parquet(pa.table({"c": values}))
+    if format_ == "jsonl":
+        content = f'{{"c":{text}}}\n'.encode()
+    dataset = dataset_of(format_, {"c": declared})
+    (row,) = render(tmp_path, dataset, ("a", content))
+    assert row["body"] == f'{{"c":{text}}}'
 
 
 def test_members_that_differ_in_case_only_can_be_read(tmp_path: Path) -> None:
