@@ -345,6 +345,45 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("no length of an empty POST", "wire.request", 'if body or method not in ("GET", "HEAD"):', "if body:", _SENT),
 )  # fmt: skip
 
+# What files and people do: of each fault that was found with real writers' files, the code that mends it.
+_TYPES, _TEXT, _CSV = "every_type", "text_files", "csv_dialects"
+_DERIVE, _FIND, _KEY = "integration:derive_step", "outputs", "as_of"
+_FILES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    ("half floats as they are", "enrich.dataset.arrow_types", "    if kinds.is_float16(kind):\n        return pa.float32()\n", "", (_TYPES,)),
+    ("wide decimals as they are", "enrich.dataset.arrow_types", "        return pa.decimal128(kind.precision, kind.scale)", "        return kind", (_TYPES,)),
+    ("a wide decimal is cut", "enrich.dataset.arrow_types", "        if kind.precision > MAX_DIGITS:", "        if False:", (_TYPES,)),
+    ("columns that nobody named", "enrich.read.chunks", "row_groups=[group], columns=list(kinds)", "row_groups=[group]", (_TYPES, "read")),
+    ("nanoseconds with a zone are other kinds", "enrich.dataset.json_sql", ', "timestamptz_ns"}', "}", (_TYPES, "read")),
+    ("nanoseconds by way of microseconds", "enrich.dataset.coercion", '        if declared.id == "timestamp_ns":  # not', "        if False:  # not", (_TYPES, "read")),
+    ("text that is no text", "enrich.dataset.arrow_types", "        column.validate(full=True)", "        column.validate()", (_TYPES,)),
+    ("text that is no text in an expression", "enrich.dataset.json_sql", "(check,))\n\n\ndef _is_not_utf_8", "())\n\n\ndef _is_not_utf_8", (_TYPES,)),
+    ("INT96 as nanoseconds", "enrich.read.chunks", '    "coerce_int96_timestamp_unit": "us",\n', "", (_TYPES, "read")),
+    ("an element out of range is null", "enrich.dataset.coercion", "_any_bad(value, element, [child.bad] if child.bad else []))", "None)", (_TYPES,)),
+    ("a member out of range is null", "enrich.dataset.coercion", "    bad += [member.bad] if member.bad else []", "        pass", (_TYPES,)),
+    ("a map's value out of range is null", "enrich.dataset.coercion", "_any_bad(value, element, bad, missing))", "missing)", (_TYPES,)),
+    ("the escape is a letter", "enrich.read.csv_syntax", "each[1] in {None, quote} else each[1]", "each[1] in {None, quote} else each[0]", (_CSV,)),
+    ("text after a quote", "enrich.read.csv_syntax", "                pieces.append(Malformed(text[at:end], self._explain(text, at, wrong, end)))", "                pieces.append(text[at:end])", (_CSV, _TEXT)),
+    ("null words are escaped", "enrich.read.csv_syntax", "        if field in self._null_words:\n            return field\n", "", (_CSV,)),
+    ("the first row is a header", "enrich.read.text", "remove=header))", "remove=True))", (_CSV, _TEXT)),
+    ("a nested instant without its zone", "enrich.dataset.coercion", "cast({cast}({text} as timestamptz) as {declared})", "{cast}({text} as {declared})", (_TEXT,)),
+    ("a member that is left out", "enrich.dataset.coercion", "list_transform([json_transform({json}, {literal(structure)})]", "list_transform([json_transform_strict({json}, {literal(structure)})]", (_TEXT,)),
+    ("bytes are encoded twice", "enrich.dataset.coercion", '    if kind == "blob" and not escaped:', "    if False:", (_TEXT,)),
+    ("replayed bytes are decoded", "enrich.dataset.coercion", '    if kind == "blob" and not escaped:', '    if kind == "blob":', (_TEXT, _TYPES)),
+    ("another case is null", "enrich.dataset.source_sql", "    problems += _check_case(inside)\n", "", (_TEXT,)),
+    ("another case is null in a struct", "enrich.dataset.coercion", "{other_case(json, missing)} is null and ", "", (_TEXT,)),
+    ("a step changes what it does not touch", "enrich.join.derive", "        return table[name]\n", "        pass\n", (_DERIVE,)),
+    ("a step changes in place", "enrich.join.derive", "step.function(convert())", "step.function(before)", (_DERIVE,)),
+    ("an empty part is damaged", "enrich.read.chunks", 'part.size == 0 and source.format == "parquet"', "part.size == 0", (_TEXT,)),
+    ("an empty Parquet file is a part", "enrich.read.chunks", 'part.size == 0 and source.format == "parquet"', "False", (_TEXT, "read")),
+    ("a marker is a part", "enrich.read.outputs", 'and below.rpartition("/")[2] != marker', "", ("integration:outputs_on_s3", _FIND)),
+    ("what tools leave is a part", "enrich.read.outputs", ' or _LEFTOVER.fullmatch(below.rpartition("/")[2])', "", (_FIND,)),
+    ("a part that a manifest names lacks", "enrich.read.outputs", "    if missing:\n", "    if False:\n", ("integration:outputs_on_s3", _FIND)),
+    ("a pattern in the middle of a name", "enrich.dataset.as_of", 'found = "(?:^|/)"', 'found = ""', ("contract:dataset_mistakes", _KEY)),
+    ("a day without its zone", "enrich.dataset.as_of", "set_zone(_build(object_key, dict(parts)), rule.zone)", 'set_zone(_build(object_key, dict(parts)), "UTC")', ("contract:dataset_mistakes", _KEY)),
+    ("a body that breaks off is asked for once", "enrich.read.s3_object", "            except BotoCoreError:", "            except ZeroDivisionError:", ("integration:part_ranges",)),
+    ("a short answer is the whole", "enrich.read.s3_object", "            if len(content) == count:", "            if True:", ("integration:part_ranges",)),
+)  # fmt: skip
+
 
 def list_mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
     """List every mutant with the test files that are about its rule, relative to the folder of serve's unit tests."""
@@ -369,3 +408,9 @@ def list_mutants() -> Iterator[tuple[Mutant, tuple[str, ...]]]:
             yield Mutant(name, module, right, wrong), files
     for name, module, right, wrong, files in _KINDS:
         yield Mutant(name, module, right, wrong), files
+    for name, module, right, wrong, files in _FILES:
+        kinds = [file.rpartition(":") for file in files]
+        yield (
+            Mutant(name, module, right, wrong),
+            tuple(f"../../{kind or 'unit'}/enrich/test_{file}.py" for kind, _, file in kinds),
+        )

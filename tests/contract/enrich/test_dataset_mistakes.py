@@ -496,7 +496,11 @@ MISTAKES += [
     }.items()
 ]
 MISTAKES += [
-    (column(declared), "columns.X", f"nests {levels} lists, maps and structs, expected at most 8; write it as JSON text")
+    (
+        column(declared),
+        "columns.X",
+        f"nests {levels} lists, maps and structs, expected at most 8; write it as JSON text",
+    )
     for declared, levels in {
         "integer" + "[]" * 9: 9,
         "struct(a " * 200 + "integer" + ")" * 200: 200,

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ResponseStreamingError
 
+from enrich.errors import Stopped
 from enrich.read.s3_object import Part, PartFile
 
 
@@ -23,3 +31,78 @@ def test_ranges_of_a_pinned_object_are_its_bytes(aws: Any, versioned: bool) -> N
     assert file.read(100) == content[20_001:20_101]
     file.seek(0)
     assert file.readall() == content
+
+
+CONTENT = os.urandom(300_000)  # more than a socket holds at once
+
+
+@contextmanager
+def breaking_off(
+    answers: list[int], said: int | None = None, *, reset: bool = False
+) -> Iterator[tuple[Any, list[bytes]]]:
+    """Serve an object on a port of this machine; each answer breaks off after so many bytes of its body.
+
+    Args:
+        answers: bytes that are sent of each body, the last for all that follow.
+        said: the length that answers state; None for that of the whole.
+        reset: the connection is reset where the body breaks off, and not closed.
+
+    Yields:
+        A client of S3, and the requests that came.
+    """
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(65536))
+                    count = answers[min(len(requests), len(answers)) - 1]
+                    length = said or len(CONTENT)
+                    head = f"HTTP/1.1 206 OK\r\nContent-Length: {length}\r\n"
+                    head += f"Content-Range: bytes 0-{length - 1}/{length}\r\nConnection: close\r\n\r\n"
+                    connection.sendall(head.encode() + CONTENT[:count])
+                    if reset and count < len(CONTENT):
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        threading.Thread(target=serve, daemon=True).start()
+        client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}",
+            region_name="eu-central-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        yield client, requests
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_body_that_breaks_off_is_asked_for_again(reset: bool) -> None:
+    """The client retries requests, and not a body: what is read is the whole, and no byte is there twice."""
+    part = Part("bucket", "part", None, '"etag"', len(CONTENT))
+    with breaking_off([100_000, 0, len(CONTENT)], reset=reset) as (client, requests):
+        assert PartFile(client, part).readall() == CONTENT
+    assert len(requests) == 3
+    assert all(b'if-match: "etag"' in request.lower() for request in requests)  # as it was pinned
+
+
+@pytest.mark.parametrize(("reset", "error"), [(False, Stopped), (True, ResponseStreamingError)])
+def test_a_body_that_always_breaks_off_stops_the_run(reset: bool, error: type[Exception]) -> None:
+    """After four answers the error is raised, and the run continues with the next message."""
+    part = Part("bucket", "part", None, '"etag"', len(CONTENT))
+    with breaking_off([100_000], reset=reset) as (client, requests), pytest.raises(error):
+        PartFile(client, part).readall()
+    assert len(requests) == 4
+
+
+def test_an_answer_of_fewer_bytes_stops_the_run() -> None:
+    """A server that says so much less than it was asked for is not believed."""
+    part = Part("bucket", "part", None, '"etag"', len(CONTENT))
+    with breaking_off([1000], said=1000) as (client, requests), pytest.raises(Stopped, match="fewer bytes than asked"):
+        PartFile(client, part).readall()
+    assert len(requests) == 4

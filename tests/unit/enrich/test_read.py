@@ -207,30 +207,51 @@ def test_reading_goes_on_from_any_row_with_the_same_chunks(
     assert {end for _, _, end in got} <= whole
 
 
+class Counting(io.BytesIO):
+    """A file that counts the bytes that are read of it."""
+
+    fetched = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read."""
+        found = super().read(size)
+        self.fetched += len(found)
+        return found
+
+    def readinto(self, target: Any) -> int:
+        """Read into a buffer."""
+        count = super().readinto(target)
+        self.fetched += count
+        return count
+
+
 def test_row_groups_before_the_start_are_not_read() -> None:
     """A restart near the end of a large file fetches its footer and the last row groups only."""
     content = parquet(
         pa.table({"id": [f"{n:09d}" * 20 for n in range(20_000)]}), row_group_size=1_000, compression="none"
     )
-
-    class Counting(io.BytesIO):
-        fetched = 0
-
-        def read(self, size: int | None = -1) -> bytes:
-            found = super().read(size)
-            Counting.fetched += len(found)
-            return found
-
-        def readinto(self, target: Any) -> int:
-            count = super().readinto(target)
-            Counting.fetched += count
-            return count
-
+    file = Counting(content)
     source = dataset_of("parquet", {"id": "varchar"}).source
     part = Part("b", "things/a", None, "e", len(content))
-    rows = [row for row, _ in read_chunks([part], source, open_part=lambda _: Counting(content), start_row=19_500)]
+    rows = [row for row, _ in read_chunks([part], source, open_part=lambda _: file, start_row=19_500)]
     assert rows == [19_500]
-    assert Counting.fetched < len(content) / 5
+    assert file.fetched < len(content) / 5
+
+
+@pytest.mark.parametrize("width", [20, 3_000])  # of the other column: small, and so wide that rows are measured first
+def test_columns_that_the_contract_does_not_name_are_not_fetched(width: int) -> None:
+    """What is wrong with another column's pages does not matter, and its bytes cost nothing."""
+    others = [f"{n:09d}".rjust(width, "x") for n in range(20_000)]
+    content = parquet(pa.table({"id": ["a"] * 20_000, "other": others}), compression="none", use_dictionary=["id"])
+    broken = content.replace(b"x" * (width - 9), b"\xff" * (width - 9))
+    for each in (content, broken):
+        file = Counting(each)
+        part = Part("b", "things/a", None, "e", len(each))
+        chunks = read_chunks(
+            [part], dataset_of("parquet", {"id": "varchar"}).source, open_part=lambda _, file=file: file
+        )
+        assert sum(chunk.num_rows for _, chunk in chunks) == 20_000
+        assert file.fetched < len(content) / 2
 
 
 def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
