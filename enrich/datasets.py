@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ from enrich.dataset.definition import (
     Tolerated,
 )
 from enrich.dataset.file_errors import describe_error
-from enrich.dataset.mistakes import Mistake
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from serve.datasets import Served, render_served
 
 __all__ = [
@@ -52,8 +53,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGE = "larder_datasets"
 
 
-class DatasetFileError(Exception):
-    """Files in datasets/ define no dataset; the message has each file, what is wrong, and the remedy."""
+class DatasetFileError(DatasetMistakes):
+    """Files in datasets/ define no dataset; the places of its mistakes begin with the file."""
 
 
 def find_project() -> Path:
@@ -81,21 +82,23 @@ def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
     sys.modules[_PACKAGE] = package
     datasets: dict[str, Dataset] = {}
     files: dict[str, Path] = {}
-    wrong: list[str] = []
+    wrong: list[Mistake] = []
     for path in sorted(folder.glob("*.py")):
         if path.name.startswith("_"):
             continue
         try:
             dataset = _load_file(path)
         except DatasetFileError as error:
-            wrong.append(str(error))
+            wrong += error.mistakes
             continue
         if other := files.get(dataset.name):
-            wrong.append(f"{path}: defines the dataset {dataset.name!r}, as {other.name} does; rename one")
+            wrong.append(
+                Mistake(str(path), f"defines the dataset {dataset.name!r}, as {other.name} does", "rename one")
+            )
             continue
         files[dataset.name], datasets[dataset.name] = path, dataset
     if wrong:
-        raise DatasetFileError("\n".join(wrong))
+        raise DatasetFileError(wrong)
     return datasets
 
 
@@ -110,22 +113,23 @@ def load_served(folder: Path | None = None) -> dict[str, Served]:
 
 def _load_file(path: Path) -> Dataset:
     if not path.stem.isidentifier():
-        raise DatasetFileError(f"{path}: the name is no Python module's; rename it, e.g. to my_dataset.py")
+        mistake = Mistake(str(path), "the name is no Python module's", "rename it, e.g. to my_dataset.py")
+        raise DatasetFileError([mistake])
     # Kept bytecode would hide an edit of the same length within the same second.
     keeps_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
     except (Exception, SystemExit) as error:  # a file of the user's can raise anything
-        raise DatasetFileError("\n".join(map(str, describe_error(path, error)))) from error
+        raise DatasetFileError(describe_error(path, error)) from error
     finally:
         sys.dont_write_bytecode = keeps_none
     found = {id(value): value for value in _defined(module)}
     if len(found) != 1:
         what = "defines no Dataset" if not found else f"defines {len(found)} datasets"
-        raise DatasetFileError(f"{path}: {what}; expected one: NAME = Dataset(served=Served(...), ...)")
+        raise DatasetFileError([Mistake(str(path), what, "expected one: NAME = Dataset(served=Served(...), ...)")])
     dataset = next(iter(found.values()))
     if mistakes := list(_find_unroutable(dataset)):
-        raise DatasetFileError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+        raise DatasetFileError([replace(each, place=f"{path}: {each.place}") for each in mistakes])
     return dataset
 
 

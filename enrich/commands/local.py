@@ -15,7 +15,7 @@ from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
 from enrich.dataset.file_errors import find_repeated_keys
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
-from enrich.datasets import DatasetFileError, find_project, load_datasets
+from enrich.datasets import find_project, load_datasets
 
 _WRITE = "run `python -m enrich openapi --write`"
 
@@ -32,7 +32,9 @@ def execute(options: argparse.Namespace) -> int:
         return {"new": _new, "list": _list, "check": _check, "openapi": _openapi}[options.command](options, datasets)
     except ImportError as error:
         return print_error(error, USAGE)
-    except (DatasetFileError, DatasetMistakes) as error:
+    except DatasetMistakes as error:
+        if options.command == "check" and options.json:  # a file that can't be imported is one more mistake
+            return _print_mistakes(error.mistakes)
         return print_error(error, FAILED)
 
 
@@ -100,21 +102,25 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     contract = find_project() / "openapi.yaml"
     try:
         mistakes = check_datasets(datasets, read_document(contract))  # all: prefixes must differ
+        mistakes = mistakes or _check_contract(datasets, contract)
     except FileNotFoundError:
-        return print_error(f"{contract}: there is no such file; {_WRITE}", FAILED)
-    mistakes = mistakes or _check_contract(datasets, contract)
+        mistakes = [Mistake(str(contract), "there is no such file", _WRITE)]
     if options.dataset:
-        mistakes = [
-            each for each in mistakes if each.place == options.dataset or each.place.startswith(f"{options.dataset} ")
-        ]
+        whole = {options.dataset, str(contract)}
+        mistakes = [each for each in mistakes if each.place in whole or each.place.startswith(f"{options.dataset} ")]
     files = sorted((find_project() / "datasets").glob("*.py"))
     mistakes = [mistake for path in files for mistake in find_repeated_keys(path)] + mistakes
     if options.json:
-        print(json.dumps([asdict(mistake) for mistake in mistakes]))  # noqa: T201
-    elif mistakes:
+        return _print_mistakes(mistakes)
+    if mistakes:
         print("\n".join(map(str, mistakes)))  # noqa: T201
     else:
         print(f"{', '.join(names)}: no mistakes found" if names else "datasets/ has no dataset; add one")  # noqa: T201
+    return FAILED if mistakes else DONE
+
+
+def _print_mistakes(mistakes: list[Mistake]) -> int:
+    print(json.dumps([asdict(mistake) for mistake in mistakes]))  # noqa: T201
     return FAILED if mistakes else DONE
 
 

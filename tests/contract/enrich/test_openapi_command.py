@@ -224,6 +224,12 @@ def test_check_finds_what_the_contract_lacks(
     assert "body.carrier.name: has no known type; add 'carrier.name': Member(" in run("check", source=untyped)[1]
     code, said = run("check", source=text + "\n)")
     assert (code, f"{path}:" in said) == (1, True)
+    code, said = run("check", "--json", source=text + "\n)")
+    assert [mistake["place"] for mistake in json.loads(said)] == [f"{path}:{text.count(chr(10)) + 2}"]
+    assert json.loads(run("check", "--json")[1]) == []
+    (tmp_path / "openapi.yaml").unlink()
+    code, said = run("check", "--json", "flight-delays")
+    assert (code, json.loads(said)[0]["message"]) == (1, "there is no such file")
 
 
 def test_what_members_mean_is_in_the_contract() -> None:
