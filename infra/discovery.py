@@ -1,17 +1,13 @@
 """Build the discovery files: the api-catalog (RFC 9727, a linkset of RFC 9264), service.json, openapi.json.
 
-Standard library only: the stack's own function (infra/publish.py) has this module in its bundle.
-
-    python -m infra.discovery --into build/discovery      writes the files of all five environments
+Standard library only: the stack's own function (infra/publish.py), which publishes them, has this module in its bundle.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 CATALOG_PATH = ".well-known/api-catalog"  # RFC 9727, section 2
@@ -123,29 +119,3 @@ def _without_gateway(node: Any) -> Any:
 
 def _text(document: Document) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def main() -> None:
-    """Write the discovery files of all environments."""
-    import yaml
-
-    from enrich.datasets import find_project
-    from infra.environments import read_environments
-    from infra.translate import ROOT
-
-    parser = argparse.ArgumentParser(description="Write the discovery files of all environments.")
-    parser.add_argument("--into", type=Path, default=ROOT / "build" / "discovery")
-    parser.add_argument("--release", default="unversioned")
-    options = parser.parse_args()
-    environments = read_environments()
-    openapi = yaml.safe_load((find_project() / "openapi.yaml").read_text())
-    for name in environments["environments"]:
-        for object_key, (_, text) in build_files(environments, openapi, name, release=options.release).items():
-            path = options.into / object_key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    print(f"wrote {options.into}")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

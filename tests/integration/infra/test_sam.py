@@ -101,7 +101,7 @@ def test_each_environment_is_deployed_and_answers(sam: Sam, environment: str) ->
 
 
 def test_every_environment_is_found_by_the_catalog(sam: Sam) -> None:
-    """The five stacks publish the files that `python -m infra.discovery` writes, with the same addresses."""
+    """The five stacks publish the discovery files that `infra.discovery` builds, with the same addresses."""
     s3, bucket = sam.client("s3"), DOCUMENT["discovery"]["bucket"]
     openapi = yaml.safe_load((ROOT / "examples" / "flights" / "openapi.yaml").read_text())
     expected: dict[str, str] = {}
