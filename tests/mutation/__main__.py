@@ -48,7 +48,7 @@ ENRICH = {
     "enrich.dataset.json_sql": ("render", "every_type", "engine"),
     "enrich.dataset.nullability": ("pure_parts", "engine", "contract:openapi_command"),
     "enrich.dataset.row_checks": ("engine", "render_failures"),
-    "enrich.dataset.type_names": ("contract:dataset_mistakes",),
+    "enrich.dataset.type_names": ("pure_parts", "contract:dataset_mistakes"),
     "enrich.delta.buckets": ("pure_parts", "buckets"),
     "enrich.delta.outcomes": ("pure_parts", "delta"),
     "enrich.intake.events": ("events",),

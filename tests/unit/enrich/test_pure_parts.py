@@ -14,6 +14,7 @@ import pytest
 
 from enrich.dataset.expressions import parse_tree
 from enrich.dataset.nullability import is_never_null
+from enrich.dataset.type_names import suggest_type
 from enrich.delta import outcomes
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.outcomes import Outcomes
@@ -34,6 +35,26 @@ from enrich.ledger.records import (
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.read.magic import OtherFormat, recognize, refuse_other
 
+# names of pandas, Arrow, Polars, Spark, BigQuery and Python, by the DuckDB type that each means within a list
+TYPE_NAMES = {
+    "varchar": "object str string utf8 large_utf8 large_string string_view category categorical unicode dictionary "
+    "char",
+    "double": "float64 number real8 double",
+    "float": "float16 float32 halffloat float",
+    "boolean": "boolean bool",
+    "tinyint": "byte int8 ByteType",
+    "smallint": "int16 smallinteger short",
+    "integer": "int int32 integer IntegerType",
+    "bigint": "long int64 Int64Dtype",
+    "blob": "bytes binary large_binary fixed_size_binary binary_view varbinary",
+    "date": "date date32 date64",
+    "time": "time32 time64",
+    "timestamp": "datetime64 datetime TimestampNTZ timestamp int96",
+    "timestamptz": "DatetimeTZDtype TimestampLTZ",
+    "decimal(38, 9)": "decimal32 decimal64 decimal128 decimal256 bigdecimal bignumeric",
+    "interval": "timedelta64 duration DayTimeInterval",
+    "json": "jsonb",
+}
 BOUNDS: dict[str, dict[str, Any]] = {
     "enrich.delta.buckets": {"ROWS": 500_000, "MOST_BITS": 9, "KEY_BITS": 64},
     "enrich.delta.outcomes": {"ROWS": 1_048_576},
@@ -334,3 +355,11 @@ def test_names_say_what_magic_bytes_do_not() -> None:
         assert str(caught.value) == message
         refuse_other(b"", f"part-0.csv{suffix}")
         refuse_other(b"a", f"part{suffix}/0.csv")
+
+
+@pytest.mark.parametrize("own", TYPE_NAMES)
+def test_a_foreign_name_of_a_type_has_one_meaning(own: str) -> None:
+    """Also of a name that DuckDB has for another type: `int8` is eight bytes there, and one in Arrow."""
+    with duckdb.connect() as con:
+        for name in TYPE_NAMES[own].split():
+            assert f"did you mean {own}[]?" in suggest_type(con, f"list<{name}>"), name
