@@ -9,6 +9,8 @@ import sys
 import venv
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "tools"
 PLACE = ROOT / ".larder" / "tools"
@@ -25,21 +27,27 @@ def install(name: str) -> Path:
     home = PLACE / f"{name}-{digest}"
     commands = home / ("Scripts" if os.name == "nt" else "bin")
     done = home / "installed"
-    if not done.exists():
-        venv.create(home, with_pip=True, clear=True)
-        pip = [
-            str(commands / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--require-hashes",
-            "--no-deps",
-            "-r",
-            str(lock),
-        ]
-        ran = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603
-        if ran.returncode:
-            raise ToolError(f"cannot install {name} from {lock.relative_to(ROOT)}:\n{ran.stderr.strip()}")
-        done.touch()
+    PLACE.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_suffix(".lock")):  # of two processes the second waits, and finds the tool installed
+        if not done.exists():
+            _install_into(home, commands, lock)
+            done.touch()
     return commands
+
+
+def _install_into(home: Path, commands: Path, lock: Path) -> None:
+    venv.create(home, with_pip=True, clear=True)
+    pip = [
+        str(commands / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--require-hashes",
+        "--no-deps",
+        "-r",
+        str(lock),
+    ]
+    ran = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603
+    if ran.returncode:
+        raise ToolError(f"cannot install {lock.stem} from {lock.relative_to(ROOT)}:\n{ran.stderr.strip()}")
