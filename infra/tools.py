@@ -13,7 +13,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "tools"
-PLACE = ROOT / ".larder" / "tools"
+PLACE = (ROOT / ".larder").resolve() / "tools"  # commands hold this path; a copy that links to it goes
 
 
 class ToolError(Exception):

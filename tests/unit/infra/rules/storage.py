@@ -29,9 +29,10 @@ def table_has_the_items_attributes(template: Template) -> Iterator[str]:
 def data_outlives_the_stack(template: Template) -> Iterator[str]:
     """Tables and buckets outlive the stack and a replacement, nothing else does; tables are protected by default."""
     for name, one in template["Resources"].items():
-        keeps = (one.get("DeletionPolicy"), one.get("UpdateReplacePolicy")) == ("RetainExceptOnCreate", "Retain")
-        if keeps != (name in RETAINED | SHARED):
-            yield f"{name}: is {'retained' if keeps else 'deleted'} with the stack"
+        found = (one.get("DeletionPolicy", "Delete"), one.get("UpdateReplacePolicy", "Delete"))
+        kept = name in RETAINED | SHARED
+        if found != (("RetainExceptOnCreate", "Retain") if kept else ("Delete", "Delete")):
+            yield f"{name}: {found}, and it should be {'retained' if kept else 'deleted'} with the stack"
     for name, table in by_type(template, "AWS::DynamoDB::Table").items():
         if table.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProtected", True, False]}:
             yield f"{name}: DeletionProtection does not decide whether it is protected"
