@@ -43,7 +43,7 @@ PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/uni
 ENRICH = {
     "enrich.dataset.as_of": ("as_of", "contract:dataset_mistakes"),
     "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
-    "enrich.dataset.expressions": ("contract:dataset_mistakes", "engine"),
+    "enrich.dataset.expressions": ("element_joins", "contract:dataset_mistakes", "engine"),
     "enrich.dataset.field_types": ("every_type", "contract:dataset_mistakes", "contract:openapi_command"),
     "enrich.dataset.json_sql": ("render", "every_type", "engine"),
     "enrich.dataset.nullability": ("pure_parts", "engine", "contract:openapi_command"),
