@@ -359,7 +359,7 @@ _FILES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("text that is no text in an expression", "enrich.dataset.json_sql", "(check,))\n\n\ndef _is_not_utf_8", "())\n\n\ndef _is_not_utf_8", (_TYPES,)),
     ("INT96 as nanoseconds", "enrich.read.chunks", '    "coerce_int96_timestamp_unit": "us",\n', "", (_TYPES, "read")),
     ("an element out of range is null", "enrich.dataset.coercion", "_any_bad(value, element, [child.bad] if child.bad else []))", "None)", (_TYPES,)),
-    ("a member out of range is null", "enrich.dataset.coercion", "    bad += [member.bad] if member.bad else []", "        pass", (_TYPES,)),
+    ("a member out of range is null", "enrich.dataset.coercion", "    bad += [member.bad] if member.bad else []", "    pass", (_TYPES,)),
     ("a map's value out of range is null", "enrich.dataset.coercion", "_any_bad(value, element, bad, missing))", "missing)", (_TYPES,)),
     ("the escape is a letter", "enrich.read.csv_syntax", "each[1] in {None, quote} else each[1]", "each[1] in {None, quote} else each[0]", (_CSV,)),
     ("text after a quote", "enrich.read.csv_syntax", "                pieces.append(Malformed(text[at:end], self._explain(text, at, wrong, end)))", "                pieces.append(text[at:end])", (_CSV, _TEXT)),
