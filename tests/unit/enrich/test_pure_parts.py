@@ -213,7 +213,8 @@ def test_records_are_stored_so() -> None:
     }  # fmt: skip
     assert asdict(records["state"]) == {
         "dataset": "d", "version": 0, "release": None, "generation": 1, "high_water": "", "lease_owner": None,
-        "lease_until_ms": 0, "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None, "rebuilt": None, "metadata": {},
+        "lease_until_ms": 0, "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None,
+        "rebuilt": None, "metadata": {},
     }  # fmt: skip
     assert (asdict(records["counter"])["next_run"], seen.listing) == (1, "")
     assert bump(run) == run, "versions are not compared"
