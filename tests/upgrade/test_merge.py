@@ -49,8 +49,9 @@ def test_the_forks_tests_pass(tmp_path: Path) -> None:
     merge(tmp_path)
     for words in (
         ("enrich", "check"),
+        ("ruff", "format", "--check", "."),
         ("ruff", "check", "."),
-        ("mypy", "enrich", "serve", "wire", "infra", "datasets"),
+        ("mypy", "enrich", "serve", "wire", "infra", "examples", "tests", "dev.py", "larder"),
         (
             "pytest",
             "-q",
