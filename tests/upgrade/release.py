@@ -43,6 +43,8 @@ def find_mistakes_of_commit() -> Iterator[str]:
     tags = git(ROOT, "tag", "--points-at", "HEAD", "--list", "v[0-9]*").split()
     if tags and f"v{RELEASE}" not in tags:
         yield f"the commit has the tag {tags[0]}; expected v{RELEASE}"
+    elif not tags and git(ROOT, "tag", "--list", f"v{RELEASE}"):
+        yield f"v{RELEASE} is another commit: write the next version into enrich/release.py"
     if (last := find_release()) and git(ROOT, "diff", "--name-only", last, "--", *BY_HAND):
         yield f"{' and '.join(BY_HAND)} are the user's: undo the changes since {last}, or users get a conflict"
 
