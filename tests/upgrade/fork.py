@@ -6,12 +6,10 @@ this works in a shallow clone and without tags. Git is not configured here, as o
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -89,14 +87,15 @@ LATER = (
 )
 
 
-def git(place: Path, *words: str) -> str:
+def git(place: Path, *words: str, **variables: str) -> str:
     """Run git in a repository, without the configuration of this machine; return what it printed.
 
     Raises:
         AssertionError: it failed; the message has its output.
     """
     who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
-    env = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's repository
+    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **variables}
     done = subprocess.run(["git", *who, *words], cwd=place, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"git {' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
@@ -176,7 +175,7 @@ def _copy_checkout(place: Path) -> None:
 
 
 def _copy_commit(commit: str, place: Path) -> None:
-    """Copy the tree of a commit."""
-    done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tree:
-        tree.extractall(place, filter="tar")
+    """Copy the tree of a commit, through an index of its own."""
+    index = str(place / ".git" / "index-of-the-release")
+    git(ROOT, "read-tree", commit, GIT_INDEX_FILE=index)
+    git(ROOT, "checkout-index", "--all", f"--prefix={place}/", GIT_INDEX_FILE=index)
