@@ -41,6 +41,10 @@ class TableStateUnknown(Exception):
         self.table_id = table_id
 
 
+class NewerFormat(Exception):
+    """Deploy a newer release: a record was written in a format that this one does not know. Nothing was changed."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error; those after it show internals, such as the generated SQL."""
     return str(error).split("\n")[0]

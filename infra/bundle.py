@@ -274,7 +274,8 @@ def _datasets(recipe: Recipe) -> dict[str, bytes]:
 
 def _documents(recipe: Recipe) -> dict[str, bytes]:
     """Render YAML documents as JSON beside our modules: the runtime has no YAML parser."""
-    places = {path: (find_project() if path == "openapi.yaml" else ROOT) / path for path in recipe.documents}
+    own = find_project()
+    places = {path: (own if (own / path).exists() else ROOT) / path for path in recipe.documents}
     texts = {f"infra/{Path(path).stem}.json": yaml.safe_load(place.read_text()) for path, place in places.items()}
     return {path: json.dumps(document, ensure_ascii=False).encode() for path, document in texts.items()}
 

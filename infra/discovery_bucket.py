@@ -143,15 +143,15 @@ def build_bucket(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(document: Mapping[str, Any]) -> None:
-    """Write the file, or remove it where there is no discovery."""
-    if "discovery" in document:
-        PATH.write_text(render(build_bucket(document)))
-    else:
-        PATH.unlink(missing_ok=True)
+    """Write the file."""
+    PATH.write_text(render(document))
 
 
-def render(template: Mapping[str, Any]) -> str:
-    """Render the file's text."""
+def render(document: Mapping[str, Any]) -> str:
+    """Render the file's text. Without discovery it has no template, and is there: git can't merge a deleted file."""
+    if "discovery" not in document:
+        return f"{_HEAD}# There is no `discovery`, so there is no bucket to deploy.\n"
+    template = build_bucket(document)
     return _HEAD + yaml.dump(template, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -50,7 +50,8 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
         found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
-        return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if BUCKET.exists() else found
+        has_bucket = yaml.safe_load(BUCKET.read_text()) is not None  # there is none without discovery
+        return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if has_bucket else found
 
 
 def judge(findings: list[Finding], skips: Mapping[str, Mapping[str, str]]) -> list[str]:

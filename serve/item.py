@@ -1,7 +1,8 @@
 """The stored item, the contract between writer and reader: attribute names, item keys, encode, decode, expiry.
 
 The reader owns the stored format, so `enrich` imports this module and never the other way round. Attribute names are
-short because each byte of them is stored, written and read with every item.
+short because each byte of them is stored, written and read with every item. For the same reason an item of format 1
+does not say so: only items of a later format have an attribute for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ SK = "sk"  # prediction_id
 BODY = "b"  # S: JSON text as the consumer gets it; B: the gzip of that text; absent: a tombstone
 ORDER = "o"  # S: the order of the run that wrote the item, sortable as text
 EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
+FORMAT = "f"  # N: of an item that this release can't read; absent: 1, the only format that there is
 
 # What a path segment can hold as it is: some gateways decode a path once and some do not, and no character here is
 # changed by either (docs/decisions/prediction-ids.md).
@@ -42,6 +44,10 @@ MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
 # which takes 1 MB, such clients get less: `respond.MAX_SENT`.)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 _UNPRINTABLE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in UNPRINTABLE)}]")
+
+
+class NewerItem(ValueError):
+    """The item was written by a newer release, in a format that this one would misread."""
 
 
 class BodyTooLarge(ValueError):
@@ -108,7 +114,16 @@ def encode(item: Item) -> dict[str, dict[str, str]]:
 
 
 def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
-    """Decode an item from DynamoDB's JSON, from the wire (B is base64 text) or from boto3 (B is bytes)."""
+    """Decode an item from DynamoDB's JSON, from the wire (B is base64 text) or from boto3 (B is bytes).
+
+    Raises:
+        NewerItem: it has a later format; a newer release must read it.
+    """
+    if FORMAT in attributes:
+        raise NewerItem(
+            f"item {attributes[PK]['S']} {attributes[SK]['S']}: its format is {attributes[FORMAT]['N']}, and this "
+            "release knows only format 1: deploy the newer release that wrote it again (UPGRADING.md, Roll back)"
+        )
     stored = attributes.get(BODY)
     body: str | bytes | None = None
     if stored is not None:

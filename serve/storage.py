@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from serve.item import BODY, EXPIRES_AT, PK, SK, Item, decode
+from serve.item import BODY, EXPIRES_AT, PK, SK, Item, NewerItem, decode
 from serve.web.page import QueryResult
 from wire.errors import NoCredentials, Refused, TooLarge, Unavailable
 
@@ -14,7 +14,7 @@ Send = Callable[[str, bytes], bytes]
 
 
 class StorageUnavailable(Exception):
-    """DynamoDB throttles or does not respond in time; whether the item exists is unknown (H9)."""
+    """DynamoDB throttles or does not respond in time, or has items of a newer release; what exists is unknown (H9)."""
 
 
 class Storage:
@@ -28,11 +28,11 @@ class Storage:
         """Get one item, expired or not; None if there is none.
 
         Raises:
-            StorageUnavailable: DynamoDB did not respond.
+            StorageUnavailable: DynamoDB did not respond, or a newer release wrote the item.
         """
         item_key = f'{{"{PK}":{{"S":{json.dumps(pk)}}},"{SK}":{{"S":{json.dumps(sk)}}}}}'
         answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
-        return decode(answer["Item"]) if "Item" in answer else None
+        return _decode(answer["Item"]) if "Item" in answer else None
 
     def query(self, pk: str, prefix: str, now: float, after: str, limit: int) -> QueryResult:
         """Query one partition after `after`; DynamoDB evaluates up to `limit` items or 1 MB.
@@ -40,7 +40,7 @@ class Storage:
         DynamoDB filters out expired items and tombstones to save their transfer; the caller checks again.
 
         Raises:
-            StorageUnavailable: DynamoDB did not respond.
+            StorageUnavailable: DynamoDB did not respond, or a newer release wrote one of the items.
         """
         values = {":p": {"S": pk}, ":now": {"N": str(int(now))}}
         condition = f"{PK} = :p"
@@ -58,7 +58,7 @@ class Storage:
             request["ExclusiveStartKey"] = {PK: {"S": pk}, SK: {"S": after}}
         answer = self._call("Query", f'{{"TableName":{self._table},{json.dumps(request)[1:]}')
         last = answer.get("LastEvaluatedKey")
-        return QueryResult([decode(one) for one in answer["Items"]], last[SK]["S"] if last else None)
+        return QueryResult([_decode(one) for one in answer["Items"]], last[SK]["S"] if last else None)
 
     def _call(self, operation: str, payload: str) -> Any:
         try:
@@ -72,3 +72,10 @@ class Storage:
             return json.loads(answer)
         except ValueError as error:
             raise StorageUnavailable("NotJson") from error
+
+
+def _decode(attributes: Any) -> Item:
+    try:
+        return decode(attributes)
+    except NewerItem as error:  # a deploy that was rolled back: a retry after the next one can succeed
+        raise StorageUnavailable("NewerItem") from error

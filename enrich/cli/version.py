@@ -1,4 +1,4 @@
-"""The version of the code that runs, and of the libraries that decide its results."""
+"""The release and the commit of the code that runs, and the libraries that decide its results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from enrich.release import RELEASE
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("boto3", "duckdb", "pyarrow")
 
 
-def find_version() -> str:
-    """Return the release: of a checkout as git describes it, else LARDER_VERSION, which a deployment sets."""
+def find_code() -> str:
+    """Return what the code is called: a checkout's commit as git describes it, else LARDER_VERSION of a deployment."""
     if (ROOT / ".git").exists():
         command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"]
         try:
@@ -26,9 +28,9 @@ def find_version() -> str:
 
 
 def describe_version() -> str:
-    """Return one line: the release, Python, and the libraries."""
-    found = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
-    return f"larder {find_version()} ({', '.join(found)})"
+    """Return one line: Larder's release, the code, which can be a fork of it, Python, and the libraries."""
+    found = [find_code(), f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
+    return f"larder {RELEASE} ({', '.join(found)})"
 
 
 def _version(name: str) -> str:

@@ -29,7 +29,7 @@ from enrich.cli.terminal import (
 from enrich.commands.local import require_dataset
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, load_datasets
-from enrich.errors import Failed, LeaseLost, Stopped
+from enrich.errors import Failed, LeaseLost, NewerFormat, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
 from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
 from enrich.intake.recovery import heal
@@ -42,6 +42,7 @@ from enrich.plan.report import describe_plan, render_plan
 from enrich.s3 import split_location
 from enrich.services import Services
 from enrich.settings import SettingsError
+from serve.item import NewerItem
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -63,7 +64,7 @@ def execute(options: argparse.Namespace) -> int:
             datasets=datasets,
         )
         return _COMMANDS[options.command](services, options)
-    except (DatasetFileError, Failed, SettingsError) as error:
+    except (DatasetFileError, Failed, NewerFormat, NewerItem, SettingsError) as error:
         return print_error(error, FAILED)
     except (Stopped, LeaseLost) as error:
         return print_error(error, BUSY)

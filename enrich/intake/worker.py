@@ -23,6 +23,7 @@ def handle_requests(services: Services, requests: Iterable[WorkRequest]) -> None
     Raises:
         Failed: the run of a requested output failed; the ledger has the same error.
         Stopped: a run can't continue for now, for another reason than time.
+        NewerFormat: a newer release has written the dataset's records.
         LeaseLost: the ledger has changed since it was read. Either another invocation holds the dataset, or a commit of
             this one was applied and reported as failed. In the second case only a redelivered message continues.
     """

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.release import RELEASE
 from serve.item import Order
 
 R = TypeVar("R", bound="Record")
@@ -35,10 +36,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The members of every record: its dataset, and the version at which it was read (0: not in the ledger yet)."""
+    """The members of every record: its dataset, and what the ledger says of the record itself."""
 
     dataset: str
-    version: int = field(default=0, compare=False)
+    version: int = field(default=0, compare=False)  # at which it was read; 0: it is not in the ledger yet
+    release: str | None = field(default=None, compare=False)  # of Larder that wrote it last; None: before 0.1.0
 
     @property
     def sk(self) -> str:
@@ -197,5 +199,5 @@ def find_withdrawn(runs: Sequence[Run]) -> set[int]:
 
 
 def bump(record: R) -> R:
-    """Return a record with the version that it has in the ledger after its commit."""
-    return replace(record, version=record.version + 1)
+    """Return a record as it is in the ledger after its commit."""
+    return replace(record, version=record.version + 1, release=RELEASE)

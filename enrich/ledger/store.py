@@ -3,6 +3,10 @@
 All records of a dataset share a partition. There is one way to write: `commit` puts and deletes records in a single
 transaction, on the condition that none has changed since it was read. So a decision depends only on the records read,
 and a crash leaves either all of it or nothing.
+
+Each record has the format in which it was written, and the release that wrote it. A release that only adds attributes,
+which an older one can ignore and drop, keeps the format. What an older one would misread, such as another value of a
+state, raises it: then the older release refuses the record (docs/decisions/upgrades.md).
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
+from enrich.errors import NewerFormat
 from enrich.ledger.records import Counter, Counts, DatasetState, Pending, Record, Run, SeenOutput
 from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.release import RELEASE
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 PK = "pk"
 SK = "sk"
 _VERSION = "version"
+_FORMAT = "format"
+_RELEASE = "release"
+FORMAT = 1  # of the records, and of what a run that is not closed has in its work folder; absent: 1
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 R = TypeVar("R", bound=Record)
@@ -40,7 +49,10 @@ class Delete:
 
 
 class Ledger:
-    """Reads and commits records; takes a boto3 DynamoDB client."""
+    """Reads and commits records; takes a boto3 DynamoDB client.
+
+    All that read raise NewerFormat where a newer release wrote a record in a format that this one does not know.
+    """
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:
         self._client = client
@@ -127,7 +139,12 @@ class Ledger:
         if isinstance(change, Delete):
             return {"Delete": {"Key": item_key, **condition}}
         attributes = {name: _serialize(value) for name, value in asdict(record).items() if name != "dataset"}
-        return {"Put": {"Item": {**attributes, **item_key, _VERSION: {"N": str(record.version + 1)}}, **condition}}
+        attributes |= {
+            _VERSION: {"N": str(record.version + 1)},
+            _FORMAT: {"N": str(FORMAT)},
+            _RELEASE: {"S": RELEASE},
+        }
+        return {"Put": {"Item": {**attributes, **item_key}, **condition}}
 
 
 def _record(change: Record | Delete) -> Record:
@@ -145,6 +162,12 @@ def _is_conflict(error: ClientError) -> bool:
 def _build(kind: type[R], row: dict[str, Any]) -> R:
     values: dict[str, Any] = {name: _plain(_deserialize(value)) for name, value in row.items()}
     values["dataset"] = values[PK]
+    if values.get(_FORMAT, 1) > FORMAT:
+        raise NewerFormat(
+            f"ledger, dataset {values[PK]}, record {values[SK]}: its format is {values[_FORMAT]}, written by Larder "
+            f"{values.get(_RELEASE, '(unknown)')}; this is Larder {RELEASE}, which knows formats up to {FORMAT}. "
+            "Nothing was changed: deploy the newer release again (UPGRADING.md, Roll back)"
+        )
     # An attribute that a newer release added is ignored, so that a deployment can be rolled back.
     known = {member.name for member in fields(kind)}
     return kind(**{name: _PARSERS.get(name, _keep)(value) for name, value in values.items() if name in known})

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.field_types import require_types
 from enrich.dataset.mistakes import DatasetMistakes
-from enrich.errors import Failed, LeaseLost, Overwritten, Refused, Stopped, TableStateUnknown
+from enrich.errors import Failed, LeaseLost, NewerFormat, Overwritten, Refused, Stopped, TableStateUnknown
 from enrich.join.derive import DeriveFailed
 from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, RenderFailed
 from enrich.ledger.lease import Lease
@@ -64,6 +64,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         Stopped: it continues later (OutOfTime: as soon as possible); the ledger has its checkpoint and the error.
         TableStateUnknown: other runs must go first; this one is pending again.
         LeaseLost: another invocation holds the dataset.
+        NewerFormat: a newer release has changed the ledger; the run is as it was saved last.
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = _open(services, lease, run, Path(scratch))
@@ -91,7 +92,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             context.run = replace(context.run, failures=0)
             _stop(context, str(stopped))
             raise stopped from error
-        except (LeaseLost, TableStateUnknown):
+        except (LeaseLost, NewerFormat, TableStateUnknown):
             raise
         except Exception as error:  # a defect, here or in a library: the ledger must show why the run stopped
             if closed := _note_failure(context, type(error).__name__, f"{type(error).__name__}: {error}"):

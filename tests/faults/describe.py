@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
 _deserialize = TypeDeserializer().deserialize
 _EMPTY = {"None", "0", "''", "()", "False"}
-_HIDDEN = {"pk", "sk", "version", "bucket", "identity", "size", "parts", "code_version", "arrived_ms"}
+_HIDDEN = {
+    "pk",
+    "sk",
+    "version",
+    "bucket",
+    "identity",
+    "size",
+    "parts",
+    "code_version",
+    "arrived_ms",
+    "format",
+    "release",
+}
 
 
 def describe_change(rows: Mapping[tuple[str, str], Any], action: Any) -> Iterator[str]:

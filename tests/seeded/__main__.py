@@ -1,7 +1,7 @@
 """Seed faults into what is deployed, one at a time, and see whether a cheap check notices.
 
     python -m tests.seeded                       # every fault of faults.yaml; prints those that no check noticed
-    python -m tests.seeded infra/environments.yaml "PITR"   # those of a file, or with a text in their name
+    python -m tests.seeded infra/template.yaml "PITR"   # those of a file, or with a text in their name
     python -m tests.seeded --list
 
 Each fault replaces a text that is in its file exactly once, in a copy of the checkout. What is generated from the file
@@ -35,7 +35,6 @@ WRITERS = {
     "infra.gateway": ("infra/gateway.yaml",),
 }
 GENERATED = {  # file -> the module that writes what is generated from it (infra.gateway would write openapi.yaml anew)
-    "infra/environments.yaml": "infra.environments",
     "infra/environments.py": "infra.environments",
     "infra/discovery_bucket.py": "infra.environments",
 }
@@ -45,7 +44,10 @@ NEAREST = {  # file -> the tests that are about it, which run first
         "tests/contract/serve/test_contract_and_code.py",
         "tests/contract/serve/test_openapi_document.py",
     ),
-    "infra/environments.yaml": ("tests/unit/infra/test_environments.py", "tests/unit/infra/test_discovery.py"),
+    "examples/flights/infra/environments.yaml": (
+        "tests/unit/infra/test_environments.py",
+        "tests/unit/infra/test_discovery.py",
+    ),
     "infra/environments.py": ("tests/unit/infra/test_environments.py",),
     "infra/discovery.py": ("tests/unit/infra/test_discovery.py", "tests/unit/infra/test_discovery_bucket.py"),
     "infra/discovery_bucket.py": ("tests/unit/infra/test_discovery_bucket.py",),

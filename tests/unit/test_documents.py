@@ -17,6 +17,7 @@ NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 # Object keys and folders on S3, files of a discovery bucket, a file that an operator writes
 STORED = {
     "athena/",
+    "datasets/flight_delays.py",  # the user's: can be deleted
     "datasets/store_sales.py",  # the user's, in an example
     "fingerprints/",
     "lake/",  # the user's, beside datasets/

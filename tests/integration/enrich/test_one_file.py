@@ -48,7 +48,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (ROOT / wheels).mkdir(parents=True, exist_ok=True)
     (target / wheels).parent.mkdir(parents=True)
     (target / wheels).symlink_to(ROOT / wheels)
-    (target / "datasets" / "flight_delays.py").unlink(missing_ok=True)
+    for path in (target / "datasets").glob("*.py"):
+        path.unlink()
     (target / ADDED).write_text(CODE)
     for command in COMMANDS:
         python, *words = shlex.split(command)

@@ -25,7 +25,7 @@ from infra.translate import ROOT
 from tests.certificates import write_certificate
 from tests.integration.infra.deployed import Deployed, deploy_larder, object_key, parquet, run_stand_in
 
-DOCUMENT = read_environments()
+DOCUMENT = read_environments(ROOT / "examples/flights/infra/environments.yaml")
 DISCOVERY = DOCUMENT["discovery"]["base_url"]
 PROD = DOCUMENT["environments"]["prod"]["domain"]
 BUCKET = "discovery"

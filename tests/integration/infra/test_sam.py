@@ -30,7 +30,7 @@ from tests.unit.infra.rules.storage import RETAINED
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = read_environments()
+DOCUMENT = read_environments(ROOT / "examples/flights/infra/environments.yaml")
 REGION = DOCUMENT["environments"]["dev"]["region"]
 # The stand-in runs the SAM transform with the template's defaults: no canary, and no API key is required.
 # test_deploy.py tests that a key is required with ApiKeys.

@@ -151,7 +151,7 @@ def larder() -> Any:
 
 
 def run_larder(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"]}
+    env = {name: os.environ[name] for name in ("PATH", "LARDER_PROJECT")}
     return subprocess.run(
         [sys.executable, str(ROOT / "larder"), *words], cwd=cwd, env=env, capture_output=True, text=True
     )

@@ -204,7 +204,7 @@ def test_records_are_stored_so() -> None:
         assert Record(dataset="d").sk
     given = {"dataset": "d", "run": 12, "bucket": "b", "object_key": "k", "identity": "x", "arrived_ms": 5}
     nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
-               "failure", "started_ms", "ended_ms", "error", "code_version")  # fmt: skip
+               "failure", "started_ms", "ended_ms", "error", "code_version", "release")  # fmt: skip
     zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms")
     counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
     assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
@@ -212,8 +212,9 @@ def test_records_are_stored_so() -> None:
         "reasons": {}, "because": {}, "metadata": {},
     }  # fmt: skip
     assert asdict(records["state"]) == {
-        "dataset": "d", "version": 0, "generation": 1, "high_water": "", "lease_owner": None, "lease_until_ms": 0,
-        "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None, "rebuilt": None, "metadata": {},
+        "dataset": "d", "version": 0, "release": None, "generation": 1, "high_water": "", "lease_owner": None,
+        "lease_until_ms": 0, "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None,
+        "rebuilt": None, "metadata": {},
     }  # fmt: skip
     assert (asdict(records["counter"])["next_run"], seen.listing) == (1, "")
     assert bump(run) == run, "versions are not compared"

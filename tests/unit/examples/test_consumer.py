@@ -13,7 +13,7 @@ from infra.discovery import build_catalog, build_files
 from infra.environments import read_environments
 from infra.translate import ROOT
 
-ENVIRONMENTS = read_environments(ROOT / "tests/unit/infra/example.yaml")
+ENVIRONMENTS = read_environments(ROOT / "examples/flights/infra/environments.yaml")
 DISCOVERY = ENVIRONMENTS["discovery"]["base_url"]
 
 

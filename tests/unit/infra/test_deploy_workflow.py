@@ -111,7 +111,9 @@ def test_jobs_have_the_permissions_that_they_need() -> None:
     deploy = WORKFLOW["jobs"]["deploy"]
     assert deploy["if"] == "github.event_name == 'push'"
     assert deploy["environment"] == "${{ matrix.name }}"  # where prod asks for approval
-    assert set(deploy["strategy"]["matrix"]["name"]) <= set(read_environments()["environments"])
+    assert set(deploy["strategy"]["matrix"]["name"]) <= set(
+        read_environments(Path(__file__).parents[3] / "examples/flights/infra/environments.yaml")["environments"]
+    )
     assert all(job["needs"] == "check" for name, job in WORKFLOW["jobs"].items() if name != "check")
 
 

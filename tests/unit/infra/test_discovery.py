@@ -27,7 +27,7 @@ from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
 
-EXAMPLE = ROOT / "tests/unit/infra/example.yaml"  # the user's own file can have other environments, and less of each
+EXAMPLE = ROOT / "examples/flights/infra/environments.yaml"  # the user's can have other environments, and less of each
 ENVIRONMENTS = read_environments(EXAMPLE)["environments"]
 NAMES = list(ENVIRONMENTS)
 KEYED = {name for name, one in ENVIRONMENTS.items() if "ApiKeys" in one.get("parameters", {})}

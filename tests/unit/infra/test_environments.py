@@ -33,8 +33,8 @@ from tests.unit.infra.rules.template import functions
 
 NAMES = list(read_environments()["environments"])
 TEMPLATE = read_template()
-EXAMPLE = Path(__file__).with_name("example.yaml")
-DECIDE = "if that is what you decided, write it into `environments` of tests/unit/infra/pins.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "flights" / "infra" / "environments.yaml"
+DECIDE = "if that is what you decided for the example, write it into `environments` of tests/unit/infra/pins.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +89,16 @@ def test_values_are_checked_as_in_cloudformation(name: str, value: str, taken: b
 
 
 @pytest.mark.parametrize("what", ["stack", "domain", "certificate", "issuer"])
-def test_environments_share_nothing(document: Any, what: str) -> None:
+def test_environments_share_nothing(example: Any, what: str) -> None:
     """No two environments have the same stack, domain, certificate or issuer."""
-    given = [one[what] for one in document["environments"].values() if what in one]
+    given = [one[what] for one in example["environments"].values() if what in one]
     assert len(set(given)) == len(given)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_environment_has_its_check(document: Any, name: str) -> None:
+@pytest.mark.parametrize("name", PINS["environments"])
+def test_each_environment_has_its_check(example: Any, name: str) -> None:
     """The synthetic check uses credentials of its own environment."""
-    secret = build_parameters(document, name).get("SyntheticSecret")
+    secret = build_parameters(example, name).get("SyntheticSecret")
     assert secret is None or f"/{name}/" in secret
 
 
@@ -107,17 +107,17 @@ def find_conditions(given: Mapping[str, str]) -> set[str]:
     return Stack(TEMPLATE, given).find_conditions()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_environment_is_as_decided(document: Any, name: str) -> None:
-    """Its members, and the conditions that hold with them."""
-    found = {**document["environments"][name], "conditions": sorted(find_conditions(build_parameters(document, name)))}
+@pytest.mark.parametrize("name", PINS["environments"])
+def test_environment_is_as_decided(example: Any, name: str) -> None:
+    """Its members, and the conditions that hold with them. The user's own environments are not pinned anywhere."""
+    found = {**example["environments"][name], "conditions": sorted(find_conditions(build_parameters(example, name)))}
     assert found == PINS["environments"].get(name), f"environments.{name}: {DECIDE}"
 
 
-def test_environments_are_those_that_were_decided(document: Any) -> None:
+def test_environments_are_those_that_were_decided(example: Any) -> None:
     """None is missing, and what they share is as decided."""
-    assert list(PINS["environments"]) == NAMES, DECIDE
-    shared = {member: value for member, value in document.items() if member != "environments"}
+    assert list(PINS["environments"]) == list(example["environments"]), DECIDE
+    shared = {member: value for member, value in example.items() if member != "environments"}
     assert shared == PINS["shared"], f"write it into `shared`: {DECIDE}"
 
 
@@ -212,17 +212,18 @@ def test_protection_is_a_setting_of_an_environment(example: Any) -> None:
         assert ("IsProtected" in find_conditions(build_parameters(other, name))) is protected
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_protected_environment_is_guarded(document: Any, name: str) -> None:
+@pytest.mark.parametrize("name", PINS["environments"])
+def test_protected_environment_is_guarded(example: Any, name: str) -> None:
     """Where data is protected, consumers are: a firewall, a canary, an address for pages, and lines of a month."""
-    if not is_protected(document, name):
+    if not is_protected(example, name):
         return
     given = {one: str(parameter["Default"]) for one, parameter in TEMPLATE["Parameters"].items()}
-    given |= build_parameters(document, name)
+    given |= build_parameters(example, name)
     assert (given["Waf"], given["Canary"]) == ("true", "true")
     assert given["PageEmail"]
     assert int(given["LogRetentionDays"]) >= 30
-    others = [build_parameters(document, one).get("LatencyP99Ms", given["LatencyP99Ms"]) for one in NAMES]
+    names = example["environments"]
+    others = [build_parameters(example, one).get("LatencyP99Ms", given["LatencyP99Ms"]) for one in names]
     assert int(given["LatencyP99Ms"]) <= min(map(int, others))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.seeded.__main__ import NEAREST, ROOT, WRITERS, AnchorError, Fault, apply, read_faults
 
-FAULTS = [one for one in read_faults() if one.file != "infra/environments.yaml"]  # that is the user's
+FAULTS = list(read_faults())
 
 
 @pytest.mark.parametrize("file", sorted({fault.file for fault in FAULTS}))
@@ -25,9 +25,7 @@ def test_there_are_enough_and_each_has_a_name() -> None:
     assert len(FAULTS) >= 80
     assert max(Counter((fault.file, fault.name) for fault in FAULTS).values()) == 1
     named = {path for paths in [*NEAREST.values(), *WRITERS.values()] for path in paths} | set(NEAREST)
-    assert {path for path in named if not (ROOT / path).exists()} <= {
-        "infra/discovery-bucket.yaml"
-    }  # without discovery
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 def test_fault_without_its_anchor_is_reported() -> None:

@@ -27,7 +27,7 @@ RECIPES: dict[str, Any] = {
 PROVIDERS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "providers.yaml").read_text())
 REQUIRED = {"issuer", "audience", "keys"}
 OTHER = Served("other", ("carrier",), None)
-DOCUMENT = read_environments()
+DOCUMENT = read_environments(Path(__file__).parents[3] / "examples/flights/infra/environments.yaml")
 TEMPLATE = read_template()
 
 
