@@ -26,7 +26,7 @@ The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLO
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    parser = build_parser(os.environ.get("LARDER_PROG", "python -m enrich"))  # set by ./larder
+    parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         if options.command in LOCAL:
@@ -53,20 +53,20 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser(prog: str = "python -m enrich") -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Build the parser. Names of datasets are checked when a command runs: help reads no dataset."""
-    examples = f"""\
+    examples = """\
 examples:
-  {prog} check                                     before a deployment
-  {prog} plan s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet --show 3
-  {prog} status                                    every dataset: is it fresh, what failed
-  {prog} status flight-delays 12                   one run in full
-  {prog} rejects flight-delays 12                  why predictions were rejected
-  {prog} status --json | jq '.[].freshness.state'  docs/command-line.md describes the JSON
+  ./larder check                                     before a deployment
+  ./larder plan s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet --show 3
+  ./larder status                                    every dataset: is it fresh, what failed
+  ./larder status flight-delays 12                   one run in full
+  ./larder rejects flight-delays 12                  why predictions were rejected
+  ./larder status --json | jq '.[].freshness.state'  docs/command-line.md describes the JSON
 
 """
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog="./larder",
         description="Find mistakes in datasets; plan, run and repair outputs; show what happened.",
         epilog=examples + _EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,7 +79,7 @@ examples:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example: {prog} {name}{f' {example}' if example else ''}\n\n{_EXIT_CODES}",
+            epilog=f"example: ./larder {name}{f' {example}' if example else ''}\n\n{_EXIT_CODES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if json:

@@ -35,7 +35,7 @@ class Settings:
         if missing:
             raise SettingsError(
                 f"environment variables not set: {', '.join(missing)}; infra/template.yaml sets them on the function, "
-                "and `python -m infra.env STACK` prints those of a deployed stack"
+                "and `./larder env STACK` prints those of a deployed stack"
             )
         given = {name: env[f"LARDER_{name.upper()}"] for name in required}
         return cls(

@@ -23,6 +23,7 @@ from typing import Literal
 
 import yaml
 
+from enrich.dataset.suggestions import suggest
 from enrich.datasets import DatasetFileError, find_project, load_served
 from infra.trim import is_kept
 from serve.datasets import render_served
@@ -299,7 +300,7 @@ def _digest(parts: Iterable[str]) -> str:
 
 def main() -> None:
     """Build bundles and print where they are and how large."""
-    parser = argparse.ArgumentParser(description="Build the functions' bundles.")
+    parser = argparse.ArgumentParser(prog="./larder bundle", description="Build the functions' bundles.")
     parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="all, if none is given")
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64")
     parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (for sam build)")
@@ -309,11 +310,11 @@ def main() -> None:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     for name in options.names or sorted(RECIPES):
         if name not in RECIPES:
-            parser.error(f"no bundle is called {name}: choose from {', '.join(RECIPES)}")
+            parser.error(f"no bundle {name!r}; {suggest(name, RECIPES)}")
         try:
             bundle = build(name, options.target)
         except BundleError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"larder bundle: {error}")
         sizes = f"{bundle.unzipped / MEGABYTE:.1f} MB, zipped {bundle.zipped / MEGABYTE:.1f} MB"
         print(f"{name} {options.target}: {sizes}: {bundle.path.relative_to(ROOT)}")  # noqa: T201
         if options.into:

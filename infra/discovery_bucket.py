@@ -1,6 +1,6 @@
 """Build infra/discovery-bucket.yaml, the template of the bucket that all environments publish their discovery files in.
 
-`python -m infra.environments` writes it. Each environment's stack can write its own files and the catalog, and no other
+`./larder environments` writes it. Each environment's stack can write its own files and the catalog, and no other
 environment's, whatever their accounts are.
 """
 
@@ -18,7 +18,7 @@ from infra.gateway import PlainDumper
 PATH = Path(__file__).with_name("discovery-bucket.yaml")
 MAX_STACK = 39  # characters: CloudFormation shortens the names of roles to 64, and so longer names of stacks
 _HEAD = """\
-# Written by `python -m infra.environments` from infra/environments.yaml; change that one. A test compares them.
+# Written by `./larder environments` from infra/environments.yaml; change that one. A test compares them.
 """
 
 

@@ -1,7 +1,7 @@
 """Print the variables of a stack, for the commands of docs/runbook.md.
 
-eval "$(python -m infra.env larder-prod)"    a deployed stack
-eval "$(python -m infra.env --local)"        the one that runs on this machine
+eval "$(./larder env larder-prod)"    a deployed stack
+eval "$(./larder env --local)"        the one that runs on this machine
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.running import NotRunning, read_variables
 
@@ -31,9 +32,14 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
         cloudformation: a boto3 client.
         functions: a boto3 client of Lambda.
         stack: name of the stack.
+
+    Raises:
+        NotRunning: the stack lacks outputs of infra/template.yaml.
     """
     described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
-    outputs = {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in described.get("Outputs", ())}
+    if missing := [output for output in OUTPUTS.values() if output not in outputs]:
+        raise NotRunning(f"stack {stack} has no output {', '.join(missing)}: is it one of infra/template.yaml?")
     function = functions.get_function_configuration(FunctionName=outputs["EnrichFunctionName"])
     variables: dict[str, str] = function["Environment"]["Variables"]
     own = {name: value for name, value in variables.items() if name.startswith("LARDER_")}
@@ -43,7 +49,7 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
 def main() -> None:
     """Print export lines."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m infra.env"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="./larder env"
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("stack", nargs="?", help="name of a deployed stack")
@@ -55,7 +61,9 @@ def main() -> None:
         else:
             found = fetch_variables(boto3.client("cloudformation"), boto3.client("lambda"), options.stack)
     except NotRunning as error:
-        sys.exit(f"infra.env: {error}")
+        sys.exit(f"larder env: {error}")
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(f"larder env: stack {options.stack}: {error}; check the name, AWS_REGION and the credentials")
     for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")  # noqa: T201
 

@@ -1,8 +1,8 @@
 """Turn infra/environments.yaml into template parameters, samconfig.toml, and the template of the discovery bucket.
 
-python -m infra.environments                          writes samconfig.toml and infra/discovery-bucket.yaml
-python -m infra.environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
-python -m infra.environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
+./larder environments                          writes samconfig.toml and infra/discovery-bucket.yaml
+./larder environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
+./larder environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
 
 What CloudFormation would refuse during a deploy, or serve after it, is refused here: a parameter that the template does
 not have or take, a certificate of another region, an origin with a path.
@@ -11,10 +11,10 @@ not have or take, a certificate of another region, an origin with a path.
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from enrich.dataset.suggestions import suggest
 from enrich.datasets import load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
@@ -37,7 +38,7 @@ MAX_ISSUERS = 3000  # characters of LARDER_ISSUERS: all variables of a function 
 Environments = Mapping[str, Any]
 
 _HEAD = """\
-# Written by `python -m infra.environments` from infra/environments.yaml; change that one. A test compares them.
+# Written by `./larder environments` from infra/environments.yaml; change that one. A test compares them.
 version = 0.1
 
 [default.build.parameters]
@@ -115,9 +116,7 @@ def _check_parameters(name: str, given: Mapping[str, str]) -> None:
     for parameter, value in given.items():
         place = f"environments.{name}: {parameter}"
         if parameter not in known:
-            close = difflib.get_close_matches(parameter, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{place} is no parameter of {TEMPLATE.relative_to(ROOT)}{hint}")
+            raise ValueError(f"{place} is no parameter of {TEMPLATE.relative_to(ROOT)}; {suggest(parameter, known)}")
         if wanted := find_mismatch(known[parameter], value):
             raise ValueError(f"{place} is {value!r}; the template takes {wanted}")
 
@@ -235,18 +234,33 @@ def _quote(value: str) -> str:
 
 def main() -> None:
     """Write the generated files, or print one environment's parameters."""
-    parser = argparse.ArgumentParser(description="Write the environments as samconfig.toml.")
+    parser = argparse.ArgumentParser(
+        prog="./larder environments",
+        description=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write the generated files")
     parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
     parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever alarms say")
     options = parser.parse_args()
+    try:
+        _write(parser, options)
+    except jsonschema.ValidationError as error:
+        sys.exit(f"infra/environments.yaml: {error.json_path}: {error.message}")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        sys.exit(f"infra/environments.yaml: {error}")
+
+
+def _write(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     document = read_environments()
     if options.environment is None:
         SAMCONFIG.write_text(build_samconfig(document))
         discovery_bucket.write(document)
         return
     if options.environment not in document["environments"]:
-        parser.error(f"no environment {options.environment}: choose from {', '.join(document['environments'])}")
+        parser.error(
+            f"no environment {options.environment!r}; {suggest(options.environment, document['environments'])}"
+        )
     parameters = build_parameters(document, options.environment) | {"ReleaseVersion": options.release}
     if options.no_canary:
         parameters["Canary"] = "false"

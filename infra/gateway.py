@@ -1,6 +1,6 @@
 """Build infra/gateway.yaml, which API Gateway imports, from the contract (openapi.yaml).
 
-python -m infra.gateway       writes openapi.yaml and infra/gateway.yaml, as `python -m enrich openapi --write` does;
+./larder gateway       writes openapi.yaml and infra/gateway.yaml, as `./larder openapi --write` does;
                               `sam build` runs it, and tests compare both with datasets/
 
 SAM's own `ApiKeyRequired` asks for a key on every method, a browser's preflight and /v1/health too, and drops the
@@ -9,6 +9,7 @@ contract's security schemes. Here an operation that requires a token requires a 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from enrich.openapi.document import build_document
 from infra.discovery import require_api_keys
 
 GATEWAY = Path(__file__).with_name("gateway.yaml")  # where infra/template.yaml includes it from
-_HEAD = "# Written by `python -m enrich openapi --write` from openapi.yaml. A test compares them.\n"
+_HEAD = "# Written by `./larder openapi --write` from openapi.yaml. A test compares them.\n"
 
 
 class PlainDumper(yaml.SafeDumper):
@@ -75,6 +76,8 @@ def write_contract(project: Path, openapi: str) -> list[Path]:
 
 def main() -> None:
     """Write the contract of the project's datasets."""
+    description = "Write openapi.yaml and infra/gateway.yaml, as `./larder openapi --write` does."
+    argparse.ArgumentParser(prog="./larder gateway", description=description).parse_args()
     try:
         write_contract(find_project(), build_document(load_datasets().values()))
     except (DatasetFileError, DatasetMistakes) as error:

@@ -1,12 +1,13 @@
 """Lint the template, in its source and in its translation, and that of the discovery bucket, with cfn-lint and checkov.
 
-    python -m infra.lint
+    ./larder lint
 
 The linters do not see every fault of the template; tests/unit/infra/rules checks what they do not.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def _run(command: list[str]) -> Any:
 
 def main() -> None:
     """Print what must be fixed; exit with 1 if there is anything."""
+    argparse.ArgumentParser(prog="./larder lint", description=__doc__.partition("\n")[0]).parse_args()
     faults = judge(lint(), read_skips())
     print("\n".join(faults) or "cfn-lint and checkov find no faults")  # noqa: T201
     sys.exit(bool(faults))

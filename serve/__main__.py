@@ -1,4 +1,4 @@
-"""`python -m serve`: the laptop server and the key commands; not part of the deployed bundle."""
+"""`./larder serve`: the laptop server and the key commands; not part of the deployed bundle."""
 
 from __future__ import annotations
 

@@ -46,7 +46,5 @@ def load_served(path: str = FILE) -> dict[str, Served]:
         with open(path, encoding="utf-8") as file:
             return parse_served(file.read())
     except FileNotFoundError:
-        message = (
-            f"{path}: is missing; `python -m infra.bundle serve` makes it from datasets/ when it builds the bundle"
-        )
+        message = f"{path}: is missing; `./larder bundle serve` makes it from datasets/ when it builds the bundle"
         raise ValueError(message) from None

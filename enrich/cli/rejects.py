@@ -91,7 +91,7 @@ def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain
     if rejects.unreadable:
         lines.append(f"{rejects.unreadable:,} lines are not JSON and were left out: the files were changed by hand")
     location = f"s3://{bucket}/{build_prefix(run.dataset, run.run)}"
-    lines += ["", f"all of them: {location}", f"after a fix: python -m enrich replay {run.dataset} {location}"]
+    lines += ["", f"all of them: {location}", f"after a fix: ./larder replay {run.dataset} {location}"]
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""The commands of `python -m enrich`; each module is imported when one of its commands runs."""
+"""The commands of `./larder`; each module is imported when one of its commands runs."""

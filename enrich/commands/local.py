@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,9 +14,10 @@ from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
 from enrich.dataset.file_errors import find_repeated_keys
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
+from enrich.dataset.suggestions import suggest
 from enrich.datasets import find_project, load_datasets
 
-_WRITE = "run `python -m enrich openapi --write`"
+_WRITE = "run `./larder openapi --write`"
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -45,11 +45,7 @@ def require_dataset(name: str | None, known: Mapping[str, Dataset]) -> None:
         UsageError: with the names that exist.
     """
     if name is not None and name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        raise UsageError(
-            f"no dataset {name!r}; {f'did you mean {close[0]}? ' if close else ''}"
-            f"datasets: {', '.join(sorted(map(str, known))) or 'none'}"
-        )
+        raise UsageError(f"no dataset {name!r}; {suggest(name, known)}")
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _show_closed(services: Services, options: argparse.Namespace, first: Run) ->
     run = max([first, *(each for each in over if each.kind is not Kind.REMOVAL)], key=lambda each: each.run)
     print(json.dumps([describe_run(run)]) if options.json else render_runs([run]))  # noqa: T201
     ended = f"run {run.run} of this output ended before as {run.state}" if run.state.is_closed else ""
-    again = f"`python -m enrich replay {run.dataset} {run.run}` runs it again"
+    again = f"`./larder replay {run.dataset} {run.run}` runs it again"
     if run.state is RunState.FAILED:
         return print_error(f"{ended}, and nothing was run now: {run.error}\nAfter a fix {again}.", FAILED)
     if ended:
@@ -248,7 +248,7 @@ def _judge(runs: Sequence[Run], name: str) -> int:
 def _get_run(services: Services, dataset: str, number: int) -> Run:
     run = services.ledger.get_run(dataset, number)
     if run is None:
-        raise Failed(f"the ledger has no run {number} of {dataset}; `python -m enrich status {dataset}` lists them")
+        raise Failed(f"the ledger has no run {number} of {dataset}; `./larder status {dataset}` lists them")
     return run
 
 

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from enrich.dataset.json_sql import NESTED, SqlType
-from enrich.dataset.mistakes import suggest
 from enrich.dataset.source_sql import PROBLEM
+from enrich.dataset.suggestions import suggest
 
 MAX_DIGITS = 38  # of DuckDB's widest decimal
 # DuckDB's timestamps count microseconds from 290309-12-22 (BC) on; those without zone keep the file's unit.

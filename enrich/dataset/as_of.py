@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from difflib import get_close_matches
 from functools import cache
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo, available_timezones
+
+from enrich.dataset.suggestions import find_close
 
 
 class BadAsOf(ValueError):
@@ -104,11 +105,8 @@ def find_mistakes(rule: FromKey | FromColumn) -> Iterator[tuple[str, str]]:
     try:
         ZoneInfo(rule.zone)
     except (KeyError, ValueError, OSError):
-        names = {name.lower(): name for name in available_timezones()}
-        close = get_close_matches(rule.zone.strip().lower(), names, n=1, cutoff=0.8)
-        hint = (
-            f"did you mean {names[close[0]]!r}?" if close else "write its name in the IANA database, e.g. Europe/Berlin"
-        )
+        close = find_close(rule.zone.strip(), available_timezones(), cutoff=0.8)
+        hint = f"did you mean {close!r}?" if close else "write its name in the IANA database, e.g. Europe/Berlin"
         yield f"{rule.zone!r} is no time zone", hint
     if not timedelta(0) <= rule.ahead <= timedelta(days=36_500):
         yield f"ahead is {rule.ahead}", "set how far as_of can be later than the arrival, e.g. timedelta(days=1)"

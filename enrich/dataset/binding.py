@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Union
 
@@ -34,7 +33,8 @@ from enrich.dataset.json_sql import (
     identifier,
     render_json_sql,
 )
-from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
+from enrich.dataset.suggestions import find_close, suggest
 from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest_type
 from enrich.errors import first_line
 
@@ -330,8 +330,8 @@ class Binder:
             found = re.search(r'^\t"?(\w+)"?(\(.*\))', text, re.MULTILINE)  # of an operator there are dozens
             return f"cast its arguments, as in {found[1]}{found[2]}" if found else "cast one of its arguments"
         if field := re.search(r"Cannot extract field '([^']+)' from expression \"([^\"]+)\"", text):
-            close = get_close_matches(field[2], self.metadata, n=1)
-            return f"{field[2]} is a column; " + (f"did you mean {close[0]}.{field[1]}?" if close else "name it alone")
+            close = find_close(field[2], self.metadata)
+            return f"{field[2]} is a column; " + (f"did you mean {close}.{field[1]}?" if close else "name it alone")
         return "fix the expression"
 
     def _is_hidden(self, expression: Expression) -> bool:

@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any
 
 import duckdb
 
-from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
+from enrich.dataset.suggestions import find_close, suggest
 
 _NULL_SAFE = {"OPERATOR_COALESCE", "CASE_EXPR", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
 _BLANK = re.compile(r"(\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
@@ -164,8 +164,8 @@ def suggest_function(name: str) -> str:
     """Suggest a function of DuckDB for an unknown one."""
     if name.lower() in _FOREIGN_FUNCTIONS:
         return f"expressions are DuckDB SQL: write e.g. {_FOREIGN_FUNCTIONS[name.lower()]}"
-    close = get_close_matches(name.lower(), _find_functions()[2], n=1, cutoff=0.75)
-    return f"did you mean {close[0]}?" if close else "expressions are DuckDB SQL: use one of its functions"
+    close = find_close(name, _find_functions()[2], cutoff=0.75)
+    return f"did you mean {close}?" if close else "expressions are DuckDB SQL: use one of its functions"
 
 
 def _parses(con: duckdb.DuckDBPyConnection, sql: str) -> bool:

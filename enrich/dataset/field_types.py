@@ -16,7 +16,8 @@ import duckdb
 
 from enrich.dataset import definition
 from enrich.dataset.definition import Dataset, name_place
-from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
+from enrich.dataset.suggestions import suggest
 from enrich.dataset.type_names import suggest_type
 
 _EXAMPLES: dict[Any, tuple[str, str]] = {  # type -> its name, and what to write

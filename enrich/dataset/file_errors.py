@@ -8,14 +8,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from types import FrameType
 
 from enrich.dataset import definition
-from enrich.dataset.mistakes import Mistake, suggest
+from enrich.dataset.mistakes import Mistake
+from enrich.dataset.suggestions import find_close, suggest
 from serve.datasets import Served
 
 _CLASSES: dict[str, type] = {
@@ -117,5 +117,5 @@ def _place(path: Path, line: int | None) -> str:
 
 
 def _guess(name: str, known: Sequence[str], otherwise: str) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close and close[0] != name else otherwise
+    close = find_close(name, [each for each in known if each != name])
+    return f"did you mean {close!r}?" if close else otherwise

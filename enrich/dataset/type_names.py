@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 
 import duckdb
 
 from enrich.dataset.json_sql import SqlType
+from enrich.dataset.suggestions import find_close
 from enrich.errors import first_line
 
 EXAMPLES = (
@@ -108,8 +108,8 @@ def _translate(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
     if key in _NAMES:
         return _NAMES[key]
     known = [row[0] for row in con.execute("select distinct type_name from duckdb_types()").fetchall()]
-    close = get_close_matches(base.lower(), [*known, *_NAMES], n=1)
-    return _NAMES.get(close[0], close[0]) if close else None
+    close = find_close(base, [*known, *_NAMES])
+    return _NAMES.get(close, close) if close else None
 
 
 def _split(name: str) -> tuple[str, list[str]]:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
 from enrich.dataset.mistakes import Mistake
+from enrich.dataset.suggestions import find_close
 from enrich.dataset.type_names import parse_type
 from serve.datasets import Served
 
@@ -220,12 +220,11 @@ def _describe_syntax(sql: str, tokens: Sequence[Any], error: Mapping[str, Any]) 
         return BadQuery("it has a placeholder, and nothing fills it in", "write the value")
     for token in (*reversed(before[-3:]), *before[:1], *tokens[len(before) : len(before) + 1]):
         word = token.text.lower()
-        close = [] if word in _KEYWORDS or not word.isalpha() else get_close_matches(word, _KEYWORDS, n=1, cutoff=0.7)
-        if close:
+        if word.isalpha() and word not in _KEYWORDS and (close := find_close(word, _KEYWORDS, cutoff=0.7)):
             line = sql.count("\n", 0, token.start) + 1
             column = token.start - (sql.rfind("\n", 0, token.start) + 1) + 1
             where = f"column {column}" if line == 1 else f"line {line}, column {column}"
-            return BadQuery(f"{token.text!r} at {where} is not SQL", f"did you mean {close[0]}?")
+            return BadQuery(f"{token.text!r} at {where} is not SQL", f"did you mean {close}?")
     if not error["end_context"].strip() and error["description"].startswith("Required"):
         return BadQuery(f"it ends too early, at {error['highlight']!r}", "complete it")
     return BadQuery(f"{error['highlight']!r} at line {error['line']}, column {error['col']} is not expected there")
@@ -413,7 +412,7 @@ def _check_paths(dataset: Dataset, document: Mapping[str, Any]) -> Iterator[Mist
     paths = document.get("paths", {})
     for path in (f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"):
         if path not in paths:
-            remedy = "write it: python -m enrich openapi --write"
+            remedy = "write it: ./larder openapi --write"
             yield Mistake(dataset.name, f"openapi.yaml has no path {path}", remedy)
             continue
         for place in sorted(set(_find_unfinished(document, paths[path], f"paths.{path}", set()))):

@@ -40,7 +40,7 @@ def replay_rejects(services: Services, location: str) -> Run:
     if earlier is None or earlier.as_of_ms is None:
         raise Failed(
             f"{location!r} is not the rejects folder of a run; expected s3://{services.settings.bucket}/rejects/DATASET/"
-            "RUN/ with the run's eight digits, of a run that `python -m enrich status DATASET` shows with an as_of"
+            "RUN/ with the run's eight digits, of a run that `./larder status DATASET` shows with an as_of"
         )
     prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
     again = replace(repeat(earlier, Kind.REJECTS), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
@@ -57,7 +57,7 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
     if not done:
         raise Failed(
             f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh; run one first: "
-            f"`python -m enrich sweep {dataset}`"
+            f"`./larder sweep {dataset}`"
         )
     return enqueue_again(services, replace(repeat(done[0], Kind.REFRESH), full=full))
 
@@ -112,7 +112,7 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
     if lease.state.open_run not in {None, bad.run}:
         raise Failed(
             f"run {lease.state.open_run} of dataset {bad.dataset} has begun to write and is not closed; let it "
-            f"continue (`python -m enrich sweep {bad.dataset}`), then withdraw run {bad.run}"
+            f"continue (`./larder sweep {bad.dataset}`), then withdraw run {bad.run}"
         )
     published = bad.kind.is_over_output and _may_have_published(find_runs_over(runs, bad.identity), runs)
     if not bad.state.is_closed:
@@ -141,7 +141,7 @@ def _require_published(bad: Run, runs: Sequence[Run]) -> None:
     """
     if not bad.state.is_closed:
         return
-    status = f"`python -m enrich status {bad.dataset}` lists the runs"
+    status = f"`./larder status {bad.dataset}` lists the runs"
     if not bad.kind.is_over_output:
         raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
     removals = [run for run in runs if run.kind is Kind.REMOVAL and run.identity == bad.identity and run.run > bad.run]

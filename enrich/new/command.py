@@ -1,4 +1,4 @@
-"""`python -m enrich new NAME --from LOCATION`: write datasets/NAME.py, ready for `check`; all of it or nothing."""
+"""`./larder new NAME --from LOCATION`: write datasets/NAME.py, ready for `check`; all of it or nothing."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def render_dataset(sample: Sample, draft: Draft) -> str:
     body = "".join(f"        {_text(name)}: {_text(_quote(name))},\n" for name in sample.columns)
     served = f"Served(name={_text(draft.name)}, subject=({_text(draft.claim)},), scope={_python(draft.scope)})"
     kinds = as_of.partition("(")[0]
-    return f'''"""The dataset {draft.name}. `python -m enrich check {draft.name}` finds mistakes."""
+    return f'''"""The dataset {draft.name}. `./larder check {draft.name}` finds mistakes."""
 
 from datetime import timedelta
 

@@ -15,7 +15,7 @@ from enrich.openapi.schema import Schema, describe_body, find_unknown
 
 SERVICE = Path(__file__).with_name("service.yaml")
 _HEAD = """\
-# The HTTP contract. Written by `python -m enrich openapi --write` from datasets/; a test compares them. API Gateway is
+# The HTTP contract. Written by `./larder openapi --write` from datasets/; a test compares them. API Gateway is
 # built from it (infra/gateway.yaml), and the laptop server shows it at /docs.
 """
 ANCHORS = {  # the parts of all datasets replace the line

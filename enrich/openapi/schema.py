@@ -16,8 +16,9 @@ from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
 from enrich.dataset.expressions import parse_tree
 from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, TIMESTAMPS, JsonPolicy, SqlType
-from enrich.dataset.mistakes import DatasetMistakes, Mistake, suggest
+from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.dataset.nullability import find_never_null, is_never_null
+from enrich.dataset.suggestions import suggest
 from enrich.dataset.validation import parse_query
 
 Schema = dict[str, Any]

@@ -21,8 +21,8 @@ from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, ma
 from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
 from enrich.dataset.definition import Source
 from enrich.dataset.json_sql import SqlType, identifier
-from enrich.dataset.mistakes import suggest
 from enrich.dataset.source_sql import LINE, PROBLEM
+from enrich.dataset.suggestions import suggest
 from enrich.errors import first_line
 from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged

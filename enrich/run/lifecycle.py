@@ -146,7 +146,7 @@ def _describe_failures(run: Run, what: str) -> str:
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its run failed {run.failures} times in a row at "
         f"stage {run.stage}, row {run.next_row}: {what}. It is closed so that other outputs can run; fix the output, "
         "the dataset, what it is joined with or enrich's memory, then run "
-        f"`python -m enrich replay {run.dataset} {run.run}`"
+        f"`./larder replay {run.dataset} {run.run}`"
     )
 
 

@@ -46,7 +46,7 @@ def read_variables(place: Path = PLACE) -> dict[str, str]:
     Raises:
         NotRunning: there is no file, or the stand-in that it names does not answer.
     """
-    start = "start one with `python3 dev.py up` (or `dev.py demo`), or set the variables of a stack (docs/runbook.md)"
+    start = "start one with `./larder up` (or `./larder demo`), or set the variables of a stack (docs/runbook.md)"
     try:
         found: dict[str, str] = json.loads(place.read_text())
         parts = urlsplit(found["AWS_ENDPOINT_URL"])

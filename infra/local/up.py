@@ -1,4 +1,4 @@
-"""Run a project's own datasets on this machine: `python3 dev.py up`.
+"""Run a project's own datasets on this machine: `./larder up`.
 
 Deploys the template with `datasets/` to the stand-in for AWS, loads `lake/{database}/{table}.{parquet,csv,jsonl}`, and
 uploads what is put into `outputs/`. Changed files of datasets are deployed again. Runs until Ctrl-C.
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
         arguments: of the command line.
         work: folder for the log, tokens, bundles, and what runs.
     """
-    parser = argparse.ArgumentParser(prog="python3 dev.py up", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="./larder up", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=8080, help="of the API and /docs; 0: any free one (%(default)s)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -115,7 +115,7 @@ class _Running:
         outputs = self.project / "outputs"
         outputs.mkdir(exist_ok=True)
         server = self._serve(datasets)
-        _say('eval "$(python -m infra.env --local)"   # then: ./larder status')
+        _say('eval "$(./larder env --local)"   # then: ./larder status')
         for dataset in datasets.values():
             _say(f"{dataset.name}: put an output into {outputs / dataset.source.prefix}")
         seen = _look(self.project / "datasets", "*.py")

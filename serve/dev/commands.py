@@ -37,27 +37,34 @@ def read_served() -> dict[str, Served]:
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a command; return the exit status."""
-    options = _parser().parse_args(arguments)
+    is_keys = arguments[:1] == ["keys"]
+    options = _build_keys_parser().parse_args(arguments[1:]) if is_keys else _build_parser().parse_args(arguments)
     try:
         status: int = options.run(options, env)
     except (ValueError, OSError, Unreadable, BadKeySet) as error:
-        print(f"serve: {error}", file=sys.stderr)  # noqa: T201
+        print(f"larder {'keys' if is_keys else 'serve'}: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m serve",
-        description="Run the API on this laptop; manage keys. Without LARDER_TABLE and LARDER_ISSUERS it uses the "
-        "stack that runs on this machine (`python3 dev.py demo`).",
+        prog="./larder serve",
+        description="Serve the read API on this machine, with its documentation at /docs. Without LARDER_TABLE and "
+        "LARDER_ISSUERS it uses the stack that runs on this machine (`./larder up` or `./larder demo`).",
+        epilog="`./larder keys --help`: signing keys, and tokens for development",
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--port", type=int, default=8080, help="0: any free port")
     parser.set_defaults(run=_serve)
-    commands = parser.add_subparsers(title="commands", metavar="keys")
-    keys = commands.add_parser("keys", help="list, check and create keys; sign tokens for development")
-    actions = keys.add_subparsers(required=True)
+    return parser
+
+
+def _build_keys_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./larder keys", description="List, check and create signing keys; sign tokens for development."
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
     for name, run, text in (
         ("list", _list, "show the keys at a location"),
         ("check", _check, "fail if one is refused"),
@@ -91,13 +98,13 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         from infra.local.running import read_variables
 
         env = {**env, **read_variables()}
-        print(f"serve: with the stack that runs on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
+        print(f"larder serve: with the stack that runs on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
     handler = build_handler(build_dependencies(env, read_served()))
     from serve.dev.server import open_server, port_of  # only this command needs waitress
 
     server = open_server(handler, options.host, options.port)
     base = f"http://{options.host}:{port_of(server)}"
-    print(f"serve: the API is at {base}/v1, its documentation at {base}/docs; stop with Ctrl-C", file=sys.stderr)  # noqa: T201
+    print(f"larder serve: the API is at {base}/v1, its documentation at {base}/docs; stop with Ctrl-C", file=sys.stderr)  # noqa: T201
     try:
         server.run()
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ FOLDER = ROOT / "datasets"
 
 
 def test_own_datasets_have_no_mistakes() -> None:
-    """What `python -m enrich check` says of them."""
+    """What `./larder check` says of them."""
     mistakes = check_datasets(load_datasets(FOLDER), None)
     assert not mistakes, "\n".join(map(str, mistakes))
 
@@ -25,7 +25,7 @@ def test_own_datasets_have_no_mistakes() -> None:
 def test_the_contract_is_up_to_date() -> None:
     """openapi.yaml and infra/gateway.yaml are what the files in datasets/ say."""
     text = build_document(load_datasets(FOLDER).values())
-    remedy = "is stale: run `python -m enrich openapi --write`, and commit openapi.yaml and infra/gateway.yaml"
+    remedy = "is stale: run `./larder openapi --write`, and commit openapi.yaml and infra/gateway.yaml"
     assert (ROOT / "openapi.yaml").read_text() == text, f"openapi.yaml {remedy}"
     import yaml
 

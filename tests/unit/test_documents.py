@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,20 @@ def test_named_modules_and_environments_exist(page: Path) -> None:
     for environment in set(re.findall(r"tox -e ([\w-]+)|dev\.py run -e ([\w-]+)", text)):
         name = "".join(environment)
         assert f"testenv:{name}" in TOX, f"{page.name}: tox -e {name}"
+
+
+def test_commands_are_named_by_the_launcher() -> None:
+    """Each `./larder COMMAND` of a page, message or generated file exists, and none names a module in its place."""
+    loader = SourceFileLoader("larder", str(ROOT / "larder"))
+    launcher = module_from_spec(spec_from_loader("larder", loader) or pytest.fail("larder is not a module"))
+    loader.exec_module(launcher)
+    commands = {name for group in launcher.COMMANDS.values() for name in group}
+    modules = {module for group in launcher.COMMANDS.values() for module, _, _ in group.values()} - {"dev"}
+    named = re.compile(r"\./larder ([a-z][\w-]*)")
+    replaced = re.compile(rf"python3? -m (?:{'|'.join(map(re.escape, modules))})(?![\w.])|python3? dev\.py up")
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".yaml"}]
+    for path in [*pages, *sources, ROOT / "larder", ROOT / "openapi.yaml", ROOT / "samconfig.toml"]:
+        text = path.read_text()
+        assert set(named.findall(text)) <= commands, path
+        assert not replaced.findall(text), path

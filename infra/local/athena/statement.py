@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import traverse_scope
 
+from enrich.dataset.suggestions import find_close
 from infra.local.athena.errors import InvalidRequestError, QueryFailedError
 from infra.local.athena.functions import ATHENA_FUNCTIONS
 
@@ -74,8 +74,8 @@ def parse_statement(sql: str, database: str) -> Statement:
     functions = tuple(_find_functions(sql))
     for name in functions:
         if name.lower() not in ATHENA_FUNCTIONS:  # DuckDB may have it: the query would run here and fail on AWS
-            close = get_close_matches(name.lower(), ATHENA_FUNCTIONS, n=1, cutoff=0.8)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = find_close(name, ATHENA_FUNCTIONS, cutoff=0.8)
+            hint = f"; did you mean {close}?" if close else ""
             raise QueryFailedError(f"FUNCTION_NOT_FOUND: Function '{name}' not registered{hint}")
     _mark_unnamed(query)
     return Statement(query.sql(dialect="duckdb"), tables, unload, functions)

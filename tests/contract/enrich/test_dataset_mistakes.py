@@ -633,7 +633,7 @@ def test_columns_that_a_star_hides_are_left_to_the_run() -> None:
 def test_a_contract_without_the_dataset() -> None:
     """openapi.yaml lacks a path: the mistake names the command that writes it."""
     assert next(str(each) for each in check_dataset(FLIGHTS, {"paths": {}})) == (
-        "flight-delays: openapi.yaml has no path /v1/flight-delays; write it: python -m enrich openapi --write"
+        "flight-delays: openapi.yaml has no path /v1/flight-delays; write it: ./larder openapi --write"
     )
 
 

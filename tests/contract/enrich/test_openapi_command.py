@@ -1,4 +1,4 @@
-"""What `python -m enrich openapi` says of a dataset: types and nulls of its expressions, in the style of the file."""
+"""What `./larder openapi` says of a dataset: types and nulls of its expressions, in the style of the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DATASETS = load_datasets()
 FILE = Path(__file__).parents[3] / "examples/flights/openapi.yaml"
 TEXT = FILE.read_text()
 DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
-WRITE = "run `python -m enrich openapi --write`"
+WRITE = "run `./larder openapi --write`"
 TODO = {"description": UNKNOWN}
 
 
@@ -174,7 +174,7 @@ def test_a_dataset_more_adds_its_part_and_nothing_else() -> None:
 
 
 def test_the_contract_of_the_example_is_written(tmp_path: Path) -> None:
-    """After a change of the example: LARDER_PROJECT=examples/flights python -m enrich openapi --write."""
+    """After a change of the example: LARDER_PROJECT=examples/flights ./larder openapi --write."""
     project = tmp_path / "project"
     text = build_document(DATASETS.values())
     assert [path.name for path in write_contract(project, text)] == ["openapi.yaml", "gateway.yaml"]

@@ -1,4 +1,4 @@
-"""`python -m enrich` as an operator uses it: what it prints, in words and in JSON, and how it ends."""
+"""`./larder` as an operator uses it: what it prints, in words and in JSON, and how it ends."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_withdraw_shows_what_it_does_and_asks(shop: Any, enrich: Any, monkeypatc
     assert {key[1]: body is not None for key, body in shop.items().items()} == {"a": True, "b": False}
     code, _, error = enrich("withdraw", "stock", "2")
     assert code == FAILED
-    assert re.search("run 2 of stock is withdrawn already, by run [0-9]+; `python -m enrich status stock`", error)
+    assert re.search("run 2 of stock is withdrawn already, by run [0-9]+; `./larder status stock`", error)
     assert "[y/N]" not in error
 
     enrich("replay", "stock", "2")
@@ -198,7 +198,7 @@ def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: A
     code, table, error = enrich("run", output)
     assert code == DONE
     assert "1" in table
-    again = "`python -m enrich replay stock 1` runs it again"
+    again = "`./larder replay stock 1` runs it again"
     assert error == f"run 1 of this output ended before as done, and nothing was run now; {again}\n"
     assert enrich("sweep", "stock")[1] == "stock: no output without a run, and no pending run; nothing to do\n"
     whole = enrich("status", "stock", "1")[1]
@@ -216,7 +216,7 @@ def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: A
     code, _, error = enrich("run", bad)
     assert code == FAILED
     assert error.startswith(f"run 2 of this output ended before as failed, and nothing was run now: {first.strip()}")
-    assert error.endswith("After a fix `python -m enrich replay stock 2` runs it again.\n")
+    assert error.endswith("After a fix `./larder replay stock 2` runs it again.\n")
 
 
 def test_words_that_are_off_end_with_2(enrich: Any) -> None:

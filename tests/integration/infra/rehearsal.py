@@ -37,10 +37,16 @@ class Shell:
 
     def __init__(self, directory: Path, env: Mapping[str, str], stack: str) -> None:
         self.directory = directory
+        self.use(ROOT)
         commands = os.pathsep.join([str(Path(sys.executable).parent), str(install("aws")), os.environ["PATH"]])
-        self.variables = {**os.environ, **env, "PATH": commands, "PYTHONPATH": str(ROOT), "AWS_PAGER": ""}
+        self.variables = {**os.environ, **env, "PATH": commands, "AWS_PAGER": ""}
         self._pages: dict[str, list[str]] = {}
         self.run(read_blocks("Runbook")[0].splitlines()[0].replace("larder-prod", stack))
+
+    def use(self, checkout: Path) -> None:
+        """Run the commands `./larder ...` of a checkout from now on."""
+        (self.directory / "larder").unlink(missing_ok=True)
+        (self.directory / "larder").symlink_to(checkout / "larder")
 
     def next(self, page: str) -> str:
         """Run the next block of a section; return its output."""

@@ -204,7 +204,7 @@ def test_item_format_is_changed_without_an_error(
 ) -> None:
     """Item and list have the same bytes in all three steps, with a rollback between."""
     monkeypatch.setattr(bundle, "ROOT", copy := copy_sources(tmp_path / "copy"))
-    shell.variables["PYTHONPATH"] = str(copy)
+    shell.use(copy)
 
     def deploy_step(step: str) -> None:
         for path, changes in FORMATS[step].items():
@@ -263,7 +263,9 @@ FORMATS = {  # what a change of format edits, in the copy
 
 
 def copy_sources(target: Path) -> Path:
-    """Copy the sources of the bundles; wheels are linked."""
+    """Copy the sources of the bundles and the command line; wheels are linked."""
+    target.mkdir()
+    shutil.copy(ROOT / "larder", target)
     for name in ("enrich", "serve", "wire", "infra"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "cache").mkdir()

@@ -1,4 +1,4 @@
-"""`python -m serve`, started as a developer starts it: over the stand-in, with keys and a token of `serve keys`."""
+"""`./larder serve`, started as a developer starts it: over the stand-in, with keys and a token of `serve keys`."""
 
 from __future__ import annotations
 

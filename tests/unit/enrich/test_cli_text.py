@@ -171,8 +171,8 @@ def test_one_command_has_them_all(tmp_path: Path) -> None:
     done = run_larder("list", "--json", cwd=tmp_path)
     assert (done.returncode, type(json.loads(done.stdout))) == (0, list)
     assert run_larder("--version").stdout.startswith("larder ")
-    assert "usage: larder status" in run_larder("status", "--help").stdout
+    assert "usage: ./larder status" in run_larder("status", "--help").stdout
     done = run_larder("chek")
-    assert (done.returncode, "did you mean check?" in done.stderr) == (2, True)
+    assert (done.returncode, "did you mean 'check'?" in done.stderr) == (2, True)
     done = run_larder("check", "flight-delayz")
-    assert (done.returncode, "did you mean flight-delays?" in done.stderr) == (2, True)
+    assert (done.returncode, "did you mean 'flight-delays'?" in done.stderr) == (2, True)

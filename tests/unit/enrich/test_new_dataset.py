@@ -1,4 +1,4 @@
-"""`python -m enrich new`: a sample of any format becomes the file of a dataset that has no mistakes, or a message."""
+"""`./larder new`: a sample of any format becomes the file of a dataset that has no mistakes, or a message."""
 
 from __future__ import annotations
 

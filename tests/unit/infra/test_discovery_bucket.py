@@ -138,7 +138,7 @@ def test_bucket_is_kept_like_the_others() -> None:
 def test_template_is_up_to_date() -> None:
     """The committed template is that of infra/environments.yaml."""
     assert PATH.read_text() == render(DOCUMENT), (
-        "stale: run `python -m infra.environments` and commit infra/discovery-bucket.yaml"
+        "stale: run `./larder environments` and commit infra/discovery-bucket.yaml"
     )
 
 

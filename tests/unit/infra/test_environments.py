@@ -52,7 +52,7 @@ def example() -> Any:
 def test_samconfig_is_up_to_date(document: Any) -> None:
     """The committed file is that of infra/environments.yaml."""
     stale = SAMCONFIG.read_text() != build_samconfig(document)
-    assert not stale, "infra/environments.yaml has changed: run `python -m infra.environments`, commit samconfig.toml"
+    assert not stale, "infra/environments.yaml has changed: run `./larder environments`, commit samconfig.toml"
 
 
 def fits(parameter: Mapping[str, Any], value: str) -> bool:
@@ -300,7 +300,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("an origin with a path", ISSUER, {"CorsOrigins": "https://app.example.com/x"}, "exact origins"),
     ("the origin null", ISSUER, {"CorsOrigins": "null"}, "exact origins"),
     ("a KeyStore on S3 without its bucket", ISSUER, {"KeyStore": "s3://b/k"}, "KeyStoreBucketName"),
-    ("a parameter that the template has not", ISSUER, {"WarmWrites": 1}, "did you mean WarmWriteUnits?"),
+    ("a parameter that the template has not", ISSUER, {"WarmWrites": 1}, "did you mean 'WarmWriteUnits'?"),
     ("a value that is not in the list", ISSUER, {"LogRetentionDays": 10}, "one of 1, 3, 5, 7, 14"),
     ("a value beyond its bounds", ISSUER, {"ServeMemory": 128}, "a whole number from 256 to 10240"),
     ("a value of another form", ISSUER, {"TableKmsKeyArn": "alias/larder"}, "a text that matches ^(arn:"),

@@ -128,7 +128,7 @@ def find_known_words() -> set[str]:
 def find_unknown_words(page: str) -> set[str]:
     """Return the words that a page sets as code, alone or in a query of log lines, and that nothing in the code is."""
     known = find_known_words()
-    codes = [code for code in re.findall(r"`([^`\n]+)`", page) if not code.startswith(("$", "aws ", "python -m"))]
+    codes = [code for code in re.findall(r"`([^`\n]+)`", page) if not code.startswith(("$", "aws ", "./larder "))]
     words = {code for code in codes if re.fullmatch(r"[\w.-]+", code)}
     for query in (code for code in codes if "filter " in code or "stats " in code):
         for fields in re.findall(r"(?:\bby|filter) ([\w., ]+)", query):

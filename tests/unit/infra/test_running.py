@@ -52,7 +52,7 @@ def test_what_does_not_run_is_named(tmp_path: Path, text: str | None, said: str)
     with pytest.raises(NotRunning, match=said) as found:
         read_variables(place)
     assert str(place) in str(found.value)
-    assert "dev.py up" in str(found.value)
+    assert "./larder up" in str(found.value)
 
 
 def test_serve_without_variables_uses_that_stack(

@@ -91,7 +91,7 @@ def test_each_rule_has_a_seed(rule: Callable[..., Any]) -> None:
 def test_gateway_file_is_up_to_date() -> None:
     """The example's file is that of its datasets; tests/contract/test_own_datasets.py compares the user's."""
     stale = (find_project() / "infra" / "gateway.yaml").read_text() != render(build_gateway())
-    assert not stale, "run `python -m infra.gateway` with LARDER_PROJECT=examples/flights, and commit what it writes"
+    assert not stale, "run `./larder gateway` with LARDER_PROJECT=examples/flights, and commit what it writes"
 
 
 def find_references(node: Any) -> Iterator[str]:

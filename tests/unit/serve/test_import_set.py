@@ -96,4 +96,4 @@ def test_importing_reads_no_environment() -> None:
     """The handler can be imported where nothing is set; it reads its datasets and settings at the first event."""
     code = "import serve.handler as h\ntry:\n h.handler({}, None)\nexcept ValueError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={})
-    assert "is missing; `python -m infra.bundle serve` makes it" in done.stdout  # the checkout is no bundle
+    assert "is missing; `./larder bundle serve` makes it" in done.stdout  # the checkout is no bundle

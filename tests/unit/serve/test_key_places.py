@@ -169,7 +169,7 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.Ca
         capsys.readouterr()
         assert main(command, {}) == 1, command
         said = capsys.readouterr().err
-        assert said.startswith("serve: ")
+        assert said.startswith("larder serve: " if command[0] == "--port" else "larder keys: ")
         assert said.count("\n") == 1
 
 
