@@ -46,5 +46,8 @@ class NewerFormat(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a library's error; those after it show internals, such as the generated SQL."""
-    return str(error).split("\n")[0]
+    """Return the first line of a library's error without a full stop: the message that quotes it continues.
+
+    Lines after the first show internals, such as the generated SQL.
+    """
+    return str(error).split("\n")[0].rstrip(". ")

@@ -63,7 +63,8 @@ def main() -> None:
     except NotRunning as error:
         sys.exit(f"larder env: {error}")
     except (BotoCoreError, ClientError) as error:
-        sys.exit(f"larder env: stack {options.stack}: {error}; check the name, AWS_REGION and the credentials")
+        reason = str(error).rstrip(".")
+        sys.exit(f"larder env: stack {options.stack}: {reason}; check the name, AWS_REGION and the credentials")
     for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")  # noqa: T201
 

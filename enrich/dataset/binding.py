@@ -153,7 +153,7 @@ class Binder:
                     place.replace("\0", "\\0"), "the name has a NUL character, which no SQL name can have", "rename it"
                 )
             if name.lower().startswith("larder."):
-                self._add(place, "names that begin with 'larder.' are taken", "rename it")
+                self._add(place, "names that begin with 'larder.' are reserved", "rename it")
             seen.setdefault(name.lower(), place)
 
     def _check_as_of(self) -> None:
@@ -275,7 +275,9 @@ class Binder:
         if leaf and leaf.kind.id not in _KEY_KINDS | {"null"}:
             is_instant = leaf.kind.id in TIMESTAMPS
             remedy = f"write e.g. strftime({sql}, '%Y-%m-%dT%H:%M:%SZ')" if is_instant else "cast it to varchar"
-            self._add(place, f"{sql} is {leaf.kind}, which has no one text", f"{remedy}, as consumers spell it")
+            self._add(
+                place, f"{sql} is {leaf.kind}, which can be written in several ways", f"{remedy}, as consumers spell it"
+            )
         return leaf
 
     def _body(self, place: str, body: Body) -> dict[str, Node]:

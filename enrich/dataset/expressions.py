@@ -164,7 +164,7 @@ def suggest_function(name: str) -> str:
     """Suggest a function of DuckDB for an unknown one."""
     if name.lower() in _FOREIGN_FUNCTIONS:
         return f"expressions are DuckDB SQL: write e.g. {_FOREIGN_FUNCTIONS[name.lower()]}"
-    close = find_close(name, _find_functions()[2], cutoff=0.75)
+    close = find_close(name.lower(), _find_functions()[2], cutoff=0.75)
     return f"did you mean {close}?" if close else "expressions are DuckDB SQL: use one of its functions"
 
 

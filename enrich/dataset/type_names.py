@@ -108,7 +108,7 @@ def _translate(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
     if key in _NAMES:
         return _NAMES[key]
     known = [row[0] for row in con.execute("select distinct type_name from duckdb_types()").fetchall()]
-    close = find_close(base, [*known, *_NAMES])
+    close = find_close(base.lower(), [*known, *_NAMES])
     return _NAMES.get(close, close) if close else None
 
 

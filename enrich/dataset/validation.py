@@ -341,7 +341,7 @@ def _check_options(place: str, source: Source) -> Iterator[Mistake]:
     if source.format == "rejects":
         message = "is 'rejects', the format of Larder's own files"
         yield Mistake(
-            f"{place}.format", message, "write the format of the model's files; `enrich replay` reads rejects"
+            f"{place}.format", message, "write the format of the model's files; `./larder replay` reads rejects"
         )
 
 

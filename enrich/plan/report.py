@@ -67,7 +67,9 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     lines += _render_cost(build_cost(plan.units, runs, region), region, runs)
     if plan.samples:
         lines += render_samples(plan.samples, paint)
-    lines.append("nothing was written, except metadata that was too old: it was fetched into a separate prefix")
+    lines.append(
+        "nothing was written to the table or the ledger; metadata that was too old was fetched into its own prefix"
+    )
     return "\n".join([*lines, "", paint(render_summary(plan, region), BOLD)])
 
 
@@ -97,5 +99,5 @@ def _render_cost(cost: Cost | None, region: str, per_month: float) -> list[str]:
         f"this run, on demand in {region}: ${cost.run:,.4f}",
         f"a month of {per_month:,.1f} such runs: ${cost.month:,.2f} on demand; ${cost.month_provisioned:,.2f} with "
         f"{cost.capacity:,} write units/s provisioned all month (a run takes an hour)",
-        f"prices as of {prices['as_of']}: {prices['source']}",
+        f"prices as of {prices['as_of']}, from AWS's price list (enrich/plan/prices.json)",
     ]

@@ -77,8 +77,9 @@ def _pin_parts(context: RunContext) -> list[Part]:
     # The run has its number by now: an output that takes this one's place after this look gets a higher one.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key)
     if output is None or output.identity != run.identity:
+        place = f"s3://{run.bucket}/{run.object_key}"
         raise Overwritten(
-            f"s3://{run.bucket}/{run.object_key} is no longer {run.identity}; `enrich run` takes what it is"
+            f"{place} is no longer {run.identity}; `./larder run {place}` runs the object that is there now"
         )
     return _check_parts(output)
 

@@ -133,7 +133,7 @@ class _Running:
                         found = _load(self.project)
                         self.stack = deploy_again()
                     except (Refused, DatasetFileError, DatasetMistakes, BundleError, DeployError) as error:
-                        _say(f"{', '.join(dict.fromkeys(names))}: the former datasets stay:\n{error}")
+                        _say(f"{', '.join(dict.fromkeys(names))}: the previous datasets stay deployed:\n{error}")
                     else:
                         datasets = found
                         self.shown.clear()  # the stand-in can give a changed API another address

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import html
 import re
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
+
+from enrich.cli.terminal import render_runs
+from enrich.ledger.records import Run
+from enrich.ledger.run_state import RunState
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -71,3 +76,37 @@ def test_commands_are_named_by_the_launcher() -> None:
         text = path.read_text()
         assert set(named.findall(text)) <= commands, path
         assert not replaced.findall(text), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pictures_are_small_and_load_nothing(page: Path) -> None:
+    """Each picture exists and has a text in its place; an SVG names no folder of the machine that drew it."""
+    for text, name in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
+        picture = page.parent / name
+        assert text
+        assert picture.stat().st_size < 200_000, name
+        if picture.suffix == ".svg":
+            drawn = picture.read_text()
+            assert not re.search(
+                r"@font-face|@import|url\(['\"]?http|href=\"http|<script|/home/|/root/|/tmp/", drawn
+            ), name
+
+
+def read_picture(name: str) -> str:
+    """Return the text of an SVG of a terminal, with the lines in one."""
+    found = re.findall(r"<text[^>]*>(.*?)</text>", (ROOT / "docs" / name).read_text())
+    return " ".join(html.unescape(each).replace("\xa0", " ") for each in found)
+
+
+def test_pictures_show_what_the_commands_print_today() -> None:
+    """After a change of the texts: `tox -e pictures`."""
+    runs = [Run(dataset="d", run=1, identity="i", bucket="b", object_key="k", arrived_ms=0, state=RunState.DONE)]
+    head = render_runs(runs, now=1.0).splitlines()[0].split()
+    status, plan = read_picture("status.svg"), read_picture("plan.svg")
+    assert set(head) <= set(status.split())
+    assert "the newest output is" in status
+    labels = re.findall(r"^        \(\"([a-z ]+)\",", (ROOT / "enrich/plan/report.py").read_text(), re.MULTILINE)
+    assert len(labels) > 5
+    assert [label for label in labels if label not in plan] == []
+    assert re.search(r"Plan: [\d,]+ to write, [\d,]+ rejected, \$[\d.]+", plan)
+    assert "prices as of" in plan

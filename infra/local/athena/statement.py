@@ -74,7 +74,7 @@ def parse_statement(sql: str, database: str) -> Statement:
     functions = tuple(_find_functions(sql))
     for name in functions:
         if name.lower() not in ATHENA_FUNCTIONS:  # DuckDB may have it: the query would run here and fail on AWS
-            close = find_close(name, ATHENA_FUNCTIONS, cutoff=0.8)
+            close = find_close(name.lower(), ATHENA_FUNCTIONS, cutoff=0.8)
             hint = f"; did you mean {close}?" if close else ""
             raise QueryFailedError(f"FUNCTION_NOT_FOUND: Function '{name}' not registered{hint}")
     _mark_unnamed(query)

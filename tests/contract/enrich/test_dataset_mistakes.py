@@ -78,7 +78,11 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (body("carrier -> nope"), "body.x", "there is no column 'nope'"),
     ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
     ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
-    ({"prediction_id": "distance_miles"}, "prediction_id", "is DOUBLE, which has no one text; cast it to varchar"),
+    (
+        {"prediction_id": "distance_miles"},
+        "prediction_id",
+        "is DOUBLE, which can be written in several ways; cast it to varchar",
+    ),
     ({"prediction_id": "scheduled_departure"}, "prediction_id", "strftime(scheduled_departure, '%Y-%m-%dT%H:%M:%SZ')"),
     ({"subject": {"carrier": "nope"}}, "subject.carrier", "there is no column 'nope'"),
     (
@@ -121,7 +125,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (
         {"source": replace(SOURCE, columns={**SOURCE.columns, "larder.row": "bigint"})},
         "columns.larder.row",
-        "are taken",
+        "are reserved",
     ),
     (
         column("struct(order integer)"),
@@ -155,7 +159,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (
         body("flight + origin"),
         "body.x",
-        "'+(INTEGER, VARCHAR)'. You might need to add explicit type casts.; cast one of",
+        "'+(INTEGER, VARCHAR)'. You might need to add explicit type casts; cast one of",
     ),
     (body("origin.name"), "body.x", "origin is a column; did you mean origins.name?"),
     ({"subject": {"carrier": "'carrier'"}}, "subject.carrier", "did you mean the column, 'carrier' without single"),
@@ -175,7 +179,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"derive": Derive(lambda frame: frame, {"x": "txet"})}, "derive.x", "is not a DuckDB type"),
     (body("upper(flihgt) || flihgt"), "body.x", "there is no column 'flihgt'; did you mean 'flight'?"),
     (body("sum(sum(flight))"), "body.x", "sum() is an aggregate"),
-    (metadata("larder.x", "select a from b", {"dest": "a"}), "metadata.larder.x", "are taken"),
+    (metadata("larder.x", "select a from b", {"dest": "a"}), "metadata.larder.x", "are reserved"),
     ({"as_of": FromColumn("nope")}, "as_of", "there is no column 'nope'"),
     ({"as_of": FromKey("scored=")}, "as_of", "needs one {}"),
     (

@@ -99,7 +99,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
         assert get(f"{docs}/docs/", None).status == 200
         sound = (project / "datasets/churn.py").read_text()
         put(project / "datasets/churn.py", "import no_such_module\n")
-        assert "there is no module 'no_such_module'" in wait(lambda text: "former datasets stay" in text)
+        assert "there is no module 'no_such_module'" in wait(lambda text: "previous datasets stay" in text)
         put(project / "datasets/churn.py", sound.replace('"sku": "sku"', '"product": "sku"'))
         wait(lambda text: "churn.py changed: deployed churn, recs" in text)
         put(project / "outputs/churn/2.csv", "customer,sku\nc 1,b\n")

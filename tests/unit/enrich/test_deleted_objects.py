@@ -59,7 +59,7 @@ def test_a_replay_of_a_deleted_output_ends_and_does_not_hold_up_others(tmp_path:
     operations.replay(shop.services(), first)
     (replayed,) = run_pending(shop.services(), "stock")
     assert replayed.state == "overwritten"
-    assert "`enrich run`" in (replayed.error or "")
+    assert "`./larder run s3://" in (replayed.error or "")
     assert shop.run(ROWS, day=1).counts == Counts(written=3)
 
 

@@ -47,7 +47,7 @@ def replay_often(shop: SmallShop, bad: Run, times: int, **changes: Any) -> None:
 
 
 def withdraw_and_run(shop: SmallShop, bad: Run) -> None:
-    """Do what `enrich withdraw` does."""
+    """Do what `./larder withdraw` does."""
     operations.withdraw(shop.services(), bad)
     list(run_pending(shop.services(), "stock"))
 

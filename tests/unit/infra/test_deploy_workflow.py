@@ -133,6 +133,31 @@ def test_steps_run_fixed_code(job: str) -> None:
                 assert (FOLDER.parents[1] / (path[0] or path[1])).exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("", "", 0),
+        ("runs-on:", "run-on:", 1),
+        ("    needs: check\n", "    needs: {check: true}\n", 1),
+        ("timeout-minutes: 20", "timeout-minutes: soon", 1),
+        ("      - run: sam build", "      - runs: sam build", 1),
+    ],
+    ids=["as it is", "a key of a job", "a value", "a number", "a key of a step"],
+)
+def test_the_workflow_conforms_to_the_schema(tmp_path: Path, old: str, new: str, code: int) -> None:
+    """`tox -e lint` checks it by GitHub's schema; a wrong key or value is found."""
+    path = tmp_path / "deploy.yaml"
+    path.write_text(TEXT.replace(old, new, 1) if old else TEXT)
+    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.github-workflows"]
+    assert subprocess.run([*command, str(path)], capture_output=True, text=True).returncode == code
+
+
+def test_a_failed_command_of_a_pipe_fails_its_step() -> None:
+    """GitHub's default shell has no pipefail; the one that is named has."""
+    assert WORKFLOW["defaults"] == {"run": {"shell": "bash"}}
+    assert all("shell" not in step for job in WORKFLOW["jobs"].values() for step in job["steps"])
+
+
 def test_the_roles_pass_cfn_lint() -> None:
     command = [str(Path(sys.executable).with_name("cfn-lint")), str(FOLDER / "deployer.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
