@@ -16,6 +16,7 @@ import pytest
 
 from enrich.__main__ import build_parser
 from enrich.cli.table import find_paint, first_line, render_duration, render_table
+from enrich.dataset.suggestions import find_close, suggest
 from enrich.ledger.freshness import FreshnessState, build_freshness
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState
@@ -176,3 +177,31 @@ def test_one_command_has_them_all(tmp_path: Path) -> None:
     assert (done.returncode, "did you mean 'check'?" in done.stderr) == (2, True)
     done = run_larder("check", "flight-delayz")
     assert (done.returncode, "did you mean 'flight-delays'?" in done.stderr) == (2, True)
+
+
+def test_help_names_the_command_and_does_nothing() -> None:
+    """Also of commands of other modules, and of those that would create an environment or write files."""
+    commands = {name: command[0] for group in larder().COMMANDS.values() for name, command in group.items()}
+    status = subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT)
+    for name in (name for name, package in commands.items() if package != "enrich"):  # which has one parser for all
+        done = run_larder(name, "--help")
+        assert done.stdout.startswith(f"usage: ./larder {name} "), name
+        assert (done.returncode, done.stderr) == (0, ""), name
+    assert "--once" in run_larder("demo", "-h").stdout
+    assert subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT) == status
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "suggested"),
+    [
+        ("Carrier", ["carier", "CARRIER"], "CARRIER"),
+        ("carier", ["origin", "carrier"], "carrier"),
+        ("x", ["origin"], None),
+        ("x", [], None),
+    ],
+    ids=["case only", "a typing error", "nothing like it", "nothing"],
+)
+def test_a_name_is_suggested(name: str, known: list[str], suggested: str | None) -> None:
+    assert find_close(name, known) == suggested
+    expected = f"did you mean {suggested!r}?" if suggested else f"known are {', '.join(known) or 'none'}"
+    assert suggest(name, known) == expected
