@@ -3,7 +3,7 @@
 A file defines one `Dataset`, with the names that this module exports. A file whose name begins with `_` defines none:
 others import it with `from ._name import ...`.
 
-python -m enrich.datasets       prints who may read each dataset, as serve needs it
+python -m enrich.datasets       prints who can read each dataset, as serve needs it
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
 
 
 def load_served(folder: Path | None = None) -> dict[str, Served]:
-    """Load who may read each dataset.
+    """Load who can read each dataset.
 
     Raises:
         DatasetFileError: as `load_datasets`.

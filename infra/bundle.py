@@ -39,7 +39,7 @@ MEGABYTE = 1024 * 1024
 class Recipe:
     """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
 
-    `datasets` says what it has of the project's datasets: the files (`modules`), or who may read them as data.
+    `datasets` says what it has of the project's datasets: the files (`modules`), or who can read them, as data.
     """
 
     requirements: Path | None

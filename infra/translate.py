@@ -39,7 +39,7 @@ def include(node: Any, folder: Path) -> Any:
     transform_ = node.get("Fn::Transform")
     if isinstance(transform_, dict) and transform_.get("Name") == "AWS::Include":
         path = folder / transform_["Parameters"]["Location"]
-        # As `sam build` does, which writes that file anew: a contract just changed is what is deployed.
+        # As `sam build` does, which writes that file again: a contract just changed is what is deployed.
         return build_gateway() if path == GATEWAY else yaml.safe_load(path.read_text())
     return {name: include(value, folder) for name, value in node.items()}
 

@@ -1,4 +1,4 @@
-"""Who may read which dataset: its name, the claims that make its subject, the scope it needs. Standard library only."""
+"""Who can read which dataset: its name, the claims that make its subject, the scope it needs. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
 
 
 def render_served(served: Mapping[str, Served]) -> str:
-    """Render who may read which dataset as JSON: the file that the bundle of serve has, made when it is built."""
+    """Render who can read which dataset as JSON: the file that the bundle of serve has, made when it is built."""
     return json.dumps([one._asdict() for one in served.values()], indent=1) + "\n"
 
 
@@ -37,7 +37,7 @@ def parse_served(text: str) -> dict[str, Served]:
 
 
 def load_served(path: str = FILE) -> dict[str, Served]:
-    """Load who may read which dataset from the file of the bundle.
+    """Load who can read which dataset from the file of the bundle.
 
     Raises:
         ValueError: there is no such file, as in a checkout.

@@ -27,7 +27,7 @@ MAX_PREDICTION_ID = 128
 PREDICTION_ID = re.compile(rf"[A-Za-z0-9._~:@,=+-]{{1,{MAX_PREDICTION_ID}}}\Z")
 DOT_SEGMENTS = (".", "..")  # match PREDICTION_ID, and clients remove them from a path (RFC 3986 section 5.2.4)
 MAX_CLAIM_CHARACTERS = 256  # of one value of a subject, in code points
-# Code points that no value of a subject has, since nobody would see them: Unicode's control, format, surrogate and
+# Code points that no value of a subject has, since they are invisible: Unicode's control, format, surrogate and
 # private use characters, and separators other than the space. Listed, because the tables of Python and of the writer's
 # SQL engine are of different Unicode versions.
 UNPRINTABLE = (

@@ -57,7 +57,7 @@ class Bound:
     """A dataset without mistakes.
 
     Attributes:
-        kinds: the types of the columns that expressions may use.
+        kinds: the types of the columns that expressions can use.
         keys: for each metadata, the columns it is matched by; `on` has the expressions to match.
         fields: for each metadata, the columns that expressions use, and their types.
         subject: one expression for each claim, in the order of `served.subject`: that of the partition key.

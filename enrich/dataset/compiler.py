@@ -64,7 +64,7 @@ class Compiled:
         defaults: for each metadata that has fragments, a SELECT of one row for predictions without a match: the reject
             code, and the fragments.
         columns: for each column, the reject code of its unreadable values.
-        problem: SQL of the detail of a reject, null where its code has it all.
+        problem: SQL of the detail of a reject, null where its code says everything.
         plain: the join of the relation `larder.read` with all metadata; `joined` adds the values of expressions to it.
         body: SQL pieces of the body's text, to concatenate.
     """

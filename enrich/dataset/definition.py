@@ -39,7 +39,7 @@ class Source:
             `jsonl` (one object a line, UTF-8; a missing member is null); `rejects` (what Larder itself wrote, to
             replay it). Text can be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks. A part of 0
             bytes is one without rows.
-        columns: the contract: column name to DuckDB type. A name that the files do not hold may stand in the object
+        columns: the contract: column name to DuckDB type. A name that is not in the files can be in the object
             key as `name=value`, Hive's way.
         output: `snapshot` says that an output names every live item; `partial` removes nothing.
         empty_snapshot: a snapshot without rows fails (`refuse`), or it says that no item is alive (`remove-all`).
@@ -80,7 +80,7 @@ class Metadata:
         sql: an Athena query; its column names are what expressions use, as `name.column`.
         on: the metadata columns that a prediction is matched by: one name or several when the columns are called the
             same on both sides, else a mapping from an expression over the prediction's columns to a metadata column.
-            As SQL has it, null matches nothing. Each combination of values may occur once in the metadata.
+            As in SQL, null matches nothing. Each combination of values can occur once in the metadata.
         missing: a prediction that finds none is rejected (`reject`), sees nulls (`null`) or fails its output (`fail`).
             With `each`, one element that finds none does that, and `drop` removes it from its list.
         max_age: rows fetched less than this ago are used again.
@@ -112,7 +112,7 @@ class Derive:
     Attributes:
         function: gets a chunk's columns as a DataFrame and returns it with more columns or other values, and with as
             many rows in the same order. A value that could not be read is null in it; its row is rejected later. A
-            column that it does not change comes out exactly as the file has it.
+            column that it does not change comes out exactly as in the file.
         columns: names and DuckDB types of the columns that it adds.
     """
 
@@ -122,11 +122,11 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Tolerated:
-    """How many rejects an output may have: past that its run fails before anything is published.
+    """How many rejects an output can have: with more, its run fails before anything is published.
 
     Attributes:
         share: of the output's predictions.
-        number: a bound whatever the share; None for none.
+        number: a limit that does not depend on the share; None for none.
         few: so many are tolerated whatever their share, in an output that has good predictions as well.
     """
 

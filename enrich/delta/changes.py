@@ -389,7 +389,7 @@ class Delta:
         """Choose the live items that this run removes, and return how many there are.
 
         A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
-        With `withdrawn`: those that it names, and that it confirmed last, or nobody ever did, or nobody knows.
+        With `withdrawn`: those that it names and confirmed last, or whose last confirmation is none or unknown.
         Removals are numbered in the order of their keys' digests, whatever the number of buckets.
         """
         self._removals_id = _identify(self._decided_id, order, now, withdrawn and list(withdrawn))

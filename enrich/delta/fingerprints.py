@@ -54,7 +54,7 @@ _EMPTY = """(select null::ubigint as k1, null::ubigint as k2, null::ubigint as d
 
 
 def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
-    """Fetch the table's id: a table that was restored or made anew has another one."""
+    """Fetch the table's id: a table that was restored or created again has another one."""
     described = dynamodb.describe_table(TableName=table)["Table"]
     return described.get("TableId") or described["TableArn"]
 

@@ -48,7 +48,7 @@ def replay_rejects(services: Services, location: str) -> Run:
 
 
 def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
-    """Queue a further run over the newest output, with metadata fetched anew.
+    """Queue a further run over the newest output, with metadata fetched again.
 
     Raises:
         Failed: no output of the dataset was run to its end yet.

@@ -14,7 +14,7 @@ from enrich.ledger.records import DatasetState, Record, bump
 from enrich.ledger.store import ConflictError, Delete, Ledger
 
 MARGIN = 10.0  # seconds; the clocks of two invocations differ by less
-QUIET_PERIOD_OWNER = "nobody"  # owner of a released lease while a write whose fate is unknown can still be applied
+QUIET_PERIOD_OWNER = "nobody"  # owner of a released lease while a write whose result is unknown can still be applied
 RENEWAL_SECONDS = 120.0  # length of the lease of a holder without a deadline
 # Request time-outs reserved for the end of an invocation: one until nothing is in flight, one to commit the checkpoint,
 # release the lease and send the message that continues the run.
@@ -42,7 +42,7 @@ class Lease:
     deadline: float  # epoch seconds at which the holder ends, unless it renews
     renews: bool
     timeout: float  # seconds that a request can take
-    quiet_at: float = 0.0  # epoch seconds from which no write whose fate is unknown can be applied
+    quiet_at: float = 0.0  # epoch seconds from which no write whose result is unknown can be applied
 
     @property
     def stop_at(self) -> float:
@@ -79,7 +79,7 @@ class Lease:
         self.state = bump(state)
 
     def note_unknown(self, sent_at: float) -> None:
-        """Record that a write whose fate is unknown was sent at this time: it can still be applied."""
+        """Record that a write whose result is unknown was sent at this time: it can still be applied."""
         self.quiet_at = max(self.quiet_at, sent_at + self.timeout + MARGIN)
 
     def wait_for_quiet(self) -> None:

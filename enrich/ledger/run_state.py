@@ -45,7 +45,7 @@ class Kind(StrEnum):
 
     OUTPUT = "output"  # an output, for the first time
     REPLAY = "replay"  # an output again, requested by an operator
-    REFRESH = "refresh"  # the newest output again, with metadata fetched anew
+    REFRESH = "refresh"  # the newest output again, with metadata fetched again
     RESTORE = "restore"  # an output again, to restore the table
     REJECTS = "rejects"  # the rejects of an earlier run
     REMOVAL = "removal"  # a withdrawn output, to remove its items

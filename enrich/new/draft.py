@@ -123,7 +123,7 @@ from datetime import timedelta
 from enrich.datasets import {", ".join(sorted(["Dataset", "Served", "Source", kinds]))}
 
 {to_module_name(draft.name)} = Dataset(
-    # Who may read: a token with the scope, items whose subject equals its claim.
+    # Who can read: a token with the scope, items whose subject equals its claim.
     served={served},
     source=Source(
 {"".join(f"        {one},{chr(10)}" for one in source)}        columns={{
@@ -152,7 +152,7 @@ def _as_text(sample: Sample, column: str) -> str:
 
 
 def _as_id(sample: Sample, column: str) -> str:
-    """Return an expression whose text can stand in a path."""
+    """Return an expression whose text is valid in a path."""
     text = _as_text(sample, column)
     if sample.columns[column].lower() != "varchar":
         return text

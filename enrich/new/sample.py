@@ -43,7 +43,7 @@ class Sample:
         columns: name -> DuckDB type.
         options: of CSV that is not as RFC 4180 with a header line: attributes of `Source`.
         rows: the first rows; columns have the types of `columns`.
-        marker: `_SUCCESS`, if such a file lies beside it.
+        marker: `_SUCCESS`, if such a file is beside it.
     """
 
     location: str

@@ -18,7 +18,7 @@ from enrich.read.magic import HEAD_BYTES, refuse_other
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f; lz4 has the same ones
 _FRAMED = b"\xff\x06\x00\x00sNaPpY"
-_MAX_BLOCK = 64 * 1024 * 1024  # no block of snappy may say that it holds more; writers make them of 64 KB to 1 MB
+_MAX_BLOCK = 64 * 1024 * 1024  # a block of snappy that announces more is refused; writers make 64 KB to 1 MB
 
 
 class Damaged(ValueError):
@@ -29,7 +29,7 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
     """Give the decompressed content in blocks of `block_size` bytes or somewhat more; the last may be shorter.
 
     Args:
-        name: the object key; `.snappy` is what tells Hadoop's blocks, which have no magic bytes.
+        name: the object key; `.snappy` identifies Hadoop's blocks, which have no magic bytes.
         file: a seekable binary file.
         block_size: in bytes.
 

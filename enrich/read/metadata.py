@@ -94,7 +94,7 @@ class Athena:
 
 
 def _refused(error: ClientError) -> Exception:
-    """Tell a query that Athena refuses from an Athena that is out of reach."""
+    """Distinguish a query that Athena refuses from an Athena that is unavailable."""
     refused = error.response["Error"]["Code"] == "InvalidRequestException"
     return QueryFailed(error.response["Error"].get("Message", "")) if refused else error
 
@@ -129,7 +129,7 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
 
     Raises:
         Failed: files are gone, hold a value that the engine would misread, or the tables
-            would take more than `max_bytes` of memory together, which is told before
+            would take more than `max_bytes` of memory together, which is found out before
             they do.
     """
     tables: dict[str, pa.Table] = {}
@@ -140,7 +140,7 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
         except _TooLarge:
             others = f" beside {', '.join(tables)}" if tables else ""
             raise Failed(
-                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run may hold of it; "
+                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run can hold of it; "
                 "filter its query to what is used, or join in Athena and feed the result as the output"
             ) from None
     return tables
@@ -154,7 +154,7 @@ def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
     bucket, prefix = split_location(location)
     files = _list_files(s3, bucket, prefix)
     if not files:
-        raise Failed(f"metadata {name!r}: {location} holds no files any more; replay the output to fetch it anew")
+        raise Failed(f"metadata {name!r}: {location} has no files any more; replay the output to fetch it again")
     if sum(files.values()) > room:  # compressed; there is no need to look inside
         raise _TooLarge
     pieces: list[pa.Table] = []

@@ -94,7 +94,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
     and of the marker's own identity, since every empty `_SUCCESS` has the same ETag.
 
     Raises:
-        Failed: it may not be read.
+        Failed: reading it is not allowed.
     """
     head = _head(s3, bucket, object_key)
     if head is None:

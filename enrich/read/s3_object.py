@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def raise_denied(error: ClientError, name: str) -> None:
-    """Raise Failed for what waiting does not help: one object that may not be read must not keep others waiting."""
+    """Raise Failed for what waiting does not help: an object that is not readable must not keep others waiting."""
     code = error.response["Error"]["Code"]
     if code in _DENIED or (code.startswith("KMS.") and "Throttl" not in code):
         raise Failed(
@@ -79,7 +79,7 @@ class PartFile(io.RawIOBase):
 
         Raises:
             Overwritten: the object is no longer the pinned one.
-            Failed: it may not be read.
+            Failed: reading it is not allowed.
             Stopped: S3 does not give all of it.
         """
         view = memoryview(target).cast("B")

@@ -129,7 +129,7 @@ def _wait(context: RunContext, queries: dict[str, Query]) -> None:
 
 
 def _give_up(context: RunContext, name: str, queries: dict[str, Query], error: QueryFailed) -> Stopped:
-    """Cancel the queries that still run, and return the error that stops the run; its next attempt starts them anew."""
+    """Cancel the queries that still run, and return the error that stops the run; the next attempt starts them."""
     for other, query in queries.items():
         if other != name:
             with suppress(ClientError):  # it ends by itself

@@ -32,7 +32,7 @@ class RateLimiter:
         self._lowered = now - MEASURE_SECONDS
 
     def delay(self, now: float) -> float:
-        """Return the seconds until the next request may be sent."""
+        """Return the seconds until the next request can be sent."""
         return max(0.0, self._ready - now) if self.limit else 0.0
 
     def spend(self, units: int, now: float) -> None:

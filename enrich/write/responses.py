@@ -62,7 +62,7 @@ def parse_outcome(request: WriteRequest, table: str, order: str, response: Respo
 def _parse_success(request: WriteRequest, table: str, response: Response) -> Outcome:
     try:
         unprocessed = (orjson.loads(response.body).get("UnprocessedItems") or {}).get(table)
-    except (orjson.JSONDecodeError, AttributeError) as error:  # e.g. a proxy's page: the fate of the write is unknown
+    except (orjson.JSONDecodeError, AttributeError) as error:  # e.g. a proxy's page: the result of the write is unknown
         return Outcome(retry=request, reason=TransportError(f"the response is not DynamoDB's: {error}"))
     if not unprocessed:
         return Outcome(written=request.items)

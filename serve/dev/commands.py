@@ -23,7 +23,7 @@ KEYS = Path(".larder/keys")
 
 
 def read_served() -> dict[str, Served]:
-    """Read who may read which dataset from datasets/, in another process: serve imports nothing of enrich.
+    """Read who can read which dataset from datasets/, in another process: serve imports nothing of enrich.
 
     Raises:
         ValueError: a file in datasets/ defines no dataset.

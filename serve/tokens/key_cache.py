@@ -107,7 +107,7 @@ class KeyStore:
             return
         # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would
         # trust keys that their owner has removed.
-        # An unused key is a fault only if there is no other: then nobody's token is valid.
+        # An unused key is a fault only if there is no other: then no token is valid.
         refused = read.refused if read.keys else read.refused + read.unused
         for kid, reason in refused:
             self._report("key-refused", {"kid": kid, "detail": reason})

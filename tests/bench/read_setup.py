@@ -94,7 +94,7 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
                            "identity": {"sourceIp": "192.0.2.1"}, "resourcePath": "/{proxy+}"},
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
-    served = folder / "served.json"  # as the bundle of serve has it
+    served = folder / "served.json"  # as in serve's bundle
     served.write_text(render_served({flight_delays.name: flight_delays.served}))
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {

@@ -171,7 +171,7 @@ class ModelDynamo:
             raise build_error("TransactWriteItems", "ValidationException")
         reasons = [{"Code": "None" if self._holds(action) else "ConditionalCheckFailed"} for action in actions]
         if any(reason["Code"] != "None" for reason in reasons):
-            self._world.note("a commit is refused: somebody else changed the ledger")
+            self._world.note("a commit is refused: another invocation changed the ledger")
             raise build_error("TransactWriteItems", "TransactionCanceledException", CancellationReasons=reasons)
         for action in actions:
             if self._world.notes is not None:

@@ -360,7 +360,7 @@ def _write_while_released(story: Story, random: Random, actions: list[Any]) -> N
 
 
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
-    """Take an output back once another run waits that has an order, and that nobody has in hand; else look again."""
+    """Take an output back once another run waits that has an order, and that no invocation runs; else look again."""
     for name in story.datasets:
         runs = story.runs(name)
         waits = any(not run.state.is_closed and run.generation and run.decided_ms is None for run in runs)
@@ -437,7 +437,7 @@ def _look_who_waits(story: Story) -> None:
         return
     for name in story.datasets:
         for number in story.pending(name):
-            story.world.fail(f"{name} run {number} is pending, and nobody is there to take it")
+            story.world.fail(f"{name} run {number} is pending, and no invocation is there to run it")
 
 
 def _rewrite_open(story: Story, random: Random) -> None:
@@ -450,7 +450,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
 
 
 def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name: str | None = None) -> None:
-    """Let an operator do something at the command line: no deadline, and nobody takes it up again."""
+    """Let an operator do something at the command line: no deadline, and nothing continues it."""
     name = name or random.choice(list(story.datasets))
     runs = [run for run in story.runs(name) if run.state.is_closed]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]

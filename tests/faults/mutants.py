@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class NotApplicable(Exception):
-    """The code that a mutant changes is not there any more: it proves nothing until somebody adapts it."""
+    """The code that a mutant changes is not there any more: it proves nothing until it is adapted."""
 
 
 class Mutant(NamedTuple):

@@ -1,4 +1,4 @@
-"""What must be true when a history has come to rest, told from the outputs alone, and not from how they were run."""
+"""What must be true when a history has come to rest, calculated from the outputs and not from their runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(story: Story) -> list[str]:
 
 
 def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """Every output that lies there now was run, once it was worth it, and once; what can't be published was not."""
+    """Every output that is there now was run, when it had to be, and once; what can't be published was not."""
     outputs = [run.identity for run in runs if run.kind == "output"]
     for identity in {each for each in outputs if outputs.count(each) > 1}:
         yield f"{name}: output {identity} was taken in {outputs.count(identity)} times"

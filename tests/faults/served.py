@@ -56,7 +56,7 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
             gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
             state |= {key: ({None}, state[key][1]) for key in gone}
             # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
-            # comes later or fingerprints were lost, nobody promises.
+            # comes later or fingerprints were lost, is not promised.
             for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
                 state[key] = (written_bodies(story, key) | {None}, put.expires_at)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
@@ -71,7 +71,7 @@ def written_bodies(story: Story, key: tuple[str, str]) -> set[Body]:
 
 
 def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
-    """Return what runs that began to write and never closed may have left: nobody promises that it is gone."""
+    """Return what runs that began to write and never closed can have left: its removal is not promised."""
     found: dict[Any, set[Body]] = {}
     for run in runs:
         began = run.decided_ms is not None and run.state not in {"done", "withdrawn"}

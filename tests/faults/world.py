@@ -96,7 +96,7 @@ class World:
         self.calls = 0
         self.current: Actor | None = None
         self.broken: list[str] = []
-        self.notes: list[Note] | None = None  # what happened, for `--trace`; None: nobody reads it
+        self.notes: list[Note] | None = None  # what happened, for `--trace`; None: not read
         self._actors: list[Actor] = []
         self._back = _taken()
         self._until = START
@@ -105,7 +105,7 @@ class World:
         self._numbers = itertools.count()
 
     def note(self, what: str, *values: object, actor: str | None = None) -> None:
-        """Note that something happened; `values` are formatted into `what` only where somebody reads it."""
+        """Note that something happened; `values` are formatted into `what` only where it is read."""
         if self.notes is not None:
             name = actor or (self.current.name if self.current else "world")
             self.notes.append(Note(self.time, name, what % values if values else what))
@@ -196,7 +196,7 @@ class World:
         return [actor for actor in self._actors if not actor.finished]
 
     def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
-        """Let somebody begin to act; `lasts` is how long until its process is ended."""
+        """Let an actor begin to act; `lasts` is how long until its process is ended."""
         player = _idle.pop() if _idle else Player()
         actor = Actor(name, self.time + lasts, player)
 

@@ -5,7 +5,7 @@
     python -m tests.seeded --list
 
 Each fault replaces a text that is in its file exactly once, in a copy of the checkout. What is generated from the file
-is generated again, as whoever made the fault would do: a stale file is not what should notice it. Then the checks of
+is generated again, as the author of the fault would do: a stale file is not what should notice it. Then the checks of
 CHECKS run until one fails. It ends with 1 if a fault passed them all.
 """
 

@@ -628,7 +628,7 @@ def test_what_some_type_of_metadata_suits_is_no_mistake(expression: str) -> None
 
 
 def test_columns_that_a_star_hides_are_left_to_the_run() -> None:
-    """A query with `*` does not tell its columns."""
+    """A query with `*` does not name its columns."""
     assert parse_query("select * from reference.airlines") is None
     hidden = {**FLIGHTS.metadata, "airlines": Metadata("select * from reference.airlines", "carrier")}
     assert check_dataset(replace(FLIGHTS, metadata=hidden, body={"x": "airlines.anything"})) == []
@@ -690,7 +690,7 @@ def test_mistakes_that_several_datasets_make_together(
     ],
 )
 def test_wrong_types_of_the_reader_are_found(read: Any, message: str) -> None:
-    """Who may read a dataset is checked like the rest of it."""
+    """Who can read a dataset is checked like the rest of it."""
     found = check_datasets({"flight-delays": replace(FLIGHTS, served=read)}, None)[0]
     assert message in str(found)
 
@@ -717,7 +717,7 @@ def test_every_literal_of_the_definition_is_checked() -> None:
 
 
 def test_a_run_refuses_a_value_of_a_wrong_type() -> None:
-    """Where nobody has run `check`, a misspelled policy must not act as another one."""
+    """Where `check` was not run, a misspelled policy must not act as another one."""
     require_types(FLIGHTS)
     with pytest.raises(DatasetMistakes, match=r"metadata.airlines.missing: is 'ignore'; known are drop, fail"):
         require_types(replace(FLIGHTS, **airlines(missing="ignore")))
@@ -802,7 +802,7 @@ def test_a_local_date_is_its_midnight_in_its_zone(zone: str, text: str, as_of: d
     ],
 )
 def test_a_key_without_as_of_is_an_error_that_names_it(pattern: str, object_key: str, message: str) -> None:
-    """Nothing is guessed where the key does not tell."""
+    """Nothing is guessed where the key does not say."""
     with pytest.raises(BadAsOf, match="object key") as error:
         parse_as_of(FromKey(pattern), object_key)
     assert message in str(error.value)

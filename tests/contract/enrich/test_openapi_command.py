@@ -120,7 +120,7 @@ def test_what_is_omitted_is_not_required() -> None:
 
 
 def test_what_is_not_known_is_named() -> None:
-    """Whoever adds a dataset is told each place of which only they know what it is, lists and structs included."""
+    """The author of a dataset gets each place that only they can describe, lists and structs included."""
     dataset = build({"t": "must.title", "n": {"j": "doc", "s": "sku"}, "l": "[doc]", "s": "{'x': doc}"})
     assert find_unknown(build_schema(dataset)) == ["body.t", "body.n.j", "body.l[]", "body.s.x"]
 

@@ -50,7 +50,7 @@ def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str) -
 
 
 def test_a_server_that_breaks_its_promise_is_noticed(laptop: Laptop, tmp_path: Path) -> None:
-    """The same run fails when one body is not as openapi.yaml has it."""
+    """The same run fails when one body is not as in openapi.yaml."""
     for key, stored in laptop.app.table.items.items():
         laptop.app.table.items[key] = stored._replace(body='{"flight": 1}')
     done = subprocess.run(

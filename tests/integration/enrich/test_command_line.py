@@ -149,7 +149,7 @@ class Terminal(io.StringIO):
     """Standard input of an operator who answers."""
 
     def isatty(self) -> bool:
-        """Return that somebody can answer."""
+        """Return that the terminal can answer."""
         return True
 
 

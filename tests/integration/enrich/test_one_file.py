@@ -115,7 +115,7 @@ def test_a_file_becomes_answers(told: Any) -> None:
     assert told["a claim less"][0] == 401
 
 
-def test_answers_are_what_consumers_were_told(copy: Path, told: Any) -> None:
+def test_answers_conform_to_the_contract(copy: Path, told: Any) -> None:
     """Each body that was answered is valid for the schema that the command wrote."""
     document = yaml.safe_load((copy / "openapi.yaml").read_text())
     schema = document["components"]["schemas"]["StoreSalesBody"]

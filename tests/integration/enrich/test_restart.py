@@ -96,7 +96,7 @@ def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) 
         put_large(shop, object_key, rows, salt=n)
         wrote = kill_once(shop, tmp_path, object_key, rng)
         between += wrote
-        # the lease of a process that was killed ends by itself; nobody waits for that here
+        # the lease of a process that was killed ends by itself; this test does not wait for that
         shop.offset += 1_000.0
         run = shop.run(object_key, owner=f"after kill {n}")
         assert (run.state, run.counts.rejected) == ("done", rows // 1000)

@@ -309,7 +309,7 @@ def test_outputs_come_from_another_account(site: tuple[str, dict[str, str]], tmp
     assert larder.state(object_key()) == ""
     shell.variables["AWS_ACCESS_KEY_ID"] = OWNER
     shell.next(ACCOUNT)
-    # The stand-in takes whoever comes from another account for that account's root.
+    # To the stand-in, a caller from another account is that account's root.
     policy = owner("s3").get_bucket_policy(Bucket="their-outputs")["Policy"]
     root = f"arn:aws:iam::{LARDER}:root"
     assert policy.count(shell.variables["ROLE"]) == 2

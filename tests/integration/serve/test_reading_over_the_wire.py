@@ -88,7 +88,7 @@ def test_an_item_is_read(handler: Handler) -> None:
 
 
 def test_a_list_is_read_in_pages(handler: Handler) -> None:
-    """Page by page by the links, with a prefix, and with an `after` that lies outside of it."""
+    """Page by page by the links, with a prefix, and with an `after` that is outside of it."""
     token = _token()
     seen: list[str] = []
     after: dict[str, str] = {}

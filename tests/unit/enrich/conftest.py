@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: the first query of a DuckDB is slow, and nobody waits for it."""
+"""Hypothesis without deadlines: the first query of a DuckDB is slow."""
 
 from hypothesis import settings
 

@@ -50,7 +50,7 @@ PRODUCTS = {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
 
 @dataclass
 class Clockwork(Calm):
-    """A world in which every call is answered and time passes only when somebody waits."""
+    """A world in which every call is answered and time passes only during a wait."""
 
     table: ModelledTable
 

@@ -57,7 +57,7 @@ def expire(shop: SmallShop) -> None:
 
 
 def count_calls(shop: SmallShop) -> Counter[str]:
-    """Return a count of the calls to AWS by their names, which goes on."""
+    """Return a count of the calls to AWS by their names, which continues."""
     calls: Counter[str] = Counter()
     call = shop.world.call
 

@@ -183,7 +183,7 @@ def run_to_its_end(shop: SmallShop, rows: dict[str, list[Any]], day: int) -> int
 def test_a_bucket_of_which_nothing_is_left_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Callable[[], None]
 ) -> None:
-    """All of its items have expired: it leaves no fingerprints, and the next invocation goes on after it."""
+    """All of its items have expired: it leaves no fingerprints, and the next invocation continues after it."""
     monkeypatch.setattr(buckets, "ROWS", 1)
     shop = SmallShop(tmp_path)
     run_to_its_end(shop, ROWS, day=6)

@@ -1,4 +1,4 @@
-"""Rows that are there twice, and snapshots that would remove what nobody meant to remove."""
+"""Rows that are there twice, and snapshots that would remove items by mistake."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_files_are_read_again_and_can_share_code(tmp_path: Path) -> None:
 
 
 def test_what_serve_needs_is_data(tmp_path: Path) -> None:
-    """Who may read a dataset survives the way through the bundle's JSON; without the file the message says so."""
+    """Who can read a dataset is the same after the bundle's JSON; without the file the message says so."""
     (tmp_path / "one.py").write_text(GOOD.format(name="one"))
     served = {name: one.served for name, one in load_datasets(tmp_path).items()}
     assert parse_served(render_served(served)) == served

@@ -70,7 +70,7 @@ def stop(_: RunContext) -> None:
 def test_a_run_whose_noted_rows_are_gone_fails_and_all_live_items_are_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had begun to write, so nobody knows what the table holds; the next run sees to it that everybody does."""
+    """It had begun to write, so the state of the table is unknown; the next run restores it."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def test_a_run_whose_noted_rows_are_gone_fails_and_all_live_items_are_written_ag
 def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Also those that wait to be replayed: after a fix they would become items of an output that nobody wants."""
+    """Also those that wait to be replayed: after a fix they would become items of an output that was deleted."""
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "new", "a"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new"], "title": ["A", "New"]})

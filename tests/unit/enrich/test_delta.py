@@ -57,7 +57,7 @@ def snapshots(tmp_path: Path, few_rows: None) -> SmallShop:
         {name: ROWS[name] for name in ("units", "sku", "shop")},
         {"shop": ROWS["shop"], "model": ["v2", "v2", "v2"], **ROWS},
     ],
-    ids=["rows shuffled", "columns moved", "a column that nobody asked for"],
+    ids=["rows shuffled", "columns moved", "a column that is not in the contract"],
 )
 def test_the_same_predictions_written_otherwise_change_nothing(shop: SmallShop, rows: dict[str, list[Any]]) -> None:
     """Neither the order of rows nor that of columns is part of what is stored."""
@@ -114,7 +114,7 @@ def no_fingerprints(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_run_that_did_not_close(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It began to write, the table refused, and then its object was deleted: nobody knows what it wrote."""
+    """It began to write, the table refused, and then its object was deleted: what it wrote is unknown."""
     with monkeypatch.context() as patch:
         patch.setattr("enrich.run.context.Budget", lambda *_: Budget(tries=2))
         patch.setattr(shop.table, "_fault", lambda _: refuse("ProvisionedThroughputExceededException"))

@@ -369,7 +369,7 @@ def test_what_is_no_json_is_in_no_body(tmp_path: Path) -> None:
 
 
 def test_a_duration_that_nothing_can_hold_rejects_its_row(tmp_path: Path) -> None:
-    """Neither DuckDB nor Python has it: the reject keeps the number that the file holds."""
+    """Neither DuckDB nor Python has such a value: the reject keeps the number that the file holds."""
     dataset = replace(dataset_of("parquet", {"v": "interval"}), body={"v": "epoch(v)"}, prediction_id="'x'")
     table = pa.table({"v": pa.array([2**62, 5], pa.duration("s"))})
     with Engine(dataset, {}, directory=tmp_path) as engine:

@@ -93,7 +93,7 @@ def test_metadata_larger_than_memory_is_refused_before_memory_is_full(tmp_path: 
     assert "metadata 'texts' does not fit into the 32 MB" in error, done.stderr
     assert int(taken) < 100
 
-    (tmp_path / "larder/texts/1").write_bytes(bytes(64 * MB))  # not Parquet: nobody looks
+    (tmp_path / "larder/texts/1").write_bytes(bytes(64 * MB))  # not Parquet: not read
     done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True)
     taken, _, error = done.stdout.partition(" ")
     assert "metadata 'texts' does not fit into the 32 MB" in error, done.stderr

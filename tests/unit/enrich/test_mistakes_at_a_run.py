@@ -1,4 +1,4 @@
-"""Mistakes of a dataset that nobody checked: its runs fail, with the place and the remedy, and nothing is written."""
+"""Mistakes of a dataset that was not checked: its runs fail, with the place and the remedy, and nothing is written."""
 
 from __future__ import annotations
 

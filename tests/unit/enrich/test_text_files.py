@@ -328,7 +328,7 @@ LINES: list[tuple[Any, str, bytes, list[str], list[str]]] = [
 def test_lines_that_mean_two_things_are_rejected(
     tmp_path: Path, format_: Any, kind: str, content: bytes, bodies: list[str], details: list[str]
 ) -> None:
-    """The header of a second file, and members that are there twice: which of them is meant, nobody can say."""
+    """The header of a second file, and members that are there twice: which of them is right is unknown."""
     rows = render(tmp_path, dataset_of(format_, {"id": "varchar", "v": kind}), ("a", content))
     assert [row["body"] for row in rows if row["body"]] == bodies
     found = [row["detail"] for row in rows if not row["body"]]

@@ -1,4 +1,4 @@
-"""The discovery bucket: each environment's publishing role can write its own files, and nobody else can."""
+"""The discovery bucket: each environment's publishing role can write its own files, and no other role can."""
 
 from __future__ import annotations
 

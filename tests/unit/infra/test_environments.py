@@ -354,7 +354,7 @@ def test_issuers_reach_the_template(example: Any, tmp_path: Any) -> None:
 
 
 def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
-    """YAML parsers use the last one; which is meant, nobody knows."""
+    """YAML parsers use the last one; which is right is unknown."""
     path = tmp_path / "environments.yaml"
     text = EXAMPLE.read_text()
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))

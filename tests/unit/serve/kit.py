@@ -34,7 +34,7 @@ ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
 
 
 def private_key(algorithm: str, which: int = 0) -> Any:
-    """Make a private key for an algorithm, once; `which` tells several apart."""
+    """Make a private key for an algorithm, once; `which` distinguishes several."""
     return _private_key(algorithm, which)
 
 
@@ -156,7 +156,7 @@ class Table:
 def item(
     sk: str, body: str | bytes | None = "{}", *, pk: str = "flight-delays#B6", expires_at: int | None = None
 ) -> Item:
-    """Build an item; it lives for an hour unless told otherwise."""
+    """Build an item; it lives for an hour by default."""
     return Item(pk, sk, body, "0001.1700000000000.00000001", int(NOW) + 3600 if expires_at is None else expires_at)
 
 

@@ -111,7 +111,7 @@ def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("error", [KeyError("secret"), OSError("secret"), RecursionError(), UnicodeError("secret")])
 def test_whatever_a_place_raises_the_keys_are_unavailable(error: Exception) -> None:
-    """A fault that nobody thought of is reported by its type, and tried again like any other."""
+    """An unexpected fault is reported by its type, and retried like any other."""
     reports = []
 
     def read() -> list[KeyDocument]:

@@ -44,7 +44,7 @@ def _challenge(answer: Answered) -> str:
     "headers", [{}, {"authorization": "Basic dXNlcjpwdw=="}, {"authorization": ""}, {"cookie": "x"}]
 )
 def test_no_credentials_get_a_challenge_without_an_error(form: str, path: str, headers: dict[str, Any]) -> None:
-    """H1: 401 with realm alone, whatever lies behind the path; nothing is asked of the table."""
+    """H1: 401 with realm alone, whatever the path; the table is not read."""
     app = App(item("a"))
     answer = app.call(path, form=form, **headers)
     assert answer.status == 401
@@ -144,7 +144,7 @@ def test_a_token_without_the_scope_is_forbidden(scopes: dict[str, Any]) -> None:
      {"scope": None, "scp": "flight-delays:read"}, {"scope": "a", "scp": ["flight-delays:read"]}],
 )  # fmt: skip
 def test_scopes_are_words_or_lists(scopes: dict[str, Any]) -> None:
-    """H1: `scope` as RFC 8693 has it, `scp` as some issuers do."""
+    """H1: `scope` as in RFC 8693, `scp` as some issuers do."""
     assert App(item("a")).call(ONE, sign(claims(**scopes))).status == 200
 
 
@@ -189,7 +189,7 @@ def test_two_authorization_headers_are_a_malformed_request(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
-    """The very bytes: text as text, and a gzip as a gzip to whoever takes one."""
+    """The very bytes: text as text, and a gzip as a gzip to a client that accepts it."""
     app = App(item("a", BODY), item("zip", _zip(BODY)))
     assert app.call(ONE, TOKEN, form=form).body == BODY.encode()
     packed = app.call("/v1/flight-delays/zip", TOKEN, form=form, accept_encoding="gzip")
@@ -361,7 +361,7 @@ def test_whatever_a_client_or_a_gateway_encodes_or_decodes_the_item_is_the_same(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_link_to_the_next_page_survives_a_query(form: str) -> None:
-    """A plus in a query is a space, so the link has it encoded."""
+    """A plus in a query is a space, so it is encoded in the link."""
     app, query, pages = App(*(item(name) for name in READABLE)), {"limit": "1", "prefix": "2026-11-20T06:15:00"}, []
     while True:
         answer = app.call(LIST, TOKEN, query=query, form=form)
@@ -411,7 +411,7 @@ def test_other_methods_are_405_with_allow_and_without_a_token(path: str, method:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", [LIST, ONE, "/v1/health"])
 def test_options_is_204_without_a_token(path: str, form: str) -> None:
-    """H3: OPTIONS tells the methods and nothing else."""
+    """H3: OPTIONS returns the methods and nothing else."""
     answer = App().call(path, method="OPTIONS", form=form)
     assert (answer.status, answer.headers["allow"], answer.body) == (204, "GET, HEAD, OPTIONS", b"")
 
@@ -797,7 +797,7 @@ ORIGINS = ("https://app.example.com", "https://other.example.com")
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 def test_cors_is_off_by_default(method: str) -> None:
-    """H8: no header of it, whoever asks."""
+    """H8: no header of it, for any origin."""
     answer = App(item("a")).call(ONE, TOKEN, method=method, origin=ORIGINS[0], access_control_request_method="GET")
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert "Origin" not in answer.headers.get("vary", "")

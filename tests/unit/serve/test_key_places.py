@@ -153,7 +153,7 @@ def test_a_token_of_the_command_line_is_good(tmp_path: Path, capsys: pytest.Capt
         assert found["scope"] == " ".join(dataset.scope for dataset in SERVED.values() if dataset.scope)
 
 
-def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line on stderr and status 1: a name taken, a name that is no file's, a key that is not there, a bad claim."""
     folder = str(tmp_path)
     assert main(["keys", "create", "one", "--folder", folder], {}) == 0
@@ -174,7 +174,7 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_check_fails_on_a_refused_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`list` shows it and goes on, `check` fails."""
+    """`list` shows it and continues, `check` fails."""
     path = tmp_path / "jwks.json"
     path.write_text(jwks(public_jwk("ES256"), public_jwk("RS256", kid="enc", use="enc")))
     assert main(["keys", "check", f"file:{path}"], {}) == 0

@@ -277,7 +277,7 @@ def test_what_is_no_key_set_is_an_error(text: str) -> None:
 
 
 def test_a_set_of_only_bad_keys_is_a_set_without_keys() -> None:
-    """It was read: nobody is trusted, and each reason is told; as with an empty list, which has none."""
+    """It was read: no key is trusted, and each reason is reported; as with an empty list, which has none."""
     found = parse_jwks(jwks(public_jwk("RS256", use="enc")))
     assert found.keys == {}
     assert [unused.reason for unused in found.unused] == ["use is not sig"]
@@ -285,7 +285,7 @@ def test_a_set_of_only_bad_keys_is_a_set_without_keys() -> None:
 
 
 def test_a_key_with_a_member_named_twice_disables_no_other() -> None:
-    """Which of the two is meant nobody knows, so that key is refused; the document is JSON all the same."""
+    """Which of the two is right is unknown, so that key is refused; the document is JSON all the same."""
     text = jwks(public_jwk("ES256"), public_jwk("RS256") | {"odd": "X"}).replace('"odd": "X"', '"use": "sig"')
     found = parse_jwks(text)
     assert list(found.keys) == ["ES256-0"]

@@ -15,7 +15,7 @@ from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jw
 
 
 class Source:
-    """A place where keys lie: a document that tests change, and a count of readings."""
+    """A place of keys: a document that tests change, and a count of readings."""
 
     def __init__(self, *keys: Mapping[str, Any]) -> None:
         self.document = jwks(*keys)
@@ -113,7 +113,7 @@ def test_the_last_good_set_is_kept_for_a_bounded_time(broken: str) -> None:
 
 
 def test_a_failing_source_is_not_asked_at_every_request() -> None:
-    """After a failure it is left alone for `retry` seconds, whoever asks."""
+    """After a failure it is not read for `retry` seconds, whatever the request."""
     source = Source(OLD)
     source.error = Unreadable("away")
     for second in (0, 1, FRESHNESS.retry - 1):
@@ -126,7 +126,7 @@ def test_a_failing_source_is_not_asked_at_every_request() -> None:
 
 
 def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:
-    """A reading that lies in the future counts for nothing."""
+    """A reading in the future is ignored."""
     source = Source(OLD)
     source.store.current(NOW)
     source.document = jwks(NEW)
@@ -144,7 +144,7 @@ def test_an_emptied_set_is_obeyed() -> None:
 
 
 def test_a_set_without_a_usable_key_is_obeyed() -> None:
-    """A document that was read is no failure: the old keys are not kept, and each refusal is told."""
+    """A document that was read is no failure: the old keys are not kept, and each refusal is reported."""
     source = Source(OLD)
     source.store.current(NOW)
     source.document = jwks(OLD | {"use": "enc"})
@@ -171,7 +171,7 @@ def test_a_key_for_something_else_is_no_failure() -> None:
 
 
 def test_rotation() -> None:
-    """Add the new key, wait, sign with it, remove the old one: nobody is turned away, and the old key ends in time."""
+    """Add the new key, wait, sign with it, remove the old one: no token is refused, and the old key ends in time."""
     source = Source(OLD)
     verifier = Verifier([Issuer(POLICY, source.store)])
     now = NOW
@@ -224,7 +224,7 @@ def test_a_remembered_token_ends_with_its_exp() -> None:
 
 
 def test_a_remembered_token_is_told_by_its_whole_text() -> None:
-    """The payload of one token with the signature of another is nobody's, however lately both were seen."""
+    """The payload of one token with the signature of another is not valid, however recently both were seen."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
     one, other = _token("old", carrier="AA"), _token("old", carrier="B6")
     verifier.verify(one, NOW)

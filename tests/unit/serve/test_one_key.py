@@ -92,7 +92,7 @@ def test_one_good_key_is_enough(tmp_path: Path, algorithm: str) -> None:
 def test_one_bad_key_is_a_401_to_every_token(
     ask: Ask, lines: list[dict[str, Any]], tmp_path: Path, case: Refused
 ) -> None:
-    """The key set was read and trusts nobody: no token can be good, which is not a fault of ours to be tried again."""
+    """The key set was read and has no trusted key: no token can be valid, which a retry does not change."""
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [case.jwk]}))
     kid = case.jwk.get("kid") if isinstance(case.jwk, dict) else None
     tokens = (*BAD, sign(algorithm="ES256", kid=kid))

@@ -259,6 +259,6 @@ def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
     ],
 )
 def test_a_mistake_is_named(env: dict[str, str], message: str) -> None:
-    """Nothing starts with half of its settings, or with a policy that somebody mistyped."""
+    """Nothing starts with half of its settings, or with a mistyped policy."""
     with pytest.raises(ValueError, match=message):
         parse_settings(env, SERVED)

@@ -50,7 +50,7 @@ SHARED: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("change", SHARED)
-def test_tokens_that_share_most_claims_are_told_apart(change: dict[str, Any]) -> None:
+def test_tokens_that_share_most_claims_are_distinguished(change: dict[str, Any]) -> None:
     """The same sub, jti, kid, and times, and one claim that differs: each keeps its own claims, in any order."""
     verifier = _verifier()
     one, other = (claims(jti="1", **changes) for changes in ({}, change))

@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback that misbehaves as told, and remembers what it was sent."""
+"""A small HTTP server on loopback that misbehaves as configured, and records what it was sent."""
 
 from __future__ import annotations
 

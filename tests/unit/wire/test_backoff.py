@@ -16,7 +16,7 @@ def test_bound_doubles_up_to_the_cap(tries: Any, bound: Any) -> None:
 
 
 def test_draws_spread_over_the_unit_interval() -> None:
-    """Numbers drawn lie in [0, 1) and are not the same."""
+    """Numbers drawn are in [0, 1) and are not the same."""
     drawn = [draw() for _ in range(200)]
     assert all(0 <= number < 1 for number in drawn)
     assert min(drawn) < 0.2 < 0.8 < max(drawn)

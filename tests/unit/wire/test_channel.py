@@ -69,7 +69,7 @@ def test_a_resolver_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_that_nobody_has_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the resolver raises is told with the endpoint's name."""
+    """What the resolver raises is reported with the endpoint's name."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise socket.gaierror(-2, "Name or service not known")
@@ -80,7 +80,7 @@ def test_a_name_that_nobody_has_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address where nobody listens, or that says nothing, does not keep the next one from being reached."""
+    """An address without a listener, or that sends nothing, does not keep the next one from being reached."""
     with FaultyServer() as server, socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()
         closed.close()

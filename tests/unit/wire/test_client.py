@@ -103,7 +103,7 @@ def test_lasting_fault_is_unavailable(fault: Any) -> None:
 
 
 def test_timeout_closes_the_connection() -> None:
-    """After a time-out the server sees the connection closed, and the late answer reaches nobody."""
+    """After a time-out the server sees the connection closed, and the late answer is discarded."""
     with FaultyServer(late(0.3, answer(body=b"late")), answer(body=b"good")) as server:
         client = client_of(server, QUICK._replace(attempt=0.2))
         assert client.send(GET_ITEM, b"{}") == b"good"

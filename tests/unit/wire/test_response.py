@@ -93,7 +93,7 @@ def test_code_and_message_are_found(body: Any, headers: Any, expected: Any) -> N
 
 
 def test_refusal_shows_status_code_and_message() -> None:
-    """A refusal carries what AWS said, for whoever must act on it."""
+    """A refusal has AWS's own words, for the operator."""
     failure = parse_failure(Response(400, [], (JSON % "ResourceNotFoundException").encode()))
     assert isinstance(failure, Refused)
     assert (failure.status, failure.code, failure.message) == (400, "ResourceNotFoundException", "why")
@@ -124,6 +124,6 @@ def test_whole_answer_passes(method: Any, status: Any, headers: Any) -> None:
 
 @pytest.mark.parametrize(("method", "status", "headers"), DAMAGED)
 def test_damaged_answer_is_an_error(method: Any, status: Any, headers: Any) -> None:
-    """Without a length nobody knows whether the body is all there; a wrong checksum says that it is not."""
+    """Without a length it is unknown whether the body is complete; a wrong checksum says that it is not."""
     with pytest.raises(TransportError):
         check_whole(Response(status, headers, BODY), method)

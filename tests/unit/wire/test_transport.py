@@ -476,7 +476,7 @@ def test_renewing_forgets_what_waits_and_sets_the_time_out() -> None:
 
 
 def test_nothing_is_reported_to_the_next_user() -> None:
-    """A failure that nobody fetched is gone with the user whose request it was."""
+    """A failure that was not fetched is discarded with the user whose request it was."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     transport = Transport(Endpoint("dynamodb", "eu-west-1", "127.0.0.1", port, tls=False), lambda: KEYS)

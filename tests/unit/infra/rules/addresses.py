@@ -1,4 +1,4 @@
-"""Rules on the API's address, and on what consumers are told of it."""
+"""Rules on the API's address, and on how consumers find it."""
 
 from __future__ import annotations
 

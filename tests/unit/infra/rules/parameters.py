@@ -34,7 +34,7 @@ NAMES = {
     "TopicName",
 }
 HAVE_RELATIVE_NAMES = {"AWS::Lambda::Permission", "AWS::Lambda::EventSourceMapping", "AWS::Logs::MetricFilter"}
-VALUES = {  # what somebody could write; serve decides which of them are right
+VALUES = {  # what could be written; serve decides which of them are right
     "CorsOrigins": (
         "https://a.example.com", "https://a.example.com,http://localhost:3000", "*", "null", "https://a.example.com/x",
         "https://*.example.com", "a.example.com", "ftp://a.example.com",
