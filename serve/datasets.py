@@ -11,10 +11,13 @@ from typing import NamedTuple
 class Served(NamedTuple):
     """One dataset as its reader sees it.
 
-    `subject` names the claims whose values make the subject. Their order here is their order in the partition key, for
-    the writer too: `Dataset.subject` maps each claim to an expression and has no order of its own. Items that were
-    written in another order are not found. `scope` must be among the token's scopes; with None, any valid token of an
-    issuer reads its own subject's items.
+    Attributes:
+        name: the dataset's name, in paths and item keys: 1 to 64 ASCII letters, digits, - and _.
+        subject: the claims whose values make the subject. Their order here is their order in the partition key, for the
+            writer too: `Dataset.subject` maps each claim to an expression and has no order of its own. Items that were
+            written in another order are not found.
+        scope: one of the token's scopes must be equal; with None, any valid token of an issuer reads its own subject's
+            items.
     """
 
     name: str

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from enrich.dataset import definition
+from enrich.dataset.as_of import find_mistakes
 from enrich.dataset.definition import (
     Dataset,
     Derive,
@@ -28,8 +29,8 @@ from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
 INTERNAL = {"rejects_of"}  # set by a replay
-TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, FromKey, FromColumn, LastModified]
-FEW = {"sql", "function"}  # given by position
+TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, FromKey, FromColumn, LastModified, Served]
+BY_POSITION = {"sql", "function", "description", "pattern", "column"}
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
@@ -37,16 +38,21 @@ def test_every_option_is_documented(kind: Any) -> None:
     """Its docstring has each option, the page has the type, and the example of a dataset sets the option."""
     assert f"::: {kind.__module__}.{kind.__name__}" in PAGE
     text = inspect.getdoc(kind) or ""
-    for option in {field.name for field in fields(kind)} - INTERNAL:
-        if len(fields(kind)) > 1:
-            assert re.search(rf"^ +{option}:", text, re.MULTILINE), f"{kind.__name__}.{option} is not in its docstring"
-        if kind in {Dataset, Source, Metadata, Derive, Tolerated} and option not in FEW:
-            assert re.search(rf"\b{option}=", PAGE), f"the example does not set {kind.__name__}.{option}"
+    calls = re.findall(rf"\b{kind.__name__}\(((?:[^()]|\([^()]*\))*)\)", PAGE)  # with calls within its arguments
+    assert kind is Dataset or calls
+    options = kind._fields if kind is Served else [field.name for field in fields(kind)]
+    for option in set(options) - INTERNAL:
+        assert re.search(rf"^ +{option}:", text, re.MULTILINE), f"{kind.__name__}.{option} is not in its docstring"
+        if option not in BY_POSITION:
+            shown = [PAGE] if kind is Dataset else calls
+            assert any(re.search(rf"\b{option}=", call) for call in shown), f"no example sets {kind.__name__}.{option}"
 
 
 def test_the_example_is_a_dataset() -> None:
     """`check` finds no mistake in it."""
-    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+    code, rules = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names = {**vars(definition), "Served": Served, "UTC": UTC, "datetime": datetime, "timedelta": timedelta}
     dataset = eval(code, {**names, "add_related": lambda frame: frame})
     assert [str(each) for each in check_datasets({dataset.name: dataset}, None)] == []
+    found = [eval(line.partition("  #")[0], names) for line in rules.splitlines()]
+    assert [mistake for rule in found if rule != LastModified() for mistake in find_mistakes(rule)] == []
