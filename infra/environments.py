@@ -24,7 +24,7 @@ import jsonschema
 import yaml
 
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import load_served
+from enrich.datasets import DatasetFileError, load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
@@ -54,7 +54,8 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
         yaml.YAMLError: they are not YAML, or a member occurs twice.
         jsonschema.ValidationError: they do not conform to the schema; the message names the place.
     """
-    document: Environments = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a subclass of the safe loader
+    with path.open() as file:  # errors name it
+        document: Environments = yaml.load(file, _Loader)  # noqa: S506 - a subclass of the safe loader
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
     return document
 
@@ -165,8 +166,9 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
         "LARDER_ISSUERS": issuers,
         "LARDER_CORS_ORIGINS": str(parameters.get("CorsOrigins", "")),
     }
+    served = load_served()
     try:
-        settings = parse_settings(variables, load_served())
+        settings = parse_settings(variables, served)
         for issuer in settings.issuers:
             check_location(issuer.keys)
     except ValueError as error:
@@ -247,6 +249,8 @@ def main() -> None:
         _write(parser, options)
     except jsonschema.ValidationError as error:
         sys.exit(f"infra/environments.yaml: {error.json_path}: {error.message}")
+    except DatasetFileError as error:  # has its place
+        sys.exit(str(error))
     except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"infra/environments.yaml: {error}")
 

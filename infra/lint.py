@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from infra.discovery_bucket import PATH as BUCKET
-from infra.tools import install
+from infra.tools import ToolError, install
 from infra.translate import TEMPLATE, Template, read_template, translate
 
 SKIPS = Path(__file__).with_name("linters.yaml")
@@ -103,7 +103,10 @@ def _run(command: list[str]) -> Any:
 def main() -> None:
     """Print what must be fixed; exit with 1 if there is anything."""
     argparse.ArgumentParser(prog="./larder lint", description=__doc__.partition("\n")[0]).parse_args()
-    faults = judge(lint(), read_skips())
+    try:
+        faults = judge(lint(), read_skips())
+    except (LintError, ToolError) as error:
+        sys.exit(f"larder lint: {error}")
     print("\n".join(faults) or "cfn-lint and checkov find no faults")  # noqa: T201
     sys.exit(bool(faults))
 

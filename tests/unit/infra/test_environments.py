@@ -23,6 +23,7 @@ from infra.environments import (
     build_samconfig,
     find_mismatch,
     is_protected,
+    main,
     read_environments,
 )
 from infra.translate import read_template
@@ -360,6 +361,35 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
     with pytest.raises(yaml.YAMLError, match=r"'audience' occurs twice[\s\S]*line 14"):
         read_environments(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("service: ", "service: [", "line "),
+        ("service: ", "services: ", "$: "),
+        ("    region: ", "    region: 1 # ", ".region: "),
+        ("    audience: larder\n", "    audience: larder\n    audience: others\n", "'audience' occurs twice"),
+        ("parameters:\n", "parameters:\n      WarmWrites: 1\n", "did you mean 'WarmWriteUnits'?"),
+    ],
+    ids=["not YAML", "an unknown member", "a wrong type", "a member twice", "an unknown parameter"],
+)
+def test_a_mistake_is_an_error_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """It names the file and the place, without a traceback, and nothing is written."""
+    path = tmp_path / "environments.yaml"
+    text = EXAMPLE.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(read_environments, "__defaults__", (path,))
+    monkeypatch.setattr("sys.argv", ["larder"])
+    before = SAMCONFIG.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value.code).startswith("infra/environments.yaml: ")
+    assert said in str(ended.value.code)
+    assert SAMCONFIG.read_bytes() == before
 
 
 def test_smallest_environment_is_enough(tmp_path: Any) -> None:
