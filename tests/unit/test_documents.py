@@ -108,3 +108,13 @@ def test_pictures_show_what_the_commands_print_today() -> None:
     assert [label for label in labels if label not in plan] == []
     assert re.search(r"Plan: [\d,]+ to write, [\d,]+ rejected, \$[\d.]+", plan)
     assert "prices as of" in plan
+
+
+def test_named_sections_exist() -> None:
+    """`(docs/page.md, "Section")` in a page or in the template names a heading."""
+    named = re.compile(r"\b(README|docs/[\w-]+\.md), \"([^\"]+)\"")
+    found = [each for path in [*PAGES, ROOT / "infra/template.yaml"] for each in named.findall(path.read_text())]
+    assert len(found) >= 4
+    for page, section in found:
+        text = (ROOT / (page if page.endswith(".md") else f"{page}.md")).read_text()
+        assert re.search(rf"^#+ {re.escape(' '.join(section.split()))}$", text, re.MULTILINE), (page, section)
