@@ -41,7 +41,7 @@ def test_tables_have_the_types_of_their_files(tmp_path: Path) -> None:
 
 
 def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
-    """Text with gzip or zstd is read; `name=value` folders are columns of their values' type; hidden ones are no parts."""
+    """Gzip and zstd are read; `name=value` folders are columns of their values' type; hidden ones are not read."""
     for name, content in {
         "a/x.csv.gz": gzip.compress(b"k,zip\na,007\n"),
         "a/y.jsonl.zst": pa.compress(b'{"k": 1}\n', "zstd", asbytes=True),
