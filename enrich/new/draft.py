@@ -96,7 +96,7 @@ def render_dataset(sample: Sample, draft: Draft) -> str:
 
 from datetime import timedelta
 
-from enrich.datasets import {", ".join(sorted(["Dataset", "Served", "Source", kinds]))}
+from enrich.datasets import {", ".join(sorted(["Dataset", "Metadata", "Served", "Source", kinds]))}
 
 {to_module_name(draft.name)} = Dataset(
     # Who may read: a token with the scope, items whose subject equals its claim.
@@ -107,6 +107,10 @@ from enrich.datasets import {", ".join(sorted(["Dataset", "Served", "Source", ki
     ),
     as_of={as_of},  # when an output was made
     ttl=timedelta(days={draft.days}),
+    # Tables to join with, by name; then body can have e.g. "title": "products.title".
+    metadata={{
+        # "products": Metadata("select sku, title from shop.products", on={{{_text(quote(draft.prediction_id))}: "sku"}}, missing="null"),
+    }},
     subject={{{_text(draft.claim)}: {_text(_as_text(sample, draft.subject))}}},
     prediction_id={_text(_as_id(sample, draft.prediction_id))},
     # The JSON that a consumer receives: a DuckDB SQL expression at each leaf.

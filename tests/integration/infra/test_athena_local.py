@@ -321,7 +321,7 @@ TABLES_THAT_FAIL = {
         "org.apache.hadoop.hive.serde2.OpenCSVSerde",
         "only Parquet tables",
     ),
-    "a nested type": (AIRLINES, {"carrier": "map<string,int>"}, PARQUET, "no column type"),
+    "a nested type": (AIRLINES, {"carrier": "uniontype<string,int>"}, PARQUET, "no column type"),
 }
 
 

@@ -46,6 +46,35 @@ d = Dataset(
 )
 """
 
+# Each element of a list is joined, and keeps its place.
+RECS = """from datetime import timedelta
+
+from enrich.datasets import Dataset, LastModified, Metadata, Served, Source
+
+d = Dataset(
+    served=Served(name="recs", subject=("customer",), scope="recs:read"),
+    about="x",
+    source=Source(
+        prefix="recs/",
+        format="jsonl",
+        columns={"customer": "varchar", "slot": "integer", "items": "struct(sku varchar, score double)[]"},
+    ),
+    as_of=LastModified(),
+    ttl=timedelta(days=7),
+    metadata={
+        "products": Metadata(
+            "select sku, cast(name as varchar) as name from shop.products",
+            on={"items.sku": "sku"},
+            each="items",
+            missing="null",
+        )
+    },
+    subject={"customer": "customer"},
+    prediction_id="cast(slot as varchar)",
+    body={"items": "[{'sku': item.sku, 'name': products[i].name} for item, i in items]"},
+)
+"""
+
 
 def put(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +95,13 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     for name, kind, key, table, marker in (
         ("churn", "csv", "customer", "crm.people", None),
-        ("recs", "jsonl", "sku", "shop.products", None),
         ("stock", "parquet", "sku", "shop.products", "_SUCCESS"),
     ):
         text = DATASET.format(name=name, format=kind, key=key, table=table, marker=repr(marker))
         put(folder / f"datasets/{name}.py", text)
+    put(folder / "datasets/recs.py", RECS)
     put(folder / "lake/crm/people.jsonl", '{"customer": "c 1", "name": "Ann"}\n')
-    put(folder / "lake/shop/products/country=NO/1.csv.gz", gzip.compress(b"sku,name\n007,Tea\n"))
+    put(folder / "lake/shop/products/country=NO/1.csv.gz", gzip.compress(b"sku,name\n007,Tea\n008,Jam\n"))
     return folder
 
 
@@ -107,7 +136,8 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
     """Outputs of each format become answers; what can't be taken is named; a changed dataset or lake is; Ctrl-C."""
     outputs = project / "outputs"
     put(outputs / "churn/1.csv", "customer,sku\nc 1,a\n")
-    put(outputs / "recs/1.jsonl.gz", gzip.compress(b'{"customer": "c 1", "sku": "007"}\n'))
+    items = [{"sku": sku, "score": 1.0} for sku in ("008", "none", "007", "008")]
+    put(outputs / "recs/1.jsonl.gz", gzip.compress(json.dumps({"customer": "c 1", "slot": 1, "items": items}).encode()))
     pq.write_table(pa.table({"customer": ["c 1"], "sku": ["007"]}), put(outputs / "stock/a/part-0", ""))
     put(outputs / "stock/a/_SUCCESS", "")
     put(outputs / "other/1.csv", "a\n1\n")
@@ -115,11 +145,17 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
     process = start(project, work, "--port", "0")
     try:
         text = wait(project, process, lambda text: text.count("\ncurl ") == 3)
-        names = {}
+        bodies = {}
         for path, url in re.findall(r"^curl .*\$\(cat (\S+)\)\" '(\S+)'", text, re.MULTILINE):
             assert get(url, None).status == 401
-            names[Path(path).name] = get(url, Path(path).read_text()).json()["items"][0]["body"]["name"]
-        assert names == {"churn": "Ann", "recs": "Tea", "stock": "Tea"}
+            (one,) = get(url, Path(path).read_text()).json()["items"]
+            bodies[Path(path).name] = one["body"]
+        recommended = [("008", "Jam"), ("none", None), ("007", "Tea"), ("008", "Jam")]
+        assert bodies == {
+            "churn": {"sku": "a", "name": "Ann"},
+            "recs": {"items": [{"sku": sku, "name": name} for sku, name in recommended]},
+            "stock": {"sku": "007", "name": "Tea"},
+        }
         assert "uploaded stock/a/part-0; its run starts when _SUCCESS is there" in text
         known = "churn/ (churn), recs/ (recs), stock/ (stock)"
         assert f"other/1.csv: not uploaded: it is under the prefix of no dataset; move it into one of {known}" in text
