@@ -92,6 +92,8 @@ def render_dataset(sample: Sample, draft: Draft) -> str:
     body = "".join(f"        {_text(name)}: {_text(_leaf(name, kind))},\n" for name, kind in sample.columns.items())
     served = f"Served(name={_text(draft.name)}, subject=({_text(draft.claim)},), scope={_python(draft.scope)})"
     kinds = as_of.partition("(")[0]
+    on = f"{{{_text(quote(draft.prediction_id))}: {_text('sku')}}}"
+    example = f'"products": Metadata("select sku, title from shop.products", on={on}, missing="null"),'
     return f'''"""The dataset {draft.name}. `python -m enrich check {draft.name}` finds mistakes."""
 
 from datetime import timedelta
@@ -109,7 +111,7 @@ from enrich.datasets import {", ".join(sorted(["Dataset", "Metadata", "Served", 
     ttl=timedelta(days={draft.days}),
     # Tables to join with, by name; then body can have e.g. "title": "products.title".
     metadata={{
-        # "products": Metadata("select sku, title from shop.products", on={{{_text(quote(draft.prediction_id))}: "sku"}}, missing="null"),
+        # {example}
     }},
     subject={{{_text(draft.claim)}: {_text(_as_text(sample, draft.subject))}}},
     prediction_id={_text(_as_id(sample, draft.prediction_id))},
