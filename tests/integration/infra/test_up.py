@@ -166,7 +166,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
         sound = (project / "datasets/churn.py").read_text()
         put(project / "datasets/churn.py", "d = (\n")
         wait(project, process, lambda text: "churn.py: the former datasets stay:\n" in text)
-        assert get(url, (work / "tokens/stock").read_text()).status == 200
+        assert get(url, Path(path).read_text()).status == 200
         put(project / "lake/crm/people.jsonl", "{")
         wait(project, process, lambda text: "people.jsonl: the former tables stay:\n" in text)
         put(project / "lake/crm/people.jsonl", '{"customer": "c 1", "name": "Bo"}\n')

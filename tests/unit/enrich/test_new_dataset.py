@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +15,18 @@ from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from enrich.__main__ import main
 from enrich.dataset.as_of import FromKey, LastModified
 from enrich.datasets import load_datasets
+from enrich.join.engine import Engine
 from enrich.new import sample as samples
 from enrich.new.object_keys import guess_as_of
 from tests.doubles.moto_aws import moto_aws
-from tests.unit.enrich.test_read import hadoop_snappy, render
+from tests.unit.enrich.test_read import hadoop_snappy, read, render
 
 CSV = b"""customer_id,score,Label,order,scored_at,code
 c1,0.5,yes,1,2026-01-02T03:00:00Z,007
@@ -314,6 +317,34 @@ def test_a_run_over_the_sample_gives_its_values(
     rows = render(tmp_path / "scratch", dataset, (name, path.read_bytes()))
     assert [row["reason"] for row in rows] == [None] * len(bodies)
     assert [json.loads(row["body"]) for row in rows] == bodies
+
+
+def test_the_example_of_the_readme(tmp_path: Path, new: Any) -> None:
+    """Its two files, what it adds to the dataset, and the first item that it shows."""
+    section = (Path(__file__).parents[3] / "README.md").read_text().partition("## From two files to a GET")[2]
+    section = section.partition("\n## ")[0]
+    files, commands, added, _, shown = re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    scores, products = (
+        "".join(f"{line}\n" for line in column) for column in zip(*map(str.split, files.splitlines()), strict=True)
+    )
+    assert commands.startswith("./larder new offers --from scores.csv\n")
+    (tmp_path / "scores.csv").write_text(scores)
+    code, said, dataset = new(tmp_path / "scores.csv", name="offers")
+    assert code == 0, said
+    path = tmp_path / "project/datasets/offers.py"
+    metadata, member = re.findall(r"^    metadata=.*$|(?<=body=\{).*?,", added, re.MULTILINE)
+    text = re.sub(r"    metadata=\{.*?\n    \},", metadata, path.read_text(), count=1, flags=re.DOTALL)
+    path.write_text(text.replace("    body={\n", f"    body={{\n        {member}\n"))
+    assert main(["check", "offers"]) == 1  # the contract alone is stale
+    dataset = load_datasets(path.parent)["offers"]
+    table = pa.csv.read_csv(io.BytesIO(products.encode()))
+    (tmp_path / "scratch").mkdir()
+    with Engine(dataset, {"products": table}, directory=tmp_path / "scratch") as engine:
+        chunks = list(read(dataset, ("scores.csv", scores.encode())))
+        rows = [row for first, chunk in chunks for row in engine.render(chunk, first).to_pylist()]
+    first = json.loads(re.search(r'"body": (\{.*?\})', shown)[1])  # type: ignore[index]
+    assert [json.loads(row["body"])["title"] for row in rows] == ["Tea", "Jam"]
+    assert json.loads(rows[0]["body"]) == first
 
 
 def test_partitions_have_a_type_that_all_parts_share(tmp_path: Path, new: Any) -> None:
