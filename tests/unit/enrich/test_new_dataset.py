@@ -388,7 +388,7 @@ def test_of_a_large_file_little_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "big.jsonl").write_text('{"id": "a", "v": "' + "x" * 1000 + '"}\n')
     with (tmp_path / "big.jsonl").open("ab") as file:
         file.write((tmp_path / "big.jsonl").read_bytes() * 8_000)
-    monkeypatch.setattr(samples.Path, "open", lambda path, _mode: Counting(path))
+    monkeypatch.setattr(Path, "open", lambda path, _mode: Counting(path))
     for path in sorted(tmp_path.glob("big.*")):
         Counting.read_bytes = 0
         found = samples.read_sample(str(path), lambda: None)
