@@ -35,8 +35,10 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() == "health":
         raise BadSample(f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health'")
     path = folder / f"{to_module_name(name)}.py"
-    if path.exists() or name in others:
-        raise BadSample(f"there is a dataset {name!r} already ({path}); choose another name, or delete its file")
+    if name in others:
+        raise BadSample(f"there is a dataset {name!r} already; choose another name, or delete its file")
+    if path.exists():
+        raise BadSample(f"{path} is there already; choose another name, or delete it")
     sample = read_sample(options.location, _open_s3)
     subjects, ids = find_candidates(sample)
     subject = _choose("subject", "whom a prediction belongs to", options.subject, subjects, sample)

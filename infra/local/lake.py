@@ -84,6 +84,8 @@ def read_lake(folder: Path) -> dict[TableName, pa.Table]:
     found: dict[TableName, Path] = {}
     tables: dict[TableName, pa.Table] = {}
     wrong: list[str] = []
+    if folder.exists() and not folder.is_dir():
+        raise BadLake(f"{folder}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
     for database in _visible(folder):
         if not database.is_dir():
             wrong.append(f"{database}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")

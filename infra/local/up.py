@@ -106,6 +106,7 @@ def _run(port: int, work: Path) -> None:
     with _lock(work), _tokens(work) as tokens:
         _check_port(port)
         project = find_project()
+        _make_folder(project / "outputs")
         watches = _Watch(project / "datasets", "*.py"), _Watch(project / "lake", "*")
         datasets = _load(project)
         tables = read_lake(project / "lake")
@@ -185,7 +186,6 @@ class _Running:
         lake: _Watch,
     ) -> None:
         """Upload, report runs, and take changes of datasets and lake until the process is asked to end."""
-        self.outputs.mkdir(exist_ok=True)
         _say('eval "$(./larder env --local)"   # then: ./larder status')
         for dataset in self.datasets.values():
             _say(f"{dataset.name}: put an output into {self.outputs / dataset.source.prefix}")
@@ -364,6 +364,13 @@ def _tokens(work: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{folder}: {error.strerror}; it must be a folder, for outputs of the models") from error
 
 
 def _check_port(port: int) -> None:

@@ -215,6 +215,10 @@ def test_what_is_refused_before_anything_starts(project: Path, work: Path) -> No
         assert f"port {port} of 127.0.0.1" in (project / "said").read_text()
     assert start(project, work, "--port", "70000").wait(30) == 2
     assert "invalid port from 0 to 65535 value: '70000'" in (project / "said").read_text()
+    put(project / "outputs", "")
+    assert start(project, work, "--port", "0").wait(30) == 1
+    assert f"{project}/outputs: File exists; it must be a folder" in (project / "said").read_text()
+    (project / "outputs").unlink()
     put(project / "lake/shop/products.parquet", "no")
     assert start(project, work, "--port", "0").wait(30) == 1
     assert "are both the table shop.products" in (project / "said").read_text()

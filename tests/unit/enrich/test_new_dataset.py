@@ -179,11 +179,22 @@ def test_a_name_that_cannot_be_served(tmp_path: Path, new: Any, name: str) -> No
     assert (code, f"the name is {name!r}" in said) == (1, True)
 
 
+@pytest.mark.parametrize("name", ["class", "2024-churn", "Dataset", "timedelta", "None", "import-x", "x" * 64])
+def test_a_name_that_is_a_word_of_python(tmp_path: Path, new: Any, name: str) -> None:
+    """The name of the file, and of what it defines, is one that Python takes."""
+    (tmp_path / "churn.csv").write_bytes(CSV)
+    code, said, dataset = new(tmp_path / "churn.csv", name=name)
+    assert code == 0, said
+    assert dataset.name == name
+
+
 def test_a_dataset_that_is_there_is_kept(tmp_path: Path, new: Any) -> None:
     """The name, or a prefix, of another dataset is refused."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     assert new(tmp_path / "churn.csv")[0] == 0
     assert "there is a dataset 'my-scores' already" in new(tmp_path / "churn.csv")[1]
+    code, said, _ = new(tmp_path / "churn.csv", "--prefix", "m/", name="My_Scores")
+    assert (code, "datasets/my_scores.py is there already; choose another name" in said) == (1, True)
     code, said, _ = new(tmp_path / "churn.csv", "--prefix", "my-scores/x/", name="other")
     assert (code, "nothing was written" in said, "has the outputs of other below it" in said) == (1, True, True)
 
@@ -420,6 +431,20 @@ def test_questions_on_a_terminal(
     assert "subject (whom a prediction belongs to) [customer_id]; or " in said
     assert ("has no column 'nobody'; it has customer_id, score" in said) == ("nobody" in typed)
     assert (list(dataset.subject.values()), dataset.prediction_id) == ([subject], prediction_id)
+
+
+def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: Any) -> None:
+    class Interrupted(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, *_: Any) -> str:
+            raise KeyboardInterrupt
+
+    (tmp_path / "churn.csv").write_bytes(CSV)
+    monkeypatch.setattr(sys, "stdin", Interrupted())
+    code, said, dataset = new(tmp_path / "churn.csv")
+    assert (code, said.endswith("nothing was written\n"), dataset) == (130, True, None)
 
 
 def test_a_sample_on_s3(tmp_path: Path, new: Any) -> None:

@@ -129,6 +129,13 @@ def test_types_and_values_of_parquet(tmp_path: Path, values: pa.Array, kind: str
     assert table.to_pylist() == [{"c": stored, "none": None}]
 
 
+def test_a_lake_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("")
+    with pytest.raises(BadLake, match="lake: is no folder; expected "):
+        read_lake(tmp_path / "lake")
+    assert read_lake(tmp_path / "none") == {}
+
+
 def test_a_type_that_athena_lacks_is_refused(tmp_path: Path) -> None:
     """The message names the file, the column and the remedy."""
     (tmp_path / "d").mkdir()
