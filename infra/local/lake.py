@@ -6,7 +6,6 @@ compressed with gzip or zstd. All files are read before anything is loaded.
 
 from __future__ import annotations
 
-import glob
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -201,7 +200,7 @@ def _read_file(path: Path) -> pa.Table:
             return pq.ParquetFile(path).read()  # without rows too: it has its types
         with duckdb.connect() as con:
             con.execute("set TimeZone='UTC'")
-            place = glob.escape(str(path))
+            place = str(path)  # taken as it is where such a file is there, and not as a pattern
             if suffix.startswith(".csv"):
                 found = con.read_csv(place, header=True, sample_size=-1, strict_mode=True, hive_partitioning=False)
             else:
