@@ -207,6 +207,21 @@ def test_it_ends_while_it_starts(project: Path, work: Path) -> None:
     assert "stopped; all processes have ended" in (project / "said").read_text()
 
 
+def test_it_ends_when_the_stand_in_does(project: Path, work: Path) -> None:
+    """A stand-in that ends by itself ends the command, with a message and status 1."""
+    process = start(project, work, "--port", "0")
+    try:
+        wait(project, process, lambda _: (work / "ministack.log").exists())
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+    said = (project / "said").read_text()
+    assert re.search(r"^up: (ministack ended|the stand-in for AWS failed)", said, re.MULTILINE), said
+    assert "Traceback" not in said
+
+
 def test_what_is_refused_before_anything_starts(project: Path, work: Path) -> None:
     """A port in use, a file that does not parse, a broken lake: the message, and status 1."""
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -449,7 +449,7 @@ def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path, monkeypatch: pytest
         def isatty(self) -> bool:
             return True
 
-        def readline(self, *_: Any) -> str:
+        def readline(self, *_: Any) -> Any:
             raise KeyboardInterrupt
 
     (tmp_path / "churn.csv").write_bytes(CSV)
