@@ -64,7 +64,7 @@ def find_candidates(sample: Sample) -> tuple[list[str], list[str]]:
             return int(con.execute(sql).fetchall()[0][0])
 
         def is_full(column: str) -> bool:
-            sql = f"select count({identifier(column)}) from sample_rows"
+            sql = f"select count(nullif(cast({identifier(column)} as varchar), '')) from sample_rows"
             return bool(con.execute(sql).fetchall()[0][0] == rows)
 
         names = [name for name in names if is_full(name)]

@@ -285,7 +285,8 @@ def _read_text(file: _File, text: bytes, kind: Literal["csv", "jsonl"]) -> Sampl
         except duckdb.Error as error:
             what = "JSON lines" if kind == "jsonl" else "CSV"
             said = first_line(error).replace(copy.name, file.location)
-            raise BadSample(f"{file.location}: can't be read as {what}: {said}") from error
+            expected = "one object a line" if kind == "jsonl" else "RFC 4180, as pandas does"
+            raise BadSample(f"{file.location}: can't be read as {what}: {said}; write it as {expected}") from error
         if not texts.num_rows:
             return None
         con.register("sample_rows", texts)
@@ -326,7 +327,8 @@ def _read_csv(
 def _as_sql(options: Mapping[str, Any]) -> str:
     names = {"delimiter": "delim", "quote": "quote", "escape": "escape"}
     texts = [f"{sql}={literal(options[name] or options['quote'])}" for name, sql in names.items()]
-    return ", ".join([*texts, f"header={str(options['header']).lower()}"])
+    # A run takes a quoted field for text: "" is no null.
+    return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false"])
 
 
 def _read_json(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> tuple[Sequence[str], list[str], pa.Table]:
@@ -334,9 +336,15 @@ def _read_json(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> tuple
     found = con.sql(f"select distinct unnest(json_keys(json)) from read_ndjson_objects({place})").fetchall()
     _check_names(file, sorted(name for (name,) in found))
     guessed = con.sql(f"from read_json({place}, format='newline_delimited', sample_size=-1) limit 0")
+    kinds = [spell_type(each, text=True) for each in guessed.types]
+    for n, (name, kind) in enumerate(zip(guessed.columns, kinds, strict=True)):
+        if kind == "json":  # of several types: a run would parse a text of it
+            pointer = literal("/" + name.replace("~", "~0").replace("/", "~1"))  # RFC 6901
+            sql = f"select distinct json_type(json, {pointer}) from read_ndjson_objects({place})"
+            kinds[n] = "varchar" if ("VARCHAR",) in con.sql(sql).fetchall() else kind
     as_text = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in guessed.columns)
     sql = f"from read_json({place}, format='newline_delimited', columns={{{as_text}}}) limit {ROWS}"
-    return guessed.columns, [spell_type(each, text=True) for each in guessed.types], con.sql(sql).to_arrow_table()
+    return guessed.columns, kinds, con.sql(sql).to_arrow_table()
 
 
 def _narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:

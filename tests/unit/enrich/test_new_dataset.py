@@ -257,6 +257,13 @@ ROUND: list[tuple[str, Any, Any]] = [  # name of the file, content, and the bodi
         b"a,1,0.5\nb,2,0.25\n",
         [{"column0": f, "column1": n, "column2": x} for f, n, x in (("a", 1, 0.5), ("b", 2, 0.25))],
     ),
+    ("numbers.csv", b"id,02,2024,1.0,1e3\na,1,2,3,4\n", [{"id": "a", "02": 1, "2024": 2, "1.0": 3, "1e3": 4}]),
+    ("empty.csv", b'"id","d"\n"a","2026-01-02"\n"b",""\n', [{"id": "a", "d": "2026-01-02"}, {"id": "b", "d": ""}]),
+    (
+        "mixed.jsonl",
+        b'{"id": "a", "v": "b", "~/\\n": 1, "o": [1]}\n{"id": "b", "v": {"x": 1}, "~/\\n": "007", "o": {"x": null}}\n',
+        [{"id": "a", "v": "b", "~/\n": "1", "o": [1]}, {"id": "b", "v": '{"x":1}', "~/\n": "007", "o": {"x": None}}],
+    ),
     ("bom.csv", b"\xef\xbb\xbfid, v\na,1\n", [{"id": "a", " v": 1}]),
     ("zstd.csv.zst", pa.compress(b"id,v\na,1\n", "zstd", asbytes=True), [{"id": "a", "v": 1}]),
     ("hadoop.jsonl.snappy", hadoop_snappy(b'{"id": "a", "v": 1}\n'), [{"id": "a", "v": 1}]),
