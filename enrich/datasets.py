@@ -58,7 +58,7 @@ class DatasetFileError(DatasetMistakes):
 
 
 def find_project() -> Path:
-    """Return the folder that has `datasets/`, `openapi.yaml` and `infra/gateway.yaml`.
+    """Return the folder that has `datasets/`, `openapi.yaml`, and `environments.yaml` and `gateway.yaml` in `infra/`.
 
     It is the checkout (or the bundle), unless LARDER_PROJECT names another one, as the demo and Larder's tests do.
     """

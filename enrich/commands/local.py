@@ -17,6 +17,7 @@ from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.dataset.suggestions import suggest
 from enrich.datasets import find_project, load_datasets
 
+INTERRUPTED = 130
 _WRITE = "run `./larder openapi --write`"
 
 
@@ -72,6 +73,8 @@ def _new(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
         path = create_dataset(options, find_project() / "datasets", datasets)
     except BadSample as error:
         return print_error(error, FAILED)
+    except KeyboardInterrupt:  # at a question
+        return print_error("nothing was written", INTERRUPTED)
     except (BotoCoreError, ClientError) as error:
         return print_error(f"{options.location}: a call to AWS failed: {error}", FAILED)
     print(f"wrote {path}; read it, then {_WRITE}")  # noqa: T201

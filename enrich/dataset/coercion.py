@@ -36,8 +36,6 @@ _PATTERNS = {
     **dict.fromkeys(_TIMES, "[0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\\.[0-9]+)?)?"),  # a cast would drop a zone
 }
 
-PARTITION_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's name of a partition whose value is null
-
 
 @dataclass(frozen=True, slots=True)
 class Coerced:

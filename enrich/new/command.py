@@ -14,7 +14,8 @@ from typing import Any
 from enrich.dataset.definition import Dataset
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DatasetFileError, load_datasets
-from enrich.new.draft import Draft, describe, find_candidates, guess_as_of, guess_prefix, render_dataset, to_module_name
+from enrich.new.draft import Draft, describe, find_candidates, render_dataset, to_module_name
+from enrich.new.object_keys import guess_prefix, render_as_of
 from enrich.new.sample import BadSample, Sample, read_sample
 
 
@@ -34,8 +35,10 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() == "health":
         raise BadSample(f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health'")
     path = folder / f"{to_module_name(name)}.py"
-    if path.exists() or name in others:
-        raise BadSample(f"there is a dataset {name!r} already ({path}); choose another name, or delete its file")
+    if name in others:
+        raise BadSample(f"there is a dataset {name!r} already; choose another name, or delete its file")
+    if path.exists():
+        raise BadSample(f"{path} is there already; choose another name, or delete it")
     sample = read_sample(options.location, _open_s3)
     subjects, ids = find_candidates(sample)
     subject = _choose("subject", "whom a prediction belongs to", options.subject, subjects, sample)
@@ -48,7 +51,7 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
     prediction_id = _choose("prediction_id", "names a prediction", options.prediction_id, ids, sample)
     draft = Draft(
         name=name,
-        prefix=options.prefix or guess_prefix(sample, name),
+        prefix=options.prefix or (guess_prefix(sample.object_key, name) if _is_on_s3(options.location) else f"{name}/"),
         subject=subject,
         claim=options.claim or subject,
         prediction_id=prediction_id,
@@ -60,21 +63,31 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    found = {"subject": subject, "prediction_id": prediction_id, "as_of": guess_as_of(sample.object_key)}
+    found = {"subject": subject, "prediction_id": prediction_id, "as_of": render_as_of(sample.as_of)}
     print(describe(sample, {**found, "prefix": draft.prefix}), file=sys.stderr)  # noqa: T201
     return path
 
 
 def _choose(what: str, means: str, given: str | None, candidates: Sequence[str], sample: Sample) -> str:
     """Return the column that an option names, or that is chosen on a terminal, or else the best candidate."""
-    if given is None and sys.stdin.isatty():
-        print(f"{what} ({means}): {', '.join(candidates)}\n[{candidates[0]}] ", end="", file=sys.stderr, flush=True)  # noqa: T201
-        given = sys.stdin.readline().strip() or None
-    if given is None:
-        return candidates[0]
-    if given not in sample.columns:
-        raise BadSample(f"{what}: {sample.location} has no column {given!r}; it has {', '.join(sample.columns)}")
-    return given
+    is_asked = given is None and sys.stdin.isatty()
+    while True:
+        if is_asked:
+            others = f"; or {', '.join(candidates[1:])}" if candidates[1:] else ""
+            print(f"{what} ({means}) [{candidates[0]}]{others}: ", end="", file=sys.stderr, flush=True)  # noqa: T201
+            given = sys.stdin.readline().strip() or None
+        if given is None:
+            return candidates[0]
+        if given in sample.columns:
+            return given
+        message = f"{what}: {sample.location} has no column {given!r}; it has {', '.join(sample.columns)}"
+        if not is_asked:
+            raise BadSample(message)
+        print(message, file=sys.stderr)  # noqa: T201
+
+
+def _is_on_s3(location: str) -> bool:
+    return location.startswith("s3://")
 
 
 def _check(text: str, file_name: str, others: Mapping[str, Dataset]) -> None:

@@ -7,18 +7,16 @@ it can't take rejects its row; what is wrong with a whole file is `BadOutput`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby
 from typing import Any
-from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
-from enrich.dataset.coercion import PARTITION_NULL, coerce_text, coerce_typed
+from enrich.dataset.coercion import coerce_text, coerce_typed
 from enrich.dataset.definition import Source
 from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.source_sql import LINE, PROBLEM
@@ -27,6 +25,7 @@ from enrich.errors import first_line
 from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
 from enrich.read.magic import HEAD_BYTES, OtherFormat, recognize
+from enrich.read.partitions import PARTITION_NULL, parse_partitions
 from enrich.read.row_groups import (
     WideRow,
     can_be_wide,
@@ -329,11 +328,6 @@ def check_names(part: Part, source: Source, found: Sequence[str]) -> dict[str, s
             f"{part.name}: column {unknown[0]!r} is not in the contract; add it there or ignore unknown columns"
         )
     return {name: partitions[name] for name in source.columns if name not in found}
-
-
-def parse_partitions(object_key: str) -> dict[str, str]:
-    """Parse Hive-style partitions, `dt=2026-01-01/`, from an object key; values may be percent-encoded."""
-    return {name: unquote(value) for name, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", object_key)}
 
 
 def _add_constants(batch: pa.RecordBatch, names: list[str], constants: dict[str, str]) -> pa.RecordBatch:

@@ -171,7 +171,11 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
         ),
         parse_options=_parse_options(syntax),
         convert_options=pyarrow.csv.ConvertOptions(
-            null_values=[], true_values=[], false_values=[], strings_can_be_null=False
+            column_types={f"f{n}": pa.string() for n in range(text.count(syntax.delimiter.encode()) + 1)},
+            null_values=[],
+            true_values=[],
+            false_values=[],
+            strings_can_be_null=False,
         ),
     )
     fields = [str(column[0].as_py()) for column in table.columns]

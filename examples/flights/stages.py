@@ -176,8 +176,8 @@ def stay(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -
             bearer = f'-H "Authorization: Bearer $(cat {tokens / airline})"'
             show.console.print(f"curl -s {bearer} '{url}?limit=5'", markup=False)
             show.console.print(f"curl -s {bearer} {url}/{_prediction_id(output, airline)}", markup=False)
-        show.say("./larder serve                       # the API on this machine, with its documentation at /docs")
-        show.say('eval "$(./larder env --local)"  # then: ./larder status')
+        show.say("./larder serve                        # the API on this machine, with its documentation at /docs")
+        show.say('eval "$(./larder env --local)"         # then: ./larder status')
         show.say(f"there is a token for each of {' '.join(airlines)}. Ctrl-C ends all processes.")
         threading.Event().wait()
     except KeyboardInterrupt:

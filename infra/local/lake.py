@@ -1,12 +1,14 @@
 """Load a folder `lake/{database}/{table}.{parquet,csv,jsonl}` as Glue tables of Parquet on the stand-in's S3.
 
-A table is a file, or a folder of parts. All files are read before anything is loaded.
+A table is a file, or a folder of parts; folders `name=value` within it are columns, as Hive has them. Text can be
+compressed with gzip or zstd. All files are read before anything is loaded.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SUFFIXES = (".parquet", ".csv", ".jsonl")
+from enrich.read.partitions import PARTITION_NULL, guess_type, parse_partitions
+
+SUFFIXES = (".parquet", *(f"{text}{packed}" for text in (".csv", ".jsonl") for packed in ("", ".gz", ".zst")))
 TableName = tuple[str, str]  # database, table
 
 _HIVE = [
@@ -31,19 +35,39 @@ _HIVE = [
     (pa.types.is_timestamp, "timestamp", pa.timestamp("ms")),
     (
         lambda kind: any(
-            test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_time)
+            test(kind)
+            for test in (
+                pa.types.is_string,
+                pa.types.is_large_string,
+                pa.types.is_string_view,
+                pa.types.is_null,
+                pa.types.is_time,
+            )
         ),
         "string",
         pa.string(),
     ),
     (
         lambda kind: any(
-            test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+            test(kind)
+            for test in (
+                pa.types.is_binary,
+                pa.types.is_large_binary,
+                pa.types.is_binary_view,
+                pa.types.is_fixed_size_binary,
+            )
         ),
         "binary",
         pa.binary(),
     ),
 ]
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 class BadLake(Exception):
@@ -59,13 +83,19 @@ def read_lake(folder: Path) -> dict[TableName, pa.Table]:
     found: dict[TableName, Path] = {}
     tables: dict[TableName, pa.Table] = {}
     wrong: list[str] = []
+    if folder.exists() and not folder.is_dir():
+        raise BadLake(f"{folder}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
     for database in _visible(folder):
         if not database.is_dir():
             wrong.append(f"{database}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
             continue
         for path in _visible(database):
-            table = path.name if path.is_dir() else path.stem
+            table = path.name if path.is_dir() else path.name.removesuffix(_find_suffix(path))
             name = database.name.lower(), table.lower()  # Glue and Athena know no upper case
+            is_known = path.is_dir() or _find_suffix(path) in SUFFIXES
+            if is_known and (unfit := next((each for each in name if not re.fullmatch(r"[a-z0-9_-]+", each)), None)):
+                wrong.append(f"{path}: {unfit!r} is no name of Athena's; use letters, digits, _ and -")
+                continue
             if other := found.get(name):
                 wrong.append(f"{other} and {path} are both the table {'.'.join(name)}; remove or rename one")
                 continue
@@ -114,14 +144,23 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*")) if not path.name.startswith((".", "_"))]
 
 
+def _find_suffix(path: Path) -> str:
+    """Return the suffix that says how a file is read, or what stands in its place."""
+    return next((each for each in SUFFIXES if path.name.endswith(each)), path.suffix)
+
+
 def _read_table(path: Path) -> pa.Table:
     files = [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else [path]
-    files = [each for each in files if not each.name.startswith((".", "_"))]
+    files = [each for each in files if not _is_hidden(each.relative_to(path))]
     if not files:
         raise BadLake(f"{path}: has no files; put parts of the table into it, or remove it")
-    parts = {file: _read_file(file) for file in files}
+    folders = {file: parse_partitions(file.relative_to(path).as_posix()) for file in files}
+    values = {name: [each.get(name) for each in folders.values()] for each in folders.values() for name in each}
+    if odd := next((name for name, found in values.items() if None in found), None):
+        raise BadLake(f"{path}: some of its files are in a folder {odd}=... and some are not; put all into one")
+    parts = [_add_partitions(_read_file(file), file, folders[file], values) for file in files]
     try:
-        whole = pa.concat_tables(parts.values(), promote_options="permissive")
+        whole = pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
         raise BadLake(f"{path}: its parts differ: {error}; write each column with one type") from error
     columns: dict[str, Any] = {}
@@ -129,30 +168,86 @@ def _read_table(path: Path) -> pa.Table:
         if name.lower() in columns:
             raise BadLake(f"{path}: has the column {name!r} twice, in any case of letters; rename one")
         try:
-            columns[name.lower()] = whole.column(name).cast(_to_hive(whole.schema.field(name).type)[1], safe=False)
+            columns[name.lower()] = _store(whole.column(name))
         except (ValueError, pa.ArrowException) as error:
             raise BadLake(f"{path}: column {name!r}: {error}; write it as another type, e.g. text") from error
     return pa.table(columns)
 
 
+def _is_hidden(below: Path) -> bool:
+    return any(step.startswith((".", "_")) and "=" not in step for step in below.parts)
+
+
+def _add_partitions(
+    part: pa.Table, file: Path, folders: Mapping[str, str], values: Mapping[str, Iterable[str | None]]
+) -> pa.Table:
+    """Add the columns that the names of the folders give, of a type that all values of the table have."""
+    for name, text in folders.items():
+        if name.lower() in {each.lower() for each in part.column_names}:
+            raise BadLake(f"{file}: column {name!r} is in the file and in the name of its folder; keep one of them")
+        kind = {"bigint": pa.int64(), "date": pa.date32()}.get(guess_type(values[name]), pa.string())
+        value = pa.scalar(None if text == PARTITION_NULL else text, pa.string()).cast(kind)
+        part = part.append_column(name, pa.repeat(value, part.num_rows))
+    return part
+
+
 def _read_file(path: Path) -> pa.Table:
-    if path.suffix not in SUFFIXES:
-        raise BadLake(f"{path}: is {path.suffix or 'without a suffix'}; expected {', '.join(SUFFIXES)}")
+    suffix = _find_suffix(path)
+    if suffix not in SUFFIXES:
+        raise BadLake(f"{path}: is {suffix or 'without a suffix'}; expected {', '.join(SUFFIXES)}")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return pq.ParquetFile(path).read()  # without rows too: it has its types
         with duckdb.connect() as con:
             con.execute("set TimeZone='UTC'")
-            if path.suffix == ".csv":
-                table = con.read_csv(str(path), sample_size=-1, strict_mode=True).to_arrow_table()
+            place = str(path)  # taken as it is where such a file is there, and not as a pattern
+            if suffix.startswith(".csv"):
+                found = con.read_csv(place, header=True, sample_size=-1, strict_mode=True, hive_partitioning=False)
             else:
-                table = con.read_json(str(path), sample_size=-1, format="newline_delimited").to_arrow_table()
+                found = con.read_json(place, sample_size=-1, format="newline_delimited", hive_partitioning=False)
+            table = found.to_arrow_table()
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
-        raise BadLake(f"{path}: can't be read as {path.suffix[1:]}: {first}; fix or remove the file") from error
+        raise BadLake(f"{path}: can't be read as {suffix[1:]}: {first}; fix or remove the file") from error
     if not table.num_rows:
         raise BadLake(f"{path}: has no rows, which show the types; add one, or write the table as Parquet")
     return table
+
+
+def _store(column: pa.ChunkedArray) -> Any:
+    """Convert a column to the type in which Athena reads it; names within it are in lower case, as in Glue.
+
+    Raises:
+        ValueError: Glue has no such type, or two members of a struct have one name.
+    """
+    if column.type == pa.uuid():
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    stored = column.cast(_to_hive(column.type)[1], safe=False)
+    lowered = _lower(stored.type)
+    # A cast finds members by name: with others it would make nulls.
+    return stored if lowered == stored.type else pa.array(_lower_keys(stored.to_pylist()), lowered)
+
+
+def _lower(kind: Any) -> Any:
+    """Return a stored type with the names of struct members in lower case."""
+    if pa.types.is_list(kind):
+        return pa.list_(_lower(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_lower(kind.key_type), _lower(kind.item_type))
+    if not pa.types.is_struct(kind):
+        return kind
+    names = [kind.field(n).name.lower() for n in range(kind.num_fields)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"has the member {twice!r} twice, in any case of letters")
+    return pa.struct([(name, _lower(kind.field(n).type)) for n, name in enumerate(names)])
+
+
+def _lower_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name.lower(): _lower_keys(member) for name, member in value.items()}
+    if isinstance(value, tuple):  # an entry of a map, whose key is a value
+        return value[0], _lower_keys(value[1])
+    return [_lower_keys(each) for each in value] if isinstance(value, list) else value
 
 
 def _to_hive(kind: Any) -> tuple[str, Any]:
@@ -161,16 +256,21 @@ def _to_hive(kind: Any) -> tuple[str, Any]:
     Raises:
         ValueError: Hive has no such type.
     """
-    if pa.types.is_dictionary(kind):
+    if isinstance(kind, pa.BaseExtensionType):
+        return _to_hive(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return _to_hive(kind.value_type)
     if pa.types.is_decimal(kind) and kind.precision <= 38:
         return f"decimal({kind.precision},{kind.scale})", pa.decimal128(kind.precision, kind.scale)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if any(test(kind) for test in _LISTS):
         text, stored = _to_hive(kind.value_type)
         return f"array<{text}>", pa.list_(stored)
+    if pa.types.is_map(kind):
+        (key, stored_key), (item, stored_item) = _to_hive(kind.key_type), _to_hive(kind.item_type)
+        return f"map<{key},{item}>", pa.map_(stored_key, stored_item)
     if pa.types.is_struct(kind):
-        fields = [(kind.field(n).name.lower(), *_to_hive(kind.field(n).type)) for n in range(kind.num_fields)]
-        return f"struct<{','.join(f'{name}:{text}' for name, text, _ in fields)}>", pa.struct(
+        fields = [(kind.field(n).name, *_to_hive(kind.field(n).type)) for n in range(kind.num_fields)]
+        return f"struct<{','.join(f'{name.lower()}:{text}' for name, text, _ in fields)}>", pa.struct(
             [(name, stored) for name, _, stored in fields]
         )
     for test, text, stored in _HIVE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,25 +19,45 @@ class NotRunning(ValueError):
 
 
 @contextmanager
-def announce(variables: Mapping[str, str], place: Path = PLACE) -> Iterator[None]:
+def announce(variables: Mapping[str, str], place: Path = PLACE) -> Iterator[Callable[[Mapping[str, str]], None]]:
     """Keep variables in the file until the block ends; a second stack takes the place of the first.
 
     Args:
         variables: the environment of a command that works with the stack.
         place: the file; only its owner reads it.
+
+    Yields:
+        A function that replaces the variables with those of the stack after another deploy.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
+    text = _write(variables, place)
+
+    def replace(variables: Mapping[str, str]) -> None:
+        nonlocal text
+        if _is_own(place, text):
+            text = _write(variables, place)
+
+    try:
+        yield replace
+    finally:
+        if _is_own(place, text):
+            place.unlink(missing_ok=True)
+
+
+def _write(variables: Mapping[str, str], place: Path) -> str:
     text = json.dumps(dict(variables), indent=1)
     draft = place.with_name(f"{place.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     draft.replace(place)  # a reader sees all of it or none
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if place.read_text() == text:  # not another stack's
-                place.unlink()
+    return text
+
+
+def _is_own(place: Path, text: str) -> bool:
+    """Return whether the file has what this process wrote, and not what another stack did."""
+    with suppress(OSError):
+        return place.read_text() == text
+    return False
 
 
 def read_variables(place: Path = PLACE) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Run a project's own datasets on this machine: `./larder up`.
 
 Deploys the template with `datasets/` to the stand-in for AWS, loads `lake/{database}/{table}.{parquet,csv,jsonl}`, and
-uploads what is put into `outputs/`. Changed files of datasets are deployed again. Runs until Ctrl-C.
+uploads what is put into `outputs/`. Changed datasets are deployed again, a changed lake is loaded again. Runs until
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.definition import Dataset
 from enrich.dataset.mistakes import DatasetMistakes
@@ -41,54 +47,105 @@ from serve.item import BODY, PK
 
 LAKE = "larder-lake"
 POLL = 0.5  # seconds between two looks at the folders
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Snapshot = dict[Path, tuple[int, int]]  # file -> time of change in ns, size in bytes
 
 
 class Refused(Exception):
-    """The command can't start; the message has the remedy."""
+    """The command can't start, or can't continue; the message has the remedy."""
+
+
+# What a mistake of the user's, or of his machine, raises; each message has the place and the remedy.
+MISTAKES = (Refused, DatasetFileError, DatasetMistakes, BadLake, BundleError, DeployError, MinistackError)
 
 
 def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> int:
-    """Run until Ctrl-C or SIGTERM; return the exit status.
+    """Run until Ctrl-C, SIGTERM or the end of the terminal; return the exit status: 128 and the signal's number.
 
     Args:
         arguments: of the command line.
         work: folder for the log, tokens, bundles, and what runs.
     """
     parser = argparse.ArgumentParser(prog="./larder up", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--port", type=int, default=8080, help="of the API and /docs; 0: any free one (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8080, help="of the API and /docs; 0: any free one (%(default)s)")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in SIGNALS:
+        signal.signal(number, _end)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names of files can be any bytes
     try:
-        with _lock(work), _tokens(work) as tokens:
-            _check_port(options.port)
-            project = find_project()
-            datasets = _load(project)
-            tables = read_lake(project / "lake")
-            _say(f"starting with {', '.join(datasets)} and {len(tables)} tables of lake/ ...")
-            with run_stand_in(work / "ministack.log") as (ministack, athena):
-                client = open_clients(ministack)
-                client("s3").create_bucket(Bucket=LAKE)
-                load_lake(client("s3"), client("glue"), LAKE, tables)
-
-                def deploy_again() -> Stack:
-                    bundles = {name: build(name, cache=work / "bundles") for name in ("enrich", "serve", "operate")}
-                    given = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
-                    return deploy(client, ministack.endpoint, bundles=bundles, parameters=given)
-
-                stack = deploy_again()
-                issuer = create_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE, "local-1")
-                variables = build_variables(client, stack, ministack, athena)
-                with announce(variables, work / "running.json"):
-                    running = _Running(project, tokens, client, stack, issuer, variables, options.port)
-                    running.stay(datasets, deploy_again)
-    except KeyboardInterrupt:
-        _say("stopped; all processes have ended")
-        return 130
-    except (Refused, DatasetFileError, DatasetMistakes, BadLake, BundleError, DeployError, MinistackError) as error:
+        _run(options.port, work)
+    except SystemExit as ended:
+        with suppress(OSError):  # the terminal can be gone
+            _say("stopped; all processes have ended")
+        return int(ended.code or 0)
+    except MISTAKES as error:
         print(f"up: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    except (BotoCoreError, ClientError) as error:
+        log = work / "ministack.log"
+        print(f"up: the stand-in for AWS failed: {error}; {log} has its output; start `up` again", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+_port.__name__ = "port from 0 to 65535"  # argparse names it in its message
+
+
+def _end(number: int, _: Any) -> None:
+    for each in SIGNALS:  # a second Ctrl-C would leave what the first one is ending
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _run(port: int, work: Path) -> None:
+    with _lock(work), _tokens(work) as tokens:
+        _check_port(port)
+        project = find_project()
+        _make_folder(project / "outputs")
+        watches = _Watch(project / "datasets", "*.py"), _Watch(project / "lake", "*")
+        datasets = _load(project)
+        tables = read_lake(project / "lake")
+        _say(f"starting with {', '.join(datasets)} and {len(tables)} tables of lake/ ...")
+        with run_stand_in(work / "ministack.log") as (ministack, athena):
+            client = open_clients(ministack)
+            client("s3").create_bucket(Bucket=LAKE)
+            load_lake(client("s3"), client("glue"), LAKE, tables)
+
+            def deploy_datasets() -> tuple[Stack, dict[str, str]]:
+                bundles = {name: build(name, cache=work / "bundles") for name in ("enrich", "serve", "operate")}
+                given = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
+                stack = deploy(client, ministack.endpoint, bundles=bundles, parameters=given)
+                return stack, build_variables(client, stack, ministack, athena)
+
+            stack, variables = deploy_datasets()
+            issuer = create_issuer(client("ssm"), stack["KeyStorePath"], ISSUER, AUDIENCE, "local-1")
+            with announce(variables, work / "running.json") as replace_variables:
+                running = _Running(project, tokens, client, stack, issuer, datasets)
+                running.serve(variables, port)
+                running.stay(deploy_datasets, replace_variables, *watches)
+
+
+class _Watch:
+    """The files of a folder. A change counts once two looks see the same: until then a file may still grow."""
+
+    def __init__(self, folder: Path, pattern: str) -> None:
+        self.look = partial(_look, folder, pattern)
+        self.taken = self.before = self.look()
+
+    def find_changes(self) -> list[str]:
+        """Return the names of the files that have changed since they were last returned."""
+        now, before = self.look(), self.before
+        self.before = now
+        if now != before or now == self.taken:
+            return []
+        changed = sorted({path.name for path, _ in set(now.items()) ^ set(self.taken.items())})
+        self.taken = now
+        return changed
 
 
 class _Running:
@@ -101,105 +158,167 @@ class _Running:
         client: Callable[[str], Any],
         stack: Stack,
         issuer: LocalIssuer,
-        variables: dict[str, str],
-        port: int,
+        datasets: dict[str, Dataset],
     ) -> None:
         self.project, self.tokens, self.client, self.stack = project, tokens, client, stack
-        self.issuer, self.variables, self.port = issuer, variables, port
-        self.uploaded: Snapshot = {}
+        self.issuer, self.datasets = issuer, datasets
+        self.outputs = project / "outputs"
+        self.taken: Snapshot = {}  # outputs that were uploaded
+        self.refused: dict[Path, str] = {}  # outputs that were not, with the reason that was given
         self.reported: set[tuple[str, int, str]] = set()
         self.shown: set[str] = set()
+        self.server: Any = None
 
-    def stay(self, datasets: dict[str, Dataset], deploy_again: Callable[[], Stack]) -> None:
-        """Serve, upload, report runs, and deploy changed datasets until the process is asked to end."""
-        outputs = self.project / "outputs"
-        outputs.mkdir(exist_ok=True)
-        server = self._serve(datasets)
+    def serve(self, variables: Mapping[str, str], port: int) -> None:
+        """Serve the API and its documentation on loopback."""
+        try:
+            self.server = open_server(self._build_handler(variables), LOOPBACK, port)
+        except OSError as error:
+            raise _port_refused(port, error) from error
+        threading.Thread(target=self.server.run, daemon=True).start()
+        _say(f"documentation at http://{LOOPBACK}:{port_of(self.server)}/docs")
+
+    def stay(
+        self,
+        deploy_datasets: Callable[[], tuple[Stack, dict[str, str]]],
+        replace_variables: Callable[[Mapping[str, str]], None],
+        files: _Watch,
+        lake: _Watch,
+    ) -> None:
+        """Upload, report runs, and take changes of datasets and lake until the process is asked to end."""
         _say('eval "$(./larder env --local)"   # then: ./larder status')
-        for dataset in datasets.values():
-            _say(f"{dataset.name}: put an output into {outputs / dataset.source.prefix}")
-        seen = _look(self.project / "datasets", "*.py")
+        for dataset in self.datasets.values():
+            _say(f"{dataset.name}: put an output into {self.outputs / dataset.source.prefix}")
         before: Snapshot = {}
         try:
             while True:
-                now = _look(outputs, "*")
-                self._upload(outputs, {path: state for path, state in now.items() if before.get(path) == state})
+                now = _look(self.outputs, "*")
+                self._upload({path: state for path, state in now.items() if before.get(path) == state})
                 before = now
-                self._report(datasets)
-                if (changed := _look(self.project / "datasets", "*.py")) != seen:
-                    names = sorted(path.name for path, _ in set(changed.items()) ^ set(seen.items()))
-                    seen = changed
-                    try:
-                        found = _load(self.project)
-                        self.stack = deploy_again()
-                    except (Refused, DatasetFileError, DatasetMistakes, BundleError, DeployError) as error:
-                        _say(f"{', '.join(dict.fromkeys(names))}: the previous datasets stay deployed:\n{error}")
-                    else:
-                        datasets = found
-                        self.shown.clear()  # the stand-in can give a changed API another address
-                        server.application = build_laptop_app(self._build_handler(datasets))
-                        _say(f"{', '.join(dict.fromkeys(names))} changed: deployed {', '.join(datasets)}")
+                self._report()
+                if changed := files.find_changes():
+                    self._redeploy(", ".join(changed), deploy_datasets, replace_variables)
+                if changed := lake.find_changes():
+                    self._reload(", ".join(changed))
                 time.sleep(POLL)
         finally:
-            server.close()
+            self.server.close()
 
-    def _build_handler(self, datasets: dict[str, Dataset]) -> Handler:
-        served = {name: dataset.served for name, dataset in datasets.items()}
-        return build_handler(build_dependencies({**os.environ, **self.variables}, served))
+    def _redeploy(
+        self,
+        changed: str,
+        deploy_datasets: Callable[[], tuple[Stack, dict[str, str]]],
+        replace_variables: Callable[[Mapping[str, str]], None],
+    ) -> None:
+        try:
+            datasets = _load(self.project)
+            self.stack, variables = deploy_datasets()
+        except MISTAKES as error:
+            _say(f"{changed}: the former datasets stay:\n{error}")
+            return
+        self.datasets = datasets
+        replace_variables(variables)
+        self.shown.clear()  # the stand-in can give a changed API another address
+        self.server.application = build_laptop_app(self._build_handler(variables))
+        remedy = "items keep their bodies until a run of their output: ./larder refresh NAME"
+        _say(f"{changed} changed: deployed {', '.join(datasets)}; {remedy}")
 
-    def _serve(self, datasets: dict[str, Dataset]) -> Any:
-        server = open_server(self._build_handler(datasets), LOOPBACK, self.port)
-        self.port = port_of(server)
-        threading.Thread(target=server.run, daemon=True).start()
-        _say(f"documentation at http://{LOOPBACK}:{self.port}/docs")
-        return server
+    def _reload(self, changed: str) -> None:
+        try:
+            tables = read_lake(self.project / "lake")
+        except BadLake as error:
+            _say(f"{changed}: the former tables stay:\n{error}")
+            return
+        load_lake(self.client("s3"), self.client("glue"), LAKE, tables)
+        _say(f"{changed} changed: loaded lake/; items have the former metadata until ./larder refresh NAME")
 
-    def _upload(self, outputs: Path, files: Snapshot) -> None:
-        """Upload files that are new or changed, and that no longer grow; markers such as _SUCCESS last."""
+    def _build_handler(self, variables: Mapping[str, str]) -> Handler:
+        served = {name: dataset.served for name, dataset in self.datasets.items()}
+        return build_handler(build_dependencies({**os.environ, **variables}, served))
+
+    def _upload(self, files: Snapshot) -> None:
+        """Upload files that are new or changed; markers such as _SUCCESS last. What can't be is named once."""
         for path in sorted(files, key=lambda path: (path.name.startswith("_"), path)):
-            if self.uploaded.get(path) != files[path]:
-                object_key = path.relative_to(outputs).as_posix()
+            if self.taken.get(path) == files[path]:
+                continue
+            object_key = path.relative_to(self.outputs).as_posix()
+            try:
+                dataset = self._find_dataset(object_key)
                 self.client("s3").upload_file(str(path), self.stack["OutputsBucketName"], object_key)
-                self.uploaded[path] = files[path]
-                _say(f"uploaded {object_key}")
+            except FileNotFoundError:  # it was there a moment ago
+                continue
+            except (Refused, OSError, Boto3Error, ClientError) as error:
+                if self.refused.get(path) != str(error):
+                    _say(f"{path}: not uploaded: {error}")
+                self.refused[path] = str(error)
+                continue
+            self.taken[path] = files[path]
+            self.refused.pop(path, None)
+            marker = dataset.source.marker
+            waits = f"; its run starts when {marker} is there" if marker and path.name != marker else ""
+            _say(f"uploaded {object_key}{waits}")
 
-    def _report(self, datasets: dict[str, Dataset]) -> None:
+    def _find_dataset(self, object_key: str) -> Dataset:
+        """Return the dataset that has the longest prefix of an object key.
+
+        Raises:
+            Refused: there is none, or the key is not UTF-8.
+        """
+        if not object_key.isprintable():
+            raise Refused("its name has bytes that are not UTF-8, or characters that don't print; rename it")
+        found = [each for each in self.datasets.values() if object_key.startswith(each.source.prefix)]
+        if not found:
+            known = ", ".join(f"{each.source.prefix} ({each.name})" for each in self.datasets.values())
+            raise Refused(f"it is under the prefix of no dataset; move it into one of {known}")
+        return max(found, key=lambda each: len(each.source.prefix))
+
+    def _report(self) -> None:
         """Report the runs that have closed; show how to read a dataset's items once it has some."""
         ledger = Ledger(self.client("dynamodb"), self.stack["LedgerName"])
-        for dataset in datasets.values():
-            for run in reversed(ledger.fetch_runs(dataset.name)):
-                if not run.state.is_closed or (dataset.name, run.run, run.state) in self.reported:
+        for dataset in self.datasets.values():
+            runs = [run for run in reversed(ledger.fetch_runs(dataset.name)) if run.state.is_closed]
+            for run in runs:
+                if (dataset.name, run.run, run.state) in self.reported:
                     continue
                 self.reported.add((dataset.name, run.run, run.state))
                 counts = (
                     f"{run.counts.written} written, {run.counts.unchanged} unchanged, {run.counts.rejected} rejected"
                 )
                 _say(f"{run.object_key}: {run.state.value}: {run.error or counts}")
-            if dataset.name not in self.shown:
+            if runs and dataset.name not in self.shown:
+                self.shown.add(dataset.name)
                 self._show(dataset)
 
     def _show(self, dataset: Dataset) -> None:
         """Print a token and a request for the subject of one of the dataset's items, if it has any."""
-        start = f"{dataset.name}#" if dataset.served.subject else dataset.name
-        paginator = self.client("dynamodb").get_paginator("scan")
-        pages = paginator.paginate(
-            TableName=self.stack["TableName"],
-            FilterExpression="begins_with(#pk, :start) and attribute_exists(#body)",
-            ExpressionAttributeNames={"#pk": PK, "#body": BODY},
-            ExpressionAttributeValues={":start": {"S": start}},
-        )
-        pk = next((item[PK]["S"] for page in pages for item in page["Items"]), None)
+        steps = len(dataset.served.subject) + 1  # of a partition key; a dataset that changed can have others
+        pk = next((pk for pk in self._scan(dataset.name) if len(pk.split("#")) == steps), None)
         if pk is None:
+            self.shown.discard(dataset.name)
             return
         values = map(unquote, pk.split("#")[1:])
         subject = dict(zip(dataset.served.subject, values, strict=True))
         path = self.tokens / dataset.name
         path.write_text(self.issuer.sign_for(dataset.served, subject, time.time()))
-        self.shown.add(dataset.name)
         whose = ", ".join(f"{claim}={value}" for claim, value in subject.items())
         _say(f"{dataset.name}: a token of {whose or 'anyone'}, for 12 hours, is in {path}")
-        bearer = f'-H "Authorization: Bearer $(cat {path})"'
+        bearer = f'-H "Authorization: Bearer $(cat {shlex.quote(str(path))})"'
         _say(f"curl -s {bearer} '{self.stack.base_url}/{dataset.name}?limit=5'")
+
+    def _scan(self, name: str) -> Iterator[str]:
+        """Give the partition keys of a dataset's items."""
+        pages = (
+            self.client("dynamodb")
+            .get_paginator("scan")
+            .paginate(
+                TableName=self.stack["TableName"],
+                FilterExpression="(#pk = :name or begins_with(#pk, :start)) and attribute_exists(#body)",
+                ExpressionAttributeNames={"#pk": PK, "#body": BODY},
+                ExpressionAttributeValues={":name": {"S": name}, ":start": {"S": f"{name}#"}},
+            )
+        )
+        for page in pages:
+            yield from (item[PK]["S"] for item in page["Items"])
 
 
 def _load(project: Path) -> dict[str, Dataset]:
@@ -217,9 +336,11 @@ def _load(project: Path) -> dict[str, Dataset]:
 def _look(folder: Path, pattern: str) -> Snapshot:
     found: Snapshot = {}
     for path in sorted(folder.rglob(pattern)):
-        if not any(step.startswith(".") for step in path.relative_to(folder).parts) and path.is_file():
-            state = path.stat()
-            found[path] = state.st_mtime_ns, state.st_size
+        if not any(step.startswith(".") for step in path.relative_to(folder).parts):
+            with suppress(OSError):  # it is gone by now
+                if path.is_file():
+                    state = path.stat()
+                    found[path] = state.st_mtime_ns, state.st_size
     return found
 
 
@@ -245,11 +366,22 @@ def _tokens(work: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{folder}: {error.strerror}; it must be a folder, for outputs of the models") from error
+
+
 def _check_port(port: int) -> None:
     try:
         socket.create_server((LOOPBACK, port)).close()
     except OSError as error:
-        raise Refused(f"port {port} of {LOOPBACK}: {error.strerror}; end what uses it, or give --port") from error
+        raise _port_refused(port, error) from error
+
+
+def _port_refused(port: int, error: OSError) -> Refused:
+    return Refused(f"port {port} of {LOOPBACK}: {error.strerror}; end what uses it, or give --port")
 
 
 def _say(text: str) -> None:

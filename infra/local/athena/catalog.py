@@ -64,7 +64,7 @@ def parse_type(text: str) -> pa.DataType:
     """Parse a Hive type of Glue into its Arrow type.
 
     Raises:
-        QueryFailedError: the local Athena does not support the type, e.g. a map.
+        QueryFailedError: the local Athena does not support the type, e.g. a union.
     """
     text = text.lower().strip()
     if text in _TYPES:
@@ -75,6 +75,9 @@ def parse_type(text: str) -> pa.DataType:
         return pa.string()
     if match := re.fullmatch(r"array<(.+)>", text):
         return pa.list_(parse_type(match[1]))
+    if match := re.fullmatch(r"map<(.+)>", text):
+        key, item = _split_members(match[1])
+        return pa.map_(parse_type(key), parse_type(item))
     if match := re.fullmatch(r"struct<(.+)>", text):
         members = [member.partition(":") for member in _split_members(match[1])]
         return pa.struct([(name.strip(), parse_type(kind)) for name, _, kind in members])
@@ -145,6 +148,9 @@ def _can_be_read_as(stored: pa.DataType, stated: pa.DataType) -> bool:
         return bool(stored.bit_width <= stated.bit_width)
     if pa.types.is_list(stored) and pa.types.is_list(stated):
         return _can_be_read_as(stored.value_type, stated.value_type)
+    if pa.types.is_map(stored) and pa.types.is_map(stated):
+        pairs = ((stored.key_type, stated.key_type), (stored.item_type, stated.item_type))
+        return all(_can_be_read_as(*pair) for pair in pairs)
     if pa.types.is_struct(stored) and pa.types.is_struct(stated):
         names = [stored.field(n).name for n in range(stored.num_fields)]
         return names == [stated.field(n).name for n in range(stated.num_fields)] and all(

@@ -20,7 +20,8 @@ from enrich.dataset.definition import Dataset, LastModified, Source
 from enrich.join.engine import Engine
 from enrich.read import row_groups
 from enrich.read import text as text_module
-from enrich.read.chunks import BadOutput, parse_partitions, read_chunks
+from enrich.read.chunks import BadOutput, read_chunks
+from enrich.read.partitions import parse_partitions
 from enrich.read.s3_object import Part
 from serve.datasets import Served
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from datetime import date
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.local.athena.catalog import parse_type
@@ -36,6 +40,31 @@ def test_tables_have_the_types_of_their_files(tmp_path: Path) -> None:
         assert [parse_type(column["Type"]) for column in columns] == table.schema.types
 
 
+def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
+    """Gzip and zstd are read; `name=value` folders are columns of their values' type; hidden ones are not read."""
+    for name, content in {
+        "a/x.csv.gz": gzip.compress(b"k,zip\na,007\n"),
+        "a/y.jsonl.zst": pa.compress(b'{"k": 1}\n', "zstd", asbytes=True),
+        "a/t/region=EU/n=1/d=2024-01-02/p.csv": b"k\na\n",
+        "a/t/region=a%20b/n=-20/d=__HIVE_DEFAULT_PARTITION__/p.csv": b"k\nb\n",
+        "a/t/region=007/n=0/d=2024-01-03/p.csv": b"k\nc\n",
+        "a/t/_SUCCESS": b"",
+        "a/t/_temporary/p.csv": b"x",
+        ".git/x.csv": b"x",
+    }.items():
+        path = tmp_path / "my [lake]*" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    tables = read_lake(tmp_path / "my [lake]*")
+    assert tables["a", "x"].to_pylist() == [{"k": "a", "zip": "007"}]
+    assert tables["a", "y"].to_pylist() == [{"k": 1}]
+    assert sorted(tables["a", "t"].to_pylist(), key=lambda row: str(row["k"])) == [
+        {"k": "a", "region": "EU", "n": 1, "d": date(2024, 1, 2)},
+        {"k": "b", "region": "a b", "n": -20, "d": None},
+        {"k": "c", "region": "007", "n": 0, "d": date(2024, 1, 3)},
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
@@ -47,6 +76,16 @@ def test_tables_have_the_types_of_their_files(tmp_path: Path) -> None:
         ({"x_dot_csv": "i\n1\n"}, "x.csv: is no folder"),
         ({"a__x_dot_xls": "no"}, "x.xls: is .xls; expected .parquet"),
         ({"a__x__1_dot_csv": "i\n1\n", "a__x__2_dot_csv": "i\nb\n"}, "its parts differ"),
+        ({"a__x_dot_csv": "i\n1\n", "a__x_dot_csv_dot_gz": "no"}, "both the table a.x; remove or rename one"),
+        ({"a__x_dot_csv_dot_gz": "no"}, "x.csv.gz: can't be read as csv.gz"),
+        ({"a__x_dot_csv_dot_bz2": "no"}, "x.csv.bz2: is .bz2; expected .parquet"),
+        ({"a__x y_dot_csv": "i\n1\n"}, "x y.csv: 'x y' is no name of Athena's"),
+        ({"a__x__d=1__p_dot_csv": "i\n1\n", "a__x__p_dot_csv": "i\n2\n"}, "some of its files are in a folder d=..."),
+        ({"a__x__i=1__p_dot_csv": "i\n1\n"}, "column 'i' is in the file and in the name of its folder"),
+        (
+            {"a__x_dot_jsonl": '{"s": {"A": 1, "a": 2}}\n'},
+            "x.jsonl: can't be read as jsonl: Not implemented Error: Duplicate",
+        ),
     ],
 )
 def test_a_broken_lake_is_refused(tmp_path: Path, files: dict[str, str], said: str) -> None:
@@ -56,8 +95,54 @@ def test_a_broken_lake_is_refused(tmp_path: Path, files: dict[str, str], said: s
     assert said in str(found.value)
 
 
-def test_hive_types_of_arrow_types() -> None:
-    """Unsigned integers widen; a dictionary is its values."""
-    schema = pa.schema([("a", pa.uint8()), ("b", pa.uint64()), ("c", pa.dictionary(pa.int8(), pa.string()))])
-    columns = build_table_input("t", "s3://b/t/", schema)["StorageDescriptor"]["Columns"]
-    assert [column["Type"] for column in columns] == ["smallint", "decimal(20,0)", "string"]
+U = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+STORED: list[tuple[pa.Array, str, Any]] = [  # values in a Parquet file, the type in Glue, the value as it is stored
+    (pa.array([1], pa.uint8()), "smallint", 1),
+    (pa.array([2**64 - 1], pa.uint64()), "decimal(20,0)", 2**64 - 1),
+    (pa.array(["a"]).dictionary_encode(), "string", "a"),
+    (pa.array(["a"], pa.large_string()), "string", "a"),
+    (pa.array(["a"], pa.string_view()), "string", "a"),
+    (pa.array([U], pa.uuid()), "string", str(U)),
+    (pa.array([b"a"], pa.binary_view()), "binary", b"a"),
+    (pa.array([[1, 2]], pa.list_(pa.int8(), 2)), "array<tinyint>", [1, 2]),
+    (pa.array([[["a"]]], pa.large_list(pa.large_list(pa.large_string()))), "array<array<string>>", [["a"]]),
+    (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())), "map<string,int>", [("k", 1)]),
+    (pa.array([{"A": 1, "B": {"C": None}}]), "struct<a:bigint,b:struct<c:string>>", {"a": 1, "b": {"c": None}}),
+    (pa.array([[{"Sku": "x"}, None]]), "array<struct<sku:string>>", [{"sku": "x"}, None]),
+    (
+        pa.array([[("K", {"A": 1})]], pa.map_(pa.string(), pa.struct([("A", pa.int8())]))),
+        "map<string,struct<a:tinyint>>",
+        [("K", {"a": 1})],
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "stored"), STORED, ids=[kind for _, kind, _ in STORED])
+def test_types_and_values_of_parquet(tmp_path: Path, values: pa.Array, kind: str, stored: Any) -> None:
+    """Each value is kept, at any depth and whatever the case of its names; the local Athena reads the type."""
+    (tmp_path / "d").mkdir()
+    pq.write_table(pa.table({"c": values, "none": pa.nulls(1)}), tmp_path / "d" / "t.parquet")
+    table = read_lake(tmp_path)["d", "t"]
+    columns = build_table_input("t", "s3://b/t/", table.schema)["StorageDescriptor"]["Columns"]
+    assert [column["Type"] for column in columns] == [kind, "string"]
+    assert [parse_type(column["Type"]) for column in columns] == table.schema.types
+    assert table.to_pylist() == [{"c": stored, "none": None}]
+
+
+def test_a_lake_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("")
+    with pytest.raises(BadLake, match="lake: is no folder; expected "):
+        read_lake(tmp_path / "lake")
+    assert read_lake(tmp_path / "none") == {}
+
+
+def test_a_type_that_athena_lacks_is_refused(tmp_path: Path) -> None:
+    """The message names the file, the column and the remedy."""
+    (tmp_path / "d").mkdir()
+    twice = pa.array([{"A": 1, "a": 2}], pa.struct([("A", pa.int8()), ("a", pa.int8())]))
+    pq.write_table(pa.table({"s": twice}), tmp_path / "d" / "t.parquet")
+    with pytest.raises(BadLake, match="column 's': has the member 'a' twice"):
+        read_lake(tmp_path)
+    pq.write_table(pa.table({"c": pa.array([1], pa.duration("s"))}), tmp_path / "d" / "t.parquet")
+    with pytest.raises(BadLake, match=r"t.parquet: column 'c': duration\[s\] is no type of Glue; write it as another"):
+        read_lake(tmp_path)

@@ -17,16 +17,19 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_variables_live_as_long_as_the_stack(tmp_path: Path) -> None:
-    """They are there within the block, for the owner alone; the end of an older stack leaves those of a newer one."""
+    """They are there within the block, for the owner alone; an older stack does not touch a newer's."""
     place = tmp_path / "deep" / "running.json"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         first = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "LARDER_TABLE": "a b"}
         second = {**first, "LARDER_TABLE": "c"}
         older, newer = announce(first, place), announce(second, place)
-        older.__enter__()
+        replace = older.__enter__()
         assert read_variables(place) == first
+        replace({**first, "LARDER_API": "another"})
+        assert read_variables(place)["LARDER_API"] == "another"
         assert place.stat().st_mode & 0o077 == 0
         newer.__enter__()
+        replace(first)
         older.__exit__(None, None, None)
         assert read_variables(place) == second
         newer.__exit__(None, None, None)
