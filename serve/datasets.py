@@ -7,6 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+# Members of a body, each by the names that lead to it: (("flight",), ("carrier", "code")).
+Places = tuple[tuple[str, ...], ...]
+
 
 class Served(NamedTuple):
     """One dataset as its reader sees it.
@@ -18,11 +21,14 @@ class Served(NamedTuple):
             written in another order are not found.
         scope: one of the token's scopes must be equal; with None, any valid token of an issuer reads its own subject's
             items.
+        members: those of the body, which a request can choose from (`fields`). They are taken from `Dataset.body`, whatever
+            is written here.
     """
 
     name: str
     subject: tuple[str, ...]
     scope: str | None
+    members: Places = ()
 
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
@@ -35,7 +41,10 @@ def render_served(served: Mapping[str, Served]) -> str:
 
 def parse_served(text: str) -> dict[str, Served]:
     """Parse what `render_served` made."""
-    entries = [Served(one["name"], tuple(one["subject"]), one["scope"]) for one in json.loads(text)]
+    entries = [
+        Served(one["name"], tuple(one["subject"]), one["scope"], tuple(tuple(place) for place in one["members"]))
+        for one in json.loads(text)
+    ]
     return {one.name: one for one in entries}
 
 

@@ -29,9 +29,9 @@ from serve.tokens.jwt import InvalidToken, Policy
 from serve.tokens.key_cache import KeyStore, KeysUnavailable
 from serve.tokens.key_sources import open_source
 from serve.tokens.verifier import Issuer, Trusted, Verifier
-from serve.web.page import gather
+from serve.web.page import gather, gather_named
 from serve.web.problems import Problem, challenge, describe_token, unavailable
-from serve.web.request import Form, HttpRequest, MalformedEvent, parse_form, parse_request
+from serve.web.request import Form, HttpRequest, MalformedEvent, check_repeatable, parse_form, parse_request
 from serve.web.respond import (
     HttpResponse,
     add_cors,
@@ -39,11 +39,11 @@ from serve.web.respond import (
     render_response,
     respond_health,
     respond_item,
-    respond_list,
     respond_options,
+    respond_page,
     respond_problem,
 )
-from serve.web.route import Route, UseCase, check_known, parse_page, route
+from serve.web.route import Route, UseCase, parse_item_query, parse_items_query, parse_page, route
 from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.deadline import time_limit
@@ -157,7 +157,7 @@ def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
 
 def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, object]) -> HttpResponse:
     """Return the response to a request, and note in `seen` what its log line can say."""
-    found = route(request.method, request.path, dependencies.served)
+    found = route(request.method, request.path, dependencies.served, request.query)
     seen["use_case"] = found.use_case
     dataset = found.dataset
     if found.use_case is UseCase.OPTIONS:
@@ -171,11 +171,17 @@ def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, o
     check_acceptable(request)
     try:
         if found.use_case is UseCase.LIST_ITEMS:
-            page = parse_page(request.query)
+            page = parse_page(request.query, dataset)
             query = partial(dependencies.storage.query, partition, page.prefix, now)
-            return respond_list(request, page, gather(query, page, now), now, ends)
-        check_known(request.query, ())
-        return respond_item(request, _get(dependencies, found, partition, now), now, ends)
+            return respond_page(request, gather(query, page, now), now, ends)
+        if found.use_case is UseCase.GET_ITEMS:
+            check_repeatable(request)
+            asked = parse_items_query(request.query, dataset)
+            named = gather_named(partial(dependencies.storage.get_items, partition), asked, now)
+            seen |= {"asked": len(asked.ids), "found": sum(not entry.is_too_old for entry in named.entries)}
+            return respond_page(request, named, now, ends)
+        wanted = parse_item_query(request.query, dataset)
+        return respond_item(request, _get(dependencies, found, partition, now), wanted, now, ends)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error
 

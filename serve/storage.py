@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from serve.item import BODY, EXPIRES_AT, PK, SK, Item, NewerItem, decode
 from serve.web.page import QueryResult
+from wire.backoff import draw, full_jitter
+from wire.deadline import deadline
 from wire.errors import NoCredentials, Refused, TooLarge, Unavailable
 
 Send = Callable[[str, bytes], bytes]
@@ -17,12 +20,22 @@ class StorageUnavailable(Exception):
     """DynamoDB throttles or does not respond in time, or has items of a newer release; what exists is unknown (H9)."""
 
 
+class AnswerTooLarge(StorageUnavailable):
+    """What is asked for at once is more than a call returns."""
+
+
+# Seconds in which keys that DynamoDB left out of a batch are asked for again, and bounds of the pauses between.
+BATCH_SECONDS, BASE, CAP = 4.0, 0.025, 1.0
+
+
 class Storage:
     """The table of items, read only."""
 
-    def __init__(self, send: Send, table: str) -> None:
+    def __init__(self, send: Send, table: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._send = send
+        self._name = table
         self._table = json.dumps(table)
+        self._sleep = sleep
 
     def get_item(self, pk: str, sk: str) -> Item | None:
         """Get one item, expired or not; None if there is none.
@@ -33,6 +46,47 @@ class Storage:
         item_key = f'{{"{PK}":{{"S":{json.dumps(pk)}}},"{SK}":{{"S":{json.dumps(sk)}}}}}'
         answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
         return _decode(answer["Item"]) if "Item" in answer else None
+
+    def get_items(self, pk: str, sks: Sequence[str]) -> Iterator[tuple[Sequence[str], dict[str, Item]]]:
+        """Get items of one partition, expired or not: yield some of the keys with the items that there are, by sk.
+
+        One BatchGetItem has all of them, unless the items are too large for one response: then it has half of them.
+        The caller need not read on.
+
+        Raises:
+            StorageUnavailable: DynamoDB did not respond, or not for all keys within the time.
+        """
+        groups = [sks]
+        while groups:
+            group = groups.pop(0)
+            try:
+                found = self._get_batch(pk, group)
+            except AnswerTooLarge:
+                if len(group) == 1:
+                    raise
+                groups[:0] = [group[: len(group) // 2], group[len(group) // 2 :]]
+                continue
+            yield group, found
+
+    def _get_batch(self, pk: str, sks: Sequence[str]) -> dict[str, Item]:
+        asked: dict[str, Any] = {"Keys": [{PK: {"S": pk}, SK: {"S": sk}} for sk in sks]}
+        found: dict[str, Item] = {}
+        ends = min(time.monotonic() + BATCH_SECONDS, deadline())
+        tries = 0
+        while True:
+            answer = self._call("BatchGetItem", f'{{"RequestItems":{{{self._table}:{json.dumps(asked)}}}}}')
+            for attributes in answer["Responses"].get(self._name, []):
+                item = decode(attributes)
+                found[item.sk] = item
+            # Keys that DynamoDB throttled, or that came after 16 MB. None of them is missing: all are asked for again.
+            asked = answer.get("UnprocessedKeys", {}).get(self._name)
+            if not asked:
+                return found
+            tries += 1
+            pause = full_jitter(tries, BASE, CAP, draw())
+            if time.monotonic() + pause >= ends:
+                raise StorageUnavailable("UnprocessedKeys")
+            self._sleep(pause)
 
     def query(self, pk: str, prefix: str, now: float, after: str, limit: int) -> QueryResult:
         """Query one partition after `after`; DynamoDB evaluates up to `limit` items or 1 MB.
@@ -63,7 +117,9 @@ class Storage:
     def _call(self, operation: str, payload: str) -> Any:
         try:
             answer = self._send(f"DynamoDB_20120810.{operation}", payload.encode())
-        except (Unavailable, NoCredentials, TooLarge) as error:
+        except TooLarge as error:
+            raise AnswerTooLarge("TooLarge") from error
+        except (Unavailable, NoCredentials) as error:
             raise StorageUnavailable(type(error).__name__) from error
         except Refused as error:  # no table, no permission, no key: AWS's code says what an operator must fix
             code = error.code if error.code.isascii() and error.code.isalpha() else f"Refused {error.status}"

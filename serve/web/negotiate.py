@@ -1,6 +1,7 @@
 """Content negotiation and conditional requests.
 
-RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1.2 (If-None-Match).
+RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1.2 (If-None-Match), 13.1.3
+(If-Modified-Since), 13.2.2 (which of them counts).
 """
 
 from __future__ import annotations
@@ -47,6 +48,20 @@ def choose_coding(accept_encoding: str | None, *, is_gzip: bool) -> str | None:
 def build_etag(body: bytes) -> str:
     """Build a strong validator of the bytes that are sent; each coding has its own."""
     return f'"{sha256(body).hexdigest()[:32]}"'
+
+
+def is_current(
+    if_none_match: str | None, if_modified_since: str | None, etag: str, last_modified: str | None = None
+) -> bool:
+    """Return whether the caller has the version that would be sent.
+
+    With If-None-Match the date does not count. A date is compared with the one that was sent, not with later ones:
+    as_of is not when an item was published, so an older output can come after a newer date (a late one, or one that a
+    withdrawal restores).
+    """
+    if if_none_match is not None:
+        return is_fresh(if_none_match, etag)
+    return if_modified_since is not None and if_modified_since.strip() == last_modified
 
 
 def is_fresh(if_none_match: str | None, etag: str) -> bool:

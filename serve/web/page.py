@@ -1,14 +1,16 @@
-"""Collect one page of live items from several queries, up to a bound on queries and bytes."""
+"""Collect live items: a page of a list from several queries, or those that a request names; bounded in bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from serve.item import BodyTooLarge, Item, body_text, is_expired
+from serve.web.fields import cut
+from serve.web.freshness import describe_freshness
 from serve.web.problems import Problem
-from serve.web.route import PageQuery
+from serve.web.route import ItemsQuery, PageQuery, Wanted
 
 MAX_QUERIES = 5
 # Of the whole page in UTF-8, below `respond.MAX_SENT` of every door.
@@ -24,33 +26,53 @@ class QueryResult(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One item of a page, and its member of the page's JSON."""
+    """One item of a page, and its member of the page's JSON; the page is good until `until`.
+
+    One that is older than the request accepts has no body.
+    """
 
     prediction_id: str
     json: str
+    is_too_old: bool
+    until: float
 
 
 class Page(NamedTuple):
-    """A page: `next_after` is None if it is the last; `expires_at` is the earliest of its items (none: infinity)."""
+    """Items as they are sent, with what is said of the others; `link` leads to what follows.
+
+    Attributes:
+        expires_at: until when the page is good: the earliest of its entries' (none: infinity).
+        missing: ids that were asked for, and that the subject has no item of; None for a list.
+        remaining: ids that were asked for and not looked at, as the page has its size; None for a list.
+    """
 
     entries: list[Entry]
-    next_after: str | None
+    link: dict[str, str]
     expires_at: float
+    wanted: Wanted
+    missing: Sequence[str] | None = None
+    remaining: Sequence[str] | None = None
 
     @property
     def json(self) -> str:
         """The page as it is sent."""
-        return f'{{"items":[{",".join([entry.json for entry in self.entries])}]}}'
+        members = [f'"items":[{",".join([entry.json for entry in self.entries if not entry.is_too_old])}]']
+        if self.wanted.max_age is not None:
+            members.append(f'"too_old":[{",".join([entry.json for entry in self.entries if entry.is_too_old])}]')
+        if self.missing is not None:
+            members += [f'"missing":{json.dumps(self.missing)}', f'"remaining":{json.dumps(self.remaining)}']
+        return f"{{{','.join(members)}}}"
 
 
 Query = Callable[[str, int], QueryResult]  # (after, limit), both within the page's prefix
+Read = Callable[[Sequence[str]], Iterable[tuple[Sequence[str], dict[str, Item]]]]  # ids -> some of them, with items
 
 
 def gather(query: Query, page: PageQuery, now: float) -> Page:
     """Collect a page. Expired items and tombstones are skipped; there can be thousands of them.
 
     A page can be short, even empty, and have a next one: if the bound on queries or bytes is reached first. An item
-    that is larger than the bound is a page of its own.
+    that is larger than the bound is a page of its own. One that is too old for the request counts as one of the page.
 
     Raises:
         Problem: not_acceptable, if the page would begin with a body that is too large for any page.
@@ -59,30 +81,103 @@ def gather(query: Query, page: PageQuery, now: float) -> Page:
     after = page.after
     if page.prefix and not after.startswith(page.prefix):
         if after > page.prefix:  # past the last item; DynamoDB rejects a start outside of the prefix
-            return Page([], None, float("inf"))
+            return Page([], {}, float("inf"), page.wanted)
         after = ""
     entries: list[Entry] = []
-    size, expires_at = len('{"items":[]}'), float("inf")
+    size = len(_close(entries, {}, page.wanted).json)
     for number in range(MAX_QUERIES):
         result = query(after, page.limit + 1 if number == 0 else SKIP)
         for item in result.items:
             if item.body is None or is_expired(item.expires_at, now):
                 continue
             try:
-                text = body_text(item.body)
+                entry = _build_entry(item, page.wanted, now)
             except BodyTooLarge:  # written by a release that had no bound
                 if entries:
-                    return Page(entries, entries[-1].prediction_id, expires_at)
-                detail = f"the body of item {item.sk} is too large for a list: get that item with Accept-Encoding: gzip"
-                link = {"Link": page.link_after(item.sk)}
-                raise Problem("not_acceptable", detail, reason="body-too-large", headers=link) from None
-            entry = Entry(item.sk, f'{{"prediction_id":{json.dumps(item.sk)},"body":{text}}}')
+                    return _close(entries, page.link_after(entries[-1].prediction_id), page.wanted)
+                raise _too_large(item.sk, page.link_after(item.sk)) from None
             size += len(entry.json.encode()) + bool(entries)  # and a comma
             if len(entries) == page.limit or (entries and size > MAX_PAGE_BYTES):
-                return Page(entries, entries[-1].prediction_id, expires_at)
+                return _close(entries, page.link_after(entries[-1].prediction_id), page.wanted)
             entries.append(entry)
-            expires_at = min(expires_at, item.expires_at)
         if result.last is None:
-            return Page(entries, None, expires_at)
+            return _close(entries, {}, page.wanted)
         after = result.last
-    return Page(entries, after, expires_at)
+    return _close(entries, page.link_after(after), page.wanted)
+
+
+def gather_named(read: Read, asked: ItemsQuery, now: float) -> Page:
+    """Collect the items that a request names, in its order.
+
+    Each id is in the page: as an item, as one that is too old, as missing, or as remaining if the bound on bytes is
+    reached first. An item that is larger than the bound is a page of its own.
+
+    Raises:
+        Problem: not_acceptable, if the first id is that of a body that is too large for any page.
+        ValueError: a stored body is damaged.
+    """
+    entries: list[Entry] = []
+    missing: list[str] = []
+    size, position = len(_close(entries, {}, asked.wanted, missing, ()).json), 0
+    for ids, found in read(asked.ids):
+        for prediction_id in ids:
+            item = found.get(prediction_id)
+            if item is None or item.body is None or is_expired(item.expires_at, now):
+                missing.append(prediction_id)
+                size += len(prediction_id) + len('"", ')
+                position += 1
+                continue
+            try:
+                entry = _build_entry(item, asked.wanted, now)
+            except BodyTooLarge:
+                if not position:
+                    raise _too_large(prediction_id, asked.link_from(1)) from None
+                entry = None
+            size += len(entry.json.encode()) + bool(entries) if entry else 0
+            if entry is None or (entries and size > MAX_PAGE_BYTES):
+                rest = asked.ids[position:]
+                return _close(entries, asked.link_from(position), asked.wanted, missing, rest)
+            entries.append(entry)
+            position += 1
+    return _close(entries, {}, asked.wanted, missing, ())
+
+
+def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
+    """Build the entry of a live item.
+
+    Raises:
+        BodyTooLarge: it has a larger body than any page takes.
+        ValueError: its body or order is damaged.
+    """
+    freshness = describe_freshness(item.order, item.expires_at)
+    prediction_id = f'"prediction_id":{json.dumps(item.sk)}'
+    until = float(item.expires_at)
+    if wanted.max_age is not None:
+        if is_too_old(freshness.as_of, wanted.max_age, now):
+            return Entry(item.sk, f"{{{prediction_id},{freshness.members}}}", True, until)
+        until = min(until, freshness.as_of + wanted.max_age)
+    text = body_text(item.body or "")
+    if wanted.selection is not None:
+        text = cut(text, wanted.selection)
+    return Entry(item.sk, f'{{{prediction_id},{freshness.members},"body":{text}}}', False, until)
+
+
+def is_too_old(as_of: float, max_age: int, now: float) -> bool:
+    """Return whether an item is older than a request accepts: by whole seconds or by less."""
+    return now - as_of > max_age
+
+
+def _close(
+    entries: list[Entry],
+    link: dict[str, str],
+    wanted: Wanted,
+    missing: Sequence[str] | None = None,
+    remaining: Sequence[str] | None = None,
+) -> Page:
+    expires_at = min([entry.until for entry in entries], default=float("inf"))
+    return Page(entries, link, expires_at, wanted, missing, remaining)
+
+
+def _too_large(prediction_id: str, link: dict[str, str]) -> Problem:
+    detail = f"the body of item {prediction_id} is too large for a list: get that item with Accept-Encoding: gzip"
+    return Problem("not_acceptable", detail, reason="body-too-large", headers=link)

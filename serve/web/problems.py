@@ -18,6 +18,7 @@ PROBLEM_TYPES = {
     "invalid_token": ProblemType(401, "The bearer token is not valid"),
     "insufficient_scope": ProblemType(403, "The token does not have the required scope"),
     "not_found": ProblemType(404, "Not found"),
+    "too_old": ProblemType(404, "The item is older than the request accepts"),
     "method_not_allowed": ProblemType(405, "Method not allowed"),
     "not_acceptable": ProblemType(406, "Not acceptable"),
     "internal_error": ProblemType(500, "Internal server error"),
@@ -56,16 +57,26 @@ def describe_token(reason: str, claim: str) -> str | None:
 
 
 class Problem(Exception):
-    """An error response. `detail` is for the caller, `reason` for the log; neither repeats values of the request."""
+    """An error response. `detail` is for the caller, `reason` for the log; neither repeats values of the request.
+
+    `members` are further ones of the problem's JSON.
+    """
 
     def __init__(
-        self, code: str, detail: str | None = None, *, reason: str | None = None, headers: dict[str, str] | None = None
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        reason: str | None = None,
+        headers: dict[str, str] | None = None,
+        members: dict[str, object] | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
         self.reason = reason
         self.headers = headers or {}
+        self.members = members or {}
 
 
 def unavailable(reason: str) -> Problem:

@@ -18,8 +18,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
+from serve.web.problems import Problem
+
 # Ids that are logged and returned; the caller of a load balancer controls the trace header.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
+MAX_FIELDS = 2000  # of a query; more than fit into a request through API Gateway
 _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
@@ -80,6 +83,17 @@ def parse_request(event: object) -> HttpRequest:
     return HttpRequest(Form.REST, method, path, query, headers, _text(context, "requestId"))
 
 
+def check_repeatable(request: HttpRequest) -> None:
+    """Check that the sender of the event passes on all values of a parameter.
+
+    Raises:
+        Problem: invalid_request: a load balancer drops all values but the last, unless its target group is set so.
+    """
+    if request.form is Form.ALB:
+        detail = "the load balancer in front of this API passes one id only: ask for one item at a time by its path"
+        raise Problem("invalid_request", detail, reason="no-multi-value-headers")
+
+
 def parse_form(event: object) -> Form:
     """Return the form of an event, as far as one can be seen: that of a malformed one decides its response too."""
     if not isinstance(event, dict):
@@ -99,7 +113,7 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpReq
         raise MalformedEvent
     query: dict[str, list[str]] = {}
     try:
-        for name, value in parse_qsl(raw_query, keep_blank_values=True, max_num_fields=100):
+        for name, value in parse_qsl(raw_query, keep_blank_values=True, max_num_fields=MAX_FIELDS):
             query.setdefault(name, []).append(value)
     except ValueError as error:
         raise MalformedEvent from error

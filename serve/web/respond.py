@@ -8,11 +8,13 @@ from base64 import b64encode
 from typing import Any, NamedTuple
 
 from serve.item import BodyTooLarge, Item, body_text
-from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_fresh
-from serve.web.page import Page
+from serve.web.fields import cut
+from serve.web.freshness import build_last_modified, describe_freshness
+from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_current
+from serve.web.page import Page, is_too_old
 from serve.web.problems import PROBLEM_TYPES, Problem
 from serve.web.request import Form, HttpRequest
-from serve.web.route import ALLOW, PageQuery
+from serve.web.route import ALLOW, Wanted
 
 MAX_AGE = 60
 # Characters of a body that is sent as text: Lambda's runtime may escape a character to 12 bytes, and a load balancer
@@ -24,6 +26,8 @@ _LAMBDA, _LOAD_BALANCER = ((limit - 16_384) * 3 // 4 for limit in (6_000_000, 1_
 MAX_SENT = {Form.REST: _LAMBDA, Form.HTTP: _LAMBDA, Form.ALB: _LOAD_BALANCER, Form.ALB_MULTI: _LOAD_BALANCER}
 JSON = "application/json"
 PROBLEM_TYPE = "urn:larder:problem:"
+# What a page of another origin reads beside the headers that every one can (Fetch, "CORS-safelisted response-header").
+EXPOSED = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Run, Link, WWW-Authenticate"
 
 
 class HttpResponse(NamedTuple):
@@ -44,28 +48,45 @@ def check_acceptable(request: HttpRequest) -> None:
         raise Problem("not_acceptable", "this API responds with application/json")
 
 
-def respond_item(request: HttpRequest, item: Item, now: float, ends: float) -> HttpResponse:
-    """Respond with an item's body, as it is stored if the caller accepts that coding; `ends` as `respond_list`.
+def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, ends: float) -> HttpResponse:
+    """Respond with an item's body, as it is stored if the caller accepts that coding; `ends` as `respond_page`.
 
     Raises:
-        Problem: not_acceptable, if the caller accepts neither coding, or its body is too large without gzip.
-        ValueError: the stored body is damaged.
+        Problem: too_old; not_acceptable, if the caller accepts neither coding, or its body is too large without gzip
+            or to choose members from.
+        ValueError: the stored body or order is damaged.
     """
-    body, headers = _encode(request, item.body or "")
-    return _respond(request, body, headers, min(item.expires_at, ends), now)
+    freshness = describe_freshness(item.order, item.expires_at)
+    until = min(item.expires_at, ends)
+    if wanted.max_age is not None:
+        if is_too_old(freshness.as_of, wanted.max_age, now):
+            age = freshness.age(now)
+            detail = f"the item is {age} s old (as_of {freshness.as_of_text}), which is more than max_age"
+            raise Problem("too_old", detail, members={"age": age, "as_of": freshness.as_of_text})
+        until = min(until, freshness.as_of + wanted.max_age)
+    stored = item.body or ""
+    if wanted.selection is not None:
+        try:
+            stored = cut(body_text(stored), wanted.selection)
+        except BodyTooLarge:  # written by a release that had no bound
+            detail = "the body is too large for fields: get all of it, with Accept-Encoding: gzip"
+            raise Problem("not_acceptable", detail, reason="body-too-large") from None
+    body, coding = _encode(request, stored)
+    dated = {"Last-Modified": build_last_modified(freshness, now), **dict(freshness.headers)}
+    return _respond(request, body, coding, dated, until, now)
 
 
-def respond_list(request: HttpRequest, page: PageQuery, found: Page, now: float, ends: float) -> HttpResponse:
-    """Respond with a page of items, and a link to the next page if there can be one.
+def respond_page(request: HttpRequest, found: Page, now: float, ends: float) -> HttpResponse:
+    """Respond with a page of items, and a link to what follows if there can be more.
 
-    The response can be cached until `ends`, when the token expires, and no longer than its items live.
+    The response can be cached until `ends`, when the token expires, and no longer than its items live. It has no
+    Last-Modified: a page changes when an item goes, and no date of those that stay shows it.
 
     Raises:
         Problem: not_acceptable, as `respond_item`.
     """
-    link = {} if found.next_after is None else {"Link": page.link_after(found.next_after)}
-    body, coding = _encode(request, found.json, link)
-    return _respond(request, body, link | coding, min(found.expires_at, ends), now)
+    body, coding = _encode(request, found.json, found.link)
+    return _respond(request, body, found.link | coding, {}, min(found.expires_at, ends), now)
 
 
 def respond_health() -> HttpResponse:
@@ -86,7 +107,7 @@ def respond_problem(problem: Problem, request_id: str) -> HttpResponse:
     members: dict[str, Any] = {"type": PROBLEM_TYPE + problem.code, "title": kind.title, "status": kind.status}
     if problem.detail is not None:
         members["detail"] = problem.detail
-    members |= {"code": problem.code, "requestId": request_id}
+    members |= {"code": problem.code, "requestId": request_id, **problem.members}
     headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store", **problem.headers}
     return HttpResponse(kind.status, headers, json.dumps(members))
 
@@ -101,10 +122,10 @@ def add_cors(
     headers["Vary"] = f"{headers['Vary']}, Origin" if "Vary" in headers else "Origin"
     if origin in origins:
         headers["Access-Control-Allow-Origin"] = str(origin)
-        headers["Access-Control-Expose-Headers"] = "ETag, Link, WWW-Authenticate"
+        headers["Access-Control-Expose-Headers"] = EXPOSED
         if is_preflight:
             headers["Access-Control-Allow-Methods"] = "GET, HEAD"
-            headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match, X-Api-Key"
+            headers["Access-Control-Allow-Headers"] = "Authorization, If-Modified-Since, If-None-Match, X-Api-Key"
             headers["Access-Control-Max-Age"] = "600"
     return response._replace(headers=headers)
 
@@ -155,15 +176,23 @@ def _encode(
 
 
 def _respond(
-    request: HttpRequest, body: str | bytes, headers: dict[str, str], expires_at: float, now: float
+    request: HttpRequest,
+    body: str | bytes,
+    headers: dict[str, str],
+    dated: dict[str, str],
+    expires_at: float,
+    now: float,
 ) -> HttpResponse:
+    """Respond with a body, or that the caller has it; `dated` are headers that a cache keeps up to date by both."""
     etag = build_etag(body.encode() if isinstance(body, str) else body)
     caching = {
         "ETag": etag,
         "Cache-Control": f"private, max-age={max(0, int(min(MAX_AGE, expires_at - now)))}",
         "Vary": "Authorization, Accept-Encoding",
+        **dated,
     }
-    if is_fresh(request.header("if-none-match"), etag):
+    conditions = request.header("if-none-match"), request.header("if-modified-since")
+    if is_current(*conditions, etag, dated.get("Last-Modified")):
         return HttpResponse(304, caching)
     return HttpResponse(200, {"Content-Type": JSON, **caching, **headers}, body)
 

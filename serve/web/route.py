@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from serve.datasets import Served
 from serve.item import PREDICTION_ID
+from serve.web.fields import Selection, list_names, select
 from serve.web.problems import Problem
 
 
@@ -17,6 +18,7 @@ class UseCase(StrEnum):
     """What a request asks for; the dashboards group by it, so it is a short, closed list."""
 
     GET_ITEM = "get_item"
+    GET_ITEMS = "get_items"
     LIST_ITEMS = "list_items"
     HEALTH = "health"
     OPTIONS = "options"
@@ -31,28 +33,71 @@ class Route(NamedTuple):
     prediction_id: str = ""
 
 
+class Wanted(NamedTuple):
+    """What a request wants of each item.
+
+    Attributes:
+        fields: members of the body, as the caller named them; empty for all.
+        selection: the same as `serve.web.fields.cut` takes it; None for all.
+        max_age: items whose as_of is more seconds ago are refused; None for none.
+    """
+
+    fields: str = ""
+    selection: Selection | None = None
+    max_age: int | None = None
+
+    @property
+    def query(self) -> str:
+        """The end of a link's query that wants the same."""
+        fields = f"&fields={quote(self.fields)}" if self.fields else ""
+        return fields + (f"&max_age={self.max_age}" if self.max_age is not None else "")
+
+
+WHOLE = Wanted()
+
+
 class PageQuery(NamedTuple):
     """The query of a list: at most `limit` items whose prediction_id begins with `prefix` and sorts after `after`."""
 
     limit: int
     after: str
     prefix: str
+    wanted: Wanted = WHOLE
 
-    def link_after(self, prediction_id: str) -> str:
-        """Render the link to the page after an item: relative, as the function does not know its public host."""
+    def link_after(self, prediction_id: str) -> dict[str, str]:
+        """Build the link to the page after an item: relative, as the function does not know its public host."""
         prefix = f"&prefix={quote(self.prefix)}" if self.prefix else ""
-        return f'<?limit={self.limit}&after={quote(prediction_id)}{prefix}>; rel="next"'
+        return {"Link": f'<?limit={self.limit}&after={quote(prediction_id)}{prefix}{self.wanted.query}>; rel="next"'}
+
+
+class ItemsQuery(NamedTuple):
+    """The query of several items by their prediction_ids."""
+
+    ids: tuple[str, ...]
+    wanted: Wanted = WHOLE
+
+    def link_from(self, position: int) -> dict[str, str]:
+        """Build the link to the items from one on; none if there are no more, or if it would not fit into a header."""
+        ids = "&".join([f"id={quote(one)}" for one in self.ids[position:]])
+        link = f'<?{ids}{self.wanted.query}>; rel="next"'
+        return {"Link": link} if ids and len(link) <= MAX_LINK else {}
 
 
 ALLOW = "GET, HEAD, OPTIONS"
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-_MAX_NAMES, _MAX_NAME = 5, 64  # unknown parameters that an error names, and characters of each
+MAX_IDS = 100  # DynamoDB's quota for the keys of one BatchGetItem
+MAX_LINK = 8000  # characters; API Gateway takes 10,240 bytes of headers
+_MAX_NAMES, _MAX_NAME = 5, 64  # names of the caller's that an error repeats, and characters of each
+_MAX_KNOWN = 50  # members of a body that an error names
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
+_SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
+_ANY = re.compile(r".+\Z", re.DOTALL)
+_WANTED, _PAGE = ("fields", "max_age"), ("limit", "after", "prefix")
 
 
-def route(method: str, path: str, served: Mapping[str, Served]) -> Route:
-    """Return the route.
+def route(method: str, path: str, served: Mapping[str, Served], query: Mapping[str, list[str]]) -> Route:
+    """Return the route; the query decides whether a dataset's path lists items or gets those that it names.
 
     Raises:
         Problem: not_found, or method_not_allowed with `Allow`.
@@ -64,6 +109,8 @@ def route(method: str, path: str, served: Mapping[str, Served]) -> Route:
         return Route(UseCase.OPTIONS, found.dataset)
     if method not in ("GET", "HEAD"):
         raise Problem("method_not_allowed", headers={"Allow": ALLOW})
+    if found.use_case is UseCase.LIST_ITEMS and "id" in query:
+        return found._replace(use_case=UseCase.GET_ITEMS)
     return found
 
 
@@ -78,7 +125,57 @@ def _find(path: str, served: Mapping[str, Served]) -> Route | None:
     return None
 
 
-def parse_page(query: Mapping[str, list[str]]) -> PageQuery:
+def parse_wanted(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
+    """Parse what the query of any path wants of an item.
+
+    Raises:
+        Problem: invalid_request, for a parameter that is out of range, empty or repeated, or a member that the
+            dataset's body does not have.
+    """
+    if not query:
+        return WHOLE
+    fields = _single(query, "fields", _ANY, "names of members with commas between them, e.g. a,b.c")
+    max_age = _single(query, "max_age", _SECONDS, "a whole number of seconds, up to 999999999")
+    selection = _parse_fields(fields, dataset) if fields else None
+    return Wanted(fields, selection, int(max_age) if max_age else None)
+
+
+def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
+    """Parse the query of one item.
+
+    Raises:
+        Problem: invalid_request, for an unknown parameter, and as `parse_wanted`.
+    """
+    check_known(query, _WANTED)
+    return parse_wanted(query, dataset)
+
+
+def parse_items_query(query: Mapping[str, list[str]], dataset: Served) -> ItemsQuery:
+    """Parse the query of several items: their ids, in the order in which they are sent back.
+
+    An id that is the subject's own or nobody's is as good as another's: the partition comes from the token.
+
+    Raises:
+        Problem: invalid_request, for a number of ids that is out of range, an id that is none or that is given twice,
+            a list's parameter, and as `parse_item_query`.
+    """
+    check_known(query, ("id", *_PAGE, *_WANTED))
+    mixed = [name for name in _PAGE if name in query]
+    if mixed:
+        raise Problem("invalid_request", f"id names the items: it can't be combined with {', '.join(mixed)}")
+    ids = query["id"]
+    if len(ids) > MAX_IDS:
+        raise Problem("invalid_request", f"there are {len(ids)} ids: ask for at most {MAX_IDS} at a time")
+    places: dict[str, int] = {}
+    for place, one in enumerate(ids, 1):
+        if not PREDICTION_ID.match(one):
+            raise Problem("invalid_request", f"id number {place} must be a prediction_id")
+        if places.setdefault(one, place) != place:
+            raise Problem("invalid_request", f"id number {place} is the same as number {places[one]}: ask for it once")
+    return ItemsQuery(tuple(ids), parse_wanted(query, dataset))
+
+
+def parse_page(query: Mapping[str, list[str]], dataset: Served) -> PageQuery:
     """Parse the query of a list.
 
     `after` needs no signature: the partition comes from the token, so `after` only chooses where in it to start.
@@ -86,13 +183,13 @@ def parse_page(query: Mapping[str, list[str]]) -> PageQuery:
     Raises:
         Problem: invalid_request, for a parameter that is unknown, out of range, empty, or repeated.
     """
-    check_known(query, PageQuery._fields)
+    check_known(query, ("id", *_PAGE, *_WANTED))
     limit = _single(query, "limit", _LIMIT, f"a whole number from 1 to {MAX_LIMIT}")
     if limit and int(limit) > MAX_LIMIT:
         raise Problem("invalid_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
     after = _single(query, "after", PREDICTION_ID, "a prediction_id")
     prefix = _single(query, "prefix", PREDICTION_ID, "the beginning of a prediction_id")
-    return PageQuery(int(limit) if limit else DEFAULT_LIMIT, after, prefix)
+    return PageQuery(int(limit) if limit else DEFAULT_LIMIT, after, prefix, parse_wanted(query, dataset))
 
 
 def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
@@ -102,11 +199,26 @@ def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
         Problem: invalid_request, with the names of unknown parameters, which are percent-encoded: the caller controls
             them. Values are not repeated, as they can be secrets.
     """
-    unknown = [f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in query if name not in known]
+    unknown = [name for name in query if name not in known]
     if unknown:
-        named = ", ".join(sorted(unknown)[:_MAX_NAMES]) + (", ..." if len(unknown) > _MAX_NAMES else "")
-        expected = f"known are {', '.join(known)}" if known else "this path has none"
-        raise Problem("invalid_request", f"unknown query parameter {named}; {expected}")
+        raise Problem("invalid_request", f"unknown query parameter {_quote(unknown)}; known are {', '.join(known)}")
+
+
+def _parse_fields(text: str, dataset: Served) -> Selection:
+    known = list_names(dataset.members)
+    names = text.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        listed = ", ".join(list(known)[:_MAX_KNOWN]) + (", ..." if len(known) > _MAX_KNOWN else "")
+        expected = f"known are {listed}" if known else "none is known"
+        raise Problem("invalid_request", f"fields has the unknown member {_quote(unknown)}; {expected}")
+    return select([place for name in names for place in known[name]])
+
+
+def _quote(names: list[str]) -> str:
+    """Render names that a caller chose, percent-encoded."""
+    quoted = sorted({f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in names})
+    return ", ".join(quoted[:_MAX_NAMES]) + (", ..." if len(quoted) > _MAX_NAMES else "")
 
 
 def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:

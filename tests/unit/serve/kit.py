@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -21,8 +21,10 @@ from serve.tokens.jwks import KeyDocument, parse_jwks
 from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.verifier import Issuer, Verifier
+from wire.errors import TooLarge
 
-FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read")
+MEMBERS = (("flight",), ("note",), ("carrier", "code"), ("carrier", "name"), ("prediction", "delay_minutes"))
+FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read", members=MEMBERS)
 SERVED = {FLIGHT_DELAYS.name: FLIGHT_DELAYS}
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"
@@ -30,6 +32,8 @@ AUDIENCE = "larder"
 POLICY = Policy(issuer=ISSUER, audience=AUDIENCE, leeway=0)
 SIGNERS = get_default_algorithms()
 FORMS = ("rest", "http", "alb", "alb-multi", "function-url")
+REPEATING = tuple(form for form in FORMS if form != "alb")  # those that pass on all values of a parameter
+Query = Mapping[str, str | Sequence[str]]
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
 
 
@@ -114,12 +118,17 @@ def sign(
 
 
 class Table:
-    """A table in memory that answers GetItem and Query as DynamoDB does, and remembers what it was asked."""
+    """A table in memory that answers as DynamoDB does, and remembers what it was asked.
+
+    Of a batch it returns at most `most` items, in no order, and leaves the other keys unprocessed; a batch of more than
+    `largest` keys is too large to be read.
+    """
 
     def __init__(self, *items: Item) -> None:
         self.items = {(item.pk, item.sk): item for item in items}
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.error: Exception | None = None
+        self.most = self.largest = 100
 
     def send(self, target: str, payload: bytes) -> bytes:
         """Answer one operation."""
@@ -128,12 +137,25 @@ class Table:
         self.asked.append((operation, request))
         if self.error is not None:
             raise self.error
-        answer = self._get(request) if operation == "GetItem" else self._query(request)
-        return json.dumps(answer).encode()
+        answers = {"GetItem": self._get, "BatchGetItem": self._get_batch, "Query": self._query}
+        return json.dumps(answers[operation](request)).encode()
 
     def _get(self, request: dict[str, Any]) -> dict[str, Any]:
         item = self.items.get((request["Key"]["pk"]["S"], request["Key"]["sk"]["S"]))
         return {"Item": encode(item)} if item else {}
+
+    def _get_batch(self, request: dict[str, Any]) -> dict[str, Any]:
+        ((table, asked),) = request["RequestItems"].items()
+        pairs = [(key["pk"]["S"], key["sk"]["S"]) for key in asked["Keys"]]
+        assert 0 < len(pairs) <= 100, "DynamoDB: too many items requested"
+        assert len(set(pairs)) == len(pairs), "DynamoDB: provided list of item keys contains duplicates"
+        if len(pairs) > self.largest:
+            raise TooLarge("more than the limit")
+        found = [encode(self.items[pair]) for pair in reversed(pairs[: self.most]) if pair in self.items]
+        answer: dict[str, Any] = {"Responses": {table: found}, "UnprocessedKeys": {}}
+        if pairs[self.most :]:
+            answer["UnprocessedKeys"] = {table: {"Keys": asked["Keys"][self.most :]}}
+        return answer
 
     def _query(self, request: dict[str, Any]) -> dict[str, Any]:
         values = request["ExpressionAttributeValues"]
@@ -175,7 +197,7 @@ class App:
         base = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
         self.parts = Dependencies(
             settings=base._replace(**settings),
-            storage=Storage(self.table.send, "table"),
+            storage=Storage(self.table.send, "table", sleep=lambda seconds: None),
             verifier=Verifier(issuers),
             served=SERVED,
             now=lambda: self.now,
@@ -197,7 +219,7 @@ class App:
         token: str | None = None,
         *,
         method: str = "GET",
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         form: str = "rest",
         **headers: Any,
     ) -> Answered:
@@ -231,10 +253,12 @@ class Answered:
         return json.loads(self.body)
 
 
-def event(form: str, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, Any]:
-    """Build an event the way AWS documents it, cut to what matters."""
+def event(form: str, method: str, path: str, query: Query, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Build an event the way AWS documents it, cut to what matters; a parameter can have several values."""
     many = {name: [value] for name, value in headers.items()}
-    raw = {quote(name, safe=""): quote(value, safe="") for name, value in query.items()}
+    values = {name: [value] if isinstance(value, str) else list(value) for name, value in query.items()}
+    last = {name: each[-1] for name, each in values.items()}
+    raw = {quote(name, safe=""): [quote(value, safe="") for value in each] for name, each in values.items()}
     elb = {
         "elb": {
             "targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/larder/0123456789abcdef"
@@ -247,8 +271,8 @@ def event(form: str, method: str, path: str, query: Mapping[str, str], headers: 
             "httpMethod": method,
             "headers": dict(headers) or None,
             "multiValueHeaders": many or None,
-            "queryStringParameters": dict(query) or None,
-            "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} or None,
+            "queryStringParameters": last or None,
+            "multiValueQueryStringParameters": values or None,
             "pathParameters": {"proxy": path[1:]},
             "stageVariables": None,
             "requestContext": {"requestId": "request-1", "stage": "live", "path": f"/live{path}", "httpMethod": method},
@@ -260,7 +284,8 @@ def event(form: str, method: str, path: str, query: Mapping[str, str], headers: 
             "version": "2.0",
             "routeKey": "$default",
             "rawPath": path if form == "http" else quote(path),
-            "rawQueryString": urlencode(query),
+            "rawQueryString": urlencode(values, doseq=True),
+            **({"queryStringParameters": {name: ",".join(each) for name, each in values.items()}} if values else {}),
             "headers": {name.lower(): value for name, value in headers.items()},
             "requestContext": {
                 "requestId": "request-1",
@@ -274,8 +299,8 @@ def event(form: str, method: str, path: str, query: Mapping[str, str], headers: 
     }
     base = {"requestContext": elb, "httpMethod": method, "path": quote(path), "body": "", "isBase64Encoded": False}
     if form == "alb":
-        return base | {"queryStringParameters": raw, "headers": lower}
+        return base | {"queryStringParameters": {name: each[-1] for name, each in raw.items()}, "headers": lower}
     return base | {
-        "multiValueQueryStringParameters": {name: [value] for name, value in raw.items()},
+        "multiValueQueryStringParameters": raw,
         "multiValueHeaders": {name: [value] for name, value in lower.items()},
     }

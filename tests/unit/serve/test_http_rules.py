@@ -248,7 +248,8 @@ def test_the_headers_of_a_304_are_these(form: str, origin: str | None, path: str
     answer = app.call(path.rstrip("?"), TOKEN, form=form, query=query, **sent)
     assert (answer.status, answer.body, answer.result["isBase64Encoded"]) == (304, b"", False)
     cors = {"access-control-allow-origin", "access-control-expose-headers"} if origin else set()
-    assert answer.headers.keys() == {"etag", "cache-control", "vary", "x-content-type-options"} | cors
+    dated = {"last-modified", "larder-as-of", "larder-expires-at", "larder-run"} if query is None else set()
+    assert answer.headers.keys() == {"etag", "cache-control", "vary", "x-content-type-options"} | dated | cors
     assert answer.headers["cache-control"] == "private, max-age=60"
     assert answer.headers["vary"] == "Authorization, Accept-Encoding, Origin"
 
@@ -540,8 +541,9 @@ def test_following_the_links_shows_every_item_once(count: int) -> None:
 def test_a_list_shows_bodies_as_they_are() -> None:
     """Each item with its prediction_id and its body, a stored gzip as text."""
     app = App(item("a", BODY), item("b", _zip(BODY)))
+    fresh = {"as_of": "2023-11-14T22:13:20Z", "expires_at": "2023-11-14T23:13:20Z", "run": 1}
     assert app.call(LIST, TOKEN).json == {
-        "items": [{"prediction_id": "a", "body": json.loads(BODY)}, {"prediction_id": "b", "body": json.loads(BODY)}]
+        "items": [{"prediction_id": name, **fresh, "body": json.loads(BODY)} for name in ("a", "b")]
     }
 
 
@@ -580,7 +582,7 @@ def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -
 @pytest.mark.parametrize(
     ("path", "query", "detail"),
     [
-        (LIST, {"ids": "a,b"}, "unknown query parameter 'ids'; known are limit, after, prefix"),
+        (LIST, {"ids": "a,b"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, fields, max_age"),
         (LIST, {"limit": "1", "offset": "1", "cursor": "x"}, "unknown query parameter 'cursor', 'offset'; known are"),
         (LIST, {"Limit": "1"}, "unknown query parameter 'Limit';"),
         (LIST, {"filter[shop]": ""}, "unknown query parameter 'filter%5Bshop%5D';"),
@@ -588,8 +590,8 @@ def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -
         (LIST, {"": "x"}, "unknown query parameter ''; known"),
         (LIST, {f"p{n}": "x" for n in range(9)}, "unknown query parameter 'p0', 'p1', 'p2', 'p3', 'p4', ...; known"),
         (LIST, {"x" * 500: "1"}, "unknown query parameter 'xxx"),
-        (ONE, {"limit": "1"}, "unknown query parameter 'limit'; this path has none"),
-        (ONE, {"fields": "a"}, "unknown query parameter 'fields'; this path has none"),
+        (ONE, {"limit": "1"}, "unknown query parameter 'limit'; known are fields, max_age"),
+        (ONE, {"id": "a"}, "unknown query parameter 'id'; known are fields, max_age"),
     ],
 )
 def test_unknown_parameters_are_refused_by_name(path: str, query: dict[str, str], detail: str, form: str) -> None:
@@ -669,7 +671,8 @@ def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> No
     """H7: a page holds `MAX_PAGE_BYTES` of UTF-8, frames and commas included, and not one byte more."""
     size = len(unit.encode())
     body = f'"{unit * (200_000 // size)}{odd}"'
-    frames = sum(len(f'{{"prediction_id":"a{number}","body":}}') for number in range(4)) + len('{"items":[,,,]}')
+    frame = '{"prediction_id":"a0","as_of":"2023-11-14T22:13:20Z","expires_at":"2023-11-14T23:13:20Z","run":1,"body":}'
+    frames = 4 * len(frame) + len('{"items":[,,,]}')
     rest = MAX_PAGE_BYTES - frames - 3 * len(body.encode()) - 2
     last = f'"{unit * (rest // size)}{"." * (rest % size)}"'
     for name, spare, shown in (("fits", "", 4), ("one more", ".", 3)):
@@ -757,7 +760,7 @@ def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, 
     assert packed.headers["link"] == plain.headers["link"]
     assert packed.headers["content-encoding"] == "gzip"
     found = json.loads(zlib.decompress(packed.body, 31))
-    assert found == {"items": [{"prediction_id": "b", "body": json.loads(large)}]}
+    assert [(entry["prediction_id"], entry["body"]) for entry in found["items"]] == [("b", json.loads(large))]
     last = App(item("b", _zip(large))).call(LIST, TOKEN, form=form)
     assert (last.status, "link" in last.headers) == (406, False)
 
@@ -811,7 +814,8 @@ def test_listed_origins_may_read(form: str) -> None:
     for arguments in several:
         answer = app.call(ONE, form=form, origin=ORIGINS[1], **arguments)
         assert answer.headers["access-control-allow-origin"] == ORIGINS[1]
-        assert answer.headers["access-control-expose-headers"] == "ETag, Link, WWW-Authenticate"
+        exposed = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Run, Link, WWW-Authenticate"
+        assert answer.headers["access-control-expose-headers"] == exposed
         assert "access-control-allow-credentials" not in answer.headers
         assert answer.headers["vary"].endswith("Origin")
 
@@ -836,7 +840,8 @@ def test_a_preflight_is_answered_without_a_token() -> None:
     assert answer.headers["access-control-allow-origin"] == ORIGINS[0]
     assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
     assert answer.headers["access-control-max-age"] == "600"
-    assert answer.headers["access-control-allow-headers"] == "Authorization, If-None-Match, X-Api-Key"
+    sent = "Authorization, If-Modified-Since, If-None-Match, X-Api-Key"
+    assert answer.headers["access-control-allow-headers"] == sent
     plain = app.call(ONE, TOKEN, origin=ORIGINS[0])
     assert "access-control-allow-methods" not in plain.headers
 

@@ -1,0 +1,87 @@
+"""Cut the members that `fields` names out of a body's JSON text: what is kept has the very bytes that are stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+
+from serve.datasets import Places
+
+# What is kept of an object, by the name of its member: None for all of the member, else what is kept of it.
+Selection = dict[str, "Selection | None"]
+
+# It finds the end of a value as fast as `json.loads` reads it, and the text between stays what it is. Reading and
+# writing it anew takes as long at best, and changes the digits of long decimals (docs/decisions/reading-many.md).
+_scan = json.JSONDecoder().raw_decode
+_skip = re.compile(r"[ \t\n\r]*").match
+
+
+@lru_cache(64)
+def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
+    """Return the dotted names of the members of a body, with the places that each stands for.
+
+    Names can hold dots, so two places can have one name: it stands for both. A name with a comma can't be in a list.
+    """
+    names: dict[str, list[tuple[str, ...]]] = {}
+    for place in places:
+        for depth in range(1, len(place) + 1):
+            name = ".".join(place[:depth])
+            if "," not in name and place[:depth] not in names.setdefault(name, []):
+                names[name].append(place[:depth])
+    return names
+
+
+def select(places: list[tuple[str, ...]]) -> Selection:
+    """Build the selection of places. A member that is named as a whole is kept as a whole."""
+    selection: Selection = {}
+    for place in sorted(places, key=len):
+        level = selection
+        for name in place[:-1]:
+            inner = level.setdefault(name, {})
+            if inner is None:
+                break
+            level = inner
+        else:
+            level[place[-1]] = None
+    return selection
+
+
+def cut(text: str, selection: Selection) -> str:
+    """Return the JSON text of an object with what is selected, in the order of the text.
+
+    A member that the object lacks is left out. One that is no object, such as null, is kept as it is.
+
+    Raises:
+        ValueError: the text is no JSON.
+    """
+    try:
+        start = _after_space(text, 0)
+        return _cut(text, selection, start) if text.startswith("{", start) else text
+    except IndexError as error:
+        raise ValueError("stored body is not JSON") from error
+
+
+def _cut(text: str, selection: Selection, start: int) -> str:
+    """Cut the object that begins at `start`; nothing behind the last member that is selected is looked at."""
+    kept: list[str] = []
+    position = _after_space(text, start + 1)
+    while text[position] != "}":
+        name, after_name = _scan(text, position)
+        value = _after_space(text, _after_space(text, after_name) + 1)
+        if name in selection:
+            inner = selection[name]
+            part = _cut(text, inner, value) if inner and text[value] == "{" else text[value : _scan(text, value)[1]]
+            kept.append(f"{text[position:after_name]}:{part}")
+            if len(kept) == len(selection):
+                break
+        end = _scan(text, value)[1]
+        position = _after_space(text, end)
+        if text[position] == ",":
+            position = _after_space(text, position + 1)
+    return f"{{{','.join(kept)}}}"
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _skip(text, position)
+    return found.end() if found else position

@@ -1,0 +1,69 @@
+"""How fresh an item is: the instant that its output was made at, its end, and the run that wrote it."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import NamedTuple
+
+from serve.item import Order
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Freshness(NamedTuple):
+    """What is sent of an item's freshness.
+
+    Attributes:
+        as_of: epoch seconds.
+        last_modified: `as_of` as an HTTP date.
+        headers: of the item's own response.
+        members: the same as members of JSON, for an entry of a list.
+    """
+
+    as_of: float
+    as_of_text: str
+    last_modified: str
+    headers: tuple[tuple[str, str], ...]
+    members: str
+
+    def age(self, now: float) -> int:
+        """Return the whole seconds since as_of; 0 if it is to come, since clocks differ."""
+        return max(0, int(now - self.as_of))
+
+
+@lru_cache(256)  # all items of a run have the same, but for those whose bodies did not change
+def describe_freshness(order: str, expires_at: int) -> Freshness:
+    """Describe what an item's order and end say.
+
+    Raises:
+        ValueError: the order is damaged.
+    """
+    parsed = Order.parse(order)
+    as_of, ends, run = _render_instant(parsed.as_of_ms), _render_instant(expires_at * 1000), parsed.run
+    return Freshness(
+        as_of=parsed.as_of_ms / 1000,
+        as_of_text=as_of,
+        last_modified=render_http_date(parsed.as_of_ms // 1000),
+        headers=(("Larder-As-Of", as_of), ("Larder-Expires-At", ends), ("Larder-Run", str(run))),
+        members=f'"as_of":"{as_of}","expires_at":"{ends}","run":{run}',
+    )
+
+
+def build_last_modified(freshness: Freshness, now: float) -> str:
+    """Build the header's value, which is never later than the response (RFC 9110, section 8.8.2.1)."""
+    return freshness.last_modified if freshness.as_of <= now else render_http_date(int(now))
+
+
+def render_http_date(seconds: int) -> str:
+    """Render an HTTP date (RFC 9110, section 5.6.7). `time.strftime` has the locale's words; `email` imports slowly."""
+    year, month, day, hour, minute, second, weekday, *_ = time.gmtime(seconds)
+    return f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT"
+
+
+def _render_instant(milliseconds: int) -> str:
+    """Render an instant as RFC 3339, with milliseconds if it has any."""
+    year, month, day, hour, minute, second, *_ = time.gmtime(milliseconds // 1000)
+    fraction = f".{milliseconds % 1000:03d}" if milliseconds % 1000 else ""
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
