@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 # Members of a body, each by the names that lead to it: (("flight",), ("carrier", "code")).
@@ -32,6 +33,21 @@ class Served(NamedTuple):
 
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
+
+
+@lru_cache(64)
+def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
+    """Return the dotted names of the members of a body, with the places that each stands for.
+
+    Names can hold dots, so two places can have one name: it stands for both. A name with a comma can't be in a list.
+    """
+    names: dict[str, list[tuple[str, ...]]] = {}
+    for place in places:
+        for depth in range(1, len(place) + 1):
+            name = ".".join(place[:depth])
+            if "," not in name and place[:depth] not in names.setdefault(name, []):
+                names[name].append(place[:depth])
+    return names
 
 
 def render_served(served: Mapping[str, Served]) -> str:

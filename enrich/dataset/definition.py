@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified
-from serve.datasets import Served
+from serve.datasets import Places, Served
 
 __all__ = [
     "Body",
@@ -213,12 +213,24 @@ class Dataset:
         """Return every leaf of the body: its place, such as `body.origin.name`, and its expression."""
         return dict(_leaves("body", self.body))
 
+    def places(self) -> Places:
+        """Return the names that lead to each leaf of the body, for the reader; none if the body is no mapping."""
+        return tuple(_places(self.body, ())) if isinstance(self.body, Mapping) else ()
+
 
 def name_place(place: str, name: str) -> str:
     """Name the place of a member; quoted where a dot or a blank in the name could mislead."""
     if re.fullmatch(r"[A-Za-z0-9_-]+", name):
         return f"{place}.{name}"
     return f"{place}.{json.dumps(name, ensure_ascii=not name.isprintable())}"
+
+
+def _places(body: Any, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if not isinstance(body, Mapping) or not body:
+        yield place
+        return
+    for name, member in body.items():
+        yield from _places(member, (*place, str(name)))
 
 
 def _leaves(place: str, body: Any) -> list[tuple[str, str]]:

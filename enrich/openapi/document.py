@@ -12,15 +12,18 @@ from enrich.dataset.mistakes import Mistake
 from enrich.dataset.validation import ToolMissing
 from enrich.openapi.paths import PATHS
 from enrich.openapi.schema import Schema, describe_body, find_unknown
+from serve.datasets import list_names
 
 SERVICE = Path(__file__).with_name("service.yaml")
 _HEAD = """\
 # The HTTP contract. Written by `./larder openapi --write` from datasets/; a test compares them. API Gateway is
 # built from it (infra/gateway.yaml), and the laptop server shows it at /docs.
 """
+_FRESH = {"as_of": "AsOf", "expires_at": "ExpiresAt", "run": "Run"}  # member of an entry -> its schema
 ANCHORS = {  # the parts of all datasets replace the line
     "tag": "  # further datasets: tags",
     "paths": "  # further datasets: paths",
+    "parameters": "    # further datasets: parameters",
     "schemas": "    # further datasets: schemas",
 }
 
@@ -40,6 +43,7 @@ def build_parts(dataset: Dataset) -> dict[str, str]:
     return {
         "tag": f"  - {_flow({'name': dataset.name, 'description': about})}\n",
         "paths": PATHS.replace("NAME", dataset.name).replace("MODEL", model),
+        "parameters": "".join(f"    {line}\n" for line in _block(f"{model}Fields", _describe_fields(dataset))),
         "schemas": "".join(f"    {line}".rstrip() + "\n" for line in _schemas(dataset.name, model, schema)),
     }
 
@@ -70,14 +74,37 @@ def build_document(datasets: Iterable[Dataset]) -> str:
     return text
 
 
+def _describe_fields(dataset: Dataset) -> dict[str, Any]:
+    """Describe the parameter that names members of the body."""
+    names = list(list_names(dataset.places()))
+    description = (
+        "only these members of the body, with commas between them; what `required` says of the body holds for them"
+        " alone. A list, or a value that one expression builds, comes as a whole."
+    )
+    schema = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}}
+    parameter = {"name": "fields", "in": "query", "style": "form", "explode": False, "description": description}
+    return {**parameter, "schema": schema}
+
+
 def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
-    entry = {"prediction_id": _reference("PredictionId"), "body": _reference(f"{model}Body")}
-    items = {"type": "object", "required": list(entry), "properties": entry}
-    page = {"items": {"type": "array", "maxItems": 100, "items": items}}
+    fresh = {"prediction_id": _reference("PredictionId"), **{one: _reference(model) for one, model in _FRESH.items()}}
+    entry = {**fresh, "body": _reference(f"{model}Body")}
+    ids = {"type": "array", "maxItems": 100, "items": _reference("PredictionId")}
+    page = {
+        "items": _array(entry),
+        "too_old": {**_array(fresh), "description": "with `max_age`: the items that are older"},
+        "missing": {**ids, "description": "with `id`: those that the subject has no item of"},
+        "remaining": {**ids, "description": "with `id`: those that did not fit into this page: ask for them next"},
+    }
     yield from _block(f"{model}Page", {"type": "object", "required": ["items"], "properties": page})
     body = {"description": f"What is predicted, in {name}", **schema}
     yield from _block(f"{model}Body", body)
     yield ""
+
+
+def _array(properties: dict[str, Any]) -> dict[str, Any]:
+    items = {"type": "object", "required": list(properties), "properties": properties}
+    return {"type": "array", "maxItems": 100, "items": items}
 
 
 def _block(name: str, value: Any) -> Iterator[str]:

@@ -11,15 +11,20 @@ PATHS = """\
     get:
       operationId: listMODEL
       tags: [NAME]
-      summary: The subject's items, a page at a time, in order of prediction_id
+      summary: The subject's items, a page at a time, in order of prediction_id; or those that `id` names
       parameters:
+        - {$ref: "#/components/parameters/Ids"}
         - {$ref: "#/components/parameters/Limit"}
         - {$ref: "#/components/parameters/After"}
         - {$ref: "#/components/parameters/Prefix"}
+        - {$ref: "#/components/parameters/MODELFields"}
+        - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
         "200":
-          description: A page. It can be shorter than `limit`, even empty, and have a next page.
+          description: >-
+            A page. It can be shorter than `limit`, even empty, and have a next page. With `id` it has the items in the
+            order of the ids, and each id that is not among them is in `missing`, `too_old` or `remaining`.
           headers:
             ETag: {$ref: "#/components/headers/ETag"}
             Cache-Control: {$ref: "#/components/headers/CacheControl"}
@@ -42,9 +47,12 @@ PATHS = """\
       tags: [NAME]
       summary: The headers of the GET response
       parameters:
+        - {$ref: "#/components/parameters/Ids"}
         - {$ref: "#/components/parameters/Limit"}
         - {$ref: "#/components/parameters/After"}
         - {$ref: "#/components/parameters/Prefix"}
+        - {$ref: "#/components/parameters/MODELFields"}
+        - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
         "200": {description: "As for GET, without a body."}
@@ -80,7 +88,10 @@ PATHS = """\
       tags: [NAME]
       summary: One item
       parameters:
+        - {$ref: "#/components/parameters/MODELFields"}
+        - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
+        - {$ref: "#/components/parameters/IfModifiedSince"}
       responses:
         "200":
           description: The item's body, byte for byte as it is stored.
@@ -88,14 +99,18 @@ PATHS = """\
             ETag: {$ref: "#/components/headers/ETag"}
             Cache-Control: {$ref: "#/components/headers/CacheControl"}
             Vary: {$ref: "#/components/headers/Vary"}
+            Last-Modified: {$ref: "#/components/headers/LastModified"}
+            Larder-As-Of: {$ref: "#/components/headers/LarderAsOf"}
+            Larder-Expires-At: {$ref: "#/components/headers/LarderExpiresAt"}
+            Larder-Run: {$ref: "#/components/headers/LarderRun"}
           content:
             application/json:
               schema: {$ref: "#/components/schemas/MODELBody"}
-        "304": {$ref: "#/components/responses/NotModified"}
+        "304": {$ref: "#/components/responses/ItemNotModified"}
         "400": {$ref: "#/components/responses/InvalidRequest"}
         "401": {$ref: "#/components/responses/Unauthorized"}
         "403": {$ref: "#/components/responses/Forbidden"}
-        "404": {$ref: "#/components/responses/NotFound"}
+        "404": {$ref: "#/components/responses/ItemNotFound"}
         "406": {$ref: "#/components/responses/NotAcceptable"}
         "429": {$ref: "#/components/responses/TooManyRequests"}
         "500": {$ref: "#/components/responses/InternalError"}
@@ -106,7 +121,10 @@ PATHS = """\
       tags: [NAME]
       summary: The headers of the GET response
       parameters:
+        - {$ref: "#/components/parameters/MODELFields"}
+        - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
+        - {$ref: "#/components/parameters/IfModifiedSince"}
       responses:
         "200": {description: The item exists.}
         "304": {description: Not modified.}

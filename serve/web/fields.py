@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
-
-from serve.datasets import Places
 
 # What is kept of an object, by the name of its member: None for all of the member, else what is kept of it.
 Selection = dict[str, "Selection | None"]
@@ -15,21 +12,6 @@ Selection = dict[str, "Selection | None"]
 # writing it anew takes as long at best, and changes the digits of long decimals (docs/decisions/reading-many.md).
 _scan = json.JSONDecoder().raw_decode
 _skip = re.compile(r"[ \t\n\r]*").match
-
-
-@lru_cache(64)
-def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
-    """Return the dotted names of the members of a body, with the places that each stands for.
-
-    Names can hold dots, so two places can have one name: it stands for both. A name with a comma can't be in a list.
-    """
-    names: dict[str, list[tuple[str, ...]]] = {}
-    for place in places:
-        for depth in range(1, len(place) + 1):
-            name = ".".join(place[:depth])
-            if "," not in name and place[:depth] not in names.setdefault(name, []):
-                names[name].append(place[:depth])
-    return names
 
 
 def select(places: list[tuple[str, ...]]) -> Selection:

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import quote
 
-from serve.datasets import Served
+from serve.datasets import Served, list_names
 from serve.item import PREDICTION_ID
-from serve.web.fields import Selection, list_names, select
+from serve.web.fields import Selection, select
 from serve.web.problems import Problem
 
 

@@ -20,22 +20,35 @@ from serve.dev.docs import read_document
 from tests.contract.serve.conftest import Laptop
 from tests.unit.serve.kit import sign
 
+# Parameters that a request can't have together, which OpenAPI cannot say: each run leaves one side out. With `fields` a
+# body lacks what its schema requires (test_answers_conform has that).
+SIDES = {"pages": ("Ids", "FlightDelaysFields"), "ids": ("Limit", "After", "Prefix", "FlightDelaysFields")}
 
-def describe(laptop: Laptop, directory: Path) -> list[str]:
-    """Write openapi.yaml with an id that exists, since it names none itself; return the arguments that use it."""
+
+def describe(laptop: Laptop, directory: Path, side: str = "pages") -> list[str]:
+    """Write openapi.yaml with ids that exist, since it names none itself; return the arguments that use it."""
     document = read_document()
-    document["components"]["parameters"]["PredictionId"]["example"] = next(iter(laptop.app.table.items))[1]
+    names = [sk for _, sk in laptop.app.table.items]
+    document["components"]["parameters"]["PredictionId"]["example"] = names[0]
+    document["components"]["parameters"]["Ids"]["example"] = names[:3]
+    left_out = [{"$ref": f"#/components/parameters/{name}"} for name in SIDES[side]]
+    for path in document["paths"].values():
+        for operation in path.values():
+            if isinstance(operation, dict) and "parameters" in operation:
+                operation["parameters"] = [one for one in operation["parameters"] if one not in left_out]
     (directory / "openapi.json").write_text(json.dumps(document))
     return [str(directory / "openapi.json"), "--url", laptop.url, "--header", f"Authorization: Bearer {sign()}"]
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("seed", os.environ.get("LARDER_CONTRACT_SEEDS", "1").split())
-def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str) -> None:
+def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str, side: str) -> None:
     """Every check passes on every request, and the requests reached what they should."""
     examples = os.environ.get("LARDER_CONTRACT_EXAMPLES", "40")
+    only = ["--include-path-regex", "^/v1/flight-delays$"] if side == "ids" else []
     done = subprocess.run(
         [
-            str(Path(sys.executable).with_name("schemathesis")), "run", *describe(laptop, tmp_path),
+            str(Path(sys.executable).with_name("schemathesis")), "run", *describe(laptop, tmp_path, side), *only,
             "--checks", "all", "--max-examples", examples, "--continue-on-failure", "--no-color",
             "--seed", seed,
         ],
@@ -43,8 +56,9 @@ def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str) -
     )  # fmt: skip
     statuses = Counter(json.loads(line)["status"] for line in laptop.app.lines)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert {200, 204, 400, 401, 404, 405} <= statuses.keys(), statuses
-    assert statuses[200] > 50
+    assert {200, 204, 400, 401, 405} <= statuses.keys(), statuses
+    assert statuses[200] > (50 if side == "pages" else 10)
+    assert statuses[404] or side == "ids"
     assert not [status for status in statuses if status >= 500]
     print(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}")
 
