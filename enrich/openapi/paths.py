@@ -11,7 +11,7 @@ PATHS = """\
     get:
       operationId: listMODEL
       tags: [NAME]
-      summary: The subject's items, a page at a time, in order of prediction_id; or those that `id` names
+      summary: The subject's items, a page at a time, in order of prediction_id
       parameters:
         - {$ref: "#/components/parameters/Ids"}
         - {$ref: "#/components/parameters/Limit"}

@@ -37,10 +37,12 @@ class Freshness(NamedTuple):
 def describe_freshness(order: str, expires_at: int) -> Freshness:
     """Describe what an item's order and end say.
 
-    Raises:
-        ValueError: the order is damaged.
+    An item whose order can't be read is of run 0, in 1970: as old as can be.
     """
-    parsed = Order.parse(order)
+    try:
+        parsed = Order.parse(order)
+    except ValueError:  # its body is still what was written
+        parsed = Order(0, 0, 0)
     as_of, ends, run = _render_instant(parsed.as_of_ms), _render_instant(expires_at * 1000), parsed.run
     return Freshness(
         as_of=parsed.as_of_ms / 1000,

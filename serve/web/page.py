@@ -147,7 +147,7 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
 
     Raises:
         BodyTooLarge: it has a larger body than any page takes.
-        ValueError: its body or order is damaged.
+        ValueError: its body is damaged.
     """
     freshness = describe_freshness(item.order, item.expires_at)
     prediction_id = f'"prediction_id":{json.dumps(item.sk)}'

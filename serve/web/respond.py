@@ -54,7 +54,7 @@ def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, e
     Raises:
         Problem: too_old; not_acceptable, if the caller accepts neither coding, or its body is too large without gzip
             or to choose members from.
-        ValueError: the stored body or order is damaged.
+        ValueError: the stored body is damaged.
     """
     freshness = describe_freshness(item.order, item.expires_at)
     until = min(item.expires_at, ends)

@@ -15,9 +15,9 @@ from serve.web.negotiate import build_etag
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.problems import challenge, unavailable
 from serve.web.request import Form
-from serve.web.respond import MAX_AGE, MAX_SENT
-from serve.web.route import MAX_LIMIT
-from tests.unit.serve.kit import SERVED
+from serve.web.respond import EXPOSED, MAX_AGE, MAX_SENT
+from serve.web.route import MAX_IDS, MAX_LIMIT
+from tests.unit.serve.kit import SERVED, App, item, sign
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
 SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schemas", "parameters", "headers"))
@@ -54,6 +54,20 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
     assert HEADERS["CacheControl"]["example"] == f"private, max-age={MAX_AGE}"
 
 
+def test_bounds_of_a_request_are_those_of_the_code() -> None:
+    """As many ids as the code takes, and the longest max_age; headers that a page of another origin may read."""
+    ids, seconds = PARAMETERS["Ids"], PARAMETERS["MaxAge"]["schema"]
+    assert (ids["schema"]["minItems"], ids["schema"]["maxItems"], ids["schema"]["uniqueItems"]) == (1, MAX_IDS, True)
+    assert (ids["style"], ids["explode"]) == ("form", True)
+    assert f"ends at {_megabytes(MAX_PAGE_BYTES)}" in ids["description"]
+    path, app = "/v1/flight-delays/a", App(item("a"))
+    for value, status in ((seconds["minimum"], 200), (seconds["maximum"], 200), (seconds["maximum"] + 1, 400)):
+        assert app.call(path, sign(), query={"max_age": str(value)}).status == status
+    described = DOCUMENT["paths"]["/v1/flight-delays/{prediction_id}"]["get"]["responses"]["200"]["headers"]
+    safelisted = {"Cache-Control", "Last-Modified"}
+    assert {*described, "Link", "WWW-Authenticate"} - safelisted - {"Vary"} == set(EXPOSED.split(", "))
+
+
 def test_headers_have_the_form_that_is_sent() -> None:
     """An entity tag, a challenge of the default realm and Retry-After match their schema, and so do the examples."""
     settings = parse_settings(
@@ -64,6 +78,11 @@ def test_headers_have_the_form_that_is_sent() -> None:
         "WWWAuthenticate": challenge(settings.realm, "invalid_token").headers["WWW-Authenticate"],
         "RetryAfter": unavailable("storage").headers["Retry-After"],
     }
+    answer = App(item("a")).call("/v1/flight-delays/a", sign())
+    dated = {name: answer.headers[name] for name in ("last-modified", "larder-as-of", "larder-run")}
+    assert HEADERS["LastModified"]["example"] == dated["last-modified"]
+    assert HEADERS["LarderAsOf"]["example"] == dated["larder-as-of"]
+    sent |= {"LastModified": dated["last-modified"], "LarderRun": dated["larder-run"]}
     for name, value in sent.items():
         for one in (value, HEADERS[name]["example"]):
             assert re.search(HEADERS[name]["schema"]["pattern"], one), (name, one)

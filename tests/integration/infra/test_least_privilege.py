@@ -132,7 +132,8 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
         return larder.run(larder.put(object_key, body)), larder.state(object_key)
 
     yield "an output", run(object_key(1), parquet())
-    yield "its items", (larder.get().status, larder.get("/2030-03-01.JFK.B61").status)
+    one = "2030-03-01.JFK.B61"
+    yield "its items", (larder.get().status, larder.get(f"/{one}").status, larder.get(f"?id={one}&id=none").status)
     yield "an older one, which writes with a condition", run(object_key(2), parquet(5))
     yield (
         "a newer one with a reject, compared with the fingerprints",
@@ -187,7 +188,7 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
     """With the template's roles every step succeeds, by events and by direct invocation."""
     assert whole == {
         "an output": ("", "done"),
-        "its items": (200, 200),
+        "its items": (200, 200, 200),
         "an older one, which writes with a condition": ("", "done"),
         "a newer one with a reject, compared with the fingerprints": ("", "done"),
         "a sweep of the dataset": ("", "done"),
@@ -258,6 +259,7 @@ ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not t
     ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{OutputsBucket}/flight-delays/one"),
     ("EnrichRole", "dynamodb:DeleteTable", f"arn:aws:dynamodb:{HERE}:table/{{Table}}"),
     ("ServeRole", "dynamodb:GetItem", f"arn:aws:dynamodb:{HERE}:table/{{Ledger}}"),
+    ("ServeRole", "dynamodb:BatchGetItem", f"arn:aws:dynamodb:{HERE}:table/{{Ledger}}"),
     ("ServeRole", "dynamodb:PutItem", f"arn:aws:dynamodb:{HERE}:table/{{Table}}"),
 ]
 

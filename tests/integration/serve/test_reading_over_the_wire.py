@@ -18,7 +18,19 @@ from serve.tokens.jwks import parse_keys
 from serve.tokens.key_cache import Unreadable
 from serve.tokens.key_sources import open_source
 from tests.integration.conftest import Aws
-from tests.unit.serve.kit import AUDIENCE, ISSUER, SERVED, Answered, claims, event, jwks, private_key, public_jwk, sign
+from tests.unit.serve.kit import (
+    AUDIENCE,
+    ISSUER,
+    REPEATING,
+    SERVED,
+    Answered,
+    claims,
+    event,
+    jwks,
+    private_key,
+    public_jwk,
+    sign,
+)
 from wire.client import Client
 from wire.credentials import find_source
 from wire.endpoint import resolve
@@ -103,6 +115,38 @@ def test_a_list_is_read_in_pages(handler: Handler) -> None:
     assert [entry["prediction_id"] for entry in found.json["items"]] == NAMES
     assert _get(handler, "/v1/flight-delays", token, prefix="2024", after="1").json == found.json
     assert _get(handler, "/v1/flight-delays", token, prefix="2024", after="zip").json == {"items": []}
+
+
+@pytest.mark.parametrize("form", REPEATING)
+def test_several_items_are_read_at_once(handler: Handler, form: str) -> None:
+    """In the order asked, from one batch; expired ones, tombstones and another's are missing as unknown ones are."""
+    asked = ["zip", NAMES[6], "theirs", "expired", NAMES[0], "tombstone", "unknown"]
+    sent = event(form, "GET", "/v1/flight-delays", {"id": asked}, {"Authorization": f"Bearer {_token()}"})
+    answer = Answered(handler(sent, None))
+    assert answer.status == 200
+    assert [entry["body"]["n"] for entry in answer.json["items"]] == ["packed", NAMES[6], NAMES[0]]
+    assert answer.json["missing"] == ["theirs", "expired", "tombstone", "unknown"]
+    theirs = event(form, "GET", "/v1/flight-delays", {"id": asked}, {"Authorization": f"Bearer {_token(carrier='AA')}"})
+    assert [entry["body"]["n"] for entry in Answered(handler(theirs, None)).json["items"]] == ["AA"]
+
+
+def test_items_of_many_megabytes_are_read_to_their_end(aws: Aws, table: str, handler: Handler) -> None:
+    """More than one response holds: as many as a page takes at a time, and each of them once."""
+    names = [f"large-{number:02d}" for number in range(30)]
+    body = json.dumps({"n": "x" * 330_000})
+    for name in names:
+        stored: Any = encode(
+            Item("flight-delays#B6", name, body, "0001.1700000000000.00000001", int(time.time()) + 600)
+        )
+        aws.client("dynamodb").put_item(TableName=table, Item=stored)
+    seen, left = [], names
+    while left:
+        sent = event("http", "GET", "/v1/flight-delays", {"id": left}, {"Authorization": f"Bearer {_token()}"})
+        answer = Answered(handler(sent, None)).json
+        seen += [entry["prediction_id"] for entry in answer["items"]]
+        assert len(answer["items"]) == min(2, len(left))
+        left = answer["remaining"] if len(seen) < 6 else []
+    assert seen == names[:6]
 
 
 def test_storage_reads_what_boto3_reads(aws: Aws, table: str) -> None:

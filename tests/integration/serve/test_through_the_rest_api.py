@@ -98,6 +98,22 @@ def test_items_and_lists(larder: Deployed) -> None:
     assert len(json.loads(_ask(larder, f"{LIST}?prefix=z")[2])["items"]) == 1
 
 
+def test_several_items_come_through_a_query(larder: Deployed) -> None:
+    """Each id of the query reaches the function; another's are missing; a part and a bound on the age with them."""
+    status, headers, body = _ask(larder, f"{LIST}?id=zip&id=theirs&id=a&id=none")
+    found = json.loads(body)
+    assert (status, [entry["body"] for entry in found["items"]]) == (200, [{"n": "zip"}, {"n": "a"}])
+    assert (found["missing"], found["remaining"]) == (["theirs", "none"], [])
+    assert _ask(larder, f"{LIST}?id=zip&id=theirs&id=a&id=none", If_None_Match=headers["etag"])[0] == 304
+    old = json.loads(_ask(larder, f"{LIST}?id=b&id=a&max_age=60")[2])
+    assert [entry["prediction_id"] for entry in old["too_old"]] == ["b", "a"]
+    assert _ask(larder, f"{LIST}?id=a&id=a")[0] == 400
+    status, _, body = _ask(larder, f"{LIST}/a?fields=n")
+    assert (status, json.loads(body)["detail"].startswith("fields has the unknown member 'n'; known are flight")) == (
+        400, True,
+    )  # fmt: skip
+
+
 def test_etags(larder: Deployed) -> None:
     """304 with what RFC 9110 asks for."""
     _, full, _ = _ask(larder, f"{LIST}/a")

@@ -88,6 +88,15 @@ def test_an_older_output_is_a_change() -> None:
     assert app.call(ONE, TOKEN, if_modified_since=render_http_date(int(NOW))).status == 200, "the Date of a response"
 
 
+@pytest.mark.parametrize("order", ["", "0001", "0001.x.1", "1.2.3.4"])
+def test_an_item_whose_order_is_damaged_is_as_old_as_can_be(order: str) -> None:
+    """It is read as before, and refused by whoever asks for a fresh one."""
+    app = App(item("a")._replace(order=order))
+    answer = app.call(ONE, TOKEN)
+    assert (answer.status, answer.headers["larder-as-of"]) == (200, "1970-01-01T00:00:00Z")
+    assert app.call(ONE, TOKEN, query={"max_age": "999999999"}).status == 404
+
+
 # --- max_age ---
 
 

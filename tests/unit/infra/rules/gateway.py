@@ -11,6 +11,7 @@ from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, default, get
 
 SECRETS = ("authorizer", "input", "requestOverride", "sourceIp", "querystring", "header")
+COUNTED = {"SizeRestrictions_QUERYSTRING"}  # blocks queries of more than 2,048 bytes: 100 ids are longer
 MANAGED_RULES = {"AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"}
 
 
@@ -66,6 +67,13 @@ def firewall_blocks(template: Template) -> Iterator[str]:
     }
     if not groups >= MANAGED_RULES:
         yield "WebAcl: a managed rule set is missing, or only counts"
+    counted = {
+        override["Name"]
+        for one in rules
+        for override in get(one, "Statement", "ManagedRuleGroupStatement", "RuleActionOverrides") or []
+    }
+    if counted != COUNTED:
+        yield f"WebAcl: the rules {sorted(counted)} do not block, and not {sorted(COUNTED)}"
     rates = [one for one in rules if get(one, "Statement", "RateBasedStatement", "AggregateKeyType") == "IP"]
     if [one.get("Action") for one in rates] != [{"Block": {}}]:
         yield "WebAcl: the rate of an address is not limited"

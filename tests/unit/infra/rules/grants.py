@@ -68,6 +68,7 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
     },
     "ServeRole": {
         "dynamodb:GetItem": [TABLE],
+        "dynamodb:BatchGetItem": [TABLE],
         "dynamodb:Query": [TABLE],
         "ssm:GetParametersByPath": [PARAMETERS, f"{PARAMETERS}/one.pem"],
         "s3:GetObject": ["arn:aws:s3:::keys/one"],
