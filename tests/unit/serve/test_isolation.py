@@ -95,7 +95,22 @@ def test_no_two_subjects_share_a_partition(one: tuple[str, str], other: tuple[st
 
 
 hostile = st.dictionaries(
-    st.sampled_from(["carrier", "subject", "pk", "sub", "after", "prefix", "limit", "access_token", "x-carrier"]),
+    st.sampled_from(
+        [
+            "carrier",
+            "subject",
+            "pk",
+            "sub",
+            "after",
+            "prefix",
+            "limit",
+            "id",
+            "fields",
+            "max_age",
+            "access_token",
+            "x-carrier",
+        ]
+    ),
     st.sampled_from(["AA", "flight-delays#AA", "a", "1", "*", ""]) | st.text(max_size=8),
     max_size=4,
 )
@@ -122,6 +137,8 @@ def test_every_key_asked_of_the_table_is_made_of_claims(
     for operation, request in app.table.asked:
         if operation == "GetItem":
             assert request["Key"]["pk"] == {"S": expected}
+        elif operation == "BatchGetItem":
+            assert [key["pk"] for key in request["RequestItems"]["table"]["Keys"]] == [{"S": expected}]
         else:
             assert request["ExpressionAttributeValues"][":p"] == {"S": expected}
             assert request["KeyConditionExpression"].startswith("pk = :p")

@@ -203,6 +203,7 @@ def _walk(app: App, ids: list[str], **arguments: Any) -> list[list[str]]:
         query = dict(parse_qs(target.query, strict_parsing=True))
         assert query["id"] == answer.json["remaining"]
         query |= {name: values[0] for name, values in query.items() if name != "id"}
+        assert {name: value for name, value in query.items() if name != "id"} == arguments
 
 
 def test_what_does_not_fit_remains_and_is_linked() -> None:
@@ -211,8 +212,9 @@ def test_what_does_not_fit_remains_and_is_linked() -> None:
     app = App(*(item(f"a{number}", body) for number in range(5)), item("b", json.dumps({"flight": "z" * 900_000})))
     assert _walk(app, ["a0", "none", "a1", "a2", "b", "a3", "+1@x"]) == [["a0", "a1"], ["a2"], ["b"], ["a3"]]
     assert _walk(app, ["a0", "a1", "a2", "b"], fields="note") == [["a0", "a1", "a2", "b"]], "what is sent counts"
-    pages = _walk(app, ["a0", "a1", "a2"], fields="flight", max_age="60")
-    assert pages == [["a0", "a1"], ["a2"]], "the link has the other parameters"
+    for max_age in ("0", "60"):
+        pages = _walk(app, ["a0", "a1", "a2"], fields="flight", max_age=max_age)
+        assert pages == [["a0", "a1"], ["a2"]], "the link has the other parameters"
 
 
 def test_a_link_that_is_no_header_is_left_out() -> None:
@@ -239,6 +241,9 @@ def test_items_that_are_too_large_for_one_response_are_read_in_parts() -> None:
     assert _ids(answer) == ["a00", "a01"]
     assert len(answer.json["remaining"]) == 98
     assert [len(request["RequestItems"]["table"]["Keys"]) for _, request in app.table.asked] == [100, 50, 25, 12]
+    small = App(*(item(f"a{number:02d}") for number in range(100)))
+    small.table.largest = 13
+    assert len(_ids(_ask(small, *[f"a{number:02d}" for number in range(100)]))) == 100
     app.table.largest = 0
     assert _ask(app, "a00", "a01").status == 503
 

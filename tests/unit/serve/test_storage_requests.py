@@ -84,3 +84,5 @@ def test_storage_that_does_not_answer_says_how(error: Exception) -> None:
         storage.get_item("d#s", "p")
     with pytest.raises(StorageUnavailable, match=f"^{type(error).__name__}$"):
         storage.query("d#s", "", 0, "", 1)
+    with pytest.raises(StorageUnavailable, match=f"^{type(error).__name__}$"):
+        next(storage.get_items("d#s", ["p"]))
