@@ -1,8 +1,8 @@
 """`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks.
 
-Three tables. Handlers: each in a separate process, with the CPU of the whole process. Servers: one process each, over
-HTTP on loopback. Shares: the parts of the CPU of a request to Larder. Rounds are interleaved, so that other load
-affects all alike; compare figures within one run only.
+Four tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
+and one by one. Servers: one process each, over HTTP on loopback. Shares: the parts of the CPU of a request to Larder.
+Rounds are interleaved, so that other load affects all alike; compare figures within one run only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.bench.read_servers import Load, open_server
 from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, installed, interpreter
 
 REQUESTS = 400
+SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that answer for 100 items, and calls in a round
 
 
 def main() -> None:
@@ -33,7 +34,10 @@ def main() -> None:
     with endpoint() as port, tempfile.TemporaryDirectory() as work:
         env = build_env(port, Path(work))
         found = {
-            "handlers": run_handlers([reader for reader in chosen if reader in READERS], env, arguments.rounds),
+            "handlers": run_handlers(
+                [reader for reader in chosen if reader in READERS and reader not in SEVERAL], env, arguments.rounds
+            ),
+            "several": run_handlers([reader for reader in chosen if reader in SEVERAL], env, arguments.rounds, TIMES),
             "servers": run_servers(
                 [reader for reader in chosen if reader in SERVERS], env, Path(work), arguments.rounds
             ),
@@ -44,8 +48,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"read": found}, indent=1))
 
 
-def run_handlers(readers: list[str], env: dict[str, str], rounds: int) -> list[dict[str, Any]]:
-    """Call each handler in turn; return figures in microseconds."""
+def run_handlers(readers: list[str], env: dict[str, str], rounds: int, count: int = REQUESTS) -> list[dict[str, Any]]:
+    """Call each handler in turn, `count` times a round; return figures in microseconds."""
     rows: dict[str, list[list[float]]] = {reader: [] for reader in readers}
     with ExitStack() as stack:
         workers = {}
@@ -61,7 +65,7 @@ def run_handlers(readers: list[str], env: dict[str, str], rounds: int) -> list[d
         for turn in range(rounds + 1):
             for reader, worker in workers.items():
                 assert worker.stdin is not None
-                worker.stdin.write(f"{REQUESTS}\n")
+                worker.stdin.write(f"{count}\n")
                 figures = [float(figure) / 1000 for figure in _read(worker).split()]
                 if turn:  # the first round warms up
                     rows[reader].append(figures)
@@ -95,6 +99,7 @@ def print_tables(found: dict[str, Any]) -> None:
     """Print the tables; x is how many times more CPU, or p50, than the first."""
     for title, name, rows, columns in (
         ("handler, one warm GET", "reader", found["handlers"], ("cpu_us", "p50_us", "p99_us")),
+        ("handler, 100 items of 2 KB", "reader", found["several"], ("cpu_us", "p50_us", "p99_us")),
         ("server on loopback", "server", found["servers"], ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")),
     ):
         print(f"{title:34}" + "".join(f"{column:>13}" for column in columns) + f"{'x CPU':>9}{'x p50':>9}")

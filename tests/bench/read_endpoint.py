@@ -1,6 +1,7 @@
 """A null DynamoDB on loopback that responds at once; it has its own process, so that readers' CPU excludes it.
 
-It responds to BatchGetItem, which Feast sends, with the item of the last BatchWriteItem, rendered when it was written.
+It responds to Feast's BatchGetItem with the item of the last BatchWriteItem, rendered when it was written, and to
+Larder's with an item for each key.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def _answer(answer: dict[str, object]) -> bytes:
 
 READY, TYPED = _answer({"Item": build_item()}), _answer({"Item": build_typed_item()})
 WRITTEN = _answer({"UnprocessedItems": {}})
+_named: dict[bytes, bytes] = {}  # the answer to each batch of Larder's, rendered at its first one
 _batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 
@@ -78,7 +80,13 @@ class _Peer(asyncio.Protocol):
 
 def _choose(head: bytes, payload: bytes) -> bytes:
     if b".batchgetitem" in head:
-        return _batch[-1]
+        if b'"ready"' not in payload:
+            return _batch[-1]
+        if payload not in _named:
+            keys = json.loads(payload)["RequestItems"]["ready"]["Keys"]
+            found = [{**build_item(), **key} for key in keys]
+            _named[payload] = _answer({"Responses": {"ready": found}, "UnprocessedKeys": {}})
+        return _named[payload]
     if b".batchwriteitem" in head:
         found = {
             table: [one["PutRequest"]["Item"] for one in puts]

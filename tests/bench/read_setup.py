@@ -27,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 READERS = {
     "larder": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_unremembered": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "larder_named": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "larder_singles": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "powertools": ("aws-lambda-powertools", "boto3", "pyjwt[crypto]"),
     "boto3": ("boto3", "pyjwt[crypto]"),
     "fastapi": ("fastapi", "mangum", "boto3", "pyjwt[crypto]"),
@@ -44,7 +46,9 @@ SERVERS = {
 
 
 def _environment(reader: str) -> str:
-    return reader.removesuffix("_unremembered").removesuffix("_sqlite")
+    for suffix in ("_unremembered", "_named", "_singles", "_sqlite"):
+        reader = reader.removesuffix(suffix)
+    return reader
 
 
 def interpreter(reader: str) -> Path:
@@ -95,7 +99,8 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
     served = folder / "served.json"  # as in serve's bundle
-    served.write_text(render_served({flight_delays.name: flight_delays.served}))
+    members = flight_delays.places()
+    served.write_text(render_served({flight_delays.name: flight_delays.served._replace(members=members)}))
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",
