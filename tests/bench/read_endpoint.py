@@ -84,8 +84,8 @@ def _choose(head: bytes, payload: bytes) -> bytes:
             return _batch[-1]
         if payload not in _named:
             keys = json.loads(payload)["RequestItems"]["ready"]["Keys"]
-            found = [{**build_item(), **key} for key in keys]
-            _named[payload] = _answer({"Responses": {"ready": found}, "UnprocessedKeys": {}})
+            items = [{**build_item(), **key} for key in keys]
+            _named[payload] = _answer({"Responses": {"ready": items}, "UnprocessedKeys": {}})
         return _named[payload]
     if b".batchwriteitem" in head:
         found = {

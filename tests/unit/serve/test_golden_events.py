@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -64,6 +65,27 @@ def test_an_answer_has_the_form_of_its_event(name: str) -> None:
     assert [entry["prediction_id"] for entry in answer.json["items"]] == ["2024-01-02.a", "2024-01-02.b"]
     assert answer.headers["link"] == '<?limit=2&after=2024-01-02.b&prefix=2024-01-02.>; rel="next"'
     assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_parameter_that_is_repeated_keeps_its_values(name: str) -> None:
+    """As each front door has it: lists, one string, joined by commas beside it; or the last value, which is refused."""
+    ids = ["2024-01-02.b", "k=v,w", "user@example.com", "2024-01-02.a"]
+    sent = _event(name)
+    encoded = [quote(one, safe="") for one in ids]
+    if "rawQueryString" in sent:
+        sent |= {"rawQueryString": urlencode({"id": ids}, doseq=True), "queryStringParameters": {"id": ",".join(ids)}}
+    elif "multiValueQueryStringParameters" in sent:
+        values = ids if FORMS[name][0] is Form.REST else encoded
+        sent |= {"multiValueQueryStringParameters": {"id": values}}
+        sent |= {"queryStringParameters": {"id": ids[-1]}} if "queryStringParameters" in sent else {}
+    else:
+        sent |= {"queryStringParameters": {"id": encoded[-1]}}
+    answer = Answered(App(*(item(one) for one in ids)).handler(sent, None))
+    if FORMS[name][0] is Form.ALB:
+        assert answer.status == 400
+    else:
+        assert [entry["prediction_id"] for entry in answer.json["items"]] == ids
 
 
 @pytest.mark.parametrize(
