@@ -140,6 +140,16 @@ def test_keys_that_were_left_out_are_asked_for_again(most: int) -> None:
     assert [len(request["RequestItems"]["table"]["Keys"]) for _, request in app.table.asked][1:2] == [100 - most]
 
 
+def test_pauses_between_batches_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 25 ms, twice as long each time, as between the tries of a call."""
+    monkeypatch.setattr("serve.storage.draw", lambda: 1.0)
+    app, pauses = App(), list[float]()
+    app.table.most = 20
+    storage = Storage(app.table.send, "table", sleep=pauses.append)
+    assert list(storage.get_items("flight-delays#B6", [f"a{number}" for number in range(100)]))[0][1] == {}
+    assert pauses == [0.025, 0.05, 0.1, 0.2]
+
+
 def test_keys_that_stay_left_out_are_a_503() -> None:
     """Within the time of the request, with Retry-After: an answer without them would be a silent hole."""
     app = App(item("a"), item("b"))
