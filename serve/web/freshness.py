@@ -17,15 +17,14 @@ class Freshness(NamedTuple):
 
     Attributes:
         as_of: epoch seconds.
-        last_modified: `as_of` as an HTTP date.
-        headers: of the item's own response.
+        as_of_text: the same as RFC 3339.
+        headers: of the item's own response; not to be changed.
         members: the same as members of JSON, for an entry of a list.
     """
 
     as_of: float
     as_of_text: str
-    last_modified: str
-    headers: tuple[tuple[str, str], ...]
+    headers: dict[str, str]
     members: str
 
     def age(self, now: float) -> int:
@@ -47,15 +46,21 @@ def describe_freshness(order: str, expires_at: int) -> Freshness:
     return Freshness(
         as_of=parsed.as_of_ms / 1000,
         as_of_text=as_of,
-        last_modified=render_http_date(parsed.as_of_ms // 1000),
-        headers=(("Larder-As-Of", as_of), ("Larder-Expires-At", ends), ("Larder-Run", str(run))),
+        headers={
+            "Last-Modified": render_http_date(parsed.as_of_ms // 1000),
+            "Larder-As-Of": as_of,
+            "Larder-Expires-At": ends,
+            "Larder-Run": str(run),
+        },
         members=f'"as_of":"{as_of}","expires_at":"{ends}","run":{run}',
     )
 
 
-def build_last_modified(freshness: Freshness, now: float) -> str:
-    """Build the header's value, which is never later than the response (RFC 9110, section 8.8.2.1)."""
-    return freshness.last_modified if freshness.as_of <= now else render_http_date(int(now))
+def build_headers(freshness: Freshness, now: float) -> dict[str, str]:
+    """Build the headers; Last-Modified is never later than the response (RFC 9110, section 8.8.2.1)."""
+    if freshness.as_of <= now:
+        return freshness.headers
+    return {**freshness.headers, "Last-Modified": render_http_date(int(now))}
 
 
 def render_http_date(seconds: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from serve.item import BodyTooLarge, Item, body_text
 from serve.web.fields import cut
-from serve.web.freshness import build_last_modified, describe_freshness
+from serve.web.freshness import build_headers, describe_freshness
 from serve.web.negotiate import accepts_json, build_etag, choose_coding, is_current
 from serve.web.page import Page, is_too_old
 from serve.web.problems import PROBLEM_TYPES, Problem
@@ -72,8 +72,7 @@ def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, e
             detail = "the body is too large for fields: get all of it, with Accept-Encoding: gzip"
             raise Problem("not_acceptable", detail, reason="body-too-large") from None
     body, coding = _encode(request, stored)
-    dated = {"Last-Modified": build_last_modified(freshness, now), **dict(freshness.headers)}
-    return _respond(request, body, coding, dated, until, now)
+    return _respond(request, body, coding, build_headers(freshness, now), until, now)
 
 
 def respond_page(request: HttpRequest, found: Page, now: float, ends: float) -> HttpResponse:
@@ -191,9 +190,10 @@ def _respond(
         "Vary": "Authorization, Accept-Encoding",
         **dated,
     }
-    conditions = request.header("if-none-match"), request.header("if-modified-since")
-    if is_current(*conditions, etag, dated.get("Last-Modified")):
-        return HttpResponse(304, caching)
+    if "if-none-match" in request.headers or "if-modified-since" in request.headers:
+        conditions = request.header("if-none-match"), request.header("if-modified-since")
+        if is_current(*conditions, etag, dated.get("Last-Modified")):
+            return HttpResponse(304, caching)
     return HttpResponse(200, {"Content-Type": JSON, **caching, **headers}, body)
 
 

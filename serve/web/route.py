@@ -132,8 +132,6 @@ def parse_wanted(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
         Problem: invalid_request, for a parameter that is out of range, empty or repeated, or a member that the
             dataset's body does not have.
     """
-    if not query:
-        return WHOLE
     fields = _single(query, "fields", _ANY, "names of members with commas between them, e.g. a,b.c")
     max_age = _single(query, "max_age", _SECONDS, "a whole number of seconds, up to 999999999")
     selection = _parse_fields(fields, dataset) if fields else None
@@ -146,6 +144,8 @@ def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
     Raises:
         Problem: invalid_request, for an unknown parameter, and as `parse_wanted`.
     """
+    if not query:
+        return WHOLE
     check_known(query, _WANTED)
     return parse_wanted(query, dataset)
 

@@ -177,6 +177,4 @@ def test_an_instant_is_that_of_the_standard_library(as_of_ms: int, expires_at: i
     """RFC 3339, to the millisecond."""
     found = describe_freshness(Order(1, as_of_ms, 3).text, expires_at)
     assert datetime.fromisoformat(found.as_of_text).timestamp() == pytest.approx(as_of_ms / 1000, abs=1e-4)
-    assert dict(found.headers)["Larder-Expires-At"] == datetime.fromtimestamp(expires_at, UTC).strftime(
-        "%Y-%m-%dT%H:%M:%SZ"
-    )
+    assert found.headers["Larder-Expires-At"] == datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
