@@ -22,7 +22,7 @@ from serve.web.problems import Problem
 
 # Ids that are logged and returned; the caller of a load balancer controls the trace header.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
-MAX_FIELDS = 2000  # of a query; more than fit into a request through API Gateway
+MAX_FIELDS = 150  # of a query: 100 ids, and more than there are other parameters
 _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
@@ -61,6 +61,7 @@ def parse_request(event: object) -> HttpRequest:
 
     Raises:
         MalformedEvent: it has none of the four forms, or a member has another type.
+        Problem: invalid_request: its query has too many parameters.
     """
     if not isinstance(event, dict):
         raise MalformedEvent
@@ -116,7 +117,8 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpReq
         for name, value in parse_qsl(raw_query, keep_blank_values=True, max_num_fields=MAX_FIELDS):
             query.setdefault(name, []).append(value)
     except ValueError as error:
-        raise MalformedEvent from error
+        detail = f"the query has more than {MAX_FIELDS} parameters; ask for at most 100 ids at a time"
+        raise Problem("invalid_request", detail, reason="malformed-event") from error
     path = _without_stage(_decode(path), context)
     return HttpRequest(Form.HTTP, method, path, query, _headers(event), _text(context, "requestId"))
 

@@ -30,7 +30,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "serve.tokens.weak_keys": {"MIN_RSA_BITS": 2048, "MIN_EXPONENT": 65537},
     "serve.web.page": {"MAX_QUERIES": 5, "MAX_PAGE_BYTES": 700_000, "SKIP": 1000},
     "serve.storage": {"BATCH_SECONDS": 4.0, "BASE": 0.025, "CAP": 1.0},
-    "serve.web.request": {"MAX_FIELDS": 2000},
+    "serve.web.request": {"MAX_FIELDS": 150},
     "serve.web.respond": {"MAX_AGE": 60, "MAX_TEXT": 80_000},
     "serve.web.route": {"DEFAULT_LIMIT": 20, "MAX_LIMIT": 100, "MAX_IDS": 100, "MAX_LINK": 8000},
     "wire.addresses": {"_SEND_BUFFER": 262_144, "_KEPT": 60.0},
