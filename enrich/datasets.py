@@ -130,7 +130,7 @@ def _load_file(path: Path) -> Dataset:
     dataset = next(iter(found.values()))
     if mistakes := list(_find_unroutable(dataset)):
         raise DatasetFileError([replace(each, place=f"{path}: {each.place}") for each in mistakes])
-    return replace(dataset, served=dataset.served._replace(members=dataset.places()))
+    return replace(dataset, served=dataset.served._replace(places=dataset.places()))
 
 
 def _defined(module: ModuleType) -> Iterator[Dataset]:

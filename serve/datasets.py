@@ -22,14 +22,14 @@ class Served(NamedTuple):
             written in another order are not found.
         scope: one of the token's scopes must be equal; with None, any valid token of an issuer reads its own subject's
             items.
-        members: those of the body, which a request can choose from (`fields`). They are taken from `Dataset.body`, whatever
-            is written here.
+        places: the members of the body, which a request can choose from (`fields`). They are taken from `Dataset.body`,
+            whatever is written here.
     """
 
     name: str
     subject: tuple[str, ...]
     scope: str | None
-    members: Places = ()
+    places: Places = ()
 
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
@@ -58,7 +58,7 @@ def render_served(served: Mapping[str, Served]) -> str:
 def parse_served(text: str) -> dict[str, Served]:
     """Parse what `render_served` made."""
     entries = [
-        Served(one["name"], tuple(one["subject"]), one["scope"], tuple(tuple(place) for place in one["members"]))
+        Served(one["name"], tuple(one["subject"]), one["scope"], tuple(tuple(place) for place in one["places"]))
         for one in json.loads(text)
     ]
     return {one.name: one for one in entries}

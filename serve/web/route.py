@@ -205,7 +205,7 @@ def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
 
 
 def _parse_fields(text: str, dataset: Served) -> Selection:
-    known = list_names(dataset.members)
+    known = list_names(dataset.places)
     names = text.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:

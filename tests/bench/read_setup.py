@@ -99,8 +99,7 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
     served = folder / "served.json"  # as in serve's bundle
-    members = flight_delays.places()
-    served.write_text(render_served({flight_delays.name: flight_delays.served._replace(members=members)}))
+    served.write_text(render_served({flight_delays.name: flight_delays.served._replace(places=flight_delays.places())}))
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",

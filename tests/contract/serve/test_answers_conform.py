@@ -204,7 +204,7 @@ def test_each_member_that_is_described_can_be_asked_for(name: str) -> None:
     for part in name.split("."):
         schema, found, whole = schema["properties"][part], found[part], whole[part]
     assert found == whole
-    assert list(FIELDS["schema"]["items"]["enum"]) == list(list_names(served["flight-delays"].members))
+    assert list(FIELDS["schema"]["items"]["enum"]) == list(list_names(served["flight-delays"].places))
 
 
 def test_the_check_can_fail() -> None:

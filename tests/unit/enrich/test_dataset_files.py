@@ -65,7 +65,7 @@ def test_what_serve_needs_is_data(tmp_path: Path) -> None:
     """Who can read a dataset is the same after the bundle's JSON; without the file the message says so."""
     (tmp_path / "one.py").write_text(GOOD.format(name="one"))
     served = {name: one.served for name, one in load_datasets(tmp_path).items()}
-    assert served["one"].members == (("score",),)
+    assert served["one"].places == (("score",),)
     assert parse_served(render_served(served)) == served
     (tmp_path / "datasets.json").write_text(render_served(served))
     assert load_served(str(tmp_path / "datasets.json")) == served

@@ -28,7 +28,7 @@ from enrich.dataset.validation import check_datasets
 from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
-INTERNAL = {"rejects_of"}  # set by a replay
+INTERNAL = {"rejects_of", "places"}  # set by a replay, and when a dataset is loaded
 TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, FromKey, FromColumn, LastModified, Served]
 BY_POSITION = {"sql", "function", "description", "pattern", "column"}
 

@@ -63,7 +63,7 @@ def test_sides_stay_apart() -> None:
 def test_datasets_are_modules_for_enrich_and_data_for_serve() -> None:
     """Serve's bundle has who may read as JSON, and no module of a dataset, which could import anything."""
     serve, enrich = (collect(RECIPES[name]) for name in ("serve", "enrich"))
-    served = {name: one._replace(members=flight_delays.places()) for name, one in SERVED.items()}
+    served = {name: one._replace(places=flight_delays.places()) for name, one in SERVED.items()}
     assert parse_served(serve["serve/datasets.json"].decode()) == served
     assert not [path for path in serve if path.startswith("datasets/")]
     assert {path for path in enrich if path.startswith("datasets/")} == {"datasets/flight_delays.py"}

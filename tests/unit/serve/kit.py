@@ -24,7 +24,7 @@ from serve.tokens.verifier import Issuer, Verifier
 from wire.errors import TooLarge
 
 MEMBERS = (("flight",), ("note",), ("carrier", "code"), ("carrier", "name"), ("prediction", "delay_minutes"))
-FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read", members=MEMBERS)
+FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read", places=MEMBERS)
 SERVED = {FLIGHT_DELAYS.name: FLIGHT_DELAYS}
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"

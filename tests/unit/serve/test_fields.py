@@ -96,7 +96,7 @@ def test_fields_are_given_once(form: str) -> None:
 def test_a_dataset_that_names_no_member_has_none() -> None:
     """E.g. one of which serve knows nothing but who may read it."""
     app = App(item("a"))
-    served = {name: one._replace(members=()) for name, one in app.parts.served.items()}
+    served = {name: one._replace(places=()) for name, one in app.parts.served.items()}
     sent = event("rest", "GET", ONE, {"fields": "flight"}, {"Authorization": f"Bearer {TOKEN}"})
     answer = Answered(build_handler(app.parts._replace(served=served))(sent, None))
     assert answer.json["detail"] == "fields has the unknown member 'flight'; none is known"
