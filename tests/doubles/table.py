@@ -72,11 +72,18 @@ class ModelTransport:
     """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late.
 
     `watch` is called when a request is sent and when it is applied: its items, and whether it has a condition.
+    `is_as_late_as_can_be` is asked of a write without a condition that lands though it gets no answer.
     """
 
     def __init__(
-        self, world: World, items: Items, timeout: float, watch: Callable[[list[dict[str, Any]], bool, str], None]
+        self,
+        world: World,
+        items: Items,
+        timeout: float,
+        watch: Callable[[list[dict[str, Any]], bool, str], None],
+        is_as_late_as_can_be: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_as_late_as_can_be = is_as_late_as_can_be
         self._world = world
         self._items = items
         self._timeout = timeout
@@ -117,6 +124,8 @@ class ModelTransport:
             self._answer(handle, gives_up, TransportError("no answer"))
             if world.random.random() < 0.6:
                 landing = world.random.uniform(at, gives_up + LANDS_WITHIN)
+                if not conditional and self._is_as_late_as_can_be():
+                    landing = gives_up + LANDS_WITHIN
                 self._land(handle, target, request, landing, answered=False)
         return handle
 

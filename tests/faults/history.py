@@ -77,13 +77,15 @@ class Story:
     )  # where runs were when an invocation did not move them
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     hasty: float = 0.0  # how often the model is run again while its output is being written
+    behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
 
     # of the ledger, by key: the row as it was read, and its record
     _records: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
 
     def open_transport(self, owner: str, timeout: float) -> ModelTransport:
         """Open a transport to the table of items, and remember whose it is."""
-        transport = ModelTransport(self.world, self.items, timeout, partial(_watch, self, owner))
+        watch = partial(_watch, self, owner)
+        transport = ModelTransport(self.world, self.items, timeout, watch, partial(_write_behind_a_late_write, self))
         self.transports.setdefault(owner, []).append(transport)
         return transport
 
@@ -343,6 +345,8 @@ def _plan(story: Story) -> None:
         world.at(START + DAY / 4, lambda: _withdraw_beside_a_waiting_run(story, own))
     if (own := Random(f"hand over {story.seed}")).random() < 0.1:
         story.dynamo.on_commit = partial(_write_while_released, story, own)
+    if (own := Random(f"behind {story.seed}")).random() < 0.2:
+        story.behind = own
     world.at(START, lambda: _poll(story, random))
 
 
@@ -357,6 +361,17 @@ def _write_while_released(story: Story, random: Random, actions: list[Any]) -> N
     while sent := story.queue.receive():
         _invoke(story, sent, 60.0)
     story.world.sleep(random.uniform(1, 10))
+
+
+def _write_behind_a_late_write(story: Story) -> bool:
+    """Write an output whose run follows at once on one of which a write is in flight; say that this one lands late."""
+    random, story.behind = story.behind, None
+    if random is None or story.world.time > START + 2.9 * DAY:
+        return False
+    _put(story, random, at_once=True)
+    while sent := story.queue.receive():
+        _invoke(story, sent, 120.0)
+    return True
 
 
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.judge import judge
 
-SEEDS = 200
+SEEDS = 120
 AT_ONCE = 10
 
 
