@@ -1,4 +1,4 @@
-"""A few hundred histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
+"""A hundred histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
 
 from __future__ import annotations
 
