@@ -1,4 +1,4 @@
-"""A hundred histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
+"""Fifty histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.judge import judge
 
-SEEDS = 120
+SEEDS = 50
 AT_ONCE = 10
 
 

@@ -24,7 +24,7 @@ from wire.response import Response
 
 ROWS = 300_000
 SECONDS = 5.0
-KILLS = int(os.environ.get("LARDER_KILLS", "5"))
+KILLS = int(os.environ.get("LARDER_KILLS", "3"))
 WORKER = Path(__file__).with_name("kill_worker.py")
 
 
