@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from enrich.cli.exit_codes import DONE, FAILED, USAGE, UsageError, print_error
+from enrich.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE, UsageError, print_error
 from enrich.cli.table import render_duration, render_table
 from enrich.dataset.definition import Dataset
 from enrich.dataset.file_errors import find_repeated_keys
@@ -17,7 +17,6 @@ from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.dataset.suggestions import suggest
 from enrich.datasets import find_project, load_datasets
 
-INTERRUPTED = 130
 _WRITE = "run `./larder openapi --write`"
 
 

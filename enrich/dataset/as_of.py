@@ -105,8 +105,9 @@ def find_mistakes(rule: FromKey | FromColumn) -> Iterator[tuple[str, str]]:
     try:
         ZoneInfo(rule.zone)
     except (KeyError, ValueError, OSError):
-        close = find_close(rule.zone.strip(), available_timezones(), cutoff=0.8)
-        hint = f"did you mean {close!r}?" if close else "write its name in the IANA database, e.g. Europe/Berlin"
+        names = {name.lower(): name for name in available_timezones()}
+        close = find_close(rule.zone.strip().lower(), names, cutoff=0.8)
+        hint = f"did you mean {names[close]!r}?" if close else "write its name in the IANA database, e.g. Europe/Berlin"
         yield f"{rule.zone!r} is no time zone", hint
     if not timedelta(0) <= rule.ahead <= timedelta(days=36_500):
         yield f"ahead is {rule.ahead}", "set how far as_of can be later than the arrival, e.g. timedelta(days=1)"

@@ -357,9 +357,7 @@ def _write_while_released(story: Story, random: Random, actions: list[Any]) -> N
     if not releases or random.random() < 0.5 or story.world.time > START + 2.9 * DAY:
         return
     story.dynamo.on_commit = lambda _: None  # once in a history
-    _put(story, random, at_once=True)
-    while sent := story.queue.receive():
-        _invoke(story, sent, 60.0)
+    _put_and_invoke(story, random, 60.0)
     story.world.sleep(random.uniform(1, 10))
 
 
@@ -368,10 +366,15 @@ def _write_behind_a_late_write(story: Story) -> bool:
     random, story.behind = story.behind, None
     if random is None or story.world.time > START + 2.9 * DAY:
         return False
+    _put_and_invoke(story, random, 120.0)
+    return True
+
+
+def _put_and_invoke(story: Story, random: Random, lasts: float) -> None:
+    """Write an output, and let invocations of so many seconds take its event, and what else waits, at once."""
     _put(story, random, at_once=True)
     while sent := story.queue.receive():
-        _invoke(story, sent, 120.0)
-    return True
+        _invoke(story, sent, lasts)
 
 
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:

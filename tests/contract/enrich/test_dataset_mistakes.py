@@ -530,6 +530,8 @@ MISTAKES += [
     ({"as_of": FromKey("dt={}", ahead=timedelta(days=-1))}, "as_of", "ahead is -1 day"),
     ({"as_of": FromKey("dt={}", ahead=timedelta.max)}, "as_of", "ahead is 999999999 days"),
     ({"as_of": FromKey("dt={}", zone="europe/berlin")}, "as_of", "is no time zone; did you mean 'Europe/Berlin'?"),
+    ({"as_of": FromKey("dt={}", zone="asia/tokio")}, "as_of", "is no time zone; did you mean 'Asia/Tokyo'?"),
+    ({"as_of": FromKey("dt={}", zone="AMERICA/NEWYORK")}, "as_of", "is no time zone; did you mean 'America/New_York'?"),
     ({"as_of": FromKey("s3://bucket/dt={}")}, "as_of", "has a bucket or an empty segment"),
     ({"as_of": FromKey("%Y-%m-%d")}, "as_of", "needs one {}, or {year}"),
 ]

@@ -253,6 +253,18 @@ class Answered:
         return json.loads(self.body)
 
 
+def check_refused(path: str, query: Query, form: str, detail: str) -> App:
+    """Check that a query is a 400 that begins so, without the query's secret, and only once the token is verified."""
+    app = App(item("a"))
+    answer = app.call(path, sign(), query=query, form=form)
+    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+    assert answer.json["detail"].startswith(detail)
+    assert "secret" not in answer.json["detail"]
+    assert app.table.asked == []
+    assert app.call(path, query=query, form=form).status == 401, "the token is checked first"
+    return app
+
+
 def event(form: str, method: str, path: str, query: Query, headers: Mapping[str, str]) -> dict[str, Any]:
     """Build an event the way AWS documents it, cut to what matters; a parameter can have several values."""
     many = {name: [value] for name, value in headers.items()}

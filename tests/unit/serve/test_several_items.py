@@ -18,7 +18,7 @@ from serve.storage import Storage, StorageUnavailable
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.respond import MAX_SENT
 from serve.web.route import MAX_IDS, MAX_LINK
-from tests.unit.serve.kit import FORMS, NOW, REPEATING, Answered, App, claims, event, item, sign
+from tests.unit.serve.kit import FORMS, NOW, REPEATING, Answered, App, check_refused, claims, event, item, sign
 from wire.errors import Throttled
 
 TOKEN = sign()
@@ -85,13 +85,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 @pytest.mark.parametrize(("query", "detail"), WRONG, ids=[detail for _, detail in WRONG])
 def test_what_is_wrong_with_the_ids_is_said(query: dict[str, Any], detail: str, form: str) -> None:
     """400 with the number of the id, and without its text; nothing is asked of the table."""
-    app = App(item("a"))
-    answer = app.call(LIST, TOKEN, query=query, form=form)
-    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
-    assert answer.json["detail"].startswith(detail)
-    assert "secret" not in answer.json["detail"]
-    assert app.table.asked == []
-    assert app.call(LIST, query=query, form=form).status == 401, "the token is checked first"
+    check_refused(LIST, query, form, detail)
 
 
 @pytest.mark.parametrize("form", REPEATING)
