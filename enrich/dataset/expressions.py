@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.dataset.suggestions import find_close, suggest
 
@@ -101,7 +102,7 @@ def _find_functions() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
 
     What can't be in an expression is in the first two.
     """
-    with duckdb.connect() as con:
+    with open_empty() as con:
         rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
     scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
     aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar

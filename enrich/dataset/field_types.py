@@ -12,10 +12,9 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
-import duckdb
-
 from enrich.dataset import definition
 from enrich.dataset.definition import Dataset, name_place
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from enrich.dataset.suggestions import suggest
 from enrich.dataset.type_names import suggest_type
@@ -147,7 +146,7 @@ def _remedy(place: str, value: Any, alternatives: Sequence[Any]) -> str:
     if str in kinds and isinstance(value, int | float):
         return f'write "{value}"'
     if place.rpartition(".")[0].endswith("columns"):
-        with duckdb.connect() as con:  # a type of Python, NumPy or Arrow, not in quotes
+        with open_empty() as con:  # a type of Python, NumPy or Arrow, not in quotes
             name = "int64" if value is int else "float64" if value is float else getattr(value, "__name__", str(value))
             return suggest_type(con, name)
     if str in kinds and Mapping in kinds and isinstance(value, list | tuple | set):

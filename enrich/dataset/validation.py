@@ -22,6 +22,7 @@ from enrich.dataset.as_of import LastModified, find_mistakes
 from enrich.dataset.binding import Binder, find_constant_id
 from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Body, Dataset, Source, name_place
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import SqlType
 from enrich.dataset.mistakes import Mistake
@@ -132,7 +133,7 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
         message = "is empty: expressions would have no column to name"
         remedy = "write the columns of the files that the dataset uses, e.g. {'name': 'varchar'}"
         return [*mistakes, Mistake(f"{dataset.name} source.columns", message, remedy)]
-    with duckdb.connect() as con:
+    with open_empty() as con:
         binder = Binder(con, dataset, queries)
         bound = binder.bind()
         mistakes += binder.mistakes

@@ -6,8 +6,7 @@ import functools
 import re
 from typing import Any
 
-import duckdb
-
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.json_sql import NESTED, SqlType, identifier
 
 # DuckDB takes these without parentheses for functions.
@@ -52,5 +51,5 @@ def spell_type(kind: SqlType | Any, *, text: bool, depth: int = 0) -> str:
 
 @functools.cache
 def _read_keywords() -> frozenset[str]:
-    with duckdb.connect() as con:
+    with open_empty() as con:
         return frozenset(name for (name,) in con.execute("select keyword_name from duckdb_keywords()").fetchall())

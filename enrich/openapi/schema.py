@@ -14,6 +14,7 @@ import duckdb
 
 from enrich.dataset.binding import Binder, Leaf, Node
 from enrich.dataset.definition import Dataset, name_place
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.expressions import parse_tree
 from enrich.dataset.json_sql import LARGE_INTEGERS, SMALL_INTEGERS, TIMESTAMPS, JsonPolicy, SqlType
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
@@ -50,7 +51,7 @@ def build_schema(dataset: Dataset) -> Schema:
         DatasetMistakes: the dataset can't be bound.
         ToolMissing: sqlglot is not installed.
     """
-    with duckdb.connect() as con:
+    with open_empty() as con:
         queries = {name: _read_query(con, metadata.sql) for name, metadata in dataset.metadata.items()}
         binder = Binder(con, dataset, queries)
         bound = binder.bind()

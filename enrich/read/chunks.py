@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column, mark_bad_values
 from enrich.dataset.coercion import coerce_text, coerce_typed
 from enrich.dataset.definition import Source
+from enrich.dataset.empty_database import open_empty
 from enrich.dataset.json_sql import SqlType, identifier
 from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.dataset.suggestions import suggest
@@ -268,7 +269,7 @@ def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[st
     """
     constants = check_names(part, source, schema.names)
     chosen: dict[str, pa.DataType] = {}
-    with duckdb.connect() as con:
+    with open_empty() as con:
         for name, declared in source.columns.items():
             kind = con.sql(f"select cast(null as {declared})").types[0]
             if name not in constants:

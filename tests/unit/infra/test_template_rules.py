@@ -78,8 +78,8 @@ def test_committed_template_follows_every_rule(template: Template) -> None:
 @pytest.mark.parametrize(("rule", "place", "value"), [case[1:] for case in SEEDS], ids=[case[0] for case in SEEDS])
 def test_seeded_fault_is_reported(template: Template, rule: str, place: tuple[Any, ...], value: Any) -> None:
     """A fault that linters do not report is reported by its rule."""
-    faults = check(seed(template, place, value))
-    assert [fault for fault in faults if fault.startswith(f"{rule}:")], faults
+    (one,) = (one for one in RULES if one.__name__ == rule)  # all of them would take a minute
+    assert check(seed(template, place, value), [one])
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

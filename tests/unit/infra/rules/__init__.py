@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from infra.translate import Template
 from tests.unit.infra.rules import (
@@ -38,9 +38,9 @@ MODULES = (
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
 
 
-def check(template: Template) -> list[str]:
+def check(template: Template, rules: Iterable[Rule] = RULES) -> list[str]:
     """Return every fault that a rule finds, after the rule's name."""
-    return [f"{rule.__name__}: {fault}" for rule in RULES for fault in _apply(rule, template)]
+    return [f"{rule.__name__}: {fault}" for rule in rules for fault in _apply(rule, template)]
 
 
 def _apply(rule: Rule, template: Template) -> Iterator[str]:

@@ -126,10 +126,11 @@ def find_called(place: str) -> frozenset[str]:
     path = ROOT / place
     files = [path] if path.suffix else [one for one in path.rglob("*.py") if not COMMAND_LINE & set(one.parts)]
     text = "\n".join(one.read_text() for one in files)
+    methods, names = set(re.findall(r"\.(\w+)\(", text)), set(re.findall(r"(?<=[.\"])(\w+)\"", text))
     called = set()
     for service in SERVICES:
         for operation in _list_operations(service):
-            if re.search(rf"\.{xform_name(operation)}\(|[.\"]{operation}\"", text):
+            if xform_name(operation) in methods or operation in names:
                 action = f"{service}:{operation}"
                 called.add(ALIASES.get(action, action))
     return frozenset(called)
