@@ -12,7 +12,7 @@ _ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
 # A string (to the end of the text if it has no end, so that no text is scanned twice), or one bracket.
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 # The last character of an unpadded text may only carry zeros in the bits that belong to no byte (RFC 4648 section 3.5).
-_LAST = {0: None, 2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
+_LAST = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 
 
 def parse_base64url(text: str) -> bytes:
@@ -24,7 +24,7 @@ def parse_base64url(text: str) -> bytes:
     if not _ALPHABET.match(text):
         raise ValueError("not base64url")
     rest = len(text) % 4
-    if rest == 1 or (rest and text[-1] not in (_LAST[rest] or ())):
+    if rest == 1 or (rest and text[-1] not in _LAST[rest]):
         raise ValueError("not canonical base64url")
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -543,9 +544,11 @@ def test_each_mistake_is_found_in_its_place_and_reported_once(
 ) -> None:
     """The message says where, what, and what to do; nothing is reported that only follows from another mistake."""
     dataset = replace(FLIGHTS, **change)
-    (found,) = map(str, check_dataset(dataset))
-    assert found.startswith(f"{dataset.name} {place}: "), found
-    assert message in found
+    (found,) = check_dataset(dataset)
+    assert found.place == f"{dataset.name} {place}"
+    assert message in str(found)
+    for part in (found.message, found.remedy):  # of one sentence
+        assert re.match("[^A-Z]|[A-Z][A-Z]|DuckDB", part), part
 
 
 def test_all_mistakes_are_found_at_once() -> None:

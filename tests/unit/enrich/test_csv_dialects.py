@@ -63,13 +63,14 @@ DIALECTS: dict[str, tuple[dict[str, Any], bytes, list[tuple[str | None, str | No
     ),
     "mysql": (
         MYSQL,
-        b'a\tx\\\ty\\\\\\\nz\\0"\t1\n"b\t\t\\N\nc\t\\N\t3\nd\tcr\r\\\nlf\t4\ne\t\\\\N\t5\n',
+        b'a\tx\\\ty\\\\\\\nz\\0"\t1\n"b\t\t\\N\nc\t\\N\t3\nd\tcr\r\\\nlf\t4\ne\t\\\\N\t5\nf\t\\b\\t\\Z\t6\n',
         [
             ("a", 'x\ty\\\nz\0"', 1),
             ('"b', "", None),
             ("c", None, 3),
             ("d", "cr\r\nlf", 4),
             ("e", "\\N", 5),
+            ("f", "\b\t\x1a", 6),
         ],
     ),
     "mysql, enclosed": (

@@ -358,6 +358,16 @@ def test_names_say_what_magic_bytes_do_not() -> None:
         refuse_other(b"a", f"part{suffix}/0.csv")
 
 
+def test_a_foreign_name_is_translated_at_each_level() -> None:
+    """A comma within a parameter does not divide the parameters around it."""
+    for foreign, own in {
+        "map<array<struct<a:int,b:int>>, long>": "map(struct(a integer, b integer)[], bigint)",
+        "struct<a: decimal128(10, 2), b: map<string, long>>": "struct(a decimal(10, 2), b map(varchar, bigint))",
+    }.items():
+        with duckdb.connect() as con:
+            assert f"did you mean {own}?" in suggest_type(con, foreign)
+
+
 @pytest.mark.parametrize("own", TYPE_NAMES)
 def test_a_foreign_name_of_a_type_has_one_meaning(own: str) -> None:
     """Also of a name that DuckDB has for another type: `int8` is eight bytes there, and one in Arrow."""

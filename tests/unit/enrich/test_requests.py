@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.write.item_size import find_too_large, item_bytes
+from enrich.write.item_size import find_too_large, find_too_long, item_bytes
 from enrich.write.requests import (
     BATCH,
     CONDITION,
@@ -18,7 +18,7 @@ from enrich.write.requests import (
     build_puts,
     interleave,
 )
-from serve.item import Item, Order, body_text, decode, encode
+from serve.item import MAX_BODY_BYTES, Item, Order, body_text, decode, encode
 
 ORDER = Order(1, 1_763_640_000_000, 12)
 EXPIRES = 1_764_244_800
@@ -132,6 +132,13 @@ def test_too_large_is_what_gzip_does_not_save() -> None:
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
     assert find_too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
     assert find_too_large(chunk_of([])) == []
+
+
+def test_too_long_is_what_the_reader_does_not_unzip() -> None:
+    """A body above its bound, however small its gzip is; the error has its row number."""
+    bodies = ["x", "z" * MAX_BODY_BYTES, "z" * (MAX_BODY_BYTES + 1), None, "\u00e9" * (MAX_BODY_BYTES // 2 + 1)]
+    rows = [("a#1", str(n), text) for n, text in enumerate(bodies)]
+    assert find_too_long(chunk_of(rows)) == [102, 104]
 
 
 def test_batches_keep_the_quotas() -> None:

@@ -27,6 +27,7 @@ from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
 from enrich.ledger.records import Counts
 from enrich.read.chunks import BadOutput
+from enrich.read.text import BadText, read_lines
 from tests.unit.enrich.small_shop import DATASET, SmallShop
 from tests.unit.enrich.test_read import dataset_of, framed_snappy, hadoop_snappy, parquet, read, render, zstd
 
@@ -404,3 +405,11 @@ def test_rejects_are_replayed_in_the_format_of_their_output(tmp_path: Path, form
     assert [run.counts for run in run_pending(shop.services(), "stock")] == [Counts(written=1)]
     bodies = sorted(str(item.body) for item in shop.table.items.values())
     assert bodies == ['{"b":"YWJjZA=="}', '{"b":"aGVsbG8="}']
+
+
+def test_a_line_of_json_is_bounded() -> None:
+    """A file without newlines is refused before it fills the memory; a long line within the bound is read."""
+    long = b'{"id":"' + b"x" * (1 << 24) + b'"}'
+    assert [batch.num_rows for batch in read_lines("part", io.BytesIO(long))] == [1]
+    with pytest.raises(BadText, match="a line is longer than 64 MB; write one object a line"):
+        list(read_lines("part", io.BytesIO(long + bytes(50 << 20))))

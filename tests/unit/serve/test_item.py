@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 import unicodedata
 import zlib
 from typing import Any
@@ -89,6 +91,17 @@ def test_a_body_is_text_or_its_gzip() -> None:
             body_text(damaged)
     with pytest.raises(BodyTooLarge, match="more than 1 bytes"):
         body_text(GZIP, 1)
+
+
+def test_a_body_is_unzipped_up_to_the_bound_only() -> None:
+    """64 KB that would grow to 64 MB take no more memory than the bound and zlib's own."""
+    bomb = gzip.compress(bytes(1 << 26))
+    tracemalloc.start()
+    with pytest.raises(BodyTooLarge, match="more than 1000 bytes"):
+        body_text(bomb, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_what_cannot_be_seen_is_no_part_of_a_subject() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from types import SimpleNamespace
@@ -112,11 +113,13 @@ def test_the_latency_is_that_of_the_request() -> None:
     assert 20 <= app.line["latency_ms"] < 2000
 
 
-def test_a_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a line of its own: Lambda freezes what is not flushed."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
     write("one")
     write("two")
-    assert capsys.readouterr().out == "one\ntwo\n"
+    assert written.getvalue() == b"one\ntwo\n"
 
 
 REASONS: tuple[tuple[dict[str, Any], int, str, str | None], ...] = (
