@@ -28,6 +28,7 @@ class Slot:
 
     __slots__ = ("_watched", "address", "connection", "expires", "handle", "idle_since", "parser", "state", "unsent")
 
+    handle: int
     parser: ResponseParser
 
     def __init__(self, connection: socket.socket, address: Address, expires: float) -> None:
@@ -35,7 +36,6 @@ class Slot:
         self.address = address
         self.state = State.CONNECTING
         self.expires = expires
-        self.handle = 0
         self.unsent = memoryview(b"")
         self.idle_since = 0.0
         self._watched = 0

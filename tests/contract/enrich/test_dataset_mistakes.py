@@ -22,6 +22,7 @@ from enrich.dataset.definition import (
     Metadata,
     Tolerated,
 )
+from enrich.dataset.expressions import suggest_function
 from enrich.dataset.field_types import find_type_mistakes, require_types
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_dataset, check_datasets, parse_query
@@ -549,6 +550,38 @@ def test_each_mistake_is_found_in_its_place_and_reported_once(
     assert message in str(found)
     for part in (found.message, found.remedy):  # of one sentence
         assert re.match("[^A-Z]|[A-Z][A-Z]|DuckDB", part), part
+
+
+# what DuckDB has -> functions of other dialects
+FOREIGN_FUNCTIONS = {
+    "strftime(x, '%Y-%m-%d')": "date_format format_datetime to_char to_iso8601",
+    "strptime(x, '%Y-%m-%d')": "date_parse parse_datetime to_date str_to_date",
+    "x::timestamptz or x::date": "from_iso8601_timestamp from_iso8601_date",
+    "to_timestamp(x)": "from_unixtime timestamp_seconds",
+    "epoch(x)": "to_unixtime unix_timestamp unix_seconds",
+    "coalesce(x, y) or x is null": "nvl isnull zeroifnull",
+    "case when ... then ... else ... end": "iff nvl2 ifelse DECODE",
+    "x ->> '$.member'": "json_extract_scalar get_json_object json_value",
+    "x::json or x::varchar": "json_parse parse_json json_format",
+    "regexp_matches(x, 'pattern')": "regexp_like rlike",
+    "strpos(x, 'part')": "charindex locate",
+    "array_to_string(x, ', ')": "array_join concat_array",
+    "len(x)": "size array_size",
+    "list_max, list_min, list_sum, list_avg": "array_max array_min array_sum array_average",
+    "list_transform(x, lambda y: ...)": "transform",
+    "trunc(x)": "truncate",
+    "regexp_extract(x, 'pattern', 1)": "url_extract_host",
+    "base64(x)": "to_base64",
+    "from_hex(x)": "unhex",
+    "hex(x)": "to_hex",
+}
+
+
+@pytest.mark.parametrize("own", FOREIGN_FUNCTIONS)
+def test_a_function_of_another_dialect_has_its_counterpart(own: str) -> None:
+    """Athena's, Snowflake's, BigQuery's, Spark's and MySQL's, in any case."""
+    for name in FOREIGN_FUNCTIONS[own].split():
+        assert suggest_function(name) == f"expressions are DuckDB SQL: write e.g. {own}"
 
 
 def test_all_mistakes_are_found_at_once() -> None:

@@ -156,6 +156,19 @@ def test_what_is_no_csv_is_a_reject_in_its_place(
     assert isinstance(rows[1], str)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_a_malformed_record_is_a_reject_of_any_number_of_columns(columns: int, quote: str) -> None:
+    """Also of one column, where a record has no delimiter."""
+    content = "\n".join(
+        [",".join("abX"[-columns:]), ",".join("x" * columns), f"{quote}y{quote}z", ",".join("z" * columns)]
+    )
+    dataset = dataset_of("csv", dict.fromkeys("abX"[-columns:], "varchar"), quote=quote)
+    rows = [row for _, chunk in read_chunks(dataset, ("part", content.encode())) for row in chunk.to_pylist()]
+    assert [row["X"] for row in rows] == ["x", None, "z"]
+    assert AFTER in rows[1][PROBLEM]
+
+
 def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
     """What is kept of it is what the file has."""
     dataset = dataset_of("csv", {"id": "varchar"})

@@ -24,7 +24,7 @@ from enrich.join import engine as engine_module
 from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge, RenderFailed
 from serve.access import build_partition
 from serve.datasets import Served
-from serve.item import DOT_SEGMENTS, MAX_PK_BYTES, PREDICTION_ID, UNPRINTABLE, build_pk, is_subject
+from serve.item import MAX_PK_BYTES, PREDICTION_ID, UNPRINTABLE, build_pk, is_subject
 from serve.tokens.jwt import InvalidToken
 
 SHOPS = Dataset(
@@ -352,7 +352,7 @@ def test_prediction_ids_are_what_the_reader_takes(tmp_path: Path, names: list[st
     dataset = replace(SHOPS, metadata={}, body={})
     rows = render(tmp_path, dataset, sales([("a", name, "n", 1.0) for name in names]), {})
     assert [row["reason"] is None for row in rows] == [
-        PREDICTION_ID.match(name) is not None and name not in DOT_SEGMENTS for name in names
+        PREDICTION_ID.match(name) is not None and name not in {".", ".."} for name in names
     ]
 
 
@@ -364,7 +364,7 @@ def test_the_remedies_for_a_prediction_id_name_any_text(tmp_path: Path) -> None:
     for name, row in zip(names, rows, strict=True):
         assert row["sk"] == quote(name, safe="").replace("%", "=")
         assert unquote(row["sk"].replace("=", "%")) == name
-        assert (row["reason"] is None) == (name not in DOT_SEGMENTS)
+        assert (row["reason"] is None) == (name != "..")
         if row["reason"] is None:
             assert json.loads(row["body"]) == {"hash": hashlib.md5(name.encode()).hexdigest()}
 
@@ -383,12 +383,18 @@ def test_the_unprintable_are_the_same_for_writer_and_reader(tmp_path: Path) -> N
 
 
 def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
-    """A null in a column that names the item makes no shorter name; `coalesce` says that it may be null."""
+    """A null in a column that names the item makes no shorter name, unless the expression says what it stands for."""
     chunk = sales([("a", "1", None, 1.0)])
     strict = replace(SHOPS, metadata={}, body={}, prediction_id="concat(id, '.', region)")
     assert render(tmp_path, strict, chunk, {})[0]["reason"] == "null-key"
-    lenient = replace(strict, prediction_id="concat(id, '.', coalesce(region, 'none'))")
-    assert render(tmp_path, lenient, chunk, {})[0]["sk"] == "1.none"
+    for name, text in {
+        "coalesce(region, 'none')": "none",
+        "case when region = 'n' then 'n' else 'other' end": "other",
+        "(region is null)": "true",
+        "(region is not null)": "false",
+    }.items():
+        lenient = replace(strict, prediction_id=f"concat(id, '.', {name})")
+        assert render(tmp_path, lenient, chunk, {})[0]["sk"] == f"1.{text}"
 
 
 def test_as_of_from_a_column(tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
         parse_settings(_env() | {"LARDER_ISSUERS": text}, SERVED)
 
 
+def test_an_issuer_that_no_tenant_makes_can_be_beside_the_template() -> None:
+    """What has the template's start or end alone is another issuer."""
+    start, end = f"https://login.example.com/{TENANT}", f"{TENANT}/v2.0"
+    for other in (start, end, f"https://login.example.com/{TENANT}/v1.0"):
+        both = [ISSUER | TENANTS, ISSUER | {"issuer": other}]
+        assert len(parse_issuers(json.dumps(both), TWO)) == len(parse_issuers(json.dumps(both[::-1]), TWO)) == 2
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [

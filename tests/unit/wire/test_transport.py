@@ -107,6 +107,15 @@ def test_fault_is_reported_and_the_pool_goes_on(fault: Any, message: str) -> Non
         assert transport.wait(0.05) == []
 
 
+def test_the_largest_answer_of_dynamodb_is_taken() -> None:
+    """16 MB of items, and what JSON adds to them."""
+    with FaultyServer(answer(body=b"x" * (17 << 20))) as server:
+        transport = transport_to(server, connections=1)
+        transport.send(TARGET, b"1")
+        (response,) = collect(transport, 1).values()
+        assert (response.status, len(response.body)) == (200, 17 << 20)
+
+
 def test_error_of_the_service_is_an_answer() -> None:
     """What the service says, of whatever status, is given on as it is, and the connection is kept."""
     with FaultyServer(error("ThrottlingException"), answer(503, b"")) as server:
