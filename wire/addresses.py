@@ -1,4 +1,4 @@
-"""Look up the addresses of an endpoint with a time-out, and use them evenly."""
+"""Resolve the host name of an endpoint with a time-out, and spread connections evenly over its addresses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from wire.backoff import draw
 from wire.endpoint import Endpoint
 
-# A request of 25 items fits into the system's buffer, so that it is sent while the next one is built.
+# A request of 25 items fits into the socket's send buffer, so that the kernel sends it while the next one is built.
 _SEND_BUFFER = 256 * 1024
-_KEPT = 60.0  # seconds for which a look-up is used
+_KEPT = 60.0  # seconds until the host name is resolved again
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -51,7 +51,7 @@ def look_up(host: str, port: int, timeout: float) -> list[Address]:
 def spread(addresses: list[Address], share: float) -> list[Address]:
     """Return the addresses in the order to try them, beginning `share` (0 to 1) of the way through the first family.
 
-    The resolver puts the family first that is more likely to work (RFC 6724), so the others come last.
+    The resolver puts the address family that is more likely to work first (RFC 6724), so other families stay last.
     """
     first = [each for each in addresses if each[0] == addresses[0][0]]
     start = int(share * len(first))
@@ -70,16 +70,16 @@ class Addresses:
         self._until = 0.0
 
     def connect(self, now: float) -> tuple[socket.socket, Address]:
-        """Begin to connect; the socket becomes writable when that succeeded or failed.
+        """Begin to connect; the socket becomes writable when the attempt has succeeded or failed.
 
         Raises:
-            OSError: the name was not found, or the system says at once that there is no way.
+            OSError: the host name was not resolved (TimeoutError: not in time), or every address failed at once.
         """
         if now >= self._until:
             try:
                 found = look_up(self._endpoint.host, self._endpoint.port, self._timeout)
             except TimeoutError:
-                raise TimeoutError("its name was not looked up in time") from None
+                raise TimeoutError("its host name was not resolved in time") from None
             self._found = spread(found, draw())
             self._used = dict.fromkeys(found, 0)
             self._until = now + _KEPT
@@ -93,7 +93,7 @@ class Addresses:
                     raise
 
     def fail(self, address: Address) -> bool:
-        """Note that an address did not connect or answer; return whether all have failed, and so are tried again."""
+        """Note that an address did not connect or respond; return whether all have failed: then all are tried again."""
         self._failed.add(address)
         if not self._failed.issuperset(self._found):
             return False

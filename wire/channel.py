@@ -1,4 +1,4 @@
-"""One blocking keep-alive connection on a standard-library socket, with bounds on time and size.
+"""One blocking keep-alive connection on a standard-library socket, with limits on time and size.
 
 A caller that waits for each response needs no event loop: awscrt passes every exchange to its own thread and back,
 which costs several times the CPU (docs/decisions/sockets.md).
@@ -25,12 +25,15 @@ _READ = 64 * 1024
 
 @cache
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return a TLS context, cached: loading the roots takes tens of milliseconds. `ca_bundle` replaces the system's."""
+    """Return a cached TLS context, since loading root certificates takes tens of milliseconds.
+
+    `ca_bundle` is the path of a file of root certificates that replaces the system's.
+    """
     return ssl.create_default_context(cafile=ca_bundle)
 
 
 def open_channel(endpoint: Endpoint, timeout: float) -> Channel:
-    """Connect, including the TLS handshake. AWS_CA_BUNDLE names the trusted roots, as in the AWS SDKs.
+    """Connect, including the TLS handshake. AWS_CA_BUNDLE names the root certificates, as in the AWS SDKs.
 
     Raises:
         Unavailable: no connection within `timeout` seconds, or the certificate is not trusted.
@@ -61,7 +64,7 @@ class Channel:
         self.is_reusable = False
 
     def is_quiet(self) -> bool:
-        """Return whether nothing was received since the last response: no end of the connection, no stray bytes."""
+        """Return whether nothing arrived since the last response: neither stray bytes nor the end of the connection."""
         return not self._poll.poll(0)
 
     def exchange(self, method: str, request: bytes, largest: int, timeout: float) -> Response:
@@ -100,13 +103,13 @@ class Channel:
         self._connection.close()
 
     def _has_received(self, parser: ResponseParser) -> bool:
-        """Parse what was received already; return whether it is a complete response."""
+        """Parse what has already arrived; return whether it is a complete response."""
         self._connection.settimeout(0)
         try:
             while received := self._connection.recv(_READ):
                 if parser.feed(received):
                     return True
-        except OSError:  # nothing more was received
+        except OSError:  # nothing more has arrived
             pass
         return False
 
@@ -131,7 +134,7 @@ def _connect(addresses: list[Address], ends: float) -> socket.socket:
     for position, (family, address) in enumerate(addresses):
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:  # a family that this system does not have
+        except OSError as error:  # an address family that this system does not support
             last = error
             continue
         try:

@@ -17,14 +17,14 @@ from wire.sigv4 import Credentials
 
 
 class Limits(NamedTuple):
-    """Bounds of a call, in seconds and bytes."""
+    """Limits of a call, in seconds and bytes."""
 
     connect: float = 1.0  # TCP and TLS together
     attempt: float = 2.0  # one exchange, from the first byte sent to the last received, however slowly they come
     budget: float = 6.0  # the whole call with its retries
     tries: int = 4
-    base: float = 0.025  # of the backoff
-    cap: float = 1.0
+    base: float = 0.025  # backoff: upper bound of the first pause
+    cap: float = 1.0  # backoff: upper bound of any pause
     largest: int = 16 * 1024 * 1024
     # NAT gateways and VPC endpoints silently drop a flow after 350 idle seconds, e.g. while a Lambda is frozen.
     idle: float = 240.0
@@ -77,8 +77,9 @@ class Client:
         Raises:
             Refused: 4xx other than throttling, or a redirection.
             Throttled: every try was throttled.
-            Unavailable: no successful response within the tries, `budget` seconds (default: that of the limits) and the
-                time limit of the work that the call belongs to (`wire.deadline`).
+            Unavailable: no successful response within the tries, within `budget` seconds (default: `Limits.budget`), or
+                before the deadline of the unit of work that the call belongs to (`wire.deadline`).
+            NoCredentials: no credentials were found, or they could not be refreshed.
             TooLarge: the response is larger than the limit.
         """
         begins = time.monotonic()

@@ -42,6 +42,9 @@ def resolve(service: str, region: str, env: Mapping[str, str]) -> Endpoint:
     """Return the endpoint of `dynamodb`, `s3` or `ssm`, per the AWS SDKs' rules for environment variables.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
+
+    Raises:
+        ValueError: a variable is not an http or https URL.
     """
     url = None
     if env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":

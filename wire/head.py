@@ -1,6 +1,6 @@
-"""Parse the head of an HTTP/1.1 response, and where its body ends.
+"""Parse the head of an HTTP/1.1 response, and determine where its body ends.
 
-RFC 9112 lets a parser be lenient in places; what two parsers could read differently is rejected here.
+RFC 9112 allows a parser to be lenient in places. This one rejects what two parsers could read differently.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def parse_head(data: bytes, method: str) -> Head:
     """Parse the bytes before the empty line of the response to a `method` request.
 
     Raises:
-        TransportError: not a head of HTTP/1.1, or one that states two ends of the body.
+        TransportError: not a head of HTTP/1.1, or the length of the body is ambiguous.
     """
     lines = data.decode("latin-1").split("\r\n")
     if data.count(b"\n") != len(lines) - 1 or data.count(b"\r") != len(lines) - 1:
@@ -62,7 +62,7 @@ def parse_head(data: bytes, method: str) -> Head:
 
 
 def parse_chunk_size(line: bytes) -> int:
-    """Parse the line before a chunk and return its size in bytes; 0 is the last chunk.
+    """Parse the line before a chunk and return the chunk's size in bytes; 0 marks the last chunk.
 
     Raises:
         TransportError: the line is malformed.

@@ -1,4 +1,4 @@
-"""A response: checks that it is complete, and the error that it stands for: retry, slow down, or give up."""
+"""A response of an AWS service: check that it is complete, and map a failure to an exception."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def parse_error(response: Response) -> tuple[str, str]:
 
 
 def parse_failure(response: Response) -> WireError | None:
-    """Return the error that a response stands for; None if it is successful."""
+    """Map a response to the exception to raise; None if it is successful."""
     if response.status < 300 or response.status == 304:
         return None
     code, message = parse_error(response)
@@ -89,7 +89,7 @@ def check_whole(response: Response, method: str) -> None:
     """Check that the body is complete.
 
     Raises:
-        TransportError: no length was given (awscrt takes a body that ends with the connection for an empty one), or
+        TransportError: the response does not state its length, so that a truncated body would look complete, or
             DynamoDB's checksum does not match.
     """
     if method != "HEAD" and response.status not in (204, 304):

@@ -10,9 +10,9 @@ from wire.response import Response, check_whole
 
 
 class ResponseParser:
-    """Parses one response, fed with what is received.
+    """Parses one response from its bytes as they arrive.
 
-    `response` is set once `feed` has returned True; `keeps_open` then says whether the connection can be used again.
+    `response` is set when `feed` has returned True; then `keeps_open` is true if the connection can be used again.
     """
 
     __slots__ = ("_data", "_largest", "_method", "_parsing", "keeps_open", "response")
@@ -22,7 +22,7 @@ class ResponseParser:
     def __init__(self, method: str, largest: int) -> None:
         self._method = method
         self._largest = largest
-        self._data = b""  # received and not yet used
+        self._data = b""  # received and not parsed yet
         self._parsing: Generator[None, None, None] | None = None
         self.keeps_open = False
 
@@ -32,7 +32,7 @@ class ResponseParser:
         return self._parsing is not None
 
     def feed(self, data: bytes) -> bool:
-        """Parse what was received; return whether the response is complete.
+        """Parse bytes that were received; return whether the response is complete.
 
         Raises:
             TransportError: the response is malformed.

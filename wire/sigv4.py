@@ -16,7 +16,7 @@ Headers = list[tuple[str, str]]
 
 
 class Credentials(NamedTuple):
-    """AWS credentials; `token` is that of a session."""
+    """AWS credentials; `token` is the session token of temporary credentials."""
 
     access_key_id: str
     secret: str
@@ -34,7 +34,7 @@ class Signer:
     def sign(
         self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes, keys: Credentials, now: float
     ) -> Headers:
-        """Return the headers together with those of the signature.
+        """Return the headers with those of the signature added.
 
         `target` is the percent-encoded path and query as sent, with parameters sorted by name. Header names are in
         lower case, unique, and include `host`; all are signed. `now` is in epoch seconds.

@@ -52,7 +52,7 @@ class Slot:
         """Continue to connect; when this returns, the connection is ready.
 
         Raises:
-            SSLWantReadError, SSLWantWriteError: to be continued when the socket is ready.
+            SSLWantReadError, SSLWantWriteError: call again when the socket is ready.
             OSError: the connection failed, or the certificate is not trusted.
         """
         if self.state is State.CONNECTING:
@@ -68,9 +68,9 @@ class Slot:
             self.connection.do_handshake()
 
     def is_quiet(self) -> bool:
-        """Return whether nothing was received since the last response: no end of the connection, no stray bytes.
+        """Return whether nothing arrived since the last response: neither stray bytes nor the end of the connection.
 
-        TLS's own messages, e.g. session tickets, do not count.
+        Messages of TLS itself, e.g. session tickets, do not count.
         """
         try:
             self.connection.recv(1)

@@ -1,7 +1,7 @@
 """Many requests in flight to one AWS service, sent and collected by a single thread over non-blocking sockets.
 
-awscrt has an event loop in its own thread, and passes every exchange there and back: that took more CPU than all the
-rest of writing. So did a pool of threads with a blocking connection each (docs/decisions/sockets.md).
+awscrt runs an event loop in a thread of its own and passes every exchange to it and back, which took more CPU time than
+the rest of writing. So did a pool of threads with one blocking connection each (docs/decisions/sockets.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wire.slot import WOULD_BLOCK, Slot, State
 
 _RECEIVE = 64 * 1024
 _TRUSTED = 0.05  # seconds for which an idle connection is used without checking that it is open
-_IDLE = DEFAULTS.idle  # seconds after which it is not used again
+_IDLE = DEFAULTS.idle  # seconds after which an idle connection is closed
 
 Reports = list[tuple[int, Response | TransportError]]
 
@@ -43,9 +43,9 @@ class Outgoing(NamedTuple):
 class Transport:
     """A pool of keep-alive connections. It does not retry: a failure is reported to the caller.
 
-    Requests beyond `connections` are queued; the time-out starts when a request is sent. `credentials` returns the
-    current ones; without it requests are not signed. A process needs one transport per endpoint: `renew` passes it to
-    the next user.
+    Requests beyond `connections` are queued; the time-out, in seconds, starts when a request is sent. `credentials`
+    returns the current ones; without it requests are not signed. A process needs one transport per endpoint: `renew`
+    passes it to the next user.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Transport:
         try:
             slot = Slot(*self._addresses.connect(now), now + self._connect_timeout)
         except OSError as error:
-            while self._waiting:  # it fails for the other requests too
+            while self._waiting:  # connecting would fail for the other requests too
                 self._give_up(error)
             return
         self._slots.add(slot)
@@ -151,7 +151,7 @@ class Transport:
         slot.watch(self._selector, selectors.EVENT_WRITE)
 
     def _go_on(self, slot: Slot) -> None:
-        """Continue what the connection has become ready for."""
+        """Take the next step on a connection that has become ready."""
         if slot.state is State.BUSY:
             if self._push(slot):
                 self._pull(slot)
@@ -204,9 +204,9 @@ class Transport:
         return True
 
     def _pull(self, slot: Slot, broken: OSError | None = None) -> None:
-        """Receive what is there, and report the response when it is complete.
+        """Receive what has arrived, and report the response when it is complete.
 
-        `broken` is the error of a failed send: nothing more will be received than is there.
+        `broken` is the error of a failed send: only what has already arrived can be read.
         """
         parser = slot.parser
         try:
@@ -262,7 +262,7 @@ class Transport:
                 self._addresses.fail(slot.address)
                 self._fail(slot, f"no response within {self.timeout} s")
             else:
-                self._lose(slot, TimeoutError("not in time"))
+                self._lose(slot, TimeoutError(f"not within {self._connect_timeout} s"))
 
     def _drop(self, slot: Slot) -> None:
         if slot.state is State.IDLE:
