@@ -12,12 +12,12 @@ from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, build_pk, is_subject
 from serve.tokens.jwt import InvalidToken, Policy, get_claim
 
-# An issuer that counts in floating point has lost digits of a larger number (RFC 8259, section 6).
+# An issuer whose numbers are floating-point loses digits of larger integers (RFC 8259, section 6).
 MAX_INTEGER = 2**53 - 1
 
 
 class NoAccess(Exception):
-    """The token is valid and gives no access to the dataset; `scope` is the one that it lacks, if that would help."""
+    """The token is valid but gives no access to the dataset; `scope` is the missing scope, None if none would help."""
 
     def __init__(self, scope: str | None) -> None:
         super().__init__(scope)
@@ -66,7 +66,8 @@ def build_subject(claims: Mapping[str, Any], dataset: Served, policy: Policy | N
     Args:
         claims: of a verified token.
         dataset: names the claims.
-        policy: where its issuer has them, and what else than text it puts there; None: at their names, as text.
+        policy: the places of the claims in the issuer's tokens, and their types other than text; None: each claim is
+            text under its own name.
 
     Raises:
         InvalidToken: a claim is missing, not a string, empty, too long, or has unprintable characters.

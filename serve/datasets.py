@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-# Members of a body, each by the names that lead to it: (("flight",), ("carrier", "code")).
+# Members of a body, each as the path of names that leads to it: (("flight",), ("carrier", "code")).
 Places = tuple[tuple[str, ...], ...]
 
 
@@ -22,8 +22,8 @@ class Served(NamedTuple):
             written in another order are not found.
         scope: one of the token's scopes must be equal; with None, any valid token of an issuer reads its own subject's
             items.
-        places: the members of the body, which a request can choose from (`fields`). They are taken from `Dataset.body`,
-            whatever is written here.
+        places: the members of the body, from which a request can choose (`fields`). The loader sets them from
+            `Dataset.body` and ignores a value that is written here.
     """
 
     name: str
@@ -37,9 +37,10 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
 
 @lru_cache(64)
 def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
-    """Return the dotted names of the members of a body, with the places that each stands for.
+    """Return the dotted names of the members of a body, each with its places.
 
-    Names can hold dots, so two places can have one name: it stands for both. A name with a comma can't be in a list.
+    Names can contain dots, so two places can have the same dotted name: it selects both. Names with a comma are left
+    out, because `fields` separates names by commas.
     """
     names: dict[str, list[tuple[str, ...]]] = {}
     for place in places:
@@ -51,12 +52,12 @@ def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
 
 
 def render_served(served: Mapping[str, Served]) -> str:
-    """Render who can read which dataset as JSON: the file that the bundle of serve has, made when it is built."""
+    """Render who can read which dataset as JSON: the file that a build puts into the bundle of serve."""
     return json.dumps([one._asdict() for one in served.values()], indent=1) + "\n"
 
 
 def parse_served(text: str) -> dict[str, Served]:
-    """Parse what `render_served` made."""
+    """Parse the JSON text that `render_served` made."""
     entries = [
         Served(one["name"], tuple(one["subject"]), one["scope"], tuple(tuple(place) for place in one["places"]))
         for one in json.loads(text)

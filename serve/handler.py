@@ -49,12 +49,13 @@ from wire.credentials import find_source
 from wire.deadline import time_limit
 from wire.endpoint import resolve
 
-# Seconds for all that a request waits for: keys, storage, retries. Then the response is a 503 with Retry-After, before
-# the function's time-out (template.yaml) would end it without a response or a log line.
+# Seconds for all that a request waits for: keys, storage, retries. After that the response is a 503 with Retry-After:
+# the function's time-out (template.yaml) would end the invocation without a response or a log line.
 REQUEST_SECONDS = 7.0
-# Of the invocation's remaining time, for the response and its log line: the first request waits for the start as well.
+# Seconds of the invocation's remaining time that are kept for the response and its log line. A first request has less
+# than `REQUEST_SECONDS`, because the start of the function counts too.
 MARGIN_SECONDS = 1.0
-# Of one call; far below the 29 s of API Gateway.
+# Limits of one call; far below the 29 s of API Gateway.
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
 _ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joined to the first by a gateway
 
@@ -73,7 +74,7 @@ class Dependencies(NamedTuple):
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """Handle an event; dependencies are built at the first one."""
+    """Handle an event; dependencies are built for the first one."""
     return _handler()(event, context)
 
 
@@ -156,7 +157,7 @@ def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
 
 
 def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, object]) -> HttpResponse:
-    """Return the response to a request, and note in `seen` what its log line can say."""
+    """Return the response to a request, and add the fields of its log line to `seen`."""
     found = route(request.method, request.path, dependencies.served, request.query)
     seen["use_case"] = found.use_case
     dataset = found.dataset
@@ -196,9 +197,9 @@ def _get(dependencies: Dependencies, found: Route, partition: str, now: float) -
 def _authorize(
     dependencies: Dependencies, request: HttpRequest, dataset: Served, now: float, seen: dict[str, object]
 ) -> tuple[str, int]:
-    """Return the partition key that the token gives access to, built from its claims and nothing else, and its end.
+    """Return the partition key that the token gives access to, built only from its claims, and the token's `exp`.
 
-    The end bounds how long the response can be cached.
+    `exp` limits how long the response can be cached.
 
     Raises:
         Problem: 400, 401, 403, or 503 if the issuer's keys are unavailable.

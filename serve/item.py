@@ -1,8 +1,8 @@
 """The stored item, the contract between writer and reader: attribute names, item keys, encode, decode, expiry.
 
-The reader owns the stored format, so `enrich` imports this module and never the other way round. Attribute names are
-short because each byte of them is stored, written and read with every item. For the same reason an item of format 1
-does not say so: only items of a later format have an attribute for it.
+The reader owns the stored format, so `enrich` imports this module, and this module imports nothing of `enrich`.
+Attribute names are short because each byte of them is stored, written and read with every item. For the same reason
+items of format 1 have no attribute for their format; only items of later formats have one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SK = "sk"  # prediction_id
 BODY = "b"  # S: JSON text as the consumer gets it; B: the gzip of that text; absent: a tombstone
 ORDER = "o"  # S: the order of the run that wrote the item, sortable as text
 EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
-FORMAT = "f"  # N: of an item that this release can't read; absent: 1, the only format that there is
+FORMAT = "f"  # N: the item's format; absent: 1, the only format that this release can read
 
-# What a path segment can hold as it is: some gateways decode a path once and some do not, and no character here is
-# changed by either (docs/decisions/prediction-ids.md).
+# Characters that need no encoding in a path segment: some gateways decode a path and some do not, and neither changes
+# these (docs/decisions/prediction-ids.md).
 MAX_PREDICTION_ID = 128
 PREDICTION_ID = re.compile(rf"[A-Za-z0-9._~:@,=+-]{{1,{MAX_PREDICTION_ID}}}\Z")
 DOT_SEGMENTS = (".", "..")  # match PREDICTION_ID, and clients remove them from a path (RFC 3986 section 5.2.4)
 MAX_CLAIM_CHARACTERS = 256  # of one value of a subject, in code points
-# Code points that no value of a subject has, since they are invisible: Unicode's control, format, surrogate and
-# private use characters, and separators other than the space. Listed, because the tables of Python and of the writer's
-# SQL engine are of different Unicode versions.
+# Code points that a value of a subject must not have, since they are invisible: Unicode's control, format, surrogate
+# and private use characters, and separators other than the space. They are listed, because Python and the writer's SQL
+# engine have tables of different Unicode versions.
 UNPRINTABLE = (
     *((0x0000, 0x001F), (0x007F, 0x00A0), (0x00AD, 0x00AD), (0x0600, 0x0605), (0x061C, 0x061C), (0x06DD, 0x06DD)),
     *((0x070F, 0x070F), (0x0890, 0x0891), (0x08E2, 0x08E2), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200F)),
@@ -39,19 +39,19 @@ UNPRINTABLE = (
 )
 MAX_ITEM_BYTES = 400 * 1024  # DynamoDB's quota for one item, attribute names included
 MAX_PK_BYTES = 2048  # DynamoDB's quota for a partition key
-# Of a body's JSON text in UTF-8: Lambda answers 6 MB at most, and base64 makes it a third longer. The writer rejects
-# what is larger, since the reader can't serve it to a client without gzip, nor in a list. (Through a load balancer,
-# which takes 1 MB, such clients get less: `respond.MAX_SENT`.)
+# Limit of a body's JSON text in UTF-8: the result of a Lambda has at most 6 MB, and base64 adds a third. The writer
+# rejects larger bodies, because the reader could not send them to a client without gzip, nor in a list. (Through a load
+# balancer, which takes 1 MB, the limit for such clients is lower: `respond.MAX_SENT`.)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 _UNPRINTABLE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in UNPRINTABLE)}]")
 
 
 class NewerItem(ValueError):
-    """The item was written by a newer release, in a format that this one would misread."""
+    """The item was written by a newer release, in a format that this release cannot read."""
 
 
 class BodyTooLarge(ValueError):
-    """The JSON text of a stored body is longer than the bound; its gzip may still be sent as it is."""
+    """The JSON text of a stored body is larger than the limit; its gzip can still be sent as it is."""
 
 
 class Order(NamedTuple):
@@ -68,7 +68,11 @@ class Order(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Order:
-        """Parse what `text` rendered."""
+        """Parse a text that `text` rendered.
+
+        Raises:
+            ValueError: the text is not an order.
+        """
         generation, as_of_ms, run = text.split(".")
         return cls(int(generation), int(as_of_ms), int(run))
 
@@ -94,12 +98,12 @@ def is_subject(value: str) -> bool:
 
 
 def is_expired(expires_at: int, now: float) -> bool:
-    """An item is gone from the very second it expires, whether or not DynamoDB has deleted it yet."""
+    """Return whether an item has expired: from its `expires_at` on, even if DynamoDB has not deleted it yet."""
     return expires_at <= now
 
 
 def encode(item: Item) -> dict[str, dict[str, str]]:
-    """Encode an item as DynamoDB's JSON; binary as base64 text, as it travels on the wire."""
+    """Encode an item as DynamoDB's JSON; a binary body becomes base64 text, as in a request."""
     attributes = {
         PK: {"S": item.pk},
         SK: {"S": item.sk},
@@ -114,10 +118,10 @@ def encode(item: Item) -> dict[str, dict[str, str]]:
 
 
 def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
-    """Decode an item from DynamoDB's JSON, from the wire (B is base64 text) or from boto3 (B is bytes).
+    """Decode an item from DynamoDB's JSON, as in a response (B is base64 text) or from boto3 (B is bytes).
 
     Raises:
-        NewerItem: it has a later format; a newer release must read it.
+        NewerItem: the item has a later format, which only a newer release can read.
     """
     if FORMAT in attributes:
         raise NewerItem(
@@ -138,11 +142,11 @@ def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
 
 
 def body_text(body: str | bytes, largest: int = MAX_BODY_BYTES) -> str:
-    """Return the JSON text of a stored body, gunzipped if need be.
+    """Return the JSON text of a stored body, decompressed if it is gzip.
 
     Raises:
-        BodyTooLarge: the gzip grows past `largest` bytes.
-        ValueError: the gzip is damaged.
+        BodyTooLarge: the decompressed text has more than `largest` bytes.
+        ValueError: the gzip is damaged or truncated.
     """
     if isinstance(body, str):
         return body
@@ -154,7 +158,7 @@ def body_text(body: str | bytes, largest: int = MAX_BODY_BYTES) -> str:
     if len(text) > largest:
         raise BodyTooLarge(f"stored body is too large: it has more than {largest} bytes")
     if not unzip.eof:
-        raise ValueError("stored body is cut off")
+        raise ValueError("stored body is truncated")
     return text.decode()
 
 

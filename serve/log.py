@@ -20,7 +20,16 @@ KEY_METRICS = {"KeyFailures": "Count"}
 def build_request_line(
     environment: str, now: float, use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]
 ) -> str:
-    """Build the line of one request; `fields`: request_id, dataset, kid, subject, code, reason, as far as known."""
+    """Build the line of one request.
+
+    Args:
+        environment: the deployment's name, a dimension of the metrics.
+        now: epoch seconds.
+        use_case: a `serve.web.route.UseCase`.
+        status: HTTP status of the response.
+        latency_ms: time spent in the handler.
+        fields: what is known of request_id, dataset, kid, subject (hashed), asked, found, code, reason, places.
+    """
     line = {
         "level": "ERROR" if status >= 500 else "INFO",
         "use_case": use_case,
@@ -36,7 +45,7 @@ def build_request_line(
 
 
 def build_key_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
-    """Build the line of a problem with an issuer's keys."""
+    """Build the line of a problem with an issuer's keys. `now` is in epoch seconds."""
     line = {"level": "ERROR", "event": event, **details, "KeyFailures": 1}
     return _render(line, environment, now, _KEY_METRICS, None)
 

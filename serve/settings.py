@@ -59,7 +59,7 @@ def parse_issuers(text: str, served: Mapping[str, Served]) -> tuple[IssuerSettin
     """Parse the value of LARDER_ISSUERS: a JSON list of objects (docs/identity-providers.md).
 
     Raises:
-        ValueError: the message names the place, what was expected, and the settings that exist.
+        ValueError: the value is malformed; the message names the place, what was found, and what was expected.
     """
     try:
         entries = parse_json(text.encode())
@@ -76,7 +76,7 @@ def parse_issuers(text: str, served: Mapping[str, Served]) -> tuple[IssuerSettin
 
 
 def _overlap(one: Policy, other: Policy) -> bool:
-    """Return whether a token can be one of both issuers."""
+    """Return whether both issuers accept the same token."""
     return one.issuer == other.issuer or _accepts(one, other.issuer) or _accepts(other, one.issuer)
 
 
@@ -95,7 +95,7 @@ def _parse_origins(text: str) -> tuple[str, ...]:
 
 
 def _check_origin(origin: str) -> None:
-    """Check that a browser can send this origin (RFC 6454 section 6.2): any other would match nothing, or too much."""
+    """Check that a browser can send this origin (RFC 6454 section 6.2): others would match nothing or too much."""
     try:
         parts = urlsplit(origin)
         port = parts.port
@@ -115,7 +115,7 @@ def _check_origin(origin: str) -> None:
 
 
 class _Setting(NamedTuple):
-    """How one member of an issuer is parsed; `parse` returns None for a value that is not `expected`."""
+    """How to parse one member of an issuer; `parse` returns None for a value that is not `expected`."""
 
     expected: str
     parse: Callable[[Any], Any]
@@ -124,7 +124,7 @@ class _Setting(NamedTuple):
 def _parse_issuer(number: int, entry: Any, served: Mapping[str, Served]) -> IssuerSettings:
     place = f"LARDER_ISSUERS[{number}]"
     if not isinstance(entry, dict):
-        raise ValueError(f"{place} has an entry that is not an object")
+        raise ValueError(f"{place} must be an object with the members issuer, audience and keys, not {_show(entry)}")
     unknown = entry.keys() - SETTINGS.keys()
     if unknown:
         raise ValueError(f"{place} has unknown members: {', '.join(sorted(unknown))} (known: {', '.join(SETTINGS)})")
@@ -151,7 +151,7 @@ def _check_together(place: str, policy: Policy, served: Mapping[str, Served]) ->
     for name, datasets in (("datasets", policy.datasets or ()), ("scopes", dict(policy.scopes))):
         for dataset in datasets:
             if dataset not in served:
-                raise ValueError(f"{place}: {name} has no such dataset: {dataset!r} (known: {known})")
+                raise ValueError(f"{place}: {name} has {dataset!r}, which is not a dataset (known: {known})")
     accessible = {name: one for name, one in served.items() if policy.datasets is None or name in policy.datasets}
     for dataset, scope in policy.scopes:
         if dataset not in accessible:
@@ -163,7 +163,9 @@ def _check_together(place: str, policy: Policy, served: Mapping[str, Served]) ->
     claims = sorted({claim for one in accessible.values() for claim in one.subject})
     for claim, _ in policy.subject_claims:
         if claim not in claims:
-            raise ValueError(f"{place}: subject_claims has {claim!r}, no dataset's claim (known: {', '.join(claims)})")
+            raise ValueError(
+                f"{place}: subject_claims has {claim!r}, which no dataset's subject has (known: {', '.join(claims)})"
+            )
 
 
 def _show(value: Any) -> str:
@@ -213,7 +215,8 @@ def _audiences(value: Any) -> str | tuple[str, ...] | None:
 def _claim(value: Any) -> Claim | None:
     """Parse a claim: a name, or a list of the names that lead to it."""
     if isinstance(value, str):
-        # In many tools `realm_access.roles` is a claim within an object: here it would be one of that name.
+        # Many tools write `realm_access.roles` for a nested claim. Here it would be a claim whose name has a dot, so it
+        # is refused.
         is_path = "." in value and not any(mark in value for mark in ":/")
         return value if value and _is_quotable(value) and not is_path else None
     if not isinstance(value, list) or not value:
@@ -236,7 +239,7 @@ def _mapping(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[str, An
 def _scopes(value: Any) -> tuple[tuple[str, str | None], ...] | None:
     if not isinstance(value, dict) or not value:
         return None
-    # RFC 6749 section 3.3; it is sent in a header.
+    # RFC 6749 section 3.3; a scope is sent in a header.
     is_good = all(one is None or (one and _is_quotable(one) and " " not in one) for one in value.values())
     return tuple(value.items()) if is_good else None
 
@@ -285,11 +288,12 @@ def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-_A_CLAIM = 'a claim\'s name, or a list of names for one within objects, e.g. ["realm_access", "roles"]'
-# Every member of an issuer, by the name of its member of Policy; docs/identity-providers.md has each with its risk.
+_A_CLAIM = 'a claim\'s name, or the list of names that leads to a nested claim, e.g. ["realm_access", "roles"]'
+# Every member of an issuer; the names are those of the members of Policy. docs/identity-providers.md explains each with
+# its risk.
 SETTINGS: dict[str, _Setting] = {
     "issuer": _Setting(
-        f"a string without blanks around it, exactly as in iss (no *, and of braces only {TENANT})", _issuer
+        f"a string without blanks around it, exactly as in iss (no *, and no braces except {TENANT})", _issuer
     ),
     "audience": _Setting("a string, or a list of strings, without * or blanks around them", _audiences),
     "keys": _Setting("a string: the location of the issuer's keys", _text),

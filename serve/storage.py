@@ -17,14 +17,14 @@ Send = Callable[[str, bytes], bytes]
 
 
 class StorageUnavailable(Exception):
-    """DynamoDB throttles or does not respond in time, or has items of a newer release; what exists is unknown (H9)."""
+    """DynamoDB throttles or does not respond in time, or an item is of a newer release; what exists is unknown (H9)."""
 
 
 class AnswerTooLarge(StorageUnavailable):
-    """What is asked for at once is more than a call returns."""
+    """The response to one call is larger than the client's limit."""
 
 
-# Seconds in which keys that DynamoDB left out of a batch are asked for again, and bounds of the pauses between.
+# Seconds for asking again for the keys that DynamoDB left out of a batch, and the limits of the pauses between tries.
 BATCH_SECONDS, BASE, CAP = 4.0, 0.025, 1.0
 
 
@@ -48,13 +48,14 @@ class Storage:
         return _decode(answer["Item"]) if "Item" in answer else None
 
     def get_items(self, pk: str, sks: Sequence[str]) -> Iterator[tuple[Sequence[str], dict[str, Item]]]:
-        """Get items of one partition, expired or not: yield some of the keys with the items that there are, by sk.
+        """Get items of one partition, expired or not. Yield groups of `sks`, each with the items found, by sk.
 
-        One BatchGetItem has all of them, unless the items are too large for one response: then it has half of them.
-        The caller need not read on.
+        One BatchGetItem gets all of them, unless the items are too large for one response: then a call gets half of
+        them. The caller can stop early.
 
         Raises:
-            StorageUnavailable: DynamoDB did not respond, or not for all keys within the time.
+            StorageUnavailable: DynamoDB did not respond, or not for all keys within `BATCH_SECONDS`, or a newer release
+                wrote one of the items.
         """
         groups = [sks]
         while groups:
@@ -76,9 +77,9 @@ class Storage:
         while True:
             answer = self._call("BatchGetItem", f'{{"RequestItems":{{{self._table}:{json.dumps(asked)}}}}}')
             for attributes in answer["Responses"].get(self._name, []):
-                item = decode(attributes)
+                item = _decode(attributes)
                 found[item.sk] = item
-            # Keys that DynamoDB throttled, or that came after 16 MB. None of them is missing: all are asked for again.
+            # Keys that DynamoDB throttled, or that did not fit into 16 MB. They can exist, so all are asked for again.
             asked = answer.get("UnprocessedKeys", {}).get(self._name)
             if not asked:
                 return found
@@ -133,5 +134,5 @@ class Storage:
 def _decode(attributes: Any) -> Item:
     try:
         return decode(attributes)
-    except NewerItem as error:  # a deploy that was rolled back: a retry after the next one can succeed
+    except NewerItem as error:  # after a rollback; a retry succeeds when the newer release is deployed again
         raise StorageUnavailable("NewerItem") from error

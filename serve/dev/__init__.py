@@ -1,1 +1,1 @@
-"""What a developer of a consumer or an operator runs on a laptop; never part of the deployed bundle."""
+"""Tools for a laptop: the local server, its documentation page, and keys. Never part of the deployed bundle."""

@@ -1,4 +1,4 @@
-"""The command line of serve: the laptop server, and key sets. Errors are one line on stderr."""
+"""The command line of serve: the laptop server, and key sets. An error is one line on stderr and exit status 1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_served() -> dict[str, Served]:
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a command; return the exit status."""
+    """Run a command; return the exit status: 0, or 1 after an error or a refused key."""
     is_keys = arguments[:1] == ["keys"]
     options = _build_keys_parser().parse_args(arguments[1:]) if is_keys else _build_parser().parse_args(arguments)
     try:
@@ -54,8 +54,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "LARDER_ISSUERS it uses the stack that runs on this machine (`./larder up` or `./larder demo`).",
         epilog="`./larder keys --help`: signing keys, and tokens for development",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
-    parser.add_argument("--port", type=int, default=8080, help="0: any free port")
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s; 0: any free port")
     parser.set_defaults(run=_serve)
     return parser
 
@@ -67,25 +67,28 @@ def _build_keys_parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
     for name, run, text in (
         ("list", _list, "show the keys at a location"),
-        ("check", _check, "fail if one is refused"),
+        ("check", _check, "show them, and exit with status 1 if a key is refused"),
     ):
         action = actions.add_parser(name, help=text)
         action.add_argument(
-            "location", nargs="?", default=f"file:{KEYS}/jwks.json", help="file:, s3://, ssm: or https:"
+            "location",
+            nargs="?",
+            default=f"file:{KEYS}/jwks.json",
+            help="file:, s3://, ssm: or https: (default: %(default)s)",
         )
         action.set_defaults(run=run)
     create = actions.add_parser("create", help="create a key pair: KID.pem, and the public half in jwks.json")
-    create.add_argument("kid")
+    create.add_argument("kid", help="name of the new key")
     create.add_argument("--algorithm", default="ES256", choices=["RS256", "PS256", "ES256", "ES384", "EdDSA"])
-    create.add_argument("--folder", type=Path, default=KEYS)
+    create.add_argument("--folder", type=Path, default=KEYS, help="default: %(default)s")
     create.set_defaults(run=_create)
     token = actions.add_parser("token", help="sign a token, for development only")
-    token.add_argument("kid")
-    token.add_argument("--folder", type=Path, default=KEYS)
-    token.add_argument("--issuer", default="https://issuer.example.com/")
-    token.add_argument("--audience", default="larder")
+    token.add_argument("kid", help="name of the key that signs, as given to `create`")
+    token.add_argument("--folder", type=Path, default=KEYS, help="default: %(default)s")
+    token.add_argument("--issuer", default="https://issuer.example.com/", help="default: %(default)s")
+    token.add_argument("--audience", default="larder", help="default: %(default)s")
     token.add_argument("--scope", help="default: the scopes of all datasets")
-    token.add_argument("--lifetime", type=int, default=3600, help="seconds")
+    token.add_argument("--lifetime", type=int, default=3600, help="seconds (default: %(default)s)")
     token.add_argument("--claim", action="append", default=[], metavar="NAME=VALUE", help="e.g. carrier=B6")
     token.set_defaults(run=_token)
     return parser
@@ -98,7 +101,7 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         from infra.local.running import read_variables
 
         env = {**env, **read_variables()}
-        print(f"larder serve: with the stack that runs on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
+        print(f"larder serve: using the stack on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
     handler = build_handler(build_dependencies(env, read_served()))
     from serve.dev.server import open_server, port_of  # only this command needs waitress
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "drf_spectacular_sidecar"  # carries Swagger UI as its makers publish it; Django itself is not imported
+PACKAGE = "drf_spectacular_sidecar"  # contains Swagger UI as published; Django is not imported
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -38,7 +38,7 @@ PAGE = """<!doctype html>
   </body>
 </html>
 """
-# HEAD and OPTIONS of each path are in the document, and would fill two thirds of the page.
+# HEAD and OPTIONS of each path stay in the document but are hidden here: they would fill two thirds of the page.
 START = """const HIDDEN = ["head", "options"];
 const OnlyMain = () => ({{
   statePlugins: {{
@@ -64,7 +64,7 @@ window.ui = SwaggerUIBundle({{
 
 
 def build_document(text: str, servers: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Build the document that consumers get: without what only API Gateway reads, with an environment's servers."""
+    """Build the document for consumers: without the extensions of API Gateway, with the servers of an environment."""
     document = _without_extensions(yaml.safe_load(text))
     document["paths"] = {path: operations for path, operations in document["paths"].items() if operations}
     if servers is not None:
@@ -74,9 +74,9 @@ def build_document(text: str, servers: list[dict[str, str]] | None = None) -> di
 
 
 def read_document(servers: list[dict[str, str]] | None = None) -> dict[str, Any]:
-    """Read openapi.yaml of the project (`enrich.datasets.find_project`) as consumers get it.
+    """Read openapi.yaml of the project (`enrich.datasets.find_project`) and build the document for consumers.
 
-    The title is the service's name, as in the discovery files.
+    The title is the name of the service, as in the discovery files.
     """
     project = Path(os.environ.get("LARDER_PROJECT") or ROOT)
     document = build_document((project / "openapi.yaml").read_text(), servers)

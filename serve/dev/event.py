@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build_event(environ: WSGIEnvironment) -> dict[str, Any]:
-    """Build an event with payload 2.0 from a WSGI request."""
+    """Build the event of a function URL (payload 2.0) from a WSGI request."""
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
     path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
     return {

@@ -31,19 +31,19 @@ MAKERS: dict[str, Callable[[], Any]] = {
 
 
 def create_key(folder: Path, kid: str, algorithm: str = "ES256") -> Path:
-    """Create a key pair: `{kid}.pem`, private and for its owner's eyes, and the public half in `jwks.json` beside it.
+    """Create a key pair: `{kid}.pem`, private and readable by its owner only, and the public half in `jwks.json`.
 
     Raises:
-        FileExistsError: the key set has a key of that name; keys are replaced under a new name.
-        ValueError: the name cannot be a file's, or `jwks.json` is not a key set.
+        FileExistsError: the key set has a key with this kid; a replacement needs a new kid.
+        ValueError: the kid is not usable as a file name, or `jwks.json` is not a key set.
     """
     if not kid or "/" in kid or kid.startswith("."):
-        raise ValueError(f"{kid!r} cannot be the name of a key file")
+        raise ValueError(f"kid {kid!r} cannot be a file name: it must not be empty, contain / or begin with a dot")
     folder.mkdir(parents=True, exist_ok=True)
     jwks_path = folder / "jwks.json"
     document = json.loads(jwks_path.read_text()) if jwks_path.exists() else {"keys": []}
     if any(jwk.get("kid") == kid for jwk in document["keys"]):
-        raise FileExistsError(f"{jwks_path} has a key {kid!r} already")
+        raise FileExistsError(f"{jwks_path} already has a key {kid!r}: choose another kid")
     private_key = MAKERS[algorithm]()
     jwk: dict[str, Any] = get_default_algorithms()[algorithm].to_jwk(private_key.public_key(), as_dict=True)
     jwk.pop("key_ops", None)
@@ -64,7 +64,7 @@ def create_key(folder: Path, kid: str, algorithm: str = "ES256") -> Path:
 def build_claims(
     issuer: str, audience: str, scope: str, extra: Mapping[str, Any], now: float, lifetime: int = 3600
 ) -> dict[str, Any]:
-    """Build the claims of a token for development."""
+    """Build the claims of a token for development. `now` is in epoch seconds, `lifetime` in seconds."""
     times = {"iat": int(now), "exp": int(now) + lifetime, "jti": str(uuid.uuid4())}
     return {
         "iss": issuer,
@@ -81,8 +81,8 @@ def sign_token(private_path: Path, claims: Mapping[str, Any]) -> str:
     """Sign a token with a key that `create_key` made; its name and algorithm are those in `jwks.json` beside it.
 
     Raises:
-        FileNotFoundError: there is no such key.
-        ValueError: `jwks.json` does not have it.
+        FileNotFoundError: the private key or `jwks.json` does not exist.
+        ValueError: `jwks.json` has no key with this kid.
     """
     document = json.loads((private_path.parent / "jwks.json").read_text())
     algorithms = {jwk["kid"]: jwk["alg"] for jwk in document["keys"]}

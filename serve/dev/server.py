@@ -17,18 +17,18 @@ from serve.handler import Handler
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# The page runs its own scripts and asks its own origin, and nothing else.
+# The page can only run its own scripts and send requests to its own origin.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 )
 
 
-# A browser keeps a permanent redirect, and other servers use this port on other days: not for `/`.
+# Not permanent for `/`: browsers cache permanent redirects, and other servers can use this port later.
 REDIRECTS = {"/": "307 Temporary Redirect", "/docs": "308 Permanent Redirect"}
 
 
 def build_laptop_app(handler: Handler) -> WSGIApplication:
-    """Build the application: /docs/ and /openapi.json from files, `/` leads there, all else from the handler."""
+    """Build the application: /docs/ and /openapi.json from files, a redirect from `/`, all else from the handler."""
     api = build_app(handler)
     files = {f"/docs/{name}": page for name, page in read_pages().items()}
     files["/docs/"] = files.pop("/docs/index.html")
@@ -50,15 +50,15 @@ def build_laptop_app(handler: Handler) -> WSGIApplication:
 
 
 def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> TcpWSGIServer:
-    """Open the server on loopback, and there only; `run()` serves until `close()`. Port 0 takes a free one.
+    """Open the server, on loopback only; `run()` serves until `close()`. Port 0 chooses a free port.
 
     Raises:
         ValueError: the address is not on loopback.
     """
     if not ip_address(host).is_loopback:
         raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is for this machine alone")
-    # One worker: a Lambda answers one request at a time as well, and the handler is written for that. Others wait, of
-    # which waitress would warn.
+    # One worker thread, because a Lambda also handles one request at a time and the handler is written for that. Other
+    # requests wait, and waitress would log a warning about each.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(build_laptop_app(handler), host=host, port=port, ident="larder", threads=1)
     return cast("TcpWSGIServer", server)

@@ -1,6 +1,6 @@
 """Parse key documents, JWKS or PEM, into usable keys and refused keys with reasons.
 
-keys = parse_jwks({"keys": [...]}).keys      # what `serve.tokens.jwt.verify` takes
+`parse_jwks(document).keys` is the `keys` argument of `serve.tokens.jwt.verify`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from serve.tokens.strict import Ambiguous, parse_base64url, parse_json
 
 _CURVES = {"P-256": (SECP256R1, 32), "P-384": (SECP384R1, 48), "P-521": (SECP521R1, 66)}
 _THUMBPRINT = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}  # RFC 7638, 8037
-_KEPT = {"x5t": "x5t", "x5t#S256": "x5t_s256", "issuer": "issuer"}  # members of a JWK, and of SigningKey
+_KEPT = {"x5t": "x5t", "x5t#S256": "x5t_s256", "issuer": "issuer"}  # member of a JWK -> member of SigningKey
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
-# Common faults of a document, by how it begins.
+# Common faults of a document, by its first bytes.
 _UNREADABLE = {
     b"\xef\xbb\xbf": "begins with a byte order mark; store it as UTF-8 without one",
     b"\xff\xfe\x00\x00": "is UTF-32; store it as UTF-8",
     b"\x00\x00\xfe\xff": "is UTF-32; store it as UTF-8",
     b"\xff\xfe": "is UTF-16; store it as UTF-8",
     b"\xfe\xff": "is UTF-16; store it as UTF-8",
-    b"\x1f\x8b": "is gzipped, although that was not asked for; serve or store it as plain JSON",
-    b"<": "is HTML or XML, no JWKS document",
+    b"\x1f\x8b": "is gzip, which was not requested; serve or store it as plain JSON",
+    b"<": "is HTML or XML, not a JWKS document",
 }
 
 
@@ -54,7 +54,7 @@ class KeyDocument(NamedTuple):
 
 
 class RefusedKey(NamedTuple):
-    """A key that is not used, and why."""
+    """A key that is not used, and the reason."""
 
     kid: str
     reason: str
@@ -63,7 +63,7 @@ class RefusedKey(NamedTuple):
 class KeySet(NamedTuple):
     """Usable keys by kid, and the others. If `keys` is empty, every token is invalid.
 
-    `refused` keys are faults of the key set. `unused` keys are for another purpose or algorithm, which is no fault:
+    `refused` keys are faults of the key set. `unused` keys are for another purpose or algorithm, which is not a fault:
     every key set of Keycloak has one for encryption.
     """
 
@@ -133,8 +133,8 @@ def parse_jwk(jwk: object, algorithms: frozenset[str] = DEFAULT_ALGORITHMS) -> S
     """Parse one JWK for the algorithms that a policy allows.
 
     Raises:
-        UnusedKey: not for signatures, or for an algorithm or of a type that the policy does not allow.
-        BadKey: symmetric, private, weak, or malformed.
+        UnusedKey: the key is not for signatures, or the policy does not allow its algorithm or type.
+        BadKey: the key is symmetric, private, weak, or malformed.
     """
     if isinstance(jwk, Ambiguous):
         raise BadKey("a member occurs twice")
@@ -146,19 +146,19 @@ def parse_jwk(jwk: object, algorithms: frozenset[str] = DEFAULT_ALGORITHMS) -> S
     if "alg" in jwk and not isinstance(jwk["alg"], str):
         raise BadKey("alg is not a string")
     if "alg" in jwk and jwk["alg"] not in algorithms:
-        raise UnusedKey("its algorithm (alg) is none that the issuer's settings allow")
+        raise UnusedKey("its algorithm (alg) is not one that the issuer's settings allow")
     try:
         public_key = _load(jwk)
     except BadKey:
         raise
-    except (ValueError, TypeError) as error:  # off the curve, an even exponent, ...: cryptography's own checks
+    except (ValueError, TypeError) as error:  # checks of cryptography: off the curve, an even exponent, ...
         raise BadKey("not a valid key of its type") from error
     key = build_signing_key(jwk.get("kid"), public_key, jwk.get("alg"), algorithms)
     return key._replace(**{field: jwk[name] for name, field in _KEPT.items() if isinstance(jwk.get(name), str)})
 
 
 def _check_purpose(jwk: Mapping[str, Any]) -> None:
-    """Check `use` and `key_ops` (RFC 7517 sections 4.2 and 4.3), which can have other values than those registered."""
+    """Check `use` and `key_ops` (RFC 7517 sections 4.2 and 4.3), which can have values that are not registered."""
     if "use" in jwk and jwk["use"] != "sig":
         use = jwk["use"]
         raise (BadKey if not isinstance(use, str) or use.lower() in ("", "sig") else UnusedKey)("use is not sig")
@@ -209,18 +209,18 @@ def _load(jwk: Mapping[str, Any]) -> object:
     if kind == "RSA":
         return RSAPublicNumbers(e=_integer(jwk, "e"), n=_integer(jwk, "n")).public_key()
     if not isinstance(kind, str) or not kind:
-        raise BadKey("kty is missing or no string")
+        raise BadKey("kty is missing or not a string")
     if kind not in ("EC", "OKP"):  # RFC 7517 section 5: types that are not understood should be ignored
-        raise UnusedKey("kty is neither RSA, EC nor OKP")
+        raise UnusedKey("kty is not RSA, EC or OKP")
     if not isinstance(curve_name, str) or not curve_name:
-        raise BadKey("crv is missing or no string")
+        raise BadKey("crv is missing or not a string")
     if kind == "EC" and curve_name in _CURVES:
         curve, size = _CURVES[curve_name]
         x, y = _integer(jwk, "x", size), _integer(jwk, "y", size)
         return EllipticCurvePublicNumbers(x, y, curve()).public_key()
     if kind == "OKP" and curve_name == "Ed25519":
         return Ed25519PublicKey.from_public_bytes(_octets(jwk, "x", 32))
-    raise UnusedKey("crv is neither P-256, P-384, P-521 nor Ed25519 for this kty")
+    raise UnusedKey("crv is not one of P-256, P-384, P-521 and Ed25519, or not for this kty")
 
 
 def _integer(jwk: Mapping[str, Any], member: str, size: int | None = None) -> int:
@@ -248,5 +248,5 @@ def _parse_pem(kid: str, data: bytes, algorithms: frozenset[str]) -> SigningKey:
         raise BadKey("not a public key in PEM") from error
     try:
         return build_signing_key(kid, public_key, None, algorithms)
-    except UnusedKey as error:  # an operator stored just this key for this issuer
+    except UnusedKey as error:  # an operator stored this key on purpose, so this is a fault
         raise BadKey(str(error)) from error

@@ -1,12 +1,12 @@
-"""Verify a bearer token: token, keys, policy and time in; claims out, or one error. It fetches nothing.
+"""Verify a bearer token: token, keys, policy and time in; claims or one exception out. Nothing is fetched here.
 
     keys = parse_jwks(document).keys                                # serve.tokens.jwks; a JWKS as a string or dict
     policy = Policy(issuer="https://issuer.example.com/", audience="larder")
     claims = verify(token, keys, policy, now=time.time())           # or InvalidToken
 
 An attacker controls everything in a token until its signature is verified, and claims that an honest issuer signed can
-still contain text from its users. The rules V1 to V14 are those of RFC 7515, 7519, 8725, 9068 and of the
-public test vectors for them; each is marked where it is enforced.
+still contain text from its users. The rules V1 to V14 come from RFC 7515, 7519, 8725 and 9068 and the public test
+vectors for them; each is marked where it is enforced.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Claim = str | tuple[str, ...]  # a claim's name, or the names that lead to a cla
 class InvalidToken(Exception):
     """The token is not valid: the only error of this module, and always a 401.
 
-    `reason` is one of a fixed set of words and `claim` a name from the settings: never text from the token, so both can
-    be logged and answered.
+    `reason` is one of a fixed set of words, and `claim` is a name from the settings. Neither is text from the token, so
+    both can be logged and returned.
     """
 
     def __init__(self, reason: str, claim: Claim = "") -> None:
@@ -148,9 +148,9 @@ def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
 
 
 def find_issuer(claims: Mapping[str, Any], policy: Policy) -> str | None:
-    """Return the exact `iss` that a policy demands of a token with these claims; None if it accepts none.
+    """Return the exact `iss` that a policy requires of a token with these claims; None if it accepts none.
 
-    The issuer of a provider with many tenants (TENANT in the policy's issuer) is that of the claim `tid`.
+    For a provider with many tenants (TENANT in the policy's issuer), the claim `tid` names the tenant.
     """
     if TENANT not in policy.issuer:
         return policy.issuer
@@ -172,7 +172,7 @@ def get_claim(claims: Mapping[str, Any], claim: Claim) -> Any:
 
 
 def peek_claims(token: str) -> dict[str, Any]:
-    """Return the unverified claims of a token, to choose the issuer whose keys must verify it.
+    """Return the claims of a token without verifying it, to choose the issuer whose keys must verify it.
 
     Raises:
         InvalidToken: the token is not a JWT with an issuer.
@@ -185,10 +185,10 @@ def peek_claims(token: str) -> dict[str, Any]:
 
 
 def _check_key_issuer(key: SigningKey, claims: Mapping[str, Any], policy: Policy) -> None:
-    """Check that the key is one of the token's tenant.
+    """Check that the key can sign for the token's tenant.
 
-    Entra's key set for all tenants has keys that are for one tenant only: their member `issuer` says so, and has
-    `{tenantid}` in the keys of all tenants.
+    Entra's key set for all tenants also has keys for a single tenant. The member `issuer` of a key names the tenant, or
+    contains `{tenantid}` if the key is for all tenants.
     """
     if TENANT in policy.issuer and key.issuer and key.issuer.replace("{tenantid}", claims["tid"]) != claims["iss"]:
         raise InvalidToken("wrong-issuer")
@@ -209,7 +209,7 @@ def _check_audience(claims: Mapping[str, Any], policy: Policy) -> None:
 def _split(token: str) -> tuple[str, str, str]:
     if not isinstance(token, str) or len(token) > MAX_TOKEN_BYTES:  # V12
         raise InvalidToken("malformed")
-    found = _COMPACT.match(token)  # V1; `\Z`, since `$` would take a line feed at the end
+    found = _COMPACT.match(token)  # V1; `\Z`, since `$` would accept a line feed at the end
     if found is None:
         raise InvalidToken("malformed")
     return found[1], found[2], found[3]
@@ -258,7 +258,7 @@ def _find_by_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey], poli
         raise InvalidToken("no-kid")
     key = keys.get(kid)
     if key is None:
-        # A key for an algorithm that the policy does not allow is not in the set, and no reading will bring it.
+        # A key for an algorithm that the policy does not allow is never in the set, so reading again cannot help.
         is_allowed = isinstance(header.get("alg"), str) and header["alg"] in policy.algorithms
         raise InvalidToken("unknown-kid" if is_allowed else "wrong-algorithm")
     return key
@@ -267,8 +267,8 @@ def _find_by_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey], poli
 def _find_without_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> SigningKey:
     """Return the key whose certificate the header names, or the only key of the set.
 
-    RFC 7515, sections 4.1.7 and 4.1.8. Providers that send x5t use it as kid too, and a PEM has no other name than its
-    file's.
+    RFC 7515, sections 4.1.7 and 4.1.8. Providers that send x5t also use it as kid, and the kid of a PEM is its file
+    name.
     """
     found = list(keys.values())
     named = [header[name] for name in ("x5t", "x5t#S256") if name in header]

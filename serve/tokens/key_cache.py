@@ -18,7 +18,7 @@ class Unreadable(Exception):
 
 
 class KeysUnavailable(Exception):
-    """There is no usable key set, so that no token can be verified."""
+    """There is no usable key set, so no token can be verified."""
 
 
 class Freshness(NamedTuple):
@@ -41,8 +41,8 @@ CLOCKS = 10.0  # seconds that the `now` of one thread can be behind that of anot
 class KeyStore:
     """The keys of one issuer, for the algorithms of its policy. Threads can share it.
 
-    `report(event, details)` is called for every refused key and failed read. While one thread reads, others wait: with
-    the previous keys they would refuse tokens of a key that is just being read.
+    `report(event, details)` is called for every refused key and failed read. While one thread reads, others wait: the
+    previous keys would refuse a token whose new key is being read.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class KeyStore:
             return self._good.keys
 
     def renewed(self, now: float) -> Mapping[str, SigningKey]:
-        """Return the keys for a token with an unknown kid: read again, unless that was done within `cool_down`.
+        """Return the keys for a token with an unknown kid; read them again unless that was done within `cool_down`.
 
-        Anybody who sends tokens can trigger this, so the source is read at most once per `cool_down` (V13).
+        Any caller can trigger this with a token, so the source is read at most once per `cool_down` (V13).
 
         Raises:
             KeysUnavailable: as `current`.
@@ -102,7 +102,7 @@ class KeyStore:
         except (Unreadable, BadKeySet) as error:
             self._fail(now, str(error))
             return
-        except Exception as error:  # noqa: BLE001 - whatever a place of keys does, it must not refuse a good token
+        except Exception as error:  # noqa: BLE001 - no failure of a source can make a valid token invalid
             self._fail(now, f"{type(error).__name__} while the keys were read")
             return
         # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would

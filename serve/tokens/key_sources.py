@@ -26,18 +26,18 @@ from wire.endpoint import object_path, parse_endpoint, resolve
 from wire.errors import WireError
 
 LIMITS = Limits(connect=1.0, attempt=1.5, budget=3.0, tries=2, largest=1024 * 1024)
-# Seconds for all calls of one reading, while a request waits for it: `MAX_DOCUMENTS` objects of S3 take 3 s at most in
-# the same region. The rest of the request's time is for the item, which the last good keys can still give access to.
+# Seconds for all calls of one read, while a request waits for it: `MAX_DOCUMENTS` objects of S3 take at most 3 s in the
+# same region. The rest of the request's time is for the item: the previous keys can still give access to it.
 READING_SECONDS = 4.0
 MAX_DOCUMENTS = 100
-_TOO_MANY = f"more than {MAX_DOCUMENTS} documents: remove those that are no keys, or give the keys a place of their own"
+_TOO_MANY = f"more than {MAX_DOCUMENTS} documents: remove those that are not keys, or move the keys to another location"
 
 
 def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
     """Return the function that reads the documents at a location, within `READING_SECONDS` in all.
 
     Raises:
-        ValueError: the location has another scheme or form.
+        ValueError: the scheme or form of the location is not supported.
     """
     read_all = _find_reader(location, env)
 
@@ -49,10 +49,10 @@ def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyD
 
 
 def check_location(location: str) -> None:
-    """Check before a deploy what a request would find out: nothing is read.
+    """Check a location before a deploy, without reading it, so that a mistake is not found by the first request.
 
     Raises:
-        ValueError: the location has another scheme or form, or no request can name it.
+        ValueError: the scheme or form of the location is not supported, or no request can be sent to it.
     """
     _find_reader(location, {})
     parts = urlsplit(location)
@@ -70,8 +70,8 @@ def check_location(location: str) -> None:
 
 def _find_reader(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
     parts = urlsplit(location)
-    if "@" in parts.netloc:  # it would not be sent, and be logged as a part of the location
-        raise ValueError("the location of keys must be one without a user name or password")
+    if "@" in parts.netloc:  # they would not be sent, but logged with the location
+        raise ValueError("the location of keys must be without user name and password")
     if parts.scheme == "file" and parts.path and not parts.netloc:
         return lambda: _read_files(parts.path)
     if parts.scheme == "https" and parts.hostname:
@@ -85,7 +85,7 @@ def _find_reader(location: str, env: Mapping[str, str]) -> Callable[[], list[Key
 
 
 def _client(service: str, region: str, env: Mapping[str, str]) -> Client:
-    # Keys are read minutes apart; an idle connection would be stale by then.
+    # The client is closed after each read: keys are read minutes apart, when an idle connection would be stale.
     return Client(resolve(service, region, env), find_source(env), LIMITS)
 
 
@@ -106,7 +106,7 @@ def _read_files(location: str) -> list[KeyDocument]:
 def _read_https(url: str) -> list[KeyDocument]:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    # Firewalls of issuers reject requests without a user agent; some servers compress what they are not asked to.
+    # Some issuers' firewalls reject requests without a user agent; some servers compress unless identity is requested.
     headers = [
         ("accept", "application/jwk-set+json, application/json"),
         ("accept-encoding", "identity"),
@@ -144,7 +144,7 @@ def _list_s3(client: Client, bucket: str, prefix: str) -> list[str]:
     query = f"encoding-type=url&list-type=2&max-keys={MAX_DOCUMENTS + 1}&prefix={quote(prefix, safe='')}"
     listing = client.call("GET", f"/{bucket}?{query}").body.decode(errors="replace")
     if "<ListBucketResult" not in listing:
-        raise Unreadable(f"{place}: the answer is no listing of a bucket")
+        raise Unreadable(f"{place}: the response is not a bucket listing")
     if "<IsTruncated>true</IsTruncated>" in listing:
         raise Unreadable(f"{place}: {_TOO_MANY}")
     return [unquote_plus(name) for name in re.findall(r"<Key>([^<]*)</Key>", listing)]
@@ -174,7 +174,7 @@ def _list_ssm(client: Client, path: str) -> Iterator[list[KeyDocument]]:
             yield [KeyDocument(one["Name"], one["Value"].encode()) for one in page["Parameters"]]
             token = page.get("NextToken")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Unreadable(f"ssm:{path}: the answer has no list of parameters") from error
+            raise Unreadable(f"ssm:{path}: the response has no list of parameters") from error
         if not token:
             return
         request["NextToken"] = token
@@ -182,8 +182,8 @@ def _list_ssm(client: Client, path: str) -> Iterator[list[KeyDocument]]:
 
 
 def _check_count(place: str, count: int, nothing: str) -> None:
-    """Check that there are documents, and no more than are read: one that is dropped could be the key in use."""
-    if not count:  # an empty place is a mistake, not a key set without keys
+    """Check that there are documents, but not too many: one that was left out could be the key in use."""
+    if not count:  # an empty location is a mistake, not a key set without keys
         raise Unreadable(f"{place}: {nothing}")
     if count > MAX_DOCUMENTS:
         raise Unreadable(f"{place}: {_TOO_MANY}")

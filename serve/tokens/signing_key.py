@@ -41,10 +41,10 @@ _ECDSA = {  # RFC 7518 section 3.4: the curve, the bytes of r and of s, the hash
     "ES384": (SECP384R1, 48, ECDSA(SHA384())),
     "ES512": (SECP521R1, 66, ECDSA(SHA512())),
 }
-_UNSUPPORTED = "neither RSA, P-256, P-384, P-521 nor Ed25519"
+_UNSUPPORTED = "its type is not RSA, P-256, P-384, P-521 or Ed25519"
 _EDDSA = ("EdDSA", "Ed25519")  # RFC 8037, and its name in RFC 9864
 
-# Every algorithm that a policy can allow: those of RFC 7518 and 8037 with a public key, on the curves of NIST.
+# Every algorithm that a policy can allow: those of RFC 7518 (on NIST curves) and 8037 that have a public key.
 ALGORITHMS = frozenset((*_RSA, *_ECDSA, *_EDDSA))
 DEFAULT_ALGORITHMS = frozenset({"RS256", "PS256", "ES256", "ES384", "EdDSA"})
 
@@ -54,14 +54,14 @@ class BadKey(Exception):
 
 
 class UnusedKey(BadKey):
-    """A key for another purpose or algorithm, which a key set can have without a fault."""
+    """A key for another purpose or algorithm; that is not a fault of the key set."""
 
 
 class SigningKey(NamedTuple):
     """A public key, its kid, and the only algorithm that it is for.
 
-    `x5t` and `x5t_s256` are the thumbprints of its certificate, and `issuer` is the only issuer that it is for, where
-    the key set has them.
+    If the key set has them, `x5t` and `x5t_s256` are the thumbprints of its certificate, and `issuer` is the only
+    issuer that the key is for.
     """
 
     kid: str
@@ -75,10 +75,10 @@ class SigningKey(NamedTuple):
 def build_signing_key(
     kid: object, public_key: object, algorithm: object = None, allowed: frozenset[str] = DEFAULT_ALGORITHMS
 ) -> SigningKey:
-    """Check and build a key. Its default algorithm is the first `allowed` one of its type: RS256 comes before PS256.
+    """Check and build a key. The default algorithm is the first `allowed` one of its type: RS256 comes before PS256.
 
     Raises:
-        UnusedKey: no allowed algorithm is for a key of this type.
+        UnusedKey: no allowed algorithm uses keys of this type.
         BadKey: the key is weak, of an unsupported type, or does not match the algorithm.
     """
     if not isinstance(kid, str) or not kid:

@@ -9,9 +9,9 @@ from typing import Any
 
 MAX_DEPTH = 16  # objects and lists within each other; issuers use three or four
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
-# A string (to the end of the text if it has no end, so that no text is scanned twice), or one bracket.
+# A string (an unterminated one extends to the end of the text, so that no text is scanned twice), or one bracket.
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
-# The last character of an unpadded text may only carry zeros in the bits that belong to no byte (RFC 4648 section 3.5).
+# In the last character of an unpadded text, the bits that belong to no byte must be zero (RFC 4648 section 3.5).
 _LAST = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 
 
@@ -36,11 +36,12 @@ class Ambiguous:
 def parse_json(data: bytes, *, mark_ambiguous: bool = False) -> Any:
     """Parse JSON per RFC 8259 and I-JSON.
 
-    Python's own parser accepts NaN, Infinity, 1e999, duplicate members, lone surrogates, and 1,000 levels of nesting.
-    With `mark_ambiguous` an object with a duplicate member becomes an `Ambiguous`, and the rest is parsed.
+    Python's `json` accepts NaN, Infinity, 1e999, duplicate members, lone surrogates, and 1,000 levels of nesting; this
+    function does not. With `mark_ambiguous` an object with a duplicate member becomes an `Ambiguous`, and the rest is
+    parsed.
 
     Raises:
-        ValueError: any of those, not UTF-8, or not JSON.
+        ValueError: the data has any of those, is not UTF-8, or is not JSON.
     """
     text = data.decode()  # strict; the parser rejects a byte order mark
     _check_depth(text)
@@ -70,7 +71,7 @@ def _check_depth(text: str) -> None:
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(members)
     if len(value) != len(members):
-        raise ValueError("member named twice")
+        raise ValueError("an object has a member twice")
     return value
 
 

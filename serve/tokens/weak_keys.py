@@ -22,7 +22,8 @@ def check_rsa(n: int, e: int) -> None:
     """Check modulus and exponent.
 
     Raises:
-        ValueError: too short or too long, an exponent out of range or even, or a modulus of the ROCA kind.
+        ValueError: a modulus that is too short, too long, even or vulnerable to ROCA, or an exponent that is even or
+            out of range.
     """
     if n.bit_length() < MIN_RSA_BITS:
         raise ValueError(f"RSA modulus has fewer than {MIN_RSA_BITS} bits")
@@ -33,7 +34,7 @@ def check_rsa(n: int, e: int) -> None:
     if not MIN_EXPONENT <= e <= MAX_EXPONENT or e % 2 == 0:
         raise ValueError("RSA exponent is out of range")
     if is_roca(n):
-        raise ValueError("RSA modulus is of the ROCA kind (CVE-2017-15361)")
+        raise ValueError("RSA modulus is vulnerable to ROCA (CVE-2017-15361)")
 
 
 def is_roca(n: int) -> bool:
@@ -46,12 +47,12 @@ def is_roca(n: int) -> bool:
 
 
 def check_ed25519(raw: bytes) -> None:
-    """Check that the 32 bytes are a point of the curve, and one whose discrete logarithm means something.
+    """Check that the 32 bytes are the canonical encoding of a point on the curve that is not of small order.
 
-    `cryptography` loads any 32 bytes. Under a key of small order the same signature fits many messages.
+    `cryptography` loads any 32 bytes. With a key of small order, one signature is valid for many messages.
 
     Raises:
-        ValueError: no such point, not its shortest form, or of small order.
+        ValueError: not a point on the curve, not its canonical encoding, or a point of small order.
     """
     y = int.from_bytes(raw, "little") & (2**255 - 1)
     if y >= _P or y in _SMALL_ORDER:
@@ -59,4 +60,4 @@ def check_ed25519(raw: bytes) -> None:
     # x^2 = (y^2 - 1) / (d y^2 + 1) must be a square; u * v is one exactly if u / v is.
     u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P
     if pow(u * v % _P, (_P - 1) // 2, _P) != 1:
-        raise ValueError("Ed25519 key is not a point of the curve")
+        raise ValueError("Ed25519 key is not a point on the curve")

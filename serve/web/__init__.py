@@ -1,1 +1,1 @@
-"""HTTP without a framework: events to requests, answers to events."""
+"""HTTP without a framework: parse events into requests, build responses, render them as results of the function."""

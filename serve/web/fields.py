@@ -1,21 +1,21 @@
-"""Cut the members that `fields` names out of a body's JSON text: what is kept has the very bytes that are stored."""
+"""Keep only the members of a body's JSON text that `fields` names, with exactly the bytes that are stored."""
 
 from __future__ import annotations
 
 import json
 import re
 
-# What is kept of an object, by the name of its member: None for all of the member, else what is kept of it.
+# What to keep of an object, by member name: None keeps the whole member, a nested selection keeps a part of it.
 Selection = dict[str, "Selection | None"]
 
-# It finds the end of a value as fast as `json.loads` reads it, and the text between stays what it is. Reading and
-# writing it anew takes as long at best, and changes the digits of long decimals (docs/decisions/reading-many.md).
+# It finds the end of a value as fast as `json.loads` parses it, and the text stays unchanged. Parsing the body and
+# rendering it again takes at least as long, and changes the digits of long decimals (docs/decisions/reading-many.md).
 _scan = json.JSONDecoder().raw_decode
 _skip = re.compile(r"[ \t\n\r]*").match
 
 
 def select(places: list[tuple[str, ...]]) -> Selection:
-    """Build the selection of places. A member that is named as a whole is kept as a whole."""
+    """Build the selection of some places. A member that is itself among the places is kept as a whole."""
     selection: Selection = {}
     for place in sorted(places, key=len):
         level = selection
@@ -30,12 +30,12 @@ def select(places: list[tuple[str, ...]]) -> Selection:
 
 
 def cut(text: str, selection: Selection) -> str:
-    """Return the JSON text of an object with what is selected, in the order of the text.
+    """Return the JSON text of an object with only the selected members, in the order of the text.
 
-    A member that the object lacks is left out. One that is no object, such as null, is kept as it is.
+    A member that the object lacks is left out. A value that is not an object, such as null, is kept as it is.
 
     Raises:
-        ValueError: the text is no JSON.
+        ValueError: the text is not JSON.
     """
     try:
         start = _after_space(text, 0)
@@ -45,7 +45,7 @@ def cut(text: str, selection: Selection) -> str:
 
 
 def _cut(text: str, selection: Selection, start: int) -> str:
-    """Cut the object that begins at `start`; nothing behind the last member that is selected is looked at."""
+    """Cut the object that begins at `start`; the text after its last selected member is not scanned."""
     kept: list[str] = []
     position = _after_space(text, start + 1)
     while text[position] != "}":

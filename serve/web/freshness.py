@@ -1,4 +1,4 @@
-"""How fresh an item is: the instant that its output was made at, its end, and the run that wrote it."""
+"""The freshness of an item, as headers and as JSON: its as_of, its expires_at, and the run that wrote it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Freshness(NamedTuple):
-    """What is sent of an item's freshness.
+    """An item's freshness as it is sent.
 
     Attributes:
         as_of: epoch seconds.
-        as_of_text: the same as RFC 3339.
-        headers: of the item's own response; not to be changed.
-        members: the same as members of JSON, for an entry of a list.
+        as_of_text: as_of in RFC 3339.
+        headers: for the response to a GET of the item; must not be modified, since it is cached.
+        members: JSON members for an entry of a list.
     """
 
     as_of: float
@@ -28,19 +28,19 @@ class Freshness(NamedTuple):
     members: str
 
     def age(self, now: float) -> int:
-        """Return the whole seconds since as_of; 0 if it is to come, since clocks differ."""
+        """Return the whole seconds since as_of; 0 if as_of is in the future, since clocks differ."""
         return max(0, int(now - self.as_of))
 
 
-@lru_cache(256)  # all items of a run have the same, but for those whose bodies did not change
+@lru_cache(256)  # all items that one run wrote share one result
 def describe_freshness(order: str, expires_at: int) -> Freshness:
-    """Describe what an item's order and end say.
+    """Describe the freshness of an item from its order and expires_at (epoch seconds).
 
-    An item whose order can't be read is of run 0, in 1970: as old as can be.
+    An item whose order cannot be parsed counts as written by run 0 in 1970, the oldest possible.
     """
     try:
         parsed = Order.parse(order)
-    except ValueError:  # its body is still what was written
+    except ValueError:  # the body can still be sent
         parsed = Order(0, 0, 0)
     as_of, ends, run = _render_instant(parsed.as_of_ms), _render_instant(expires_at * 1000), parsed.run
     return Freshness(
@@ -64,13 +64,13 @@ def build_headers(freshness: Freshness, now: float) -> dict[str, str]:
 
 
 def render_http_date(seconds: int) -> str:
-    """Render an HTTP date (RFC 9110, section 5.6.7). `time.strftime` has the locale's words; `email` imports slowly."""
+    """Render an HTTP date (RFC 9110, section 5.6.7). `time.strftime` depends on the locale; `email` imports slowly."""
     year, month, day, hour, minute, second, weekday, *_ = time.gmtime(seconds)
     return f"{_DAYS[weekday]}, {day:02d} {_MONTHS[month - 1]} {year:04d} {hour:02d}:{minute:02d}:{second:02d} GMT"
 
 
 def _render_instant(milliseconds: int) -> str:
-    """Render an instant as RFC 3339, with milliseconds if it has any."""
+    """Render an instant as RFC 3339, with milliseconds unless they are zero."""
     year, month, day, hour, minute, second, *_ = time.gmtime(milliseconds // 1000)
     fraction = f".{milliseconds % 1000:03d}" if milliseconds % 1000 else ""
     return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"

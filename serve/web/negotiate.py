@@ -1,7 +1,7 @@
 """Content negotiation and conditional requests.
 
 RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1.2 (If-None-Match), 13.1.3
-(If-Modified-Since), 13.2.2 (which of them counts).
+(If-Modified-Since), 13.2.2 (precedence of the two).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
-# Recent headers whose result is cached: most clients send the same few, and parsing one takes 2 us of a GET's 140. A
-# caller who sends many different ones only makes later requests as slow as they would be without a cache.
+# Number of recent headers whose result is cached: most clients send the same few, and parsing one takes 2 us of a GET's
+# 140. A caller who sends many different ones only makes other requests as slow as they would be without a cache.
 _CACHED = 64
 
 # A tag or nothing, up to a comma or the end: recipients ignore empty list members (section 5.6.1).
@@ -21,7 +21,7 @@ _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
 
 @lru_cache(_CACHED)
 def accepts_json(accept: str | None) -> bool:
-    """Return whether `application/json` is acceptable; without a header everything is."""
+    """Return whether `application/json` is acceptable; without the header everything is."""
     if accept is None or not accept.strip():
         return True
     weights = _parse_weights(accept)
@@ -55,9 +55,9 @@ def is_current(
 ) -> bool:
     """Return whether the caller has the version that would be sent.
 
-    With If-None-Match the date does not count. A date is compared with the one that was sent, not with later ones:
-    as_of is not when an item was published, so an older output can come after a newer date (a late one, or one that a
-    withdrawal restores).
+    If-None-Match takes precedence over the date. A date must be equal to `last_modified`; a later date does not match.
+    as_of is not the time of publication, so an item with an older as_of can replace one with a newer as_of: when an
+    output comes late, or when a withdrawal restores it.
     """
     if if_none_match is not None:
         return is_fresh(if_none_match, etag)

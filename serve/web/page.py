@@ -1,4 +1,4 @@
-"""Collect live items: a page of a list from several queries, or those that a request names; bounded in bytes."""
+"""Collect live items into a page of limited size: a page of a list, or the items that a request names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serve.web.problems import Problem
 from serve.web.route import ItemsQuery, PageQuery, Wanted
 
 MAX_QUERIES = 5
-# Of the whole page in UTF-8, below `respond.MAX_SENT` of every door.
+# Limit of the whole page in UTF-8, below `respond.MAX_SENT` for every event form.
 MAX_PAGE_BYTES = 700_000
-SKIP = 1000  # items that a query evaluates after the first, which found too few live ones
+SKIP = 1000  # items that each query after the first evaluates, when the first has found too few live ones
 
 
 class QueryResult(NamedTuple):
@@ -26,9 +26,9 @@ class QueryResult(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One item of a page, and its member of the page's JSON; the page is good until `until`.
+    """One item of a page, as its prediction_id and its JSON text; valid until `until` (epoch seconds).
 
-    One that is older than the request accepts has no body.
+    The JSON of an item that is older than the request accepts has no body.
     """
 
     prediction_id: str
@@ -38,12 +38,16 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Items as they are sent, with what is said of the others; `link` leads to what follows.
+    """A page of items as it is sent.
 
     Attributes:
-        expires_at: until when the page is good: the earliest of its entries' (none: infinity).
-        missing: ids that were asked for, and that the subject has no item of; None for a list.
-        remaining: ids that were asked for and not looked at, as the page has its size; None for a list.
+        entries: the items, in the order of the response.
+        link: the `Link` header to the next page; empty if there is none.
+        expires_at: epoch seconds until which the page is valid: the earliest `until` of its entries (without entries:
+            infinity).
+        wanted: what the request wants of each item.
+        missing: requested ids for which the subject has no item; None for a list.
+        remaining: requested ids that were not read, because the page had reached its size; None for a list.
     """
 
     entries: list[Entry]
@@ -55,7 +59,7 @@ class Page(NamedTuple):
 
     @property
     def json(self) -> str:
-        """The page as it is sent."""
+        """The JSON text of the page."""
         members = [f'"items":[{",".join([entry.json for entry in self.entries if not entry.is_too_old])}]']
         if self.wanted.max_age is not None:
             members.append(f'"too_old":[{",".join([entry.json for entry in self.entries if entry.is_too_old])}]')
@@ -71,8 +75,8 @@ Read = Callable[[Sequence[str]], Iterable[tuple[Sequence[str], dict[str, Item]]]
 def gather(query: Query, page: PageQuery, now: float) -> Page:
     """Collect a page. Expired items and tombstones are skipped; there can be thousands of them.
 
-    A page can be short, even empty, and have a next one: if the bound on queries or bytes is reached first. An item
-    that is larger than the bound is a page of its own. One that is too old for the request counts as one of the page.
+    A page can have few items, or none, and still have a next page: if the limit on queries or bytes is reached first.
+    An item larger than the limit is a page of its own. An item that is too old for the request counts towards `limit`.
 
     Raises:
         Problem: not_acceptable, if the page would begin with a body that is too large for any page.
@@ -92,7 +96,7 @@ def gather(query: Query, page: PageQuery, now: float) -> Page:
                 continue
             try:
                 entry = _build_entry(item, page.wanted, now)
-            except BodyTooLarge:  # written by a release that had no bound
+            except BodyTooLarge:  # written by a release that had no limit
                 if entries:
                     return _close(entries, page.link_after(entries[-1].prediction_id), page.wanted)
                 raise _too_large(item.sk, page.link_after(item.sk)) from None
@@ -109,11 +113,11 @@ def gather(query: Query, page: PageQuery, now: float) -> Page:
 def gather_named(read: Read, asked: ItemsQuery, now: float) -> Page:
     """Collect the items that a request names, in its order.
 
-    Each id is in the page: as an item, as one that is too old, as missing, or as remaining if the bound on bytes is
-    reached first. An item that is larger than the bound is a page of its own.
+    Each id is in the page: as an item, as too old, as missing, or as remaining if the limit on bytes is reached first.
+    An item larger than the limit is a page of its own.
 
     Raises:
-        Problem: not_acceptable, if the first id is that of a body that is too large for any page.
+        Problem: not_acceptable, if the body of the first id is too large for any page.
         ValueError: a stored body is damaged.
     """
     entries: list[Entry] = []
@@ -146,8 +150,8 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
     """Build the entry of a live item.
 
     Raises:
-        BodyTooLarge: it has a larger body than any page takes.
-        ValueError: its body is damaged.
+        BodyTooLarge: the body is too large for any page.
+        ValueError: the body is damaged.
     """
     freshness = describe_freshness(item.order, item.expires_at)
     prediction_id = f'"prediction_id":{json.dumps(item.sk)}'
@@ -163,7 +167,7 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
 
 
 def is_too_old(as_of: float, max_age: int, now: float) -> bool:
-    """Return whether an item is older than a request accepts: by whole seconds or by less."""
+    """Return whether an item is older than a request accepts, if only by a fraction of a second."""
     return now - as_of > max_age
 
 

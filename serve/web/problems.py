@@ -26,8 +26,8 @@ PROBLEM_TYPES = {
 }
 
 
-# Why a token is refused, by the verifier's reason, with the claim's name. Each is a rule that a caller can see in the
-# token or in public documents: that it is refused for this one says nothing on keys, subjects or items.
+# Why a token is refused, by the verifier's reason; some name the claim. Each is a rule that a caller can check against
+# the token or public documents, so the detail reveals nothing about keys, subjects or items.
 TOKEN_DETAILS = {
     "malformed": "the token is not a signed JWT in compact form, or not strictly encoded",
     "unsupported-header": "the token's header has crit or b64, which are not supported",
@@ -49,7 +49,7 @@ TOKEN_DETAILS = {
 
 
 def describe_token(reason: str, claim: str) -> str | None:
-    """Describe to the caller why the token is refused; None for a reason that is ours, e.g. a verifier that broke."""
+    """Describe to the caller why the token is refused; None for an internal reason, e.g. a bug in the verifier."""
     detail = TOKEN_DETAILS.get(reason)
     if detail is None or ("{claim}" in detail and not claim):
         return None
@@ -59,7 +59,7 @@ def describe_token(reason: str, claim: str) -> str | None:
 class Problem(Exception):
     """An error response. `detail` is for the caller, `reason` for the log; neither repeats values of the request.
 
-    `members` are further ones of the problem's JSON.
+    `members` are additional members of the problem's JSON.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Problem(Exception):
 
 
 def unavailable(reason: str) -> Problem:
-    """Build the problem for storage or keys that do not respond or throttle (H9): never `not_found`."""
+    """Build the problem for storage or keys that are unavailable or throttled (H9): never `not_found`."""
     return Problem("unavailable", reason=reason, headers={"Retry-After": "1"})
 
 

@@ -1,13 +1,13 @@
 """Parse an event of a REST API, an HTTP API, a load balancer or a function URL into one request.
 
-No member of an event is trusted to exist or to have its type: a caller that can invoke the function can send any JSON.
+Every member of an event is checked to exist and to have its type: who can invoke the function can send any JSON.
 
 | form | path | query | repeated headers |
 |---|---|---|---|
 | REST API (payload 1.0) | without the stage, encoded | decoded | a list each |
 | HTTP API (2.0) | with the stage if it has a name, decoded | one string, encoded | joined by commas |
 | function URL (2.0) | encoded | one string, encoded | joined by commas |
-| load balancer | encoded | encoded | the last one, or a list each if the target group is set so |
+| load balancer | encoded | encoded | the last one; a list each if the target group has multi-value headers |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serve.web.problems import Problem
 
 # Ids that are logged and returned; the caller of a load balancer controls the trace header.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
-MAX_FIELDS = 150  # of a query: 100 ids, and more than there are other parameters
+MAX_FIELDS = 150  # parameters of a query: 100 ids, and more than there are others
 _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
@@ -60,8 +60,8 @@ def parse_request(event: object) -> HttpRequest:
     """Parse an event.
 
     Raises:
-        MalformedEvent: it has none of the four forms, or a member has another type.
-        Problem: invalid_request: its query has too many parameters.
+        MalformedEvent: it has none of the four forms, or a member has the wrong type.
+        Problem: invalid_request, if its query has too many parameters.
     """
     if not isinstance(event, dict):
         raise MalformedEvent
@@ -85,10 +85,11 @@ def parse_request(event: object) -> HttpRequest:
 
 
 def check_repeatable(request: HttpRequest) -> None:
-    """Check that the sender of the event passes on all values of a parameter.
+    """Check that the sender of the event passes on all values of a repeated parameter.
 
     Raises:
-        Problem: invalid_request: a load balancer drops all values but the last, unless its target group is set so.
+        Problem: invalid_request, for a load balancer whose target group does not have multi-value headers: it drops all
+            values but the last.
     """
     if request.form is Form.ALB:
         detail = "the load balancer in front of this API passes one id only: ask for one item at a time by its path"
@@ -96,7 +97,7 @@ def check_repeatable(request: HttpRequest) -> None:
 
 
 def parse_form(event: object) -> Form:
-    """Return the form of an event, as far as one can be seen: that of a malformed one decides its response too."""
+    """Return the form of an event; for a malformed one the best guess, since the form of the response depends on it."""
     if not isinstance(event, dict):
         return Form.REST
     if event.get("version") == "2.0":
@@ -126,7 +127,7 @@ def _parse_http(event: Mapping[str, Any], context: Mapping[str, Any]) -> HttpReq
 def _decode(path: str) -> str:
     """Decode a path except for encoded slashes: `a%2Fb` is one segment, not two (RFC 3986 section 2.2).
 
-    An HTTP API has decoded it already. Decoding twice is safe: no valid path has a percent sign that is not an escape.
+    An HTTP API has already decoded it. Decoding twice is safe: a decoded valid path contains no percent sign.
     """
     return unquote(_SLASH.sub("%252F", path)) if "%" in path else path
 
@@ -146,7 +147,7 @@ def _headers(event: Mapping[str, Any]) -> dict[str, list[str]]:
 def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]]:
     """Return the values of each name, from the multi-value member if it exists."""
     if event.get(many) is not None:
-        # A name without any value is ignored: a load balancer can send empty lists.
+        # A name without values is ignored: a load balancer can send empty lists.
         pairs = {name: values for name, values in _member(event, many).items() if values is not None and values != []}
     else:
         pairs = {name: [value] for name, value in _member(event, one).items() if value is not None}

@@ -17,16 +17,16 @@ from serve.web.request import Form, HttpRequest
 from serve.web.route import ALLOW, Wanted
 
 MAX_AGE = 60
-# Characters of a body that is sent as text: Lambda's runtime may escape a character to 12 bytes, and a load balancer
+# A body of more characters is sent as base64: Lambda's runtime can escape a character to 12 bytes, and a load balancer
 # takes 1 MB.
 MAX_TEXT = 80_000
-# Bytes of a body that fits into the function's result, beside 16 KB of headers: base64 makes four bytes of three.
-# Lambda takes 6 MB, a load balancer 1 MB. A stored gzip (400 KB at most) always fits.
+# Bytes of a body that fit into the function's result, beside 16 KB of headers: base64 turns three bytes into four.
+# Lambda takes 6 MB, a load balancer 1 MB. A stored gzip (at most 400 KB) always fits.
 _LAMBDA, _LOAD_BALANCER = ((limit - 16_384) * 3 // 4 for limit in (6_000_000, 1_000_000))
 MAX_SENT = {Form.REST: _LAMBDA, Form.HTTP: _LAMBDA, Form.ALB: _LOAD_BALANCER, Form.ALB_MULTI: _LOAD_BALANCER}
 JSON = "application/json"
 PROBLEM_TYPE = "urn:larder:problem:"
-# What a page of another origin reads beside the headers that every one can (Fetch, "CORS-safelisted response-header").
+# Headers that a page of another origin can read besides the safelisted ones (Fetch, "CORS-safelisted response-header").
 EXPOSED = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Run, Link, WWW-Authenticate"
 
 
@@ -49,11 +49,11 @@ def check_acceptable(request: HttpRequest) -> None:
 
 
 def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, ends: float) -> HttpResponse:
-    """Respond with an item's body, as it is stored if the caller accepts that coding; `ends` as `respond_page`.
+    """Respond with an item's body, unchanged if the caller accepts the stored coding; `ends` as in `respond_page`.
 
     Raises:
-        Problem: too_old; not_acceptable, if the caller accepts neither coding, or its body is too large without gzip
-            or to choose members from.
+        Problem: too_old; not_acceptable, if the caller accepts neither coding, or the body is too large to be sent
+            without gzip or to choose members from.
         ValueError: the stored body is damaged.
     """
     freshness = describe_freshness(item.order, item.expires_at)
@@ -68,7 +68,7 @@ def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, e
     if wanted.selection is not None:
         try:
             stored = cut(body_text(stored), wanted.selection)
-        except BodyTooLarge:  # written by a release that had no bound
+        except BodyTooLarge:  # written by a release that had no limit
             detail = "the body is too large for fields: get all of it, with Accept-Encoding: gzip"
             raise Problem("not_acceptable", detail, reason="body-too-large") from None
     body, coding = _encode(request, stored)
@@ -76,13 +76,13 @@ def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, e
 
 
 def respond_page(request: HttpRequest, found: Page, now: float, ends: float) -> HttpResponse:
-    """Respond with a page of items, and a link to what follows if there can be more.
+    """Respond with a page of items, and a link to the next page if there can be one.
 
-    The response can be cached until `ends`, when the token expires, and no longer than its items live. It has no
-    Last-Modified: a page changes when an item goes, and no date of those that stay shows it.
+    The response can be cached until the token expires (`ends`, epoch seconds) or the first of its items expires. It has
+    no Last-Modified: a page also changes when an item is removed, and no date of a remaining item shows that.
 
     Raises:
-        Problem: not_acceptable, as `respond_item`.
+        Problem: not_acceptable, as in `respond_item`.
     """
     body, coding = _encode(request, found.json, found.link)
     return _respond(request, body, found.link | coding, {}, min(found.expires_at, ends), now)
@@ -101,7 +101,7 @@ def respond_options() -> HttpResponse:
 
 
 def respond_problem(problem: Problem, request_id: str) -> HttpResponse:
-    """Respond with problem details (RFC 9457), which never have internals."""
+    """Respond with problem details (RFC 9457), which never contain internal details."""
     kind = PROBLEM_TYPES[problem.code]
     members: dict[str, Any] = {"type": PROBLEM_TYPE + problem.code, "title": kind.title, "status": kind.status}
     if problem.detail is not None:
@@ -114,7 +114,7 @@ def respond_problem(problem: Problem, request_id: str) -> HttpResponse:
 def add_cors(
     response: HttpResponse, origin: str | None, origins: tuple[str, ...], *, is_preflight: bool
 ) -> HttpResponse:
-    """Add the CORS headers for a browser page of another origin; nothing without a list of origins."""
+    """Add the CORS headers for a browser page of another origin; without `origins` nothing is added."""
     if not origins:
         return response
     headers = dict(response.headers)
@@ -154,9 +154,9 @@ def render_response(response: HttpResponse, form: Form, *, is_head: bool = False
 def _encode(
     request: HttpRequest, body: str | bytes, link: dict[str, str] | None = None
 ) -> tuple[str | bytes, dict[str, str]]:
-    """Return the body (text or its gzip) in the coding that the caller accepts, and the headers for it.
+    """Return the body (text or its gzip) in a coding that the caller accepts, and the headers for it.
 
-    A problem has the link to the next page, so that a caller without gzip can continue its list.
+    A problem has the link to the next page, so that a caller without gzip can continue the list.
     """
     largest = MAX_SENT[request.form]
     is_large = isinstance(body, str) and len(body) > MAX_TEXT and len(body.encode()) > largest
@@ -182,7 +182,7 @@ def _respond(
     expires_at: float,
     now: float,
 ) -> HttpResponse:
-    """Respond with a body, or that the caller has it; `dated` are headers that a cache keeps up to date by both."""
+    """Respond with the body (200), or without it if the caller has it (304); both have the `dated` headers."""
     etag = build_etag(body.encode() if isinstance(body, str) else body)
     caching = {
         "ETag": etag,

@@ -15,7 +15,7 @@ from serve.web.problems import Problem
 
 
 class UseCase(StrEnum):
-    """What a request asks for; the dashboards group by it, so it is a short, closed list."""
+    """What a request asks for: a short, closed list, since the dashboards group by it."""
 
     GET_ITEM = "get_item"
     GET_ITEMS = "get_items"
@@ -38,8 +38,8 @@ class Wanted(NamedTuple):
 
     Attributes:
         fields: members of the body, as the caller named them; empty for all.
-        selection: the same as `serve.web.fields.cut` takes it; None for all.
-        max_age: items whose as_of is more seconds ago are refused; None for none.
+        selection: `fields` as the argument of `serve.web.fields.cut`; None for all.
+        max_age: greatest accepted age of an item (now - as_of), in seconds; None for any.
     """
 
     fields: str = ""
@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
     @property
     def query(self) -> str:
-        """The end of a link's query that wants the same."""
+        """The parameters that repeat this in the query of a link, each after an `&`."""
         fields = f"&fields={quote(self.fields)}" if self.fields else ""
         return fields + (f"&max_age={self.max_age}" if self.max_age is not None else "")
 
@@ -65,7 +65,7 @@ class PageQuery(NamedTuple):
     wanted: Wanted = WHOLE
 
     def link_after(self, prediction_id: str) -> dict[str, str]:
-        """Build the link to the page after an item: relative, as the function does not know its public host."""
+        """Build the link to the page after an item; relative, because the function does not know its public host."""
         prefix = f"&prefix={quote(self.prefix)}" if self.prefix else ""
         return {"Link": f'<?limit={self.limit}&after={quote(prediction_id)}{prefix}{self.wanted.query}>; rel="next"'}
 
@@ -77,7 +77,7 @@ class ItemsQuery(NamedTuple):
     wanted: Wanted = WHOLE
 
     def link_from(self, position: int) -> dict[str, str]:
-        """Build the link to the items from one on; none if there are no more, or if it would not fit into a header."""
+        """Build the link to the items from `position` on; empty if there are none, or the link is too long."""
         ids = "&".join([f"id={quote(one)}" for one in self.ids[position:]])
         link = f'<?{ids}{self.wanted.query}>; rel="next"'
         return {"Link": link} if ids and len(link) <= MAX_LINK else {}
@@ -88,8 +88,8 @@ DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_IDS = 100  # DynamoDB's quota for the keys of one BatchGetItem
 MAX_LINK = 8000  # characters; API Gateway takes 10,240 bytes of headers
-_MAX_NAMES, _MAX_NAME = 5, 64  # names of the caller's that an error repeats, and characters of each
-_MAX_KNOWN = 50  # members of a body that an error names
+_MAX_NAMES, _MAX_NAME = 5, 64  # how many unknown names an error repeats, and how many characters of each
+_MAX_KNOWN = 50  # how many members of a body an error lists
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
 _SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _ANY = re.compile(r".+\Z", re.DOTALL)
@@ -97,7 +97,7 @@ _WANTED, _PAGE = ("fields", "max_age"), ("limit", "after", "prefix")
 
 
 def route(method: str, path: str, served: Mapping[str, Served], query: Mapping[str, list[str]]) -> Route:
-    """Return the route; the query decides whether a dataset's path lists items or gets those that it names.
+    """Return the route. With `id` in its query, the path of a dataset gets the named items; without, it lists items.
 
     Raises:
         Problem: not_found, or method_not_allowed with `Allow`.
@@ -126,7 +126,7 @@ def _find(path: str, served: Mapping[str, Served]) -> Route | None:
 
 
 def parse_wanted(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
-    """Parse what the query of any path wants of an item.
+    """Parse the parameters that every path takes: `fields` and `max_age`.
 
     Raises:
         Problem: invalid_request, for a parameter that is out of range, empty or repeated, or a member that the
@@ -142,7 +142,7 @@ def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
     """Parse the query of one item.
 
     Raises:
-        Problem: invalid_request, for an unknown parameter, and as `parse_wanted`.
+        Problem: invalid_request, for an unknown parameter, and as in `parse_wanted`.
     """
     if not query:
         return WHOLE
@@ -153,11 +153,11 @@ def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
 def parse_items_query(query: Mapping[str, list[str]], dataset: Served) -> ItemsQuery:
     """Parse the query of several items: their ids, in the order in which they are sent back.
 
-    An id that is the subject's own or nobody's is as good as another's: the partition comes from the token.
+    Ids need no check against the subject: the partition comes from the token, so no id leads to another subject's item.
 
     Raises:
-        Problem: invalid_request, for a number of ids that is out of range, an id that is none or that is given twice,
-            a list's parameter, and as `parse_item_query`.
+        Problem: invalid_request, for too many ids, an id that is malformed or given twice, a parameter of lists, and as
+            in `parse_item_query`.
     """
     check_known(query, ("id", *_PAGE, *_WANTED))
     mixed = [name for name in _PAGE if name in query]
@@ -193,7 +193,7 @@ def parse_page(query: Mapping[str, list[str]], dataset: Served) -> PageQuery:
 
 
 def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
-    """Check that a query has no other parameters: a filter that is ignored would answer another question.
+    """Check that a query has no other parameters: ignoring a filter would return a wrong result.
 
     Raises:
         Problem: invalid_request, with the names of unknown parameters, which are percent-encoded: the caller controls

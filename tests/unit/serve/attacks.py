@@ -337,7 +337,7 @@ def _json() -> Iterator[Case]:
         "control character": '"\x01"',
         "line feed in a string": '"a\nb"',
         "bad escape": '"\\x41"',
-        "member named twice": '{"a":1,"a":1}',
+        "an object has a member twice": '{"a":1,"a":1}',
         "too many digits": "9" * 5000,
     }.items():
         yield Case(f"JSON {name}", sign(f'{text[:-1]},"odd":{odd}}}'), "malformed")

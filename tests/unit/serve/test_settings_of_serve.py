@@ -188,7 +188,7 @@ TWO = {name: Served(name, (f"{name}_id",), None) for name in ("a", "b")}
         ({"datasets": ["a"], "scopes": {"a": None, "b": "x"}}, "scopes has 'b', which is not in datasets"),
         (
             {"datasets": ["b"], "subject_claims": {"a_id": "x"}},
-            "subject_claims has 'a_id', no dataset's claim (known: b_id",
+            "subject_claims has 'a_id', which no dataset's subject has (known: b_id",
         ),
         (
             {"scopes": {"a": "read,a"}, "scope_separator": ","},
@@ -211,8 +211,11 @@ def test_settings_fit_together(issuer: dict[str, Any], message: str | None) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"issuer": "a", "issuer": "b", "audience": "c", "keys": "ssm:/k"}]', "member named twice"),
-        ('[{"issuer": "a", "audience": "c", "keys": "ssm:/k", "scopes": {"x": "a", "x": "b"}}]', "member named twice"),
+        ('[{"issuer": "a", "issuer": "b", "audience": "c", "keys": "ssm:/k"}]', "an object has a member twice"),
+        (
+            '[{"issuer": "a", "audience": "c", "keys": "ssm:/k", "scopes": {"x": "a", "x": "b"}}]',
+            "an object has a member twice",
+        ),
         ("\ud800", "not JSON"),
         (json.dumps([ISSUER | {"issuer": "https://x/{tid}"}]), "tenants must list the accepted tenants"),
         (json.dumps([ISSUER | {"tenants": [TENANT]}]), "tenants must list the accepted tenants"),
@@ -242,7 +245,7 @@ def test_an_issuer_that_no_tenant_makes_can_be_beside_the_template() -> None:
         (_env() | {"LARDER_ISSUERS": "{"}, "not JSON"),
         (_env([]), "at least one"),
         (_env({}), "at least one"),
-        (_env([1]), "not an object"),
+        (_env([1]), "must be an object"),
         (_env([ISSUER, ISSUER]), "twice"),
         (_env([ISSUER | {"algorithm": "RS256"}]), "unknown members: algorithm"),
         (_env([ISSUER | {"issuer": ""}]), "issuer must be a string"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.item import Item, encode
+from serve.item import FORMAT, Item, encode
 from serve.storage import Storage, StorageUnavailable
 from tests.unit.serve.kit import item
 from wire.errors import NoCredentials, Throttled, TooLarge, TransportError, Unavailable
@@ -85,4 +85,17 @@ def test_storage_that_does_not_answer_says_how(error: Exception) -> None:
     with pytest.raises(StorageUnavailable, match=f"^{type(error).__name__}$"):
         storage.query("d#s", "", 0, "", 1)
     with pytest.raises(StorageUnavailable, match=f"^{type(error).__name__}$"):
+        next(storage.get_items("d#s", ["p"]))
+
+
+def test_an_item_of_a_newer_release_is_unavailable() -> None:
+    """After a rollback, by each way to read it: 503, and neither 500 nor 404."""
+    newer = encode(item("p", "{}")) | {FORMAT: {"N": "2"}}
+    service = Service({"Item": newer, "Items": [newer], "Responses": {"table": [newer]}})
+    storage = Storage(service.send, "table")
+    with pytest.raises(StorageUnavailable, match=r"^NewerItem$"):
+        storage.get_item("d#s", "p")
+    with pytest.raises(StorageUnavailable, match=r"^NewerItem$"):
+        storage.query("d#s", "", 0, "", 1)
+    with pytest.raises(StorageUnavailable, match=r"^NewerItem$"):
         next(storage.get_items("d#s", ["p"]))
