@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """One command from a fresh clone: `python3 dev.py demo` runs the main job, `python3 dev.py test` the tests.
 
-Needs Python 3.11 or later and nothing else: it creates a virtual environment in `.venv` with tox, which does the rest.
-`python3 dev.py up` runs your own datasets with a stand-in for AWS (`--port N`: of the API and its documentation).
+Needs only Python 3.11 or later: it creates a virtual environment in `.venv` with tox, which does the rest.
+`python3 dev.py up` runs your own datasets with a stand-in for AWS (`--port N`: port of the API and its documentation).
 `python3 dev.py ARGUMENTS...` passes its arguments to tox.
 """
 
@@ -42,20 +42,20 @@ def main(arguments: list[str]) -> int:
 
 
 def announce_download(arguments: list[str]) -> None:
-    """Say what an environment that does not exist yet will download."""
+    """Print how much an environment that does not exist yet will download."""
     if "demo" in arguments and not (ROOT / ".tox" / "demo").exists():
         print(f"installing the packages of the demo, once: {DEMO_DOWNLOAD} to download", flush=True)  # noqa: T201
 
 
 def run_up(python: Path, arguments: list[str]) -> int:
-    """Run the user's datasets in the demo's environment; without tox, which would end it at once on Ctrl-C."""
+    """Run the user's datasets in the demo's environment; without tox, which would kill the process on Ctrl-C."""
     announce_download(["demo"])
     setup = [str(python), "-m", "tox", "run", "-q", "-e", "demo", "--notest"]
     if code := subprocess.call(setup, cwd=ROOT):
         return code
     command = [str(ROOT / ".tox" / "demo" / "bin" / "python"), "-P", "-m", "infra.local.up", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return os.execve(command[0], command, env)  # noqa: S606 - signals and the exit status are its own
+    return os.execve(command[0], command, env)  # noqa: S606 - the command gets signals and sets the exit status itself
 
 
 def run_with_newer(arguments: list[str]) -> int:

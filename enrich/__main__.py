@@ -1,4 +1,4 @@
-"""The command line of enrich. Only a command that needs AWS or SQL imports what it needs, so that help is immediate."""
+"""The command line of enrich. A command imports AWS and SQL libraries only when it runs, so that help is immediate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code (`enrich.cli.exit_codes`)."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Version(argparse.Action):
-    """Prints the version; it is found only then."""
+    """Prints the version, which is determined only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from enrich.cli.version import describe_version
@@ -91,13 +91,13 @@ examples:
         return command
 
     new = add("new", "write datasets/NAME.py from a sample of the model's output", "churn --from out.csv", json=False)
-    new.add_argument("name", help="of the dataset, as in its path, e.g. churn-scores")
+    new.add_argument("name", help="name of the dataset, as in its path, e.g. churn-scores")
     new.add_argument("--from", dest="location", required=True, metavar="FILE|s3://...", help="an output, or a folder")
     new.add_argument("--subject", metavar="COLUMN", help="column that says whom a prediction belongs to")
     new.add_argument("--claim", help="claim of the token that has the same value (default: the column's name)")
     new.add_argument("--prediction-id", metavar="COLUMN", help="column that names a prediction within its subject")
     new.add_argument("--scope", help="scope that a token needs (default: NAME:read)")
-    new.add_argument("--prefix", help="of the outputs' object keys (default: from the sample, or NAME/)")
+    new.add_argument("--prefix", help="prefix of the outputs' object keys (default: from the sample, or NAME/)")
     new.add_argument("--ttl-days", type=_count, default=7, metavar="N", help="days that an item lives (default 7)")
     add("list", "list the datasets: outputs, claims, scope, ttl", "")
     add("check", "find mistakes in datasets, without AWS", "flight-delays").add_argument("dataset", nargs="?")

@@ -60,7 +60,7 @@ def open_services(
         owner: name of this invocation in leases.
         remaining_seconds: until this invocation ends; None: it has no deadline.
         progress: receives the progress of runs.
-        write_units: the most that a run spends per second; None: learned from throttles.
+        write_units: limit of write units per second; None: the writer finds a rate from throttling.
         datasets: by name; None: those of `datasets/`.
 
     Raises:
@@ -80,7 +80,7 @@ def open_services(
         open_transport=_open_transport,
         send=_sender(clients["sqs"], settings.queue),
         clock=clock,
-        random=random.Random(),  # noqa: S311 - it spreads retries, and is no secret
+        random=random.Random(),  # noqa: S311 - spreads retries; not a secret
         directory=Path(tempfile.gettempdir()),
         owner=owner,
         deadline=None if remaining_seconds is None else clock.now() + remaining_seconds,

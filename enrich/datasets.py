@@ -1,9 +1,9 @@
 """Load the datasets of a project: one file per dataset in its folder `datasets/`, which is the user's.
 
-A file defines one `Dataset`, with the names that this module exports. A file whose name begins with `_` defines none:
-others import it with `from ._name import ...`.
+A file defines one `Dataset`, with the names that this module exports. A file whose name begins with `_` defines no
+dataset; other files can import it with `from ._name import ...`.
 
-python -m enrich.datasets       prints who can read each dataset, as serve needs it
+python -m enrich.datasets       prints who can read each dataset, as JSON for serve
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PACKAGE = "larder_datasets"
 
 
 class DatasetFileError(DatasetMistakes):
-    """Files in datasets/ define no dataset; the places of its mistakes begin with the file."""
+    """Files in datasets/ do not define a dataset; the places of the mistakes begin with the file."""
 
 
 def find_project() -> Path:
@@ -68,10 +68,11 @@ def find_project() -> Path:
 def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
     """Load the datasets of a folder by name, in the order of their files; `datasets/` of the project by default.
 
-    Each call executes the files again, so that it sees what has changed.
+    Each call executes the files again, so that changes are seen.
 
     Raises:
-        DatasetFileError: a file cannot be imported, does not define exactly one dataset, or has the name of another's.
+        DatasetFileError: a file cannot be imported, does not define exactly one dataset, or defines one whose name
+            another file uses.
     """
     folder = folder or find_project() / "datasets"
     for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
@@ -106,20 +107,20 @@ def load_served(folder: Path | None = None) -> dict[str, Served]:
     """Load who can read each dataset.
 
     Raises:
-        DatasetFileError: as `load_datasets`.
+        DatasetFileError: as in `load_datasets`.
     """
     return {name: dataset.served for name, dataset in load_datasets(folder).items()}
 
 
 def _load_file(path: Path) -> Dataset:
     if not path.stem.isidentifier():
-        mistake = Mistake(str(path), "the name is no Python module's", "rename it, e.g. to my_dataset.py")
+        mistake = Mistake(str(path), "the file name is not a Python module's", "rename it, e.g. to my_dataset.py")
         raise DatasetFileError([mistake])
-    # Kept bytecode would hide an edit of the same length within the same second.
+    # Cached bytecode would hide an edit within the same second that does not change the file's length.
     keeps_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
-    except (Exception, SystemExit) as error:  # a file of the user's can raise anything
+    except (Exception, SystemExit) as error:  # user code can raise anything
         raise DatasetFileError(describe_error(path, error)) from error
     finally:
         sys.dont_write_bytecode = keeps_none
@@ -140,7 +141,7 @@ def _defined(module: ModuleType) -> Iterator[Dataset]:
 
 
 def _find_unroutable(dataset: Dataset) -> Iterator[Mistake]:
-    """Yield the mistakes of a dataset of which even name or prefix can't be read: no object can be assigned to it."""
+    """Yield the mistakes in name and prefix, without which no object can be assigned to the dataset."""
     served: Any = dataset.served
     source: Any = dataset.source
     for place, value, kind in (
@@ -150,7 +151,7 @@ def _find_unroutable(dataset: Dataset) -> Iterator[Mistake]:
         ("source.prefix", getattr(source, "prefix", None), str),
     ):
         if not isinstance(value, kind):
-            from enrich.dataset.field_types import find_type_mistakes  # it needs DuckDB, and not each command does
+            from enrich.dataset.field_types import find_type_mistakes  # imports DuckDB, which not every command needs
 
             yield from find_type_mistakes(place, value, kind)
             return
@@ -158,7 +159,7 @@ def _find_unroutable(dataset: Dataset) -> Iterator[Mistake]:
 
 if __name__ == "__main__":
     try:
-        # Under its own name: `Dataset` of this module as __main__ is the same class, but load errors would differ.
+        # Imported under its own name: as __main__, this module would have a second class DatasetFileError.
         from enrich.datasets import load_served as load
 
         sys.stdout.write(render_served(load()))

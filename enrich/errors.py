@@ -8,7 +8,7 @@ class Stopped(Exception):
 
 
 class Refused(Stopped):
-    """Retry a few times: a service refuses what the run asks for, and the run fails if it does so each time."""
+    """Retry a few times: a service refuses a request of the run. If it refuses each time, the run fails."""
 
 
 class OutOfTime(Stopped):
@@ -32,7 +32,7 @@ class TableStateUnknown(Exception):
 
     Attributes:
         fingerprints: their object key; None if there are none.
-        table_id: of the table that they do not describe.
+        table_id: id of the table that they do not describe.
     """
 
     def __init__(self, fingerprints: str | None, table_id: str) -> None:
@@ -42,12 +42,12 @@ class TableStateUnknown(Exception):
 
 
 class NewerFormat(Exception):
-    """Deploy a newer release: a record was written in a format that this one does not know. Nothing was changed."""
+    """Deploy a newer release: a record has a format that this release does not know. Nothing was changed."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a library's error without a full stop: the message that quotes it continues.
+    """Return the first line of a library's error without a full stop, since the message that quotes it continues.
 
-    Lines after the first show internals, such as the generated SQL.
+    Later lines show internal details, such as the generated SQL.
     """
     return str(error).split("\n")[0].rstrip(". ")

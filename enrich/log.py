@@ -19,7 +19,7 @@ COUNTS = ("written", "unchanged", "superseded", "expired", "rejected", "removed"
 
 
 def log_line(settings: Settings, event: str, **members: Any) -> None:
-    """Log an event; `members` are JSON values without any prediction."""
+    """Log an event; `members` are JSON values that contain no prediction."""
     line = {"service": SERVICE, "environment": settings.environment, "event": event, **members}
     print(json.dumps(line, default=str), file=sys.stdout, flush=True)  # noqa: T201 - a Lambda's log is its standard output
 

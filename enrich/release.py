@@ -1,4 +1,4 @@
-"""Larder's release: the only place that has it. CONTRIBUTING.md says how a release is made."""
+"""Larder's release, defined only here. CONTRIBUTING.md describes how to make a release."""
 
 from __future__ import annotations
 

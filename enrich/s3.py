@@ -60,7 +60,7 @@ def download(s3: S3Client, bucket: str, object_key: str, path: Path) -> bool:
 
 
 def delete(s3: S3Client, bucket: str, object_keys: Collection[str]) -> list[str]:
-    """Delete objects, a thousand to a request; return of each that S3 refused to delete its object key and why."""
+    """Delete objects, 1,000 per request; return the object key and the error of each that S3 refused to delete."""
     refused, ordered = [], sorted(object_keys)
     for first in range(0, len(ordered), 1000):
         objects: list[Any] = [{"Key": object_key} for object_key in ordered[first : first + 1000]]

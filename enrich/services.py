@@ -36,13 +36,13 @@ class Services:
     send: Callable[[dict[str, Any]], None]  # sends a message to enrich's own queue
     clock: Clock
     random: Random
-    directory: Path  # on the scratch disk
+    directory: Path  # folder on the scratch disk
     owner: str  # name of this invocation in leases
     deadline: float | None = None  # epoch seconds at which this invocation ends; None: never
     progress: Progress
     checkpoint_seconds: float = 15.0
-    write_units: float | None = None  # per second; None: learned from throttles
-    is_plan: bool = False  # nothing is written, so a message must not say where rejects are
+    write_units: float | None = None  # limit per second; None: the writer finds a rate from throttling
+    is_plan: bool = False  # nothing is written, so a message must not claim that rejects were written
 
     @property
     def request_timeout(self) -> float:

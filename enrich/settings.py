@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class SettingsError(ValueError):
-    """An environment variable is missing; the message names it and what sets it."""
+    """An environment variable is missing; the message names it and how to set it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Settings:
         """Read the `LARDER_*` variables.
 
         Raises:
-            SettingsError: one that has no default is missing or empty.
+            SettingsError: a variable without a default is missing or empty.
         """
         required = ("table", "ledger", "bucket", "outputs", "queue", "workgroup")
         missing = [f"LARDER_{name.upper()}" for name in required if not env.get(f"LARDER_{name.upper()}")]

@@ -9,7 +9,7 @@ INTERRUPTED = 130  # by Ctrl-C: 128 and the number of SIGINT
 
 
 class UsageError(Exception):
-    """An argument has a value that does not exist, such as the name of a dataset; the message has the values."""
+    """An argument names what does not exist, e.g. a dataset; the message lists what exists."""
 
 
 def print_error(message: object, code: int) -> int:

@@ -20,9 +20,9 @@ class Rejects:
     """Rejects of a run.
 
     Attributes:
-        reasons: reason -> number of predictions, of all rejects of the run.
-        lines: the first of them, as stored: row, reason, detail, prediction.
-        unreadable: lines that are not JSON, which only a change by hand makes.
+        reasons: reason -> number of rejected predictions in the whole run.
+        lines: the first rejects, as stored: row, reason, detail, prediction.
+        unreadable: number of lines that are not JSON, because the file was edited by hand.
     """
 
     reasons: Mapping[str, int]
@@ -35,9 +35,9 @@ def read_rejects(s3: Any, bucket: str, run: Run, *, limit: int, reason: str | No
 
     Args:
         s3: a boto3 client, or a view of one.
-        bucket: Larder's own.
-        run: as in the ledger, which has the numbers by reason.
-        limit: number of lines to return.
+        bucket: Larder's own bucket.
+        run: a record of the ledger, which has the numbers by reason.
+        limit: greatest number of lines to return.
         reason: only lines with this reason.
     """
     lines, unreadable = list[dict[str, Any]](), 0
@@ -60,7 +60,7 @@ def read_rejects(s3: Any, bucket: str, run: Run, *, limit: int, reason: str | No
 
 
 def _list_files(s3: Any, bucket: str, prefix: str) -> list[str]:
-    """List the files, whose names sort as their rows do."""
+    """List the files, in the order of their rows."""
     found: list[str] = []
     more: dict[str, Any] = {}
     while True:
@@ -77,7 +77,7 @@ def describe_rejects(run: Run, rejects: Rejects) -> dict[str, Any]:
 
 
 def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain) -> str:
-    """Render rejects as a table, with the command that runs them again."""
+    """Render rejects as a table, with the command that replays them."""
     total = sum(rejects.reasons.values())
     head = f"{run.dataset} run {run.run}: {total:,} of {run.rows or 0:,} predictions rejected"
     if not total:
@@ -87,7 +87,7 @@ def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain
         lines += ["", render_lines(rejects.lines, paint)]
         lines.append(f"{len(rejects.lines):,} shown")
     else:
-        lines.append("no stored reject matches: they have expired from the bucket, or none has this reason")
+        lines.append("no stored reject matches: they have expired in the bucket, or none has this reason")
     if rejects.unreadable:
         lines.append(f"{rejects.unreadable:,} lines are not JSON and were left out: the files were changed by hand")
     location = f"s3://{bucket}/{build_prefix(run.dataset, run.run)}"

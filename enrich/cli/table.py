@@ -15,7 +15,7 @@ Paint = Callable[[str, str], str]  # (text, colour) -> text
 
 
 def find_paint(stream: TextIO | None = None, env: Mapping[str, str] | None = None) -> Paint:
-    """Return what colours text: nothing unless the stream is a terminal, NO_COLOR is unset and TERM is not `dumb`."""
+    """Return a function that colours text, if the stream is a terminal, NO_COLOR is unset and TERM is not `dumb`."""
     stream, env = stream or sys.stdout, os.environ if env is None else env
     if not stream.isatty() or env.get("NO_COLOR") or env.get("TERM") == "dumb":
         return plain
@@ -23,7 +23,7 @@ def find_paint(stream: TextIO | None = None, env: Mapping[str, str] | None = Non
 
 
 def plain(text: str, colour: str) -> str:
-    """Return the text as it is."""
+    """Return the text without colour."""
     del colour
     return text
 
@@ -41,9 +41,9 @@ def render_table(
     Args:
         head: names of the columns.
         rows: cells; None is shown as `-`.
-        paint: colours a text.
+        paint: function that colours text.
         colours: text of a cell -> its colour.
-        notes: index of a row -> a line below it.
+        notes: index of a row -> text of a line below it.
     """
     texts = [[render_cell(cell) for cell in row] for row in rows]
     widths = [max(len(line[at]) for line in [list(head), *texts]) for at in range(len(head))]
@@ -74,7 +74,7 @@ def render_cell(cell: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape characters that a terminal would execute: outputs and their object keys are not our own text."""
+    """Escape control characters, which a terminal would execute: text from outputs and object keys is not trusted."""
     return (
         text
         if text.isprintable()
@@ -90,7 +90,7 @@ def first_line(text: str) -> str:
 
 
 def render_duration(seconds: float | None) -> str:
-    """Render seconds in their two largest units: `2 d 4 h`, `45 s`; below ten seconds with a tenth."""
+    """Render seconds in their two largest units: `2 d 4 h`, `45 s`; below ten seconds with one decimal."""
     if seconds is None:
         return "-"
     if seconds < 0:

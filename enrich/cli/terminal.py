@@ -87,8 +87,8 @@ def render_runs(runs: Sequence[Run], now: float | None = None, paint: Paint = pl
 
     Args:
         runs: newest first.
-        now: epoch seconds; None leaves the ages out.
-        paint: colours a text.
+        now: epoch seconds; None omits the ages.
+        paint: function that colours text.
     """
     if not runs:
         return "no runs"
@@ -115,14 +115,14 @@ def find_duration(run: Run, now: float | None) -> float | None:
 
 
 def _age(run: Run, now: float) -> float:
-    """Return the seconds since a run ended, or since it was queued if it has not."""
+    """Return the seconds since a run ended; if it has not ended, since it was queued."""
     return max(0.0, now - (run.ended_ms or run.queued_ms) / 1000)
 
 
 def render_freshness(freshness: Freshness, paint: Paint = plain) -> str:
-    """Render the newest output's age against the expectation, as one line."""
+    """Render as one line how old the newest output is, and how often one is expected."""
     if freshness.state is FreshnessState.NONE:
-        return "no output was published yet"
+        return "no output has been published yet"
     every = freshness.expected_every_s
     expected = f"one every {render_duration(every)} is expected" if every is not None else "no second output yet"
     left = freshness.expires_in_s
@@ -171,7 +171,7 @@ _SECTIONS = {
 
 
 def _member(name: str, value: Any) -> str:
-    """Render one member of a run: counts as `3 written, 1 rejected`, and numbers that name something as they are."""
+    """Render one member of a run: counts as `3 written, 1 rejected`, run numbers without separators."""
     if name == "size":
         return f"{value:,} bytes"
     if name == "metadata":
@@ -189,7 +189,7 @@ def render_counts(counts: Mapping[str, int]) -> str:
 
 
 def render_withdrawal(bad: Run, runs: Sequence[int], restored: Sequence[Run]) -> str:
-    """Render what a withdrawal does, before it is confirmed."""
+    """Render what a withdrawal would do, for the confirmation."""
     again = f", {restored[0].object_key} to {restored[-1].object_key}" if restored else ""
     return (
         f"{bad.dataset}: withdraws s3://{bad.bucket}/{bad.object_key} with its runs {', '.join(map(str, runs))}, runs "
@@ -220,5 +220,5 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def _as_of(run: Run) -> str | None:
-    """Return when the run's output was made; a removal, which has no as_of, is recorded with 0 to be the oldest."""
+    """Return the run's as_of in RFC 3339. A removal has none: its record has 0, so that it counts as the oldest."""
     return None if run.kind is Kind.REMOVAL else render_instant(run.as_of_ms)

@@ -1,4 +1,4 @@
-"""The release and the commit of the code that runs, and the libraries that decide its results."""
+"""The release and commit of the running code, and the versions of the libraries that affect its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARIES = ("boto3", "duckdb", "pyarrow")
 
 
 def find_code() -> str:
-    """Return what the code is called: a checkout's commit as git describes it, else LARDER_VERSION of a deployment."""
+    """Return the version of the code: in a checkout `git describe`, in a deployment LARDER_VERSION."""
     if (ROOT / ".git").exists():
         command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--dirty"]
         try:
@@ -28,7 +28,7 @@ def find_code() -> str:
 
 
 def describe_version() -> str:
-    """Return one line: Larder's release, the code, which can be a fork of it, Python, and the libraries."""
+    """Return one line: Larder's release, the version of the code (possibly a fork), Python, and the libraries."""
     found = [find_code(), f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
     return f"larder {RELEASE} ({', '.join(found)})"
 

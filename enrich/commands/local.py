@@ -1,4 +1,4 @@
-"""Commands that need no AWS: new (but for a sample on S3), list, check, openapi."""
+"""Commands that need no AWS: new (unless the sample is on S3), list, check, openapi."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def require_dataset(name: str | None, known: Mapping[str, Dataset]) -> None:
-    """Refuse the name of a dataset that does not exist; None is no name.
+    """Check that a dataset exists. None means that none was named.
 
     Raises:
         UsageError: with the names that exist.
@@ -49,7 +49,7 @@ def require_dataset(name: str | None, known: Mapping[str, Dataset]) -> None:
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    """Return what `list` shows of a dataset, as JSON values."""
+    """Return the members of a dataset that `list` shows, as JSON values."""
     return {
         "name": dataset.name,
         "prefix": dataset.source.prefix,
@@ -99,7 +99,8 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     names = [options.dataset] if options.dataset else sorted(datasets)
     contract = find_project() / "openapi.yaml"
     try:
-        mistakes = check_datasets(datasets, read_document(contract))  # all: prefixes must differ
+        # All datasets, even if one is named: their prefixes must differ.
+        mistakes = check_datasets(datasets, read_document(contract))
         mistakes = mistakes or _check_contract(datasets, contract)
     except FileNotFoundError:
         mistakes = [Mistake(str(contract), "there is no such file", _WRITE)]
@@ -123,7 +124,7 @@ def _print_mistakes(mistakes: list[Mistake]) -> int:
 
 
 def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake]:
-    """Check that openapi.yaml is what sound datasets say."""
+    """Check that openapi.yaml is up to date with datasets that have no mistakes."""
     from enrich.openapi.document import build_document, find_untyped
 
     try:

@@ -46,7 +46,7 @@ from serve.item import NewerItem
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Run a command over the stack that environment variables name; return its exit code.
+    """Run a command on the stack that environment variables name; return its exit code.
 
     Raises:
         UsageError: the named dataset does not exist.
@@ -85,11 +85,11 @@ def _run(services: Services, options: argparse.Namespace) -> int:
 
 
 def _show_closed(services: Services, options: argparse.Namespace, first: Run) -> int:
-    """Show the newest run of an output that was run before: running it again is what `replay` is for."""
+    """Show the newest run of an output that has already run: `run` does not run it again, `replay` does."""
     over = [run for run in services.ledger.fetch_runs(first.dataset) if run.identity == first.identity]
     run = max([first, *(each for each in over if each.kind is not Kind.REMOVAL)], key=lambda each: each.run)
     print(json.dumps([describe_run(run)]) if options.json else render_runs([run]))  # noqa: T201
-    ended = f"run {run.run} of this output ended before as {run.state}" if run.state.is_closed else ""
+    ended = f"run {run.run} of this output has already ended as {run.state}" if run.state.is_closed else ""
     again = f"`./larder replay {run.dataset} {run.run}` runs it again"
     if run.state is RunState.FAILED:
         return print_error(f"{ended}, and nothing was run now: {run.error}\nAfter a fix {again}.", FAILED)
@@ -113,8 +113,8 @@ def _plan(services: Services, options: argparse.Namespace) -> int:
 
 def _no_output(services: Services, name: str) -> Failed:
     return Failed(
-        f"{name} is no output; expected an object that exists in s3://{services.settings.outputs}, under the prefix of "
-        f"a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
+        f"{name} is not an output; expected an existing object in s3://{services.settings.outputs}, under the prefix "
+        f"of a dataset ({', '.join(sorted(dataset.source.prefix for dataset in services.datasets.values()))})"
     )
 
 
@@ -124,7 +124,7 @@ def _sweep(services: Services, options: argparse.Namespace) -> int:
     for name in names:
         try:
             swept = sweep(services, name)
-        except DatasetMistakes as error:  # of this dataset: the others are swept
+        except DatasetMistakes as error:  # only this dataset's: the others are swept
             codes.append(print_error(error, FAILED))
             continue
         heal(services, name)
@@ -217,7 +217,7 @@ def _run_queued(services: Services, options: argparse.Namespace, queued: Sequenc
 
 
 def _execute_queued(services: Services, queued: Sequence[Run], name: str) -> list[Run]:
-    """Execute a dataset's pending runs; return the queued ones, the restores they needed, and others that failed."""
+    """Execute a dataset's pending runs. Return those of `queued`, the restores that they needed, and failed ones."""
     own = [run.run for run in queued]
     closed = list(run_pending(services, name, own))
     shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
@@ -230,7 +230,7 @@ def _show(options: argparse.Namespace, runs: Sequence[Run], name: str) -> None:
     elif runs:
         print(render_runs(runs, paint=find_paint()))  # noqa: T201
     else:
-        print(f"{name}: no output without a run, and no pending run; nothing to do")  # noqa: T201
+        print(f"{name}: nothing to do: every output has a run, and no run is pending")  # noqa: T201
 
 
 def _judge(runs: Sequence[Run], name: str) -> int:
@@ -240,7 +240,7 @@ def _judge(runs: Sequence[Run], name: str) -> int:
             print_error(run.error or "the run failed", FAILED)
     if any(not run.state.is_closed for run in runs):
         return print_error(
-            f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease executes it", BUSY
+            f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease will execute it", BUSY
         )
     return FAILED if any(run.state is RunState.FAILED for run in runs) else DONE
 

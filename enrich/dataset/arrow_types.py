@@ -1,8 +1,8 @@
-"""Convert the Arrow columns of a typed file to what the engine takes, and find values that it would misread.
+"""Convert the Arrow columns of a typed file to types that DuckDB takes, and find values that it would misread.
 
-DuckDB has no half floats and no decimals of more than 38 digits, and raises for a whole chunk if a map repeats a key.
-It trusts an array's values: text that is not UTF-8, decimals with too many digits and instants beyond its range come
-out as broken text, as another number, or end the whole database.
+DuckDB has no half floats and no decimals of more than 38 digits, and fails for a whole chunk if a map repeats a key. It
+does not check an array's values: text that is not UTF-8, decimals with too many digits and instants out of its range
+give broken text or another number, or invalidate the whole database.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 class NotTaken(TypeError):
-    """A column's type is none that the engine takes as declared; the message has what was found and the remedy."""
+    """A column's type cannot be converted to the declared type; the message has what was found and the remedy."""
 
 
 def choose_type(kind: pa.DataType, declared: SqlType) -> pa.DataType:
-    """Choose the Arrow type in which the engine takes a column that is declared so.
+    """Choose the Arrow type in which a column is passed to DuckDB, given its declared type.
 
-    Of a struct only the declared members are taken, in their declared order; a map becomes the list of its entries,
-    of which the engine makes a map again, so that a repeated key rejects its row only. What does not fit the declared
-    type is left as it is: it is refused where types are compared.
+    A struct keeps only its declared members, in declared order. A map becomes the list of its entries, from which
+    DuckDB builds a map again, so that a repeated key rejects only its row. A type that does not match the declared one
+    is returned unchanged: it is refused where types are compared.
 
     Raises:
-        NotTaken: it has no such type, or the type lacks a declared member.
+        NotTaken: DuckDB has no type for the column, or a declared member is missing or ambiguous.
     """
     if kinds.is_dictionary(kind) and _choose(kind.value_type, declared) == kind.value_type:
         return kind
@@ -50,14 +50,14 @@ def _choose(kind: pa.DataType, declared: SqlType) -> pa.DataType:
         if kind.precision > MAX_DIGITS:
             raise NotTaken(f"{kind}; write it as a decimal of at most {MAX_DIGITS} digits, as a double or as text")
         return pa.decimal128(kind.precision, kind.scale)
-    if kinds.is_string_view(kind):  # pyarrow 26 can take no rows of the views
+    if kinds.is_string_view(kind):  # pyarrow 26 has no `take` for views
         return pa.string()
     if kinds.is_binary_view(kind):
         return pa.binary()
     if isinstance(kind, pa.BaseExtensionType):
         storage = _choose(kind.storage_type, declared)
         return kind if storage == kind.storage_type else storage
-    if kinds.is_dictionary(kind):  # DuckDB takes the indexes for values where they are nested in an array
+    if kinds.is_dictionary(kind):  # nested in an array, DuckDB would read the indexes as values
         return _choose(kind.value_type, declared)
     children = dict(declared.children) if declared.id in NESTED else {}
     if kinds.is_struct(kind) and declared.id == "struct":
@@ -96,7 +96,7 @@ def _choose_members(kind: pa.StructType, declared: Mapping[str, SqlType]) -> lis
 
 
 def convert_column(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert a column to the type that was chosen for it."""
+    """Convert a column to the type that `choose_type` returned for it."""
     if column.type == kind:
         return column
     if "list_view" not in str(column.type):
@@ -108,7 +108,7 @@ def convert_column(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if kinds.is_map(column.type):
         entry = pa.struct([("key", column.type.key_type), ("value", column.type.item_type)])
         column = column.cast(pa.list_(entry))
-    # pyarrow 26 casts a list_view to wrong values, so its list is built from its parts
+    # pyarrow 26 casts a list_view to wrong values, so the list is built from its parts
     lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
     values = convert_column(column.flatten(), kind.value_type)
@@ -116,10 +116,10 @@ def convert_column(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def mark_bad_values(chunk: pa.RecordBatch) -> pa.RecordBatch:
-    """Mark the rows that hold a value that the engine would misread, in the column `larder.problem`.
+    """Mark the rows with a value that DuckDB would misread, in an additional column `larder.problem`.
 
-    In such a row the value is null, or text in which U+FFFD stands for what is not UTF-8. A chunk without such rows is
-    returned as it is.
+    In such a row the value becomes null, or text with U+FFFD in place of bytes that are not UTF-8. A chunk without such
+    rows is returned unchanged.
     """
     problems: dict[int, str] = {}
     columns = chunk.columns
@@ -127,7 +127,7 @@ def mark_bad_values(chunk: pa.RecordBatch) -> pa.RecordBatch:
         found = find_problem(column)
         if found is None:
             continue
-        # the bad value of a dictionary can be that of no row
+        # a dictionary can have a bad value that no row uses
         plain = column.cast(column.type.value_type) if kinds.is_dictionary(column.type) else column
         bad = dict(_find_rows(plain, 0))
         columns[n] = _repair(plain, list(bad))
@@ -140,7 +140,7 @@ def mark_bad_values(chunk: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def find_problem(column: pa.Array) -> str | None:
-    """Return what is wrong with a value of a column; None if nothing is."""
+    """Return the problem of the first bad value of a column; None if all values are good."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -156,7 +156,7 @@ def find_problem(column: pa.Array) -> str | None:
 
 
 def _instants(column: pa.Array) -> Iterator[pa.Array]:
-    """Give the arrays of timestamps that a column is made of."""
+    """Yield the arrays of timestamps within a column."""
     kind = column.type
     if kinds.is_timestamp(kind):
         yield column
@@ -172,8 +172,8 @@ def _instants(column: pa.Array) -> Iterator[pa.Array]:
 
 
 def _find_rows(column: pa.Array, first: int) -> Iterator[tuple[int, str]]:
-    """Give the rows of the values that are wrong, each with the problem, by halving the column."""
-    # A slice of a nested array keeps all values of the whole; `take` copies those that it needs.
+    """Yield the rows of bad values, each with its problem, by bisecting the column."""
+    # A slice of a nested array keeps the values of the whole array; `take` copies only those that it needs.
     problem = find_problem(column.take(pa.arange(0, len(column))))
     if problem is None:
         return
@@ -186,7 +186,7 @@ def _find_rows(column: pa.Array, first: int) -> Iterator[tuple[int, str]]:
 
 
 def _repair(column: pa.Array, rows: list[int]) -> pa.Array:
-    """Replace the values of some rows, in ascending order, by ones that the engine takes."""
+    """Replace the values of some rows (ascending) by values that DuckDB reads correctly."""
     pieces, start = [], 0
     for row in rows:
         pieces += [column.slice(start, row - start), _repair_value(column.take(pa.array([row])))]

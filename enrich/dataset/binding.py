@@ -1,6 +1,6 @@
 """Bind a dataset's expressions: parse them, find their types, and collect every mistake with its place.
 
-"Pure" as far as a dataset goes: an empty in-memory DuckDB answers what an expression is.
+No data is read: an empty in-memory DuckDB determines the type of each expression.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ class Bound:
     """A dataset without mistakes.
 
     Attributes:
-        kinds: the types of the columns that expressions can use.
-        keys: for each metadata, the columns it is matched by; `on` has the expressions to match.
-        fields: for each metadata, the columns that expressions use, and their types.
-        subject: one expression for each claim, in the order of `served.subject`: that of the partition key.
+        kinds: column name -> type, for the columns that expressions can use.
+        keys: metadata -> the columns that it is matched by.
+        on: metadata -> the expressions whose values must equal those columns, in the same order.
+        fields: metadata -> the columns that expressions use, with their types.
+        subject: one expression for each claim, in the order of `served.subject`, which is that of the partition key.
     """
 
     dataset: Dataset
@@ -78,7 +79,7 @@ def bind_dataset(
 ) -> Bound:
     """Bind a dataset to its metadata's columns and types.
 
-    `metadata` has None for a table whose columns are not known; a column of type "NULL" has any type that suits.
+    `metadata` has None for a table whose columns are not known; the type "NULL" of a column means any type.
 
     Raises:
         DatasetMistakes: with every mistake found.
@@ -90,12 +91,12 @@ def bind_dataset(
     return bound
 
 
-# Types to try for metadata whose types are not known: an expression that none of them suits is a mistake.
+# Types to try for metadata whose types are not known: an expression that is valid for none of them is a mistake.
 _GUESSES = ("null", "varchar", "double", "bigint", "timestamp", "date", "boolean", "timestamptz")
 
 
 class Binder:
-    """Binds one dataset; `mistakes` has what it found."""
+    """Binds one dataset, and collects its mistakes in `mistakes`."""
 
     def __init__(
         self,
@@ -109,12 +110,12 @@ class Binder:
         self.policy = JsonPolicy(dataset.nulls, dataset.large_integers)
 
     def bind(self) -> Bound | None:
-        """Return the bound dataset, None if there are mistakes."""
+        """Return the bound dataset; None if there are mistakes."""
         dataset = self.dataset
         self._check_names()
         self.kinds = self._column_kinds()
         if self.mistakes:
-            return None  # names that are in doubt would only give mistakes that follow from them
+            return None  # wrong names and types would only lead to further mistakes
         self._check_as_of()
         self.lists = {name for name, metadata in dataset.metadata.items() if metadata.each is not None}
         self.names = Names(self.con, self.kinds, self.metadata, self.lists)
@@ -147,7 +148,7 @@ class Binder:
         ]
         for place, name in places:
             if name.lower() in seen:
-                self._add(place, f"the name is used twice, by {seen[name.lower()]} too", "rename one; case is ignored")
+                self._add(place, f"the name is also used by {seen[name.lower()]}", "rename one; case is ignored")
             if "\0" in name:
                 self._add(
                     place.replace("\0", "\\0"), "the name has a NUL character, which no SQL name can have", "rename it"
@@ -164,7 +165,7 @@ class Binder:
         if column not in columns:
             derived = dataset.derive is not None and column in dataset.derive.columns
             message = (
-                f"column {column!r} is derived, after as_of is read" if derived else f"there is no column {column!r}"
+                f"column {column!r} is derived; as_of is read before" if derived else f"there is no column {column!r}"
             )
             self._add("as_of", message, suggest(column, columns))
         elif (kind := self.kinds[column]).id not in TIMESTAMPS | {"date"}:
@@ -194,7 +195,7 @@ class Binder:
         return kinds
 
     def _subject(self) -> list[Leaf | None]:
-        """Bind the expression of each claim, in the reader's order: an order of the writer's own could differ."""
+        """Bind the expression of each claim, in the reader's order: the writer must use the same."""
         claims = self.dataset.served.subject
         expressions = self.dataset.subject
         for claim in claims:
@@ -208,7 +209,7 @@ class Binder:
         for claim in claims:
             sql = expressions.get(claim, "")
             if remedy := _find_column(self.kinds, sql) if sql.strip().startswith("'") else None:
-                self._add(name_place("subject", claim), f"{sql} is a text, the same in every row", remedy)
+                self._add(name_place("subject", claim), f"{sql} is a constant text, the same in every row", remedy)
         return [self._key(name_place("subject", claim), expressions[claim]) for claim in claims if claim in expressions]
 
     def _on(self, name: str) -> list[Expression | None]:
@@ -222,29 +223,29 @@ class Binder:
             leaf = self._leaf(place, sql, self.columns_only, kinds)
             found.append(leaf.expression if leaf else None)
             if known is not None and column not in known:
-                if leaf or sql != column:  # else the column's own mistake says it
+                if leaf or sql != column:  # otherwise the mistake of the expression already reports it
                     self._add(place, f"the query has no column {column!r}", _suggest_on(column, known))
             elif leaf and known is not None and not _can_match(leaf.kind, known[column]):
                 message = f"{sql} is {leaf.kind} and {column} is {known[column]}"
                 remedy = self._suggest_each(leaf.expression, kinds)
                 self._add(place, message, remedy or "cast one of them, in the expression or in the query")
         if not found:
-            self._add(f"metadata.{name}.on", "is empty", "name the columns by which a prediction is matched")
+            self._add(f"metadata.{name}.on", "is empty", "name the columns that a prediction is matched by")
         elif (
             metadata.each is not None
             and all(found)
             and not any(metadata.each in each.columns for each in found if each)
         ):
             message = f"no expression names the list {metadata.each!r}, so all of its elements would match one row"
-            self._add(f"metadata.{name}.on", message, "name it: in `on` it is one element; or leave `each` out")
+            self._add(f"metadata.{name}.on", message, "name it: in `on` it is one element; or remove `each`")
         return found
 
     def _each_kinds(self, name: str) -> Mapping[str, SqlType] | None:
-        """Return the types of the columns as `on` sees them: the list of `each` is one element. None for a mistake."""
+        """Return the types of the columns in `on`, where the list of `each` is one element. None for a mistake."""
         metadata = self.dataset.metadata[name]
         if metadata.each is None:
             if metadata.missing == "drop":
-                message = "is 'drop', which removes an element from a list, and no list is named"
+                message = "is 'drop', which removes an element from a list, but `each` names no list"
                 self._add(f"metadata.{name}.missing", message, "add each='COLUMN', or write 'reject'")
             return self.kinds
         place, kind = f"metadata.{name}.each", self.kinds.get(metadata.each)
@@ -254,7 +255,7 @@ class Binder:
                 remedy += "; a list within a struct or within another list needs a column of its own"
             self._add(place, f"there is no column {metadata.each!r}", remedy)
         elif kind.id != "list":
-            remedy = "name a column that is a list, as varchar[] or struct(sku varchar)[]"
+            remedy = "name a column that is a list, such as varchar[] or struct(sku varchar)[]"
             if kind.id == "array":
                 remedy = "declare it as a list, without the size: T[]"
             self._add(place, f"column {metadata.each!r} is {kind}, expected a list", remedy)
@@ -266,7 +267,7 @@ class Binder:
         return None
 
     def _suggest_each(self, expression: Expression, kinds: Mapping[str, SqlType]) -> str | None:
-        """Return the remedy for `on` that names a list where one of its elements is meant; None if that is not why."""
+        """Return the remedy for an `on` that compares a whole list; None if its expression names no list."""
         lists = sorted(column for column in expression.columns if kinds[column].id == "list")
         return f"add each={lists[0]!r} to match each of its elements" if lists else None
 
@@ -299,7 +300,7 @@ class Binder:
         return bound
 
     def _leaf(self, place: str, sql: str, names: Names, on_kinds: Mapping[str, SqlType] | None = None) -> Leaf | None:
-        """Bind an expression; `on_kinds` are the types of the columns for one of `on`."""
+        """Bind an expression; for an expression of `on`, `on_kinds` are the types of its columns."""
         try:
             expression = parse_expression(names, place, sql)
         except DatasetMistakes as error:
@@ -329,7 +330,7 @@ class Binder:
         if kind := re.search(r"Type with name (\S+) does not exist", text):
             return suggest_type(self.con, kind[1])
         if "No function matches" in text:
-            found = re.search(r'^\t"?(\w+)"?(\(.*\))', text, re.MULTILINE)  # of an operator there are dozens
+            found = re.search(r'^\t"?(\w+)"?(\(.*\))', text, re.MULTILINE)  # operators have dozens of signatures
             return f"cast its arguments, as in {found[1]}{found[2]}" if found else "cast one of its arguments"
         if field := re.search(r"Cannot extract field '([^']+)' from expression \"([^\"]+)\"", text):
             close = find_close(field[2], self.metadata)
@@ -345,9 +346,9 @@ class Binder:
         return any(self._kind(name, field).id == "null" for name, field in expression.metadata)
 
     def scope(self, expression: Expression, guess: str, kinds: Mapping[str, SqlType] | None = None) -> str:
-        """Return a relation that has the names an expression uses, as the join will have them.
+        """Return the SQL of a relation with the names that an expression uses, with the types that the join gives them.
 
-        `guess` is the type of metadata of which none is known; `kinds`: the types of columns, if not their own.
+        `guess` is the type for metadata whose type is not known; `kinds` replaces the types of the columns.
         """
         types = kinds or self.kinds
         chosen = [f"cast(null as {types[name]}) as {identifier(name)}" for name in sorted(expression.columns)]
@@ -379,7 +380,7 @@ class Binder:
 
 
 def find_constant_id(bound: Bound) -> Mistake | None:
-    """Return the mistake of a prediction_id that names no column; a subject with one prediction is served well."""
+    """Return the mistake of a prediction_id that names no column: it is right only with one prediction per subject."""
     expression = bound.prediction_id.expression
     if expression.columns | expression.metadata:
         return None
@@ -389,13 +390,13 @@ def find_constant_id(bound: Bound) -> Mistake | None:
 
 
 def _find_column(kinds: Mapping[str, SqlType], sql: str) -> str | None:
-    """Suggest the column whose name a constant text is."""
+    """Suggest a column if a constant text is its name."""
     name = sql.strip().strip("'")
     return f"did you mean the column, {name!r} without single quotes?" if name in kinds else None
 
 
 def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:
-    """Suggest a column for one that `on` names; several in one text are a list, and a condition is a mapping."""
+    """Suggest how to write `on`: a column's name, a list for several names in one text, a mapping for a condition."""
     parts = [part.strip() for part in re.split("[,=]+", column)]
     if len(parts) > 1 and all(parts):
         return f"write {{{parts[0]!r}: {parts[1]!r}}}" if "=" in column else f"write {parts}"
@@ -409,13 +410,13 @@ def find_element(kind: SqlType) -> SqlType:
 
 
 def _can_match(left: SqlType, right: SqlType) -> bool:
-    """Two types can be compared without a cast that may fail."""
+    """Return whether values of two types can be compared without a cast that can fail."""
     if "null" in {left.id, right.id} or str(left) == str(right):
         return True
     families: tuple[set[str], ...] = (
         {"varchar", "enum"},
         (_KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
-        {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares this one with nothing else
+        {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares timestamptz_ns with no other type
     )
     return any(left.id in family and right.id in family for family in families)
 

@@ -2,19 +2,26 @@
 
 A value that can't be converted rejects its row; a column whose type can't be converted fails the output.
 
-Parquet: integers to any number that holds them exactly; floating point and decimals to an integer if it is whole
-(pandas writes integers with nulls so); FLOAT and DOUBLE to each other, rounded to the nearest; decimals to any other
-number, and any number to a decimal, rounded to its scale; a timestamp without zone is UTC; finer fractions are rounded
-to the declared unit; text to VARCHAR, ENUM, UUID and JSON; nested types member by member, by the same rules: one member
-that can't be converted rejects the row.
+Parquet:
+- integers to any number type that holds the value exactly;
+- floating-point numbers and decimals to an integer if the value is whole (pandas writes integers with nulls as floats);
+- FLOAT and DOUBLE to each other, rounded to the nearest;
+- decimals to any other number type, and any number to a decimal, rounded to its scale;
+- timestamps: one without zone is UTC; finer fractions are rounded to the declared unit;
+- text to VARCHAR, ENUM, UUID and JSON;
+- nested types member by member, by the same rules: one member that can't be converted rejects the row.
 
-Text (CSV, JSON lines, partitions in the object key) is parsed as the type: `12`, `12.0` and `+12` as an integer, but
-not `1e3`; a date as `2026-11-20` only; an instant with or without zone, UTC without, and a time without zone; decimals
-are rounded to the declared scale; `true`, `t`, `yes`, `1` and their opposites as booleans; BLOB as base64 (RFC 4648,
-section 4), which is what BigQuery, Spark and Jackson write. A member of JSON lines at any depth is parsed so: one that
-a struct lacks is null, and an object or a number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a
-fraction as a double, so one of more than 15 digits is no DECIMAL: it must be written as a string. A declared member
-that an object has twice rejects the row: readers of JSON differ in which of the two they take (RFC 8259, section 4).
+Text (CSV, JSON lines, partitions in the object key) is parsed as the declared type:
+- integers: `12`, `12.0` and `+12`, but not `1e3`;
+- dates: only as `2026-11-20`; instants with or without zone (without: UTC); times without zone;
+- decimals are rounded to the declared scale;
+- booleans: `true`, `t`, `yes`, `1` and their opposites;
+- BLOB: base64 (RFC 4648, section 4), which BigQuery, Spark and Jackson write.
+
+Members of JSON lines are parsed by the same rules at any depth. A missing member of a struct is null. An object or a
+number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a fraction as a double, so a DECIMAL of more
+than 15 digits must be written as a string. A declared member that an object has twice rejects the row: JSON readers
+differ in which of the two they take (RFC 8259, section 4).
 """
 
 from __future__ import annotations
@@ -51,7 +58,7 @@ def coerce_typed(name: str, actual: SqlType, declared: SqlType) -> Coerced | Non
 
 
 def _coerce_value(value: str, actual: SqlType, declared: SqlType, depth: int) -> Coerced | None:
-    """Coerce a value, given as SQL that is cheap to repeat, within so many lambdas."""
+    """Coerce a value, given as SQL that is cheap to repeat; `depth` is the number of lambdas around it."""
     if str(actual) == str(declared):
         return Coerced(value)
     if actual.id == "null":
@@ -69,13 +76,13 @@ def _coerce_value(value: str, actual: SqlType, declared: SqlType, depth: int) ->
         converted = f"try_cast(try_cast({value} as timestamp) as {declared})"
     elif "timestamptz_ns" in {actual.id, declared.id} and actual.id != "timestamp_ns":
         converted = f"try_cast(try_cast({value} as timestamptz) as {declared})"
-        if declared.id == "timestamp_ns":  # not by way of microseconds
+        if declared.id == "timestamp_ns":  # a cast to timestamptz would round to microseconds
             converted = f"try_cast({value} as timestamp_ns)"
     return Coerced(converted, f"({value} is not null and {converted} is null)")
 
 
 def _coerce_nested(value: str, actual: SqlType, declared: SqlType, depth: int) -> Coerced | None:
-    """Coerce member by member: DuckDB's cast of the whole makes a member that does not fit null."""
+    """Coerce member by member: DuckDB's cast of a whole value would turn a member that does not fit into null."""
     if declared.id == "struct":
         return _coerce_struct(value, actual, declared, depth) if actual.id == "struct" else None
     inside = dict(actual.children).get("child")
@@ -92,7 +99,7 @@ def _coerce_nested(value: str, actual: SqlType, declared: SqlType, depth: int) -
         members = ", ".join(f"{name} := {each.sql}" for name, each in zip(("key", "value"), parts, strict=True) if each)
         bad = [each.bad for each in parts if each and each.bad]
         entries = f"list_transform({value}, lambda {element}: struct_pack({members}))"
-        converted = f"try(map_from_entries({entries}))"  # it fails for a null key or a repeated one
+        converted = f"try(map_from_entries({entries}))"  # fails for a null key or a repeated key
         missing = f"({value} is not null and {converted} is null)"
         return Coerced(converted, _any_bad(value, element, bad, missing))
     child = _coerce_value(element, inside, dict(declared.children)["child"], depth + 1)
@@ -101,7 +108,7 @@ def _coerce_nested(value: str, actual: SqlType, declared: SqlType, depth: int) -
     converted = value if child.sql == element else f"list_transform({value}, lambda {element}: {child.sql})"
     if {actual.id, declared.id} == {"list"}:
         return Coerced(converted, _any_bad(value, element, [child.bad] if child.bad else []))
-    converted = f"try_cast({converted} as {declared})"  # an array has one length
+    converted = f"try_cast({converted} as {declared})"  # fails for a list of another length
     missing = f"({value} is not null and {converted} is null)"
     return Coerced(converted, _any_bad(value, element, [child.bad] if child.bad else [], missing))
 
@@ -134,19 +141,22 @@ def coerce_text(column: str, declared: SqlType, *, escaped: bool = False) -> Coe
     Args:
         column: SQL that is cheap to repeat.
         declared: the type.
-        escaped: BLOBs are as DuckDB casts them to text, and not base64.
+        escaped: BLOBs are in the text form of a DuckDB cast, instead of base64.
     """
     if declared.id not in _FROM_TEXT:
         return None
     if declared.id == "varchar" and not _is_json(declared):
         return Coerced(column)
-    # A TRY takes 25 times as long as a TRY_CAST for what fails.
+    # For a value that fails, TRY takes 25 times as long as TRY_CAST.
     converted = f"try({_parse_text(column, declared, escaped=escaped, cast='try_cast')})"
     return Coerced(converted, f"({column} is not null and {converted} is null)")
 
 
 def coerce_json(member: str, declared: SqlType, *, escaped: bool = False) -> Coerced | None:
-    """Coerce a member of a JSON line, given as SQL of the type that `json_member` says; `escaped` as `coerce_text`."""
+    """Coerce a member of a JSON line, given as SQL of the type that `json_member` chose; `escaped` as in `coerce_text`.
+
+    None if the type can't be read from text.
+    """
     if not needs_json(declared):
         return coerce_text(member, declared, escaped=escaped)
     converted = f"try({_parse_json(member, declared, escaped=escaped)})"
@@ -154,16 +164,17 @@ def coerce_json(member: str, declared: SqlType, *, escaped: bool = False) -> Coe
 
 
 def json_member(name: str, declared: SqlType) -> str:
-    """Return the member of a `json_transform` structure that `coerce_json` starts from."""
+    """Return the member of a `json_transform` structure that extracts the input of `coerce_json`."""
     return f"{json_name(name)}:{json_name('JSON' if needs_json(declared) else 'VARCHAR')}"
 
 
 def other_case(json: str, missing: Mapping[str, str]) -> str:
-    """Return the SQL of the first name that an object has in another case only; null if there is none.
+    """Return the SQL of the first of some names that an object has only in another case; null if there is none.
 
     Args:
         json: SQL of the object.
-        missing: name -> SQL that is true if the object may not have it; CASE evaluates the rest for those rows alone.
+        missing: name -> SQL that is true if the object may lack the name. Only for those rows does CASE evaluate the
+            rest.
     """
     keys = f"json_keys({json})"
     names = []
@@ -176,21 +187,21 @@ def other_case(json: str, missing: Mapping[str, str]) -> str:
 
 
 def has_repeated(json: str, names: Iterable[str]) -> str:
-    """Return the SQL of whether an object has one of these members twice."""
+    """Return SQL that is true if an object has one of these members twice."""
     known = f"list_filter(json_keys({json}), lambda name: name in ({', '.join(map(literal, names))}))"
     return f"(len({known}) > len(list_distinct({known})))"
 
 
 def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cast") -> str:
-    """Return the SQL of text as the type; it fails, or is null with `try_cast`, for what is not of the type."""
+    """Return SQL that parses text as the type; it fails, or is null with `try_cast`, if the text has another form."""
     kind = declared.id
     if kind == "varchar" and not _is_json(declared):
         return text
     if kind == "blob" and not escaped:
         return f"from_base64({text})"
-    if kind in {"timestamp", "timestamp_s", "timestamp_ms"}:  # a cast would drop the zone and keep the hour
+    if kind in {"timestamp", "timestamp_s", "timestamp_ms"}:  # a direct cast would ignore the offset of the zone
         return f"cast({cast}({text} as timestamptz) as {declared})"
-    if kind == "timestamp_ns":  # the same, and TIMESTAMPTZ has microseconds
+    if kind == "timestamp_ns":  # the same, but TIMESTAMPTZ would round to microseconds
         zone = f"epoch_us({cast}({text} as timestamptz)) - epoch_us({cast}({text} as timestamp))"
         return f"make_timestamp_ns(epoch_ns({cast}({text} as timestamp_ns)) + 1000 * ({zone}))"
     if kind in _PATTERNS:
@@ -199,7 +210,7 @@ def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cas
 
 
 def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) -> str:
-    """Return the SQL of JSON as the type; it fails for what is not of the type."""
+    """Return SQL that parses JSON as the type; it fails if the JSON has another form."""
     kind, each = declared.id, f"j{depth}"
 
     def inner(value: str, child: SqlType) -> str:
@@ -226,7 +237,7 @@ def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) 
         is_clear = f"{other_case(json, missing)} is null and not {has_repeated(json, names)}"
         packed = f"case when {is_clear} then struct_pack({', '.join(members)}) else {fail} end"
         parsed = f"list_transform([json_transform({json}, {literal(structure)})], lambda {each}: {packed})[1]"
-        # What is no object has all members null, as an object without them.
+        # json_transform returns null members for a value that is not an object, as for an object without members.
         return f"case when {json} is null then null when json_type({json}) = 'OBJECT' then {parsed} else {fail} end"
     if _is_json(declared):
         return json
@@ -239,7 +250,7 @@ def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) 
 
 
 def needs_json(declared: SqlType) -> bool:
-    """Return whether the JSON of a member is needed, and not only its text."""
+    """Return whether a type is parsed from a member's JSON, instead of from its text."""
     return declared.id in NESTED or (declared.id == "decimal" and dict(declared.children)["precision"] > _EXACT_DIGITS)
 
 
@@ -256,5 +267,5 @@ def _is_same_kind(actual: SqlType, declared: SqlType) -> bool:
 
 
 def json_name(name: str) -> str:
-    """Return a name as a JSON string, as DuckDB's JSON functions expect it."""
+    """Return a name as a JSON string, for DuckDB's JSON functions."""
     return json.dumps(name, ensure_ascii=False)

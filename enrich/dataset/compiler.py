@@ -1,16 +1,17 @@
 """Compile a dataset to SQL: a table for each metadata, and one SELECT that joins, checks and renders a chunk.
 
-Unqualified names in expressions are the prediction's columns, and `airlines.name` is a member of the struct `airlines`
-that the join adds, so a metadata column never hides a prediction's. Names that begin with `larder.` are internal.
+In expressions, unqualified names are the prediction's columns, and `airlines.name` is a member of the struct `airlines`
+that the join adds, so a metadata column never hides a column of the prediction. Names that begin with `larder.` are
+internal.
 
-Adjacent body members that depend on one metadata alone are rendered once per metadata row, when the table is made,
-instead of once per prediction: they are joined as one text (a "fragment").
+Adjacent body members that depend only on one metadata are rendered once per metadata row, when the table is made,
+instead of once per prediction. The join then adds them as one text (a "fragment").
 
-Metadata of a list's elements is joined first (`enrich.dataset.element_joins`): to all expressions but those of its `on`
-it is one more column, a list of structs.
+Metadata of a list's elements is joined first (`enrich.dataset.element_joins`). All expressions except those of its `on`
+use it as one more column, a list of structs.
 
-The checks of a row are evaluated in a fixed order; the first that is true is the reject reason: unreadable values, null
-keys, missing metadata, expressions that fail, key texts, values that have no JSON.
+The checks of a row are evaluated in a fixed order, and the first that is true is the reject reason: unreadable values,
+null keys, missing metadata, expressions that fail, texts of keys, values that have no JSON.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ BAD_PREDICTION_ID = "bad-prediction-id"
 LONG_KEY = "long-key"
 BAD_SUBJECT = "bad-subject"
 
-# equals md5_number_lower, and takes 1.25 us for 600 B instead of 1.68
+# equal to md5_number_lower, which takes 1.68 us for 600 B instead of 1.25
 _DIGEST = '(md5_number("larder.body") >> 64)::ubigint'
 PREDICTION_ID_SQL = PREDICTION_ID.pattern.removesuffix(r"\Z")  # as regexp_full_match expects it
-# Without surrogates, which no text in UTF-8 has and RE2 does not know.
+# Without surrogates, which UTF-8 text cannot contain and RE2 does not support.
 _UNPRINTABLE_SQL = "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in UNPRINTABLE if first != 0xD800)
 
 
@@ -60,12 +61,17 @@ class Compiled:
     """A dataset as SQL.
 
     Attributes:
-        tables: for each metadata, the SELECT of its table from the relation `larder.raw.{name}`.
-        defaults: for each metadata that has fragments, a SELECT of one row for predictions without a match: the reject
-            code, and the fragments.
-        columns: for each column, the reject code of its unreadable values.
-        problem: SQL of the detail of a reject, null where its code says everything.
-        plain: the join of the relation `larder.read` with all metadata; `joined` adds the values of expressions to it.
+        reasons: the reject reasons and details, by code.
+        tables: metadata -> the SELECT of its table from the relation `larder.raw.{name}`.
+        defaults: metadata that has fragments -> a SELECT of one row for predictions without a match: the reject code,
+            and the fragments.
+        columns: column -> the reject code of its unreadable values.
+        plain: the join of the relation `larder.read` with all metadata.
+        joined: `plain`, with the values of expressions as additional columns.
+        pk: SQL of the partition key.
+        sk: SQL of the prediction_id.
+        code: SQL of the reject code; null for a row that becomes an item.
+        problem: SQL of the detail of a reject; null if the detail of its code is complete.
         body: SQL pieces of the body's text, to concatenate.
     """
 
@@ -97,7 +103,7 @@ class Compiled:
 
 
 def compile_dataset(bound: Bound, hoisted: frozenset[str]) -> Compiled:
-    """Compile a bound dataset; fragments of the metadata in `hoisted` are rendered in its own table."""
+    """Compile a bound dataset. Fragments of the metadata in `hoisted` are rendered in the metadata's own table."""
     return _Compiler(bound, hoisted).compile()
 
 
@@ -110,7 +116,7 @@ class _Compiler:
         self.row_checks = RowChecks("value", self.reasons)
         self.metadata_checks = {name: RowChecks(f"{name}.value", self.reasons) for name in hoisted}
         self.fragments: dict[str, list[str]] = {name: [] for name in hoisted}
-        self.places: dict[int, str] = {}  # reject code -> the SQL of its detail, which names an element
+        self.places: dict[int, str] = {}  # reject code -> SQL of a detail that names an element
 
     def compile(self) -> Compiled:
         columns = {
@@ -187,7 +193,7 @@ class _Compiler:
         return lists
 
     def _join_lists(self, lists: Mapping[str, list[ElementMetadata]]) -> str:
-        """Return the relation of the predictions read, with the metadata of their lists."""
+        """Return the relation of the predictions, joined with the metadata of their lists."""
         others = {
             column: {name for each in metadata for on in self.bound.on[each.name] for name in on.columns} - {column}
             for column, metadata in lists.items()
@@ -201,7 +207,7 @@ class _Compiler:
         return code
 
     def _problem(self) -> str:
-        """Return the SQL of a reject's detail: that of a line that can't be read, or one that names an element."""
+        """Return the SQL of the details that are not constant: of a line that can't be read, and of an element."""
         cases = "".join(f" when {code} then {detail}" for code, detail in self.places.items())
         return f'coalesce("larder.problem", case "larder.code"{cases} end)' if cases else '"larder.problem"'
 
@@ -221,7 +227,7 @@ class _Compiler:
         return f'(select {", ".join(chosen)} from {on} as "larder.on"{"".join(joins)})'
 
     def _added(self, name: str) -> list[str]:
-        """Return the columns that the join with a metadata adds."""
+        """Return the columns that the join with one metadata adds."""
         added = [identifier(f"larder.{name}.found")]
         if name in self.row_checks.metadata:
             added.append(identifier(name))
@@ -299,15 +305,15 @@ class _Compiler:
         """Yield the checks of a subject's text that `serve.item.is_subject` makes of a claim."""
         for wrong, reason, found in (
             (f"length({text}) > {MAX_CLAIM_CHARACTERS}", LONG_KEY, f"is longer than {MAX_CLAIM_CHARACTERS} characters"),
-            (f"regexp_matches({text}, '[{_UNPRINTABLE_SQL}]')", BAD_SUBJECT, "has a character that can't be seen"),
+            (f"regexp_matches({text}, '[{_UNPRINTABLE_SQL}]')", BAD_SUBJECT, "has an invisible character"),
         ):
-            detail = f"{place} {found}, and serve refuses such a claim; change the column and the claim alike"
+            detail = f"{place} {found}, and serve refuses such a claim; change both the column and the claim"
             yield wrong, self.reasons.add(reason, detail)
 
     def _check_prediction_id(self) -> Iterator[tuple[str, int]]:
         sql, sk = self.bound.prediction_id.expression.sql, '"larder.sk"'
         for wrong, detail in (
-            (f"{sk} = ''", "is empty; set it, or leave the row out"),
+            (f"{sk} = ''", "is empty; set it, or omit the row"),
             (f"{sk} in {DOT_SEGMENTS}", "is '.' or '..', which clients remove from a path; add something to it"),
             (
                 f"length({sk}) > {MAX_PREDICTION_ID}",
@@ -338,7 +344,7 @@ class _Compiler:
         return pieces
 
     def _owner(self, node: Node) -> str | None:
-        """Return the hoisted metadata that a node depends on alone; None if there is none."""
+        """Return the hoisted metadata that is all that a node depends on; None if there is none."""
         leaves = find_leaves(node)
         names = {name for leaf in leaves for name, _ in leaf.expression.metadata}
         if len(names) == 1 and names <= self.hoisted and not any(leaf.expression.columns for leaf in leaves):
@@ -363,5 +369,5 @@ class _Compiler:
 
 
 def _default(fragment: str) -> str:
-    """Return the placeholder of a fragment's default in SQL; no dataset's SQL contains a NUL character."""
+    """Return the placeholder of a fragment's default in SQL; it cannot collide, as no dataset's SQL contains NUL."""
     return f"\0{fragment}\0"

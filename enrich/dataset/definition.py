@@ -26,34 +26,35 @@ __all__ = [
     "name_place",
 ]
 
-Body = Mapping[str, "str | Body"]  # the JSON one wants to serve, with a DuckDB SQL expression at each leaf
+Body = Mapping[str, "str | Body"]  # the JSON to serve, with a DuckDB SQL expression at each leaf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where a dataset's outputs are, and what a row of them has.
+    """Where a dataset's outputs are, and their format and columns.
 
     Attributes:
-        prefix: object keys of outputs begin with it.
-        format: `parquet`; `csv` (RFC 4180 in UTF-8 with one header line, unless the attributes below say otherwise);
-            `jsonl` (one object a line, UTF-8; a missing member is null); `rejects` (what Larder itself wrote, to
-            replay it). Text can be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks. A part of 0
-            bytes is one without rows.
-        columns: the contract: column name to DuckDB type. A name that is not in the files can be in the object
-            key as `name=value`, Hive's way.
-        output: `snapshot` says that an output names every live item; `partial` removes nothing.
-        empty_snapshot: a snapshot without rows fails (`refuse`), or it says that no item is alive (`remove-all`).
-        snapshot_files: without a marker, each object is a snapshot of its own. Where several are of the same as_of, as
-            the parts of one job, they fail (`refuse`), or the last one wins (`each`).
-        marker: name of the object that closes an output of several objects, such as `_SUCCESS`.
+        prefix: prefix of the outputs' object keys.
+        format: `parquet`; `csv` (RFC 4180 in UTF-8 with one header line, unless the attributes below differ); `jsonl`
+            (one object per line, UTF-8; a missing member is null); `rejects` (files that Larder wrote, to replay
+            them). Text can be compressed: gzip, zstd, snappy in Google's framing or Hadoop's blocks. A part of 0 bytes
+            has no rows.
+        columns: the contract: column name -> DuckDB type. A name that is not in the files can be in the object key as
+            `name=value` (Hive partition).
+        output: `snapshot`: an output names every live item, and other items are removed; `partial` removes nothing.
+        empty_snapshot: a snapshot without rows fails (`refuse`), or removes every item (`remove-all`).
+        snapshot_files: without a marker, each object is a snapshot of its own. If several have the same as_of, as the
+            parts of one job do, they fail (`refuse`), or the last one wins (`each`).
+        marker: name of the object that closes an output of several objects, e.g. `_SUCCESS`.
         unknown_columns: `ignore` or `refuse` columns that the contract does not name.
-        delimiter: between the fields of a CSV line.
-        quote: around a CSV field that has delimiters, newlines or quotes in it; None if the writer quotes nothing.
-        escape: makes the character after it text; in quoted fields only, if there is a quote. None: RFC 4180's
-            doubled quote alone. README.md has what Spark, Hive, MySQL and others write.
-        header: the first line of each CSV file has the names of its columns; else their order is that of `columns`.
+        delimiter: separates the fields of a CSV line.
+        quote: encloses a CSV field that contains delimiters, newlines or quotes; None if the writer never quotes.
+        escape: makes the next character plain text; if there is a quote, in quoted fields only. None: a quote within a
+            quoted field is doubled (RFC 4180). README.md lists what Spark, Hive, MySQL and others write.
+        header: the first line of each CSV file has the names of its columns; without it, the columns are in the order
+            of `columns`.
         null_words: CSV fields that are null unless they are quoted.
-        rejects_of: set by a replay: the format of the output whose rejects these are.
+        rejects_of: set by a replay: the format of the output that the rejects come from.
     """
 
     prefix: str
@@ -77,17 +78,17 @@ class Metadata:
     """Rows from Athena that predictions are joined with.
 
     Attributes:
-        sql: an Athena query; its column names are what expressions use, as `name.column`.
-        on: the metadata columns that a prediction is matched by: one name or several when the columns are called the
-            same on both sides, else a mapping from an expression over the prediction's columns to a metadata column.
-            As in SQL, null matches nothing. Each combination of values can occur once in the metadata.
-        missing: a prediction that finds none is rejected (`reject`), sees nulls (`null`) or fails its output (`fail`).
-            With `each`, one element that finds none does that, and `drop` removes it from its list.
+        sql: an Athena query; expressions use its columns as `name.column`.
+        on: the metadata columns that a prediction is matched by: one name or several if the columns have the same names
+            on both sides, otherwise a mapping from an expression over the prediction's columns to a metadata column. As
+            in SQL, null matches nothing. Each combination of values can occur only once in the metadata.
+        missing: a prediction without a match is rejected (`reject`), gets nulls (`null`) or fails its output (`fail`).
+            With `each`, this applies to an element without a match, and `drop` removes the element from its list.
         max_age: rows fetched less than this ago are used again.
         each: a column that is a list: each of its elements is matched instead of the prediction. In `on` the column's
-            name is then one element: `{"items.sku": "sku"}` for a list of structs, `{"skus": "sku"}` for one of keys.
-            In all other expressions the metadata is a list with one struct per element, in the same places; null where
-            none was found: `[{'sku': item.sku, 'title': products[i].title} for item, i in items]`.
+            name is then one element: `{"items.sku": "sku"}` for a list of structs, `{"skus": "sku"}` for a list of
+            keys. In all other expressions the metadata is a list with one struct per element, in the same order; null
+            for an element without a match: `[{'sku': item.sku, 'title': products[i].title} for item, i in items]`.
     """
 
     sql: str
@@ -107,16 +108,16 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """A step in pandas between reading and joining.
+    """A pandas step between reading and joining.
 
     Attributes:
-        function: gets a chunk's columns as a DataFrame and returns it with more columns or other values, and with as
-            many rows in the same order. A value that could not be read is null in it; its row is rejected later. A
-            column that it does not change comes out exactly as in the file.
-        columns: names and DuckDB types of the columns that it adds.
+        function: takes the columns of a chunk as a DataFrame, and returns a DataFrame with the same rows in the same
+            order, with more columns or other values. A value that could not be read is null; its row is rejected
+            later. A column that the function does not change keeps exactly the values of the file.
+        columns: names and DuckDB types of the columns that the function adds.
     """
 
-    function: Callable[[Any], Any]  # DataFrame -> DataFrame; unnamed here, since pandas is imported only if a step runs
+    function: Callable[[Any], Any]  # DataFrame -> DataFrame; pandas is imported only when a step runs
     columns: Mapping[str, str]
 
 
@@ -125,9 +126,9 @@ class Tolerated:
     """How many rejects an output can have: with more, its run fails before anything is published.
 
     Attributes:
-        share: of the output's predictions.
-        number: a limit that does not depend on the share; None for none.
-        few: so many are tolerated whatever their share, in an output that has good predictions as well.
+        share: greatest share of the output's predictions, 0 to 1.
+        number: greatest number of rejects, whatever their share; None: no such limit.
+        few: this many rejects are tolerated whatever their share, if the output has good predictions too.
     """
 
     share: float = 0.01
@@ -137,12 +138,12 @@ class Tolerated:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What a member of the body means, for the contract that consumers read (openapi.yaml).
+    """Documentation of a member of the body, for the contract that consumers read (openapi.yaml).
 
     Attributes:
-        description: what it is, with its unit.
-        example: a value as it is in the JSON. It also gives the type of a member whose type depends on metadata, which
-            only a run knows.
+        description: what the member means, with its unit.
+        example: a value as in the JSON. It also defines the type of a member whose type depends on metadata, which is
+            known only in a run.
     """
 
     description: str = ""
@@ -154,31 +155,31 @@ class Dataset:
     """One stream of predictions with one item shape.
 
     Attributes:
-        served: who may read it, from `serve.datasets`.
-        source: where its outputs are, and the columns of a row.
-        as_of: where the instant is read at which an output was made: `FromKey`, `FromColumn` or `LastModified`.
+        served: who can read it, from `serve.datasets`.
+        source: where its outputs are, and their format and columns.
+        as_of: where to read when an output was made: `FromKey`, `FromColumn` or `LastModified`.
         ttl: an item expires this long after `as_of`.
-        metadata: name of a table in expressions -> the query that gives its rows.
-        subject: claim name -> the expression whose text equals the claim's value. Its claims are those of
-            `served.subject`, which alone gives their order in the partition key.
+        metadata: name of a table in expressions -> the query that returns its rows.
+        subject: claim name -> the expression whose text equals the claim's value. The claims are those of
+            `served.subject`, which also defines their order in the partition key.
         prediction_id: an expression. Its text has 1 to 128 letters, digits and `. _ ~ - : @ , = +`: write
             `replace(url_encode(x), '%', '=')` for any other text, `md5(x)` for a long one, and
-            `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that it or the subject names outside
-            `coalesce` and `case` must not be null: `concat` would swallow the null and make two rows one.
+            `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that prediction_id or subject names outside
+            `coalesce` and `case` must not be null: `concat` ignores nulls, so two rows could get the same text.
         body: the JSON that a consumer gets, with a DuckDB SQL expression at each leaf.
-        derive: a step in pandas before the join.
+        derive: a pandas step before the join.
         tolerated: how many rejects an output can have.
-        equal_rows: rows of an output with the same subject, prediction_id and body, such as those of a retried task's
-            part: all are rejected as duplicates (`reject`), or they count once (`once`): the first is the prediction,
-            and the others are unchanged. Rows that differ in the body are duplicates either way.
-        start: the sweep leaves outputs that arrived earlier alone.
+        equal_rows: for rows of an output with the same subject, prediction_id and body, as a retried task can write
+            them: all are rejected as duplicates (`reject`), or the first is the prediction and the others count as
+            unchanged (`once`). Rows with different bodies are always duplicates.
+        start: the sweep ignores outputs that arrived before this.
         unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.
-        nulls: members that are null are kept, or left out (`omit`), also within structs.
-        large_integers: what becomes of BIGINT, UBIGINT, HUGEINT and UHUGEINT, which can pass 2^53, the largest
-            integer that every JSON reader keeps: exact digits (`number`); always a string, so that a member never
-            changes its type (`string`); or the row is rejected if the value does pass it (`reject`).
+        nulls: members that are null are kept (`keep`) or left out (`omit`), also within structs.
+        large_integers: how to render BIGINT, UBIGINT, HUGEINT and UHUGEINT, whose values can exceed 2^53, the largest
+            integer that every JSON reader keeps exactly: all digits (`number`); always a string, so that a member never
+            changes its type (`string`); or all digits, and a row with a larger value is rejected (`reject`).
         about: what the items are, in a sentence without a full stop, for the contract.
-        members: what the members of the body mean, by place: `origin`, `origin.name`; the place `""` is the body.
+        members: documentation of the body's members, by place: `origin`, `origin.name`; the place `""` is the body.
     """
 
     served: Served
@@ -201,25 +202,25 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """Return the name, as in paths and item keys; a wrong `served` is for `check` to report, not to raise."""
+        """Return the name, as in paths and item keys. A wrong `served` raises nothing here: `check` reports it."""
         return self.served.name if isinstance(self.served, Served) else repr(self.served)
 
     @property
     def columns(self) -> dict[str, str]:
-        """Return the columns that expressions may use and their DuckDB types: the contract's and derived ones."""
+        """Return the columns that expressions can use, with their DuckDB types: of the contract, and derived."""
         return {**self.source.columns, **(self.derive.columns if self.derive else {})}
 
     def leaves(self) -> dict[str, str]:
-        """Return every leaf of the body: its place, such as `body.origin.name`, and its expression."""
+        """Return the expression of every leaf of the body, by its place, e.g. `body.origin.name`."""
         return dict(_leaves("body", self.body))
 
     def places(self) -> Places:
-        """Return the names that lead to each leaf of the body, for the reader; none if the body is no mapping."""
+        """Return the path of names of each leaf of the body, for the reader; empty if the body is not a mapping."""
         return tuple(_places(self.body, ())) if isinstance(self.body, Mapping) else ()
 
 
 def name_place(place: str, name: str) -> str:
-    """Name the place of a member; quoted where a dot or a blank in the name could mislead."""
+    """Return the place of a member within a place. Names other than letters, digits, _ and - are quoted."""
     if re.fullmatch(r"[A-Za-z0-9_-]+", name):
         return f"{place}.{name}"
     return f"{place}.{json.dumps(name, ensure_ascii=not name.isprintable())}"

@@ -1,7 +1,7 @@
 """Generate the SQL that joins the elements of list columns with metadata: unnest, hash join, gather in place.
 
 For each list column there is one relation with a row per element. It is joined with all metadata of that column and
-grouped back by `larder.row`, so the work grows with the number of elements, and never with elements times metadata.
+grouped back by `larder.row`, so the cost grows with the number of elements, not with elements times metadata rows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ElementMetadata:
     """Metadata that elements are joined with.
 
     Attributes:
-        name: of the metadata; its table is `larder.m.{name}`.
-        missing: its policy.
-        values: SQL of the values to match with the table's columns `larder.k0` and so on.
-        checks: of those values, with the slots that they need.
+        name: name of the metadata; its table is `larder.m.{name}`.
+        missing: the policy for elements without a match.
+        values: SQL of the values to match with the table's columns `larder.k0`, `larder.k1` and so on.
+        checks: the checks of those values, with their slots.
         used: whether an expression uses the joined rows.
     """
 
@@ -36,12 +36,12 @@ class ElementMetadata:
 
     @property
     def found(self) -> str:
-        """The SQL of the column that is null where no row matches."""
+        """The SQL of the column that is null for an element without a match."""
         return identifier(f"larder.{self.name}.found")
 
     @property
     def missing_place(self) -> str:
-        """The SQL of the place of the first element of a prediction that no row matches; null if there is none."""
+        """The SQL of the place of a prediction's first element without a match; null if all have one."""
         return identifier(f"larder.{self.name}.missing")
 
     def failed_place(self, check: int) -> str:
@@ -54,13 +54,13 @@ def join_elements(
 ) -> str:
     """Return a relation with, for each metadata, the list of its joined rows and the places that checks need.
 
-    A null list gives a null list, an empty one an empty one. `missing="drop"` removes elements from the column itself
-    and from all metadata of that column, so that places still agree.
+    A null list stays null, an empty one stays empty. `missing="drop"` removes elements from the column itself and from
+    all metadata of that column, so that the places still match.
 
     Args:
         relation: the name of a relation with `larder.row`.
-        lists: the metadata of each list column.
-        columns: for each list column, the other columns that its `on` expressions name.
+        lists: list column -> its metadata.
+        columns: list column -> the other columns that its `on` expressions name.
     """
     if not lists:
         return relation
@@ -111,7 +111,7 @@ def _gather(relation: str, column: str, metadata: Sequence[ElementMetadata], oth
 
 
 def _places(metadata: ElementMetadata, kept: str = "true") -> Iterator[tuple[str, str]]:
-    """Yield the columns of places, with the condition of the elements that they are of."""
+    """Yield each column of places, with the condition that selects its elements."""
     for n, (condition, _) in enumerate(metadata.checks.checks):
         yield metadata.failed_place(n), condition
     if metadata.missing in {"reject", "fail"}:
@@ -119,5 +119,5 @@ def _places(metadata: ElementMetadata, kept: str = "true") -> Iterator[tuple[str
 
 
 def name_element(column: str, place: str) -> str:
-    """Return the SQL of a text that names an element, as in `element 3 of 'items'`."""
+    """Return the SQL of a text that names an element, such as `element 3 of 'items'`."""
     return f"concat('element ', {place}, {literal(f' of {column!r}')})"

@@ -1,4 +1,4 @@
-"""Parse a dataset's SQL expressions: find the columns and metadata they name, and reject what is not allowed.
+"""Parse a dataset's SQL expressions: find the columns and metadata that they name, and reject what is not allowed.
 
 DuckDB itself parses them (`json_serialize_sql`), so the SQL that is checked is the SQL that is executed.
 """
@@ -20,7 +20,7 @@ from enrich.dataset.suggestions import find_close, suggest
 
 _NULL_SAFE = {"OPERATOR_COALESCE", "CASE_EXPR", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
 _BLANK = re.compile(r"(\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
-# A function of another SQL dialect, in lower case -> what DuckDB has for it.
+# Function of another SQL dialect, in lower case -> the DuckDB equivalent.
 _FOREIGN_FUNCTIONS = {
     **dict.fromkeys(["date_format", "format_datetime", "to_char", "to_iso8601"], "strftime(x, '%Y-%m-%d')"),
     **dict.fromkeys(["date_parse", "parse_datetime", "to_date", "str_to_date"], "strptime(x, '%Y-%m-%d')"),
@@ -43,14 +43,14 @@ _FOREIGN_FUNCTIONS = {
     "unhex": "from_hex(x)",
     "to_hex": "hex(x)",
 }
-# Keywords that are values of the session in SQL; DuckDB's parser makes them names of columns.
+# Keywords for values of the session in SQL; DuckDB's parser returns them as column names.
 _SESSION_VALUES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user"}
 _MANY_ROWS = {"unnest", "unlist", "generate_subscripts"}
 _FORBIDDEN = {
-    "WINDOW": ("is a window function, which sees other rows", "compute it in the model or in the metadata query"),
-    "SUBQUERY": ("holds a subquery", "make it a metadata query and join it"),
-    "STAR": ("holds `*`", "name the columns"),
-    "PARAMETER": ("holds a parameter", "write the value"),
+    "WINDOW": ("is a window function, which reads other rows", "compute it in the model or in the metadata query"),
+    "SUBQUERY": ("contains a subquery", "make it a metadata query and join it"),
+    "STAR": ("contains `*`", "name the columns"),
+    "PARAMETER": ("contains a parameter", "write the value"),
 }
 
 
@@ -59,11 +59,13 @@ class Expression:
     """A parsed expression.
 
     Attributes:
+        place: where it is in the dataset, e.g. `body.origin.name`.
+        sql: its text.
         columns: the prediction's columns that it names.
-        required: those of them outside `coalesce` and `case`.
-        metadata: the metadata columns that it names, as (metadata, column); all of a metadata that is a list, and ""
-            if they are unknown.
-        plain: it is a name alone, so it can't fail and costs nothing to repeat.
+        required: those of `columns` that it names outside `coalesce`, `case` and `is null`.
+        metadata: the metadata columns that it names, as (metadata, column). For metadata that is a list: all of its
+            columns, or "" if they are unknown.
+        plain: it is only a name, so it can't fail and is cheap to repeat.
     """
 
     place: str
@@ -84,7 +86,7 @@ class Names:
         metadata: Mapping[str, Collection[str] | None],
         lists: Collection[str] = (),
     ) -> None:
-        """`metadata`: table -> its columns, None if they are unknown; `lists`: those joined with a list's elements."""
+        """`metadata`: name -> columns, None if they are unknown; `lists`: metadata joined with a list's elements."""
         self.con = con
         self.lists = frozenset(lists)
         self.columns = {name.lower(): name for name in columns}
@@ -98,9 +100,9 @@ class Names:
 
 @cache
 def _find_functions() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Return the names of DuckDB's aggregates, of its functions that return another value each time, and of the others.
+    """Return the names of DuckDB's aggregates, of its volatile functions, and of the functions that are allowed.
 
-    What can't be in an expression is in the first two.
+    A volatile function can return another value each time. Expressions cannot use the first two groups.
     """
     with open_empty() as con:
         rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
@@ -114,7 +116,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
     """Parse one expression and check what it names.
 
     Raises:
-        DatasetMistakes: it is not one SQL expression, has an unknown name, or uses what is not allowed.
+        DatasetMistakes: it is not one SQL expression, has an unknown name, or uses something that is not allowed.
     """
     tree = parse_tree(names.con, place, sql)
     walk = _Walk(names, place)
@@ -132,7 +134,7 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
 
 
 def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
-    """Parse one expression to DuckDB's own tree.
+    """Parse one expression to DuckDB's syntax tree.
 
     Raises:
         DatasetMistakes: it is not one SQL expression.
@@ -145,11 +147,11 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
         at = int(answer.get("position") or 0) - len("SELECT (")
         what, remedy = answer["error_message"], "fix it; a name that is an SQL keyword needs double quotes"
         if at > len(sql.encode()):
-            what, remedy = "it ends too early", "complete it: a value or a closing word is missing"
+            what, remedy = "it is incomplete", "complete it: a value, a bracket or an END is missing"
         elif sql.rstrip().endswith(";"):
-            what, remedy = "it ends with a semicolon", "leave it out"
+            what, remedy = "it ends with a semicolon", "remove it"
         elif (alias := re.search(r"(?i)\s+as\s+(\w+|\"[^\"]+\")\s*$", sql)) and _parses(con, sql[: alias.start()]):
-            what, remedy = f"it has an alias, {alias[1]}", f"leave{alias[0]} out: its place gives it a name"
+            what, remedy = f"it has an alias, {alias[1]}", f"remove{alias[0]}: its place gives it a name"
         remedy = _quote_reserved(con, sql) or remedy
         raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {what}", remedy)])
     node = answer["statements"][0]["node"]
@@ -179,12 +181,12 @@ def _quote_reserved(con: duckdb.DuckDBPyConnection, sql: str) -> str | None:
 
 
 def quote_reserved(con: duckdb.DuckDBPyConnection, sql: str, parses: Callable[[str], bool]) -> str | None:
-    """Return the remedy for SQL that does not parse because a name in it is a reserved word; None if that is not why.
+    """Return the remedy for SQL that does not parse because a name in it is a reserved word; None for another cause.
 
     Args:
-        con: knows DuckDB's keywords.
+        con: a connection to any database.
         sql: an expression or a type.
-        parses: whether such SQL parses.
+        parses: returns whether such SQL parses.
     """
     found = con.execute(
         "select keyword_name, keyword_category from duckdb_keywords() where keyword_category <> 'unreserved'"
@@ -215,7 +217,7 @@ class _Walk:
         self.mistakes: list[Mistake] = []
 
     def visit(self, node: Any, parameters: frozenset[str], *, safe: bool) -> None:
-        """Visit a node. `parameters`: of the lambdas around it; `safe`: a null is handled there."""
+        """Visit a node. `parameters`: names that the lambdas around it define; `safe`: nulls are handled around it."""
         if isinstance(node, list):
             for child in node:
                 self.visit(child, parameters, safe=safe)
@@ -239,7 +241,7 @@ class _Walk:
                     self.visit(child, parameters, safe=safe or node.get("type") in _NULL_SAFE)
 
     def _is_old_lambda(self, node: Any, parameters: frozenset[str]) -> bool:
-        """Return whether an arrow's left side is a single name that nothing has."""
+        """Return whether the left side of an arrow is a single unknown name: a lambda in the old syntax."""
         if node.get("class") != "LAMBDA" or node["lhs"]["class"] != "COLUMN_REF":
             return False
         name = node["lhs"]["column_names"][0].lower()
@@ -248,13 +250,13 @@ class _Walk:
     def _call(self, function: str, arguments: int) -> None:
         if function in self.names.aggregates:
             self._add(
-                f"{function}() is an aggregate, which sees other rows", "compute it in the model or the metadata query"
+                f"{function}() is an aggregate, which reads other rows", "compute it in the model or the metadata query"
             )
         if function in _MANY_ROWS:
-            self._add(f"{function}() makes several rows of one", "keep the list, or use list_transform and the like")
+            self._add(f"{function}() makes several rows of one", "keep the list, or use list_transform or similar")
         if function in self.names.volatile or (function == "age" and arguments == 1):
             self._add(
-                f"{function}() returns another value each time", "a body must depend on its row and metadata only"
+                f"{function}() can return another value each time", "a body must depend only on its row and metadata"
             )
 
     def _name(self, path: list[str], parameters: frozenset[str], *, safe: bool) -> None:
@@ -271,7 +273,7 @@ class _Walk:
             known = [*self.names.columns.values(), *self.names.metadata.values()]
             remedy = suggest(path[0], known)
             if first in _SESSION_VALUES:
-                remedy = "SQL's own depends on the session; a body must depend on its row and metadata only"
+                remedy = "the SQL keyword depends on the session; a body must depend only on its row and metadata"
             self._add(f"there is no column {path[0]!r}", remedy)
 
     def _field(self, metadata: str, path: list[str]) -> None:
@@ -283,7 +285,7 @@ class _Walk:
                     f"write [each.{path[0]} for each in {metadata}], or {metadata}[i].{path[0]} within another list"
                 )
                 self._add(message, remedy)
-            # a lambda can use any of them, by names that only binding knows
+            # A lambda can use any of them by a name of its own, so all count as used.
             self.metadata |= {(metadata, field) for field in (fields or {"": ""}).values()}
             return
         if not path:

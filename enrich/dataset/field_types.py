@@ -1,7 +1,7 @@
 """Check a dataset's values against the type hints of its definition.
 
-The hints of `enrich.dataset.definition` and `serve.datasets` are the only list of what is allowed: a new option is
-checked as soon as it has a hint. Python itself checks none of them, and a misspelled policy would act as another one.
+The hints of `enrich.dataset.definition` and `serve.datasets` are the only list of what is allowed, so a new option is
+checked as soon as it has a hint. Python does not check hints, and a misspelled policy would act as another one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _EXAMPLES: dict[Any, tuple[str, str]] = {  # type -> its name, and what to write
 
 
 def require_types(dataset: Dataset) -> None:
-    """Refuse a dataset of which a value has another type than its hint.
+    """Check that every value of a dataset has the type of its hint.
 
     Raises:
-        DatasetMistakes: with every such value.
+        DatasetMistakes: with every value that has another type.
     """
     if mistakes := list(find_type_mistakes(dataset.name, dataset, Dataset)):
         raise DatasetMistakes(mistakes)
@@ -48,7 +48,7 @@ def find_type_mistakes(name: str, value: Any, hint: Any) -> Iterator[Mistake]:
     """Yield a mistake for each value within `value` that its type hint does not allow.
 
     Args:
-        name: of the dataset; places begin with it.
+        name: the dataset's name, with which places begin.
         value: of any type.
         hint: a class whose fields have hints, or any hint that the definition uses.
     """
@@ -64,7 +64,7 @@ def _find(place: str, value: Any, hint: Any) -> Iterator[tuple[str, str, str]]:
         return
     elif isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):  # neither S3 nor DynamoDB can store it
-            yield place, f"is {value!r}, which has half of a surrogate pair", "write the whole character"
+            yield place, f"is {value!r}, which has a lone surrogate", "write the whole character"
     elif isinstance(value, Mapping):
         key_hint, value_hint = get_args(chosen)
         for name, inner in value.items():
@@ -80,7 +80,7 @@ def _find(place: str, value: Any, hint: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _choose(value: Any, hint: Any) -> Any:
-    """Return the alternative of a hint that a value belongs to, by its outermost type; None if there is none."""
+    """Return the alternative of a hint that matches a value's outermost type; None if there is none."""
     return next((each for each in _alternatives(hint) if _belongs(value, each)), None)
 
 
@@ -94,7 +94,7 @@ def _belongs(value: Any, hint: Any) -> bool:
         return not isinstance(value, bool)
     if isinstance(value, bool) and kind is int:
         return False
-    if isinstance(value, str) and kind is Sequence:  # a text is a sequence of its letters, which is never meant
+    if isinstance(value, str) and kind is Sequence:  # a string is a sequence too, but is never meant as one
         return False
     return isinstance(value, kind)
 
@@ -102,7 +102,7 @@ def _belongs(value: Any, hint: Any) -> bool:
 def _alternatives(hint: Any) -> list[Any]:
     if isinstance(hint, str):
         hint = ForwardRef(hint)
-    if isinstance(hint, ForwardRef):  # a type that contains itself, such as that of the body
+    if isinstance(hint, ForwardRef):  # a recursive type, such as `Body`
         holder = type("Holder", (), {"__annotations__": {"hint": hint}})
         hint = get_type_hints(holder, vars(definition))["hint"]
     if get_origin(hint) in {Union, types.UnionType}:
@@ -111,7 +111,7 @@ def _alternatives(hint: Any) -> list[Any]:
 
 
 def _field_hints(value: Any) -> dict[str, Any]:
-    """Return the hints of the fields of a dataclass's or a named tuple's instance; of another value none."""
+    """Return the hints of the fields of a dataclass or named tuple; for other values, an empty dictionary."""
     kind = type(value)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
@@ -138,7 +138,7 @@ def _name(hint: Any) -> str:
 
 
 def _remedy(place: str, value: Any, alternatives: Sequence[Any]) -> str:
-    """Return what to write: what the value says itself, if it is of a near kind, else an example of the hint."""
+    """Return what to write: the value in the right form, if it is close to one, otherwise an example for the hint."""
     kinds = [get_origin(each) or each for each in alternatives]
     for kind in kinds:
         if kind not in _EXAMPLES and kind is not Literal and (value is kind or value == kind.__name__):

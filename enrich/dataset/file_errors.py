@@ -1,6 +1,6 @@
-"""Describe what a dataset file raises when Python loads it: each mistake has its file, line and remedy.
+"""Describe the exception that a dataset file raises when it is imported, as mistakes with file, line and remedy.
 
-These files are the only code that users write: a wrong argument there is reported as a mistake, and not as a traceback.
+These files are the only code that users write, so a wrong argument there is reported as a mistake, not as a traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CALL = re.compile(r"(\w+)(?:\.__(?:init|new)__)?\(\) (.*)", re.DOTALL)
 
 
 def find_repeated_keys(path: Path) -> Iterator[Mistake]:
-    """Yield the keys that a dictionary in a file has twice: Python keeps the last one without a word."""
+    """Yield the keys that a dictionary in a file has twice: Python silently keeps the last one."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         seen: dict[object, int] = {}
         for key in node.keys if isinstance(node, ast.Dict) else ():
@@ -33,12 +33,12 @@ def find_repeated_keys(path: Path) -> Iterator[Mistake]:
                 continue
             if key.value in seen:
                 message = f"the dictionary has the key {key.value!r} twice, also in line {seen[key.value]}"
-                yield Mistake(f"{path}:{key.lineno}", message, "remove or rename one: the last one would win")
+                yield Mistake(f"{path}:{key.lineno}", message, "remove or rename one: Python keeps only the last one")
             seen.setdefault(key.value, key.lineno)
 
 
 def describe_error(path: Path, error: BaseException) -> list[Mistake]:
-    """Describe what a file raised when it was imported: one mistake, or one for each wrong argument of a call."""
+    """Describe the exception that importing a file raised: one mistake, or one for each wrong argument of a call."""
     if isinstance(error, SyntaxError):
         found = f": {error.text.strip()!r}" if error.text and error.text.strip() else ""
         return [Mistake(f"{error.filename or path}:{error.lineno or 1}", f"{error.msg}{found}", "fix the syntax")]
@@ -56,12 +56,12 @@ def describe_error(path: Path, error: BaseException) -> list[Mistake]:
 
 
 def _describe_call(kind: type, problem: str, named: Sequence[tuple[str, int]]) -> Iterator[tuple[int | None, str, str]]:
-    """Yield the mistakes in a call of a class of the definition: the line, if an argument has one, message and remedy.
+    """Yield the mistakes in a call of a definition class: line (None if unknown), message and remedy.
 
     Args:
         kind: the class.
         problem: Python's message, after the name of the function.
-        named: the named arguments of the call and their lines, as far as the file shows them.
+        named: the keyword arguments of the call and their lines, as far as the file shows them.
     """
     parameters = signature(kind).parameters
     known = list(parameters)
@@ -74,13 +74,13 @@ def _describe_call(kind: type, problem: str, named: Sequence[tuple[str, int]]) -
         yield None, f"{kind.__name__} lacks {missing[1]}", f"add what is missing; it needs {', '.join(needed)}"
     elif twice := re.search(r"multiple values for argument '(\w+)'", problem):
         yield None, f"{kind.__name__} has {twice[1]!r} twice, by position and by name", "write it once"
-    else:  # more values by position than there are
+    else:  # more positional arguments than parameters
         remedy = f"name its arguments: {', '.join(known)}" if known else f"write {kind.__name__}()"
         yield None, f"{kind.__name__} has too many values without a name", remedy
 
 
 def _describe_other(error: BaseException, frame: FrameType | None) -> tuple[str, str]:
-    """Return message and remedy of any other error."""
+    """Return message and remedy for any other error."""
     if isinstance(error, ModuleNotFoundError):
         name = f"there is no module {error.name!r}"
         return name, "install it (see enrich/requirements.in), or fix the name"
@@ -100,7 +100,7 @@ def _describe_other(error: BaseException, frame: FrameType | None) -> tuple[str,
 
 
 def _find_keywords(path: Path, line: int, name: str) -> list[tuple[str, int]]:
-    """Return the named arguments, with their lines, of the innermost call of a class that a line belongs to."""
+    """Return the keyword arguments, with their lines, of the innermost call of a class around a line."""
     calls = [
         node
         for node in ast.walk(ast.parse(path.read_bytes()))

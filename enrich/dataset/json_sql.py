@@ -1,25 +1,25 @@
 """Generate the SQL that renders a DuckDB value as JSON text, by the value's type.
 
-The JSON of each type is defined here: DuckDB's own `to_json` widens a float32 0.1 to 0.10000000149011612, writes
+The JSON of each type is defined here, because DuckDB's `to_json` widens a float32 0.1 to 0.10000000149011612, writes
 timestamps with a blank and NaN without quotes, and pads decimals.
 
 | DuckDB type | JSON |
 |---|---|
 | BOOLEAN | `true`, `false` |
-| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number, every digit; from 64 bits on per `large_integers` |
+| TINYINT ... HUGEINT, UTINYINT ... UHUGEINT, BIGNUM | a number with all digits; from 64 bits per `large_integers` |
 | FLOAT, DOUBLE | the shortest number that reads back as the same value at that width; NaN and infinity reject the row |
-| DECIMAL | a number without exponent and without padding zeros |
+| DECIMAL | a number without exponent and without trailing zeros |
 | VARCHAR, ENUM | a string |
 | UUID | a string in lower case with hyphens |
 | BLOB | a string: base64 (RFC 4648, section 4, padded) |
 | DATE | `"2026-11-20"` |
-| TIME | `"06:15:00.5"`, the fraction as far as there is one |
-| TIMESTAMP (all units) | RFC 3339 in UTC, `"2026-11-20T06:15:00.5Z"`; one without zone is taken as UTC |
+| TIME | `"06:15:00.5"`, with a fraction only if it is not zero |
+| TIMESTAMP (all units) | RFC 3339, `"2026-11-20T06:15:00.5Z"`; it has no zone and counts as UTC |
 | TIMESTAMPTZ, TIMESTAMPTZ_NS | RFC 3339 in UTC |
 | STRUCT, LIST, ARRAY | an object in declared order, an array |
 | MAP | an object in stored order; keys by their text |
-| JSON | the same, minified |
-| INTERVAL, TIME WITH TIME ZONE, BIT, UNION, unnamed STRUCT and all other types | an error with a remedy |
+| JSON | the same JSON, minified |
+| INTERVAL, TIME WITH TIME ZONE, BIT, UNION, unnamed STRUCT and all other types | a mistake with a remedy |
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
 INTEGERS = SMALL_INTEGERS | LARGE_INTEGERS
 TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "timestamptz_ns"}
 NESTED = {"struct", "list", "array", "map"}
-MAX_LEVELS = 8  # of nested types: a list of numbers is one; the time to compile the SQL of a ninth trebles
+MAX_LEVELS = 8  # of nested types; a list of numbers has one. A ninth would triple the time to compile the SQL
 _MAP_KEYS = INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
 _REMEDIES = {
-    "interval": "turn it into a number, with epoch(...) say",
+    "interval": "convert it to a number, e.g. with epoch(...)",
     "time with time zone": "cast it to time or to varchar",
     "bit": "cast it to varchar",
     "union": "take one of its members",
@@ -51,7 +51,7 @@ TOO_DEEP_REMEDY = "write it as JSON text, or name fewer of its members"
 
 
 class SqlType(Protocol):
-    """The part of duckdb's type object that is used here."""
+    """The part of DuckDB's type object that is used here."""
 
     @property
     def id(self) -> str:
@@ -64,7 +64,7 @@ class SqlType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JsonPolicy:
-    """A dataset's choices for values that JSON leaves open."""
+    """A dataset's choices where JSON allows several forms; see `Dataset`."""
 
     nulls: Literal["keep", "omit"] = "keep"
     large_integers: Literal["number", "string", "reject"] = "number"
@@ -72,7 +72,14 @@ class JsonPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ValueCheck:
-    """SQL that is true for a value that rejects its row, the reason, and the path of the member within the value."""
+    """A check that rejects a row: SQL that is true for a bad value, the reject reason, and the detail.
+
+    Attributes:
+        reason: the reject reason.
+        path: path of the member within the value.
+        sql: true for a bad value.
+        because: what is wrong, as the end of the detail.
+    """
 
     reason: str
     path: str
@@ -82,7 +89,7 @@ class ValueCheck:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """SQL of a value's JSON text (null for null), and the checks of the value."""
+    """SQL of a value's JSON text (null for a null value), and the checks of the value."""
 
     sql: str
     checks: tuple[ValueCheck, ...] = ()
@@ -97,9 +104,9 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
 
     Args:
         value: SQL that is cheap to repeat, such as a column.
-        kind: its type.
+        kind: type of the value.
         policy: the dataset's choices.
-        depth: number of lambdas around it.
+        depth: number of lambdas around the value.
 
     Raises:
         Unrenderable: the type has no JSON.
@@ -118,7 +125,7 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
         return Rendered(text)
     if name == "decimal":
         precision, scale = dict(kind.children)["precision"], dict(kind.children)["scale"]
-        if precision == scale:  # DuckDB writes `.500`, which is no JSON
+        if precision == scale:  # DuckDB writes `.500`, which is not JSON
             text = f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
         return Rendered(f"rtrim(rtrim({text}, '0'), '.')" if scale else text)
     if name == "varchar":
@@ -137,7 +144,7 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
 
 
 def count_levels(kind: SqlType) -> int:
-    """Return how many lists, maps and structs are inside one another in a type, itself included; 0 for a plain one."""
+    """Return how deep lists, maps and structs are nested in a type: 0 for a plain type, 1 for a list of numbers."""
     deepest, level = 0, [kind]
     while level := [each for each in level if each.id in NESTED]:
         deepest += 1
@@ -146,9 +153,10 @@ def count_levels(kind: SqlType) -> int:
 
 
 def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "omit"]) -> list[str]:
-    """Render members, from (name, SQL of the text, null for null), as SQL pieces to concatenate.
+    """Render members as SQL pieces to concatenate, from pairs of a name and the SQL of its JSON text (null for null).
 
-    Each member begins with a comma, so that lists of members can be concatenated; `render_object` removes the first.
+    Each member begins with a comma, so that lists of members can be concatenated; `render_object` removes the first
+    comma.
     """
     pieces: list[str] = []
     for name, text in members:
@@ -160,7 +168,7 @@ def render_members(members: Iterable[tuple[str, str]], nulls: Literal["keep", "o
 
 
 def render_label(name: str) -> str:
-    """Render the comma, the name and the colon before a member's value."""
+    """Render the text before a member's value: comma, name and colon."""
     return literal(f",{json.dumps(name, ensure_ascii=False)}:")
 
 
@@ -183,7 +191,7 @@ def concat(pieces: Iterable[str]) -> str:
 
 
 def literal(text: str) -> str:
-    """Quote a text as an SQL string."""
+    """Quote a text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -219,33 +227,34 @@ def _render_text(value: str) -> Rendered:
 
 
 def _is_not_utf_8(text: str) -> str:
-    """Return the SQL that is true for a text that is not UTF-8, which `to_json` would render as nothing at all.
+    """Return SQL that is true for a text that is not UTF-8, which `to_json` would render as nothing at all.
 
-    Nothing parses a rendered body again, which would take a fifth of its rendering; this check takes 2 %. A body is
-    JSON by construction: other types are rendered in ASCII whatever the bytes of their values, the words of an ENUM are
-    the dataset's own, a value of the type JSON is parsed by `json`, and `map_entries` fails for a name that is not
-    UTF-8. tests/unit/enrich/test_every_type.py has such bytes for each.
+    A rendered body is not parsed again to check it: that would cost a fifth of the rendering, and this check costs 2 %.
+    A body is JSON by construction: other types are rendered in ASCII whatever their bytes, the words of an ENUM come
+    from the dataset, a value of the type JSON is parsed by `json`, and `map_entries` fails for a name that is not
+    UTF-8. tests/unit/enrich/test_every_type.py has such bytes for each type.
     """
     return f"({text} is not null and try(decode(encode({text}))) is null)"
 
 
 def _render_json(value: str) -> Rendered:
-    # DuckDB accepts NaN and Infinity as JSON; outside strings no other JSON token has these letters.
+    # DuckDB accepts NaN and Infinity as JSON; outside strings no other JSON token contains `nan` or `inf`.
     bare = f"regexp_replace(cast({value} as varchar), '\"(\\\\.|[^\"\\\\])*\"', '', 'g')"
     bad = f"regexp_matches({bare}, '(?i)nan|inf')"
     return Rendered(f"cast(json({value}) as varchar)", (ValueCheck(NOT_A_NUMBER, "", bad, "holds NaN or infinity"),))
 
 
 def _render_instant(value: str, name: str) -> Rendered:
-    if name == "timestamptz_ns":  # few of DuckDB's functions know it
+    if name == "timestamptz_ns":  # few of DuckDB's functions take it
         value, name = f"cast({value} as timestamp_ns)", "timestamp_ns"
-    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC has another format; infinity is outside too
+    # Years BC have another format, and infinity is out of range too.
+    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"
     if name == "timestamp_ns":
-        bad = f"not isfinite(cast({value} as timestamp))"  # it holds 1677 to 2262 only, and infinity
+        bad = f"not isfinite(cast({value} as timestamp))"  # its range is 1677 to 2262, plus infinity
     check = ValueCheck(BAD_VALUE, "", bad, "is outside the years 1 to 9999 of RFC 3339")
     if name == "date":
         return Rendered(f"('\"' || cast({value} as varchar) || '\"')", (check,))
-    # A cast from TIMESTAMPTZ looks the zone up in ICU, which takes longer than everything else.
+    # A cast from TIMESTAMPTZ looks up the zone in ICU, which would take longer than everything else.
     zoneless = f"make_timestamp(epoch_us({value}))" if name == "timestamp with time zone" else value
     text = f"('\"' || replace(cast({zoneless} as varchar), ' ', 'T') || 'Z\"')"
     if name != "timestamp_ns":

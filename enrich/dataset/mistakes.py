@@ -1,4 +1,4 @@
-"""A mistake in a dataset, by place and remedy. Standard library only: commands that need no SQL report mistakes too."""
+"""A mistake in a dataset, with place and remedy. Standard library only, for commands that need no SQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Mistake:
 
 
 class DatasetMistakes(ValueError):
-    """The dataset can't be compiled; the message lists every mistake."""
+    """The datasets have mistakes; the message lists all of them."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))

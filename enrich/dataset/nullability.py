@@ -1,4 +1,4 @@
-"""Find expressions that are never null in an item; conservative, from simple rules only."""
+"""Find expressions that are never null in an item, by simple rules: an expression in doubt counts as nullable."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _STRICT = {"+", "-", "*", "||", "abs", "ceil", "floor", "round", "lower", "upper
 
 
 def find_never_null(bound: Bound) -> set[tuple[str, ...]]:
-    """Return the names, in lower case, that are never null in a row that becomes an item."""
+    """Return the names (paths, in lower case) that are never null in a row that becomes an item."""
     keys = [leaf.expression for leaf in (*bound.subject, bound.prediction_id)]
     found: set[tuple[str, ...]] = {(column,) for expression in keys for column in expression.required}
     for name, matched in bound.on.items():
         if bound.dataset.metadata[name].each is not None:
-            continue  # it is of elements, and a list of them can be empty
+            continue  # it is matched by elements, and their list can be empty
         if bound.dataset.metadata[name].missing != "null":  # null matches nothing, so the row is rejected
             found |= {tuple(each.columns) for each in matched if each.plain}
             found |= {(name, column) for column in bound.keys[name]}

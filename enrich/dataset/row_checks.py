@@ -1,4 +1,4 @@
-"""Generate the SQL of the checks that reject a row, and of the expressions that may fail for it."""
+"""Generate the SQL of the checks that reject a row, and of expressions that can fail for a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ class Reasons:
 
 @dataclass
 class RowChecks:
-    """The checks of one relation's rows with their codes, and the columns (slots) of expressions that may fail."""
+    """The checks of a relation's rows with their codes, and the columns (slots) of expressions that can fail.
+
+    Attributes:
+        prefix: distinguishes the names of the slots from those of other relations.
+        reasons: where the codes are defined.
+        slots: SQL of the additional columns.
+        checks: pairs of a condition and its reject code.
+        metadata: names of the metadata that the expressions use.
+    """
 
     prefix: str
     reasons: Reasons
@@ -33,12 +41,12 @@ class RowChecks:
     metadata: set[str] = field(default_factory=set)
 
     def value(self, expression: Expression) -> str:
-        """Return the SQL of an expression's value; one that may fail is computed once in a slot, and checked."""
+        """Return the SQL of an expression's value; one that can fail is computed once, in a slot, and checked."""
         self.metadata |= {name for name, _ in expression.metadata}
         if expression.plain:
             return f"({expression.sql})"
         slot = identifier(f"larder.{self.prefix}.{len(self.slots)}")
-        # TRY returns null for an error; the struct distinguishes that from an expression whose value is null.
+        # TRY returns null for an error; the struct distinguishes this from an expression whose value is null.
         self.slots.append(f"try(struct_pack(v := ({expression.sql}\n))) as {slot}")
         failed = f"{expression.place}: the expression {expression.sql!r} fails for this row"
         self.checks.append((f"{slot} is null", self.reasons.add(BAD_VALUE, failed)))

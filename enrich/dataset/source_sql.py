@@ -1,4 +1,4 @@
-"""Generate the SELECT of the declared columns of a chunk, by the source's format."""
+"""Generate the SELECT that reads the declared columns of a chunk, by the source's format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from enrich.dataset.coercion import (
 from enrich.dataset.definition import Source
 from enrich.dataset.json_sql import SqlType, identifier, literal
 
-LINE = "larder.line"  # the original line: of JSON lines each, of CSV the malformed ones
+LINE = "larder.line"  # the original line: of every JSON line, and of malformed CSV lines
 PROBLEM = "larder.problem"  # the error of a malformed line; null for a good one
 NO_PROBLEM = "cast(null as varchar)"
 
@@ -44,9 +44,9 @@ def build_read(
         return render_read(_CHUNK, read_columns(actual, declared), codes, problem)
     inside = {name: kind for name, kind in declared.items() if name not in actual}
     lines = parse_lines(source, inside, declared)
-    # An output's own values are text as its writer spelled them; those of a Parquet file, as rejects render them.
+    # Values of CSV and JSON lines are the writer's text. Those of a Parquet file were rendered when rejected.
     members = read_members(actual, declared, escaped=source.rejects_of == "parquet")
-    # What is converted from JSON is used twice, and converted once.
+    # A value that is converted from JSON is used twice, so it is converted once, in a slot.
     slots = {name: identifier(f"larder.json.{name}") for name, kind in inside.items() if needs_json(kind)}
     if slots:
         lines = (
@@ -77,7 +77,7 @@ def read_columns(actual: Mapping[str, SqlType], declared: Mapping[str, SqlType])
 def read_members(
     actual: Mapping[str, SqlType], declared: Mapping[str, SqlType], *, escaped: bool = False
 ) -> dict[str, Coerced]:
-    """Coerce the members of JSON lines, and the columns that come from the object key; `escaped` as `coerce_text`.
+    """Coerce the members of JSON lines, and the columns from the object key; `escaped` as in `coerce_text`.
 
     Raises:
         TypeError: a type can't be read from JSON.
@@ -95,7 +95,7 @@ def read_members(
 def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> str:
     """Return a relation of parsed lines; its column `larder.problem` has the errors.
 
-    A line of a rejects file holds the row in its member `prediction`: an object, or the text of a line.
+    A line of a rejects file has the original row in its member `prediction`: an object, or the text of a line.
     """
     relation, line = _CHUNK, identifier(LINE)
     if source.format == "rejects":
@@ -103,8 +103,8 @@ def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping
         text = f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
         relation = f"(select * replace ({text} as {line}) from {relation})"
     problems = [
-        f"when {_JSON} is null and regexp_matches({line}, '\\}}\\s*\\{{') then 'the line is not JSON: it has several "
-        "objects, it seems; end each with a newline'",
+        f"when {_JSON} is null and regexp_matches({line}, '\\}}\\s*\\{{') then 'the line is not JSON: it seems to "
+        "have several objects; end each with a newline'",
         f"when {_JSON} is null then 'the line is not JSON'",
         f"when not starts_with(ltrim({line}, {_BLANKS}), '{{') then 'the line is not a JSON object'",
     ]
@@ -124,8 +124,8 @@ def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping
 def _check_repeated(relation: str, inside: Mapping[str, SqlType]) -> list[str]:
     """Return the case of lines that have a member of the contract twice.
 
-    To compare the names of every line costs more than to parse it. Lines have few different lists of names: only where
-    one of those has a name twice, which is rare, are the lines looked at.
+    Comparing the names of every line costs more than parsing it. Lines have few different lists of names, so single
+    lines are checked only if one of these lists has a name twice, which is rare.
     """
     if not inside:
         return []
@@ -134,12 +134,12 @@ def _check_repeated(relation: str, inside: Mapping[str, SqlType]) -> list[str]:
     lists += "group by hash(names)"
     some = f"(select count(*) from ({lists}) where len(names) > len(list_distinct(names))) > 0"
     names = literal(", ".join(map(repr, inside)))
-    words = f"concat('the line has a member of the contract twice, of ', {names}, '; write it once')"
+    words = f"concat('the line has a member of the contract twice (one of ', {names}, '); write it once')"
     return [f"when {some} and {has_repeated(line, inside)} then {words}"]
 
 
 def _check_case(inside: Mapping[str, SqlType]) -> list[str]:
-    """Return the cases of lines whose members differ from the contract's by case only: they would be read as null."""
+    """Return the cases of lines whose members differ from the contract only by case: they would be read as null."""
     cases = []
     if inside:
         missing = {name: f"{_member(name)} is null" for name in inside}
@@ -169,7 +169,7 @@ def _member(name: str) -> str:
 
 
 def extract_prediction(line: str) -> str:
-    """Return the SQL of the original row, as JSON, of a line of a rejects file; null if it has none."""
+    """Return the SQL of the original row in a line of a rejects file, as JSON; null if it has none."""
     return f"try(json_extract({line}, '$.prediction'))"
 
 

@@ -14,7 +14,7 @@ EXAMPLES = (
     "int64 -> bigint, float32 -> float, float64 -> double, string -> varchar, list<string> -> varchar[], "
     "datetime64[ns] -> timestamp"
 )
-_NAMES = {  # without parameters, in lower case and without the ending `type` of Spark's and pandas' classes
+_NAMES = {  # names without parameters, in lower case, and without the suffix `type` of classes of Spark and pandas
     **dict.fromkeys(
         ["object", "str", "string", "utf8", "largeutf8", "largestring", "stringview", "category"], "varchar"
     ),
@@ -48,7 +48,7 @@ _LISTS = {"list", "array", "largelist", "fixedsizelist", "listview"}
 
 
 def suggest_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
-    """Return what to write for a type that DuckDB does not know."""
+    """Return the remedy for a type that DuckDB does not have."""
     found = _translate(con, declared.strip())
     if found and is_type(con, found):
         return f"did you mean {found}? ({EXAMPLES})"
@@ -56,7 +56,7 @@ def suggest_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
 
 
 def explain_type(con: duckdb.DuckDBPyConnection, declared: str) -> str:
-    """Return DuckDB's reason why a text is no type, if it knows the name of the type; else nothing."""
+    """Return DuckDB's reason why a text is not a type; empty if DuckDB does not know the type's name."""
     try:
         con.sql(f"select cast(null as {declared})")
     except duckdb.Error as error:
@@ -81,7 +81,7 @@ def is_type(con: duckdb.DuckDBPyConnection, declared: str) -> bool:
 
 
 def _translate(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
-    """Translate a type name, through its brackets; None if there is nothing to suggest."""
+    """Translate a type name, including its parameters; None if there is nothing to suggest."""
     if name.endswith("[]"):
         element = _translate(con, name[:-2])
         return element and f"{element}[]"
@@ -113,7 +113,7 @@ def _translate(con: duckdb.DuckDBPyConnection, name: str) -> str | None:
 
 
 def _split(name: str) -> tuple[str, list[str]]:
-    """Split a type name into its base and its parameters: `map<string, list<int>>` is map with string and list<int>."""
+    """Split a type name into base and parameters: `map<string, list<int>>` has the base map, and string, list<int>."""
     found = re.fullmatch(r"([^<(\[]*)[<(\[](.*)[>)\]]", name, re.DOTALL)
     if not found:
         return name, []

@@ -1,7 +1,7 @@
 """Find a dataset's mistakes without AWS: types, values, names, SQL, subject, paths.
 
-What can't be known here is the types of metadata columns: an expression that uses one is a mistake only if no type
-suits it. A run binds it again with the true types, before it reads the first prediction.
+The types of metadata columns are not known here, so an expression that uses one is a mistake only if it is valid for no
+type. A run binds the expression again with the real types, before it reads the first prediction.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from enrich.dataset.suggestions import find_close
 from enrich.dataset.type_names import parse_type
 from serve.datasets import Served
 
-# A name stands in paths, object keys, tags and metrics.
+# A name is used in paths, object keys, tags and metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME_HELP = "1 to 64 ASCII letters, digits, - and _"
-_METADATA_NAME = re.compile(r"[^\s/'\"\\][^/'\"\\\x00-\x1f]{0,127}")  # it stands in the location that Athena writes to
+_METADATA_NAME = re.compile(r"[^\s/'\"\\][^/'\"\\\x00-\x1f]{0,127}")  # it is part of the location that Athena writes to
 _NO_KEY = re.compile(r"[*?{}\\\x00-\x1f]")
 _NO_NAME = re.compile(r"[/*?{}\\\x00-\x1f]")
 _LONGEST_PREFIX = 1_000
@@ -68,11 +68,11 @@ class _Unknown:
 
 
 def check_datasets(datasets: Mapping[str, Dataset], document: Mapping[str, Any] | None) -> list[Mistake]:
-    """Check every dataset, and all together. Each place begins with a dataset's name.
+    """Check each dataset, and all of them together. Each place begins with a dataset's name.
 
     Args:
-        datasets: of `enrich.datasets`.
-        document: openapi.yaml as parsed; None leaves the paths unchecked.
+        datasets: by name, as `enrich.datasets` loads them.
+        document: the parsed openapi.yaml; None: its paths are not checked.
 
     Raises:
         ToolMissing: sqlglot is not installed.
@@ -87,7 +87,7 @@ def check_datasets(datasets: Mapping[str, Dataset], document: Mapping[str, Any] 
 
 
 def _check_prefixes(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
-    """Yield a mistake for each dataset whose outputs another one would take, too."""
+    """Yield a mistake for each dataset whose prefix also contains the outputs of another one."""
     prefixes = {
         name: each.source.prefix
         for name, each in datasets.items()
@@ -96,18 +96,18 @@ def _check_prefixes(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
     for name, prefix in prefixes.items():
         for other, longer in prefixes.items():
             if name != other and prefix and longer.startswith(prefix):
-                message = f"{prefix!r} has the outputs of {other} below it, whose prefix is {longer!r}"
+                message = f"{prefix!r} also contains the outputs of {other}, whose prefix is {longer!r}"
                 remedy = "move one of them, so that no prefix begins with another"
                 yield Mistake(f"{name} source.prefix", message, remedy)
 
 
 def _check_names(datasets: Mapping[str, Dataset]) -> Iterator[Mistake]:
-    """Yield a mistake for names that differ in case, - and _ only: their models in openapi.yaml would be one."""
+    """Yield a mistake for names that differ only in case, - and _: their schemas in openapi.yaml would be the same."""
     seen: dict[str, str] = {}
     for name in map(str, datasets):
         other = seen.setdefault(re.sub("[-_]", "", name).lower(), name)
         if other != name:
-            yield Mistake(name, f"the name differs from {other!r} in case, - and _ only", "rename one")
+            yield Mistake(name, f"the name differs from {other!r} only in case, - and _", "rename one")
 
 
 def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -> list[Mistake]:
@@ -145,7 +145,7 @@ def check_dataset(dataset: Dataset, document: Mapping[str, Any] | None = None) -
 
 
 def parse_query(sql: str) -> dict[str, SqlType] | None:
-    """Parse an Athena query; return its column names, with a type that says nothing, or None if `*` hides them.
+    """Parse an Athena query; return its column names, each with an unknown type, or None if `*` hides the names.
 
     Raises:
         BadQuery: it is not one SELECT in Athena's dialect, or Athena can't unload its result.
@@ -158,7 +158,7 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
         raise ToolMissing(
             "checking metadata queries needs sqlglot: pip install -r tests/requirements.txt -c constraints.txt"
         ) from error
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that are refused here
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it logs warnings about statements that are refused here
     try:
         statements = sqlglot.parse(sql, read="athena")
         tokens = sqlglot.tokenize(sql, read="athena")
@@ -167,9 +167,9 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
     except sqlglot.errors.SqlglotError as error:
         raise BadQuery("a quote or a comment in it is not closed", "close it") from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
-        raise BadQuery("it must be one SELECT without a semicolon and more after it")
+        raise BadQuery("it must be one SELECT statement")
     if sql[tokens[-1].end + 1 :].strip() or sql.rstrip().endswith(";"):
-        raise BadQuery("it ends with a semicolon or a comment, and more SQL is put after it", "leave that out")
+        raise BadQuery("it ends with a semicolon or a comment, but Larder appends SQL to it", "remove that")
     query = statements[0]
     _require_athena(query, tokens)
     names = query.named_selects
@@ -180,7 +180,7 @@ def parse_query(sql: str) -> dict[str, SqlType] | None:
 
 
 def _require_athena(query: Any, tokens: Sequence[Any]) -> None:
-    """Refuse what sqlglot parses and Athena does not execute, or can't unload.
+    """Refuse queries that sqlglot parses, but that Athena does not execute or can't unload.
 
     Raises:
         BadQuery: with the remedy.
@@ -197,7 +197,7 @@ def _require_athena(query: Any, tokens: Sequence[Any]) -> None:
         name = table.name or table.this.sql("athena")
         is_function = not isinstance(table.this, exp.Identifier) and not name.lower().startswith("table(")
         if is_function or "/" in name:
-            message = f"it reads {name!r}, and Athena reads tables of its catalog only"
+            message = f"it reads {name!r}, but Athena reads only tables of its catalog"
             raise BadQuery(message, "make a table of it, and name that: DATABASE.TABLE")
     for part in query.find_all(exp.SetOperation):
         sides = [len(side.selects) for side in (part.left, part.right) if not side.is_star]
@@ -211,9 +211,9 @@ def _require_athena(query: Any, tokens: Sequence[Any]) -> None:
 
 
 def _describe_syntax(sql: str, tokens: Sequence[Any], error: Mapping[str, Any]) -> BadQuery:
-    """Describe where a query is not SQL, and suggest the keyword that a word near it may be meant as."""
+    """Describe where a query is not valid SQL, and suggest a keyword for a misspelled word near that place."""
     at = len(error["start_context"]) + len(error["highlight"])
-    is_whole = len(error["start_context"]) < _CONTEXT  # else the place is not known
+    is_whole = len(error["start_context"]) < _CONTEXT  # otherwise the place is not known
     before = [token for token in tokens if token.start < at] if is_whole else [*tokens]
     if "`" in sql:
         return BadQuery("it has a backtick", "write names that need quotes in double quotes")
@@ -227,7 +227,7 @@ def _describe_syntax(sql: str, tokens: Sequence[Any], error: Mapping[str, Any]) 
             where = f"column {column}" if line == 1 else f"line {line}, column {column}"
             return BadQuery(f"{token.text!r} at {where} is not SQL", f"did you mean {close}?")
     if not error["end_context"].strip() and error["description"].startswith("Required"):
-        return BadQuery(f"it ends too early, at {error['highlight']!r}", "complete it")
+        return BadQuery(f"it is incomplete after {error['highlight']!r}", "complete it")
     return BadQuery(f"{error['highlight']!r} at line {error['line']}, column {error['col']} is not expected there")
 
 
@@ -249,7 +249,7 @@ def read_document(path: Path) -> Mapping[str, Any]:
 
 
 def _check_values(dataset: Dataset) -> Iterator[Mistake]:
-    """Yield the values that have the right type and can't work."""
+    """Yield a mistake for each value that has the right type but cannot work."""
     source, served, tolerated = dataset.source, dataset.served, dataset.tolerated
     share = "give a share from 0 to 1"
     century = timedelta(days=36_500)
@@ -302,7 +302,7 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
         steps = re.sub(r"^[A-Za-z0-9]+:(//)?[^/]*", "", source.prefix).split("/")
         usable = [step.strip(" *") for step in steps if not _NO_KEY.search(step.strip(" *"))]
         better = "/".join(step for step in usable if step not in {"", ".", ".."})[:200] or dataset.name
-        remedy = f"begin object keys without bucket and slash, and end with a slash; write e.g. {f'{better}/'!r}"
+        remedy = f"write it without a bucket and a leading slash, and with a slash at the end, e.g. {f'{better}/'!r}"
         yield Mistake(f"{dataset.name} source.prefix", problem, remedy)
 
 
@@ -314,31 +314,33 @@ def _check_csv(place: str, source: Source) -> Iterator[Mistake]:
     if source.format != "csv":
         for each in given:
             if given[each] != defaults[each]:
-                yield Mistake(f"{place}.{each}", f"is of CSV, and the format is {source.format!r}", "leave it out")
+                message = f"applies only to CSV, but the format is {source.format!r}"
+                yield Mistake(f"{place}.{each}", message, "remove it")
         return
     for each, character in characters.items():
         if character is None:
             continue
         if not re.fullmatch(r"(?![A-Za-z0-9\r\n])[\x01-\x7f]", character):
-            remedy = "give one ASCII character that is no letter, digit or newline"
+            remedy = "give one ASCII character that is not a letter, digit or newline"
             if character.lower() in {"tab", "\\t"}:
                 remedy += r', such as "\t" for a tab'
             yield Mistake(f"{place}.{each}", f"is {character!r}", remedy)
         elif each != "delimiter" and character == source.delimiter:
-            yield Mistake(f"{place}.{each}", f"is {character!r}, as the delimiter", "give two different characters")
+            message = f"is {character!r}, the same as the delimiter"
+            yield Mistake(f"{place}.{each}", message, "give two different characters")
 
 
 def _check_options(place: str, source: Source) -> Iterator[Mistake]:
-    """Yield the options that the others leave without effect, and those that only Larder itself sets."""
+    """Yield a mistake for each option that other options make ineffective, or that only Larder itself sets."""
     if source.output == "partial":
         for each, default in (("empty_snapshot", "refuse"), ("snapshot_files", "refuse")):
             if getattr(source, each) != default:
-                yield Mistake(f"{place}.{each}", "is of snapshots, and the output is 'partial'", "leave it out")
+                yield Mistake(f"{place}.{each}", "applies only to snapshots, but the output is 'partial'", "remove it")
     elif source.marker is not None and source.snapshot_files != "refuse":
-        message = f"is of snapshots without a marker, and the marker is {source.marker!r}"
-        yield Mistake(f"{place}.snapshot_files", message, "leave it out")
+        message = f"applies only to snapshots without a marker, but the marker is {source.marker!r}"
+        yield Mistake(f"{place}.snapshot_files", message, "remove it")
     if source.rejects_of is not None:
-        yield Mistake(f"{place}.rejects_of", "is set by a replay", "leave it out")
+        yield Mistake(f"{place}.rejects_of", "is set by a replay", "remove it")
     if source.format == "rejects":
         message = "is 'rejects', the format of Larder's own files"
         yield Mistake(
@@ -347,14 +349,14 @@ def _check_options(place: str, source: Source) -> Iterator[Mistake]:
 
 
 def _find_bad_step(step: Callable[..., Any]) -> str | None:
-    """Return why a derive step can't be called with one DataFrame; None if it can, or does not show its arguments."""
+    """Return why a derive step can't be called with one DataFrame; None if it can, or if its signature is unknown."""
     if inspect.iscoroutinefunction(step) or inspect.isgeneratorfunction(step) or inspect.isclass(step):
-        return f"is {step!r}, which returns no DataFrame"
+        return f"is {step!r}, which does not return a DataFrame"
     try:
         inspect.signature(step).bind(None)
     except TypeError as error:
         return f"{getattr(step, '__name__', step)!r} can't be called with one argument: {error}"
-    except ValueError:  # of a function in C
+    except ValueError:  # a C function without a signature
         return None
     return None
 
@@ -374,19 +376,19 @@ def _find_prefix_problem(prefix: str) -> str | None:
     if not prefix:
         return "is empty: every object of the bucket would belong to this dataset"
     if re.match(r"[A-Za-z0-9]+:", prefix):
-        return f"is {prefix!r}, which has a bucket or a scheme in it"
+        return f"is {prefix!r}, which contains a bucket or a scheme"
     is_relative = bool({".", ".."} & set(prefix.split("/")))
     if len(prefix.encode()) > _LONGEST_PREFIX:
-        return f"has {len(prefix.encode()):,} bytes, and an object key has 1,024 at most"
+        return f"has {len(prefix.encode()):,} bytes, but an object key has at most 1,024"
     if prefix.startswith("/") or "//" in prefix or prefix != prefix.strip() or _NO_KEY.search(prefix) or is_relative:
         return f"is {prefix!r}, which no object key begins with"
     if not prefix.endswith("/"):
-        return f"is {prefix!r}: other folders whose names begin like this would belong to this dataset, too"
+        return f"is {prefix!r}: other folders whose names begin with it would also belong to this dataset"
     return None
 
 
 def _is_routable(name: str) -> bool:
-    """Return whether requests reach a dataset of this name, and object keys and tags can hold it."""
+    """Return whether a dataset's name can be used in the paths of requests, in object keys and in tags."""
     return bool(_NAME.fullmatch(name)) and name.lower() != "health"
 
 
@@ -395,14 +397,14 @@ def _scope(served: Served) -> str:
 
 
 def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterator[Mistake]:
-    """Yield the columns whose type can't be read from the format."""
+    """Yield a mistake for each column whose type can't be read from the format."""
     readers = {"csv": coerce_text, "jsonl": coerce_json}
     reader = readers.get(dataset.source.format)
     if reader is None:
         return
     for name, declared in dataset.source.columns.items():
         kind = parse_type(con, declared)
-        if kind is not None and reader("x", kind) is None:  # of what is no type the binder has said so
+        if kind is not None and reader("x", kind) is None:  # an invalid type is already a mistake
             message = f"{declared} can't be read from {dataset.source.format}"
             yield Mistake(
                 f"{dataset.name} columns.{name}", message, "declare it varchar and cast it in the expressions"

@@ -1,1 +1,1 @@
-"""Find out what an output changes: its rows against the fingerprints of the live items."""
+"""Determine what an output changes, by comparing its rows with the fingerprints of the live items."""

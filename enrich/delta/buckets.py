@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ROWS = 500_000  # noted or known rows in a bucket, about: what bounds the memory and the disk that one bucket takes
-MOST_BITS = 9  # 512 buckets: while rows are distributed each has an open file, and a Lambda may have 1,024
+ROWS = 500_000  # approximate number of noted or known rows in a bucket, which limits the memory and disk for one bucket
+MOST_BITS = 9  # 512 buckets: while rows are distributed, each bucket has an open file, and a Lambda can open 1,024
 KEY_BITS = 64  # of k1, the first half of a key's digest
 
 
 class Bucket(NamedTuple):
-    """The keys whose `k1` begins with the bits of `prefix`, `bits` of them; no bits: all keys."""
+    """All keys whose `k1` begins with the `bits` bits of `prefix`; with 0 bits, all keys."""
 
     bits: int
     prefix: int
 
     @property
     def name(self) -> str:
-        """Name of the bucket in file names: names of buckets with the same number of bits sort as their keys do."""
+        """Name of the bucket in file names; among buckets with the same number of bits, names sort as keys do."""
         return f"{self.bits:02d}-{self.prefix:04x}"
 
     @property
     def condition(self) -> str:
-        """SQL condition on `k1` that the bucket's rows fulfil."""
+        """SQL condition on `k1` that is true for the bucket's rows."""
         if not self.bits:
             return "true"
         first = self.prefix << (KEY_BITS - self.bits)
@@ -45,10 +45,10 @@ EVERYTHING = Bucket(0, 0)
 
 
 def count_bits(rows: int) -> int:
-    """Return by how many bits to divide rows so that a bucket has at most about `ROWS` of them."""
+    """Return the number of bits that divides rows into buckets of at most about `ROWS` rows."""
     return min(MOST_BITS, max(0, -(-rows // ROWS) - 1).bit_length())
 
 
 def divide(bits: int) -> list[Bucket]:
-    """Return all buckets of so many bits, in the order of their keys."""
+    """Return all buckets with a number of bits, in the order of their keys."""
     return [Bucket(bits, prefix) for prefix in range(1 << bits)]

@@ -1,10 +1,10 @@
 """Compute what an output changes: its keys and body digests against the fingerprints of the live items.
 
-A body that did not change is not written, but its order advances; so an older run that comes late finds that it is
-superseded, though the table holds an even older order. The key space is worked on bucket by bucket, so memory and
-scratch disk stay the same for any number of rows. With more than one bucket, each result is a file in the run's work
-folder (or, of a merge, among the fingerprints) whose name states what it was computed from: the invocation that
-continues the run takes it from there.
+A body that did not change is not written, but the order in its fingerprint advances. So an older run that comes late is
+superseded, although the item in the table has an even older order. The key space is processed bucket by bucket, so that
+memory and scratch disk stay the same for any number of rows. With more than one bucket, each result is a file in the
+run's work folder (for a merge: among the fingerprints), whose name identifies its inputs: an invocation that continues
+the run uses the file.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from serve.item import MAX_PK_BYTES
 
 WRITE, UNCHANGED, SUPERSEDED, REJECTED = 0, 1, 2, 3
 WHY = ("new", "in doubt", "changed", "rewritten", "expiring")  # why a row is written, by the number in `why`
-MEMORY_LIMIT = "128MB"  # then DuckDB spills to scratch disk
+MEMORY_LIMIT = "128MB"  # above it, DuckDB spills to scratch disk
 LOCAL_BYTES = 2 * 1024**3  # of notes by bucket that stay on scratch disk; the others are read from S3 again
 BATCH_ROWS = 64 * 1024  # fetched from DuckDB at once
-# A key's digest as two numbers, since Parquet has none of 128 bits: the same as md5_number_lower and md5_number_upper,
-# which would compute it twice.
+# A key's digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
+# md5_number_upper, which would compute the digest twice.
 _KEY = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
 _REMOVALS = pa.schema(
     [
@@ -56,14 +56,14 @@ Step = Callable[[], None]
 
 
 class Withdrawn(NamedTuple):
-    """A withdrawn output: the texts of its runs' orders, and until when items of it may live, in epoch seconds."""
+    """A withdrawn output: the texts of its runs' orders, and when the last of its items expires (epoch seconds)."""
 
     orders: Sequence[str]
     expires_at: int
 
 
 class _Removals(NamedTuple):
-    """The removals of a bucket: the number of the first one among all of the run, and how many there are."""
+    """The removals of a bucket: the number of the first one among all removals of the run, and their count."""
 
     bucket: Bucket
     first: int
@@ -75,10 +75,10 @@ def _go_on() -> None:
 
 
 class Delta:
-    """Keys and digests of one run's output, and what follows from them; a context manager.
+    """Keys and digests of one run's output, and the decisions that follow from them; a context manager.
 
-    Where a method takes `step`, that is called after each bucket that it has worked on, but for the last, and may raise
-    to end the invocation: what is done by then stays done. Only dividing the notes into buckets begins anew.
+    A method calls its argument `step` after each bucket except the last. `step` can raise to end the invocation:
+    finished buckets stay finished. Only dividing the notes into buckets starts from the beginning.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class Delta:
         once: bool = False,
         memory_limit: str = MEMORY_LIMIT,
     ) -> None:
-        """Open an empty one.
+        """Begin without notes.
 
         Args:
-            directory: on scratch disk, of this run alone.
+            directory: a folder on scratch disk for this run only.
             work: the run's work folder.
-            rests_on: text that is another one when the noted rows would be others: order and metadata of the run.
-            keep_keys: keep the item keys themselves as well, which a snapshot needs to remove what it no longer names.
-            once: rows with the same key and the same body count once; else all of them are rejected.
-            memory_limit: of DuckDB.
+            rests_on: text that identifies the inputs of the noted rows: order and metadata of the run.
+            keep_keys: also keep the item keys, which a snapshot needs to remove the items that it no longer names.
+            once: rows with the same key and the same body count once; otherwise all of them are rejected.
+            memory_limit: of DuckDB, e.g. "128MB".
         """
         self._folder = tempfile.TemporaryDirectory(dir=directory)
         self._directory = directory = Path(self._folder.name)
@@ -154,17 +154,17 @@ class Delta:
         self._log.add(noted)
 
     def export_noted(self) -> Path:
-        """Return a Parquet file of what was noted since the last export, for a restart. It must stay where it is."""
+        """Return a Parquet file of the rows noted since the last export, for a restart. The caller must not move it."""
         return self._log.export()
 
     def import_noted(self, path: Path, first_row: int, last_row: int) -> None:
-        """Note a range of the rows that an earlier invocation had noted; the file is moved."""
+        """Note a range of the rows that an earlier invocation exported; the file is moved."""
         self._log.import_file(path, first_row, last_row)
 
     def restore(self) -> bool:
-        """Take over the complete notes of an earlier invocation; return whether there are any.
+        """Load the complete notes of an earlier invocation; return whether there are any.
 
-        Only notes of more than one bucket can be.
+        Only notes of more than one bucket are stored.
         """
         path = self._directory / "duplicates.parquet"
         if not self._work.get(self._notes_name("duplicates.parquet"), path):
@@ -178,13 +178,13 @@ class Delta:
     def duplicates(self, step: Step = _go_on) -> Sequence[int]:
         """Return the rows that share their item key with another row, in order, and note them as rejected.
 
-        The notes are complete now.
+        This completes the notes: no row can be noted afterwards.
         """
         self.complete_notes(step)
         return self._duplicates
 
     def complete_notes(self, step: Step = _go_on) -> None:
-        """Divide the notes into buckets, if they are many, and find the duplicates; once for a run."""
+        """Divide the notes into buckets, if there are many, and find the duplicates; only the first call does so."""
         if self._complete:
             return
         self._log.close_piece()
@@ -200,7 +200,7 @@ class Delta:
         return self._reject_duplicates()
 
     def _divide(self, bits: int, step: Step) -> Sequence[int]:
-        """Divide the log into buckets and keep these on S3; return the duplicates of all."""
+        """Divide the log into buckets and store these on S3; return all duplicates."""
         paths, found = self._log.distribute(bits, self._directory, step), array("q")
         for bucket in divide(bits):
             with (
@@ -267,7 +267,7 @@ class Delta:
     # -- decisions
 
     def load_known(self, known: Known) -> None:
-        """Compare with these fingerprints."""
+        """Set the fingerprints to compare with."""
         self._known = known
 
     @property
@@ -290,12 +290,13 @@ class Delta:
 
         Args:
             order: text of this run's order.
-            expires_at: of the items that it writes, in epoch seconds. An unchanged item that would live longer is
-                written again: the dataset's ttl is shorter by now, or an output that was withdrawn gave it that life.
-            now: epoch seconds; the same in each invocation of a run, so that each decides alike.
-            enough: minimum remaining seconds of life for leaving an unchanged item as it is.
-            full: write whatever is not superseded.
-            snapshot: text of a closed snapshot's order; a row older than that is superseded, named by it or not.
+            expires_at: when the items that it writes expire, in epoch seconds. An unchanged item that would live longer
+                is written again: the dataset's ttl has become shorter, or a withdrawn output had extended its life.
+            now: epoch seconds; the same in each invocation of a run, so that all make the same decisions.
+            enough: minimum remaining TTL, in seconds, for skipping a rewrite of an unchanged item.
+            full: write every row that is not superseded.
+            snapshot: text of the order of a closed snapshot; rows of an older run are superseded, whether the snapshot
+                names their items or not.
             step: called between two buckets.
         """
         self._divide_keys(step)
@@ -321,7 +322,7 @@ class Delta:
                 step()
 
     def _divide_keys(self, step: Step) -> None:
-        """Divide the key space so that neither noted nor known rows of a bucket are too many."""
+        """Divide the key space so that no bucket has too many noted or known rows."""
         self.complete_notes(step)
         self._buckets = divide(max(self._bits, count_bits(self._known.fingerprints.rows)))
 
@@ -354,10 +355,10 @@ class Delta:
         self._work.put(self._decided_name(bucket.name), path)
 
     def _read_decided(self, bucket: Bucket) -> pa.Table:
-        """Read what was decided of a bucket, here or in an earlier invocation.
+        """Read the decisions for a bucket, made here or in an earlier invocation.
 
         Raises:
-            Stopped: it is gone.
+            Stopped: the file no longer exists.
         """
         if self._decided is not None and self._decided[0] == bucket:
             return self._decided[1]
@@ -374,10 +375,10 @@ class Delta:
         return self._outcomes.read(first_row, last_row)
 
     def explain(self) -> dict[str, int]:
-        """Return of the rows to be written how many are new, changed, expiring, in doubt or rewritten.
+        """Return the number of rows to be written by reason: new, changed, expiring, in doubt or rewritten.
 
-        Expiring: unchanged, with too little life left. In doubt: the stored body is not known. Rewritten: unchanged,
-        and written since all is, or since its life is too long.
+        Expiring: unchanged, with too little TTL left. In doubt: the stored body is not known. Rewritten: unchanged, but
+        written because every item is written, or because the stored item would live too long.
         """
         return dict(sorted(self._why.items()))
 
@@ -388,9 +389,10 @@ class Delta:
     ) -> int:
         """Choose the live items that this run removes, and return how many there are.
 
-        A snapshot removes those that it does not name and that no newer run confirmed; a rejected row names its item.
-        With `withdrawn`: those that it names and confirmed last, or whose last confirmation is none or unknown.
-        Removals are numbered in the order of their keys' digests, whatever the number of buckets.
+        A snapshot removes the items that it does not name and that no newer run confirmed; a rejected row also names
+        its item. With `withdrawn`: the items that the withdrawn output names, if it was the last to confirm them, or if
+        it is unknown which run was the last. Removals are numbered in the order of their keys' digests, for any number
+        of buckets.
         """
         self._removals_id = _identify(self._decided_id, order, now, withdrawn and list(withdrawn))
         several = len(self._buckets) > 1
@@ -424,7 +426,7 @@ class Delta:
             chosen = """n.k1 is not null and (k."order" = '' or list_contains($by, k."order"))"""
             values = {"by": list(withdrawn.orders)}
         if withdrawn is not None and withdrawn.expires_at > now:
-            # Fingerprints that were lost may have had them. A row may be rejected for a key that no item has.
+            # Lost fingerprints can have had these items. A row can have been rejected for a key that no item can have.
             more = f"""
                 union all select k1, k2, pk, sk, $expires_at from {named} anti join {known} using (k1, k2)
                 where regexp_full_match(sk, $prediction_id) and strlen(pk) <= $most
@@ -460,11 +462,11 @@ class Delta:
         ).to_arrow_table()
 
     def removals_expire_at(self) -> int:
-        """Return when the last of the items to be removed expires; their tombstones must last as long."""
+        """Return when the last item to be removed expires (epoch seconds): tombstones must not expire before."""
         return self._removals_expire_at
 
     def _chosen(self, removals: _Removals) -> str:
-        """Fetch the removals of a bucket, and return the SQL relation of them: columns as in `_REMOVALS`."""
+        """Fetch the removals of a bucket, and return their SQL relation, with the columns of `_REMOVALS`."""
         if self._removals_in_file != removals.bucket:
             self._fetch(self._removals_name(removals.bucket.name), "removals.parquet")
             self._removals_in_file = removals.bucket
@@ -491,14 +493,14 @@ class Delta:
         """Write the dataset's fingerprints after this run, without those of items that have expired, and return them.
 
         Args:
-            target: where they go.
+            target: where to write them.
             order: text of this run's order.
-            expires_at: of the items that it wrote.
-            removed_until: when the tombstones of the chosen removals expire.
+            expires_at: when the items that it wrote expire, in epoch seconds.
+            removed_until: when the tombstones of the chosen removals expire, in epoch seconds.
             now: epoch seconds.
-            superseded: rows for which the table itself turned out to hold a newer item.
-            nothing_written: this run only removed, or its items were born expired.
-            outlived: removals for which the table held a newer item: what was known of it stands.
+            superseded: rows for which the table turned out to have a newer item.
+            nothing_written: this run only removed items, or its items were born expired.
+            outlived: removals for which the table had a newer item, whose fingerprints are kept.
             step: called between two buckets.
         """
         removals = {each.bucket: each for each in self._removals if each.rows}
@@ -540,10 +542,10 @@ class Delta:
             return self._save(target, identity, change, now, step)
 
     def merge_unknown(self, target: Target, *, expires_at: int, now: float, step: Step = _go_on) -> Fingerprints:
-        """Write the fingerprints after a run that began to write and will not close: its bodies may be in the table.
+        """Write the fingerprints after a run that began to write and will never close: its bodies may be in the table.
 
-        Each item that it names is written by the run that names it next, and removed by a snapshot that does not, also
-        where a tombstone was before. Nothing was confirmed, so orders stay.
+        Each item that this run names is written by the next run that names it, or removed by the next snapshot that
+        does not name it, even if there was a tombstone before. Nothing was confirmed, so orders do not change.
         """
         self._divide_keys(step)
         base = self._known.fingerprints
@@ -566,7 +568,7 @@ class Delta:
         return self._save(target, _identify("unknown", *rests_on, expires_at), change, now, step)
 
     def _names_any(self, bucket: Bucket) -> bool:
-        """Return whether the output names keys of a bucket; of many rows some are in every bucket."""
+        """Return whether the output names keys of a bucket; if it has several buckets, all are assumed to have keys."""
         return bool(self._bits) or bool(self._db.execute(f"select 1 from {self._noted(bucket)} limit 1").fetchall())
 
     def _save(
@@ -577,7 +579,7 @@ class Delta:
         now: float,
         step: Step,
     ) -> Fingerprints:
-        """Write what is known after a change of each bucket; `change` gives SQL and its values, None for no change."""
+        """Write the fingerprints of all buckets; `change` returns a bucket's new rows as SQL with values, or None."""
         path, several = self._directory / "fingerprints.parquet", len(self._buckets) > 1
         done, parts = target.find_parts(identity) if several else {}, list[Part]()
         for bucket in self._buckets:
@@ -598,7 +600,7 @@ class Delta:
         return target.write_manifest(parts, path)
 
     def _carry(self, bucket: Bucket, now: float) -> Part | None:
-        """Return the file of a bucket that can stay as it is: all of its items live, and its digests are trusted."""
+        """Return the file of a bucket if it can be kept: none of its items has expired, and its digests are trusted."""
         known, parts = self._known.fingerprints, self._known.parts(bucket)
         if known.trust is not FingerprintTrust.ALL or len(parts) != 1 or parts[0].bucket != bucket:
             return None
@@ -609,7 +611,7 @@ class Delta:
 
 
 class _Registered:
-    """Arrow tables under names that SQL can use, for as long as it is entered."""
+    """Registers Arrow tables under names that SQL can use, within a `with` block."""
 
     def __init__(self, db: duckdb.DuckDBPyConnection, **tables: Any) -> None:
         self._db = db
@@ -635,7 +637,7 @@ def _rows(rows: Sequence[int]) -> pa.Table:
 
 
 def _rows_of(table: pa.Table) -> Sequence[int]:
-    """Return row numbers as a sequence of 8 bytes each: they may be many."""
+    """Return row numbers as a sequence of 8 bytes each, since there can be many."""
     found = array("q")
     for chunk in table["row"].chunks:
         if len(chunk):
@@ -644,5 +646,5 @@ def _rows_of(table: pa.Table) -> Sequence[int]:
 
 
 def _identify(*inputs: object) -> str:
-    """Return a text for file names that other inputs would make another one."""
+    """Return a text for file names that identifies the inputs."""
     return hashlib.sha256(orjson.dumps(inputs)).hexdigest()[:16]

@@ -1,7 +1,8 @@
 """A dataset's fingerprints on S3: one Parquet file, or a manifest of one file for each bucket of the key space.
 
-A file holds of each live item its key's digest (128 bits), its body's digest, the order of the newest run that
-confirmed that body, and when the stored item expires. Its metadata names the format and the table that it describes.
+For each live item a file has the digest of its key (128 bits), the digest of its body, the order of the newest run that
+confirmed that body, and when the stored item expires. The file's metadata names its format and the table that it
+describes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 FORMAT = "1"  # a file of fingerprints
-MANIFEST_FORMAT = "2"  # a manifest: a release that knows only format "1" finds that it does not know this one
+MANIFEST_FORMAT = "2"  # a manifest; a release that knows only format "1" treats it as an unknown format
 SCHEMA = pa.schema(
     [
         ("k1", pa.uint64()),
@@ -54,23 +55,23 @@ _EMPTY = """(select null::ubigint as k1, null::ubigint as k2, null::ubigint as d
 
 
 def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
-    """Fetch the table's id: a table that was restored or created again has another one."""
+    """Fetch the table's id; a table that was restored or created again has a new one."""
     described = dynamodb.describe_table(TableName=table)["Table"]
     return described.get("TableId") or described["TableArn"]
 
 
 class FingerprintTrust(Enum):
-    """What fingerprints say about the table."""
+    """How far fingerprints can be trusted to describe the table."""
 
     ALL = auto()
-    ORDERS = auto()  # another table, or an older state of it: which order confirmed an item last, but no body
-    NOTHING = auto()  # they are gone, or of another format
+    ORDERS = auto()  # they describe another table, or an older state of it: orders are right, bodies are unknown
+    NOTHING = auto()  # they do not exist any more, or have another format
 
 
 class Part(NamedTuple):
     """The file of one bucket, on S3.
 
-    `rows` is how many items it holds, `least_expires_at` the epoch second when the first of them expires.
+    `rows` is the number of its items, `least_expires_at` when the first of them expires (epoch seconds).
     """
 
     bucket: Bucket
@@ -89,7 +90,7 @@ class Fingerprints:
 
     @property
     def rows(self) -> int:
-        """How many items they hold."""
+        """The number of items."""
         return sum(part.rows for part in self.parts)
 
     @property
@@ -102,7 +103,7 @@ NONE = Fingerprints(FingerprintTrust.NOTHING)
 
 
 class Known:
-    """Fingerprints as they are read: the files that a bucket needs are on scratch disk while it is worked on."""
+    """Reads fingerprints; the files of the bucket that is being processed are on scratch disk."""
 
     def __init__(self, store: Store, directory: Path, fingerprints: Fingerprints) -> None:
         self._store = store
@@ -111,11 +112,11 @@ class Known:
         self.fingerprints = fingerprints
 
     def parts(self, bucket: Bucket) -> list[Part]:
-        """Return the parts that hold keys of a bucket."""
+        """Return the parts that can have keys of a bucket."""
         return [part for part in self.fingerprints.parts if part.bucket.overlaps(bucket)]
 
     def sql(self, bucket: Bucket) -> str:
-        """Return the SQL relation of what is known of a bucket, with the columns of a file of fingerprints.
+        """Return the SQL relation of the fingerprints of a bucket, with the columns of `SCHEMA`.
 
         Raises:
             Stopped: a file was deleted since the manifest was read.
@@ -130,7 +131,7 @@ class Known:
         return f"(select {columns} from read_parquet([{files}]) where {bucket.condition})"
 
     def _keep(self, parts: Sequence[Part]) -> None:
-        """Download the files that are not here yet, and delete those of other buckets."""
+        """Download missing files, and delete those of other buckets."""
         needed = {part.object_key for part in parts}
         for object_key in [each for each in self._local if each not in needed]:
             self._local.pop(object_key).unlink()
@@ -141,12 +142,15 @@ class Known:
             self._local[object_key] = path
 
     def adopt(self, path: Path) -> None:
-        """Take the downloaded file that is the only part."""
+        """Use a file that is already downloaded as the only part."""
         self._local[self.fingerprints.parts[0].object_key] = path
 
 
 def read_fingerprints(store: Store, object_key: str | None, *, table_id: str, scratch: Path) -> Known:
-    """Read what fingerprints there are, and how far they can be trusted for a table. No file yet: fully."""
+    """Read the fingerprints of a dataset, and determine how far they can be trusted to describe a table.
+
+    Without an object key there are none yet, which is fully trusted.
+    """
     if object_key is None:
         return Known(store, scratch, Fingerprints(FingerprintTrust.ALL))
     path = scratch / "fingerprints.parquet"
@@ -174,25 +178,25 @@ def read_fingerprints(store: Store, object_key: str | None, *, table_id: str, sc
 
 
 class Target(NamedTuple):
-    """Where a run's fingerprints go, and the id of the table that they describe."""
+    """Where to write a run's fingerprints, and the id of the table that they describe."""
 
     store: Store
     object_key: str
     table_id: str
 
     def folder(self, identity: str) -> str:
-        """Return the prefix of the files of buckets: other inputs make another identity."""
+        """Return the prefix of the files of buckets; `identity` identifies their inputs."""
         return f"{self.object_key.rpartition('-')[0]}-{identity}/"
 
     def write_only(self, rows: Iterable[pa.RecordBatch], path: Path) -> Fingerprints:
-        """Write fingerprints that are few to one file."""
+        """Write fingerprints that fit into one bucket, to one file."""
         marks = {"format": FORMAT, "table": self.table_id}
         part = _write(rows, path, SCHEMA.with_metadata(marks), EVERYTHING, lambda *_: self.object_key)
         self.store.put(self.object_key, path)
         return Fingerprints(FingerprintTrust.ALL, self.object_key, [part])
 
     def write_part(self, rows: Iterable[pa.RecordBatch], path: Path, bucket: Bucket, identity: str) -> Part:
-        """Write the fingerprints of a bucket, also if there are none: the file says that the bucket is done."""
+        """Write the fingerprints of a bucket, even if there are none: the file marks the bucket as done."""
 
         def name(count: int, least: int) -> str:
             return f"{self.folder(identity)}{bucket.name}.{count}.{least}.parquet"
@@ -202,7 +206,7 @@ class Target(NamedTuple):
         return part
 
     def find_parts(self, identity: str) -> dict[Bucket, Part]:
-        """Find the buckets that were written with these inputs before: their names say all that a manifest needs."""
+        """Find the buckets that were already written with these inputs; file names have all that a manifest needs."""
         found = {}
         for object_key in sorted(self.store.list(self.folder(identity))):
             name, rows, least, _ = object_key.rpartition("/")[2].split(".")
@@ -212,7 +216,7 @@ class Target(NamedTuple):
         return found
 
     def write_manifest(self, parts: Sequence[Part], path: Path) -> Fingerprints:
-        """Write the manifest of the files of buckets that hold any."""
+        """Write the manifest, which lists the files of buckets that are not empty."""
         parts = [part for part in parts if part.rows]
         rows: list[dict[str, Any]] = [
             {**part.bucket._asdict(), **{name: getattr(part, name) for name in _MANIFEST_SCHEMA.names[2:]}}
@@ -235,7 +239,7 @@ def _write(rows: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema, bucket
 
 
 def _find_least_expiry(file: pq.FileMetaData) -> int:
-    """Return when the first item of a file expires; 0 if the file does not say."""
+    """Return when the first item of a file expires (epoch seconds); 0 if the file has no statistics."""
     column = file.schema.names.index("expires_at")
     groups = (file.row_group(group).column(column).statistics for group in range(file.num_row_groups))
     return min((group.min if group and group.has_min_max else 0 for group in groups), default=0)

@@ -1,4 +1,4 @@
-"""What was noted of each row: a log on scratch disk in the order of rows, then files by bucket, kept on S3 as well."""
+"""Notes on each row: first a log on scratch disk in the order of rows, then files by bucket, also stored on S3."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from enrich.delta.buckets import KEY_BITS, divide
 
-# `kept` is false for a row that was rejected; its item, if there is one, is left to its expiry. It is null for a row
-# that repeats an earlier one, where the dataset lets such rows count once.
+# `kept` is false for a rejected row; its item, if there is one, stays until it expires. It is null for a row that
+# repeats an earlier one, if the dataset counts equal rows once.
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -26,9 +26,9 @@ SCHEMA = pa.schema(
         ("sk", pa.string()),
     ]
 )
-GROUP_ROWS = 128 * 1024  # in memory before they are written
-DISTRIBUTED_ROWS = 256 * 1024  # distributed to buckets at once
-# Digests do not compress; trying to costs a tenth of the time of a write.
+GROUP_ROWS = 128 * 1024  # collected in memory before they are written
+DISTRIBUTED_ROWS = 256 * 1024  # distributed to buckets at a time
+# Digests do not compress, and trying takes a tenth of the time of a write.
 _WRITING = {
     "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
     "use_dictionary": ["pk"],
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 
 
 class Log:
-    """Noted rows in the order of rows, in files of scratch disk: one for each checkpoint."""
+    """Noted rows in the order of rows, in files on scratch disk: one for each checkpoint."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -76,13 +76,13 @@ class Log:
         return path
 
     def import_file(self, path: Path, first_row: int, last_row: int) -> None:
-        """Make a file that was exported part of the log, as far as a range of its rows."""
+        """Add a range of the rows of an exported file to the log; the file is moved."""
         piece = Piece(path.rename(self._next_path()), first_row, last_row)
         self.pieces.append(piece)
         self.rows += pq.read_metadata(piece.path).num_rows
 
     def close_piece(self) -> None:
-        """Write what was not exported yet."""
+        """Write the rows that were not exported yet."""
         if self._writer is not None or self._waiting:
             self.export()
 
@@ -103,9 +103,10 @@ class Log:
         return self._writer
 
     def distribute(self, bits: int, directory: Path, step: Callable[[], None]) -> dict[int, Path]:
-        """Distribute the log to a file for each bucket, by its prefix, and delete it on the way.
+        """Distribute the log to one file per bucket, and delete each piece of the log when it is done.
 
-        The files are Arrow streams in the order of rows. `step` is called after each piece.
+        Returns the files by the prefix of their bucket: Arrow streams in the order of rows. `step` is called after each
+        piece.
         """
         paths = {bucket.prefix: directory / f"{bucket.name}.arrow" for bucket in divide(bits)}
         options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -132,7 +133,7 @@ class Log:
 
 
 def _read(piece: Piece) -> Iterator[pa.Table]:
-    with pq.ParquetFile(piece.path, pre_buffer=False) as file:  # else all of it is read into memory at first
+    with pq.ParquetFile(piece.path, pre_buffer=False) as file:  # otherwise the whole file is read into memory first
         for batch in file.iter_batches(batch_size=DISTRIBUTED_ROWS):
             table = pa.table(batch)
             wanted = (pc.field("row") >= piece.first_row) & (pc.field("row") <= piece.last_row)

@@ -1,4 +1,4 @@
-"""What was decided for each row, on scratch disk: added bucket by bucket, read by ranges of rows."""
+"""The outcome decided for each row, on scratch disk: added bucket by bucket, read by ranges of rows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ROWS = 1 << 20  # of the output to one window: what is in memory at once, 9 bytes a row
+ROWS = 1 << 20  # rows of the output per window; one window is in memory at a time, at 9 bytes per row
 
 
 class Outcomes:
     """One file of row numbers and one of outcomes for each window of rows.
 
-    A bucket has rows of every window, so files are appended to: 5 bytes a row.
+    A bucket has rows of every window, so files are appended to. They take 5 bytes per row.
     """
 
     def __init__(self, directory: Path) -> None:

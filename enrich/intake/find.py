@@ -18,26 +18,26 @@ from enrich.services import Services
 
 
 def take_arrived(services: Services, bucket: str, object_key: str) -> Run | None:
-    """Record the output that an object is or closes, and return its run; None when the object is no output of ours."""
+    """Queue the output that an object is or closes, and return its run; None if the object is no dataset's output."""
     output = find_output(services, bucket, object_key)
     return enqueue_output(services, output) if output else None
 
 
 def find_output(services: Services, bucket: str, object_key: str) -> Output | None:
-    """Fetch the output that an object is or closes; None when it is no output of ours."""
+    """Fetch the output that an object is or closes; None if the object is no dataset's output."""
     dataset = find_dataset(services.datasets, object_key) if bucket == services.settings.outputs else None
     return fetch_output(services.s3, dataset, bucket, object_key) if dataset else None
 
 
 class Swept(NamedTuple):
-    """What a sweep found: the runs of outputs that had none yet, and why others can't be looked at."""
+    """What a sweep found: the runs of outputs that had none yet, and the errors of outputs that can't be read."""
 
     runs: list[Run]
     unreadable: list[str]
 
 
 def sweep(services: Services, dataset_name: str) -> Swept:
-    """Record every output under a dataset's prefix that has no run yet and would not be born expired.
+    """Queue every output under a dataset's prefix that has no run yet and whose items would not be born expired.
 
     Raises:
         DatasetMistakes: a value of the dataset, such as its ttl, has another type than its hint.
@@ -65,7 +65,7 @@ def sweep(services: Services, dataset_name: str) -> Swept:
         earlier = services.ledger.get_seen(dataset_name, output.identity)
         if earlier is None:
             swept.runs.append(enqueue_output(services, output))
-        elif earlier.listing != output.listing:  # the same parts, written again: the next sweep need not look at each
+        elif earlier.listing != output.listing:  # the same parts were written again: the next sweep can skip them
             with suppress(ConflictError):
                 services.ledger.commit(replace(earlier, listing=output.listing))
     return swept

@@ -1,4 +1,4 @@
-"""Run outputs once more: after a fix (replay), for new metadata (refresh), or to take a bad one back (withdraw)."""
+"""Operations on outputs that have run: replay them after a fix, refresh the metadata, or withdraw a bad output."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _REJECTS = re.compile(r"(?:s3://[^/]+/)?rejects/([^/]+)/(\d{8})/?")
 
 
 def replay(services: Services, earlier: Run) -> Run:
-    """Queue a further run over the very parts of an earlier one; it wins over that one, and not over newer outputs.
+    """Queue a run over exactly the parts of an earlier run. It is newer than that run, but not than newer outputs.
 
     Raises:
-        Failed: the earlier run took an output back.
+        Failed: the earlier run is a withdrawal.
     """
     if earlier.kind is Kind.REMOVAL:
         raise Failed(f"run {earlier.run} is a withdrawal; replay the run that it withdrew, {earlier.of_run}")
@@ -30,10 +30,10 @@ def replay(services: Services, earlier: Run) -> Run:
 
 
 def replay_rejects(services: Services, location: str) -> Run:
-    """Queue a run over the rejects of an earlier one, as of the same instant.
+    """Queue a run over the rejects of an earlier run, with the same as_of.
 
     Raises:
-        Failed: `location` is no rejects folder, or its run is not known or never got an order.
+        Failed: `location` is not a rejects folder, or its run is unknown or has no as_of.
     """
     found = _REJECTS.match(location)
     earlier = services.ledger.get_run(found[1], int(found[2])) if found else None
@@ -48,15 +48,15 @@ def replay_rejects(services: Services, location: str) -> Run:
 
 
 def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
-    """Queue a further run over the newest output, with metadata fetched again.
+    """Queue another run over the newest output, with metadata fetched again.
 
     Raises:
-        Failed: no output of the dataset was run to its end yet.
+        Failed: no output of the dataset has been published yet.
     """
     done = newest_first(services.ledger.fetch_runs(dataset))
     if not done:
         raise Failed(
-            f"dataset {dataset} has no output that was run to its end, so there is nothing to refresh; run one first: "
+            f"dataset {dataset} has no published output, so there is nothing to refresh; run one first: "
             f"`./larder sweep {dataset}`"
         )
     return enqueue_again(services, replace(repeat(done[0], Kind.REFRESH), full=full))
@@ -64,7 +64,7 @@ def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """What a withdrawal does: the numbers of the runs that it takes back, and the outputs that it runs again first."""
+    """What a withdrawal does: the numbers of the runs that it withdraws, and the outputs that it runs again first."""
 
     runs: Sequence[int]
     restored: Sequence[Run]
@@ -85,20 +85,20 @@ def describe_withdrawal(services: Services, bad: Run) -> Withdrawal:
 
 
 def withdraw(services: Services, bad: Run) -> Run:
-    """Take an output back: open a new generation and queue, in one commit, the removal of what only it named.
+    """Withdraw an output: in one commit, open a new generation and queue the removal of the items that only it names.
 
-    The next holder of the dataset first marks the other runs over the output as withdrawn (`finish_withdrawals`). The
+    The next holder of the lease first marks the other runs over the output as withdrawn (`finish_withdrawals`). The
     removal then queues every output that is still alive (`restore_first`): in the new generation each is newer than
-    the withdrawn one. Unchanged bodies cost nothing, as always. A run that is not closed and published nothing is only
-    closed, as withdrawn.
+    the withdrawn one. Unchanged bodies are not written, as in any run. A run that is not closed and has published
+    nothing is only closed, as withdrawn.
 
     Raises:
-        Failed: the dataset is busy, another run of it has begun to write and is not closed, this one is no run over
-            an output, or there is nothing to withdraw: it is withdrawn already, or published nothing.
+        Failed: the dataset is busy, another run of it has begun to write and is not closed, this run is not over an
+            output, or there is nothing to withdraw: the run is already withdrawn, or published nothing.
     """
     lease = services.acquire(bad.dataset)
     if lease is None:
-        raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its present run is closed")
+        raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its current run is closed")
     try:
         finish_withdrawals(services, lease)
         return _withdraw(services, lease, services.ledger.get_run(bad.dataset, bad.run) or bad)
@@ -129,25 +129,25 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
         except LeaseLost:
             if services.ledger.get_state(bad.dataset).version != lease.state.version:
                 raise
-            continue  # it was the counter, which a new output changed meanwhile
+            continue  # only the counter has changed, because a new output was queued
         return bump(queued)
 
 
 def _require_published(bad: Run, runs: Sequence[Run]) -> None:
-    """Refuse what a withdrawal would not change: it would run every live output again for nothing.
+    """Refuse a withdrawal that would change nothing, but would run every live output again.
 
     Raises:
-        Failed: the run took an output back or ran its rejects, was withdrawn already, or published nothing.
+        Failed: the run is a withdrawal or over rejects, is already withdrawn, or published nothing.
     """
     if not bad.state.is_closed:
         return
     status = f"`./larder status {bad.dataset}` lists the runs"
     if not bad.kind.is_over_output:
-        raise Failed(f"run {bad.run} ran no output but {bad.object_key}; withdraw run {bad.of_run}, which did")
+        raise Failed(f"run {bad.run} is not over an output, but over {bad.object_key}; withdraw run {bad.of_run}")
     removals = [run for run in runs if run.kind is Kind.REMOVAL and run.identity == bad.identity and run.run > bad.run]
     lasting = [run for run in removals if run.state is RunState.DONE or not run.state.is_closed]
     if bad.run in find_withdrawn(runs) and lasting:
-        raise Failed(f"run {bad.run} of {bad.dataset} is withdrawn already, by run {lasting[0].run}; {status}")
+        raise Failed(f"run {bad.run} of {bad.dataset} is already withdrawn, by run {lasting[0].run}; {status}")
     if not removals and not _may_have_published(find_runs_over(runs, bad.identity), runs):
         raise Failed(
             f"run {bad.run} of {bad.dataset} ({bad.state}) published nothing, nor did another run of "

@@ -41,7 +41,7 @@ def enqueue_output(services: Services, output: Output) -> Run:
 
 
 def enqueue_again(services: Services, run: Run) -> Run:
-    """Queue a further run of an output that has been run: a replay, rejects, refresh, restore or removal."""
+    """Queue another run of an output that has already run: a replay, rejects, refresh, restore or removal."""
     while True:
         queued = _enqueue(services, run, None)
         if queued:

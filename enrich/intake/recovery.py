@@ -20,11 +20,11 @@ RUNS_AT_ONCE = 8
 
 
 def finish_withdrawals(services: Services, lease: Lease) -> None:
-    """Mark every run that a withdrawal took back. Call it right after acquiring the dataset's lease.
+    """Mark every run that a withdrawal covers. Call this right after acquiring the dataset's lease.
 
-    The commit that queued the removal and opened a generation is the whole decision. Its effect on the other runs
-    follows from the ledger alone, whichever of them are marked already. So the next holder of the lease can finish a
-    withdrawal that was interrupted, and must: a run that is not marked would run as before.
+    The commit that queued the removal and opened a generation is the complete decision. Its effect on the other runs
+    follows from the ledger alone, even if some of them are already marked. So the next holder of the lease can finish
+    an interrupted withdrawal. It must do so: a run that is not marked would run as before.
 
     Raises:
         LeaseLost: another invocation holds the dataset.
@@ -66,7 +66,7 @@ def heal(services: Services, dataset: str) -> None:
     ):
         return
     lease = services.acquire(dataset)
-    if lease is None:  # the present holder finds out when its run decides, else the next sweep does
+    if lease is None:  # the current holder finds out when its run decides; otherwise the next sweep does
         return
     try:
         if lease.state.fingerprints == state.fingerprints:
@@ -108,7 +108,7 @@ def find_alive(services: Services, runs: Sequence[Run]) -> list[Run]:
 
 
 def newest_first(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that published an output and are not withdrawn, by descending order. `runs`: all of a dataset."""
+    """Return the runs that published an output and are not withdrawn, newest first, given all runs of a dataset."""
     withdrawn = find_withdrawn(runs)
     published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
     done = [run for run in published if run.run not in withdrawn]

@@ -22,10 +22,10 @@ def handle_requests(services: Services, requests: Iterable[WorkRequest]) -> None
 
     Raises:
         Failed: the run of a requested output failed; the ledger has the same error.
-        Stopped: a run can't continue for now, for another reason than time.
+        Stopped: a run can't continue for now, for a reason other than time.
         NewerFormat: a newer release has written the dataset's records.
-        LeaseLost: the ledger has changed since it was read. Either another invocation holds the dataset, or a commit of
-            this one was applied and reported as failed. In the second case only a redelivered message continues.
+        LeaseLost: the ledger has changed since it was read. Either another invocation holds the lease, or a commit of
+            this one was applied but reported as failed. In the second case the redelivered message continues the run.
     """
     for request in requests:
         match request:
@@ -74,8 +74,8 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
         services: of this invocation.
         dataset: its name.
         own: numbers of the runs whose failure the caller reports. For any other output that fails, a message is sent:
-            the original may have been acknowledged while the dataset was busy, and this one reaches the dead-letter
-            queue in its place.
+            the original one may have been acknowledged while the dataset was busy, so this one reaches the dead-letter
+            queue instead.
 
     Raises:
         Stopped: a run continues later; OutOfTime, its subclass, when only time was lacking.
@@ -102,7 +102,7 @@ def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:
     """Execute one run and return it closed; None when other runs, now queued, must go first."""
     run = services.ledger.get_run(chosen.dataset, chosen.run)
     if run is None:
-        raise LookupError(f"ledger, dataset {chosen.dataset}: run {chosen.run} is pending and has no record")
+        raise LookupError(f"ledger, dataset {chosen.dataset}: run {chosen.run} is pending, but has no record")
     if run.stage is Stage.RESTORE_FIRST:
         restore_first(services, lease, run)
         return None

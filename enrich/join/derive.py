@@ -19,13 +19,13 @@ class DeriveFailed(ValueError):
 def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
     """Run the step; return its columns and Larder's internal ones.
 
-    Integers and booleans reach the step as pandas' nullable types: otherwise a null would make them floating point. A
-    column that the step did not change comes out as it went in: pandas holds NaN for a null, floating point for the
-    integers of a list with nulls, and no maps.
+    Integers and booleans are passed to the step as pandas' nullable types: otherwise a null would make them floating
+    point. A column that the step did not change keeps its values from before the conversion, because pandas has NaN for
+    null, floating point for the integers of a list with nulls, and no maps.
 
     Raises:
-        DeriveFailed: the step raised an error, returned fewer or more rows, or lacks a column; or pandas can't hold a
-            value, or Arrow not what the step returned.
+        DeriveFailed: the step raised an error, or returned other rows or not every column; or a value can't be
+            converted to pandas, or a returned one to Arrow.
     """
     import pandas as pd
 
@@ -46,12 +46,13 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
         return table.drop_columns(list(_INTERNAL)).to_pandas(types_mapper=nullable.get)
 
     try:
-        before = convert()  # twice, since the step may change objects in place
+        before = convert()  # twice, since the step can change objects in place
         derived = step.function(convert())
     except (Exception, SystemExit) as error:
         step_name = getattr(step.function, "__name__", "the step")
         raise DeriveFailed(
-            f"{dataset} derive: {step_name} raised {type(error).__name__}: {error}; fix the step, or the values it got"
+            f"{dataset} derive: {step_name} raised {type(error).__name__}: {error}; fix the step, or the values that "
+            "it received"
         ) from error
     if not isinstance(derived, pd.DataFrame):
         kind = type(derived).__name__
@@ -74,7 +75,7 @@ def derive_columns(table: pa.Table, step: Derive, dataset: str) -> pa.Table:
 
 
 def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned: Any) -> pa.ChunkedArray | pa.Array:
-    """Return a column as it went in if the step did not change it, else what the step returned."""
+    """Return the original column if the step did not change it, otherwise the returned column."""
     returned = returned.reset_index(drop=True)
     if name in before and (returned.equals(before[name]) or _is_same(returned.array, before[name].array)):
         return table[name]
@@ -87,7 +88,7 @@ def _take_column(dataset: str, name: str, table: pa.Table, before: Any, returned
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal at any depth; NaN equals NaN, where pandas takes nested ones for others."""
+    """Return whether two values are equal at any depth; NaN equals NaN, which pandas denies for nested values."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):

@@ -1,7 +1,7 @@
 """Join chunks of predictions with metadata, check them, and render item keys and bodies, in embedded DuckDB.
 
 Each chunk is one SELECT: a reader streamed through a single query lost its order and exceeded its memory limit. So any
-number of rows takes the memory of one chunk and of the metadata.
+number of rows needs the memory of one chunk and of the metadata.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from enrich.join.derive import DeriveFailed, derive_columns
 from enrich.join.original_rows import render_original, render_row, strict_json
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
-_OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)  # they end with their row
+_OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)  # caused by single rows
 _RENDERED = pa.schema(
     [
         ("row", pa.int64()),
@@ -38,7 +38,7 @@ _RENDERED = pa.schema(
         *((name, pa.string()) for name in ("reason", "detail")),
     ]
 )
-_WIDE_ROW = 1 << 20  # bytes: what a smaller row uses up of memory is the expression's
+_WIDE_ROW = 1 << 20  # bytes; if a smaller row exceeds the memory limit, the expression is the cause
 _HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows match none
 
 
@@ -47,7 +47,7 @@ class JoinMultiplies(ValueError):
 
 
 class BadInstant(ValueError):
-    """The column that gives as_of holds a value that is no instant; the message names the column and the remedy."""
+    """The as_of column has a value that is not an instant; the message names the column and the remedy."""
 
 
 class RenderFailed(ValueError):
@@ -92,10 +92,10 @@ class Engine:
         """Load the metadata and compile the dataset.
 
         Raises:
-            DatasetMistakes: the dataset does not fit the metadata's columns or types, or DuckDB.
+            DatasetMistakes: the dataset does not match the metadata's columns or types, or an expression is wrong.
             JoinMultiplies: the columns that metadata is matched by are not unique.
             MetadataTooLarge: all metadata together is larger than `MAX_METADATA_BYTES`.
-            RenderFailed: DuckDB can't load metadata, or compute what depends on it alone.
+            RenderFailed: DuckDB can't load metadata, or can't compute an expression that depends only on it.
         """
         _check_size(dataset, metadata)
         self._dataset = dataset
@@ -144,7 +144,8 @@ class Engine:
 
         Raises:
             JoinMultiplies: a prediction matched several metadata rows.
-            RenderFailed: DuckDB can't execute an expression at all; what fails for a row's values rejects the row.
+            RenderFailed: DuckDB can't execute an expression at all. If it fails for the values of a row, the row is
+                rejected.
         """
         try:
             rendered = self._con.sql(f"{self._read_chunk(chunk, first_row)} {self._selects[digest]}").to_arrow_table()
@@ -155,14 +156,14 @@ class Engine:
                 raise self._describe_failure(error, rows, with_read, self._compiled.plain) from error
             if chunk.num_rows == 1:
                 return self._reject(first_row, first_line(error))
-            # A value that DuckDB can't take fails the whole query, and so does memory that is used up by wide rows.
+            # A value that DuckDB can't process fails the whole query, and so do wide rows that exceed the memory limit.
             half = chunk.num_rows // 2
             parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
             return pa.concat_tables([self.render(part, first, digest=digest) for part, first in parts])
         return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
 
     def _read_chunk(self, chunk: pa.RecordBatch | pa.Table, first_row: int) -> str:
-        """Register a chunk, and return the SQL by which `larder.read` is its columns and derived ones."""
+        """Register a chunk, and return the SQL that defines `larder.read`: its columns, and derived ones."""
         self._con.register("larder.chunk", _number(chunk, first_row))
         read = self._read(chunk.schema)
         if self._dataset.derive:
@@ -197,7 +198,11 @@ class Engine:
         return [strict_json(text, line) for text, line in found]
 
     def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
-        """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null."""
+        """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null.
+
+        Raises:
+            BadInstant: a value is not an instant.
+        """
         rule = self._dataset.as_of
         assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
         column = identifier(rule.column)
@@ -212,7 +217,7 @@ class Engine:
                 low, high = (set_zone(instant.replace(tzinfo=None), rule.zone) for instant in (low, high))
         except (*_OF_VALUES, ValueError, OverflowError, OSError) as error:
             raise BadInstant(
-                f"{self._dataset.name}: column {rule.column!r} gives the output's as_of, and one of its values is no "
+                f"{self._dataset.name}: column {rule.column!r} is the output's as_of, but one of its values is not an "
                 f"instant of the years 1 to 9999 ({first_line(error)}); write the same instant in every row"
             ) from error
         return low, high
@@ -223,7 +228,7 @@ class Engine:
         return dict(zip(relation.columns, relation.types, strict=True))
 
     def _load(self, name: str, sql: str) -> None:
-        """Make the table of a metadata, and release the rows that it was made from."""
+        """Create the table of a metadata, and release the rows that it was made from."""
         raw = identifier(f"larder.raw.{name}")
         try:
             self._con.execute(f"create table {identifier(f'larder.m.{name}')} as {sql}")
@@ -236,7 +241,7 @@ class Engine:
         self._con.unregister(f"larder.raw.{name}")
 
     def _describe_failure(self, error: duckdb.Error, rows: str, with_: str, relation: str) -> RenderFailed:
-        """Find the expression that fails alone over a relation, and describe the failure with its place and remedy."""
+        """Find an expression that fails by itself on a relation, and describe the failure with place and remedy."""
         blamed = "its expressions together"
         for leaf in (*self._bound.subject, self._bound.prediction_id, *find_leaves(self._bound.body)):
             try:
@@ -245,7 +250,7 @@ class Engine:
                 blamed = f"{leaf.expression.place}, {leaf.expression.sql!r},"
                 break
             except duckdb.Error:
-                continue  # it names what this relation does not have
+                continue  # it uses names that this relation does not have
         remedy = "fix the expression"
         if isinstance(error, duckdb.OutOfMemoryException):
             remedy = "make it shorter: keep fewer or smaller values per item, or compute it in the model or in Athena"
@@ -271,7 +276,7 @@ class Engine:
         texts: dict[str, str] = {}
         for name, sql in compiled.defaults.items():
             code, *found = self._con.execute(sql).fetchall()[0]
-            if code is not None:  # missing metadata has no JSON here: only the rows without a match are rejected
+            if code is not None:  # rendering nulls fails: render per prediction, so that only rows without match fail
                 return self._compile(bound, hoisted - {name})
             texts |= {f"larder.{name}.f{n}": text for n, text in enumerate(found)}
         return compiled, texts
@@ -295,11 +300,13 @@ class Engine:
         try:
             coerced = read_columns(dict(zip(relation.columns, relation.types, strict=True)), self._kinds)
         except TypeError as error:
-            raise DeriveFailed(f"{self._dataset.name} derive: {error}; return it so, or declare it as it is") from error
+            raise DeriveFailed(
+                f"{self._dataset.name} derive: {error}; return that type, or declare the other"
+            ) from error
         return render_read('"larder.derived"', coerced, self._compiled.columns, identifier(PROBLEM), '"larder.bad"')
 
     def _choose(self, name: str, column: pa.ChunkedArray) -> pa.Array:
-        """Convert a column that a step returned to a type that the engine takes."""
+        """Convert a column that a step returned to a type that DuckDB takes."""
         whole = column.combine_chunks()
         try:
             return convert_column(whole, choose_type(whole.type, self._kinds[name]))
@@ -315,7 +322,7 @@ class Engine:
         return found.append_column("reason", pa.array(reasons, pa.string()).take(code)).append_column("detail", detail)
 
     def _in_order(self, rendered: pa.Table, first_row: int, count: int) -> pa.Table:
-        """Restore the order of rows, which a join may change, and check that each row is there once."""
+        """Restore the order of rows, which a join can change, and check that each row occurs exactly once."""
         expected = pa.arange(first_row, first_row + count)
         if not rendered["row"].equals(pa.chunked_array([expected])):
             rendered = rendered.sort_by("row")
@@ -352,7 +359,7 @@ def _without_dictionaries(table: pa.Table) -> pa.Table:
 
 
 def _is_of_values(error: duckdb.Error, chunk: pa.RecordBatch | pa.Table) -> bool:
-    """Return whether an error can be that of some rows' values, and not of an expression whatever the row."""
+    """Return whether an error can be caused by the values of some rows, instead of by an expression for any row."""
     if isinstance(error, duckdb.OutOfMemoryException) and chunk.num_rows == 1:
         return bool(chunk.nbytes > _WIDE_ROW)
     return isinstance(error, _OF_VALUES)

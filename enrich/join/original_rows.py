@@ -18,17 +18,16 @@ def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType
     """Return the SELECT of two texts: an object of a chunk's columns, and the original line if the chunk has it.
 
     Args:
-        kinds: of the chunk's columns.
-        declared: of the dataset's columns; a value that has its declared type is rendered as that. A map is in a chunk
-            as the list of its entries.
-        of_rejects: the lines are from a rejects file, and hold the original row, however often it was rejected.
+        kinds: types of the chunk's columns; a map is the list of its entries.
+        declared: types of the dataset's columns; a value that can be read as its declared type is rendered as that.
+        of_rejects: the lines are from a rejects file and have the original row, however often it was rejected.
     """
     pieces: list[str] = []
     for name, kind in kinds.items():
         if name not in {LINE, PROBLEM}:
             value = _render_value(identifier(name), kind, declared.get(name), 0)
             coerced = coerce_typed(name, kind, declared[name]) if name in declared else None
-            if coerced and str(kind) != str(declared[name]):  # a float as DOUBLE, say, has other digits
+            if coerced and str(kind) != str(declared[name]):  # e.g. a FLOAT has other digits than a DOUBLE
                 good = _render_value(coerced.sql, declared[name], None, 0)
                 value = f"case when {coerced.bad} then {value} else {good} end" if coerced.bad else good
             pieces += [render_label(name), f"coalesce({value}, 'null')"]
@@ -39,7 +38,7 @@ def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType
 
 
 def _render_value(value: str, kind: SqlType, declared: SqlType | None, depth: int) -> str:
-    """Return the SQL of a value's JSON, null for null; what JSON would alter, at any depth, is a string."""
+    """Return the SQL of a value's JSON, null for null; values that JSON would alter, at any depth, become strings."""
     text = f"cast({value} as varchar)"
     children = dict(kind.children) if kind.id in NESTED else {}
     inside = dict(declared.children) if declared is not None and declared.id in NESTED else {}
@@ -66,7 +65,7 @@ def _render_value(value: str, kind: SqlType, declared: SqlType | None, depth: in
 
 
 def render_row(row: pa.Table) -> str:
-    """Render a row that DuckDB can't read: each value as the text that Arrow gives for it."""
+    """Render a row that DuckDB can't read; a value that JSON can't represent becomes Arrow's text of it."""
     values = {}
     for name in row.column_names:
         if name not in {LINE, PROBLEM}:
@@ -81,12 +80,12 @@ def render_row(row: pa.Table) -> str:
 def _describe(value: pa.Scalar) -> str:
     try:
         return str(value)
-    except (ValueError, OverflowError):  # Python has no such duration or instant; Arrow shows it
+    except (ValueError, OverflowError):  # out of the range of Python's types; Arrow can render it
         return str(pa.array([value], value.type).to_string()).strip("[] \n")
 
 
 def strict_json(text: str, line: str | None) -> str:
-    """Return strictly valid JSON: a line that is not JSON, or holds NaN, becomes a string."""
+    """Return strictly valid JSON: a line that is not JSON, or contains NaN, becomes a string."""
     whole = text if line is None else line
     try:
         orjson.loads(whole)

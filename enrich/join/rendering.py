@@ -26,7 +26,7 @@ DUPLICATE = (
         'equal_rows="once" if their bodies are equal'
     ),
 )
-TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, also gzipped"
+TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, even as gzip"
 TOO_LONG = "too-large", f"the body is larger than the {MAX_BODY_BYTES >> 20} MB of JSON text that can be served"
 MAX_CACHE_BYTES = 1024 * 1024 * 1024
 MAX_DISK_SHARE = 0.25  # of the free disk space: fingerprints and DuckDB's temporary files need the rest
@@ -34,7 +34,7 @@ _COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
 
 
 def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
-    """Render a chunk as `Engine.render`, and reject the items that are too large."""
+    """Render a chunk as `Engine.render` does, and reject the items that are too large."""
     rendered = engine.render(chunk, first_row, digest=digest)
     for rule, rows in ((TOO_LONG, find_too_long(rendered)), (TOO_LARGE, find_too_large(rendered))):
         if rows:
@@ -60,7 +60,7 @@ class RenderedCache:
         """Keep a chunk if there is room for it."""
         self._room -= rendered.nbytes
         if self._room < 0:
-            self._room = 0  # from the first chunk that does not fit on, none is kept
+            self._room = 0  # after the first chunk that does not fit, none is kept
             return
         chosen = rendered.select(_COLUMNS)
         with pa.OSFile(str(self._path(first_row)), "wb") as file, pa.ipc.new_file(file, chosen.schema) as writer:

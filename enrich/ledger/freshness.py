@@ -1,4 +1,4 @@
-"""Compare the age of a dataset's newest output with how often outputs came so far."""
+"""Compare the age of a dataset's newest output with the interval between its outputs so far."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Freshness:
     """The newest output that was published.
 
     Attributes:
-        state: compared with the expectation.
+        state: whether it is as new as expected.
         as_of_ms: when the output was made.
         age_s: seconds since then.
         expected_every_s: median interval between the newest outputs.
@@ -55,7 +55,7 @@ def build_freshness(runs: Sequence[Run], now: float) -> Freshness:
     """Compare the newest published output of a dataset with the interval of its outputs.
 
     Args:
-        runs: of one dataset.
+        runs: the newest runs of one dataset.
         now: epoch seconds.
     """
     done = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output and run.as_of_ms is not None]

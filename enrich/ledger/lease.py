@@ -46,7 +46,7 @@ class Lease:
 
     @property
     def stop_at(self) -> float:
-        """The epoch seconds after which no write is sent."""
+        """The time after which no write is sent, in epoch seconds."""
         return self.deadline - WRAP_UP * self.timeout
 
     def keep(self) -> None:

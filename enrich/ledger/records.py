@@ -36,11 +36,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The members of every record: its dataset, and what the ledger says of the record itself."""
+    """The members of every record: its dataset, and the version and release of the record itself."""
 
     dataset: str
-    version: int = field(default=0, compare=False)  # at which it was read; 0: it is not in the ledger yet
-    release: str | None = field(default=None, compare=False)  # of Larder that wrote it last; None: before 0.1.0
+    version: int = field(default=0, compare=False)  # the version that was read; 0: not in the ledger yet
+    release: str | None = field(default=None, compare=False)  # release of Larder that wrote it; None: before 0.1.0
 
     @property
     def sk(self) -> str:
@@ -56,10 +56,10 @@ class DatasetState(Record):
     high_water: str = ""  # text of the highest order that began to write
     lease_owner: str | None = None
     lease_until_ms: int = 0
-    open_run: int | None = None  # has begun to write and is not closed: until then the fingerprints are incomplete
+    open_run: int | None = None  # run that has begun to write and is not closed: the fingerprints are incomplete
     snapshot: str = ""  # text of the highest order of a closed snapshot: older runs add no items
     fingerprints: str | None = None  # object key of the newest fingerprints
-    table_id: str | None = None  # of the table that they describe
+    table_id: str | None = None  # id of the table that they describe
     rebuilt: str | None = None  # `name_rebuild` of the fingerprints for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
 
@@ -71,7 +71,7 @@ class DatasetState(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counter(Record):
-    """The next run number of a dataset; not in its state, since only the lease's holder changes that."""
+    """The next run number of a dataset; not part of its state, which only the holder of the lease can change."""
 
     next_run: int = 1
 
@@ -104,12 +104,12 @@ class Run(Record):
     state: RunState = RunState.PENDING
     stage: Stage = Stage.PIN
     next_row: int = 0
-    # Number of writes done of the chunk that begins at next_row. While a check writes rejects: the row reached.
+    # Number of completed writes of the chunk that begins at next_row. While a check writes rejects: the next row.
     place: int = 0
     rows: int | None = None  # known after the check stage
     decided_ms: int | None = None  # when it began to write: the time at which unchanged and expired are decided
     base: str | None = None  # object key of the fingerprints that its rows are compared with
-    table_id: str | None = None  # of the table that it began to write to
+    table_id: str | None = None  # id of the table that it began to write to
     counts: Counts = field(default_factory=Counts)
     units: int = 0  # write units, computed from the sizes of its items
     reasons: dict[str, int] = field(default_factory=dict)  # reject reason -> predictions
@@ -117,8 +117,8 @@ class Run(Record):
     metadata: dict[str, str] = field(default_factory=dict)  # name -> location of the rows to join
     owner: str | None = None
     attempts: int = 0
-    failure: str | None = None  # how and where its last invocations ended that neither closed nor saved more of it
-    failures: int = 0  # number of such invocations in a row that ended alike
+    failure: str | None = None  # how and where its last invocations ended, if they made no progress
+    failures: int = 0  # number of consecutive invocations that ended so
     queued_ms: int = 0
     started_ms: int | None = None
     ended_ms: int | None = None
@@ -143,20 +143,20 @@ class Run(Record):
 
     @property
     def born_expired(self) -> bool:
-        """Whether its items had expired when it began to write; fixed then, so that all its invocations count alike."""
+        """Whether its items had expired when it began to write; fixed then, so that all its invocations agree."""
         return (self.expires_at or 0) * 1000 <= (self.decided_ms or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenOutput(Record):
-    """The run of an output, by the output's identity; a repeated event finds the first one's run here."""
+    """The run of an output, by the output's identity; a repeated event finds the existing run here."""
 
     identity: str
     run: int
     object_key: str
     etag: str
     arrived_ms: int
-    listing: str = ""  # of a marker run: digest of its parts as a listing showed them
+    listing: str = ""  # of an output with a marker: digest of its parts as a listing shows them
 
     @property
     def sk(self) -> str:

@@ -2,11 +2,11 @@
 
 All records of a dataset share a partition. There is one way to write: `commit` puts and deletes records in a single
 transaction, on the condition that none has changed since it was read. So a decision depends only on the records read,
-and a crash leaves either all of it or nothing.
+and a crash leaves either all of its effect or nothing.
 
 Each record has the format in which it was written, and the release that wrote it. A release that only adds attributes,
-which an older one can ignore and drop, keeps the format. What an older one would misread, such as another value of a
-state, raises it: then the older release refuses the record (docs/decisions/upgrades.md).
+which an older one can ignore and drop, keeps the format. A change that an older release would misread, such as a new
+value of a state, increases the format: then the older release refuses the record (docs/decisions/upgrades.md).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Delete:
 class Ledger:
     """Reads and commits records; takes a boto3 DynamoDB client.
 
-    All that read raise NewerFormat where a newer release wrote a record in a format that this one does not know.
+    Methods that read raise NewerFormat if a record has a format that this release does not know.
     """
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:

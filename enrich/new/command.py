@@ -20,25 +20,25 @@ from enrich.new.sample import BadSample, Sample, read_sample
 
 
 def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[str, Dataset]) -> Path:
-    """Write the file of a dataset; ask on a terminal for what no option gives.
+    """Write the file of a dataset and return its path; on a terminal, ask for choices that no option makes.
 
     Args:
         options: of the command.
-        folder: of the datasets.
-        others: the datasets that are there.
+        folder: the folder of the datasets.
+        others: the existing datasets, by name.
 
     Raises:
-        BadSample: the sample can't be used, an option names no column, or the dataset would have a mistake; nothing is
-            written.
+        BadSample: the sample can't be used, an option names an unknown column, or the dataset would have a mistake;
+            nothing is written.
     """
     name = options.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() == "health":
         raise BadSample(f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health'")
     path = folder / f"{to_module_name(name)}.py"
     if name in others:
-        raise BadSample(f"there is a dataset {name!r} already; choose another name, or delete its file")
+        raise BadSample(f"there is already a dataset {name!r}; choose another name, or delete its file")
     if path.exists():
-        raise BadSample(f"{path} is there already; choose another name, or delete it")
+        raise BadSample(f"{path} already exists; choose another name, or delete it")
     sample = read_sample(options.location, _open_s3)
     subjects, ids = find_candidates(sample)
     subject = _choose("subject", "whom a prediction belongs to", options.subject, subjects, sample)
@@ -69,7 +69,7 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
 
 
 def _choose(what: str, means: str, given: str | None, candidates: Sequence[str], sample: Sample) -> str:
-    """Return the column that an option names, or that is chosen on a terminal, or else the best candidate."""
+    """Return the column that an option names or the user chooses on a terminal; otherwise the best candidate."""
     is_asked = given is None and sys.stdin.isatty()
     while True:
         if is_asked:

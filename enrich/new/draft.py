@@ -1,4 +1,4 @@
-"""Find columns that can be subject and prediction_id of a sample, and render the file of the dataset."""
+"""Find the columns of a sample that can be subject and prediction_id, and render the file of the dataset."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Draft:
 def find_candidates(sample: Sample) -> tuple[list[str], list[str]]:
     """Find the columns that can be the subject, and those that can be the prediction_id, the best first.
 
-    A prediction_id has another value in each row, or in each row of a subject; a subject has few values, or the name
-    of an owner.
+    A prediction_id has a different value in each row, or in each row of a subject. A subject has few values, or a name
+    such as user or customer.
 
     Raises:
         BadSample: no column can be either.
@@ -52,7 +52,7 @@ def find_candidates(sample: Sample) -> tuple[list[str], list[str]]:
         f"{sample.location}: no column can be the subject: expected text or whole numbers, never null; "
         "the model must write whom a prediction belongs to"
     )
-    if not rows:  # no such column in the file
+    if not rows:  # the sample has no column of a suitable type
         raise nothing
     with duckdb.connect() as con:
         con.register("sample_rows", sample.rows)

@@ -1,4 +1,4 @@
-"""Guess from the object keys of outputs what a dataset says of them: prefix, as_of, partitions that are columns."""
+"""Guess a dataset's prefix, as_of and partition columns from the object keys of its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from enrich.dataset.as_of import AsOf, BadAsOf, FromKey, LastModified, parse_as_
 from enrich.read.partitions import guess_type, parse_partitions
 
 _DATE = r"(?:\d{4}-\d\d-\d\d(?:T[0-9:.%A-F]+Z?)?|\d{8})"
-_SHAPES = (  # what a key has, from the beginning of a segment, and the pattern that reads it
+_SHAPES = (  # regular expression of a part of a key, from the start of a segment, and the pattern to declare for it
     (rf"([^/=]+=){_DATE}/hour=\d\d?/", "{0}{{}}/hour={{hour}}"),
     (rf"([^/=]+=){_DATE}/", "{0}{{}}"),
     (r"year=\d{4}/month=\d\d?/day=\d\d?/hour=\d\d?/", "year={{year}}/month={{month}}/day={{day}}/hour={{hour}}"),
@@ -41,7 +41,7 @@ def guess_prefix(object_key: str, name: str) -> str:
 
 
 def guess_as_of(object_key: str, now: datetime) -> AsOf:
-    """Guess the rule that says when an output was made: a date in its key that is one, and is not to come."""
+    """Guess the as_of rule: a date in the key, if it is valid and not in the future, otherwise LastModified."""
     for shape, pattern in _SHAPES:
         if found := re.search(rf"(?:^|/){shape}", object_key):
             rule = FromKey(pattern.format(*found.groups()))
@@ -59,9 +59,10 @@ def render_as_of(rule: AsOf) -> str:
 
 
 def find_partitions(object_keys: Iterable[str], rule: AsOf, columns: Collection[str]) -> dict[str, str]:
-    """Find the columns that keys give as `name=value`, with their types.
+    """Find the columns that keys have as `name=value`, with their types.
 
-    A file's own column comes first. What as_of is read from is none: it would make the body of every output new.
+    A column of the file takes precedence. The part that as_of is read from is left out: with it in the body, every
+    output would change every item.
     """
     values: dict[str, list[str]] = {}
     for object_key in object_keys:

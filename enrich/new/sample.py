@@ -1,7 +1,7 @@
 """Read a sample of a model's output, local or on S3: its format, columns, DuckDB types, and the first rows.
 
-Of Parquet the footer and the first rows are read, of text the first megabyte, of a folder its first part that is not
-empty; none of it takes more memory if the file is larger.
+It reads the footer and the first rows of Parquet, the first megabyte of text, and in a folder the first part that is
+not empty. The memory does not depend on the size of the file.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from enrich.read.s3_object import Part, PartFile
 from enrich.s3 import split_location
 
 TEXT_BYTES = 1024 * 1024
-MOST_TEXT = 16 * TEXT_BYTES  # of a row: as a run allows of CSV
+MOST_TEXT = 16 * TEXT_BYTES  # of one row, as in a run over CSV
 ROWS = 10_000
 KEYS = re.compile(r"varchar|uuid|u?(tiny|small|big|huge)?int(eger)?")  # types of a subject or prediction_id
 _INSTANT = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
-_EXACT = {  # type that DuckDB guesses -> the texts that a run reads as it, and that lose nothing by it
+_EXACT = {  # type that DuckDB guesses -> the texts that a run reads as this type without losing anything
     "date": r"\d{4}-\d\d-\d\d",
     "timestamp": _INSTANT,
     "timestamptz": _INSTANT + r"(Z|[+-]\d\d(:?\d\d)?)",
     "boolean": "true|false",
-    **dict.fromkeys(("bigint", "integer", "ubigint", "hugeint"), r"-?(0|[1-9]\d*)"),  # 007 is no number
+    **dict.fromkeys(("bigint", "integer", "ubigint", "hugeint"), r"-?(0|[1-9]\d*)"),  # 007 is not a number
     "double": r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?",
     **dict.fromkeys(("time", "interval", "uuid"), ""),
 }
-_DIGITS = 15  # a double keeps every decimal number of so many
+_DIGITS = 15  # a double keeps every decimal number with this many digits
 _CSV = {"delimiter": ",", "quote": '"', "escape": None, "header": True}  # the defaults of `Source`
-_MOST_PARTS = 1000  # of a folder: enough to find one with rows
+_MOST_PARTS = 1000  # of a folder; enough to find one with rows
 
 
 class BadSample(Exception):
@@ -59,16 +59,17 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sample says of a dataset.
+    """What a sample shows of a dataset.
 
     Attributes:
-        location: of the file that was read.
-        object_key: its key, or its path below the folder that was given.
+        location: the file that was read.
+        object_key: its key, or its path within the given folder.
+        format: the format of the file.
         as_of: the rule that the key suggests.
-        columns: name -> DuckDB type; partitions `name=value` of the key are the last ones.
-        options: of CSV that is not as RFC 4180 with a header line: attributes of `Source`.
-        rows: the columns of the first rows that can be a subject or prediction_id.
-        marker: `_SUCCESS`, if such a file lies beside it.
+        columns: name -> DuckDB type; partitions `name=value` of the key come last.
+        rows: the first rows, with the columns that can be a subject or prediction_id.
+        options: attributes of `Source` for CSV that differs from RFC 4180 with a header line.
+        marker: `_SUCCESS`, if there is such a file in the same folder.
     """
 
     location: str
@@ -94,10 +95,10 @@ def read_sample(location: str, open_s3: Callable[[], Any]) -> Sample:
 
     Args:
         location: a file or folder, or s3://bucket/object_key or prefix.
-        open_s3: makes the client; called only for a location on S3.
+        open_s3: opens the client; called only for a location on S3.
 
     Raises:
-        BadSample: nothing is there, it is of another format, damaged, has no rows, or has a type that DuckDB lacks.
+        BadSample: there is no file, or it has another format, a type that DuckDB lacks or no rows, or is damaged.
     """
     files = _list_s3(open_s3(), location) if location.startswith("s3://") else _list_local(location)
     names = {file.object_key.rpartition("/")[2] for file in files}
@@ -128,7 +129,7 @@ def _list_local(location: str) -> list[_File]:
 
 
 def _key_of(path: Path, base: Path) -> str:
-    """Return a path from its first segment with a date or a `name=value` on, or from the folder that was given."""
+    """Return a path from its first segment with a date or a `name=value` on, otherwise within the given folder."""
     return find_start(path.resolve().as_posix()) or path.relative_to(base).as_posix()
 
 
@@ -175,32 +176,32 @@ def _read_file(file: _File) -> Sample | None:
     if not start:
         return None
     if start == b"[":
-        raise BadSample(f"{file.location}: is a JSON array; write one object a line")
+        raise BadSample(f"{file.location}: is a JSON array; write one object per line")
     if start == b"{":
         return _read_text(file, text, "jsonl")
     return _read_text(file, text if is_whole else _cut_records(text), "csv")
 
 
 def _read_start(file: _File, opened: Any) -> tuple[bytes, bool]:
-    """Return the first megabyte of a text up to the end of a line, or the first line; and whether it is all."""
+    """Return about the first megabyte of a text, up to the end of a line, and whether that is the whole text."""
     text, is_whole = b"", True
     for block in unpack(file.object_key, opened, TEXT_BYTES):
         text += block
         if len(text) >= TEXT_BYTES and b"\n" in text:
             return text[: text.rfind(b"\n") + 1], False
         if len(text) > MOST_TEXT:
-            raise BadSample(f"{file.location}: its first line is longer than 16 MB; write one row a line")
+            raise BadSample(f"{file.location}: its first line is longer than 16 MB; write one row per line")
     return text, is_whole
 
 
 def _cut_records(text: bytes) -> bytes:
-    """Cut a CSV that is not whole where no quote is open, for a record can have newlines."""
+    """Cut an incomplete CSV text at the end of a record: at a newline outside of quotes."""
     cut, quotes = text, text.count(b'"')
     while quotes % 2 and cut:
         before = cut[: cut.rfind(b"\n", 0, -1) + 1]
         quotes -= cut.count(b'"', len(before))
         cut = before
-    return cut or text  # of a writer that quotes nothing
+    return cut or text  # the writer does not quote
 
 
 def _read_parquet(file: _File, opened: Any) -> Sample | None:
@@ -239,7 +240,7 @@ def _find_type(con: duckdb.DuckDBPyConnection, file: _File, name: str, kind: pa.
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return a type that DuckDB reads for one that a run converts to it."""
+    """Return the type that DuckDB reads after the conversion of a run (`enrich.dataset.arrow_types`)."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     if pa.types.is_float16(kind):
@@ -285,7 +286,7 @@ def _read_text(file: _File, text: bytes, kind: Literal["csv", "jsonl"]) -> Sampl
         except duckdb.Error as error:
             what = "JSON lines" if kind == "jsonl" else "CSV"
             said = first_line(error).replace(copy.name, file.location)
-            expected = "one object a line" if kind == "jsonl" else "RFC 4180, as pandas does"
+            expected = "one object per line" if kind == "jsonl" else "RFC 4180, as pandas does"
             raise BadSample(f"{file.location}: can't be read as {what}: {said}; write it as {expected}") from error
         if not texts.num_rows:
             return None
@@ -303,9 +304,9 @@ def _sniff(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> dict[str,
     ((delimiter, quote, escape, header, skipped),) = con.execute(sql).fetchall()
     if skipped:
         raise BadSample(
-            f"{file.location}: its first lines, {skipped}, are no rows and no header; write it without them"
+            f"{file.location}: its first lines ({skipped}) are neither rows nor a header; write it without them"
         )
-    quote = quote if len(quote) == 1 and quote != "\0" else '"'  # "(empty)" where no field is quoted
+    quote = quote if len(quote) == 1 and quote != "\0" else '"'  # "(empty)" if no field is quoted
     escape = escape if len(escape) == 1 and escape not in ("\0", quote) else None
     return {"delimiter": delimiter, "quote": quote, "escape": escape, "header": header}
 
@@ -313,11 +314,11 @@ def _sniff(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> dict[str,
 def _read_csv(
     con: duckdb.DuckDBPyConnection, file: _File, place: str, options: Mapping[str, Any]
 ) -> tuple[Sequence[str], list[str], pa.Table]:
-    """Return the names, guessed types and texts of the columns; DuckDB would rename one whose name is there twice."""
+    """Return the names, guessed types and texts of the columns; DuckDB would rename the second of two equal names."""
     texts = con.sql(f"from read_csv({place}, all_varchar=true, {_as_sql(options)}) limit {ROWS}").to_arrow_table()
     bare = _as_sql({**options, "header": False})
     first = [name or "" for name in con.sql(f"from read_csv({place}, all_varchar=true, {bare}) limit 1").fetchall()[0]]
-    # What DuckDB takes for a row: the header of pandas, whose index has no name
+    # DuckDB takes the header line of pandas for a row, because the index has no name.
     is_pandas = first[0] == "" and all(re.match(r"[^\W\d]", name) for name in first[1:])
     names = first if options["header"] or is_pandas else texts.column_names
     guessed = con.sql(f"from read_csv({place}, sample_size=-1, {_as_sql(options)}) limit 0").types
@@ -327,7 +328,7 @@ def _read_csv(
 def _as_sql(options: Mapping[str, Any]) -> str:
     names = {"delimiter": "delim", "quote": "quote", "escape": "escape"}
     texts = [f"{sql}={literal(options[name] or options['quote'])}" for name, sql in names.items()]
-    # A run takes a quoted field for text: "" is no null.
+    # A run reads a quoted field as text: "" is not null.
     return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false"])
 
 
@@ -338,7 +339,7 @@ def _read_json(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> tuple
     guessed = con.sql(f"from read_json({place}, format='newline_delimited', sample_size=-1) limit 0")
     kinds = [spell_type(each, text=True) for each in guessed.types]
     for n, (name, kind) in enumerate(zip(guessed.columns, kinds, strict=True)):
-        if kind == "json":  # of several types: a run would parse a text of it
+        if kind == "json":  # values of several types: as JSON, a run would parse its texts
             pointer = literal("/" + name.replace("~", "~0").replace("/", "~1"))  # RFC 6901
             sql = f"select distinct json_type(json, {pointer}) from read_ndjson_objects({place})"
             kinds[n] = "varchar" if ("VARCHAR",) in con.sql(sql).fetchall() else kind
@@ -348,7 +349,7 @@ def _read_json(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> tuple
 
 
 def _narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
-    """Return the type to declare for a guess: one that loses nothing of the text, and that a run reads alike."""
+    """Return the type to declare for a guessed type: it loses nothing of the texts, and a run reads them the same."""
     if guess not in _EXACT:
         return guess
     column = identifier(name)
@@ -362,12 +363,12 @@ def _narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
 
 
 def _holds(con: duckdb.DuckDBPyConnection, predicate: str) -> bool:
-    """Return whether a predicate holds for all rows that have a value, of which there is one."""
+    """Return whether a predicate holds for all values that are not null, and there is at least one."""
     return bool(con.execute(f"select coalesce(bool_and({predicate}), false) from sample_rows").fetchall()[0][0])
 
 
 def _add_partitions(sample: Sample, object_keys: Sequence[str]) -> Sample:
-    """Add the columns that the object keys give."""
+    """Add the columns that are in the object keys."""
     kinds = find_partitions(object_keys, sample.as_of, sample.columns)
     rows, found = sample.rows, parse_partitions(sample.object_key)
     for name, kind in kinds.items():

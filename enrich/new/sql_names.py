@@ -9,7 +9,7 @@ from typing import Any
 from enrich.dataset.empty_database import open_empty
 from enrich.dataset.json_sql import NESTED, SqlType, identifier
 
-# DuckDB takes these without parentheses for functions.
+# DuckDB reads these as functions, even without parentheses.
 _FUNCTIONS = {"user", "current_user", "session_user", "current_date", "current_time", "current_timestamp", "localtime"}
 _TEXT_IN_TEXT = {"date", "uuid", "interval"}  # and all times
 
@@ -25,9 +25,9 @@ def spell_type(kind: SqlType | Any, *, text: bool, depth: int = 0) -> str:
 
     Args:
         kind: the type.
-        text: of a text file, where a date or UUID within a list or struct is declared as text: DuckDB finds dates in
-            more forms than a run reads.
-        depth: how deep within others it is.
+        text: the file is text. Then a date or UUID within a list or struct is declared as text, because DuckDB
+            recognizes dates in more forms than a run reads.
+        depth: number of types that the type is nested in.
     """
     children = dict(kind.children) if kind.id in NESTED else {}
     inner = (

@@ -1,1 +1,1 @@
-"""Generate a dataset's part of openapi.yaml."""
+"""Build openapi.yaml, the HTTP contract, from the datasets."""

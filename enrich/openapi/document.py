@@ -78,8 +78,8 @@ def _describe_fields(dataset: Dataset) -> dict[str, Any]:
     """Describe the parameter that names members of the body."""
     names = list(list_names(dataset.places()))
     description = (
-        "only these members of the body, with commas between them; what `required` says of the body holds for them"
-        " alone. A list, or a value that one expression builds, comes as a whole."
+        "only these members of the body, separated by commas; `required` of the body then applies only to them."
+        " A list, or a value that one expression builds, is returned as a whole."
     )
     schema = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}}
     parameter = {"name": "fields", "in": "query", "style": "form", "explode": False, "description": description}
@@ -93,11 +93,11 @@ def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
     page = {
         "items": _array(entry),
         "too_old": {**_array(fresh), "description": "with `max_age`: the items that are older"},
-        "missing": {**ids, "description": "with `id`: those that the subject has no item of"},
-        "remaining": {**ids, "description": "with `id`: those that did not fit into this page: ask for them next"},
+        "missing": {**ids, "description": "with `id`: the ids for which the subject has no item"},
+        "remaining": {**ids, "description": "with `id`: the ids that did not fit into this page: request them next"},
     }
     yield from _block(f"{model}Page", {"type": "object", "required": ["items"], "properties": page})
-    body = {"description": f"What is predicted, in {name}", **schema}
+    body = {"description": f"The body of an item of {name}", **schema}
     yield from _block(f"{model}Body", body)
     yield ""
 

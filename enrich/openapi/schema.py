@@ -1,7 +1,7 @@
 """Build the JSON schema of a dataset's body from the types of its expressions.
 
 Metadata columns have no known type unless their query casts them. An expression over such columns is bound with several
-types: the schema is what all valid ones have in common, and has no type if that is nothing.
+types. The schema is what the valid results have in common; if they have nothing in common, it has no type.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def build_schema(dataset: Dataset) -> Schema:
 
 
 def describe_body(dataset: Dataset) -> Schema:
-    """Build the schema of a dataset's body with what `members` says, and with an example of the whole body.
+    """Build the schema of a dataset's body, with the documentation in `members` and an example of the whole body.
 
     Raises:
         DatasetMistakes: the dataset can't be bound, or `members` does not fit the body.
@@ -86,7 +86,7 @@ def describe_body(dataset: Dataset) -> Schema:
             examples[place] = member.example
             if not _fits(member.example, found):
                 expected = found.get("format", found.get("type"))
-                message = f"the example {member.example!r} is not what the expression gives: {expected}"
+                message = f"the example {member.example!r} does not have the type of the expression, {expected}"
                 mistakes.append(
                     Mistake(f"{dataset.name} members.{place}", message, "write a value as it is in the JSON")
                 )
@@ -96,7 +96,7 @@ def describe_body(dataset: Dataset) -> Schema:
 
 
 def _find_member(schema: Schema, place: str) -> Schema | None:
-    """Return the schema of a place of the body such as `origin.name`; names can hold dots."""
+    """Return the schema of a place of the body, e.g. `origin.name`; None if there is none. Names can contain dots."""
     if not place:
         return schema
     for name, member in schema.get("properties", {}).items():
@@ -109,7 +109,7 @@ def _find_member(schema: Schema, place: str) -> Schema | None:
 
 
 def _with_examples(schema: Schema, place: str, examples: Mapping[str, Any]) -> Any:
-    """Build the example of a place; of an object it has those of its members."""
+    """Build the example of a place; the example of an object consists of those of its members."""
     if place in examples:
         return examples[place]
     if "properties" in schema:
@@ -132,7 +132,7 @@ def _of_example(value: Any) -> Schema:
 
 
 def _fits(value: Any, schema: Schema) -> bool:
-    """Return whether a JSON value is of a schema's type."""
+    """Return whether a JSON value has a schema's type."""
     found, expected = _of_example(value).get("type"), schema.get("type")
     if schema.get("format") in {"date", "date-time"} and isinstance(value, str):
         try:
@@ -158,7 +158,7 @@ def find_unknown(schema: Schema, place: str = "body") -> list[str]:
 
 
 def build_example(schema: Schema, name: str = "") -> Any:
-    """Build an example of a schema from `build_schema`: text is the member's name, a member without a type is null."""
+    """Build an example for a schema from `build_schema`: a text is the member's name, a member without type is null."""
     if "enum" in schema:
         return schema["enum"][0]
     if schema.get("type") == "object":
@@ -232,7 +232,7 @@ def _read_query(con: duckdb.DuckDBPyConnection, sql: str) -> Mapping[str, SqlTyp
             try:
                 columns[name] = con.sql(f"select cast(null as {value.to.sql('duckdb')})").types[0]
             except duckdb.Error:
-                continue  # a type that only Athena has
+                continue  # a type that DuckDB does not have
     return columns
 
 
@@ -285,7 +285,7 @@ def _of_kind(kind: SqlType, policy: JsonPolicy) -> Schema:
 def _nullable(schema: Schema) -> Schema:
     if "type" not in schema:
         return {"description": UNKNOWN}
-    # API Gateway is not known to accept an enum with null, and with an enum that lacks it null would be invalid.
+    # It is not known whether API Gateway accepts null in an enum; without null in the enum, null would be invalid.
     return {**{name: value for name, value in schema.items() if name != "enum"}, "nullable": True}
 
 

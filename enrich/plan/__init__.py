@@ -1,1 +1,1 @@
-"""Plan a run: what it would change and cost, without writing."""
+"""Plan a run: show what it would change and cost, without writing."""

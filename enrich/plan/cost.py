@@ -18,10 +18,10 @@ class Cost:
     """US dollars.
 
     Attributes:
-        run: on demand, for this run's write units.
-        month: on demand, for a month of such runs.
+        run: cost of this run's write units, on demand.
+        month: cost of a month of such runs, on demand.
         capacity: write units per second that complete such a run in an hour.
-        month_provisioned: for that capacity, provisioned all month.
+        month_provisioned: cost of that capacity, provisioned for the whole month.
     """
 
     run: float
@@ -33,7 +33,7 @@ class Cost:
 def build_cost(units: int, per_month: float, region: str) -> Cost | None:
     """Calculate the cost of a run's write units; None if the table has no price for the region.
 
-    A write unit is DynamoDB's: 1 KB of the larger of the old and the new item, rounded up.
+    `units` are DynamoDB's write units: 1 KB of the larger of the old and the new item, rounded up.
     """
     prices = read_prices()["regions"].get(region)
     if prices is None:
@@ -45,6 +45,6 @@ def build_cost(units: int, per_month: float, region: str) -> Cost | None:
 
 @cache
 def read_prices() -> dict[str, Any]:
-    """Read the table: source, as_of, read_in (where the source was quoted), and prices by region."""
+    """Read the table of prices: source, as_of, read_in (where the source was quoted), and prices by region."""
     prices: dict[str, Any] = json.loads(TABLE.read_text())
     return prices

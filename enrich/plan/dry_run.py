@@ -34,7 +34,7 @@ class OverlayS3:
         shutil.copyfile(name, self._place(bucket, object_key))
 
     def get_object(self, Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
-        """Get an object of the view, else the real one."""
+        """Get an object of the view, otherwise the real one."""
         path = self._written.get((Bucket, Key))
         if (Bucket, Key) in self._deleted:
             raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "deleted in this plan"}}, "GetObject")
@@ -86,7 +86,7 @@ class OverlayDynamo:
         return self._client.describe_table(**request)
 
     def get_item(self, **request: Any) -> Any:
-        """Get a row of the view, else the real one."""
+        """Get a row of the view, otherwise the real one."""
         at = request["Key"]["pk"]["S"], request["Key"]["sk"]["S"]
         if at not in self._rows:
             return self._client.get_item(**request)
@@ -118,7 +118,7 @@ class DiscardTransport:
     """A transport that discards each request and reports success.
 
     Args:
-        look: gets each payload before it is discarded.
+        look: called with each payload before it is discarded.
     """
 
     def __init__(self, look: Callable[[bytes], None] | None = None) -> None:

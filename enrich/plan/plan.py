@@ -1,7 +1,7 @@
 """Plan an output: execute the real stages over copy-on-write views of S3 and the ledger.
 
-No item, ledger record, lease or reject is written. Only metadata that is too old is fetched, as in a run: its UNLOAD
-writes to a separate prefix in Larder's bucket, which nothing else reads.
+No item, ledger record, lease or reject is written. The only exception is metadata that is too old, which is fetched as
+in a run: its UNLOAD writes to a separate prefix in Larder's bucket, which nothing else reads.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Plan:
     """The result of planning an output.
 
     Attributes:
-        run: its run as the ledger would record it: counts, reasons of writes and rejects, write units.
-        before: runs that would go first: pending ones, and those that restore a table that no fingerprints describe.
+        run: the output's run as the ledger would record it: counts, reasons of writes and rejects, write units.
+        before: runs that would run first: pending ones, and those that restore a table that no fingerprints describe.
         done: the output has a closed run; running it again does nothing.
         per_month: outputs per month, from the ledger; None if it has fewer than two.
-        samples: items and rejects to look at, if asked for.
+        samples: examples of items and rejects, if requested.
     """
 
     run: Run
@@ -55,8 +55,8 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
     """Plan an output.
 
     Args:
-        services: of the stack.
-        output: to plan.
+        services: the services of the stack.
+        output: the output to plan.
         show: number of samples of each kind to collect, with the stored items that they would replace.
 
     Raises:
@@ -81,10 +81,10 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:
-    """Return the runs that a withdrawal would execute, closed: restores, and the removal of what only the output named.
+    """Return the runs that a withdrawal would execute, closed: restores, and the removal of the items.
 
     Raises:
-        Failed: as `enrich.intake.operations.withdraw`.
+        Failed: as in `enrich.intake.operations.withdraw`.
         Stopped: a service that a run needs is unavailable.
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
@@ -94,7 +94,7 @@ def plan_withdrawal(services: Services, bad: Run) -> list[Run]:
 
 
 class _WithoutRate(Progress):
-    """Reports the progress of a plan without its write rate: a plan writes to no table."""
+    """Reports the progress of a plan without a write rate, since a plan writes to no table."""
 
     def __init__(self, shown: Progress) -> None:
         self.stage = shown.stage  # type: ignore[method-assign]
@@ -120,7 +120,7 @@ def _overlay(services: Services, dataset: str, folder: Path) -> Services:
         open_transport=lambda _timeout: DiscardTransport(),
         send=lambda _message: None,
         directory=folder / "scratch",
-        # with the present owner's name, a held lease does not block the plan
+        # under the current owner's name, a held lease does not block the plan
         owner=services.ledger.get_state(dataset).lease_owner or services.owner,
         deadline=None,
         progress=_WithoutRate(services.progress),

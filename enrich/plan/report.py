@@ -40,7 +40,7 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     lines = [f"s3://{run.bucket}/{run.object_key}, dataset {run.dataset}"]
     if plan.done:
         return (
-            f"{lines[0]}: run {run.run} of it is closed already ({run.state}); running it again does nothing\n\n"
+            f"{lines[0]}: its run {run.run} is already closed ({run.state}); running it again does nothing\n\n"
             f"{render_summary(plan, region)}"
         )
     if run.state is not RunState.DONE:
@@ -49,7 +49,7 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
         return "\n".join([*failed, "", paint(render_summary(plan, region), RED)])
     if plan.before:
         units = sum(each.units for each in plan.before)
-        lines.append(f"{len(plan.before)} other runs go first, with {units:,} write units: {_render_before(plan)}")
+        lines.append(f"{len(plan.before)} other runs run first, with {units:,} write units: {_render_before(plan)}")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(run.reasons.items()))
     why = ", ".join(f"{count:,} {name}" for name, count in plan.run.because.items())
     rows = [
@@ -68,7 +68,7 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     if plan.samples:
         lines += render_samples(plan.samples, paint)
     lines.append(
-        "nothing was written to the table or the ledger; metadata that was too old was fetched into its own prefix"
+        "nothing was written to the table or the ledger; metadata that was too old was fetched to a separate prefix"
     )
     return "\n".join([*lines, "", paint(render_summary(plan, region), BOLD)])
 

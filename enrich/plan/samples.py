@@ -12,14 +12,14 @@ from enrich.ledger.records import Run
 from enrich.services import Services
 from serve.item import PK, SK, Item, body_text, decode
 
-COMPARED = 1000  # items at most that are read from the table; each costs read units
+COMPARED = 1000  # most items that are read from the table; each costs read units
 _BATCH = 100  # DynamoDB's quota for one BatchGetItem
-_ROUNDS = 5  # of a batch that DynamoDB answers in part
+_ROUNDS = 5  # most requests for a batch of which DynamoDB returns only a part
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One item: its key, and its body before and after as JSON values; None is no body."""
+    """One item: its key, and its body before and after as JSON values; None means no body."""
 
     pk: str
     prediction_id: str
@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Up to N of each kind; `compared` items were looked at."""
+    """Up to N samples of each kind; `compared` is the number of items that were compared with the table."""
 
     new: list[Sample] = field(default_factory=list)
     changed: list[Sample] = field(default_factory=list)
@@ -49,19 +49,19 @@ class Sampler:
         self._written: list[Item] = []
 
     def take(self, payload: bytes) -> None:
-        """Keep the items of a request of this run, as long as there is room."""
+        """Keep the items of a request of this run, until there are enough."""
         if len(self._written) >= COMPARED and len(self._removed) >= self._show:
             return
         for attributes in _items(json.loads(payload)):
             item = decode(attributes)
-            if not item.order.endswith(self._order):  # of a run that goes first
+            if not item.order.endswith(self._order):  # of a run that runs first
                 continue
             kept, room = (self._removed, self._show) if item.body is None else (self._written, COMPARED)
             if len(kept) < room:
                 kept.append(item)
 
     def compare(self, services: Services, s3: Any, run: Run) -> Samples:
-        """Compare with the stored items, and read rejects from where the planned run has put them."""
+        """Compare with the stored items, and read the rejects that the planned run has written."""
         rejected = read_rejects(s3, services.settings.bucket, run, limit=self._show).lines
         samples = Samples(rejected=rejected, compared=len(self._written))
         for start in range(0, len(self._written), _BATCH):
@@ -88,7 +88,7 @@ def _items(request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _fetch(services: Services, items: list[Item]) -> dict[tuple[str, str], Any]:
-    """Fetch the stored bodies of items, by key; a tombstone and a missing item have none."""
+    """Fetch the stored bodies of items, by key; tombstones and missing items have none."""
     found: dict[tuple[str, str], Any] = {}
     for start in range(0, len(items), _BATCH):
         keys: list[Any] = [{PK: {"S": item.pk}, SK: {"S": item.sk}} for item in items[start : start + _BATCH]]

@@ -1,8 +1,8 @@
-"""Read an output part by part as numbered chunks, in memory that does not grow with it.
+"""Read an output part by part as numbered chunks, in memory that does not depend on its size.
 
-A chunk holds what the file holds: typed columns from Parquet, text from CSV and from partitions in the object key, one
-line a row from JSON lines. The engine turns it into the contract's types (`enrich.dataset.coercion`), so that a value
-it can't take rejects its row; what is wrong with a whole file is `BadOutput`.
+A chunk has the values of the file: typed columns from Parquet, text from CSV and from partitions in the object key, one
+line per row from JSON lines. The engine converts them to the contract's types (`enrich.dataset.coercion`), and a value
+that it can't convert rejects its row. A mistake that affects a whole file raises `BadOutput`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from enrich.read.text import BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
 _ENCRYPTED = b"PARE"
-CHUNK_BLOCKS = 4  # of text: some 30,000 rows of 120 bytes
+CHUNK_BLOCKS = 4  # blocks of text per chunk: some 30,000 rows of 120 bytes
 
-# pre_buffer would hold a whole row group, and so would a column chunk without a buffer size
-# INT96 as nanoseconds, which pyarrow makes of it by default, wraps round after the year 2262
-# a list is two levels of the schema, and pyarrow's own limit is 100
+# With pre_buffer, or without a buffer size, pyarrow would hold a whole row group in memory.
+# By default pyarrow reads INT96 as nanoseconds, which wrap around after the year 2262.
+# A list takes two levels of the schema, and pyarrow's default limit is 100.
 _OPTIONS: dict[str, Any] = {
     "pre_buffer": False,
     "buffer_size": 1 << 20,
@@ -54,7 +54,7 @@ _OPTIONS: dict[str, Any] = {
     "schema_depth_limit": 1000,
 }
 
-OpenPart = Callable[[Part], Any]  # gives a seekable binary file
+OpenPart = Callable[[Part], Any]  # returns a seekable binary file
 
 
 class BadOutput(ValueError):
@@ -69,17 +69,17 @@ def read_chunks(
     start_row: int = 0,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Read parts in their order; give each chunk with the number of its first row in the whole output.
+    """Read parts in their order; yield each chunk with the number of its first row in the whole output.
 
-    A part of 0 bytes has no rows if it is text: that is how Spark writes an empty partition.
+    A text part of 0 bytes has no rows, since Spark writes an empty partition like that.
 
     Raises:
-        BadOutput: a file is not what the contract says.
+        BadOutput: a file does not match the contract.
     """
     row = 0  # of the part's first row in the output
     for part in parts:
         if part.size == 0 and source.format == "parquet":
-            raise BadOutput(f"{part.name} is empty (0 bytes); an output without predictions is a file without rows")
+            raise BadOutput(f"{part.name} is empty (0 bytes); write a file without rows if there are no predictions")
         skip = max(0, start_row - row)
         with open_part(part) as file:
             try:
@@ -98,13 +98,13 @@ def read_chunks(
 
 def _check_count(what: str, rows: int, stated: int | None) -> None:
     if stated is not None and rows != stated:
-        raise BadOutput(f"{what} {rows} rows, expected {stated} by the manifest; write the output again")
+        raise BadOutput(f"{what} {rows} rows, expected {stated} per the manifest; write the output again")
 
 
 def _read_parquet(
     part: Part, file: Any, source: Source, skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Give chunks with their first row in the part. Row groups before `skip` are not read."""
+    """Yield chunks with their first row in the part. Row groups before `skip` are not read."""
     parquet = _open_parquet(part, file)
     kinds, constants = check_schema(part, source, parquet.schema_arrow)
     metadata = parquet.metadata
@@ -129,7 +129,7 @@ def _read_parquet(
 
     try:
         begun = at
-        # A group that is measured is cut by itself: its chunks, too, are the same wherever reading begins.
+        # A measured group is cut by itself, so that its chunks are also the same wherever reading begins.
         for measured, members in groupby(range(first, metadata.num_row_groups), key=is_measured):
             if measured:
                 chunks: Iterator[pa.RecordBatch] = chain.from_iterable(map(read_measured, members))
@@ -142,11 +142,11 @@ def _read_parquet(
                 yield at, _add_constants(marked, names, constants)
                 at += chunk.num_rows
         if at == begun:
-            yield begun, pa.RecordBatch.from_pylist([], pa.schema([]))  # shows how many rows were passed over
+            yield begun, pa.RecordBatch.from_pylist([], pa.schema([]))  # reports how many rows were skipped
     except WideRow as error:
         raise BadOutput(f"{part.name}: {error}") from error
     except pa.ArrowNotImplementedError as error:
-        raise BadOutput(f"{part.name}: pyarrow can't read it ({first_line(error)}); write plainer types") from error
+        raise BadOutput(f"{part.name}: pyarrow can't read it ({first_line(error)}); write simpler types") from error
     except (pa.ArrowException, OSError) as error:
         raise BadOutput(f"{part.name}: damaged Parquet ({first_line(error)}); write it again") from error
 
@@ -159,7 +159,7 @@ def _open_parquet(part: Part, file: Any) -> pq.ParquetFile:
 
 
 def _convert(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordBatch:
-    """Return the columns in the types that the engine takes."""
+    """Return the columns in the types that DuckDB takes."""
     columns = [convert_column(chunk.column(chunk.schema.get_field_index(name)), kind) for name, kind in kinds.items()]
     return pa.RecordBatch.from_arrays(columns, names=list(kinds))
 
@@ -167,7 +167,7 @@ def _convert(chunk: pa.RecordBatch, kinds: dict[str, pa.DataType]) -> pa.RecordB
 def _read_csv(
     part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Give chunks with their first row in the part; all of it is read, since only reading shows where a row begins."""
+    """Yield chunks with their first row in the part. The whole part is read, to find where each row begins."""
     constants: dict[str, str] = {}
 
     def choose(first: list[str]) -> tuple[list[str], list[str]]:
@@ -186,10 +186,10 @@ def _read_csv(
 
 
 def _name_fields(part: Part, source: Source, first: list[str]) -> list[str]:
-    """Return the columns of a file without a header: those of the contract that the object key does not give.
+    """Return the columns of a file without a header: those of the contract that are not in the object key.
 
     Raises:
-        BadOutput: it has a header.
+        BadOutput: the file has a header.
     """
     partitions = parse_partitions(part.object_key)
     names = [name for name in source.columns if name not in partitions]
@@ -202,28 +202,28 @@ def _check_header(part: Part, source: Source, first: list[str]) -> None:
     """Check that the first line is a header.
 
     Raises:
-        BadOutput: it names no column of the contract, or has another delimiter.
+        BadOutput: the line names no column of the contract, or has another delimiter.
     """
     expected = {name.lower() for name in source.columns if name not in parse_partitions(part.object_key)}
     if not expected or expected & {name.lower() for name in first}:
         return
     if first[:1] and first[0].startswith("{"):
-        raise BadOutput(f'{part.name}: it is JSON lines, it seems; set the dataset\'s format to "jsonl"')
+        raise BadOutput(f'{part.name}: it seems to be JSON lines; set the dataset\'s format to "jsonl"')
     for delimiter in ",;\t|\x01\x02\x1f:^~ ":
         if expected & {name.strip(" \"'").lower() for name in source.delimiter.join(first).split(delimiter)}:
             raise BadOutput(
                 f"{part.name}: its header is not separated by {source.delimiter!r}; set delimiter={delimiter!r}"
             )
     raise BadOutput(
-        f"{part.name}: its first line has no name of a column, expected {', '.join(source.columns)}; write a "
-        "header, or set header=False if the file has none and its fields are in the contract's order"
+        f"{part.name}: its first line names no column, expected {', '.join(source.columns)}; write a header, or set "
+        "header=False if the file has none and its fields are in the contract's order"
     )
 
 
 def _read_lines(
     part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Give chunks with their first row in the part; a column that the object key gives is not looked for in lines."""
+    """Yield chunks with their first row in the part; a column that is in the object key is not read from the lines."""
     partitions = parse_partitions(part.object_key) if source.format == "jsonl" else {}
     constants = {name: partitions[name] for name in source.columns if name in partitions}
     at = 0
@@ -240,7 +240,7 @@ def _cut(
 ) -> Iterator[pa.RecordBatch]:
     """Cut batches, the first of which begins at row `at`, at multiples of `chunk_rows`, or after `most` batches.
 
-    So chunks begin and end at the same rows wherever a run continues from; its rejects are named by them.
+    So chunks begin and end at the same rows wherever a run continues. The files of its rejects are named by these rows.
     """
     held: list[pa.RecordBatch] = []
     room = chunk_rows - at % chunk_rows
@@ -259,13 +259,13 @@ def _cut(
 
 
 def check_schema(part: Part, source: Source, schema: pa.Schema) -> tuple[dict[str, pa.DataType], dict[str, str]]:
-    """Check a typed file's columns against the contract; what it does not name is not looked at.
+    """Check a typed file's columns against the contract; other columns are ignored.
 
     Returns:
-        The columns to read, with the types to convert them to, and those that the object key gives.
+        The columns to read, with the types to convert them to, and the columns in the object key, with their text.
 
     Raises:
-        BadOutput: a column is missing, of another kind, or not in the contract that refuses it.
+        BadOutput: a column is missing or has another type, or is unknown and the dataset refuses unknown columns.
     """
     constants = check_names(part, source, schema.names)
     chosen: dict[str, pa.DataType] = {}
@@ -291,36 +291,36 @@ def _choose_type(
         schema = pa.schema([pa.field(field.name, chosen)])
         (actual,) = con.from_arrow(pa.RecordBatchReader.from_batches(schema, [])).types
     except NotTaken as error:
-        raise BadOutput(f"{place} is {error}; the contract says {declared}") from error
+        raise BadOutput(f"{place} is {error}; the contract declares {declared}") from error
     except duckdb.Error as error:
         raise BadOutput(
-            f"{place} is {field.type} and the contract says {declared}: {first_line(error)}; write it as another "
-            "type, or take it out of the contract"
+            f"{place} is {field.type} and the contract declares {declared}: {first_line(error)}; write it as another "
+            "type, or remove it from the contract"
         ) from error
     if coerce_typed(field.name, actual, kind) is None:
         if actual.id == "blob" and kind.id == "varchar":  # a cast of a BLOB to text escapes what is not ASCII
             name = identifier(field.name)
             raise BadOutput(
-                f"{place} is {actual} (bytes that the file does not call text) and the contract says {declared}; "
-                f"declare it as blob and write decode({name}) in the expressions, or write it as text"
+                f"{place} is {actual} (bytes that the file does not mark as text) and the contract declares "
+                f"{declared}; declare it as blob and write decode({name}) in the expressions, or write it as text"
             )
         raise BadOutput(
-            f"{place} is {actual} and the contract says {declared}; write it so, or declare it as it is and cast it "
-            "in the expressions"
+            f"{place} is {actual} and the contract declares {declared}; write it as declared, or declare it as it is "
+            "and cast it in the expressions"
         )
     return chosen
 
 
 def check_names(part: Part, source: Source, found: Sequence[str]) -> dict[str, str]:
-    """Check a file's column names against the contract; return the columns that the object key gives, with their text.
+    """Check a file's column names against the contract; return the columns in the object key, with their text.
 
     Raises:
-        BadOutput: a column is missing, there twice, or not in the contract that refuses it.
+        BadOutput: a column is missing or repeated, or is unknown and the dataset refuses unknown columns.
     """
     partitions = parse_partitions(part.object_key)
     for name in source.columns:
         if found.count(name) > 1:
-            raise BadOutput(f"{part.name}: column {name!r} is there {found.count(name)} times; write it once")
+            raise BadOutput(f"{part.name}: column {name!r} occurs {found.count(name)} times; write it once")
         if name not in found and name not in partitions:
             raise BadOutput(f"{part.name}: column {name!r} is missing; {suggest(name, found)}")
     unknown = [name for name in found if name not in source.columns]
@@ -343,7 +343,7 @@ def _add_constants(batch: pa.RecordBatch, names: list[str], constants: dict[str,
 
 
 def _explain_not_parquet(file: Any, error: Exception) -> str:
-    """Say what a file is instead, or what pyarrow can't take of it, and what to do."""
+    """Describe what a file is instead, or what pyarrow can't read of it, with the remedy."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     found = recognize(head)
@@ -353,11 +353,11 @@ def _explain_not_parquet(file: Any, error: Exception) -> str:
         return f"is not a Parquet file: {first_line(error)}; check the dataset's format"
     what, remedy = found
     if "Parquet" not in what:
-        return f"is not a Parquet file: it {what}; {remedy or 'write it without: Parquet is compressed inside'}"
+        return f"is not a Parquet file: it {what}; {remedy or 'do not compress it: Parquet is compressed inside'}"
     if _ends_like_parquet(file):  # the footer is there
         return (
             f"has a column of a type that pyarrow can't read, or is damaged ({first_line(error)}); write the column as "
-            "another type, or leave it out: an integer of more than 64 bits is a decimal of at most 38 digits, or text"
+            "another type, or omit it: an integer of more than 64 bits as a decimal of at most 38 digits, or as text"
         )
     return f"is a damaged Parquet file ({first_line(error)}); write it again"
 

@@ -1,15 +1,15 @@
-r"""Cut CSV text into records, find what is no CSV, and rewrite a dialect as plain CSV.
+r"""Cut CSV text into records, find malformed ones, and rewrite a dialect as plain CSV.
 
-pyarrow's parser accepts text after a closing quote, and drops an escape character wherever it is; Spark, MySQL and Hive
-each have other rules. So the grammar of a dialect is stated here, as regular expressions (250 MB/s). What it accepts
-has one reading, and is given to pyarrow as plain CSV: quotes doubled, no escapes.
+pyarrow's parser accepts text after a closing quote, and drops an escape character wherever it is. Spark, MySQL and Hive
+each have other rules. So the grammar of a dialect is defined here, as regular expressions (250 MB/s). Text that it
+accepts is unambiguous, and is passed to pyarrow as plain CSV: quotes doubled, no escapes.
 
 | quote | escape | a field |
 |---|---|---|
 | `"` | none | RFC 4180: quoted, with `""` for a quote in it, or without any quote in it |
-| `"` | `\` | the same; in a quoted field `\"` and `\\` are a quote and a backslash, and so for each mark and blank |
+| `"` | `\` | the same; in a quoted field, `\` and a character that is not a letter or digit stand for that character |
 | none | none | everything up to the delimiter or the newline |
-| none | `\` | the same, but `\` makes a delimiter, newline or mark text; `\0 \b \n \r \t \Z` are MySQL's |
+| none | `\` | the same, but `\` before a delimiter, newline or mark makes it text; `\0 \b \n \r \t \Z` as in MySQL |
 
 An escape before any other letter or digit is rejected, since writers differ in what it means.
 """
@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _NAMED = {b"0": b"\0", b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"Z": b"\x1a"}
-_MARK, _ANY = rb"[^A-Za-z0-9]", rb"[\s\S]"  # what an escape can stand before: as it should, and in any case
+_MARK, _ANY = rb"[^A-Za-z0-9]", rb"[\s\S]"  # characters after an escape: the allowed ones, and any
 
 
 class Malformed(NamedTuple):
-    """A record that is no CSV: its text, and what is wrong with it."""
+    """A record that is not CSV: its text, and the problem."""
 
     text: bytes
     problem: str
@@ -35,8 +35,8 @@ class Cut(NamedTuple):
     """Text cut into records.
 
     Attributes:
-        pieces: runs of whole records as plain CSV, and malformed records, in their order.
-        rest: the start of a record that the text breaks off in.
+        pieces: sequences of complete records as plain CSV, and malformed records, in their order.
+        rest: the incomplete record at the end of the text.
     """
 
     pieces: list[bytes | Malformed]
@@ -47,15 +47,15 @@ class CsvSyntax:
     """The grammar of a dialect.
 
     Attributes:
-        delimiter: between fields.
-        quote: around fields, of the plain CSV.
+        delimiter: separates fields.
+        quote: encloses fields in the plain CSV.
     """
 
     def __init__(self, delimiter: str, quote: str | None, escape: str | None, null_words: Sequence[str]) -> None:
-        """Compile it. All but `null_words` are single ASCII characters."""
+        """Compile the grammar. All arguments except `null_words` are single ASCII characters."""
         self.delimiter, self.quote = delimiter, quote or '"'
         self._quoted = quote is not None
-        self._escape = b"" if escape is None or escape == quote else escape.encode()  # a quote escapes itself already
+        self._escape = b"" if escape is None or escape == quote else escape.encode()  # a quote always escapes itself
         self._null_words = {word.encode() for word in null_words}
         d, q, e = (re.escape(each) for each in (delimiter.encode(), self.quote.encode(), self._escape))
         if self._quoted:
@@ -92,9 +92,9 @@ class CsvSyntax:
         """Cut text that begins with a record.
 
         Args:
-            text: not decoded; what is not UTF-8 does not matter.
-            final: it is all there is, and ends with a newline. If a rest is left then, a quote in it is never closed.
-            patient: a malformed record can wait for more text if that may show where it ends.
+            text: not decoded; it need not be UTF-8.
+            final: no more text follows, and the text ends with a newline. A rest then has a quote that is never closed.
+            patient: a malformed record can wait for more text if that can show where it ends.
         """
         pieces: list[bytes | Malformed] = []
         at = 0
@@ -119,8 +119,8 @@ class CsvSyntax:
     def _find_end(self, text: bytes, at: int, wrong: int, *, final: bool, patient: bool) -> int:
         """Find where a malformed record ends; 0 if more text must be read for it.
 
-        Its writer may mean escapes that the dialect lacks: then a newline can be within its quotes, and what follows
-        that must not become a row.
+        Its writer may use escapes that the dialect lacks. Then a newline can be within quotes, and the text after it
+        must not become a row.
         """
         if found := self._lenient.match(text, at):
             return found.end()
@@ -129,7 +129,7 @@ class CsvSyntax:
         return text.find(b"\n", wrong) + 1 or (len(text) if final else 0)
 
     def _explain(self, text: bytes, at: int, wrong: int, end: int) -> str:
-        """Say what is wrong with a record, which is CSV up to `wrong`."""
+        """Describe the problem of a record, which is CSV up to `wrong`."""
         quote = self.quote.encode()
         if self._escape and (not self._quoted or text.startswith(quote, wrong)):
             remedy = "double it" if self._quoted else "double it, or add its word to null_words, such as '\\N'"
@@ -159,7 +159,7 @@ class CsvSyntax:
 
 
 def _quoted_field(q: bytes, e: bytes, after: bytes, *, cut_off: bool = False) -> bytes:
-    """Return the pattern of a quoted field. `after`: what an escape can stand before; `cut_off`: it breaks off."""
+    """Return the pattern of a quoted field. `after`: characters after an escape; `cut_off`: an incomplete field."""
     escaped = rb"|%s%s" % (e, after) if e else b""
     inside = rb"%s(?:[^%s%s]++|%s%s%s)*+" % (q, q, e, q, q, escaped)
     return inside + (rb"(?:%s%s)?" % (q, rb"|" + e if e else b"") if cut_off else q)

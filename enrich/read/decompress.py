@@ -1,9 +1,9 @@
-"""Decompress a part of text as it streams: gzip, zstd, snappy, by its first bytes and its name.
+"""Decompress a text part as a stream: gzip, zstd or snappy, recognized by its first bytes and its name.
 
-A gzip or zstd file may consist of several members; a zstd file may begin with skippable frames (RFC 8878, 3.1.2), as
+A gzip or zstd file can consist of several members; a zstd file can begin with skippable frames (RFC 8878, 3.1.2), as
 pzstd writes them. Snappy has no file format of its own; two are in use: Google's framing (`.sz`, python-snappy) and
-Hadoop's blocks (`.snappy`, what Spark and Hive write). A bare snappy block must be held in memory as a whole and is
-refused, as is all other compression (`enrich.read.magic`).
+Hadoop's blocks (`.snappy`, written by Spark and Hive). A bare snappy block would have to be held in memory as a whole
+and is refused, as is all other compression (`enrich.read.magic`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import pyarrow as pa
 from enrich.read.magic import HEAD_BYTES, refuse_other
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f; lz4 has the same ones
+_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f; lz4 uses the same ones
 _FRAMED = b"\xff\x06\x00\x00sNaPpY"
-_MAX_BLOCK = 64 * 1024 * 1024  # a block of snappy that announces more is refused; writers make 64 KB to 1 MB
+_MAX_BLOCK = 64 * 1024 * 1024  # a snappy block that declares more is refused; writers use 64 KB to 1 MB
 
 
 class Damaged(ValueError):
-    """The compressed stream is cut off, or is not what its name or first bytes say; the message has the remedy."""
+    """The compressed stream is truncated, or does not match its name or first bytes; the message has the remedy."""
 
 
 def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
-    """Give the decompressed content in blocks of `block_size` bytes or somewhat more; the last may be shorter.
+    """Yield the decompressed content in blocks of `block_size` bytes or somewhat more; the last can be shorter.
 
     Args:
         name: the object key; `.snappy` identifies Hadoop's blocks, which have no magic bytes.
@@ -35,7 +35,7 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
 
     Raises:
         Damaged: the stream can't be decompressed.
-        OtherFormat: it is something else.
+        OtherFormat: the file has another format.
     """
     head = _read_head(file)
     refuse_other(head, name)
@@ -48,7 +48,7 @@ def unpack(name: str, file: Any, block_size: int) -> Iterator[bytes]:
     codec = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
     for suffix in (".gz", ".zst", ".zstd"):
         if codec is None and name.endswith(suffix):
-            raise Damaged(f"its name ends with {suffix} and it is not compressed so; remove the suffix, or compress it")
+            raise Damaged(f"its name ends with {suffix}, but it is not compressed; remove the suffix, or compress it")
     return _read_stream(file, codec, block_size)
 
 
@@ -90,7 +90,7 @@ def _gather(pieces: Iterator[bytes], block_size: int) -> Iterator[bytes]:
 
 
 def _read_framed(file: Any) -> Iterator[bytes]:
-    """Read google/snappy's framing_format.txt; checksums are left to the writer of the object store."""
+    """Read the format of google/snappy's framing_format.txt; checksums are ignored, as the object store has its own."""
     while header := file.read(4):
         kind, length = header[0], int.from_bytes(header[1:4], "little")
         content = _exactly(file, length)
@@ -112,7 +112,7 @@ def _read_hadoop(file: Any) -> Iterator[bytes]:
             left -= len(piece)
             yield piece
         if left < 0:
-            raise Damaged("a block holds more than it says; a bare snappy block can't be read, frame it or use gzip")
+            raise Damaged("a block has more than it declares; a bare snappy block can't be read, frame it or use gzip")
 
 
 def _decompress(block: bytes) -> bytes:
@@ -123,7 +123,7 @@ def _decompress(block: bytes) -> bytes:
         if not byte & 0x80:
             break
     if length > _MAX_BLOCK:
-        raise Damaged("a block says that it holds more than 64 MB; a bare snappy block can't be read, frame it")
+        raise Damaged("a block declares more than 64 MB; a bare snappy block can't be read, frame it or use gzip")
     try:
         return bytes(pa.Codec("snappy").decompress(block, decompressed_size=length, asbytes=True))
     except (pa.ArrowException, OSError) as error:
@@ -132,7 +132,7 @@ def _decompress(block: bytes) -> bytes:
 
 def _exactly(file: Any, length: int) -> bytes:
     if length > _MAX_BLOCK:
-        raise Damaged("a block says that it is longer than 64 MB; a bare snappy block can't be read, frame it")
+        raise Damaged("a block declares a length above 64 MB; a bare snappy block can't be read, frame it or use gzip")
     content = file.read(length)
     if len(content) < length:
         raise Damaged("it ends in the middle of a block; write it again")

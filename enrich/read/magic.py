@@ -1,10 +1,10 @@
-"""Recognize a file that is not what its dataset expects, by its first bytes, and say what to do."""
+"""Recognize the format of a file that its dataset does not expect, by its first bytes, and give the remedy."""
 
 from __future__ import annotations
 
 import re
 
-HEAD_BYTES = 512  # enough of a file; tar has its magic bytes at 257
+HEAD_BYTES = 512  # enough of a file: tar has its magic bytes at 257
 
 _COMPRESS = "compress it with gzip or zstd, or not at all"
 _EXTRACT = "take the file out of it, and compress that with gzip or zstd, or not at all"
@@ -46,26 +46,26 @@ _NAMES = {".bz2": "bzip2", ".xz": "xz", ".lz4": "lz4", ".lzo": "lzo", ".deflate"
 
 
 class OtherFormat(ValueError):
-    """The file is another format than its dataset says; the message has the format and the remedy."""
+    """The file has another format than its dataset defines; the message has the format and the remedy."""
 
 
 def recognize(head: bytes) -> tuple[str, str] | None:
     """Return what a file is, such as "is a zip file", and the remedy; None if it can be text.
 
-    gzip, zstd and snappy have no remedy: what to do depends on the format that is expected.
+    gzip, zstd and snappy have no remedy here: it depends on the expected format.
     """
     return next(((what, remedy) for pattern, what, remedy in _PATTERNS if pattern.match(head)), None)
 
 
 def refuse_other(head: bytes, name: str = "") -> None:
-    """Refuse what neither is text nor can be decompressed to text.
+    """Check that a file is text, or can be decompressed to text.
 
     Args:
         head: the first bytes.
-        name: the object key, for compression without magic bytes; of decompressed content, none.
+        name: the object key, for compression without magic bytes; empty for decompressed content.
 
     Raises:
-        OtherFormat: with what it is, and the remedy.
+        OtherFormat: it is something else.
     """
     found = recognize(head)
     if found and found[1]:
@@ -74,4 +74,4 @@ def refuse_other(head: bytes, name: str = "") -> None:
         raise OtherFormat(f"it {found[0]} twice; compress it once")
     for suffix, codec in _NAMES.items():
         if head and name.endswith(suffix):
-            raise OtherFormat(f"its name ends with {suffix}: compressed with {codec}, it seems; {_COMPRESS}")
+            raise OtherFormat(f"its name ends with {suffix}: it seems to be compressed with {codec}; {_COMPRESS}")

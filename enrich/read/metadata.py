@@ -19,16 +19,16 @@ from enrich.s3 import get, list_objects, put, split_location
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_BATCH_ROWS = 2048  # a vector of DuckDB's; a few long texts, stored once, may make very many bytes of rows
-_SYSTEM = 1  # ErrorCategory of Athena's own faults; 2 is the user's, 3 any other
+_BATCH_ROWS = 2048  # DuckDB's vector size; small, because long texts that are stored once can expand to many bytes
+_SYSTEM = 1  # ErrorCategory of faults of Athena; 2: faults of the user, 3: others
 EMPTY = "empty.parquet"  # the columns of a query that found no rows: UNLOAD writes no file then
 
 
 class QueryFailed(Exception):
-    """Athena failed, cancelled or refused a query; the message is Athena's reason.
+    """A query failed, was cancelled, or was refused by Athena; the message is Athena's reason.
 
     Attributes:
-        is_transient: the fault is Athena's own, or Athena says that the query may succeed if it is sent again.
+        is_transient: the fault is Athena's own, or Athena reports that the query can be retried.
     """
 
     def __init__(self, reason: str, *, is_transient: bool = False) -> None:
@@ -37,9 +37,9 @@ class QueryFailed(Exception):
 
 
 class Athena:
-    """Runs metadata queries side by side; takes a function that opens a PyAthena connection, at the first query.
+    """Runs metadata queries in parallel; takes a function that opens a PyAthena connection, called at the first query.
 
-    A query is started and asked for, and not waited for: it outlives the invocation that started it.
+    Queries are started and polled, not waited for: a query can outlive the invocation that started it.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -47,15 +47,15 @@ class Athena:
         self._connection: Any = None
 
     def start(self, sql: str, location: str) -> str:
-        """Start to write the rows of a query to a fresh S3 location, as Parquet; return the id of its execution.
+        """Start a query that writes its rows to a new S3 location, as Parquet; return the id of its execution.
 
         Raises:
             QueryFailed: Athena refuses the query.
         """
         connection = self._open()
         where: dict[str, Any] = {"WorkGroup": connection.work_group} if connection.work_group else {}
-        # PyAthena's cursors wait for a query, and its ArrowCursor reads S3 through a file system that ignores
-        # AWS_ENDPOINT_URL; its connection has the client, the workgroup and the place for results.
+        # Of PyAthena only the connection is used, which has the client, the workgroup and the location of results: its
+        # cursors wait for a query, and its ArrowCursor reads S3 through a file system that ignores AWS_ENDPOINT_URL.
         try:
             started = connection.client.start_query_execution(
                 QueryString=f"UNLOAD ({sql}) TO '{location}' WITH (format = 'PARQUET', compression = 'SNAPPY')",
@@ -67,10 +67,10 @@ class Athena:
         return str(started["QueryExecutionId"])
 
     def is_done(self, query_id: str) -> bool:
-        """Return whether a query has ended well; False while it is queued or running.
+        """Return whether a query has succeeded; False while it is queued or running.
 
         Raises:
-            QueryFailed: it failed or was cancelled, or Athena does not know it any more.
+            QueryFailed: it failed or was cancelled, or Athena no longer has it.
         """
         try:
             found = self._open().client.get_query_execution(QueryExecutionId=query_id)
@@ -84,7 +84,7 @@ class Athena:
         return bool(status["State"] == "SUCCEEDED")
 
     def cancel(self, query_id: str) -> None:
-        """Stop a query of which the result is not needed any more; one that has ended stays as it is."""
+        """Stop a query whose result is no longer needed; a query that has ended is not affected."""
         self._open().client.stop_query_execution(QueryExecutionId=query_id)
 
     def _open(self) -> Any:
@@ -94,28 +94,28 @@ class Athena:
 
 
 def _refused(error: ClientError) -> Exception:
-    """Distinguish a query that Athena refuses from an Athena that is unavailable."""
+    """Distinguish a query that Athena refuses from an outage of Athena."""
     refused = error.response["Error"]["Code"] == "InvalidRequestException"
     return QueryFailed(error.response["Error"].get("Message", "")) if refused else error
 
 
 def digest_sql(sql: str) -> str:
-    """Digest a query, to find out whether rows that were fetched earlier are an answer to it."""
+    """Digest a query, to decide whether rows that were fetched earlier are its result."""
     return hashlib.sha256(sql.encode()).hexdigest()[:16]
 
 
 def has_rows(s3: S3Client, location: str) -> bool:
-    """Return whether a query that has ended found any rows: UNLOAD writes no file, and so no columns, for none."""
+    """Return whether a query that has ended found any rows: without rows, UNLOAD writes no file, so no columns."""
     return bool(_list_files(s3, *split_location(location)))
 
 
 def build_columns_sql(sql: str) -> str:
-    """Build a query for the columns of another one: it finds one row, of nulls, at no scan."""
+    """Build a query for the columns of another one: it returns one row of nulls and scans nothing."""
     return f"SELECT q.* FROM (VALUES 1) AS one (n) LEFT JOIN (SELECT * FROM ({sql}) LIMIT 0) AS q ON true"
 
 
 def save_columns(s3: S3Client, columns: str, location: str) -> None:
-    """Save what `build_columns_sql` wrote to `columns` as rows at `location`: none of them, but their columns."""
+    """Save a table without rows at `location`, with the columns that `build_columns_sql` wrote to `columns`."""
     bucket, prefix = split_location(columns)
     (file,) = _list_files(s3, bucket, prefix)
     buffer = io.BytesIO()
@@ -128,9 +128,8 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
     """Read fetched metadata back as Arrow tables, by name.
 
     Raises:
-        Failed: files are gone, hold a value that the engine would misread, or the tables
-            would take more than `max_bytes` of memory together, which is found out before
-            they do.
+        Failed: files no longer exist or have a value that DuckDB would misread, or the tables together would take more
+            than `max_bytes` of memory; reading stops before they do.
     """
     tables: dict[str, pa.Table] = {}
     for name, location in locations.items():
@@ -140,22 +139,22 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
         except _TooLarge:
             others = f" beside {', '.join(tables)}" if tables else ""
             raise Failed(
-                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run can hold of it; "
-                "filter its query to what is used, or join in Athena and feed the result as the output"
+                f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run has for metadata; "
+                "filter its query to what is used, or join in Athena and use the result as the output"
             ) from None
     return tables
 
 
 class _TooLarge(Exception):
-    """There is no room for it."""
+    """The metadata does not fit into the memory that is left."""
 
 
 def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
     bucket, prefix = split_location(location)
     files = _list_files(s3, bucket, prefix)
     if not files:
-        raise Failed(f"metadata {name!r}: {location} has no files any more; replay the output to fetch it again")
-    if sum(files.values()) > room:  # compressed; there is no need to look inside
+        raise Failed(f"metadata {name!r}: {location} no longer has files; replay the output to fetch it again")
+    if sum(files.values()) > room:  # already too large compressed, so there is no need to read it
         raise _TooLarge
     pieces: list[pa.Table] = []
     for object_key in files:
@@ -183,5 +182,5 @@ def _check_values(name: str, batch: pa.RecordBatch) -> None:
 def _list_files(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
     """Return the object keys of the data, with their bytes."""
     found = {entry["Key"]: entry["Size"] for entry in list_objects(s3, bucket, prefix) if entry["Size"]}
-    # Athena's own files beside the data (a manifest, say) are no rows
+    # Athena's own files beside the data, e.g. a manifest, are not rows.
     return {key: size for key, size in found.items() if not key.endswith((".csv", ".metadata", ".txt"))}

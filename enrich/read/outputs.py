@@ -1,4 +1,4 @@
-"""Find outputs on S3: which dataset an object belongs to (pure), and what an output is now (I/O on S3)."""
+"""Find outputs on S3: which dataset an object belongs to (pure), and the present state of an output (I/O on S3)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MAX_MANIFEST = 8 * 1024 * 1024  # bytes of a marker that are read as a manifest
-_ONE_JOB_MS = 60_000  # between the first and the last file of one job, where only their arrival says so
-_HIDDEN = ("_", ".")  # how tools begin the names of what is no data: _SUCCESS, _temporary/, _delta_log/, .part-0.crc
+_ONE_JOB_MS = 60_000  # between the first and the last file of one job, if only their arrival identifies the job
+_HIDDEN = ("_", ".")  # first character of names that are not data: _SUCCESS, _temporary/, _delta_log/, .part-0.crc
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-# And what they leave under other names: folders of EMR and Glue, half-written copies, checksums, the manifest of
-# Redshift's UNLOAD (PREFIXmanifest), the manifest and the column types of an Athena query.
+# Other names that are not data: folders of EMR and Glue, incomplete copies, checksums, the manifest of Redshift's
+# UNLOAD (PREFIXmanifest), the manifest and the column types of an Athena query.
 _LEFTOVER = re.compile(
     rf".*_\$folder\$|.*\.(_COPYING_|tmp|partial|crc|md5|sha1|sha256|sha512)|[^.]*manifest|{_UUID}(-manifest\.csv|(\.\w+)?\.metadata)"
 )
@@ -34,17 +34,17 @@ _LEFTOVER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What the model wrote in one go, as it is on S3 now."""
+    """What the model wrote in one go, in its present state on S3."""
 
     dataset: str
     bucket: str
-    object_key: str  # of the object, or of the marker
+    object_key: str  # key of the object, or of the marker
     identity: str
     etag: str
     arrived_ms: int
     parts: tuple[Part, ...]
-    listing: str = ""  # of a marker run: digest of its parts as a listing shows them, without a request for each
-    problems: tuple[str, ...] = ()  # where the parts are not those that the manifest names
+    listing: str = ""  # with a marker: digest of the parts as a listing shows them, which needs no request per part
+    problems: tuple[str, ...] = ()  # differences between the parts and the manifest
 
     @property
     def size(self) -> int:
@@ -54,7 +54,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object that may be an output, as a listing shows it; `listing` as in `Output`."""
+    """An object that can be an output, as a listing shows it; `listing` as in `Output`."""
 
     object_key: str
     etag: str
@@ -63,9 +63,9 @@ class Listed:
 
 
 def find_dataset(datasets: Mapping[str, Dataset], object_key: str) -> Dataset | None:
-    """Return the dataset whose output this object is or closes; None for anything else.
+    """Return the dataset whose output this object is or closes; None for any other object.
 
-    Parts of a marker run, empty "folders", and what the tools that write outputs leave beside them start nothing.
+    Parts of an output with a marker, empty "folders", and files that tools write beside an output start no run.
     """
     prefixed = [dataset for dataset in datasets.values() if object_key.startswith(dataset.source.prefix)]
     if not prefixed:
@@ -88,10 +88,10 @@ def _is_hidden(below: str) -> bool:
 
 
 def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -> Output | None:
-    """Fetch what the output is at this moment; None when it is gone.
+    """Fetch the present state of an output; None if it no longer exists.
 
-    Identity: the object's version id, else its ETag and LastModified; for a marker run, the digest of its sorted parts
-    and of the marker's own identity, since every empty `_SUCCESS` has the same ETag.
+    Identity: the object's version id, otherwise its ETag and LastModified. With a marker, the digest of the sorted
+    parts and the marker's own identity, since every empty `_SUCCESS` has the same ETag.
 
     Raises:
         Failed: reading it is not allowed.
@@ -128,7 +128,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
 
 
 def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
-    """List the objects under the dataset's prefix that are or close an output, each with what it closes."""
+    """List the objects under the dataset's prefix that are or close an output, each with a digest of its parts."""
     found: list[Listed] = []
     folders: dict[str, Any] = {}  # folder -> the digest of the parts in it, listed so far
     for entry in list_objects(s3, bucket, dataset.source.prefix):
@@ -147,9 +147,9 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
 def find_beside(
     s3: S3Client, dataset: Dataset, bucket: str, object_key: str, as_of: datetime, arrived_ms: int
 ) -> list[str]:
-    """Return the keys of the other outputs that seem to be parts of the same one, in a dataset without a marker.
+    """Return the keys of other outputs that seem to be parts of the same output, in a dataset without a marker.
 
-    They have the same as_of in their keys; or, where keys do not have it, are in the same folder and arrived within a
+    They have the same as_of in their keys. If keys have no as_of, they are in the same folder and arrived within a
     minute of this one.
     """
     rule = dataset.as_of
@@ -158,7 +158,7 @@ def find_beside(
         steps = folder.split("/")
         wider = ("/".join(steps[:n]) + "/" for n in range(1, len(steps)))
         within = (each for each in wider if each.startswith(dataset.source.prefix) and _is_of(rule, each, as_of))
-        folder = next(within, folder)  # a date in the name of a file: the files beside it
+        folder = next(within, folder)  # if the date is in the file's name: the file's folder
     found = []
     for entry in list_objects(s3, bucket, folder):
         if entry["Key"] == object_key or find_dataset({dataset.name: dataset}, entry["Key"]) is None:
@@ -181,7 +181,7 @@ def _is_of(rule: FromKey, object_key: str, as_of: datetime) -> bool:
 
 
 def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
-    """Give the folders, the innermost first, of which an object is a part; `shortest` is the least length of one."""
+    """Yield the folders of which an object can be a part, innermost first, with at least `shortest` characters."""
     folder, _, name = object_key.rpartition("/")
     while _is_data(name) and len(folder) + 1 >= shortest:
         yield folder + "/"
@@ -189,12 +189,12 @@ def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
 
 
 def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
-    """Fetch every object under a prefix as a part, in the order of their keys; temporary files are none."""
+    """Fetch every object under a prefix as a part, in the order of their keys, without temporary files."""
     return list(_fetch_parts(s3, bucket, _list_parts(s3, bucket, prefix)))
 
 
 def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> list[Any]:
-    """List the entries under a prefix that are parts; no marker is one, of whichever output."""
+    """List the entries under a prefix that are parts; markers, also those of other outputs, are not."""
     found = []
     for entry in list_objects(s3, bucket, prefix):
         below = entry["Key"].removeprefix(prefix)
@@ -209,7 +209,7 @@ def _fetch_parts(s3: S3Client, bucket: str, entries: Iterable[Any]) -> tuple[Par
 
 
 def _render_entry(entry: Any) -> str:
-    """Render all that a listing shows of an object; it shows no version."""
+    """Render all that a listing shows of an object; versions are not shown."""
     return f"{entry['Key']} {entry['ETag']} {entry['Size']} {_milliseconds(entry['LastModified'])}\n"
 
 
@@ -223,26 +223,26 @@ def render_parts(parts: Iterable[Part]) -> bytes:
 
 
 def parse_parts(text: bytes) -> list[Part]:
-    """Parse what `render_parts` rendered."""
+    """Parse the text that `render_parts` rendered."""
     return [Part(**part) for part in json.loads(text)]
 
 
 class _Entry(NamedTuple):
-    """What a manifest says of a part; None where it says nothing."""
+    """The entry of a part in a manifest; None for what it does not have."""
 
     size: int | None = None
     rows: int | None = None
-    may_lack: bool = False
+    may_lack: bool = False  # the part is optional
 
 
 class _Manifest(NamedTuple):
-    """What a marker says of its parts. Names are whole object keys, URLs of them, or relative to the marker's folder.
+    """The manifest in a marker. Names are complete object keys, their URLs, or relative to the marker's folder.
 
     Attributes:
-        entries: what it says of each part, by its name.
-        is_whole: it names every part. Hadoop's S3A committers stop at 100.
-        size: bytes of all parts; None if it does not say.
-        rows: of all parts; None if it does not say.
+        entries: the entry of each part, by its name.
+        is_whole: the manifest names every part. Hadoop's S3A committers stop at 100.
+        size: bytes of all parts; None if the manifest does not have it.
+        rows: rows of all parts; None if the manifest does not have it.
     """
 
     entries: Mapping[str, _Entry]
@@ -252,7 +252,7 @@ class _Manifest(NamedTuple):
 
 
 def _find_part(prefix: str, name: str, there: Container[str]) -> str:
-    """Return the object key that a manifest means by a name; of a part that is not there, as it is written."""
+    """Return the object key that a name in a manifest means; for a missing part, the name as it is written."""
     bare = name.partition("://")[2].partition("/")[2] if "://" in name else name.lstrip("/")
     for written in (bare, unquote(bare)):
         for object_key in (written, prefix + written):
@@ -262,24 +262,24 @@ def _find_part(prefix: str, name: str, there: Container[str]) -> str:
 
 
 def _compare(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> Iterator[str]:
-    """Yield where the parts are not those that the manifest names, and what to do."""
+    """Yield the differences between the parts and the manifest, with remedies."""
     there = {part.object_key: part.size for part in parts}
     found = {_find_part(prefix, name, there): entry for name, entry in manifest.entries.items()}
     missing = [object_key for object_key, entry in found.items() if object_key not in there and not entry.may_lack]
     for object_key, entry in found.items():
         if object_key in there and entry.size is not None and there[object_key] != entry.size:
-            yield f"says that {object_key} has {entry.size} bytes, and it has {there[object_key]}; write both again"
+            yield f"declares {entry.size} bytes for {object_key}, which has {there[object_key]}; write both again"
     if missing:
-        yield f"names {len(missing)} parts that are not there, first {missing[0]}; write them, then the marker again"
+        yield f"names {len(missing)} parts that do not exist, first {missing[0]}; write them, then the marker again"
     if manifest.is_whole and (more := sorted(there.keys() - found.keys())):
-        what = f"{len(more)} parts that are there, first {more[0]}"
-        yield f"does not name {what}; delete them, or write it again with them"
+        what = f"{len(more)} parts that exist, first {more[0]}"
+        yield f"does not name {what}; delete them, or write the marker again with them"
     if manifest.size is not None and manifest.size != (size := sum(there.values())):
-        yield f"says that the parts have {manifest.size} bytes together, and they have {size}; write all of them again"
+        yield f"declares {manifest.size} bytes for all parts, which have {size}; write all of them again"
 
 
 def _add_counts(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Add the rows that a manifest says its parts have: reading shows whether they do."""
+    """Add the numbers of rows in a manifest to its parts: they are checked when the parts are read."""
     there = {part.object_key for part in parts}
     rows = {_find_part(prefix, name, there): entry.rows for name, entry in manifest.entries.items()}
     counted = [part._replace(rows=rows.get(part.object_key)) for part in parts]
@@ -287,11 +287,11 @@ def _add_counts(prefix: str, manifest: _Manifest, parts: tuple[Part, ...]) -> tu
 
 
 def _get_manifest(s3: S3Client, marker: Part) -> _Manifest:
-    """Get what a marker says of its parts: nothing, if it is empty or of another kind.
+    """Get the manifest in a marker; it has no entries if the marker is empty or of another kind.
 
-    Known are Redshift's (`entries` with `url`, and `meta` if verbose), Hadoop's (`filenames`), SageMaker's (a list that
-    a prefix opens), lists of names, also as `parts` or `files`, and one URL a line (Athena's, and symlinks of Delta
-    Lake).
+    Known are the manifests of Redshift (`entries` with `url`, and `meta` if verbose), Hadoop (`filenames`) and
+    SageMaker (a list that begins with a prefix), lists of names, also as `parts` or `files`, and one URL per line
+    (Athena, and symlinks of Delta Lake).
     """
     if not 0 < marker.size <= _MAX_MANIFEST:
         return _Manifest({})

@@ -11,12 +11,12 @@ PARTITION_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's name of a partition whos
 
 
 def parse_partitions(object_key: str) -> dict[str, str]:
-    """Parse partitions, `dt=2026-01-01/`, from an object key; values may be percent-encoded."""
+    """Parse partitions such as `dt=2026-01-01/` from an object key; values can be percent-encoded."""
     return {name: unquote(value) for name, value in re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", object_key)}
 
 
 def guess_type(values: Iterable[str | None]) -> str:
-    """Guess the type of a partition's values: `bigint` or `date` where each is one and loses nothing by it."""
+    """Guess the type of a partition's values: `bigint` or `date` if that loses nothing of any value, else `varchar`."""
     texts = [value for value in values if value not in (None, PARTITION_NULL)]
     if texts and all(re.fullmatch(r"-?[1-9][0-9]{0,17}|0", text) for text in texts if text is not None):
         return "bigint"

@@ -1,9 +1,9 @@
-"""Read a Parquet file's row groups in batches whose decoded size is bounded, however its values are stored.
+"""Read a Parquet file's row groups in batches of limited decoded size, however its values are stored.
 
-A file of some hundred KB can hold rows of many GB: a dictionary stores a text, and a run length a number, once for any
-number of values; and a few wide rows hide among many narrow ones. The footer bounds what a chunk of a row group can
-take in memory. Where that is much, its texts are read as dictionaries, a few rows at a time, and what they take is
-measured before they are decoded.
+A file of some hundred KB can contain rows of many GB: a dictionary stores a text, and a run length stores a number,
+once for any number of values; and many narrow rows can hide a few wide ones. The footer gives an upper bound for the
+memory of a chunk. If the bound is high, texts are read as dictionaries, a few rows at a time, and measured before they
+are decoded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
-CHUNK_BYTES = 8 * 1024 * 1024  # of a chunk, decoded; rendering takes many times that
-MAX_UNMEASURED = 32 * 1024 * 1024  # bytes that a chunk may take, by the footer, without being measured
-MAX_ROW = 64 * 1024 * 1024  # as of a line of text (`enrich.read.text`)
-FEW_ROWS = 128  # are read before they are measured: this costs 0.3 us a row more than 32,000 at once
+CHUNK_BYTES = 8 * 1024 * 1024  # of a decoded chunk; rendering takes many times that
+MAX_UNMEASURED = 32 * 1024 * 1024  # bytes that a chunk can take, by the footer, without being measured
+MAX_ROW = 64 * 1024 * 1024  # bytes, as for a line of text (`enrich.read.text`)
+FEW_ROWS = 128  # rows to read at a time if they are measured; costs 0.3 us per row more than 32,000 at a time
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}  # bytes in Arrow
 _OFFSET = 8  # bytes of a value's place in a list, and of a text's
 _DICTIONARY_TEXTS = {"NONE", "STRING", "ENUM", "BSON"}  # logical types that pyarrow reads as dictionaries
@@ -32,10 +32,10 @@ class WideRow(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A column of values, at any depth of a column of the file.
+    """A column of values, nested at any depth in a column of the file.
 
     Attributes:
-        number: its place among the file's leaves.
+        number: its position among the file's leaves.
         path: its name in the file.
         width: bytes of each value in Arrow; 0 if they differ.
         is_repeated: it is within a list or a map.
@@ -50,7 +50,7 @@ class Leaf:
 
 
 def find_leaves(schema: pq.ParquetSchema, names: Sequence[str]) -> list[Leaf]:
-    """Find the leaves of columns; one whose name has a dot may give those of another column as well."""
+    """Find the leaves of columns; a name with a dot can also match the leaves of another column."""
     leaves = []
     for number in range(len(schema)):
         column = schema.column(number)
@@ -66,7 +66,7 @@ def find_leaves(schema: pq.ParquetSchema, names: Sequence[str]) -> list[Leaf]:
 
 
 def count_rows(metadata: pq.FileMetaData, leaves: Sequence[Leaf], most: int) -> int:
-    """Return how many rows of the file's mean width make a chunk: at least 1, and not more than `most`."""
+    """Return how many rows of the file's mean width make a chunk: at least 1, and at most `most`."""
     rows = size = 0
     for n in range(metadata.num_row_groups):
         group = metadata.row_group(n)
@@ -86,13 +86,13 @@ def find_dictionaries(metadata: pq.FileMetaData, leaves: Sequence[Leaf]) -> list
 
 
 def can_be_wide(once: pq.ParquetFile, group: int, leaves: Sequence[Leaf], chunk_rows: int) -> bool:
-    """Return whether a chunk of a row group can take more than `MAX_UNMEASURED`, for all that the file says.
+    """Return whether a chunk of a row group can take more than `MAX_UNMEASURED` bytes, as far as the file shows.
 
     Args:
-        once: the file, with dictionaries of texts read as such.
-        group: its number.
-        leaves: those that are read. Flat ones of a fixed width take the same in all rows.
-        chunk_rows: the most rows of the chunk.
+        once: the file, opened to read texts as dictionaries.
+        group: number of the row group.
+        leaves: the leaves to read. Flat ones of a fixed width take the same memory in all rows.
+        chunk_rows: the most rows in a chunk.
     """
     stored = once.metadata.row_group(group)
     bound: int = 0
@@ -106,7 +106,7 @@ def can_be_wide(once: pq.ParquetFile, group: int, leaves: Sequence[Leaf], chunk_
         values = column.num_values if leaf.is_repeated else min(chunk_rows, column.num_values)
         if column.has_dictionary_page:
             repeated.append((leaf, values, column.total_uncompressed_size))
-    # No text is longer than all that is stored; only if that may be too much are the dictionaries read.
+    # No text is longer than everything that is stored. The dictionaries are read only if that could be too much.
     if bound > MAX_UNMEASURED or bound + sum(values * size for _, values, size in repeated) <= MAX_UNMEASURED:
         return bound > MAX_UNMEASURED
     longest = _measure_longest(once, group, [leaf for leaf, _, _ in repeated])
@@ -114,7 +114,7 @@ def can_be_wide(once: pq.ParquetFile, group: int, leaves: Sequence[Leaf], chunk_
 
 
 def read_few(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Give the rows of a row group in batches that take at most `CHUNK_BYTES`, or have one row.
+    """Yield the rows of a row group in batches that take at most `CHUNK_BYTES`, or have one row.
 
     Raises:
         WideRow: a row takes more than `MAX_ROW`.
@@ -125,14 +125,14 @@ def read_few(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> Ite
             if piece.num_rows == 1 and (size := sum(map(measure, piece.columns))) > MAX_ROW:
                 raise WideRow(
                     f"row {row} of row group {group} takes {size >> 20} MB, expected at most {MAX_ROW >> 20} MB; write "
-                    "less into a row, or take the column out of the contract"
+                    "less into a row, or remove the column from the contract"
                 )
             yield piece
             row += piece.num_rows
 
 
 def gather(pieces: Iterator[pa.RecordBatch], chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    """Join pieces to chunks of at most `chunk_rows` rows and, unless one piece has more, `CHUNK_BYTES`."""
+    """Join pieces into chunks of at most `chunk_rows` rows and, unless a single piece is larger, `CHUNK_BYTES`."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for piece in pieces:
@@ -147,7 +147,7 @@ def gather(pieces: Iterator[pa.RecordBatch], chunk_rows: int) -> Iterator[pa.Rec
 
 
 def join(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Join batches of one schema to one."""
+    """Join batches with the same schema into one."""
     return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
@@ -185,14 +185,14 @@ def _halve(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _measure_stored(column: Any, leaf: Leaf) -> int:
-    """Return the bytes of a leaf in a row group, as far as the footer says; texts of a dictionary as stored."""
+    """Return the bytes of a leaf in a row group, as far as the footer shows; texts of a dictionary as stored."""
     if leaf.width:
         return int(column.num_values) * (leaf.width + (_OFFSET if leaf.is_repeated else 0))
     return int(column.total_uncompressed_size) + int(column.num_values)
 
 
 def _measure_longest(once: pq.ParquetFile, group: int, leaves: Sequence[Leaf]) -> dict[str, int]:
-    """Return the bytes of the longest text of each leaf's dictionary, where pyarrow gives one."""
+    """Return the bytes of the longest text of each leaf's dictionary, if pyarrow returns the dictionary."""
     longest = {}
     for leaf in leaves:
         first = next(once.iter_batches(1, row_groups=[group], columns=[leaf.path], use_threads=False), None)

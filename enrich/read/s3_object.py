@@ -1,4 +1,4 @@
-"""One pinned object of an output as a seekable file: ranged GETs that fail once another object has its place."""
+"""One pinned object of an output as a seekable file: ranged GETs that fail if the object has been replaced."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from enrich.errors import Failed, Overwritten, Stopped
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-READ_AHEAD = 8 * 1024 * 1024  # bytes a GET; large enough that requests cost nothing next to the work on what they bring
+READ_AHEAD = 8 * 1024 * 1024  # bytes per GET; large enough that requests take little time beside processing the bytes
 _ATTEMPTS = 4
 _GONE = {"PreconditionFailed", "NoSuchKey", "NoSuchVersion", "412", "404"}
-_DENIED = {"AccessDenied", "403", "InvalidObjectState"}  # the last: it was moved to an archive
+_DENIED = {"AccessDenied", "403", "InvalidObjectState"}  # InvalidObjectState: the object is archived
 
 
 class Part(NamedTuple):
-    """One object of an output, pinned: reading it later gives these bytes or an error."""
+    """One object of an output, pinned: a later read returns the same bytes or an error."""
 
     bucket: str
     object_key: str
     version_id: str | None
     etag: str
     size: int
-    rows: int | None = None  # that a manifest says it has
-    rows_so_far: int | None = None  # the same of it and all parts before it
+    rows: int | None = None  # number of rows, per the manifest
+    rows_so_far: int | None = None  # number of rows of this and all earlier parts, per the manifest
 
     @property
     def name(self) -> str:
-        """Return how messages call it."""
+        """Return the URL, for messages."""
         return f"s3://{self.bucket}/{self.object_key}"
 
 
 def raise_denied(error: ClientError, name: str) -> None:
-    """Raise Failed for what waiting does not help: an object that is not readable must not keep others waiting."""
+    """Raise Failed for an error that a retry can't fix: an unreadable object must not block other outputs.
+
+    Raises:
+        Failed: the object can't be read with the role's permissions, or is archived.
+    """
     code = error.response["Error"]["Code"]
     if code in _DENIED or (code.startswith("KMS.") and "Throttl" not in code):
         raise Failed(
-            f"{name} can't be read: {code}; let enrich's role read it (s3:GetObject, kms:Decrypt for its key), or take "
-            "it out of the archive, then replay the run or write the output again"
+            f"{name} can't be read: {code}; allow enrich's role to read it (s3:GetObject, kms:Decrypt for its key), or "
+            "restore it from the archive, then replay the run or write the output again"
         ) from error
 
 
 class PartFile(io.RawIOBase):
-    """Reads a part through ranged GETs, keeping one read-ahead buffer; what a run reads is what it pinned."""
+    """Reads a pinned part through ranged GETs, with one read-ahead buffer."""
 
     def __init__(self, s3: S3Client, part: Part, *, read_ahead: int = READ_AHEAD) -> None:
         self._s3 = s3
@@ -57,15 +61,15 @@ class PartFile(io.RawIOBase):
         self._buffer_start = 0
 
     def readable(self) -> bool:
-        """A part can be read."""
+        """Return True: a part can be read."""
         return True
 
     def seekable(self) -> bool:
-        """A part can be read from anywhere."""
+        """Return True: a part can be read from any position."""
         return True
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -75,12 +79,12 @@ class PartFile(io.RawIOBase):
         return self._position
 
     def readinto(self, target: Any) -> int:
-        """Fill `target` as far as the buffer, or one GET, goes.
+        """Fill `target` from the buffer or from one GET; return the number of bytes, 0 at the end.
 
         Raises:
             Overwritten: the object is no longer the pinned one.
             Failed: reading it is not allowed.
-            Stopped: S3 does not give all of it.
+            Stopped: S3 repeatedly returned fewer bytes than requested.
         """
         view = memoryview(target).cast("B")
         offset = self._position - self._buffer_start
@@ -109,7 +113,7 @@ class PartFile(io.RawIOBase):
                 )
                 body = answer["Body"]
                 if "ContentRange" not in answer:
-                    # RFC 9110 14.2: Range may be ignored; the laptop's S3 does so when a version is named.
+                    # A server can ignore Range (RFC 9110 14.2); the laptop's S3 does so when a version is named.
                     for skipped in range(0, start, self._read_ahead):
                         body.read(min(self._read_ahead, start - skipped))
                 content: bytes = body.read(count)
@@ -119,10 +123,10 @@ class PartFile(io.RawIOBase):
                 raise_denied(error, self._part.name)
                 raise
             except BotoCoreError:
-                # botocore retries a request, not a body that breaks off
+                # botocore retries a request, but not a truncated body
                 if attempt == _ATTEMPTS:
                     raise
                 continue
             if len(content) == count:
                 return content
-        raise Stopped(f"{self._part.name}: S3 gave fewer bytes than asked for, {_ATTEMPTS} times")
+        raise Stopped(f"{self._part.name}: S3 returned fewer bytes than requested, {_ATTEMPTS} times")

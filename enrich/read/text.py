@@ -1,7 +1,7 @@
-"""Read CSV and JSON lines as chunks of text; a line that is no row becomes a row that says so.
+"""Read CSV and JSON lines as chunks of text; a malformed line becomes a row with a problem.
 
 Chunks are blocks of a fixed number of bytes from the start of the file, each up to the last row that ends in it. So a
-restart meets the same ones.
+restart reads the same chunks.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from enrich.read.decompress import unpack
 from enrich.read.magic import refuse_other
 
 BLOCK_BYTES = 1024 * 1024
-_MAX_ROW = 16 * 1024 * 1024  # of CSV: what a quote that is never closed may hold in memory
+_MAX_ROW = 16 * 1024 * 1024  # of CSV; limits the memory for a quote that is never closed
 _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-_MARK = "\ufdd0"  # stands for a byte that is not UTF-8; Unicode leaves it to such uses within a program
+_MARK = "\ufdd0"  # replaces a byte that is not UTF-8; a noncharacter, which Unicode reserves for internal use
 _NOT_UTF_8 = "the line is not UTF-8; write the file as UTF-8"
-_JOINED = "the line {}, as where files are joined; remove it there"
+_JOINED = "the line {}, as if files were concatenated; remove it"
 codecs.register_error("larder.mark", lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
 
 Choose = Callable[[list[str]], tuple[list[str], list[str]]]
 
 
 class BadText(ValueError):
-    """The file as a whole can't be read as what it should be."""
+    """The whole file can't be read in the expected format; the message has the remedy."""
 
 
 def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
-    """Give the lines of a file that are not blank, as columns `larder.line` and `larder.problem`.
+    """Yield the lines of a file that are not blank, as columns `larder.line` and `larder.problem`.
 
     Raises:
-        BadText: it is JSON, but not an object a line; or a line is longer than 64 MB.
-        Damaged: the compressed stream is.
-        OtherFormat: it is no text.
+        BadText: it is JSON, but not one object per line; or a line is longer than 64 MB.
+        Damaged: the compressed stream is damaged.
+        OtherFormat: it is not text.
     """
     rest, begun = b"", False
     for block in itertools.chain(_read_blocks(name, file), [b""]):
-        # At the end, what is left is a line as well.
+        # At the end of the file, the rest is a line too.
         whole, found, rest = (rest + block).rpartition(b"\n") if block else (rest, rest, b"")
         if found:
             if not begun and (first := whole.lstrip().partition(b"\n")[0].rstrip()):
@@ -58,14 +58,14 @@ def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
                 _check_first(first)
             yield _build_lines(whole)
         if len(rest) > _MAX_LINE:
-            raise BadText("a line is longer than 64 MB; write one object a line")
+            raise BadText("a line is longer than 64 MB; write one object per line")
 
 
 def _check_first(line: bytes) -> None:
-    """Refuse JSON that spans lines: each of them would be a reject."""
+    """Refuse JSON that spans several lines, since each line would be a reject."""
     if line == b"{" or re.match(rb"\[\s*([\[{\]]|$)", line):
         raise BadText(
-            "it is a JSON array, or an object over several lines; write one object a line (pandas: "
+            "it is a JSON array, or an object over several lines; write one object per line (pandas: "
             "to_json(..., orient='records', lines=True))"
         )
 
@@ -73,24 +73,24 @@ def _check_first(line: bytes) -> None:
 def read_csv(
     name: str, file: Any, syntax: CsvSyntax, null_words: Sequence[str], choose: Choose, *, header: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Give the rows of a CSV file, as text, with the columns `larder.line` and `larder.problem`.
+    """Yield the rows of a CSV file, as text, with the columns `larder.line` and `larder.problem`.
 
-    A record that is no CSV, or has not as many fields as there are columns, becomes a row with a problem. A file with
-    nothing but blank lines has no rows.
+    A record that is not CSV, or has another number of fields than there are columns, becomes a row with a problem. A
+    file with only blank lines has no rows.
 
     Args:
         name: the object key.
         file: a seekable binary file.
         syntax: the dialect.
         null_words: fields that are null unless they are quoted.
-        choose: gets the fields of the first record (none if it is malformed); returns the names of all columns, and
-            of those to read.
-        header: the first record is no row.
+        choose: takes the fields of the first record (none if it is malformed); returns the names of all columns, and
+            of the columns to read.
+        header: the first record is not a row.
 
     Raises:
-        BadText: the header is no CSV, a quote is never closed, or a row is longer than 16 MB.
-        Damaged: the compressed stream is.
-        OtherFormat: it is no text.
+        BadText: the header is not CSV, a quote is never closed, or a row is longer than 16 MB.
+        Damaged: the compressed stream is damaged.
+        OtherFormat: it is not text.
     """
     row, columns = 0, None
     try:
@@ -112,7 +112,7 @@ def read_csv(
 
 
 def _read_blocks(name: str, file: Any) -> Iterator[bytes]:
-    """Give the decompressed content without a byte order mark."""
+    """Yield the decompressed content without a byte order mark."""
     head = b""
     blocks = unpack(name, file, BLOCK_BYTES)
     for block in blocks:
@@ -140,13 +140,13 @@ def _cut_records(blocks: Iterator[bytes], syntax: CsvSyntax) -> Iterator[list[by
         if pieces:
             yield pieces
         if len(rest) > _MAX_ROW:
-            raise BadText("it is longer than 16 MB: a quote is never closed, or write such long texts as Parquet")
+            raise BadText("it is longer than 16 MB; close its quote if one is open, or write long texts as Parquet")
     pieces, rest = syntax.cut(rest if rest.endswith(b"\n") or not rest else rest + b"\n", final=True)
     if pieces:
         yield pieces
     if rest:
         raise BadText(
-            "it begins a quoted field that is never closed; close it, or set quote and escape to what its writer uses"
+            "it has a quoted field that is never closed; close it, or set quote and escape to those of the writer"
         )
 
 
@@ -154,11 +154,11 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
     """Return the fields of the first record, and remove it from the pieces; none if it is malformed.
 
     Raises:
-        BadText: it should be removed, and is malformed.
+        BadText: it is a header to remove, but malformed.
     """
     if isinstance(pieces[0], Malformed):
         if remove:
-            raise BadText(f"its header is no CSV with the delimiter {syntax.delimiter!r}: {pieces[0].problem}")
+            raise BadText(f"its header is not CSV with the delimiter {syntax.delimiter!r}: {pieces[0].problem}")
         return []
     first = syntax.first_record(pieces[0])
     if remove:
@@ -185,7 +185,7 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
 def _parse_records(
     pieces: list[bytes | Malformed], syntax: CsvSyntax, null_words: Sequence[str], names: list[str], wanted: list[str]
 ) -> pa.RecordBatch:
-    """Parse records; malformed ones are rows in their places."""
+    """Parse records; malformed ones become rows in their places."""
     mark = _MARK.encode()
     stand_in = mark if len(names) > 1 else mark + syntax.delimiter.encode() + mark  # has another number of fields
     malformed = deque(piece for piece in pieces if isinstance(piece, Malformed))
@@ -227,7 +227,7 @@ def _parse_options(syntax: CsvSyntax, note: Any = None) -> Any:
 
 
 def _to_utf_8(text: bytes) -> tuple[bytes, bool]:
-    """Return text that is UTF-8, and whether some was not: that would fail the file instead of its row."""
+    """Return the text as UTF-8, and whether bytes were replaced: bad bytes would fail the file instead of the row."""
     if text.isascii():
         return text, False
     try:
@@ -244,7 +244,7 @@ def _build_lines(block: bytes) -> pa.RecordBatch:
 
 
 def _build_rows(batch: pa.RecordBatch, *, marked: bool, first: str = "") -> pa.RecordBatch:
-    """Add the columns `larder.line` and `larder.problem`; `first` is the file's first column."""
+    """Add the columns `larder.line` and `larder.problem`; `first` is the name of the file's first column."""
     columns = batch.columns
     problem = pa.nulls(batch.num_rows, pa.string())
     if (header := _find_header(batch)) is not None:
@@ -260,7 +260,7 @@ def _build_rows(batch: pa.RecordBatch, *, marked: bool, first: str = "") -> pa.R
 
 
 def _find_header(batch: pa.RecordBatch) -> pa.BooleanArray | None:
-    """Return which rows have the name of each column as its value; None if none has."""
+    """Return which rows have the name of each column as its value; None if no row does."""
     found = None
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         same = pc.coalesce(pc.equal(column, name), False)
@@ -271,7 +271,7 @@ def _find_header(batch: pa.RecordBatch) -> pa.BooleanArray | None:
 
 
 def _decode(lines: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Return the lines as text and, for what is not UTF-8, what is wrong."""
+    """Return the lines as text, and the problems of those that are not UTF-8."""
     try:
         return lines.cast(pa.string()), pa.nulls(len(lines), pa.string())
     except pa.ArrowInvalid:
@@ -284,7 +284,7 @@ def _decode(lines: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _insert(rows: pa.RecordBatch, bad: list[tuple[int, str, str]]) -> pa.RecordBatch:
-    """Put malformed rows, with their index among all, in their places."""
+    """Insert malformed rows at their indexes among all rows."""
     if not bad:
         return rows
     places, texts, problems = zip(*bad, strict=True)

@@ -24,9 +24,9 @@ def check_output(context: RunContext) -> None:
     """Record every row's key, digest and reject reason, and decide whether the output can be published.
 
     Raises:
-        Failed: more rejects than the dataset tolerates (they are on S3 by then), a row that metadata with
-            `missing="fail"` does not match, or a snapshot without rows.
-        OutOfTime: the checkpoint is saved.
+        Failed: more rejects than the dataset tolerates (they have been written to S3), a row without a match in
+            metadata with `missing="fail"`, or a snapshot without rows.
+        OutOfTime: the invocation must end; the checkpoint is saved.
     """
     context.services.progress.stage(context.run, Stage.CHECK)
     if context.run.rows is None:
@@ -34,7 +34,7 @@ def check_output(context: RunContext) -> None:
     else:
         rows, reasons = context.run.rows, context.run.reasons
 
-    def pause() -> None:  # dividing the notes has no checkpoint: it stops only where this invocation has checked rows
+    def pause() -> None:  # dividing the notes has no checkpoint: stop only if this invocation has checked rows
         if context.step() and context.run.rows is None:
             context.save(replace(context.run, rows=rows, reasons=reasons))
             raise OutOfTime(
@@ -52,7 +52,7 @@ def check_output(context: RunContext) -> None:
 
 
 def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
-    """Check the rows that no earlier invocation has checked; return the output's rows and its rejects by reason."""
+    """Check the rows that no earlier invocation has checked; return the number of rows and of rejects by reason."""
     noted_from = next_row = context.run.next_row
     reasons = context.run.reasons
     for first_row, chunk in context.chunks(next_row):
@@ -77,7 +77,7 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
 
 
 def _check_not_empty(context: RunContext, rows: int) -> None:
-    """Refuse a snapshot without rows: the model that writes one has more often failed than nothing to say."""
+    """Refuse a snapshot without rows: usually it means that the model has failed."""
     run, source = context.run, context.dataset.source
     if rows or source.output != "snapshot" or source.empty_snapshot != "refuse":
         return
@@ -101,7 +101,7 @@ def _keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> s
     """Write the rejects of an output that is not published; return the error message that closes its run.
 
     Raises:
-        OutOfTime: the row reached is saved as the checkpoint.
+        OutOfTime: the invocation must end; the next row is saved as the checkpoint.
     """
     services, rows, reasons = context.services, run.rows or 0, run.reasons
     bucket, prefix, example = services.settings.bucket, build_prefix(run.dataset, run.run), ""
@@ -130,7 +130,7 @@ def _fail_fatal(context: RunContext, rendered: pa.Table) -> None:
     first = rendered.filter(pc.equal(rendered["reason"], FATAL)).slice(0, 1).to_pylist()[0]
     raise Failed(
         f"dataset {context.dataset.name}, s3://{context.run.bucket}/{context.run.object_key}, row {first['row']}: "
-        f'{first["detail"]}, and the dataset says missing="fail". Nothing was published'
+        f'{first["detail"]}, and the dataset has missing="fail". Nothing was published'
     )
 
 
@@ -143,5 +143,5 @@ def _check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
             first = datetime.fromtimestamp((run.as_of_ms or 0) / 1000, UTC)
             raise Failed(
                 f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: column {rule.column!r} has {first} and "
-                f"{instant}; it gives the output's as_of, so every row must have the same value"
+                f"{instant}; it is the output's as_of, so every row must have the same value"
             )

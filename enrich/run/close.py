@@ -1,4 +1,4 @@
-"""Close a run: save the dataset's new fingerprints, or record that the content of the table is unknown."""
+"""Close a run: save the dataset's new fingerprints, or record that the table's content is unknown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def close_run(context: RunContext) -> None:
         step=context.pause,
     )
     superseded = find_superseded(context, saved)
-    state = context.lease.state  # not before: it changes when the lease is renewed
+    state = context.lease.state  # read only now, because it changes when the lease is renewed
     is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     context.save(
         replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None),
@@ -50,7 +50,7 @@ def close_run(context: RunContext) -> None:
 
 
 def close_early(context: RunContext, state: RunState, error: str) -> Run:
-    """Close a run that can't be completed and return it; if it began to write, its bodies may be in the table."""
+    """Close a run that can't be completed and return it. If it began to write, its bodies may be in the table."""
     dataset, superseded = context.lease.state, set[str]()
     if context.run.decided_ms is not None:
         dataset, superseded = _leave_doubt(context)
@@ -71,8 +71,8 @@ def _leave_doubt(context: RunContext) -> tuple[DatasetState, set[str]]:
         fingerprints, superseded = saved.object_key, find_superseded(context, saved)
     except (ClientError, BotoCoreError, LeaseLost, Stopped):
         raise
-    except Exception:  # noqa: BLE001 - whatever it is, the run must close
-        # What it wrote is unknown: a missing fingerprints object makes all live outputs be written again.
+    except Exception:  # noqa: BLE001 - the run must close after any error
+        # What the run wrote is unknown: a missing fingerprints object causes all live outputs to be written again.
         fingerprints = f"{context.work_key('noted/')}gone"
     state = replace(context.lease.state, open_run=None, fingerprints=fingerprints, table_id=table_id)
     return state, superseded

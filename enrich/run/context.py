@@ -33,7 +33,7 @@ from enrich.write.writer import Budget, Writer
 
 
 class Decision(NamedTuple):
-    """What the publishing stages depend on: fixed when the run began to write, equal in each of its invocations."""
+    """What the publishing stages depend on: fixed when the run began to write, and equal in all its invocations."""
 
     table_id: str
     removed_until: int  # epoch seconds at which the run's tombstones expire
@@ -47,7 +47,7 @@ class RunContext:
     lease: Lease
     dataset: Dataset
     run: Run
-    scratch: Path  # folder of this run alone, deleted when the invocation is done with the run
+    scratch: Path  # folder for this run only, deleted when the invocation is done with the run
     saved_at: float = 0.0
     decision: Decision | None = None
     _opened: ExitStack = field(default_factory=ExitStack)
@@ -138,7 +138,7 @@ class RunContext:
     # -- the checkpoint
 
     def begin(self) -> None:
-        """Save that this invocation runs it."""
+        """Record that this invocation executes the run."""
         services, run = self.services, self.run
         self.save(
             replace(
@@ -163,7 +163,7 @@ class RunContext:
         self.saved_at = self.services.clock.now()
 
     def step(self) -> bool:
-        """Renew the lease if needed, after a step of a stage; return whether another step may take too long."""
+        """Renew the lease if needed, after a step of a stage; return whether another step could take too long."""
         now = self.services.clock.now()
         self._slowest_step = max(self._slowest_step, now - self._step_began)
         self._step_began = now
@@ -171,14 +171,14 @@ class RunContext:
         return self.ends_within(1.5 * self._slowest_step + self.lease.timeout)  # the step, then the requests in flight
 
     def ends_within(self, seconds: float) -> bool:
-        """Return whether the invocation must end its work on this run within so many seconds."""
+        """Return whether the invocation must end its work on this run within this many seconds."""
         return not self.lease.renews and self.services.clock.now() + seconds > self.lease.stop_at
 
     def pause(self) -> None:
         """Renew the lease if needed, after each bucket of the key space.
 
         Raises:
-            OutOfTime: another bucket may take too long. The files of the finished buckets are the checkpoint.
+            OutOfTime: another bucket could take too long. The files of the finished buckets are the checkpoint.
         """
         if self.step():
             raise OutOfTime(f"dataset {self.run.dataset}, run {self.run.run}: finished some buckets of the key space")
@@ -251,7 +251,7 @@ class RunContext:
             )
 
     def superseded_rows(self, folder: str) -> list[int]:
-        """Return the row numbers, of the output or of the removals, for which the table held a newer item."""
+        """Return the row numbers, of the output or of the removals, for which the table had a newer item."""
         rows: set[int] = set()
         for name in self._work.list(folder):
             rows.update(orjson.loads(self.read_work(name)))

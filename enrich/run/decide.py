@@ -16,7 +16,7 @@ from enrich.run.fingerprints import load_fingerprints, save_doubt
 def decide_changes(context: RunContext) -> Decision:
     """Decide what this run writes and removes.
 
-    The result depends only on values fixed when the run began to write, so every invocation decides alike.
+    The result depends only on values that were fixed when the run began to write, so every invocation decides the same.
 
     Raises:
         TableStateUnknown: the fingerprints do not describe the table. The run is pending again.
@@ -67,8 +67,8 @@ def _begin(context: RunContext, table_id: str, base: str | None) -> None:
 def _restart_writing(context: RunContext, table_id: str) -> None:
     """Reset a run that had begun to write: the fingerprints that its decisions depend on were lost.
 
-    The saved fingerprints name no table until all live outputs are queued again, so a crash before that leaves the
-    table's state unknown.
+    The saved fingerprints name no table until all live outputs are queued again, so after a crash before that, the
+    table's state is still known to be unknown.
 
     Raises:
         TableStateUnknown: always.
@@ -92,7 +92,7 @@ def _restart_writing(context: RunContext, table_id: str) -> None:
 
 
 def _choose_removals(context: RunContext, now: float) -> int:
-    """Choose the items that this run removes; return when its tombstones expire: never before the items they hide."""
+    """Choose the items to remove; return when the tombstones expire: never before the items that they replace."""
     run, delta = context.run, context.delta
     order = run.order.text
     snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
@@ -104,7 +104,7 @@ def _choose_removals(context: RunContext, now: float) -> int:
 
 
 def _find_withdrawn(context: RunContext) -> Withdrawn:
-    """Return the orders and the latest expiry of the items that runs over a withdrawn output, or its rejects, wrote."""
+    """Return the orders of the runs over a withdrawn output or its rejects, and the latest expiry of their items."""
     runs = context.services.ledger.fetch_runs(context.run.dataset)
     of_it = find_runs_over(runs, context.run.identity)
     ran = [each for each in runs if each.run in of_it and each.as_of_ms and each.generation]

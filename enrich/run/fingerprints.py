@@ -23,14 +23,14 @@ def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> F
 
 
 def build_target(context: RunContext, table_id: str) -> Target:
-    """Return where this run saves fingerprints; only a commit makes them the dataset's."""
+    """Return where this run saves fingerprints; a commit makes them the dataset's fingerprints."""
     run = context.run
     object_key = f"{PREFIX}{run.dataset}/{run.run:08d}-{run.attempts:02d}.parquet"
     return Target(_open_store(context), object_key, table_id)
 
 
 def save_doubt(context: RunContext, table_id: str) -> Fingerprints:
-    """Save fingerprints by which any body of this run may be in the table, and return them."""
+    """Save fingerprints that allow for any body of this run in the table, and return them."""
     return context.delta.merge_unknown(
         build_target(context, table_id),
         expires_at=context.run.expires_at or 0,
@@ -42,15 +42,15 @@ def save_doubt(context: RunContext, table_id: str) -> Fingerprints:
 def find_superseded(context: RunContext, saved: Fingerprints) -> set[str]:
     """Find the dataset's fingerprint files that are unused once `saved` are the dataset's fingerprints.
 
-    Those that this run was compared with stay until the next run closes: a plan may be reading them. Call this before
-    the commit: if that succeeds, no other invocation held the lease in between, so none has written the files found.
+    Those that this run was compared with stay until the next run closes: a plan can be reading them. Call this before
+    the commit: if the commit succeeds, no other invocation has held the lease in between or written these files.
     """
     base = context.delta.known
     return find_unreferenced(_open_store(context), f"{PREFIX}{context.run.dataset}/", [saved, base])
 
 
 def delete_superseded(context: RunContext, object_keys: Collection[str]) -> None:
-    """Delete fingerprint files after the commit. The next run to close finds again those that can't be deleted."""
+    """Delete fingerprint files after the commit. The next run that closes finds those that can't be deleted again."""
     services, dataset = context.services, context.run.dataset
     try:
         refused = delete(services.s3, services.settings.bucket, object_keys)

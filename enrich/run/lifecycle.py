@@ -45,20 +45,20 @@ _FAILURES = (
     MetadataTooLarge,
     RenderFailed,
 )
-MOST_FAILURES = 3  # a message is received as often before it is a dead letter
-# An invocation is also killed for reasons that are not the output's: a deployment, or calls to AWS that take all of its
-# time. Those pass; an output that kills each process is met about once an hour, so it is closed after a day.
+MOST_FAILURES = 3  # SQS delivers a message this often before it moves it to the dead-letter queue
+# An invocation can also be killed for reasons other than the output: a deployment, or calls to AWS that take all of its
+# time. These pass. An output that kills each process is retried about once an hour, so its run is closed after a day.
 MOST_DEATHS = 24
-MOST_ERROR = 8_000  # characters of an error in the ledger: a record of more than 400 KB could never be saved
+MOST_ERROR = 8_000  # characters of an error in the ledger: DynamoDB refuses a record of more than 400 KB
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
     """Execute a run from its checkpoint and return it closed.
 
-    A run that can't succeed is closed too: as failed, with its error, or as overwritten. A metadata query that Athena
-    refuses, and what no code here expects, an error of a library or the death of the process, is retried, and closes
-    the run when it has happened `MOST_FAILURES` or `MOST_DEATHS` times in a row at the same checkpoint: the dataset's
-    next outputs wait behind it.
+    A run that can't succeed is closed too: as failed, with its error, or as overwritten. Retried are a metadata query
+    that Athena refuses, an unexpected exception, and the death of the process. After `MOST_FAILURES` of one of these
+    (deaths: `MOST_DEATHS`) in a row at the same checkpoint the run is closed, because the dataset's next outputs wait
+    for it.
 
     Raises:
         Stopped: it continues later (OutOfTime: as soon as possible); the ledger has its checkpoint and the error.
@@ -68,7 +68,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = _open(services, lease, run, Path(scratch))
-        if run.state is RunState.RUNNING:  # its last invocation ended without a word
+        if run.state is RunState.RUNNING:  # its last invocation was killed
             context.run = run = _count_failure(run, "killed")
             if run.failures >= MOST_DEATHS:
                 return _close_early(context, RunState.FAILED, _describe_failures(run, "the process was killed"))
@@ -136,7 +136,7 @@ def _note_failure(context: RunContext, how: str, what: str) -> Run | None:
 
 
 def _count_failure(run: Run, how: str) -> Run:
-    """Return the run with one failure more, counted from 1 if it is another one or the run has come further."""
+    """Return the run with one failure more; counting begins again if the failure or the checkpoint is another one."""
     failure = f"{how} at {run.stage} {run.next_row} {run.place} {run.decided_ms or 0}"
     return replace(run, failure=failure, failures=run.failures + 1 if run.failure == failure else 1)
 

@@ -1,4 +1,4 @@
-"""Pin the metadata of a run: rows that are young enough, else those of queries that run side by side."""
+"""Pin the metadata of a run: rows that are recent enough, otherwise those of new queries, which run in parallel."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from enrich.run.context import RunContext
 from enrich.s3 import exists, split_location
 
 STARTED = "queries.json"  # in the run's work folder: queries that were started and are not known to have ended
-MAX_QUERY_AGE = timedelta(days=1)  # the rows of an older one may have been deleted, and would seem to be none
-FIRST_POLL, LAST_POLL = 0.3, 3.0  # seconds between looks at what runs
+MAX_QUERY_AGE = timedelta(days=1)  # rows of an older query may have been deleted, which would look like no rows
+FIRST_POLL, LAST_POLL = 0.3, 3.0  # seconds between two polls of running queries
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that was started: the id of what runs, where rows are written to, and when it began (epoch ms)."""
+    """A query that was started: its execution id, where it writes rows to, and when it began (epoch ms)."""
 
     query_id: str
     location: str
     sql_digest: str
     started_ms: int
-    columns: str = ""  # of a query that has ended without rows: where the query for its columns writes to
+    columns: str = ""  # if the query has ended without rows: where the query for its columns writes to
 
 
 def pin_metadata(context: RunContext) -> dict[str, str]:
     """Return the location of the rows of each metadata.
 
-    Queries are started together, and each is saved as soon as it has ended; those that still run when the invocation
-    must end are waited for in the next one. So nothing is fetched twice, however slow Athena is.
+    Queries are started together, and each result is saved as soon as its query has ended. Queries that still run when
+    the invocation must end are continued in the next one. So nothing is fetched twice, however slow Athena is.
 
     Raises:
         OutOfTime: queries are still running.
-        Stopped: a query failed, and may succeed later; the others are cancelled.
-        Refused: the same for a query that Athena refuses: its SQL, a table or a permission is wrong.
+        Stopped: a query failed, but can succeed later; the others are cancelled.
+        Refused: Athena refuses a query, because its SQL, a table or a permission is wrong; the others are cancelled.
     """
     pinned = context.run.metadata
     if pinned and all(_is_kept(context, location) for location in pinned.values()):
-        return pinned  # a removal renders what the withdrawn run rendered
+        return pinned  # a removal must render exactly what the withdrawn run rendered
     missing = [name for name in context.dataset.metadata if not _is_fresh(context, name)]
     if missing:
         context.services.progress.stage(context.run, f"metadata {', '.join(missing)}")
@@ -53,7 +53,7 @@ def pin_metadata(context: RunContext) -> dict[str, str]:
 
 
 def _is_fresh(context: RunContext, name: str) -> bool:
-    """Return whether rows that were fetched before can be used: they are young enough, or fetched for this run."""
+    """Return whether rows that were fetched before can be used: they are recent enough, or fetched for this run."""
     metadata, run = context.dataset.metadata[name], context.run
     earlier = context.lease.state.metadata.get(name)
     if earlier is None or earlier["sql_digest"] != digest_sql(metadata.sql):
@@ -65,12 +65,12 @@ def _is_fresh(context: RunContext, name: str) -> bool:
 
 
 def _is_kept(context: RunContext, location: str) -> bool:
-    """Return whether fetched metadata still exists: the bucket's rules delete it after a month."""
+    """Return whether fetched metadata still exists: the bucket's lifecycle rules delete it after a month."""
     return exists(context.services.s3, *split_location(location))
 
 
 def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
-    """Start the queries that no earlier invocation of this run has started; return all that are wanted, by name."""
+    """Start the queries that no earlier invocation of this run has started; return all queries of `names`, by name."""
     started = _load(context)
     queries: dict[str, Query] = {}
     for name in names:
@@ -79,7 +79,7 @@ def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
         if earlier is not None and earlier.sql_digest == digest_sql(sql) and earlier.started_ms > oldest_ms:
             queries[name] = earlier
             continue
-        # a fresh prefix for each attempt: UNLOAD refuses one that holds anything
+        # a new prefix for each attempt: UNLOAD refuses a prefix that is not empty
         location = f"{_build_prefix(context, name)}{context.run.run:08d}-{context.run.attempts:02d}-{now_ms}/"
         try:
             query_id = context.services.athena.start(sql, location)
@@ -91,7 +91,7 @@ def _start(context: RunContext, names: list[str]) -> dict[str, Query]:
 
 
 def _start_columns(context: RunContext, name: str, query: Query) -> Query:
-    """Start the query for the columns of one that has ended without rows."""
+    """Start the query for the columns of a query that has ended without rows."""
     now_ms = int(context.services.clock.now() * 1000)
     columns = f"{query.location.removesuffix('/')}-columns-{now_ms}/"
     sql = build_columns_sql(context.dataset.metadata[name].sql)
@@ -129,14 +129,14 @@ def _wait(context: RunContext, queries: dict[str, Query]) -> None:
 
 
 def _give_up(context: RunContext, name: str, queries: dict[str, Query], error: QueryFailed) -> Stopped:
-    """Cancel the queries that still run, and return the error that stops the run; the next attempt starts them."""
+    """Cancel the running queries, and return the error that stops the run; the next attempt starts them again."""
     for other, query in queries.items():
         if other != name:
-            with suppress(ClientError):  # it ends by itself
+            with suppress(ClientError):  # the query ends by itself
                 context.services.athena.cancel(query.query_id)
     _save(context, {})
     if error.is_transient:
-        return Stopped(f"metadata {name!r}: Athena did not answer the query: {error}")
+        return Stopped(f"metadata {name!r}: Athena failed to run the query: {error}")
     return Refused(
         f"metadata {name!r}: Athena refuses the query: {error}; fix its SQL, the table or the permissions of "
         "enrich's role"

@@ -1,4 +1,4 @@
-"""The first stages of a run: pin what it reads, fetch its metadata, set its order. I/O on S3 and Athena."""
+"""The first stages of a run: pin its parts, fetch its metadata, set its order. I/O on S3 and Athena."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from enrich.run.context import RunContext, build_work_prefix
 from enrich.run.metadata import pin_metadata
 from enrich.s3 import exists, get
 
-AHEAD = timedelta(minutes=5)  # how far clocks may differ: as_of from the output's arrival
+AHEAD = timedelta(minutes=5)  # how much later as_of can be than the output's arrival, because clocks differ
 
 
 def pin(context: RunContext) -> None:
-    """Pin parts and metadata, and save the run as ready to be given its order.
+    """Pin parts and metadata; the next stage is `order`.
 
     Raises:
-        Overwritten: the output is gone or another one by now.
+        Overwritten: the output was deleted or replaced.
         Failed: the parts are not those that the manifest names.
-        Stopped: a metadata query failed; OutOfTime, its subclass, where queries are still running.
+        Stopped: a metadata query failed; OutOfTime, its subclass: queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
     context.write_work("parts.json", render_parts(_pin_parts(context)))
@@ -33,7 +33,7 @@ def pin(context: RunContext) -> None:
 
 
 def set_order(context: RunContext) -> None:
-    """Tell when the output was made, and save the run as ready to be checked.
+    """Determine the output's as_of, and with it the run's order; the next stage is `check`.
 
     Raises:
         Failed: as_of is missing, unreadable, or in the future; or a snapshot has several files and no marker.
@@ -44,9 +44,9 @@ def set_order(context: RunContext) -> None:
         arrived = datetime.fromtimestamp(run.arrived_ms / 1000, UTC)
         raise Failed(
             f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: its as_of {as_of.isoformat()} is later than "
-            f"its arrival {arrived.isoformat()} by more than {ahead}; one wrong clock would shut out every later "
-            "output, so it is refused: write it again with the right as_of. If the date says for when the predictions "
-            "are, set `ahead` in the dataset's as_of; if it is a local date, set `zone`"
+            f"its arrival {arrived.isoformat()} by more than {ahead}; one wrong clock would block every later output, "
+            "so it is refused: write it again with the right as_of. If the date is the day that the predictions are "
+            "for, set `ahead` in the dataset's as_of; if it is a local date, set `zone`"
         )
     if as_of.timestamp() < 0:
         raise Failed(
@@ -71,16 +71,14 @@ def _pin_parts(context: RunContext) -> list[Part]:
     if run.kind is Kind.REJECTS:
         return fetch_folder(services.s3, run.bucket, run.object_key)
     earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
-    # What a run pinned is not kept for ever, and one that never came so far pinned nothing.
+    # The parts that a run pinned are deleted after some time, and a run that ended before this stage pinned nothing.
     if run.kind is not Kind.OUTPUT and exists(services.s3, services.settings.bucket, earlier):
         return parse_parts(get(services.s3, services.settings.bucket, earlier))
-    # The run has its number by now: an output that takes this one's place after this look gets a higher one.
+    # The run already has its number, so an output that replaces this one after this request gets a higher number.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key)
     if output is None or output.identity != run.identity:
         place = f"s3://{run.bucket}/{run.object_key}"
-        raise Overwritten(
-            f"{place} is no longer {run.identity}; `./larder run {place}` runs the object that is there now"
-        )
+        raise Overwritten(f"{place} is no longer {run.identity}; `./larder run {place}` runs the present object")
     return _check_parts(output)
 
 
@@ -91,10 +89,10 @@ def _check_parts(output: Output) -> list[Part]:
 
 
 def _check_only_file(context: RunContext, as_of: datetime) -> None:
-    """Refuse a snapshot that is one of several files of the same instant: each would remove what the others name."""
+    """Refuse a snapshot that is one of several files with the same as_of: each would remove the items of the others."""
     run, source = context.run, context.dataset.source
     is_alone = source.output != "snapshot" or source.marker or source.snapshot_files == "each"
-    if is_alone or run.as_of_ms is not None:  # what has an as_of passed this before
+    if is_alone or run.as_of_ms is not None:  # a run that repeats another one: that one has passed this check
         return
     beside = find_beside(context.services.s3, context.dataset, run.bucket, run.object_key, as_of, run.arrived_ms)
     if beside:
@@ -102,13 +100,13 @@ def _check_only_file(context: RunContext, as_of: datetime) -> None:
             f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {len(beside)} more files have the same as_of "
             f"{as_of.isoformat()}, first {beside[0]}, and each would remove items that only the others name; write "
             'one file, or a marker after them that source.marker names, or set snapshot_files="each" if each is '
-            "whole. Withdraw the run of one that was published"
+            "complete. If one was published, withdraw its run"
         )
 
 
 def _find_as_of(context: RunContext) -> datetime:
     run, rule = context.run, context.dataset.as_of
-    if run.as_of_ms is not None:  # a replay is of the same instant as what it repeats
+    if run.as_of_ms is not None:  # a repeated run has the as_of of the run that it repeats
         return datetime.fromtimestamp(run.as_of_ms / 1000, UTC)
     if isinstance(rule, FromKey):
         try:

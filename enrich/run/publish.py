@@ -19,16 +19,16 @@ from enrich.run.context import RunContext
 from enrich.write.item_size import count_units
 from enrich.write.requests import interleave
 
-SLICE_SECONDS = 10.0  # between two checks of the clock, at the present rate
-FIRST_SLICE_UNITS = 100  # until the rate is known: 2 s of a table of 50 write units a second
+SLICE_SECONDS = 10.0  # between two checks of the clock, at the current rate
+FIRST_SLICE_UNITS = 100  # until the rate is known: 2 s for a table with 50 write units per second
 LARGEST_SLICE_UNITS = 100_000
 REMOVAL_ROWS = 10_000  # removals read at a time
-SUPERSEDED_ROWS = "superseded/"  # folder in a run's work folder: rows for which the table held a newer item
+SUPERSEDED_ROWS = "superseded/"  # folder in a run's work folder: rows for which the table had a newer item
 OUTLIVED = "outlived/"  # the same, for removals
 
 
 def write_items(context: RunContext) -> None:
-    """Write the items that the output changes and its rejects; the next stage is `remove`.
+    """Write the items that the output changes, and its rejects; the next stage is `remove`.
 
     Raises:
         OutOfTime, WriteFailed: the next invocation continues from the last checkpoint.
@@ -82,9 +82,9 @@ class _OutputWriter:
         """Wait for the requests in flight, then save the position: work before a checkpoint is never repeated.
 
         Args:
-            next_row: first row of a chunk, since a chunk's rejects are one file.
-            place: number of the chunk's writes that are done, in their interleaved order, which is the same in every
-                invocation. A slow table may take hours for one chunk.
+            next_row: first row of a chunk, since the rejects of a chunk are one file.
+            place: number of the chunk's completed writes, in their interleaved order, which is the same in every
+                invocation. A slow table can take hours for one chunk.
         """
         context, run = self._context, self._context.run
         written = context.writer.flush()
@@ -100,7 +100,7 @@ class _OutputWriter:
 class _SliceWriter:
     """Writes items in slices of about `SLICE_SECONDS` each, so that the caller can check the clock in between.
 
-    The size of a slice follows from the rate at which the table accepted the last one.
+    The size of a slice depends on the rate at which the table accepted the previous slice.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -126,7 +126,7 @@ class _SliceWriter:
             yield place
 
     def _adapt(self, units: int, seconds: float) -> None:
-        """Set the next slice's size from the last one's rate: at most doubled, and at least 1, since 0 can't grow."""
+        """Set the size of the next slice from the rate of the last one: at most doubled, and at least 1."""
         at_rate = units / seconds * SLICE_SECONDS if seconds > 0 else LARGEST_SLICE_UNITS
         self._units = max(1, int(min(2 * self._units, at_rate, LARGEST_SLICE_UNITS)))
 
@@ -135,7 +135,7 @@ def remove_items(context: RunContext) -> None:
     """Write tombstones for the items that this run removes.
 
     Raises:
-        OutOfTime, WriteFailed: as `write_items`.
+        OutOfTime, WriteFailed: as in `write_items`.
     """
     context.services.progress.stage(context.run, Stage.REMOVE)
     slices = _SliceWriter(context)

@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from serve.item import BODY, EXPIRES_AT, MAX_BODY_BYTES, MAX_ITEM_BYTES, ORDER, PK, SK, Order
 
 UNIT_BYTES = 1024  # one write unit
-# A body is gzipped if that saves a write unit, so never while the item fits into one. Measured for JSON of 900 B to
-# 300 KB (tests/bench/gzip_threshold.py): at level 1 the units saved cost 300 to 5,000 times as much as the CPU spent
-# (30 to 90 us up to 16 KB); level 6 saves no more units up to 16 KB, and 5 % more above, in two to three times as long.
+# A body is gzipped if that saves a write unit, so never if the item fits into one. Measured for JSON of 900 B to 300 KB
+# (tests/bench/gzip_threshold.py): at level 1 the units saved cost 300 to 5,000 times as much as the CPU time spent (30
+# to 90 us up to 16 KB). Level 6 takes two to three times as long, and saves 5 % more units above 16 KB, none below.
 GZIP_LEVEL = 1
 
 
 def item_bytes(chunk: pa.Table) -> pa.ChunkedArray:
-    """Return each row's item size in bytes as DynamoDB counts it, before any gzip: UTF-8 of names and values."""
+    """Return each row's item size in bytes as DynamoDB counts it (UTF-8 of names and values), before any gzip."""
     fixed = len(PK + SK + BODY + ORDER + EXPIRES_AT) + len(Order(0, 0, 0).text) + 7  # a number of up to 11 digits
     size = pc.add(pc.binary_length(chunk["pk"]), pc.binary_length(chunk["sk"]))
     return pc.add(pc.add(size, pc.fill_null(pc.binary_length(chunk["body"]), 0)).cast(pa.int64()), fixed)
@@ -35,7 +35,7 @@ def gzip(body: str) -> bytes:
 
 
 def find_too_long(chunk: pa.Table) -> list[int]:
-    """Return the row numbers of the items whose body is longer than the reader can serve, however well it gzips."""
+    """Return the row numbers of the items whose body is longer than the reader can serve, even as gzip."""
     long = pc.greater(pc.binary_length(chunk["body"]), MAX_BODY_BYTES)
     found: list[int] = chunk.filter(pc.fill_null(long, False))["row"].to_pylist()
     return found

@@ -1,4 +1,4 @@
-"""Limit write units per second and requests in flight, as configured or as learned from throttles."""
+"""Limit write units per second and requests in flight, as configured or as found from throttling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MIN_LIMIT = 5.0  # units/s: a batch of small items every five seconds, under any
 DECREASE = 0.8  # new limit after a throttle, as a share of the delivered rate
 INCREASE = 0.1  # of the best rate seen, added to the limit for each second without a throttle
 MIN_INCREASE = 50.0  # units/s
-BURST_SECONDS = 0.1  # units of so many seconds can be sent at once after a pause
+BURST_SECONDS = 0.1  # after a pause, the units of this many seconds can be sent at once
 MEASURE_SECONDS = 1.0  # over which the delivered rate is measured
 FIRST_WINDOW = 8
 MAX_WINDOW = 64
@@ -41,7 +41,7 @@ class RateLimiter:
             self._ready = max(self._ready, now - BURST_SECONDS) + units / self.limit
 
     def delivered(self, units: int, now: float, *, full: bool) -> None:
-        """Count units that were written. `full`: the window was full, so that a larger one may help."""
+        """Count units that were written. `full`: the window was full, so a larger one can help."""
         self._units += units
         if now - self._since >= MEASURE_SECONDS:
             self.rate = self._units / (now - self._since)
@@ -56,7 +56,7 @@ class RateLimiter:
         self._raised = now
 
     def throttled(self, now: float) -> None:
-        """Lower the limit and the window after a throttle; once for all requests that were in flight at that time."""
+        """Lower the limit and the window after a throttle, once for all requests that were in flight at that time."""
         self._raised = now
         if now - self._lowered < MEASURE_SECONDS / 4:
             return

@@ -18,12 +18,12 @@ PUT = "DynamoDB_20120810.PutItem"
 CONDITION = f"attribute_not_exists({PK}) OR {ORDER} < :o"
 
 BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
-# DynamoDB's quota is 16 MB. This is far below: memory is this times the requests in flight, and JSON escapes can make
-# a payload up to six times larger than its items.
+# DynamoDB's quota is 16 MB. This is far below, because memory is this times the requests in flight, and JSON escapes
+# can make a payload up to six times as large as its items.
 BATCH_BYTES = 256 * 1024
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-# Rows converted to Python objects at a time: few enough to stay in a core's cache (250 rows of 500 B took 28 us per
-# batch, 4,000 took 67), and less than these bytes.
+# Limits of the rows converted to Python objects at a time: few enough to stay in a core's cache (250 rows of 500 B took
+# 28 us per batch, 4,000 took 67).
 BLOCK_ROWS = 250
 BLOCK_BYTES = 8 * 1024 * 1024
 
@@ -43,7 +43,7 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
 
     DynamoDB accepts 1,000 write units/s for one partition key. The n-th of a subject's m rows is placed at (n + u) / m:
     a subject with half of the rows gets every second place, and the others do not wait for it. The offset u in [0, 1)
-    differs by subject (multiples of the golden ratio are spread evenly), so that subjects of one row do not collide.
+    differs by subject (multiples of the golden ratio are spread evenly), so that subjects with one row do not collide.
     """
     codes = pc.dictionary_encode(pks).combine_chunks().indices
     rows = len(codes)
@@ -122,7 +122,7 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
 
 
 def _compress(pieces: list[bytes], bodies: list[str | None], sizes: list[int], frame: _Frame) -> None:
-    """Remove the body of tombstones, and gzip bodies where that saves write units."""
+    """Remove the body of tombstones, and gzip bodies if that saves write units."""
     for at, body in enumerate(bodies):
         if body is None:
             pieces[at * _PIECES + 4 : at * _PIECES + 6] = (b"", b"")

@@ -18,7 +18,7 @@ class WriteFailed(Stopped):
 
 
 class WriteThrottled(WriteFailed):
-    """The table throttled until the budget of attempts or time was spent."""
+    """The table throttled requests until the budget of tries or time was spent."""
 
 
 class Outcome(NamedTuple):

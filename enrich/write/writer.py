@@ -1,7 +1,7 @@
 """Write rendered items to DynamoDB as fast as it accepts them.
 
-The writer is single-threaded. Requests are in flight in the transport, and the writer waits only there: with equal
-transport, clock and random numbers it behaves the same.
+The writer is single-threaded. Requests are in flight in the transport, and the writer waits only there, so with the
+same transport, clock and random numbers it behaves the same.
 
 Item keys are unique within a run (the check stage rejects duplicates), so a retry never overwrites a newer put.
 """
@@ -26,7 +26,7 @@ from wire.response import Response
 
 BACKOFF_BASE = 0.05  # seconds; what AWS's SDKs use for DynamoDB
 BACKOFF_CAP = 5.0
-# Requests that can wait for a retry before `put` blocks: as many of one hot subject can wait while those of other
+# Requests that can wait for a retry before `put` blocks: this many of one hot subject can wait while those of other
 # subjects are sent.
 MAX_WAITING = 200
 MAX_WAIT_SECONDS = 1.0  # between two checks of the clock
@@ -45,9 +45,9 @@ class Transport(Protocol):
 class Budget(NamedTuple):
     """The limits of a run's writing."""
 
-    units_per_second: float | None = None  # write units; None: learned from throttles
-    tries: int = 30  # of a request of which no item is accepted
-    seconds: float = 60.0  # without any item written
+    units_per_second: float | None = None  # write units; None: found from throttling
+    tries: int = 30  # of one request, if none of its items is accepted
+    seconds: float = 60.0  # during which no item is written
 
 
 class Written(NamedTuple):
@@ -65,7 +65,7 @@ class Attempt:
 
     request: WriteRequest
     order: str
-    tries: int = 0  # failed in a row, without any item accepted
+    tries: int = 0  # consecutive tries without any item accepted
     due: float = 0.0  # when to retry
 
 
@@ -114,9 +114,9 @@ class Writer:
 
         Args:
             chunk: columns row, pk, sk, body (string; null: a tombstone), subjects interleaved, no item too large.
-            order: the run's.
+            order: the run's order.
             expires_at: epoch seconds.
-            conditional: write only where no item with the same or a newer order is stored.
+            conditional: write an item only if the stored item does not have the same or a newer order.
 
         Raises:
             WriteFailed: a write was refused, or the budget is spent.
@@ -131,7 +131,7 @@ class Writer:
             self._send(Attempt(request, order.text), now)
 
     def flush(self) -> Written:
-        """Wait until every item that was put is written or superseded; return the counts. Raises as `put`."""
+        """Wait until every item that was put is written or superseded; return the counts. Raises as `put` does."""
         while self._in_flight or self._waiting:
             self._send_and_wait(self._clock())
         counts = Written(self._written, len(self._superseded), self._superseded, self._units)
@@ -139,9 +139,10 @@ class Writer:
         return counts
 
     def settle(self) -> None:
-        """Wait until nothing is in flight, at most the transport's time-out, so that no write is applied later.
+        """Wait until nothing is in flight, at most for the transport's time-out, so that no write is applied later.
 
-        Call it when writing ends for another reason; after `flush` and after every error here nothing is in flight.
+        Call this when writing ends for an external reason. After `flush`, and after an error of this class, nothing is
+        in flight.
         """
         while self._in_flight:
             self._receive(MAX_WAIT_SECONDS)

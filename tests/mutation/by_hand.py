@@ -403,7 +403,7 @@ _FILES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("a wide decimal is cut", "enrich.dataset.arrow_types", "        if kind.precision > MAX_DIGITS:", "        if False:", (_TYPES,)),
     ("columns that nobody named", "enrich.read.chunks", "row_groups=[group], columns=list(kinds)", "row_groups=[group]", (_TYPES, "read")),
     ("nanoseconds with a zone are other kinds", "enrich.dataset.json_sql", ', "timestamptz_ns"}', "}", (_TYPES, "read")),
-    ("nanoseconds by way of microseconds", "enrich.dataset.coercion", '        if declared.id == "timestamp_ns":  # not', "        if False:  # not", (_TYPES, "read")),
+    ("nanoseconds by way of microseconds", "enrich.dataset.coercion", '        if declared.id == "timestamp_ns":  # a cast', "        if False:  # not", (_TYPES, "read")),
     ("text that is no text", "enrich.dataset.arrow_types", "        column.validate(full=True)", "        column.validate()", (_TYPES,)),
     ("text that is no text in an expression", "enrich.dataset.json_sql", "(check,))\n\n\ndef _is_not_utf_8", "())\n\n\ndef _is_not_utf_8", (_TYPES,)),
     ("INT96 as nanoseconds", "enrich.read.chunks", '    "coerce_int96_timestamp_unit": "us",\n', "", (_TYPES, "read")),

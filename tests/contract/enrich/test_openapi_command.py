@@ -185,10 +185,13 @@ def test_the_contract_of_the_example_is_written(tmp_path: Path) -> None:
 
 MEMBERS: list[tuple[dict[str, Any], str]] = [
     ({"o.tile": Member("x")}, "the body has no member 'o.tile'; did you mean 'o.title'?"),
-    ({"n": Member("x", "one")}, "x-sales members.n: the example 'one' is not what the expression gives: integer"),
-    ({"n": Member("x", 1.5)}, "the example 1.5 is not what the expression gives: integer"),
-    ({"day": Member("x", "yesterday")}, "is not what the expression gives: date"),
-    ({"day": Member("x", "2026-01-02T03:00:00Z")}, "is not what the expression gives: date"),
+    (
+        {"n": Member("x", "one")},
+        "x-sales members.n: the example 'one' does not have the type of the expression, integer",
+    ),
+    ({"n": Member("x", 1.5)}, "the example 1.5 does not have the type of the expression, integer"),
+    ({"day": Member("x", "yesterday")}, "does not have the type of the expression, date"),
+    ({"day": Member("x", "2026-01-02T03:00:00Z")}, "does not have the type of the expression, date"),
 ]
 
 

@@ -179,7 +179,7 @@ def test_withdraw_shows_what_it_does_and_asks(shop: Any, enrich: Any, monkeypatc
     assert {key[1]: body is not None for key, body in shop.items().items()} == {"a": True, "b": False}
     code, _, error = enrich("withdraw", "stock", "2")
     assert code == FAILED
-    assert re.search("run 2 of stock is withdrawn already, by run [0-9]+; `./larder status stock`", error)
+    assert re.search("run 2 of stock is already withdrawn, by run [0-9]+; `./larder status stock`", error)
     assert "[y/N]" not in error
 
     enrich("replay", "stock", "2")
@@ -199,14 +199,14 @@ def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: A
     assert code == DONE
     assert "1" in table
     again = "`./larder replay stock 1` runs it again"
-    assert error == f"run 1 of this output ended before as done, and nothing was run now; {again}\n"
-    assert enrich("sweep", "stock")[1] == "stock: no output without a run, and no pending run; nothing to do\n"
+    assert error == f"run 1 of this output has already ended as done, and nothing was run now; {again}\n"
+    assert enrich("sweep", "stock")[1] == "stock: nothing to do: every output has a run, and no run is pending\n"
     whole = enrich("status", "stock", "1")[1]
     assert not re.search(r"None|True|False|[{}\[\]']|1970", whole), whole
     assert re.search(r"^ *counts +1 written, 1 rejected, 2 read$", whole, re.MULTILINE), whole
     code, plan, _ = enrich("plan", output)
     assert code == DONE
-    assert plan.startswith(f"{output}, dataset stock: run 1 of it is closed already (done); running it again does noth")
+    assert plan.startswith(f"{output}, dataset stock: its run 1 is already closed (done); running it again does noth")
 
     bad = put(shop, b"no", "bad.parquet")
     code, plan, _ = enrich("plan", bad)
@@ -215,7 +215,9 @@ def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: A
     first = enrich("run", bad)[2]
     code, _, error = enrich("run", bad)
     assert code == FAILED
-    assert error.startswith(f"run 2 of this output ended before as failed, and nothing was run now: {first.strip()}")
+    assert error.startswith(
+        f"run 2 of this output has already ended as failed, and nothing was run now: {first.strip()}"
+    )
     assert error.endswith("After a fix `./larder replay stock 2` runs it again.\n")
 
 

@@ -103,6 +103,9 @@ def test_a_body_that_always_breaks_off_stops_the_run(reset: bool, error: type[Ex
 def test_an_answer_of_fewer_bytes_stops_the_run() -> None:
     """A server that says so much less than it was asked for is not believed."""
     part = Part("bucket", "part", None, '"etag"', len(CONTENT))
-    with breaking_off([1000], said=1000) as (client, requests), pytest.raises(Stopped, match="fewer bytes than asked"):
+    with (
+        breaking_off([1000], said=1000) as (client, requests),
+        pytest.raises(Stopped, match="fewer bytes than requested"),
+    ):
         PartFile(client, part).readall()
     assert len(requests) == 4

@@ -181,16 +181,16 @@ def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "content", "message"),
     [
-        ({}, b'id,v,n\na,x,1\nb,"open,1\nc,y,2\n', "row 1: it begins a quoted field that is never closed"),
-        (SPARK, b'a,"open\\",1\n', "row 0: it begins a quoted field that is never closed"),
+        ({}, b'id,v,n\na,x,1\nb,"open,1\nc,y,2\n', "row 1: it has a quoted field that is never closed"),
+        (SPARK, b'a,"open\\",1\n', "row 0: it has a quoted field that is never closed"),
         (
             {},
             b'"id" x,v,n\n',
-            "row 0: its header is no CSV with the delimiter ',': there is text after a closing quote",
+            "row 0: its header is not CSV with the delimiter ',': there is text after a closing quote",
         ),
-        ({}, b"a,x,1\n", "no name of a column, expected id, v, n; write a header, or set header=False"),
+        ({}, b"a,x,1\n", "names no column, expected id, v, n; write a header, or set header=False"),
         ({}, b"id;v;n\na;x;1\n", "its header is not separated by ','; set delimiter=';'"),
-        ({"delimiter": ";"}, b'"id","v","n"\n', "its header is no CSV with the delimiter ';'"),
+        ({"delimiter": ";"}, b'"id","v","n"\n', "its header is not CSV with the delimiter ';'"),
         ({}, b"ID,V,N\na,x,1\n", "column 'id' is missing; did you mean 'ID'?"),
         ({"header": False}, b"id,v,n\na,x,1\n", "its first line has the names of the columns; set header=True"),
     ],

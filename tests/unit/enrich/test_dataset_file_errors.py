@@ -119,7 +119,7 @@ def test_a_key_that_a_dictionary_has_twice_is_found(tmp_path: Path) -> None:
     path = write(tmp_path, "x = {'a': 1,\n     'b': {'a': 1},\n     'a': {'c': 1, 'c': 2}}")
     assert [str(mistake) for mistake in find_repeated_keys(path)] == [
         f"{path}:{line}: the dictionary has the key {key!r} twice, also in line {first}; remove or rename one: "
-        "the last one would win"
+        "Python keeps only the last one"
         for line, key, first in ((6, "a", 4), (6, "c", 6))
     ]
 

@@ -26,7 +26,7 @@ WRONG = [
     ("a.py", "from enrich.datasets import Source\nSource(prefx='a')\n", "a.py:2: Source has no argument 'prefx'"),
     ("a.py", "x = 1\n", "a.py: defines no Dataset; expected one"),
     ("a.py", GOOD.format(name="a") + GOOD.format(name="b"), "a.py: defines 2 datasets"),
-    ("a-b.py", GOOD.format(name="a"), "a-b.py: the name is no Python module's; rename it"),
+    ("a-b.py", GOOD.format(name="a"), "a-b.py: the file name is not a Python module's; rename it"),
     ("z.py", GOOD.format(name="good"), "z.py: defines the dataset 'good', as good.py does; rename one"),
     ("a.py", "import sys\nsys.exit(3)\n", "a.py:2: SystemExit: 3"),
 ]

@@ -139,7 +139,7 @@ REASONS = [
     (("a", "x" * 200, "n", 1.0), "bad-prediction-id", "longer than 128 characters; hash it: md5(id)"),
     (("漢" * 256, "x", "n", 1.0), "long-key", str(MAX_PK_BYTES)),
     (("x" * 257, "x", "n", 1.0), "long-key", "subject.shop (shop) is longer than 256 characters"),
-    (("a\tb", "x", "n", 1.0), "bad-subject", "subject.shop (shop) has a character that can't be seen"),
+    (("a\tb", "x", "n", 1.0), "bad-subject", "subject.shop (shop) has an invisible character"),
     (("\u3000", "x", "n", 1.0), "bad-subject", "serve refuses such a claim"),
     (("a", "x", "n", float("nan")), "not-a-number", "body.sales"),
     (("a", "x", "n", float("-inf")), "not-a-number", "body.sales"),

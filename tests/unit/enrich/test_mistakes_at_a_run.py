@@ -15,10 +15,13 @@ from enrich.intake.find import sweep
 from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"subject": {"shop": "'shop'"}}, "stock subject.shop: 'shop' is a text, the same in every row; did you mean the"),
+    (
+        {"subject": {"shop": "'shop'"}},
+        "stock subject.shop: 'shop' is a constant text, the same in every row; did you mean the",
+    ),
     ({"body": {"x": "unnest([1, 2])"}}, "stock body.x: unnest() makes several rows of one"),
     ({"nulls": "drop"}, "stock nulls: is 'drop'; known are keep, omit"),
-    ({"body": {"x": "\ud800"}}, "stock body.x: is '\\ud800', which has half of a surrogate pair"),
+    ({"body": {"x": "\ud800"}}, "stock body.x: is '\\ud800', which has a lone surrogate"),
 ]
 
 
@@ -82,7 +85,7 @@ def fail(frame: Any) -> Any:
     [
         (leave_out, "stock derive: returned NoneType, expected a DataFrame; end the step with `return frame`"),
         (lambda frame: frame["units"], "stock derive: returned Series, expected a DataFrame"),
-        (fail, "stock derive: fail raised KeyError: 'unit'; fix the step, or the values it got"),
+        (fail, "stock derive: fail raised KeyError: 'unit'; fix the step, or the values that it received"),
     ],
 )
 def test_a_step_that_returns_no_frame_fails_the_run(tmp_path: Path, step: Any, message: str) -> None:

@@ -123,7 +123,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("empty.csv", b"", "has no rows"),
     ("header.csv", b"a,b\n", "has no rows"),
     ("rows.parquet", {"a": pa.array([], "string")}, "has no rows"),
-    ("array.json", b'[{"a": 1}]', "is a JSON array; write one object a line"),
+    ("array.json", b'[{"a": 1}]', "is a JSON array; write one object per line"),
     ("x.zip", b"PK\x03\x04aaaaaaaaaaaaaaaaaaaaaaaa", "is a zip file"),
     ("latin.csv", b"id,name\na,caf\xe9\n", "line 2 is not UTF-8"),
     ("noname.parquet", {"": ["a"], "b": ["c"]}, "column 1 has no name"),
@@ -138,7 +138,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("twice.csv", b"id,v,v\na,1,2\n", "columns 'v' and 'v' have one name in SQL; rename one"),
     ("twice.jsonl", b'{"v": "a"}\n{"V": "b"}\n', "columns 'V' and 'v' have one name in SQL"),
     ("noname.csv", b",id\n0,a\n", "column 1 has no name; name it (pandas: to_csv(index=False))"),
-    ("comment.csv", b"# by me\nid,v\na,1\n", "its first lines, 1, are no rows and no header"),
+    ("comment.csv", b"# by me\nid,v\na,1\n", "its first lines (1) are neither rows nor a header"),
     ("bytes.csv", b"id,v\na,\0\n", "is binary; expected Parquet, CSV or JSON lines"),
     ("long.jsonl", b'{"id": "' + b"x" * 1000, "its first line is longer"),
     ("wide.parquet", {"id": ["a"], "d": pa.array([1], pa.decimal256(50, 2))}, "'d' is decimal256(50, 2), which DuckDB"),
@@ -192,11 +192,11 @@ def test_a_dataset_that_is_there_is_kept(tmp_path: Path, new: Any) -> None:
     """The name, or a prefix, of another dataset is refused."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     assert new(tmp_path / "churn.csv")[0] == 0
-    assert "there is a dataset 'my-scores' already" in new(tmp_path / "churn.csv")[1]
+    assert "there is already a dataset 'my-scores'" in new(tmp_path / "churn.csv")[1]
     code, said, _ = new(tmp_path / "churn.csv", "--prefix", "m/", name="My_Scores")
-    assert (code, "datasets/my_scores.py is there already; choose another name" in said) == (1, True)
+    assert (code, "datasets/my_scores.py already exists; choose another name" in said) == (1, True)
     code, said, _ = new(tmp_path / "churn.csv", "--prefix", "my-scores/x/", name="other")
-    assert (code, "nothing was written" in said, "has the outputs of other below it" in said) == (1, True, True)
+    assert (code, "nothing was written" in said, "also contains the outputs of other" in said) == (1, True, True)
 
 
 @pytest.mark.parametrize(

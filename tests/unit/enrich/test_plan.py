@@ -130,7 +130,7 @@ def test_a_plan_counts_the_runs_that_go_first(shop: SmallShop) -> None:
     shop.put(shop.key(), parquet(lost_fingerprints(shop)))
     planned = shop.plan(shop.key())
     assert [(run.kind, run.units) for run in planned.before] == [("restore", 3)]
-    assert "1 other runs go first, with 3 write units: restore" in render_plan(planned, "us-east-1")
+    assert "1 other runs run first, with 3 write units: restore" in render_plan(planned, "us-east-1")
 
 
 def test_a_plan_says_what_it_costs(shop: SmallShop) -> None:

@@ -350,7 +350,7 @@ CODECS = {
 def test_names_say_what_magic_bytes_do_not() -> None:
     """Hadoop's codecs; an empty object is empty whatever its name."""
     for suffix, codec in CODECS.items():
-        message = f"its name ends with {suffix}: compressed with {codec}, it seems; {_COMPRESS}"
+        message = f"its name ends with {suffix}: it seems to be compressed with {codec}; {_COMPRESS}"
         with pytest.raises(OtherFormat) as caught:
             refuse_other(b"a", f"part-0.csv{suffix}")
         assert str(caught.value) == message

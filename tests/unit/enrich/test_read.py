@@ -455,7 +455,7 @@ def test_a_byte_that_is_not_utf_8_in_a_column_that_is_ignored_rejects_nothing(tm
         ("parquet", "a.parquet", parquet(TABLE.append_column("n", TABLE["n"])), "column 'n' is there 2 times"),
         ("csv", "a.csv", b"id,n\na,1\n", "column 'x' is missing"),
         ("csv", "a.csv", CSV.encode() + b'"open,1,2,3,4,5\nb,1,2,,,\n', "quote"),
-        ("csv", "a.csv.gz", CSV.encode(), "not compressed so"),
+        ("csv", "a.csv.gz", CSV.encode(), "it is not compressed"),
         ("jsonl", "a.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)[:-20], "a.jsonl.gz"),
         ("jsonl", "a.jsonl.zst", zstd(JSONL.encode())[:-20], "a.jsonl.zst"),
         ("jsonl", "a.snappy", hadoop_snappy(JSONL.encode())[:-5], "ends in the middle of a block; write it again"),
@@ -559,7 +559,7 @@ def test_typed_columns_become_the_declared_type(tmp_path: Path, array: Any, kind
 )
 def test_a_column_of_another_kind_fails_the_output(tmp_path: Path, array: Any, kind: str) -> None:
     """Types that only a guess could turn into each other are refused before the first row."""
-    with pytest.raises(BadOutput, match=r"column 'v' is .* and the contract says"):
+    with pytest.raises(BadOutput, match=r"column 'v' is .* and the contract declares"):
         render(tmp_path, dataset_of("parquet", {"v": kind}), ("a", parquet(pa.table({"v": array}))))
 
 

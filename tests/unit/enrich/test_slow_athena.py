@@ -135,7 +135,7 @@ def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, {"first": 5, "second": 20, "third": 100, "fourth": 100, "fifth": 100}, {"second"})
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
-    with pytest.raises(Stopped, match="metadata 'second': Athena did not answer the query: Query exhausted resources"):
+    with pytest.raises(Stopped, match="metadata 'second': Athena failed to run the query: Query exhausted resources"):
         invoke(shop, athena, 900.0)
     assert sorted(athena.cancelled) == ["fifth", "fourth", "third"]
     athena.fails.clear()

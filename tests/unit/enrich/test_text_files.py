@@ -111,7 +111,7 @@ HINTS = [
     ('{"id":"a","V":{"w":{}}}', "member 'V' is 'v' in the contract: case matters"),
     ('{"id":"a","v":{"W":{}}}', "member 'v.W' is 'v.w' in the contract: case matters"),
     ('{"id":"a","v":{"w":{"xx":1}}}', "member 'v.w.xx' is 'v.w.Xx' in the contract: case matters"),
-    ('{"id":"a"}{"id":"b"}', "the line is not JSON: it has several objects, it seems; end each with a newline"),
+    ('{"id":"a"}{"id":"b"}', "the line is not JSON: it seems to have several objects; end each with a newline"),
     ("{'id':'a'}", "the line is not JSON"),
     ('{"id":"a","ID":"b","Other":1}', None),
     ('{"id":"a","v":{"w":{"Xx":1,"y":2}}}', None),
@@ -258,7 +258,7 @@ def nest(depth: int) -> bytes:
 
 PARQUET = [
     (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; write it without"),
-    (zstd(TEXT), "it is compressed with zstd; write it without: Parquet is compressed inside"),
+    (zstd(TEXT), "it is compressed with zstd; do not compress it: Parquet is compressed inside"),
     (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
     (parquet(pa.table({"id": ["1"]}))[:-9], "is a damaged Parquet file"),
     (parquet(pa.table({"id": ["1"]}))[:-4] + b"PARE", "is an encrypted Parquet file; write it without encryption"),
@@ -289,7 +289,7 @@ def test_what_is_no_parquet_is_named(content: bytes, message: str) -> None:
 )
 def test_json_over_several_lines_fails_the_output(content: bytes) -> None:
     """Each of its lines would be a reject."""
-    with pytest.raises(BadOutput, match="write one object a line"):
+    with pytest.raises(BadOutput, match="write one object per line"):
         list(read(dataset_of("jsonl", {"id": "varchar"}), ("a", content)))
 
 
@@ -309,7 +309,7 @@ LINES: list[tuple[Any, str, bytes, list[str], list[str]]] = [
         ['{"id":"b","v":1}'],
         [
             "member of the contract twice",
-            "twice, of 'id', 'v'; write it once",
+            "twice (one of 'id', 'v'); write it once",
             "not JSON",
             "not a JSON object",
             "twice",

@@ -38,7 +38,7 @@ def test_an_object_that_may_not_be_read_fails_its_run_only(
     deny(shop, monkeypatch, shop.key(1), "get_object", code)
     failed = shop.run(ROWS, day=1)
     assert failed.state == "failed"
-    assert f"s3://{SETTINGS.outputs}/{shop.key(1)} can't be read: {code}; let enrich's role" in (failed.error or "")
+    assert f"s3://{SETTINGS.outputs}/{shop.key(1)} can't be read: {code}; allow enrich's role" in (failed.error or "")
     assert shop.run(ROWS).counts == Counts(written=3)
 
 

@@ -231,7 +231,7 @@ def test_a_withdrawal_that_would_change_nothing_is_refused(tmp_path: Path) -> No
         (failed, r"run 2 of stock \(failed\) published nothing, nor did another run of s3://outputs/stock/"),
         (replayed, r"run 5 of stock \(failed\) published nothing"),
         (superseded, r"run 3 of stock \(done\) published nothing"),
-        (bad, "run 4 of stock is withdrawn already, by run 6"),
+        (bad, "run 4 of stock is already withdrawn, by run 6"),
     ):
         now = shop.ledger.get_run("stock", run.run)
         assert now is not None
