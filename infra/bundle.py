@@ -1,7 +1,7 @@
 """Build the functions' bundles: reproducible zips from locked hashes, with pip.
 
-A bundle is what pip installs (cached under a digest of its inputs), with our own modules appended: a change of our code
-costs a copy and no download. The same zlib gives the same bytes; the digest covers all other inputs.
+A bundle is the result of pip (cached under a digest of its inputs) with our own modules appended, so a change of our
+code needs a copy and no download. The same zlib gives the same bytes; the digest covers all other inputs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from serve.datasets import render_served
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".larder" / "bundles"
-RUNTIME = "3.13"  # of infra/template.yaml; a test compares them
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest instant that a zip can name
+RUNTIME = "3.13"  # as in infra/template.yaml; a test compares them
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest instant that a zip can store
 MEGABYTE = 1024 * 1024
 
 
@@ -39,7 +39,8 @@ MEGABYTE = 1024 * 1024
 class Recipe:
     """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
 
-    `datasets` says what it has of the project's datasets: the files (`modules`), or who can read them, as data.
+    `datasets`: whether it contains the project's datasets, as files (`modules`), or as data on who can read them
+    (`served`).
     """
 
     requirements: Path | None
@@ -73,7 +74,7 @@ RECIPES = {
         250 * MEGABYTE,  # Lambda's quota for a function
         datasets="modules",
     ),
-    # The two functions that operate the stack; boto3 is the runtime's.
+    # The two functions that operate the stack; they use the runtime's boto3.
     "operate": Recipe(
         None,
         ("infra/__init__.py", "infra/discovery.py", "infra/publish.py", "infra/synthetic.py"),
@@ -88,7 +89,7 @@ FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
 }
-# glibc of the runtime's Amazon Linux 2023 is 2.34: wheels made for older ones run there.
+# The runtime's Amazon Linux 2023 has glibc 2.34, and also runs wheels for older versions.
 PLATFORMS = {
     "aws-arm64": ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17))),
     "native": (),
@@ -96,7 +97,7 @@ PLATFORMS = {
 
 
 class BundleError(Exception):
-    """A bundle cannot be built, is too large, or cannot be imported; the message says what to do."""
+    """A bundle cannot be built, is too large, or cannot be imported; the message has the reason."""
 
 
 def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
@@ -130,7 +131,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
 
 
 def digest_inputs(name: str) -> str:
-    """Digest what a bundle is built from, without building it: its lock, our modules and documents, and the recipe."""
+    """Digest the inputs of a bundle without building it: its lock, our modules and documents, and the recipe."""
     recipe = RECIPES[name]
     lock = recipe.requirements.read_bytes() if recipe.requirements else b""
     ours = _collect(recipe)
@@ -139,7 +140,7 @@ def digest_inputs(name: str) -> str:
 
 
 def unpack(bundle: Bundle, directory: Path) -> Path:
-    """Unpack a bundle into a directory named after its digest, once, in place of the previous one."""
+    """Unpack a bundle into a directory named after its digest, unless it exists; earlier ones are deleted."""
     tree = directory / bundle.path.stem
     if not tree.exists():
         for stale in directory.glob(f"{bundle.path.stem.rpartition('-')[0]}-*/"):
@@ -154,7 +155,7 @@ def check_imports(bundle: Bundle, tree: Path) -> None:
     """Import the handlers with only the bundle on the path: no site-packages, no environment, no checkout.
 
     Raises:
-        BundleError: the bundle lacks a module that they need.
+        BundleError: the bundle lacks a module that the handlers need.
     """
     for module in RECIPES[bundle.name].modules:
         code = f"import sys; sys.path.insert(0, {str(tree)!r}); import {module}"
@@ -164,7 +165,7 @@ def check_imports(bundle: Bundle, tree: Path) -> None:
 
 
 def find_interpreter(version: str) -> str | None:
-    """Find an interpreter of just this minor version; its .pyc are those that the runtime reads."""
+    """Find an interpreter of exactly this minor version, because the runtime can read its .pyc files."""
     homes = Path.home().glob(f".pyenv/versions/{version}*/bin/python")
     for candidate in [sys.executable, shutil.which(f"python{version}"), *map(str, homes)]:
         if candidate is None:
@@ -215,7 +216,7 @@ def _pip_install(requirements: Path, tree: Path, target: str) -> None:
 
 
 def _compile(tree: Path, interpreter: str | None) -> None:
-    """Compile to .pyc that are never compared with their source: a cold start reads them as they are."""
+    """Compile to .pyc files that are never compared with their sources, to make cold starts faster."""
     if interpreter is None:
         return
     code = (
@@ -233,7 +234,7 @@ def _run(
 
 
 def _append(archive: Path, tree: Path, level: int = 6) -> None:
-    """Append a tree to a zip: sorted, with one date and one mode, so that equal trees make equal bytes."""
+    """Append a tree to a zip: sorted, with one date and one mode, so that equal trees give equal bytes."""
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED, compresslevel=level) as target:
         for file in sorted(file for file in tree.rglob("*") if file.is_file()):
             entry = zipfile.ZipInfo(file.relative_to(tree).as_posix(), EPOCH)
@@ -257,7 +258,7 @@ def _collect(recipe: Recipe) -> dict[str, bytes]:
 
 
 def _datasets(recipe: Recipe) -> dict[str, bytes]:
-    """Return the project's datasets: as files for enrich; for serve as data, for it imports no module of theirs."""
+    """Return the project's datasets: as files for enrich; as data for serve, which imports no dataset module."""
     try:
         if recipe.datasets == "served":
             return {"serve/datasets.json": render_served(load_served()).encode()}
@@ -285,7 +286,7 @@ def _measured(bundle: Bundle, recipe: Recipe) -> Bundle:
     if bundle.unzipped >= recipe.max_bytes:
         size, bound = bundle.unzipped / MEGABYTE, recipe.max_bytes / MEGABYTE
         raise BundleError(
-            f"bundle {bundle.name} is {size:.1f} MB unzipped, not under {bound:.0f}: trim more (infra/trim.py)"
+            f"bundle {bundle.name} is {size:.1f} MB unzipped, expected less than {bound:.0f}: trim more (infra/trim.py)"
         )
     return bundle
 
@@ -301,12 +302,12 @@ def _digest(parts: Iterable[str]) -> str:
 def main() -> None:
     """Build bundles and print where they are and how large."""
     parser = argparse.ArgumentParser(prog="./larder bundle", description="Build the functions' bundles.")
-    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="all, if none is given")
-    parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64")
+    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="bundles to build (default: all)")
+    parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64", help="default: %(default)s")
     parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (for sam build)")
     options = parser.parse_args()
     if options.target != "native" and find_interpreter(RUNTIME) is None:
-        warning = f"no python{RUNTIME} here: bundles go without .pyc, so cold starts compile (1.6 to 2.5 times as slow)"
+        warning = f"python{RUNTIME} not found: bundles have no .pyc files, so cold starts take 1.6 to 2.5 times as long"
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     for name in options.names or sorted(RECIPES):
         if name not in RECIPES:
@@ -319,7 +320,8 @@ def main() -> None:
         print(f"{name} {options.target}: {sizes}: {bundle.path.relative_to(ROOT)}")  # noqa: T201
         if options.into:
             zipfile.ZipFile(bundle.path).extractall(options.into)
-            # SAM publishes a version of a function for another bundle, and not for another template or parameter.
+            # SAM publishes a new version of a function if its bundle changes, but not if only the template or a
+            # parameter changes.
             texts = [(ROOT / path).read_text() for path in ("infra/template.yaml", "samconfig.toml")]
             (options.into / "deployed-with").write_text(_digest(texts))
 

@@ -1,6 +1,6 @@
 """Build the discovery files: the api-catalog (RFC 9727, a linkset of RFC 9264), service.json, openapi.json.
 
-Standard library only: the stack's own function (infra/publish.py), which publishes them, has this module in its bundle.
+Standard library only: this module is in the bundle of the stack's function that publishes the files (infra/publish.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Document = Mapping[str, Any]
 
 
 def build_base_url(environments: Document, name: str) -> str:
-    """Build the base URL for consumers: at the custom domain, which does not change with a deployment."""
+    """Build the base URL for consumers, at the custom domain, which stays the same for all deployments."""
     return f"https://{environments['environments'][name]['domain']}/{environments['version']}"
 
 
 def build_catalog(environments: Document) -> dict[str, Any]:
-    """Build the api-catalog: one item per environment with a domain, with its description, meta data and status."""
+    """Build the api-catalog: one item per environment with a domain, with its contract, service.json and status."""
     base = environments["discovery"]["base_url"]
     service = environments["service"]
     names = [name for name, one in environments["environments"].items() if "domain" in one]  # others have no stable URL
@@ -45,10 +45,10 @@ def build_catalog(environments: Document) -> dict[str, Any]:
 def build_service(
     environments: Document, name: str, *, release: str, base_url: str | None = None, keys: str | None = None
 ) -> dict[str, Any]:
-    """Build one environment's service.json: issuers with the places of their keys, limits, version and release.
+    """Build one environment's service.json: issuers with the locations of their keys, limits, version and release.
 
-    `issuer`, `audience` and `keys` are those of the first issuer. `keys` is the place of the keys of the only issuer,
-    where the environment has no list of issuers.
+    The members `issuer`, `audience` and `keys` are those of the first issuer. The argument `keys` is the location of
+    the keys if the environment has a single issuer instead of a list.
     """
     environment = environments["environments"][name]
     given = environment.get("issuers") or [{**environment, "keys": keys}]
@@ -76,7 +76,7 @@ def build_service(
 def require_api_keys(openapi: Document) -> dict[str, Any]:
     """Return the contract of an environment with API keys: an operation that requires a token requires a key too.
 
-    A browser's preflight (OPTIONS), /v1/health and the answers to unknown methods and paths require none.
+    A browser's preflight (OPTIONS), /v1/health and the responses to unknown methods and paths require none.
     """
     document: dict[str, Any] = copy.deepcopy(dict(openapi))
     document["components"]["securitySchemes"]["apiKey"] = {"type": "apiKey", "in": "header", "name": "x-api-key"}
@@ -90,17 +90,17 @@ def require_api_keys(openapi: Document) -> dict[str, Any]:
 
 def build_openapi(openapi: Document, base_url: str, *, api_keys: bool = False) -> dict[str, Any]:
     """Build one environment's openapi.json: the contract with its address, without API Gateway's extensions."""
-    # Paths begin with /v1, so the server's URL is without it.
+    # Paths begin with /v1, so the server's URL ends before it.
     public = _without_gateway(require_api_keys(openapi) if api_keys else openapi)
     return {**public, "servers": [{"url": base_url.rpartition("/")[0]}]}
 
 
 def build_files(environments: Document, openapi: Document, name: str, **service: Any) -> dict[str, tuple[str, str]]:
-    """Build one environment's files and the catalog of all: object key -> (content type, text)."""
+    """Build one environment's files and the catalog of all environments: object key -> (content type, text)."""
     described = build_service(environments, name, **service)
     folder = f"{environments['service']}/{name}"
     openapi_here = build_openapi(openapi, described["base_url"], api_keys=described["api_key_required"])
-    # A catalog needs its own address.
+    # A catalog contains its own address, so it needs `discovery`.
     catalog = {CATALOG_PATH: (CATALOG_TYPE, _text(build_catalog(environments)))} if "discovery" in environments else {}
     return {
         **catalog,

@@ -1,7 +1,7 @@
-"""Build infra/discovery-bucket.yaml, the template of the bucket that all environments publish their discovery files in.
+"""Build infra/discovery-bucket.yaml, the template of the bucket to which all environments publish discovery files.
 
-`./larder environments` writes it. Each environment's stack can write its own files and the catalog, and no other
-environment's, whatever their accounts are.
+`./larder environments` writes it. Each environment's stack can write its own files and the catalog, but not the files
+of other environments, in any account.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from infra.discovery import CATALOG_PATH
 from infra.gateway import PlainDumper
 
 PATH = Path(__file__).with_name("discovery-bucket.yaml")
-MAX_STACK = 39  # characters: CloudFormation shortens the names of roles to 64, and so longer names of stacks
+MAX_STACK = 39  # characters of a stack's name: CloudFormation cuts role names, which contain it, to 64 characters
 _HEAD = """\
 # Written by `./larder environments` from infra/environments.yaml; change that one. A test compares them.
 """
 
 
 def find_account(environment: Mapping[str, Any], name: str) -> str:
-    """Return the account that an environment is deployed to: `account`, or that of its certificate.
+    """Return the account that an environment is deployed to: `account`, or the account of its certificate.
 
     Raises:
         ValueError: neither is given, or they differ.
@@ -36,8 +36,8 @@ def find_account(environment: Mapping[str, Any], name: str) -> str:
         )
     if certificate and certificate != account:
         raise ValueError(
-            f"environments.{name}: the certificate is of account {certificate}, and account is {account}: API Gateway "
-            "takes certificates of its own account only"
+            f"environments.{name}: the certificate is of account {certificate}, but account is {account}: API Gateway "
+            "takes only certificates of its own account"
         )
     return account
 
@@ -62,7 +62,7 @@ def build_bucket(document: Mapping[str, Any]) -> dict[str, Any]:
     for name, environment in document["environments"].items():
         if len(environment["stack"]) > MAX_STACK:
             raise ValueError(
-                f"environments.{name}: stack must have at most {MAX_STACK} characters where there is discovery"
+                f"environments.{name}: stack must have at most {MAX_STACK} characters if there is `discovery`"
             )
         account = find_account(environment, name)
         own = f"{bucket}/{document['service']}/{name}/*"
@@ -148,7 +148,7 @@ def write(document: Mapping[str, Any]) -> None:
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """Render the file's text. Without discovery it has no template, and is there: git can't merge a deleted file."""
+    """Render the file. Without discovery it has no template, but it exists: git can't merge a deleted file."""
     if "discovery" not in document:
         return f"{_HEAD}# There is no `discovery`, so there is no bucket to deploy.\n"
     template = build_bucket(document)

@@ -1,7 +1,7 @@
 """Print the variables of a stack, for the commands of docs/runbook.md.
 
 eval "$(./larder env larder-prod)"    a deployed stack
-eval "$(./larder env --local)"        the one that runs on this machine
+eval "$(./larder env --local)"        the stack that runs on this machine
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.running import NotRunning, read_variables
 
-# Other variables that the runbook needs: variable -> output of the stack
+# Other variables for the runbook: variable -> output of the stack
 OUTPUTS = {
     "LARDER_API": "ApiId",
     "LARDER_DEAD_LETTERS": "DeadLettersUrl",
@@ -26,10 +26,10 @@ OUTPUTS = {
 
 
 def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str, str]:
-    """Return the LARDER_* variables of the stack's enrich function, and the names of OUTPUTS.
+    """Return the LARDER_* variables of the stack's enrich function, and those of `OUTPUTS`.
 
     Args:
-        cloudformation: a boto3 client.
+        cloudformation: a boto3 client of CloudFormation.
         functions: a boto3 client of Lambda.
         stack: name of the stack.
 
@@ -39,7 +39,7 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
     described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
     outputs = {one["OutputKey"]: one["OutputValue"] for one in described.get("Outputs", ())}
     if missing := [output for output in OUTPUTS.values() if output not in outputs]:
-        raise NotRunning(f"stack {stack} has no output {', '.join(missing)}: is it one of infra/template.yaml?")
+        raise NotRunning(f"stack {stack} has no output {', '.join(missing)}: was it made from infra/template.yaml?")
     function = functions.get_function_configuration(FunctionName=outputs["EnrichFunctionName"])
     variables: dict[str, str] = function["Environment"]["Variables"]
     own = {name: value for name, value in variables.items() if name.startswith("LARDER_")}

@@ -2,10 +2,10 @@
 
 ./larder environments                          writes samconfig.toml and infra/discovery-bucket.yaml
 ./larder environments dev --release 1.2.0      prints dev's parameters, for sam deploy --parameter-overrides
-./larder environments prod --no-canary         for a deploy while an alarm rings: all traffic at once
+./larder environments prod --no-canary         for a deploy while an alarm is firing: all traffic at once
 
-What CloudFormation would refuse during a deploy, or serve after it, is refused here: a parameter that the template does
-not have or take, a certificate of another region, an origin with a path.
+Mistakes that CloudFormation would find during a deploy, or serve after it, are found here: a parameter that the
+template does not have, or a value that it does not accept; a certificate of another region; an origin with a path.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def read_environments(path: Path = ENVIRONMENTS) -> Environments:
         yaml.YAMLError: they are not YAML, or a member occurs twice.
         jsonschema.ValidationError: they do not conform to the schema; the message names the place.
     """
-    with path.open() as file:  # errors name it
+    with path.open() as file:  # PyYAML's errors name the file
         document: Environments = yaml.load(file, _Loader)  # noqa: S506 - a subclass of the safe loader
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
     return document
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would use the last of two members of the same name without a word."""
+    """PyYAML's safe loader with an error for a repeated member; PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Build a mapping."""
@@ -78,8 +78,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
     """Build the template's parameters of one environment, sorted; all values are text, as CloudFormation requires.
 
     Raises:
-        ValueError: the template does not have or take a parameter, the certificate is of another region, serve would
-            refuse its settings, or is not allowed to read the keys of an issuer.
+        ValueError: the template does not have a parameter or does not accept its value, the certificate is of another
+            region, or serve would refuse its settings or is not allowed to read the keys of an issuer.
     """
     environment = document["environments"][name]
     parameters = environment.get("parameters", {})
@@ -117,9 +117,9 @@ def _check_parameters(name: str, given: Mapping[str, str]) -> None:
     for parameter, value in given.items():
         place = f"environments.{name}: {parameter}"
         if parameter not in known:
-            raise ValueError(f"{place} is no parameter of {TEMPLATE.relative_to(ROOT)}; {suggest(parameter, known)}")
+            raise ValueError(f"{place} is not in {TEMPLATE.relative_to(ROOT)}; {suggest(parameter, known)}")
         if wanted := find_mismatch(known[parameter], value):
-            raise ValueError(f"{place} is {value!r}; the template takes {wanted}")
+            raise ValueError(f"{place} is {value!r}; the template accepts {wanted}")
 
 
 @cache
@@ -129,7 +129,7 @@ def _read_parameters() -> Mapping[str, Any]:
 
 
 def find_mismatch(parameter: Mapping[str, Any], value: str) -> str:
-    """Return what CloudFormation demands of a parameter where a value does not fit, or an empty text."""
+    """Return what CloudFormation requires of a parameter, if a value does not fulfil it; otherwise an empty text."""
     if "AllowedValues" in parameter and value not in (allowed := [str(one) for one in parameter["AllowedValues"]]):
         return f"one of {', '.join(one or 'an empty text' for one in allowed)}"
     if "AllowedPattern" in parameter and not re.fullmatch(parameter["AllowedPattern"], value):
@@ -145,11 +145,11 @@ def build_issuers(environment: Mapping[str, Any], name: str) -> str:
     """Build the value of LARDER_ISSUERS: JSON without blanks and escapes that a shell or SAM would change.
 
     Raises:
-        ValueError: a list of issuers is given and a KeyStore too, which would not be used.
+        ValueError: there is a list of issuers, but also a KeyStore, which would be ignored.
     """
     parameters = environment.get("parameters", {})
     if "issuers" in environment and "KeyStore" in parameters:
-        raise ValueError(f"environments.{name}: with issuers, write keys into each of them instead of KeyStore")
+        raise ValueError(f"environments.{name}: KeyStore is ignored if there are issuers: give each issuer its keys")
     default = f"ssm:/larder/{name}/keys/"
     one = {"issuer": environment.get("issuer"), "audience": environment.get("audience")}
     given = environment.get("issuers") or [{**one, "keys": parameters.get("KeyStore") or default}]
@@ -160,7 +160,7 @@ def build_issuers(environment: Mapping[str, Any], name: str) -> str:
 
 
 def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> None:
-    """Check the settings as serve does, and that its role can read the places of keys."""
+    """Check the settings as serve does, and that its role can read the locations of keys."""
     variables = {
         "LARDER_TABLE": "table",
         "LARDER_ISSUERS": issuers,
@@ -174,7 +174,9 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
     except ValueError as error:
         raise ValueError(f"environments.{name}: {error}") from error
     if len(issuers) > MAX_ISSUERS:
-        raise ValueError(f"environments.{name}: issuers take {len(issuers)} characters as JSON; {MAX_ISSUERS} fit")
+        raise ValueError(
+            f"environments.{name}: issuers have {len(issuers)} characters as JSON, expected at most {MAX_ISSUERS}"
+        )
     bucket = parameters.get("KeyStoreBucketName")
     readable = ("https://", f"ssm:/larder/{name}/keys/", *([f"s3://{bucket}/"] if bucket else []))
     for issuer in settings.issuers:
@@ -186,22 +188,22 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
 
 
 def build_digest(template: str, code: str, parameters: Mapping[str, str]) -> str:
-    """Build the parameter ServeDigest: another template, code or parameter publishes a new version of serve.
+    """Build the parameter ServeDigest: a change of template, code or parameters publishes a new version of serve.
 
-    SAM's own digest covers the code and the names of parameters, so that a changed value would reach `$LATEST` alone,
-    and consumers, who call the alias, would not notice.
+    SAM's own digest covers only the code and the names of parameters, so a changed value would reach only `$LATEST`,
+    and not the alias that consumers call.
 
     Args:
-        template: its text.
+        template: text of the template.
         code: a digest of serve's code.
-        parameters: all that are given.
+        parameters: all parameters and their values.
     """
     given = {name: value for name, value in sorted(parameters.items()) if name != "ServeDigest"}
     return hashlib.sha256(json.dumps([template, code, given]).encode()).hexdigest()
 
 
 def build_samconfig(document: Environments) -> str:
-    """Build samconfig.toml: `sam build` once, `sam deploy --config-env` with each environment's parameters."""
+    """Build samconfig.toml: one `sam build`, then `sam deploy --config-env` with each environment's parameters."""
     sections = [_HEAD]
     for name, environment in document["environments"].items():
         overrides = [f"{key}={_quote(value)}" for key, value in build_parameters(document, name).items()]
@@ -220,7 +222,8 @@ def build_samconfig(document: Environments) -> str:
             "fail_on_empty_changeset = false",
             "parameter_overrides = [",
             *(f"  {json.dumps(override)}," for override in overrides),
-            # Else sam passes the value of the deploy before. Without it the bundle decides, which `sam build` marks.
+            # Otherwise sam passes the value of the previous deploy. If it is empty the bundle decides: `sam build`
+            # writes a digest into it.
             '  "ServeDigest=\\"\\"",',
             "]",
             "",
@@ -230,7 +233,7 @@ def build_samconfig(document: Environments) -> str:
 
 
 def _quote(value: str) -> str:
-    """Quote a value that SAM would split or change otherwise (its option `--parameter-overrides`)."""
+    """Quote a value that SAM would otherwise split or change (in its option `--parameter-overrides`)."""
     return '"' + value.replace('"', '\\"') + '"' if set(value) & set(" \"'\\") else value
 
 
@@ -241,15 +244,15 @@ def main() -> None:
         description=__doc__.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("environment", nargs="?", help="print this one's parameters; none: write the generated files")
-    parser.add_argument("--release", default="unversioned", help="version or commit of what is deployed")
-    parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever alarms say")
+    parser.add_argument("environment", nargs="?", help="print its parameters (default: write the generated files)")
+    parser.add_argument("--release", default="unversioned", help="version or commit that is deployed")
+    parser.add_argument("--no-canary", action="store_true", help="shift all traffic at once, whatever the alarms")
     options = parser.parse_args()
     try:
         _write(parser, options)
     except jsonschema.ValidationError as error:
         sys.exit(f"infra/environments.yaml: {error.json_path}: {error.message}")
-    except DatasetFileError as error:  # has its place
+    except DatasetFileError as error:  # the message names the file
         sys.exit(str(error))
     except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"infra/environments.yaml: {error}")

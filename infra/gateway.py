@@ -1,10 +1,11 @@
 """Build infra/gateway.yaml, which API Gateway imports, from the contract (openapi.yaml).
 
 ./larder gateway       writes openapi.yaml and infra/gateway.yaml, as `./larder openapi --write` does;
-                              `sam build` runs it, and tests compare both with datasets/
+                       `sam build` runs it, and tests compare both files with datasets/
 
-SAM's own `ApiKeyRequired` asks for a key on every method, a browser's preflight and /v1/health too, and drops the
-contract's security schemes. Here an operation that requires a token requires a key, with `ApiKeys: required`.
+SAM's own `ApiKeyRequired` requires a key for every method, including a browser's preflight and /v1/health, and drops
+the contract's security schemes. Here, with `ApiKeys: required`, each operation that requires a token also requires a
+key.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _HEAD = "# Written by `./larder openapi --write` from openapi.yaml. A test compa
 
 
 class PlainDumper(yaml.SafeDumper):
-    """PyYAML's dumper without aliases, which CloudFormation does not know."""
+    """PyYAML's dumper without aliases, which CloudFormation does not support."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
-        """Write a value again where it occurs again."""
+        """Return True: a repeated value is written again."""
         return True
 
 
@@ -37,7 +38,7 @@ def build_gateway(openapi: dict[str, Any] | None = None) -> dict[str, Any]:
     """Build the document that API Gateway imports: the contract, with security that depends on the stack.
 
     Args:
-        openapi: the contract; None: of the project's datasets as they are now.
+        openapi: the contract; None: that of the project's datasets in their present state.
     """
     if openapi is None:
         openapi = yaml.safe_load(build_document(load_datasets().values()))

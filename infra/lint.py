@@ -1,8 +1,8 @@
-"""Lint the template, in its source and in its translation, and that of the discovery bucket, with cfn-lint and checkov.
+"""Lint the template (its source and its translation) and that of the discovery bucket, with cfn-lint and checkov.
 
     ./larder lint
 
-The linters do not see every fault of the template; tests/unit/infra/rules checks what they do not.
+The linters do not find every fault of the template; tests/unit/infra/rules checks for others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
         found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
-        has_bucket = yaml.safe_load(BUCKET.read_text()) is not None  # there is none without discovery
+        has_bucket = yaml.safe_load(BUCKET.read_text()) is not None  # no template without discovery
         return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if has_bucket else found
 
 
@@ -92,7 +92,11 @@ def _checkov(path: Path) -> list[Finding]:
 
 
 def _run(command: list[str]) -> Any:
-    """Run a linter and return its report; output that is no report is an error."""
+    """Run a linter and return its report.
+
+    Raises:
+        LintError: its output is not a report.
+    """
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     try:
         return json.loads(done.stdout)

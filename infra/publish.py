@@ -17,7 +17,7 @@ from typing import Any
 
 from infra.discovery import CATALOG_PATH, build_files
 
-FOLDER = Path(__file__).parent  # the bundle has both documents here as JSON
+FOLDER = Path(__file__).parent  # where the bundle has both documents as JSON
 
 
 def handler(event: Mapping[str, Any], _context: Any) -> None:
@@ -28,14 +28,14 @@ def handler(event: Mapping[str, Any], _context: Any) -> None:
     try:
         publish(boto3.client("s3"), event)
         answer = {"Status": "SUCCESS"}
-    except Exception as error:  # noqa: BLE001 - without an answer the stack waits for an hour
+    except Exception as error:  # noqa: BLE001 - without a response the stack waits for an hour
         answer = {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
     answer["PhysicalResourceId"] = f"discovery-{environment}"
     _answer(event, answer)
 
 
 def publish(s3: Any, event: Mapping[str, Any]) -> None:
-    """Write this environment's files and the catalog; on deletion remove the files and keep the catalog."""
+    """Write this environment's files and the catalog; on deletion, remove the files and keep the catalog."""
     given = event["ResourceProperties"]
     environments = {**json.loads((FOLDER / "environments.json").read_text()), "service": given["Service"]}
     openapi = json.loads((FOLDER / "openapi.json").read_text())

@@ -1,4 +1,4 @@
-"""Read as a consumer does, every five minutes: a GET without and a GET with a token, reported as metrics.
+"""Read like a consumer, every five minutes: a GET without and a GET with a token, reported as metrics.
 
 The event is ignored. Credentials are in Secrets Manager: `{"token_url", "client_id", "client_secret", "scope"}`
 for the client credentials grant (RFC 6749, section 4.4), or `{"token"}`; and `api_key`, if the stage requires one.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent  # the bundle has openapi.json in it
+FOLDER = Path(__file__).resolve().parent  # where the bundle has openapi.json
 TIMEOUT = 10.0  # seconds
 METRICS = [{"Name": "SyntheticFailures", "Unit": "Count"}, {"Name": "SyntheticLatency", "Unit": "Milliseconds"}]
 
@@ -48,7 +48,7 @@ def handler(_event: Any, _context: Any) -> None:
 
 
 def find_path(openapi: Mapping[str, Any]) -> str:
-    """Return the path, below the base URL, that lists the first dataset of the contract; of its items one is enough.
+    """Return the path, below the base URL, that lists one item of the first dataset of the contract.
 
     Raises:
         ValueError: the contract has no dataset.
@@ -60,27 +60,27 @@ def find_path(openapi: Mapping[str, Any]) -> str:
 
 
 def check(send: Send, url: str, credentials: Mapping[str, str]) -> list[str]:
-    """Return the faults as text; none if a request without a token is refused and one with a token is answered."""
+    """Return the faults as text; none if a request without a token gets 401 and one with a token gets 200 and JSON."""
     extra = {"x-api-key": credentials["api_key"]} if "api_key" in credentials else {}
     faults = []
     refused = send(url, extra, None)
     if refused.status != 401:
-        faults.append(f"without a token the answer is {refused.status}, not 401")
+        faults.append(f"without a token the status is {refused.status}, not 401")
     token = credentials.get("token") or _fetch_token(send, credentials)
     if not token:
-        return [*faults, "the issuer gave no token"]
+        return [*faults, "the issuer returned no token"]
     answer = send(url, {**extra, "Authorization": f"Bearer {token}"}, None)
     if answer.status != 200:
-        return [*faults, f"with a token the answer is {answer.status}, not 200"]
+        return [*faults, f"with a token the status is {answer.status}, not 200"]
     try:
         json.loads(answer.body)
     except ValueError:
-        faults.append("the answer is not JSON")
+        faults.append("the response is not JSON")
     return faults
 
 
 def render_line(environment: str, now: float, latency_ms: float, faults: list[str]) -> str:
-    """Render the check's log line, which holds its metrics (CloudWatch's embedded metric format)."""
+    """Render the check's log line, which contains its metrics (CloudWatch's embedded metric format)."""
     dimensions = {"Service": "synthetic", "Environment": environment}
     directive = {"Namespace": "Larder", "Dimensions": [list(dimensions)], "Metrics": METRICS}
     return json.dumps(
@@ -95,7 +95,7 @@ def render_line(environment: str, now: float, latency_ms: float, faults: list[st
 
 
 def send(url: str, headers: Mapping[str, str], form: bytes | None) -> Answer:
-    """Send a request, a POST if there is a form; without a response the status is 0."""
+    """Send a request, as POST if there is a form; without a response the status is 0."""
     request = urllib.request.Request(url, form, dict(headers))  # noqa: S310 - our own configuration
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310

@@ -1,4 +1,4 @@
-"""Install command-line tools that conflict with our libraries (they pin botocore) in environments of their own."""
+"""Install command-line tools that conflict with our libraries (they pin botocore) in separate environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "tools"
-PLACE = (ROOT / ".larder").resolve() / "tools"  # commands hold this path; a copy that links to it goes
+PLACE = (ROOT / ".larder").resolve() / "tools"  # resolved, because the commands contain this path
 
 
 class ToolError(Exception):
@@ -21,14 +21,18 @@ class ToolError(Exception):
 
 
 def install(name: str) -> Path:
-    """Return the folder of a tool's commands; its locked requirements are installed there once."""
+    """Return the folder of a tool's commands; its locked requirements are installed there once.
+
+    Raises:
+        ToolError: pip failed.
+    """
     lock = LOCKS / f"{name}.txt"
     digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
     home = PLACE / f"{name}-{digest}"
     commands = home / ("Scripts" if os.name == "nt" else "bin")
     done = home / "installed"
     PLACE.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.with_suffix(".lock")):  # of two processes the second waits, and finds the tool installed
+    with FileLock(home.with_suffix(".lock")):  # a second process waits, then finds the tool installed
         if not done.exists():
             _install_into(home, commands, lock)
             done.touch()

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "template.yaml"
 Template = dict[str, Any]
 
-logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it warns of its own missing feature flags and metrics
+logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it warns about its own missing feature flags and metrics
 
 
 def read_template(path: Path = TEMPLATE) -> Template:
@@ -31,7 +31,7 @@ def read_template(path: Path = TEMPLATE) -> Template:
 
 
 def include(node: Any, folder: Path) -> Any:
-    """Replace each `AWS::Include` by the file that it names, relative to the template's folder."""
+    """Replace each `AWS::Include` with the file that it names, relative to the template's folder."""
     if isinstance(node, list):
         return [include(value, folder) for value in node]
     if not isinstance(node, dict):
@@ -39,7 +39,7 @@ def include(node: Any, folder: Path) -> Any:
     transform_ = node.get("Fn::Transform")
     if isinstance(transform_, dict) and transform_.get("Name") == "AWS::Include":
         path = folder / transform_["Parameters"]["Location"]
-        # As `sam build` does, which writes that file again: a contract just changed is what is deployed.
+        # Like `sam build`, which writes that file again: the present contract is deployed.
         return build_gateway() if path == GATEWAY else yaml.safe_load(path.read_text())
     return {name: include(value, folder) for name, value in node.items()}
 
@@ -58,8 +58,8 @@ def translate(
         template: as returned by `read_template`; it is not changed.
         code: for each function's logical id, its bundle as `{"Bucket": ..., "Key": ...}`.
         parameters: values that the SAM transform needs; CloudFormation resolves all other references.
-        region: of the stack.
-        folder: of the template.
+        region: region of the stack.
+        folder: folder of the template.
     """
     whole = include(copy.deepcopy(template), folder)
     for name, location in code.items():

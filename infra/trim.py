@@ -1,11 +1,11 @@
-"""Which files of an installed tree are left out of a bundle, with the reason of each rule."""
+"""Rules for the files of an installed tree that a bundle omits, each with its reason."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-# AWS services whose models botocore needs: those that enrich calls, and those of its credential providers.
+# AWS services whose models botocore needs: those that enrich calls, and those of the credential providers.
 SERVICES = frozenset({"athena", "cloudwatch", "dynamodb", "glue", "kms", "s3", "sqs", "ssm", "sso", "sso-oidc", "sts"})
 
 LEFT_OUT = (
@@ -22,15 +22,15 @@ LEFT_OUT = (
     "pyarrow/src/*",
     "bin/*",
     "*/__pycache__/*",
-    # These record the machine and the time of the build; METADATA and the licences stay.
+    # These record the machine and the time of the build. METADATA and the licences stay.
     "*.dist-info/RECORD",
     "*.dist-info/INSTALLER",
     "*.dist-info/REQUESTED",
     "*.dist-info/WHEEL",
     "*.dist-info/direct_url.json",
-    # Tests of others.
+    # Tests of other packages.
     "*/tests/*",
-    # Arrow Flight, ORC, and the clouds of others. libarrow_substrait stays: pyarrow cannot be imported without it.
+    # Arrow Flight, ORC, and other clouds. libarrow_substrait stays: pyarrow cannot be imported without it.
     "pyarrow/*flight*",
     "pyarrow/*_orc*",
     "pyarrow/*gcs*",
@@ -40,7 +40,7 @@ LEFT_OUT = (
     # Links to these libraries became copies in the wheel; only the name that the loader asks for (so.2600) stays.
     "pyarrow/lib*.so",
     "pyarrow/lib*.so.*.*.*",
-    # cryptography needs _cffi_backend alone, not the compiler around it.
+    # cryptography needs only _cffi_backend, not the compiler around it.
     "cffi/*",
     "pycparser/*",
     # boto3's resource models of other services, and its examples.

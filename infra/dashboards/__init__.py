@@ -1,1 +1,1 @@
-"""Draw the template's dashboards from log lines: what CloudWatch would make of them, without CloudWatch."""
+"""Draw the template's dashboards from log lines, as CloudWatch would show them, without CloudWatch."""

@@ -22,8 +22,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 def matches(pattern: str, line: Mapping[str, Any]) -> bool:
     """Return whether a filter pattern matches a JSON log line.
 
-    A text is compared with `=` and `!=` only, and `*` in it stands for any characters. A member that is missing, or
-    whose type is not that of the literal, matches no term.
+    A text is compared only with `=` and `!=`, and `*` in it matches any characters. A missing member, or one whose type
+    is not that of the literal, matches no term.
 
     Raises:
         ValueError: the pattern is not of the form `{ $.a = "x*" }` or `{ ($.a = "x*") && ($.b < 1) }`, with `&&` or
@@ -32,7 +32,7 @@ def matches(pattern: str, line: Mapping[str, Any]) -> bool:
     terms = [(name, sign, json.loads(literal)) for name, sign, literal in TERM.findall(pattern)]
     is_ordered_text = any(isinstance(literal, str) and sign not in ("=", "!=") for _, sign, literal in terms)
     if not PATTERN.fullmatch(pattern) or ("&&" in pattern and "||" in pattern) or is_ordered_text:
-        raise ValueError(f"{pattern!r} is no filter pattern that is supported here")
+        raise ValueError(f"{pattern!r} is not a filter pattern that is supported here")
     found = (_matches_term(line.get(name), sign, literal) for name, sign, literal in terms)
     return any(found) if "||" in pattern else all(found)
 

@@ -1,4 +1,4 @@
-"""Draw widgets with matplotlib: a panel each, in the order and with the widths that a dashboard gives them.
+"""Draw widgets with matplotlib: one panel each, in the order and with the widths of the dashboard.
 
 Needs matplotlib, which `tox -e pictures` installs.
 """
@@ -46,7 +46,7 @@ def draw(dashboards: Mapping[str, Sequence[Widget]], caption: str, path: Path) -
     widgets = chain.from_iterable(dashboards.values())
     instants = [now for widget in widgets for line in widget.lines for now, _ in line.points]
     if not instants:
-        raise ValueError("there is nothing to draw: the log lines hold no metric that a widget shows")
+        raise ValueError("there is nothing to draw: the log lines have no metric that a widget shows")
     bands = [band for name, shown in dashboards.items() for band in _split(name, shown)]
     heights = [HEADING, *(height for height, _ in bands)]
     with mpl.rc_context(LINES):
@@ -63,11 +63,11 @@ def draw(dashboards: Mapping[str, Sequence[Widget]], caption: str, path: Path) -
 
 
 def save(figure: Any, path: Path) -> None:
-    """Save a figure as SVG so that the same figures give the same bytes, and close it."""
+    """Save a figure as SVG so that equal figures give equal bytes, and close it."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     if path.suffix == ".svg":
-        # Floats of the layout differ by rounding errors from run to run, and ids of clip paths are digests of them.
+        # Numbers of the layout differ by rounding errors from run to run, and the ids of clip paths are their digests.
         text = re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", path.read_text())
         for number, name in enumerate(dict.fromkeys(re.findall(r'clipPath id="(\w+)"', text))):
             text = text.replace(name, f"clip{number}")
@@ -133,7 +133,7 @@ def _format(value: float, _position: int) -> str:
 
 
 def _add_legend(axis: Any, right: Any) -> None:
-    """Name the lines below the panel, in two rows; what does not fit is counted."""
+    """Name the lines below the panel, in two rows; names that do not fit are counted."""
     sides = [axis] if right is None else [axis, right]
     named = [pair for side in sides for pair in zip(*side.get_legend_handles_labels(), strict=True)]
     handles, labels = [handle for handle, _ in named], [label for _, label in named]

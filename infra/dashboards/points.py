@@ -25,9 +25,9 @@ Points = Mapping[Key, Sequence[Point]]
 
 
 def read_points(template: Template, lines: Iterable[str]) -> dict[Key, list[Point]]:
-    """Read the data points of all metrics that JSON log lines hold or that the template's filters count.
+    """Read the data points of all metrics that JSON log lines contain or that the template's filters count.
 
-    A metric or a filter's metric is left out for a line that lacks its value or one of its dimensions.
+    A line that lacks the value of a metric, or one of its dimensions, gives no data point.
     """
     filters = [one["Properties"] for one in template["Resources"].values() if one["Type"] == "AWS::Logs::MetricFilter"]
     points: dict[Key, list[Point]] = defaultdict(list)

@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Widget(NamedTuple):
-    """A widget and its lines; it has none if AWS itself reports its metrics."""
+    """A widget and its lines; it has no lines if only AWS reports its metrics."""
 
     title: str
     width: int  # of 24
@@ -43,7 +43,7 @@ def read_dashboards(template: Template) -> dict[str, dict[str, Any] | str]:
 
 
 def expand_rows(rows: Iterable[list[Any]]) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Expand a widget's metric rows: `...` repeats the row before, `.` one word of it.
+    """Expand a widget's metric rows: `...` repeats the previous row, `.` one word of it.
 
     Yields:
         A row's words (namespace, name, then names and values of dimensions; none for an expression) and its options.
@@ -60,7 +60,11 @@ def expand_rows(rows: Iterable[list[Any]]) -> Iterator[tuple[list[str], dict[str
 
 
 def read_widgets(template: Template, environment: str, points: Points, period: float) -> dict[str, list[Widget]]:
-    """Read each dashboard's metric widgets, from the top left, with a data point per period (seconds)."""
+    """Read each dashboard's metric widgets, from the top left, with a data point per period (seconds).
+
+    Raises:
+        ValueError: a dashboard is not JSON, or a search expression is not supported.
+    """
     found = {}
     for name, body in read_dashboards(template).items():
         if isinstance(body, str):
@@ -88,7 +92,7 @@ def _lines(properties: Mapping[str, Any], points: Points, period: float) -> list
 
 
 def _search(expression: str, points: Points, period: float) -> list[Line]:
-    """Find the metrics that a search expression finds; the values of the dimensions that it leaves open are labels."""
+    """Find the metrics of a search expression; the values of dimensions that it does not fix become labels."""
     found = SEARCH.fullmatch(expression)
     if found is None:
         raise ValueError(f"{expression} is not a search expression of the supported form")

@@ -1,6 +1,6 @@
 """Deploy infra/template.yaml, the template for AWS, to the stand-in for AWS.
 
-The template's condition OnAws leaves out what the stand-in does not support. What the stand-in accepts and ignores (the
+The template's condition OnAws omits what the stand-in does not support. What the stand-in accepts but ignores (the
 table's TTL) is set here, with the template's values.
 """
 
@@ -53,14 +53,14 @@ def deploy(
     Args:
         client: creates the clients, e.g. `functools.partial(boto3.client, endpoint_url=...)`.
         endpoint: the stand-in's URL, through which the API is reached.
-        name: of the stack.
-        parameters: of the template; `Platform` is always `laptop`.
-        template: another than infra/template.yaml, as returned by `read_template`.
+        name: name of the stack.
+        parameters: parameters of the template; `Platform` is always `laptop`.
+        template: a template as returned by `read_template`; None: infra/template.yaml.
         bundles: built bundles by name; missing ones are built (or taken from the cache).
         timeout: seconds until the stack must be complete.
 
     Raises:
-        DeployError: a resource failed or the time-out is over.
+        DeployError: a resource failed, or the stack is not complete in time.
     """
     given = {**(parameters or {}), "Platform": "laptop"}
     template = template or read_template()
@@ -75,7 +75,11 @@ def deploy(
 
 
 def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
-    """Delete the stack; retained resources stay."""
+    """Delete the stack; retained resources stay.
+
+    Raises:
+        DeployError: the deletion failed, or is not complete in time.
+    """
     cloudformation = client("cloudformation")
     cloudformation.delete_stack(StackName=stack.outputs.get("StackId", stack.name))
     deadline = time.monotonic() + timeout
@@ -132,7 +136,7 @@ def _wait(cloudformation: Any, name: str, deadline: float) -> dict[str, str]:
 
 
 def _status(cloudformation: Any, name: str) -> str:
-    """Return the stack's status, or an empty text if there is no such stack."""
+    """Return the stack's status; empty if the stack does not exist."""
     try:
         status: str = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
     except cloudformation.exceptions.ClientError as error:

@@ -1,4 +1,4 @@
-"""An issuer of tokens on the laptop: create a signing key, store its public key, sign tokens for a subject."""
+"""A token issuer on the laptop: create a signing key, store its public key, sign tokens for a subject."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class LocalIssuer:
         """Sign a token with which a subject reads its items of a dataset for twelve hours.
 
         Args:
-            served: the dataset.
-            subject: the value of each of its claims.
+            served: who can read the dataset.
+            subject: claim -> value, for each claim of the subject.
             now: epoch seconds.
         """
         claims = {

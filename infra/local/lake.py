@@ -1,6 +1,6 @@
 """Load a folder `lake/{database}/{table}.{parquet,csv,jsonl}` as Glue tables of Parquet on the stand-in's S3.
 
-A table is a file, or a folder of parts; folders `name=value` within it are columns, as Hive has them. Text can be
+A table is a file, or a folder of parts; folders `name=value` within it are columns (Hive partitions). Text can be
 compressed with gzip or zstd. All files are read before anything is loaded.
 """
 
@@ -71,30 +71,30 @@ _LISTS = (
 
 
 class BadLake(Exception):
-    """Files of the lake can't be loaded; the message has each one, what is wrong, and the remedy."""
+    """Files of the lake can't be loaded; the message has each file, the problem, and the remedy."""
 
 
 def read_lake(folder: Path) -> dict[TableName, pa.Table]:
     """Read all tables of a folder; none if it does not exist.
 
     Raises:
-        BadLake: a file is damaged, of another format or in another place, or two files are one table.
+        BadLake: a file is damaged, has another format or is in a wrong place, or two files are the same table.
     """
     found: dict[TableName, Path] = {}
     tables: dict[TableName, pa.Table] = {}
     wrong: list[str] = []
     if folder.exists() and not folder.is_dir():
-        raise BadLake(f"{folder}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
+        raise BadLake(f"{folder}: is not a folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
     for database in _visible(folder):
         if not database.is_dir():
-            wrong.append(f"{database}: is no folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
+            wrong.append(f"{database}: is not a folder; expected {folder}/{{database}}/{{table}}.{{parquet,csv,jsonl}}")
             continue
         for path in _visible(database):
             table = path.name if path.is_dir() else path.name.removesuffix(_find_suffix(path))
-            name = database.name.lower(), table.lower()  # Glue and Athena know no upper case
+            name = database.name.lower(), table.lower()  # Glue and Athena use lower case
             is_known = path.is_dir() or _find_suffix(path) in SUFFIXES
             if is_known and (unfit := next((each for each in name if not re.fullmatch(r"[a-z0-9_-]+", each)), None)):
-                wrong.append(f"{path}: {unfit!r} is no name of Athena's; use letters, digits, _ and -")
+                wrong.append(f"{path}: {unfit!r} is not a name for Athena; use letters, digits, _ and -")
                 continue
             if other := found.get(name):
                 wrong.append(f"{other} and {path} are both the table {'.'.join(name)}; remove or rename one")
@@ -110,7 +110,7 @@ def read_lake(folder: Path) -> dict[TableName, pa.Table]:
 
 
 def load_lake(s3: Any, glue: Any, bucket: str, tables: Mapping[TableName, pa.Table]) -> None:
-    """Write each table to `s3://bucket/{database}/{table}/` and register it, in place of what was there."""
+    """Write each table to `s3://bucket/{database}/{table}/` and register it; an existing table is replaced."""
     for (database, name), table in tables.items():
         with suppress(glue.exceptions.AlreadyExistsException):
             glue.create_database(DatabaseInput={"Name": database})
@@ -145,7 +145,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _find_suffix(path: Path) -> str:
-    """Return the suffix that says how a file is read, or what stands in its place."""
+    """Return the suffix that determines how a file is read; if it has none of these, its own suffix."""
     return next((each for each in SUFFIXES if path.name.endswith(each)), path.suffix)
 
 
@@ -166,7 +166,7 @@ def _read_table(path: Path) -> pa.Table:
     columns: dict[str, Any] = {}
     for name in whole.column_names:
         if name.lower() in columns:
-            raise BadLake(f"{path}: has the column {name!r} twice, in any case of letters; rename one")
+            raise BadLake(f"{path}: has the column {name!r} twice, ignoring case; rename one")
         try:
             columns[name.lower()] = _store(whole.column(name))
         except (ValueError, pa.ArrowException) as error:
@@ -181,7 +181,7 @@ def _is_hidden(below: Path) -> bool:
 def _add_partitions(
     part: pa.Table, file: Path, folders: Mapping[str, str], values: Mapping[str, Iterable[str | None]]
 ) -> pa.Table:
-    """Add the columns that the names of the folders give, of a type that all values of the table have."""
+    """Add the columns in the names of the folders, with a type that fits all values of the table."""
     for name, text in folders.items():
         if name.lower() in {each.lower() for each in part.column_names}:
             raise BadLake(f"{file}: column {name!r} is in the file and in the name of its folder; keep one of them")
@@ -197,10 +197,10 @@ def _read_file(path: Path) -> pa.Table:
         raise BadLake(f"{path}: is {suffix or 'without a suffix'}; expected {', '.join(SUFFIXES)}")
     try:
         if suffix == ".parquet":
-            return pq.ParquetFile(path).read()  # without rows too: it has its types
+            return pq.ParquetFile(path).read()  # can be without rows, since the file has the types
         with duckdb.connect() as con:
             con.execute("set TimeZone='UTC'")
-            place = str(path)  # taken as it is where such a file is there, and not as a pattern
+            place = str(path)  # DuckDB reads it as a pattern only if there is no such file
             if suffix.startswith(".csv"):
                 found = con.read_csv(place, header=True, sample_size=-1, strict_mode=True, hive_partitioning=False)
             else:
@@ -215,16 +215,16 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def _store(column: pa.ChunkedArray) -> Any:
-    """Convert a column to the type in which Athena reads it; names within it are in lower case, as in Glue.
+    """Convert a column to the type in which Athena reads it; names within it become lower case, as in Glue.
 
     Raises:
-        ValueError: Glue has no such type, or two members of a struct have one name.
+        ValueError: Glue does not have the type, or two members of a struct have the same name.
     """
     if column.type == pa.uuid():
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
     stored = column.cast(_to_hive(column.type)[1], safe=False)
     lowered = _lower(stored.type)
-    # A cast finds members by name: with others it would make nulls.
+    # A cast finds members by name, and makes members null whose names differ.
     return stored if lowered == stored.type else pa.array(_lower_keys(stored.to_pylist()), lowered)
 
 
@@ -238,7 +238,7 @@ def _lower(kind: Any) -> Any:
         return kind
     names = [kind.field(n).name.lower() for n in range(kind.num_fields)]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"has the member {twice!r} twice, in any case of letters")
+        raise ValueError(f"has the member {twice!r} twice, ignoring case")
     return pa.struct([(name, _lower(kind.field(n).type)) for n, name in enumerate(names)])
 
 
@@ -254,7 +254,7 @@ def _to_hive(kind: Any) -> tuple[str, Any]:
     """Return the Hive type of an Arrow type, and the Arrow type in which it is stored.
 
     Raises:
-        ValueError: Hive has no such type.
+        ValueError: Hive does not have the type.
     """
     if isinstance(kind, pa.BaseExtensionType):
         return _to_hive(kind.storage_type)
@@ -276,4 +276,4 @@ def _to_hive(kind: Any) -> tuple[str, Any]:
     for test, text, stored in _HIVE:
         if test(kind):
             return text, stored
-    raise ValueError(f"{kind} is no type of Glue")
+    raise ValueError(f"Glue has no type for {kind}")

@@ -28,7 +28,7 @@ class MinistackError(Exception):
 class Ministack:
     """A running stand-in.
 
-    `env` is the environment of a client: end point, region, and credentials that are valid nowhere else.
+    `env` is the environment of a client: endpoint, region, and credentials that are valid nowhere else.
     """
 
     endpoint: str
@@ -58,16 +58,16 @@ def run_ministack(log: Path, *, env: Mapping[str, str] | None = None, timeout: f
 
     Args:
         log: file for its output; overwritten.
-        env: more variables for ministack and for the functions that it runs, e.g. `AWS_ENDPOINT_URL_ATHENA`,
-            or `AUTH="true"` to enforce IAM.
+        env: additional variables for ministack and the functions that it runs, e.g. `AWS_ENDPOINT_URL_ATHENA`, or
+            `AUTH="true"` to enforce IAM.
         timeout: seconds until it must respond.
 
     Raises:
-        MinistackError: it ended or did not respond in time.
+        MinistackError: ministack ended, or did not respond in time.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="larder-aws-", ignore_cleanup_errors=True) as directory:
-        # We bind and listen, ministack inherits the socket: no other process can take the port in between.
+        # This process listens and ministack inherits the socket, so no other process can take the port in between.
         with socket.create_server((LOOPBACK, 0), backlog=128) as listening, log.open("wb") as output:
             endpoint = f"http://{LOOPBACK}:{listening.getsockname()[1]}"
             process = subprocess.Popen(  # noqa: S603
@@ -91,13 +91,13 @@ def _process_file() -> str:
 
 
 def _process_env(endpoint: str, directory: str) -> dict[str, str]:
-    """Build ministack's environment from few variables, without the user's AWS settings and ministack's own options."""
+    """Build ministack's environment from few variables, without the user's AWS settings and options of ministack."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return (
         inherited
         | client_env(endpoint)
         | {
-            "BIND_HOST": LOOPBACK,  # the default is every interface: others on the network could run code
+            "BIND_HOST": LOOPBACK,  # the default is every interface, so that others on the network could run code
             "GATEWAY_PORT": endpoint.rpartition(":")[2],
             "MINISTACK_HOST": LOOPBACK,
             "MINISTACK_ACCOUNT_ID": ACCOUNT,
@@ -106,8 +106,8 @@ def _process_env(endpoint: str, directory: str) -> dict[str, str]:
             "S3_DATA_DIR": f"{directory}/s3",
             "STATE_DIR": f"{directory}/state",
             "SFTP_ENABLED": "0",
-            "IOT_MTLS_ENABLED": "0",  # it would listen on 8883 as well
-            "DOCKER_HOST": f"unix://{directory}/no-docker",  # with Docker it removes every ministack container at start
+            "IOT_MTLS_ENABLED": "0",  # it would also listen on port 8883
+            "DOCKER_HOST": f"unix://{directory}/no-docker",  # with Docker, it removes all its containers at its start
         }
     )
 
@@ -128,7 +128,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, log: Path
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe, so that the process ends its whole group; kill it if it does not."""
+    """Close the pipe, so that the process ends its process group; kill the group if it does not."""
     assert process.stdin is not None  # noqa: S101 - Popen was given a pipe
     process.stdin.close()
     try:

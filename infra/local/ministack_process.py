@@ -1,4 +1,4 @@
-"""The process of ministack: it serves an inherited loopback socket until its parent closes the pipe.
+"""The process of ministack: serve an inherited loopback socket until the parent closes the pipe.
 
 `infra.local.ministack` runs this file by its path, so that the checkout is not on the process's module path: Lambda
 functions that ministack starts inherit its environment, and a bundle must not find the checkout's modules.
@@ -24,14 +24,14 @@ def main(socket_fd: int, directory: str) -> None:
     config = Config()
     config.bind = [f"fd://{socket_fd}"]
     config.keep_alive_timeout = 75
-    # With a trigger of its own hypercorn installs no signal handlers: Ctrl-C is for the parent alone.
+    # With an explicit trigger, hypercorn installs no signal handlers: only the parent handles Ctrl-C.
     asyncio.run(serve(app, config, shutdown_trigger=asyncio.Event().wait))
 
 
 def _end_with_parent(directory: str) -> None:
     """Kill this process group, including the functions that ministack started, when standard input ends.
 
-    The pipe ends when the parent closes it or dies, also by SIGKILL.
+    The pipe ends when the parent closes it or dies, even by SIGKILL.
     """
     sys.stdin.buffer.read()
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The variables of the stack that runs on this machine, in a file, for the commands that work with it."""
+"""A file with the variables of the stack that runs on this machine, for the commands that use it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class NotRunning(ValueError):
 
 @contextmanager
 def announce(variables: Mapping[str, str], place: Path = PLACE) -> Iterator[Callable[[Mapping[str, str]], None]]:
-    """Keep variables in the file until the block ends; a second stack takes the place of the first.
+    """Keep variables in the file until the block ends; a second stack replaces the first.
 
     Args:
-        variables: the environment of a command that works with the stack.
-        place: the file; only its owner reads it.
+        variables: the environment of a command that uses the stack.
+        place: the file; only its owner can read it.
 
     Yields:
         A function that replaces the variables with those of the stack after another deploy.
@@ -49,12 +49,12 @@ def _write(variables: Mapping[str, str], place: Path) -> str:
     draft = place.with_name(f"{place.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
-    draft.replace(place)  # a reader sees all of it or none
+    draft.replace(place)  # atomic, so that a reader sees a complete file
     return text
 
 
 def _is_own(place: Path, text: str) -> bool:
-    """Return whether the file has what this process wrote, and not what another stack did."""
+    """Return whether the file has the text that this process wrote, and not that of another stack."""
     with suppress(OSError):
         return place.read_text() == text
     return False
@@ -64,7 +64,7 @@ def read_variables(place: Path = PLACE) -> dict[str, str]:
     """Read the variables of the running stack.
 
     Raises:
-        NotRunning: there is no file, or the stand-in that it names does not answer.
+        NotRunning: there is no file, it is damaged, or the stand-in that it names does not respond.
     """
     start = "start one with `./larder up` (or `./larder demo`), or set the variables of a stack (docs/runbook.md)"
     try:
@@ -78,5 +78,5 @@ def read_variables(place: Path = PLACE) -> dict[str, str]:
     try:
         socket.create_connection(address, _TIMEOUT).close()
     except OSError:
-        raise NotRunning(f"the stack of {place} has ended: {parts.netloc} does not answer; {start}") from None
+        raise NotRunning(f"the stack of {place} has ended: {parts.netloc} does not respond; {start}") from None
     return found

@@ -1,4 +1,4 @@
-"""The stand-in for AWS and the local Athena together, their clients, and the variables of a stack that runs there."""
+"""The stand-in for AWS together with the local Athena, their clients, and the variables of a stack that runs there."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def open_clients(ministack: Ministack) -> Callable[[str], Any]:
 def build_variables(
     client: Callable[[str], Any], stack: Stack, ministack: Ministack, athena: AthenaServer
 ) -> dict[str, str]:
-    """Build the environment of a command that works with the stack: enrich's and serve's variables, and end points."""
+    """Build the environment of a command that uses the stack: the variables of enrich and serve, and endpoints."""
     functions = client("lambda")
     variables = fetch_variables(client("cloudformation"), functions, stack.name)
     serving = functions.get_function_configuration(FunctionName=variables["LARDER_SERVE"])["Environment"]["Variables"]

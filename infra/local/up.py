@@ -1,8 +1,8 @@
 """Run a project's own datasets on this machine: `./larder up`.
 
 Deploys the template with `datasets/` to the stand-in for AWS, loads `lake/{database}/{table}.{parquet,csv,jsonl}`, and
-uploads what is put into `outputs/`. Changed datasets are deployed again, a changed lake is loaded again. Runs until
-Ctrl-C.
+uploads files that are put into `outputs/`. Changed datasets are deployed again, a changed lake is loaded again. Runs
+until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
 
 LAKE = "larder-lake"
-POLL = 0.5  # seconds between two looks at the folders
+POLL = 0.5  # seconds between two scans of the folders
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Snapshot = dict[Path, tuple[int, int]]  # file -> time of change in ns, size in bytes
 
@@ -55,7 +55,7 @@ class Refused(Exception):
     """The command can't start, or can't continue; the message has the remedy."""
 
 
-# What a mistake of the user's, or of his machine, raises; each message has the place and the remedy.
+# Exceptions for mistakes of the user or problems of the machine; each message has the place and the remedy.
 MISTAKES = (Refused, DatasetFileError, DatasetMistakes, BadLake, BundleError, DeployError, MinistackError)
 
 
@@ -64,10 +64,12 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
 
     Args:
         arguments: of the command line.
-        work: folder for the log, tokens, bundles, and what runs.
+        work: folder for the log, tokens, bundles, and the variables of the running stack.
     """
     parser = argparse.ArgumentParser(prog="./larder up", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--port", type=_port, default=8080, help="of the API and /docs; 0: any free one (%(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=8080, help="port of the API and /docs; 0: any free port (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     for number in SIGNALS:
         signal.signal(number, _end)
@@ -75,7 +77,7 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
     try:
         _run(options.port, work)
     except SystemExit as ended:
-        with suppress(OSError):  # the terminal can be gone
+        with suppress(OSError):  # the terminal can be closed
             _say("stopped; all processes have ended")
         return int(ended.code or 0)
     except MISTAKES as error:
@@ -97,7 +99,7 @@ _port.__name__ = "port from 0 to 65535"  # argparse names it in its message
 
 
 def _end(number: int, _: Any) -> None:
-    for each in SIGNALS:  # a second Ctrl-C would leave what the first one is ending
+    for each in SIGNALS:  # a second Ctrl-C would interrupt the clean-up of the first
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -131,14 +133,14 @@ def _run(port: int, work: Path) -> None:
 
 
 class _Watch:
-    """The files of a folder. A change counts once two looks see the same: until then a file may still grow."""
+    """The files of a folder. A change counts when two scans see the same: before that, a file can still be growing."""
 
     def __init__(self, folder: Path, pattern: str) -> None:
         self.look = partial(_look, folder, pattern)
         self.taken = self.before = self.look()
 
     def find_changes(self) -> list[str]:
-        """Return the names of the files that have changed since they were last returned."""
+        """Return the names of the files that have changed since the last time that changes were returned."""
         now, before = self.look(), self.before
         self.before = now
         if now != before or now == self.taken:
@@ -149,7 +151,7 @@ class _Watch:
 
 
 class _Running:
-    """The deployed stack of a project, and what has been seen of its folders and runs."""
+    """The deployed stack of a project, and the state of its folders and runs that was seen last."""
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class _Running:
         self.issuer, self.datasets = issuer, datasets
         self.outputs = project / "outputs"
         self.taken: Snapshot = {}  # outputs that were uploaded
-        self.refused: dict[Path, str] = {}  # outputs that were not, with the reason that was given
+        self.refused: dict[Path, str] = {}  # outputs that were not uploaded, with the reported reason
         self.reported: set[tuple[str, int, str]] = set()
         self.shown: set[str] = set()
         self.server: Any = None
@@ -185,7 +187,7 @@ class _Running:
         files: _Watch,
         lake: _Watch,
     ) -> None:
-        """Upload, report runs, and take changes of datasets and lake until the process is asked to end."""
+        """Upload outputs, report runs, and apply changes of datasets and lake until the process is asked to end."""
         _say('eval "$(./larder env --local)"   # then: ./larder status')
         for dataset in self.datasets.values():
             _say(f"{dataset.name}: put an output into {self.outputs / dataset.source.prefix}")
@@ -214,30 +216,30 @@ class _Running:
             datasets = _load(self.project)
             self.stack, variables = deploy_datasets()
         except MISTAKES as error:
-            _say(f"{changed}: the former datasets stay:\n{error}")
+            _say(f"{changed}: not deployed; the previous datasets stay in use:\n{error}")
             return
         self.datasets = datasets
         replace_variables(variables)
-        self.shown.clear()  # the stand-in can give a changed API another address
+        self.shown.clear()  # a changed API can have another address
         self.server.application = build_laptop_app(self._build_handler(variables))
-        remedy = "items keep their bodies until a run of their output: ./larder refresh NAME"
+        remedy = "stored items change with the next run of their output: ./larder refresh NAME"
         _say(f"{changed} changed: deployed {', '.join(datasets)}; {remedy}")
 
     def _reload(self, changed: str) -> None:
         try:
             tables = read_lake(self.project / "lake")
         except BadLake as error:
-            _say(f"{changed}: the former tables stay:\n{error}")
+            _say(f"{changed}: not loaded; the previous tables stay in use:\n{error}")
             return
         load_lake(self.client("s3"), self.client("glue"), LAKE, tables)
-        _say(f"{changed} changed: loaded lake/; items have the former metadata until ./larder refresh NAME")
+        _say(f"{changed} changed: loaded lake/; items have the previous metadata until ./larder refresh NAME")
 
     def _build_handler(self, variables: Mapping[str, str]) -> Handler:
         served = {name: dataset.served for name, dataset in self.datasets.items()}
         return build_handler(build_dependencies({**os.environ, **variables}, served))
 
     def _upload(self, files: Snapshot) -> None:
-        """Upload files that are new or changed; markers such as _SUCCESS last. What can't be is named once."""
+        """Upload new or changed files, markers such as _SUCCESS last; report a file that can't be uploaded once."""
         for path in sorted(files, key=lambda path: (path.name.startswith("_"), path)):
             if self.taken.get(path) == files[path]:
                 continue
@@ -245,7 +247,7 @@ class _Running:
             try:
                 dataset = self._find_dataset(object_key)
                 self.client("s3").upload_file(str(path), self.stack["OutputsBucketName"], object_key)
-            except FileNotFoundError:  # it was there a moment ago
+            except FileNotFoundError:  # deleted since the scan
                 continue
             except (Refused, OSError, Boto3Error, ClientError) as error:
                 if self.refused.get(path) != str(error):
@@ -255,17 +257,17 @@ class _Running:
             self.taken[path] = files[path]
             self.refused.pop(path, None)
             marker = dataset.source.marker
-            waits = f"; its run starts when {marker} is there" if marker and path.name != marker else ""
+            waits = f"; its run starts when {marker} is uploaded" if marker and path.name != marker else ""
             _say(f"uploaded {object_key}{waits}")
 
     def _find_dataset(self, object_key: str) -> Dataset:
         """Return the dataset that has the longest prefix of an object key.
 
         Raises:
-            Refused: there is none, or the key is not UTF-8.
+            Refused: there is none, or the key is not printable UTF-8.
         """
         if not object_key.isprintable():
-            raise Refused("its name has bytes that are not UTF-8, or characters that don't print; rename it")
+            raise Refused("its name has bytes that are not UTF-8, or unprintable characters; rename it")
         found = [each for each in self.datasets.values() if object_key.startswith(each.source.prefix)]
         if not found:
             known = ", ".join(f"{each.source.prefix} ({each.name})" for each in self.datasets.values())
@@ -273,7 +275,7 @@ class _Running:
         return max(found, key=lambda each: len(each.source.prefix))
 
     def _report(self) -> None:
-        """Report the runs that have closed; show how to read a dataset's items once it has some."""
+        """Report the runs that have closed; show how to read a dataset's items when it has some."""
         ledger = Ledger(self.client("dynamodb"), self.stack["LedgerName"])
         for dataset in self.datasets.values():
             runs = [run for run in reversed(ledger.fetch_runs(dataset.name)) if run.state.is_closed]
@@ -291,7 +293,7 @@ class _Running:
 
     def _show(self, dataset: Dataset) -> None:
         """Print a token and a request for the subject of one of the dataset's items, if it has any."""
-        steps = len(dataset.served.subject) + 1  # of a partition key; a dataset that changed can have others
+        steps = len(dataset.served.subject) + 1  # of a partition key; items from before a change can have others
         pk = next((pk for pk in self._scan(dataset.name) if len(pk.split("#")) == steps), None)
         if pk is None:
             self.shown.discard(dataset.name)
@@ -301,12 +303,12 @@ class _Running:
         path = self.tokens / dataset.name
         path.write_text(self.issuer.sign_for(dataset.served, subject, time.time()))
         whose = ", ".join(f"{claim}={value}" for claim, value in subject.items())
-        _say(f"{dataset.name}: a token of {whose or 'anyone'}, for 12 hours, is in {path}")
+        _say(f"{dataset.name}: a token for {whose or 'anyone'}, valid for 12 hours, is in {path}")
         bearer = f'-H "Authorization: Bearer $(cat {shlex.quote(str(path))})"'
         _say(f"curl -s {bearer} '{self.stack.base_url}/{dataset.name}?limit=5'")
 
     def _scan(self, name: str) -> Iterator[str]:
-        """Give the partition keys of a dataset's items."""
+        """Yield the partition keys of a dataset's items."""
         pages = (
             self.client("dynamodb")
             .get_paginator("scan")
@@ -322,7 +324,7 @@ class _Running:
 
 
 def _load(project: Path) -> dict[str, Dataset]:
-    """Load sound datasets, and write the contract that consumers see at /docs."""
+    """Load and check the datasets, and write the contract that consumers see at /docs."""
     datasets = load_datasets()
     if not datasets:
         raise Refused(f"{project / 'datasets'} has no dataset; write one with `./larder new NAME --from FILE`")
@@ -337,7 +339,7 @@ def _look(folder: Path, pattern: str) -> Snapshot:
     found: Snapshot = {}
     for path in sorted(folder.rglob(pattern)):
         if not any(step.startswith(".") for step in path.relative_to(folder).parts):
-            with suppress(OSError):  # it is gone by now
+            with suppress(OSError):  # deleted meanwhile
                 if path.is_file():
                     state = path.stat()
                     found[path] = state.st_mtime_ns, state.st_size
@@ -351,7 +353,7 @@ def _lock(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused("another `up` of this checkout runs already; use it, or end it with Ctrl-C") from None
+            raise Refused("another `up` of this checkout is already running; use it, or end it with Ctrl-C") from None
         yield
 
 
@@ -381,7 +383,7 @@ def _check_port(port: int) -> None:
 
 
 def _port_refused(port: int, error: OSError) -> Refused:
-    return Refused(f"port {port} of {LOOPBACK}: {error.strerror}; end what uses it, or give --port")
+    return Refused(f"port {port} of {LOOPBACK}: {error.strerror}; end the process that uses it, or give another --port")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Athena on the laptop: what enrich needs of its API, with DuckDB, over the S3 and the Glue of the stand-in.
+"""Athena on the laptop: the part of its API that enrich uses, with DuckDB, over S3 and Glue of the stand-in.
 
-`server` receives requests, `api` answers them, `executions` runs queries in threads, `statement` parses the SQL,
-`catalog` reads the tables, `engine` computes, `results` writes the Parquet of an UNLOAD to S3.
+`server` receives requests, `api` responds, `executions` runs queries in threads, `statement` parses the SQL, `catalog`
+reads the tables, `engine` computes, `results` writes the Parquet files of an UNLOAD to S3.
 
-A SELECT returns its columns and no rows: enrich reads rows from UNLOAD only.
+A SELECT returns its columns and no rows: enrich reads rows only from UNLOAD.
 """

@@ -1,4 +1,4 @@
-"""Answer the operations of the Athena API: from a request's members to a response's, or an error."""
+"""The operations of the Athena API: from the members of a request to those of the response, or an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Api:
         }
 
     def answer(self, operation: str, request: Members) -> Members:
-        """Answer one request.
+        """Respond to one request.
 
         Raises:
             InvalidRequestError: the request is refused.
@@ -45,7 +45,7 @@ class Api:
         try:
             statement = parse_statement(request["QueryString"], database)
         except QueryFailedError as error:
-            statement = error  # it is started and fails, as on AWS
+            statement = error  # the query is started and fails, as on AWS
         output = self._output(request, self._work_group(work_group))
         execution = Execution(request["QueryString"].strip(), statement, output, database, work_group)
         self._executions.start(execution)
@@ -118,10 +118,10 @@ def describe(execution: Execution) -> Members:
 
 
 def build_results(execution: Execution) -> Members:
-    """Build the results of a query: its columns, and the row of their names with which a SELECT's rows begin.
+    """Build the results of a query: its columns, and the row of their names that comes first for a SELECT.
 
     Raises:
-        InvalidRequestError: the query has not succeeded, or has rows, which only UNLOAD gives here.
+        InvalidRequestError: the query has not succeeded, or has rows, which only UNLOAD writes here.
     """
     if execution.state != "SUCCEEDED":
         ended = execution.state in {"FAILED", "CANCELLED"}

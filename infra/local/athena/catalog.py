@@ -36,7 +36,7 @@ def read_table(glue: Any, s3: Any, name: TableName) -> pa.Table:
     Args:
         glue: a boto3 Glue client.
         s3: a boto3 S3 client.
-        name: the table.
+        name: database and name of the table.
 
     Returns:
         Its rows, with the columns and types that Glue declares.
@@ -49,7 +49,7 @@ def read_table(glue: Any, s3: Any, name: TableName) -> pa.Table:
     if "parquet" not in storage.get("SerdeInfo", {}).get("SerializationLibrary", "").lower():
         raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads only Parquet tables, and {name.name} is not one")
     if table.get("PartitionKeys"):
-        raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads no partitioned tables, and {name.name} is one")
+        raise QueryFailedError(f"NOT_SUPPORTED: {name.name} is partitioned, which the local Athena does not support")
     schema = pa.schema([(column["Name"].lower(), parse_type(column["Type"])) for column in storage["Columns"]])
     parts = [schema.empty_table()]
     for object_key, content in _read_objects(s3, storage["Location"]):
@@ -85,7 +85,7 @@ def parse_type(text: str) -> pa.DataType:
 
 
 def _split_members(text: str) -> list[str]:
-    """Split the members of a struct at the commas that are within no other type."""
+    """Split the members of a struct at the commas that are not within another type."""
     members, depth = [""], 0
     for character in text:
         depth += (character in "<(") - (character in ">)")
@@ -121,7 +121,7 @@ def _read_objects(s3: Any, location: str) -> list[tuple[str, bytes]]:
 
 
 def _conform(part: pa.Table, schema: pa.Schema, object_key: str) -> pa.Table:
-    """Map a file's columns to the table's: by name in any case, null where the file has no such column."""
+    """Map a file's columns to the table's, by name ignoring case; a column that the file lacks is null."""
     by_name = {name.lower(): part.column(index) for index, name in enumerate(part.column_names)}
     columns = []
     for field in schema:

@@ -1,4 +1,4 @@
-"""Compute a statement in DuckDB, in memory, without access to the host's files, network or variables."""
+"""Execute a statement in DuckDB, in memory, without access to the host's files, network or variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.local.athena.statement import UNNAMED, Statement, TableName
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,  # no file, no network, no extension
-    "python_enable_replacements": False,  # Python variables are no tables
+    "python_enable_replacements": False,  # Python variables are not tables
     "temp_directory": "",
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -36,21 +36,21 @@ def run_statement(
     """Run a statement over its tables.
 
     Args:
-        statement: what to run.
+        statement: the statement to run.
         tables: the rows of every table that it names.
         started: called with the function that interrupts the run.
 
     Raises:
-        QueryFailedError: DuckDB cannot run it.
-        duckdb.InterruptException: it was interrupted.
+        QueryFailedError: DuckDB cannot run the statement.
+        duckdb.InterruptException: the run was interrupted.
     """
     with duckdb.connect(":memory:", config=CONFIG) as connection:
-        connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # connect takes no time zone
+        connection.execute("set TimeZone = 'UTC'; set lock_configuration = true")  # not possible in `config`
         for macro in MACROS:
             connection.execute(macro)
 
         def interrupt() -> None:
-            with suppress(duckdb.ConnectionException):  # closed: the run has ended
+            with suppress(duckdb.ConnectionException):  # closed, because the run has ended
                 connection.interrupt()
 
         started(interrupt)
@@ -105,12 +105,12 @@ def _reason(error: duckdb.Error, statement: Statement) -> str:
     if match := re.search(r'Referenced column "(.*?)" (?:not found|was not found)', said):
         return f"COLUMN_NOT_FOUND: Column '{match[1]}' cannot be resolved or requester is not authorized"
     if match := re.search(r'Function with name "?(\w+)"? (?:does not exist|is not in the catalog)', said):
-        # What Athena lacks was refused before. Some functions were given another name, that of DuckDB or of a guess.
+        # Functions that Athena lacks were refused before. The translation to DuckDB's dialect renames some functions.
         own = match[1].lower() in ATHENA_FUNCTIONS
         if own or statement.functions:
             name = match[1] if own else " or ".join(dict.fromkeys(statement.functions))
             return (
-                f"NOT_SUPPORTED: Athena has the function '{name}', only the local Athena does not: it runs DuckDB; "
+                f"NOT_SUPPORTED: Athena has the function '{name}', but the local Athena, which runs DuckDB, does not; "
                 "use another function on the laptop, or add a macro to infra/local/athena/functions.py"
             )
         return f"FUNCTION_NOT_FOUND: Function '{match[1]}' not registered"

@@ -30,7 +30,7 @@ class Execution:
 
     query: str
     statement: Statement | QueryFailedError
-    output: str  # s3://bucket/prefix/, where results go
+    output: str  # s3://bucket/prefix/ for results
     database: str
     work_group: str
     query_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -40,7 +40,7 @@ class Execution:
     completed: float | None = None
     update_count: int = 0
     columns: list[dict[str, Any]] = field(default_factory=list)
-    has_rows: bool = False  # of a SELECT
+    has_rows: bool = False  # of a SELECT only
     interrupt: Callable[[], None] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -67,7 +67,11 @@ class Execution:
                 self.completed = time.time() if state in TERMINAL else None
 
     def check_cancelled(self, interrupt: Callable[[], None] | None = None) -> None:
-        """Raise QueryCancelledError if the query was stopped; else keep the function that interrupts its next step."""
+        """Keep the function that interrupts the next step.
+
+        Raises:
+            QueryCancelledError: the query was stopped.
+        """
         with self.lock:
             if self.state == "CANCELLED":
                 raise QueryCancelledError
@@ -92,7 +96,7 @@ class Executions:
         running.add_done_callback(self._running.discard)
 
     def get(self, query_id: str) -> Execution | None:
-        """Return an execution."""
+        """Return an execution; None if there is none with this id."""
         return self._by_id.get(query_id)
 
     def stop(self, execution: Execution) -> None:
@@ -105,7 +109,7 @@ class Executions:
         while self._running:
             for execution in list(self._by_id.values()):
                 self.stop(execution)
-            wait(set(self._running), timeout=0.1)  # an interrupt just before a query begins has no effect on it
+            wait(set(self._running), timeout=0.1)  # repeated: an interrupt just before a query begins has no effect
         self._pool.shutdown()
 
     def _run(self, execution: Execution) -> None:

@@ -1,8 +1,8 @@
-"""Functions of Athena (engine version 3, Trino): macros for some that DuckDB lacks, and the names of all."""
+"""Functions of Athena (engine version 3, Trino): macros for some that DuckDB lacks, and the names of all functions."""
 
 from __future__ import annotations
 
-# Executed before a query. Of equal keys Trino keeps one, where DuckDB raises an error.
+# Executed before a query. With equal keys in a map, Trino keeps one and DuckDB raises an error.
 MACROS = (
     "create macro map_agg(k, v) as map(list(k) filter (k is not null), list(v) filter (k is not null))",
     "create macro array_union(a, b) as list_distinct(list_concat(a, b))",
@@ -27,8 +27,8 @@ MACROS = (
     "create macro array_last(a) as a[-1]",
 )
 
-# Every function of Trino's reference, "List of functions and operators", and those that only Athena documents. What is
-# not here does not exist on Athena, though DuckDB may have it.
+# Every function of Trino's reference, "List of functions and operators", and those that only Athena documents. Other
+# functions do not exist on Athena, even if DuckDB has them.
 ATHENA_FUNCTIONS = frozenset(
     """
     abs acos all_match any_match any_value approx_distinct approx_most_frequent approx_percentile approx_set

@@ -23,7 +23,7 @@ def write_unload(s3: Any, unload: Unload, query_id: str, rows: pa.Table) -> list
         The objects written, as `s3://` locations.
 
     Raises:
-        QueryFailedError: there are objects below the location already.
+        QueryFailedError: there are already objects below the location, or S3 refuses the request.
     """
     place = urlsplit(unload.location)
     try:

@@ -32,13 +32,13 @@ class AthenaServer:
         self._executions: Executions | None = None
 
     def start(self, aws_endpoint: str) -> None:
-        """Start to answer, with the S3, the Glue and the work groups of the stand-in at `aws_endpoint`."""
+        """Start to serve, with S3, Glue and the work groups of the stand-in at `aws_endpoint`."""
         self._executions = Executions(_client("s3", aws_endpoint), _client("glue", aws_endpoint))
         self._http.api = Api(self._executions, _client("athena", aws_endpoint))
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel the running queries and stop answering."""
+        """Cancel the running queries and stop the server."""
         if self._executions:
             self._http.shutdown()
             self._executions.close()
@@ -57,7 +57,7 @@ def run_athena(aws_endpoint: str) -> Iterator[AthenaServer]:
 
 
 def _client(service: Any, endpoint: str) -> Any:
-    """Make a client that ignores the credentials and end points of the user's environment."""
+    """Open a client that ignores the credentials and endpoints of the user's environment."""
     env = client_env(endpoint)
     make: Any = boto3.Session(
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
@@ -74,12 +74,12 @@ class _HttpServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one segment: sent apart, the second waits 40 ms for an acknowledgement
+    wbufsize = -1  # head and body in one segment; otherwise the body would wait 40 ms for an acknowledgement
     server: _HttpServer
     timeout = 120
 
     def do_POST(self) -> None:
-        """Answer one operation, named by its target: `AmazonAthena.StartQueryExecution`."""
+        """Respond to one operation, which its target names: `AmazonAthena.StartQueryExecution`."""
         length = int(self.headers.get("Content-Length") or 0)
         if length > MAX_REQUEST_BYTES:
             self.close_connection = True

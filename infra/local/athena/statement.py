@@ -52,7 +52,7 @@ class Statement:
     duckdb_sql: str
     tables: tuple[TableName, ...]
     unload: Unload | None
-    functions: tuple[str, ...] = ()  # those it calls, as it spells them
+    functions: tuple[str, ...] = ()  # names of the functions that it calls, as written
 
 
 def parse_statement(sql: str, database: str) -> Statement:
@@ -64,7 +64,7 @@ def parse_statement(sql: str, database: str) -> Statement:
 
     Raises:
         InvalidRequestError: it does not parse, or is of a kind that the local Athena does not support.
-        QueryFailedError: it parses, but Athena would fail it, e.g. for a table function that does not exist.
+        QueryFailedError: it parses, but fails on Athena, e.g. because a table function does not exist.
     """
     unload = None
     if re.match(r"\s*UNLOAD\b", sql, re.IGNORECASE):
@@ -73,7 +73,7 @@ def parse_statement(sql: str, database: str) -> Statement:
     tables = _find_tables(query, database)
     functions = tuple(_find_functions(sql))
     for name in functions:
-        if name.lower() not in ATHENA_FUNCTIONS:  # DuckDB may have it: the query would run here and fail on AWS
+        if name.lower() not in ATHENA_FUNCTIONS:  # if DuckDB has it, the query would run here and fail on AWS
             close = find_close(name.lower(), ATHENA_FUNCTIONS, cutoff=0.8)
             hint = f"; did you mean {close}?" if close else ""
             raise QueryFailedError(f"FUNCTION_NOT_FOUND: Function '{name}' not registered{hint}")
@@ -82,7 +82,7 @@ def parse_statement(sql: str, database: str) -> Statement:
 
 
 def _find_functions(sql: str) -> Iterator[str]:
-    """Yield the names of the functions that a statement calls, as it spells them: parsed, some have DuckDB's name.
+    """Yield the names of the functions that a statement calls, as written: parsing gives some of them DuckDB's name.
 
     A name before a parenthesis can also be an alias with a list of columns: `t(a, b)`, `with t(a, b) as (...)`.
     """
@@ -139,7 +139,7 @@ def _parse_unload(sql: str) -> tuple[str, Unload]:
     if codec is None:
         raise InvalidRequestError(f"Unsupported compression: {options['compression']}")
     if not re.fullmatch(r"s3://[^/]+/.+", match["location"]):
-        raise InvalidRequestError(f"UNLOAD location is no S3 path: {match['location']!r}")
+        raise InvalidRequestError(f"UNLOAD location is not an S3 path: {match['location']!r}")
     return match["query"], Unload(match["location"].rstrip("/") + "/", codec)
 
 
@@ -147,7 +147,7 @@ def _find_tables(query: exp.Query, database: str) -> tuple[TableName, ...]:
     """Find the tables of the catalog, not those of a WITH clause, and qualify each with its database."""
     for table in query.find_all(exp.Table):
         if not isinstance(table.this, exp.Identifier):
-            # DuckDB has table functions such as read_csv, Athena has none.
+            # DuckDB has table functions such as read_csv; Athena has none.
             raise QueryFailedError(f"FUNCTION_NOT_FOUND: Table function {table.sql(DIALECT)!r} not registered")
     found: dict[TableName, None] = {}
     for scope in traverse_scope(query):

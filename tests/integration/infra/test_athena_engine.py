@@ -95,7 +95,7 @@ def test_functions_of_athena_that_duckdb_lacks_are_added() -> None:
     [
         (
             "reduce_agg(v, 0, 0, 0)",
-            "NOT_SUPPORTED: Athena has the function 'reduce_agg', only the local Athena does not",
+            "NOT_SUPPORTED: Athena has the function 'reduce_agg', but the local Athena, which runs DuckDB, does not",
         ),
         ("murmur3(k)", "NOT_SUPPORTED: Athena has the function 'murmur3'"),
         ("url_extract_host(k)", "NOT_SUPPORTED: Athena has the function 'url_extract_host'"),

@@ -112,7 +112,7 @@ def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:
 def test_bundle_over_its_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle that is larger than its maximum is not built."""
     monkeypatch.setitem(RECIPES, "operate", dataclasses.replace(RECIPES["operate"], max_bytes=1000))
-    with pytest.raises(BundleError, match=r"operate is 0\.1 MB unzipped, not under 0"):
+    with pytest.raises(BundleError, match=r"operate is 0\.1 MB unzipped, expected less than 0"):
         build("operate", cache=tmp_path)
 
 
@@ -123,14 +123,14 @@ def test_pyc_are_the_runtimes_or_left_out(
     """`.pyc` files of another Python are useless: without an interpreter there are none, with a warning."""
     found = find_interpreter(RUNTIME) if there else None
     if there and not found:
-        pytest.skip(f"no python{RUNTIME} here")
+        pytest.skip(f"python{RUNTIME} not found")
     monkeypatch.setattr(infra.bundle, "find_interpreter", lambda _: found)
     names = zipfile.ZipFile(build("operate", "aws-arm64", cache=tmp_path).path).namelist()
     tags = {name.split(".")[-2] for name in names if name.endswith(".pyc")}
     assert tags == ({f"cpython-{RUNTIME.replace('.', '')}"} if there else set())
     monkeypatch.setattr(sys, "argv", ["bundle", "operate"])
     infra.bundle.main()
-    assert ("go without .pyc" in capsys.readouterr().err) is not there
+    assert ("have no .pyc files" in capsys.readouterr().err) is not there
 
 
 @pytest.mark.parametrize(

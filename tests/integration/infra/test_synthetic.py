@@ -175,12 +175,12 @@ def test_failures_are_logged_and_page(check: Check, good: Issuer, token_url: tup
     ssm = check.larder.client("ssm")
     untrusted = open_issuer(ssm, "/elsewhere/", ISSUER, AUDIENCE)
     token_url[1][:] = [untrusted.sign("B6", time.time()).encode()]
-    assert check.run()["faults"] == ["with a token the answer is 401, not 200"]
+    assert check.run()["faults"] == ["with a token the status is 401, not 200"]
     token_url[1].clear()
-    assert check.run()["faults"] == ["the issuer gave no token"]
+    assert check.run()["faults"] == ["the issuer returned no token"]
     token_url[1][:] = [check.larder.issuer.sign("B6", time.time()).encode()]
     with broken_serve(check):
-        assert check.run()["faults"] == ["with a token the answer is 500, not 200"]
+        assert check.run()["faults"] == ["with a token the status is 500, not 200"]
     assert check.run()["SyntheticFailures"] == 0
     assert check.alarm()["StateValue"] == "ALARM"
     told = check.larder.client("sqs").receive_message(QueueUrl=check.mail, MaxNumberOfMessages=10, WaitTimeSeconds=5)

@@ -165,10 +165,10 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
 
         sound = (project / "datasets/churn.py").read_text()
         put(project / "datasets/churn.py", "d = (\n")
-        wait(project, process, lambda text: "churn.py: the former datasets stay:\n" in text)
+        wait(project, process, lambda text: "churn.py: not deployed; the previous datasets stay in use:\n" in text)
         assert get(url, Path(path).read_text()).status == 200
         put(project / "lake/crm/people.jsonl", "{")
-        wait(project, process, lambda text: "people.jsonl: the former tables stay:\n" in text)
+        wait(project, process, lambda text: "people.jsonl: not loaded; the previous tables stay in use:\n" in text)
         put(project / "lake/crm/people.jsonl", '{"customer": "c 1", "name": "Bo"}\n')
         wait(project, process, lambda text: "people.jsonl changed: loaded lake/" in text)
         changed = sound.replace('"sku": "sku"', '"product": "sku"').replace("churn/", "other/")
@@ -188,7 +188,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
         said = (project / "said").read_text()
         assert said.count("not uploaded") == 2, "once for each file"
         assert start(project, work).wait(20) == 1
-        assert "another `up` of this checkout runs already" in (project / "said").read_text()
+        assert "another `up` of this checkout is already running" in (project / "said").read_text()
     finally:
         end(process, signal.SIGINT)
     assert not (work / "running.json").exists()

@@ -145,7 +145,7 @@ def test_template_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"account": "333333333333"}, "is of account 111111111111, and account is 333333333333"),
+        ({"account": "333333333333"}, "is of account 111111111111, but account is 333333333333"),
         (
             {"account": None, "certificate": None, "domain": None},
             'environments.dev: write its account, e.g. account: "',

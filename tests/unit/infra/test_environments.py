@@ -280,7 +280,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "keys with a password",
         {"issuers": [ISSUER | {"keys": "https://a:b@x.example.com/"}]},
         {},
-        "must be one without a user name or password",
+        "must be without user name and password",
     ),
     *(
         (f"keys at {keys}", {"issuers": [ISSUER | {"keys": keys}]}, {}, "location of keys")
@@ -295,9 +295,9 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "a KeyStore that is not used",
         {"issuers": [ISSUER]},
         {"KeyStore": "https://x.example.com/"},
-        "instead of KeyStore",
+        "give each issuer its keys",
     ),
-    ("more than fits", {"issuers": [ISSUER | {"audience": ["x" * 3000]}]}, {}, "3000 fit"),
+    ("more than fits", {"issuers": [ISSUER | {"audience": ["x" * 3000]}]}, {}, "expected at most 3000"),
     ("an origin with a path", ISSUER, {"CorsOrigins": "https://app.example.com/x"}, "exact origins"),
     ("the origin null", ISSUER, {"CorsOrigins": "null"}, "exact origins"),
     ("a KeyStore on S3 without its bucket", ISSUER, {"KeyStore": "s3://b/k"}, "KeyStoreBucketName"),

@@ -73,13 +73,13 @@ def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
         ({"a__x_dot_parquet": "no"}, "x.parquet: can't be read as parquet"),
         ({"a__x_dot_jsonl": "{"}, "x.jsonl: can't be read as jsonl"),
         ({"a__x_dot_csv": "i\n"}, "x.csv: has no rows"),
-        ({"x_dot_csv": "i\n1\n"}, "x.csv: is no folder"),
+        ({"x_dot_csv": "i\n1\n"}, "x.csv: is not a folder"),
         ({"a__x_dot_xls": "no"}, "x.xls: is .xls; expected .parquet"),
         ({"a__x__1_dot_csv": "i\n1\n", "a__x__2_dot_csv": "i\nb\n"}, "its parts differ"),
         ({"a__x_dot_csv": "i\n1\n", "a__x_dot_csv_dot_gz": "no"}, "both the table a.x; remove or rename one"),
         ({"a__x_dot_csv_dot_gz": "no"}, "x.csv.gz: can't be read as csv.gz"),
         ({"a__x_dot_csv_dot_bz2": "no"}, "x.csv.bz2: is .bz2; expected .parquet"),
-        ({"a__x y_dot_csv": "i\n1\n"}, "x y.csv: 'x y' is no name of Athena's"),
+        ({"a__x y_dot_csv": "i\n1\n"}, "x y.csv: 'x y' is not a name for Athena"),
         ({"a__x__d=1__p_dot_csv": "i\n1\n", "a__x__p_dot_csv": "i\n2\n"}, "some of its files are in a folder d=..."),
         ({"a__x__i=1__p_dot_csv": "i\n1\n"}, "column 'i' is in the file and in the name of its folder"),
         (
@@ -131,7 +131,7 @@ def test_types_and_values_of_parquet(tmp_path: Path, values: pa.Array, kind: str
 
 def test_a_lake_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lake").write_text("")
-    with pytest.raises(BadLake, match="lake: is no folder; expected "):
+    with pytest.raises(BadLake, match="lake: is not a folder; expected "):
         read_lake(tmp_path / "lake")
     assert read_lake(tmp_path / "none") == {}
 
@@ -144,5 +144,7 @@ def test_a_type_that_athena_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadLake, match="column 's': has the member 'a' twice"):
         read_lake(tmp_path)
     pq.write_table(pa.table({"c": pa.array([1], pa.duration("s"))}), tmp_path / "d" / "t.parquet")
-    with pytest.raises(BadLake, match=r"t.parquet: column 'c': duration\[s\] is no type of Glue; write it as another"):
+    with pytest.raises(
+        BadLake, match=r"t.parquet: column 'c': Glue has no type for duration\[s\]; write it as another"
+    ):
         read_lake(tmp_path)

@@ -43,7 +43,7 @@ def test_the_variables_live_as_long_as_the_stack(tmp_path: Path) -> None:
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"LARDER_TABLE": "t"}', "is damaged"),
-        ('{"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}', "does not answer"),
+        ('{"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}', "does not respond"),
         ('{"AWS_ENDPOINT_URL": "http://127.0.0.1:x"}', "is damaged"),
     ],
 )

@@ -16,17 +16,17 @@ GOOD = {"anonymous": Answer(401, b""), "issuer": Answer(200, b'{"access_token": 
 CASES = [
     ("no fault", {}, GRANT, ""),
     ("a ready token", {"issuer": Answer(500, b"")}, {"token": "t"}, ""),
-    ("answered without a token", {"anonymous": Answer(200, b"{}")}, GRANT, "without a token the answer is 200"),
+    ("answered without a token", {"anonymous": Answer(200, b"{}")}, GRANT, "without a token the status is 200"),
     (
         "nothing answers",
         {"anonymous": Answer(0, b""), "consumer": Answer(0, b"")},
         GRANT,
-        "with a token the answer is 0",
+        "with a token the status is 0",
     ),
-    ("the issuer fails", {"issuer": Answer(503, b"")}, GRANT, "the issuer gave no token"),
-    ("an issuer that returns no JSON", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer gave no token"),
-    ("a refused token", {"consumer": Answer(401, b"")}, GRANT, "with a token the answer is 401"),
-    ("a server error", {"consumer": Answer(500, b"")}, GRANT, "with a token the answer is 500"),
+    ("the issuer fails", {"issuer": Answer(503, b"")}, GRANT, "the issuer returned no token"),
+    ("an issuer that returns no JSON", {"issuer": Answer(200, b"<html>")}, GRANT, "the issuer returned no token"),
+    ("a refused token", {"consumer": Answer(401, b"")}, GRANT, "with a token the status is 401"),
+    ("a server error", {"consumer": Answer(500, b"")}, GRANT, "with a token the status is 500"),
     ("a body that is no JSON", {"consumer": Answer(200, b"<html>")}, GRANT, "is not JSON"),
 ]
 

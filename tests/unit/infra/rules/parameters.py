@@ -1,4 +1,4 @@
-"""Rules on parameters: the template takes what the code takes, and no more."""
+"""Rules on parameters: the template accepts what the code accepts, and no more."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parameters_take_what_serve_takes(template: Template) -> Iterator[str]:
             except ValueError as error:
                 refused = str(error)
             if taken and refused:
-                yield f"{name}: the template takes {value!r}, and serve refuses it: {refused}"
+                yield f"{name}: the template accepts {value!r}, but serve refuses it: {refused}"
         if find_mismatch(template["Parameters"][name], values[0]):
             yield f"{name}: the template refuses {values[0]!r}"
 
@@ -76,7 +76,7 @@ def names_are_those_of_the_schema(template: Template) -> Iterator[str]:
     (environment,) = schema["environments"]["patternProperties"]
     for name, pattern in (("Environment", environment), ("Service", schema["service"]["pattern"])):
         if (found := template["Parameters"][name].get("AllowedPattern")) != pattern:
-            yield f"{name}: the template takes {found}, and the schema {pattern}"
+            yield f"{name}: the template accepts {found}, the schema {pattern}"
 
 
 def each_database_is_granted(template: Template) -> Iterator[str]:
