@@ -1,1 +1,1 @@
-"""A consumer that is configured with the address of the api-catalog only: it finds the API, and reads from it."""
+"""A consumer that is configured only with the address of the api-catalog: it finds the API and reads from it."""

@@ -21,7 +21,7 @@ Get = Callable[[str, Mapping[str, str]], bytes]
 
 
 class Api(NamedTuple):
-    """What the catalog has of one environment: addresses of the API, the contract and the meta data."""
+    """The entry of one environment in the catalog: URLs of the API, of the contract and of service.json."""
 
     base_url: str
     openapi_url: str
@@ -50,7 +50,11 @@ def find_api(catalog: Any, environment: str) -> Api:
 
 
 def read(get: Get, discovery: str, environment: str, path: str, token: str, api_key: str | None = None) -> Any:
-    """Read a path of an environment's API, given only the discovery address."""
+    """Read a path of an environment's API, given only the discovery address; return the parsed JSON.
+
+    Raises:
+        NotFoundInCatalog: the catalog does not have the environment.
+    """
     catalog = json.loads(get(discovery.rstrip("/") + CATALOG, {"Accept": LINKSET}))
     api = find_api(catalog, environment)
     service = json.loads(get(api.service_url, {"Accept": "application/json"}))
@@ -61,7 +65,11 @@ def read(get: Get, discovery: str, environment: str, path: str, token: str, api_
 
 
 def get_over_http(url: str, headers: Mapping[str, str]) -> bytes:
-    """Send a GET; a status other than 2xx raises an error."""
+    """Send a GET and return the body.
+
+    Raises:
+        urllib.error.URLError: no response, or a status other than 2xx.
+    """
     with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers)), timeout=10) as answer:  # noqa: S310
         content: bytes = answer.read()
     return content

@@ -30,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--again", action="store_true", help="draw the lines of the earlier run")
     given = parser.parse_args()
-    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the same whatever is in datasets/
+    os.environ["LARDER_PROJECT"] = str(PROJECT)  # independent of what is in datasets/
     if not given.again:
         lines = record(ROOT / ".larder" / "dashboards.log", given.seconds, print)
         given.lines.write_text("\n".join(lines) + "\n")

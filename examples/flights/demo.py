@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     other = "DL" if given.airline != "DL" else "UA"
     plan = Plan(datetime.now(UTC).date(), given.date, given.airline.upper(), other)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the demo is the same whatever is in datasets/
+    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the demo is independent of what is in datasets/
     show = Show()
     try:
         _run(plan, show, once=given.once)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(plan: Plan, show: Show, *, once: bool) -> None:
     with ThreadPoolExecutor(1) as pool:
-        built = pool.submit(_build_bundles)  # mostly waits for pip; meanwhile the model trains
+        built = pool.submit(_build_bundles)  # mostly waits for pip, so the model is trained meanwhile
         model = stages.train(show)
         bundles = stages.check_bundles(show, built.result)
     with run_stand_in(LARDER / "ministack.log") as (ministack, athena):
@@ -81,7 +81,7 @@ def _build_bundles() -> dict[str, Bundle]:
 
 
 def _same_day(plan: Plan, day: date) -> date | None:
-    """Return the day whose schedule is used, as far from `like` as the day is from today."""
+    """Return the day whose schedule is used: as many days before `like` as `day` is before today."""
     return plan.like - (plan.today - day) if plan.like else None
 
 

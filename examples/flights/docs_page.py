@@ -1,4 +1,4 @@
-"""Use the API's documentation at /docs as a developer does, in a headless Chromium.
+"""Use the API's documentation at /docs like a developer, in a headless Chromium.
 
 Needs selenium (tests/requirements.txt) and Debian's packages chromium and chromium-driver.
 """
@@ -41,13 +41,13 @@ def open_browser(profile: Path, height: int = 1600) -> Iterator[webdriver.Chrome
 
 
 def request_item(browser: webdriver.Chrome, url: str, token: str, prediction_id: str) -> WebElement:
-    """Open /docs, authorise, and send a GET of a flight's item; return the table with the response.
+    """Open /docs, authorize, and send a GET for a flight's item; return the table with the response.
 
     Args:
         browser: see `open_browser`.
-        url: of the server, without a path.
-        token: of the airline.
-        prediction_id: of one of its flights.
+        url: URL of the server, without a path.
+        token: token of the airline.
+        prediction_id: name of one of its flights.
 
     Raises:
         selenium.common.TimeoutException: an element of the page does not appear.

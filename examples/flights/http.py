@@ -1,4 +1,4 @@
-"""Send requests as a consumer does: a URL and a bearer token, with the standard library."""
+"""Send requests like a consumer: a URL and a bearer token, with the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the laptop's API is reached without a proxy
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to the laptop's API
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
 
 
 def get(url: str, token: str | None, timeout: float = 30) -> Answer:
-    """Send a GET with or without a token; no status raises an error."""
+    """Send a GET with or without a token and return the response, whatever its status."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with _opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:  # noqa: S310

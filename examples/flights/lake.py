@@ -1,4 +1,4 @@
-"""Load the metadata into the lake: airlines, airports, planes, weather as Parquet on S3, as tables in Glue."""
+"""Load the metadata into the lake: airlines, airports, planes and weather, as Parquet on S3 and as tables in Glue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from examples.flights.data import read, weather_of
 from infra.local.lake import load_lake
 
 DATABASE = "reference"
-WEATHER_DAYS = (-1, 9)  # around the day of scoring: flights of three days, and those of the next few scorings
+WEATHER_DAYS = (-1, 9)  # relative to the day of scoring: flights of three days, and those of the next few outputs
 TABLES: dict[str, pa.Schema] = {
     "airlines": pa.schema([("carrier", pa.string()), ("name", pa.string())]),
     "airports": pa.schema(
@@ -64,7 +64,7 @@ def build_tables(around: date, like: date | None = None) -> dict[str, pa.Table]:
 
 
 def load(s3: Any, glue: Any, bucket: str, tables: dict[str, pa.Table]) -> None:
-    """Write each table to `s3://bucket/reference/{name}/` and register it, in place of what was there."""
+    """Write each table to `s3://bucket/reference/{name}/` and register it; an existing table is replaced."""
     load_lake(s3, glue, bucket, {(DATABASE, name): table for name, table in tables.items()})
 
 

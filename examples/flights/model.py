@@ -1,8 +1,8 @@
-"""Predict how late a flight arrives: train on nine months of 2013, measure on the three after.
+"""Predict how late a flight arrives: train on nine months of 2013, measure on the last three.
 
 All features are known days before departure: carrier, route, weekday, scheduled times, and the number of flights
-scheduled in that hour. It does not use actual times, the departure delay (nearly the answer), the tail number (planes
-are swapped on the day), or the weather (it was observed, not forecast).
+scheduled in that hour. The model does not use actual times, the departure delay (almost the answer), the tail number
+(planes are swapped on the day), or the weather (it was observed, not forecast).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DIRECTORY = Path(__file__).parents[2] / ".larder" / "flights"
 
 @dataclass(frozen=True)
 class Report:
-    """Errors on held-out days, each beside that of a constant guess.
+    """Errors on held-out days, each with that of a constant guess.
 
-    Delay: mean absolute error in minutes; the guess is the median. Probability: Brier score, where the guess is the
+    Delay: mean absolute error in minutes; the guess is the median. Probability: Brier score, for which the guess is the
     share of late flights, and the area under the ROC curve, which is 0.5 for any constant.
     """
 
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def beats_naive(self) -> bool:
-        """Whether the model is better than the guess in all three measures."""
+        """Whether the model is better than the guess by all three measures."""
         return self.delay_error < self.naive_delay_error and self.brier < self.naive_brier and self.roc_auc > 0.5
 
     def lines(self) -> list[str]:
@@ -96,14 +96,14 @@ def features(flights: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_or_train(directory: Path = DIRECTORY, say: Callable[[str], object] = str) -> tuple[Model, bool]:
-    """Return the model that was trained before, or train one and store it.
+    """Load the stored model, or train one and store it.
 
     Args:
-        directory: where models are stored. It belongs to this checkout: a model is a pickle, and loading one runs it.
+        directory: where models are stored, within this checkout: a model is a pickle, and loading it executes code.
         say: called with a text at each step.
 
     Returns:
-        The model, and whether it was trained before.
+        The model, and whether it had been stored.
     """
     path = directory / f"model-{version()}.joblib"
     if path.exists():

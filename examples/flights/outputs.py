@@ -34,12 +34,12 @@ IDENTITY = ["flight_date", "origin", "carrier", "flight"]
 
 
 def days_after(scored: date) -> list[date]:
-    """List the days that an output scored on a day is about: the three that follow."""
+    """List the days whose flights are scored on a day: the three that follow."""
     return [scored + timedelta(days=number) for number in range(1, DAYS_AHEAD + 1)]
 
 
 def object_key(scored: date, part: int = 0) -> str:
-    """Build the object key, which has the date of the output."""
+    """Build the object key of an output, which contains its date."""
     return f"{PREFIX}scored={scored.isoformat()}/part-{part}.parquet"
 
 
@@ -47,15 +47,15 @@ def build_output(model: Model, scored: date, like: date | None = None) -> pa.Tab
     """Score the flights of the three days after `scored`.
 
     Args:
-        model: what predicts.
+        model: the model.
         scored: the day on which the output is made.
-        like: fly the schedule of this season of 2013 instead of that of `scored` (see `data.source_day`).
+        like: use the schedule of this season of 2013 instead of that of `scored` (see `data.source_day`).
 
     Returns:
         Some 2,700 rows of `SCHEMA`, in the order of departure.
 
     Raises:
-        ValueError: two flights would have the same name. The 336,776 flights of 2013 have none such.
+        ValueError: two flights would have the same name, which does not happen with the 336,776 flights of 2013.
     """
     days = days_after(scored)
     flights = flights_of(days, like + timedelta(days=1) if like else None)

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/: `plan` and `status` on a terminal, and /docs in a browser, of a Larder on this machine.
+"""Take the pictures for docs/: `plan` and `status` on a terminal, and /docs in a browser, of a stack on this machine.
 
 python -m examples.flights.screens     writes docs/plan.svg, docs/status.svg and docs/api-docs.png; `tox -e pictures`
 
@@ -40,15 +40,15 @@ from serve.handler import build_dependencies, build_handler
 
 DOCS = ROOT / "docs"
 AIRLINE = "UA"
-WIDTH = 162  # characters of the terminal at most; longer lines are folded
+WIDTH = 162  # greatest width of the terminal in characters; longer lines are folded
 HEIGHT = 1350  # pixels of the browser's window
 PATIENCE = 600  # seconds that a run can take
-FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich's name a font of another host
+FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # those of rich load a font from another host
 
 
 def main() -> None:
     """Run the outputs of three days, plan another one, and take the pictures."""
-    os.environ["LARDER_PROJECT"] = str(PROJECT)  # the same whatever is in datasets/
+    os.environ["LARDER_PROJECT"] = str(PROJECT)  # independent of what is in datasets/
     model, _ = load_or_train(say=print)
     today = datetime.now(UTC).date()
     days = [today - timedelta(days=ago) for ago in (2, 1, 0)]
@@ -92,10 +92,10 @@ def _change(output: pa.Table) -> pa.Table:
 
 
 def run_in_terminal(words: Sequence[str], variables: Mapping[str, str]) -> str:
-    """Run a command of larder on a terminal; return what it prints, with its colours.
+    """Run a command of larder on a pseudo-terminal; return what it prints, with its colours.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the command failed.
     """
     mine, its = pty.openpty()
     command = [sys.executable, str(ROOT / "larder"), *words]
@@ -106,7 +106,7 @@ def run_in_terminal(words: Sequence[str], variables: Mapping[str, str]) -> str:
         try:
             while block := os.read(mine, 65536):
                 printed += block
-        except OSError:  # Linux's end of file of a terminal
+        except OSError:  # how Linux reports the end of a terminal's file
             pass
         os.close(mine)
     if process.returncode:
@@ -115,7 +115,7 @@ def run_in_terminal(words: Sequence[str], variables: Mapping[str, str]) -> str:
 
 
 def draw_terminal(text: str) -> str:
-    """Draw a terminal with a text as SVG, which loads nothing from other hosts."""
+    """Draw a terminal with a text, as SVG that loads nothing from other hosts."""
     rendered = Text.from_ansi(text)
     width = min(WIDTH, max(map(len, rendered.plain.splitlines())))
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
@@ -130,7 +130,7 @@ def photograph(variables: Mapping[str, str], token: str, prediction_id: str) -> 
     threading.Thread(target=server.run, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder), HEIGHT) as browser:
         request_item(browser, f"http://127.0.0.1:{port_of(server)}", token, prediction_id)
-        browser.execute_script("document.querySelector('.curl-command').remove()")  # it has the token
+        browser.execute_script("document.querySelector('.curl-command').remove()")  # it contains the token
         browser.execute_script("document.querySelector('.opblock-tag-section').scrollIntoView()")
         time.sleep(1)  # until panels are open
         picture: bytes = browser.get_screenshot_as_png()

@@ -15,31 +15,31 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 @dataclass
 class Stage:
-    """What is going on now."""
+    """The stage that is running."""
 
     progress: Progress
     task: TaskID
     notes: list[str] = field(default_factory=list)
 
     def update(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        """Say what is being done or waited for, and how far it is."""
+        """Show the current step, and its progress."""
         self.progress.update(self.task, detail=text, completed=done or 0, total=total)
 
     def note(self, text: str) -> None:
-        """Say something that stays: it is printed below the stage when that has ended."""
+        """Keep a note, which is printed below the stage when the stage has ended."""
         self.notes.append(text)
 
 
 class Show:
-    """The demo's display; without a terminal it prints the lines only."""
+    """The demo's display; without a terminal it prints only the lines."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._started: float = psutil.Process().create_time()  # imports take seconds, too
+        self._started: float = psutil.Process().create_time()  # includes the imports, which take seconds
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the command was given."""
+        """Seconds since the command was started."""
         return time.time() - self._started
 
     @contextmanager
@@ -74,7 +74,7 @@ class Show:
         )
 
     def say(self, text: str) -> None:
-        """Print a line of plain words."""
+        """Print lines of plain text."""
         for line in text.splitlines():
             self.console.print(f"  {escape(line)}")
 

@@ -34,7 +34,7 @@ class Site:
     stack: Stack
 
     def put_output(self, object_key: str, content: bytes) -> None:
-        """Write a file to the model's bucket, as the model would."""
+        """Write a file to the model's bucket, like the model."""
         self.client("s3").put_object(Bucket=self.stack["OutputsBucketName"], Key=object_key, Body=content)
 
     def find_run(self, object_key: str) -> Run | None:
@@ -47,7 +47,7 @@ class Site:
         """Wait until the run of a file is closed.
 
         Raises:
-            NotAsExpected: it failed, or took too long.
+            NotAsExpected: the run failed, or took too long.
         """
         deadline = time.monotonic() + seconds
         run = None
@@ -63,7 +63,7 @@ class Site:
         raise NotAsExpected(f"{object_key} was not done after {seconds:g} s: {state}\n{self.log()}")
 
     def set_rule(self, *, enabled: bool) -> None:
-        """Switch the EventBridge rule that sends events of new files to enrich."""
+        """Enable or disable the EventBridge rule that sends events of new files to enrich."""
         events, name = self.client("events"), self.stack["OutputsRuleName"]
         if enabled:
             events.enable_rule(Name=name)
@@ -71,7 +71,7 @@ class Site:
             events.disable_rule(Name=name)
 
     def sweep_now(self, now: datetime) -> None:
-        """Have the scheduler invoke the target of the sweep's schedule, with its input, in a second."""
+        """Create a schedule that invokes the sweep's target, with its input, in a second."""
         scheduler = self.client("scheduler")
         schedule = scheduler.get_schedule(Name=self.stack["SweepName"])
         at = now.astimezone(UTC) + timedelta(seconds=1)

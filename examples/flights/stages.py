@@ -31,7 +31,7 @@ PATH = "/flight-delays"
 
 @dataclass(frozen=True)
 class Plan:
-    """The day of the demo, the season of its flights, and the airlines that read."""
+    """The day of the demo, the season of its flights, and the airlines that read their flights."""
 
     today: date
     like: date | None
@@ -68,7 +68,7 @@ def deploy_stack(show: Show, ministack: Ministack, bundles: dict[str, Bundle]) -
     with show.stage("infra/template.yaml, deployed") as stage:
         stage.update("SAM is translated to CloudFormation, bundles are uploaded, the stack is created")
         site = deploy_site(ministack, bundles)
-        stage.note(f"the API answers at {site.stack.base_url}")
+        stage.note(f"the API is at {site.stack.base_url}")
     return site
 
 
@@ -81,7 +81,7 @@ def load_lake(show: Show, site: Site, plan: Plan) -> None:
 
 
 def write_output(show: Show, site: Site, scored: date, output: pa.Table) -> None:
-    """Write one output and wait until its event has led to items."""
+    """Write one output, and wait until its event has resulted in items."""
     name = object_key(scored)
     with show.stage("The model writes a file; its event starts enrich") as stage:
         site.put_output(name, to_parquet(output))
@@ -96,7 +96,7 @@ def write_output(show: Show, site: Site, scored: date, output: pa.Table) -> None
 
 
 def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) -> None:
-    """Read an airline's flights as a consumer does, over HTTP, and send requests that must be refused."""
+    """Read an airline's flights like a consumer, over HTTP, and send requests that must be refused."""
     token, url = issuer.sign(plan.airline, time.time()), site.stack.base_url + PATH
     with show.stage(f"{plan.airline} reads its flights") as stage:
         page = _expect(200, get(f"{url}?limit=3", token))
@@ -132,7 +132,7 @@ def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: p
         scored_before = {tuple(row.values()) for row in before.to_pylist()}
         same = sum(tuple(row.values()) in scored_before for row in output.to_pylist())
         if (run.counts.unchanged, run.counts.written) != (same, output.num_rows - same):
-            raise NotAsExpected(f"{same} of {output.num_rows} predictions are as the day before: {run.counts}")
+            raise NotAsExpected(f"{same} of {output.num_rows} predictions are unchanged since yesterday: {run.counts}")
         stage.note(f"{same / output.num_rows:.0%} of the predictions were unchanged and were not written")
 
 
@@ -214,4 +214,4 @@ def _note_run(stage: Stage, run: Run) -> None:
         f"unchanged + {counts.superseded:,} superseded + {counts.expired:,} expired + {counts.rejected:,} rejected"
     )
     if run.reasons:
-        stage.note(f"reasons of the rejected: {run.reasons}")
+        stage.note(f"reject reasons: {run.reasons}")

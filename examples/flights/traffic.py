@@ -46,7 +46,7 @@ def record(log: Path, seconds: float, say: Callable[[str], None]) -> list[str]:
 
 @contextmanager
 def consumers(site: Site, issuer: Issuer) -> Iterator[None]:
-    """Send requests of each airline until the block ends: mostly lists and items, sometimes refused requests."""
+    """Send requests for each airline until the block ends: mostly lists and items, some of which are refused."""
     ended = threading.Event()
 
     def send(airline: str, number: int) -> None:
@@ -79,7 +79,7 @@ def consumers(site: Site, issuer: Issuer) -> Iterator[None]:
 
 
 def _plan(site: Site, model: Model) -> list[tuple[float, Callable[[], object]]]:
-    """Plan actions at fractions of the time: four good outputs, one with rejects, one broken; a broken key."""
+    """Plan actions, each at a fraction of the time: four good outputs, one with rejects, one broken; a broken key."""
     today = datetime.now(UTC).date()
     outputs = {ago: build_output(model, today - timedelta(days=ago)) for ago in (2, 1, 0)}
     name = object_key(today).removesuffix("0.parquet")
@@ -104,7 +104,7 @@ def _plan(site: Site, model: Model) -> list[tuple[float, Callable[[], object]]]:
 
 
 def _live(site: Site, issuer: Issuer, seconds: float, plan: list[tuple[float, Callable[[], object]]]) -> Iterator[str]:
-    """Do the planned actions at their time, sweep, and yield the synthetic check's lines."""
+    """Execute the planned actions at their time, sweep, and yield the synthetic check's lines."""
     began = time.time()
     left = list(plan)
     while (now := time.time()) < began + seconds:
