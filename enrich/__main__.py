@@ -16,7 +16,7 @@ LOCAL = ("new", "list", "check", "openapi")  # without AWS
 _EXIT_CODES = """\
 exit codes:
   0  done
-  1  failed; the error is on standard error
+  1  failed or held; the error is on standard error
   2  usage error
   3  queued: the dataset is busy or a service is unavailable; the next holder of the dataset's lease continues the run
 
@@ -62,6 +62,7 @@ examples:
   ./larder status                                    every dataset: is it fresh, what failed
   ./larder status flight-delays 12                   one run in full
   ./larder rejects flight-delays 12                  why predictions were rejected
+  ./larder approve flight-delays 12                  publish an output that the guards hold
   ./larder status --json | jq '.[].freshness.state'  docs/command-line.md describes the JSON
 
 """
@@ -138,6 +139,13 @@ examples:
     withdrawn.add_argument("run", type=int)
     withdrawn.add_argument("--dry-run", action="store_true", help="show what it would do; writes nothing")
     withdrawn.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
+    for name, summary in (
+        ("approve", "publish the output of a held run, whatever the guards say"),
+        ("reject", "close a held run; nothing of its output was published"),
+    ):
+        held = add(name, summary, "flight-delays 12", writes=name == "approve")
+        held.add_argument("dataset")
+        held.add_argument("run", type=int)
     refreshed = add("refresh", "run the newest output again when only metadata changed", "flight-delays", writes=True)
     refreshed.add_argument("dataset")
     refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from enrich.ledger.records import Pending, Run
+from enrich.ledger.records import Held, Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.settings import Settings
 
@@ -37,23 +37,26 @@ def log_failure(settings: Settings, message_id: str, error: Exception) -> None:
 
 
 def log_run(settings: Settings, run: Run) -> None:
-    """Log a closed run, with its counts as metrics by dataset."""
+    """Log a run that was closed or held, with its counts as metrics by dataset."""
+    is_held = run.state is RunState.HELD
     values = {f"Predictions{name.capitalize()}": value for name, value in asdict(run.counts).items()}
     values |= {
         "RunsClosed": int(run.state is RunState.DONE),
         "RunsFailed": int(run.state is RunState.FAILED),
-        "RunSeconds": ((run.ended_ms or 0) - (run.started_ms or 0)) / 1000,
+        "RunsHeld": int(is_held),
+        "RunSeconds": ((run.ended_ms or run.held_ms or 0) - (run.started_ms or 0)) / 1000,
         "RejectRatio": run.counts.rejected / run.rows if run.rows else 0.0,
     }
     log_line(
         settings,
-        "run closed",
-        level="error" if run.state is RunState.FAILED else "info",
+        "run held" if is_held else "run closed",
+        level="error" if run.state is RunState.FAILED else "warning" if is_held else "info",
         run=run.run,
         state=run.state,
         object_key=run.object_key,
         rows=run.rows,
         reasons=run.reasons,
+        shifts=run.shifts,
         error=run.error,
         **_metrics(settings, run.dataset, values),
     )
@@ -65,19 +68,28 @@ def log_swept(settings: Settings, dataset: str, outputs: int, unreadable: Sequen
     log_line(settings, "swept", level=level, dataset=dataset, outputs=outputs, unreadable=list(unreadable[:10]))
 
 
-def log_pending(settings: Settings, dataset: str, pending: Sequence[Pending], runs: Sequence[Run], now: float) -> None:
-    """Log how long a dataset's oldest pending output has waited, and how long ago its last output was published.
+def log_pending(
+    settings: Settings,
+    dataset: str,
+    pending: Sequence[Pending],
+    held: Sequence[Held],
+    runs: Sequence[Run],
+    now: float,
+) -> None:
+    """Log how long a dataset's oldest pending and held outputs have waited, and when its last output was published.
 
     Each is 0 if there is none: alarms need data points at all times, and a new dataset is not stale. `runs` are the
     newest ones; if none of them published an output, the oldest of them gives a lower bound.
     """
     waited = max((now - each.queued_ms / 1000 for each in pending), default=0.0)
+    stood = max((now - each.held_ms / 1000 for each in held), default=0.0)
     published = [
         run.ended_ms for run in runs if run.state is RunState.DONE and run.kind is Kind.OUTPUT and run.ended_ms
     ]
     last = max(published) if published else min((run.queued_ms for run in runs), default=now * 1000)
     values = {
         "OldestPendingSeconds": max(waited, 0.0),
+        "OldestHeldSeconds": max(stood, 0.0),
         "HoursSinceOutput": max(now - last / 1000, 0.0) / 3600,
     }
     log_line(settings, "pending", **_metrics(settings, dataset, values))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from enrich.cli.statistics import render_statistics
 from enrich.cli.table import (
     BOLD,
     DIM,
@@ -24,7 +25,7 @@ from enrich.cli.table import (
     render_table,
 )
 from enrich.ledger.freshness import Freshness, FreshnessState
-from enrich.ledger.records import Pending, Run
+from enrich.ledger.records import Held, Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.progress import Progress
 
@@ -74,6 +75,8 @@ STATE_COLOURS: dict[str, str] = {
     RunState.STOPPED: YELLOW,
     RunState.OVERWRITTEN: DIM,
     RunState.WITHDRAWN: DIM,
+    RunState.HELD: RED,
+    RunState.REJECTED: DIM,
 }
 _FRESHNESS_COLOURS: dict[str, str] = {
     FreshnessState.ON_TIME: GREEN,
@@ -107,16 +110,17 @@ def render_runs(runs: Sequence[Run], now: float | None = None, paint: Paint = pl
 
 
 def find_duration(run: Run, now: float | None) -> float | None:
-    """Return the seconds from a run's start to its end, or until now if it has not ended."""
+    """Return the seconds from a run's start until it ended or was held, or until now."""
     if run.started_ms is None:
         return None
-    ended = run.ended_ms / 1000 if run.ended_ms is not None else now
+    ended_ms = run.ended_ms or run.held_ms
+    ended = ended_ms / 1000 if ended_ms is not None else now
     return None if ended is None else max(0.0, ended - run.started_ms / 1000)
 
 
 def _age(run: Run, now: float) -> float:
-    """Return the seconds since a run ended; if it has not ended, since it was queued."""
-    return max(0.0, now - (run.ended_ms or run.queued_ms) / 1000)
+    """Return the seconds since a run ended or was held; before that, since it was queued."""
+    return max(0.0, now - (run.ended_ms or run.held_ms or run.queued_ms) / 1000)
 
 
 def render_freshness(freshness: Freshness, paint: Paint = plain) -> str:
@@ -143,8 +147,10 @@ def describe_freshness(freshness: Freshness) -> dict[str, Any]:
     return members
 
 
-def render_run(run: Run, now: float | None = None, paint: Paint = plain) -> str:
-    """Render one run in full, in sections."""
+def render_run(
+    run: Run, statistics: Mapping[str, Any] | None = None, now: float | None = None, paint: Paint = plain
+) -> str:
+    """Render one run in full, in sections; `statistics` as `enrich.cli.statistics` describes them."""
     members = describe_run(run)
     members["expires_at"] = render_instant(run.expires_at and run.expires_at * 1000)
     lines = [f"{run.dataset} run {run.run}: {paint(run.state, STATE_COLOURS[run.state])}"]
@@ -154,17 +160,21 @@ def render_run(run: Run, now: float | None = None, paint: Paint = plain) -> str:
     shown = {"dataset", "run", "state", "error"}
     sections = {**_SECTIONS, "Internal": [name for name in members if name not in shown]}
     for title, names in sections.items():
-        found = [(name, members[name]) for name in names if name not in shown and members[name] not in (None, "", {})]
+        found = [(name, members[name]) for name in names if name not in shown and members[name] not in _EMPTY]
         shown |= set(names)
         if found:
             lines += ["", paint(title, BOLD)]
             lines += [f"  {name.replace('_', ' '):13} {_member(name, value)}" for name, value in found]
+    if statistics is not None:
+        lines += ["", *render_statistics(statistics, paint)]
     return "\n".join(lines)
 
 
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
 _SECTIONS = {
     "Output": ["bucket", "object_key", "parts", "size", "arrived", "as_of", "expires_at", "kind", "of_run", "full"],
-    "Predictions": ["rows", "counts", "because", "reasons", "units"],
+    "Predictions": ["rows", "counts", "because", "reasons", "units", "measured"],
+    "Guards": ["shifts", "held", "approved"],
     "Time": ["queued", "started", "ended", "took", "stage", "next_row", "attempts", "failure", "failures", "owner"],
     "Metadata": ["metadata"],
 }
@@ -176,6 +186,8 @@ def _member(name: str, value: Any) -> str:
         return f"{value:,} bytes"
     if name == "metadata":
         return ", ".join(f"{inner} {printable(text)}" for inner, text in value.items()) or "-"
+    if isinstance(value, list):
+        return "\n                ".join(map(printable, value))
     if isinstance(value, dict):
         return render_counts(value)
     if isinstance(value, bool):
@@ -196,6 +208,14 @@ def render_withdrawal(bad: Run, runs: Sequence[int], restored: Sequence[Run]) ->
         f"{len(restored)} other live outputs again (oldest first{again}), and removes the items that only it named.\n"
         "--dry-run shows the items and the write units."
     )
+
+
+def render_held(held: Sequence[Held], now: float) -> str:
+    """Render the runs that wait for an operator, oldest first."""
+    rows = [
+        [each.run, render_instant(each.held_ms), render_duration(max(0.0, now - each.held_ms / 1000))] for each in held
+    ]
+    return render_table(["held run", "since", "age"], rows)
 
 
 def render_pending(pending: Sequence[Pending], now: float) -> str:

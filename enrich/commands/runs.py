@@ -1,4 +1,4 @@
-"""Commands that read or change a deployed stack: plan, status, rejects, run, sweep, replay, withdraw, refresh."""
+"""Commands that read or change a deployed stack: plan, status, run, sweep, replay, withdraw, approve and the like."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from enrich.aws import open_services
 from enrich.cli.exit_codes import BUSY, DONE, FAILED, print_error
 from enrich.cli.rejects import describe_rejects, read_rejects, render_rejects
+from enrich.cli.statistics import describe_statistics
 from enrich.cli.table import BOLD, find_paint
 from enrich.cli.terminal import (
     ProgressLine,
     describe_freshness,
     describe_run,
     render_freshness,
+    render_held,
     render_pending,
     render_run,
     render_runs,
@@ -31,6 +33,7 @@ from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, load_datasets
 from enrich.errors import Failed, LeaseLost, NewerFormat, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
+from enrich.intake.held import approve, close_expired, reject
 from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
@@ -79,7 +82,7 @@ def _run(services: Services, options: argparse.Namespace) -> int:
     run = take_arrived(services, bucket, object_key)
     if run is None:
         raise _no_output(services, options.output)
-    if run.state.is_closed:
+    if not run.state.is_open:
         return _show_closed(services, options, run)
     return _run_queued(services, options, [run])
 
@@ -91,6 +94,8 @@ def _show_closed(services: Services, options: argparse.Namespace, first: Run) ->
     print(json.dumps([describe_run(run)]) if options.json else render_runs([run]))  # noqa: T201
     ended = f"run {run.run} of this output has already ended as {run.state}" if run.state.is_closed else ""
     again = f"`./larder replay {run.dataset} {run.run}` runs it again"
+    if run.state is RunState.HELD:
+        return print_error(run.error, FAILED)
     if run.state is RunState.FAILED:
         return print_error(f"{ended}, and nothing was run now: {run.error}\nAfter a fix {again}.", FAILED)
     if ended:
@@ -108,7 +113,7 @@ def _plan(services: Services, options: argparse.Namespace) -> int:
         print(json.dumps(describe_plan(found, region, options.per_month)))  # noqa: T201
     else:
         print(render_plan(found, region, options.per_month, find_paint()))  # noqa: T201
-    return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN} else DONE
+    return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN, RunState.HELD} else DONE
 
 
 def _no_output(services: Services, name: str) -> Failed:
@@ -128,6 +133,7 @@ def _sweep(services: Services, options: argparse.Namespace) -> int:
             codes.append(print_error(error, FAILED))
             continue
         heal(services, name)
+        close_expired(services, name)
         codes += [print_error(why, FAILED) for why in swept.unreadable]
         runs = _execute_queued(services, swept.runs, name)
         if not options.json:
@@ -165,6 +171,15 @@ def _withdraw(services: Services, options: argparse.Namespace) -> int:
     return _run_queued(services, options, [withdraw(services, bad)])
 
 
+def _approve(services: Services, options: argparse.Namespace) -> int:
+    return _run_queued(services, options, [approve(services, options.dataset, options.run)])
+
+
+def _reject(services: Services, options: argparse.Namespace) -> int:
+    _show(options, [reject(services, options.dataset, options.run)], options.dataset)
+    return DONE
+
+
 def _refresh(services: Services, options: argparse.Namespace) -> int:
     return _run_queued(services, options, [refresh(services, options.dataset, full=options.full)])
 
@@ -173,10 +188,14 @@ def _status(services: Services, options: argparse.Namespace) -> int:
     now, paint = services.clock.now(), find_paint()
     if options.run is not None:
         run = _get_run(services, options.dataset, options.run)
-        print(json.dumps(describe_run(run)) if options.json else render_run(run, now, paint))  # noqa: T201
+        measured = services.ledger.get_statistics(run.dataset, run.run)
+        statistics = describe_statistics(measured) if measured else None
+        record = {**describe_run(run), "statistics": statistics}
+        print(json.dumps(record) if options.json else render_run(run, statistics, now, paint))  # noqa: T201
         return DONE
     names = [options.dataset] if options.dataset else sorted(services.datasets)
     found = {name: services.ledger.fetch_runs(name, newest=max(options.newest, NEWEST)) for name in names}
+    held = {name: services.ledger.fetch_held(name) for name in names}
     pending = {name: services.ledger.fetch_pending(name) for name in names}
     fresh = {name: build_freshness(found[name], now) for name in names}
     if options.json:
@@ -185,6 +204,7 @@ def _status(services: Services, options: argparse.Namespace) -> int:
                 "freshness": describe_freshness(fresh[name]),
                 "runs": [describe_run(run) for run in found[name][: options.newest]],
                 "pending": [{"run": each.run, "queued_ms": each.queued_ms} for each in pending[name]],
+                "held": [{"run": each.run, "held_ms": each.held_ms} for each in held[name]],
             }
             for name in names
         }
@@ -195,6 +215,8 @@ def _status(services: Services, options: argparse.Namespace) -> int:
         print(render_runs(found[name][: options.newest], now, paint))  # noqa: T201
         if pending[name]:
             print(f"\n{render_pending(pending[name], now)}")  # noqa: T201
+        if held[name]:
+            print(f"\n{render_held(held[name], now)}")  # noqa: T201
     return DONE
 
 
@@ -220,7 +242,8 @@ def _execute_queued(services: Services, queued: Sequence[Run], name: str) -> lis
     """Execute a dataset's pending runs. Return those of `queued`, the restores that they needed, and failed ones."""
     own = [run.run for run in queued]
     closed = list(run_pending(services, name, own))
-    shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state is RunState.FAILED] + own
+    ended = {RunState.FAILED, RunState.HELD}
+    shown = [run.run for run in closed if not own or run.kind is Kind.RESTORE or run.state in ended] + own
     return [run for run in (services.ledger.get_run(name, each) for each in dict.fromkeys(shown)) if run]
 
 
@@ -236,13 +259,13 @@ def _show(options: argparse.Namespace, runs: Sequence[Run], name: str) -> None:
 def _judge(runs: Sequence[Run], name: str) -> int:
     """Print the errors of runs; return the exit code."""
     for run in runs:
-        if run.state is RunState.FAILED:
-            print_error(run.error or "the run failed", FAILED)
-    if any(not run.state.is_closed for run in runs):
+        if run.state in {RunState.FAILED, RunState.HELD}:
+            print_error(run.error or f"the run {run.state}", FAILED)
+    if any(run.state.is_open for run in runs):
         return print_error(
             f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease will execute it", BUSY
         )
-    return FAILED if any(run.state is RunState.FAILED for run in runs) else DONE
+    return FAILED if any(run.state in {RunState.FAILED, RunState.HELD} for run in runs) else DONE
 
 
 def _get_run(services: Services, dataset: str, number: int) -> Run:
@@ -260,5 +283,7 @@ _COMMANDS: Mapping[str, Callable[[Services, argparse.Namespace], int]] = {
     "sweep": _sweep,
     "replay": _replay,
     "withdraw": _withdraw,
+    "approve": _approve,
+    "reject": _reject,
     "refresh": _refresh,
 }

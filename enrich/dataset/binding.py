@@ -21,6 +21,7 @@ from enrich.dataset.expressions import (
     quote_reserved,
     suggest_function,
 )
+from enrich.dataset.guards import MEMBER, OF_ANY_TYPE
 from enrich.dataset.json_sql import (
     INTEGERS,
     MAX_LEVELS,
@@ -39,6 +40,7 @@ from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest
 from enrich.errors import first_line
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
+NUMBERS = INTEGERS | {"float", "double", "decimal", "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Bound:
         on: metadata -> the expressions whose values must equal those columns, in the same order.
         fields: metadata -> the columns that expressions use, with their types.
         subject: one expression for each claim, in the order of `served.subject`, which is that of the partition key.
+        guarded: the values that guards measure, by `Guard.of`: a column's type, or a member's leaf.
     """
 
     dataset: Dataset
@@ -72,6 +75,7 @@ class Bound:
     subject: list[Leaf]
     prediction_id: Leaf
     body: dict[str, Node]
+    guarded: dict[str, Leaf | SqlType]
 
 
 def bind_dataset(
@@ -124,6 +128,7 @@ class Binder:
         subject = self._subject()
         prediction_id = self._key("prediction_id", dataset.prediction_id)
         body = self._body("body", dataset.body)
+        guarded = self._guarded(body)
         if self.mistakes or prediction_id is None:
             return None
         leaves = [leaf for leaf in (*subject, prediction_id, *find_leaves(body)) if leaf]
@@ -136,6 +141,7 @@ class Binder:
             subject=[leaf for leaf in subject if leaf],
             prediction_id=prediction_id,
             body=body,
+            guarded=guarded,
         )
 
     def _check_names(self) -> None:
@@ -299,6 +305,26 @@ class Binder:
                 self._add(at, message, remedy)
         return bound
 
+    def _guarded(self, body: Mapping[str, Node]) -> dict[str, Leaf | SqlType]:
+        """Return the values that guards measure, by name."""
+        members = {leaf.expression.place: leaf for leaf in find_leaves(body)}
+        guarded: dict[str, Leaf | SqlType] = {}
+        for number, guard in enumerate(self.dataset.guards):
+            if guard.of is None:
+                continue
+            value = members.get(guard.of) or self.kinds.get(guard.of)
+            if value is None:
+                if guard.of not in self.dataset.leaves():  # else the member's own mistake says it
+                    message = f"{guard.name}: there is no column or member of the body {guard.of!r}"
+                    self._add(f"guards[{number}]", message, _suggest_guarded(guard.of, self.kinds, members))
+                continue
+            kind = value.kind if isinstance(value, Leaf) else value
+            if guard.measure not in OF_ANY_TYPE and kind.id not in NUMBERS | {"null"}:
+                message = f"{guard.name}: {guard.of} is {kind}, and {guard.measure} is of numbers"
+                self._add(f"guards[{number}]", message, "guard its nulls, or a number that is made of it")
+            guarded[guard.of] = value
+        return guarded
+
     def _leaf(self, place: str, sql: str, names: Names, on_kinds: Mapping[str, SqlType] | None = None) -> Leaf | None:
         """Bind an expression; for an expression of `on`, `on_kinds` are the types of its columns."""
         try:
@@ -401,6 +427,14 @@ def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:
     if len(parts) > 1 and all(parts):
         return f"write {{{parts[0]!r}: {parts[1]!r}}}" if "=" in column else f"write {parts}"
     return suggest(column, known)
+
+
+def _suggest_guarded(name: str, columns: Mapping[str, Any], members: Mapping[str, Any]) -> str:
+    """Suggest the column or member that a guard can mean: a member is often named without its prefix."""
+    inside = sorted(each for each in members if each.startswith(f"{name}."))
+    if inside:
+        return f"it has members, name one, e.g. {inside[0]!r}"
+    return suggest(name if MEMBER + name not in members else MEMBER + name, [*columns, *members])
 
 
 def find_element(kind: SqlType) -> SqlType:

@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from enrich.dataset.binding import Bound, Leaf, Node, find_leaves
+from enrich.dataset.binding import NUMBERS, Bound, Leaf, Node, find_leaves
 from enrich.dataset.definition import Dataset
 from enrich.dataset.element_joins import ElementMetadata, join_elements, name_element
 from enrich.dataset.json_sql import (
     BAD_VALUE,
     JsonPolicy,
+    SqlType,
     concat,
     identifier,
     literal,
@@ -73,6 +74,8 @@ class Compiled:
         code: SQL of the reject code; null for a row that becomes an item.
         problem: SQL of the detail of a reject; null if the detail of its code is complete.
         body: SQL pieces of the body's text, to concatenate.
+        measured: SQL of the numbers that guards measure, by the names of the result's columns; 0 for a value that is
+            no number, as only its nulls are measured.
     """
 
     dataset: Dataset
@@ -87,16 +90,21 @@ class Compiled:
     code: str
     problem: str
     body: list[str]
+    measured: dict[str, str]
 
     def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
-        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem."""
+        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem.
+
+        With `digest`, which is of the check, also the numbers that guards measure.
+        """
+        measured = [f", {sql} as {identifier(name)}" for name, sql in self.measured.items()] if digest else []
         body = concat(self.body)
         for fragment, text in defaults.items():
             body = body.replace(_default(fragment), literal(text))
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
-                "larder.code" as code, {self.problem} as problem
+                "larder.code" as code, {self.problem} as problem{"".join(measured)}
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"
             from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
@@ -136,6 +144,7 @@ class _Compiler:
         pk, sk, keys = self._keys()
         slots = len(self.row_checks.checks)
         body = render_object(self._pieces(self.bound.body))
+        measured = {name_measured(name): self._measured(name, value) for name, value in self.bound.guarded.items()}
         tables = {name: self._table(name) for name in self.dataset.metadata}
         broken = [
             (f"{identifier(f'larder.{name}.bad')} is not null", identifier(f"larder.{name}.bad"))
@@ -175,7 +184,14 @@ class _Compiler:
             ),
             problem=self._problem(),
             body=body,
+            measured=measured,
         )
+
+    def _measured(self, name: str, value: Leaf | SqlType) -> str:
+        """Return the SQL of a guarded value as a number."""
+        sql = self.row_checks.value(value.expression) if isinstance(value, Leaf) else identifier(name)
+        kind = value.kind if isinstance(value, Leaf) else value
+        return f"cast({sql if kind.id in NUMBERS else f'if({sql} is null, null, 0)'} as double)"
 
     def _element_checks(self, name: str) -> tuple[RowChecks, list[str]]:
         """Return the checks of the `on` expressions of a list's elements, and the SQL of their values."""
@@ -366,6 +382,11 @@ class _Compiler:
                 inner = self._pieces(node) if checks is self.row_checks else self._members(node, checks)
                 pieces += [render_label(name), *render_object(inner)]
         return pieces
+
+
+def name_measured(name: str) -> str:
+    """Return the name of the rendered column that has the numbers of a guarded value."""
+    return f"measured {name}"
 
 
 def _default(fragment: str) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified
+from enrich.dataset.guards import Guard, Shares
 from serve.datasets import Places, Served
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "Derive",
     "FromColumn",
     "FromKey",
+    "Guard",
     "LastModified",
     "Member",
     "Metadata",
+    "Shares",
     "Source",
     "Tolerated",
     "name_place",
@@ -169,6 +172,8 @@ class Dataset:
         body: the JSON that a consumer gets, with a DuckDB SQL expression at each leaf.
         derive: a pandas step before the join.
         tolerated: how many rejects an output can have.
+        guards: what an output must look like before it is published. If a guard fails, the run is held: nothing is
+            published until an operator approves it.
         equal_rows: for rows of an output with the same subject, prediction_id and body, as a retried task can write
             them: all are rejected as duplicates (`reject`), or the first is the prediction and the others count as
             unchanged (`once`). Rows with different bodies are always duplicates.
@@ -192,6 +197,7 @@ class Dataset:
     body: Body
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
+    guards: Sequence[Guard] = ()
     equal_rows: Literal["reject", "once"] = "reject"
     start: datetime | None = None
     unchanged_life: float = 0.5

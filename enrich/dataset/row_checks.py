@@ -39,18 +39,22 @@ class RowChecks:
     slots: list[str] = field(default_factory=list)
     checks: list[tuple[str, int]] = field(default_factory=list)
     metadata: set[str] = field(default_factory=set)
+    _values: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def value(self, expression: Expression) -> str:
         """Return the SQL of an expression's value; one that can fail is computed once, in a slot, and checked."""
         self.metadata |= {name for name, _ in expression.metadata}
         if expression.plain:
             return f"({expression.sql})"
+        if (at := (expression.place, expression.sql)) in self._values:  # a guard measures what is rendered
+            return self._values[at]
         slot = identifier(f"larder.{self.prefix}.{len(self.slots)}")
         # TRY returns null for an error; the struct distinguishes this from an expression whose value is null.
         self.slots.append(f"try(struct_pack(v := ({expression.sql}\n))) as {slot}")
         failed = f"{expression.place}: the expression {expression.sql!r} fails for this row"
         self.checks.append((f"{slot} is null", self.reasons.add(BAD_VALUE, failed)))
-        return f"{slot}.v"
+        self._values[at] = f"{slot}.v"
+        return self._values[at]
 
     def text(self, leaf: Leaf, policy: JsonPolicy) -> str:
         """Return the SQL of a leaf's JSON text, and add the checks of its value."""

@@ -24,6 +24,7 @@ from enrich.dataset.coercion import coerce_json, coerce_text
 from enrich.dataset.definition import Body, Dataset, Source, name_place
 from enrich.dataset.empty_database import open_empty
 from enrich.dataset.field_types import find_type_mistakes
+from enrich.dataset.guards import find_guard_mistakes
 from enrich.dataset.json_sql import SqlType
 from enrich.dataset.mistakes import Mistake
 from enrich.dataset.suggestions import find_close
@@ -289,7 +290,7 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     for place, value, right, remedy in rules:
         if not right:
             yield Mistake(f"{dataset.name} {place}", f"is {value!r}", remedy)
-    for place, message, remedy in _find_empty("body", dataset.body):
+    for place, message, remedy in (*_find_empty("body", dataset.body), *find_guard_mistakes(dataset.guards)):
         yield Mistake(f"{dataset.name} {place}", message, remedy)
     if not isinstance(dataset.as_of, LastModified):
         yield from (Mistake(f"{dataset.name} as_of", *mistake) for mistake in find_mistakes(dataset.as_of))

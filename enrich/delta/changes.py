@@ -321,6 +321,24 @@ class Delta:
             if is_new and bucket != self._buckets[-1]:
                 step()
 
+    def count_changed(self, now: float) -> tuple[int, int]:
+        """Return how many of the live items that the output names would get another body, and how many these items are.
+
+        Items whose stored body is not known are left out. Of many keys, those of the first bucket count: keys are
+        divided by their digests, so a bucket is a random sample of up to `buckets.ROWS` of them.
+        """
+        self._divide_keys(_go_on)
+        bucket = self._buckets[0]
+        found = self._db.execute(
+            f"""
+            select count(*) filter (k.digest <> n.digest), count(*)
+            from {self._noted(bucket)} n join {self._known.sql(bucket)} k using (k1, k2)
+            where n.kept and not k.removed and k.digest is not null and k.expires_at > $now
+            """,
+            {"now": now},
+        ).fetchall()
+        return found[0]
+
     def _divide_keys(self, step: Step) -> None:
         """Divide the key space so that no bucket has too many noted or known rows."""
         self.complete_notes(step)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
-from enrich.intake.recovery import find_alive, finish_withdrawals, newest_first
+from enrich.intake.recovery import find_alive, finish_withdrawals
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Run, bump, find_runs_over, find_withdrawn
+from enrich.ledger.records import Run, bump, find_runs_over, find_withdrawn, newest_first
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.run.lifecycle import abandon
 from enrich.services import Services
@@ -22,10 +22,11 @@ def replay(services: Services, earlier: Run) -> Run:
     """Queue a run over exactly the parts of an earlier run. It is newer than that run, but not than newer outputs.
 
     Raises:
-        Failed: the earlier run is a withdrawal.
+        Failed: the earlier run is a withdrawal, or is held.
     """
     if earlier.kind is Kind.REMOVAL:
         raise Failed(f"run {earlier.run} is a withdrawal; replay the run that it withdrew, {earlier.of_run}")
+    _require_not_held(earlier)
     return enqueue_again(services, repeat(earlier, Kind.REJECTS if earlier.kind is Kind.REJECTS else Kind.REPLAY))
 
 
@@ -33,7 +34,7 @@ def replay_rejects(services: Services, location: str) -> Run:
     """Queue a run over the rejects of an earlier run, with the same as_of.
 
     Raises:
-        Failed: `location` is not a rejects folder, or its run is unknown or has no as_of.
+        Failed: `location` is not a rejects folder, or its run is unknown, has no as_of, or is held.
     """
     found = _REJECTS.match(location)
     earlier = services.ledger.get_run(found[1], int(found[2])) if found else None
@@ -42,9 +43,23 @@ def replay_rejects(services: Services, location: str) -> Run:
             f"{location!r} is not the rejects folder of a run; expected s3://{services.settings.bucket}/rejects/DATASET/"
             "RUN/ with the run's eight digits, of a run that `./larder status DATASET` shows with an as_of"
         )
+    _require_not_held(earlier)
     prefix = f"rejects/{earlier.dataset}/{earlier.run:08d}/"
     again = replace(repeat(earlier, Kind.REJECTS), bucket=services.settings.bucket, object_key=prefix, identity=prefix)
     return enqueue_again(services, again)
+
+
+def _require_not_held(run: Run) -> None:
+    """Refuse a further run beside one that is held, since approving that one would publish the output twice.
+
+    Raises:
+        Failed: the run is held.
+    """
+    if run.state is RunState.HELD:
+        raise Failed(
+            f"run {run.run} of {run.dataset} is held; `./larder approve {run.dataset} {run.run}` publishes it as it "
+            f"is; after a fix, `./larder reject {run.dataset} {run.run}`, then replay it"
+        )
 
 
 def refresh(services: Services, dataset: str, *, full: bool = False) -> Run:
@@ -115,7 +130,7 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
             f"continue (`./larder sweep {bad.dataset}`), then withdraw run {bad.run}"
         )
     published = bad.kind.is_over_output and _may_have_published(find_runs_over(runs, bad.identity), runs)
-    if not bad.state.is_closed:
+    if bad.state.is_open:
         state = RunState.FAILED if published or not bad.kind.is_over_output else RunState.WITHDRAWN
         bad = abandon(services, lease, bad, state, "withdrawn before it was done")
     if not published:
@@ -139,8 +154,13 @@ def _require_published(bad: Run, runs: Sequence[Run]) -> None:
     Raises:
         Failed: the run is a withdrawal or over rejects, is already withdrawn, or published nothing.
     """
-    if not bad.state.is_closed:
+    if bad.state.is_open:
         return
+    if bad.state is RunState.HELD and not _may_have_published(find_runs_over(runs, bad.identity), runs):
+        raise Failed(
+            f"run {bad.run} of {bad.dataset} is held and has published nothing; `./larder reject {bad.dataset} "
+            f"{bad.run}` closes it"
+        )
     status = f"`./larder status {bad.dataset}` lists the runs"
     if not bad.kind.is_over_output:
         raise Failed(f"run {bad.run} is not over an output, but over {bad.object_key}; withdraw run {bad.of_run}")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from enrich.delta.fingerprints import fetch_table_id
-from enrich.intake.queue import enqueue_again, repeat
+from enrich.intake.queue import enqueue_again, repeat, restart
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Counts, Record, Run, find_runs_over, find_withdrawn, name_rebuild
+from enrich.ledger.records import Record, Run, find_runs_over, name_rebuild, newest_first
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.s3 import exists
@@ -50,11 +50,10 @@ def _mark_runs(services: Services, removal: Run, generation: int) -> Iterator[li
         if of_it and (run.state is RunState.DONE or (is_bad and run.state is not RunState.WITHDRAWN)):
             yield [withdrawn]
         elif of_it and run.kind is not Kind.REMOVAL and not run.state.is_closed:
-            pending = services.ledger.get_pending(run.dataset, run.run)
-            yield [withdrawn, *([Delete(pending)] if pending else [])]
-        elif not run.state.is_closed and run.generation is not None and run.generation < generation:
-            fresh = replace(run, stage=Stage.PIN, generation=None, next_row=0, place=0, rows=None)
-            yield [replace(fresh, reasons={}, counts=Counts())]
+            waits = services.ledger.get_pending(run.dataset, run.run) or services.ledger.get_held(run.dataset, run.run)
+            yield [withdrawn, *([Delete(waits)] if waits else [])]
+        elif run.state.is_open and run.generation is not None and run.generation < generation:
+            yield [restart(run)]
 
 
 def heal(services: Services, dataset: str) -> None:
@@ -105,11 +104,3 @@ def find_alive(services: Services, runs: Sequence[Run]) -> list[Run]:
     alive = list(reversed(newest.values()))
     snapshot = services.datasets[alive[0].dataset].source.output == "snapshot" if alive else False
     return alive[-1:] if snapshot else alive
-
-
-def newest_first(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that published an output and are not withdrawn, newest first, given all runs of a dataset."""
-    withdrawn = find_withdrawn(runs)
-    published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
-    done = [run for run in published if run.run not in withdrawn]
-    return sorted(done, key=lambda run: run.order, reverse=True)

@@ -8,6 +8,7 @@ from contextlib import closing
 from enrich.errors import Failed, OutOfTime, TableStateUnknown
 from enrich.intake.events import Arrived, Continue, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
+from enrich.intake.held import close_expired
 from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
@@ -50,8 +51,10 @@ def _sweep(services: Services, dataset: str) -> None:
     swept = sweep(services, dataset)
     log_swept(services.settings, dataset, len(swept.runs), swept.unreadable)
     heal(services, dataset)
+    for run in close_expired(services, dataset):
+        log_run(services.settings, run)
     pending, runs = services.ledger.fetch_pending(dataset), services.ledger.fetch_runs(dataset, newest=100)
-    log_pending(services.settings, dataset, pending, runs, services.clock.now())
+    log_pending(services.settings, dataset, pending, services.ledger.fetch_held(dataset), runs, services.clock.now())
 
 
 def run_dataset(services: Services, dataset: str, own: Collection[int] = ()) -> None:
@@ -68,7 +71,7 @@ def run_dataset(services: Services, dataset: str, own: Collection[int] = ()) -> 
 def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> Generator[Run, None, None]:
     """Execute a dataset's pending runs, oldest first, until none is left or another invocation holds the dataset.
 
-    Yields each run as soon as it is closed. The generator holds the lease until it is exhausted or closed.
+    Yields each run as soon as it is closed or held. The generator holds the lease until it is exhausted or closed.
 
     Args:
         services: of this invocation.
@@ -99,7 +102,7 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
 
 
 def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:
-    """Execute one run and return it closed; None when other runs, now queued, must go first."""
+    """Execute one run and return it closed or held; None when other runs, now queued, must go first."""
     run = services.ledger.get_run(chosen.dataset, chosen.run)
     if run is None:
         raise LookupError(f"ledger, dataset {chosen.dataset}: run {chosen.run} is pending, but has no record")

@@ -6,7 +6,7 @@ number of rows needs the memory of one chunk and of the metadata.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -141,6 +141,7 @@ class Engine:
         Returns:
             One row per row of the chunk, in its order: row int64, pk string, sk string, body string (null for a
             reject), digest uint64 (null unless requested), bytes int64, reason and detail string (null for an item).
+            With `digest` also a double for each value that guards measure (`name_measured`).
 
         Raises:
             JoinMultiplies: a prediction matched several metadata rows.
@@ -155,7 +156,7 @@ class Engine:
                 with_read = self._read_chunk(chunk, first_row)
                 raise self._describe_failure(error, rows, with_read, self._compiled.plain) from error
             if chunk.num_rows == 1:
-                return self._reject(first_row, first_line(error))
+                return self._reject(first_row, first_line(error), self._compiled.measured if digest else ())
             # A value that DuckDB can't process fails the whole query, and so do wide rows that exceed the memory limit.
             half = chunk.num_rows // 2
             parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
@@ -170,10 +171,11 @@ class Engine:
             read = self._derive(read, self._dataset.derive)
         return f'with "larder.read" as ({read})'
 
-    def _reject(self, row: int, detail: str) -> pa.Table:
+    def _reject(self, row: int, detail: str, measured: Iterable[str]) -> pa.Table:
         """Return the rendered form of a row that DuckDB can't process."""
         found = {"row": row, "reason": BAD_VALUE, "detail": detail}
-        return pa.Table.from_pylist([found], _RENDERED)
+        schema = [*_RENDERED][:-2] + [pa.field(name, pa.float64()) for name in measured] + [*_RENDERED][-2:]
+        return pa.Table.from_pylist([found], pa.schema(schema))
 
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
         """Return rows of a chunk, by their index, as JSON text that the source format `rejects` can read.

@@ -122,6 +122,10 @@ class Run(Record):
     queued_ms: int = 0
     started_ms: int | None = None
     ended_ms: int | None = None
+    measured: int | None = None  # predictions that its statistics describe; None: it has no statistics
+    shifts: list[str] = field(default_factory=list)  # the guards that it failed, a sentence each
+    held_ms: int | None = None  # when it was held
+    approved: bool = False  # an operator wants it published whatever the guards say
     error: str | None = None
     code_version: str | None = None
 
@@ -178,6 +182,34 @@ class Pending(Record):
         return f"pending#{self.run:08d}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Record):
+    """A run that is held: it waits for an operator, and other runs do not wait for it."""
+
+    run: int
+    held_ms: int
+
+    @property
+    def sk(self) -> str:
+        """The sort key."""
+        return f"held#{self.run:08d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatistics(Record):
+    """Statistics of the output of a run, and what the guards say of them, as JSON texts."""
+
+    run: int
+    summary: str = ""  # of `enrich.guard.statistics.Summary`
+    verdicts: str = "[]"  # of `enrich.guard.evaluate.Verdict`, a list
+    reference: int | None = None  # number of the run that it was compared with
+
+    @property
+    def sk(self) -> str:
+        """The sort key."""
+        return f"statistics#{self.run:08d}"
+
+
 def name_rebuild(fingerprints: str | None, table_id: str) -> str:
     """Return the name of the rebuild of a table that fingerprints do not describe; each name is rebuilt once."""
     return f"{fingerprints} {table_id}"
@@ -196,6 +228,14 @@ def find_withdrawn(runs: Sequence[Run]) -> set[int]:
     """Return the numbers of the runs that a withdrawal took back, whether they are marked yet or not."""
     removals = [run for run in runs if run.kind is Kind.REMOVAL]
     return {number for each in removals for number in find_runs_over(runs, each.identity) if number < each.run}
+
+
+def newest_first(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that published an output and are not withdrawn, newest first, given all runs of a dataset."""
+    withdrawn = find_withdrawn(runs)
+    published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
+    done = [run for run in published if run.run not in withdrawn]
+    return sorted(done, key=lambda run: run.order, reverse=True)
 
 
 def bump(record: R) -> R:

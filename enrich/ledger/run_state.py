@@ -15,11 +15,18 @@ class RunState(StrEnum):
     FAILED = "failed"
     OVERWRITTEN = "overwritten"  # its output was replaced before it was pinned
     WITHDRAWN = "withdrawn"
+    HELD = "held"  # its output is not as the guards require: an operator approves or rejects it
+    REJECTED = "rejected"  # by an operator, or since nobody approved it before its items would have expired
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an invocation continues the run by itself; each such run has a pending record."""
+        return self in {RunState.PENDING, RunState.RUNNING, RunState.STOPPED}
 
     @property
     def is_closed(self) -> bool:
-        """Whether the run has ended; a closed run never continues."""
-        return self not in {RunState.PENDING, RunState.RUNNING, RunState.STOPPED}
+        """Whether the run has ended; a closed run never continues. A held run is neither open nor closed."""
+        return not self.is_open and self is not RunState.HELD
 
 
 class Stage(StrEnum):
@@ -54,3 +61,8 @@ class Kind(StrEnum):
     def is_over_output(self) -> bool:
         """Whether it publishes a whole output: in a dataset of snapshots, such a run names every live item."""
         return self not in {Kind.REJECTS, Kind.REMOVAL}
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the dataset's guards can hold it; what is restored was published before."""
+        return self in {Kind.OUTPUT, Kind.REPLAY, Kind.REFRESH}

@@ -19,7 +19,17 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from enrich.errors import NewerFormat
-from enrich.ledger.records import Counter, Counts, DatasetState, Pending, Record, Run, SeenOutput
+from enrich.ledger.records import (
+    Counter,
+    Counts,
+    DatasetState,
+    Held,
+    Pending,
+    Record,
+    Run,
+    RunStatistics,
+    SeenOutput,
+)
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.release import RELEASE
 
@@ -31,7 +41,8 @@ SK = "sk"
 _VERSION = "version"
 _FORMAT = "format"
 _RELEASE = "release"
-FORMAT = 1  # of the records, and of what a run that is not closed has in its work folder; absent: 1
+FORMAT = 2  # newest format of a record, and of what a run that is not closed has in its work folder; absent: 1
+_NEW_STATES = {RunState.HELD, RunState.REJECTED}  # which format 1 does not have
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 R = TypeVar("R", bound=Record)
@@ -90,6 +101,18 @@ class Ledger:
         """Fetch the records of the runs that are not closed, oldest first."""
         return [_build(Pending, row) for row in reversed(self._query(dataset, "pending#"))]
 
+    def get_held(self, dataset: str, run: int) -> Held | None:
+        """Get the record that marks a run as held."""
+        return self._get(Held(dataset=dataset, run=run, held_ms=0))
+
+    def fetch_held(self, dataset: str) -> list[Held]:
+        """Fetch the records of the runs that are held, oldest first."""
+        return [_build(Held, row) for row in reversed(self._query(dataset, "held#"))]
+
+    def get_statistics(self, dataset: str, run: int) -> RunStatistics | None:
+        """Get the statistics of a run's output; None if no guard measured it."""
+        return self._get(RunStatistics(dataset=dataset, run=run))
+
     def commit(self, *changes: Record | Delete) -> None:
         """Write all changes or none.
 
@@ -141,7 +164,7 @@ class Ledger:
         attributes = {name: _serialize(value) for name, value in asdict(record).items() if name != "dataset"}
         attributes |= {
             _VERSION: {"N": str(record.version + 1)},
-            _FORMAT: {"N": str(FORMAT)},
+            _FORMAT: {"N": str(_find_format(record))},
             _RELEASE: {"S": RELEASE},
         }
         return {"Put": {"Item": {**attributes, **item_key}, **condition}}
@@ -149,6 +172,11 @@ class Ledger:
 
 def _record(change: Record | Delete) -> Record:
     return change.record if isinstance(change, Delete) else change
+
+
+def _find_format(record: Record) -> int:
+    """Return the oldest format that has what a record says, so that older releases read all others."""
+    return 2 if isinstance(record, Run) and record.state in _NEW_STATES else 1
 
 
 def _is_conflict(error: ClientError) -> bool:

@@ -16,7 +16,7 @@ from enrich.intake.operations import withdraw
 from enrich.intake.queue import enqueue_output
 from enrich.intake.worker import run_pending
 from enrich.ledger.freshness import find_interval
-from enrich.ledger.records import Run
+from enrich.ledger.records import Run, RunStatistics
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
 from enrich.plan.samples import Sampler, Samples
@@ -34,9 +34,10 @@ class Plan:
     Attributes:
         run: the output's run as the ledger would record it: counts, reasons of writes and rejects, write units.
         before: runs that would run first: pending ones, and those that restore a table that no fingerprints describe.
-        done: the output has a closed run; running it again does nothing.
+        done: the output has a run that is closed or held; running it again does nothing.
         per_month: outputs per month, from the ledger; None if it has fewer than two.
         samples: examples of items and rejects, if requested.
+        statistics: of the output, with the verdicts of the guards; None if the dataset has no guards.
     """
 
     run: Run
@@ -44,6 +45,7 @@ class Plan:
     done: bool
     per_month: float | None
     samples: Samples | None = None
+    statistics: RunStatistics | None = None
 
     @property
     def units(self) -> int:
@@ -66,8 +68,9 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
     known = services.ledger.get_seen(output.dataset, output.identity)
     earlier = services.ledger.get_run(output.dataset, known.run) if known else None
     per_month = _per_month(runs)
-    if earlier is not None and earlier.state.is_closed:
-        return Plan(earlier, [], done=True, per_month=per_month)
+    if earlier is not None and not earlier.state.is_open:
+        statistics = services.ledger.get_statistics(output.dataset, earlier.run)
+        return Plan(earlier, [], done=True, per_month=per_month, statistics=statistics)
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
         inner = _overlay(services, output.dataset, Path(folder))
         mine = enqueue_output(inner, output)
@@ -77,7 +80,8 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
         before = [each for each in closed if each.run != mine.run]
         samples = sampler.compare(services, inner.s3, run) if show else None
-        return Plan(run, before, done=False, per_month=per_month, samples=samples)
+        statistics = inner.ledger.get_statistics(output.dataset, mine.run)
+        return Plan(run, before, done=False, per_month=per_month, samples=samples, statistics=statistics)
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:

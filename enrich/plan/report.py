@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import orjson
+
+from enrich.cli.statistics import render_verdicts
 from enrich.cli.table import BOLD, RED, Paint, plain
 from enrich.cli.terminal import describe_run
 from enrich.ledger.run_state import RunState
@@ -30,6 +33,7 @@ def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> di
         "runs_per_month": runs,
         "cost_usd": asdict(cost) if cost else None,
         "prices": {name: read_prices()[name] for name in ("source", "as_of")},
+        "guards": orjson.loads(plan.statistics.verdicts) if plan.statistics else [],
         "samples": describe_samples(plan.samples) if plan.samples else None,
     }
 
@@ -38,13 +42,18 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     """Render a plan as text."""
     run, counts = plan.run, plan.run.counts
     lines = [f"s3://{run.bucket}/{run.object_key}, dataset {run.dataset}"]
+    verdicts = render_verdicts(orjson.loads(plan.statistics.verdicts), paint) if plan.statistics else []
+    if plan.done and run.state is RunState.HELD:
+        held = [f"{lines[0]}: run {run.run} of it is held: {run.error}", *verdicts]
+        return "\n".join([*held, "", paint(render_summary(plan, region), RED)])
     if plan.done:
         return (
             f"{lines[0]}: its run {run.run} is already closed ({run.state}); running it again does nothing\n\n"
             f"{render_summary(plan, region)}"
         )
     if run.state is not RunState.DONE:
-        failed = [f"{lines[0]}: the run would end as {run.state}: {run.error}"]
+        ends = "be held" if run.state is RunState.HELD else f"end as {run.state}"
+        failed = [f"{lines[0]}: the run would {ends}: {run.error}", *verdicts]
         failed += render_samples(plan.samples, paint) if plan.samples else []
         return "\n".join([*failed, "", paint(render_summary(plan, region), RED)])
     if plan.before:
@@ -65,6 +74,7 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     lines += [f"  {name:12}{count:>14,}  {note if count else ''}".rstrip() for name, count, note in rows]
     runs = per_month or plan.per_month or DAILY
     lines += _render_cost(build_cost(plan.units, runs, region), region, runs)
+    lines += ["guards", *verdicts] if verdicts else []
     if plan.samples:
         lines += render_samples(plan.samples, paint)
     lines.append(
@@ -76,6 +86,8 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
 def render_summary(plan: Plan, region: str) -> str:
     """Render the last line: `Plan: 945 to write, 16 rejected, $0.0006`."""
     counts, cost = plan.run.counts, build_cost(plan.units, DAILY, region)
+    if plan.run.state is RunState.HELD:
+        return f"Plan: {'held' if plan.done else 'the run would be held'}, nothing is written unless it is approved"
     if plan.done:
         return f"Plan: nothing to do, run {plan.run.run} of this output is closed ({plan.run.state})"
     if plan.run.state is not RunState.DONE:

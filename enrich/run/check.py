@@ -13,9 +13,10 @@ from enrich.dataset.definition import FromColumn
 from enrich.errors import Failed, OutOfTime
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.join.rendering import DUPLICATE, reject_duplicates, render_chunk
-from enrich.ledger.records import Run
+from enrich.ledger.records import Run, RunStatistics
 from enrich.ledger.run_state import Kind, Stage
 from enrich.run.context import RunContext
+from enrich.run.guard import judge_output
 
 FATAL = "missing-metadata-fatal"
 
@@ -26,6 +27,7 @@ def check_output(context: RunContext) -> None:
     Raises:
         Failed: more rejects than the dataset tolerates (they have been written to S3), a row without a match in
             metadata with `missing="fail"`, or a snapshot without rows.
+        OutputHeld: a guard of the dataset fails.
         OutOfTime: the invocation must end; the checkpoint is saved.
     """
     context.services.progress.stage(context.run, Stage.CHECK)
@@ -48,7 +50,11 @@ def check_output(context: RunContext) -> None:
     _check_not_empty(context, rows)
     if not _is_tolerated(context, rows, sum(reasons.values())):
         raise Failed(_keep_rejects(context, checked, duplicates))
-    context.save(replace(checked, stage=Stage.WRITE, place=0))
+    statistics = list[RunStatistics]()
+    if context.is_measured:
+        checked, measured = judge_output(context, checked, len(duplicates))
+        statistics.append(measured)
+    context.save(replace(checked, stage=Stage.WRITE, place=0), *statistics)
 
 
 def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
@@ -58,6 +64,8 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
     for first_row, chunk in context.chunks(next_row):
         rendered = render_chunk(context.engine, chunk, first_row, digest=True)
         context.delta.note(rendered)
+        if context.is_measured:
+            context.statistics.add(rendered)
         context.cache.keep(first_row, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
@@ -67,12 +75,12 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
         context.services.progress.rows(context.run, next_row, sum(reasons.values()), None)
         stop = context.step()
         if stop or context.due():
-            context.export_noted(noted_from, next_row)
+            context.export_checked(noted_from, next_row)
             noted_from = next_row
             context.save(replace(context.run, next_row=next_row, reasons=reasons))
         if stop:
             raise OutOfTime(f"dataset {context.dataset.name}, run {context.run.run}: checked {next_row} rows so far")
-    context.export_noted(noted_from, next_row)
+    context.export_checked(noted_from, next_row)
     return next_row, reasons
 
 

@@ -17,6 +17,7 @@ from enrich.delta.buckets import count_bits
 from enrich.delta.changes import Delta
 from enrich.delta.store import Store
 from enrich.errors import Failed, LeaseLost, OutOfTime
+from enrich.guard.statistics import Statistics
 from enrich.join.engine import MAX_METADATA_BYTES, Engine
 from enrich.join.rendering import CheckedRenderer, RenderedCache
 from enrich.ledger.lease import Lease
@@ -27,7 +28,7 @@ from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
-from enrich.s3 import get, put
+from enrich.s3 import exists, get, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
@@ -56,6 +57,7 @@ class RunContext:
     _cache: RenderedCache | None = None
     _renderer: CheckedRenderer | None = None
     _writer: Writer | None = None
+    _statistics: Statistics | None = None
     _slowest_step: float = 0.0
     _step_began: float = 0.0
 
@@ -65,6 +67,7 @@ class RunContext:
 
     def __exit__(self, *_: object) -> None:
         self._engine = self._delta = self._cache = self._renderer = self._writer = self.decision = None
+        self._statistics = None
         self._opened.close()
 
     # -- resources that the stages share, opened on first use
@@ -83,7 +86,7 @@ class RunContext:
         """The keys and digests of the rows checked so far, in this invocation and earlier ones."""
         if self._delta is None:
             keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
-            rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}"
+            rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}{' approved' * self.run.approved}"
             delta = Delta(
                 self.scratch, self._work, rests_on=rests_on, keep_keys=keep_keys, once=self.dataset.equal_rows == "once"
             )
@@ -94,6 +97,32 @@ class RunContext:
                 delta.complete_notes(self.lease.keep)
             self._delta = delta
         return self._delta
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether statistics of the output are taken: the dataset has guards, and the run publishes a whole output."""
+        return bool(self.dataset.guards) and self.run.kind.is_over_output
+
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics of the rows checked so far, in this invocation and earlier ones.
+
+        Raises:
+            Failed: those of earlier invocations are missing, or measured other values.
+        """
+        if self._statistics is None:
+            statistics = Statistics(dict.fromkeys(guard.of for guard in self.dataset.guards if guard.of is not None))
+            checked = self.run.next_row if self.run.rows is None else self.run.rows
+            name = _name_statistics(checked)
+            there = not checked or exists(self.services.s3, self.services.settings.bucket, self.work_key(name))
+            if not there or (checked and not statistics.load(self.read_work(name))):
+                raise Failed(
+                    f"dataset {self.run.dataset}, run {self.run.run}: the guards of the dataset were changed while its "
+                    f"output was checked: s3://{self.services.settings.bucket}/{self.work_key(name)} does not have "
+                    f"what they measure; run `./larder replay {self.run.dataset} {self.run.run}`"
+                )
+            self._statistics = statistics
+        return self._statistics
 
     @property
     def cache(self) -> RenderedCache:
@@ -220,10 +249,12 @@ class RunContext:
     def _open(self, part: Part) -> BinaryIO:
         return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
 
-    def export_noted(self, first_row: int, next_row: int) -> None:
-        """Save the keys and digests of a range of rows for the invocation that continues the run."""
+    def export_checked(self, first_row: int, next_row: int) -> None:
+        """Save what was noted of a range of rows, and the statistics up to its end, for the next invocation."""
         if next_row > first_row:
-            self._work.put(f"noted/{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
+            self._work.put(f"{self._noted}{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
+            if self.is_measured:
+                self.write_work(_name_statistics(next_row), self.statistics.dump())
 
     def _import_noted(self, delta: Delta) -> None:
         """Import the keys and digests that earlier invocations saved, up to the checkpoint, each row once.
@@ -236,8 +267,8 @@ class RunContext:
         """
         until = self.run.next_row if self.run.stage is Stage.CHECK and self.run.rows is None else self.run.rows or 0
         next_row = 0
-        for name in sorted(self._work.list("noted/")):
-            first, last = map(int, name.removeprefix("noted/").removesuffix(".parquet").split("-"))
+        for name in sorted(self._work.list(self._noted)):
+            first, last = map(int, name.removeprefix(self._noted).removesuffix(".parquet").split("-"))
             if first <= next_row <= last and next_row < until:
                 path = self.scratch / "import.parquet"
                 self._work.get(name, path)
@@ -247,7 +278,7 @@ class RunContext:
         if next_row < until:
             raise Failed(
                 f"dataset {self.run.dataset}, run {self.run.run}: the keys and digests of rows {next_row} and up are "
-                f"missing from s3://{self.services.settings.bucket}/{self.work_key('noted/')}; replay the run"
+                f"missing from s3://{self.services.settings.bucket}/{self.work_key(self._noted)}; replay the run"
             )
 
     def superseded_rows(self, folder: str) -> list[int]:
@@ -256,6 +287,14 @@ class RunContext:
         for name in self._work.list(folder):
             rows.update(orjson.loads(self.read_work(name)))
         return sorted(rows)
+
+    @property
+    def _noted(self) -> str:
+        """The folder of the keys and digests of ranges of rows.
+
+        An approved run is checked once more, maybe with a dataset that was changed since, so its notes are others.
+        """
+        return "approved/noted/" if self.run.approved else "noted/"
 
     @property
     def _work(self) -> Store:
@@ -278,3 +317,8 @@ class RunContext:
 def build_work_prefix(dataset: str, run: int) -> str:
     """Return the prefix of the files that a run saves for its later invocations."""
     return f"work/{dataset}/{run:08d}/"
+
+
+def _name_statistics(next_row: int) -> str:
+    """Return the name, in the work folder, of the statistics of all rows before one."""
+    return f"statistics/{next_row:012d}.json"

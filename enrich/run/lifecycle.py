@@ -1,4 +1,4 @@
-"""Execute one run over one output, stage by stage from its checkpoint, until it is closed."""
+"""Execute one run over one output, stage by stage from its checkpoint, until it is closed or held."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from enrich.run.check import check_output
 from enrich.run.close import close_early, close_run
 from enrich.run.context import RunContext
 from enrich.run.decide import decide_changes
+from enrich.run.guard import OutputHeld, hold_run
 from enrich.run.prepare import pin, set_order
 from enrich.run.publish import remove_items, write_items
 from enrich.services import Services
@@ -53,7 +54,7 @@ MOST_ERROR = 8_000  # characters of an error in the ledger: DynamoDB refuses a r
 
 
 def execute(services: Services, lease: Lease, run: Run) -> Run:
-    """Execute a run from its checkpoint and return it closed.
+    """Execute a run from its checkpoint and return it closed, or held for an operator to approve or reject.
 
     A run that can't succeed is closed too: as failed, with its error, or as overwritten. Retried are a metadata query
     that Athena refuses, an unexpected exception, and the death of the process. After `MOST_FAILURES` of one of these
@@ -77,6 +78,8 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
                 _run_stages(context)
         except Overwritten as error:
             return _close_early(context, RunState.OVERWRITTEN, str(error))
+        except OutputHeld as held:
+            return hold_run(context, held)
         except _FAILURES as error:
             return _close_early(context, RunState.FAILED, str(error))
         except Refused as error:
@@ -119,7 +122,7 @@ def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunConte
 def _run_stages(context: RunContext) -> None:
     context.begin()
     require_types(context.dataset)
-    while not context.run.state.is_closed:
+    while context.run.state.is_open:
         if context.run.stage.needs_decision and context.decision is None:
             context.decision = decide_changes(context)
         else:

@@ -69,6 +69,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         issuer = open_issuer(site.client("ssm"), site.stack["KeyStorePath"], ISSUER, AUDIENCE)
         stages.ask(show, site, plan, issuer, before)
         stages.write_next(show, site, days[2], output, before)
+        stages.hold(show, site, days[2], output, plan, issuer)
         stages.sweep(show, site, days[0], issuer, late)
         show.heading(f"Every step succeeded, in {show.elapsed:.0f} s.")
         if not once:

@@ -43,24 +43,26 @@ class Site:
         runs = ledger.fetch_runs(flight_delays.name)
         return next((run for run in runs if run.object_key == object_key), None)
 
-    def wait_for_run(self, object_key: str, show: Callable[[Run | None], object], seconds: float = 60) -> Run:
-        """Wait until the run of a file is closed.
+    def wait_for_run(
+        self, object_key: str, show: Callable[[Run | None], object], seconds: float = 60, state: str = "done"
+    ) -> Run:
+        """Wait until the run of a file has a state.
 
         Raises:
-            NotAsExpected: the run failed, or took too long.
+            NotAsExpected: the run ended in another state, or took too long.
         """
         deadline = time.monotonic() + seconds
         run = None
         while time.monotonic() < deadline:
             run = self.find_run(object_key)
             show(run)
-            if run and run.state == "done":
+            if run and run.state == state:
                 return run
             if run and run.state not in OPEN_STATES:
                 raise NotAsExpected(f"run {run.run} of {object_key} ended as {run.state}: {run.error}\n{self.log()}")
             time.sleep(0.1)
-        state = f"its run is {run.state} ({run.error or run.stage})" if run else "it has no run in the ledger"
-        raise NotAsExpected(f"{object_key} was not done after {seconds:g} s: {state}\n{self.log()}")
+        found = f"its run is {run.state} ({run.error or run.stage})" if run else "it has no run in the ledger"
+        raise NotAsExpected(f"{object_key} was not {state} after {seconds:g} s: {found}\n{self.log()}")
 
     def set_rule(self, *, enabled: bool) -> None:
         """Enable or disable the EventBridge rule that sends events of new files to enrich."""

@@ -136,6 +136,23 @@ def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: p
         stage.note(f"{same / output.num_rows:.0%} of the predictions were unchanged and were not written")
 
 
+def hold(show: Show, site: Site, scored: date, output: pa.Table, plan: Plan, issuer: Issuer) -> None:
+    """Write the output of a broken model, and check that it is held and consumers get what they got before."""
+    name = object_key(scored, part=1)
+    url = f"{site.stack.base_url}{PATH}/{_prediction_id(output, plan.airline)}"
+    token = issuer.sign(plan.airline, time.time())
+    with show.stage("A broken model: it predicts seconds, not minutes") as stage:
+        before = site.count_items(), _expect(200, get(url, token)).body
+        seconds = pc.multiply(output.column("predicted_delay"), pa.scalar(60, pa.float32()))
+        at = output.schema.get_field_index("predicted_delay")
+        site.put_output(name, to_parquet(output.set_column(at, output.schema.field(at), seconds)))
+        run = site.wait_for_run(name, lambda run: _show_run(stage, run), state="held")
+        stage.note(f"run {run.run} is held: {'; '.join(run.shifts)}")
+        if (site.count_items(), _expect(200, get(url, token)).body) != before or run.counts.read:
+            raise NotAsExpected("a held run changed what is served")
+        stage.note(f"consumers get the items of before; ./larder reject flight-delays {run.run} closes it")
+
+
 def sweep(show: Show, site: Site, scored: date, issuer: Issuer, late: pa.Table) -> None:
     """Write an old file while the rule is off; the sweep finds it, and no newer item is overwritten."""
     name, first = object_key(scored), scored + timedelta(days=1)

@@ -20,15 +20,15 @@ from unittest import mock
 
 from botocore.exceptions import ClientError
 
-from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolerated
+from enrich.dataset.definition import Dataset, FromKey, Guard, Metadata, Source, Tolerated
 from enrich.delta import buckets
 from enrich.errors import Failed
 from enrich.intake import operations
 from enrich.intake.events import parse_text
-from enrich.intake.recovery import newest_first
+from enrich.intake.held import approve, reject
 from enrich.intake.worker import handle_requests, run_pending
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
-from enrich.ledger.records import DatasetState, Run
+from enrich.ledger.records import DatasetState, Run, newest_first
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.services import Services
@@ -41,13 +41,15 @@ from tests.faults import model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
-from tests.faults.outputs import MARKER, TTL, Put, write_output, write_rows
+from tests.faults.outputs import MARKER, SHIFTED, TTL, Put, write_output, write_rows
 from tests.faults.world import DAY, START, Calm, Chances, Note, World
 
 R = TypeVar("R")
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
+MOST_GROWTH = 4  # of the rows of an output against the reference, as a share of these
+GUARDS = (Guard("max", "v", most=int(SHIFTED[1:]) - 1), Guard("rows", change=MOST_GROWTH))
 MOST_PUTS = 200  # where a bug keeps a run open, each rewriting of it would bring about others, for ever
 MEMORY = "/dev/shm"  # where there is one, scratch files cost no disk
 _INVOCATIONS = itertools.count(1)
@@ -224,7 +226,7 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     world = World(seed, chances)
     versioned = {"outputs"} if random.random() < 0.6 else set()
     s3, dynamo = ModelS3(world, versioned), ModelDynamo(world)
-    datasets = {name: _dataset(name, random) for name in ["one", "two"][: random.choice([1, 1, 2])]}
+    datasets = {name: _guard(_dataset(name, random), seed) for name in ["one", "two"][: random.choice([1, 1, 2])]}
     changes = sorted(START + random.uniform(0, 3) * DAY for _ in range(random.choice([0, 1, 2])))
     athena = ModelAthena(world, s3, lambda now: f"m{bisect(changes, now)}")
     story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets)
@@ -291,6 +293,12 @@ def _dataset(name: str, random: Random) -> Dataset:
     )
 
 
+def _guard(dataset: Dataset, seed: int) -> Dataset:
+    """Give a dataset guards, in one of three histories."""
+    guarded = Random(f"guards {dataset.name} {seed}").random() < 0.35
+    return replace(dataset, guards=GUARDS) if guarded else dataset
+
+
 def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: bool, event: str) -> None:
     """Only who holds a dataset writes to it, and what it sent lands before anybody else may hold it.
 
@@ -347,6 +355,9 @@ def _plan(story: Story) -> None:
         story.dynamo.on_commit = partial(_write_while_released, story, own)
     if (own := Random(f"behind {story.seed}")).random() < 0.2:
         story.behind = own
+    decides = Random(f"decides {story.seed}")
+    for _ in range(8 if any(dataset.guards for dataset in story.datasets.values()) else 0):
+        world.at(START + decides.uniform(0.1, 2.9) * DAY, lambda: _decide_held(story, decides))
     world.at(START, lambda: _poll(story, random))
 
 
@@ -490,6 +501,37 @@ def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name
         except Exception as error:  # an operator looks at the status and continues
             story.world.note("gives up: %s: %s", type(error).__name__, error)
             return
+
+    story.world.spawn("operator", main, lasts=10 * DAY)
+
+
+def _decide_held(story: Story, random: Random) -> None:
+    """Let an operator approve or reject a run that is held, if there is one."""
+    held = [run for name in story.datasets for run in story.runs(name) if run.state == "held"]
+    if not held:
+        return
+    run, approves = random.choice(held), random.random() < 0.7
+    newer = [each for each in story.runs(run.dataset) if each.state == "done" and each.kind == "output"]
+    newer = [each for each in newer if (each.as_of_ms or 0) > (run.as_of_ms or 0)]
+
+    def main() -> None:
+        services = story.services(f"operator-{story.world.time}", None)
+        story.world.note("%s %s run %d", "approves" if approves else "rejects", run.dataset, run.run)
+        story.given_up += 1
+        try:
+            (approve if approves else reject)(services, run.dataset, run.run)
+            withdrawn = [each for each in newer if (now := story.run(each.dataset, each.run)) and now.state != "done"]
+            if approves and newer and not withdrawn:
+                story.world.fail(f"{run.dataset} run {run.run} was approved, and run {newer[0].run} is newer")
+            list(run_pending(services, run.dataset, [run.run]))
+            story.given_up -= 1
+        except BUGS:
+            raise
+        except Failed as error:
+            story.given_up -= 1
+            story.world.note("is refused: %s", error)
+        except Exception as error:
+            story.world.note("gives up: %s: %s", type(error).__name__, error)
 
     story.world.spawn("operator", main, lasts=10 * DAY)
 

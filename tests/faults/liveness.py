@@ -45,7 +45,7 @@ def check_moved(story: Story, actor: Actor, lasts: float, dataset: str, before: 
 
 def _position(story: Story, run: Run) -> Position:
     return (
-        run.state.is_closed,
+        run.state.is_open,
         run.stage,
         run.next_row,
         run.place,

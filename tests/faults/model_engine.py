@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from enrich.dataset.compiler import name_measured
 from enrich.dataset.definition import Dataset
 from enrich.read.chunks import BadOutput
 from serve.item import PREDICTION_ID, build_pk
@@ -81,7 +82,11 @@ class ModelEngine:
             pk = build_pk(self._dataset.name, [subject])
             rows.append([first_row + at, pk, prediction_id, body, number, 1, reason, reason])
         columns = list(zip(*rows, strict=True))
-        return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
+        rendered = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
+        for of in {guard.of for guard in self._dataset.guards if guard.of} if digest else ():
+            numbers = [float(value[1:]) if value else None for _, _, value in chunk]
+            rendered = rendered.append_column(name_measured(of), pa.array(numbers, pa.float64()))
+        return rendered
 
     def originals(self, chunk: Chunk, rows: list[int]) -> list[str]:
         return [json.dumps(chunk[row]) for row in rows]

@@ -398,6 +398,28 @@ MUTANTS = (
         _MARKS + _MARKED,
         _MARKED + _MARKS,
     ),
+    Mutant("held-is-published", "enrich.run.guard:judge_output", "if shifts and", "if False and"),
+    Mutant("approval-forgotten", "enrich.run.guard:judge_output", "and not checked.approved ", ""),
+    Mutant("held-stays-pending", "enrich.run.guard:hold_run", "        Delete(context.pending),\n", ""),
+    Mutant(
+        "held-as-reference",
+        "enrich.run.guard:_find_reference",
+        "newest_first(ledger.fetch_runs(dataset))",
+        "ledger.fetch_runs(dataset)",
+    ),
+    Mutant(
+        "statistics-of-the-last-invocation-only",
+        "enrich.run.context:RunContext.statistics",
+        "not statistics.load(self.read_work(name))",
+        "not self.read_work(name)",
+    ),
+    Mutant("older-approved", "enrich.intake.held:_find_obstacle", "if newer is None:", "if newer is not run:"),
+    Mutant(
+        "withdrawn-stays-held",
+        "enrich.intake.recovery:_mark_runs",
+        " or services.ledger.get_held(run.dataset, run.run)",
+        "",
+    ),
     Mutant(
         "failure-not-reported",
         "enrich.intake.worker:handle_requests",

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from enrich.ledger.records import Run
 from serve.item import Order
-from tests.faults.history import Story
+from tests.faults.history import MOST_GROWTH, Story
 from tests.faults.served import check_table
 
 GO_FIRST = {"restore", "removal"}  # kinds of runs
@@ -26,6 +26,7 @@ def check(story: Story) -> list[str]:
             at = f"{run.dataset} run {run.run} ({run.kind})"
             checks = [check_counts(story, run), check_rejects(story, run), check_metadata(story, run)]
             problems += [f"{at}: {problem}" for found in checks for problem in found]
+        problems += check_guards(story, name, runs)
         problems += check_superseded(story, name, runs)
         problems += check_withdrawn(name, runs)
         problems += check_oldest_first(name, runs)
@@ -46,9 +47,46 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     current = {put.object_key: put for put in story.puts if put.dataset == name}
     for put in current.values():  # they arrive within three days, so none is too old for the sweep
         wanted = {"failed" if put.is_bad(story.datasets[name]) else "done"}
+        if story.datasets[name].guards and wanted == {"done"}:  # `check_guards` says which
+            wanted = {"done", "held", "rejected"}
         wanted |= {"withdrawn" for run in runs if run.kind == "removal" and run.identity == put.identity}
         if states.get(put.identity) not in wanted:
             yield f"{name}: output {put.identity} should be {wanted}, and is {states.get(put.identity)}"
+
+
+def check_guards(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """What fails a guard is held and not published, unless an operator approved it; nothing else is held."""
+    numbered = {run.run: run for run in runs}
+    held = {run.run for run in runs if run.state == "held"}
+    if held != (marked := {each.run for each in story.ledger.fetch_held(name)}):
+        yield f"{name}: runs {held} are held, and {marked} are marked as held"
+    for run in runs if story.datasets[name].guards else []:
+        at, put = f"{name} run {run.run} ({run.kind})", story.find_put(run)
+        statistics = story.ledger.get_statistics(name, run.run)
+        if run.kind not in {"output", "replay", "refresh"} or put is None or put.rows is None or statistics is None:
+            if run.state in {"held", "rejected"} or run.shifts:
+                yield f"{at} is {run.state} for {run.shifts}"
+            continue
+        rows, of = len(put.rows) - sum(put.rejected()), numbered.get(statistics.reference or 0)
+        before = of.measured or 0 if of else rows
+        shifted = (put.is_shifted and rows > 0) or abs(rows - before) > MOST_GROWTH * before
+        if of and (of.state not in {"done", "withdrawn"} or not of.measured):
+            yield f"{at} is compared with run {of.run}, which is {of.state}"
+        elif not of and (missed := [each.run for each in runs if _is_earlier_reference(each, run)]):
+            yield f"{at} is compared with nothing, and runs {missed} were closed before"
+        if run.measured not in {rows, None} or (run.measured is not None and bool(run.shifts) != shifted):
+            yield f"{at}: {run.shifts} of {run.measured} rows, and of {rows} it should be {shifted}, after {before}"
+        late = (run.expires_at or 0) * 1000 <= (run.decided_ms or 0)
+        if run.decided_ms is not None and shifted and not run.approved and not late:
+            yield f"{at} was published, and fails {run.shifts}"
+        if run.state in {"held", "rejected"} and (not shifted or run.approved or run.decided_ms or story.applied(run)):
+            yield f"{at} is {run.state}: {run.shifts}, approved: {run.approved}, began to write at {run.decided_ms}"
+
+
+def _is_earlier_reference(run: Run, later: Run) -> bool:
+    """Return whether a run was closed, with statistics, before another began."""
+    done = run.state == "done" and run.kind not in {"removal", "rejects"} and bool(run.measured)
+    return done and (run.ended_ms or 0) < (later.started_ms or 0)
 
 
 def check_counts(story: Story, run: Run) -> Iterator[str]:
@@ -115,6 +153,7 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
 def check_oldest_first(name: str, runs: list[Run]) -> Iterator[str]:
     """No run begins to write before those that were queued earlier have; what puts a table right may come between."""
     began = [run for run in reversed(runs) if run.kind not in GO_FIRST and run.decided_ms is not None]
+    began = [run for run in began if not run.approved]
     for earlier, later in pairwise(began):
         if (earlier.decided_ms or 0) > (later.decided_ms or 0):
             yield f"{name} run {later.run} began before run {earlier.run}, which was queued first"
@@ -175,7 +214,12 @@ def check_gentle(story: Story) -> Iterator[str]:
     """Where nothing failed nothing waits long, and only what can't be published ends in the dead-letter queue."""
     runs = [run for name in story.datasets for run in story.runs(name)]
     for run in runs:
-        if run.ended_ms and run.ended_ms - run.queued_ms > PROMPT * 1000:
+        if (
+            run.ended_ms
+            and not run.approved
+            and run.state != "rejected"
+            and run.ended_ms - run.queued_ms > PROMPT * 1000
+        ):
             yield f"{run.dataset} run {run.run} took {(run.ended_ms - run.queued_ms) / 1000} s, and nothing failed"
     bad = {put.object_key for put in story.puts if put.is_bad(story.datasets[put.dataset])}
     current = {put.object_key: put for put in story.puts}

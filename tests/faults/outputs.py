@@ -19,6 +19,7 @@ from tests.faults.world import DAY
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
 MARKER = "_SUCCESS"
 TTL = timedelta(days=7)
+SHIFTED = "v9"  # the value that the guards of a history's dataset do not let pass
 AHEAD = 300  # seconds that as_of may be later than the arrival
 
 
@@ -68,6 +69,11 @@ class Put:
         return self.rejected_too_many(dataset)
 
     @property
+    def is_shifted(self) -> bool:
+        """Return whether a row that the check renders has a value that guards do not let pass."""
+        return any(row[2] == SHIFTED and render_reason(row[1], row[2]) is None for row in self.rows or [])
+
+    @property
     def is_from_the_future(self) -> bool:
         """Return whether its as_of is too far ahead of its arrival."""
         return self.as_of > int(self.arrived) + AHEAD
@@ -97,7 +103,10 @@ def write_output(
         folder, as_of = chosen.object_key.rpartition("/")[0] + "/", chosen.as_of
         if not over and random.random() < 0.3:
             folder = folder.replace("/", "/x/", 1)
-    return _write(s3, dataset, random, now, as_of, folder, _choose_rows(random))
+    rows = _choose_rows(random)
+    if dataset.guards and rows and random.random() < 0.3:
+        random.choice(rows)[2] = SHIFTED
+    return _write(s3, dataset, random, now, as_of, folder, rows)
 
 
 def write_rows(s3: ModelS3, dataset: Dataset, random: Random, now: float, rows: list[Any]) -> Put:

@@ -100,7 +100,7 @@ def test_enrich_continues_its_ledger(
     assert (late.counts, shop.written()) == (Counts(superseded=6, rejected=1), [])
     assert shop.ledger.get_state("stock").open_run is None
     written = [row for at, row in shop.dynamo.rows.items() if row != before.get(at)]
-    assert {(row["format"]["N"], row["release"]["S"]) for row in written} == {(str(FORMAT), RELEASE)}
+    assert {(row["format"]["N"], row["release"]["S"]) for row in written} == {("1", RELEASE)}
 
 
 def run_command(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -167,8 +167,12 @@ def test_a_format_has_the_same_words_for_ever() -> None:
         "counts": [each.name for each in fields(Counts)],
     }
     assert {FORMAT: words} == {
-        1: {
-            "states": ["pending", "running", "stopped", "done", "failed", "overwritten", "withdrawn"],
+        2: {
+            # format 1 lacks the last two; the records of all other runs are still of format 1
+            "states": [
+                *("pending", "running", "stopped", "done", "failed", "overwritten", "withdrawn"),
+                *("held", "rejected"),
+            ],
             "stages": ["withdraw-first", "restore-first", "pin", "order", "check", "write", "remove", "close"],
             "kinds": ["output", "replay", "refresh", "restore", "rejects", "removal"],
             "counts": ["written", "unchanged", "superseded", "expired", "rejected", "removed"],

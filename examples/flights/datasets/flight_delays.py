@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from enrich.datasets import Dataset, FromKey, Member, Metadata, Served, Source
+from enrich.datasets import Dataset, FromKey, Guard, Member, Metadata, Served, Source
 
 _AIRPORTS = "select faa, name, lat, lon from reference.airports"
 
@@ -86,6 +86,11 @@ flight_delays = Dataset(
             "model": "model_version",
         },
     },
+    guards=[  # an output that is not so is held, until an operator approves or rejects it
+        Guard("rows", change=0.5),
+        Guard("range", "late_probability", least=0, most=1),
+        Guard("mean", "body.prediction.delay_minutes", difference=60),
+    ],
     members={
         "": Member("How late one flight will arrive, with what is known about it"),
         "flight": Member("airline and number", "B6123"),

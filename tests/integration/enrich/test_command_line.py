@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from enrich import __main__ as command_line
 from enrich import aws
 from enrich.commands import local, runs
+from enrich.dataset.definition import Guard
 from enrich.intake.find import take_arrived
 from enrich.ledger.lease import acquire_lease
 
@@ -87,6 +88,40 @@ def test_an_output_that_fails_says_why(shop: Any, enrich: Any) -> None:
     code, _, error = enrich("run", put(shop, b"no"))
     assert code == FAILED
     assert f"stock/day={shop.day()}/p.parquet" in error
+
+
+def test_an_output_that_fails_a_guard_is_held_approved_and_rejected(shop: Any, enrich: Any) -> None:
+    """`plan` shows it, `run` ends with 1, `status` lists it with its statistics; then an operator decides."""
+    shop.dataset = replace(shop.dataset, guards=[Guard("mean", "units", change=0.5), Guard("rows", least=1)])
+    enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
+    says = "mean of units is 50, and 1 in run 1 (+4900.0%); allowed is 50 % up or down"
+    for number, (name, state) in enumerate({"approve": "done", "reject": "rejected"}.items(), 2):
+        output = put(
+            shop, {"shop": ["x"], "sku": ["b"], "units": [50.0 if number == 2 else 5000.0]}, f"{number}.parquet"
+        )
+        code, planned, _ = enrich("plan", output, "--json")
+        assert (code, planned["run"]["state"]) == (FAILED, "held")
+        assert [each["passed"] for each in planned["guards"]] == [False, True]
+        assert "the run would be held" in enrich("plan", output)[1]
+        code, (run,), error = enrich("run", output, "--json")
+        assert (code, run["state"], run["counts"]["read"]) == (FAILED, "held", 0)
+        assert f"`./larder approve stock {number}`" in error
+        assert enrich("run", output)[0] == FAILED
+        code, found, _ = enrich("status", "--json")
+        assert [each["run"] for each in found["stock"]["held"]] == [number]
+        assert "held run" in enrich("status")[1]
+        code, whole, _ = enrich("status", "stock", f"{number}", "--json")
+        assert whole["statistics"]["reference"] == number - 1
+        assert whole["statistics"]["values"]["units"]["groups"][0][1] == 1
+        text = enrich("status", "stock", f"{number}")[1]
+        assert says in text or number == 3
+        assert "Statistics of 1 predictions, compared with run" in text
+        code, (run,), _ = enrich(name, "stock", f"{number}", "--json")
+        assert (code, run["state"]) == (DONE, state)
+        code, _, error = enrich(name, "stock", f"{number}")
+        assert code == FAILED
+        assert "only a held run can be" in error
+    assert enrich("status", "--json")[1]["stock"]["held"] == []
 
 
 def test_what_is_no_output_is_refused(shop: Any, enrich: Any) -> None:

@@ -23,9 +23,11 @@ from enrich.ledger.records import (
     Counter,
     Counts,
     DatasetState,
+    Held,
     Pending,
     Record,
     Run,
+    RunStatistics,
     SeenOutput,
     bump,
     find_runs_over,
@@ -171,8 +173,9 @@ def test_states_stages_and_kinds_are_stored_so() -> None:
     """Their values are in the ledgers of deployments."""
     assert {one.value: one.is_closed for one in RunState} == {
         "pending": False, "running": False, "stopped": False, "done": True, "failed": True, "overwritten": True,
-        "withdrawn": True,
+        "withdrawn": True, "held": False, "rejected": True,
     }  # fmt: skip
+    assert [one.value for one in RunState if one.is_open] == ["pending", "running", "stopped"]
     assert {one.value: one.needs_decision for one in Stage} == {
         "withdraw-first": False, "restore-first": False, "pin": False, "order": False, "check": False, "write": True,
         "remove": True, "close": True,
@@ -198,18 +201,21 @@ def test_records_are_stored_so() -> None:
         "run#00000012": run,
         "output#i": seen,
         "pending#00000012": Pending(dataset="d", run=12, queued_ms=1),
+        "held#00000012": Held(dataset="d", run=12, held_ms=1),
+        "statistics#00000012": RunStatistics(dataset="d", run=12),
     }
     assert {record.sk: record for record in records.values()} == records
     with pytest.raises(NotImplementedError):
         assert Record(dataset="d").sk
     given = {"dataset": "d", "run": 12, "bucket": "b", "object_key": "k", "identity": "x", "arrived_ms": 5}
     nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
-               "failure", "started_ms", "ended_ms", "error", "code_version", "release")  # fmt: skip
+               "failure", "started_ms", "ended_ms", "measured", "held_ms", "error", "code_version",
+               "release")  # fmt: skip
     zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms")
     counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
     assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
         "kind": "output", "parts": 1, "full": False, "state": "pending", "stage": "pin", "counts": counts,
-        "reasons": {}, "because": {}, "metadata": {},
+        "reasons": {}, "because": {}, "metadata": {}, "shifts": [], "approved": False,
     }  # fmt: skip
     assert asdict(records["state"]) == {
         "dataset": "d", "version": 0, "release": None, "generation": 1, "high_water": "", "lease_owner": None,

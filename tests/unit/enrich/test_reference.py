@@ -18,9 +18,11 @@ from enrich.dataset.definition import (
     Derive,
     FromColumn,
     FromKey,
+    Guard,
     LastModified,
     Member,
     Metadata,
+    Shares,
     Source,
     Tolerated,
 )
@@ -29,7 +31,7 @@ from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
 INTERNAL = {"rejects_of", "places"}  # set by a replay, and when a dataset is loaded
-TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, FromKey, FromColumn, LastModified, Served]
+TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, Guard, Shares, FromKey, FromColumn, LastModified, Served]
 BY_POSITION = {"sql", "function", "description", "pattern", "column"}
 
 

@@ -56,8 +56,8 @@ def test_widgets_show_what_was_logged(widgets: dict[str, Widget]) -> None:
     assert values(widgets["Requests by use case"]) == {"get_item": [6.0]}
     assert values(widgets["Answers by dataset"]) == {"flight-delays get_item": [5.0]}
     assert values(widgets["Refusals by code"]) == {"not_found": [1.0]}
-    assert values(widgets["Runs"]) == {"RunsClosed": [1.0], "RunsFailed": [0.0], "RunSeconds": [1.5]}
-    assert [line.is_right for line in widgets["Runs"].lines] == [False, False, True]
+    assert values(widgets["Runs"]) == {"RunsClosed": [1.0], "RunsFailed": [0.0], "RunsHeld": [0.0], "RunSeconds": [1.5]}
+    assert [line.is_right for line in widgets["Runs"].lines] == [False, False, False, True]
     assert values(widgets["Reject ratio"]) == {"RejectRatio": [0.1]}
     assert values(widgets["Synthetic check"]) == {"SyntheticFailures": [1.0], "SyntheticLatency": [12.5]}
 

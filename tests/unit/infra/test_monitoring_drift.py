@@ -18,7 +18,7 @@ import enrich.intake.worker
 import infra.synthetic
 from enrich.intake.events import Sweep
 from enrich.intake.find import Swept
-from enrich.ledger.records import Counts, Pending, Run
+from enrich.ledger.records import Counts, Held, Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.log import log_pending
 from enrich.settings import Settings as EnrichSettings
@@ -110,10 +110,14 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
     )
     pending = [Pending(dataset="flight-delays", run=8, queued_ms=int(NOW * 1000) - 90_000)]
+    held = [Held(dataset="flight-delays", run=6, held_ms=int(NOW * 1000) - 30_000)]
+    monkeypatch.setattr(enrich.intake.worker, "close_expired", lambda *_: [])
     services: Any = SimpleNamespace(
         settings=settings,
         datasets={"flight-delays": None},
-        ledger=SimpleNamespace(fetch_pending=lambda _: pending, fetch_runs=lambda _, newest: [run]),
+        ledger=SimpleNamespace(
+            fetch_pending=lambda _: pending, fetch_held=lambda _: held, fetch_runs=lambda _, newest: [run]
+        ),
         clock=SimpleNamespace(now=lambda: NOW),
     )
     enrich.intake.worker.handle_requests(services, [Sweep("flight-delays")])
@@ -212,8 +216,9 @@ def test_filters_count_what_they_are_named_for(template: Template, lines: list[s
 
 
 def test_oldest_pending_is_in_seconds(lines: list[str]) -> None:
-    """The alarm's threshold is in seconds, and so is the metric that the sweep prints."""
+    """The alarm's threshold is in seconds, and so are the metrics that the sweep prints."""
     documents = [json.loads(line) for line in lines]
+    assert [one["OldestHeldSeconds"] for one in documents if "OldestHeldSeconds" in one] == [30.0]
     assert [one["OldestPendingSeconds"] for one in documents if "OldestPendingSeconds" in one] == [90.0]
 
 
@@ -243,7 +248,7 @@ def test_a_dataset_ages_from_its_last_output(
         return Run(dataset="d", state=state, kind=kind, queued_ms=at, ended_ms=at, **common)
 
     settings: Any = SimpleNamespace(environment="dev")
-    log_pending(settings, "d", [], [build(RunState(state), Kind(kind), ago) for state, kind, ago in runs], NOW)
+    log_pending(settings, "d", [], [], [build(RunState(state), Kind(kind), ago) for state, kind, ago in runs], NOW)
     assert json.loads(capsys.readouterr().out)["HoursSinceOutput"] == pytest.approx(hours)
 
 

@@ -41,6 +41,7 @@ HISTORIES: dict[str, tuple[str, list[History], list[History]]] = {
                  [[(15, (2000.0,))]]),
     "PendingOld": ("Larder OldestPendingSeconds", [[(60, (900.0,))], [(30, (0.0,)), (30, (4000.0,))]],
                    [[(60, (4000.0,))], SILENCE]),
+    "OutputsHeld": ("Larder OldestHeldSeconds", [[(30, (0.0,))], SILENCE], [[(15, (0.0,)), (15, (0.0, 2.0))]]),
     "RunsFail": ("Larder RunsFailed", [[(5, (0.0,))], SILENCE], [[(1, (1.0,)), (4, (0.0,))]]),
     "RejectsMany": ("Larder RejectRatio", [[(5, (0.005,))], SILENCE], [[(1, (0.0, 0.02))]]),
     "WritesThrottled": ("AWS/DynamoDB WriteThrottleEvents", [[(5, (9.0,))], SILENCE], [[(12, (1.0,))]]),

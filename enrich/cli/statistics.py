@@ -1,0 +1,61 @@
+"""Show the statistics of an output and what the guards say of it, as JSON values and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from enrich.cli.table import BOLD, DIM, GREEN, RED, Paint, plain, printable, render_table
+from enrich.guard.cells import find_number
+from enrich.guard.statistics import PERCENTILES, Distribution, Summary
+from enrich.ledger.records import RunStatistics
+
+_MARKS = {True: ("passed", GREEN), False: ("failed", RED), None: ("not compared", DIM)}
+_SHOWN = ("p5", "p50", "p95")  # percentiles in text
+
+
+def describe_statistics(statistics: RunStatistics) -> dict[str, Any]:
+    """Return statistics and verdicts as JSON values."""
+    summary = Summary.load(statistics.summary)
+    return {
+        "rows": summary.rows,
+        "changed": summary.changed,
+        "reference": statistics.reference,
+        "values": {name: _describe(of) for name, of in summary.values.items()},
+        "guards": orjson.loads(statistics.verdicts),
+    }
+
+
+def _describe(of: Distribution) -> dict[str, Any]:
+    """Return a distribution as JSON values; a group is named by the number up to which it goes, within 0.2 %."""
+    percentiles = {f"p{each}": of.percentiles.get(f"p{each}") for each in PERCENTILES}
+    return {**asdict(of), "percentiles": percentiles, "groups": [[find_number(cell), n] for cell, n in of.groups]}
+
+
+def render_statistics(statistics: Mapping[str, Any], paint: Paint = plain) -> list[str]:
+    """Render what `describe_statistics` returned as lines."""
+    against = f", compared with run {statistics['reference']}" if statistics["reference"] is not None else ""
+    lines = [paint(f"Statistics of {statistics['rows']:,} predictions{against}", BOLD)]
+    head = ["value", "nulls", "min", *_SHOWN, "max", "mean"]
+    rows = [
+        [name, of["nulls"], *map(_number, [of["min"], *(of["percentiles"][p] for p in _SHOWN), of["max"], of["mean"]])]
+        for name, of in statistics["values"].items()
+    ]
+    lines += [f"  {line}" for line in render_table(head, rows).splitlines()] if rows else []
+    return [*lines, *render_verdicts(statistics["guards"], paint)]
+
+
+def render_verdicts(verdicts: Sequence[Mapping[str, Any]], paint: Paint = plain) -> list[str]:
+    """Render what the guards say, a line each."""
+    lines = []
+    for verdict in verdicts:
+        mark, colour = _MARKS[verdict["passed"]]
+        lines.append(f"  {paint(f'{mark:12}', colour)}  {printable(verdict['says'])}")
+    return lines
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:,.4g}"

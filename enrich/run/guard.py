@@ -1,0 +1,100 @@
+"""The end of the check stage: compare the output's statistics with the guards, and hold a run that fails one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from enrich.delta.fingerprints import fetch_table_id
+from enrich.guard.evaluate import Reference, evaluate
+from enrich.guard.statistics import Summary
+from enrich.ledger.records import Held, Run, RunStatistics, newest_first
+from enrich.ledger.run_state import RunState
+from enrich.ledger.store import Delete
+from enrich.run.context import RunContext
+from enrich.run.fingerprints import load_fingerprints
+
+
+class OutputHeld(Exception):
+    """Operator action: the output is not as the guards require, so an operator must approve or reject it.
+
+    Attributes:
+        run: as checked.
+        statistics: to save with the run.
+    """
+
+    def __init__(self, run: Run, statistics: RunStatistics) -> None:
+        super().__init__("; ".join(run.shifts))
+        self.run = run
+        self.statistics = statistics
+
+
+def judge_output(context: RunContext, checked: Run, duplicates: int) -> tuple[Run, RunStatistics]:
+    """Return the checked run with what the guards say of it, and its statistics, to save together.
+
+    Args:
+        context: of the run.
+        checked: the run as the check leaves it.
+        duplicates: number of rows rejected as duplicates.
+
+    Raises:
+        OutputHeld: a guard fails, and neither an operator nor the kind of run permits that. Items that expired already
+            are never published, so they are not held.
+    """
+    services, guards = context.services, context.dataset.guards if checked.kind.is_guarded else ()
+    reference = _find_reference(context) if guards else None
+    changed = _measure_changed(context) if any(guard.measure == "changed" for guard in guards) else None
+    summary = context.statistics.summarize(duplicates=duplicates, changed=changed)
+    verdicts = evaluate(guards, summary, reference)
+    earlier = services.ledger.get_statistics(checked.dataset, checked.run)  # of the check before it was approved
+    statistics = replace(
+        earlier or RunStatistics(dataset=checked.dataset, run=checked.run),
+        summary=summary.dump(),
+        verdicts=orjson.dumps([verdict.describe() for verdict in verdicts]).decode(),
+        reference=reference.run if reference else None,
+    )
+    shifts = [verdict.says for verdict in verdicts if verdict.passed is False]
+    checked = replace(checked, measured=summary.rows, shifts=shifts)
+    is_born_expired = (checked.expires_at or 0) <= services.clock.now()
+    if shifts and not checked.approved and not is_born_expired:
+        raise OutputHeld(checked, statistics)
+    return checked, statistics
+
+
+def hold_run(context: RunContext, held: OutputHeld) -> Run:
+    """Hold a run and return it: the only place where a run becomes held.
+
+    It is not pending any more, so other runs do not wait for it; nothing of it was written.
+    """
+    run, now_ms = held.run, int(context.services.clock.now() * 1000)
+    error = (
+        f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: the output is not as the dataset's guards "
+        f"require, so it is held and nothing of it is published: {'; '.join(run.shifts)}. `./larder approve "
+        f"{run.dataset} {run.run}` publishes it, `./larder reject {run.dataset} {run.run}` closes it"
+    )
+    context.save(
+        replace(run, version=context.run.version, state=RunState.HELD, held_ms=now_ms, error=error),
+        Delete(context.pending),
+        Held(dataset=run.dataset, run=run.run, held_ms=now_ms),
+        held.statistics,
+    )
+    return context.run
+
+
+def _find_reference(context: RunContext) -> Reference | None:
+    """Return the statistics of the newest closed run that had items."""
+    ledger, dataset = context.services.ledger, context.run.dataset
+    for run in newest_first(ledger.fetch_runs(dataset)):
+        if run.measured and (found := ledger.get_statistics(dataset, run.run)):
+            return Reference(run.run, Summary.load(found.summary))
+    return None
+
+
+def _measure_changed(context: RunContext) -> float | None:
+    """Return the share of the live items named by the output whose body it changes; None if none is known."""
+    services = context.services
+    table_id = fetch_table_id(services.dynamodb, services.settings.table)
+    load_fingerprints(context, context.lease.state.fingerprints, table_id)
+    changed, live = context.delta.count_changed(services.clock.now())
+    return changed / live if live else None
