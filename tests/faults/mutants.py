@@ -415,12 +415,6 @@ MUTANTS = (
     ),
     Mutant("older-approved", "enrich.intake.held:_find_obstacle", "if newer is None:", "if newer is not run:"),
     Mutant(
-        "withdrawn-stays-held",
-        "enrich.intake.recovery:_mark_runs",
-        " or services.ledger.get_held(run.dataset, run.run)",
-        "",
-    ),
-    Mutant(
         "failure-not-reported",
         "enrich.intake.worker:handle_requests",
         "                _raise_failed(services, run)\n",
