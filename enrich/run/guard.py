@@ -15,6 +15,8 @@ from enrich.ledger.store import Delete
 from enrich.run.context import RunContext
 from enrich.run.fingerprints import load_fingerprints
 
+RECENT_RUNS = 1000
+
 
 class OutputHeld(Exception):
     """Operator action: the output is not as the guards require, so an operator must approve or reject it.
@@ -85,9 +87,10 @@ def hold_run(context: RunContext, held: OutputHeld) -> Run:
 def _find_reference(context: RunContext) -> Reference | None:
     """Return the statistics of the newest closed run that had items."""
     ledger, dataset = context.services.ledger, context.run.dataset
-    for run in newest_first(ledger.fetch_runs(dataset)):
-        if run.measured and (found := ledger.get_statistics(dataset, run.run)):
-            return Reference(run.run, Summary.load(found.summary))
+    for newest in (RECENT_RUNS, None):  # the ledger keeps all runs, and one of the last is nearly always the reference
+        for run in newest_first(ledger.fetch_runs(dataset, newest=newest)):
+            if run.measured and (found := ledger.get_statistics(dataset, run.run)):
+                return Reference(run.run, Summary.load(found.summary))
     return None
 
 

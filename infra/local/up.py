@@ -278,7 +278,7 @@ class _Running:
         """Report the runs that have closed; show how to read a dataset's items when it has some."""
         ledger = Ledger(self.client("dynamodb"), self.stack["LedgerName"])
         for dataset in self.datasets.values():
-            runs = [run for run in reversed(ledger.fetch_runs(dataset.name)) if run.state.is_closed]
+            runs = [run for run in reversed(ledger.fetch_runs(dataset.name)) if not run.state.is_open]
             for run in runs:
                 if (dataset.name, run.run, run.state) in self.reported:
                     continue

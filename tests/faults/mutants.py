@@ -404,7 +404,7 @@ MUTANTS = (
     Mutant(
         "held-as-reference",
         "enrich.run.guard:_find_reference",
-        "newest_first(ledger.fetch_runs(dataset))",
+        "newest_first(ledger.fetch_runs(dataset, newest=newest))",
         "ledger.fetch_runs(dataset)",
     ),
     Mutant(
