@@ -227,7 +227,7 @@ MUTANTS = (
     Mutant(
         "old-generation-kept",
         "enrich.intake.recovery:_mark_runs",
-        "elif not run.state.is_closed and run.generation is not None and run.generation < generation:",
+        "elif run.state.is_open and run.generation is not None and run.generation < generation:",
         "elif False:",
     ),
     Mutant(
