@@ -61,9 +61,7 @@ def _run(services: Services, options: argparse.Namespace, found: Backfill, estim
             services.progress.end()
             print_error(render_step(len(steps), len(found.to_run), step), DONE)
             if find_failed([step]):
-                print_error(
-                    f"s3://{services.settings.outputs}/{step.output.object_key}: {step.run and step.run.error}", FAILED
-                )
+                print_error((step.run and step.run.error) or "the run failed", FAILED)
                 if not options.keep_going:
                     break
     except KeyboardInterrupt:

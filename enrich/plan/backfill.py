@@ -118,9 +118,8 @@ def _describe_output(output: Candidate) -> dict[str, Any]:
 
 def render_backfill(found: Backfill, estimated: Estimate | None, region: str, paint: Paint = plain) -> str:
     """Render what a backfill does, before it is confirmed."""
-    lines = [
-        paint(f"{found.dataset}: {len(found.to_run):,} of {len(found.outputs):,} outputs to run, in this order", BOLD)
-    ]
+    head = f"{found.dataset}: {len(found.to_run):,} of {len(found.outputs):,} outputs to run, in this order"
+    lines = [paint(head, BOLD)]
     rows = [
         [each.as_of.isoformat(), each.status, "late" if each.is_late else "", each.object_key] for each in found.to_run
     ]

@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset, Derive, LastModified, Metadata, Source
-from enrich.diff import diff as module
 from enrich.diff.diff import Diff, diff
 from enrich.diff.distributions import QUANTILES, find_psi, pick_quantiles
 from enrich.diff.page import render_page
 from enrich.diff.report import describe_diff, render_diff
-from enrich.errors import Failed
-from enrich.intake.operations import replay_rejects
+from enrich.errors import Failed, Stopped
+from enrich.intake.operations import replay_rejects, withdraw
 from enrich.read.chunks import CHUNK_ROWS
 from enrich.services import Services
 from serve.item import body_text
@@ -70,7 +69,7 @@ def get(body: Any, *names: str) -> Any:
     return body
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_counts_and_summaries_are_those_of_the_served_items(shop: SmallShop, tmp_path: Path, seed: int) -> None:
     """Two outputs are run into tables of their own, and compared in Python: the oracle shares no code with diff."""
     rng = random.Random(seed)
@@ -123,7 +122,7 @@ def parquet_of(rows: dict[str, list[Any]]) -> bytes:
     table = pa.table(rows, schema=pa.schema([("shop", pa.string()), ("sku", pa.string()), ("units", pa.float64())]))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def compare(shop: SmallShop, directory: Path, **options: Any) -> Diff:
@@ -190,46 +189,34 @@ def overwrite_and_forget(shop: SmallShop) -> None:
     shop.put(shop.key(1), parquet(ROWS))
 
 
-def withdraw_first(shop: SmallShop) -> None:
-    from enrich.intake.operations import withdraw
+NAMES: dict[tuple[str, str], str] = {
+    ("99", "1"): r"A is '99': the ledger has no run 99 of stock; `./larder status stock`",
+    ("stok/1", "2"): r"A is 'stok/1': no dataset 'stok'; did you mean .?stock",
+    ("1", "nowhere.parquet"): r"B is 'nowhere.parquet': there is no such file or folder; expected a run",
+    ("1", "s3://outputs/stock/none"): r"B is 's3://outputs/stock/none': there is no output; expected a run",
+    ("3", "2"): r"A is '3': run 3 took an output back and served nothing; compare the run that it withdrew, 1",
+}
 
+
+def test_what_can_not_be_compared_says_why(shop: SmallShop) -> None:
+    """The message names the side, what was found, and what to give instead."""
     put_pair(shop)
     run = shop.ledger.get_run("stock", 1)
     assert run is not None
     withdraw(shop.services(), run)
+    for names, message in NAMES.items():
+        with pytest.raises(Failed, match=message):
+            diff(shop.services(), *names)
+    with pytest.raises(Failed, match=r"the body has no member 'unit'; did you mean .?units"):
+        diff(shop.services(), "1", "2", members=["unit"])
 
 
-FAILURES: dict[str, tuple[Any, list[str], str]] = {
-    "unknown-run": (put_pair, ["99", "1"], r"A is '99': the ledger has no run 99 of stock; `./larder status stock`"),
-    "unknown-dataset": (put_pair, ["stok/1", "2"], r"A is 'stok/1': no dataset 'stok'; did you mean .?stock"),
-    "no-file": (
-        put_pair,
-        ["1", "nowhere.parquet"],
-        r"B is 'nowhere.parquet': there is no such file or folder; exp",
-    ),
-    "no-object": (put_pair, ["1", "s3://outputs/stock/none"], r"B is 's3://outputs/stock/none': there is no output"),
-    "overwritten": (
-        overwrite,
-        ["1", "2"],
-        r"(?s)A is run 1 of stock.*overwritten or deleted since.*s3:// address",
-    ),
-    "overwritten-and-forgotten": (overwrite_and_forget, ["1", "2"], r"A is run 1 .*overwritten or deleted since"),
-    "removal": (
-        withdraw_first,
-        ["3", "2"],
-        r"A is '3': run 3 took an output back.*the run that it withdrew, 1",
-    ),
-    "no-member": (put_pair, ["1", "2"], r"the body has no member 'unit'; did you mean .?units"),
-}
-
-
-@pytest.mark.parametrize("case", FAILURES)
-def test_what_can_not_be_compared_says_why(shop: SmallShop, case: str) -> None:
-    """The message names the side, what was found, and what to give instead."""
-    arrange, names, message = FAILURES[case]
+@pytest.mark.parametrize("arrange", [overwrite, overwrite_and_forget])
+def test_an_output_that_was_overwritten_since_is_said(shop: SmallShop, arrange: Any) -> None:
+    """Where the bucket keeps no versions the bytes are gone, whether what the run pinned is known or not."""
     arrange(shop)
-    with pytest.raises(Failed, match=message):
-        diff(shop.services(), *names, members=["unit"] if case == "no-member" else [])
+    with pytest.raises(Failed, match=r"A is run 1 of stock.*overwritten or deleted since.*by its s3:// address"):
+        diff(shop.services(), "1", "2")
 
 
 def test_a_version_that_was_overwritten_is_read_where_the_bucket_keeps_it(shop: SmallShop) -> None:
@@ -373,7 +360,7 @@ def test_nothing_of_a_body_or_a_subject_is_shown_unless_asked(shop: SmallShop, t
         metadata={},
     )
     for name, units in (("a", 1.0), ("b", 2.0)):
-        rows = {"shop": ["both", f"gone-{name}"], "sku": ["a", "b"], "units": [units, 5.0]}
+        rows: dict[str, list[Any]] = {"shop": ["both", f"gone-{name}"], "sku": ["a", "b"], "units": [units, 5.0]}
         (tmp_path / f"{name}.parquet").write_bytes(parquet(rows))
     hidden, shown = (compare(shop, tmp_path, show=5, show_data=show_data) for show_data in (False, True))
     for render in (render_diff, render_page, lambda found: json.dumps(describe_diff(found), ensure_ascii=False)):
@@ -402,7 +389,7 @@ def test_the_page_is_whole_and_executes_nothing(shop: SmallShop, tmp_path: Path)
     hostile = "</title></style><script>alert(1)</script>"
     shop.dataset = replace(shop.dataset, body={hostile: "shop", "units": "units"}, metadata={})
     for name, units in (("a", 1.0), ("b", 2.0)):
-        rows = {"shop": [hostile, "x"], "sku": ["a", "b"], "units": [units, None]}
+        rows: dict[str, list[Any]] = {"shop": [hostile, "x"], "sku": ["a", "b"], "units": [units, None]}
         (tmp_path / f"{name}.parquet").write_bytes(parquet_of(rows))
     page = render_page(compare(shop, tmp_path, show=5, show_data=True))
     reader = Reader()
@@ -428,7 +415,7 @@ def test_psi_is_the_sum_over_bins() -> None:
 def test_psi_of_numbers_follows_shape_and_not_scale_of_sampling(shop: SmallShop, tmp_path: Path) -> None:
     """The same distribution in two samples is stable; a shift, a new constant, and new nulls are found."""
     rng = np.random.default_rng(1)
-    count = 4_000
+    count = 2_000
     base = rng.normal(0, 1, count)
     cases: dict[str, tuple[Any, Any]] = {
         "same": (base, rng.normal(0, 1, count)),
@@ -458,7 +445,7 @@ def test_psi_of_numbers_follows_shape_and_not_scale_of_sampling(shop: SmallShop,
 def test_quantiles_are_numpys_whatever_the_batches(count: int, batch: int) -> None:
     """Batches of sorted values are read once."""
     values = np.sort(np.random.default_rng(count).normal(size=count))
-    batches = [values[n : n + batch] for n in range(0, count, batch)]
+    batches = [list(values[n : n + batch]) for n in range(0, count, batch)]
     fractions = sorted(QUANTILES.values())
     assert pick_quantiles(batches, count, fractions) == pytest.approx(list(np.quantile(values, fractions)))
 
@@ -483,16 +470,16 @@ def test_a_dataset_of_lines_without_metadata(tmp_path: Path) -> None:
 def test_more_rows_than_duckdb_may_hold_spill(shop: SmallShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit that the items do not fit into, counts and quantiles are right."""
     monkeypatch.setattr("enrich.diff.compare.MEMORY_LIMIT", "32MB")
-    count = 150_000
+    count = 90_000
     shop.dataset = replace(shop.dataset, body={"units": "units", "who": "shop"}, metadata={})
     for name, first in (("a", 0), ("b", count // 3)):
         numbers = range(first, first + count)
         units = [float(n + (name == "b" and n % 10 == 0)) for n in numbers]
-        rows = {"shop": [f"shop {n:07d}" for n in numbers], "sku": ["a"] * count, "units": units}
+        rows: dict[str, list[Any]] = {"shop": [f"shop {n:07d}" for n in numbers], "sku": ["a"] * count, "units": units}
         (tmp_path / f"{name}.parquet").write_bytes(parquet(rows))
     found = compare(shop, tmp_path)
     third = count // 3
-    assert (found.counts.only_in_a, found.counts.only_in_b, found.counts.changed) == (third, third, 10_000)
+    assert (found.counts.only_in_a, found.counts.only_in_b, found.counts.changed) == (third, third, 6_000)
     numbers_a = found.members[0].numbers
     assert numbers_a is not None
     assert numbers_a[0].quantiles["p50"] == (count - 1) / 2
@@ -504,7 +491,12 @@ def test_metadata_is_pinned_once_for_both(shop: SmallShop, monkeypatch: pytest.M
     put_pair(shop)
     started: list[str] = []
     start = shop.start
-    monkeypatch.setattr(shop, "start", lambda sql, location: started.append(sql) or start(sql, location), raising=False)
+
+    def note(sql: str, location: str) -> str:
+        started.append(sql)
+        return start(sql, location)
+
+    monkeypatch.setattr(shop, "start", note, raising=False)
     assert shop.dataset.metadata["products"] == Metadata("select sku, title from products", on="sku")
     diff(shop.services(), "1", "2", show=3, show_data=True)
     assert len(started) == 1
@@ -514,5 +506,5 @@ def test_a_lease_that_is_taken_meanwhile_is_for_later(shop: SmallShop, monkeypat
     """The view of the ledger can't get the lease when another one has just got it."""
     put_pair(shop)
     monkeypatch.setattr(Services, "acquire", lambda *_: None)
-    with pytest.raises(module.Stopped, match="its lease was acquired meanwhile; try again"):
+    with pytest.raises(Stopped, match="its lease was acquired meanwhile; try again"):
         diff(shop.services(), "1", "2")
