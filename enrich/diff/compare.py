@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import pyarrow as pa
+
 from enrich.dataset.json_sql import literal
 from enrich.diff.distributions import BINS, DECILES, QUANTILES, find_cuts, find_edges, find_psi, pick_quantiles
 from enrich.diff.extract import GROUP_ROWS, Extracted, connect
@@ -218,8 +220,7 @@ class Comparison:
             _BATCH
         )
         with closing(reader):
-            batches = (batch.column(0).to_numpy() for batch in reader)
-            picked = pick_quantiles(batches, count, [fractions[n] for n in order])
+            picked = pick_quantiles(map(_view, reader), count, [fractions[n] for n in order])
         return [value for _, value in sorted(zip(order, picked, strict=True))]
 
     def _find_psi(self, column: str, deciles: Sequence[float], nulls: tuple[int, int]) -> float | None:
@@ -280,6 +281,12 @@ class Comparison:
     def _one(self, sql: str) -> tuple[Any, ...]:
         (row,) = self._con.execute(sql).fetchall()  # all: a result that is not finished blocks the next query
         return row
+
+
+def _view(batch: pa.RecordBatch) -> Sequence[float]:
+    """Return the doubles of a batch of one column without nulls, as they are in memory."""
+    column = batch.column(0)
+    return memoryview(column.buffers()[1]).cast("d")[column.offset : column.offset + len(column)]
 
 
 def _finite(value: float | None) -> float | None:

@@ -132,10 +132,15 @@ def find_backfill(services: Services, dataset_name: str, since: datetime, until:
         run_of_it = seen.get((listed.object_key, listed.etag, listed.arrived_ms, listed.listing))
         try:
             as_of = _find_as_of(services, dataset, listed, run_of_it)
+            if as_of is None or not since <= as_of < until:
+                continue
+            if run_of_it is None:  # a listing need not show it as the run saw it: only its identity decides
+                output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
+                if output is None:
+                    continue
+                run_of_it = newest.get(output.identity)
         except Failed as error:
             found.unreadable.append(str(error))
-            continue
-        if as_of is None or not since <= as_of < until:
             continue
         status = Status.WITHDRAWN if run_of_it and run_of_it.run in withdrawn else _judge(run_of_it)
         if status in {Status.NEW, Status.FAILED} and math.ceil((as_of + dataset.ttl).timestamp()) <= now:

@@ -426,12 +426,19 @@ def test_psi_of_numbers_follows_shape_and_not_scale_of_sampling(shop: SmallShop,
         "nulls": (base, [None if n % 2 else value for n, value in enumerate(base)]),
         "constant": (np.full(count, 5.0), np.full(count, 5.0)),
     }
-    shop.dataset = replace(shop.dataset, body={"units": "units"}, metadata={})
-    for name, (a, b) in cases.items():
-        for side, values in (("a", a), ("b", b)):
-            rows = {"shop": [str(n) for n in range(count)], "sku": ["a"] * count, "units": list(values)}
-            (tmp_path / f"{side}.parquet").write_bytes(parquet_of(rows))
-        (member,) = compare(shop, tmp_path).members
+    columns = {"shop": "varchar", "sku": "varchar", **dict.fromkeys(cases, "double")}
+    shop.dataset = replace(
+        shop.dataset,
+        source=replace(shop.dataset.source, columns=columns),
+        body={name: f'"{name}"' for name in cases},
+        metadata={},
+    )
+    for n, side in enumerate("ab"):
+        values = {name: pa.array(list(pair[n]), pa.float64()) for name, pair in cases.items()}
+        rows: dict[str, Any] = {"shop": [str(n) for n in range(count)], "sku": ["a"] * count, **values}
+        (tmp_path / f"{side}.parquet").write_bytes(parquet(rows))
+    for member in compare(shop, tmp_path).members:
+        name = member.member.place.strip('"')
         assert member.psi is not None
         assert (member.psi > 0.25) == (name not in {"same", "constant"}), (name, member.psi)
         assert member.histogram is not None
