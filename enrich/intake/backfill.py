@@ -227,7 +227,7 @@ def run_backfill(services: Services, found: Backfill, *, send: bool = False) -> 
         send: let the deployed function execute the runs: a message to its queue for each, and this process waits.
 
     Raises:
-        Stopped: a service that is needed is unavailable, or the run of another invocation does not get on.
+        Stopped: a service that is needed is unavailable, or another invocation's run makes no progress.
         LeaseLost: another invocation holds the dataset.
     """
     total = len(found.to_run)

@@ -67,7 +67,7 @@ def estimate(services: Services, found: Backfill) -> Estimate:
 def plan_backfill(services: Services, found: Backfill) -> list[Step]:
     """Run all outputs over copy-on-write views; return them with their closed runs.
 
-    A late output may write less than this: the views do not have the items that are newer than it.
+    A late output can write less than this: the views do not have the items that are newer than it.
 
     Raises:
         Stopped: a service that a run needs is unavailable.
@@ -164,8 +164,8 @@ def render_step(number: int, total: int, step: Step) -> str:
         return f"{head}: it is gone; nothing was run"
     counts = step.run.counts
     names = ("written", "unchanged", "superseded", "expired", "rejected", "removed")
-    told = ", ".join(f"{getattr(counts, name):,} {name}" for name in names if getattr(counts, name)) or "no rows"
-    return f"{head}: run {step.run.run} {step.run.state}, {told}"
+    outcome = ", ".join(f"{getattr(counts, name):,} {name}" for name in names if getattr(counts, name)) or "no rows"
+    return f"{head}: run {step.run.run} {step.run.state}, {outcome}"
 
 
 def render_end(found: Backfill, steps: Sequence[Step]) -> str:

@@ -54,7 +54,7 @@ def serve(directory: Path, dataset: Dataset, rows: Any) -> dict[tuple[str, str],
 
 
 def make_rows(rng: random.Random, count: int) -> dict[str, list[Any]]:
-    """Make an output with duplicates, rejects, nulls, extremes and items that another output may have too."""
+    """Make an output with duplicates, rejects, nulls, extremes and items that another output has too."""
     units = [rng.choice([None, 1.0, 2.0, 3.5, 1e9, -1e9, float("nan"), rng.gauss(0, 9)]) for _ in range(count)]
     return {
         "shop": [rng.choice(["x", "y", None, "<script>ü"]) for _ in range(count)],
@@ -251,7 +251,7 @@ def test_outputs_of_two_datasets_are_not_compared(shop: SmallShop, tmp_path: Pat
 
 
 def test_no_rows_and_all_rejected_are_said_and_are_no_agreement(shop: SmallShop, tmp_path: Path) -> None:
-    """One side without items is a difference with a note; two are an error, which no check may take for equal."""
+    """One side without items is a difference with a note; two are an error, which no check can take for equal."""
     shop.dataset = replace(shop.dataset, tolerated=replace(shop.dataset.tolerated, share=0.4, few=0))
     outputs = {
         "empty": {"shop": [], "sku": [], "units": []},
