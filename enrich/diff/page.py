@@ -16,8 +16,7 @@ from enrich.diff.diff import Diff, Sample, SideSummary
 from enrich.diff.distributions import QUANTILES
 from enrich.diff.report import (
     KINDS,
-    SHIFTED,
-    STABLE,
+    judge_psi,
     name_rows,
     name_value,
     render_number,
@@ -146,15 +145,14 @@ def _render_members(diff: Diff) -> Element:
     rows: list[list[Element | str | int | None]] = []
     for each in diff.members:
         means = [render_number(numbers.mean) for numbers in each.numbers] if each.numbers else [None, None]
-        rows.append([each.member.place, each.changed, _mark(each.psi), *each.nulls, *means])
+        rows.append([each.member.place, each.changed, _mark(diff, each.psi), *each.nulls, *means])
     return _table(["member", "changed", "PSI", "nulls A", "nulls B", "mean A", "mean B"], rows)
 
 
-def _mark(psi: float | None) -> Element | None:
+def _mark(diff: Diff, psi: float | None) -> Element | None:
     if psi is None:
         return None
-    level = "shifted" if psi > SHIFTED else "moved" if psi >= STABLE else ""
-    return _tag("span", render_psi(psi) or "", **{"class": f"mark {level}".strip()})
+    return _tag("span", render_psi(diff, psi) or "", **{"class": f"mark {judge_psi(diff, psi)}".strip()})
 
 
 def _render_card(diff: Diff, each: MemberDiff) -> Element:

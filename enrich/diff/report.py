@@ -13,6 +13,7 @@ from enrich.diff.members import Kind
 from enrich.plan.samples import find_changes
 
 STABLE, SHIFTED = 0.1, 0.25  # below and above these a PSI is usually taken as stable, and as shifted
+FEW = 200  # items of an output, of which a PSI has no verdict
 HIDDEN = "hidden; --show-data shows it"
 KINDS = {"changed": "Changed", "only_in_a": "Only in A", "only_in_b": "Only in B"}
 
@@ -127,7 +128,7 @@ def render_diff(diff: Diff, paint: Paint = plain) -> str:
     shown = [[*row[:3], row[3] or ""] for row in rows]
     lines += ["", render_table(["", "A", "B", ""], shown, paint=paint)]
     if diff.members:
-        lines += ["", render_table(_HEAD, [_render_member(each) for each in diff.members], paint=paint)]
+        lines += ["", render_table(_HEAD, [_render_member(diff, each) for each in diff.members], paint=paint)]
     for each in diff.members:
         lines += _render_details(diff, each, paint)
     for kind, some in diff.samples.items():
@@ -156,8 +157,8 @@ def _render_reasons(diff: Diff) -> str:
     return "; ".join(found)
 
 
-def _render_member(each: MemberDiff) -> list[object]:
-    row: list[object] = [each.member.place, each.changed, render_psi(each.psi), *each.nulls]
+def _render_member(diff: Diff, each: MemberDiff) -> list[object]:
+    row: list[object] = [each.member.place, each.changed, render_psi(diff, each.psi), *each.nulls]
     if each.numbers:
         a, b = each.numbers
         row += [render_number(a.mean), render_number(b.mean)]
@@ -167,11 +168,16 @@ def _render_member(each: MemberDiff) -> list[object]:
     return [*row, *([None] * 6)]
 
 
-def render_psi(psi: float | None) -> str | None:
+def render_psi(diff: Diff, psi: float | None) -> str | None:
     """Render a population stability index with its verdict."""
-    if psi is None:
-        return None
-    return f"{psi:.3f}{' shifted' if psi > SHIFTED else ' moved' if psi >= STABLE else ''}"
+    return None if psi is None else f"{psi:.3f} {judge_psi(diff, psi)}".rstrip()
+
+
+def judge_psi(diff: Diff, psi: float) -> str:
+    """Return `shifted`, `moved`, or nothing: also for so few items that chance alone moves the index."""
+    if psi < STABLE or min(diff.a.items, diff.b.items) < FEW:
+        return ""
+    return "shifted" if psi > SHIFTED else "moved"
 
 
 def render_number(value: float | None) -> str | None:

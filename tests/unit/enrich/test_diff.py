@@ -437,7 +437,11 @@ def test_psi_of_numbers_follows_shape_and_not_scale_of_sampling(shop: SmallShop,
         values = {name: pa.array(list(pair[n]), pa.float64()) for name, pair in cases.items()}
         rows: dict[str, Any] = {"shop": [str(n) for n in range(count)], "sku": ["a"] * count, **values}
         (tmp_path / f"{side}.parquet").write_bytes(parquet(rows))
-    for member in compare(shop, tmp_path).members:
+    found = compare(shop, tmp_path)
+    shown = {line.split()[0]: line for line in render_diff(found).splitlines() if line[:1].isalpha()}
+    assert "shifted" in shown["nulls"]
+    assert "shifted" not in shown["same"]
+    for member in found.members:
         name = member.member.place.strip('"')
         assert member.psi is not None
         assert (member.psi > 0.25) == (name not in {"same", "constant"}), (name, member.psi)
