@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from enrich.guard.evaluate import add_psi
+
 QUANTILES = {
     "min": 0.0,
     "p01": 0.01,
@@ -18,7 +20,6 @@ QUANTILES = {
 }
 DECILES = [n / 10 for n in range(1, 10)]
 BINS = 20  # of a histogram
-_LEAST_SHARE = 1e-4  # in place of the share of an empty bin, which has no logarithm
 
 
 def find_psi(a: Sequence[int], b: Sequence[int]) -> float | None:
@@ -29,8 +30,8 @@ def find_psi(a: Sequence[int], b: Sequence[int]) -> float | None:
     """
     if not sum(a) or not sum(b):
         return None
-    shares = [(max(x / sum(a), _LEAST_SHARE), max(y / sum(b), _LEAST_SHARE)) for x, y in zip(a, b, strict=True)]
-    return sum((y - x) * math.log(y / x) for x, y in shares)
+    total_a, total_b = sum(a), sum(b)
+    return math.fsum(add_psi(y / total_b, x / total_a) for x, y in zip(a, b, strict=True))
 
 
 def pick_quantiles(batches: Iterable[Sequence[float]], count: int, fractions: Iterable[float]) -> list[float]:

@@ -44,6 +44,8 @@ class Status(StrEnum):
     FAILED = "failed"  # its last run failed: it is run again
     DONE = "done"  # its run is done: nothing
     WITHDRAWN = "withdrawn"  # an operator took it back: nothing
+    HELD = "held"  # guards hold it until an operator approves or rejects it: nothing
+    REJECTED = "rejected"  # an operator rejected it: nothing
     EXPIRED = "expired"  # it is older than the ttl, so no item of it would be served: nothing
 
     @property
@@ -100,7 +102,7 @@ class Backfill:
 
 
 class Step(NamedTuple):
-    """An output that was worked on, and its closed run; None if the output is gone."""
+    """An output that was worked on, and its run, closed or held; None if the output is gone."""
 
     output: Candidate
     run: Run | None
@@ -154,10 +156,15 @@ def find_backfill(services: Services, dataset_name: str, since: datetime, until:
 def _judge(run: Run | None) -> Status:
     if run is None:
         return Status.NEW
-    if not run.state.is_closed:
+    if run.state.is_open:
         return Status.OPEN
-    closed = {RunState.DONE: Status.DONE, RunState.WITHDRAWN: Status.WITHDRAWN}
-    return closed.get(run.state, Status.FAILED)
+    kept = {
+        RunState.DONE: Status.DONE,
+        RunState.WITHDRAWN: Status.WITHDRAWN,
+        RunState.HELD: Status.HELD,
+        RunState.REJECTED: Status.REJECTED,
+    }
+    return kept.get(run.state, Status.FAILED)
 
 
 def _is_late(high_water: str, generation: int, as_of: datetime) -> bool:
@@ -200,6 +207,7 @@ def _read_as_of(services: Services, dataset: Dataset, listed: Listed) -> datetim
         subject=dict.fromkeys(dataset.served.subject, "'-'"),
         prediction_id="'-'",
         body={"none": "0"},
+        guards=(),
     )
     try:
         with (
@@ -256,15 +264,15 @@ def queue_output(services: Services, dataset: str, output: Candidate) -> Run | N
 
 
 def _execute(services: Services, queued: Run, *, send: bool) -> Run:
-    """Execute a queued run, or have it executed; return it closed."""
+    """Execute a queued run, or have it executed; return it closed or held."""
     dataset, run, version, changed_at = queued.dataset, queued, -1, services.clock.now()
-    if send and not queued.state.is_closed:
+    if send and queued.state.is_open:
         services.send({"continue": {"dataset": dataset}})
-    while not run.state.is_closed:
+    while run.state.is_open:
         if not send:
             _exhaust(services, dataset, queued.run)
         run = services.ledger.get_run(dataset, queued.run) or run
-        if run.state.is_closed:
+        if not run.state.is_open:
             break
         services.progress.stage(run, f"{run.state}, waits for another invocation, {run.stage} {run.next_row:,}")
         now, state = services.clock.now(), services.ledger.get_state(dataset)
@@ -287,5 +295,5 @@ def _exhaust(services: Services, dataset: str, own: int) -> None:
 
 
 def find_failed(steps: Sequence[Step]) -> list[Step]:
-    """Return the outputs whose run failed."""
-    return [step for step in steps if step.run is not None and step.run.state is RunState.FAILED]
+    """Return the outputs whose run failed, or is held by the dataset's guards."""
+    return [step for step in steps if step.run is not None and step.run.state in {RunState.FAILED, RunState.HELD}]

@@ -143,6 +143,8 @@ _LATE = "overwrite no item of a newer output, and add those that none has"
 _KEPT = {
     Status.DONE: "their runs are done",
     Status.WITHDRAWN: "an operator withdrew them",
+    Status.HELD: "guards hold them; `./larder approve` publishes one, `./larder reject` closes it",
+    Status.REJECTED: "an operator rejected them",
     Status.EXPIRED: "they are older than the ttl, so their items would not be served",
 }
 
@@ -173,7 +175,7 @@ def render_end(found: Backfill, steps: Sequence[Step]) -> str:
     runs: list[Run] = [step.run for step in steps if step.run]
     done = sum(run.state is RunState.DONE for run in runs)
     failed, left = len(find_failed(steps)), len(found.to_run) - len(steps)
-    more = f", {failed:,} failed" if failed else ""
+    more = f", {failed:,} failed or held" if failed else ""
     more += f", {left:,} not begun" if left else ""
     written, units = sum(run.counts.written for run in runs), sum(run.units for run in runs)
     return f"Backfill: {done:,} of {len(found.to_run):,} done{more}, {written:,} written, {units:,} write units"

@@ -388,7 +388,7 @@ def test_a_backfill_shows_its_price_asks_and_goes_on(
     assert re.search(r"at most \d+ write units, \$0\.0000 on demand", error)
     assert error.endswith("Run them? [y/N] nothing was run\n")
     code, out, error = enrich(*words, "--yes")
-    assert (code, out) == (FAILED, "Backfill: 1 of 3 done, 1 failed, 1 not begun, 1 written, 1 write units\n")
+    assert (code, out) == (FAILED, "Backfill: 1 of 3 done, 1 failed or held, 1 not begun, 1 written, 1 write units\n")
     assert "stopped at the first failure, run 2; after a fix start the same backfill again" in error
     code, found, _ = enrich(*words, "--yes", "--keep-going", "--json")
     assert (code, [(run["run"], run["state"]) for run in found["runs"]]) == (FAILED, [(3, "failed"), (4, "done")])

@@ -15,9 +15,11 @@ import pytest
 from enrich.cli.exit_codes import UsageError
 from enrich.commands.backfill import _parse_range
 from enrich.dataset.as_of import FromColumn, FromKey, LastModified
+from enrich.dataset.guards import Guard
 from enrich.errors import Stopped
-from enrich.intake.backfill import PATIENCE, Backfill, Status, Step, find_backfill, run_backfill
+from enrich.intake.backfill import PATIENCE, Backfill, Status, Step, find_backfill, find_failed, run_backfill
 from enrich.intake.events import parse_event
+from enrich.intake.held import reject
 from enrich.intake.operations import withdraw
 from enrich.intake.worker import handle_requests, run_dataset
 from enrich.ledger.run_state import RunState
@@ -179,7 +181,7 @@ def test_going_on_after_a_failure_runs_the_others(shop: SmallShop) -> None:
     found = find(shop)
     steps = list(run_backfill(shop.services(), found))
     assert [step.run.state for step in steps if step.run] == ["done", "failed", "done"]
-    assert render_end(found, steps).startswith("Backfill: 2 of 3 done, 1 failed, ")
+    assert render_end(found, steps).startswith("Backfill: 2 of 3 done, 1 failed or held, ")
     assert "run 2 failed" in render_step(2, 3, steps[1])
 
 
@@ -369,3 +371,21 @@ def test_another_output_arrives_meanwhile(shop: SmallShop) -> None:
     assert [step.run.run for step in rest if step.run] == [3, 2]
     assert len(shop.ledger.fetch_runs("stock")) == 3
     assert served(shop)["x/a"] == 10.0
+
+
+def test_an_output_that_guards_hold_stops_it_and_is_left_to_an_operator(shop: SmallShop) -> None:
+    """The next backfill leaves it alone, also after it was rejected, and continues after it."""
+    shop.dataset = replace(shop.dataset, guards=[Guard("rows", least=3)])
+    put_days(shop, [2, 0])
+    shop.put(shop.key(1), parquet({name: values[:1] for name, values in ROWS.items()}))
+    steps: Any = run_backfill(shop.services(), find(shop))
+    found = [next(steps), next(steps)]
+    steps.close()
+    assert [step.run.state for step in found if step.run] == ["done", "held"]
+    assert len(find_failed(found)) == 1
+    assert [each.status for each in find(shop).outputs] == ["done", "held", "new"]
+    reject(shop.services(), "stock", 2)
+    again = find(shop)
+    assert [each.status for each in again.outputs] == ["done", "rejected", "new"]
+    assert "1 left alone: an operator rejected them" in render_backfill(again, None, "x")
+    assert [step.run.state for step in run_backfill(shop.services(), again) if step.run] == ["done"]
