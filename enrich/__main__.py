@@ -114,6 +114,23 @@ examples:
     planned.add_argument("--per-month", type=float, metavar="N", help="outputs per month (default: from the ledger)")
     planned.add_argument("--region", help="region of the prices (default: the session's)")
 
+    differ = add("diff", "show what two outputs would serve differently; writes nothing", f"flight-delays/12 {url}")
+    for name in ("a", "b"):
+        differ.add_argument(
+            name, metavar=name.upper(), help="run (12 or DATASET/12), s3://bucket/object_key or prefix/, or a path"
+        )
+    differ.add_argument("--dataset", dest="of", metavar="NAME", help="of both, where neither A nor B says it")
+    differ.add_argument("--member", action="append", metavar="NAME", help="describe only this member; can be repeated")
+    differ.add_argument(
+        "--show", type=_count, default=5, metavar="N", help="number of largest changes and samples of each kind (5)"
+    )
+    differ.add_argument("--show-data", action="store_true", help="show item keys, texts and bodies")
+    differ.add_argument("--html", metavar="FILE", help="also write one HTML page, which loads nothing")
+    differ.add_argument(
+        "--own-metadata", action="store_true", help="join each run with the metadata that it had, not with that of now"
+    )
+    differ.add_argument("--exit-code", action="store_true", help="exit with 2 if they differ")
+
     status = add("status", "show runs and pending runs, or one run in full", "flight-delays 12")
     status.add_argument("dataset", nargs="?")
     status.add_argument("run", nargs="?", type=int)
@@ -127,6 +144,21 @@ examples:
 
     run = add("run", "run an output now", url, writes=True)
     run.add_argument("output", help="s3://bucket/object_key")
+    filled = add(
+        "backfill",
+        "run the outputs of a time range, in the order in which they were made",
+        "flight-delays --since 2026-11-01 --until 2026-11-20",
+        writes=True,
+    )
+    filled.add_argument("dataset")
+    filled.add_argument("--since", required=True, metavar="D", help="as_of from: a date, or an instant in RFC 3339")
+    filled.add_argument("--until", metavar="D", help="as_of up to and including (default: the newest)")
+    filled.add_argument("--dry-run", action="store_true", help="run it over a view, and show what it would do and cost")
+    filled.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
+    filled.add_argument("--keep-going", action="store_true", help="continue after an output that fails")
+    filled.add_argument(
+        "--send", action="store_true", help="let the deployed function execute the runs, by messages to its queue"
+    )
     swept = add("sweep", "find outputs for which no event arrived, and execute pending runs", "", writes=True)
     swept.add_argument("dataset", nargs="?")
     replayed = add(

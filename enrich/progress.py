@@ -6,10 +6,19 @@ from enrich.ledger.records import Run
 
 
 class Progress:
-    """Receives a run's progress and ignores it."""
+    """Receives a run's progress and ignores it.
+
+    Attributes:
+        title: of the work that the runs belong to, such as `backfill 3 of 12`.
+    """
+
+    title = ""
 
     def stage(self, run: Run, stage: str) -> None:
         """Report that a stage begins: pin, metadata, check, write, remove, close."""
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
         """Report the rows of the stage that are done and rejected so far; `rate`: write units per second."""
+
+    def end(self) -> None:
+        """Report that what follows is not progress."""

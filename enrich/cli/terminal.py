@@ -44,13 +44,13 @@ class ProgressLine(Progress):
     def stage(self, run: Run, stage: str) -> None:
         """Show that a stage begins."""
         self._stage, self._began, self._first_row = stage, time.monotonic(), None
-        self._show(f"{run.dataset} run {run.run}: {stage}")
+        self._show(f"{self._name(run)}: {stage}")
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
         """Show rows done, rejects, rows per second, and the time left if the number of rows is known."""
         first = self._first_row = run.next_row if self._first_row is None else self._first_row
         speed = (done - first) / max(time.monotonic() - self._began, 1e-3)
-        text = f"{run.dataset} run {run.run}: {self._stage} {done:,} rows, {rejected:,} rejected, {speed:,.0f} rows/s"
+        text = f"{self._name(run)}: {self._stage} {done:,} rows, {rejected:,} rejected, {speed:,.0f} rows/s"
         if rate:
             text += f", {rate:,.0f} write units/s"
         if run.rows and speed:
@@ -60,6 +60,11 @@ class ProgressLine(Progress):
     def end(self) -> None:
         """Clear the line."""
         self._show("")
+
+    def _name(self, run: Run) -> str:
+        """Name a run, after the title; one that is in no ledger has no number."""
+        name = f"{run.dataset} run {run.run}" if run.run else f"{run.dataset} {printable(run.object_key)}"
+        return f"{self.title}: {name}" if self.title else name
 
     def _show(self, text: str) -> None:
         if sys.stderr.isatty():

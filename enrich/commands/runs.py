@@ -1,4 +1,4 @@
-"""Commands that read or change a deployed stack: plan, status, run, sweep, replay, withdraw, approve and the like."""
+"""Commands that read or change a deployed stack: those that plan or show, and those that execute runs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from enrich.cli.terminal import (
     render_runs,
     render_withdrawal,
 )
+from enrich.commands.backfill import execute_backfill
+from enrich.commands.diff import execute_diff
 from enrich.commands.local import require_dataset
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, load_datasets
@@ -277,9 +279,11 @@ def _get_run(services: Services, dataset: str, number: int) -> Run:
 
 _COMMANDS: Mapping[str, Callable[[Services, argparse.Namespace], int]] = {
     "plan": _plan,
+    "diff": execute_diff,
     "status": _status,
     "rejects": _rejects,
     "run": _run,
+    "backfill": execute_backfill,
     "sweep": _sweep,
     "replay": _replay,
     "withdraw": _withdraw,

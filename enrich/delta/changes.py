@@ -37,9 +37,10 @@ WHY = ("new", "in doubt", "changed", "rewritten", "expiring")  # why a row is wr
 MEMORY_LIMIT = "128MB"  # above it, DuckDB spills to scratch disk
 LOCAL_BYTES = 2 * 1024**3  # of notes by bucket that stay on scratch disk; the others are read from S3 again
 BATCH_ROWS = 64 * 1024  # fetched from DuckDB at once
-# A key's digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
+MD5_SQL = "md5_number(pk || chr(0) || sk)"  # digest of an item key
+# That digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
 # md5_number_upper, which would compute the digest twice.
-_KEY = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
+KEY_SQL = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
 _REMOVALS = pa.schema(
     [
         ("row", pa.int64()),  # within its bucket
@@ -147,8 +148,8 @@ class Delta:
         chunk = rendered.select(["row", "pk", "sk", "digest", "reason"])
         with _Registered(self._db, chunk=chunk):
             noted = self._db.sql(
-                f"select row, {_KEY}, digest, reason is null as kept, {keys} "
-                "from (select *, md5_number(pk || chr(0) || sk) as md5 from chunk "
+                f"select row, {KEY_SQL}, digest, reason is null as kept, {keys} "
+                f"from (select *, {MD5_SQL} as md5 from chunk "
                 "where pk is not null and sk is not null)"
             ).to_arrow_table()
         self._log.add(noted)

@@ -127,7 +127,7 @@ def _judge_psi(guard: Guard, summary: Summary, reference: Reference | None) -> V
         edges, expected = _divide(before)
         source = f"run {reference.run}"
     actual = _share(found.groups, edges)
-    psi = math.fsum(_add_psi(mine, theirs) for mine, theirs in zip(actual, expected, strict=True))
+    psi = math.fsum(add_psi(mine, theirs) for mine, theirs in zip(actual, expected, strict=True))
     shown = f"{guard.name} is {psi:.3f} against {source}"
     return _conclude(guard, shown, list(_find_absolute(guard, psi, psi)), psi, None)
 
@@ -151,7 +151,8 @@ def _share(groups: Sequence[Sequence[int]], edges: Sequence[int]) -> list[float]
     return [count / sum(counts) for count in counts]
 
 
-def _add_psi(actual: float, expected: float) -> float:
+def add_psi(actual: float, expected: float) -> float:
+    """Return what two shares of a group add to the population stability index."""
     actual, expected = max(actual, NO_SHARE), max(expected, NO_SHARE)
     return (actual - expected) * math.log(actual / expected)
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.as_of import FromColumn, set_zone
-from enrich.dataset.binding import bind_dataset, find_constant_id, find_leaves
+from enrich.dataset.binding import Node, bind_dataset, find_constant_id, find_leaves
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
@@ -134,6 +134,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._con.close()
+
+    @property
+    def body(self) -> Mapping[str, Node]:
+        """The body's members: expressions with their types, at any depth."""
+        return self._bound.body
 
     def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
         """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, a third of the work.

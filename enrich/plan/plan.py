@@ -72,7 +72,7 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
         statistics = services.ledger.get_statistics(output.dataset, earlier.run)
         return Plan(earlier, [], done=True, per_month=per_month, statistics=statistics)
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
-        inner = _overlay(services, output.dataset, Path(folder))
+        inner = open_overlay(services, output.dataset, Path(folder))
         mine = enqueue_output(inner, output)
         sampler = Sampler(output.dataset, mine.run, show)
         inner = replace(inner, open_transport=lambda _timeout: DiscardTransport(sampler.take if show else None))
@@ -92,7 +92,7 @@ def plan_withdrawal(services: Services, bad: Run) -> list[Run]:
         Stopped: a service that a run needs is unavailable.
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
-        inner = _overlay(services, bad.dataset, Path(folder))
+        inner = open_overlay(services, bad.dataset, Path(folder))
         queued = withdraw(inner, bad)
         return list(run_pending(inner, bad.dataset)) or [queued]
 
@@ -102,6 +102,7 @@ class _WithoutRate(Progress):
 
     def __init__(self, shown: Progress) -> None:
         self.stage = shown.stage  # type: ignore[method-assign]
+        self.end = shown.end  # type: ignore[method-assign]
         self._rows = shown.rows
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
@@ -110,7 +111,7 @@ class _WithoutRate(Progress):
         self._rows(run, done, rejected, None)
 
 
-def _overlay(services: Services, dataset: str, folder: Path) -> Services:
+def open_overlay(services: Services, dataset: str, folder: Path) -> Services:
     """Return services whose writes stay in copy-on-write views."""
     (folder / "s3").mkdir()
     (folder / "scratch").mkdir()

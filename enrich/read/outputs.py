@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -54,12 +55,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object that can be an output, as a listing shows it; `listing` as in `Output`."""
+    """An object that can be an output, as a listing shows it; `listing` as in `Output`; `size`: bytes of all parts."""
 
     object_key: str
     etag: str
     arrived_ms: int
     listing: str = ""
+    size: int = 0
 
 
 def find_dataset(datasets: Mapping[str, Dataset], object_key: str) -> Dataset | None:
@@ -75,10 +77,10 @@ def find_dataset(datasets: Mapping[str, Dataset], object_key: str) -> Dataset | 
     if dataset.source.marker:
         folder, _, name = below.rpartition("/")
         return dataset if name == dataset.source.marker and not _is_hidden(folder) else None
-    return dataset if _is_data(below) else None
+    return dataset if is_data(below) else None
 
 
-def _is_data(below: str) -> bool:
+def is_data(below: str) -> bool:
     """Return whether an object can be an output or a part, by its key below the prefix or the marker's folder."""
     return not (below.endswith("/") or not below or _is_hidden(below) or _LEFTOVER.fullmatch(below.rpartition("/")[2]))
 
@@ -131,17 +133,23 @@ def fetch_listed(s3: S3Client, dataset: Dataset, bucket: str) -> list[Listed]:
     """List the objects under the dataset's prefix that are or close an output, each with a digest of its parts."""
     found: list[Listed] = []
     folders: dict[str, Any] = {}  # folder -> the digest of the parts in it, listed so far
+    sizes = Counter[str]()  # folder -> bytes of them
     for entry in list_objects(s3, bucket, dataset.source.prefix):
         if find_dataset({dataset.name: dataset}, entry["Key"]):
-            found.append(Listed(entry["Key"], entry["ETag"], _milliseconds(entry["LastModified"])))
+            arrived_ms = _milliseconds(entry["LastModified"])
+            found.append(Listed(entry["Key"], entry["ETag"], arrived_ms, size=entry["Size"]))
         elif dataset.source.marker:
             for folder in _folders_of(entry["Key"], len(dataset.source.prefix)):
                 folders.setdefault(folder, hashlib.sha256()).update(_render_entry(entry).encode())
+                sizes[folder] += entry["Size"]
     if not dataset.source.marker:
         return found
     empty = hashlib.sha256()
-    closed = [folders.get(each.object_key.rpartition("/")[0] + "/", empty).hexdigest()[:32] for each in found]
-    return [replace(each, listing=listing) for each, listing in zip(found, closed, strict=True)]
+    closed = [each.object_key.rpartition("/")[0] + "/" for each in found]
+    return [
+        replace(each, listing=folders.get(folder, empty).hexdigest()[:32], size=sizes[folder])
+        for each, folder in zip(found, closed, strict=True)
+    ]
 
 
 def find_beside(
@@ -183,7 +191,7 @@ def _is_of(rule: FromKey, object_key: str, as_of: datetime) -> bool:
 def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
     """Yield the folders of which an object can be a part, innermost first, with at least `shortest` characters."""
     folder, _, name = object_key.rpartition("/")
-    while _is_data(name) and len(folder) + 1 >= shortest:
+    while is_data(name) and len(folder) + 1 >= shortest:
         yield folder + "/"
         folder, _, name = folder.rpartition("/")
 
@@ -198,7 +206,7 @@ def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> lis
     found = []
     for entry in list_objects(s3, bucket, prefix):
         below = entry["Key"].removeprefix(prefix)
-        if _is_data(below) and below.rpartition("/")[2] != marker:
+        if is_data(below) and below.rpartition("/")[2] != marker:
             found.append(entry)
     return found
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrich.dataset.definition import FromColumn
+from enrich.dataset.definition import FromColumn, Tolerated
 from enrich.errors import Failed, OutOfTime
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.join.rendering import DUPLICATE, reject_duplicates, render_chunk
@@ -98,9 +98,12 @@ def _check_not_empty(context: RunContext, rows: int) -> None:
 
 
 def _is_tolerated(context: RunContext, rows: int, rejected: int) -> bool:
-    if context.run.kind is Kind.REMOVAL:  # it publishes nothing, and removes rejected rows too
-        return True
-    tolerated = context.dataset.tolerated
+    # a removal publishes nothing, and removes rejected rows too
+    return context.run.kind is Kind.REMOVAL or is_tolerated(context.dataset.tolerated, rows, rejected)
+
+
+def is_tolerated(tolerated: Tolerated, rows: int, rejected: int) -> bool:
+    """Return whether an output of so many rows can be published with so many rejects."""
     within_share = rejected <= tolerated.share * rows or rejected <= min(tolerated.few, rows - 1)
     return within_share and (tolerated.number is None or rejected <= tolerated.number)
 

@@ -36,7 +36,7 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.CLOSE: close_run,
 }
 # Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-_FAILURES = (
+FAILURES = (
     Failed,
     BadInstant,
     BadOutput,
@@ -68,7 +68,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         NewerFormat: a newer release has changed the ledger; the run is as it was saved last.
     """
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
-        context = _open(services, lease, run, Path(scratch))
+        context = open_context(services, lease, run, Path(scratch))
         if run.state is RunState.RUNNING:  # its last invocation was killed
             context.run = run = _count_failure(run, "killed")
             if run.failures >= MOST_DEATHS:
@@ -80,7 +80,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             return _close_early(context, RunState.OVERWRITTEN, str(error))
         except OutputHeld as held:
             return hold_run(context, held)
-        except _FAILURES as error:
+        except FAILURES as error:
             return _close_early(context, RunState.FAILED, str(error))
         except Refused as error:
             if closed := _note_failure(context, type(error).__name__, str(error)):
@@ -107,10 +107,11 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
 def abandon(services: Services, lease: Lease, run: Run, state: RunState, why: str) -> Run:
     """Close a run that must not continue, in a state that says why."""
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
-        return _close_early(_open(services, lease, run, Path(scratch)), state, why)
+        return _close_early(open_context(services, lease, run, Path(scratch)), state, why)
 
 
-def _open(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
+def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
+    """Return the context in which a run executes, with the dataset as the run's files have it."""
     dataset = services.datasets[run.dataset]
     if run.kind is Kind.REJECTS:
         dataset = replace(

@@ -27,7 +27,7 @@ def pin(context: RunContext) -> None:
         Stopped: a metadata query failed; OutOfTime, its subclass: queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
-    context.write_work("parts.json", render_parts(_pin_parts(context)))
+    context.write_work("parts.json", render_parts(pin_parts(context)))
     metadata = pin_metadata(context)
     context.save(replace(context.run, metadata=metadata, stage=Stage.ORDER))
 
@@ -66,7 +66,13 @@ def set_order(context: RunContext) -> None:
     )
 
 
-def _pin_parts(context: RunContext) -> list[Part]:
+def pin_parts(context: RunContext) -> list[Part]:
+    """Return the parts that the run reads: those of the run that it repeats, else those of the output as it is now.
+
+    Raises:
+        Overwritten: the output is gone or another one by now.
+        Failed: the parts are not those that the manifest names.
+    """
     run, services = context.run, context.services
     if run.kind is Kind.REJECTS:
         return fetch_folder(services.s3, run.bucket, run.object_key)

@@ -312,7 +312,7 @@ MUTANTS = (
     ),
     Mutant(
         "too-many-rejects-published",
-        "enrich.run.check:_is_tolerated",
+        "enrich.run.check:is_tolerated",
         "return within_share and",
         "return True or within_share and",
     ),

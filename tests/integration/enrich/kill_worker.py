@@ -1,4 +1,4 @@
-"""A process that runs one output, slowly, and says when its first write was answered: there to be killed."""
+"""A process that runs one output, or all, slowly, and says when its first write was answered: there to be killed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import boto3
 import pyathena
 
+from enrich.intake.backfill import find_backfill, run_backfill
 from enrich.intake.find import take_arrived
 from enrich.intake.worker import run_dataset
 from enrich.ledger.store import Ledger
@@ -52,7 +54,7 @@ class Clock:
 
 
 def main(order: dict[str, Any]) -> None:
-    """Run the output that the order names."""
+    """Run the output that the order names, or all of them."""
     import os
 
     dataset = build_dataset()
@@ -86,6 +88,13 @@ def main(order: dict[str, Any]) -> None:
         progress=Progress(),
         checkpoint_seconds=0.05,
     )
+    if "object_key" not in order:
+        found = find_backfill(
+            services, dataset.name, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        )
+        for step in run_backfill(services, found):
+            print(step.output.object_key)
+        return
     run = take_arrived(services, settings.outputs, order["object_key"])
     assert run is not None
     run_dataset(services, run.dataset)

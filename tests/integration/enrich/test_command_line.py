@@ -345,3 +345,60 @@ def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any, others:
         shop.put(f"{prefix}/day={shop.day()}/p.parquet", ROWS)
     code, runs, _ = enrich("sweep", "--json")
     assert (code, sorted(run["dataset"] for run in runs)) == (DONE, ["other", "stock"])
+
+
+def test_a_diff_is_text_json_and_a_page(shop: Any, enrich: Any, tmp_path: Path) -> None:
+    """Data is hidden unless asked for; --exit-code tells a difference from equality and from failure."""
+    enrich("run", put(shop, {"shop": ["x", "x"], "sku": ["a", "b"], "units": [1.0, 2.0]}))
+    other = put(shop, {"shop": ["x", "secret"], "sku": ["a", "c"], "units": [7.5, 1.0]}, "other.parquet")
+    page = tmp_path / "diff.html"
+    code, text, _ = enrich("diff", "stock/1", other, "--html", str(page))
+    assert (code, text.splitlines()[-1]) == (
+        DONE,
+        "Diff: 0 same, 1 changed, 1 only in A, 1 only in B, 0 and 0 rejected",
+    )
+    assert "secret" not in text + page.read_text()
+    code, found, _ = enrich("diff", "1", other, "--json", "--exit-code", "--show-data", "--member", "units")
+    assert (code, found["counts"]["changed"], [each["member"] for each in found["members"]]) == (2, 1, ["units"])
+    assert found["samples"]["only_in_b"][0]["pk"] == "stock#secret"
+    assert found["members"][0]["largest_changes"][0]["after"] == 7.5
+    assert enrich("diff", "1", url(shop), "--exit-code")[0] == DONE
+    code, _, error = enrich("diff", "1", "9", "--exit-code")
+    assert (code, "the ledger has no run 9 of stock" in error) == (FAILED, True)
+    code, _, error = enrich("diff", "1", other, "--html", str(tmp_path / "none" / "diff.html"))
+    assert (code, "expected a file in a folder that exists" in error) == (FAILED, True)
+
+
+def test_a_backfill_shows_its_price_asks_and_goes_on(
+    shop: Any, enrich: Any, monkeypatch: pytest.MonkeyPatch, aws_env: Any
+) -> None:
+    """--dry-run writes nothing; on a terminal only a plain yes runs; a failure stops; --keep-going passes it."""
+    for day, units in ((3, 1.0), (1, 3.0)):
+        shop.put(f"stock/day={shop.day(day)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [units]})
+    shop.put(f"stock/day={shop.day(2)}/p.parquet", b"no")
+    words = ["backfill", "stock", "--since", shop.day(3), "--until", shop.day(0)]
+    code, planned, error = enrich(*words, "--dry-run", "--json")
+    assert (code, [run["state"] for run in planned["runs"]]) == (FAILED, ["done", "failed", "done"])
+    assert (planned["write_units"], planned["left"], shop.items()) == (2, 0, {})
+    assert "its run would end as failed" in error
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, out, error = enrich(*words)
+    assert (code, out, shop.items()) == (FAILED, "", {})
+    assert "stock: 3 of 3 outputs to run, in this order" in error
+    assert re.search(r"at most \d+ write units, \$0\.0000 on demand", error)
+    assert error.endswith("Run them? [y/N] nothing was run\n")
+    code, out, error = enrich(*words, "--yes")
+    assert (code, out) == (FAILED, "Backfill: 1 of 3 done, 1 failed or held, 1 not begun, 1 written, 1 write units\n")
+    assert "stopped at the first failure, run 2; after a fix start the same backfill again" in error
+    code, found, _ = enrich(*words, "--yes", "--keep-going", "--json")
+    assert (code, [(run["run"], run["state"]) for run in found["runs"]]) == (FAILED, [(3, "failed"), (4, "done")])
+    assert [each["status"] for each in found["outputs"]] == ["done", "failed", "new"]
+    shop.put(f"stock/day={shop.day(2)}/p.parquet", {"shop": ["x"], "sku": ["b"], "units": [2.0]})
+    code, out, _ = enrich(*words, "--yes")
+    assert (code, out) == (DONE, "Backfill: 1 of 1 done, 1 written, 1 write units\n")
+    assert {key[1]: body["units"] for key, body in shop.items().items()} == {"a": 3.0, "b": 2.0}
+    code, out, _ = enrich(*words)
+    assert (code, "3 left alone: their runs are done" in out) == (DONE, True)
+    assert "no output under" in enrich("backfill", "stock", "--since", "2001-01-01", "--until", "2001-01-02")[1]
+    with pytest.raises(SystemExit):
+        enrich("backfill", "stock", "--since", "soon")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enrich.intake.backfill import find_backfill, run_backfill
 from enrich.intake.find import take_arrived
 from enrich.intake.worker import run_dataset
 from enrich.ledger.records import Counts, Run
@@ -25,6 +27,7 @@ from wire.response import Response
 ROWS = 300_000
 SECONDS = 5.0
 KILLS = int(os.environ.get("LARDER_KILLS", "3"))
+START, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 WORKER = Path(__file__).with_name("kill_worker.py")
 
 
@@ -108,8 +111,29 @@ def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) 
     assert between >= KILLS * 4 // 5, f"only {between} of {KILLS} kills came between the first and the last write"
 
 
-def kill_once(shop: Any, directory: Path, object_key: str, rng: random.Random) -> bool:
-    """Run an output in a process of its own and kill it; return whether that was between its first and last write."""
+def test_a_backfill_that_is_killed_goes_on(shop: Any, tmp_path: Path) -> None:
+    """SIGKILL within the first of three outputs: the next process continues that run, and ends as if whole."""
+    rows, days = 2_000, (2, 1, 0)
+    for n, day in enumerate(days):
+        put_large(shop, f"stock/day={shop.day(day)}/p.parquet", rows, salt=n)
+    assert kill_once(shop, tmp_path, None, random.Random(1)), "it was killed before its first write or after its last"
+    shop.offset += 1_000.0  # the lease of a process that was killed ends by itself
+    services = shop.services(owner="the next process")
+    (killed,) = services.ledger.fetch_runs("stock")
+    found = find_backfill(services, "stock", START, END)
+    assert [each.status for each in found.outputs] == ["open", "new", "new"]
+    steps = list(run_backfill(services, found))
+    assert [(step.run.run, step.run.state, step.run.counts.read) for step in steps if step.run] == [
+        (n, "done", rows) for n in (1, 2, 3)
+    ]
+    assert killed.run == 1
+    expected = {(f"stock#s{n // 4}", "abcd"[n % 4]): n + 2.0 for n in range(rows) if n % 1000 != 7}
+    assert {key: body["units"] for key, body in shop.items().items()} == expected
+    assert find_backfill(services, "stock", START, END).to_run == []
+
+
+def kill_once(shop: Any, directory: Path, object_key: str | None, rng: random.Random) -> bool:
+    """Run an output, or all, in a process and kill it; return whether that was between its first and last write."""
     told = directory / "told"
     told.unlink(missing_ok=True)
     settings = {
@@ -119,7 +143,7 @@ def kill_once(shop: Any, directory: Path, object_key: str, rng: random.Random) -
         "settings": settings,
         "database": shop.database,
         "athena": shop.athena_url,
-        "object_key": object_key,
+        **({"object_key": object_key} if object_key else {}),
         "offset": shop.offset,
         "told": str(told),
     }

@@ -61,4 +61,4 @@ def test_memory_that_an_expression_exceeds_names_it(
 
 def test_it_closes_the_run_as_failed() -> None:
     """A retry would fail alike, and the dataset's next outputs would wait behind it."""
-    assert issubclass(RenderFailed, lifecycle._FAILURES)
+    assert issubclass(RenderFailed, lifecycle.FAILURES)

@@ -111,6 +111,7 @@ ALIASES = {  # an operation whose IAM action has another name
     "dynamodb:TransactWriteItems": "dynamodb:PutItem",
 }
 COMMAND_LINE = {
+    "diff",
     "plan",
     "commands",
     "cli",

@@ -1,0 +1,1 @@
+"""Compare what two outputs of one dataset would serve."""
