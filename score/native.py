@@ -122,7 +122,7 @@ class Runtime:
         except OSError as error:
             raise RuntimeFailed(f"{path}: can't be loaded: {error}") from error
         library.OrtGetApiBase.restype = ctypes.POINTER(c_void_p * 2)
-        get_api, get_version = library.OrtGetApiBase().contents
+        get_api, get_version = (place or 0 for place in library.OrtGetApiBase().contents)
         self.version: str = ctypes.CFUNCTYPE(c_char_p)(get_version)().decode()
         table = ctypes.CFUNCTYPE(c_void_p, c_uint32)(get_api)(API_VERSION)
         if not table:
@@ -141,7 +141,7 @@ class Runtime:
 
     def _bind(self, name: str) -> Any:
         result, *arguments = _PLAIN.get(name) or (c_void_p, *_ARGUMENTS[name])
-        return ctypes.CFUNCTYPE(result, *arguments)(self._functions[_PLACES[name]])
+        return ctypes.CFUNCTYPE(result, *arguments)(self._functions[_PLACES[name]] or 0)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the table.
@@ -221,7 +221,8 @@ class Session:
         """Run the model on some rows and return the numbers of one output, row by row.
 
         Args:
-            feeds: of each input its name, its element type, and its values row by row: numbers, or texts as bytes.
+            feeds: of each input its name, its element type, and its values row by row: numbers (an
+                `array` of the type is taken as it is), or texts as bytes.
             rows: number of rows; each input has a multiple of it.
             output: the output's name.
             seconds: a bound, checked between the nodes of the graph; None for none.
@@ -251,7 +252,7 @@ class Session:
                     runtime.call("CreateTensorAsOrtValue", runtime.allocator, shape, 2, element, byref(place))
                     runtime.call("FillStringTensor", place, texts, len(cells))
                     continue
-                buffer = array(code, cells)
+                buffer = cells if isinstance(cells, array) and cells.typecode == code else array(code, cells)
                 buffers.append(buffer)
                 address, length = buffer.buffer_info()
                 status = runtime.CreateTensorWithDataAsOrtValue(

@@ -6,6 +6,7 @@ Publishing proves a version with `load_scorer` too, so that what is compared wit
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -74,34 +75,30 @@ class Scorer:
         Raises:
             RuntimeFailed: the runtime refused a row, or an answer is not finite.
         """
-        feeds = []
+        feeds: list[tuple[str, str, Sequence[Any]]] = []
         for each, vectorizer, converters in self._columns:
-            cells: list[Any] = []
-            for row in rows:
-                if vectorizer:
-                    tokens = vectorizer.tokenize(str(row[each.features[0]] or ""))
-                    cells += vectorizer.fill(vectorizer.weigh(tokens))
-                else:
-                    cells += [convert(row[name]) for name, convert in converters]
-            feeds.append((each.name, each.type, cells))
+            if vectorizer:
+                texts = [vectorizer.tokenize(str(row[each.features[0]] or "")) for row in rows]
+                feeds.append((each.name, each.type, _vectorize(each, vectorizer, texts)))
+            else:
+                cells = [convert(row[name]) for row in rows for name, convert in converters]
+                feeds.append((each.name, each.type, cells))
         return self._run(feeds, len(rows), seconds)
 
     def predict_tokens(self, row: Row, feature: str, texts: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
         """Return what `predict` returns for a row whose text feature has each of some lists of tokens instead."""
-        feeds = []
+        feeds: list[tuple[str, str, Sequence[Any]]] = []
         for each, vectorizer, converters in self._columns:
-            if vectorizer and each.features[0] == feature:
-                cells = [cell for tokens in texts for cell in vectorizer.fill(vectorizer.weigh(tokens))]
-            elif vectorizer:
-                tokens = vectorizer.tokenize(str(row[each.features[0]] or ""))
-                cells = vectorizer.fill(vectorizer.weigh(tokens)) * len(texts)
+            if vectorizer:
+                same = None if each.features[0] == feature else vectorizer.tokenize(str(row[each.features[0]] or ""))
+                lists = texts if same is None else [same] * len(texts)
+                feeds.append((each.name, each.type, _vectorize(each, vectorizer, lists)))
             else:
-                cells = [convert(row[name]) for name, convert in converters] * len(texts)
-            feeds.append((each.name, each.type, cells))
+                feeds.append((each.name, each.type, [convert(row[name]) for name, convert in converters] * len(texts)))
         return self._run(feeds, len(texts), None)
 
     def _run(
-        self, feeds: Sequence[tuple[str, str, list[Any]]], rows: int, seconds: float | None
+        self, feeds: Sequence[tuple[str, str, Sequence[Any]]], rows: int, seconds: float | None
     ) -> list[tuple[float, ...]]:
         numbers = self._session.run(feeds, rows, self.manifest.output, seconds)
         width = self._width
@@ -188,6 +185,17 @@ def _check_golden(scorer: Scorer) -> None:
         for wanted, found in zip(each.prediction, answer, strict=True):
             if abs(wanted - found) > TOLERANCE * max(1.0, abs(wanted)):
                 raise VersionRefused(f"golden row {number} gives {found!r}; expected {wanted!r}: publish again")
+
+
+def _vectorize(each: Input, vectorizer: Vectorizer, texts: Sequence[Sequence[str]]) -> array[float]:
+    """Return the rows of a tensor, most of whose cells are 0."""
+    cells = array("f" if each.type == "float" else "d")
+    cells.frombytes(bytes(cells.itemsize * each.columns * len(texts)))
+    for number, tokens in enumerate(texts):
+        start = number * each.columns
+        for column, weight in vectorizer.weigh(tokens).items():
+            cells[start + column] = weight
+    return cells
 
 
 def _converter(element: str, kind: object) -> _Convert:

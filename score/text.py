@@ -61,13 +61,6 @@ class Vectorizer:
             length = sum([abs(weight) for weight in weights.values()]) if given.norm else 1.0
         return {column: weight / length for column, weight in weights.items()} if length else weights
 
-    def fill(self, weights: Mapping[int, float]) -> list[float]:
-        """Return the row of a tensor."""
-        row = [0.0] * len(self._given.vocabulary)
-        for column, weight in weights.items():
-            row[column] = weight
-        return row
-
     def rank(self, tokens: Collection[str], weights: Mapping[int, float], most: int) -> list[str]:
         """Return the distinct tokens with the largest weights; a token counts with the terms that it is alone in."""
         places = {token: self._columns.get(token, -1) for token in dict.fromkeys(tokens)}
