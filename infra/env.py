@@ -22,6 +22,7 @@ OUTPUTS = {
     "LARDER_DEAD_LETTERS": "DeadLettersUrl",
     "LARDER_ENRICH": "EnrichFunctionName",
     "LARDER_SERVE": "ServeFunctionName",
+    "LARDER_SCORE": "ScoreFunctionName",
 }
 
 

@@ -65,7 +65,8 @@ def deploy(
     given = {**(parameters or {}), "Platform": "laptop"}
     template = template or read_template()
     code = _upload(client("s3"), bundles or {})
-    given.setdefault("ServeDigest", build_digest(json.dumps(template), code["ServeFunction"]["Key"], given))
+    for digest, function in (("ServeDigest", "ServeFunction"), ("ScoreDigest", "ScoreFunction")):
+        given.setdefault(digest, build_digest(json.dumps(template), code[function]["Key"], given))
     translated = translate(template, code, given)
     cloudformation = client("cloudformation")
     _start(client("s3"), cloudformation, name, translated, given)
