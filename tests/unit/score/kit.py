@@ -192,7 +192,13 @@ S3_DOWN = Unavailable("503 SlowDown: reduce your request rate")
 class App:
     """A handler over a bucket and a table in memory, with a clock and a log that tests can look at."""
 
-    def __init__(self, *items: Item, policies: tuple[Policy, ...] = (POLICY,), **parts: Any) -> None:
+    def __init__(
+        self,
+        *items: Item,
+        policies: tuple[Policy, ...] = (POLICY,),
+        models: Mapping[str, Model] = MODELS,
+        **parts: Any,
+    ) -> None:
         self.bucket = Bucket()
         for version in (iris_version(), wine_version(), news_version(), delay_version()):
             self.bucket.put(version)
@@ -206,9 +212,9 @@ class App:
         api = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
         self.parts = Dependencies(
             settings=ScoreSettings(api, "models", "", ""),
-            models=MODELS,
+            models=models,
             served=SERVED,
-            store=ModelStore(self.bucket.fetch, MODELS, self.report),
+            store=ModelStore(self.bucket.fetch, models, self.report),
             storage=Storage(self.table.send, "table", sleep=lambda seconds: None),
             verifier=Verifier(issuers),
             now=lambda: self.now,

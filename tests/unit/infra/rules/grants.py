@@ -76,6 +76,15 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
         "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
         "kms:DescribeKey": [KEY.format("Table")],
     },
+    "ScoreRole": {
+        "dynamodb:GetItem": [TABLE],
+        "dynamodb:BatchGetItem": [TABLE],
+        "ssm:GetParametersByPath": [PARAMETERS, f"{PARAMETERS}/one.pem"],
+        "s3:GetObject": ["arn:aws:s3:::keys/one", "arn:aws:s3:::Bucket/models/one"],
+        "s3:ListBucket": ["arn:aws:s3:::keys"],
+        "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
+        "kms:DescribeKey": [KEY.format("Table")],
+    },
     "PublishRole": {"s3:PutObject": [f"arn:aws:s3:::discovery/{CATALOG_PATH}", FOLDER], "s3:DeleteObject": [FOLDER]},
     "SyntheticRole": {
         "secretsmanager:GetSecretValue": [f"arn:aws:secretsmanager:{HERE}:secret:larder/dev/synthetic-Ab12Cd"]
@@ -94,12 +103,17 @@ NOT_IN_CODE = {  # beside LAMBDA
         *TABLE_KEY,
     },
     "ServeRole": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey"},  # signed GETs name no operation
+    "ScoreRole": {  # its calls are those of serve's storage and keys
+        "dynamodb:GetItem", "dynamodb:BatchGetItem", "ssm:GetParametersByPath",
+        "s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey",
+    },
     "PublishRole": set(),
     "SyntheticRole": set(),
 }  # fmt: skip
 CODE = {
     "EnrichRole": "enrich",
     "ServeRole": "serve",
+    "ScoreRole": "score",
     "PublishRole": "infra/publish.py",
     "SyntheticRole": "infra/synthetic.py",
 }
