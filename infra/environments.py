@@ -23,11 +23,13 @@ from typing import Any
 import jsonschema
 import yaml
 
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import DatasetFileError, load_served
+from enrich.datasets import load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
+from score.models import load_models
 from serve.settings import parse_settings
 from serve.tokens.key_sources import check_location
 
@@ -96,6 +98,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
+    if load_models(load_served()):
+        given = {"Models": "true", **given}
     found = {key: str(value) for key, value in sorted(given.items()) if value is not None}
     _check_parameters(name, found)
     certificate = environment.get("certificate", "")
@@ -253,7 +257,7 @@ def main() -> None:
         _write(parser, options)
     except jsonschema.ValidationError as error:
         sys.exit(f"infra/environments.yaml: {error.json_path}: {error.message}")
-    except DatasetFileError as error:  # the message names the file
+    except DatasetMistakes as error:  # the message names the file
         sys.exit(str(error))
     except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"infra/environments.yaml: {error}")

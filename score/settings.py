@@ -17,13 +17,11 @@ class ScoreSettings(NamedTuple):
         api: the settings that it shares with the read API.
         bucket: bucket of the models.
         public_key: of the publisher, whose signature every manifest must have; empty: manifests are not signed.
-        kept_bucket: bucket for the features that are kept; empty: none are.
     """
 
     api: Settings
     bucket: str
     public_key: str
-    kept_bucket: str
 
 
 def parse_score_settings(
@@ -46,5 +44,4 @@ def parse_score_settings(
         api=api,
         bucket=env["LARDER_MODELS_BUCKET"],
         public_key=env.get("LARDER_MODELS_PUBLIC_KEY") or "",
-        kept_bucket=env.get("LARDER_KEPT_BUCKET") or "",
     )

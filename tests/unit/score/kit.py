@@ -211,7 +211,7 @@ class App:
         issuers = [Issuer(policy, KeyStore(lambda: [document], lambda event, details: None)) for policy in policies]
         api = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
         self.parts = Dependencies(
-            settings=ScoreSettings(api, "models", "", ""),
+            settings=ScoreSettings(api, "models", ""),
             models=models,
             served=SERVED,
             store=ModelStore(self.bucket.fetch, models, self.report),

@@ -64,7 +64,7 @@ def test_texts_and_integers_are_inputs_too() -> None:
         "m", digest[:16], digest, len(made), "regression", (), inputs, "value", {}, golden, {}, None, "now", "0.1.0"
     )
     scorer = load_scorer(made, manifest, definition)
-    rows = [{"city": "a", "n": "x"}, {"city": "é", "n": "y"}, {"city": None, "n": "y"}]
+    rows: list[dict[str, Any]] = [{"city": "a", "n": "x"}, {"city": "é", "n": "y"}, {"city": None, "n": "y"}]
     assert scorer.predict(rows) == [(2.0,), (5.0,), (1.0,)]
 
 
@@ -201,14 +201,15 @@ def test_the_vectorizer_is_scikit_learns() -> None:
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
     texts = ["The Game of the games", "Été à l'île — ÉTÉ 2024!", "x_y a1 b2 İstanbul straße", "", "ﬁn ﬁn fin game the"]
-    for options in (
+    settings: tuple[dict[str, Any], ...] = (
         {},
         {"lowercase": False, "norm": "l1"},
         {"strip_accents": "unicode", "ngram_range": (1, 3), "sublinear_tf": True},
         {"strip_accents": "ascii", "binary": True, "norm": None},
         {"stop_words": ["the", "of"], "ngram_range": (2, 2), "min_df": 1},
         {"token_pattern": r"(?u)\b(\w)\w*\b", "use_idf": False},
-    ):
+    )
+    for options in settings:
         fitted = TfidfVectorizer(**options).fit(texts)
         text = news_version()[1].inputs[0].text
         assert text

@@ -27,7 +27,7 @@ KEY = f"arn:aws:kms:{HERE}:key/{{}}"
 GIVEN = {  # every option that a permission depends on
     "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
     "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
-    "SyntheticSecret": "larder/dev/synthetic", "OutputsAccount": "555566667777",
+    "SyntheticSecret": "larder/dev/synthetic", "Models": "true", "OutputsAccount": "555566667777",
     **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
 }  # fmt: skip
 OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
@@ -222,13 +222,15 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
     read = {  # handler -> variables
         "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
+        "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
         "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
         "infra.publish.handler": _find_variables("infra/publish.py"),
     }
     if sorted(one["Handler"] for one in functions(template).values()) != sorted(read):
         yield f"functions do not have the handlers {sorted(read)}, each once"
     names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
-             "LARDER_BUCKET": "Bucket", "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
+             "LARDER_BUCKET": "Bucket", "LARDER_MODELS_BUCKET": "Bucket",
+             "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
              "LARDER_WORKGROUP": "Workgroup", "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():
         given = stack.value(function.get("Environment", {}).get("Variables", {}))
@@ -240,8 +242,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
                 yield f"{name}: {variable} is {given[variable]}, not {names[variable]}"
 
 
-def _find_variables(place: str) -> set[str]:
-    return set(VARIABLE.findall(Path(ROOT / place).read_text()))
+def _find_variables(*places: str) -> set[str]:
+    return {name for place in places for name in VARIABLE.findall(Path(ROOT / place).read_text())}
 
 
 def issuers_reach_serve(template: Template) -> Iterator[str]:
