@@ -200,7 +200,7 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
     """A grant on what a parameter names exists with that parameter alone; none is on what an empty parameter names."""
     for name in sorted(GIVEN):
         given = GIVEN[name].split(",")[0]
-        if name in ("Environment", "Service", "OutputsAccount"):
+        if name in ("Environment", "Service", "OutputsAccount", "Models"):
             continue
         resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
         if not any(given in resource for resource in resources):
