@@ -322,7 +322,8 @@ def _digest(parts: Iterable[str]) -> str:
 def main() -> None:
     """Build bundles and print where they are and how large."""
     parser = argparse.ArgumentParser(prog="./larder bundle", description="Build the functions' bundles.")
-    parser.add_argument("names", nargs="*", metavar="serve|score|enrich|operate", help="bundles to build (default: all)")
+    names = "|".join(RECIPES)
+    parser.add_argument("names", nargs="*", metavar=names, help="bundles to build (default: all)")
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64", help="default: %(default)s")
     parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (for sam build)")
     options = parser.parse_args()

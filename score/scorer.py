@@ -13,7 +13,7 @@ from typing import Any
 
 from score.manifest import Input, Manifest, Scalar
 from score.memory import bounded_memory
-from score.model import Category, Model, Number, Text, iterate_features
+from score.model import REQUIRED, Category, Model, Number, Text, iterate_features
 from score.native import RuntimeFailed, Session, open_runtime
 from score.onnx_file import ModelRefused, check_model
 from score.text import Vectorizer
@@ -177,6 +177,7 @@ def _check_golden(scorer: Scorer) -> None:
     rows = [each.instance for each in golden]
     try:
         answers = scorer.predict(rows, seconds=PROOF_SECONDS)
+        _check_missing(scorer, rows[0])
         # As many rows as a request can have, in the same bounds of time and memory.
         scorer.predict([rows[number % len(rows)] for number in range(MAX_ROWS)], seconds=PROOF_SECONDS)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -196,6 +197,17 @@ def _vectorize(each: Input, vectorizer: Vectorizer, texts: Sequence[Sequence[str
         for column, weight in vectorizer.weigh(tokens).items():
             cells[start + column] = weight
     return cells
+
+
+def _check_missing(scorer: Scorer, row: Row) -> None:
+    """Check that the model answers when a feature is missing for which its definition allows that."""
+    for name, kind in scorer.model.features.items():
+        if name in scorer.manifest.features and kind.missing is not REQUIRED:
+            try:
+                scorer.predict([{**row, name: kind.missing}], seconds=PROOF_SECONDS)
+            except (RuntimeFailed, KeyError, TypeError, ValueError, OverflowError) as error:
+                message = f"the model gives no answer when {name!r} is missing ({error}): give it another `missing`"
+                raise VersionRefused(message) from error
 
 
 def _converter(element: str, kind: object) -> _Convert:

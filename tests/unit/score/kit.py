@@ -44,7 +44,7 @@ WINE = Model(
     subject=("sub",),
     scope=None,
     task="regression",
-    features={"alcohol": Number(missing=None), "red": Boolean(missing=False), "region": Category(("north", "south"))},
+    features={"alcohol": Number(missing=0.0), "red": Boolean(missing=False), "region": Category(("north", "south"))},
     forms=("values",),
     direct=True,
 )
@@ -124,7 +124,8 @@ def iris_version(scale: float = 1.0, **changes: Any) -> Version:
 
 def wine_version() -> Version:
     """Build a version of wine: alcohol + 10 red + 100 region."""
-    golden = {"alcohol": 2.5, "red": True, "region": "south"}, (112.5,)
+    row: dict[str, Scalar] = {"alcohol": 2.5, "red": True, "region": "south"}
+    golden = row, (112.5,)
     return version_of(WINE, regressor([1, 10, 100], 0), [Input("x", "double", tuple(WINE.features))], golden)
 
 

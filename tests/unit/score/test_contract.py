@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from score.contract import MAX_BODY_BYTES
+from score.model import Number
 from score.scorer import MAX_ROWS
 from tests.unit.score.kit import IRIS, IRIS_WEIGHTS, NEWS_WEIGHTS, SCOPES, VIRGINICA, App, iris_version, softmax
 from tests.unit.serve.kit import FORMS, claims, sign
@@ -106,8 +107,7 @@ def test_what_does_not_fit_the_model_is_a_422_with_its_place(model: str, body: A
 
 def test_a_float_model_refuses_what_is_no_float() -> None:
     """1e39 is infinite in 32 bits: most models would answer something."""
-    wide = {name: feature._replace(low=None, high=None) for name, feature in IRIS.features.items()}
-    app = App(models={"iris": IRIS._replace(features=wide)})
+    app = App(models={"iris": IRIS._replace(features=dict.fromkeys(IRIS.features, Number()))})
     answer = app.post(_changed(petal_width=1e39))
     assert answer.status == 422
     assert answer.json["errors"] == [
@@ -177,7 +177,7 @@ def test_media_type_and_size(headers: Any, body: Any, is_base64: bool, status: i
 @pytest.mark.parametrize("body", ["not base64!", "é", "YQ", 5, ["a"], {"a": 1}])
 def test_a_body_of_an_event_that_is_no_base64(body: Any) -> None:
     """Who can invoke the function can send any event."""
-    made = {"httpMethod": "POST", "path": "/v1/models/iris/score", "requestContext": {"requestId": "r"}}
+    made: dict[str, Any] = {"httpMethod": "POST", "path": "/v1/models/iris/score", "requestContext": {"requestId": "r"}}
     made |= {
         "headers": {"Authorization": f"Bearer {sign(claims(scope=SCOPES))}"},
         "body": body,

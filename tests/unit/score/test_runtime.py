@@ -19,7 +19,7 @@ from score.manifest import Golden, Input, Manifest, ManifestError, dump_manifest
 from score.model import Category, Model, Number
 from score.native import RuntimeFailed, Session, check_places, open_runtime
 from score.onnx_file import MAX_NODES, ModelRefused, check_model
-from score.scorer import load_scorer
+from score.scorer import VersionRefused, load_scorer
 from score.text import Vectorizer
 from tests.doubles.onnx_writer import classifier, field, model, node, regressor, varint
 from tests.unit.score.fuzz_models import TREE, fuzz_models, fuzz_requests
@@ -275,8 +275,10 @@ def test_an_answer_that_is_not_finite_is_refused() -> None:
     manifest = Manifest(
         "m", digest[:16], digest, len(made), "regression", (), inputs, "value", {}, golden, {}, None, "now", "0.1.0"
     )
-    scorer = load_scorer(made, manifest, Model("m", ("sub",), None, "regression", {"x": Number(missing=None)}))
+    scorer = load_scorer(made, manifest, Model("m", ("sub",), None, "regression", {"x": Number()}))
     assert scorer.predict([{"x": math.e}]) == [pytest.approx((1.0,))]
     for value in (-1.0, 0.0, None):
         with pytest.raises(RuntimeFailed, match="not finite"):
             scorer.predict([{"x": value}])
+    with pytest.raises(VersionRefused, match="gives no answer when 'x' is missing"):
+        load_scorer(made, manifest, Model("m", ("sub",), None, "regression", {"x": Number(missing=None)}))
