@@ -18,7 +18,6 @@ SHADOW_METRICS = {"ShadowDifference": "None", "ShadowLabelsDiffer": "Count"}
 EVENT_METRICS = {
     "model_not_loaded": {"ModelFailures": "Count"},
     "model_loaded": {"ModelLoads": "Count"},
-    "not_kept": {"KeepFailures": "Count"},
 }
 KEY_METRICS = {"KeyFailures": "Count"}
 _SERVICE = [["Service", "Environment"]]

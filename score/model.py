@@ -75,13 +75,11 @@ class Text(NamedTuple):
     Attributes:
         longest: characters (code points) that are accepted.
         missing: what an absent or null feature becomes; None for the empty text.
-        keep: the text can be among the features that are kept; other texts never are.
         about: what it is, for the contract.
     """
 
     longest: int = 20_000
     missing: str | Required | None = REQUIRED
-    keep: bool = False
     about: str = ""
 
 
@@ -138,7 +136,6 @@ class Model(NamedTuple):
         forms: forms that are accepted besides `instance` and `instances`.
         direct: `lambda.invoke` without a token is accepted. Not for a model with stored features.
         decimals: of the numbers of an answer; None for seven significant digits, which is what a float32 has.
-        kept_share: share of the requests whose features are kept for training; 0 keeps none.
         about: what it predicts, in a sentence without a full stop, for the contract.
     """
 
@@ -150,7 +147,6 @@ class Model(NamedTuple):
     forms: tuple[Form, ...] = ()
     direct: bool = False
     decimals: int | None = None
-    kept_share: float = 0.0
     about: str = ""
 
     @property

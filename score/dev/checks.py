@@ -43,8 +43,6 @@ def _check_model(model: Any, served: Mapping[str, Served]) -> Iterator[Mistake]:
         yield Mistake(f"{name} forms", f"found {model.forms!r}", f"use some of {', '.join(FORMS)}, as a tuple")
     if model.decimals is not None and (type(model.decimals) is not int or not 0 <= model.decimals <= 15):
         yield Mistake(f"{name} decimals", f"found {model.decimals!r}", "use 0 to 15, or None")
-    if type(model.kept_share) not in (int, float) or not 0 <= model.kept_share <= 1:
-        yield Mistake(f"{name} kept_share", f"found {model.kept_share!r}", "use a share from 0 to 1")
     if not isinstance(model.features, Mapping) or not model.features:
         yield Mistake(f"{name} features", f"found {model.features!r}", 'name them, e.g. {"age": Number(low=0)}')
         return

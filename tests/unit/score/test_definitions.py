@@ -93,7 +93,7 @@ def test_right_definitions_have_no_mistakes_and_reach_the_bundle_whole() -> None
     """What the bundle has is what the file says."""
     assert check_models(list(MODELS.values()), SERVED) == []
     kinds: dict[str, Feature] = {"n": Number(1, 2, missing=0.5, integer=True), "b": Boolean(missing=None), "s": STORED}
-    models = {**MODELS, "more": Model("more", ("carrier",), None, "regression", kinds, kept_share=0.5)}
+    models = {**MODELS, "more": Model("more", ("carrier",), None, "regression", kinds, decimals=2)}
     assert parse_models(render_models(models)) == models
     assert [each.place for each in check_models([IRIS, IRIS], SERVED)] == ["iris"]
 
