@@ -46,7 +46,7 @@ def build_request_line(
         "ServerErrors": int(status >= 500),
         "UseCase": use_case,
     }
-    groups = [(_USE_CASE, METRICS)]
+    directives = _REQUEST
     scores = fields.get("scores")
     if isinstance(scores, list) and scores:
         missing = fields.get("missing")
@@ -56,11 +56,9 @@ def build_request_line(
             "Missing": sum(missing.values()) if isinstance(missing, dict) else 0,
             "ModelLatency": round(latency_ms, 3),
         }
-        groups.append((_MODEL, MODEL_METRICS))
-    if "shadow" in fields and "ShadowDifference" in fields:
-        groups.append((_MODEL, SHADOW_METRICS))
+        directives = _SHADOWED if "ShadowDifference" in fields else _SCORED
     line |= {name.capitalize(): fields[name] for name in ("model", "version") if name in fields}
-    return _render(line, environment, now, groups)
+    return _render(line, environment, now, directives)
 
 
 def build_event_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
@@ -69,7 +67,7 @@ def build_event_line(environment: str, now: float, event: str, details: Mapping[
     line: dict[str, object] = {"level": "INFO" if event == "model_loaded" else "ERROR", "event": event}
     line |= {name.capitalize() if name in ("model", "version") else name: value for name, value in details.items()}
     line |= dict.fromkeys(metrics, 1)
-    return _render(line, environment, now, [(_EVENT if "model" in details else _SERVICE, metrics)])
+    return _render(line, environment, now, _EVENTS.get(event, _KEYS))
 
 
 def count(values: Sequence[str]) -> dict[str, int]:
@@ -77,16 +75,26 @@ def count(values: Sequence[str]) -> dict[str, int]:
     return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def _render(
-    line: Mapping[str, object], environment: str, now: float, groups: Sequence[tuple[list[list[str]], dict[str, str]]]
-) -> str:
-    directives = [
-        {
-            "Namespace": NAMESPACE,
-            "Dimensions": dimensions,
-            "Metrics": [{"Name": name, "Unit": unit} for name, unit in metrics.items()],
-        }
-        for dimensions, metrics in groups
-    ]
-    head = {"_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": directives}}
-    return json.dumps({**head, **line, "Service": SERVICE, "Environment": environment})
+def _build_directives(*groups: tuple[list[list[str]], dict[str, str]]) -> str:
+    return json.dumps(
+        [
+            {
+                "Namespace": NAMESPACE,
+                "Dimensions": dimensions,
+                "Metrics": [{"Name": name, "Unit": unit} for name, unit in metrics.items()],
+            }
+            for dimensions, metrics in groups
+        ]
+    )
+
+
+def _render(line: Mapping[str, object], environment: str, now: float, directives: str) -> str:
+    members = json.dumps({**line, "Service": SERVICE, "Environment": environment})
+    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{directives}}},{members[1:]}'
+
+
+_REQUEST = _build_directives((_USE_CASE, METRICS))
+_SCORED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS))
+_SHADOWED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS), (_MODEL, SHADOW_METRICS))
+_EVENTS = {event: _build_directives((_EVENT, metrics)) for event, metrics in EVENT_METRICS.items()}
+_KEYS = _build_directives((_SERVICE, KEY_METRICS))

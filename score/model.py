@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import Enum
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 
@@ -124,7 +125,19 @@ TASKS: tuple[Task, ...] = ("classification", "regression")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class Model(NamedTuple):
+class _Fields(NamedTuple):
+    name: str
+    subject: tuple[str, ...]
+    scope: str | None
+    task: Task
+    features: Mapping[str, Feature]
+    forms: tuple[Form, ...] = ()
+    direct: bool = False
+    decimals: int | None = None
+    about: str = ""
+
+
+class Model(_Fields):
     """One model as its callers see it; what a version of it is, is in the version's manifest.
 
     Attributes:
@@ -139,27 +152,17 @@ class Model(NamedTuple):
         about: what it predicts, in a sentence without a full stop, for the contract.
     """
 
-    name: str
-    subject: tuple[str, ...]
-    scope: str | None
-    task: Task
-    features: Mapping[str, Feature]
-    forms: tuple[Form, ...] = ()
-    direct: bool = False
-    decimals: int | None = None
-    about: str = ""
-
-    @property
+    @cached_property
     def stored(self) -> dict[str, Stored]:
         """The features that Larder fills."""
         return {name: each for name, each in self.features.items() if isinstance(each, Stored)}
 
-    @property
+    @cached_property
     def sent(self) -> dict[str, Number | Category | Boolean | Text]:
         """The features that a request has."""
         return {name: each for name, each in self.features.items() if not isinstance(each, Stored)}
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Members of a request that are no features: only prediction_ids are made of them."""
         names = [name for each in self.stored.values() for name in each.names]

@@ -101,7 +101,7 @@ class ModelStore:
         if not state.lock.acquire(blocking=state.serving is None):
             return _require(state)
         try:
-            if now >= state.next_check:
+            if now >= state.next_check:  # another thread can have done it meanwhile
                 self._refresh(state, self._models[name], now)
         finally:
             state.lock.release()

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from score.log import count
-from score.manifest import Golden, dump_manifest, signed_bytes
+from score.manifest import Golden, dump_alias, dump_manifest, signed_bytes
 from score.paths import alias_key, manifest_key, model_key
 from score.store import REFRESH_SECONDS, ModelStore, open_verify
 from tests.unit.score.kit import MODELS, S3_DOWN, SCOPES, VIRGINICA, App, alias_of, iris_version, share_of
@@ -89,7 +89,7 @@ def _breaks() -> dict[str, Callable[[App], object]]:
         "a golden row without a feature": manifest(golden=(Golden({"sepal_length": 1}, wrong.prediction),)),
         "a golden row of a text": manifest(golden=(Golden({**VIRGINICA, "sepal_length": "x"}, wrong.prediction),)),
         "another size": manifest(size=len(onnx) + 1),
-        "alias of another model": change(alias_key("iris"), b'{"format": 1, "model": "wine"}'),
+        "alias of another model": change(alias_key("iris"), dump_alias(alias_of(NEW, model="wine"))),
         "alias that names nothing": lambda app: app.bucket.point(alias_of(NEW, live="0" * 16)),
         "alias that is none": change(alias_key("iris"), b"<Error/>"),
         "alias missing": change(alias_key("iris"), None),
