@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from infra.env import fetch_variables
 from score.manifest import Input, dump_alias, dump_manifest
 from score.model import Model, Number, Stored
 from score.paths import alias_key, manifest_key, model_key
@@ -100,13 +101,14 @@ def test_a_model_answers_over_http(larder: Deployed) -> None:
 
 
 def test_a_direct_model_answers_to_lambda_invoke(larder: Deployed) -> None:
-    """With boto3 and without a token; another model does not."""
+    """With boto3 and without a token, by the function's name in `./larder env`; another model does not."""
+    variables = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
     for event, expected in (
         ({"values": {"alcohol": 2.5, "red": True, "region": "south"}}, {"prediction": {"value": 112.5}}),
         ({"model": "iris", "instance": VIRGINICA}, "not_found"),
     ):
         done = larder.client("lambda").invoke(
-            FunctionName=larder.stack["ScoreFunctionName"], Payload=json.dumps(event).encode()
+            FunctionName=variables["LARDER_SCORE"], Payload=json.dumps(event).encode()
         )
         answer = json.loads(done["Payload"].read())
         assert "FunctionError" not in done

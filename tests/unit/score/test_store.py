@@ -77,6 +77,9 @@ def _breaks() -> dict[str, Callable[[App], object]]:
         "manifest with a member twice": change(objects[1], text.replace(b'"format": 1', b'"format": 1, "format": 1')),
         "manifest with NaN": change(objects[1], text.replace(b'"sepal_length": 5.9', b'"sepal_length": NaN')),
         "manifest of another version": change(objects[1], dump_manifest(OLD[1])),
+        "both objects of another version": lambda app: app.bucket.objects.update(
+            {objects[0]: OLD[0], objects[1]: dump_manifest(OLD[1])}
+        ),
         "manifest of another model": manifest(model="wine"),
         "another task": manifest(task="regression", labels=(), golden=(Golden(VIRGINICA, (1.0,)),)),
         "an unknown feature": manifest(inputs=(NEW[1].inputs[0]._replace(features=("a", "b", "c", "d")),)),
