@@ -46,6 +46,8 @@ def change(data: bytes, rng: random.Random) -> bytes:
     """Change, remove or repeat some bytes."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 2)):
+        if not changed:
+            break
         place = rng.randrange(len(changed))
         match rng.randrange(4):
             case 0:
