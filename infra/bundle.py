@@ -23,9 +23,12 @@ from typing import Literal
 
 import yaml
 
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import DatasetFileError, find_project, load_served
+from enrich.datasets import find_project, load_served
 from infra.trim import is_kept
+from score.model import render_models
+from score.models import load_models
 from serve.datasets import render_served
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +43,8 @@ class Recipe:
     """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
 
     `datasets`: whether it contains the project's datasets, as files (`modules`), or as data on who can read them
-    (`served`).
+    (`served`); `models`: the latter, and the definitions of models. `left_out`: folders and files of the sources that
+    run only on a laptop or in a build.
     """
 
     requirements: Path | None
@@ -48,7 +52,8 @@ class Recipe:
     modules: tuple[str, ...]  # handlers
     max_bytes: int  # unzipped
     documents: tuple[str, ...] = ()
-    datasets: Literal["modules", "served"] | None = None
+    datasets: Literal["modules", "served", "models"] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,15 @@ RECIPES = {
         250 * MEGABYTE,  # Lambda's quota for a function
         datasets="modules",
     ),
+    # Of ONNX Runtime the C library alone: 26 MB on arm64.
+    "score": Recipe(
+        ROOT / "score/requirements.txt",
+        ("score", "serve", "wire"),
+        ("score.handler",),
+        50 * MEGABYTE,
+        datasets="models",
+        left_out=("score/publish", "score/models.py", "score/__main__.py", "serve/handler.py", "serve/__main__.py"),
+    ),
     # The two functions that operate the stack; they use the runtime's boto3.
     "operate": Recipe(
         None,
@@ -86,6 +100,7 @@ RECIPES = {
 FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "EnrichFunction": "enrich",
     "ServeFunction": "serve",
+    "ScoreFunction": "score",
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
 }
@@ -246,8 +261,9 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.sources:
         found: Iterable[Path] = [ROOT / source] if source.endswith(".py") else (ROOT / source).rglob("*")
         for path in found:
-            # serve/dev runs only on a laptop
-            if path.is_file() and not {"__pycache__", "dev"} & set(path.parts) and "requirements" not in path.name:
+            # dev/ runs only on a laptop
+            is_ours = not {"__pycache__", "dev"} & set(path.parts) and "requirements" not in path.name
+            if path.is_file() and is_ours and not path.relative_to(ROOT).as_posix().startswith(recipe.left_out):
                 yield path
 
 
@@ -258,11 +274,15 @@ def _collect(recipe: Recipe) -> dict[str, bytes]:
 
 
 def _datasets(recipe: Recipe) -> dict[str, bytes]:
-    """Return the project's datasets: as files for enrich; as data for serve, which imports no dataset module."""
+    """Return the project's datasets: as files for enrich; as data for the others, which import no dataset module."""
     try:
-        if recipe.datasets == "served":
-            return {"serve/datasets.json": render_served(load_served()).encode()}
-    except DatasetFileError as error:
+        if recipe.datasets in ("served", "models"):
+            served = load_served()
+            data = {"serve/datasets.json": render_served(served).encode()}
+            if recipe.datasets == "models":
+                data["score/models.json"] = render_models(load_models(served)).encode()
+            return data
+    except DatasetMistakes as error:
         raise BundleError(str(error)) from error
     folder = find_project() / "datasets"
     if recipe.datasets is None:
@@ -302,7 +322,8 @@ def _digest(parts: Iterable[str]) -> str:
 def main() -> None:
     """Build bundles and print where they are and how large."""
     parser = argparse.ArgumentParser(prog="./larder bundle", description="Build the functions' bundles.")
-    parser.add_argument("names", nargs="*", metavar="serve|enrich|operate", help="bundles to build (default: all)")
+    names = "|".join(RECIPES)
+    parser.add_argument("names", nargs="*", metavar=names, help="bundles to build (default: all)")
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64", help="default: %(default)s")
     parser.add_argument("--into", type=Path, help="unpack each bundle into this folder (for sam build)")
     options = parser.parse_args()

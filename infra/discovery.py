@@ -81,7 +81,7 @@ def require_api_keys(openapi: Document) -> dict[str, Any]:
     document: dict[str, Any] = copy.deepcopy(dict(openapi))
     document["components"]["securitySchemes"]["apiKey"] = {"type": "apiKey", "in": "header", "name": "x-api-key"}
     for item in document["paths"].values():
-        for method in {"get", "head"} & set(item):
+        for method in {"get", "head", "post"} & set(item):
             security = item[method].get("security", document["security"])
             if security:
                 item[method]["security"] = [{**one, "apiKey": []} for one in security]

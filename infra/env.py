@@ -23,10 +23,11 @@ OUTPUTS = {
     "LARDER_ENRICH": "EnrichFunctionName",
     "LARDER_SERVE": "ServeFunctionName",
 }
+OPTIONAL = {"LARDER_SCORE": "ScoreFunctionName"}  # of a project with models
 
 
 def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str, str]:
-    """Return the LARDER_* variables of the stack's enrich function, and those of `OUTPUTS`.
+    """Return the LARDER_* variables of the stack's enrich function, and those of `OUTPUTS` and `OPTIONAL`.
 
     Args:
         cloudformation: a boto3 client of CloudFormation.
@@ -43,7 +44,8 @@ def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str
     function = functions.get_function_configuration(FunctionName=outputs["EnrichFunctionName"])
     variables: dict[str, str] = function["Environment"]["Variables"]
     own = {name: value for name, value in variables.items() if name.startswith("LARDER_")}
-    return dict(sorted((own | {name: outputs[output] for name, output in OUTPUTS.items()}).items()))
+    named = OUTPUTS | {name: output for name, output in OPTIONAL.items() if output in outputs}
+    return dict(sorted((own | {name: outputs[output] for name, output in named.items()}).items()))
 
 
 def main() -> None:

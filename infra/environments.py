@@ -23,17 +23,20 @@ from typing import Any
 import jsonschema
 import yaml
 
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import DatasetFileError, load_served
+from enrich.datasets import load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.translate import ROOT, TEMPLATE, read_template
+from score.models import load_models
 from serve.settings import parse_settings
 from serve.tokens.key_sources import check_location
 
 ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
 SAMCONFIG = ROOT / "samconfig.toml"
+DIGESTS = {"ServeDigest": "serve", "ScoreDigest": "score"}  # parameter -> bundle
 MAX_ISSUERS = 3000  # characters of LARDER_ISSUERS: all variables of a function share 4 KB (Lambda's quota)
 Environments = Mapping[str, Any]
 
@@ -95,6 +98,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
+    if load_models(load_served()):
+        given = {"Models": "true", **given}
     found = {key: str(value) for key, value in sorted(given.items()) if value is not None}
     _check_parameters(name, found)
     certificate = environment.get("certificate", "")
@@ -188,17 +193,17 @@ def _check_settings(name: str, issuers: str, parameters: Mapping[str, Any]) -> N
 
 
 def build_digest(template: str, code: str, parameters: Mapping[str, str]) -> str:
-    """Build the parameter ServeDigest: a change of template, code or parameters publishes a new version of serve.
+    """Build the parameter ServeDigest or ScoreDigest: a change of template, code or parameters publishes a version.
 
     SAM's own digest covers only the code and the names of parameters, so a changed value would reach only `$LATEST`,
     and not the alias that consumers call.
 
     Args:
         template: text of the template.
-        code: a digest of serve's code.
+        code: a digest of the function's code.
         parameters: all parameters and their values.
     """
-    given = {name: value for name, value in sorted(parameters.items()) if name != "ServeDigest"}
+    given = {name: value for name, value in sorted(parameters.items()) if name not in DIGESTS}
     return hashlib.sha256(json.dumps([template, code, given]).encode()).hexdigest()
 
 
@@ -224,7 +229,7 @@ def build_samconfig(document: Environments) -> str:
             *(f"  {json.dumps(override)}," for override in overrides),
             # Otherwise sam passes the value of the previous deploy. If it is empty the bundle decides: `sam build`
             # writes a digest into it.
-            '  "ServeDigest=\\"\\"",',
+            *(f'  "{digest}=\\"\\"",' for digest in DIGESTS),
             "]",
             "",
         ]
@@ -252,7 +257,7 @@ def main() -> None:
         _write(parser, options)
     except jsonschema.ValidationError as error:
         sys.exit(f"infra/environments.yaml: {error.json_path}: {error.message}")
-    except DatasetFileError as error:  # the message names the file
+    except DatasetMistakes as error:  # the message names the file
         sys.exit(str(error))
     except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"infra/environments.yaml: {error}")
@@ -271,7 +276,8 @@ def _write(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     parameters = build_parameters(document, options.environment) | {"ReleaseVersion": options.release}
     if options.no_canary:
         parameters["Canary"] = "false"
-    parameters["ServeDigest"] = build_digest(TEMPLATE.read_text(), digest_inputs("serve"), parameters)
+    for digest, bundle in DIGESTS.items():
+        parameters[digest] = build_digest(TEMPLATE.read_text(), digest_inputs(bundle), parameters)
     print(" ".join(f"{key}={_quote(value)}" for key, value in parameters.items()))  # noqa: T201
 
 

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from enrich.dataset.definition import Dataset
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.openapi.document import build_document
 from infra.discovery import require_api_keys
+from score.dev.openapi import build_model_parts
+from score.models import load_models
 
 GATEWAY = Path(__file__).with_name("gateway.yaml")  # where infra/template.yaml includes it from
 _HEAD = "# Written by `./larder openapi --write` from openapi.yaml. A test compares them.\n"
@@ -34,6 +38,17 @@ class PlainDumper(yaml.SafeDumper):
         return True
 
 
+def build_project_document(datasets: Mapping[str, Dataset]) -> str:
+    """Build the text of openapi.yaml from datasets, and from the models of the project.
+
+    Raises:
+        DatasetMistakes: a dataset or a model has mistakes.
+        ToolMissing: sqlglot or PyYAML is not installed.
+    """
+    models = load_models({name: dataset.served for name, dataset in datasets.items()})
+    return build_document(datasets.values(), build_model_parts(models.values()))
+
+
 def build_gateway(openapi: dict[str, Any] | None = None) -> dict[str, Any]:
     """Build the document that API Gateway imports: the contract, with security that depends on the stack.
 
@@ -41,7 +56,7 @@ def build_gateway(openapi: dict[str, Any] | None = None) -> dict[str, Any]:
         openapi: the contract; None: that of the project's datasets in their present state.
     """
     if openapi is None:
-        openapi = yaml.safe_load(build_document(load_datasets().values()))
+        openapi = yaml.safe_load(build_project_document(load_datasets()))
     document = require_api_keys(openapi)
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -80,7 +95,7 @@ def main() -> None:
     description = "Write openapi.yaml and infra/gateway.yaml, as `./larder openapi --write` does."
     argparse.ArgumentParser(prog="./larder gateway", description=description).parse_args()
     try:
-        write_contract(find_project(), build_document(load_datasets().values()))
+        write_contract(find_project(), build_project_document(load_datasets()))
     except (DatasetFileError, DatasetMistakes) as error:
         sys.exit(str(error))
 

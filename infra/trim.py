@@ -43,11 +43,18 @@ LEFT_OUT = (
     # cryptography needs only _cffi_backend, not the compiler around it.
     "cffi/*",
     "pycparser/*",
+    # score calls the C library alone; its Python API would need numpy.
+    "onnxruntime/*",
     # boto3's resource models of other services, and its examples.
     "boto3/examples/*",
 )
 
-KEPT = ("pyarrow/lib.*.so",)  # the extension module, not a library
+KEPT = (
+    "pyarrow/lib.*.so",  # the extension module, not a library
+    "onnxruntime/capi/libonnxruntime.so.*",
+    "onnxruntime/LICENSE*",
+    "onnxruntime/ThirdPartyNotices*",
+)
 
 
 def is_kept(path: str) -> bool:

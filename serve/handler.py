@@ -11,7 +11,6 @@ An event of a REST API, reduced to what is read (`serve.web.request` has the oth
 from __future__ import annotations
 
 import os
-import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,18 +18,16 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from serve.access import NoAccess, build_partition, check_access
+from serve.bearer import authenticate, open_verifier, refuse
 from serve.datasets import Served, load_served
 from serve.item import Item, is_expired
 from serve.log import build_key_line, build_request_line, hash_subject, write
 from serve.settings import Settings, parse_settings
 from serve.storage import Storage, StorageUnavailable
-from serve.tokens.jwks import KeyDocument
-from serve.tokens.jwt import InvalidToken, Policy
-from serve.tokens.key_cache import KeyStore, KeysUnavailable
-from serve.tokens.key_sources import open_source
-from serve.tokens.verifier import Issuer, Trusted, Verifier
+from serve.tokens.jwt import InvalidToken
+from serve.tokens.verifier import Verifier
 from serve.web.page import gather, gather_named
-from serve.web.problems import Problem, challenge, describe_token, unavailable
+from serve.web.problems import Problem, unavailable
 from serve.web.request import Form, HttpRequest, MalformedEvent, check_repeatable, parse_form, parse_request
 from serve.web.respond import (
     HttpResponse,
@@ -57,7 +54,6 @@ REQUEST_SECONDS = 7.0
 MARGIN_SECONDS = 1.0
 # Limits of one call; far below the 29 s of API Gateway.
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)
-_ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joined to the first by a gateway
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
@@ -101,14 +97,8 @@ def build_dependencies(env: Mapping[str, str], served: Mapping[str, Served]) -> 
     def report(event: str, details: Mapping[str, object]) -> None:
         write(build_key_line(settings.environment, time.time(), event, details))
 
-    issuers = [Issuer(policy, _open_keys(policy, open_source(keys, env), report)) for policy, keys in settings.issuers]
-    return Dependencies(settings, Storage(client.send, settings.table), Verifier(issuers), served)
-
-
-def _open_keys(
-    policy: Policy, read: Callable[[], list[KeyDocument]], report: Callable[[str, Mapping[str, object]], None]
-) -> KeyStore:
-    return KeyStore(read, report, algorithms=policy.algorithms, allow_missing_kid=policy.allow_missing_kid)
+    verifier = open_verifier(settings.issuers, env, report)
+    return Dependencies(settings, Storage(client.send, settings.table), verifier, served)
 
 
 @cache
@@ -205,40 +195,13 @@ def _authorize(
         Problem: 400, 401, 403, or 503 if the issuer's keys are unavailable.
     """
     realm = dependencies.settings.realm
-    token = _bearer_token(request, realm)
+    trusted = authenticate(request, dependencies.verifier, realm, now)
+    seen["kid"] = trusted.kid
     try:
-        trusted = _verify(dependencies, token, now)
-        seen["kid"] = trusted.kid
         check_access(trusted.claims, trusted.policy, dataset)
         return build_partition(trusted.claims, dataset, trusted.policy), int(trusted.claims["exp"])
-    except NoAccess as error:
-        detail = None if error.scope else "the token's issuer gives no access to this dataset"
-        raise challenge(realm, "insufficient_scope", scope=error.scope, detail=detail) from error
-    except InvalidToken as error:
-        detail = describe_token(error.reason, error.claim)
-        raise challenge(realm, "invalid_token", detail=detail, reason=error.reason) from error
-    except KeysUnavailable as error:
-        raise unavailable("keys") from error
-
-
-def _verify(dependencies: Dependencies, token: str, now: float) -> Trusted:
-    try:
-        return dependencies.verifier.verify(token, now)
-    except (InvalidToken, KeysUnavailable):
-        raise
-    except Exception as error:  # V14: a token that breaks the verifier must not become a 500
-        raise InvalidToken(f"verifier-broke: {type(error).__name__}") from error
-
-
-def _bearer_token(request: HttpRequest, realm: str) -> str:
-    """Return exactly what follows `Bearer `; the verifier rejects white space around it."""
-    values = request.headers.get("authorization", [])
-    if len(values) > 1 or (values and _ANOTHER.search(values[0])):
-        raise Problem("invalid_request", "there is more than one Authorization header")
-    scheme, _, token = values[0].partition(" ") if values else ("", "", "")
-    if scheme.lower() != "bearer":
-        raise challenge(realm, "token_required")
-    return token
+    except (NoAccess, InvalidToken) as error:
+        raise refuse(realm, error) from error
 
 
 __all__ = ["Dependencies", "Form", "build_dependencies", "build_handler", "handler"]

@@ -107,7 +107,7 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     if options.dataset:
         whole = {options.dataset, str(contract)}
         mistakes = [each for each in mistakes if each.place in whole or each.place.startswith(f"{options.dataset} ")]
-    files = sorted((find_project() / "datasets").glob("*.py"))
+    files = [path for folder in ("datasets", "models") for path in sorted((find_project() / folder).glob("*.py"))]
     mistakes = [mistake for path in files for mistake in find_repeated_keys(path)] + mistakes
     if options.json:
         return _print_mistakes(mistakes)
@@ -125,10 +125,11 @@ def _print_mistakes(mistakes: list[Mistake]) -> int:
 
 def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake]:
     """Check that openapi.yaml is up to date with datasets that have no mistakes."""
-    from enrich.openapi.document import build_document, find_untyped
+    from enrich.openapi.document import find_untyped
+    from infra.gateway import build_project_document
 
     try:
-        text = build_document(datasets.values())
+        text = build_project_document(datasets)
     except DatasetMistakes as error:
         return error.mistakes
     is_stale = path.read_text(encoding="utf-8") != text
@@ -136,9 +137,10 @@ def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake
 
 
 def _openapi(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
-    from enrich.openapi.document import build_document, find_untyped  # its dependencies are not in the bundle
+    from enrich.openapi.document import find_untyped  # its dependencies are not in the bundle
+    from infra.gateway import build_project_document
 
-    text = build_document(datasets.values())
+    text = build_project_document(datasets)
     if options.write:
         from infra.gateway import write_contract
 

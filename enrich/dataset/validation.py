@@ -255,7 +255,7 @@ def _check_values(dataset: Dataset) -> Iterator[Mistake]:
     share = "give a share from 0 to 1"
     century = timedelta(days=36_500)
     rules: list[tuple[str, object, bool, str]] = [  # place, value, whether it is right, remedy
-        ("served.name", served.name, _is_routable(served.name), f"use {_NAME_HELP}, and not 'health'"),
+        ("served.name", served.name, _is_routable(served.name), f"use {_NAME_HELP}, and not 'health' or 'models'"),
         (
             "served.scope",
             served.scope,
@@ -390,7 +390,7 @@ def _find_prefix_problem(prefix: str) -> str | None:
 
 def _is_routable(name: str) -> bool:
     """Return whether a dataset's name can be used in the paths of requests, in object keys and in tags."""
-    return bool(_NAME.fullmatch(name)) and name.lower() != "health"
+    return bool(_NAME.fullmatch(name)) and name.lower() not in ("health", "models")  # paths of the API
 
 
 def _scope(served: Served) -> str:

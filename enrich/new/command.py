@@ -32,8 +32,10 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
             nothing is written.
     """
     name = options.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() == "health":
-        raise BadSample(f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name.lower() in ("health", "models"):
+        raise BadSample(
+            f"the name is {name!r}; use 1 to 64 ASCII letters, digits, - and _, and not 'health' or 'models'"
+        )
     path = folder / f"{to_module_name(name)}.py"
     if name in others:
         raise BadSample(f"there is already a dataset {name!r}; choose another name, or delete its file")

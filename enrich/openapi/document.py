@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ _HEAD = """\
 # built from it (infra/gateway.yaml), and the laptop server shows it at /docs.
 """
 _FRESH = {"as_of": "AsOf", "expires_at": "ExpiresAt", "run": "Run"}  # member of an entry -> its schema
-ANCHORS = {  # the parts of all datasets replace the line
+ANCHORS = {  # the parts of all datasets and models replace the line
     "tag": "  # further datasets: tags",
     "paths": "  # further datasets: paths",
     "parameters": "    # further datasets: parameters",
     "schemas": "    # further datasets: schemas",
+    "headers": "    # models: headers",
+    "responses": "    # models: responses",
 }
 
 
@@ -57,18 +59,22 @@ def find_untyped(datasets: Iterable[Dataset]) -> Iterator[Mistake]:
             yield Mistake(f"{dataset.name} {place}", "has no known type", remedy)
 
 
-def build_document(datasets: Iterable[Dataset]) -> str:
-    """Build the text of openapi.yaml: the service's own part, with the part of each dataset.
+def build_document(datasets: Iterable[Dataset], models: Iterable[Mapping[str, str]] = ()) -> str:
+    """Build the text of openapi.yaml: the service's own part, with the part of each dataset and model.
+
+    Args:
+        datasets: of the project.
+        models: the parts of its models, as `score.dev.openapi` builds them.
 
     Raises:
         DatasetMistakes: a dataset can't be bound.
         ToolMissing: sqlglot or PyYAML is not installed.
     """
-    parts = [build_parts(dataset) for dataset in datasets]
+    parts: list[Mapping[str, str]] = [*map(build_parts, datasets), *models]
     _, start, service = SERVICE.read_text(encoding="utf-8").partition("info:\n")
     text = f"openapi: 3.0.3\n{_HEAD}{start}{service}"
     for part, anchor in ANCHORS.items():
-        inserted = "".join(one[part] for one in parts)
+        inserted = "".join(one.get(part, "") for one in parts)
         before, _, after = text.partition(f"{anchor}\n")
         text = before + inserted + after.removeprefix("" if inserted or not before.endswith("\n\n") else "\n")
     return text

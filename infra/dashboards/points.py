@@ -42,7 +42,8 @@ def read_points(template: Template, lines: Iterable[str]) -> dict[Key, list[Poin
                     if {metric["Name"], *names} <= set(document):
                         dimensions = frozenset((name, document[name]) for name in names)
                         key = Key(directive["Namespace"], metric["Name"], dimensions)
-                        points[key].append((now, document[metric["Name"]]))
+                        value = document[metric["Name"]]  # or a list of values
+                        points[key] += [(now, one) for one in (value if isinstance(value, list) else [value])]
         for one in filters:
             if matches(one["FilterPattern"], document):
                 for made in one["MetricTransformations"]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from enrich.datasets import load_served
 from infra.bundle import FUNCTIONS, Bundle, build
 from infra.environments import build_digest
 from infra.translate import Template, read_template, translate
+from score.models import load_models
 
 ARTIFACTS = "larder-artifacts"
 Clients = Callable[[str], Any]  # a service's name -> its boto3 client
@@ -63,9 +65,14 @@ def deploy(
         DeployError: a resource failed, or the stack is not complete in time.
     """
     given = {**(parameters or {}), "Platform": "laptop"}
+    if load_models(load_served()):
+        given.setdefault("Models", "true")
     template = template or read_template()
-    code = _upload(client("s3"), bundles or {})
-    given.setdefault("ServeDigest", build_digest(json.dumps(template), code["ServeFunction"]["Key"], given))
+    # Without models there is no such function, and its bundle has a large library: it is not built.
+    unused = set() if given.get("Models") == "true" else {"score"}
+    code = _upload(client("s3"), bundles or {}, unused)
+    for digest, function in (("ServeDigest", "ServeFunction"), ("ScoreDigest", "ScoreFunction")):
+        given.setdefault(digest, build_digest(json.dumps(template), code[function]["Key"], given))
     translated = translate(template, code, given)
     cloudformation = client("cloudformation")
     _start(client("s3"), cloudformation, name, translated, given)
@@ -89,8 +96,8 @@ def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
         time.sleep(0.05)
 
 
-def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]:
-    """Upload each bundle under its digest, unless it exists already."""
+def _upload(s3: Any, bundles: Mapping[str, Bundle], unused: Set[str]) -> dict[str, dict[str, str]]:
+    """Upload each bundle under its digest, unless it exists already; for an unused one there is only a name."""
     s3.create_bucket(Bucket=ARTIFACTS)
 
     def upload(name: str) -> dict[str, str]:
@@ -100,10 +107,11 @@ def _upload(s3: Any, bundles: Mapping[str, Bundle]) -> dict[str, dict[str, str]]
             s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=bundle.path.read_bytes())
         return {"Bucket": ARTIFACTS, "Key": object_key}
 
-    names = sorted(set(FUNCTIONS.values()))
+    names = sorted(set(FUNCTIONS.values()) - unused)
     with ThreadPoolExecutor() as pool:  # building mostly waits for pip
         uploaded = dict(zip(names, pool.map(upload, names), strict=True))
-    return {function: uploaded[name] for function, name in FUNCTIONS.items()}
+    nothing = {"Bucket": ARTIFACTS, "Key": "unused.zip"}
+    return {function: uploaded.get(name, nothing) for function, name in FUNCTIONS.items()}
 
 
 def _start(s3: Any, cloudformation: Any, name: str, template: Template, parameters: Mapping[str, str]) -> None:

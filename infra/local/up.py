@@ -32,9 +32,8 @@ from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.ledger.store import Ledger
-from enrich.openapi.document import build_document
 from infra.bundle import ROOT, BundleError, build
-from infra.gateway import write_contract
+from infra.gateway import build_project_document, write_contract
 from infra.local.deploy import DeployError, Stack, deploy
 from infra.local.issuer import LocalIssuer, create_issuer
 from infra.local.lake import BadLake, load_lake, read_lake
@@ -330,7 +329,7 @@ def _load(project: Path) -> dict[str, Dataset]:
         raise Refused(f"{project / 'datasets'} has no dataset; write one with `./larder new NAME --from FILE`")
     if mistakes := check_datasets(datasets, None):
         raise DatasetMistakes(mistakes)
-    for path in write_contract(project, build_document(datasets.values())):
+    for path in write_contract(project, build_project_document(datasets)):
         _say(f"wrote {path}")
     return datasets
 

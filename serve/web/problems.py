@@ -21,8 +21,12 @@ PROBLEM_TYPES = {
     "too_old": ProblemType(404, "The item is older than the request accepts"),
     "method_not_allowed": ProblemType(405, "Method not allowed"),
     "not_acceptable": ProblemType(406, "Not acceptable"),
+    "content_too_large": ProblemType(413, "The request is too large"),
+    "unsupported_media_type": ProblemType(415, "The request's content type is not supported"),
+    "invalid_instance": ProblemType(422, "The features do not fit the model"),
     "internal_error": ProblemType(500, "Internal server error"),
     "unavailable": ProblemType(503, "Service unavailable"),
+    "model_unavailable": ProblemType(503, "The model is unavailable"),
 }
 
 

@@ -95,9 +95,9 @@ def respond_health() -> HttpResponse:
     )
 
 
-def respond_options() -> HttpResponse:
+def respond_options(allow: str = ALLOW) -> HttpResponse:
     """Respond with the allowed methods."""
-    return HttpResponse(204, {"Allow": ALLOW, "Cache-Control": "no-store"})
+    return HttpResponse(204, {"Allow": allow, "Cache-Control": "no-store"})
 
 
 def respond_problem(problem: Problem, request_id: str) -> HttpResponse:
@@ -112,21 +112,31 @@ def respond_problem(problem: Problem, request_id: str) -> HttpResponse:
 
 
 def add_cors(
-    response: HttpResponse, origin: str | None, origins: tuple[str, ...], *, is_preflight: bool
+    response: HttpResponse,
+    origin: str | None,
+    origins: tuple[str, ...],
+    *,
+    is_preflight: bool,
+    methods: str = "GET, HEAD",
+    headers: str = "Authorization, If-Modified-Since, If-None-Match, X-Api-Key",
+    exposed: str = EXPOSED,
 ) -> HttpResponse:
-    """Add the CORS headers for a browser page of another origin; without `origins` nothing is added."""
+    """Add the CORS headers for a browser page of another origin; without `origins` nothing is added.
+
+    `methods` and `headers` are those that a page can send, `exposed` the headers that it can read.
+    """
     if not origins:
         return response
-    headers = dict(response.headers)
-    headers["Vary"] = f"{headers['Vary']}, Origin" if "Vary" in headers else "Origin"
+    added = dict(response.headers)
+    added["Vary"] = f"{added['Vary']}, Origin" if "Vary" in added else "Origin"
     if origin in origins:
-        headers["Access-Control-Allow-Origin"] = str(origin)
-        headers["Access-Control-Expose-Headers"] = EXPOSED
+        added["Access-Control-Allow-Origin"] = str(origin)
+        added["Access-Control-Expose-Headers"] = exposed
         if is_preflight:
-            headers["Access-Control-Allow-Methods"] = "GET, HEAD"
-            headers["Access-Control-Allow-Headers"] = "Authorization, If-Modified-Since, If-None-Match, X-Api-Key"
-            headers["Access-Control-Max-Age"] = "600"
-    return response._replace(headers=headers)
+            added["Access-Control-Allow-Methods"] = methods
+            added["Access-Control-Allow-Headers"] = headers
+            added["Access-Control-Max-Age"] = "600"
+    return response._replace(headers=added)
 
 
 def render_response(response: HttpResponse, form: Form, *, is_head: bool = False) -> dict[str, Any]:

@@ -111,7 +111,7 @@ _STORES: tuple[tuple[str, str, str, str], ...] = (
     ("V10 keys of all issuers", "serve.tokens.verifier", "keys = issuer.keys.current(now)", "keys = {kid: key for one in self._issuers.values() for kid, key in one.keys.current(now).items()}"),
 )  # fmt: skip
 _HTTP: tuple[tuple[str, str, str, str], ...] = (
-    ("V14 a broken verifier is a 500", "serve.handler", "except Exception as error:  # V14", "except ArithmeticError as error:  # V14"),
+    ("V14 a broken verifier is a 500", "serve.bearer", "except Exception as error:  # V14", "except ArithmeticError as error:  # V14"),
     ("H1 an error code without credentials", "serve.web.problems", 'if code != "token_required":', "if True:"),
     ("H1 no error code with credentials", "serve.web.problems", 'if code != "token_required":', "if False:"),
     ("H1 no scope is asked for", "serve.access", "scope not in scopes", "False"),
@@ -119,7 +119,7 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("a response outlives its token", "serve.web.respond", "min(item.expires_at, ends)", "item.expires_at"),
     ("a list outlives its token", "serve.web.respond", "min(found.expires_at, ends)", "found.expires_at"),
     ("H1 403 as 401", "serve.web.problems", '"insufficient_scope": ProblemType(403', '"insufficient_scope": ProblemType(401'),
-    ("H1 two credentials, the first counts", "serve.handler", "if len(values) > 1 or (values and _ANOTHER.search(values[0])):", "if False:"),
+    ("H1 two credentials, the first counts", "serve.bearer", "if len(values) > 1 or (values and _ANOTHER.search(values[0])):", "if False:"),
     ("H2 a weak ETag", "serve.web.negotiate", """return f'"{sha256""", """return f'W/"{sha256"""),
     ("H2 one ETag for both codings", "serve.web.respond", "build_etag(body.encode() if isinstance(body, str) else body)", "build_etag(body_text(body).encode())"),
     ("H2 strong comparison", "serve.web.negotiate", "(?:W/)?", ""),
@@ -134,7 +134,7 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H2 a coding that is refused", "serve.web.respond", "    if coding is None:", "    if coding is None and isinstance(body, bytes):"),
     ("H3 HEAD with a body", "serve.web.respond", "if is_head:", "if False:"),
     ("H3 OPTIONS 200", "serve.web.respond", "HttpResponse(204,", "HttpResponse(200,"),
-    ("H3 who asks comes before what", "serve.handler", "found = route(", "_bearer_token(request, '')\n    found = route("),
+    ("H3 who asks comes before what", "serve.handler", "found = route(", "authenticate(request, dependencies.verifier, '', 0)\n    found = route("),
     ("H4 errors as plain JSON", "serve.web.respond", "application/problem+json", "application/json"),
     ("H4 no requestId", "serve.web.respond", ', "requestId": request_id', ""),
     ("H4 internals in a 500", "serve.handler", 'respond_problem(Problem("internal_error")', 'respond_problem(Problem("internal_error", repr(error))'),
@@ -173,7 +173,7 @@ _SUBJECTS: tuple[tuple[str, str, str, str], ...] = (
     ("V11 claims of any length", "serve.item", "MAX_CLAIM_CHARACTERS = 256", "MAX_CLAIM_CHARACTERS = 100_000"),
     ("V11 claims of any type", "serve.access", "value = get_claim(claims, claim)\n        if policy", "value = str(get_claim(claims, claim))\n        if policy"),
     ("claims are joined as they are", "serve.item", 'quote(value, safe="")', "value"),
-    ("the log shows the token", "serve.handler", 'seen["kid"] = trusted.kid', 'seen["kid"] = token'),
+    ("the log shows the token", "serve.handler", 'seen["kid"] = trusted.kid', 'seen["kid"] = request.headers["authorization"][0]'),
     ("the log shows the subject", "serve.handler", "hash_subject(partition)", "partition"),
     ("the log shows the path", "serve.handler", 'seen["dataset"] = dataset.name', 'seen["dataset"] = request.path'),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from infra.bundle import (
     unpack,
 )
 from serve.item import Item, encode
+from tests.doubles.onnx_writer import regressor
 
 SERVE = """
 import json, sys
@@ -31,6 +32,14 @@ sys.path.insert(0, sys.argv[1])
 import serve.handler
 event = {"httpMethod": "GET", "path": "/v1/health", "headers": {}, "requestContext": {"requestId": "r"}}
 print(json.dumps(serve.handler.handler(event, None)["statusCode"]))
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+SCORE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import score.handler
+from score.native import Session, open_runtime
+print(Session(open_runtime(), open("model.onnx", "rb").read()).run([("x", "double", [3.0])], 1, "value"))
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 ENRICH = """
@@ -88,6 +97,17 @@ def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
     said, item = run_alone(build("enrich"), ENRICH, tmp_path)
     assert said == "True"
     assert json.loads(item) == encode(Item("p", "s", "{}", "o", 1))
+
+
+def test_score_bundle_runs_a_model_alone(tmp_path: Path) -> None:
+    """Score's bundle loads the runtime's library and answers without numpy, the Python API or anything of enrich."""
+    (tmp_path / "model.onnx").write_bytes(regressor([2.0], 1.0))
+    (answer, loaded) = run_alone(build("score"), SCORE, tmp_path)
+    assert answer == "[7.0]"
+    assert not {"numpy", "onnxruntime", "enrich", "boto3", "yaml"} & set(json.loads(loaded))
+    names = zipfile.ZipFile(build("score").path).namelist()
+    assert not [name for name in names if name.startswith("onnxruntime/") and name.endswith((".py", ".pyc"))]
+    assert not [name for name in names if name.startswith(("score/dev/", "score/publish/", "enrich/"))]
 
 
 def test_bundle_is_compiled_and_bounded(bundle: Bundle) -> None:

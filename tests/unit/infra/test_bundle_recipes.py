@@ -141,20 +141,28 @@ def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_recipes_are_bounded_and_assigned() -> None:
     """Each function has its bundle, and no bundle is larger than it is meant to be."""
     bounds = {name: recipe.max_bytes for name, recipe in RECIPES.items()}
-    assert bounds == {"serve": 20_000_000, "enrich": 250 * 1024 * 1024, "operate": 1024 * 1024}
+    assert bounds == {
+        "serve": 20_000_000,
+        "score": 50 * 1024 * 1024,
+        "enrich": 250 * 1024 * 1024,
+        "operate": 1024 * 1024,
+    }
     assert {name: recipe.modules for name, recipe in RECIPES.items()} == {
         "serve": ("serve.handler",),
+        "score": ("score.handler",),
         "enrich": ("enrich.handler",),
         "operate": ("infra.publish", "infra.synthetic"),
     }
     assert FUNCTIONS == {
         "EnrichFunction": "enrich",
         "ServeFunction": "serve",
+        "ScoreFunction": "score",
         "PublishFunction": "operate",
         "SyntheticFunction": "operate",
     }
     assert RECIPES["operate"].requirements is None
-    assert [RECIPES[name].requirements for name in ("serve", "enrich")] == [
+    assert [RECIPES[name].requirements for name in ("serve", "score", "enrich")] == [
         ROOT / "serve/requirements.txt",
+        ROOT / "score/requirements.txt",
         ROOT / "enrich/requirements.txt",
     ]

@@ -190,7 +190,9 @@ def test_sam_deploys_as_decided(document: Any, name: str) -> None:
         "confirm_changeset": is_protected(document, name),
         "fail_on_empty_changeset": False,
     }
-    assert overrides[-1] == 'ServeDigest=""', "else sam passes the digest of the deploy before, which hides new code"
+    assert overrides[-2:] == ['ServeDigest=""', 'ScoreDigest=""'], (
+        "else sam passes the digest of the deploy before, which hides new code"
+    )
 
 
 def test_digest_covers_code_and_parameters(example: Any) -> None:

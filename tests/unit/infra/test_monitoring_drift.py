@@ -35,6 +35,7 @@ from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore, Unreadable
 from serve.tokens.verifier import Issuer, Verifier
 from serve.web.page import QueryResult
+from tests.unit.score.kit import S3_DOWN, VIRGINICA, App, alias_of, iris_version, share_of
 from tests.unit.serve.kit import SERVED
 
 NOW = 1_763_640_000.0
@@ -59,7 +60,20 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """Return every kind of line that the three functions print."""
     _print_enrich_lines(monkeypatch)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    return [*_serve_lines(), *printed, infra.synthetic.render_line("dev", NOW, 12.5, ["no answer"])]
+    return [*_serve_lines(), *_score_lines(), *printed, infra.synthetic.render_line("dev", NOW, 12.5, ["no answer"])]
+
+
+def _score_lines() -> list[str]:
+    app = App()
+    version = iris_version(2.0)
+    app.bucket.put(version)
+    app.bucket.point(alias_of(iris_version(), shadow=share_of(version, 1)))
+    app.post({"instance": VIRGINICA})
+    app.post({})
+    app.bucket.error = S3_DOWN
+    app.post(["text"], "news")
+    app.report("keys-unreadable", {})
+    return app.lines
 
 
 def _serve_lines() -> list[str]:

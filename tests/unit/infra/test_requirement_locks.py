@@ -1,4 +1,4 @@
-"""constraints.txt has the versions of the two locks, so that the tested versions are the deployed ones."""
+"""constraints.txt has the versions of the locks, so that the tested versions are the deployed ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LOCKS = ("enrich/requirements.txt", "serve/requirements.txt")  # of what is deployed
+LOCKS = ("enrich/requirements.txt", "serve/requirements.txt", "score/requirements.txt")  # of what is deployed
 ALL = (*LOCKS, "docs/requirements.txt", "examples/requirements.txt")
 
 
@@ -57,3 +57,9 @@ def test_requirements_are_locked(lock: str) -> None:
     for package, version in asked:
         assert package in locked
         assert version in ("", locked[package])
+
+
+def test_the_runtime_is_one_that_starts_on_lambda() -> None:
+    """ONNX Runtime below 1.26 aborts on arm64 where there is no /sys/devices/system/cpu, as on Lambda."""
+    major, minor, *_ = pins("score/requirements.txt")["onnxruntime"].split(".")
+    assert (int(major), int(minor)) >= (1, 26)

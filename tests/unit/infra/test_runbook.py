@@ -89,7 +89,9 @@ def test_aws_commands_are_valid() -> None:
 
 
 TREES = {
-    path: ast.parse(path.read_text()) for side in ("enrich", "serve", "infra") for path in (ROOT / side).rglob("*.py")
+    path: ast.parse(path.read_text())
+    for side in ("enrich", "serve", "score", "infra")
+    for path in (ROOT / side).rglob("*.py")
 }
 CALLS = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
 EVENTS = {

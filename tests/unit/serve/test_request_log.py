@@ -167,8 +167,12 @@ def test_the_problems_are_these() -> None:
         "too_old": (404, "The item is older than the request accepts"),
         "method_not_allowed": (405, "Method not allowed"),
         "not_acceptable": (406, "Not acceptable"),
+        "content_too_large": (413, "The request is too large"),
+        "unsupported_media_type": (415, "The request's content type is not supported"),
+        "invalid_instance": (422, "The features do not fit the model"),
         "internal_error": (500, "Internal server error"),
         "unavailable": (503, "Service unavailable"),
+        "model_unavailable": (503, "The model is unavailable"),
     }
 
 

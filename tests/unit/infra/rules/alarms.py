@@ -12,6 +12,7 @@ from tests.unit.infra.rules.template import Rule, by_type, get
 WATCHED = {  # alarm -> the resource in its dimensions
     "ServeCrashes": "ServeFunction",
     "ServeThrottled": "ServeFunction",
+    "ScoreCrashes": "ScoreFunction",
     "EnrichCrashes": "EnrichFunction",
     "ReadsThrottled": "Table",
     "WritesThrottled": "Table",

@@ -27,7 +27,7 @@ KEY = f"arn:aws:kms:{HERE}:key/{{}}"
 GIVEN = {  # every option that a permission depends on
     "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
     "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
-    "SyntheticSecret": "larder/dev/synthetic", "OutputsAccount": "555566667777",
+    "SyntheticSecret": "larder/dev/synthetic", "Models": "true", "OutputsAccount": "555566667777",
     **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
 }  # fmt: skip
 OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
@@ -76,6 +76,15 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
         "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
         "kms:DescribeKey": [KEY.format("Table")],
     },
+    "ScoreRole": {
+        "dynamodb:GetItem": [TABLE],
+        "dynamodb:BatchGetItem": [TABLE],
+        "ssm:GetParametersByPath": [PARAMETERS, f"{PARAMETERS}/one.pem"],
+        "s3:GetObject": ["arn:aws:s3:::keys/one", "arn:aws:s3:::Bucket/models/one"],
+        "s3:ListBucket": ["arn:aws:s3:::keys"],
+        "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
+        "kms:DescribeKey": [KEY.format("Table")],
+    },
     "PublishRole": {"s3:PutObject": [f"arn:aws:s3:::discovery/{CATALOG_PATH}", FOLDER], "s3:DeleteObject": [FOLDER]},
     "SyntheticRole": {
         "secretsmanager:GetSecretValue": [f"arn:aws:secretsmanager:{HERE}:secret:larder/dev/synthetic-Ab12Cd"]
@@ -94,12 +103,17 @@ NOT_IN_CODE = {  # beside LAMBDA
         *TABLE_KEY,
     },
     "ServeRole": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey"},  # signed GETs name no operation
+    "ScoreRole": {  # its calls are those of serve's storage and keys
+        "dynamodb:GetItem", "dynamodb:BatchGetItem", "ssm:GetParametersByPath",
+        "s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey",
+    },
     "PublishRole": set(),
     "SyntheticRole": set(),
 }  # fmt: skip
 CODE = {
     "EnrichRole": "enrich",
     "ServeRole": "serve",
+    "ScoreRole": "score",
     "PublishRole": "infra/publish.py",
     "SyntheticRole": "infra/synthetic.py",
 }
@@ -187,7 +201,7 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
     """A grant on what a parameter names exists with that parameter alone; none is on what an empty parameter names."""
     for name in sorted(GIVEN):
         given = GIVEN[name].split(",")[0]
-        if name in ("Environment", "Service", "OutputsAccount"):
+        if name in ("Environment", "Service", "OutputsAccount", "Models"):
             continue
         resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
         if not any(given in resource for resource in resources):
@@ -209,13 +223,15 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
     read = {  # handler -> variables
         "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
+        "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
         "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
         "infra.publish.handler": _find_variables("infra/publish.py"),
     }
     if sorted(one["Handler"] for one in functions(template).values()) != sorted(read):
         yield f"functions do not have the handlers {sorted(read)}, each once"
     names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
-             "LARDER_BUCKET": "Bucket", "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
+             "LARDER_BUCKET": "Bucket", "LARDER_MODELS_BUCKET": "Bucket",
+             "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
              "LARDER_WORKGROUP": "Workgroup", "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():
         given = stack.value(function.get("Environment", {}).get("Variables", {}))
@@ -227,8 +243,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
                 yield f"{name}: {variable} is {given[variable]}, not {names[variable]}"
 
 
-def _find_variables(place: str) -> set[str]:
-    return set(VARIABLE.findall(Path(ROOT / place).read_text()))
+def _find_variables(*places: str) -> set[str]:
+    return {name for place in places for name in VARIABLE.findall(Path(ROOT / place).read_text())}
 
 
 def issuers_reach_serve(template: Template) -> Iterator[str]:

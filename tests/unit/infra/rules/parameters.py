@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from infra.environments import SCHEMA, find_mismatch
+from infra.environments import DIGESTS, SCHEMA, find_mismatch
 from infra.translate import Template
 from serve.settings import parse_settings
 from serve.tokens.key_sources import open_source
@@ -121,7 +121,7 @@ def each_parameter_changes_the_stack(template: Template) -> Iterator[str]:
         found += json.dumps([resources, stack.value(template["Outputs"])])
     for name, value in given.items():
         # The switches are in conditions (test_environments.py); the transform reads the digest.
-        if value == f"<{name}>" and value not in found and name != "ServeDigest":
+        if value == f"<{name}>" and value not in found and name not in DIGESTS:
             yield f"{name}: is nowhere in the stack"
 
 

@@ -1,0 +1,1 @@
+"""Token and features -> a prediction, now: the third Lambda."""

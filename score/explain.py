@@ -1,0 +1,43 @@
+"""Explain a prediction by occlusion: how it changes when one feature has its baseline's value, or one token is gone.
+
+It shows what the model reacts to at this instance. It is not a cause, and contributions do not add up to the
+prediction: features that say the same hide each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from score.scorer import Row, Scorer
+
+MAX_INSTANCES = 10  # of a request with an explanation
+MAX_TOKENS = 20
+_TRIED_TOKENS = 100  # those with the largest weights
+
+
+def explain(scorer: Scorer, row: Row, answer: tuple[float, ...]) -> dict[str, Mapping[str, float]]:
+    """Return the contribution of each feature, and of the tokens of each text.
+
+    A contribution is the probability of the predicted label (or the value) minus what it is without the feature.
+    """
+    manifest = scorer.manifest
+    place = answer.index(max(answer))
+    texts = scorer.vectorizers
+    names = [name for name in manifest.features if name in manifest.baseline and name not in texts]
+    rows = [{**row, name: manifest.baseline[name]} for name in names]
+    without = scorer.predict(rows) if rows else []
+    contributions = {name: _round(answer[place] - each[place]) for name, each in zip(names, without, strict=True)}
+    explained: dict[str, Mapping[str, float]] = {"contributions": contributions}
+    for name, vectorizer in texts.items():
+        tokens = vectorizer.tokenize(str(row[name] or ""))
+        tried = vectorizer.rank(tokens, vectorizer.weigh(tokens), _TRIED_TOKENS)
+        shortened = [[token for token in tokens if token != gone] for gone in tried]
+        found = scorer.predict_tokens(row, name, shortened) if tried else []
+        changes = {token: _round(answer[place] - each[place]) for token, each in zip(tried, found, strict=True)}
+        largest = sorted(changes, key=lambda token: -abs(changes[token]))[:MAX_TOKENS]
+        explained["tokens"] = {token: changes[token] for token in largest}
+    return explained
+
+
+def _round(number: float) -> float:
+    return float(f"{number:.6g}")

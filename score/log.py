@@ -1,0 +1,100 @@
+"""Build one log line per request, which also carries its metrics (CloudWatch embedded metric format).
+
+A line never has a token, body, feature or text of the caller's: the subject is hashed, counts and scores are numbers,
+labels are the model's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+NAMESPACE = "Larder"
+SERVICE = "score"
+METRICS = {"Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count"}
+# Of an answered request. Missing: stored features without a value, of any kind; the line has each kind.
+MODEL_METRICS = {"Instances": "Count", "Score": "None", "Missing": "Count", "ModelLatency": "Milliseconds"}
+SHADOW_METRICS = {"ShadowDifference": "None", "ShadowLabelsDiffer": "Count"}
+EVENT_METRICS = {
+    "model_not_loaded": {"ModelFailures": "Count"},
+    "model_loaded": {"ModelLoads": "Count"},
+}
+KEY_METRICS = {"KeyFailures": "Count"}
+_SERVICE = [["Service", "Environment"]]
+_USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
+_MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
+_EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]
+
+
+def build_request_line(
+    environment: str, now: float, use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]
+) -> str:
+    """Build the line of one request.
+
+    `fields` as far as known: request_id, kid, subject, code, reason; and of a score model, version, role, scores,
+    labels, missing, stored, shadow and the difference to it.
+    """
+    line: dict[str, object] = {
+        "level": "ERROR" if status >= 500 else "INFO",
+        "use_case": use_case,
+        "status": status,
+        "latency_ms": round(latency_ms, 3),
+        **{name: value for name, value in fields.items() if name not in ("model", "version", "scores")},
+        "Requests": 1,
+        "Latency": round(latency_ms, 3),
+        "ClientErrors": int(400 <= status < 500),
+        "ServerErrors": int(status >= 500),
+        "UseCase": use_case,
+    }
+    directives = _REQUEST
+    scores = fields.get("scores")
+    if isinstance(scores, list) and scores:
+        missing = fields.get("missing")
+        line |= {
+            "Instances": len(scores),
+            "Score": scores,  # up to 100 values, as the format allows
+            "Missing": sum(missing.values()) if isinstance(missing, dict) else 0,
+            "ModelLatency": round(latency_ms, 3),
+        }
+        directives = _SHADOWED if "ShadowDifference" in fields else _SCORED
+    line |= {name.capitalize(): fields[name] for name in ("model", "version") if name in fields}
+    return _render(line, environment, now, directives)
+
+
+def build_event_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
+    """Build the line of something that happened to a model or to an issuer's keys."""
+    metrics = EVENT_METRICS.get(event, KEY_METRICS)
+    line: dict[str, object] = {"level": "INFO" if event == "model_loaded" else "ERROR", "event": event}
+    line |= {name.capitalize() if name in ("model", "version") else name: value for name, value in details.items()}
+    line |= dict.fromkeys(metrics, 1)
+    return _render(line, environment, now, _EVENTS.get(event, _KEYS))
+
+
+def count(values: Sequence[str]) -> dict[str, int]:
+    """Count equal texts."""
+    return {value: values.count(value) for value in dict.fromkeys(values)}
+
+
+def _build_directives(*groups: tuple[list[list[str]], dict[str, str]]) -> str:
+    return json.dumps(
+        [
+            {
+                "Namespace": NAMESPACE,
+                "Dimensions": dimensions,
+                "Metrics": [{"Name": name, "Unit": unit} for name, unit in metrics.items()],
+            }
+            for dimensions, metrics in groups
+        ]
+    )
+
+
+def _render(line: Mapping[str, object], environment: str, now: float, directives: str) -> str:
+    members = json.dumps({**line, "Service": SERVICE, "Environment": environment})
+    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{directives}}},{members[1:]}'
+
+
+_REQUEST = _build_directives((_USE_CASE, METRICS))
+_SCORED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS))
+_SHADOWED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS), (_MODEL, SHADOW_METRICS))
+_EVENTS = {event: _build_directives((_EVENT, metrics)) for event, metrics in EVENT_METRICS.items()}
+_KEYS = _build_directives((_SERVICE, KEY_METRICS))

@@ -1,0 +1,30 @@
+"""Object keys of models: versions are written once, and one alias object per model says which of them serve."""
+
+from __future__ import annotations
+
+import re
+
+PREFIX = "models/"
+# The same names as datasets have: they are in paths of the API, in S3 object keys and in metrics.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+VERSION = re.compile(r"[0-9a-f]{16}\Z")  # the beginning of the SHA-256 of the model file
+
+
+def alias_key(model: str) -> str:
+    """Return the object key of a model's alias."""
+    return f"{PREFIX}{model}/alias.json"
+
+
+def versions_prefix(model: str) -> str:
+    """Return the prefix of all versions of a model."""
+    return f"{PREFIX}{model}/versions/"
+
+
+def model_key(model: str, version: str) -> str:
+    """Return the object key of the ONNX file of a version."""
+    return f"{versions_prefix(model)}{version}/model.onnx"
+
+
+def manifest_key(model: str, version: str) -> str:
+    """Return the object key of the manifest of a version. It is written last: with it the version exists."""
+    return f"{versions_prefix(model)}{version}/manifest.json"

@@ -1,0 +1,239 @@
+"""The models of a bucket: which version serves, loaded and proved, asked for anew at most every 30 seconds.
+
+What is loaded keeps serving whatever happens to S3, to an alias or to a new version; each failure is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any, NamedTuple
+
+from score.manifest import Alias, Manifest, ManifestError, parse_alias, parse_manifest, signed_bytes
+from score.model import Model
+from score.paths import alias_key, manifest_key, model_key
+from score.scorer import Scorer, VersionRefused, load_scorer
+from wire.client import Client, Limits
+from wire.endpoint import object_path
+from wire.errors import Refused, WireError
+
+REFRESH_SECONDS = 30.0
+RETRY_SECONDS = 2.0  # between tries while there is nothing to serve
+# A model of 64 MB takes a second or two from S3 in the same region.
+LIMITS = Limits(connect=1.0, attempt=5.0, budget=6.0, tries=3, largest=72 * 1024 * 1024)
+
+Report = Callable[[str, Mapping[str, object]], None]
+
+
+class ModelUnavailable(Exception):
+    """No version of the model can serve; the message is for the log."""
+
+
+class Fetched(NamedTuple):
+    """An object, or that the caller has it already (`data` is None)."""
+
+    data: bytes | None
+    etag: str
+
+
+Fetch = Callable[[str, str | None], Fetched]  # object key, entity tag that the caller has
+
+
+class Serving(NamedTuple):
+    """What serves a model now."""
+
+    alias: Alias
+    live: Scorer
+    canary: Scorer | None
+    shadow: Scorer | None
+
+    def find(self, version: str) -> Scorer | None:
+        """Return a loaded version."""
+        loaded = [each for each in (self.live, self.canary, self.shadow) if each and each.version == version]
+        return loaded[0] if loaded else None
+
+
+class _State:
+    """What is known of one model."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.serving: Serving | None = None
+        self.etag: str | None = None  # of the alias that was read to its end, whether its live version serves or not
+        self.refused: dict[str, object] | None = None  # why that one's live version does not serve
+        self.next_check = float("-inf")
+        self.why = ""
+
+
+class ModelStore:
+    """The models of a deployment. Threads can share it: one of them refreshes, the others use what is loaded."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        models: Mapping[str, Model],
+        report: Report,
+        verify: Callable[[Manifest], None] | None = None,
+    ) -> None:
+        """Open the store.
+
+        Args:
+            fetch: reads an object; raises `WireError`.
+            models: definitions by name.
+            report: takes an event and its details.
+            verify: checks the signature of a manifest and raises `VersionRefused`; None accepts unsigned ones.
+        """
+        self._fetch = fetch
+        self._models = models
+        self._report = report
+        self._verify = verify
+        self._states = {name: _State() for name in models}
+
+    def current(self, name: str, now: float) -> Serving:
+        """Return what serves a model; the alias is read again if that was more than 30 seconds ago.
+
+        Raises:
+            ModelUnavailable: no version was ever loaded.
+        """
+        state = self._states[name]
+        if now < state.next_check and (state.serving or state.why):
+            return _require(state)
+        if not state.lock.acquire(blocking=state.serving is None):
+            return _require(state)
+        try:
+            if now >= state.next_check:  # another thread can have done it meanwhile
+                self._refresh(state, self._models[name], now)
+        finally:
+            state.lock.release()
+        return _require(state)
+
+    def _refresh(self, state: _State, model: Model, now: float) -> None:
+        key = alias_key(model.name)
+        try:
+            fetched = self._fetch(key, state.etag)
+            if fetched.data is None:
+                if state.refused:  # again, so that the alarm lasts as long as the fault
+                    self._report("model_not_loaded", state.refused)
+            else:
+                self._read_alias(state, model, key, fetched)
+        except WireError as error:  # the next refresh tries again
+            self._report("model_not_loaded", self._describe(state, model, error))
+        state.next_check = now + (REFRESH_SECONDS if state.serving else RETRY_SECONDS)
+
+    def _read_alias(self, state: _State, model: Model, key: str, fetched: Fetched) -> None:
+        try:
+            alias = parse_alias(fetched.data or b"", key)
+            if alias.model != model.name:
+                raise ManifestError(f"{key}: is the alias of {alias.model[:64]!r}; promote again")
+            is_whole = self._load(state, model, alias)
+        except (ManifestError, VersionRefused) as error:  # the same alias would be refused again: it is not loaded anew
+            state.refused = self._describe(state, model, error)
+            state.etag = fetched.etag
+            self._report("model_not_loaded", state.refused)
+        else:
+            state.refused = None
+            state.etag = fetched.etag if is_whole else None
+
+    def _load(self, state: _State, model: Model, alias: Alias) -> bool:
+        """Load the versions of an alias that are not loaded yet, and swap. The live one must load.
+
+        Returns whether canary and shadow are loaded too; one that is not can't take a share, and is tried again.
+        """
+        had = state.serving
+
+        def load(version: str) -> Scorer:
+            return (had and had.find(version)) or self._load_version(model, version)
+
+        live = load(alias.live)
+        others: dict[str, Scorer | None] = {"canary": None, "shadow": None}
+        is_whole = True
+        for role, share in (("canary", alias.canary), ("shadow", alias.shadow)):
+            if share:
+                try:
+                    others[role] = load(share.version)
+                except (WireError, ManifestError, VersionRefused) as error:
+                    is_whole = False
+                    details = self._describe(state, model, error)
+                    self._report("model_not_loaded", {**details, "role": role, "version": share.version})
+        state.serving = Serving(alias, live, others["canary"], others["shadow"])
+        if had is None or had.live is not live:
+            self._report("model_loaded", {"model": model.name, "version": live.version})
+        return is_whole
+
+    def _describe(self, state: _State, model: Model, error: Exception) -> dict[str, object]:
+        state.why = f"{type(error).__name__}: {error}"
+        return {"model": model.name, "reason": type(error).__name__, "error": str(error)[:500]}
+
+    def _load_version(self, model: Model, version: str) -> Scorer:
+        key = manifest_key(model.name, version)
+        manifest = parse_manifest(self._get(key), key)
+        if manifest.version != version:
+            raise VersionRefused(f"{key}: is the manifest of version {manifest.version}; publish again")
+        if self._verify:
+            self._verify(manifest)
+        try:
+            return load_scorer(self._get(model_key(model.name, version)), manifest, model)
+        except VersionRefused as error:
+            raise VersionRefused(f"{model_key(model.name, version)}: {error}") from error
+
+    def _get(self, key: str) -> bytes:
+        return self._fetch(key, None).data or b""
+
+
+def _require(state: _State) -> Serving:
+    if state.serving is None:
+        raise ModelUnavailable(state.why)
+    return state.serving
+
+
+def open_fetch(client: Client, bucket: str) -> Fetch:
+    """Return the function that reads objects of a bucket through a client of S3."""
+
+    def fetch(key: str, etag: str | None) -> Fetched:
+        headers = [("if-none-match", etag)] if etag else []
+        try:
+            response = client.call("GET", object_path(bucket, key), headers)
+        except Refused as error:
+            hint = "is it published and promoted?" if error.status in (403, 404) else "check bucket and role"
+            raise Refused(error.status, error.code, f"s3://{bucket}/{key}: {error.message}; {hint}") from error
+        if response.status == 304:
+            return Fetched(None, etag or "")
+        return Fetched(response.body, response.header("etag") or "")
+
+    return fetch
+
+
+def open_verify(public_key: str) -> Callable[[Manifest], None]:
+    """Return the check of manifests against a publisher's public key.
+
+    Args:
+        public_key: SubjectPublicKeyInfo in DER and base64: Ed25519, or P-256 as KMS has (ECDSA_SHA_256).
+
+    Raises:
+        ValueError: it is no such key.
+    """
+    from base64 import b64decode
+
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    key: Any = load_der_public_key(b64decode(public_key, validate=True))
+    if isinstance(key, Ed25519PublicKey):
+        more: tuple[Any, ...] = ()
+    elif isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        more = (ECDSA(SHA256()),)
+    else:
+        raise ValueError("the public key is neither of Ed25519 nor of P-256")
+
+    def verify(manifest: Manifest) -> None:
+        if manifest.signature is None:
+            raise VersionRefused(f"the manifest of version {manifest.version} is not signed: publish it with the key")
+        try:
+            key.verify(b64decode(manifest.signature, validate=True), signed_bytes(manifest), *more)
+        except (InvalidSignature, ValueError) as error:
+            raise VersionRefused(f"the signature of version {manifest.version} is not the publisher's") from error
+
+    return verify

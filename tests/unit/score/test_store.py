@@ -1,0 +1,229 @@
+"""Which version serves: aliases, reloads, what is refused, and what S3 can do to it."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from score.log import count
+from score.manifest import Golden, dump_alias, dump_manifest, signed_bytes
+from score.paths import alias_key, manifest_key, model_key
+from score.store import REFRESH_SECONDS, ModelStore, open_verify
+from tests.unit.score.kit import MODELS, S3_DOWN, SCOPES, VIRGINICA, App, alias_of, iris_version, share_of
+from tests.unit.serve.kit import claims, sign
+from wire.errors import Unavailable
+
+BODY = {"instance": VIRGINICA}
+OLD, NEW = iris_version(), iris_version(2.0)
+OLD_NAME, NEW_NAME = OLD[1].version, NEW[1].version
+
+
+def _version(app: App) -> str:
+    answer = app.post(BODY)
+    assert answer.status == 200, answer.body
+    version: str = answer.json["model"]["version"]
+    return version
+
+
+def test_a_promoted_version_answers_within_thirty_seconds_and_one_request() -> None:
+    """The alias is asked for once in 30 s; what is unchanged is not loaded again."""
+    app = App()
+    assert _version(app) == OLD_NAME
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(NEW, previous=OLD_NAME))
+    app.now += REFRESH_SECONDS - 1
+    asked = len(app.bucket.asked)
+    assert _version(app) == OLD_NAME
+    assert len(app.bucket.asked) == asked
+    app.now += 1
+    assert _version(app) == NEW_NAME
+    app.now += REFRESH_SECONDS
+    asked = len(app.bucket.asked)
+    assert _version(app) == NEW_NAME
+    assert app.bucket.asked[asked:] == [alias_key("iris")]
+    assert [each["event"] for each in app.events()] == ["model_loaded"] * 2
+
+
+def _breaks() -> dict[str, Callable[[App], object]]:
+    objects = model_key("iris", NEW_NAME), manifest_key("iris", NEW_NAME)
+
+    def change(key: str, value: bytes | None) -> Callable[[App], object]:
+        def apply(app: App) -> object:
+            return app.bucket.objects.pop(key) if value is None else app.bucket.objects.update({key: value})
+
+        return apply
+
+    def manifest(**changes: Any) -> Callable[[App], object]:
+        return change(objects[1], dump_manifest(NEW[1]._replace(**changes)))
+
+    onnx = NEW[0]
+    wrong = Golden(VIRGINICA, (0.1, 0.2, 0.7))
+    text = dump_manifest(NEW[1])
+    return {
+        "model missing": change(objects[0], None),
+        "manifest missing": change(objects[1], None),
+        "model truncated": change(objects[0], onnx[:-1]),
+        "model of another hash": change(objects[0], onnx[:-1] + bytes([onnx[-1] ^ 1])),
+        "model empty": change(objects[0], b""),
+        "manifest empty": change(objects[1], b""),
+        "manifest of a later format": change(objects[1], text.replace(b'"format": 1', b'"format": 2')),
+        "manifest with an unknown member": change(objects[1], text.replace(b'"format": 1', b'"format": 1, "x": 1')),
+        "manifest with a member twice": change(objects[1], text.replace(b'"format": 1', b'"format": 1, "format": 1')),
+        "manifest with NaN": change(objects[1], text.replace(b'"sepal_length": 5.9', b'"sepal_length": NaN')),
+        "manifest of another version": change(objects[1], dump_manifest(OLD[1])),
+        "both objects of another version": lambda app: app.bucket.objects.update(
+            {objects[0]: OLD[0], objects[1]: dump_manifest(OLD[1])}
+        ),
+        "manifest of another model": manifest(model="wine"),
+        "another task": manifest(task="regression", labels=(), golden=(Golden(VIRGINICA, (1.0,)),)),
+        "an unknown feature": manifest(inputs=(NEW[1].inputs[0]._replace(features=("a", "b", "c", "d")),)),
+        "too few features": manifest(inputs=(NEW[1].inputs[0]._replace(features=("sepal_length",)),)),
+        "another element type": manifest(inputs=(NEW[1].inputs[0]._replace(type="double"),)),
+        "a text input": manifest(inputs=(NEW[1].inputs[0]._replace(type="string"),)),
+        "another input": manifest(inputs=(NEW[1].inputs[0]._replace(name="y"),)),
+        "another output": manifest(output="label"),
+        "a wrong golden row": manifest(golden=(wrong,)),
+        "a golden row without a feature": manifest(golden=(Golden({"sepal_length": 1}, wrong.prediction),)),
+        "a golden row of a text": manifest(golden=(Golden({**VIRGINICA, "sepal_length": "x"}, wrong.prediction),)),
+        "another size": manifest(size=len(onnx) + 1),
+        "alias of another model": change(alias_key("iris"), dump_alias(alias_of(NEW, model="wine"))),
+        "alias that names nothing": lambda app: app.bucket.point(alias_of(NEW, live="0" * 16)),
+        "alias that is none": change(alias_key("iris"), b"<Error/>"),
+        "alias missing": change(alias_key("iris"), None),
+        "S3 down": lambda app: setattr(app.bucket, "error", S3_DOWN),
+    }
+
+
+@pytest.mark.parametrize("name", _breaks())
+def test_a_broken_version_never_replaces_a_good_one(name: str) -> None:
+    """The last good one keeps answering and each refresh reports it; without one it is a 503, and both recover."""
+    for is_cold in (False, True):
+        app = App()
+        if not is_cold:
+            assert _version(app) == OLD_NAME
+        app.bucket.put(NEW)
+        app.bucket.point(alias_of(NEW, previous=OLD_NAME))
+        _breaks()[name](app)
+        for _ in range(2):
+            app.now += REFRESH_SECONDS
+            answer = app.post(BODY)
+            failed = [each for each in app.events() if each["event"] == "model_not_loaded"]
+            assert failed[-1]["ModelFailures"] == 1
+            assert failed[-1]["Model"] == "iris"
+            if is_cold:
+                assert (answer.status, answer.json["code"]) == (503, "model_unavailable")
+                assert answer.headers["retry-after"] == "2"
+            else:
+                assert answer.json["model"]["version"] == OLD_NAME
+        assert len(failed) == 2
+        app.bucket.error = None
+        app.bucket.put(NEW)
+        app.bucket.point(alias_of(NEW, at="later"))
+        app.now += REFRESH_SECONDS
+        assert _version(app) == NEW_NAME
+
+
+def test_without_a_model_s3_is_not_asked_by_every_request() -> None:
+    """A cold container whose bucket does not answer gives its 503 at once for two seconds."""
+    app = App()
+    app.bucket.error = S3_DOWN
+    for _ in range(5):
+        assert app.post(BODY).status == 503
+    assert len(app.bucket.asked) == 1
+    app.now += 2
+    app.bucket.error = None
+    assert _version(app) == OLD_NAME
+
+
+def test_a_canary_has_its_share_of_the_subjects() -> None:
+    """A subject always sees one version; another canary has other subjects; no canary is chosen without its share."""
+    app = App()
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(OLD, canary=share_of(NEW, 0.3)))
+    tokens = [sign(claims(scope=SCOPES, sub=f"client-{number}")) for number in range(200)]
+    seen = [app.post(BODY, token=token).json["model"]["version"] for token in tokens]
+    assert 35 <= count(seen)[NEW_NAME] <= 85
+    assert [app.post(BODY, token=token).json["model"]["version"] for token in tokens[:20]] == seen[:20]
+    assert app.line["role"] in ("live", "canary")
+    app.bucket.point(alias_of(OLD, canary=share_of(NEW, 1)))
+    app.now += REFRESH_SECONDS
+    assert app.post(b"", method="GET", path="/v1/models/iris").json["version"] == NEW_NAME
+    assert _version(app) == NEW_NAME
+
+
+def test_a_shadow_scores_a_sample_and_changes_no_answer() -> None:
+    """Only the difference is logged, with what the labels would be."""
+    app = App()
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(OLD, shadow=share_of(NEW, 0.6)))
+    plain = App().post(BODY).json
+    assert app.post(BODY).json == plain
+    line = app.line
+    assert (line["shadow"], line["ShadowLabelsDiffer"]) == (NEW_NAME, 0)
+    assert 0 < line["ShadowDifference"] < 1
+    app.chance = 0.6
+    app.post(BODY)
+    assert "shadow" not in app.line
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow"])
+def test_a_broken_canary_or_shadow_leaves_live_alone(role: str) -> None:
+    """It takes no share, is reported, and is tried again."""
+    app = App()
+    app.bucket.point(alias_of(OLD, **{role: share_of(NEW, 1)}))
+    assert _version(app) == OLD_NAME
+    assert [each["role"] for each in app.events() if "role" in each] == [role]
+    app.bucket.put(NEW)
+    app.now += REFRESH_SECONDS
+    app.post(BODY)
+    assert NEW_NAME in (app.line["Version"], app.line.get("shadow"))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "p256"])
+def test_with_a_public_key_only_the_publishers_manifests_are_used(kind: str) -> None:
+    """Unsigned, changed and otherwise signed manifests are refused; the signature covers every other member."""
+    private: Any = (
+        ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    )
+    more = () if kind == "ed25519" else (ec.ECDSA(SHA256()),)
+    der = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    signature = b64encode(private.sign(signed_bytes(OLD[1]), *more)).decode()
+    for manifest, is_good in (
+        (OLD[1]._replace(signature=signature), True),
+        (OLD[1], False),
+        (OLD[1]._replace(signature=signature, created="later"), False),
+        (OLD[1]._replace(signature="AAAA"), False),
+        (OLD[1]._replace(signature="no base64"), False),
+    ):
+        app = App()
+        app.bucket.put((OLD[0], manifest))
+        store = ModelStore(app.bucket.fetch, MODELS, app.report, open_verify(b64encode(der).decode()))
+        app = App(store=store)
+        assert app.post(BODY).status == (200 if is_good else 503)
+
+
+def test_a_failing_fetch_is_not_taken_for_the_models_fault() -> None:
+    """When S3 fails between alias and model, the next refresh loads it without another promote."""
+    app = App()
+    assert _version(app) == OLD_NAME
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(NEW))
+    fetch, broken = app.bucket.fetch, [True]
+
+    def flaky(key: str, etag: str | None) -> Any:
+        if key.endswith(".onnx") and broken[0]:
+            raise Unavailable("reset")
+        return fetch(key, etag)
+
+    vars(app.parts.store)["_fetch"] = flaky
+    app.now += REFRESH_SECONDS
+    assert _version(app) == OLD_NAME
+    broken[0] = False
+    app.now += REFRESH_SECONDS
+    assert _version(app) == NEW_NAME
