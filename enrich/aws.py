@@ -21,7 +21,7 @@ from enrich.datasets import load_datasets
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
-from enrich.services import Services
+from enrich.services import Bus, Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
 from wire.credentials import find_source
@@ -29,6 +29,7 @@ from wire.endpoint import Endpoint, resolve
 from wire.transport import Transport as WireTransport
 
 CONNECTIONS = 64  # to DynamoDB, with one request in flight each; the writer's window adapts below that
+_FEW_RETRIES = Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=3)
 _RETRIES = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=5, read_timeout=60)
 
 
@@ -86,6 +87,7 @@ def open_services(
         deadline=None if remaining_seconds is None else clock.now() + remaining_seconds,
         progress=progress or Progress(),
         write_units=write_units,
+        bus=_bus() if settings.bus else None,
     )
 
 
@@ -93,6 +95,12 @@ def open_services(
 def _clients() -> dict[str, Any]:
     """Open boto3's clients, once per process."""
     return {name: boto3.client(name, config=_RETRIES) for name in ("s3", "dynamodb", "sqs")}
+
+
+@cache
+def _bus() -> Bus:
+    """Open boto3's client of EventBridge, once per process. A run must not wait for it: what is not sent is kept."""
+    return Bus(boto3.client("events", config=_FEW_RETRIES))
 
 
 def _connector(settings: Settings) -> Callable[[], Any]:

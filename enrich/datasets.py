@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from enrich.dataset.definition import (
+    Changes,
     Dataset,
     Derive,
     FromColumn,
@@ -35,6 +36,7 @@ from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from serve.datasets import Served, render_served
 
 __all__ = [
+    "Changes",
     "Dataset",
     "DatasetFileError",
     "Derive",

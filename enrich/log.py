@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from enrich.ledger.records import Held, Pending, Run
+from enrich.ledger.records import Held, OutboxEntry, Pending, Run
 from enrich.ledger.run_state import Kind, RunState
 from enrich.settings import Settings
 
@@ -93,6 +93,13 @@ def log_pending(
         "HoursSinceOutput": max(now - last / 1000, 0.0) / 3600,
     }
     log_line(settings, "pending", **_metrics(settings, dataset, values))
+
+
+def log_unsent(settings: Settings, dataset: str, unsent: Sequence[OutboxEntry], now: float) -> None:
+    """Log how long the oldest event in a dataset's outbox has waited; 0 if there is none."""
+    waited = max((now - each.at_ms / 1000 for each in unsent), default=0.0)
+    values = {"OldestUnsentEventSeconds": max(waited, 0.0)}
+    log_line(settings, "outbox", unsent=len(unsent), **_metrics(settings, dataset, values))
 
 
 def _metrics(settings: Settings, dataset: str, values: Mapping[str, float]) -> dict[str, Any]:

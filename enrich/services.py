@@ -17,9 +17,18 @@ from enrich.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
 
     from enrich.write.writer import Transport
+
+
+@dataclass(slots=True)
+class Bus:
+    """EventBridge's client, and until when it is left alone, since it did not answer (epoch seconds)."""
+
+    client: EventBridgeClient
+    rests_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,7 @@ class Services:
     checkpoint_seconds: float = 15.0
     write_units: float | None = None  # limit per second; None: the writer finds a rate from throttling
     is_plan: bool = False  # nothing is written, so a message must not claim that rejects were written
+    bus: Bus | None = None  # None: no events are sent
 
     @property
     def request_timeout(self) -> float:

@@ -22,6 +22,7 @@ class Settings:
     workgroup: str
     environment: str = "dev"
     version: str = "unversioned"  # of the deployed code, recorded with each run
+    bus: str = ""  # EventBridge bus that events of runs are sent to; empty: none are
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -42,4 +43,5 @@ class Settings:
             **given,
             environment=env.get("LARDER_ENVIRONMENT", "dev"),
             version=env.get("LARDER_VERSION", "unversioned"),
+            bus=env.get("LARDER_BUS", ""),
         )

@@ -25,8 +25,10 @@ import yaml
 
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import find_project, load_served
+from enrich.datasets import find_project, load_datasets, load_served
 from infra.trim import is_kept
+from notify.changes import Watched
+from notify.handler import render_watched
 from score.model import render_models
 from score.models import load_models
 from serve.datasets import render_served
@@ -43,8 +45,8 @@ class Recipe:
     """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
 
     `datasets`: whether it contains the project's datasets, as files (`modules`), or as data on who can read them
-    (`served`); `models`: the latter, and the definitions of models. `left_out`: folders and files of the sources that
-    run only on a laptop or in a build.
+    (`served`) or on the events that they ask for (`watched`); `models`: who can read them, and the definitions of
+    models. `left_out`: folders and files of the sources that run only on a laptop or in a build.
     """
 
     requirements: Path | None
@@ -52,7 +54,7 @@ class Recipe:
     modules: tuple[str, ...]  # handlers
     max_bytes: int  # unzipped
     documents: tuple[str, ...] = ()
-    datasets: Literal["modules", "served", "models"] | None = None
+    datasets: Literal["modules", "served", "watched", "models"] | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -71,10 +73,13 @@ RECIPES = {
     "serve": Recipe(
         ROOT / "serve/requirements.txt", ("serve", "wire"), ("serve.handler",), 20_000_000, datasets="served"
     ),
-    # The reader owns the stored format, so the writer has two modules of the reader.
+    # The reader owns the stored format, so the writer has two modules of the reader; both senders of events share one.
     "enrich": Recipe(
         ROOT / "enrich/requirements.txt",
-        ("enrich", "wire", "serve/__init__.py", "serve/item.py", "serve/datasets.py"),
+        (
+            *("enrich", "wire", "serve/__init__.py", "serve/item.py", "serve/datasets.py"),
+            *("notify/__init__.py", "notify/bus.py"),
+        ),
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
         datasets="modules",
@@ -88,7 +93,10 @@ RECIPES = {
         datasets="models",
         left_out=("score/publish", "score/models.py", "score/__main__.py", "serve/handler.py", "serve/__main__.py"),
     ),
-    # The two functions that operate the stack; they use the runtime's boto3.
+    # This function and the two that operate the stack use the runtime's boto3.
+    "notify": Recipe(
+        None, ("notify", "serve/__init__.py", "serve/item.py"), ("notify.handler",), MEGABYTE, datasets="watched"
+    ),
     "operate": Recipe(
         None,
         ("infra/__init__.py", "infra/discovery.py", "infra/publish.py", "infra/synthetic.py"),
@@ -101,6 +109,7 @@ FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "EnrichFunction": "enrich",
     "ServeFunction": "serve",
     "ScoreFunction": "score",
+    "NotifyFunction": "notify",
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
 }
@@ -282,6 +291,13 @@ def _datasets(recipe: Recipe) -> dict[str, bytes]:
             if recipe.datasets == "models":
                 data["score/models.json"] = render_models(load_models(served)).encode()
             return data
+        if recipe.datasets == "watched":
+            watched = {
+                name: Watched(one.served.subject, one.changes.bodies, one.changes.renewals)
+                for name, one in load_datasets().items()
+                if one.changes
+            }
+            return {"notify/datasets.json": render_watched(watched).encode()}
     except DatasetMistakes as error:
         raise BundleError(str(error)) from error
     folder = find_project() / "datasets"

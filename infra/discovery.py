@@ -69,8 +69,22 @@ def build_service(
         **issuers[0],
         "issuers": issuers,
         "api_key_required": environment.get("parameters", {}).get("ApiKeys") == "required",
+        "events": _build_events(environment),
         "limits": LIMITS,
     }
+
+
+def _build_events(environment: Document) -> dict[str, Any] | None:
+    """Return where events are sent and which; None where there are none (docs/events.md)."""
+    parameters = environment.get("parameters", {})
+    if not parameters.get("EventBus"):
+        return None
+    kinds = ["Larder Run State Change", "OpenLineage Run Event"]
+    if parameters.get("ItemEvents") == "true":
+        kinds.append("Larder Item Change")
+    bus = f"{environment['stack']}-events" if parameters["EventBus"] == "own" else parameters["EventBus"]
+    where = {"bus": bus, "region": environment["region"]}
+    return {**where, "source": "larder", "detail_types": kinds}
 
 
 def require_api_keys(openapi: Document) -> dict[str, Any]:

@@ -10,4 +10,5 @@ COPY enrich ${LAMBDA_TASK_ROOT}/enrich
 COPY datasets ${LAMBDA_TASK_ROOT}/datasets
 COPY wire ${LAMBDA_TASK_ROOT}/wire
 COPY serve/__init__.py serve/item.py serve/datasets.py ${LAMBDA_TASK_ROOT}/serve/
+COPY notify/__init__.py notify/bus.py ${LAMBDA_TASK_ROOT}/notify/
 CMD ["enrich.handler.handler"]

@@ -102,6 +102,11 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         given = {"Models": "true", **given}
     found = {key: str(value) for key, value in sorted(given.items()) if value is not None}
     _check_parameters(name, found)
+    if found.get("ItemEvents") == "true" and not found.get("EventBus"):
+        raise ValueError(
+            f"environments.{name}: ItemEvents is true, and there is no EventBus to send them to; set EventBus to "
+            "own or default"
+        )
     certificate = environment.get("certificate", "")
     if certificate and f":acm:{environment['region']}:" not in certificate:
         raise ValueError(

@@ -6,7 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 # AWS services whose models botocore needs: those that enrich calls, and those of the credential providers.
-SERVICES = frozenset({"athena", "cloudwatch", "dynamodb", "glue", "kms", "s3", "sqs", "ssm", "sso", "sso-oidc", "sts"})
+SERVICES = frozenset(
+    {"athena", "cloudwatch", "dynamodb", "events", "glue", "kms", "s3", "sqs", "ssm", "sso", "sso-oidc", "sts"}
+)
 
 LEFT_OUT = (
     # Only compilers and type checkers read these.

@@ -15,6 +15,7 @@ from serve.datasets import Places, Served
 
 __all__ = [
     "Body",
+    "Changes",
     "Dataset",
     "Derive",
     "FromColumn",
@@ -140,6 +141,21 @@ class Tolerated:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """An event for each item that a reader finds changed (docs/events.md), where the environment has `ItemEvents`.
+
+    Attributes:
+        bodies: an event has the item's new body, which everything that reads the bus then sees; else a consumer gets
+            the item with its token.
+        renewals: an event also where an item was only written again to live longer: for consumers that keep a copy and
+            discard what expires.
+    """
+
+    bodies: bool = False
+    renewals: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """Documentation of a member of the body, for the contract that consumers read (openapi.yaml).
 
@@ -183,6 +199,7 @@ class Dataset:
         large_integers: how to render BIGINT, UBIGINT, HUGEINT and UHUGEINT, whose values can exceed 2^53, the largest
             integer that every JSON reader keeps exactly: all digits (`number`); always a string, so that a member never
             changes its type (`string`); or all digits, and a row with a larger value is rejected (`reject`).
+        changes: events for consumers, one per changed item; None: there are none.
         about: what the items are, in a sentence without a full stop, for the contract.
         members: documentation of the body's members, by place: `origin`, `origin.name`; the place `""` is the body.
     """
@@ -203,6 +220,7 @@ class Dataset:
     unchanged_life: float = 0.5
     nulls: Literal["keep", "omit"] = "keep"
     large_integers: Literal["number", "string", "reject"] = "number"
+    changes: Changes | None = None
     about: str = ""
     members: Mapping[str, Member] = field(default_factory=dict)
 

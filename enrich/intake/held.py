@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from enrich.errors import Failed
 from enrich.intake.queue import restart
-from enrich.ledger.records import Pending, Run, bump, newest_first
+from enrich.ledger.records import Pending, Record, Run, bump, newest_first
 from enrich.ledger.run_state import Kind, RunState
 from enrich.ledger.store import ConflictError, Delete
+from enrich.outbox.outbox import report, send_outbox
 from enrich.read.outputs import fetch_output
 from enrich.services import Services
 
@@ -32,7 +33,8 @@ def approve(services: Services, dataset: str, number: int) -> Run:
             )
         now_ms = int(services.clock.now() * 1000)
         queued = replace(restart(run), state=RunState.PENDING, approved=True, held_ms=None, error=None)
-        if _commit(services, queued, Pending(dataset=dataset, run=number, kind=run.kind, queued_ms=now_ms)):
+        pending = Pending(dataset=dataset, run=number, kind=run.kind, queued_ms=now_ms)
+        if _commit(services, queued, pending, *report(services, queued, "approved")):
             return bump(queued)
 
 
@@ -63,10 +65,10 @@ def _close(services: Services, run: Run, why: str) -> Run | None:
     now_ms = int(services.clock.now() * 1000)
     error = f"{why}; it was held: {'; '.join(run.shifts)}"
     closed = replace(run, state=RunState.REJECTED, ended_ms=now_ms, error=error)
-    return bump(closed) if _commit(services, closed) else None
+    return bump(closed) if _commit(services, closed, *report(services, closed)) else None
 
 
-def _commit(services: Services, run: Run, *records: Pending) -> bool:
+def _commit(services: Services, run: Run, *records: Record) -> bool:
     held = services.ledger.get_held(run.dataset, run.run)
     if held is None:
         return False
@@ -74,6 +76,7 @@ def _commit(services: Services, run: Run, *records: Pending) -> bool:
         services.ledger.commit(run, Delete(held), *records)
     except ConflictError:
         return False
+    send_outbox(services, run.dataset)
     return True
 
 

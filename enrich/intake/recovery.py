@@ -11,6 +11,7 @@ from enrich.ledger.lease import Lease
 from enrich.ledger.records import Record, Run, find_runs_over, name_rebuild, newest_first
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
+from enrich.outbox.outbox import report
 from enrich.s3 import exists
 from enrich.services import Services
 
@@ -48,10 +49,10 @@ def _mark_runs(services: Services, removal: Run, generation: int) -> Iterator[li
         withdrawn = replace(run, state=RunState.WITHDRAWN)
         of_it, is_bad = run.run in taken_back, run.run == removal.of_run
         if of_it and (run.state is RunState.DONE or (is_bad and run.state is not RunState.WITHDRAWN)):
-            yield [withdrawn]
+            yield [withdrawn, *report(services, withdrawn, ended_before=run.state.is_closed)]
         elif of_it and run.kind is not Kind.REMOVAL and not run.state.is_closed:
             waits = services.ledger.get_pending(run.dataset, run.run) or services.ledger.get_held(run.dataset, run.run)
-            yield [withdrawn, *([Delete(waits)] if waits else [])]
+            yield [withdrawn, *([Delete(waits)] if waits else []), *report(services, withdrawn)]
         elif run.state.is_open and run.generation is not None and run.generation < generation:
             yield [restart(run)]
 

@@ -13,7 +13,8 @@ from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_fi
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
-from enrich.log import log_line, log_pending, log_run, log_swept
+from enrich.log import log_line, log_pending, log_run, log_swept, log_unsent
+from enrich.outbox.outbox import send_outbox
 from enrich.run.lifecycle import execute
 from enrich.services import Services
 
@@ -53,8 +54,11 @@ def _sweep(services: Services, dataset: str) -> None:
     heal(services, dataset)
     for run in close_expired(services, dataset):
         log_run(services.settings, run)
+    send_outbox(services, dataset)
     pending, runs = services.ledger.fetch_pending(dataset), services.ledger.fetch_runs(dataset, newest=100)
     log_pending(services.settings, dataset, pending, services.ledger.fetch_held(dataset), runs, services.clock.now())
+    if services.settings.bus:
+        log_unsent(services.settings, dataset, services.ledger.fetch_outbox(dataset), services.clock.now())
 
 
 def run_dataset(services: Services, dataset: str, own: Collection[int] = ()) -> None:
@@ -94,6 +98,7 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
                 run = _run_one(services, lease, chosen)
                 if run is None:
                     continue
+                send_outbox(services, dataset)
                 yield run
                 if run.state is RunState.FAILED and run.kind is Kind.OUTPUT and run.run not in own:
                     services.send({"bucket": run.bucket, "object_key": run.object_key})

@@ -210,6 +210,21 @@ class RunStatistics(Record):
         return f"statistics#{self.run:08d}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEntry(Record):
+    """Events of a change of a run's state, from the commit of that change until the bus has accepted them."""
+
+    run: int
+    number: int  # of the run's commit: its own for each change, in their order
+    at_ms: int
+    events: list[dict[str, str]]  # kind and detail of each
+
+    @property
+    def sk(self) -> str:
+        """The sort key."""
+        return f"outbox#{self.run:08d}#{self.number:08d}"
+
+
 def name_rebuild(fingerprints: str | None, table_id: str) -> str:
     """Return the name of the rebuild of a table that fingerprints do not describe; each name is rebuilt once."""
     return f"{fingerprints} {table_id}"

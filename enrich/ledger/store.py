@@ -24,6 +24,7 @@ from enrich.ledger.records import (
     Counts,
     DatasetState,
     Held,
+    OutboxEntry,
     Pending,
     Record,
     Run,
@@ -112,6 +113,10 @@ class Ledger:
     def get_statistics(self, dataset: str, run: int) -> RunStatistics | None:
         """Get the statistics of a run's output; None if no guard measured it."""
         return self._get(RunStatistics(dataset=dataset, run=run))
+
+    def fetch_outbox(self, dataset: str) -> list[OutboxEntry]:
+        """Fetch the events that the bus has not accepted yet, oldest run first."""
+        return [_build(OutboxEntry, row) for row in reversed(self._query(dataset, "outbox#"))]
 
     def commit(self, *changes: Record | Delete) -> None:
         """Write all changes or none.

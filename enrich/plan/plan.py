@@ -119,6 +119,8 @@ def open_overlay(services: Services, dataset: str, folder: Path) -> Services:
     return replace(
         services,
         is_plan=True,
+        settings=replace(services.settings, bus=""),  # a plan has no events
+        bus=None,
         s3=cast(Any, OverlayS3(services.s3, folder / "s3")),
         dynamodb=dynamodb,
         ledger=Ledger(dynamodb, services.settings.ledger),

@@ -11,6 +11,7 @@ from enrich.errors import LeaseLost, Stopped
 from enrich.ledger.records import DatasetState, Run
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
+from enrich.outbox.outbox import report
 from enrich.run.context import RunContext
 from enrich.run.fingerprints import build_target, delete_superseded, find_superseded, load_fingerprints, save_doubt
 from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
@@ -35,9 +36,11 @@ def close_run(context: RunContext) -> None:
     superseded = find_superseded(context, saved)
     state = context.lease.state  # read only now, because it changes when the lease is renewed
     is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
+    closed = replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None)
     context.save(
-        replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None),
+        closed,
         Delete(context.pending),
+        *report(context.services, closed),
         dataset=replace(
             state,
             open_run=None,
@@ -56,7 +59,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
         dataset, superseded = _leave_doubt(context)
     ended_ms = int(context.services.clock.now() * 1000)
     closed = replace(context.run, state=state, error=error, ended_ms=ended_ms)
-    context.save(closed, Delete(context.pending), dataset=dataset)
+    context.save(closed, Delete(context.pending), *report(context.services, closed), dataset=dataset)
     delete_superseded(context, superseded)
     return context.run
 

@@ -24,6 +24,7 @@ from enrich.ledger.lease import Lease
 from enrich.ledger.records import DatasetState, Pending, Record, Run, bump
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
+from enrich.outbox.outbox import report
 from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
 from enrich.read.outputs import parse_parts
@@ -169,17 +170,16 @@ class RunContext:
     def begin(self) -> None:
         """Record that this invocation executes the run."""
         services, run = self.services, self.run
-        self.save(
-            replace(
-                run,
-                state=RunState.RUNNING,
-                owner=services.owner,
-                attempts=run.attempts + 1,
-                started_ms=run.started_ms or int(services.clock.now() * 1000),
-                error=None,
-                code_version=services.settings.version,
-            )
+        begun = replace(
+            run,
+            state=RunState.RUNNING,
+            owner=services.owner,
+            attempts=run.attempts + 1,
+            started_ms=run.started_ms or int(services.clock.now() * 1000),
+            error=None,
+            code_version=services.settings.version,
         )
+        self.save(begun, *(report(services, begun) if not run.attempts else []))
 
     def save(self, run: Run, *records: Record | Delete, dataset: DatasetState | None = None) -> None:
         """Commit the changed run together with other records and the dataset's changed state.

@@ -12,6 +12,7 @@ from enrich.guard.statistics import Summary
 from enrich.ledger.records import Held, Run, RunStatistics, newest_first
 from enrich.ledger.run_state import RunState
 from enrich.ledger.store import Delete
+from enrich.outbox.outbox import report
 from enrich.run.context import RunContext
 from enrich.run.fingerprints import load_fingerprints
 
@@ -75,9 +76,11 @@ def hold_run(context: RunContext, held: OutputHeld) -> Run:
         f"require, so it is held and nothing of it is published: {'; '.join(run.shifts)}. `./larder approve "
         f"{run.dataset} {run.run}` publishes it, `./larder reject {run.dataset} {run.run}` closes it"
     )
+    waiting = replace(run, version=context.run.version, state=RunState.HELD, held_ms=now_ms, error=error)
     context.save(
-        replace(run, version=context.run.version, state=RunState.HELD, held_ms=now_ms, error=error),
+        waiting,
         Delete(context.pending),
+        *report(context.services, waiting),
         Held(dataset=run.dataset, run=run.run, held_ms=now_ms),
         held.statistics,
     )

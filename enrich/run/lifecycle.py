@@ -17,6 +17,7 @@ from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, Ren
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.outbox.outbox import send_outbox
 from enrich.read.chunks import BadOutput
 from enrich.run.check import check_output
 from enrich.run.close import close_early, close_run
@@ -122,6 +123,7 @@ def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> R
 
 def _run_stages(context: RunContext) -> None:
     context.begin()
+    send_outbox(context.services, context.run.dataset)
     require_types(context.dataset)
     while context.run.state.is_open:
         if context.run.stage.needs_decision and context.decision is None:

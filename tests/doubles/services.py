@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -142,6 +142,7 @@ class ModelDynamo:
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
         self.table_id = "table-1"
         self.on_commit: Callable[[list[Any]], None] = lambda actions: None  # called before an actor commits
+        self.states: dict[tuple[str, str, str], dict[str, Any]] = {}  # (dataset, sk, state) of a run -> its row then
 
     def describe_table(self, TableName: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("DescribeTable", lambda: {"Table": {"TableId": self.table_id}})
@@ -180,6 +181,8 @@ class ModelDynamo:
             if "Put" in action:
                 row = action["Put"]["Item"]
                 self.rows[row["pk"]["S"], row["sk"]["S"]] = row
+                if "state" in row:
+                    self.states[row["pk"]["S"], row["sk"]["S"], row["state"]["S"]] = row
             else:
                 row = action["Delete"]["Key"]
                 del self.rows[row["pk"]["S"], row["sk"]["S"]]
@@ -270,6 +273,36 @@ def _render_metadata(row: str) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"k": [row]}), buffer)
     return buffer.getvalue()
+
+
+class ModelBus:
+    """An event bus that is down at times, and refuses an entry now and then while it accepts the others."""
+
+    def __init__(self, world: World, down: Sequence[tuple[float, float]] = (), refuses: float = 0.0) -> None:
+        self._world = world
+        self.down = down  # (from, until)
+        self.refuses = refuses  # probability, per entry
+        self.accepted: list[dict[str, Any]] = []
+
+    def put_events(self, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        def put() -> dict[str, Any]:
+            if any(begins <= self._world.time < ends for begins, ends in self.down):
+                raise build_error("PutEvents", "ServiceUnavailable")
+            answers = [self._accept(entry) for entry in Entries]
+            return {"FailedEntryCount": sum("ErrorCode" in each for each in answers), "Entries": answers}
+
+        assert 1 <= len(Entries) <= 10
+        return self._world.call("PutEvents", put)
+
+    def _accept(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if self.refuses and self._world.random.random() < self.refuses:
+            return {"ErrorCode": "ThrottlingException", "ErrorMessage": "modelled"}
+        self.accepted.append({**entry, "Detail": json.loads(entry["Detail"])})
+        return {"EventId": f"event-{len(self.accepted)}"}
+
+    def details(self, kind: str) -> list[dict[str, Any]]:
+        """Return the details of the events of a kind that it accepted."""
+        return [entry["Detail"] for entry in self.accepted if entry["DetailType"] == kind]
 
 
 @dataclass

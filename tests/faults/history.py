@@ -31,11 +31,11 @@ from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.records import DatasetState, Run, newest_first
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
-from enrich.services import Services
+from enrich.services import Bus, Services
 from enrich.settings import Settings
 from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
-from tests.doubles.services import ModelAthena, ModelDynamo, ModelS3, Queue, Sent
+from tests.doubles.services import ModelAthena, ModelBus, ModelDynamo, ModelS3, Queue, Sent
 from tests.doubles.table import Applied, Items, ModelTransport
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
@@ -68,6 +68,7 @@ class Story:
     queue: Queue
     athena: ModelAthena
     datasets: dict[str, Dataset]
+    bus: ModelBus | None  # None: the environment sends no events
     puts: list[Put] = field(default_factory=list)
     newest: dict[str, str] = field(default_factory=dict)  # dataset -> order of the newest run that sent a write
     services: Callable[..., Services] = field(default=cast(Any, None))
@@ -107,6 +108,10 @@ class Story:
     def pending(self, dataset: str) -> list[int]:
         """Return the numbers of the runs that are not closed, oldest first."""
         return self._numbers(dataset, "pending#")
+
+    def unsent(self, dataset: str) -> int:
+        """Return the number of entries in a dataset's outbox."""
+        return sum(at[0] == dataset and at[1].startswith("outbox#") for at in self.dynamo.rows)
 
     def _numbers(self, dataset: str, prefix: str) -> list[int]:
         rows = self.dynamo.rows
@@ -229,7 +234,8 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     datasets = {name: _guard(_dataset(name, random), seed) for name in ["one", "two"][: random.choice([1, 1, 2])]}
     changes = sorted(START + random.uniform(0, 3) * DAY for _ in range(random.choice([0, 1, 2])))
     athena = ModelAthena(world, s3, lambda now: f"m{bisect(changes, now)}")
-    story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets)
+    bus = _build_bus(world, Random(f"bus {seed}"), harsh)
+    story = Story(seed, world, s3, dynamo, Items(), Queue(world), athena, datasets, bus)
     world.notes = notes
     for line in describe_world(datasets, bool(versioned), chances):
         world.note("%s", line)
@@ -249,7 +255,7 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     def services(owner: str, deadline: float | None) -> Services:
         buckets.ROWS = releases.choice(rows_per_bucket)
         return Services(
-            settings=SETTINGS,
+            settings=replace(SETTINGS, bus="bus" if bus else ""),
             datasets=datasets,
             s3=cast(Any, s3),
             dynamodb=cast(Any, dynamo),
@@ -264,10 +270,22 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
             deadline=deadline,
             progress=Busy(),
             checkpoint_seconds=random.choice([0.0, 2.0, 30.0]),
+            bus=Bus(cast(Any, bus)) if bus else None,
         )
 
     story.services = services
     return story
+
+
+def _build_bus(world: World, random: Random, harsh: float) -> ModelBus | None:
+    """Build a bus for half of the histories: it can be down for minutes or a day, and refuse some events."""
+    if random.random() < 0.5:
+        return None
+    bus = ModelBus(world, refuses=min(0.5, harsh * random.choice([0, 0.1, 0.3])))
+    if harsh:
+        begins = [START + random.uniform(0, 2.5) * DAY for _ in range(random.choice([0, 1, 3]))]
+        bus.down = [(at, at + random.choice([120, 3600, DAY])) for at in begins]
+    return bus
 
 
 def _dataset(name: str, random: Random) -> Dataset:
@@ -588,9 +606,11 @@ def _settle(story: Story, since: float) -> None:
     """Let the faults end, and sweep until nothing is pending."""
     story.world.note("from now on nothing fails; sweeps until nothing is pending")
     story.world.chances = Chances(switch=0.05)
+    if story.bus:
+        story.bus.down, story.bus.refuses = (), 0.0
     for n in range(1, 40):
         story.queue.deliver({"sweep": True})
         story.world.run(until=since + n * 2000)
-        open_ones = [story.pending(name) for name in story.datasets]
+        open_ones = [story.pending(name) or story.unsent(name) for name in story.datasets]
         if n > 3 and not any(open_ones) and not story.queue.messages:
             return

@@ -85,6 +85,24 @@ _MARKED = """\
 
 MUTANTS = (
     Mutant(
+        "deletes-events-that-the-bus-refused",
+        "enrich.outbox.outbox:_send",
+        "entry for n, entry in enumerate(part) if n not in refused",
+        "*part",
+    ),
+    Mutant(
+        "deletes-events-before-it-sends-them",
+        "enrich.outbox.outbox:_send",
+        "        owners = iter(",
+        "        services.ledger.commit(*map(Delete, part))\n        owners = iter(",
+    ),
+    Mutant(
+        "reports-no-withdrawal",
+        "enrich.intake.recovery:_mark_runs",
+        ", *report(services, withdrawn, ended_before=run.state.is_closed)]",
+        "]",
+    ),
+    Mutant(
         "stops-without-a-checkpoint",
         "enrich.run.publish:_OutputWriter._pause",
         "if stop or context.due():",
@@ -383,7 +401,7 @@ MUTANTS = (
     Mutant(
         "withdrawn-stays-done",
         "enrich.intake.recovery:_mark_runs",
-        "yield [withdrawn]",
+        "yield [withdrawn, *report(services, withdrawn, ended_before=run.state.is_closed)]",
         "pass",
     ),
     Mutant(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
 from enrich.ledger.records import Run
+from enrich.ledger.run_state import RunState
+from enrich.outbox.lineage import KIND as LINEAGE
+from enrich.outbox.run_event import KIND as RUN_EVENT
 from serve.item import Order
 from tests.faults.history import MOST_GROWTH, Story
 from tests.faults.served import check_table
@@ -31,6 +35,7 @@ def check(story: Story) -> list[str]:
         problems += check_withdrawn(name, runs)
         problems += check_oldest_first(name, runs)
         problems += check_writes(story, name, runs)
+        problems += check_reported(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
     if story.gentle:
@@ -208,6 +213,38 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
             yield f"run {run.run} wrote {each.body} to {each.at}, and its output says {rows.get(each.at)!r}"
         elif each.expires_at != put.expires_at:
             yield f"run {run.run} wrote {each.at} until {each.expires_at}, and it should be {put.expires_at}"
+
+
+def check_reported(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """The bus got each state in which a run was ever closed or held, with its counts, and no other; none waits."""
+    if story.bus is None:
+        return
+    if left := story.unsent(name):
+        yield f"{name}: {left} events were never sent"
+    told = {(each["run"], each["state"]): each for each in story.bus.details(RUN_EVENT) if each["dataset"] == name}
+    kept = {
+        (int(sk.removeprefix("run#")), state): row
+        for (dataset, sk, state), row in story.dynamo.states.items()
+        if dataset == name and not RunState(state).is_open
+    }
+    approved = {number for number, state in told if state == "approved"}
+    if approved != {run.run for run in runs if run.approved}:
+        yield f"{name}: runs {approved} were reported as approved"
+    told = {at: each for at, each in told.items() if at[1] != "approved"}
+    for number, state in told.keys() ^ kept.keys():
+        was = "was reported, and never committed" if (number, state) in told else "was never reported"
+        yield f"{name} run {number}: that it is {state} {was}"
+    for number, state in told.keys() & kept.keys():
+        counts = {each: int(value["N"]) for each, value in kept[number, state]["counts"]["M"].items()}
+        if told[number, state]["counts"] != counts:
+            yield f"{name} run {number}: reported as {state} with {told[number, state]['counts']}, and it has {counts}"
+    lineage = [each for each in story.bus.details(LINEAGE) if each["job"]["name"] == name]
+    began = [each for each in runs if each.started_ms is not None]
+    wanted = Counter({"START": len(began), "COMPLETE": sum(state == "done" for _, state in kept)})
+    found = Counter(kind for kind, _ in {(each["eventType"], each["run"]["runId"]) for each in lineage})
+    for kind, number in wanted.items():
+        if found[kind] != number:
+            yield f"{name}: OpenLineage has {found[kind]} runs with {kind}, expected {number}"
 
 
 def check_gentle(story: Story) -> Iterator[str]:

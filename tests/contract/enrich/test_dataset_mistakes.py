@@ -14,6 +14,7 @@ import pytest
 
 from enrich.dataset.as_of import BadAsOf, parse_as_of
 from enrich.dataset.definition import (
+    Changes,
     Dataset,
     Derive,
     FromColumn,
@@ -307,6 +308,9 @@ WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
     ({"as_of": build(FromKey, "{}", ahead=1)}, "as_of.ahead", "is 1, of type int; expected a timedelta"),
     ({"as_of": build(FromColumn, "flight_date", zone=None)}, "as_of.zone", "is None"),
     ({"tolerated": Tolerated}, "tolerated", "expected Tolerated; write Tolerated(...)"),
+    ({"changes": Changes}, "changes", "write Changes(...)"),
+    ({"changes": True}, "changes", "is True, of type bool; expected Changes or None; write Changes(...)"),
+    ({"changes": build(Changes, bodies="yes")}, "changes.bodies", "is 'yes', of type str; expected a boolean"),
     ({"metadata": None}, "metadata", "expected a mapping; write e.g. {'name': Metadata(...)}"),
     ({"body": {"x": [{"y": "flight"}]}}, "body.x", 'write a list as one expression, e.g. "[a, b]"'),
     (source(columns={1: "date"}), "source.columns.1", 'is 1, of type int; expected a text; write "1"'),

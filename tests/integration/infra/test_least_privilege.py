@@ -30,7 +30,7 @@ from tests.unit.infra.rules.template import listed, statements
 
 pytestmark = pytest.mark.slow  # each action has a stack of its own
 
-ROLES = ("EnrichRole", "ServeRole", "PublishRole", "SyntheticRole")
+ROLES = ("EnrichRole", "NotifyRole", "ServeRole", "PublishRole", "SyntheticRole")
 
 HERE = f"{REGION}:{ACCOUNT}"
 KEYS = {name: f"arn:aws:kms:{HERE}:key/{name}" for name in ("outputs", "lake", "keys", "tables")}
@@ -72,6 +72,16 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     ("UseLakeFormation", "lakeformation:GetDataAccess"): ["*"],
     # A catalog of another account is registered with Athena (Athena guide, "Configure cross-account access").
     ("FindCatalog", "athena:GetDataCatalog"): [f"arn:aws:athena:{HERE}:datacatalog/theirs"],
+    # Lambda's poller reads the stream with notify's role, and DynamoDB decrypts it (its guide, "Streams and Lambda").
+    **{("ReadChanges", f"dynamodb:{one}"): [f"arn:aws:dynamodb:{HERE}:table/{{Table}}/stream/2030"] for one in (
+        "DescribeStream", "GetRecords", "GetShardIterator", "ListStreams",
+    )},
+    ("OpenChanges", "kms:Decrypt"): [KEYS["tables"]],
+    # The journey below sends no events; test_events_deployed.py does.
+    **{(sid, "events:PutEvents"): [f"arn:aws:events:{HERE}:event-bus/asked-events"] for sid in (
+        "ReportRuns", "ReportItems",
+    )},
+    ("KeepDeadLetters", "sqs:SendMessage"): [f"arn:aws:sqs:{HERE}:{{NotifyDeadLetters}}"],
     # The journey below has no key store on S3.
     ("ReadSigningKeysOnS3", "s3:GetObject"): ["arn:aws:s3:::asked-keys/jwks.json"],
     ("ListSigningKeysOnS3", "s3:ListBucket"): ["arn:aws:s3:::asked-keys"],
@@ -224,6 +234,8 @@ def asked(stand_in: tuple[Any, str]) -> Deployed:
         "LakeAccount": ACCOUNT,  # of another account in truth; so the catalog's ARNs are those above
         "DiscoveryBucketName": "asked-discovery",
         "SyntheticSecret": "larder/dev/synthetic",
+        "EventBus": "own",
+        "ItemEvents": "true",
     }
     stand_in[0]("s3").create_bucket(Bucket="asked-discovery")
     return deploy_larder(*stand_in, "asked", parameters=parameters)
@@ -243,9 +255,8 @@ def decide(asked: Deployed, role: str, action: str, resource: str) -> str:
 def test_actions_that_aws_checks_are_allowed(asked: Deployed, role: str, sid: str, action: str) -> None:
     """For an action that AWS does with the function's role, the role has access to the resource and to no other."""
     names = {"Logs": find_resource(asked.client, "asked", f"{role.removesuffix('Role')}Logs")}
-    names |= {
-        one: find_resource(asked.client, "asked", one).rpartition("/")[2] for one in ("Bucket", "Queue", "Workgroup")
-    }
+    places = ("Bucket", "Queue", "Workgroup", "Table", "NotifyDeadLetters")
+    names |= {one: find_resource(asked.client, "asked", one).rpartition("/")[2] for one in places}
     for resource in ASKED_BY_AWS[sid, action]:
         arn = resource.format(**names)
         assert decide(asked, role, action, arn) == "allowed", arn

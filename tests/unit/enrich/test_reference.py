@@ -14,6 +14,7 @@ import pytest
 from enrich.dataset import definition
 from enrich.dataset.as_of import find_mistakes
 from enrich.dataset.definition import (
+    Changes,
     Dataset,
     Derive,
     FromColumn,
@@ -31,7 +32,21 @@ from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
 INTERNAL = {"rejects_of", "places"}  # set by a replay, and when a dataset is loaded
-TYPES = [Dataset, Source, Metadata, Member, Derive, Tolerated, Guard, Shares, FromKey, FromColumn, LastModified, Served]
+TYPES = [
+    Dataset,
+    Source,
+    Metadata,
+    Member,
+    Changes,
+    Derive,
+    Tolerated,
+    Guard,
+    Shares,
+    FromKey,
+    FromColumn,
+    LastModified,
+    Served,
+]
 BY_POSITION = {"sql", "function", "description", "pattern", "column"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import tarfile
 import zipfile
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from examples.flights.datasets import flight_delays as flight_delays_module
 from examples.flights.datasets.flight_delays import flight_delays
 from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError
 from infra.bundle import _collect as collect
 from infra.bundle import _pip_install as pip_install
 from infra.bundle import _sources as sources
 from infra.translate import read_template
-from infra.trim import is_kept
+from infra.trim import SERVICES, is_kept
+from notify.changes import Watched
+from notify.handler import parse_watched
 from serve.datasets import parse_served
 from tests.unit.serve.kit import SERVED
 
@@ -48,6 +52,14 @@ def test_trimming(path: str, kept: bool) -> None:
     assert is_kept(path) is kept
 
 
+def test_models_of_the_services_that_enrich_opens_are_kept() -> None:
+    """Each client that enrich's function opens has its model in the bundle: without it no client can be created."""
+    text = (ROOT / "enrich/aws.py").read_text()
+    opened = set(re.findall(r'boto3\.client\("(\w+)"', text))
+    opened |= {name for names in re.findall(r"for name in \(([^)]+)\)", text) for name in re.findall(r'"(\w+)"', names)}
+    assert {"s3", "events"} <= opened <= SERVICES
+
+
 def test_sides_stay_apart() -> None:
     """Serve's bundle has no module of enrich, enrich's has two modules of serve, neither has laptop modules."""
     serve = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["serve"])}
@@ -68,6 +80,19 @@ def test_datasets_are_modules_for_enrich_and_data_for_serve() -> None:
     assert not [path for path in serve if path.startswith("datasets/")]
     assert {path for path in enrich if path.startswith("datasets/")} == {"datasets/flight_delays.py"}
     assert "serve/datasets.json" not in enrich
+
+
+def test_notify_has_what_datasets_ask_for_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of datasets with `changes` alone: their claims and what they ask for; and no module of enrich or datasets."""
+    (tmp_path / "datasets").mkdir()
+    source = inspect.getsource(flight_delays_module)
+    (tmp_path / "datasets" / "quiet.py").write_text(source)
+    loud = source.replace('"flight-delays"', '"loud"').replace("about=", "changes=Changes(bodies=True), about=")
+    (tmp_path / "datasets" / "loud.py").write_text(loud.replace("import Dataset", "import Changes, Dataset"))
+    monkeypatch.setenv("LARDER_PROJECT", str(tmp_path))
+    files = collect(RECIPES["notify"])
+    assert parse_watched(files["notify/datasets.json"].decode()) == {"loud": Watched(("carrier",), bodies=True)}
+    assert not [path for path in files if path.startswith(("enrich/", "datasets/"))]
 
 
 @pytest.mark.parametrize("side", ["enrich", "serve"])
@@ -145,22 +170,25 @@ def test_recipes_are_bounded_and_assigned() -> None:
         "serve": 20_000_000,
         "score": 50 * 1024 * 1024,
         "enrich": 250 * 1024 * 1024,
+        "notify": 1024 * 1024,
         "operate": 1024 * 1024,
     }
     assert {name: recipe.modules for name, recipe in RECIPES.items()} == {
         "serve": ("serve.handler",),
         "score": ("score.handler",),
         "enrich": ("enrich.handler",),
+        "notify": ("notify.handler",),
         "operate": ("infra.publish", "infra.synthetic"),
     }
     assert FUNCTIONS == {
         "EnrichFunction": "enrich",
         "ServeFunction": "serve",
         "ScoreFunction": "score",
+        "NotifyFunction": "notify",
         "PublishFunction": "operate",
         "SyntheticFunction": "operate",
     }
-    assert RECIPES["operate"].requirements is None
+    assert RECIPES["operate"].requirements is RECIPES["notify"].requirements is None
     assert [RECIPES[name].requirements for name in ("serve", "score", "enrich")] == [
         ROOT / "serve/requirements.txt",
         ROOT / "score/requirements.txt",

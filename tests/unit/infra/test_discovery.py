@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from enrich.outbox.lineage import KIND as LINEAGE
+from enrich.outbox.run_event import KIND as RUN
 from infra.discovery import (
     CATALOG_PATH,
     CATALOG_TYPE,
@@ -23,6 +25,8 @@ from infra.discovery import (
 from infra.environments import read_environments
 from infra.publish import handler, publish
 from infra.translate import ROOT
+from notify.bus import SOURCE
+from notify.changes import KIND as ITEM
 from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
@@ -119,6 +123,23 @@ def test_service_has_every_issuer(environments: Any) -> None:
         {"issuer": "c", "audience": "d", "keys": "https://c/keys"},
     ]
     assert service["issuer"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kinds"),
+    [
+        ({}, None),
+        ({"EventBus": ""}, None),
+        ({"EventBus": "default"}, [RUN, LINEAGE]),
+        ({"EventBus": "own", "ItemEvents": "true"}, [RUN, LINEAGE, ITEM]),
+    ],
+)
+def test_service_says_which_events_there_are(environments: Any, parameters: Any, kinds: Any) -> None:
+    """The bus and the detail-types that are sent there, named as the code names them."""
+    dev = {**environments["environments"]["dev"], "parameters": parameters}
+    events = build_service({**environments, "environments": {"dev": dev}}, "dev", release="1")["events"]
+    bus = "larder-dev-events" if parameters.get("EventBus") == "own" else "default"
+    assert events == (kinds and {"bus": bus, "region": dev["region"], "source": SOURCE, "detail_types": kinds})
 
 
 def test_openapi_has_the_environments_address(openapi: Any) -> None:

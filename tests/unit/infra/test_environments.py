@@ -262,6 +262,8 @@ def test_schema_refuses(example: Any, change: Any, tmp_path: Any) -> None:
 
 ISSUER = {"issuer": "https://login.example.com/", "audience": "larder"}
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("item events without a bus", {"issuers": [ISSUER]}, {"ItemEvents": "true"}, "set EventBus to own or default"),
+    ("a bus of another account", {"issuers": [ISSUER]}, {"EventBus": "arn:aws:events:x:1:event-bus/b"}, "EventBus is"),
     ("a relaxation that is misspelled", {"issuers": [ISSUER | {"allow_no_kid": True}]}, {}, "allow_no_kid"),
     ("no issuer at all", {"issuers": []}, {}, "issuers"),
     ("keys over plain http", {"issuers": [ISSUER | {"keys": "http://x.example.com/"}]}, {}, "http://x.example.com/"),

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import enrich.intake.worker
 import infra.synthetic
+import notify.handler
 from enrich.intake.events import Sweep
 from enrich.intake.find import Swept
 from enrich.ledger.records import Counts, Held, Pending, Run
@@ -44,7 +45,7 @@ AWS_OWN = {  # metrics of AWS services, named as in the documentation
     "AWS/DynamoDB": {
         "ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents",
     },
-    "AWS/Lambda": {"ConcurrentExecutions", "Duration", "Errors", "Throttles"},
+    "AWS/Lambda": {"ConcurrentExecutions", "Duration", "Errors", "IteratorAge", "Throttles"},
     "AWS/SQS": {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"},
     "AWS/WAFV2": {"BlockedRequests"},
 }  # fmt: skip
@@ -57,8 +58,9 @@ def template() -> Template:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return every kind of line that the three functions print."""
+    """Return every kind of line that the functions print."""
     _print_enrich_lines(monkeypatch)
+    notify.handler.handle(notify.handler.Services(None, None, "bus", "url", "dev", {}), {"Records": []})
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     return [*_serve_lines(), *_score_lines(), *printed, infra.synthetic.render_line("dev", NOW, 12.5, ["no answer"])]
 
@@ -120,8 +122,9 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrich.intake.worker, "run_pending", lambda *_: (each for each in [run]))
     monkeypatch.setattr(enrich.intake.worker, "sweep", lambda *_: Swept([], []))
     monkeypatch.setattr(enrich.intake.worker, "heal", lambda *_: None)
+    monkeypatch.setattr(enrich.intake.worker, "send_outbox", lambda *_: None)
     settings = EnrichSettings(
-        table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev"
+        table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev", bus="bus"
     )
     pending = [Pending(dataset="flight-delays", run=8, queued_ms=int(NOW * 1000) - 90_000)]
     held = [Held(dataset="flight-delays", run=6, held_ms=int(NOW * 1000) - 30_000)]
@@ -130,7 +133,10 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         settings=settings,
         datasets={"flight-delays": None},
         ledger=SimpleNamespace(
-            fetch_pending=lambda _: pending, fetch_held=lambda _: held, fetch_runs=lambda _, newest: [run]
+            fetch_pending=lambda _: pending,
+            fetch_held=lambda _: held,
+            fetch_runs=lambda _, newest: [run],
+            fetch_outbox=lambda _: [],
         ),
         clock=SimpleNamespace(now=lambda: NOW),
     )

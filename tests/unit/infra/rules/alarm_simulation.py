@@ -51,6 +51,11 @@ HISTORIES: dict[str, tuple[str, list[History], list[History]]] = {
     "WritesThrottled": ("AWS/DynamoDB WriteThrottleEvents", [[(5, (9.0,))], SILENCE], [[(12, (1.0,))]]),
     "EnrichCrashes": ("AWS/Lambda Errors", [[(1, (1.0,)), (14, (0.0,))], SILENCE], [[(15, (1.0,))]]),
     "DatasetStale": ("Larder HoursSinceOutput", [[(60, (20.0, 25.0))]], [[(60, (2.0, 30.0))], SILENCE]),
+    "EventsUnsent": ("Larder OldestUnsentEventSeconds", [[(30, (0.0,))], [(30, (900.0,))], SILENCE],
+                     [[(15, (0.0,)), (15, (1900.0,))]]),
+    "ItemEventsLate": ("AWS/Lambda IteratorAge", [[(15, (60_000.0,))], [(10, (2e6,)), (5, (0.0,))], SILENCE],
+                       [[(15, (1e6,))]]),
+    "ItemEventsDead": ("AWS/SQS ApproximateNumberOfMessagesVisible", [[(5, (0.0,))], SILENCE], [[(5, (1.0,))]]),
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ PSEUDO = {
 ARNS = {  # type -> the ARN of a resource whose physical name is its logical id
     "AWS::S3::Bucket": "arn:aws:s3:::{}",
     "AWS::DynamoDB::Table": f"arn:aws:dynamodb:{HERE}:table/{{}}",
+    "AWS::Events::EventBus": f"arn:aws:events:{HERE}:event-bus/{{}}",
     "AWS::SQS::Queue": f"arn:aws:sqs:{HERE}:{{}}",
     "AWS::Logs::LogGroup": f"arn:aws:logs:{HERE}:log-group:{{}}:*",
     "AWS::Serverless::Function": f"arn:aws:lambda:{HERE}:function:{{}}",

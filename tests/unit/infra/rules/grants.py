@@ -28,6 +28,7 @@ GIVEN = {  # every option that a permission depends on
     "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
     "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
     "SyntheticSecret": "larder/dev/synthetic", "Models": "true", "OutputsAccount": "555566667777",
+    "EventBus": "own", "ItemEvents": "true",
     **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
 }  # fmt: skip
 OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
@@ -36,6 +37,7 @@ CATALOG = [f"arn:aws:glue:{REGION}:{LAKE}:{what}" for what in (
     *(f"table/{name}/one" for name in ("reference", "weather", "a", "b", "c")),
 )]  # fmt: skip
 TABLE, LEDGER = (f"arn:aws:dynamodb:{HERE}:table/{name}" for name in ("Table", "Ledger"))
+STREAM, BUS = f"{TABLE}/stream/2030-01-01T00:00:00.000", f"arn:aws:events:{HERE}:event-bus/Bus"
 QUEUE, WORKGROUP = f"arn:aws:sqs:{HERE}:Queue", f"arn:aws:athena:{HERE}:workgroup/Workgroup"
 PARAMETERS = f"arn:aws:ssm:{HERE}:parameter/larder/dev/keys"
 FOLDER = "arn:aws:s3:::discovery/predictions/dev/service.json"
@@ -65,6 +67,13 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
         **{f"dynamodb:{one}": [LEDGER] for one in ("GetItem", "DeleteItem", "Query")},
         **TABLE_KEY,
         "kms:Decrypt": [KEY.format(one) for one in ("Outputs", "Lake", "Table")],
+        "events:PutEvents": [BUS],
+    },
+    "NotifyRole": {
+        **{f"dynamodb:{one}": [STREAM] for one in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")},
+        "events:PutEvents": [BUS],
+        "sqs:SendMessage": [f"arn:aws:sqs:{HERE}:NotifyDeadLetters"],
+        "kms:Decrypt": [KEY.format("Table")],
     },
     "ServeRole": {
         "dynamodb:GetItem": [TABLE],
@@ -101,6 +110,12 @@ NOT_IN_CODE = {  # beside LAMBDA
         "s3:GetObjectVersion",  # a GetObject with a VersionId
         "dynamodb:DeleteItem",  # within a transaction
         *TABLE_KEY,
+        "events:PutEvents",  # through notify/bus.py
+    },
+    # the poller of the mapping
+    "NotifyRole": {
+        *(f"dynamodb:{one}" for one in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")),
+        "kms:Decrypt",
     },
     "ServeRole": {"s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey"},  # signed GETs name no operation
     "ScoreRole": {  # its calls are those of serve's storage and keys
@@ -112,12 +127,13 @@ NOT_IN_CODE = {  # beside LAMBDA
 }  # fmt: skip
 CODE = {
     "EnrichRole": "enrich",
+    "NotifyRole": "notify",
     "ServeRole": "serve",
     "ScoreRole": "score",
     "PublishRole": "infra/publish.py",
     "SyntheticRole": "infra/synthetic.py",
 }
-SERVICES = ("athena", "dynamodb", "s3", "secretsmanager", "sqs", "ssm")
+SERVICES = ("athena", "dynamodb", "events", "s3", "secretsmanager", "sqs", "ssm")
 ALIASES = {  # an operation whose IAM action has another name
     "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",
@@ -201,7 +217,7 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
     """A grant on what a parameter names exists with that parameter alone; none is on what an empty parameter names."""
     for name in sorted(GIVEN):
         given = GIVEN[name].split(",")[0]
-        if name in ("Environment", "Service", "OutputsAccount", "Models"):
+        if name in ("Environment", "Service", "OutputsAccount", "Models", "EventBus", "ItemEvents"):
             continue
         resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
         if not any(given in resource for resource in resources):
@@ -219,9 +235,19 @@ def _is_within(resource: str, needed: set[str]) -> bool:
 
 def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]:
     """Each function has the variables that its code reads and no other, and each names its own resource."""
-    stack = Stack(template, {"Environment": "qa", "ReleaseVersion": "7", "CorsOrigins": "https://a.example.com"})
+    stack = Stack(
+        template,
+        {
+            "Environment": "qa",
+            "ReleaseVersion": "7",
+            "CorsOrigins": "https://a.example.com",
+            "EventBus": "own",
+            "ItemEvents": "true",
+        },
+    )
     read = {  # handler -> variables
         "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
+        "notify.handler.handler": _find_variables("notify/handler.py"),
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
         "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
         "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
@@ -232,7 +258,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
     names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
              "LARDER_BUCKET": "Bucket", "LARDER_MODELS_BUCKET": "Bucket",
              "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
-             "LARDER_WORKGROUP": "Workgroup", "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
+             "LARDER_WORKGROUP": "Workgroup", "LARDER_BUS": "Bus", "LARDER_DEAD_LETTERS": "NotifyDeadLetters",
+             "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():
         given = stack.value(function.get("Environment", {}).get("Variables", {}))
         wanted = read.get(function["Handler"], set())

@@ -1,0 +1,155 @@
+"""Events are sent in order per item, at least once; what is not accepted comes again, and nothing else blocks it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from notify.bus import MAX_BYTES, MAX_ENTRIES, Event, split_batches
+from notify.changes import Watched
+from notify.handler import Services, handle
+from serve.item import Item, Order, build_pk, encode
+
+NOW = 1_800_000_000
+WATCHED = {"stock": Watched(("shop",), bodies=True)}
+
+
+class Bus:
+    """Accepts entries but for those whose number, over all calls, is in `refused`; raises at the calls in `fails`."""
+
+    def __init__(self, refused: set[int] = frozenset(), fails: dict[int, Exception] | None = None) -> None:  # type: ignore[assignment]
+        self.refused, self.fails = refused, fails or {}
+        self.calls = self.entries = 0
+        self.accepted: list[Any] = []
+
+    def put_events(self, Entries: list[Any]) -> Any:  # noqa: N803
+        self.calls += 1
+        if error := self.fails.get(self.calls):
+            raise error
+        assert 0 < len(Entries) <= MAX_ENTRIES
+        answers = []
+        for entry in Entries:
+            self.entries += 1
+            if self.entries in self.refused:
+                answers.append({"ErrorCode": "InternalFailure", "ErrorMessage": "again"})
+            else:
+                self.accepted.append(json.loads(entry["Detail"]))
+                answers.append({"EventId": str(self.entries)})
+        return {"Entries": answers, "FailedEntryCount": 0}
+
+
+class Letters:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send_message(self, QueueUrl: str, MessageBody: str) -> None:  # noqa: N803
+        assert QueueUrl == "url"
+        self.sent.append(json.loads(MessageBody))
+
+
+def record(n: int, sk: str, **changes: Any) -> Any:
+    item = encode(Item(build_pk("stock", ["x"]), sk, f'{{"n":{n}}}', Order(1, NOW, n).text, NOW + 60)) | changes
+    stream = {"Keys": {"pk": item["pk"], "sk": item["sk"]}, "NewImage": item, "SequenceNumber": str(100 + n)}
+    return {"eventID": f"e{n}", "dynamodb": {**stream, "ApproximateCreationDateTime": NOW}}
+
+
+def play(bus: Bus, records: list[Any], letters: Letters | None = None) -> list[int]:
+    """Call the handler as Lambda does, from the reported record on, until all is sent; return the numbers of calls."""
+    services, left, calls = Services(bus, letters or Letters(), "bus", "url", "test", WATCHED), records, []
+    while left:
+        failed = handle(services, {"Records": left})["batchItemFailures"]
+        calls.append(len(left))
+        numbers = [each["dynamodb"]["SequenceNumber"] for each in left]
+        left = left[numbers.index(failed[0]["itemIdentifier"]) :] if failed else []
+        assert len(calls) < 100
+    return calls
+
+
+ACCESS = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "PutEvents")
+FAULTS: dict[str, tuple[set[int], dict[int, Exception]]] = {
+    "none": (set(), {}),
+    "one entry refused": ({4}, {}),
+    "the first and the last refused": ({1, 30}, {}),
+    "most refused": (set(range(1, 60, 2)), {}),
+    "a call fails": (set(), {2: ACCESS}),
+    "the bus does not answer": ({7}, {1: ConnectTimeoutError(endpoint_url="https://events"), 3: ACCESS}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("items", [1, 3, 30])
+def test_each_event_is_sent_in_order_per_item(fault: str, items: int) -> None:
+    """However the bus refuses, every event is accepted, and never the later of an item before the earlier."""
+    bus = Bus(*FAULTS[fault])
+    play(bus, [record(n, f"p{n % items}") for n in range(30)])
+    first: dict[int, int] = {}
+    for at, detail in enumerate(bus.accepted):
+        first.setdefault(detail["run"], at)
+    assert sorted(first) == list(range(30))
+    for item in range(items):
+        mine = [n for n in range(30) if n % items == item]
+        assert [first[n] for n in mine] == sorted(first[n] for n in mine)
+
+
+def test_only_what_was_not_accepted_comes_again() -> None:
+    """The answer has the first record that was not sent; those before it are not sent twice."""
+    bus = Bus({14})
+    assert play(bus, [record(n, f"p{n}") for n in range(30)]) == [30, 17]
+    twice = [n for n, times in Counter(each["run"] for each in bus.accepted).items() if times > 1]
+    assert twice == list(range(14, 20))  # the rest of that request
+
+
+def test_bad_record_is_buried_alone() -> None:
+    """A record that can't be read goes to the dead-letter queue with its item key, and blocks no other."""
+    bus, letters = Bus(), Letters()
+    play(bus, [record(0, "a"), record(1, "b", f={"N": "2"}), record(2, "b")], letters)
+    assert [each["run"] for each in bus.accepted] == [0, 2]
+    (letter,) = letters.sent
+    assert letter["keys"] == {"pk": {"S": "stock#x"}, "sk": {"S": "b"}}
+    assert "deploy the newer release" in letter["reason"]
+    assert '{"n"' not in json.dumps(letter)
+
+
+def test_bad_record_that_cannot_be_buried_is_not_lost() -> None:
+    """Where the dead-letter queue does not answer, the whole batch comes again."""
+
+    class Down:
+        def send_message(self, **_: Any) -> None:
+            raise ACCESS
+
+    with pytest.raises(ClientError):
+        play(Bus(), [record(1, "b", f={"N": "2"})], Down())  # type: ignore[arg-type]
+
+
+def test_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per batch with the metrics that the alarms and the dashboard read."""
+    play(Bus({2}), [record(n, f"p{n}") for n in range(3)])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["ItemEventsSent"], each["ItemEventsRefused"], each["level"]) for each in lines] == [
+        (1, 1, "error"),
+        (2, 0, "info"),
+    ]
+    assert "InternalFailure: again" in lines[0]["detail"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches(seed: int) -> None:
+    """Batches have all events in order, fit a request, and no two events of a batch are about the same."""
+    random = Random(seed)
+    sizes = [10, 1000, 100_000, MAX_BYTES - 2000]
+    events = [
+        Event("k", "é" * (random.choice(sizes) // 2), n, random.choice(["", "a", "b", str(n)])) for n in range(40)
+    ]
+    batches = list(split_batches(events))
+    assert [event for batch in batches for event in batch] == events
+    for batch in batches:
+        about = [event.about for event in batch if event.about]
+        assert len(about) == len(set(about))
+        assert len(batch) <= MAX_ENTRIES
+        assert len(batch) == 1 or sum(event.size for event in batch) <= MAX_BYTES
+    assert list(split_batches([])) == []
