@@ -1,0 +1,153 @@
+"""Train the hybrid: lateness at arrival from the delay at departure and what the batch model predicted days before.
+
+Each training row has what was known when its flight departed, and nothing that came later:
+
+- The batch model that scored a month was trained on the months before it.
+- A batch prediction counts only if the run that published it had closed by the departure. That an output was made
+  before is not enough: some come late. An output older than the definition's `max_age` counts as missing.
+- Values are rounded as the item has them.
+
+October and November are held out. December is measured too, and is no like of what was seen: there the hybrid is
+hardly better than its real-time part, or worse. `./larder score drift` and a canary are for such months.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+from threadpoolctl import threadpool_limits
+
+from examples.flights.data import read
+from examples.flights.model import CATEGORIES, LATE_MINUTES, NUMBERS, SETTINGS, features
+from examples.score.training import Trained, write
+
+MAX_AGE = timedelta(hours=36)  # as in models/flight_late.py
+AHEAD = (1, 2, 3)  # days: each flight is scored in three outputs
+MADE_AT = timedelta(hours=20)  # of the day, local
+USUAL, LATE_OUTPUT, EVERY = timedelta(minutes=40), timedelta(hours=30), 10  # each tenth output comes late
+BATCH = ["batch_late", "batch_delay"]
+FEATURES = ["departure_delay", "origin", *BATCH]
+_PARTS = {"hybrid": FEATURES, "real time": FEATURES[:2]}
+FIRST_MONTH, HELD_OUT = 4, (10, 11)
+HYBRID = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 200, "random_state": 0}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Brier score (lower is better) and ROC AUC (higher is better) on some days, of the hybrid and its parts."""
+
+    flights: int
+    missing: float  # share of the flights without a batch prediction
+    brier: dict[str, float]
+    roc_auc: dict[str, float]
+
+    @property
+    def beats_both(self) -> bool:
+        """Whether the hybrid is better than each of its parts in both measures."""
+        return all(
+            self.brier["hybrid"] < self.brier[part] and self.roc_auc["hybrid"] > self.roc_auc[part]
+            for part in ("batch", "real time")
+        )
+
+    def __str__(self) -> str:
+        """Render it as a few words."""
+        shown = "; ".join(f"{name}: Brier {self.brier[name]:.4f}, AUC {self.roc_auc[name]:.4f}" for name in self.brier)
+        return f"{self.flights:,} flights, {self.missing:.1%} without a batch prediction; {shown}"
+
+
+def train_flights(folder: Path) -> Trained:
+    """Train the hybrid, and measure it and its parts.
+
+    Raises:
+        RuntimeError: the hybrid does not beat both parts on the held-out days.
+    """
+    with threadpool_limits(1, "openmp"):
+        known = build_rows()
+        early, held_out = known[known["month"] < HELD_OUT[0]], known[known["month"].isin(HELD_OUT)]
+        models = {name: _pipeline(columns).fit(early[columns], early["late"]) for name, columns in _PARTS.items()}
+        report, december = (measure(models, early, rows) for rows in (held_out, known[known["month"] == 12]))
+    if not report.beats_both:
+        raise RuntimeError(f"the hybrid does not beat both parts: {report}")
+    rows = held_out[FEATURES].sample(5_000, random_state=0)
+    training = early[FEATURES].sample(20_000, random_state=0)
+    text = f"October and November: {report}\nDecember: {december}"
+    return write(folder, models["hybrid"], rows, training, ("on time", "late"), text)
+
+
+def measure(models: dict[str, Pipeline], early: pd.DataFrame, rows: pd.DataFrame) -> Report:
+    """Measure the hybrid and its parts on rows; `early` has the rows that it was trained on."""
+    answers = {name: models[name].predict_proba(rows[columns])[:, 1] for name, columns in _PARTS.items()}
+    # The batch prediction alone; where there is none, the share of late flights.
+    answers["batch"] = rows["batch_late"].fillna(early["late"].mean()).to_numpy()
+    return Report(
+        flights=len(rows),
+        missing=float(rows["batch_late"].isna().mean()),
+        brier={name: float(brier_score_loss(rows["late"], answer)) for name, answer in answers.items()},
+        roc_auc={name: float(roc_auc_score(rows["late"], answer)) for name, answer in answers.items()},
+    )
+
+
+def build_rows() -> pd.DataFrame:
+    """Build a row per flight from April on with what was known at its departure, and whether it arrived late."""
+    flights = read("flights").dropna(subset=["dep_delay", "arr_delay"])
+    days = pd.to_datetime(flights[["year", "month", "day"]])
+    flights = flights.assign(
+        weekday=days.dt.day_of_week,
+        scheduled=days + pd.to_timedelta(flights["hour"] * 60 + flights["minute"], unit="min"),
+        late=(flights["arr_delay"] > LATE_MINUTES).astype(int),
+        departure_delay=flights["dep_delay"].astype(int),
+    )
+    scored = score_months(flights)
+    departed = scored["scheduled"] + pd.to_timedelta(scored["departure_delay"], unit="min")
+    return scored.assign(**{name: find_known(scored[name], scored["scheduled"], departed) for name in BATCH})
+
+
+def score_months(flights: pd.DataFrame) -> pd.DataFrame:
+    """Return the flights from April on with both batch predictions, by models of the months before."""
+    scored = []
+    for month in range(FIRST_MONTH, 13):
+        before, now = flights[flights["month"] < month], flights[flights["month"] == month]
+        late = _batch(HistGradientBoostingClassifier(**SETTINGS)).fit(features(before), before["late"])
+        delay = _batch(HistGradientBoostingRegressor(loss="absolute_error", **SETTINGS))
+        delay.fit(features(before), before["arr_delay"])
+        scored.append(
+            now.assign(
+                batch_late=late.predict_proba(features(now))[:, 1].round(3),
+                batch_delay=delay.predict(features(now)).round(1),
+            )
+        )
+    return pd.concat(scored)
+
+
+def _batch(estimator: Any) -> Pipeline:
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    return make_pipeline(make_column_transformer((encoder, CATEGORIES), ("passthrough", NUMBERS)), estimator)
+
+
+def find_known(
+    predictions: pd.Series[float], scheduled: pd.Series[pd.Timestamp], departed: pd.Series[pd.Timestamp]
+) -> pd.Series[float]:
+    """Return each prediction that an output of at most `MAX_AGE` had published by the departure; NaN for others."""
+    is_known = np.zeros(len(predictions), dtype=bool)
+    for days in AHEAD:
+        made = scheduled.dt.normalize() - pd.Timedelta(days=days) + pd.Timedelta(MADE_AT)
+        is_late = made.dt.day_of_year % EVERY == 0
+        closed = (made + pd.Timedelta(USUAL)).mask(is_late, made + pd.Timedelta(LATE_OUTPUT))
+        is_known |= ((closed <= departed) & (departed - made <= pd.Timedelta(MAX_AGE))).to_numpy()
+    return predictions.where(is_known)
+
+
+def _pipeline(columns: list[str]) -> Any:
+    numbers = [name for name in columns if name != "origin"]
+    encoder = make_column_transformer((OneHotEncoder(sparse_output=False), ["origin"]), ("passthrough", numbers))
+    return make_pipeline(encoder, HistGradientBoostingClassifier(**HYBRID))

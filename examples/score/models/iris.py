@@ -1,0 +1,19 @@
+"""The species of an iris, by four lengths; a missing one is imputed by the pipeline."""
+
+from score.models import Model, Number
+
+iris = Model(
+    name="iris",
+    subject=("sub",),
+    scope="iris:score",
+    task="classification",
+    features={
+        "sepal_length": Number(low=0, high=30, missing=None, about="cm"),
+        "sepal_width": Number(low=0, high=30, missing=None, about="cm"),
+        "petal_length": Number(low=0, high=30, missing=None, about="cm"),
+        "petal_width": Number(low=0, high=30, missing=None, about="cm"),
+    },
+    forms=("bare",),
+    decimals=4,
+    about="The species of an iris",
+)

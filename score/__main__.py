@@ -1,0 +1,141 @@
+"""`./larder score`: publish models and choose which version serves. Not in the bundle; help imports nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from enrich.cli.exit_codes import FAILED, INTERRUPTED, UsageError, print_error
+
+EXIT_CODES = """\
+exit codes:
+  0  done; the state that was asked for is the state that is
+  1  refused or failed; the error is on standard error, and what serves has not changed
+  2  usage error
+
+LARDER_BUCKET (or --bucket) and AWS's own variables select the stack; `./larder env STACK` prints them.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    from score.publish.commands import execute
+
+    try:
+        return execute(options)
+    except UsageError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        return print_error(
+            "stopped; run the command again: what it has done is kept, and what serves is whole", INTERRUPTED
+        )
+    except BrokenPipeError:  # the reader, e.g. `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser. Names of models are checked when a command runs: help reads no definition."""
+    parser = argparse.ArgumentParser(
+        prog="./larder score",
+        description="Publish models for scoring in real time, and choose which version serves.",
+        epilog="""\
+examples:
+  ./larder score publish iris iris.joblib --rows held-out.parquet    convert, prove, write a version
+  ./larder score list iris                                           versions, and which of them serve
+  ./larder score canary iris 3f2a90c1d45e6b78 0.05                   5 % of the callers
+  ./larder score promote iris 3f2a90c1d45e6b78                       live in every container within 30 s
+  ./larder score rollback iris                                       the version that was live before
+  ./larder score drift iris --rows last-week.parquet                 against the distribution at publish
+
+"""
+        + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+
+    def add(name: str, summary: str, example: str, details: str = "", *, writes: bool = False) -> Any:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.{details}",
+            epilog=f"example: ./larder score {name} {example}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--bucket", metavar="NAME", help="bucket of the models (default: LARDER_BUCKET)")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if writes:
+            command.add_argument("--by", metavar="WHO", help="who asks, for the alias (default: the user's name)")
+        return command
+
+    publish = add(
+        "publish",
+        "convert a model to ONNX, prove it, and write a version",
+        "iris iris.joblib --rows held-out.parquet",
+        """
+
+MODEL is defined in models/. FILE is a fitted scikit-learn pipeline (.joblib), LightGBM (.txt), XGBoost (.json,
+.ubj), a folder or URI of MLflow, or an .onnx file. The conversion is compared with the original on held-out
+rows, on all that the definition accepts, and on rows at the original's thresholds. It is refused, with the worst
+row, if a label differs or a number is more than 1e-5 off. The version serves once it is promoted.
+
+A .joblib file is a pickle: loading it RUNS CODE of whoever wrote it. Publish only files that you trust.
+It needs the packages of score/publish/requirements.txt.""",
+        writes=True,
+    )
+    publish.add_argument("model", metavar="MODEL")
+    publish.add_argument("file", metavar="FILE")
+    publish.add_argument("--rows", required=True, metavar="FILE", help="held-out rows: .parquet, .csv or .jsonl")
+    publish.add_argument("--training", metavar="FILE", help="training rows, for bins and baseline (default: --rows)")
+    publish.add_argument("--labels", metavar="A,B,...", help="names of the classes, in the model's order")
+    publish.add_argument("--sign", metavar="FILE", help="private key (Ed25519, PEM) that signs the manifest")
+    publish.add_argument("--promote", action="store_true", help="make the version live as well")
+    publish.add_argument("--dry-run", action="store_true", help="convert and prove; write nothing, need no AWS")
+
+    add("list", "list models, or the versions of one and which of them serve", "iris").add_argument(
+        "model", metavar="MODEL", nargs="?"
+    )
+    promoted = add("promote", "make a version live", "iris 3f2a90c1d45e6b78", writes=True)
+    promoted.add_argument("model", metavar="MODEL")
+    promoted.add_argument("version", metavar="VERSION")
+    add(
+        "rollback",
+        "make the version live that was live before; canary and shadow end",
+        "iris",
+        "\n\nA second rollback is refused: it never brings back the version that was left.",
+        writes=True,
+    ).add_argument("model", metavar="MODEL")
+    for name, what, share in (
+        ("canary", "let a version answer a share of the callers", "0.05"),
+        ("shadow", "let a version score a share of the requests as well, unseen", "0.1"),
+    ):
+        command = add(name, what, f"iris 3f2a90c1d45e6b78 {share}", writes=True)
+        command.add_argument("model", metavar="MODEL")
+        command.add_argument("version", metavar="VERSION", nargs="?")
+        command.add_argument("share", metavar="SHARE", nargs="?", type=float, help="above 0, up to 1")
+        command.add_argument("--off", action="store_true", help=f"end the {name}")
+    add(
+        "check",
+        "check that what an alias names can serve: definition, manifest, file, golden rows",
+        "iris",
+    ).add_argument("model", metavar="MODEL", nargs="?")
+    drift = add(
+        "drift",
+        "compare rows with the distribution at publish: PSI of each feature",
+        "iris --rows last-week.parquet",
+        "\n\nAbove 0.2 a distribution is called changed; the exit code is then 1.",
+    )
+    drift.add_argument("model", metavar="MODEL")
+    drift.add_argument("--rows", required=True, metavar="FILE", help="rows of features: .parquet, .csv or .jsonl")
+    drift.add_argument("--version", metavar="VERSION", help="against this version (default: the live one)")
+    drift.add_argument("--above", type=float, default=0.2, metavar="PSI", help="what counts as changed (default 0.2)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
