@@ -161,6 +161,7 @@ def render_run(
     lines = [f"{run.dataset} run {run.run}: {paint(run.state, STATE_COLOURS[run.state])}"]
     if run.error:
         lines += ["", paint("Error", BOLD), *(f"  {printable(line)}" for line in run.error.splitlines())]
+    members["approved"] = run.approved or None  # most runs need no approval
     members["took"] = render_duration(find_duration(run, now))
     shown = {"dataset", "run", "state", "error"}
     sections = {**_SECTIONS, "Internal": [name for name in members if name not in shown]}
