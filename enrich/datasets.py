@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +58,8 @@ __all__ = [
 _ROOT = Path(__file__).resolve().parent.parent
 # The folder is a package under this name: `datasets` itself is a well-known package on PyPI.
 _PACKAGE = "larder_datasets"
+# The folder's modules are replaced in sys.modules: one thread at a time, e.g. of those that build the bundles.
+LOADING = RLock()
 
 
 class DatasetFileError(DatasetMistakes):
@@ -80,7 +83,11 @@ def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
         DatasetFileError: a file cannot be imported, does not define exactly one dataset, or defines one whose name
             another file uses.
     """
-    folder = folder or find_project() / "datasets"
+    with LOADING:
+        return _load_folder(folder or find_project() / "datasets")
+
+
+def _load_folder(folder: Path) -> dict[str, Dataset]:
     for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
         del sys.modules[name]
     importlib.invalidate_caches()

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from enrich.dataset.file_errors import describe_error
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
-from enrich.datasets import find_project
+from enrich.datasets import LOADING, find_project
 from score.dev.checks import check_models
 from score.model import (
     REQUIRED,
@@ -59,7 +59,11 @@ def load_models(served: Mapping[str, Served], folder: Path | None = None) -> dic
     Raises:
         ModelFileError: a file can't be imported or does not define exactly one model, or a definition has mistakes.
     """
-    folder = folder or find_project() / "models"
+    with LOADING:
+        return _load_folder(folder or find_project() / "models", served)
+
+
+def _load_folder(folder: Path, served: Mapping[str, Served]) -> dict[str, Model]:
     for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
         del sys.modules[name]
     importlib.invalidate_caches()

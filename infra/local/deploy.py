@@ -65,7 +65,7 @@ def deploy(
         DeployError: a resource failed, or the stack is not complete in time.
     """
     given = {**(parameters or {}), "Platform": "laptop"}
-    if load_models(load_served()):
+    if has_models():
         given.setdefault("Models", "true")
     template = template or read_template()
     # Without models there is no such function, and its bundle has a large library: it is not built.
@@ -79,6 +79,11 @@ def deploy(
     outputs = _wait(cloudformation, name, time.monotonic() + timeout)
     _enable_ttl(client("dynamodb"), outputs["TableName"], template)
     return Stack(name, outputs, f"{endpoint}/_aws/execute-api/{outputs['ApiId']}/live/v1")
+
+
+def has_models() -> bool:
+    """Return whether the project has models, for which there is a function more."""
+    return bool(load_models(load_served()))
 
 
 def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:

@@ -34,12 +34,14 @@ from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.ledger.store import Ledger
 from infra.bundle import ROOT, BundleError, build
 from infra.gateway import build_project_document, write_contract
-from infra.local.deploy import DeployError, Stack, deploy
+from infra.local.deploy import DeployError, Stack, deploy, has_models
 from infra.local.issuer import LocalIssuer, create_issuer
 from infra.local.lake import BadLake, load_lake, read_lake
 from infra.local.ministack import LOOPBACK, MinistackError
 from infra.local.running import announce
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, open_clients, run_stand_in
+from score.dev.laptop import add_models
+from score.models import load_models
 from serve.dev.server import build_laptop_app, open_server, port_of
 from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
@@ -118,7 +120,8 @@ def _run(port: int, work: Path) -> None:
             load_lake(client("s3"), client("glue"), LAKE, tables)
 
             def deploy_datasets() -> tuple[Stack, dict[str, str]]:
-                bundles = {name: build(name, cache=work / "bundles") for name in ("enrich", "serve", "operate")}
+                names = ["enrich", "serve", "operate", *(["score"] if has_models() else [])]
+                bundles = {name: build(name, cache=work / "bundles") for name in names}
                 given = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
                 stack = deploy(client, ministack.endpoint, bundles=bundles, parameters=given)
                 return stack, build_variables(client, stack, ministack, athena)
@@ -235,7 +238,8 @@ class _Running:
 
     def _build_handler(self, variables: Mapping[str, str]) -> Handler:
         served = {name: dataset.served for name, dataset in self.datasets.items()}
-        return build_handler(build_dependencies({**os.environ, **variables}, served))
+        env = {**os.environ, **variables}
+        return add_models(build_handler(build_dependencies(env, served)), env, served, load_models(served))
 
     def _upload(self, files: Snapshot) -> None:
         """Upload new or changed files, markers such as _SUCCESS last; report a file that can't be uploaded once."""

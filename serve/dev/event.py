@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 def build_event(environ: WSGIEnvironment) -> dict[str, Any]:
     """Build the event of a function URL (payload 2.0) from a WSGI request."""
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    if kind := environ.get("CONTENT_TYPE"):
+        headers["content-type"] = kind
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) if "wsgi.input" in environ else b""
     path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
     return {
         "version": "2.0",
@@ -24,7 +27,8 @@ def build_event(environ: WSGIEnvironment) -> dict[str, Any]:
         "rawQueryString": environ.get("QUERY_STRING", ""),
         "headers": headers,
         "requestContext": {"requestId": str(uuid.uuid4()), "http": {"method": environ["REQUEST_METHOD"], "path": path}},
-        "isBase64Encoded": False,
+        **({"body": base64.b64encode(body).decode()} if body else {}),
+        "isBase64Encoded": bool(body),
     }
 
 

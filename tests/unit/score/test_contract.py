@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from score.contract import MAX_BODY_BYTES
+from score.dev.laptop import split
 from score.model import Number
 from score.scorer import MAX_ROWS
+from serve.dev.event import build_app
 from tests.unit.score.kit import IRIS, IRIS_WEIGHTS, NEWS_WEIGHTS, SCOPES, VIRGINICA, App, iris_version, softmax
-from tests.unit.serve.kit import FORMS, claims, sign
+from tests.unit.serve.kit import FORMS, claims, item, sign
+from tests.unit.serve.kit import App as ServeApp
 
 APP = App()
 LIVE = iris_version()[1].version
@@ -274,3 +279,20 @@ def _bigram() -> float:
 def test_the_query_of_a_score(query: Any, instances: int, status: int) -> None:
     """Only `explain`, true or false, and for ten instances at most."""
     assert APP.post({"instances": [VIRGINICA] * instances}, query=query).status == status
+
+
+def test_the_laptop_server_passes_bodies_on_and_paths_apart() -> None:
+    """Paths of models reach score with their body; all others reach the read API."""
+    app = build_app(split(ServeApp(item("a", '{"x":1}')).handler, cast(Any, APP.handler)))
+    token = sign(claims(scope=f"{SCOPES} flight-delays:read"))
+    for method, path, body, expected in (
+        ("POST", "/v1/models/iris/score", VIRGINICA, {"prediction": PREDICTION}),
+        ("GET", "/v1/flight-delays/a", None, {"x": 1}),
+    ):
+        data = json.dumps(body).encode() if body else b""
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_AUTHORIZATION": f"Bearer {token}"}
+        more = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(data)), "wsgi.input": io.BytesIO(data)}
+        start = Mock()
+        answer = b"".join(app({**environ, **more}, start))
+        seen = [start.call_args.args[0]]
+        assert (seen, json.loads(answer)) == (["200 OK"], expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -123,6 +124,14 @@ def test_models_are_loaded_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "iris.py").write_text(f'{text}iris = Model("iris", ("sub",), None, "regression", {{"size": SIZE}})\n')
     assert load_models({}, tmp_path) == {"iris": Model("iris", ("sub",), None, "regression", {"size": Number(low=0)})}
     assert load_models({}, tmp_path / "none") == {}
+
+
+def test_threads_can_load_at_once(tmp_path: Path) -> None:
+    """The bundles are built by several threads, and each loads the project's files."""
+    for number in range(5):
+        (tmp_path / f"m{number}.py").write_text(f"{HEAD}a = {GOOD.replace(chr(34) + 'a', chr(34) + f'a{number}', 1)}")
+    with ThreadPoolExecutor(8) as pool:
+        assert {len(found) for found in pool.map(lambda _: load_models({}, tmp_path), range(40))} == {5}
 
 
 def _document() -> dict[str, Any]:
