@@ -381,8 +381,8 @@ def _plan(story: Story) -> None:
 
 def _write_while_released(story: Story, random: Random, actions: list[Any]) -> None:
     """Write an output while a holder releases a dataset: who takes it in finds the dataset held, and goes away."""
-    (change, *others) = (change["Item"] for action in actions for change in action.values() if "Item" in change)
-    releases = not others and "lease_owner" in change and "S" not in change["lease_owner"]
+    puts = [change["Item"] for action in actions for change in action.values() if "Item" in change]
+    releases = len(puts) == 1 and "lease_owner" in puts[0] and "S" not in puts[0]["lease_owner"]
     if not releases or random.random() < 0.5 or story.world.time > START + 2.9 * DAY:
         return
     story.dynamo.on_commit = lambda _: None  # once in a history
