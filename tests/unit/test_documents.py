@@ -29,6 +29,7 @@ STORED = {
     "noted/",
     "parts.json",
     "rejects/",
+    "statistics/",
     "service.json",
     "sweep.json",
     "work/",
