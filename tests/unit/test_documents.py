@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TOX = configparser.ConfigParser(interpolation=None)
 TOX.read(ROOT / "tox.ini")
-FOLDERS = ("docs", "enrich", "examples", "infra", "serve", "tests", "wire")
+FOLDERS = ("docs", "enrich", "examples", "infra", "score", "serve", "tests", "wire")
 NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 # Object keys and folders on S3, files of a discovery bucket, a file that an operator writes
 STORED = {
@@ -29,12 +29,13 @@ STORED = {
     "noted/",
     "parts.json",
     "rejects/",
+    "statistics/",
     "service.json",
     "sweep.json",
     "work/",
 }
 # Folders that are the user's, and what is generated from his environments: there or not
-OWN = ("datasets/", "infra/discovery-bucket.yaml", "lake/", "outputs/")
+OWN = ("datasets/", "models/", "infra/discovery-bucket.yaml", "lake/", "outputs/")
 SUFFIXES = r"\.(?:py|md|yaml|toml|ini|txt|svg|json|sql|c)"
 
 

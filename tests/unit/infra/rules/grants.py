@@ -147,6 +147,7 @@ COMMAND_LINE = {
     "cli",
     "__main__.py",
     "dev",
+    "publish",
 }  # runs with the operator's permissions, not with the function's
 VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 
