@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from enrich.release import RELEASE
 from score.manifest import Golden, Manifest, Scalar, dump_manifest, parse_manifest
-from score.model import Category, Model, Number, iterate_features
+from score.model import Category, Model, Number, Text, iterate_features
 from score.native import Session, open_runtime
 from score.onnx_file import check_model
 from score.publish.convert import Converted, check_convertible, convert
@@ -140,11 +140,11 @@ def _describe(model: Model, original: Original, rows: Sequence[Row], now: dateti
 def _complete(manifest: Manifest, model: Model, converted: Converted, held_out: Sequence[Row]) -> Manifest | str:
     """Complete the manifest with the conversion's own answers; return a text if it does not run.
 
-    Golden rows are held-out ones: at a threshold, another processor could round to the other side.
+    Golden rows are held-out ones, without their texts: at a threshold another processor could round otherwise.
     """
     digest = sha256(converted.model_bytes).hexdigest()
     chosen = [held_out[round(number)] for number in np.linspace(0, len(held_out) - 1, GOLDEN_ROWS)]
-    chosen = list({id(row): row for row in chosen}.values())
+    chosen = [_without_texts(number, row, model, converted) for number, row in enumerate(chosen)]
     width = len(manifest.labels) or 1
     draft = manifest._replace(
         version=digest[:16],
@@ -175,6 +175,19 @@ def _complete(manifest: Manifest, model: Model, converted: Converted, held_out: 
         bins={name: bins for name, bins in manifest.bins.items() if name in used},
     )
     return parse_manifest(dump_manifest(complete), "the manifest")  # what the function would refuse is not written
+
+
+def _without_texts(number: int, row: Row, model: Model, converted: Converted) -> Row:
+    """Put terms of the vocabulary in the place of a text, which can be anybody's."""
+    terms = {each.features[0]: each.text.vocabulary for each in converted.inputs if each.text}
+    texts = {
+        name: " ".join(terms[name][number % len(terms[name]) :: max(1, len(terms[name]) // 12)])
+        if name in terms
+        else ""
+        for name, kind in iterate_features(model)
+        if isinstance(kind, Text)
+    }
+    return Row(row.place, {**row.instance, **texts})
 
 
 def _find_coded(model: Model, original: Original, table: pd.DataFrame) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import getpass
+import importlib.util
 import json
 import os
 import sys
@@ -76,11 +77,14 @@ def _publish(options: argparse.Namespace) -> Printed:
     model = _find_model(options.model)
     if not options.dry_run:
         s3, bucket = _open(options)  # a missing bucket ends the command before it takes minutes
-    try:
-        from score.publish.build import build_version
-    except ImportError as error:
-        remedy = "pip install -r score/publish/requirements.txt"
-        raise Refused(f"publishing needs the package {error.name!r}: {remedy}, or `tox -e score --notest`") from error
+    for name in ("sklearn", "pandas", "onnx", "skl2onnx"):  # now, and not after minutes
+        if importlib.util.find_spec(name) is None:
+            raise Refused(
+                f"publishing needs the package {name!r}, of score/publish/requirements.txt: pip install -r it here, or "
+                "`python3 dev.py run -e score --notest`, and .tox/score/bin/python -m score publish ..."
+            )
+    from score.publish.build import build_version
+
     if options.file.endswith((".joblib", ".pkl", ".pickle")):
         _say(f"{options.file}: is a pickle, which runs code of whoever wrote it; publish only what you trust")
     built = build_version(

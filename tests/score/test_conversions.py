@@ -347,6 +347,9 @@ def test_texts(tmp_path: Path, name: str) -> None:
     assert built.proof.wrong == 0
     assert built.manifest.labels == ("food", "space", "sport")
     assert any(each.text for each in built.manifest.inputs)
+    held_out = set(texts()["text"])
+    assert not held_out & {golden.instance["text"] for golden in built.manifest.golden}
+    assert len({golden.prediction for golden in built.manifest.golden}) > 5
 
 
 @pytest.mark.parametrize(
