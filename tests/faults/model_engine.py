@@ -100,14 +100,14 @@ def render_body(dataset: Dataset, value: str, metadata: Sequence[Any]) -> str:
     return json.dumps(body | {"padding": PADDING} if "padding" in dataset.body else body)
 
 
-RANKS = {"v1": 1, "v2": 2, "v3": 1}  # two values have one rank: its items are in order of their ids
-
-
 def render_rank(dataset: Dataset, prediction_id: str, value: str) -> str | None:
-    """Return the place of an item in the ranked list, as it is stored; None if the dataset has no rank."""
+    """Return the place of an item in the ranked list, as it is stored; None if the dataset has no rank.
+
+    Several values have one rank: their items are in order of their ids.
+    """
     if dataset.rank is None:
         return None
-    number = RANKS[value]
+    number = int(value[1:]) % 2
     return f"{dataset.rank_tag}:1{9 - number if dataset.rank.endswith(' desc') else number}:{prediction_id}"
 
 
