@@ -193,14 +193,18 @@ def say_again(story: Story) -> None:
     Now it shows when fingerprints call something unchanged that the table does not hold.
     """
     random = Random(f"again {story.seed}")
+    keys: dict[str, set[tuple[str, str]]] = {}
     for name, dataset in story.datasets.items():
         said: dict[tuple[str, str], Any] = {}
         for run in reversed(newest_first(story.runs(name))):
             put = story.find_put(run)
             said |= put.good_rows() if put else {}
         story.puts.append(write_rows(story.s3, dataset, random, story.world.time, list(said.values())))
-        story.said_again[name] = set(said)
+        keys[story.puts[-1].identity] = set(said)
     _settle(story, story.world.time)
+    for run in (run for name in story.datasets for run in story.runs(name)):
+        if run.state == "done" and run.identity in keys:  # a guard may hold it
+            story.said_again[run.dataset] = keys[run.identity]
 
 
 @contextmanager
