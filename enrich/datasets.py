@@ -144,7 +144,13 @@ def _load_file(path: Path) -> Dataset:
     dataset = next(iter(found.values()))
     if mistakes := list(_find_unroutable(dataset)):
         raise DatasetFileError([replace(each, place=f"{path}: {each.place}") for each in mistakes])
-    return replace(dataset, served=dataset.served._replace(places=dataset.places()))
+    return replace(dataset, served=dataset.served._replace(places=dataset.places(), rank_tag=_find_rank_tag(dataset)))
+
+
+def _find_rank_tag(dataset: Dataset) -> str:
+    """Return the tag of a dataset's rank; none of what is no text, which is for `check` to report."""
+    rank: Any = dataset.rank
+    return dataset.rank_tag if isinstance(rank, str) else ""
 
 
 def _defined(module: ModuleType) -> Iterator[Dataset]:

@@ -24,12 +24,15 @@ class Served(NamedTuple):
             items.
         places: the members of the body, from which a request can choose (`fields`). The loader sets them from
             `Dataset.body` and ignores a value that is written here.
+        rank_tag: the tag of the dataset's rank (`serve.item.build_rank_tag`); empty if it has none. The loader sets it
+            from `Dataset.rank` in the same way.
     """
 
     name: str
     subject: tuple[str, ...]
     scope: str | None
     places: Places = ()
+    rank_tag: str = ""
 
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
@@ -59,7 +62,13 @@ def render_served(served: Mapping[str, Served]) -> str:
 def parse_served(text: str) -> dict[str, Served]:
     """Parse the JSON text that `render_served` made."""
     entries = [
-        Served(one["name"], tuple(one["subject"]), one["scope"], tuple(tuple(place) for place in one["places"]))
+        Served(
+            one["name"],
+            tuple(one["subject"]),
+            one["scope"],
+            tuple(tuple(place) for place in one["places"]),
+            one["rank_tag"],
+        )
         for one in json.loads(text)
     ]
     return {one.name: one for one in entries}

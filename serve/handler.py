@@ -40,7 +40,7 @@ from serve.web.respond import (
     respond_page,
     respond_problem,
 )
-from serve.web.route import Route, UseCase, parse_item_query, parse_items_query, parse_page, route
+from serve.web.route import Route, UseCase, parse_item_query, parse_items_query, parse_page, parse_top, route
 from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.deadline import time_limit
@@ -165,6 +165,10 @@ def _respond(dependencies: Dependencies, request: HttpRequest, seen: dict[str, o
             page = parse_page(request.query, dataset)
             query = partial(dependencies.storage.query, partition, page.prefix, now)
             return respond_page(request, gather(query, page, now), now, ends)
+        if found.use_case is UseCase.TOP_ITEMS:
+            top = parse_top(request.query, dataset)
+            query = partial(dependencies.storage.query_ranked, partition, dataset.rank_tag, now)
+            return respond_page(request, gather(query, top, now), now, ends)
         if found.use_case is UseCase.GET_ITEMS:
             check_repeatable(request)
             asked = parse_items_query(request.query, dataset)

@@ -11,6 +11,7 @@ import base64
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,12 +20,16 @@ SK = "sk"  # prediction_id
 BODY = "b"  # S: JSON text as the consumer gets it; B: the gzip of that text; absent: a tombstone
 ORDER = "o"  # S: the order of the run that wrote the item, sortable as text
 EXPIRES_AT = "e"  # N: epoch seconds; the table's TTL attribute
+RANK = "r"  # S: the item's place in its subject's ranked list, see `build_rank_tag`; absent: it has none
 FORMAT = "f"  # N: the item's format; absent: 1, the only format that this release can read
+
+RANKED = "ranked"  # the table's index of the items that have a rank: PK and RANK, with all attributes
 
 # Characters that need no encoding in a path segment: some gateways decode a path and some do not, and neither changes
 # these (docs/decisions/prediction-ids.md).
 MAX_PREDICTION_ID = 128
 PREDICTION_ID = re.compile(rf"[A-Za-z0-9._~:@,=+-]{{1,{MAX_PREDICTION_ID}}}\Z")
+RANK_PLACE = re.compile(rf"[0-9A-F]{{1,500}}:{PREDICTION_ID.pattern}")  # what `RANK` has behind its tag
 DOT_SEGMENTS = (".", "..")  # match PREDICTION_ID, and clients remove them from a path (RFC 3986 section 5.2.4)
 MAX_CLAIM_CHARACTERS = 256  # of one value of a subject, in code points
 # Code points that a value of a subject must not have, since they are invisible: Unicode's control, format, surrogate
@@ -78,18 +83,33 @@ class Order(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One item as it is stored. `body` is JSON text (str), its gzip (bytes), or None for a tombstone."""
+    """One item as it is stored.
+
+    `body` is JSON text (str), its gzip (bytes), or None for a tombstone; `rank` is None for no place in a ranked list.
+    """
 
     pk: str
     sk: str
     body: str | bytes | None
     order: str
     expires_at: int
+    rank: str | None = None
 
 
 def build_pk(dataset: str, subject: Iterable[str]) -> str:
     """Build the partition key. Each value is percent-encoded before joining, so that no two subjects collide."""
     return "#".join([dataset, *(quote(value, safe="") for value in subject)])
+
+
+def build_rank_tag(rank: str) -> str:
+    """Build the tag of a dataset's rank, from its text: the beginning of what its items have in `RANK`.
+
+    `RANK` is `TAG:PLACE:prediction_id`, in the order of the list as a text. PLACE has the digits 0 to 9 and A to F, as
+    many for each item with as many nulls. The prediction_id makes it another one for each item, since DynamoDB promises
+    no order among equal ones. Where a dataset's rank is another one than before, so is the tag: items that were written
+    with the former one are in no list until they are written again, and never among those of the new one.
+    """
+    return sha256(rank.encode()).hexdigest()[:8]
 
 
 def is_subject(value: str) -> bool:
@@ -114,6 +134,8 @@ def encode(item: Item) -> dict[str, dict[str, str]]:
         attributes[BODY] = {"S": item.body}
     elif item.body is not None:
         attributes[BODY] = {"B": base64.b64encode(item.body).decode()}
+    if item.rank is not None:
+        attributes[RANK] = {"S": item.rank}
     return attributes
 
 
@@ -138,6 +160,7 @@ def decode(attributes: Mapping[str, Mapping[str, Any]]) -> Item:
         body=body,
         order=attributes[ORDER]["S"],
         expires_at=int(attributes[EXPIRES_AT]["N"]),
+        rank=attributes[RANK]["S"] if RANK in attributes else None,
     )
 
 

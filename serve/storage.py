@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from serve.item import BODY, EXPIRES_AT, PK, SK, Item, NewerItem, decode
+from serve.item import BODY, EXPIRES_AT, PK, RANK, RANKED, SK, Item, NewerItem, decode
 from serve.web.page import QueryResult
 from wire.backoff import draw, full_jitter
 from wire.deadline import deadline
@@ -97,23 +97,56 @@ class Storage:
         Raises:
             StorageUnavailable: DynamoDB did not respond, or a newer release wrote one of the items.
         """
+        start = {SK: {"S": after}} if after else {}
+        return self._query(pk, (SK, prefix), start, now, limit, {})
+
+    def query_ranked(self, pk: str, tag: str, now: float, after: str, limit: int) -> QueryResult:
+        """Query the ranked list of one partition after a place; as `query`, over the table's index.
+
+        Args:
+            pk: of the partition.
+            tag: of the dataset's rank. Items that were written with another one are not in the list.
+            now: epoch seconds.
+            after: `PLACE:prediction_id` as in `RANK` behind the tag; empty for the first.
+            limit: items to evaluate.
+
+        Raises:
+            StorageUnavailable: as `query`.
+        """
+        tag += ":"
+        start = {SK: {"S": after.partition(":")[2]}, RANK: {"S": tag + after}} if after else {}
+        found = self._query(pk, (RANK, tag), start, now, limit, {"IndexName": RANKED})
+        return found._replace(last=found.last and found.last.removeprefix(tag))
+
+    def _query(
+        self,
+        pk: str,
+        sort: tuple[str, str],
+        start: Mapping[str, Any],
+        now: float,
+        limit: int,
+        more: Mapping[str, Any],
+    ) -> QueryResult:
+        """Query what has a sort key that begins with a text; `sort` is its attribute and that text."""
+        attribute, prefix = sort
         values = {":p": {"S": pk}, ":now": {"N": str(int(now))}}
         condition = f"{PK} = :p"
         if prefix:
-            condition += f" and begins_with({SK}, :prefix)"
+            condition += f" and begins_with({attribute}, :prefix)"
             values[":prefix"] = {"S": prefix}
         request: dict[str, Any] = {
+            **more,
             "KeyConditionExpression": condition,
             "FilterExpression": "#e > :now and attribute_exists(#b)",
             "ExpressionAttributeNames": {"#e": EXPIRES_AT, "#b": BODY},
             "ExpressionAttributeValues": values,
             "Limit": limit,
         }
-        if after:
-            request["ExclusiveStartKey"] = {PK: {"S": pk}, SK: {"S": after}}
+        if start:
+            request["ExclusiveStartKey"] = {PK: {"S": pk}, **start}
         answer = self._call("Query", f'{{"TableName":{self._table},{json.dumps(request)[1:]}')
         last = answer.get("LastEvaluatedKey")
-        return QueryResult([_decode(one) for one in answer["Items"]], last[SK]["S"] if last else None)
+        return QueryResult([_decode(one) for one in answer["Items"]], last[attribute]["S"] if last else None)
 
     def _call(self, operation: str, payload: str) -> Any:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Union
 
@@ -35,6 +35,8 @@ from enrich.dataset.json_sql import (
     render_json_sql,
 )
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
+from enrich.dataset.ranking import PLACE as RANK_PLACE
+from enrich.dataset.ranking import Term, Unrankable, check_rankable, parse_rank
 from enrich.dataset.suggestions import find_close, suggest
 from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest_type
 from enrich.errors import first_line
@@ -64,6 +66,7 @@ class Bound:
         on: metadata -> the expressions whose values must equal those columns, in the same order.
         fields: metadata -> the columns that expressions use, with their types.
         subject: one expression for each claim, in the order of `served.subject`, which is that of the partition key.
+        rank: the terms of the rank with their types; empty if the dataset has no ranked list.
         guarded: the values that guards measure, by `Guard.of`: a column's type, or a member's leaf.
     """
 
@@ -75,7 +78,13 @@ class Bound:
     subject: list[Leaf]
     prediction_id: Leaf
     body: dict[str, Node]
+    rank: list[tuple[Term, SqlType]]
     guarded: dict[str, Leaf | SqlType]
+
+    def leaves(self) -> list[Leaf]:
+        """Return all expressions but those of `on`, with their types."""
+        ranked = [Leaf(term.expression, kind) for term, kind in self.rank]
+        return [*self.subject, self.prediction_id, *find_leaves(self.body), *ranked]
 
 
 def bind_dataset(
@@ -129,20 +138,23 @@ class Binder:
         prediction_id = self._key("prediction_id", dataset.prediction_id)
         body = self._body("body", dataset.body)
         guarded = self._guarded(body)
+        rank = self._rank()
         if self.mistakes or prediction_id is None:
             return None
-        leaves = [leaf for leaf in (*subject, prediction_id, *find_leaves(body)) if leaf]
-        return Bound(
+        bound = Bound(
             dataset=dataset,
             kinds=self.kinds,
             keys={name: list(metadata.matches.values()) for name, metadata in dataset.metadata.items()},
             on={name: [each for each in found if each] for name, found in on.items()},
-            fields={name: self._fields(name, leaves) for name in dataset.metadata},
+            fields={},
             subject=[leaf for leaf in subject if leaf],
             prediction_id=prediction_id,
             body=body,
             guarded=guarded,
+            rank=rank,
         )
+        leaves = bound.leaves()
+        return replace(bound, fields={name: self._fields(name, leaves) for name in dataset.metadata})
 
     def _check_names(self) -> None:
         dataset = self.dataset
@@ -325,13 +337,39 @@ class Binder:
             guarded[guard.of] = value
         return guarded
 
+    def _rank(self) -> list[tuple[Term, SqlType]]:
+        if self.dataset.rank is None:
+            return []
+        try:
+            terms = parse_rank(self.names, self.dataset.rank)
+        except DatasetMistakes as error:
+            self._add_all(error.mistakes)
+            return []
+        bound = []
+        for term in terms:
+            leaf = self._bind(term.expression)
+            if leaf is None:
+                continue
+            try:
+                check_rankable(leaf.kind)
+            except Unrankable as error:
+                message, _, remedy = str(error).partition("; ")
+                self._add(RANK_PLACE, f"{term.expression.sql} {message}", remedy)
+            bound.append((term, leaf.kind))
+        return bound
+
     def _leaf(self, place: str, sql: str, names: Names, on_kinds: Mapping[str, SqlType] | None = None) -> Leaf | None:
-        """Bind an expression; for an expression of `on`, `on_kinds` are the types of its columns."""
+        """Parse and bind an expression; `on_kinds` are the types of the columns for one of `on`."""
         try:
             expression = parse_expression(names, place, sql)
         except DatasetMistakes as error:
-            self.mistakes += [Mistake(self._place(m.place), m.message, m.remedy) for m in error.mistakes]
+            self._add_all(error.mistakes)
             return None
+        return self._bind(expression, on_kinds)
+
+    def _bind(self, expression: Expression, on_kinds: Mapping[str, SqlType] | None = None) -> Leaf | None:
+        """Find the type of an expression; None if that is a mistake."""
+        place, sql = expression.place, expression.sql
         if self._is_hidden(expression):
             return Leaf(expression, self._unknown)
         first: duckdb.Error | None = None
@@ -400,6 +438,9 @@ class Binder:
 
     def _place(self, place: str) -> str:
         return f"{self.dataset.name} {place}"
+
+    def _add_all(self, mistakes: list[Mistake]) -> None:
+        self.mistakes += [Mistake(self._place(each.place), each.message, each.remedy) for each in mistakes]
 
     def _add(self, place: str, message: str, remedy: str) -> None:
         self.mistakes.append(Mistake(self._place(place), message, remedy))

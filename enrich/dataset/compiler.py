@@ -33,6 +33,7 @@ from enrich.dataset.json_sql import (
     render_members,
     render_object,
 )
+from enrich.dataset.ranking import list_checks, render_rank
 from enrich.dataset.row_checks import Reasons, RowChecks, render_case
 from serve.item import (
     DOT_SEGMENTS,
@@ -74,6 +75,7 @@ class Compiled:
         code: SQL of the reject code; null for a row that becomes an item.
         problem: SQL of the detail of a reject; null if the detail of its code is complete.
         body: SQL pieces of the body's text, to concatenate.
+        rank: SQL of the item's place in the ranked list; null without one.
         measured: SQL of the numbers that guards measure, by the names of the result's columns; 0 for a value that is
             no number, as only its nulls are measured.
     """
@@ -90,10 +92,11 @@ class Compiled:
     code: str
     problem: str
     body: list[str]
+    rank: str
     measured: dict[str, str]
 
     def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
-        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, digest, bytes, code, problem.
+        """Return the SELECT over the relation `larder.read`: row, pk, sk, body, rank, digest, bytes, code, problem.
 
         With `digest`, which is of the check, also the numbers that guards measure.
         """
@@ -103,6 +106,7 @@ class Compiled:
             body = body.replace(_default(fragment), literal(text))
         return f"""
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
+                case when "larder.code" is null then {self.rank} end as rank,
                 {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
                 "larder.code" as code, {self.problem} as problem{"".join(measured)}
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
@@ -144,6 +148,7 @@ class _Compiler:
         pk, sk, keys = self._keys()
         slots = len(self.row_checks.checks)
         body = render_object(self._pieces(self.bound.body))
+        rank = self._rank()
         measured = {name_measured(name): self._measured(name, value) for name, value in self.bound.guarded.items()}
         tables = {name: self._table(name) for name in self.dataset.metadata}
         broken = [
@@ -184,6 +189,7 @@ class _Compiler:
             ),
             problem=self._problem(),
             body=body,
+            rank=rank,
             measured=measured,
         )
 
@@ -342,6 +348,19 @@ class _Compiler:
             ),
         ):
             yield wrong, self.reasons.add(BAD_PREDICTION_ID, f"the prediction_id {detail}")
+
+    def _rank(self) -> str:
+        """Return the SQL of an item's place in the ranked list, as `serve.item.build_rank_tag` describes it."""
+        if not self.bound.rank:
+            return "null::varchar"
+        pieces = [literal(f"{self.dataset.rank_tag}:")]
+        for term, kind in self.bound.rank:
+            value = self.row_checks.value(term.expression)
+            for check in list_checks(value, kind):
+                detail = f"{term.expression.place} ({term.expression.sql}) {check.because}"
+                self.row_checks.checks.append((check.sql, self.reasons.add(check.reason, detail)))
+            pieces.append(render_rank(value, kind, term))
+        return concat([*pieces, "':'", '"larder.sk"'])
 
     def _pieces(self, members: Mapping[str, Node]) -> list[str]:
         """Return the SQL pieces of an object's members; adjacent ones that depend on one metadata are a fragment."""

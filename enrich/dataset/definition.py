@@ -12,6 +12,7 @@ from typing import Any, Literal
 from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified
 from enrich.dataset.guards import Guard, Shares
 from serve.datasets import Places, Served
+from serve.item import build_rank_tag
 
 __all__ = [
     "Body",
@@ -186,13 +187,17 @@ class Dataset:
             `strftime(x, '%Y-%m-%dT%H:%M:%SZ')` for an instant. A column that prediction_id or subject names outside
             `coalesce` and `case` must not be null: `concat` ignores nulls, so two rows could get the same text.
         body: the JSON that a consumer gets, with a DuckDB SQL expression at each leaf.
+        rank: the order of a subject's ranked list (`?top=10`), as after ORDER BY: `score desc, distance`. Its
+            expressions are numbers, booleans, dates or instants: ascending unless `desc` follows, nulls last unless
+            `nulls first` does. Items of equal rank are in order of prediction_id. To write an item with a rank costs
+            two to three times the write units. None: there is no such list.
         derive: a pandas step before the join.
         tolerated: how many rejects an output can have.
         guards: what an output must look like before it is published. If a guard fails, the run is held: nothing is
             published until an operator approves it.
         equal_rows: for rows of an output with the same subject, prediction_id and body, as a retried task can write
             them: all are rejected as duplicates (`reject`), or the first is the prediction and the others count as
-            unchanged (`once`). Rows with different bodies are always duplicates.
+            unchanged (`once`). Rows with different bodies or ranks are always duplicates.
         start: the sweep ignores outputs that arrived before this.
         unchanged_life: an item whose body did not change is not written again while it has this share of the ttl left.
         nulls: members that are null are kept (`keep`) or left out (`omit`), also within structs.
@@ -212,6 +217,7 @@ class Dataset:
     subject: Mapping[str, str]
     prediction_id: str
     body: Body
+    rank: str | None = None
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
     guards: Sequence[Guard] = ()
@@ -233,6 +239,11 @@ class Dataset:
     def columns(self) -> dict[str, str]:
         """Return the columns that expressions can use, with their DuckDB types: of the contract, and derived."""
         return {**self.source.columns, **(self.derive.columns if self.derive else {})}
+
+    @property
+    def rank_tag(self) -> str:
+        """Return the tag of the rank in stored items; empty without one."""
+        return build_rank_tag(self.rank) if self.rank is not None else ""
 
     def leaves(self) -> dict[str, str]:
         """Return the expression of every leaf of the body, by its place, e.g. `body.origin.name`."""

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -118,7 +118,15 @@ def parse_expression(names: Names, place: str, sql: str) -> Expression:
     Raises:
         DatasetMistakes: it is not one SQL expression, has an unknown name, or uses something that is not allowed.
     """
-    tree = parse_tree(names.con, place, sql)
+    return walk_tree(names, place, sql, parse_tree(names.con, place, sql))
+
+
+def walk_tree(names: Names, place: str, sql: str, tree: Any) -> Expression:
+    """Check what the tree of an expression names.
+
+    Raises:
+        DatasetMistakes: an unknown name, or what is not allowed.
+    """
     walk = _Walk(names, place)
     walk.visit(tree, frozenset(), safe=False)
     if walk.mistakes:
@@ -139,21 +147,7 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     Raises:
         DatasetMistakes: it is not one SQL expression.
     """
-    if _BLANK.fullmatch(sql):
-        raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
-    ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
-    answer = json.loads(found)
-    if answer["error"]:
-        at = int(answer.get("position") or 0) - len("SELECT (")
-        what, remedy = answer["error_message"], "fix it; a name that is an SQL keyword needs double quotes"
-        if at > len(sql.encode()):
-            what, remedy = "it is incomplete", "complete it: a value, a bracket or an END is missing"
-        elif sql.rstrip().endswith(";"):
-            what, remedy = "it ends with a semicolon", "remove it"
-        elif (alias := re.search(r"(?i)\s+as\s+(\w+|\"[^\"]+\")\s*$", sql)) and _parses(con, sql[: alias.start()]):
-            what, remedy = f"it has an alias, {alias[1]}", f"remove{alias[0]}: its place gives it a name"
-        remedy = _quote_reserved(con, sql) or remedy
-        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {what}", remedy)])
+    answer = parse_tree_of(con, place, sql)
     node = answer["statements"][0]["node"]
     plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
     if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
@@ -163,21 +157,45 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     return node["select_list"][0]
 
 
+def parse_tree_of(
+    con: duckdb.DuckDBPyConnection, place: str, sql: str, *, before: str = "SELECT (", after: str = "\n)"
+) -> Any:
+    """Parse a part of a statement, between `before` and `after`, to DuckDB's syntax trees of its statements.
+
+    Raises:
+        DatasetMistakes: it is not SQL there.
+    """
+    if _BLANK.fullmatch(sql):
+        raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
+
+    def parse(part: str) -> Any:
+        ((found,),) = con.execute("select json_serialize_sql(?)", [f"{before}{part}{after}"]).fetchall()
+        return json.loads(found)
+
+    def parses(part: str) -> bool:
+        return not parse(part)["error"]
+
+    answer = parse(sql)
+    if answer["error"]:
+        at = int(answer.get("position") or 0) - len(before)
+        what, remedy = answer["error_message"], "fix it; a name that is an SQL keyword needs double quotes"
+        if at > len(sql.encode()):
+            what, remedy = "it is incomplete", "complete it: a value, a bracket or an END is missing"
+        elif sql.rstrip().endswith(";"):
+            what, remedy = "it ends with a semicolon", "remove it"
+        elif (alias := re.search(r"(?i)\s+as\s+(\w+|\"[^\"]+\")\s*$", sql)) and parses(sql[: alias.start()]):
+            what, remedy = f"it has an alias, {alias[1]}", f"remove{alias[0]}: its place gives it a name"
+        remedy = quote_reserved(con, sql, parses) or remedy
+        raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {what}", remedy)])
+    return answer
+
+
 def suggest_function(name: str) -> str:
     """Suggest a function of DuckDB for an unknown one."""
     if name.lower() in _FOREIGN_FUNCTIONS:
         return f"expressions are DuckDB SQL: write e.g. {_FOREIGN_FUNCTIONS[name.lower()]}"
     close = find_close(name.lower(), _find_functions()[2], cutoff=0.75)
     return f"did you mean {close}?" if close else "expressions are DuckDB SQL: use one of its functions"
-
-
-def _parses(con: duckdb.DuckDBPyConnection, sql: str) -> bool:
-    ((found,),) = con.execute("select json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
-    return not json.loads(found)["error"]
-
-
-def _quote_reserved(con: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    return quote_reserved(con, sql, partial(_parses, con))
 
 
 def quote_reserved(con: duckdb.DuckDBPyConnection, sql: str, parses: Callable[[str], bool]) -> str | None:

@@ -245,12 +245,9 @@ def _render_json(value: str) -> Rendered:
 
 
 def _render_instant(value: str, name: str) -> Rendered:
+    bad = find_bad_instant(value, name)
     if name == "timestamptz_ns":  # few of DuckDB's functions take it
         value, name = f"cast({value} as timestamp_ns)", "timestamp_ns"
-    # Years BC have another format, and infinity is out of range too.
-    bad = f"({value} < '0001-01-01' or {value} >= '10000-01-01')"
-    if name == "timestamp_ns":
-        bad = f"not isfinite(cast({value} as timestamp))"  # its range is 1677 to 2262, plus infinity
     check = ValueCheck(BAD_VALUE, "", bad, "is outside the years 1 to 9999 of RFC 3339")
     if name == "date":
         return Rendered(f"('\"' || cast({value} as varchar) || '\"')", (check,))
@@ -261,6 +258,13 @@ def _render_instant(value: str, name: str) -> Rendered:
         whole = f"strftime({zoneless}, '\"%Y-%m-%dT%H:%M:%SZ\"')"
         text = f"(case when epoch_us({value}) % 1000000 = 0 then {whole} else {text} end)"
     return Rendered(text, (check,))
+
+
+def find_bad_instant(value: str, name: str) -> str:
+    """Return the SQL that is true for a date or a timestamp outside the years 1 to 9999; `name`: of its type."""
+    if name in {"timestamp_ns", "timestamptz_ns"}:  # it holds 1677 to 2262 only, and infinity
+        return f"not isfinite(cast({value} as timestamp))"
+    return f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC has another format; infinity is outside too
 
 
 def _render_struct(value: str, kind: SqlType, policy: JsonPolicy, depth: int) -> Rendered:

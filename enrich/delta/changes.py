@@ -37,10 +37,15 @@ WHY = ("new", "in doubt", "changed", "rewritten", "expiring")  # why a row is wr
 MEMORY_LIMIT = "128MB"  # above it, DuckDB spills to scratch disk
 LOCAL_BYTES = 2 * 1024**3  # of notes by bucket that stay on scratch disk; the others are read from S3 again
 BATCH_ROWS = 64 * 1024  # fetched from DuckDB at once
+_BIT = 4  # above all outcomes
 MD5_SQL = "md5_number(pk || chr(0) || sk)"  # digest of an item key
 # That digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
 # md5_number_upper, which would compute the digest twice.
 KEY_SQL = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
+# Of what is stored of a row: an item is written again where its rank is another one, though its body is not.
+_DIGEST = "if(rank is null, digest, (md5_number(concat(digest, ' ', rank)) >> 64)::ubigint)"
+# Of `why`: an item may be stored, and what its place in a ranked list is there is not known here.
+_REPLACES = tuple(WHY.index(why) for why in ("in doubt", "changed"))
 _REMOVALS = pa.schema(
     [
         ("row", pa.int64()),  # within its bucket
@@ -143,12 +148,12 @@ class Delta:
     # -- notes
 
     def note(self, rendered: pa.Table) -> None:
-        """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, reason."""
+        """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, rank, reason."""
         keys = "pk, sk" if self._keep_keys else "null::varchar as pk, null::varchar as sk"
-        chunk = rendered.select(["row", "pk", "sk", "digest", "reason"])
+        chunk = rendered.select(["row", "pk", "sk", "digest", "rank", "reason"])
         with _Registered(self._db, chunk=chunk):
             noted = self._db.sql(
-                f"select row, {KEY_SQL}, digest, reason is null as kept, {keys} "
+                f"select row, {KEY_SQL}, {_DIGEST} as digest, reason is null as kept, {keys} "
                 f"from (select *, {MD5_SQL} as md5 from chunk "
                 "where pk is not null and sk is not null)"
             ).to_arrow_table()
@@ -316,7 +321,7 @@ class Delta:
                 if bits:
                     self._save_decided(bucket, decided)
             self._decided = bucket, decided
-            self._outcomes.add(decided["row"].combine_chunks(), decided["outcome"].combine_chunks())
+            self._outcomes.add(decided["row"].combine_chunks(), _pack(decided))
             for each in pc.value_counts(decided["why"].drop_null()).to_pylist():
                 self._why[WHY[each["values"]]] += each["counts"]
             if is_new and bucket != self._buckets[-1]:
@@ -390,8 +395,13 @@ class Delta:
         return path
 
     def outcomes(self, first_row: int, last_row: int) -> pa.Table:
-        """Return columns row and outcome of the noted rows of a range, in order."""
-        return self._outcomes.read(first_row, last_row)
+        """Return columns row, outcome and replaces of the noted rows of a range, in order.
+
+        `replaces`: a write may take the place of an item of another rank.
+        """
+        packed = self._outcomes.read(first_row, last_row)
+        outcome, replaces = _unpack(packed["outcome"])
+        return pa.table({"row": packed["row"], "outcome": outcome, "replaces": replaces})
 
     def explain(self) -> dict[str, int]:
         """Return the number of rows to be written by reason: new, changed, expiring, in doubt or rewritten.
@@ -643,6 +653,20 @@ class _Registered:
     def __exit__(self, *_: object) -> None:
         for name in self._tables:
             self._db.unregister(name)
+
+
+def _pack(decided: pa.Table) -> pa.Array:
+    """Return the outcomes of decided rows, with a bit for those that may replace an item of another rank."""
+    replaces = pc.is_in(decided["why"], pa.array(_REPLACES, pa.uint8()))
+    return pc.if_else(
+        replaces, pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
+    ).combine_chunks()
+
+
+def _unpack(packed: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Return what `_pack` packed: outcomes and bits."""
+    bit = pa.scalar(_BIT, pa.uint8())
+    return pc.bit_wise_and(packed, pa.scalar(_BIT - 1, pa.uint8())), pc.greater_equal(packed, bit)
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.as_of import FromColumn, set_zone
-from enrich.dataset.binding import Node, bind_dataset, find_constant_id, find_leaves
+from enrich.dataset.binding import Node, bind_dataset, find_constant_id
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
@@ -32,7 +32,7 @@ _OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemory
 _RENDERED = pa.schema(
     [
         ("row", pa.int64()),
-        *((name, pa.string()) for name in ("pk", "sk", "body")),
+        *((name, pa.string()) for name in ("pk", "sk", "body", "rank")),
         ("digest", pa.uint64()),
         ("bytes", pa.int64()),
         *((name, pa.string()) for name in ("reason", "detail")),
@@ -144,8 +144,8 @@ class Engine:
         """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, a third of the work.
 
         Returns:
-            One row per row of the chunk, in its order: row int64, pk string, sk string, body string (null for a
-            reject), digest uint64 (null unless requested), bytes int64, reason and detail string (null for an item).
+            One row per row of the chunk, in its order: row int64, pk string, sk string, body and rank string (null for
+            a reject), digest uint64 (null unless requested), bytes int64, reason and detail string (null for an item).
             With `digest` also a double for each value that guards measure (`name_measured`).
 
         Raises:
@@ -250,7 +250,7 @@ class Engine:
     def _describe_failure(self, error: duckdb.Error, rows: str, with_: str, relation: str) -> RenderFailed:
         """Find an expression that fails by itself on a relation, and describe the failure with place and remedy."""
         blamed = "its expressions together"
-        for leaf in (*self._bound.subject, self._bound.prediction_id, *find_leaves(self._bound.body)):
+        for leaf in self._bound.leaves():
             try:
                 self._con.execute(f"{with_} select count(cast(({leaf.expression.sql}\n) as varchar)) from {relation}")
             except type(error):

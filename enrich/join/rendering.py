@@ -30,7 +30,7 @@ TOO_LARGE = "too-large", "the item is larger than DynamoDB's 400 KB, even as gzi
 TOO_LONG = "too-large", f"the body is larger than the {MAX_BODY_BYTES >> 20} MB of JSON text that can be served"
 MAX_CACHE_BYTES = 1024 * 1024 * 1024
 MAX_DISK_SHARE = 0.25  # of the free disk space: fingerprints and DuckDB's temporary files need the rest
-_COLUMNS = ["row", "pk", "sk", "body", "reason", "detail"]
+_COLUMNS = ["row", "pk", "sk", "body", "rank", "reason", "detail"]
 
 
 def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:

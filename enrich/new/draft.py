@@ -21,6 +21,8 @@ _SAFE = r"[A-Za-z0-9._~:@,=+-]{1,128}"
 _OWNERS = re.compile(
     r"user|customer|client|account|tenant|member|subject|owner|carrier|store|region|merchant|patient", re.IGNORECASE
 )
+_SCORES = re.compile(r"score|prob|rank|relevance|confidence|likelihood|propensity", re.IGNORECASE)
+_RANKABLE = {"double", "float", "decimal", "integer", "bigint", "smallint", "tinyint"}
 _LONGEST = 128  # characters of a prediction_id
 
 
@@ -115,11 +117,20 @@ from enrich.datasets import {", ".join(sorted(["Dataset", "Metadata", "Served", 
     }},
     subject={{{_text(draft.claim)}: {_text(_as_text(sample, draft.subject))}}},
     prediction_id={_text(_as_id(sample, draft.prediction_id))},
-    # The JSON that a consumer receives: a DuckDB SQL expression at each leaf.
+{_render_rank(sample)}    # The JSON that a consumer receives: a DuckDB SQL expression at each leaf.
     body={{
 {body}    }},
 )
 '''
+
+
+def _render_rank(sample: Sample) -> str:
+    """Render a rank by the first column that looks like a score, as a comment: an index costs write units."""
+    for name, kind in sample.columns.items():
+        if _SCORES.search(name) and kind.partition("(")[0] in _RANKABLE:
+            rank = _text(f"{quote(name)} desc")
+            return f"    # The order of ?top=10; it takes two to three times the write units.\n    # rank={rank},\n"
+    return ""
 
 
 def to_module_name(name: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 from enrich.dataset.definition import Dataset
 from enrich.dataset.mistakes import Mistake
 from enrich.dataset.validation import ToolMissing
-from enrich.openapi.paths import PATHS
+from enrich.openapi.paths import PATHS, RANKED
 from enrich.openapi.schema import Schema, describe_body, find_unknown
 from serve.datasets import list_names
+from serve.item import RANK_PLACE
 
 SERVICE = Path(__file__).with_name("service.yaml")
 _HEAD = """\
@@ -20,6 +21,7 @@ _HEAD = """\
 # built from it (infra/gateway.yaml), and the laptop server shows it at /docs.
 """
 _FRESH = {"as_of": "AsOf", "expires_at": "ExpiresAt", "run": "Run"}  # member of an entry -> its schema
+_END = r"\Z"  # what $ is to Python
 ANCHORS = {  # the parts of all datasets and models replace the line
     "tag": "  # further datasets: tags",
     "paths": "  # further datasets: paths",
@@ -44,8 +46,14 @@ def build_parts(dataset: Dataset) -> dict[str, str]:
     about = f"{dataset.about or f'The items of {dataset.name}'}; {scope}, subject {subject}"
     return {
         "tag": f"  - {_flow({'name': dataset.name, 'description': about})}\n",
-        "paths": PATHS.replace("NAME", dataset.name).replace("MODEL", model),
-        "parameters": "".join(f"    {line}\n" for line in _block(f"{model}Fields", _describe_fields(dataset))),
+        "paths": PATHS.replace("RANKED", RANKED if dataset.rank else "")
+        .replace("NAME", dataset.name)
+        .replace("MODEL", model),
+        "parameters": "".join(
+            f"    {line}\n"
+            for name, parameter in _describe_parameters(dataset).items()
+            for line in _block(f"{model}{name}", parameter)
+        ),
         "schemas": "".join(f"    {line}".rstrip() + "\n" for line in _schemas(dataset.name, model, schema)),
     }
 
@@ -78,6 +86,22 @@ def build_document(datasets: Iterable[Dataset], models: Iterable[Mapping[str, st
         before, _, after = text.partition(f"{anchor}\n")
         text = before + inserted + after.removeprefix("" if inserted or not before.endswith("\n\n") else "\n")
     return text
+
+
+def _describe_parameters(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Describe the parameters that not every dataset has alike, by the end of their names."""
+    found = {"Fields": _describe_fields(dataset)}
+    if dataset.rank:
+        top = (
+            "so many items from the beginning of the ranked list, in its order; it can't be combined with `id`, `after`"
+            " and `prefix`. `limit` is the size of a page. With `max_age`, older ones keep their places, in `too_old`."
+        )
+        after = "with `top`: where the previous page ended; take it from its `Link`"
+        number = {"type": "integer", "minimum": 1, "maximum": 100}
+        place = {"type": "string", "pattern": f"^{RANK_PLACE.pattern.removesuffix(_END)}$"}
+        found["Top"] = {"name": "top", "in": "query", "description": top, "schema": number}
+        found["AfterRank"] = {"name": "after_rank", "in": "query", "description": after, "schema": place}
+    return found
 
 
 def _describe_fields(dataset: Dataset) -> dict[str, Any]:

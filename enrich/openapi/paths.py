@@ -1,4 +1,7 @@
-"""The template of a dataset's two paths in openapi.yaml; NAME and MODEL are replaced by its own."""
+"""The template of a dataset's two paths in openapi.yaml.
+
+NAME and MODEL are replaced by its own, RANKED by `RANKED` if it has a rank.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ _INTEGRATION = (
     '{type: aws_proxy, httpMethod: POST, uri: {"Fn::Sub": "arn:${AWS::Partition}:apigateway:${AWS::Region}:lambda'
     ':path/2015-03-31/functions/${ServeFunction.Alias}/invocations"}}'
 )
+RANKED = """\
+        - {$ref: "#/components/parameters/MODELTop"}
+        - {$ref: "#/components/parameters/MODELAfterRank"}
+"""
 PATHS = """\
   /v1/NAME:
     get:
@@ -17,7 +24,7 @@ PATHS = """\
         - {$ref: "#/components/parameters/Limit"}
         - {$ref: "#/components/parameters/After"}
         - {$ref: "#/components/parameters/Prefix"}
-        - {$ref: "#/components/parameters/MODELFields"}
+RANKED        - {$ref: "#/components/parameters/MODELFields"}
         - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:
@@ -51,7 +58,7 @@ PATHS = """\
         - {$ref: "#/components/parameters/Limit"}
         - {$ref: "#/components/parameters/After"}
         - {$ref: "#/components/parameters/Prefix"}
-        - {$ref: "#/components/parameters/MODELFields"}
+RANKED        - {$ref: "#/components/parameters/MODELFields"}
         - {$ref: "#/components/parameters/MaxAge"}
         - {$ref: "#/components/parameters/IfNoneMatch"}
       responses:

@@ -53,13 +53,13 @@ class _OutputWriter:
     def write_chunk(self, first_row: int, chunk: pa.RecordBatch) -> None:
         """Write the chunk's changed items and its rejects."""
         context = self._context
-        outcome, counted, writes = _count_outcomes(context, first_row, chunk.num_rows)
+        decided, counted, writes = _count_outcomes(context, first_row, chunk.num_rows)
         next_row = first_row + chunk.num_rows
         if counted.rejected or writes:  # an unchanged chunk is not rendered
             rendered = context.renderer.render_checked(chunk, first_row)
             services, prefix = context.services, build_prefix(context.dataset.name, context.run.run)
             write_rejects(services.s3, services.settings.bucket, prefix, context.engine, chunk, rendered, first_row)
-            for place in self._slices.put(_select(rendered, outcome, writes), self._place, context.run.expires_at or 0):
+            for place in self._slices.put(_select(rendered, decided, writes), self._place, context.run.expires_at or 0):
                 if place < writes:
                     self._pause(first_row, place)
         self._counts += counted
@@ -108,7 +108,13 @@ class _SliceWriter:
         self._units = FIRST_SLICE_UNITS
 
     def put(self, items: pa.Table, place: int, expires_at: int) -> Iterator[int]:
-        """Write items (columns row, pk, sk, body) from `place` on; yield the place reached after each slice."""
+        """Write items from `place` on; yield the place reached after each slice.
+
+        Args:
+            items: columns row, pk, sk, body, rank, entries.
+            place: number of items that are written already.
+            expires_at: epoch seconds.
+        """
         context = self._context
         ends = pc.cumulative_sum(count_units(items)).to_pylist()
         while place < len(ends):
@@ -141,7 +147,10 @@ def remove_items(context: RunContext) -> None:
     slices = _SliceWriter(context)
     first = context.run.next_row
     while (removals := context.delta.removals(first, first + REMOVAL_ROWS - 1)).num_rows:
-        tombstones = removals.append_column("body", pa.nulls(removals.num_rows, pa.string()))
+        nulls = pa.nulls(removals.num_rows, pa.string())
+        entries = pa.repeat(pa.scalar(int(bool(context.dataset.rank_tag)), pa.int64()), removals.num_rows)
+        tombstones = removals.append_column("body", nulls).append_column("rank", nulls)
+        tombstones = tombstones.append_column("entries", entries)
         for place in slices.put(tombstones, 0, context.decided.removed_until):
             written = context.writer.flush()
             run = context.run
@@ -155,21 +164,26 @@ def remove_items(context: RunContext) -> None:
     context.save(replace(context.run, stage=Stage.CLOSE, next_row=0))
 
 
-def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.ChunkedArray, Counts, int]:
-    """Return the outcomes of a chunk's rows that have a key, the counts without `written`, and the writes."""
-    outcome = context.delta.outcomes(first_row, first_row + rows - 1)["outcome"]
-    found = {entry["values"]: entry["counts"] for entry in pc.value_counts(outcome).to_pylist()}
+def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.Table, Counts, int]:
+    """Return what was decided of a chunk's rows that have a key, the counts without `written`, and the writes."""
+    decided = context.delta.outcomes(first_row, first_row + rows - 1)
+    found = {entry["values"]: entry["counts"] for entry in pc.value_counts(decided["outcome"]).to_pylist()}
     good = sum(found.values()) - found.pop(REJECTED, 0)
     counts = Counts(rejected=rows - good)
     if context.run.born_expired:
-        return outcome, counts + Counts(expired=good), 0
+        return decided, counts + Counts(expired=good), 0
     counts += Counts(unchanged=found.get(UNCHANGED, 0), superseded=found.get(SUPERSEDED, 0))
-    return outcome, counts, found.get(WRITE, 0)
+    return decided, counts, found.get(WRITE, 0)
 
 
-def _select(rendered: pa.Table, outcome: pa.ChunkedArray, writes: int) -> pa.Table:
-    """Return the rows of a chunk to write, with subjects interleaved."""
+def _select(rendered: pa.Table, decided: pa.Table, writes: int) -> pa.Table:
+    """Return the rows of a chunk to write, with subjects interleaved: columns row, pk, sk, body, rank, entries."""
     if writes < rendered.num_rows:
         good = rendered.filter(pc.is_null(rendered["reason"]))
-        rendered = good.filter(pc.equal(outcome.filter(pc.not_equal(outcome, REJECTED)), WRITE)) if writes else good[:0]
-    return rendered.select(["row", "pk", "sk", "body"]).take(interleave(rendered["pk"]))
+        decided = decided.filter(pc.not_equal(decided["outcome"], REJECTED))
+        is_written = pc.equal(decided["outcome"], WRITE)
+        rendered, decided = (good.filter(is_written), decided.filter(is_written)) if writes else (good[:0], decided[:0])
+    # of the index: the entry is written, and one of another rank is removed
+    entries = pc.if_else(pc.is_null(rendered["rank"]), 0, pc.if_else(decided["replaces"], 2, 1))
+    items = rendered.select(["row", "pk", "sk", "body", "rank"]).append_column("entries", entries.cast(pa.int64()))
+    return items.take(interleave(items["pk"]))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.write.item_size import UNIT_BYTES, gzip, item_bytes
-from serve.item import BODY, EXPIRES_AT, ORDER, PK, SK, Order
+from serve.item import BODY, EXPIRES_AT, ORDER, PK, RANK, SK, Order
 
 BATCH = "DynamoDB_20120810.BatchWriteItem"
 PUT = "DynamoDB_20120810.PutItem"
@@ -94,7 +94,14 @@ class _Frame:
         self.sk = f'}},"{SK}":{{"S":'.encode()
         self.text = f'}},"{BODY}":{{"S":'.encode()
         self.binary = f'}},"{BODY}":{{"B":'.encode()
-        self.rest = f'}},"{ORDER}":{{"S":"{order.text}"}},"{EXPIRES_AT}":{{"N":"{expires_at}"}}}}'.encode() + after
+        attributes = f'}},"{ORDER}":{{"S":"{order.text}"}},"{EXPIRES_AT}":{{"N":"{expires_at}"}}'.encode()
+        self.rest = attributes + b"}" + after
+        self._before_rank = attributes + f',"{RANK}":{{"S":'.encode()
+        self._after_rank = b"}}" + after
+
+    def rest_with(self, rank: str | None) -> bytes:
+        """Return what follows an item's body, with its rank."""
+        return self.rest if rank is None else self._before_rank + orjson.dumps(rank) + self._after_rank
 
 
 _PIECES = 7  # frame.pk, pk, frame.sk, sk, frame.text, body, frame.rest
@@ -107,7 +114,7 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
     """
     if not len(chunk):
         return
-    sized = chunk.select(["pk", "sk", "body", "row"]).append_column("size", item_bytes(chunk))
+    sized = chunk.select(["pk", "sk", "body", "row", "rank", "entries"]).append_column("size", item_bytes(chunk))
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // pc.max(sized["size"]).as_py()))
     for start in range(0, len(sized), rows):
         block = sized.slice(start, rows)
@@ -116,9 +123,15 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
         pieces[1::_PIECES] = map(orjson.dumps, block["pk"].to_pylist())
         pieces[3::_PIECES] = map(orjson.dumps, block["sk"].to_pylist())
         pieces[5::_PIECES] = map(orjson.dumps, bodies)
+        if block["rank"].null_count < len(sizes):
+            pieces[6::_PIECES] = map(frame.rest_with, block["rank"].to_pylist())
         if block["body"].null_count or max(sizes) > UNIT_BYTES:
             _compress(pieces, bodies, sizes, frame)
-        yield pieces, sizes, [-(-size // UNIT_BYTES) for size in sizes], block["row"].to_pylist()
+        entries = block[
+            "entries"
+        ].to_pylist()  # each is as large as the item, since the index has all of its attributes
+        units = [-(-size // UNIT_BYTES) * (1 + more) for size, more in zip(sizes, entries, strict=True)]
+        yield pieces, sizes, units, block["row"].to_pylist()
 
 
 def _compress(pieces: list[bytes], bodies: list[str | None], sizes: list[int], frame: _Frame) -> None:

@@ -113,7 +113,8 @@ class Writer:
         """Send a chunk's items in its order; return when all are queued, before they are written.
 
         Args:
-            chunk: columns row, pk, sk, body (string; null: a tombstone), subjects interleaved, no item too large.
+            chunk: columns row, pk, sk, body (string; null: a tombstone), rank (string; null: none) and entries (int64:
+                how many of the index a write changes), subjects interleaved, no item too large.
             order: the run's order.
             expires_at: epoch seconds.
             conditional: write an item only if the stored item does not have the same or a newer order.

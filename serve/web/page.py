@@ -10,7 +10,7 @@ from serve.item import BodyTooLarge, Item, body_text, is_expired
 from serve.web.fields import cut
 from serve.web.freshness import describe_freshness
 from serve.web.problems import Problem
-from serve.web.route import ItemsQuery, PageQuery, Wanted
+from serve.web.route import ItemsQuery, PageQuery, TopQuery, Wanted
 
 MAX_QUERIES = 5
 # Limit of the whole page in UTF-8, below `respond.MAX_SENT` for every event form.
@@ -68,11 +68,11 @@ class Page(NamedTuple):
         return f"{{{','.join(members)}}}"
 
 
-Query = Callable[[str, int], QueryResult]  # (after, limit), both within the page's prefix
+Query = Callable[[str, int], QueryResult]  # (after, limit): after a position, within the page's prefix
 Read = Callable[[Sequence[str]], Iterable[tuple[Sequence[str], dict[str, Item]]]]  # ids -> some of them, with items
 
 
-def gather(query: Query, page: PageQuery, now: float) -> Page:
+def gather(query: Query, page: PageQuery | TopQuery, now: float) -> Page:
     """Collect a page. Expired items and tombstones are skipped; there can be thousands of them.
 
     A page can have few items, or none, and still have a next page: if the limit on queries or bytes is reached first.
@@ -88,26 +88,32 @@ def gather(query: Query, page: PageQuery, now: float) -> Page:
             return Page([], {}, float("inf"), page.wanted)
         after = ""
     entries: list[Entry] = []
+    reached = ""  # where the last entry is in the list
+    taken: set[str] = set()  # an index can have an item whose rank changes at this moment in both of its places
     size = len(_close(entries, {}, page.wanted).json)
     for number in range(MAX_QUERIES):
         result = query(after, page.limit + 1 if number == 0 else SKIP)
         for item in result.items:
-            if item.body is None or is_expired(item.expires_at, now):
+            if item.body is None or is_expired(item.expires_at, now) or item.sk in taken:
                 continue
             try:
                 entry = _build_entry(item, page.wanted, now)
             except BodyTooLarge:  # written by a release that had no limit
                 if entries:
-                    return _close(entries, page.link_after(entries[-1].prediction_id), page.wanted)
-                raise _too_large(item.sk, page.link_after(item.sk)) from None
+                    return _close(entries, page.link_after(reached, len(entries)), page.wanted)
+                raise _too_large(item.sk, page.link_after(page.find_position(item), 1)) from None
             size += len(entry.json.encode()) + bool(entries)  # and a comma
             if len(entries) == page.limit or (entries and size > MAX_PAGE_BYTES):
-                return _close(entries, page.link_after(entries[-1].prediction_id), page.wanted)
+                return _close(entries, page.link_after(reached, len(entries)), page.wanted)
             entries.append(entry)
+            reached = page.find_position(item)
+            taken.add(item.sk)
+            if page.is_complete(len(entries)):
+                return _close(entries, {}, page.wanted)
         if result.last is None:
             return _close(entries, {}, page.wanted)
         after = result.last
-    return _close(entries, page.link_after(after), page.wanted)
+    return _close(entries, page.link_after(after, len(entries)), page.wanted)
 
 
 def gather_named(read: Read, asked: ItemsQuery, now: float) -> Page:

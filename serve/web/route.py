@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from serve.datasets import Served, list_names
-from serve.item import PREDICTION_ID
+from serve.item import PREDICTION_ID, RANK_PLACE, Item
 from serve.web.fields import Selection, select
 from serve.web.problems import Problem
 
@@ -20,6 +20,7 @@ class UseCase(StrEnum):
     GET_ITEM = "get_item"
     GET_ITEMS = "get_items"
     LIST_ITEMS = "list_items"
+    TOP_ITEMS = "top_items"
     HEALTH = "health"
     OPTIONS = "options"
     UNROUTED = "unrouted"  # unknown path, wrong method, malformed event
@@ -64,10 +65,45 @@ class PageQuery(NamedTuple):
     prefix: str
     wanted: Wanted = WHOLE
 
-    def link_after(self, prediction_id: str) -> dict[str, str]:
-        """Build the link to the page after an item; relative, because the function does not know its public host."""
+    def link_after(self, position: str, taken: int) -> dict[str, str]:
+        """Build the link to the page after a position; relative, because the function does not know its public host."""
+        del taken
         prefix = f"&prefix={quote(self.prefix)}" if self.prefix else ""
-        return {"Link": f'<?limit={self.limit}&after={quote(prediction_id)}{prefix}{self.wanted.query}>; rel="next"'}
+        return {"Link": f'<?limit={self.limit}&after={quote(position)}{prefix}{self.wanted.query}>; rel="next"'}
+
+    def find_position(self, item: Item) -> str:
+        """Return where in the list an item is."""
+        return item.sk
+
+    def is_complete(self, taken: int) -> bool:
+        """Return whether nothing can follow so many items."""
+        del taken
+        return False
+
+
+class TopQuery(NamedTuple):
+    """The query of a ranked list: its first `top` items after the place `after`, at most `limit` of them in a page."""
+
+    top: int
+    limit: int
+    after: str
+    wanted: Wanted = WHOLE
+    prefix: str = ""
+
+    def link_after(self, position: str, taken: int) -> dict[str, str]:
+        """Build the link to the page after a place, for what is left of the first items; none if that is nothing."""
+        if self.is_complete(taken):
+            return {}
+        query = f"top={self.top - taken}&limit={self.limit}&after_rank={quote(position)}{self.wanted.query}"
+        return {"Link": f'<?{query}>; rel="next"'}
+
+    def find_position(self, item: Item) -> str:
+        """Return where in the list an item is: its place and its prediction_id, without the rank's tag."""
+        return (item.rank or "").partition(":")[2]
+
+    def is_complete(self, taken: int) -> bool:
+        """Return whether so many items are all that were asked for."""
+        return taken >= self.top
 
 
 class ItemsQuery(NamedTuple):
@@ -86,6 +122,7 @@ class ItemsQuery(NamedTuple):
 ALLOW = "GET, HEAD, OPTIONS"
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
+MAX_TOP = 100
 MAX_IDS = 100  # DynamoDB's quota for the keys of one BatchGetItem
 MAX_LINK = 8000  # characters; API Gateway takes 10,240 bytes of headers
 _MAX_NAMES, _MAX_NAME = 5, 64  # how many unknown names an error repeats, and how many characters of each
@@ -94,6 +131,7 @@ _LIMIT = re.compile(r"[1-9][0-9]{0,2}\Z")
 _SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _ANY = re.compile(r".+\Z", re.DOTALL)
 _WANTED, _PAGE = ("fields", "max_age"), ("limit", "after", "prefix")
+_TOP = ("top", "after_rank")  # of a dataset with a rank
 
 
 def route(method: str, path: str, served: Mapping[str, Served], query: Mapping[str, list[str]]) -> Route:
@@ -109,8 +147,10 @@ def route(method: str, path: str, served: Mapping[str, Served], query: Mapping[s
         return Route(UseCase.OPTIONS, found.dataset)
     if method not in ("GET", "HEAD"):
         raise Problem("method_not_allowed", headers={"Allow": ALLOW})
-    if found.use_case is UseCase.LIST_ITEMS and "id" in query:
-        return found._replace(use_case=UseCase.GET_ITEMS)
+    if found.use_case is UseCase.LIST_ITEMS:
+        for name, use_case in (("id", UseCase.GET_ITEMS), ("top", UseCase.TOP_ITEMS)):
+            if name in query:
+                return found._replace(use_case=use_case)
     return found
 
 
@@ -159,8 +199,8 @@ def parse_items_query(query: Mapping[str, list[str]], dataset: Served) -> ItemsQ
         Problem: invalid_request, for too many ids, an id that is malformed or given twice, a parameter of lists, and as
             in `parse_item_query`.
     """
-    check_known(query, ("id", *_PAGE, *_WANTED))
-    mixed = [name for name in _PAGE if name in query]
+    _check_list(query, dataset)
+    mixed = [name for name in (*_PAGE, *_TOP) if name in query]
     if mixed:
         raise Problem("invalid_request", f"id names the items: it can't be combined with {', '.join(mixed)}")
     ids = query["id"]
@@ -183,13 +223,39 @@ def parse_page(query: Mapping[str, list[str]], dataset: Served) -> PageQuery:
     Raises:
         Problem: invalid_request, for a parameter that is unknown, out of range, empty, or repeated.
     """
-    check_known(query, ("id", *_PAGE, *_WANTED))
-    limit = _single(query, "limit", _LIMIT, f"a whole number from 1 to {MAX_LIMIT}")
-    if limit and int(limit) > MAX_LIMIT:
-        raise Problem("invalid_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    _check_list(query, dataset)
+    if "after_rank" in query:
+        raise Problem("invalid_request", "after_rank continues a ranked list: send it with top, as the link does")
+    limit = _count(query, "limit", MAX_LIMIT)
     after = _single(query, "after", PREDICTION_ID, "a prediction_id")
     prefix = _single(query, "prefix", PREDICTION_ID, "the beginning of a prediction_id")
-    return PageQuery(int(limit) if limit else DEFAULT_LIMIT, after, prefix, parse_wanted(query, dataset))
+    return PageQuery(limit or DEFAULT_LIMIT, after, prefix, parse_wanted(query, dataset))
+
+
+def parse_top(query: Mapping[str, list[str]], dataset: Served) -> TopQuery:
+    """Parse the query of a ranked list. `after_rank` only chooses where in the token's partition to start.
+
+    Raises:
+        Problem: invalid_request, if the dataset has no rank, or for what `top` excludes, and as `parse_page`.
+    """
+    _check_list(query, dataset)
+    mixed = [name for name in ("after", "prefix") if name in query]
+    if mixed:
+        detail = f"top is in order of rank: it can't be combined with {', '.join(mixed)}, which are of prediction_ids"
+        raise Problem("invalid_request", detail)
+    top = _count(query, "top", MAX_TOP)
+    limit = min(_count(query, "limit", MAX_LIMIT) or top, top)
+    after = _single(query, "after_rank", RANK_PLACE, "the place that the link to the next page has")
+    return TopQuery(top, limit, after, parse_wanted(query, dataset))
+
+
+def _check_list(query: Mapping[str, list[str]], dataset: Served) -> None:
+    """Check that a query of the items' path has only parameters that the dataset knows."""
+    ranked = [name for name in _TOP if name in query]
+    if ranked and not dataset.rank_tag:
+        detail = f"this dataset has no rank, so there is no ranked list of its items: leave out {', '.join(ranked)}"
+        raise Problem("invalid_request", detail)
+    check_known(query, ("id", *_PAGE, *(_TOP if dataset.rank_tag else ()), *_WANTED))
 
 
 def check_known(query: Mapping[str, list[str]], known: tuple[str, ...]) -> None:
@@ -219,6 +285,15 @@ def _quote(names: list[str]) -> str:
     """Render names that a caller chose, percent-encoded."""
     quoted = sorted({f"'{quote(name, safe='')[:_MAX_NAME]}'" for name in names})
     return ", ".join(quoted[:_MAX_NAMES]) + (", ..." if len(quoted) > _MAX_NAMES else "")
+
+
+def _count(query: Mapping[str, list[str]], name: str, most: int) -> int:
+    """Parse a number of items; 0 if it is not given."""
+    meaning = f"a whole number from 1 to {most}"
+    text = _single(query, name, _LIMIT, meaning)
+    if text and int(text) > most:
+        raise Problem("invalid_request", f"{name} must be {meaning}")
+    return int(text) if text else 0
 
 
 def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:

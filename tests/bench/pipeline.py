@@ -31,7 +31,7 @@ WRITTEN = COUNTS["larder"]  # rows for Larder's writer; the peers write a part o
 
 
 def render_rows(mode: str, path: Path) -> float:
-    """Write the rendered items of the first flights (pk, sk, body, row) to a file; return the mean bytes of a body."""
+    """Write the rendered items of the first flights to a file, for `Writer.put`; return the mean bytes of a body."""
     dataset = build_dataset(mode)
     metadata = {name: pq.read_table(FLIGHTS / f"{name}.parquet") for name in dataset.metadata}
     file = FLIGHTS / "flights.parquet"
@@ -43,7 +43,8 @@ def render_rows(mode: str, path: Path) -> float:
             if sum(table.num_rows for table in tables) >= WRITTEN:
                 break
     rows = pa.concat_tables(tables).slice(0, WRITTEN)
-    pq.write_table(rows.select(["pk", "sk", "body", "row"]), path)
+    rows = rows.append_column("entries", pa.repeat(pa.scalar(0, pa.int64()), rows.num_rows))
+    pq.write_table(rows.select(["pk", "sk", "body", "rank", "row", "entries"]), path)
     return float(pc.mean(rows["bytes"]).as_py())
 
 

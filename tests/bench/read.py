@@ -1,8 +1,9 @@
 """`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks.
 
-Four tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
-and one by one. Servers: one process each, over HTTP on loopback. Shares: the parts of the CPU of a request to Larder.
-Rounds are interleaved, so that other load affects all alike; compare figures within one run only.
+Five tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
+and one by one. Ranked: the first 10 of a ranked list, and 10 by their ids. Servers: one process each, over HTTP on
+loopback. Shares: the parts of the CPU of a request to Larder. Rounds are interleaved, so that other load affects all
+alike; compare figures within one run only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, 
 
 REQUESTS = 400
 SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that answer for 100 items, and calls in a round
+RANKED, RANKED_TIMES = ("larder_top", "larder_ten"), 80  # those that answer for 10
 
 
 def main() -> None:
@@ -35,9 +37,14 @@ def main() -> None:
         env = build_env(port, Path(work))
         found = {
             "handlers": run_handlers(
-                [reader for reader in chosen if reader in READERS and reader not in SEVERAL], env, arguments.rounds
+                [reader for reader in chosen if reader in READERS and reader not in SEVERAL + RANKED],
+                env,
+                arguments.rounds,
             ),
             "several": run_handlers([reader for reader in chosen if reader in SEVERAL], env, arguments.rounds, TIMES),
+            "ranked": run_handlers(
+                [reader for reader in chosen if reader in RANKED], env, arguments.rounds, RANKED_TIMES
+            ),
             "servers": run_servers(
                 [reader for reader in chosen if reader in SERVERS], env, Path(work), arguments.rounds
             ),
@@ -100,6 +107,7 @@ def print_tables(found: dict[str, Any]) -> None:
     for title, name, rows, columns in (
         ("handler, one warm GET", "reader", found["handlers"], ("cpu_us", "p50_us", "p99_us")),
         ("handler, 100 items of 2 KB", "reader", found["several"], ("cpu_us", "p50_us", "p99_us")),
+        ("handler, 10 items of 2 KB", "reader", found["ranked"], ("cpu_us", "p50_us", "p99_us")),
         ("server on loopback", "server", found["servers"], ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")),
     ):
         print(f"{title:34}" + "".join(f"{column:>13}" for column in columns) + f"{'x CPU':>9}{'x p50':>9}")

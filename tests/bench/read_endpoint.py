@@ -1,7 +1,7 @@
 """A null DynamoDB on loopback that responds at once; it has its own process, so that readers' CPU excludes it.
 
-It responds to Feast's BatchGetItem with the item of the last BatchWriteItem, rendered when it was written, and to
-Larder's with an item for each key.
+It responds to Feast's BatchGetItem with the item of the last BatchWriteItem, rendered when it was written, to Larder's
+with an item for each key, and to a Query with as many items as it may evaluate.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _answer(answer: dict[str, object]) -> bytes:
 
 READY, TYPED = _answer({"Item": build_item()}), _answer({"Item": build_typed_item()})
 WRITTEN = _answer({"UnprocessedItems": {}})
-_named: dict[bytes, bytes] = {}  # the answer to each batch of Larder's, rendered at its first one
+_named: dict[bytes, bytes] = {}  # the answer to each batch and query of Larder's, rendered at its first one
 _batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 
@@ -79,6 +79,12 @@ class _Peer(asyncio.Protocol):
 
 
 def _choose(head: bytes, payload: bytes) -> bytes:
+    if b".query" in head:
+        if payload not in _named:
+            limit = json.loads(payload)["Limit"]
+            items = [{**build_item(), "sk": {"S": f"a{n:02d}"}, "r": {"S": f"tag:1{n:02d}:a"}} for n in range(limit)]
+            _named[payload] = _answer({"Items": items, "Count": limit})
+        return _named[payload]
     if b".batchgetitem" in head:
         if b'"ready"' not in payload:
             return _batch[-1]

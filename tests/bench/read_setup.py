@@ -29,6 +29,8 @@ READERS = {
     "larder_unremembered": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_named": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_singles": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "larder_top": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "larder_ten": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "powertools": ("aws-lambda-powertools", "boto3", "pyjwt[crypto]"),
     "boto3": ("boto3", "pyjwt[crypto]"),
     "fastapi": ("fastapi", "mangum", "boto3", "pyjwt[crypto]"),
@@ -46,7 +48,7 @@ SERVERS = {
 
 
 def _environment(reader: str) -> str:
-    for suffix in ("_unremembered", "_named", "_singles", "_sqlite"):
+    for suffix in ("_unremembered", "_named", "_singles", "_top", "_ten", "_sqlite"):
         reader = reader.removesuffix(suffix)
     return reader
 
@@ -99,7 +101,15 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
     served = folder / "served.json"  # as in serve's bundle
-    served.write_text(render_served({flight_delays.name: flight_delays.served._replace(places=flight_delays.places())}))
+    served.write_text(
+        render_served(
+            {
+                flight_delays.name: flight_delays.served._replace(
+                    places=flight_delays.places(), rank_tag=flight_delays.rank_tag
+                )
+            }
+        )
+    )
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",

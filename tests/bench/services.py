@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -36,6 +37,8 @@ SETTINGS = Settings(
     queue="queue",
     workgroup="primary",
 )
+
+FLIGHT_DELAYS = replace(flight_delays, rank=None)  # as the peers, which have no ranked lists
 
 
 class FolderS3:
@@ -141,7 +144,7 @@ def open_services(
     directory: Path,
     metadata: Path,
     *,
-    dataset: Dataset = flight_delays,
+    dataset: Dataset = FLIGHT_DELAYS,
     connections: int = 16,
     transport: Callable[[float], Transport] | None = None,
 ) -> tuple[Services, FolderS3]:

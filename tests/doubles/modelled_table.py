@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from serve.item import Item, decode
+from serve.item import RANK, Item, decode
 from tests.doubles.table import Items, answer_batch, answer_put, parse_write
 from wire.errors import TransportError
 from wire.response import Response
@@ -120,10 +120,16 @@ class ModelledTable:
             return refuse("ThrottlingException")
         return answer_put(newer)
 
+    def _count_entries(self, attributes: dict[str, Any]) -> int:
+        """Count the entries of the index that a write changes: one of another rank is removed, another is written."""
+        old = self.stored.rows.get((attributes["pk"]["S"], attributes["sk"]["S"]), {}).get(RANK)
+        new = attributes.get(RANK)
+        return int(old is not None and old != new) + int(new is not None)
+
     def _store(self, attributes: dict[str, Any]) -> bool:
         pk, sk = attributes["pk"]["S"], attributes["sk"]["S"]
         size = sum(len(name) + len(next(iter(value.values()))) for name, value in attributes.items())
-        units = -(-size // UNIT)
+        units = -(-size // UNIT) * (1 + self._count_entries(attributes))
         per_pk = self._pks.setdefault(pk, Bucket(self._per_pk))
         if not per_pk.take(units, self.now) or not self._table.take(units, self.now):
             return False

@@ -11,18 +11,26 @@ from unittest import mock
 import boto3
 from moto import mock_aws
 
+from serve.item import PK, RANK, RANKED, SK
+
 ENV = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def _build_keys(sort: str) -> list[Any]:
+    return [{"AttributeName": PK, "KeyType": "HASH"}, {"AttributeName": sort, "KeyType": "RANGE"}]
 
 
 @contextmanager
 def moto_aws(*tables: str) -> Iterator[Any]:
-    """Give a function that opens clients; DynamoDB has the named tables, keyed as in the template."""
+    """Give a function that opens clients; DynamoDB has the named tables, with keys and index as in the template."""
     with mock.patch.dict(os.environ, ENV), mock_aws():
         for table in tables:
+            index: Any = {"IndexName": RANKED, "KeySchema": _build_keys(RANK), "Projection": {"ProjectionType": "ALL"}}
             boto3.client("dynamodb").create_table(
                 TableName=table,
                 BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in (PK, SK, RANK)],
+                KeySchema=_build_keys(SK),
+                GlobalSecondaryIndexes=[index],
             )
         yield boto3.client

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -13,8 +14,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from serve.item import Item, Order, encode
+from serve.storage import Storage
 from tests.doubles.modelled_table import ModelledTable
 from tests.doubles.moto_aws import moto_aws
+from tests.doubles.query import answer_query
 from tests.doubles.services import ModelDynamo, ModelS3
 from tests.faults.world import Calm
 
@@ -118,6 +121,40 @@ def test_table_of_items_answers_as_moto_does(dynamodb: Any, seed: int) -> None:
     stored = dynamodb.scan(TableName="items")["Items"]
     assert {(item["pk"]["S"], item["sk"]["S"]): plain(item) for item in stored} == model.stored.rows
     assert refused > 3
+
+
+def test_query_model_answers_as_moto_does(client: Any) -> None:
+    """What the reader asks of the table and of its index: pages, starts that no item has, expired items, tombstones."""
+    dynamodb, random = client("dynamodb"), Random(11)
+    rows: dict[str, Any] = {}
+    for _ in range(STEPS):
+        sk, tag, digit = random.choice("abcdefgh"), random.choice(["t1", "t2"]), random.randint(0, 3)
+        body, expires_at = random.choice(["{}", "{}", None]), random.choice([50, 200])
+        rank = None if body is None or random.random() < 0.2 else f"{tag}:1{digit}:{sk}"
+        rows[sk] = encode(Item("p", sk, body, Order(1, 1, 1).text, expires_at, rank))
+        dynamodb.put_item(TableName="items", Item=rows[sk])
+        answers = []
+        for send in (partial(query_moto, dynamodb), partial(answer_query, list(rows.values()))):
+            storage = Storage(partial(ask_query, send), "items")
+            place, limit = f"1{digit}:{'abz'[digit % 3]}", 1 + digit
+            answers.append(
+                [storage.query("p", prefix, 100, after, limit) for prefix, after in (("", ""), ("", sk), (sk, ""))]
+                + [storage.query_ranked("p", "t1", 100, after, limit) for after in ("", place, f"1{digit}:{sk}")]
+            )
+        for theirs, ours in zip(*answers, strict=True):
+            assert theirs.items == ours.items
+            assert theirs.last in {ours.last, None}  # DynamoDB names the last one too where it is exactly the limit
+
+
+def ask_query(send: Callable[[Any], Any], _: str, payload: bytes) -> bytes:
+    """Send a request as the reader's client does."""
+    return json.dumps(send(json.loads(payload))).encode()
+
+
+def query_moto(dynamodb: Any, request: Any) -> Any:
+    """Send a Query as boto3 does; return what the reader uses of its answer."""
+    answer = dynamodb.query(**request)
+    return {name: answer[name] for name in ("Items", "LastEvaluatedKey") if name in answer}
 
 
 def build_item(pk: str, sk: str, body: str | bytes | None, order: Order) -> dict[str, Any]:

@@ -51,6 +51,7 @@ SETTINGS = Settings(
 MOST_GROWTH = 4  # of the rows of an output against the reference, as a share of these
 GUARDS = (Guard("max", "v", most=int(SHIFTED[1:]) - 1), Guard("rows", change=MOST_GROWTH))
 MOST_PUTS = 200  # where a bug keeps a run open, each rewriting of it would bring about others, for ever
+RANKS = (None, "n", "n desc")
 MEMORY = "/dev/shm"  # where there is one, scratch files cost no disk
 _INVOCATIONS = itertools.count(1)
 BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world makes these
@@ -79,6 +80,8 @@ class Story:
         default_factory=set
     )  # where runs were when an invocation did not move them
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
+    reranked: set[str] = field(default_factory=set)  # datasets whose rank became another one
+    said_again: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
 
@@ -190,13 +193,18 @@ def say_again(story: Story) -> None:
     Now it shows when fingerprints call something unchanged that the table does not hold.
     """
     random = Random(f"again {story.seed}")
+    keys: dict[str, set[tuple[str, str]]] = {}
     for name, dataset in story.datasets.items():
         said: dict[tuple[str, str], Any] = {}
         for run in reversed(newest_first(story.runs(name))):
             put = story.find_put(run)
             said |= put.good_rows() if put else {}
         story.puts.append(write_rows(story.s3, dataset, random, story.world.time, list(said.values())))
+        keys[story.puts[-1].identity] = set(said)
     _settle(story, story.world.time)
+    for run in (run for name in story.datasets for run in story.runs(name)):
+        if run.state == "done" and run.identity in keys:  # a guard may hold it
+            story.said_again[run.dataset] = keys[run.identity]
 
 
 @contextmanager
@@ -232,6 +240,9 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     versioned = {"outputs"} if random.random() < 0.6 else set()
     s3, dynamo = ModelS3(world, versioned), ModelDynamo(world)
     datasets = {name: _guard(_dataset(name, random), seed) for name in ["one", "two"][: random.choice([1, 1, 2])]}
+    ranks = Random(f"rank {seed}")
+    for name in datasets:
+        datasets[name] = replace(datasets[name], rank=ranks.choice(RANKS))
     changes = sorted(START + random.uniform(0, 3) * DAY for _ in range(random.choice([0, 1, 2])))
     athena = ModelAthena(world, s3, lambda now: f"m{bisect(changes, now)}")
     bus = _build_bus(world, Random(f"bus {seed}"), harsh)
@@ -376,7 +387,21 @@ def _plan(story: Story) -> None:
     decides = Random(f"decides {story.seed}")
     for _ in range(8 if any(dataset.guards for dataset in story.datasets.values()) else 0):
         world.at(START + decides.uniform(0.1, 2.9) * DAY, lambda: _decide_held(story, decides))
+    if (own := Random(f"rerank {story.seed}")).random() < 0.3:
+        world.at(START + own.uniform(0.3, 2.5) * DAY, partial(_rerank, story, own))
     world.at(START, lambda: _poll(story, random))
+
+
+def _rerank(story: Story, random: Random) -> None:
+    """Deploy a dataset with another rank once no run of it is open; else try again later."""
+    name = random.choice(list(story.datasets))
+    if not story.pending(name):
+        rank = random.choice([rank for rank in RANKS if rank != story.datasets[name].rank])
+        story.datasets[name] = replace(story.datasets[name], rank=rank)
+        story.reranked.add(name)
+        story.world.note("the rank of dataset %s is %s from now on", name, rank)
+    elif story.world.time < START + 2.9 * DAY:
+        story.world.at(story.world.time + 600, partial(_rerank, story, random))
 
 
 def _write_while_released(story: Story, random: Random, actions: list[Any]) -> None:

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("pk", pa.string()),
         ("sk", pa.string()),
         ("body", pa.string()),
+        ("rank", pa.string()),
         ("digest", pa.uint64()),
         ("bytes", pa.int64()),
         ("reason", pa.string()),
@@ -80,7 +81,8 @@ class ModelEngine:
             body = None if reason else render_body(self._dataset, value, self._metadata)
             number = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little") if digest else None
             pk = build_pk(self._dataset.name, [subject])
-            rows.append([first_row + at, pk, prediction_id, body, number, 1, reason, reason])
+            rank = None if reason else render_rank(self._dataset, prediction_id, value)
+            rows.append([first_row + at, pk, prediction_id, body, rank, number, 1, reason, reason])
         columns = list(zip(*rows, strict=True))
         rendered = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
         for of in {guard.of for guard in self._dataset.guards if guard.of} if digest else ():
@@ -96,6 +98,17 @@ def render_body(dataset: Dataset, value: str, metadata: Sequence[Any]) -> str:
     """Return the body of a value, joined with the rows of all metadata."""
     body = {"value": value, "metadata": metadata}
     return json.dumps(body | {"padding": PADDING} if "padding" in dataset.body else body)
+
+
+def render_rank(dataset: Dataset, prediction_id: str, value: str) -> str | None:
+    """Return the place of an item in the ranked list, as it is stored; None if the dataset has no rank.
+
+    Several values have one rank: their items are in order of their ids.
+    """
+    if dataset.rank is None:
+        return None
+    number = int(value[1:]) % 2
+    return f"{dataset.rank_tag}:1{9 - number if dataset.rank.endswith(' desc') else number}:{prediction_id}"
 
 
 def render_reason(prediction_id: str | None, value: str | None) -> str | None:

@@ -432,6 +432,19 @@ MUTANTS = (
         "not self.read_work(name)",
     ),
     Mutant("older-approved", "enrich.intake.held:_find_obstacle", "if newer is None:", "if newer is not run:"),
+    Mutant("rank-not-in-fingerprints", "enrich.delta.changes:Delta.note", "{_DIGEST} as digest", "digest"),
+    Mutant(
+        "rank-of-another-row",
+        "enrich.write.requests:_blocks",
+        'map(frame.rest_with, block["rank"].to_pylist())',
+        'map(frame.rest_with, block["rank"].to_pylist()[::-1])',
+    ),
+    Mutant(
+        "former-ranks-among-the-others",
+        "serve.storage:Storage.query_ranked",
+        "self._query(pk, (RANK, tag),",
+        'self._query(pk, (RANK, ""),',
+    ),
     Mutant(
         "failure-not-reported",
         "enrich.intake.worker:handle_requests",

@@ -13,7 +13,7 @@ from enrich.outbox.lineage import KIND as LINEAGE
 from enrich.outbox.run_event import KIND as RUN_EVENT
 from serve.item import Order
 from tests.faults.history import MOST_GROWTH, Story
-from tests.faults.served import check_table
+from tests.faults.served import check_ranked, check_table
 
 GO_FIRST = {"restore", "removal"}  # kinds of runs
 PROMPT = 3 * 3600  # seconds in which an output is run where nothing fails
@@ -38,6 +38,7 @@ def check(story: Story) -> list[str]:
         problems += check_reported(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
+            problems += check_ranked(story, name)
     if story.gentle:
         problems += check_gentle(story)
     return problems

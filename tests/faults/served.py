@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from enrich.ledger.records import Run
 from serve.item import BODY, EXPIRES_AT
+from serve.storage import Storage
+from serve.web.page import gather
+from serve.web.route import TopQuery
+from tests.doubles.query import answer_query
 from tests.doubles.table import read_body
 from tests.faults.history import Story
+from tests.faults.model_engine import render_rank
 from tests.faults.outputs import TTL
 
 Body = str | None  # None: a reader finds nothing
@@ -33,6 +41,32 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
         elif alive and item is not None and len(allowed) == 1 and int(item[EXPIRES_AT]["N"]) < until:
             problems.append(f"{key}: expires at {item[EXPIRES_AT]['N']}, and it must last until {until}")
     return problems
+
+
+def check_ranked(story: Story, name: str) -> Iterator[str]:
+    """The ranked list of a subject has its live items in order; all of them, once each was written with this rank."""
+    now, dataset = story.world.time, story.datasets[name]
+    if dataset.rank is None:
+        return
+
+    def send(_: str, payload: bytes) -> bytes:
+        return json.dumps(answer_query(story.items.rows.values(), json.loads(payload))).encode()
+
+    live: dict[str, dict[str, str]] = {}
+    for (pk, sk), item in story.items.rows.items():
+        body = read_body(item) if int(item[EXPIRES_AT]["N"]) > now else None
+        if pk.startswith(f"{name}#") and body is not None:
+            live.setdefault(pk, {})[sk] = str(render_rank(dataset, sk, json.loads(body)["value"]))
+    for pk, places in live.items():
+        query = partial(Storage(send, "items").query_ranked, pk, dataset.rank_tag, now)
+        ids = [entry.prediction_id for entry in gather(query, TopQuery(100, 100, ""), now).entries]
+        expected = sorted(places, key=lambda sk: places[sk])
+        whole = name not in story.reranked
+        must = [sk for sk in expected if whole or (pk, sk) in story.said_again.get(name, ())]
+        if ids != [sk for sk in expected if sk in ids]:
+            yield f"{pk}: the ranked list has {ids}, and the order is {expected}"
+        if not set(must) <= set(ids):
+            yield f"{pk}: the ranked list has {ids}, and it lacks some of {must}"
 
 
 def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body], float]]:

@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 
 from infra.local.ministack import ACCOUNT, REGION, run_ministack
-from serve.item import EXPIRES_AT, PK, SK
+from serve.item import EXPIRES_AT, PK, RANK, RANKED, SK
 
 _numbers = itertools.count(1)
 
@@ -65,7 +65,7 @@ class Aws:
     def table(self, *, ttl: bool = True) -> str:
         """Create an empty table of items, keyed as in the template, and return its name."""
         name = self.name("items")
-        self._make_table(name)
+        self._make_table(name, indexed=(RANK,))
         if ttl:
             self.client("dynamodb").update_time_to_live(
                 TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": EXPIRES_AT}
@@ -83,12 +83,15 @@ class Aws:
         url: str = self.client("sqs").create_queue(QueueName=self.name("queue"))["QueueUrl"]
         return url
 
-    def _make_table(self, name: str) -> None:
+    def _make_table(self, name: str, indexed: tuple[str, ...] = ()) -> None:
+        keys = [{"AttributeName": PK, "KeyType": "HASH"}, *({"AttributeName": a, "KeyType": "RANGE"} for a in indexed)]
+        index = {"IndexName": RANKED, "KeySchema": keys, "Projection": {"ProjectionType": "ALL"}}
         self.client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": a, "AttributeType": "S"} for a in (PK, SK)],
+            AttributeDefinitions=[{"AttributeName": a, "AttributeType": "S"} for a in (PK, SK, *indexed)],
             KeySchema=[{"AttributeName": PK, "KeyType": "HASH"}, {"AttributeName": SK, "KeyType": "RANGE"}],
+            **({"GlobalSecondaryIndexes": [index]} if indexed else {}),
         )
 
 

@@ -55,7 +55,8 @@ def test_the_largest_body_is_written_and_read(render: Callable[[list[str]], pa.T
     rendered = render([fill(MAX_BODY_BYTES, character)])
     assert rendered["reason"].to_pylist() == [None]
     assert len(rendered["body"][0].as_py().encode()) == MAX_BODY_BYTES
-    (request,) = build_batches(rendered, "items", Order(1, 1, 1), 1)
+    items = rendered.append_column("entries", pa.array([0], pa.int64()))
+    (request,) = build_batches(items, "items", Order(1, 1, 1), 1)
     (put,) = orjson.loads(request.payload)["RequestItems"]["items"]
     stored = decode(put["PutRequest"]["Item"]).body
     assert isinstance(stored, bytes)

@@ -28,7 +28,7 @@ class Laptop(NamedTuple):
 def laptop() -> Iterator[Laptop]:
     """Serve 40 flights of airline B6 on a free port of loopback."""
     body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelaysBody"]["example"])
-    app = App(*(item(f"2024-01-02.JFK.B6{number}", body) for number in range(100, 140)))
+    app = App(*(item(f"2024-01-02.JFK.B6{number}", body, place=f"1{number}") for number in range(100, 140)))
     server = open_server(app.handler, port=0)
     sockets: dict[int, object] = vars(server)["_map"]
     ends = Event()

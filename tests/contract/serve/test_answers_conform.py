@@ -61,6 +61,11 @@ def _calls(dataset: Served) -> Iterator[Call]:
     yield Call((page, "get"), 200, page, good | {"query": {"prefix": "zzz"}})
     yield Call((page, "get"), 200, page, good | {"query": {"id": ["b", "none", "zip"], "max_age": "5"}})
     yield Call((page, "get"), 200, page, good | {"query": {"max_age": "5"}})
+    if dataset.rank_tag:
+        yield Call((page, "get"), 200, page, good | {"query": {"top": "10"}})
+        yield Call((page, "get"), 200, page, good | {"query": {"top": "3", "limit": "1", "max_age": "5"}})
+        yield Call((page, "get"), 200, page, good | {"query": {"top": "3", "after_rank": "12:b"}})
+        yield Call((page, "get"), 400, page, good | {"query": {"top": "3", "prefix": "a"}})
     yield Call((page, "get"), 304, page, good | {"if_none_match": "*"})
     yield Call((page, "get"), 400, page, good | {"query": {"fields": "none"}})
     yield Call((page, "get"), 400, page, good | {"query": {"limit": "0"}})
@@ -102,8 +107,8 @@ def _items() -> Iterator[Any]:
         pk, body = build_pk(dataset.name, _subject(dataset).values()), _read_body(dataset.name)
         packer = zlib.compressobj(wbits=31)
         zipped = packer.compress(body.encode()) + packer.flush()
-        yield from (item("a", body, pk=pk), item("b", body, pk=pk), item("zip", zipped, pk=pk))
-        yield item("old", body, pk=pk)._replace(order="0001.1690000000000.00000007")
+        yield from (item("a", body, pk=pk, place="13"), item("b", body, pk=pk), item("zip", zipped, pk=pk, place="11"))
+        yield item("old", body, pk=pk, place="12")._replace(order="0001.1690000000000.00000007")
 
 
 def _resolve(node: dict[str, Any]) -> dict[str, Any]:

@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
-from serve.item import MAX_PREDICTION_ID
+from enrich.datasets import load_served
+from serve.item import MAX_PREDICTION_ID, RANK_PLACE
 from serve.settings import parse_settings
 from serve.web.negotiate import build_etag
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.problems import challenge, unavailable
 from serve.web.request import Form
 from serve.web.respond import EXPOSED, MAX_AGE, MAX_SENT
-from serve.web.route import MAX_IDS, MAX_LIMIT
+from serve.web.route import MAX_IDS, MAX_LIMIT, MAX_TOP
 from tests.unit.serve.kit import SERVED, App, item, sign
 
-DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
+ROOT = Path(__file__).parents[3]
+DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "examples/flights/openapi.yaml").read_text())
 SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schemas", "parameters", "headers"))
 
 
@@ -34,6 +36,7 @@ def test_dataset_is_described_as_it_is_served(name: str) -> None:
     quoted = set(re.findall(r"`([^`]+)`", text))
     assert quoted >= {*SERVED[name].subject, *([SERVED[name].scope] if SERVED[name].scope else [])}
     assert not {one for one in quoted if one.endswith(":read")} - {SERVED[name].scope}
+    assert load_served(ROOT / "examples/flights/datasets")[name].rank_tag == SERVED[name].rank_tag
     page = DOCUMENT["paths"][f"/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
     assert SCHEMAS[page.rpartition("/")[2]]["properties"]["items"]["maxItems"] == MAX_LIMIT
 
@@ -64,6 +67,9 @@ def test_bounds_of_a_request_are_those_of_the_code() -> None:
     for value, status in ((seconds["minimum"], 200), (seconds["maximum"], 200), (seconds["maximum"] + 1, 400)):
         assert app.call(path, sign(), query={"max_age": str(value)}).status == status
     described = DOCUMENT["paths"]["/v1/flight-delays/{prediction_id}"]["get"]["responses"]["200"]["headers"]
+    top, place = PARAMETERS["FlightDelaysTop"]["schema"], PARAMETERS["FlightDelaysAfterRank"]["schema"]["pattern"]
+    assert (top["minimum"], top["maximum"]) == (1, MAX_TOP)
+    assert place == f"^{RANK_PLACE.pattern.removesuffix(chr(92) + 'Z')}$"
     safelisted = {"Cache-Control", "Last-Modified"}
     assert {*described, "Link", "WWW-Authenticate"} - safelisted - {"Vary"} == set(EXPOSED.split(", "))
 

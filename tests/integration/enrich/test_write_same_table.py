@@ -26,7 +26,9 @@ def rows_of(count: int) -> Iterator[Any]:
     for row in range(count):
         size = rng.choice([0, 10, 400, 400, 400, 2000, 60_000])
         body = None if row % 29 == 0 else "".join(rng.choices(LETTERS, k=size))
-        yield {"pk": f"d#{rng.randint(0, 5)}", "sk": f"id-{row}", "body": body, "row": row}
+        rank = None if body is None or row % 3 else f"tag:1{row % 7}:id-{row}"
+        item = {"pk": f"d#{rng.randint(0, 5)}", "sk": f"id-{row}", "body": body, "rank": rank}
+        yield {**item, "row": row, "entries": int(rank is not None)}
 
 
 def scan(client: Any, table: Any) -> Any:
@@ -57,6 +59,8 @@ def test_batches_leave_the_table_that_boto3_leaves(aws: Any, writer_of: Any) -> 
         if row["body"] is not None:
             packed = isinstance(stored[row["pk"], row["sk"]].body, bytes)
             item["b"] = {"B": gzip(row["body"])} if packed else {"S": row["body"]}
+        if row["rank"] is not None:
+            item["r"] = {"S": row["rank"]}
         client.put_item(TableName=theirs, Item=item)
     assert stored == scan(client, theirs)
     assert any(isinstance(item.body, bytes) for item in stored.values())
@@ -67,7 +71,10 @@ def test_batches_leave_the_table_that_boto3_leaves(aws: Any, writer_of: Any) -> 
 def test_conditional_puts_leave_the_newer_items(aws: Any, writer_of: Any) -> None:
     """Over a table with older, equal and newer items, only the newer ones stay, and their rows are returned."""
     client, table = aws.client("dynamodb"), aws.table()
-    rows: list[dict[str, Any]] = [{"pk": "d#1", "sk": str(row), "body": "{}", "row": row} for row in range(40)]
+    rows: list[dict[str, Any]] = [
+        {"pk": "d#1", "sk": str(row), "body": "{}", "rank": f"tag:1:{row}", "row": row, "entries": 1}
+        for row in range(40)
+    ]
     for row in rows[:30]:
         order = (OLDER, OURS, NEWER)[row["row"] % 3]
         item = {"pk": {"S": "d#1"}, "sk": {"S": row["sk"]}, "o": {"S": order.text}, "e": {"N": str(EXPIRES)}}

@@ -7,6 +7,7 @@ import time
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -21,6 +22,7 @@ from tests.integration.conftest import Aws
 from tests.unit.serve.kit import (
     AUDIENCE,
     ISSUER,
+    RANK_TAG,
     REPEATING,
     SERVED,
     Answered,
@@ -115,6 +117,37 @@ def test_a_list_is_read_in_pages(handler: Handler) -> None:
     assert [entry["prediction_id"] for entry in found.json["items"]] == NAMES
     assert _get(handler, "/v1/flight-delays", token, prefix="2024", after="1").json == found.json
     assert _get(handler, "/v1/flight-delays", token, prefix="2024", after="zip").json == {"items": []}
+
+
+def test_a_ranked_list_is_read_in_pages(aws: Aws, table: str, handler: Handler) -> None:
+    """From the table's index, by the links; a rank that changes, a removal and a former rank change the list."""
+    client, now = aws.client("dynamodb"), int(time.time())
+
+    def put(name: str, place: str | None, body: str | None = "{}", expires_at: int = now + 600) -> None:
+        rank = place and f"{RANK_TAG}:{place}:{name}"
+        item: Any = encode(Item("flight-delays#B6", name, body, "0001.1700000000000.00000002", expires_at, rank))
+        client.put_item(TableName=table, Item=item)
+
+    def read(**query: str) -> list[list[str]]:
+        pages = []
+        while query:
+            answer = _get(handler, "/v1/flight-delays", _token(), **query)
+            assert answer.status == 200, answer.body
+            pages.append([entry["prediction_id"] for entry in answer.json["items"]])
+            query = dict(parse_qsl(answer.headers.get("link", "").partition("<?")[2].partition(">")[0]))
+        return pages
+
+    for n, name in enumerate(NAMES):
+        put(name, f"1{9 - n // 2}")
+    put("expired", "10", expires_at=now - 1)
+    expected = [NAMES[6], NAMES[4], NAMES[5], NAMES[2], NAMES[3], NAMES[0], NAMES[1]]
+    assert read(top="100") == [expected]
+    assert read(top="5", limit="2") == [expected[:2], expected[2:4], expected[4:5]]
+    put(NAMES[0], "10")
+    put(NAMES[6], None, None)
+    put(NAMES[4], None)
+    assert read(top="3") == [[NAMES[0], NAMES[5], NAMES[2]]]
+    assert _get(handler, "/v1/flight-delays", _token(carrier="AA"), top="3").json == {"items": []}
 
 
 @pytest.mark.parametrize("form", REPEATING)

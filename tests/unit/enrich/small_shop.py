@@ -140,6 +140,11 @@ class SmallShop:
         assert output is not None
         return plan(services, output)
 
+    def plan_rows(self, rows: Mapping[str, list[Any]], day: int = 0) -> int:
+        """Put an output of a day, and return the write units that its run would spend."""
+        self.put(self.key(day), parquet(rows))
+        return self.plan(self.key(day)).units
+
     def _drain(self, run: Run) -> Run:
         list(run_pending(self.services(), "stock"))
         found = self.ledger.get_run("stock", run.run)

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from enrich.__main__ import main
 from enrich.dataset.as_of import FromKey, LastModified
+from enrich.dataset.validation import check_dataset
 from enrich.datasets import load_datasets
 from enrich.join.engine import Engine
 from enrich.new import sample as samples
@@ -69,6 +71,9 @@ def test_csv(tmp_path: Path, new: Any) -> None:
     assert list(dataset.body) == list(dataset.source.columns)
     assert (dataset.body["Label"], dataset.body["order"]) == ('"Label"', '"order"')
     assert (dataset.served.scope, dataset.source.prefix) == ("my-scores:read", "my-scores/")
+    text = (tmp_path / "project" / "datasets" / "my_scores.py").read_text()
+    assert (dataset.rank, text.count('    # rank="score desc",\n')) == (None, 1), "offered, since an index costs"
+    assert check_dataset(replace(dataset, rank="score desc")) == []
 
 
 def test_options_decide(tmp_path: Path, new: Any) -> None:

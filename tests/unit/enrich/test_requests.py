@@ -25,12 +25,14 @@ EXPIRES = 1_764_244_800
 TEXT = st.text(st.characters(codec="utf-8"), max_size=50)  # every code point that UTF-8 has, control characters too
 
 
-def chunk_of(rows: Any) -> Any:
-    """Build a chunk of (pk, sk, body)."""
+def chunk_of(rows: Any, entries: int = 0) -> Any:
+    """Build a chunk of (pk, sk, body), or (pk, sk, body, rank); each write changes so many entries of the index."""
     columns: list[Any] = list(zip(*rows, strict=True)) or [[], [], []]
-    names = ["pk", "sk", "body"]
+    columns += [[None] * len(rows)] * (4 - len(columns))
+    names = ["pk", "sk", "body", "rank"]
     table = {name: pa.array(values, pa.string()) for name, values in zip(names, columns, strict=True)}
-    return pa.table({**table, "row": pa.array(range(100, 100 + len(rows)), pa.int64())})
+    numbers = {"row": range(100, 100 + len(rows)), "entries": [entries] * len(rows)}
+    return pa.table({**table, **{name: pa.array(values, pa.int64()) for name, values in numbers.items()}})
 
 
 def batched(chunk: Any) -> Any:
@@ -54,10 +56,12 @@ def single(chunk: Any) -> Any:
 
 @pytest.mark.parametrize("make", [batched, single])
 @settings(max_examples=150, deadline=None)
-@given(rows=st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), max_size=60, unique_by=lambda row: row[:2]))
+@given(
+    rows=st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT, st.none() | TEXT), max_size=60, unique_by=lambda row: row[:2])
+)
 def test_any_text_arrives_as_the_reader_decodes_it(make: Any, rows: Any) -> None:
     """Whatever Unicode an item holds, the JSON is what serve.item encodes, item by item; a null body is a tombstone."""
-    expected = [encode(Item(pk, sk, body, ORDER.text, EXPIRES)) for pk, sk, body in rows]
+    expected = [encode(Item(pk, sk, body, ORDER.text, EXPIRES, rank)) for pk, sk, body, rank in rows]
     made = make(chunk_of(rows))
     assert sorted(made, key=lambda item: (item["pk"]["S"], item["sk"]["S"])) == sorted(
         expected, key=lambda item: (item["pk"]["S"], item["sk"]["S"])
@@ -97,6 +101,18 @@ def test_units_are_those_of_the_stored_item(length: Any) -> None:
     assert isinstance(item.body, bytes) == (-(-(len(row[2]) + rest) // 1024) > request.units)
     assert isinstance(item.body, bytes) == (length > 941)
     assert body_text(item.body) == row[2]
+
+
+@pytest.mark.parametrize("entries", [0, 1, 2])
+@pytest.mark.parametrize(("length", "units"), [(900, 1), (1500, 2)])
+def test_units_include_the_entries_of_the_index(length: int, units: int, entries: int) -> None:
+    """Each entry that a write adds or removes costs what the item does: the index has all of its attributes."""
+    body = noise_of(length)
+    rank = "0123ABCD:1400FFFFFFFFFFFFF:x"
+    (request,) = build_batches(chunk_of([("a#1", "x", body, rank)], entries), "larder", ORDER, EXPIRES)
+    assert request.units == units * (1 + entries)
+    sizes = item_bytes(chunk_of([("a#1", "x", "", rank), ("a#1", "x", "", None)])).to_pylist()
+    assert sizes[0] - sizes[1] == len("r" + rank)
 
 
 def test_gzip_is_the_same_every_time() -> None:

@@ -30,6 +30,8 @@ def chunk_of(count: int, *, subjects: Any = 16, first: int = 0, size: int = 300)
             "sk": [str(row) for row in rows],
             "body": [f'{{"n":{row},"x":"{"y" * size}"}}' for row in rows],
             "row": pa.array(rows, pa.int64()),
+            "rank": pa.nulls(count, pa.string()),
+            "entries": pa.array([0] * count, pa.int64()),
         }
     )
 

@@ -14,17 +14,19 @@ from jwt.algorithms import get_default_algorithms
 
 from serve.datasets import Served
 from serve.handler import Dependencies, Handler, build_handler
-from serve.item import Item, encode
+from serve.item import Item, build_rank_tag, encode
 from serve.settings import IssuerSettings, Settings
 from serve.storage import Storage
 from serve.tokens.jwks import KeyDocument, parse_jwks
 from serve.tokens.jwt import Policy
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.verifier import Issuer, Verifier
+from tests.doubles.query import answer_query
 from wire.errors import TooLarge
 
 MEMBERS = (("flight",), ("note",), ("carrier", "code"), ("carrier", "name"), ("prediction", "delay_minutes"))
-FLIGHT_DELAYS = Served(name="flight-delays", subject=("carrier",), scope="flight-delays:read", places=MEMBERS)
+RANK_TAG = build_rank_tag("late_probability desc")
+FLIGHT_DELAYS = Served("flight-delays", ("carrier",), "flight-delays:read", places=MEMBERS, rank_tag=RANK_TAG)
 SERVED = {FLIGHT_DELAYS.name: FLIGHT_DELAYS}
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"
@@ -158,28 +160,20 @@ class Table:
         return answer
 
     def _query(self, request: dict[str, Any]) -> dict[str, Any]:
-        values = request["ExpressionAttributeValues"]
-        pk, prefix = values[":p"]["S"], values.get(":prefix", {"S": ""})["S"]
-        start = request.get("ExclusiveStartKey")
-        after = start["sk"]["S"] if start else ""
-        if start:
-            assert start["pk"]["S"] == pk
-            assert after.startswith(prefix), "DynamoDB: the provided starting key is outside query boundaries"
-        rows = [self.items[key] for key in sorted(self.items) if key[0] == pk and key[1].startswith(prefix)]
-        rows = [item for item in rows if item.sk > after]
-        seen = rows[: request["Limit"]]
-        live = [item for item in seen if item.expires_at > int(values[":now"]["N"]) and item.body is not None]
-        answer: dict[str, Any] = {"Items": [encode(item) for item in live], "Count": len(live)}
-        if len(seen) == request["Limit"]:
-            answer["LastEvaluatedKey"] = {"pk": {"S": pk}, "sk": {"S": seen[-1].sk}}
-        return answer
+        return answer_query(map(encode, self.items.values()), request)
 
 
 def item(
-    sk: str, body: str | bytes | None = "{}", *, pk: str = "flight-delays#B6", expires_at: int | None = None
+    sk: str,
+    body: str | bytes | None = "{}",
+    *,
+    pk: str = "flight-delays#B6",
+    expires_at: int | None = None,
+    place: str | None = None,
 ) -> Item:
-    """Build an item; it lives for an hour by default."""
-    return Item(pk, sk, body, "0001.1700000000000.00000001", int(NOW) + 3600 if expires_at is None else expires_at)
+    """Build an item; it lives for an hour by default. `place`: in the ranked list, in digits."""
+    order, rank = "0001.1700000000000.00000001", place and f"{RANK_TAG}:{place}:{sk}"
+    return Item(pk, sk, body, order, int(NOW) + 3600 if expires_at is None else expires_at, rank)
 
 
 class App:

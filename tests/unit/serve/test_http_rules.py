@@ -582,7 +582,7 @@ def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -
 @pytest.mark.parametrize(
     ("path", "query", "detail"),
     [
-        (LIST, {"ids": "a,b"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, fields, max_age"),
+        (LIST, {"ids": "a,b"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, top, after_"),
         (LIST, {"limit": "1", "offset": "1", "cursor": "x"}, "unknown query parameter 'cursor', 'offset'; known are"),
         (LIST, {"Limit": "1"}, "unknown query parameter 'Limit';"),
         (LIST, {"filter[shop]": ""}, "unknown query parameter 'filter%5Bshop%5D';"),

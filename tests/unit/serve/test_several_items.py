@@ -75,7 +75,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"id": ["a" * 129]}, "id number 1 must be a prediction_id"),
     ({"id": ["a"], "limit": "1"}, "id names the items: it can't be combined with limit"),
     ({"id": ["a"], "after": "a", "prefix": "a"}, "id names the items: it can't be combined with after, prefix"),
-    ({"id": ["a"], "ids": "a"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, fields, max_age"),
+    ({"id": ["a"], "ids": "a"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, top, after_"),
     ({"id": ["a"], "fields": ["flight", "note"]}, "fields must be names of members with commas between them"),
     ({"id": ["a"], "max_age": ["1", "2"]}, "max_age must be a whole number of seconds, up to 999999999, given once"),
 )

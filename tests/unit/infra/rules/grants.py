@@ -17,6 +17,7 @@ from enrich.run.fingerprints import PREFIX as FINGERPRINTS
 from enrich.settings import Settings as EnrichSettings
 from infra.discovery import CATALOG_PATH
 from infra.translate import ROOT, Template
+from serve.item import RANKED
 from serve.settings import parse_settings
 from tests.unit.infra.rules.evaluate import ACCOUNT, HERE, REGION, Stack
 from tests.unit.infra.rules.permissions import WITHOUT_RESOURCES
@@ -78,7 +79,7 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
     "ServeRole": {
         "dynamodb:GetItem": [TABLE],
         "dynamodb:BatchGetItem": [TABLE],
-        "dynamodb:Query": [TABLE],
+        "dynamodb:Query": [TABLE, f"{TABLE}/index/{RANKED}"],
         "ssm:GetParametersByPath": [PARAMETERS, f"{PARAMETERS}/one.pem"],
         "s3:GetObject": ["arn:aws:s3:::keys/one"],
         "s3:ListBucket": ["arn:aws:s3:::keys"],

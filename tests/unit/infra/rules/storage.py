@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from infra.translate import Template
-from serve.item import EXPIRES_AT, PK, SK
+from serve.item import EXPIRES_AT, PK, RANK, RANKED, SK
 from tests.unit.infra.rules.template import Rule, by_type, functions, get
 
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
@@ -24,6 +25,12 @@ def table_has_the_items_attributes(template: Template) -> Iterator[str]:
         keys = [(one["AttributeName"], one["KeyType"]) for one in table["KeySchema"]]
         if keys != [(PK, "HASH"), (SK, "RANGE")]:
             yield f"{name}: its keys are {keys}"
+        indexes = {
+            one["IndexName"]: ([key["AttributeName"] for key in one["KeySchema"]], one["Projection"]["ProjectionType"])
+            for one in table.get("GlobalSecondaryIndexes", [])
+        }
+        if indexes != ({RANKED: ([PK, RANK], "ALL")} if name == "Table" else {}):
+            yield f"{name}: its indexes are {indexes}"
 
 
 def data_outlives_the_stack(template: Template) -> Iterator[str]:
@@ -41,14 +48,18 @@ def data_outlives_the_stack(template: Template) -> Iterator[str]:
 
 
 def provisioned_capacity_scales(template: Template) -> Iterator[str]:
-    """In provisioned mode reads and writes each have a scaling target and a policy on the matching metric."""
-    for what in ("Read", "Write"):
+    """In provisioned mode reads and writes of table and index have a target each, and a policy on its metric."""
+    places = {"": ("table", "table/${Table}"), "Ranked": ("index", f"table/${{Table}}/index/{RANKED}")}
+    for (of, (kind, place)), metric_of in product(places.items(), ("Read", "Write")):
+        what = f"{of}{metric_of}"
         target = template["Resources"][f"{what}Scaling"]["Properties"]
-        if target.get("ScalableDimension") != f"dynamodb:table:{what}CapacityUnits":
+        if target.get("ScalableDimension") != f"dynamodb:{kind}:{metric_of}CapacityUnits":
             yield f"{what}Scaling: scales {target.get('ScalableDimension')}"
+        if target.get("ResourceId") != {"Fn::Sub": place}:
+            yield f"{what}Scaling: scales {target.get('ResourceId')}"
         policy = template["Resources"][f"{what}ScalingPolicy"]["Properties"]
         metric = get(policy, "TargetTrackingScalingPolicyConfiguration", "PredefinedMetricSpecification")
-        if metric != {"PredefinedMetricType": f"DynamoDB{what}CapacityUtilization"}:
+        if metric != {"PredefinedMetricType": f"DynamoDB{metric_of}CapacityUtilization"}:
             yield f"{what}ScalingPolicy: follows {metric}"
         if get(policy, "ScalingTargetId", "Ref") != f"{what}Scaling":
             yield f"{what}ScalingPolicy: scales another target"
