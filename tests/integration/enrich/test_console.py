@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,15 @@ def started(shop: Any, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
     settings |= {f"LARDER_{name.upper()}": getattr(shop.settings, name) for name in ("outputs", "queue", "workgroup")}
     env = {**os.environ, **shop.aws.env, **settings, "AWS_REGION": shop.aws.region, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-P", "-m", "enrich", "console", *words]
-    with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    with subprocess.Popen(
+        command,
+        env=env,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears,  # noqa: PLW1509
+    ) as process:
         assert process.stderr is not None
         try:
             yield process, process.stderr.readline()
