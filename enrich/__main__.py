@@ -19,6 +19,7 @@ exit codes:
   1  failed or held; the error is on standard error
   2  usage error
   3  queued: the dataset is busy or a service is unavailable; the next holder of the dataset's lease continues the run
+  130  interrupted by Ctrl-C, which is how console ends
 
 The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLOR=1 turns colours off.
 """
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 examples:
   ./larder check                                     before a deployment
   ./larder plan s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet --show 3
+  ./larder console                                   every dataset, in a browser
   ./larder status                                    every dataset: is it fresh, what failed
   ./larder status flight-delays 12                   one run in full
   ./larder rejects flight-delays 12                  why predictions were rejected
@@ -181,6 +183,23 @@ examples:
     refreshed = add("refresh", "run the newest output again when only metadata changed", "flight-delays", writes=True)
     refreshed.add_argument("dataset")
     refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")
+
+    shown = add("console", "show datasets, runs and rejects in a browser, on this machine only", "", json=False)
+    shown.add_argument("--port", type=_port, default=8090, metavar="N", help="default 8090; 0: any free port")
+    shown.add_argument("--operate", action="store_true", help="offer replay, withdraw, ...; read-only without it")
+    reported = add("report", "write the console's pages as files", "--out report/", json=False)
+    reported.add_argument("dataset", nargs="?")
+    reported.add_argument("--out", required=True, metavar="DIR|s3://...", help="folder, or bucket and prefix")
+    for pages, newest in ((shown, 50), (reported, 20)):
+        pages.add_argument(
+            "--newest", type=_count, default=newest, metavar="N", help=f"runs of each dataset (default {newest})"
+        )
+        pages.add_argument("--show-data", action="store_true", help="show subjects, bodies and values of rows")
+        pages.add_argument("--region", help="region of the prices (default: the session's)")
+        pages.add_argument(
+            "--sample-rows", type=_count, default=20_000, metavar="N",
+            help="rows of each output from which distributions are computed (default 20000; 0: none)",
+        )  # fmt: skip
     return parser
 
 
@@ -192,6 +211,16 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "whole number"  # argparse names it in its message
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65_535:
+        raise ValueError(text)
+    return number
+
+
+_port.__name__ = "port (0 to 65535)"
 
 
 if __name__ == "__main__":

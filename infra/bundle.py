@@ -83,6 +83,7 @@ RECIPES = {
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
         datasets="modules",
+        left_out=("enrich/console/",),
     ),
     # Of ONNX Runtime the C library alone: 26 MB on arm64.
     "score": Recipe(
@@ -270,9 +271,10 @@ def _sources(recipe: Recipe) -> Iterator[Path]:
     for source in recipe.sources:
         found: Iterable[Path] = [ROOT / source] if source.endswith(".py") else (ROOT / source).rglob("*")
         for path in found:
+            inside = path.relative_to(ROOT)  # the checkout itself can be below a folder `dev`
             # dev/ runs only on a laptop
-            is_ours = not {"__pycache__", "dev"} & set(path.parts) and "requirements" not in path.name
-            if path.is_file() and is_ours and not path.relative_to(ROOT).as_posix().startswith(recipe.left_out):
+            is_ours = not {"__pycache__", "dev"} & set(inside.parts) and "requirements" not in path.name
+            if path.is_file() and is_ours and not inside.as_posix().startswith(recipe.left_out):
                 yield path
 
 

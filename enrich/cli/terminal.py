@@ -83,7 +83,7 @@ STATE_COLOURS: dict[str, str] = {
     RunState.HELD: RED,
     RunState.REJECTED: DIM,
 }
-_FRESHNESS_COLOURS: dict[str, str] = {
+FRESHNESS_COLOURS: dict[str, str] = {
     FreshnessState.ON_TIME: GREEN,
     FreshnessState.LATE: YELLOW,
     FreshnessState.EXPIRED: RED,
@@ -140,7 +140,7 @@ def render_freshness(freshness: Freshness, paint: Paint = plain) -> str:
         life = render_duration(abs(left))
         expiry = f"; its items {f'expire in {life}' if left > 0 else f'expired {life} ago'}"
     return (
-        f"{paint(freshness.state, _FRESHNESS_COLOURS.get(freshness.state, ''))}: the newest output is "
+        f"{paint(freshness.state, FRESHNESS_COLOURS.get(freshness.state, ''))}: the newest output is "
         f"{render_duration(freshness.age_s)} old, {expected}{expiry}"
     )
 
@@ -156,24 +156,32 @@ def render_run(
     run: Run, statistics: Mapping[str, Any] | None = None, now: float | None = None, paint: Paint = plain
 ) -> str:
     """Render one run in full, in sections; `statistics` as `enrich.cli.statistics` describes them."""
-    members = describe_run(run)
-    members["expires_at"] = render_instant(run.expires_at and run.expires_at * 1000)
     lines = [f"{run.dataset} run {run.run}: {paint(run.state, STATE_COLOURS[run.state])}"]
     if run.error:
         lines += ["", paint("Error", BOLD), *(f"  {printable(line)}" for line in run.error.splitlines())]
+    for title, members in list_sections(run, now):
+        lines += ["", paint(title, BOLD)]
+        lines += [f"  {name.replace('_', ' '):13} {text}" for name, text in members]
+    if statistics is not None:
+        lines += ["", *render_statistics(statistics, paint)]
+    return "\n".join(lines)
+
+
+def list_sections(run: Run, now: float | None = None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return what a run's record has beside its state and its error: titles, each with names and texts."""
+    members = describe_run(run)
+    members["expires_at"] = render_instant(run.expires_at and run.expires_at * 1000)
     members["approved"] = run.approved or None  # most runs need no approval
     members["took"] = render_duration(find_duration(run, now))
     shown = {"dataset", "run", "state", "error"}
+    listed = []
     sections = {**_SECTIONS, "Internal": [name for name in members if name not in shown]}
     for title, names in sections.items():
         found = [(name, members[name]) for name in names if name not in shown and members[name] not in _EMPTY]
         shown |= set(names)
         if found:
-            lines += ["", paint(title, BOLD)]
-            lines += [f"  {name.replace('_', ' '):13} {_member(name, value)}" for name, value in found]
-    if statistics is not None:
-        lines += ["", *render_statistics(statistics, paint)]
-    return "\n".join(lines)
+            listed.append((title, [(name, _member(name, value)) for name, value in found]))
+    return listed
 
 
 _EMPTY: tuple[Any, ...] = (None, "", {}, [])

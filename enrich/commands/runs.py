@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.aws import open_services
-from enrich.cli.exit_codes import BUSY, DONE, FAILED, print_error
+from enrich.cli.exit_codes import BUSY, DONE, FAILED, INTERRUPTED, print_error
 from enrich.cli.rejects import describe_rejects, read_rejects, render_rejects
 from enrich.cli.statistics import describe_statistics
 from enrich.cli.table import BOLD, find_paint
@@ -29,6 +29,7 @@ from enrich.cli.terminal import (
     render_withdrawal,
 )
 from enrich.commands.backfill import execute_backfill
+from enrich.commands.console import console, report
 from enrich.commands.diff import execute_diff
 from enrich.commands.local import require_dataset
 from enrich.dataset.mistakes import DatasetMistakes
@@ -75,6 +76,8 @@ def execute(options: argparse.Namespace) -> int:
         return print_error(error, BUSY)
     except (ClientError, BotoCoreError) as error:
         return print_error(f"a call to AWS failed: {error}", FAILED)
+    except KeyboardInterrupt:
+        return print_error("interrupted", INTERRUPTED)
     finally:
         progress.end()
 
@@ -290,4 +293,6 @@ _COMMANDS: Mapping[str, Callable[[Services, argparse.Namespace], int]] = {
     "approve": _approve,
     "reject": _reject,
     "refresh": _refresh,
+    "console": console,
+    "report": report,
 }

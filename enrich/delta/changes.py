@@ -61,6 +61,14 @@ _NOTED = "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk v
 Step = Callable[[], None]
 
 
+def compute_key(pk: str, sk: str) -> tuple[int, int]:
+    """Compute the digest of an item key as it is noted: k1 and k2."""
+    with duckdb.connect() as con:
+        select = f"select {KEY_SQL} from (select {MD5_SQL} as md5 from (select $pk as pk, $sk as sk))"
+        k1, k2 = con.execute(select, {"pk": pk, "sk": sk}).fetchall()[0]
+    return int(k1), int(k2)
+
+
 class Withdrawn(NamedTuple):
     """A withdrawn output: the texts of its runs' orders, and when the last of its items expires (epoch seconds)."""
 

@@ -1,6 +1,6 @@
-"""Take the pictures for docs/: `plan` and `status` on a terminal, and /docs in a browser, of a stack on this machine.
+"""Take the pictures for docs/: `plan` and `status` on a terminal, /docs and the console in a browser, of a local stack.
 
-python -m examples.flights.screens     writes docs/plan.svg, docs/status.svg and docs/api-docs.png; `tox -e pictures`
+python -m examples.flights.screens     writes plan.svg, status.svg, api-docs.png and console.png; `tox -e pictures`
 
 Needs rich and selenium (tests/requirements.txt), and Debian's packages chromium and chromium-driver.
 """
@@ -42,6 +42,7 @@ DOCS = ROOT / "docs"
 AIRLINE = "UA"
 WIDTH = 162  # greatest width of the terminal in characters; longer lines are folded
 HEIGHT = 1350  # pixels of the browser's window
+CONSOLE_HEIGHT = 1100
 PATIENCE = 600  # seconds that a run can take
 FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # those of rich load a font from another host
 
@@ -71,7 +72,8 @@ def main() -> None:
         first = outputs[today].filter(pc.equal(outputs[today].column("carrier"), AIRLINE)).slice(0, 1).to_pylist()[0]
         flight = f"{first['flight_date']}.{first['origin']}.{AIRLINE}{first['flight']}"
         (DOCS / "api-docs.png").write_bytes(photograph(variables, issuer.sign(AIRLINE, time.time()), flight))
-    print("wrote docs/plan.svg, docs/status.svg and docs/api-docs.png")
+        (DOCS / "console.png").write_bytes(photograph_console(variables))
+    print("wrote docs/plan.svg, docs/status.svg, docs/api-docs.png and docs/console.png")
 
 
 def _fail(site: Site, object_key: str) -> None:
@@ -135,6 +137,28 @@ def photograph(variables: Mapping[str, str], token: str, prediction_id: str) -> 
         time.sleep(1)  # until panels are open
         picture: bytes = browser.get_screenshot_as_png()
     server.close()
+    return picture
+
+
+def photograph_console(variables: Mapping[str, str]) -> bytes:
+    """Open the console in a browser; return a PNG of the page of the flights.
+
+    Raises:
+        RuntimeError: the console did not start.
+    """
+    command = [sys.executable, str(ROOT / "larder"), "console", "--port", "0"]
+    env = {**os.environ, **variables}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline() if process.stderr else ""
+        try:
+            found = re.search(r"http://\S+/", line)
+            if found is None:
+                raise RuntimeError(f"larder console: {line}")
+            with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder), CONSOLE_HEIGHT) as browser:
+                browser.get(f"{found[0]}datasets/{flight_delays.name}.html")
+                picture: bytes = browser.get_screenshot_as_png()
+        finally:
+            process.terminate()
     return picture
 
 

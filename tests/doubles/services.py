@@ -128,6 +128,10 @@ class _Body(io.BytesIO):
         while block := self.read(size):
             yield block
 
+    def iter_lines(self) -> Any:
+        for line in self:
+            yield line.rstrip(b"\r\n")
+
 
 def _head(version: Version) -> dict[str, Any]:
     found = {"ETag": version.etag, "LastModified": version.modified, "ContentLength": len(version.body)}

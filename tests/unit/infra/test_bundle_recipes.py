@@ -13,6 +13,7 @@ import pytest
 
 from examples.flights.datasets import flight_delays as flight_delays_module
 from examples.flights.datasets.flight_delays import flight_delays
+from infra import bundle
 from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError
 from infra.bundle import _collect as collect
 from infra.bundle import _pip_install as pip_install
@@ -60,11 +61,25 @@ def test_models_of_the_services_that_enrich_opens_are_kept() -> None:
     assert {"s3", "events"} <= opened <= SERVICES
 
 
+@pytest.mark.parametrize("name", ["dev", "__pycache__"])
+def test_a_checkout_can_be_anywhere(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only folders of the checkout are left out, not those above it."""
+    root = tmp_path / name / "larder"
+    for path in ("serve/handler.py", "serve/dev/server.py", "wire/client.py", "serve/__pycache__/handler.pyc"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    monkeypatch.setattr(bundle, "ROOT", root)
+    found = {path.relative_to(root).as_posix() for path in sources(RECIPES["serve"])}
+    assert found == {"serve/handler.py", "wire/client.py"}
+
+
 def test_sides_stay_apart() -> None:
     """Serve's bundle has no module of enrich, enrich's has two modules of serve, neither has laptop modules."""
     serve = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["serve"])}
     enrich = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["enrich"])}
     assert not [path for path in serve if path.startswith(("enrich/", "infra/", "serve/dev/"))]
+    assert not [path for path in enrich if path.startswith("enrich/console/")]
+    assert "enrich/commands/console.py" in enrich
     assert {path for path in enrich if path.startswith("serve/")} == {
         "serve/__init__.py",
         "serve/item.py",
