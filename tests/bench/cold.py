@@ -19,7 +19,7 @@ from statistics import median
 from tests.bench.read_setup import HERE, READERS, build_env, endpoint, interpreter
 
 FIGURES = ("cpu_ms", "wall_ms")
-NOT_COLD = {"larder_unremembered", "larder_named", "larder_singles"}  # their start is that of larder
+NOT_COLD = {"larder_unremembered", "larder_named", "larder_singles"}  # starts like larder
 
 
 def _spend(command: list[object], env: dict[str, str]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from tests.bench.read_servers import Load, open_server
 from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, installed, interpreter
 
 REQUESTS = 400
-SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that answer for 100 items, and calls in a round
+SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that return 100 items, and calls per round
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def _answer(answer: dict[str, object]) -> bytes:
 
 READY, TYPED = _answer({"Item": build_item()}), _answer({"Item": build_typed_item()})
 WRITTEN = _answer({"UnprocessedItems": {}})
-_named: dict[bytes, bytes] = {}  # the answer to each batch of Larder's, rendered at its first one
+_named: dict[bytes, bytes] = {}  # the response to each batch of Larder's, rendered at the first one
 _batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
 
 

@@ -1,4 +1,4 @@
-"""moto in this process, for boto3 clients: no server, no sockets, empty each time."""
+"""moto in this process, for boto3 clients: no server, no sockets, empty for each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENV = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_
 
 @contextmanager
 def moto_aws(*tables: str) -> Iterator[Any]:
-    """Give a function that opens clients; DynamoDB has the named tables, keyed as in the template."""
+    """Yield a function that opens clients; DynamoDB has the named tables, with keys as in the template."""
     with mock.patch.dict(os.environ, ENV), mock_aws():
         for table in tables:
             boto3.client("dynamodb").create_table(
