@@ -30,11 +30,12 @@ STORED = {
     "parts.json",
     "rejects/",
     "service.json",
+    "statistics/",
     "sweep.json",
     "work/",
 }
 # Folders that are the user's, and files generated from their environments: they exist or not
-OWN = ("datasets/", "infra/discovery-bucket.yaml", "lake/", "outputs/")
+OWN = ("datasets/", "infra/discovery-bucket.yaml", "lake/", "models/", "outputs/")
 SUFFIXES = r"\.(?:py|md|yaml|toml|ini|txt|svg|json|sql|c)"
 
 
