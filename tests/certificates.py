@@ -1,4 +1,4 @@
-"""Certificates of our own, for servers of tests and benches that speak TLS."""
+"""Self-signed certificates for servers of tests and benchmarks that use TLS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def build_certificate(names: Sequence[str], *, age: datetime.timedelta = datetime.timedelta()) -> tuple[bytes, bytes]:
-    """Build a certificate that signed itself, and its private key, both as PEM.
+    """Build a self-signed certificate and its private key, both as PEM.
 
     Args:
         names: the hosts or IP addresses that it is for.

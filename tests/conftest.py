@@ -1,4 +1,4 @@
-"""Larder's tests run on the datasets of the example, whatever is in `datasets/`, which is the user's."""
+"""Larder's tests use the datasets of the example, whatever the user has in `datasets/`."""
 
 from __future__ import annotations
 

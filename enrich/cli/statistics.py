@@ -30,7 +30,7 @@ def describe_statistics(statistics: RunStatistics) -> dict[str, Any]:
 
 
 def _describe(of: Distribution) -> dict[str, Any]:
-    """Return a distribution as JSON values; a group is named by the number up to which it goes, within 0.2 %."""
+    """Return a distribution as JSON values; a group is named by its upper bound, within 0.2 %."""
     percentiles = {f"p{each}": of.percentiles.get(f"p{each}") for each in PERCENTILES}
     return {**asdict(of), "percentiles": percentiles, "groups": [[find_number(cell), n] for cell, n in of.groups]}
 
@@ -49,7 +49,7 @@ def render_statistics(statistics: Mapping[str, Any], paint: Paint = plain) -> li
 
 
 def render_verdicts(verdicts: Sequence[Mapping[str, Any]], paint: Paint = plain) -> list[str]:
-    """Render what the guards say, a line each."""
+    """Render the guards' verdicts, one line each."""
     lines = []
     for verdict in verdicts:
         mark, colour = _MARKS[verdict["passed"]]

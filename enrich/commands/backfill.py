@@ -37,7 +37,7 @@ def execute_backfill(services: Services, options: argparse.Namespace) -> int:
     found = find_backfill(services, options.dataset, since, until)
     for why in found.unreadable:
         print_error(why, FAILED)
-    code = FAILED if found.unreadable else DONE  # which of them belong to the range is not known
+    code = FAILED if found.unreadable else DONE  # it is not known which of them belong to the range
     if not found.to_run:
         return _show_nothing(services, options, found, code)
     if options.dry_run:
@@ -66,7 +66,7 @@ def _run(services: Services, options: argparse.Namespace, found: Backfill, estim
                     break
     except KeyboardInterrupt:
         return print_error("stopped; start the same backfill again: it continues where it was", INTERRUPTED)
-    finally:  # also where a service is unavailable: what is done stays done
+    finally:  # also if a service is unavailable: completed runs stay completed
         services.progress.end()
         if options.json:
             as_json = describe_backfill(
@@ -133,7 +133,7 @@ def _parse_range(options: argparse.Namespace, rule: AsOf, now: float) -> tuple[d
 
 
 def _parse_instant(name: str, text: str, zone: str) -> tuple[datetime, datetime]:
-    """Return the first instant of what a text names, and the first one after it."""
+    """Return the first instant of a date or an instant, and the first one after it."""
     try:
         if len(text) <= len("2026-11-20"):
             day = date.fromisoformat(text)

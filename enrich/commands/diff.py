@@ -23,7 +23,7 @@ def execute_diff(services: Services, options: argparse.Namespace) -> int:
         Stopped: a service that is needed is unavailable.
     """
     page = Path(options.html) if options.html else None
-    if page is not None and (page.is_dir() or not page.parent.is_dir()):  # before minutes of work
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):  # fail before minutes of work
         raise Failed(f"--html {page}: expected a file in a folder that exists")
     found = diff(
         services,

@@ -17,13 +17,13 @@ OF_ANY_TYPE = {"nulls"}  # the others need numbers
 SHARES = {"changed", "nulls"}  # measures from 0 to 1
 MEMBER = "body."  # prefix of `of` for a member of the body
 MOST_GUARDS = 100
-MOST_VALUES = 32  # each has up to 4 KB of statistics in the ledger, for each run
-WHOLE = 0.001  # by which shares can add up to more or less than 1: they are rounded
+MOST_VALUES = 32  # each takes up to 4 KB of statistics in the ledger, per run
+WHOLE = 0.001  # how far a sum of shares can be from 1, because they are rounded
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """A fixed distribution that `psi` compares with.
+    """A fixed distribution with which `psi` compares.
 
     Attributes:
         edges: ascending. A value up to the first edge belongs to the first share, one above the last edge to the last.
@@ -75,7 +75,7 @@ class Guard:
 
 
 def find_guard_mistakes(guards: Sequence[Guard]) -> Iterator[tuple[str, str, str]]:
-    """Yield place, message and remedy of each guard that can't work, whatever its value is."""
+    """Yield place, message and remedy of each guard that can't work, whatever the measured values."""
     if len(guards) > MOST_GUARDS:
         yield "guards", f"has {len(guards)}, expected at most {MOST_GUARDS}", "leave some out"
     values = list(dict.fromkeys(each.of for each in guards if each.of is not None))

@@ -17,8 +17,8 @@ from enrich.diff.extract import GROUP_ROWS, Extracted, connect
 from enrich.diff.members import Kind, Member, name_columns, name_compared
 
 MEMORY_LIMIT = "128MB"
-TOP_VALUES = 12  # of a category
-MOST_VALUES = 100  # of a category that has a PSI: names and ids have none
+TOP_VALUES = 12  # values of a category
+MOST_VALUES = 100  # different values of a category with a PSI: names and ids have none
 _BATCH = 1 << 16  # values fetched at once
 
 
@@ -33,7 +33,7 @@ class Counts:
 
     @property
     def differ(self) -> bool:
-        """Whether an item is served differently."""
+        """Whether any item is served differently."""
         return bool(self.changed or self.only_in_a or self.only_in_b)
 
 
@@ -224,7 +224,7 @@ class Comparison:
         return [value for _, value in sorted(zip(order, picked, strict=True))]
 
     def _find_psi(self, column: str, deciles: Sequence[float], nulls: tuple[int, int]) -> float | None:
-        """Return the PSI over bins that each hold a tenth of A's values; nulls are a bin of their own."""
+        """Return the PSI over bins that each have a tenth of A's values; nulls have their own bin."""
         bounds, own = find_cuts(deciles)
         steps = [f"({column} > {each!r}::double)::int" for each in bounds]
         steps += [f"({column} >= {each!r}::double)::int" for each in own]
@@ -252,7 +252,7 @@ class Comparison:
         return counts
 
     def _compare_categories(self, base: MemberDiff, n: int, values: tuple[int, int]) -> MemberDiff:
-        """Compare the values of a category; texts that begin alike for `LABEL_CHARACTERS` count as one."""
+        """Compare the values of a category; texts with the same first `LABEL_CHARACTERS` characters count as one."""
         column = f"m{n}"
         grouped = " full join ".join(
             f"(select {column} as value, count(*) as {side}_n from {side} where {column} is not null group by 1)"
@@ -279,7 +279,7 @@ class Comparison:
         )
 
     def _one(self, sql: str) -> tuple[Any, ...]:
-        (row,) = self._con.execute(sql).fetchall()  # all: a result that is not finished blocks the next query
+        (row,) = self._con.execute(sql).fetchall()  # fetch all: an unfinished result blocks the next query
         return row
 
 

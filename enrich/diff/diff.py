@@ -67,7 +67,7 @@ class ItemKey:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An item that differs. Its key and both bodies are None unless data is asked for."""
+    """An item that differs. Its key and both bodies are None unless data is requested."""
 
     pair: Pair
     key: ItemKey | None = None
@@ -157,7 +157,7 @@ def diff(
 
 
 class _Sides:
-    """Reads the two outputs, over views that keep all writes in a folder."""
+    """Reads the two outputs over views that keep all writes in a folder."""
 
     def __init__(self, inner: Services, lease: Lease, directory: Path, own_metadata: bool) -> None:
         self._services, self._lease, self._directory = inner, lease, directory
@@ -210,7 +210,7 @@ class _Sides:
 
     @contextmanager
     def _open(self, side: Side, scratch: Path) -> Iterator[RunContext]:
-        """Open what a run of a side shares; what ends a run as failed ends the diff."""
+        """Open what the stages of a run share, for one side; what would end the run as failed ends the diff."""
         # notes of keys are kept by the run's order, and the two sides must not share them
         run = replace(side.run, generation=1, as_of_ms=ord(side.label))
         if not self._own_metadata:

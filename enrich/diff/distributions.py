@@ -19,7 +19,7 @@ QUANTILES = {
     "max": 1.0,
 }
 DECILES = [n / 10 for n in range(1, 10)]
-BINS = 20  # of a histogram
+BINS = 20  # bins of a histogram
 
 
 def find_psi(a: Sequence[int], b: Sequence[int]) -> float | None:
@@ -62,7 +62,7 @@ def _interpolate(low: float, high: float, fraction: float) -> float:
 
 
 def find_cuts(deciles: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the bounds of PSI's bins: the deciles, and those that are the value of a tenth of all values or more.
+    """Return the bounds of PSI's bins: the deciles, and each value that a tenth of all values or more have.
 
     A bin is `<= bound`, except that such a value is a bin of its own.
     """

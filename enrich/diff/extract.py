@@ -1,4 +1,4 @@
-"""Read and render one output as a run does, and keep of each item what is compared, in a Parquet file."""
+"""Read and render one output as a run does, and write what is compared of each item to a Parquet file."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from enrich.s3 import exists, split_location
 _NO_ITEMS = pa.schema(
     [("row", pa.int64()), ("digest", pa.uint64()), *((name, pa.string()) for name in ("pk", "sk", "body", "reason"))]
 ).empty_table()
-GROUP_ROWS = 16_384  # of a file that DuckDB writes: it holds as many in memory for each thread, of all columns
-MEMORY_LIMIT = "128MB"  # of a DuckDB of the diff; then it spills to scratch disk
+GROUP_ROWS = 16_384  # rows of a file that DuckDB writes: it keeps as many in memory per thread, of all columns
+MEMORY_LIMIT = "128MB"  # memory of the diff's DuckDB; beyond it, it spills to scratch disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def read_side(context: RunContext, parts: Sequence[Part], start_row: int = 0) ->
 
 
 def extract_side(context: RunContext, parts: Sequence[Part], directory: Path) -> Extracted:
-    """Read, join and render an output; keep what is compared of each item.
+    """Read, join and render an output; write what is compared of each item.
 
     Args:
         context: with the metadata to join with.
@@ -152,7 +152,7 @@ def extract_side(context: RunContext, parts: Sequence[Part], directory: Path) ->
 
 
 def _drop_repeated(path: Path, directory: Path, duplicates: Sequence[int]) -> tuple[Path, int]:
-    """Keep of each key the only row, or the first of equal ones; drop duplicates, whose bodies differ."""
+    """For each key, keep the only row, or the first of equal ones; drop duplicates with different bodies."""
     kept = directory / "kept.parquet"
     with closing(connect(directory)) as con:
         con.register("duplicates", pa.table({"row": pa.array(duplicates, pa.int64())}))
@@ -171,7 +171,7 @@ def render_rows(context: RunContext, parts: Sequence[Part], rows: Iterable[int])
     found: dict[int, tuple[str, str, str]] = {}
     if not wanted:
         return found
-    first = 0 if context.dataset.derive else wanted[0]  # a pandas step sees its chunks as it did before
+    first = 0 if context.dataset.derive else wanted[0]  # a pandas step must see the same chunks as before
     for first_row, chunk in read_side(context, parts, first):
         here = [row for row in wanted if first_row <= row < first_row + chunk.num_rows]
         if here:

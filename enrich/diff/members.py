@@ -1,4 +1,4 @@
-"""The members of a body that are compared, by their types, and the SQL that takes them out of its JSON text."""
+"""The members of a body that are compared, by type, and the SQL that extracts them from its JSON text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enrich.dataset.binding import Leaf, Node
 from enrich.dataset.definition import name_place
 from enrich.dataset.json_sql import INTEGERS, SMALL_INTEGERS, TIMESTAMPS, SqlType, literal
 
-LABEL_CHARACTERS = 80  # of a text that is a category
+LABEL_CHARACTERS = 80  # characters of a text that is a category
 _NUMBERS = INTEGERS | {"float", "double", "decimal", "bignum"}
 _EXACT = SMALL_INTEGERS | {"float", "double"}  # a double holds each of their values
 _CATEGORIES = TIMESTAMPS | {"boolean", "varchar", "enum", "uuid", "date", "time", "time_ns"}
@@ -42,7 +42,7 @@ class Member:
 
 
 def find_members(body: Mapping[str, Node]) -> list[Member]:
-    """Return the members that a compiled dataset's body has, those within structs as well."""
+    """Return the members of a compiled dataset's body, including those within structs."""
     return list(_walk(body.items(), ()))
 
 

@@ -45,7 +45,7 @@ code{overflow-wrap:anywhere;font-size:.9em}
 """
 # Nothing can be loaded or executed, whatever an output has in its texts.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_WIDTH, _HEIGHT, _BASE = 320, 110, 92  # of a histogram, and where its bars stand
+_WIDTH, _HEIGHT, _BASE = 320, 110, 92  # size of a histogram, and where its bars are
 
 
 def render_page(diff: Diff) -> str:
@@ -79,7 +79,7 @@ def render_page(diff: Diff) -> str:
 
 
 def _tag(name: str, /, *children: Element | str | None, **attributes: str) -> Element:
-    """Build an element; a child that is None is left out."""
+    """Build an element; a child that is None is omitted."""
     element = Element(name, attributes)
     for child in children:
         if isinstance(child, Element):
@@ -92,7 +92,7 @@ def _tag(name: str, /, *children: Element | str | None, **attributes: str) -> El
 
 
 def _visible(text: str) -> str:
-    """Escape the characters that no HTML can have, and surrogates, which UTF-8 can't."""
+    """Escape the characters that HTML can't contain, and surrogates, which UTF-8 can't."""
     return "".join(
         each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape", "backslashreplace").decode()
         for each in text
@@ -113,7 +113,7 @@ def _cell(value: str | int | None) -> str:
 
 
 def _wide(element: Element) -> Element:
-    # reachable by keyboard, since it scrolls on a narrow screen
+    # scrollable by keyboard, because it scrolls on a narrow screen
     return _tag("div", element, **{"class": "wide", "tabindex": "0"})
 
 
@@ -185,7 +185,7 @@ def _render_card(diff: Diff, each: MemberDiff) -> Element:
 
 
 def _draw_histogram(each: MemberDiff) -> Element:
-    """Draw the shares of both sides, bin by bin beside each other."""
+    """Draw the shares of both sides, side by side in each bin."""
     edges, *counts = each.histogram or ([], [], [])
     shares = [[count / max(1, sum(side)) for count in side] for side in counts]
     top = max([*shares[0], *shares[1], 1e-9])

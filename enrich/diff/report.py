@@ -1,4 +1,4 @@
-"""Render a diff as JSON values and as text. Keys, texts of bodies and bodies are in it only where data is asked for."""
+"""Render a diff as JSON values and as text. Keys, texts of bodies and bodies are included only if data is requested."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from enrich.diff.diff import Diff, ItemKey, Sample, SideSummary
 from enrich.diff.members import Kind
 from enrich.plan.samples import find_changes
 
-STABLE, SHIFTED = 0.1, 0.25  # below and above these a PSI is usually taken as stable, and as shifted
-FEW = 200  # items of an output, of which a PSI has no verdict
+STABLE, SHIFTED = 0.1, 0.25  # below and above these, a PSI is usually taken as stable and as shifted
+FEW = 200  # with fewer items a PSI has no verdict
 HIDDEN = "hidden; --show-data shows it"
 KINDS = {"changed": "Changed", "only_in_a": "Only in A", "only_in_b": "Only in B"}
 
@@ -104,7 +104,7 @@ def _describe_sample(sample: Sample) -> dict[str, Any]:
 
 
 def name_value(diff: Diff, each: MemberDiff, n: int) -> str:
-    """Return the n-th value of a category, or its place by frequency if texts are hidden; a boolean hides nothing."""
+    """Return the n-th value of a category, or its place by frequency if texts are hidden; booleans are always shown."""
     value = each.top[n].value
     return value if diff.shows_data or value in {"true", "false"} else f"value {n + 1}"
 
@@ -174,7 +174,7 @@ def render_psi(diff: Diff, psi: float | None) -> str | None:
 
 
 def judge_psi(diff: Diff, psi: float) -> str:
-    """Return `shifted`, `moved`, or nothing: also for so few items that chance alone moves the index."""
+    """Return `shifted`, `moved`, or nothing; nothing also for so few items that chance alone moves the index."""
     if psi < STABLE or min(diff.a.items, diff.b.items) < FEW:
         return ""
     return "shifted" if psi > SHIFTED else "moved"

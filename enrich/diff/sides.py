@@ -1,4 +1,4 @@
-"""Find the two outputs of a diff: by the number of a run, a place on S3, or a path of this machine. I/O on both."""
+"""Find the two outputs of a diff: by the number of a run, a location on S3, or a path of this machine. I/O on both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalPart(Part):
 
     @property
     def name(self) -> str:
-        """Return how messages call it."""
+        """Return its name in messages."""
         return self.object_key
 
 
@@ -58,7 +58,7 @@ class _Named(NamedTuple):
 
     label: str
     text: str
-    dataset: str | None = None  # that the argument itself names, or whose prefix it is under
+    dataset: str | None = None  # the dataset that the argument itself names, or whose prefix it is under
     number: int | None = None
     path: Path | None = None
 
@@ -108,7 +108,7 @@ def _find_by_prefix(datasets: Mapping[str, Dataset], object_key: str) -> str | N
 def _choose_dataset(datasets: Mapping[str, Dataset], named: list[_Named], given: str | None) -> str:
     if given is not None and given not in datasets:
         raise Failed(f"no dataset {given!r}; {suggest(given, datasets)}")
-    for each in named:  # a run has one dataset, whatever is given
+    for each in named:  # a run has one dataset, whatever the option says
         if given is not None and each.number is not None and each.dataset not in {None, given}:
             raise Failed(f"{each.label} is a run of {each.dataset}, and --dataset says {given}; leave --dataset out")
     if given is not None:
@@ -164,7 +164,7 @@ def _find_run(services: Services, dataset: Dataset, named: _Named) -> Side:
 
 
 def _fetch_s3(services: Services, dataset: Dataset, named: _Named) -> list[Part]:
-    """Fetch an output: an object, what a marker closes, or, without a marker, all files under a prefix."""
+    """Fetch an output: an object, the parts of a marker, or, without a marker, all files under a prefix."""
     bucket, object_key = split_location(named.text)
     marker, folder = dataset.source.marker, f"{object_key.removesuffix('/')}/" if object_key else ""
     is_closed_by = marker and object_key.rpartition("/")[2] != marker

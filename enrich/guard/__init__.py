@@ -1,1 +1,1 @@
-"""Statistics of an output, and whether they are as the dataset's guards require. No I/O."""
+"""Statistics of an output, and whether they meet the dataset's guards. No I/O."""

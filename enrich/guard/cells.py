@@ -11,9 +11,9 @@ import struct
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_DROPPED = 14  # of the 23 bits of a float32's fraction
+_DROPPED = 14  # bits, of the 23 of a float32's fraction
 _MAGNITUDE = pa.scalar(0x7FFFFFFF, pa.int32())  # all bits but the sign
-_LARGEST = 3.4028234663852886e38  # of float32; larger numbers share its cell
+_LARGEST = 3.4028234663852886e38  # the largest float32; larger numbers share its cell
 
 
 def find_cells(numbers: pa.Array) -> pa.Array:
@@ -32,7 +32,7 @@ def find_cell(number: float) -> int:
 
 
 def find_number(cell: int) -> float:
-    """Return the number of a cell that is nearest to 0: the number itself for small whole numbers."""
+    """Return the number of a cell that is nearest to 0; for small whole numbers, this is the number itself."""
     magnitude = cell if cell >= 0 else ~cell
     number: float = struct.unpack("<f", struct.pack("<I", magnitude << _DROPPED))[0]
     return number if cell >= 0 else -number

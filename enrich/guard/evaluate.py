@@ -14,7 +14,7 @@ from enrich.guard.cells import find_cell
 from enrich.guard.statistics import Distribution, Summary, group_cells
 
 PSI_GROUPS = 10
-NO_SHARE = 1e-4  # in place of a share of 0, whose logarithm psi would need
+NO_SHARE = 1e-4  # replaces a share of 0, of which psi would need the logarithm
 
 
 class Reference(NamedTuple):
@@ -26,7 +26,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a guard says of an output.
+    """The verdict of a guard on an output.
 
     Attributes:
         guard: the measure and its value.
@@ -53,7 +53,7 @@ def evaluate(guards: Sequence[Guard], summary: Summary, reference: Reference | N
 
 
 def measure(guard: Guard, summary: Summary) -> float | tuple[float, float] | None:
-    """Return the measure of a guard, but for `psi`; the smallest and the largest value for `range`; None for none."""
+    """Return a guard's measure, except `psi`; for `range`, smallest and largest value; None if there is none."""
     if guard.measure == "rows":
         return summary.rows
     if guard.measure == "changed":
@@ -99,7 +99,7 @@ def _judge(guard: Guard, summary: Summary, reference: Reference | None) -> Verdi
 
 
 def _judge_nothing(guard: Guard, value: Distribution, reference: Reference | None) -> Verdict:
-    """Judge a value that is null in all rows: a failure, unless it was so before."""
+    """Judge a value that is null in all rows: it fails, unless it was null before."""
     before = reference.summary.values.get(guard.of or "") if reference else None
     shown = f"{guard.name}: all {value.rows:,} values are null"
     is_bounded = guard.least is not None or guard.reference is not None
@@ -152,13 +152,13 @@ def _share(groups: Sequence[Sequence[int]], edges: Sequence[int]) -> list[float]
 
 
 def add_psi(actual: float, expected: float) -> float:
-    """Return what two shares of a group add to the population stability index."""
+    """Return how much two shares of a group add to the population stability index."""
     actual, expected = max(actual, NO_SHARE), max(expected, NO_SHARE)
     return (actual - expected) * math.log(actual / expected)
 
 
 def _find_reference(guard: Guard, reference: Reference | None) -> tuple[float | None, str]:
-    """Return what a guard's measure is compared with, and where it is from, or why there is none."""
+    """Return the reference of a guard's measure and where it comes from, or why there is none."""
     if not guard.is_relative:
         return None, ""
     if isinstance(guard.reference, float | int):

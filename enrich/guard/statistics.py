@@ -17,8 +17,8 @@ from enrich.dataset.compiler import name_measured
 from enrich.guard.cells import find_cells, find_number
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-GROUPS = 100  # of about equal size, in the summary of a distribution; a frequent number has one of its own
-_MERGED_ROWS = 65_536  # of counted cells, before they are merged
+GROUPS = 100  # groups of about equal size in the summary of a distribution; a frequent number has its own
+_MERGED_ROWS = 65_536  # cells that are counted before they are merged
 _COUNTED = pa.schema([("cell", pa.int32()), ("count", pa.int64())])
 
 
@@ -45,7 +45,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Statistics of an output, with a group for each cell until they are dumped for the next run to compare with.
+    """Statistics of an output, with a group per cell; they are merged when they are dumped for the next run.
 
     Attributes:
         rows: predictions that become items.
@@ -82,7 +82,7 @@ def _build(kind: Any, members: Mapping[str, Any]) -> Any:
 
 @dataclass(slots=True)
 class _Collected:
-    """What was collected of one value: bounded, as the number of cells is."""
+    """What was collected of one value; bounded, because the number of cells is."""
 
     nulls: int = 0
     total: float = 0.0
@@ -130,7 +130,7 @@ class Statistics:
     """Statistics of the predictions of an output that become items."""
 
     def __init__(self, values: Iterable[str]) -> None:
-        """Begin without rows. `values`: names of the columns and members to measure."""
+        """Start without rows. `values`: names of the columns and members to measure."""
         self.rows = 0
         self._values = {name: _Collected() for name in values}
 
@@ -151,7 +151,7 @@ class Statistics:
         return orjson.dumps({"rows": self.rows, "values": values})
 
     def load(self, content: bytes) -> bool:
-        """Continue from what `dump` returned; return False if that measured other values."""
+        """Continue from what `dump` returned; return False if it measured other values."""
         members = orjson.loads(content)
         if members["values"].keys() != self._values.keys():
             return False
@@ -174,7 +174,7 @@ class Statistics:
 
 
 def group_cells(pairs: Iterable[Sequence[int]], size: float) -> list[tuple[int, int]]:
-    """Join neighbouring pairs of a cell and a count to groups of about a size; a larger cell is a group of its own."""
+    """Join neighbouring pairs of a cell and a count into groups of about a size; a larger cell is its own group."""
     groups: list[tuple[int, int]] = []
     is_open = False
     for cell, count in pairs:

@@ -32,7 +32,7 @@ from enrich.read.s3_object import PartFile
 from enrich.services import Services
 from serve.item import Order
 
-POLL = 2.0  # seconds between looks at a run that another invocation executes
+POLL = 2.0  # seconds between checks of a run that another invocation executes
 PATIENCE = 1800.0  # seconds without any change in the dataset's state: twice as long as a Lambda can run
 
 
@@ -43,7 +43,7 @@ class Status(StrEnum):
     OPEN = "open"  # its run is not closed: it continues
     FAILED = "failed"  # its last run failed: it is run again
     DONE = "done"  # its run is done: nothing
-    WITHDRAWN = "withdrawn"  # an operator took it back: nothing
+    WITHDRAWN = "withdrawn"  # an operator withdrew it: nothing
     HELD = "held"  # guards hold it until an operator approves or rejects it: nothing
     REJECTED = "rejected"  # an operator rejected it: nothing
     EXPIRED = "expired"  # it is older than the ttl, so no item of it would be served: nothing
@@ -102,7 +102,7 @@ class Backfill:
 
 
 class Step(NamedTuple):
-    """An output that was worked on, and its run, closed or held; None if the output is gone."""
+    """An output that was processed, and its run, closed or held; None if the output is gone."""
 
     output: Candidate
     run: Run | None
@@ -136,7 +136,7 @@ def find_backfill(services: Services, dataset_name: str, since: datetime, until:
             as_of = _find_as_of(services, dataset, listed, run_of_it)
             if as_of is None or not since <= as_of < until:
                 continue
-            if run_of_it is None:  # a listing need not show it as the run saw it: only its identity decides
+            if run_of_it is None:  # a listing can differ from what the run saw: only its identity decides
                 output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
                 if output is None:
                     continue
@@ -177,7 +177,7 @@ def _milliseconds(instant: datetime) -> int:
 
 
 def _find_as_of(services: Services, dataset: Dataset, listed: Listed, run: Run | None) -> datetime | None:
-    """Return when an output was made, as its run finds it; None if the output is gone.
+    """Return when an output was made, as its run determines it; None if the output is gone.
 
     Raises:
         Failed: it does not say so, or can't be read.
@@ -195,11 +195,11 @@ def _find_as_of(services: Services, dataset: Dataset, listed: Listed, run: Run |
 
 
 def _read_as_of(services: Services, dataset: Dataset, listed: Listed) -> datetime | None:
-    """Read the first instant of the column that gives as_of: of Parquet, a footer and a chunk."""
+    """Read the first instant of the column that gives as_of: for Parquet, a footer and a chunk."""
     output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
     if output is None:
         return None
-    # all but the columns is left out: nothing is joined or rendered
+    # only the columns are needed: nothing is joined or rendered
     only_columns = replace(
         dataset,
         metadata={},
@@ -242,7 +242,7 @@ def run_backfill(services: Services, found: Backfill, *, send: bool = False) -> 
     for number, output in enumerate(found.to_run, 1):
         services.progress.title = f"backfill {number} of {total}"
         run, state = None, RunState.OVERWRITTEN
-        while state is RunState.OVERWRITTEN:  # what replaced it is an output of the range as well
+        while state is RunState.OVERWRITTEN:  # the object that replaced it is an output of the range as well
             queued = queue_output(services, found.dataset, output)
             run = queued and _execute(services, queued, send=send)
             state = run.state if run else RunState.DONE
@@ -250,7 +250,7 @@ def run_backfill(services: Services, found: Backfill, *, send: bool = False) -> 
 
 
 def queue_output(services: Services, dataset: str, output: Candidate) -> Run | None:
-    """Queue the run of an output, or return the one that it has; None if the output is gone.
+    """Queue the run of an output, or return its existing run; None if the output is gone.
 
     An output that was replaced since it was found is run as it is now: the queue has no memory of the older one.
     """
@@ -276,7 +276,7 @@ def _execute(services: Services, queued: Run, *, send: bool) -> Run:
             break
         services.progress.stage(run, f"{run.state}, waits for another invocation, {run.stage} {run.next_row:,}")
         now, state = services.clock.now(), services.ledger.get_state(dataset)
-        if state.version != version:  # each step of whichever run changes it
+        if state.version != version:  # each step of any run changes it
             version, changed_at = state.version, now
         elif now - changed_at > PATIENCE:
             raise Stopped(
@@ -289,7 +289,7 @@ def _execute(services: Services, queued: Run, *, send: bool) -> Run:
 
 
 def _exhaust(services: Services, dataset: str, own: int) -> None:
-    """Execute all that is pending, in its order: what is left behind would wait for the next sweep."""
+    """Execute everything that is pending, in order: otherwise it would wait for the next sweep."""
     for _ in run_pending(services, dataset, {own}):
         pass
 

@@ -1,4 +1,4 @@
-"""What an operator, or time, does with a run that is held: approve it, reject it, let it end."""
+"""What can happen to a held run: an operator approves or rejects it, or it expires."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def _get_held(services: Services, dataset: str, number: int, verb: str) -> Run:
 
 
 def _find_obstacle(services: Services, run: Run) -> str | None:
-    """Return why a held run must not be published any more; None if it can be."""
+    """Return why a held run must no longer be published; None if it can be."""
     if (run.expires_at or 0) <= services.clock.now():
         return f"its items would have expired at {_render((run.expires_at or 0) * 1000)}"
-    if run.kind is Kind.OUTPUT:  # another kind reads the parts that an earlier run pinned
+    if run.kind is Kind.OUTPUT:  # other kinds read the parts that an earlier run pinned
         output = fetch_output(services.s3, services.datasets[run.dataset], run.bucket, run.object_key)
         if output is None or output.identity != run.identity:
             now = "is gone" if output is None else "was written again since, and that output has a run of its own"
@@ -111,7 +111,7 @@ def _find_obstacle(services: Services, run: Run) -> str | None:
 
 
 def _find_served(services: Services, dataset: str) -> list[Run]:
-    """Return the runs whose items are served, also those of runs that are still being written."""
+    """Return the runs whose items are served, including runs that are still being written."""
     runs = services.ledger.fetch_runs(dataset)
     writing = [run for run in runs if run.state.is_open and run.decided_ms is not None and run.kind.is_over_output]
     return [*writing, *newest_first(runs)]

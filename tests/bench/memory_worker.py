@@ -86,7 +86,7 @@ class Peaks(Progress):
         self._stage = ""
 
     def watch(self, scratch: Path) -> None:
-        """Look at a folder twice a second, for as long as the process lives."""
+        """Check the size of a folder twice a second, for as long as the process lives."""
         while True:
             self.scratch_bytes = max(self.scratch_bytes, _measure(scratch))
             time.sleep(0.5)
@@ -95,7 +95,7 @@ class Peaks(Progress):
         """Begin a stage."""
         self.note()
         self._stage = f"{run.run} {stage}"
-        Path("/proc/self/clear_refs").write_text("5")  # the highest memory begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
 
     def rows(self, run: Run, done: int, rejected: int, rate: float | None) -> None:
         """Record the peak after each chunk."""

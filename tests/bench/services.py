@@ -56,7 +56,7 @@ class FolderS3:
         shutil.copyfile(name, self._make(bucket, object_key))
 
     def link(self, file: Path, bucket: str, object_key: str) -> None:
-        """Link a file as an object, which arrives now."""
+        """Link a file as an object that arrives now."""
         file.touch()  # a file of yesterday would have arrived before the as_of in its object key
         self._make(bucket, object_key).symlink_to(file)
 

@@ -1,4 +1,4 @@
-"""The project's own datasets, whatever they are: sound, and the contract that is committed is theirs."""
+"""The project's own datasets: they have no mistakes, and the committed contract is up to date."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOLDER = ROOT / "datasets"
 
 
 def test_own_datasets_have_no_mistakes() -> None:
-    """What `./larder check` says of them."""
+    """`./larder check` finds none."""
     mistakes = check_datasets(load_datasets(FOLDER), None)
     assert not mistakes, "\n".join(map(str, mistakes))
 
 
 def test_the_contract_is_up_to_date() -> None:
-    """openapi.yaml and infra/gateway.yaml are what the files in datasets/ say."""
+    """openapi.yaml and infra/gateway.yaml are what the files in datasets/ generate."""
     text = build_document(load_datasets(FOLDER).values())
     remedy = "is stale: run `./larder openapi --write`, and commit openapi.yaml and infra/gateway.yaml"
     assert (ROOT / "openapi.yaml").read_text() == text, f"openapi.yaml {remedy}"

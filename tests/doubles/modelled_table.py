@@ -1,4 +1,4 @@
-"""The model of the table of items behind a transport of its own: capacity per table and partition key, faults, a clock.
+"""The model of the table of items behind its own transport: capacity per table and partition key, faults, a clock.
 
 moto has no capacity, throttles nothing and processes every batch whole.
 """
@@ -39,7 +39,7 @@ def refuse(code: str, status: int = 400, **more: object) -> Response:
 
 
 class ModelledTable:
-    """Transport and table in one. `fault(number)` may name what goes wrong with the number-th request."""
+    """Transport and table in one. `fault(number)` can name what goes wrong with the number-th request."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ModelledTable:
     def send(self, target: str, payload: bytes) -> int:
         handle = len(self.sent)
         self.sent.append((self.now, target, payload))
-        latency = self._latency * (1 + handle % 7 / 10)  # answers overtake each other
+        latency = self._latency * (1 + handle % 7 / 10)  # responses overtake each other
         heapq.heappush(self._flying, (self.now + latency, handle, self._answer(handle, target, payload)))
         self.most_in_flight = max(self.most_in_flight, len(self._flying))
         return handle

@@ -1,4 +1,4 @@
-"""moto in this process, for boto3 clients: no server, no sockets, empty each time."""
+"""moto in this process, for boto3 clients: no server, no sockets, empty for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of S3, the ledger's table, Athena and SQS, as far as enrich calls them."""
+"""Models of S3, the ledger's table, Athena and SQS, for the calls that enrich makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 
 @dataclass
 class Version:
-    """One object as it was written; `gone` for the marker of its deletion."""
+    """One object as it was written; `gone` marks a deletion."""
 
     body: bytes
     version_id: str | None
@@ -197,7 +197,7 @@ class ModelDynamo:
         stored = self.rows.get((item_key["pk"]["S"], item_key["sk"]["S"]))
         if change["ConditionExpression"] == "attribute_not_exists(pk)":
             return stored is None
-        if change["ConditionExpression"] == "attribute_exists(pk)":  # what a ledger that fences nothing would ask
+        if change["ConditionExpression"] == "attribute_exists(pk)":  # the request of a ledger without fencing
             return stored is not None
         assert change["ConditionExpression"] == "#version = :version"
         return stored is not None and stored["version"] == change["ExpressionAttributeValues"][":version"]
@@ -212,7 +212,7 @@ def _measure(actions: list[Any]) -> int:
 
 @dataclass
 class ModelQuery:
-    """A query that runs until a time, and then has written its row."""
+    """A query that runs until a given time, and has then written its row."""
 
     location: str
     ends_at: float
@@ -221,7 +221,7 @@ class ModelQuery:
 
 
 class ModelAthena:
-    """Answers every metadata query with one row, that of the time at which it was started."""
+    """Responds to every metadata query with one row: the time at which it was started."""
 
     def __init__(self, world: World, s3: ModelS3, row_at: Callable[[float], str]) -> None:
         self._world = world
@@ -231,7 +231,7 @@ class ModelAthena:
         self.fetched: dict[str, tuple[float, str]] = {}  # location -> when its query began, and the row
 
     def was_running(self, time: float) -> bool:
-        """Return whether any query had not ended yet at a time."""
+        """Return whether any query had not ended yet at a given time."""
         return any(query.ends_at > time for query in self._queries.values())
 
     def start(self, sql: str, location: str) -> str:
@@ -316,11 +316,11 @@ class Sent:
     body: str
     visible_at: float
     receives: int = 0
-    refused: bool = False  # what it asks for can't ever succeed
+    refused: bool = False  # what it requests can never succeed
 
 
 class Queue:
-    """A queue that feeds invocations, hides what they have taken, and has a dead-letter queue."""
+    """A queue that feeds invocations, hides what they have received, and has a dead-letter queue."""
 
     HIDDEN = 960.0
     RECEIVES = 3
@@ -331,7 +331,7 @@ class Queue:
         self.dead: list[Sent] = []
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send, as an actor's call."""
+        """Send, as a call of an actor."""
         self._world.call("SendMessage", lambda: self.deliver(message))
 
     def deliver(self, message: dict[str, Any], delay: float = 0.0) -> None:
@@ -341,7 +341,7 @@ class Queue:
         self.messages.append(Sent(json.dumps(message), self._world.time + delay))
 
     def receive(self) -> Sent | None:
-        """Take a message that is visible."""
+        """Receive a visible message."""
         visible = [sent for sent in self.messages if sent.visible_at <= self._world.time]
         if not visible:
             return None

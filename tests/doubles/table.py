@@ -1,4 +1,4 @@
-"""A model of the table of items as far as the writer calls it, and the network of the fault simulation in front of it.
+"""A model of the table of items, for the calls of the writer, and the network of the fault simulation in front of it.
 
 `test_fidelity.py` compares the model with moto.
 """
@@ -18,7 +18,7 @@ from tests.faults.world import World
 from wire.errors import TransportError
 from wire.response import Response
 
-LANDS_WITHIN = 8.0  # seconds after the client gave up on it that a write may still be applied; less than the margin
+LANDS_WITHIN = 8.0  # seconds after the client's time-out in which a write can still be applied; less than the margin
 
 
 def read_body(item: dict[str, Any]) -> str | None:
@@ -28,7 +28,7 @@ def read_body(item: dict[str, Any]) -> str | None:
 
 
 class Applied(NamedTuple):
-    """A write that the table took."""
+    """A write that the table applied."""
 
     order: str
     at: tuple[str, str]
@@ -39,7 +39,7 @@ class Applied(NamedTuple):
 
 @dataclass
 class Items:
-    """The table of items, and every write that it ever applied."""
+    """The table of items, and every write that it has applied."""
 
     rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     applied: list[Applied] = field(default_factory=list)
@@ -63,13 +63,13 @@ class Items:
         return None
 
     def delete_expired(self, now: float) -> None:
-        """Do what TTL does, sooner or later."""
+        """Do what TTL does, at any time."""
         for at in [at for at, item in self.rows.items() if int(item[EXPIRES_AT]["N"]) <= now]:
             del self.rows[at]
 
 
 class ModelTransport:
-    """Carries writes to the table of items: applied or not, answered or not, in any order, some of them late.
+    """Carries writes to the table: applied or not, with a response or not, in any order, some of them late.
 
     `watch` is called when a request is sent and when it is applied: its items, and whether it has a condition.
     `is_as_late_as_can_be` is asked of a write without a condition that lands though it gets no answer.
@@ -88,7 +88,7 @@ class ModelTransport:
         self._items = items
         self._timeout = timeout
         self._watch = watch
-        self.troubled = 0  # requests that were not simply taken
+        self.troubled = 0  # requests that were not simply accepted
         self._handles = itertools.count(1)
         self._due: dict[int, float] = {}
         self._answers: dict[int, Response | TransportError] = {}
@@ -205,5 +205,5 @@ def answer_batch(request: Any, left: list[dict[str, Any]]) -> Response:
 
 
 def throttle() -> Response:
-    """Build the answer of a table that is asked too much of."""
+    """Build the response of a table that is out of capacity."""
     return Response(400, [], b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')

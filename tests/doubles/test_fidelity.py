@@ -1,4 +1,4 @@
-"""Our models answer as moto's DynamoDB and S3 do, as far as enrich calls them: the same requests, compared."""
+"""Our models respond like moto's DynamoDB and S3 to the requests that enrich makes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dynamodb(client: Any) -> Any:
 
 
 def ask(call: Any, **request: Any) -> Any:
-    """Return the answer of a boto3 client or of a model, without what only a server adds; of an error what is read."""
+    """Return the response of a client or model, without what only a server adds; for errors, what enrich reads."""
     try:
         answer = call(**request) or {}
     except ClientError as error:
@@ -88,12 +88,12 @@ def test_ledger_model_answers_as_moto_does(dynamodb: Any, seed: int) -> None:
             "ScanIndexForward": random.random() < 0.5,
         }
         assert ask(dynamodb.query, **query) == ask(model.query, **query)
-    assert len(outcomes) > 3  # some commits were done, and some were refused in several ways
+    assert len(outcomes) > 3  # some commits were applied, and some were refused in several ways
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_table_of_items_answers_as_moto_does(dynamodb: Any, seed: int) -> None:
-    """Batches, and conditional puts that return the newer item; the tables are equal in the end."""
+    """Batches, and conditional puts that return the newer item; in the end the tables are equal."""
     random, model = Random(seed), ModelledTable()
     refused = 0
     for _ in range(STEPS):
@@ -158,13 +158,13 @@ def query_moto(dynamodb: Any, request: Any) -> Any:
 
 
 def build_item(pk: str, sk: str, body: str | bytes | None, order: Order) -> dict[str, Any]:
-    """Build an item as boto3 takes it: binary values as bytes."""
+    """Build an item as boto3 accepts it: binary values as bytes."""
     encoded: dict[str, Any] = encode(Item(pk, sk, body, order.text, 1000))
     return encoded | ({"b": {"B": body}} if isinstance(body, bytes) else {})
 
 
 def put(dynamodb: Any, request: Any) -> Any:
-    """Put an item; return the stored one for which that is refused."""
+    """Put an item; return the stored one for which the put is refused."""
     try:
         dynamodb.put_item(**request)
     except dynamodb.exceptions.ConditionalCheckFailedException as error:
@@ -173,14 +173,14 @@ def put(dynamodb: Any, request: Any) -> Any:
 
 
 def send(model: ModelledTable, operation: str, request: Any) -> tuple[int, Any]:
-    """Send a request to the model as the writer does; return status and body of its answer."""
+    """Send a request to the model as the writer does; return status and body of the response."""
     model.send(f"DynamoDB_20120810.{operation}", json.dumps(plain(request)).encode())
     ((_, answer),) = model.wait(1.0)
     return cast(Any, answer).status, json.loads(cast(Any, answer).body)
 
 
 def plain(value: Any) -> Any:
-    """Return what a request on the wire holds in the place of binary values: base64 text."""
+    """Return what a request on the wire has for binary values: base64 text."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):
@@ -190,7 +190,7 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("versioned", [False, True])
 def test_s3_model_answers_as_moto_does(client: Any, versioned: bool) -> None:
-    """Objects, versions, ranges, pins by version or ETag, lists, and the codes of what is not there."""
+    """Objects, versions, ranges, pins by version or ETag, lists, and the codes for missing objects."""
     s3, random = client("s3"), Random(7)
     s3.create_bucket(Bucket="outputs")
     if versioned:

@@ -20,7 +20,7 @@ from tests.faults.world import Note
 
 
 def play_many(words: argparse.Namespace) -> int:
-    """Play histories on all cores; the exit code is 1 when one breaks a promise."""
+    """Play histories on all cores; the exit code is 1 if one breaks a promise."""
     began, failed, done = time.monotonic(), 0, 0
     for done, (seed, problems) in enumerate(_judge_all(words), 1):
         if problems:
@@ -35,7 +35,7 @@ def play_many(words: argparse.Namespace) -> int:
 
 
 def _judge_all(words: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
-    """Play and judge histories in processes of their own; with one job, in this one."""
+    """Play and judge histories in separate processes; with one job, in this one."""
     seeds = range(words.start, words.start + words.seeds)
     begin = partial(install, words.mutant) if words.mutant else None
     if words.jobs == 1:
@@ -43,7 +43,7 @@ def _judge_all(words: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
             begin()
         yield from map(judge, seeds)
         return
-    fresh = multiprocessing.get_context("spawn")  # a mutant must be there before anything else is imported
+    fresh = multiprocessing.get_context("spawn")  # a mutant must be installed before anything else is imported
     pool = ProcessPoolExecutor(words.jobs, mp_context=fresh, initializer=begin)
     try:
         yield from pool.map(judge, seeds, chunksize=4)
@@ -63,7 +63,7 @@ def hunt(words: argparse.Namespace) -> int:
 
 
 def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
-    """Return what became of a mutant, and the words that say why."""
+    """Return the result for a mutant, and the reason in words."""
     try:
         mutant.apply(mutant.read())
     except (NotApplicable, OSError) as error:
@@ -77,7 +77,7 @@ def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
 
 
 def trace(words: argparse.Namespace) -> int:
-    """Print one history as a story, and what it broke; the exit code is 1 when it breaks a promise."""
+    """Print one history step by step, and what it broke; the exit code is 1 if it breaks a promise."""
     if words.mutant:
         install(words.mutant)
     notes: list[Note] = []
@@ -89,7 +89,7 @@ def trace(words: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run what the command line requests."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, metavar="N")
     parser.add_argument("--start", type=int, default=0, metavar="S")

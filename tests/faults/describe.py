@@ -11,7 +11,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from tests.faults.world import DAY, START
 
 if TYPE_CHECKING:
-    from enrich.dataset.definition import Dataset  # no code under test, so that a mutant can still be put into it
+    from enrich.dataset.definition import Dataset  # imports no code under test, so that a mutant can still be installed
 
 _deserialize = TypeDeserializer().deserialize
 _EMPTY = {"None", "0", "''", "()", "False"}
@@ -31,7 +31,7 @@ _HIDDEN = {
 
 
 def describe_change(rows: Mapping[tuple[str, str], Any], action: Any) -> Iterator[str]:
-    """Describe what a put or delete of a transaction changes in the ledger; the run counter says nothing."""
+    """Describe what a put or delete of a transaction changes in the ledger; the run counter is omitted."""
     ((kind, change),) = action.items()
     item_key = change.get("Item") or change["Key"]
     dataset, sk = item_key["pk"]["S"], item_key["sk"]["S"]
@@ -50,7 +50,7 @@ def describe_change(rows: Mapping[tuple[str, str], Any], action: Any) -> Iterato
 
 
 def describe_message(body: str) -> str:
-    """Describe a message: what it asks for."""
+    """Describe a message: what it requests."""
     message = json.loads(body)
     if "detail" in message:
         return f"an event of {message['detail']['object']['key']}"
@@ -58,7 +58,7 @@ def describe_message(body: str) -> str:
 
 
 def describe_world(datasets: Mapping[str, Dataset], versioned: bool, chances: Any) -> list[str]:
-    """Describe what the history is played in: datasets, bucket, and how often what goes wrong."""
+    """Describe the world of a history: datasets, bucket, and how often faults occur."""
     lines = [f"the bucket of outputs {'keeps' if versioned else 'does not keep'} old versions; {chances}"]
     for name, dataset in datasets.items():
         closed = f"folders closed by {dataset.source.marker}" if dataset.source.marker else "objects"

@@ -48,13 +48,13 @@ R = TypeVar("R")
 SETTINGS = Settings(
     table="items", ledger="ledger", bucket="larder", outputs="outputs", queue="queue", workgroup="primary"
 )
-MOST_GROWTH = 4  # of the rows of an output against the reference, as a share of these
+MOST_GROWTH = 4  # of the rows of an output, as a share of those of the reference
 GUARDS = (Guard("max", "v", most=int(SHIFTED[1:]) - 1), Guard("rows", change=MOST_GROWTH))
 MOST_PUTS = 200  # where a bug keeps a run open, each rewriting of it would bring about others, for ever
 RANKS = (None, "n", "n desc")
 MEMORY = "/dev/shm"  # where there is one, scratch files cost no disk
 _INVOCATIONS = itertools.count(1)
-BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world makes these
+BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world causes these
 
 
 @dataclass
@@ -73,23 +73,23 @@ class Story:
     puts: list[Put] = field(default_factory=list)
     newest: dict[str, str] = field(default_factory=dict)  # dataset -> order of the newest run that sent a write
     services: Callable[..., Services] = field(default=cast(Any, None))
-    gentle: bool = False  # nothing was made to fail
-    lost: bool = False  # fingerprints were
-    given_up: int = 0  # operators who may have, and what they left waits for the next sweep
+    gentle: bool = False  # no fault was injected
+    lost: bool = False  # fingerprints were lost
+    given_up: int = 0  # operators who can have been interrupted; what they left waits for the next sweep
     stood_still: set[tuple[Any, ...]] = field(
         default_factory=set
-    )  # where runs were when an invocation did not move them
+    )  # positions of runs when an invocation did not move them
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     reranked: set[str] = field(default_factory=set)  # datasets whose rank became another one
     said_again: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
 
-    # of the ledger, by key: the row as it was read, and its record
+    # records of the ledger by key: the row that was read, and its record
     _records: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
 
     def open_transport(self, owner: str, timeout: float) -> ModelTransport:
-        """Open a transport to the table of items, and remember whose it is."""
+        """Open a transport to the table of items, and record whose it is."""
         watch = partial(_watch, self, owner)
         transport = ModelTransport(self.world, self.items, timeout, watch, partial(_write_behind_a_late_write, self))
         self.transports.setdefault(owner, []).append(transport)
@@ -121,7 +121,7 @@ class Story:
         return sorted(int(at[1][len(prefix) :]) for at in rows if at[0] == dataset and at[1].startswith(prefix))
 
     def _read(self, at: tuple[str, str], get: Callable[[], R]) -> R:
-        """Read a record of the ledger, anew only when its row was replaced: parsing takes longer than a call."""
+        """Read a record of the ledger again only if its row was replaced: parsing takes longer than a call."""
         row = self.dynamo.rows.get(at)
         seen, record = self._records.get(at, (None, None))
         if row is None or row is not seen:
@@ -144,14 +144,14 @@ class Story:
         return put.good_keys() if put else set()
 
     def applied(self, run: Run) -> list[Applied]:
-        """Return the writes of a run that the table took."""
+        """Return the writes of a run that the table applied."""
         mine = f"{run.dataset}#"
         if run.generation is None or run.as_of_ms is None:
             return []
         return [each for each in self.items.applied if each.order == run.order.text and each.at[0].startswith(mine)]
 
     def rejects(self, run: Run) -> list[Any]:
-        """Return the lines that a run kept of its rejects."""
+        """Return the lines that a run saved for its rejects."""
         prefix = f"rejects/{run.dataset}/{run.run:08d}/"
         files = [kept[-1] for at, kept in self.s3.objects.items() if at[0] == "larder" and at[1].startswith(prefix)]
         return [json.loads(line) for file in files for line in file.body.splitlines()]
@@ -170,11 +170,11 @@ class Story:
 
 @contextmanager
 def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
-    """Play the history of a seed until everything has come to rest; it can go on from there.
+    """Play the history of a seed until all runs are closed; it can be continued.
 
     What happens is added to `notes`, if there is such a list.
     """
-    at_once = Random(f"commits {seed}").choice([1, 1, 2, 8])  # withdrawals here are small, and take several commits too
+    at_once = Random(f"commits {seed}").choice([1, 1, 2, 8])  # withdrawals are small here, but take several commits
     with (
         tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory,
         modelled(),
@@ -188,7 +188,7 @@ def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
 
 
 def say_again(story: Story) -> None:
-    """Let the model say once more what its newest outputs said, and come to rest.
+    """Let the model repeat its newest outputs, and play until all runs are closed.
 
     Now it shows when fingerprints call something unchanged that the table does not hold.
     """
@@ -219,7 +219,7 @@ def modelled() -> Iterator[None]:
 
 
 def _silent(*_: Any, **__: Any) -> None:
-    """Print nothing, and remember nothing, which a mock would."""
+    """Print nothing and record nothing, which a mock would do."""
 
 
 def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
@@ -329,7 +329,7 @@ def _guard(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: bool, event: str) -> None:
-    """Only who holds a dataset writes to it, and what it sent lands before anybody else may hold it.
+    """Check that only the holder of a dataset writes to it, and that its writes land before another can hold it.
 
     No write without a condition lands once a newer run of its dataset may have begun to write.
     """
@@ -353,7 +353,7 @@ def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: 
 
 
 def _plan(story: Story) -> None:
-    """Lay out what will happen in three days, by chance."""
+    """Choose at random what will happen in three days."""
     world, random = story.world, Random(f"plan {story.seed}")
     at = START
     busy = [at]
@@ -366,7 +366,7 @@ def _plan(story: Story) -> None:
     for _ in range(random.choice([0, 0, 1, 3])):
         deed = random.choice([_withdraw, _replay, _refresh, _replay_rejects])
         at = START + random.uniform(0.5, 2.9) * DAY
-        if random.random() < 0.4:  # while something is under way, or waits to go on
+        if random.random() < 0.4:  # while runs are open or pending
             at = random.choice(busy) + random.uniform(60, 1800)
         world.at(at, partial(_operate, story, random, deed))
     if random.random() < 0.1:
@@ -416,7 +416,7 @@ def _write_while_released(story: Story, random: Random, actions: list[Any]) -> N
 
 
 def _write_behind_a_late_write(story: Story) -> bool:
-    """Write an output whose run follows at once on one of which a write is in flight; say that this one lands late."""
+    """Write an output whose run follows directly on one with a write in flight, and let that write land late."""
     random, story.behind = story.behind, None
     if random is None or story.world.time > START + 2.9 * DAY:
         return False
@@ -425,14 +425,14 @@ def _write_behind_a_late_write(story: Story) -> bool:
 
 
 def _put_and_invoke(story: Story, random: Random, lasts: float) -> None:
-    """Write an output, and let invocations of so many seconds take its event, and what else waits, at once."""
+    """Write an output, and let invocations of so many seconds take its event, and other pending work, at once."""
     _put(story, random, at_once=True)
     while sent := story.queue.receive():
         _invoke(story, sent, lasts)
 
 
 def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
-    """Take an output back once another run waits that has an order, and that no invocation runs; else look again."""
+    """Withdraw an output if another run is pending that has an order and no invocation; else try again later."""
     for name in story.datasets:
         runs = story.runs(name)
         waits = any(not run.state.is_closed and run.generation and run.decided_ms is None for run in runs)
@@ -444,7 +444,7 @@ def _withdraw_beside_a_waiting_run(story: Story, random: Random) -> None:
 
 
 def _put(story: Story, random: Random, over: Put | None = None, *, at_once: bool = False) -> None:
-    """Write an output, and send its event once, twice, late or not at all; `at_once`: once and now."""
+    """Write an output, and send its event once, twice, late or not at all; with `at_once`, once and now."""
     dataset = story.datasets[over.dataset if over else random.choice(list(story.datasets))]
     earlier = [put for put in story.puts if put.dataset == dataset.name]
     put = write_output(story.s3, dataset, random, story.world.time, earlier, over)
@@ -461,7 +461,7 @@ def _put(story: Story, random: Random, over: Put | None = None, *, at_once: bool
 
 
 def _poll(story: Story, random: Random) -> None:
-    """Let the event source mapping look into the queue, now and then for ever."""
+    """Let the event source mapping poll the queue regularly, for ever."""
     while sent := story.queue.receive():
         _invoke(story, sent, random.choice([60.0, 60.0, 120.0, 900.0]))
         if random.random() < 0.3:
@@ -491,7 +491,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
         except Exception as error:
             sent.refused = isinstance(error, Failed)
             story.world.note("ends, its message stays in the queue: %s: %s", type(error).__name__, error)
-            return  # the message comes again when it is visible again
+            return  # the message is received again when it is visible again
         with contextlib.suppress(ClientError):
             story.world.call("DeleteMessage", lambda: story.queue.delete(sent))
         story.world.note("ends, and has deleted its message")
@@ -502,7 +502,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 
 
 def _look_who_waits(story: Story) -> None:
-    """The last invocation to end leaves nothing pending, unless a message is still to be processed."""
+    """Check that the last invocation leaves nothing pending, unless a message is still to be processed."""
     coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
     given_up = story.given_up > 0 or not all(sent.refused for sent in story.queue.dead)
     if coming or given_up or len(story.world.acting) > 1:
@@ -513,7 +513,7 @@ def _look_who_waits(story: Story) -> None:
 
 
 def _rewrite_open(story: Story, random: Random) -> None:
-    """Write an output anew that a run has begun to write to the table, and has to go on with."""
+    """Overwrite an output that a run has begun to write to the table, and must continue with."""
     for name in story.datasets if story.world.time < START + 2.9 * DAY else ():
         run = story.run(name, story.state(name).open_run or 0)
         put = story.find_put(run) if run else None
@@ -522,7 +522,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
 
 
 def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name: str | None = None) -> None:
-    """Let an operator do something at the command line: no deadline, and nothing continues it."""
+    """Let an operator run a command: it has no deadline, and nothing continues it."""
     name = name or random.choice(list(story.datasets))
     runs = [run for run in story.runs(name) if run.state.is_closed]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]
@@ -584,7 +584,7 @@ def _withdraw(_: Story, services: Services, run: Run) -> Run:
 
 
 def _replay(story: Story, services: Services, run: Run) -> Run | None:
-    # An old version of an overwritten output would win over the version that took its place: that is what was asked.
+    # An old version of an overwritten output would win over the version that replaced it, as the operator requested.
     if run.identity == next((put.identity for put in reversed(story.puts) if put.object_key == run.object_key), None):
         return operations.replay(services, run)
     return None
@@ -599,7 +599,7 @@ def _refresh(_: Story, services: Services, run: Run) -> Run:
 
 
 def _restore_table(story: Story) -> None:
-    """Put a table in the place of ours that lacks what chance says."""
+    """Replace the table by one that lacks a random part of the items."""
     story.dynamo.table_id += "-restored"
     story.world.note("the table of items is restored, and lacks some of them")
     for at in list(story.items.rows):
@@ -608,8 +608,8 @@ def _restore_table(story: Story) -> None:
 
 
 def _expire_work(story: Story) -> None:
-    """Delete what closed runs kept for a continuation, and old metadata that no open one joins, as the bucket does."""
-    young = datetime.fromtimestamp(story.world.time - 25 * 3600, UTC)  # no run joins what is older than a day
+    """Delete what the bucket's rules delete: work folders of closed runs, and old metadata that no open run joins."""
+    young = datetime.fromtimestamp(story.world.time - 25 * 3600, UTC)  # no run joins older metadata
     open_runs = [run for name in story.datasets for run in story.runs(name) if not run.state.is_closed]
     kept = [f"work/{run.dataset}/{run.run:08d}/" for run in open_runs]
     kept += [location.partition("//larder/")[2] for run in open_runs for location in run.metadata.values()]
@@ -628,7 +628,7 @@ def _lose_fingerprints(story: Story) -> None:
 
 
 def _settle(story: Story, since: float) -> None:
-    """Let the faults end, and sweep until nothing is pending."""
+    """End the faults, and sweep until nothing is pending."""
     story.world.note("from now on nothing fails; sweeps until nothing is pending")
     story.world.chances = Chances(switch=0.05)
     if story.bus:

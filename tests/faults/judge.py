@@ -1,4 +1,4 @@
-"""Play one history and judge it; imports the code under test only then, so that a mutant can be put into it before."""
+"""Play one history and judge it; the code under test is imported only then, so that a mutant can be installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def judge(seed: int, notes: list[Note] | None = None) -> tuple[int, list[str]]:
-    """Play one history and return what it broke; what happened is added to `notes`, if there is such a list."""
+    """Play one history and return what it broke; what happened is added to `notes`, if given."""
     from tests.faults.history import played, say_again
     from tests.faults.oracle import check
 

@@ -1,4 +1,4 @@
-"""What waits must also move: an invocation that ends for lack of time has moved its run, or the history fails.
+"""Pending work must progress: if an invocation ends for lack of time and has not moved its run, the history fails.
 
 An invocation is excused once where the table refused or lost one of its requests, since it may have had no time left to
 send it again, or where calls stalled for more than a third of its time; never twice in a row.
@@ -27,14 +27,14 @@ def positions(story: Story) -> dict[RunKey, Position]:
 
 
 def check_moved(story: Story, actor: Actor, lasts: float, dataset: str, before: Mapping[RunKey, Position]) -> None:
-    """Fail the history if an invocation of `lasts` seconds had runs of a dataset in hand, and none of them moved."""
+    """Fail the history if an invocation of `lasts` seconds held runs of a dataset, and moved none of them."""
     invocation = actor.name
     mine = [run for run in story.runs(dataset) if run.owner == invocation]
     if not mine or any(before.get((dataset, run.run)) != _position(story, run) for run in mine):
         return
     (run,) = mine
-    recently = story.world.time - lasts / 3  # a call may have stalled since it last looked
-    if run.stage is Stage.PIN and story.athena.was_running(recently):  # it waited for Athena, which worked for it
+    recently = story.world.time - lasts / 3  # a call can have stalled since the last check
+    if run.stage is Stage.PIN and story.athena.was_running(recently):  # it waited for Athena, which was making progress
         return
     position = (dataset, run.run, *_position(story, run))
     troubled = actor.stalled > lasts / 3 or any(each.troubled for each in story.transports.get(invocation, []))
@@ -57,7 +57,7 @@ def _position(story: Story, run: Run) -> Position:
 
 
 def _count_files(story: Story, run: Run) -> int:
-    """Return for how many buckets a run has saved what it decided, what it removes, or its fingerprints."""
+    """Return for how many buckets a run has saved its decisions, its removals, or its fingerprints."""
     work = f"work/{run.dataset}/{run.run:08d}/"
     prefixes = (f"{work}decided/", f"{work}removals/", f"fingerprints/{run.dataset}/{run.run:08d}-")
     return sum(1 for bucket, object_key in story.s3.objects if bucket == "larder" and object_key.startswith(prefixes))

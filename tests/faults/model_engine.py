@@ -1,4 +1,4 @@
-"""Stand-ins for reading and rendering: plain JSON rows, so that a history costs milliseconds. They have no faults."""
+"""Stand-ins for reading and rendering: plain JSON rows, so that a history takes milliseconds. They have no faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from enrich.read.chunks import BadOutput
 from serve.item import PREDICTION_ID, build_pk
 
 CHUNK_ROWS = 4
-PADDING = "x" * 60_000  # makes items of so many write units that a chunk is put in several slices
+PADDING = "x" * 60_000  # makes items of this many write units, so that a chunk is written in several slices
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),

@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 
 class NotApplicable(Exception):
-    """The code that a mutant changes is not there any more: it proves nothing until it is adapted."""
+    """The code that a mutant changes no longer exists: the mutant proves nothing until it is adapted."""
 
 
 class Mutant(NamedTuple):
-    """A bug: one piece of text in the place of another.
+    """A bug: one piece of text that replaces another.
 
     `place` is "module:function", "module:Class.method", or "module" for text outside any function. The text must stand
     there exactly once; so a function that is renamed or moved takes no mutant with it in silence.
@@ -480,7 +480,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install(name: str) -> None:
-    """Put a bug into the code; must come before the code is imported.
+    """Install a bug; the code must not have been imported yet.
 
     Raises:
         LookupError: there is no such mutant, or its module is imported already.
@@ -492,7 +492,7 @@ def install(name: str) -> None:
 
 
 def plant(module: str, change: Callable[[str], str]) -> None:
-    """Change the source of a module as it is imported, which must come later.
+    """Change the source of a module when it is imported later.
 
     Raises:
         LookupError: its module is imported already.

@@ -1,4 +1,4 @@
-"""What must be true when a history has come to rest, calculated from the outputs and not from their runs."""
+"""What must be true at the end of a history, calculated from the outputs and not from their runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.faults.history import MOST_GROWTH, Story
 from tests.faults.served import check_ranked, check_table
 
 GO_FIRST = {"restore", "removal"}  # kinds of runs
-PROMPT = 3 * 3600  # seconds in which an output is run where nothing fails
+PROMPT = 3 * 3600  # seconds within which an output is run if nothing fails
 
 
 def check(story: Story) -> list[str]:
@@ -45,7 +45,7 @@ def check(story: Story) -> list[str]:
 
 
 def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """Every output that is there now was run, when it had to be, and once; what can't be published was not."""
+    """Every output was run when it had to be, and once; outputs that can't be published were not."""
     outputs = [run.identity for run in runs if run.kind == "output"]
     for identity in {each for each in outputs if outputs.count(each) > 1}:
         yield f"{name}: output {identity} was taken in {outputs.count(identity)} times"
@@ -96,7 +96,7 @@ def _is_earlier_reference(run: Run, later: Run) -> bool:
 
 
 def check_counts(story: Story, run: Run) -> Iterator[str]:
-    """A run is as of its output's instant; its counts add up to its rows, and say what was really done."""
+    """A run's as_of is its output's instant; its counts add up to its rows, and agree with what was done."""
     if run.state not in {"done", "withdrawn"} or run.kind in {"removal", "rejects"} or run.decided_ms is None:
         return
     put = story.find_put(run)
@@ -116,13 +116,13 @@ def check_counts(story: Story, run: Run) -> Iterator[str]:
     if run.counts.expired != expired:
         yield f"{run.counts.expired} expired, and it should be {expired}"
     own = {each.at for each in story.applied(run) if each.body is not None}
-    # a run that begins to write anew, since what its decisions rested on was lost, may be superseded then
+    # a run that starts writing again, because its decisions were lost, can be superseded then
     if run.counts.written != len(own) and not (story.disturbed and run.counts.written < len(own)):
         yield f"{run.counts.written} written, and the table took {len(own)}"
 
 
 def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """A prediction is superseded where a newer output named its item before; else it is not."""
+    """A prediction is superseded if and only if a newer output had named its item before."""
     done = [run for run in runs if run.state == "done" and run.kind != "rejects"]
     began = [run for run in runs if run.decided_ms is not None and run.kind != "rejects"]
     plain = story.datasets[name].source.output == "partial" and not story.disturbed and len(done) == len(began)
@@ -138,7 +138,7 @@ def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
-    """What was run over an output before it was withdrawn is not done any more, and only an operator brings it back."""
+    """No effect of runs over an output before its withdrawal remains, unless an operator replays it."""
     for removal in (run for run in runs if run.kind == "removal"):
         over_it = [run for run in runs if run.identity == removal.identity and run is not removal]
         numbers = {run.run for run in over_it}
@@ -157,7 +157,7 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_oldest_first(name: str, runs: list[Run]) -> Iterator[str]:
-    """No run begins to write before those that were queued earlier have; what puts a table right may come between."""
+    """No run begins to write before those that were queued earlier; those that restore a table can come between."""
     began = [run for run in reversed(runs) if run.kind not in GO_FIRST and run.decided_ms is not None]
     began = [run for run in began if not run.approved]
     for earlier, later in pairwise(began):
@@ -166,7 +166,7 @@ def check_oldest_first(name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_rejects(story: Story, run: Run) -> Iterator[str]:
-    """What was rejected is kept, each row once, as it was and with its place and reason."""
+    """Each rejected row is saved once, unchanged, with its place and reason."""
     put = story.find_put(run)
     if put is None or put.rows is None or run.kind == "removal":
         return
@@ -185,7 +185,7 @@ def check_rejects(story: Story, run: Run) -> Iterator[str]:
 
 
 def check_metadata(story: Story, run: Run) -> Iterator[str]:
-    """A run joins rows that were fetched for it, or are young enough."""
+    """A run joins metadata that was fetched for it, or is young enough."""
     if not run.metadata or run.kind == "removal":
         return
     fetched_at, _ = story.athena.fetched[run.metadata["m"]]
@@ -195,7 +195,7 @@ def check_metadata(story: Story, run: Run) -> Iterator[str]:
 
 
 def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """Every write that the table ever took says what its run's output says, and for as long."""
+    """Every write that the table applied has the body of its run's output, and its expiry."""
     numbered = {run.run: run for run in runs}
     snapshot = story.datasets[name].source.output == "snapshot"
     for each in story.items.applied:
@@ -249,7 +249,7 @@ def check_reported(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_gentle(story: Story) -> Iterator[str]:
-    """Where nothing failed nothing waits long, and only what can't be published ends in the dead-letter queue."""
+    """If nothing failed, nothing waits long, and only outputs that can't be published reach the dead-letter queue."""
     runs = [run for name in story.datasets for run in story.runs(name)]
     for run in runs:
         if (

@@ -1,4 +1,4 @@
-"""What the model writes in a history: objects, or folders closed by a marker; some of them bad."""
+"""What the model writes in a history: objects, or folders closed by a marker; some of them are bad."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.faults.world import DAY
 KEYS = [(subject, f"p{n}") for subject in ("a", "b") for n in range(5)]
 MARKER = "_SUCCESS"
 TTL = timedelta(days=7)
-SHIFTED = "v9"  # the value that the guards of a history's dataset do not let pass
-AHEAD = 300  # seconds that as_of may be later than the arrival
+SHIFTED = "v9"  # the value that the guards of a history's dataset hold
+AHEAD = 300  # seconds by which as_of can be later than the arrival
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Put:
         return self.as_of + int(TTL.total_seconds())
 
     def describe(self) -> str:
-        """Say what it holds."""
+        """Describe its content."""
         as_of = datetime.fromtimestamp(self.as_of, UTC).isoformat()
         if self.rows is None:
             return f"as of {as_of}, unreadable"
@@ -50,7 +50,7 @@ class Put:
         return f"as of {as_of}, {', '.join(rows) or 'no rows'}{'; a part is missing' * self.lacks_part}"
 
     def item_keys(self) -> list[tuple[str, str]]:
-        """Return the item key of each row; of one that is rejected for its key, one that no item has."""
+        """Return the item key of each row; for a row that is rejected for its key, one that no item has."""
         return [(build_pk(self.dataset, [row[0]]), row[1]) for row in self.rows or []]
 
     def good_rows(self) -> dict[tuple[str, str], Any]:
@@ -59,7 +59,7 @@ class Put:
         return {key: row for key, row, rejected in rows if not rejected}
 
     def good_keys(self) -> set[tuple[str, str]]:
-        """Return the item keys that it gives a body."""
+        """Return the keys of the items that it gives a body."""
         return set(self.good_rows())
 
     def is_bad(self, dataset: Dataset) -> bool:
@@ -79,7 +79,7 @@ class Put:
         return self.as_of > int(self.arrived) + AHEAD
 
     def rejected_too_many(self, dataset: Dataset) -> bool:
-        """Return whether more of its rows can't become items than the dataset tolerates."""
+        """Return whether more of its rows are rejected than the dataset tolerates."""
         rows, rejected, tolerated = len(self.rows or []), sum(self.rejected()), dataset.tolerated
         return rejected > tolerated.share * rows and rejected > min(tolerated.few, rows - 1)
 
@@ -93,7 +93,7 @@ class Put:
 def write_output(
     s3: ModelS3, dataset: Dataset, random: Random, now: float, earlier: Sequence[Put], over: Put | None = None
 ) -> Put:
-    """Write an output by chance, maybe over an earlier one or as of the same instant; surely over `over`."""
+    """Write a random output, possibly over an earlier one or as of the same instant; if given, over `over`."""
     as_of = int(now - random.choice([0, 0, 1, 1, 2, 6.9, 9]) * DAY - random.choice([0, random.uniform(0, 3000)]))
     if random.random() < 0.05:
         as_of = int(now) + random.choice([AHEAD - 60, AHEAD + 60])
@@ -132,7 +132,7 @@ def _write(
 def _write_parts(s3: ModelS3, put: Put, folder: str, random: Random) -> None:
     """Write an output in parts, and the marker that closes it, with a manifest or without."""
     parts = _cut(put.rows, random)
-    for bucket, object_key in list(s3.objects):  # what the job wrote before, it removes first
+    for bucket, object_key in list(s3.objects):  # the job first removes what it wrote before
         if bucket == "outputs" and object_key.startswith(folder) and not s3.objects[bucket, object_key][-1].gone:
             s3.delete("outputs", object_key)
     names = [f"{folder}part-{n}" for n in range(len(parts))]
@@ -158,7 +158,7 @@ def _choose_rows(random: Random) -> list[Any] | None:
 
 
 def _cut(rows: list[Any] | None, random: Random) -> list[list[Any] | None]:
-    """Cut rows into parts; one that can't be read comes last."""
+    """Cut rows into parts; a part that can't be read comes last."""
     if rows is None:
         return [[["a", "p0", "v1"]], None]
     at = sorted(random.randint(0, len(rows)) for _ in range(random.randint(0, 2)))

@@ -22,7 +22,7 @@ Body = str | None  # None: a reader finds nothing
 
 
 def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
-    """The table holds, of each item key, what the newest output that names it says."""
+    """For each item key, the table has what the newest output that names it says."""
     now = story.world.time
     expected = fold(story, name, runs)
     doubtful = find_doubtful(story, runs)
@@ -70,7 +70,7 @@ def check_ranked(story: Story, name: str) -> Iterator[str]:
 
 
 def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body], float]]:
-    """Run the outputs in their order, in plain words: item key to its possible bodies, and until when it must last."""
+    """Run the outputs in their order: item key to its possible bodies, and until when it must exist."""
     newest: dict[str, Run] = {}
     for run in sorted((run for run in runs if run.state == "done" and run.decided_ms is not None), key=_when):
         if run.kind not in {"removal", "rejects"}:
@@ -86,10 +86,10 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
         least = min(put.expires_at, (run.decided_ms or 0) / 1000 + 0.5 * TTL.total_seconds())
         flags, keys = put.rejected(), put.item_keys()
         if snapshot:
-            # Such a leftover is not found any more once fingerprints were lost, and stays to its expiry.
+            # After fingerprints were lost, such an item is no longer found, and stays until it expires.
             gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
             state |= {key: ({None}, state[key][1]) for key in gone}
-            # What a snapshot rejects keeps its previous item to its expiry. Which one that is, when an older snapshot
+            # An item that a snapshot rejects keeps its previous body until it expires. Which one, if an older snapshot
             # comes later or fingerprints were lost, is not promised.
             for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
                 state[key] = (written_bodies(story, key) | {None}, put.expires_at)
@@ -100,16 +100,16 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
 
 
 def written_bodies(story: Story, key: tuple[str, str]) -> set[Body]:
-    """Return every body that was ever written to an item key; each of them was right when it was."""
+    """Return every body that was ever written to an item key; each of them was correct at that time."""
     return {each.body for each in story.items.applied if each.at == key}
 
 
 def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
-    """Return what runs that began to write and never closed can have left: its removal is not promised."""
+    """Return what runs that began to write and never closed can have left: its removal is not guaranteed."""
     found: dict[Any, set[Body]] = {}
     for run in runs:
         began = run.decided_ms is not None and run.state not in {"done", "withdrawn"}
-        # where old versions are not kept, an output that was overwritten can be neither restored nor taken back
+        # if old versions are not kept, an output that was overwritten can be neither restored nor withdrawn
         lost = run.state == "overwritten" and run.kind in {"restore", "removal"}
         if not began and not lost:
             continue
@@ -125,7 +125,7 @@ def find_doubtful(story: Story, runs: list[Run]) -> dict[Any, set[Body]]:
 
 
 def _came_after(run: Run, failed: Run) -> bool:
-    """Return whether a newer run, not born expired, began to write when one that failed had ended."""
+    """Return whether a newer run, whose items had not expired, began to write after a failed one had ended."""
     if run.state != "done" or run.kind in {"removal", "rejects"} or run.decided_ms is None or run.born_expired:
         return False
     return run.order > failed.order and run.decided_ms >= (failed.ended_ms or 0)

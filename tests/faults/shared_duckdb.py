@@ -36,20 +36,20 @@ def _instance() -> duckdb.DuckDBPyConnection:
 
 @lru_cache(512)
 def _parse(sql: str) -> Any:
-    """Parse a statement, once for all histories: parsing takes a third of the time of one over a dozen rows."""
+    """Parse a statement once for all histories: parsing takes a third of the time of executing it over a dozen rows."""
     (statement,) = _instance().extract_statements(sql)
     return statement
 
 
 class Connection:
-    """What `duckdb.connect` returns, as far as `Delta` calls it."""
+    """The result of `duckdb.connect`, for the calls that `Delta` makes."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._schema = _idle.pop() if _idle else Schema()
         self._in_transaction = False
 
     def execute(self, sql: str, *values: Any) -> Any:
-        """Execute a statement; a table that the schema has already is not made again."""
+        """Execute a statement; do not create a table that the schema already has."""
         if sql in self._schema.tables:
             return self
         if not self._in_transaction:
@@ -75,7 +75,7 @@ class Connection:
         self._in_transaction = True
 
     def close(self) -> None:
-        """Undo everything but the tables."""
+        """Undo everything except the tables."""
         if self._in_transaction:
             self._schema.cursor.execute("rollback")
         _idle.append(self._schema)

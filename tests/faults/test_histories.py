@@ -16,14 +16,14 @@ AT_ONCE = 10
 
 @pytest.mark.parametrize("start", range(0, SEEDS, AT_ONCE))
 def test_histories_break_no_promise(start: int) -> None:
-    """Whatever goes wrong, the table ends as the newest outputs say, and every count is true."""
+    """Whatever goes wrong, the table ends as the newest outputs say, and every count is correct."""
     broken = {seed: problems for seed, problems in map(judge, range(start, start + AT_ONCE)) if problems}
     assert broken == {}
 
 
 @pytest.mark.parametrize("name", ["checkpoint-before-write"])
 def test_a_bug_is_found(name: str) -> None:
-    """The simulation can fail: a bug that is put into the code breaks a promise within a few histories."""
+    """The simulation can fail: a bug in the code breaks a promise within a few histories."""
     done = _play("--mutant", name, "--stop", "--seeds", "40", "--jobs", "1")
     assert done.returncode == 1, done.stderr
     assert "1 broke a promise" in done.stdout

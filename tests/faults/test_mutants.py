@@ -1,4 +1,4 @@
-"""Every mutant still changes the code: one whose function or text is gone would be found by nothing, unnoticed."""
+"""Every mutant still changes the code: without this test, a mutant whose text has changed would never be found."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ALL = [*MUTANTS, *(mutant for mutant, _ in list_mutants())]
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_mutant_changes_the_code(mutant: Mutant) -> None:
-    """Its text is exactly once in its function, and the module compiles with the bug in it."""
+    """Its text occurs exactly once in its function, and the module compiles with the bug."""
     mutant.apply(mutant.read())
 
 
 def test_names_are_unique() -> None:
-    """A mutant is chosen by its name."""
+    """A mutant is selected by its name."""
     assert len({mutant.name for mutant in ALL}) == len(ALL)
 
 
@@ -46,7 +46,7 @@ STALE = {
 
 @pytest.mark.parametrize("case", STALE)
 def test_stale_mutant_is_not_applicable(case: str) -> None:
-    """A mutant that can't change the code as it was meant to says so."""
+    """A mutant that can't change the code as intended is reported."""
     with pytest.raises(NotApplicable):
         Mutant("stale", *STALE[case]).apply(SOURCE)
 
@@ -58,7 +58,7 @@ def test_only_its_function_is_changed() -> None:
 
 
 def test_hunt_says_what_is_not_applicable() -> None:
-    """A mutant that can't be put into the code is reported as such, and not as found or survived."""
+    """A mutant that can't be installed is reported as not applicable, and not as found or survived."""
     hunt = (
         "import sys; from tests.faults import __main__ as main, mutants; "
         "main.MUTANTS = mutants.MUTANTS = (mutants.Mutant('stale', 'enrich.run.check:former', 'a', 'b'),); "

@@ -1,4 +1,4 @@
-"""The model of the world: time, chance, who acts next, and what goes wrong. Everything follows from one seed.
+"""The model of the world: time, random numbers, who acts next, and what goes wrong. One seed determines everything.
 
 Actors are threads, but only one runs at a time: the one that holds the baton. It gives the baton back at calls to the
 outer world, when chance says so; so every interleaving of those calls can happen, and each replays exactly.
@@ -22,7 +22,7 @@ DAY = 86_400.0
 
 
 class Killed(BaseException):
-    """The process of this actor is gone; nothing that its code does afterwards has an effect."""
+    """This actor's process has ended; nothing that its code does afterwards has an effect."""
 
 
 @dataclass
@@ -30,14 +30,14 @@ class Chances:
     """Probabilities of faults, per call; rates per second."""
 
     crash: float = 0.0
-    fault: float = 0.0  # reported as failed, and was not done
-    lie: float = 0.0  # reported as failed, and was done
-    stall: float = 0.0  # it takes long, before it is done or after
+    fault: float = 0.0  # reported as failed, and not applied
+    lie: float = 0.0  # reported as failed, but applied
+    stall: float = 0.0  # it takes long, before or after it is applied
     switch: float = 0.2
     calls_per_second: float = 20.0
     answers_per_second: float = 5.0  # of the table, to one write
-    transport: float = 0.0  # of a write to be throttled, cut short, lost or late
-    lossy: float = 0.0  # of what goes wrong with a write to be a loss
+    transport: float = 0.0  # that a write is throttled, cut short, lost or late
+    lossy: float = 0.0  # that a fault of a write is a loss
 
 
 def _taken() -> threading.Lock:
@@ -65,7 +65,7 @@ _idle: list[Player] = []
 
 
 class Note(NamedTuple):
-    """One line of a history's story."""
+    """One line of a history."""
 
     time: float
     actor: str
@@ -105,7 +105,7 @@ class World:
         self._numbers = itertools.count()
 
     def note(self, what: str, *values: object, actor: str | None = None) -> None:
-        """Note that something happened; `values` are formatted into `what` only where it is read."""
+        """Note that something happened; `values` are formatted into `what` only if it is read."""
         if self.notes is not None:
             name = actor or (self.current.name if self.current else "world")
             self.notes.append(Note(self.time, name, what % values if values else what))
@@ -126,7 +126,7 @@ class World:
     # -- calls to the outer world
 
     def call(self, name: str, do: Callable[[], T]) -> T:
-        """Let an actor call the outer world, with everything that can happen to such a call."""
+        """Let an actor make a call, with all faults that such a call can have."""
         actor = self._actor()
         self.calls += 1
         self.time += self.random.expovariate(self.chances.calls_per_second)
@@ -158,12 +158,12 @@ class World:
             self.sleep(seconds)
 
     def kill(self, actor: Actor) -> None:
-        """End an actor's process here and now."""
+        """End an actor's process now."""
         actor.dead = True
         raise Killed(actor.name)
 
     def fail(self, problem: str) -> None:
-        """Note that a promise was broken while the history went on; it may go on."""
+        """Note that a promise was broken during the history, which can continue."""
         self.note("BROKEN: %s", problem)
         self.broken.append(problem)
 
@@ -181,7 +181,7 @@ class World:
     # -- what happens by itself
 
     def at(self, time: float, do: Callable[[], None]) -> None:
-        """Let something happen at a time."""
+        """Schedule something at a time."""
         heapq.heappush(self._agenda, (time, next(self._numbers), do))
 
     def _turn(self) -> None:
@@ -196,7 +196,7 @@ class World:
         return [actor for actor in self._actors if not actor.finished]
 
     def spawn(self, name: str, work: Callable[[], None], *, lasts: float) -> Actor:
-        """Let an actor begin to act; `lasts` is how long until its process is ended."""
+        """Start an actor; its process is ended after `lasts` seconds."""
         player = _idle.pop() if _idle else Player()
         actor = Actor(name, self.time + lasts, player)
 
@@ -217,7 +217,7 @@ class World:
         return actor
 
     def run(self, until: float) -> None:
-        """Run until a time, or until nothing is left that could happen."""
+        """Run until a time, or until nothing is scheduled."""
         self._until = until
         self._pass_on(self._choose())
         self._back.acquire()
@@ -225,11 +225,11 @@ class World:
             raise self._failure
 
     def _choose(self) -> Actor | None:
-        """Return the next actor, in the thread of the previous one; None when nothing is left to happen."""
+        """Return the next actor, in the thread of the previous one; None if nothing is left to happen."""
         self.current = None
         try:
             return self._find_next()
-        except BaseException as error:  # what happens by itself has failed: that ends the history
+        except BaseException as error:  # a scheduled event has failed, which ends the history
             self._failure = error
             return None
 
@@ -249,7 +249,7 @@ class World:
             self.time = max(self.time, min(times))
 
     def _pass_on(self, actor: Actor | None) -> None:
-        """Give the baton to an actor; to `run`, when there is none."""
+        """Pass the baton to an actor; if there is none, to `run`."""
         self.current = actor
         (actor.player.go if actor else self._back).release()
 
@@ -263,7 +263,7 @@ class World:
 
 
 class Calm:
-    """A world without time or faults: every call is answered."""
+    """A world without time or faults: every call succeeds."""
 
     notes: list[Note] | None = None
 

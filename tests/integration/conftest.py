@@ -1,4 +1,4 @@
-"""The stand-in for AWS that integration tests share: one ministack per session, names that no other test uses."""
+"""The stand-in for AWS that integration tests share: one ministack per session, with names that no other test uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Aws:
-    """A running stand-in: its end point, the environment of its clients, and fresh places in it."""
+    """A running stand-in: its endpoint, the environment of its clients, and new resources in it."""
 
     endpoint: str
     env: Mapping[str, str]
@@ -29,7 +29,7 @@ class Aws:
     _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(self, service: str, **options: Any) -> Any:
-        """Return a boto3 client; without options always the same one per service."""
+        """Return a boto3 client; without options, the same one per service each time."""
         if options:
             return self._make(service, **options)
         if service not in self._clients:
@@ -51,7 +51,7 @@ class Aws:
         )
 
     def name(self, prefix: str = "t") -> str:
-        """Return a name that is fresh in this session, valid for buckets, tables, queues, and databases."""
+        """Return a name that is new in this session, valid for buckets, tables, queues, and databases."""
         return f"{prefix}-{next(_numbers):04d}"
 
     def bucket(self, *, versioned: bool = False) -> str:
@@ -105,7 +105,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 @pytest.fixture
 def aws_env(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Aws:
-    """The same stand-in, with its variables in `os.environ` for code that makes its clients itself."""
+    """The same stand-in, with its variables in `os.environ`, for code that creates its own clients."""
     for name, value in aws.env.items():
         monkeypatch.setenv(name, value)
     return aws

@@ -35,11 +35,11 @@ from tests.mutation.by_hand import list_mutants
 from tests.mutation.mutate import differ, list_places, mutate, read
 
 SHARE = 0.98
-SECONDS = 180  # for one test; what takes longer, even on a busy machine, waits for something that does not come
+SECONDS = 180  # for one test; a test that takes longer, even on a busy machine, waits for something that does not come
 CPU_SECONDS = 90  # for all tests of a mutant
 # Packages, what is not deployed of them, and where their tests are.
 PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
-# Of enrich, the parts that only compute, and the test files that are about them, the quickest first.
+# The parts of enrich that only compute, and the test files about them, the fastest first.
 ENRICH = {
     "enrich.dataset.as_of": ("as_of", "contract:dataset_mistakes"),
     "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
@@ -116,7 +116,7 @@ class Trial(NamedTuple):
 
 
 def main() -> None:
-    """Run the mutants that are asked for, and print those that survive."""
+    """Run the mutants that were requested, and print those that survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="or, with --by-hand, names of bugs")
     parser.add_argument("--sample", type=int, help="how many places, chosen at random (default: all)")
@@ -152,7 +152,7 @@ def _apply(mutant: Mutant) -> str:
 
 
 def _list_trials(modules: list[str], sample: int | None, seed: int) -> list[Trial]:
-    """List the changes of all places, or of a sample, that compile, differ, and are not known to be equivalent."""
+    """List the changes of all places, or of a sample, that compile, have an effect, and are not equivalent."""
     equivalent = _read_equivalent()
     places = [place for module in modules or list_modules() for place in list_places(module)]
     if sample and sample < len(places):
@@ -186,7 +186,7 @@ def _compiles(source: str) -> bool:
 
 
 def _calm_hypothesis() -> None:
-    """Have properties stop at the first example that fails: it is not for reading, so it need not be small."""
+    """Make properties stop at the first failing example, and not look for a smaller one."""
     hypothesis = importlib.import_module("hypothesis")
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutation", phases=phases, database=None, derandomize=True, deadline=None)
@@ -216,7 +216,7 @@ def _run(trials: list[Trial], jobs: int) -> int:
 
 
 def _start(trial: Trial) -> int:
-    """Start the child that tests a mutant; it ends with 0 if all tests pass, and with a signal if they do not end."""
+    """Start the child that tests a mutant; it ends with 0 if all tests pass, and with a signal if they never end."""
     child = os.fork()
     if child:
         return child
@@ -225,7 +225,7 @@ def _start(trial: Trial) -> int:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        signal.alarm(SECONDS)  # to import and collect them; then for each
+        signal.alarm(SECONDS)  # to import and collect them; then per test
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         plant(trial.module, lambda _: trial.mutate())
         status = int(any(_is_noticed(files) for files in trial.tests if files))
@@ -234,7 +234,7 @@ def _start(trial: Trial) -> int:
 
 
 class _Failures:
-    """A plugin of pytest that notes which test failed, and bounds the time of each."""
+    """A pytest plugin that records which test failed, and limits the time of each."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -250,7 +250,7 @@ class _Failures:
 
 
 def _is_noticed(files: list[str]) -> bool:
-    """Return whether a test fails, and fails again: one that fails on a busy machine only has not noticed anything."""
+    """Return whether a test fails twice: one that fails only once, on a busy machine, has not noticed the mutant."""
     pytest, flaky = importlib.import_module("pytest"), list[str]()
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     for _ in range(3):

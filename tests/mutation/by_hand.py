@@ -268,7 +268,7 @@ _WIRE: tuple[tuple[str, str, str, str], ...] = (
     ("the session's token unsigned", "wire.sigv4", "if keys.token:", "if False:"),
 )  # fmt: skip
 
-# Found by bugs that were put in by hand and went unnoticed: each with the files that are about its kind.
+# Bugs that were put in by hand and went unnoticed, with the test files about each kind.
 _DATASETS, _TOKENS, _EVENTS = ("test_two_datasets.py",), ("test_token_cache.py",), ("test_golden_events.py",)
 _BOUNDS, _READING, _HEADS = ("test_bounds.py",), ("test_key_reading.py",), ("../wire/test_head.py",)
 _SENT, _REUSED, _SLOW = ("../wire/test_request.py",), ("../wire/test_client.py",), ("test_faulty_storage.py",)
@@ -399,7 +399,7 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("no length of an empty POST", "wire.request", 'if body or method not in ("GET", "HEAD"):', "if body:", _SENT),
 )  # fmt: skip
 
-# What files and people do: of each fault that was found with real writers' files, the code that mends it.
+# Behaviour of files and people: for each fault that was found with real writers' files, the code that fixes it.
 _TYPES, _TEXT, _CSV = "every_type", "text_files", "csv_dialects"
 _DERIVE, _FIND, _KEY = "integration:derive_step", "outputs", "as_of"
 _FILES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (

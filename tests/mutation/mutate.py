@@ -24,7 +24,7 @@ _PLACES = ("annassign", "tfpdef")  # annotations, which are not evaluated
 
 
 class RemoveStatement:
-    """An expression or assignment in a function is left out."""
+    """Removes an expression or assignment from a function."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the node if it is such a statement."""
@@ -37,10 +37,10 @@ class RemoveStatement:
 
 
 class ChangeText:
-    """A text or bytes constant begins with another character; not the prose of an exception."""
+    """Changes the first character of a text or bytes constant, except the prose of an exception."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the node if it is such a constant and no docstring."""
+        """Yield the node if it is such a constant and not a docstring."""
         is_prose = " " in node.get_code() and parso.tree.search_ancestor(node, "raise_stmt")
         if node.type == "string" and node.parent.type not in ("simple_stmt", "file_input") and not is_prose:
             yield node.start_pos, node.end_pos
@@ -87,7 +87,7 @@ def mutate(place: Place) -> str:
 
 
 def differ(source: str, mutated: str) -> tuple[str, str]:
-    """Return the line that is changed, before and after; indentation is left out."""
+    """Return the line that is changed, before and after, without indentation."""
     before, after = source.splitlines(), mutated.splitlines()
     while before and after and before[0] == after[0]:
         before, after = before[1:], after[1:]

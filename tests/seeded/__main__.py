@@ -28,17 +28,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = ("pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider")
-# The faults of tests/unit/infra/faults.yaml are left out: that one of them no longer applies is no check.
+# The faults of tests/unit/infra/faults.yaml are left out: that one of them no longer applies is not a check.
 NOT_SEEDS = "not seeded_fault and not seed and not anchor"
 WRITERS = {
     "infra.environments": ("samconfig.toml", "infra/discovery-bucket.yaml"),
     "infra.gateway": ("infra/gateway.yaml",),
 }
-GENERATED = {  # file -> the module that writes what is generated from it (infra.gateway would write openapi.yaml anew)
+GENERATED = {  # file -> the module that writes what is generated from it (infra.gateway would rewrite openapi.yaml)
     "infra/environments.py": "infra.environments",
     "infra/discovery_bucket.py": "infra.environments",
 }
-NEAREST = {  # file -> the tests that are about it, which run first
+NEAREST = {  # file -> the tests about it, which run first
     "openapi.yaml": ("tests/contract/test_own_datasets.py",),
     "examples/flights/openapi.yaml": (
         "tests/contract/serve/test_contract_and_code.py",
@@ -76,7 +76,7 @@ class Fault(NamedTuple):
 
 
 class AnchorError(Exception):
-    """A fault does not apply: its text is not in its file exactly once."""
+    """A fault does not apply: its text does not occur exactly once in its file."""
 
 
 def read_faults() -> Iterator[Fault]:
@@ -101,7 +101,7 @@ def apply(fault: Fault, root: Path) -> str:
 
 
 def notice(fault: Fault, root: Path) -> str:
-    """Return the first check that notices a fault, or an empty text; the checkout is as before."""
+    """Return the first check that notices a fault, or an empty text; then restore the checkout."""
     module = GENERATED.get(fault.file)
     others = {root / path: (root / path).read_text() for paths in WRITERS.values() for path in paths}
     before = apply(fault, root)
@@ -119,7 +119,7 @@ def notice(fault: Fault, root: Path) -> str:
 def _fails(command: Sequence[str], root: Path) -> bool:
     env = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
     done = subprocess.run([sys.executable, "-m", *command], cwd=root, env=env, capture_output=True, text=True)
-    # 2: a module could not be imported, since it reads what the fault is in.
+    # 2: a module could not be imported, because it reads the file with the fault
     if "pytest" in command and done.returncode not in (0, 1, 2):
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.returncode != 0
@@ -140,7 +140,7 @@ def _copy(place: Path) -> Path:
 
 
 def main() -> None:
-    """Run the faults that are asked for, and print those that no check noticed."""
+    """Run the faults that were requested, and print those that no check noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.seeded", description=__doc__.partition("\n")[0])
     parser.add_argument("only", nargs="*", metavar="FILE|TEXT", help="faults of a file, or with a text in their name")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

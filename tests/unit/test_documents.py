@@ -41,7 +41,7 @@ SUFFIXES = r"\.(?:py|md|yaml|toml|ini|txt|svg|json|sql|c)"
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_named_files_exist(page: Path) -> None:
-    """Each path in code style exists from the project's folder, from the page's or from a package's, or as a name."""
+    """Each path in code style exists from the project's folder, the page's or a package's, or is a file name."""
     path = rf"`((?:[\w.-]+/)+|(?:[\w.-]+/)*[\w.-]+{SUFFIXES}|(?:{'|'.join(FOLDERS)})/[\w./-]+)`"
     for name in set(re.findall(path, page.read_text())) - STORED:
         if name.startswith(OWN):
@@ -63,7 +63,7 @@ def test_named_modules_and_environments_exist(page: Path) -> None:
 
 
 def test_commands_are_named_by_the_launcher() -> None:
-    """Each `./larder COMMAND` of a page, message or generated file exists, and none names a module in its place."""
+    """Each `./larder COMMAND` of a page, message or generated file exists, and none names a module instead."""
     loader = SourceFileLoader("larder", str(ROOT / "larder"))
     launcher = module_from_spec(spec_from_loader("larder", loader) or pytest.fail("larder is not a module"))
     loader.exec_module(launcher)
@@ -81,7 +81,7 @@ def test_commands_are_named_by_the_launcher() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_pictures_are_small_and_load_nothing(page: Path) -> None:
-    """Each picture exists and has a text in its place; an SVG names no folder of the machine that drew it."""
+    """Each picture exists and has an alternative text; an SVG contains no folder of the machine that drew it."""
     for text, name in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
         picture = page.parent / name
         assert text
@@ -92,13 +92,13 @@ def test_pictures_are_small_and_load_nothing(page: Path) -> None:
 
 
 def read_picture(name: str) -> str:
-    """Return the text of an SVG of a terminal, with the lines in one."""
+    """Return the text of an SVG of a terminal, with the lines joined."""
     found = re.findall(r"<text[^>]*>(.*?)</text>", (ROOT / "docs" / name).read_text())
     return " ".join(html.unescape(each).replace("\xa0", " ") for each in found)
 
 
 def test_pictures_show_what_the_commands_print_today() -> None:
-    """After a change of the texts: `tox -e pictures`."""
+    """After a change of the texts, run `tox -e pictures`."""
     runs = [Run(dataset="d", run=1, identity="i", bucket="b", object_key="k", arrived_ms=0, state=RunState.DONE)]
     head = render_runs(runs, now=1.0).splitlines()[0].split()
     status, plan = read_picture("status.svg"), read_picture("plan.svg")

@@ -1,4 +1,4 @@
-"""The survivors of `python -m tests.mutation` that count as equivalent are changes of lines that exist."""
+"""The survivors of `python -m tests.mutation` that count as equivalent are changes of existing lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_entry_is_of_a_line_that_exists() -> None:
-    """Once, with a reason; a line that was changed has to be judged anew."""
+    """Each once, with a reason; an entry whose line was changed must be judged again."""
     entries = yaml.safe_load((ROOT / "tests/mutation/equivalent.yaml").read_text(encoding="utf-8"))
     places = [(entry["module"], entry["before"]) for entry in entries]
     assert len(set(places)) == len(places)

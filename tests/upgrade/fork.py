@@ -1,4 +1,4 @@
-"""A fork with datasets and environments of its own, and today's main to merge into it, in a repository of three trees.
+"""A fork with its own datasets and environments, and today's main to merge into it, in a repository of three trees.
 
 A merge depends only on the trees of both sides and of the commit that they have in common: no history is needed, so
 this works in a shallow clone and without tags. Git is not configured here, as on any adopter's machine.
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BY_HAND = ("datasets", "infra/environments.yaml")  # the user's: Larder has not changed them since its first release
 WRITTEN = ("openapi.yaml", "infra/gateway.yaml", "infra/discovery-bucket.yaml", "samconfig.toml")
-COMMANDS = (("enrich", "openapi", "--write"), ("infra.environments",))  # UPGRADING.md has them
+COMMANDS = (("enrich", "openapi", "--write"), ("infra.environments",))  # listed in UPGRADING.md
 
 CHURN = '''\
 """Who will leave."""
@@ -78,7 +78,7 @@ environments:
     parameters:
       LogRetentionDays: 30
 """
-# What a later release changes, in what is written from the user's files too: (file, text, another text)
+# Changes of a later release, also in generated files: (file, text, another text)
 LATER = (
     ("enrich/openapi/service.yaml", '  version: "1"\n', '  version: "1"\n  contact: {name: a later release}\n'),
     ("enrich/openapi/paths.py", "summary: ", "summary: Now "),
@@ -88,7 +88,7 @@ LATER = (
 
 
 def git(place: Path, *words: str, **variables: str) -> str:
-    """Run git in a repository, without the configuration of this machine; return what it printed.
+    """Run git in a repository, without the configuration of this machine; return its output.
 
     Raises:
         AssertionError: it failed; the message has its output.
@@ -102,14 +102,14 @@ def git(place: Path, *words: str, **variables: str) -> str:
 
 
 def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of a checkout, on the datasets of that checkout."""
+    """Run a module of a checkout, with the datasets of that checkout."""
     env = {name: value for name, value in os.environ.items() if name != "LARDER_PROJECT"}
     env |= {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([sys.executable, "-m", *words], cwd=place, env=env, capture_output=True, text=True)
 
 
 def write_generated(place: Path) -> None:
-    """Write what is written from the user's files, with the documented commands."""
+    """Generate the files that depend on the user's files, with the documented commands."""
     for words in COMMANDS:
         done = run(place, *words)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -136,7 +136,7 @@ def make_fork(place: Path, base: str | None, *, later: bool) -> None:
     if base:
         git(place, "rm", "-r", "--quiet", ".")
         _copy_checkout(place)
-        for name in BY_HAND:  # in a fork of Larder, where this test runs too, today's are those of the fork
+        for name in BY_HAND:  # in a fork of Larder, where this test runs, too, today's files are those of the fork
             shutil.rmtree(place / name) if (place / name).is_dir() else (place / name).unlink(missing_ok=True)
         git(place, "checkout", "base", "--", *BY_HAND)
     if later:
@@ -152,7 +152,7 @@ def make_fork(place: Path, base: str | None, *, later: bool) -> None:
 
 
 def adopt(place: Path) -> None:
-    """Do what an adopter does: own datasets in place of the example, own environments, what is written from them."""
+    """Do what a user does: own datasets instead of the example, own environments, generated files."""
     for path in (place / "datasets").glob("*.py"):
         path.unlink()
     (place / "datasets" / "churn_scores.py").write_text(CHURN)
@@ -167,7 +167,7 @@ def _commit(place: Path, message: str) -> None:
 
 
 def _copy_checkout(place: Path) -> None:
-    """Copy the checkout as it is, without what git ignores."""
+    """Copy the checkout without the files that git ignores."""
     for name in filter(None, git(ROOT, "ls-files", "-co", "--exclude-standard", "-z").split("\0")):
         if (ROOT / name).is_file():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _copy_checkout(place: Path) -> None:
 
 
 def _copy_commit(commit: str, place: Path) -> None:
-    """Copy the tree of a commit, through an index of its own."""
+    """Copy the tree of a commit, with a temporary index."""
     index = str(place / ".git" / "index-of-the-release")
     git(ROOT, "read-tree", commit, GIT_INDEX_FILE=index)
     git(ROOT, "checkout-index", "--all", f"--prefix={place}/", GIT_INDEX_FILE=index)

@@ -123,7 +123,7 @@ def open_sample(place: Path, directory: Path) -> SmallShop:
         etag = f'"{hashlib.md5(body).hexdigest()}"'
         version = Version(body, one["version_id"], etag, datetime.fromtimestamp(one["modified"], UTC))
         shop.s3.objects.setdefault((one["bucket"], one["object_key"]), []).append(version)
-    shop.s3._numbers = itertools.count(1000)  # versions to come are not those of the sample
+    shop.s3._numbers = itertools.count(1000)  # later versions are not part of the sample
     return shop
 
 

@@ -1,4 +1,4 @@
-"""What each earlier release stored is read by this one, and what a later one stored in another format is refused."""
+"""This release reads what each earlier release stored, and refuses what a later one stored in another format."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sample(request: pytest.FixtureRequest) -> Path:
 
 
 class Stored:
-    """The stored items of a sample, as DynamoDB answers serve."""
+    """The stored items of a sample, as DynamoDB returns them to serve."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -53,7 +53,7 @@ class Stored:
 
 
 def ask(rows: list[dict[str, Any]], shop: str, path: str) -> tuple[Answered, str]:
-    """Request a path with a token of a shop; return the answer and the log."""
+    """Request a path with a token of a shop; return the response and the log."""
     app = App()
     parts = app.parts._replace(
         storage=Storage(Stored(rows).send, "items"), served={"stock": build_dataset("partial").served}
@@ -66,7 +66,7 @@ def ask(rows: list[dict[str, Any]], shop: str, path: str) -> tuple[Answered, str
 
 
 def test_serve_returns_its_items(sample: Path) -> None:
-    """Each stored body as it is, one by one and in a list; a tombstone is a missing item."""
+    """Each stored body unchanged, singly and in a list; a tombstone is a missing item."""
     rows = read(sample, "items")
     assert {"S", "B"} <= {kind for row in rows for kind in row.get("b", {})}, "text, and gzip"
     lists: dict[str, dict[str, Any]] = {}
@@ -86,7 +86,7 @@ def test_serve_returns_its_items(sample: Path) -> None:
 def test_enrich_continues_its_ledger(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_bucket: int
 ) -> None:
-    """The open run is closed, with what the old fingerprints know: only what changed is written, also afterwards."""
+    """The open run is closed with the old fingerprints: only changes are written, also afterwards."""
     monkeypatch.setattr(buckets, "ROWS", rows_per_bucket)
     shop = open_sample(sample, tmp_path)
     before = copy.deepcopy(shop.dynamo.rows)
@@ -96,7 +96,7 @@ def test_enrich_continues_its_ledger(
     assert shop.written() == ["x/a", "x/c"]
     again = shop.run(THIRD)
     assert (again.counts, shop.written()) == (Counts(unchanged=6, rejected=1), [])
-    late = shop.run(SECOND, day=5)  # an older output does not bring back what is newer
+    late = shop.run(SECOND, day=5)  # an older output does not replace newer items
     assert (late.counts, shop.written()) == (Counts(superseded=6, rejected=1), [])
     assert shop.ledger.get_state("stock").open_run is None
     written = [row for at, row in shop.dynamo.rows.items() if row != before.get(at)]
@@ -113,7 +113,7 @@ def run_command(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, *words: str) -
 def test_status_shows_its_runs(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All runs of the ledger, and which release wrote them."""
+    """All runs of the ledger, and the release that wrote each."""
     shop = open_sample(sample, tmp_path)
     assert run_command(shop, monkeypatch, "status", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out).values()
@@ -128,7 +128,7 @@ def test_status_shows_its_runs(
 def test_a_newer_ledger_is_refused_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After a rollback no newer record is changed, and a new output waits; with the newer release all continues."""
+    """After a rollback no newer record is changed, and a new output waits; with the newer release all runs continue."""
     shop = open_sample(FORMATS / RELEASE / "partial", tmp_path)
     known = {("stock", sk): shop.dynamo.rows["stock", sk] for sk in ("state", "run#00000003", "pending#00000003")}
     newer = {"format": {"N": str(FORMAT + 1)}, "release": {"S": "9.1.0"}, "stage": {"S": "a stage of 9.1.0"}}
@@ -149,7 +149,7 @@ def test_a_newer_ledger_is_refused_and_kept(
 
 
 def test_a_newer_item_is_not_misread() -> None:
-    """Serve answers 503, and the log says why; the command line names the item."""
+    """Serve responds with 503, and the log says why; the command line names the item."""
     rows = [row | {"f": {"N": "2"}} for row in read(FORMATS / RELEASE / "partial", "items")]
     for path in ("/a", ""):
         answer, line = ask(rows, "x", path)
@@ -158,7 +158,7 @@ def test_a_newer_item_is_not_misread() -> None:
         decode(rows[0])
 
 
-def test_a_format_has_the_same_words_for_ever() -> None:
+def test_a_format_has_the_same_values_for_ever() -> None:
     """An older release can't parse another state or count: raise FORMAT in enrich/ledger/store.py, and add it."""
     words = {
         "states": [str(each) for each in RunState],

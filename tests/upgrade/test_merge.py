@@ -1,4 +1,4 @@
-"""A fork as of the last release merges today's main, and a later one, without a conflict, and its tests pass."""
+"""A fork of the last release merges today's main, and a later one, without a conflict, and its tests pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.upgrade.fork import BY_HAND, COMMANDS, ROOT, WRITTEN, find_release, git, make_fork, run, write_generated
 
-# The tests of a project's own files, and of what is written from them
+# The tests of a project's own files, and of the files generated from them
 OWN = (
     "tests/contract/test_own_datasets.py",
     "tests/unit/infra/test_environments.py::test_samconfig_is_up_to_date",
@@ -20,7 +20,7 @@ OWN = (
 
 
 def merge(place: Path) -> None:
-    """Merge main into the fork as UPGRADING.md says; what the user wrote by hand stays as it is."""
+    """Merge main into the fork as UPGRADING.md says; what the user wrote by hand does not change."""
     git(place, "merge", "--quiet", "--no-edit", "main")
     assert git(place, "diff", "--name-only", "HEAD^", "HEAD", "--", *BY_HAND) == ""
     write_generated(place)
@@ -29,7 +29,7 @@ def merge(place: Path) -> None:
 
 
 def test_a_fork_merges_a_later_release(tmp_path: Path) -> None:
-    """Also where both sides have changed every file that is written, and after the user has deleted the example."""
+    """Also if both sides have changed every generated file, and after the user has deleted the example."""
     make_fork(tmp_path, find_release(), later=True)
     for name in WRITTEN:
         assert git(tmp_path, "diff", "--name-only", "base", "main", "--", name), f"{name} has not changed in main"

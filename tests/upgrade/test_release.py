@@ -1,4 +1,4 @@
-"""The version, the changelog, UPGRADING.md and the samples agree, and what does not is reported."""
+"""The version, the changelog, UPGRADING.md and the samples agree; differences are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.upgrade.release import find_mistakes
 
 
 def test_release_is_complete() -> None:
-    """At each commit: what is released stays described."""
+    """At each commit: releases stay described."""
     assert list(find_mistakes(ROOT, RELEASE)) == []
 
 
@@ -33,9 +33,7 @@ def test_release_is_complete() -> None:
          "tests/upgrade/formats/0.0.9 has no samples"),
     ],
 )  # fmt: skip
-def test_what_does_not_agree_is_reported(
-    tmp_path: Path, release: str, file: str, old: str, new: str, message: str
-) -> None:
+def test_differences_are_reported(tmp_path: Path, release: str, file: str, old: str, new: str, message: str) -> None:
     """With the file, what was found, and what to do."""
     for name in ("CHANGELOG.md", "UPGRADING.md"):
         shutil.copy(ROOT / name, tmp_path / name)

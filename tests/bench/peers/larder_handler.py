@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Larder's handler as it is deployed, but for the file of its datasets; verified tokens are cached as in production."""
+"""Larder's handler as deployed, except for the file of its datasets; verified tokens are cached as in production."""
 
 import os
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Larder's handler, asked for 100 items in one request."""
+"""Larder's handler, with requests for 100 items at once."""
 
 from larder_handler import handler as _handler
 
@@ -7,7 +7,7 @@ IDS = [f"a{number:02d}" for number in range(100)]
 
 
 def handler(event, context):
-    """Answer the bench's event as if it named them."""
+    """Handle the bench's event as if it named them."""
     found = _handler({**event, "path": "/v1/flight-delays", "multiValueQueryStringParameters": {"id": IDS}}, context)
     if len(found["body"]) < 200_000:  # 100 bodies of 2 KB, in base64
         raise SystemExit(f"items are missing: {found}")

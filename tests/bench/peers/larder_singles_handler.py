@@ -1,12 +1,12 @@
 # mypy: ignore-errors
-"""Larder's handler, asked for 100 items one by one."""
+"""Larder's handler, with 100 requests for one item each."""
 
 from larder_handler import handler as _handler
 from larder_named_handler import IDS
 
 
 def handler(event, context):
-    """Answer the bench's event for each of them; return the last answer."""
+    """Handle the bench's event for each of them; return the last response."""
     for prediction_id in IDS:
         found = _handler({**event, "path": f"/v1/flight-delays/{prediction_id}"}, context)
     return found

@@ -1,4 +1,4 @@
-"""Writer and reader have one bound for a body: what is written can be read, and what can't be read is rejected."""
+"""Writer and reader have the same limit for a body: what is written can be read, and what can't be read is rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAME = len('{"text":""}')
 
 
 def fill(size: int, character: str) -> str:
-    """Return text whose body has so many bytes of UTF-8; it gzips well."""
+    """Return a text whose body has this many bytes of UTF-8 and compresses well."""
     width = len(character.encode())
     return "x" * ((size - FRAME) % width) + character * ((size - FRAME) // width)
 
@@ -65,14 +65,14 @@ def test_the_largest_body_is_written_and_read(render: Callable[[list[str]], pa.T
 
 @pytest.mark.parametrize("character", ["a", "\u00e9", "\U0001f6eb"])
 def test_a_larger_body_is_rejected(render: Callable[[list[str]], pa.Table], character: str) -> None:
-    """One byte more can't be served, so it is not written; the other rows of its chunk are."""
+    """A body of one byte more can't be served, so it is not written; the other rows of its chunk are."""
     rendered = render([fill(MAX_BODY_BYTES + 1, character), "fine"])
     assert rendered["reason"].to_pylist() == ["too-large", None]
     assert "4 MB of JSON text" in rendered["detail"][0].as_py()
 
 
 def test_the_reader_refuses_what_the_writer_rejects() -> None:
-    """The same byte more that is rejected when it is written is an error when it is read."""
+    """A body of one byte more, which the writer rejects, is an error for the reader."""
     assert len(body_text(gzip("x" * MAX_BODY_BYTES))) == MAX_BODY_BYTES
     with pytest.raises(ValueError, match="too large"):
         body_text(gzip("x" * (MAX_BODY_BYTES + 1)))

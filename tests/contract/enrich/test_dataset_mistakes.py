@@ -1,4 +1,4 @@
-"""Mistakes in a dataset: each is found without AWS, with its place and a remedy."""
+"""Mistakes in a dataset: each is found without AWS, and reported with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
 
 
 async def answer_later(frame: Any) -> Any:
-    """Return what must be awaited."""
+    """Return something that must be awaited."""
     return frame
 
 
@@ -269,7 +269,7 @@ def airlines(**changes: Any) -> dict[str, Any]:
     return {"metadata": {**FLIGHTS.metadata, "airlines": replace(FLIGHTS.metadata["airlines"], **changes)}}
 
 
-# Values that the type hints of the definition do not allow: no other mistake of the dataset is reported with them.
+# Values that the type hints of the definition do not allow; they are reported without other mistakes of the dataset.
 WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
     (source(format="json"), "source.format", "is 'json'; did you mean 'jsonl'?"),
     (source(format="avro"), "source.format", "is 'avro'; known are csv, jsonl, parquet, rejects"),
@@ -369,7 +369,7 @@ WRONG_TYPES: list[tuple[dict[str, Any], str, str]] = [
     (served(subject=("carrier", None)), "served.subject[1]", "is None"),
     ({"source": SOURCE.prefix}, "source", "is 'flight-delays/', of type str; expected Source"),
 ]
-# Values that have the right type and can't work.
+# Values that have the right type but can't work.
 WRONG_VALUES: list[tuple[dict[str, Any], str, str]] = [
     *(
         (source(prefix=prefix), "source.prefix", message)
@@ -455,7 +455,7 @@ WRONG_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"tolerated": Tolerated(number=-1)}, "tolerated.number", "give a number from 0"),
     ({"tolerated": Tolerated(few=-1)}, "tolerated.few", "give a number from 0"),
 ]
-FOREIGN_TYPES = {  # of pandas, Arrow, Polars, Spark and BigQuery; and misspelled ones
+FOREIGN_TYPES = {  # names of pandas, Arrow, Polars, Spark and BigQuery, and misspelled ones
     "float32": "float",
     "float64": "double",
     "float64[]": "double[]",
@@ -559,16 +559,16 @@ MISTAKES += [
 def test_each_mistake_is_found_in_its_place_and_reported_once(
     change: Mapping[str, Any], place: str, message: str
 ) -> None:
-    """The message says where, what, and what to do; nothing is reported that only follows from another mistake."""
+    """The message names place, mistake and remedy; mistakes that only follow from another are not reported."""
     dataset = replace(FLIGHTS, **change)
     (found,) = check_dataset(dataset)
     assert found.place == f"{dataset.name} {place}"
     assert message in str(found)
-    for part in (found.message, found.remedy):  # of one sentence
+    for part in (found.message, found.remedy):  # a message of one sentence
         assert re.match("[^A-Z]|[A-Z][A-Z]|DuckDB", part), part
 
 
-# what DuckDB has -> functions of other dialects
+# functions of DuckDB -> functions of other dialects
 FOREIGN_FUNCTIONS = {
     "strftime(x, '%Y-%m-%d')": "date_format format_datetime to_char to_iso8601",
     "strptime(x, '%Y-%m-%d')": "date_parse parse_datetime to_date str_to_date",
@@ -595,13 +595,13 @@ FOREIGN_FUNCTIONS = {
 
 @pytest.mark.parametrize("own", FOREIGN_FUNCTIONS)
 def test_a_function_of_another_dialect_has_its_counterpart(own: str) -> None:
-    """Athena's, Snowflake's, BigQuery's, Spark's and MySQL's, in any case."""
+    """Functions of Athena, Snowflake, BigQuery, Spark and MySQL, in any case."""
     for name in FOREIGN_FUNCTIONS[own].split():
         assert suggest_function(name) == f"expressions are DuckDB SQL: write e.g. {own}"
 
 
 def test_all_mistakes_are_found_at_once() -> None:
-    """All mistakes of a dataset are reported, not one after the other."""
+    """All mistakes of a dataset are reported in one pass."""
     broken = replace(
         FLIGHTS, subject={"carrier": "nope"}, body={"a": "nope", "b": {"c": "now()"}}, prediction_id="sum(flight)"
     )
@@ -655,7 +655,7 @@ DIALECTS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
 
 @pytest.mark.parametrize(("format_", "dialect", "expected"), DIALECTS)
 def test_each_mistake_in_a_dialect_is_found(format_: Any, dialect: dict[str, Any], expected: dict[str, str]) -> None:
-    """A dialect that no file has, or that is not of the format, is found before a file is read."""
+    """A dialect that no file can have, or that does not apply to the format, is found before a file is read."""
     found = check_dataset(replace(FLIGHTS, source=replace(SOURCE, format=format_, **dialect)))
     messages = {each.place.removeprefix("flight-delays source."): str(each) for each in found}
     assert messages.keys() == expected.keys()
@@ -677,7 +677,7 @@ FINE = [
 
 @pytest.mark.parametrize("expression", FINE)
 def test_what_some_type_of_metadata_suits_is_no_mistake(expression: str) -> None:
-    """Types of metadata are not known offline; an expression that suits any is left to the run."""
+    """Types of metadata are not known offline; an expression that is valid for some type is left to the run."""
     assert check_dataset(replace(FLIGHTS, body={"x": expression})) == []
 
 
@@ -750,7 +750,7 @@ def test_wrong_types_of_the_reader_are_found(read: Any, message: str) -> None:
 
 
 def test_every_literal_of_the_definition_is_checked() -> None:
-    """A new option is checked by its hint alone: there is none that a wrong word or a wrong type passes."""
+    """Each option with a literal type is checked by its hint: a wrong word or type is found, also for new options."""
     parts: dict[str, Any] = {
         "": FLIGHTS,
         "source": SOURCE,
@@ -771,14 +771,14 @@ def test_every_literal_of_the_definition_is_checked() -> None:
 
 
 def test_a_run_refuses_a_value_of_a_wrong_type() -> None:
-    """Where `check` was not run, a misspelled policy must not act as another one."""
+    """If `check` was not run, a misspelled policy must not act as another one."""
     require_types(FLIGHTS)
     with pytest.raises(DatasetMistakes, match=r"metadata.airlines.missing: is 'ignore'; known are drop, fail"):
         require_types(replace(FLIGHTS, **airlines(missing="ignore")))
 
 
 def test_a_todo_that_is_left_in_openapi_is_found() -> None:
-    """Also where the paths refer to it, and in no other dataset's part."""
+    """Also if paths refer to it; but not in the parts of other datasets."""
     reference = {"$ref": "#/components/schemas/Body"}
     body = {"properties": {"a": {"description": "TODO say what it is"}, "b": {"items": reference}}}
     path = "/v1/flight-delays"
@@ -837,7 +837,7 @@ def test_as_of_from_the_object_key(pattern: str, object_key: str, as_of: datetim
     ],
 )
 def test_a_local_date_is_its_midnight_in_its_zone(zone: str, text: str, as_of: datetime) -> None:
-    """Summer time included; an offset in the key itself decides."""
+    """Summer time is considered; an offset in the key takes precedence."""
     assert parse_as_of(FromKey("day={}", zone=zone), f"x/day={text}/a") == as_of
 
 
@@ -856,7 +856,7 @@ def test_a_local_date_is_its_midnight_in_its_zone(zone: str, text: str, as_of: d
     ],
 )
 def test_a_key_without_as_of_is_an_error_that_names_it(pattern: str, object_key: str, message: str) -> None:
-    """Nothing is guessed where the key does not say."""
+    """If the key does not say when the output was made, nothing is guessed."""
     with pytest.raises(BadAsOf, match="object key") as error:
         parse_as_of(FromKey(pattern), object_key)
     assert message in str(error.value)

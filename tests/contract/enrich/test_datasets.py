@@ -1,4 +1,4 @@
-"""Every dataset: no mistakes, and what enrich writes is under the key that serve reads and of the shape it promises."""
+"""Every dataset has no mistakes; what enrich writes has the key that serve reads and the shape of the contract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATASETS = load_datasets()
 DOCUMENT = read_document(Path(__file__).parents[3] / "examples/flights/openapi.yaml")
 EACH = pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
 
-# SQL of the n-th value of each type; of any other type without parts it is n itself
+# SQL of the n-th value of each type; for any other scalar type it is n itself
 SAMPLES = {
     "date": "date '2026-01-02' + {n}",
     "time": "time '03:00:00' + interval {n} minute",
@@ -68,7 +68,7 @@ def sample_sql(kind: Any, n: int) -> str:
 
 
 def sample(dataset: Dataset) -> pa.Table:
-    """Build one prediction that has a value in every column, each another."""
+    """Build one prediction with a different value in every column."""
     with duckdb.connect() as con:
         con.execute("set TimeZone='UTC'")
         columns = dataset.source.columns
@@ -78,7 +78,7 @@ def sample(dataset: Dataset) -> pa.Table:
 
 
 def nothing(dataset: Dataset) -> dict[str, pa.Table]:
-    """Build empty metadata; its columns have no type, as where nothing is known of them."""
+    """Build empty metadata; its columns have no type, as if nothing were known of them."""
     tables = {}
     for name, metadata in dataset.metadata.items():
         columns = parse_query(metadata.sql)
@@ -116,7 +116,7 @@ def key_of_claims(dataset: Dataset, served: Served) -> str:
 
 @EACH
 def test_the_item_key_from_columns_equals_the_one_from_claims(dataset: Dataset, tmp_path: Path) -> None:
-    """A token whose claims have the values of the subject's expressions reads the items of just these rows."""
+    """A token whose claims have the values of the subject's expressions reads the items of exactly these rows."""
     assert key_of_columns(dataset, tmp_path) == key_of_claims(dataset, dataset.served)
 
 
@@ -130,7 +130,7 @@ TYPES = (
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_column_of_any_type_can_be_sampled_and_rendered(kind: str, tmp_path: Path) -> None:
-    """These tests must not fail for a valid dataset: lists, structs and maps, nested in each other, are columns too."""
+    """These tests must not fail for a valid dataset: columns can be lists, structs and maps, also nested."""
     flights = DATASETS["flight-delays"]
     source = replace(flights.source, columns={**flights.source.columns, "more": kind})
     dataset = replace(flights, source=source, metadata={}, body={"more": "more"})
@@ -143,7 +143,7 @@ def test_a_column_of_any_type_can_be_sampled_and_rendered(kind: str, tmp_path: P
 
 
 def test_a_swap_of_claims_is_found(tmp_path: Path) -> None:
-    """The order of the mapping does not matter; where writer and reader have other orders the keys differ."""
+    """The order of the mapping does not matter; if writer and reader have different orders, the keys differ."""
     flights, expressions = DATASETS["flight-delays"], {"origin": "origin", "carrier": "carrier"}
     served = flights.served._replace(subject=("carrier", "origin"))
     dataset = replace(flights, served=served, subject=expressions)
@@ -157,7 +157,7 @@ def test_a_swap_of_claims_is_found(tmp_path: Path) -> None:
 
 @EACH
 def test_the_body_has_the_shape_that_openapi_promises(dataset: Dataset) -> None:
-    """The members of the body are those of its schema, required unless nulls are left out, at every level."""
+    """The members of the body are those of its schema, required unless nulls are omitted, at every level."""
     answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
     schema = answer["content"]["application/json"]["schema"]
     assert differences(schema, dataset.body, omits=dataset.nulls == "omit") == []
@@ -165,7 +165,7 @@ def test_the_body_has_the_shape_that_openapi_promises(dataset: Dataset) -> None:
 
 @EACH
 def test_the_example_in_openapi_is_a_body(dataset: Dataset) -> None:
-    """The example is valid, so that the schema is not only a wish."""
+    """The example conforms to the schema, which shows that the schema is realistic."""
     answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
     schema = resolve(answer["content"]["application/json"]["schema"])
     example = schema.get("example") or answer["content"]["application/json"]["example"]
@@ -183,7 +183,7 @@ def resolve(schema: Any) -> Any:
 
 
 def differences(schema: Any, body: Body, *, omits: bool, place: str = "body") -> list[str]:
-    """Find where a schema has not just the members of a dataset's body; an expression may be an object itself."""
+    """Find where a schema does not have exactly the members of a body; an expression can also be an object."""
     schema = resolve(schema)
     properties, required = schema.get("properties", {}), set(schema.get("required", []))
     found = []

@@ -1,4 +1,4 @@
-"""What `./larder openapi` says of a dataset: types and nulls of its expressions, in the style of the file."""
+"""What `./larder openapi` writes about a dataset: types and nulls of its expressions, in the style of the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TODO = {"description": UNKNOWN}
 
 
 def build(body: dict[str, Any], **changes: Any) -> Dataset:
-    """Build a dataset of a column per type, with metadata that may be missing and metadata that may not."""
+    """Build a dataset with a column of each type, with metadata that can be missing and metadata that can't."""
     columns = {
         "region": "varchar", "sku": "varchar", "day": "date", "made": "timestamptz", "units": "double", "n": "integer",
         "big": "bigint", "flag": "boolean", "price": "decimal(9,2)", "id": "uuid", "raw": "blob", "doc": "json",
@@ -107,12 +107,12 @@ def members() -> Any:
 
 @pytest.mark.parametrize(("expression", "schema"), CASES.items(), ids=CASES)
 def test_the_schema_of_an_expression(members: Any, expression: str, schema: dict[str, Any]) -> None:
-    """Types are those that DuckDB binds; a null is promised not to come only where a row with it is rejected."""
+    """Types are those that DuckDB binds; a member is not nullable only if a row with null would be rejected."""
     assert members[expression] == schema
 
 
 def test_what_is_omitted_is_not_required() -> None:
-    """A dataset that leaves nulls out requires what is never null; large integers that are strings are strings."""
+    """If a dataset omits nulls, only members that are never null are required; large integers can be strings."""
     dataset = build({"o": {"sku": "sku", "big": "big"}}, nulls="omit", large_integers="string")
     members = {"sku": {"type": "string"}, "big": {"type": "string"}}
     inner = {"type": "object", "required": ["sku"], "properties": members}
@@ -120,13 +120,13 @@ def test_what_is_omitted_is_not_required() -> None:
 
 
 def test_what_is_not_known_is_named() -> None:
-    """The author of a dataset gets each place that only they can describe, lists and structs included."""
+    """Each place that only the author of the dataset can describe is listed, including lists and structs."""
     dataset = build({"t": "must.title", "n": {"j": "doc", "s": "sku"}, "l": "[doc]", "s": "{'x': doc}"})
     assert find_unknown(build_schema(dataset)) == ["body.t", "body.n.j", "body.l[]", "body.s.x"]
 
 
 def test_the_example_fits(tmp_path: Path) -> None:
-    """The example is valid for its schema, and so are bodies that the engine renders, full and full of nulls."""
+    """The example is valid for its schema, and so are bodies that the engine renders, with all values or only nulls."""
     columns = ["sku", "day", "made", "units", "n", "big", "flag", "price", "id", "raw", "kind", "tags", "pair", "spot"]
     dataset = build({name: name for name in [*columns, "counts", "clock"]}, metadata={})
     schema = build_schema(dataset)
@@ -151,7 +151,7 @@ def test_the_example_fits(tmp_path: Path) -> None:
 
 
 def test_a_dataset_more_adds_its_part_and_nothing_else() -> None:
-    """The document with one more is valid, and has a tag, two paths and two schemas more; without any it is valid."""
+    """With one more dataset the document is valid and has one more tag, two paths and two schemas; also without any."""
     more = build({"a": {"b": "units"}, "t": "must.title"})
     document = yaml.safe_load(build_document([*DATASETS.values(), more]))
     openapi_spec_validator.validate(document)
@@ -197,7 +197,7 @@ MEMBERS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("members", "message"), MEMBERS, ids=[message[-20:] for _, message in MEMBERS])
 def test_members_that_do_not_fit_the_body(members: dict[str, Member], message: str) -> None:
-    """A misspelled place and an example of another type are mistakes that name the place; `check` finds them, too."""
+    """A misspelled place and an example of another type are reported with their place, also by `check`."""
     dataset = build({"o": {"title": "must.title"}, "n": "n", "day": "day"}, members=members)
     with pytest.raises(DatasetMistakes, match=re.escape(message)):
         describe_body(dataset)
@@ -206,7 +206,7 @@ def test_members_that_do_not_fit_the_body(members: dict[str, Member], message: s
 def test_check_finds_what_the_contract_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A contract that is missing or stale, a member without a type, a member that is not there; then nothing."""
+    """A contract that is missing or stale, a member without a type, an unknown member; then nothing."""
     monkeypatch.setenv("LARDER_PROJECT", str(tmp_path))
     (tmp_path / "datasets").mkdir()
     path = tmp_path / "datasets" / "flight_delays.py"
@@ -236,7 +236,7 @@ def test_check_finds_what_the_contract_lacks(
 
 
 def test_what_members_mean_is_in_the_contract() -> None:
-    """Descriptions and examples are those of the dataset; an example gives the type that metadata hides."""
+    """Descriptions and examples are those of the dataset; an example gives the type if metadata hides it."""
     members = {
         "": Member("one product"), "o": Member("its names"), "o.title": Member("as printed", "Tea"),
         "a.b": Member("a dot in a name", 2), "city": Member("where"),
@@ -253,7 +253,7 @@ def test_what_members_mean_is_in_the_contract() -> None:
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
 def test_what_openapi_says_agrees_with_the_expressions(dataset: Dataset) -> None:
-    """Whatever a human wrote of a member, its type is the one that its expression has."""
+    """Whatever the author wrote about a member, its type is that of its expression."""
     schemas = DOCUMENT["components"]["schemas"]
     answer = DOCUMENT["paths"][f"/v1/{dataset.name}/{{prediction_id}}"]["get"]["responses"]["200"]
     stated = answer["content"]["application/json"]["schema"]

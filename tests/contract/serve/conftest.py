@@ -1,4 +1,4 @@
-"""The laptop server over a table in memory, running, for tests that come over HTTP."""
+"""The laptop server over a table in memory, for tests that send HTTP requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi
 
 
 class Laptop(NamedTuple):
-    """The running server: where it is, and what is behind it."""
+    """The running server: its address, and the table and keys behind it."""
 
     url: str
     app: App
@@ -33,7 +33,7 @@ def laptop() -> Iterator[Laptop]:
     sockets: dict[int, object] = vars(server)["_map"]
     ends = Event()
 
-    def run() -> None:  # closed by the thread that runs it: waitress closes nothing that another thread still uses
+    def run() -> None:  # in the thread that runs it: waitress does not close what another thread still uses
         while not ends.is_set():
             server.asyncore.loop(timeout=0.05, map=sockets, count=1)
         server.task_dispatcher.shutdown()

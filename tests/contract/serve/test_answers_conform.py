@@ -1,4 +1,4 @@
-"""Whatever the handler answers is what openapi.yaml says it answers: status, headers, content type, body."""
+"""Every response of the handler conforms to openapi.yaml: status, headers, content type, body."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIELDS = DOCUMENT["components"]["parameters"]["FlightDelaysFields"]
 
 
 class Call(NamedTuple):
-    """One request, and the operation and status that it is an example of."""
+    """One request, and the operation and status that it demonstrates."""
 
     operation: tuple[str, str]
     status: int
@@ -45,7 +45,7 @@ def _read_body(name: str) -> str:
 
 
 def _subject(dataset: Served) -> dict[str, str]:
-    """Give each claim of the subject a value of its own, so that the wrong order would find nothing."""
+    """Give each claim of the subject a different value, so that a wrong order would find nothing."""
     return {claim: f"B{n}" for n, claim in enumerate(dataset.subject, 6)}
 
 
@@ -141,7 +141,7 @@ def _check_body(schema: dict[str, Any], body: Any) -> None:
 
 
 def check(operation: tuple[str, str], answer: Answered) -> None:
-    """Check an answer against the response that the document has for its status."""
+    """Check a response against the one that the document describes for its status."""
     responses = DOCUMENT["paths"][operation[0]][operation[1]]["responses"]
     response = _resolve(responses[str(answer.status)])
     for name, header in response.get("headers", {}).items():
@@ -164,7 +164,7 @@ def check(operation: tuple[str, str], answer: Answered) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.operation[1]}-{call.status}-{call.path}")
 def test_the_answer_conforms(call: Call, form: str) -> None:
-    """Each operation and status is reached in each event form, and is as described."""
+    """Each operation and status is reached with each event form, and conforms."""
     answer = App(*_items()).call(call.path, form=form, **call.arguments)
     drops_ids = form == "alb" and "id" in call.arguments.get("query", {})
     assert answer.status == (400 if drops_ids else call.status)
@@ -172,7 +172,7 @@ def test_the_answer_conforms(call: Call, form: str) -> None:
 
 
 def test_every_described_status_has_an_example_here() -> None:
-    """All but what only the gateway or a fault can bring about is reached by a call above."""
+    """All statuses are reached by a call above, except those that only the gateway or a fault can cause."""
     reached = {(call.operation, str(call.status)) for call in CALLS}
     for path, operations in DOCUMENT["paths"].items():
         for method in ("get", "options"):
@@ -183,7 +183,7 @@ def test_every_described_status_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("operation", [LIST, ONE])
 def test_faults_conform(operation: tuple[str, str]) -> None:
-    """503 when storage throttles and 500 when something breaks are as described."""
+    """The 503 when storage throttles and the 500 when something breaks conform."""
     path = operation[0].replace("{prediction_id}", "a")
     app = App(*_items())
     app.table.error = Throttled("slow down")
@@ -199,7 +199,7 @@ def test_faults_conform(operation: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("name", FIELDS["schema"]["items"]["enum"])
 def test_each_member_that_is_described_can_be_asked_for(name: str) -> None:
-    """The contract's `fields` has the names that serve knows, and each is a member of the body's schema and example."""
+    """The contract's `fields` has the names that serve knows; each is a member of the body's schema and example."""
     served = {one: load_served(ROOT / "examples/flights/datasets")[one] for one in SERVED}
     app = App(*_items())
     sent = event("rest", "GET", "/v1/flight-delays/a", {"fields": name}, {"Authorization": f"Bearer {GOOD['token']}"})
@@ -213,7 +213,7 @@ def test_each_member_that_is_described_can_be_asked_for(name: str) -> None:
 
 
 def test_the_check_can_fail() -> None:
-    """A body that is not as described is noticed."""
+    """A body that differs from its description is noticed."""
     answer = App(item("a", '{"flight": 1}')).call("/v1/flight-delays/a", **GOOD)
     with pytest.raises(Exception, match=r"is a required property|is not of type"):
         check(ONE, answer)

@@ -1,4 +1,4 @@
-"""What openapi.yaml says in figures, examples and sentences is what the code does."""
+"""Figures, examples and sentences of openapi.yaml agree with the code."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schem
 
 
 def _megabytes(count: float) -> str:
-    return f"{int(count / 100_000) / 10} MB"  # rounded down, as a promise is
+    return f"{int(count / 100_000) / 10} MB"  # rounded down, because it is a guarantee
 
 
 @pytest.mark.parametrize("name", SERVED)
 def test_dataset_is_described_as_it_is_served(name: str) -> None:
-    """Its tag names its scope and the claims of its subject; its page has no more items than a page can have."""
+    """Its tag names its scope and the claims of its subject; its page has at most as many items as a page can have."""
     (text,) = [tag["description"] for tag in DOCUMENT["tags"] if tag["name"] == name]
     quoted = set(re.findall(r"`([^`]+)`", text))
     assert quoted >= {*SERVED[name].subject, *([SERVED[name].scope] if SERVED[name].scope else [])}
@@ -42,13 +42,13 @@ def test_dataset_is_described_as_it_is_served(name: str) -> None:
 
 
 def test_prediction_id_has_its_bounds() -> None:
-    """Lengths of the schema are those of its pattern and of the code."""
+    """Lengths in the schema are those of its pattern and of the code."""
     schema = SCHEMAS["PredictionId"]
     assert (schema["minLength"], schema["maxLength"]) == (1, MAX_PREDICTION_ID)
 
 
 def test_sizes_and_times_are_those_of_the_code() -> None:
-    """A page, an uncompressed body and the life of a response are as large and as long as the sentences say."""
+    """The sizes and times in the descriptions of a page, an uncompressed body and caching are those of the code."""
     assert f"ends at {_megabytes(MAX_PAGE_BYTES)}" in PARAMETERS["Limit"]["description"]
     too_large = " ".join(DOCUMENT["components"]["responses"]["NotAcceptable"]["description"].split())
     through = f"{_megabytes(MAX_SENT[Form.REST])}; through a load balancer {_megabytes(MAX_SENT[Form.ALB])}"
@@ -58,7 +58,7 @@ def test_sizes_and_times_are_those_of_the_code() -> None:
 
 
 def test_bounds_of_a_request_are_those_of_the_code() -> None:
-    """As many ids as the code takes, and the longest max_age; headers that a page of another origin may read."""
+    """The number of ids and the longest max_age are those of the code, and the headers that other origins can read."""
     ids, seconds = PARAMETERS["Ids"], PARAMETERS["MaxAge"]["schema"]
     assert (ids["schema"]["minItems"], ids["schema"]["maxItems"], ids["schema"]["uniqueItems"]) == (1, MAX_IDS, True)
     assert (ids["style"], ids["explode"]) == ("form", True)
@@ -75,7 +75,7 @@ def test_bounds_of_a_request_are_those_of_the_code() -> None:
 
 
 def test_headers_have_the_form_that_is_sent() -> None:
-    """An entity tag, a challenge of the default realm and Retry-After match their schema, and so do the examples."""
+    """An entity tag, a challenge with the default realm and Retry-After match their schemas, and so do the examples."""
     settings = parse_settings(
         {"LARDER_TABLE": "t", "LARDER_ISSUERS": '[{"issuer":"i","audience":"a","keys":"ssm:/k"}]'}, SERVED
     )

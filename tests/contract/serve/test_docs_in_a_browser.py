@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_a_developer_can_try_the_api(laptop: Laptop, tmp_path: Path) -> None:
-    """Open, authorise, send, see; and no script of another host is asked for."""
+    """Open, authorise, send, see the body; no script of another host is requested."""
     with open_browser(tmp_path / "profile") as browser:
         shown = request_item(browser, laptop.url, sign(), "2024-01-02.JFK.B6123")
         shown_methods = {found.text for found in browser.find_elements(By.CSS_SELECTOR, ".opblock-summary-method")}

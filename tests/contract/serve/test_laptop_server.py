@@ -1,4 +1,4 @@
-"""The laptop server answers over HTTP as the handler does, serves its documentation, and stays on loopback."""
+"""The laptop server responds over HTTP like the handler, serves its documentation, and listens only on loopback."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_it_answers_as_the_handler_does(laptop: Laptop) -> None:
 
 
 def test_it_stays_on_loopback() -> None:
-    """There is no TLS, so that no other address is taken."""
+    """There is no TLS, so no other address is accepted."""
     for host in ("0.0.0.0", "192.0.2.1", "::"):
         with pytest.raises(ValueError, match="loopback"):
             open_server(App().handler, host, 0)
 
 
 def test_it_shows_its_documentation(laptop: Laptop) -> None:
-    """The page, its script and its style come from here; nothing in it names another host."""
+    """The page, its script and its style come from this server; nothing in it names another host."""
     assert _ask(laptop, "GET", "/docs")[1]["location"] == "/docs/"
     assert _ask(laptop, "GET", "/")[:2][0] == 307  # a browser keeps a permanent one
     assert _ask(laptop, "GET", "/")[1]["location"] == "/docs/"
@@ -81,7 +81,7 @@ def test_it_shows_its_documentation(laptop: Laptop) -> None:
 
 
 def test_consumers_get_the_document_without_what_only_aws_reads() -> None:
-    """No x-amazon extension, no Fn::Sub, no empty path; an environment's servers in place of ours."""
+    """No x-amazon extension, no Fn::Sub, no empty path; an environment's servers instead of ours."""
     servers = [{"url": "https://predictions.api.example.com"}]
     document = read_document(servers)
     assert document["servers"] == servers

@@ -1,4 +1,4 @@
-"""openapi.yaml is valid, complete over the datasets, and within what API Gateway takes."""
+"""openapi.yaml is valid, complete for the datasets, and within the limits of API Gateway."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_is_valid() -> None:
 
 
 def test_no_model_uses_what_api_gateway_does_not_take() -> None:
-    """API Gateway drops or refuses these without a stand-in noticing."""
+    """API Gateway drops or refuses these, which no stand-in detects."""
     for name in DOCUMENT["components"]["schemas"]:
         assert re.fullmatch("[A-Za-z0-9]+", name), name
     forbidden = {
@@ -60,7 +60,7 @@ def test_no_model_uses_what_api_gateway_does_not_take() -> None:
 
 
 def test_cloudformation_can_include_it() -> None:
-    """CloudFormation knows no YAML alias, and the only function in here is Fn::Sub."""
+    """CloudFormation does not know YAML aliases; the only function in the document is Fn::Sub."""
     tokens = list(yaml.scan(PATH.read_text()))
     assert not [token for token in tokens if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken)]
     assert {name for _, name, _ in _walk(DOCUMENT) if name.startswith("Fn::")} == {"Fn::Sub"}
@@ -69,7 +69,7 @@ def test_cloudformation_can_include_it() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENT["paths"])
 def test_every_method_reaches_the_function(path: str) -> None:
-    """A REST API answers unknown methods and paths with a 403 of its own, so that each path has ANY to the function."""
+    """A REST API responds to unknown methods and paths with its own 403, so each path sends ANY to the function."""
     operations = DOCUMENT["paths"][path]
     integrations = [operations[ANY][INTEGRATION]]
     integrations += [operations[name][INTEGRATION] for name in ("get", "head", "options") if name in operations]
@@ -109,7 +109,7 @@ GATEWAY_STATUSES = {  # AWS's response types, with the status that each has here
 
 @pytest.mark.parametrize(("name", "status"), GATEWAY_STATUSES.items())
 def test_gateway_keeps_the_status_of_its_refusals(name: str, status: int) -> None:
-    """A type without a response of its own gets the status of DEFAULT_4XX or DEFAULT_5XX, whatever AWS's own is."""
+    """A type without its own response gets the status of DEFAULT_4XX or DEFAULT_5XX, whatever AWS's status is."""
     responses = DOCUMENT["x-amazon-apigateway-gateway-responses"]
     default = "DEFAULT_5XX" if status == 500 else "DEFAULT_4XX"
     assert responses.get(name, responses[default])["statusCode"] == str(status)
@@ -136,7 +136,7 @@ def test_every_dataset_has_its_paths_and_its_body(name: str) -> None:
 
 
 def test_it_says_what_the_code_does() -> None:
-    """Limits, names and the codes of problems are the same in both."""
+    """Limits, names and the codes of problems are the same in the document and the code."""
     limit = DOCUMENT["components"]["parameters"]["Limit"]["schema"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, MAX_LIMIT, DEFAULT_LIMIT)
     prediction_id = DOCUMENT["components"]["schemas"]["PredictionId"]["pattern"]
@@ -147,14 +147,14 @@ def test_it_says_what_the_code_does() -> None:
 
 
 def test_what_datasets_share_names_no_item_of_one() -> None:
-    """An example of a shared parameter would prefill the forms of every dataset in /docs with one dataset's id."""
+    """An example of a shared parameter would prefill the forms of all datasets in /docs with one dataset's id."""
     for name, parameter in DOCUMENT["components"]["parameters"].items():
         assert "example" not in parameter or name == "Limit", name
     assert DOCUMENT["components"]["headers"]["Link"]["example"] == '<?limit=2&after=A1>; rel="next"'
 
 
 def test_the_examples_of_problems_are_what_is_sent() -> None:
-    """Each example has the code's own status and title."""
+    """Each example has the status and title that the code sends."""
     for response in DOCUMENT["components"]["responses"].values():
         for content in response.get("content", {}).values():
             example = content["example"]
@@ -164,7 +164,7 @@ def test_the_examples_of_problems_are_what_is_sent() -> None:
 
 
 def test_what_the_gateway_says_alone_is_a_problem_too() -> None:
-    """Throttled, blocked, unknown or broken: the gateway's own answers have the form of ours, and their status."""
+    """The gateway's own responses (throttled, blocked, unknown, broken) are problems like ours, and keep the status."""
     schema = DOCUMENT["components"]["schemas"]["Problem"]
     responses = DOCUMENT["x-amazon-apigateway-gateway-responses"]
     assert {

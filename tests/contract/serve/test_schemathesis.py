@@ -1,4 +1,4 @@
-"""schemathesis, with all its checks, finds nothing wrong with the running server.
+"""schemathesis, with all its checks, finds no fault in the running server.
 
 The default run is short. `LARDER_CONTRACT_EXAMPLES=1000` with `LARDER_CONTRACT_SEEDS="1 2"` makes some 27,000 requests;
 other seeds make others. Its time goes into making requests and checking answers, not into HTTP, so seeds run side by
@@ -20,8 +20,8 @@ from serve.dev.docs import read_document
 from tests.contract.serve.conftest import Laptop
 from tests.unit.serve.kit import sign
 
-# Parameters that a request can't have together, which OpenAPI cannot say: each run leaves one side out. With `fields` a
-# body lacks what its schema requires (test_answers_conform has that).
+# Parameters that can't be combined, which OpenAPI cannot express: each run omits the others. With `fields`, a body
+# lacks members that its schema requires (test_answers_conform tests that).
 RANKED = ("FlightDelaysTop", "FlightDelaysAfterRank")
 SIDES = {
     "pages": ("Ids", "FlightDelaysFields", *RANKED),
@@ -49,7 +49,7 @@ def describe(laptop: Laptop, directory: Path, side: str = "pages") -> list[str]:
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("seed", os.environ.get("LARDER_CONTRACT_SEEDS", "1").split())
 def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str, side: str) -> None:
-    """Every check passes on every request, and the requests reached what they should."""
+    """Every check passes for every request, and the requests reached what they should."""
     examples = os.environ.get("LARDER_CONTRACT_EXAMPLES", "40")
     only = [] if side == "pages" else ["--include-path-regex", "^/v1/flight-delays$"]
     done = subprocess.run(
@@ -70,7 +70,7 @@ def test_schemathesis_finds_nothing(laptop: Laptop, tmp_path: Path, seed: str, s
 
 
 def test_a_server_that_breaks_its_promise_is_noticed(laptop: Laptop, tmp_path: Path) -> None:
-    """The same run fails when one body is not as in openapi.yaml."""
+    """The same run fails if one body does not conform to openapi.yaml."""
     for key, stored in laptop.app.table.items.items():
         laptop.app.table.items[key] = stored._replace(body='{"flight": 1}')
     done = subprocess.run(

@@ -36,7 +36,7 @@ SERVED = Served(name=NAME, subject=("shop",), scope="stock:read")
 
 
 def build_dataset(**changes: Any) -> Dataset:
-    """Build the dataset of the tests: how many of a product a shop will sell."""
+    """Build the dataset of the tests: a forecast of how much of a product a shop will sell."""
     dataset = Dataset(
         served=SERVED,
         source=Source(
@@ -57,7 +57,7 @@ def build_dataset(**changes: Any) -> Dataset:
 
 @dataclass
 class Shop:
-    """The stand-in as one dataset sees it, with what tests do again and again."""
+    """The stand-in as one dataset sees it, with helpers for the tests."""
 
     aws: Any
     athena_url: str
@@ -107,7 +107,7 @@ class Shop:
         self.aws.client("s3").put_object(Bucket=bucket, Key=f"{prefix}part-0.parquet", Body=parquet(rows))
 
     def run(self, object_key: str, rows: Mapping[str, list[Any]] | bytes | None = None, **changes: Any) -> Run:
-        """Put an output, handle its event, run what is pending, and return its run as in the ledger."""
+        """Put an output, handle its event, run pending outputs, and return its run as in the ledger."""
         if rows is not None:
             self.put(object_key, rows)
         services = self.services(**changes)
@@ -167,7 +167,7 @@ def athena_url(aws: Any) -> Iterator[str]:
 
 @pytest.fixture
 def shop(aws: Any, athena_url: str, tmp_path: Path) -> Shop:
-    """A fresh world: nothing is in it but the products."""
+    """A new world: it contains only the products."""
     lake, database = aws.bucket(), aws.name("shop").replace("-", "_")
     put_glue_table(aws, lake, database, "products", {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]})
     settings = Settings(

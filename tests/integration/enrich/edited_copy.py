@@ -1,4 +1,4 @@
-"""Run a dataset that the README adds, in the copy that has it: from a CSV file on S3 to an answer.
+"""Run a dataset that the README adds, in the copy of the project that has it: from a CSV file on S3 to a response.
 
 Deploys the copy's own template and bundles to a stand-in of its own, and prints what consumers were answered.
 """
@@ -35,7 +35,7 @@ south,Gate 4,a-1,{day},7
 
 
 def main() -> None:
-    """Print a JSON document: the run, its items as the API answers them, and who else gets what."""
+    """Print a JSON document: the run, its items as the API returns them, and what other consumers get."""
     with run_stand_in(Path(sys.argv[1]) / "ministack.log") as (client, endpoint):
         client("s3").create_bucket(Bucket=LAKE)
         lake.load(client("s3"), client("glue"), LAKE, {"products": PRODUCTS, "stores": STORES})

@@ -1,4 +1,4 @@
-"""A process that runs one output, or all, slowly, and says when its first write was answered: there to be killed."""
+"""A process that runs one output, or all, slowly, and reports its first written request: to be killed by tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wire.transport import Transport
 
 
 class Slow(Transport):
-    """Two requests at a time, and a file as soon as the first write is answered."""
+    """At most two requests at a time; creates a file as soon as the first write is confirmed."""
 
     told: Path
 
@@ -41,7 +41,7 @@ class Slow(Transport):
 
 
 class Clock:
-    """The machine's time, as far ahead as the tests have gone."""
+    """The machine's time, plus the time that the tests have advanced it."""
 
     def __init__(self, offset: float) -> None:
         self._offset = offset

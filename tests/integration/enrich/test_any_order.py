@@ -1,4 +1,4 @@
-"""Random outputs with bad rows of every kind, in any order, again and taken back: the table against pandas."""
+"""Random outputs with bad rows of every kind, in any order, replayed and withdrawn: the table equals pandas' result."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.integration.enrich.conftest import parquet
 SHOPS = ["x", "y", "z", "ü/#%", None]
 SKUS = ["a", "b", "c", "d", "unknown", "no id", "", None]
 UNITS = [1.5, 0.1, 2**53, -0.0, None, math.nan, math.inf]
-GARBAGE = "many"  # no number
-DAYS = 9  # of which the oldest two are born expired
+GARBAGE = "many"  # not a number
+DAYS = 9  # the oldest two have already expired
 
 
 def as_parquet(rows: list[list[Any]]) -> bytes:
@@ -59,8 +59,8 @@ def find_good(rows: list[list[Any]]) -> pd.DataFrame:
 
 @pytest.mark.parametrize(("form", "render"), [("parquet", as_parquet), ("csv", as_csv), ("jsonl", as_jsonl)])
 def test_the_table_is_what_pandas_says(shop: Any, form: Any, render: Any) -> None:
-    """Whatever order outputs, replays and a withdrawal come in, each item is the newest output's, each row counted."""
-    random = Random(os.environ.get("LARDER_SEED", form))  # any other is as good
+    """In whatever order outputs, replays and a withdrawal come, items are the newest output's and counts are right."""
+    random = Random(os.environ.get("LARDER_SEED", form))  # any other seed would do
     shop.dataset = replace(
         shop.dataset, source=replace(shop.dataset.source, format=form), tolerated=Tolerated(share=1.0)
     )

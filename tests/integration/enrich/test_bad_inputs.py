@@ -1,4 +1,4 @@
-"""Bad input: an error that names dataset, object and row; the message in the dead-letter queue, or the row rejected."""
+"""Bad input: an error names dataset, object and row; the message becomes a dead letter, or the row is rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lambda_(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(aws, "_clients", aws._clients.__wrapped__)
 
     def deliver(object_key: str) -> list[str]:
-        """Put the event of an object into the queue, let the mapping work it off, and return the dead letters."""
+        """Put the event of an object into the queue, let the mapping process it, and return the dead letters."""
         monkeypatch.setattr("enrich.handler._datasets", lambda: {shop.dataset.name: shop.dataset})
         event = {
             "source": "aws.s3",
@@ -70,7 +70,7 @@ FILES: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_cannot_be_used_is_in_the_dead_letter_queue(shop: Any, lambda_: Any, name: str) -> None:
-    """Nothing of it is published; the ledger names the object and what is wrong, and its message comes to rest."""
+    """Nothing is published; the ledger names the object and the mistake; its message reaches the dead-letter queue."""
     content, words = FILES[name]
     object_key = f"stock/day={shop.day()}/p.parquet"
     shop.put(object_key, content)
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_used_is_in_the_dead_letter_queue(shop: Any, lambd
 
 
 def test_a_metadata_query_that_fails_is_in_the_dead_letter_queue(shop: Any, lambda_: Any) -> None:
-    """The error names the metadata and Athena's reason, the run continues once the query is fixed."""
+    """The error names the metadata and Athena's reason; the run continues once the query is fixed."""
     good = shop.dataset
     broken = Metadata("select sku, title from nowhere.products", on="sku")
     shop.dataset = replace(good, metadata={"products": broken})
@@ -98,7 +98,7 @@ def test_a_metadata_query_that_fails_is_in_the_dead_letter_queue(shop: Any, lamb
 
 
 def test_an_as_of_in_the_future_is_refused(shop: Any, lambda_: Any) -> None:
-    """One wrong clock must not shut out all later outputs."""
+    """One wrong clock must not make all later outputs look old."""
     object_key = "stock/day=2199-01-01/p.parquet"
     shop.put(object_key, GOOD)
     assert lambda_(object_key) == [object_key]
@@ -109,14 +109,14 @@ def test_an_as_of_in_the_future_is_refused(shop: Any, lambda_: Any) -> None:
 
 
 def test_an_object_key_without_as_of_is_refused(shop: Any, lambda_: Any) -> None:
-    """An output that does not say when it was made is not guessed at."""
+    """If an output does not say when it was made, nothing is guessed."""
     shop.put("stock/p.parquet", GOOD)
     assert lambda_("stock/p.parquet") == ["stock/p.parquet"]
     assert "day={}" in error_of(shop)
 
 
 def test_an_item_over_400_kb_is_rejected_and_the_others_are_served(shop: Any, lambda_: Any) -> None:
-    """What stays too large when gzipped is a reject with its row; a large body that gzips well is served."""
+    """An item that is too large even when compressed is rejected; a large body that compresses well is served."""
     noise = Random(1).randbytes(450_000).hex()  # gzip can halve it, and no more
     source = replace(shop.dataset.source, columns={**shop.dataset.source.columns, "note": "varchar"})
     shop.dataset = replace(shop.dataset, source=source, body={"note": "note"})
@@ -137,7 +137,7 @@ def test_an_item_over_400_kb_is_rejected_and_the_others_are_served(shop: Any, la
 
 
 def test_infinity_is_rejected_with_the_member(shop: Any, lambda_: Any) -> None:
-    """JSON has no infinity: the row is kept with the place of the value."""
+    """JSON has no infinity: the row is saved with the place of the value."""
     object_key = f"stock/day={shop.day()}/p.parquet"
     shop.put(object_key, {"shop": ["x", "x"], "sku": ["a", "b"], "units": [float("inf"), 1.0]})
     assert lambda_(object_key) == []
@@ -149,7 +149,7 @@ def test_infinity_is_rejected_with_the_member(shop: Any, lambda_: Any) -> None:
 
 
 def test_an_object_that_is_no_output_is_acknowledged(shop: Any, lambda_: Any) -> None:
-    """Events of other prefixes, and of objects that are gone, ask for nothing."""
+    """Events of other prefixes, and of deleted objects, have no effect."""
     shop.put("elsewhere/p.parquet", GOOD)
     assert lambda_("elsewhere/p.parquet") == []
     assert lambda_(f"stock/day={shop.day()}/gone.parquet") == []

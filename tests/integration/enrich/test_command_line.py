@@ -1,4 +1,4 @@
-"""`./larder` as an operator uses it: what it prints, in words and in JSON, and how it ends."""
+"""`./larder` as an operator uses it: what it prints, as text and as JSON, and its exit codes."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_output_that_fails_a_guard_is_held_approved_and_rejected(shop: Any, e
 
 
 def test_what_is_no_output_is_refused(shop: Any, enrich: Any) -> None:
-    """An object that is not there, or under no prefix, is refused with the prefixes that there are."""
+    """An object that does not exist, or is under no prefix, is refused with the known prefixes."""
     code, _, error = enrich("run", url(shop, "nothing.parquet"))
     assert code == FAILED
     assert "stock/" in error
@@ -142,8 +142,8 @@ def test_a_busy_dataset_queues_the_run(shop: Any, enrich: Any) -> None:
     assert [each["run"] for each in found["stock"]["pending"]] == [1]
 
 
-def test_another_output_that_fails_is_shown_and_told_of(shop: Any, enrich: Any, aws_env: Any) -> None:
-    """Its message may be gone, acknowledged while an operator held the dataset; a new one brings it to the alarm."""
+def test_another_output_that_fails_is_reported(shop: Any, enrich: Any, aws_env: Any) -> None:
+    """Its message can be gone, acknowledged while an operator held the dataset; a new one reaches the alarm."""
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     put(shop, b"no", "bad.parquet")
     bad = f"stock/day={shop.day()}/bad.parquet"
@@ -157,7 +157,7 @@ def test_another_output_that_fails_is_shown_and_told_of(shop: Any, enrich: Any, 
 
 
 def test_replay_withdraw_refresh_and_sweep(shop: Any, enrich: Any) -> None:
-    """Each queues what it says and runs it."""
+    """Each queues what it names, and runs it."""
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     for words, kind in ((["replay", "stock", "1"], "replay"), (["refresh", "stock", "--full"], "refresh")):
         code, (run,), _ = enrich(*words, "--json")
@@ -173,7 +173,7 @@ def test_replay_withdraw_refresh_and_sweep(shop: Any, enrich: Any) -> None:
 
 
 def test_the_rejects_of_a_run_are_replayed(shop: Any, enrich: Any) -> None:
-    """What is still wrong is rejected again, with its count."""
+    """What is still wrong is rejected again and counted."""
     enrich("run", put(shop, {"shop": ["x", "x"], "sku": ["a", "q"], "units": [1.0, 1.0]}))
     code, _, error = enrich("replay", "stock", f"s3://{shop.settings.bucket}/rejects/stock/00000001/")
     assert code == FAILED
@@ -181,14 +181,14 @@ def test_the_rejects_of_a_run_are_replayed(shop: Any, enrich: Any) -> None:
 
 
 class Terminal(io.StringIO):
-    """Standard input of an operator who answers."""
+    """Standard input of an operator at a terminal."""
 
     def isatty(self) -> bool:
-        """Return that the terminal can answer."""
+        """Return that it is a terminal."""
         return True
 
 
-def test_withdraw_shows_what_it_does_and_asks(shop: Any, enrich: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withdraw_explains_itself_and_asks(shop: Any, enrich: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """--dry-run writes nothing; on a terminal only a plain yes withdraws, and --yes does not ask."""
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     bad = put(shop, {"shop": ["x"], "sku": ["b"], "units": [2.0]}, "bad.parquet")
@@ -226,8 +226,8 @@ def test_withdraw_shows_what_it_does_and_asks(shop: Any, enrich: Any, monkeypatc
     assert {key[1]: body is not None for key, body in shop.items().items()} == {"a": True, "b": False}
 
 
-def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: Any) -> None:
-    """`run` of a closed output says what ended; `sweep` without work is one line; `status` of a run has no Python."""
+def test_texts_about_closed_pending_and_unknown_runs(shop: Any, enrich: Any) -> None:
+    """`run` of a closed output says how it ended; `sweep` without work is one line; `status` of a run is text."""
     output = put(shop, {"shop": ["x", "x"], "sku": ["a", "q"], "units": [1.0, 1.0]})
     enrich("run", output)
     code, table, error = enrich("run", output)
@@ -256,15 +256,15 @@ def test_words_of_runs_that_are_closed_waiting_or_not_there(shop: Any, enrich: A
     assert error.endswith("After a fix `./larder replay stock 2` runs it again.\n")
 
 
-def test_words_that_are_off_end_with_2(enrich: Any) -> None:
-    """The parser's own exit code for what it does not understand."""
+def test_wrong_arguments_end_with_2(enrich: Any) -> None:
+    """The parser's own exit code for usage errors."""
     with pytest.raises(SystemExit) as ended:
         enrich("frobnicate")
     assert ended.value.code == 2
 
 
 def test_settings_that_are_missing_are_named(enrich: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its variables a command says which, and who sets them."""
+    """Without its variables a command names them, and says how to set them."""
     monkeypatch.delenv("LARDER_LEDGER")
     code, _, error = enrich("status")
     assert code == FAILED
@@ -292,7 +292,7 @@ def test_a_run_is_shown_in_sections(shop: Any, enrich: Any) -> None:
 
 
 def test_rejects_are_shown_with_their_reasons(shop: Any, enrich: Any) -> None:
-    """Rows, reasons and original rows; what would steer a terminal is escaped; the command to run them again."""
+    """Rows, reasons and original rows; control characters are escaped; the command to replay them."""
     rows = {**ROWS, "sku": ["a", "b", "q\x1b[31m"]}
     enrich("run", put(shop, rows))
     _, text, _ = enrich("rejects", "stock", "1")
@@ -306,7 +306,7 @@ def test_rejects_are_shown_with_their_reasons(shop: Any, enrich: Any) -> None:
 
 
 def test_a_plan_shows_samples_and_ends_with_a_summary(shop: Any, enrich: Any) -> None:
-    """New items, changed ones with both values, removed ones, and rejects; nothing of it is written."""
+    """New items, changed ones with both values, removed ones, and rejects; nothing is written."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot", snapshot_files="each"))
     enrich("run", put(shop, ROWS))
     before = shop.items()
@@ -329,7 +329,7 @@ def test_a_plan_shows_samples_and_ends_with_a_summary(shop: Any, enrich: Any) ->
 
 
 def test_a_plan_that_fails_ends_with_a_summary(shop: Any, enrich: Any) -> None:
-    """The summary says that nothing would be written, and the samples show the rejects that are the reason."""
+    """The summary says that nothing would be written; the samples show the rejects that are the reason."""
     code, text, _ = enrich("plan", put(shop, {**ROWS, "sku": ["q", "q2", "q3"]}), "--show", "1")
     assert code == FAILED
     assert text.splitlines()[-1] == "Plan: the run would end as failed, nothing would be written"
@@ -337,7 +337,7 @@ def test_a_plan_that_fails_ends_with_a_summary(shop: Any, enrich: Any) -> None:
 
 
 def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any, others: list[Any]) -> None:
-    """With --json a sweep prints one list, however many datasets there are."""
+    """With --json a sweep prints one list, even for several datasets."""
     other = replace(shop.dataset, served=shop.dataset.served._replace(name="other"))
     other = replace(other, source=replace(other.source, prefix="other/"))
     others.append(other)

@@ -1,4 +1,4 @@
-"""A dataset with a step in pandas, which enrich's own requirements leave out: the step's columns are rendered."""
+"""A dataset with a step in pandas, which enrich's own requirements do not include: the step's columns are rendered."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def render(directory: Path, dataset: Dataset, sales: list[float | None], first: 
 
 
 def test_derive_adds_columns_with_pandas(tmp_path: Path) -> None:
-    """The step sees the chunk as a DataFrame, nullable integers whole, and what it adds is joined and rendered."""
+    """The step gets the chunk as a DataFrame with nullable integers; the columns that it adds are rendered."""
     seen: list[Any] = []
 
     def band(frame: Any) -> Any:
@@ -76,7 +76,7 @@ def test_derive_adds_columns_with_pandas(tmp_path: Path) -> None:
     ],
 )
 def test_a_step_that_goes_wrong_names_the_dataset(tmp_path: Path, step: Any, message: str) -> None:
-    """A step that raises, loses rows or forgets a column stops the run with an error of its own."""
+    """If a step raises, loses rows or forgets a column, the run stops with an error that says so."""
     dataset = replace(SHOPS, derive=Derive(step, {"band": "varchar"}))
     with pytest.raises(DeriveFailed, match=f"shop-sales derive: .*{message}"):
         render(tmp_path, dataset, [2.0, 1.0])
@@ -105,7 +105,7 @@ KEPT = [
 
 
 def columns_of(values: list[tuple[str, pa.Array]]) -> tuple[dict[str, str], pa.RecordBatch]:
-    """Return the declared columns and a chunk that has them, beside the subject and the prediction_id."""
+    """Return the declared columns and a chunk that has them, plus the subject and the prediction_id."""
     kinds = {f"c{n}": kind for n, (kind, _) in enumerate(values)}
     arrays = {"shop": pa.array(["a", "a"]), "id": pa.array(["1", "2"])}
     arrays |= {
@@ -120,8 +120,8 @@ def type_of(kind: str) -> Any:
         return con.sql(f"select cast(null as {kind})").types[0]
 
 
-def test_columns_that_the_step_did_not_change_come_out_as_they_went_in(tmp_path: Path) -> None:
-    """Whatever pandas makes of them on the way; also where the step returns its rows under another index."""
+def test_columns_that_the_step_did_not_change_are_unchanged(tmp_path: Path) -> None:
+    """Whatever pandas makes of them on the way; also if the step returns its rows with another index."""
     columns, chunk = columns_of(KEPT)
     plain = replace(SHOPS, source=replace(SHOPS.source, columns=columns), body={name: name for name in columns})
     steps: list[Any] = [
@@ -137,14 +137,14 @@ def test_columns_that_the_step_did_not_change_come_out_as_they_went_in(tmp_path:
 
 
 def test_nan_and_null_stay_apart(tmp_path: Path) -> None:
-    """A NaN that the file holds rejects its row though pandas calls it missing; a null is a null."""
+    """A NaN of the file rejects its row, although pandas calls it missing; a null stays a null."""
     dataset = replace(SHOPS, derive=Derive(lambda frame: frame.assign(band=1), {"band": "bigint"}))
     rows = render(tmp_path, dataset, [float("nan"), None])
     assert [(row["reason"], row["body"]) for row in rows] == [("not-a-number", None), (None, '{"sales":null}')]
 
 
 def test_an_object_that_the_step_changes_in_place_is_changed(tmp_path: Path) -> None:
-    """What the step returns is compared with what it received, not with itself."""
+    """What the step returns is compared with a copy of its input, not with the changed object."""
 
     def double(frame: Any) -> Any:
         for value in frame["v"]:
@@ -168,7 +168,7 @@ def test_an_object_that_the_step_changes_in_place_is_changed(tmp_path: Path) -> 
     ],
 )
 def test_what_a_step_returns_has_one_type(tmp_path: Path, values: list[Any], message: str) -> None:
-    """A column that Arrow or the engine can't take fails the run, with its name."""
+    """A column that Arrow or the engine can't represent fails the run, with its name."""
     dataset = replace(SHOPS, derive=Derive(lambda frame: frame.assign(band=values), {"band": "varchar"}))
     with pytest.raises(DeriveFailed, match=f"shop-sales derive: {message}"):
         render(tmp_path, dataset, [2.0, 1.0])

@@ -1,4 +1,4 @@
-"""The ledger over boto3 and moto's DynamoDB: all of a commit or nothing, no lost change, and queries of many pages."""
+"""The ledger over boto3 and moto's DynamoDB: commits are atomic, no change is lost, and queries read many pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_run(number: int, **changes: Any) -> Run:
 
 
 def test_a_run_is_read_as_it_was_committed(ledger: Ledger) -> None:
-    """Enums, counts, mappings, large numbers and what is None survive the ledger."""
+    """Enums, counts, mappings, large numbers and None survive the ledger."""
     run = build_run(
         7,
         kind=Kind.REPLAY,
@@ -56,7 +56,7 @@ def test_a_run_is_read_as_it_was_committed(ledger: Ledger) -> None:
 
 
 def test_a_commit_is_done_whole_or_not_at_all(ledger: Ledger) -> None:
-    """One record that changed since it was read refuses the others too, and is named."""
+    """If one record has changed since it was read, none is written, and the error names it."""
     ledger.commit(build_run(1), Counter(dataset=NAME, next_run=2))
     with pytest.raises(ConflictError, match="counter"):
         ledger.commit(build_run(2), Pending(dataset=NAME, run=2, queued_ms=1), Counter(dataset=NAME, next_run=3))
@@ -66,7 +66,7 @@ def test_a_commit_is_done_whole_or_not_at_all(ledger: Ledger) -> None:
 
 
 def test_the_second_of_two_changes_is_refused(ledger: Ledger) -> None:
-    """Of two that read the same version one is a conflict; the loser reads again and succeeds."""
+    """If two changes are based on the same version, the second is a conflict; after reading again it succeeds."""
     ledger.commit(build_run(1))
     read = ledger.get_run(NAME, 1)
     assert read is not None
@@ -81,7 +81,7 @@ def test_the_second_of_two_changes_is_refused(ledger: Ledger) -> None:
 
 
 def test_what_was_deleted_can_be_neither_changed_nor_deleted(ledger: Ledger) -> None:
-    """A pending record that was read before is refused."""
+    """A pending record that was read before its deletion is refused."""
     ledger.commit(Pending(dataset=NAME, run=1, queued_ms=1))
     (pending,) = ledger.fetch_pending(NAME)
     ledger.commit(Delete(pending))
@@ -92,7 +92,7 @@ def test_what_was_deleted_can_be_neither_changed_nor_deleted(ledger: Ledger) -> 
 
 
 def test_queries_read_all_pages_in_order(ledger: Ledger) -> None:
-    """Three megabytes of runs come in several pages: newest first, as many as asked for, and of one dataset only."""
+    """Three megabytes of runs come in several pages: newest first, as many as requested, and of one dataset only."""
     for number in range(1, 31):
         ledger.commit(build_run(number, error="x" * 100_000))
         ledger.commit(Pending(dataset=NAME, run=number, queued_ms=number))
@@ -112,6 +112,6 @@ def test_an_output_is_found_by_its_identity(ledger: Ledger) -> None:
 
 
 def test_what_dynamodb_refuses_for_another_reason_is_no_conflict(dynamodb: Any) -> None:
-    """A table that is not there is an error of its own: reading again would not help."""
+    """A missing table is a different error: reading again would not help."""
     with pytest.raises(ClientError, match="ResourceNotFound"):
         Ledger(dynamodb, "another").commit(build_run(1))

@@ -1,4 +1,4 @@
-"""The README's "Add a dataset in one file", in a copy of the project: the new dataset runs from file to answer."""
+"""The README's "Add a dataset in one file", in a copy of the project: the new dataset runs from file to response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with the README's dataset in place of all others."""
+    """The project with only the README's dataset."""
     target = tmp_path_factory.mktemp("edited")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -44,7 +44,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((ROOT / name).read_bytes())
-    wheels = Path(".larder") / "bundles" / "wheels"  # what pip installs into bundles is the same: need not come again
+    wheels = Path(".larder") / "bundles" / "wheels"  # pip installs the same packages: no need to download them again
     (ROOT / wheels).mkdir(parents=True, exist_ok=True)
     (target / wheels).parent.mkdir(parents=True)
     (target / wheels).symlink_to(ROOT / wheels)
@@ -60,12 +60,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_is_one_command() -> None:
-    """One file and one command: the README's promise."""
+    """One file and one command, as the README promises."""
     assert COMMANDS == ["./larder openapi --write"]
 
 
 def test_check_finds_no_mistakes(copy: Path) -> None:
-    """The dataset of the README is sound."""
+    """The dataset of the README has no mistakes."""
     done = run(copy, "-m", "enrich", "check", "store-sales")
     assert (done.returncode, done.stdout) == (0, "store-sales: no mistakes found\n"), done.stderr
 
@@ -79,7 +79,7 @@ def test_the_command_again_changes_nothing(copy: Path) -> None:
 
 
 def test_the_tests_hold(copy: Path) -> None:
-    """Larder's tests hold without flight-delays in datasets/; so do those of the new dataset, and the linters."""
+    """Larder's tests pass without flight-delays in datasets/; so do those of the new dataset, and the linters."""
     tests = ["tests/contract/test_own_datasets.py", "tests/contract/enrich/test_datasets.py"]  # `tox -e upgrade`: all
     done = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 0, done.stdout[-5000:]
@@ -90,14 +90,14 @@ def test_the_tests_hold(copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What came of a CSV file in the deployed copy."""
+    """The result of a CSV file in the deployed copy."""
     done = run(copy, "-m", "tests.integration.enrich.edited_copy", str(tmp_path_factory.mktemp("log")))
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_file_becomes_answers(told: Any) -> None:
-    """CSV -> EventBridge -> enrich and Athena -> DynamoDB -> serve: the body is the README's, for its store alone."""
+    """CSV -> EventBridge -> enrich and Athena -> DynamoDB -> serve: the README's body, and only for its store."""
     assert told["run"] == ["done", None, 3, {}]
     day = told["day"]
     body = {
@@ -115,7 +115,7 @@ def test_a_file_becomes_answers(told: Any) -> None:
 
 
 def test_answers_conform_to_the_contract(copy: Path, told: Any) -> None:
-    """Each body that was answered is valid for the schema that the command wrote."""
+    """Each body that was returned is valid for the schema that the command wrote."""
     document = yaml.safe_load((copy / "openapi.yaml").read_text())
     schema = document["components"]["schemas"]["StoreSalesBody"]
     for name in ("item", "no units", "no city"):

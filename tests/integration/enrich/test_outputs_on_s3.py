@@ -32,7 +32,7 @@ OUTPUTS, RUNS = dataset("a/"), dataset("m/", marker="_SUCCESS")
 
 @dataclass
 class Place:
-    """A bucket of its own."""
+    """A bucket for one test."""
 
     s3: Any
     bucket: str
@@ -55,7 +55,7 @@ def versioned(aws: Any) -> Place:
 
 
 def test_a_version_is_an_identity(versioned: Place) -> None:
-    """In a versioned bucket each write is another output, even with the same content."""
+    """In a versioned bucket each write is a new output, even with the same content."""
     identities = []
     for _ in range(2):
         versioned.put("a/x", b"1")
@@ -79,12 +79,12 @@ def test_without_versions_content_and_time_are_the_identity(place: Place) -> Non
 
 
 def test_an_object_that_is_gone_is_no_output(place: Place) -> None:
-    """An event for an object that was deleted since asks for nothing."""
+    """An event for a deleted object has no effect."""
     assert place.fetch(OUTPUTS, "a/gone") is None
 
 
 def test_a_marker_closes_all_parts_below_it(versioned: Place) -> None:
-    """Parts are pinned in the order of their keys, temporary ones are not; a job that ran again is another output."""
+    """Parts are pinned in the order of their keys, without temporary ones; after a new job it is another output."""
     for name in ("part-1", "part-0", "_temporary/part-9", ".part-0.crc", "_SUCCESS"):
         versioned.put(f"m/run/{name}", b"" if name == "_SUCCESS" else b"x")
     first = versioned.fetch(RUNS, "m/run/_SUCCESS")
@@ -132,7 +132,7 @@ MANIFESTS: list[tuple[str, str | None]] = [
     ),
     ('{"entries": [{"url": "part%2D0"}, {"url": "part-1"}, {"url": "part-7", "mandatory": false}]}', None),
     (f"{URL}1\r\n{URL}0", None),
-    ('{"filenames": ["part-0"]}', None),  # Hadoop names 100 at most
+    ('{"filenames": ["part-0"]}', None),  # Hadoop names at most 100
     ('{"entries": [], "meta": {}}', "does not name 2 parts"),
     ('{"entries": "none", "parts": 3}', None),
     ("\n", None),
@@ -148,7 +148,7 @@ MARKERS = cycle(("_SUCCESS", "DONE", "manifest.json", "part_manifest", "done.par
 def test_the_parts_must_be_those_that_the_manifest_names(
     place: Place, marker: str, manifest: str, problem: str | None
 ) -> None:
-    """Whatever the marker is called, and whichever tool wrote it; what tools leave is no part."""
+    """Whatever the marker's name, and whichever tool wrote it; files that tools leave behind are not parts."""
     runs = replace(RUNS, source=replace(RUNS.source, marker=marker))
     for name in ("part-0", "part-1", "part_$folder$", "sub_$folder$", "part-1.crc", "unload_manifest", f"sub/{marker}"):
         place.put(f"m/run/{name}", b"x")

@@ -1,4 +1,4 @@
-"""A pinned object read in ranges from the laptop's S3, which sends all of an object when a version is named."""
+"""A pinned object is read in ranges from the laptop's S3, which sends the whole object if a version is named."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_ranges_of_a_pinned_object_are_its_bytes(aws: Any, versioned: bool) -> N
     assert file.readall() == content
 
 
-CONTENT = os.urandom(300_000)  # more than a socket holds at once
+CONTENT = os.urandom(300_000)  # more than a socket buffers
 
 
 @contextmanager
 def breaking_off(
     answers: list[int], said: int | None = None, *, reset: bool = False
 ) -> Iterator[tuple[Any, list[bytes]]]:
-    """Serve an object on a port of this machine; each answer breaks off after so many bytes of its body.
+    """Serve an object on a port of this machine; each response breaks off after so many bytes of its body.
 
     Args:
         answers: bytes that are sent of each body, the last for all that follow.
@@ -83,7 +83,7 @@ def breaking_off(
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_body_that_breaks_off_is_asked_for_again(reset: bool) -> None:
-    """The client retries requests, and not a body: what is read is the whole, and no byte is there twice."""
+    """The client retries requests, but not bodies: the result is complete, without repeated bytes."""
     part = Part("bucket", "part", None, '"etag"', len(CONTENT))
     with breaking_off([100_000, 0, len(CONTENT)], reset=reset) as (client, requests):
         assert PartFile(client, part).readall() == CONTENT
@@ -93,7 +93,7 @@ def test_a_body_that_breaks_off_is_asked_for_again(reset: bool) -> None:
 
 @pytest.mark.parametrize(("reset", "error"), [(False, Stopped), (True, ResponseStreamingError)])
 def test_a_body_that_always_breaks_off_stops_the_run(reset: bool, error: type[Exception]) -> None:
-    """After four answers the error is raised, and the run continues with the next message."""
+    """After four responses the error is raised, and the run continues with the next message."""
     part = Part("bucket", "part", None, '"etag"', len(CONTENT))
     with breaking_off([100_000], reset=reset) as (client, requests), pytest.raises(error):
         PartFile(client, part).readall()
@@ -101,7 +101,7 @@ def test_a_body_that_always_breaks_off_stops_the_run(reset: bool, error: type[Ex
 
 
 def test_an_answer_of_fewer_bytes_stops_the_run() -> None:
-    """A server that says so much less than it was asked for is not believed."""
+    """A response with fewer bytes than requested is an error, even if its headers declare them."""
     part = Part("bucket", "part", None, '"etag"', len(CONTENT))
     with (
         breaking_off([1000], said=1000) as (client, requests),

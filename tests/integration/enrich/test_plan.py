@@ -1,4 +1,4 @@
-"""What `plan` says is what `run` then does, to the item and the write unit, and planning writes nothing."""
+"""What `plan` predicts is what `run` then does, to the item and the write unit; planning writes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def look(shop: Any, object_key: str) -> Plan:
 
 
 def everything(shop: Any) -> Any:
-    """Read all that a plan could have written: tables, and the objects of Larder's bucket but for metadata."""
+    """Read all that a plan could have written: tables, and the objects of Larder's bucket except metadata."""
     dynamodb, s3 = shop.aws.client("dynamodb"), shop.aws.client("s3")
     rows = [dynamodb.scan(TableName=table)["Items"] for table in (shop.settings.table, shop.settings.ledger)]
     listed = s3.list_objects_v2(Bucket=shop.settings.bucket).get("Contents", [])
@@ -52,7 +52,7 @@ CASES: dict[Callable[[Any], tuple[str, dict[str, Any]]], tuple[Counts, dict[str,
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_plan_and_run_agree_to_the_item(shop: Any, case: Callable[[Any], tuple[str, dict[str, Any]]]) -> None:
-    """Over the stand-in as in memory, where there are more cases (tests/unit/enrich/test_plan.py)."""
+    """The same with the stand-in as in memory, where there are more cases (tests/unit/enrich/test_plan.py)."""
     object_key, rows = case(shop)
     shop.put(object_key, rows)
     before = everything(shop)

@@ -32,7 +32,7 @@ WORKER = Path(__file__).with_name("kill_worker.py")
 
 
 def put_large(shop: Any, object_key: str, rows: int, *, salt: int = 0) -> None:
-    """Put an output of many shops; each has a rejected row now and then."""
+    """Put an output of many shops; it has a rejected row now and then."""
     numbers = np.arange(rows)
     skus = np.array(["a", "b", "c", "d"])[numbers % 4]
     units = np.where(numbers % 1000 == 7, np.nan, numbers + salt)
@@ -43,7 +43,7 @@ def put_large(shop: Any, object_key: str, rows: int, *, salt: int = 0) -> None:
 
 
 class Table:
-    """A table in memory that takes batches as fast as they come: the stand-in needs a minute for so many."""
+    """A table in memory that accepts batches at any rate: the stand-in needs a minute for so many."""
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], Any] = {}
@@ -66,7 +66,7 @@ class Table:
 
 
 def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
-    """Each invocation stops in time at a checkpoint and sends a message to go on; the counts are as if it never had."""
+    """Each invocation stops in time at a checkpoint and sends a message; the counts are as without interruption."""
     object_key, table = f"stock/day={shop.day()}/p.parquet", Table()
     put_large(shop, object_key, ROWS)
     run = take_arrived(shop.services(), shop.settings.outputs, object_key)
@@ -91,7 +91,7 @@ def test_a_deadline_of_seconds_and_300000_rows(shop: Any) -> None:
 
 
 def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) -> None:
-    """A process is killed at any moment, between first and last write; each run ends as if it never was."""
+    """A process is killed at any time between first and last write; each run ends as if it had not been killed."""
     rng = random.Random(20_261_120)
     rows, between = 6_000, 0
     for n in range(KILLS):
@@ -99,7 +99,7 @@ def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) 
         put_large(shop, object_key, rows, salt=n)
         wrote = kill_once(shop, tmp_path, object_key, rng)
         between += wrote
-        # the lease of a process that was killed ends by itself; this test does not wait for that
+        # without this, the test would wait until the lease of the killed process expires
         shop.offset += 1_000.0
         run = shop.run(object_key, owner=f"after kill {n}")
         assert (run.state, run.counts.rejected) == ("done", rows // 1000)
@@ -111,13 +111,13 @@ def test_killed_again_and_again_the_table_ends_right(shop: Any, tmp_path: Path) 
     assert between >= KILLS * 4 // 5, f"only {between} of {KILLS} kills came between the first and the last write"
 
 
-def test_a_backfill_that_is_killed_goes_on(shop: Any, tmp_path: Path) -> None:
-    """SIGKILL within the first of three outputs: the next process continues that run, and ends as if whole."""
+def test_a_backfill_that_is_killed_continues(shop: Any, tmp_path: Path) -> None:
+    """SIGKILL within the first of three outputs: the next process continues that run, and completes the others."""
     rows, days = 2_000, (2, 1, 0)
     for n, day in enumerate(days):
         put_large(shop, f"stock/day={shop.day(day)}/p.parquet", rows, salt=n)
     assert kill_once(shop, tmp_path, None, random.Random(1)), "it was killed before its first write or after its last"
-    shop.offset += 1_000.0  # the lease of a process that was killed ends by itself
+    shop.offset += 1_000.0  # until the lease of the killed process has expired
     services = shop.services(owner="the next process")
     (killed,) = services.ledger.fetch_runs("stock")
     found = find_backfill(services, "stock", START, END)

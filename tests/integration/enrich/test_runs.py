@@ -1,4 +1,4 @@
-"""Runs over real Parquet, a real Athena API, real DuckDB and DynamoDB's API: what ends where."""
+"""Runs over real Parquet, a real Athena API, real DuckDB and DynamoDB's API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_output_becomes_items(shop: Any) -> None:
 
 
 def test_metadata_without_rows_keeps_the_types_of_its_columns(shop: Any) -> None:
-    """A query that finds nothing writes no file; what expressions need of its columns is fetched all the same."""
+    """A query without rows writes no file; the types of its columns are fetched separately."""
     columns = "cast(1.25 as decimal(10, 2)) as price, array['x'] as tags, cast(row(1) as row(n integer)) as info"
     sql = f"select sku, {columns} from {shop.database}.products where sku = 'none'"
     body = {"price": "round(m.price, 1)", "first": "m.tags[1]", "n": "m.info.n", "units": "units"}
@@ -54,7 +54,7 @@ def test_an_unchanged_output_writes_nothing(shop: Any) -> None:
 
 
 def test_a_late_output_does_not_overwrite_a_newer_one(shop: Any) -> None:
-    """An older output that comes later is superseded where the newer one has the item, also where it was unchanged."""
+    """An item of an older output is superseded if a newer output has it, also if it was unchanged there."""
     rows = {"shop": ["x", "x"], "sku": ["a", "b"], "units": [1, 2]}
     shop.run(f"stock/day={shop.day(3)}/p.parquet", rows)
     shop.run(f"stock/day={shop.day()}/p.parquet", {**rows, "units": [1, 5]})
@@ -66,7 +66,7 @@ def test_a_late_output_does_not_overwrite_a_newer_one(shop: Any) -> None:
 
 
 def test_rejects_are_kept_with_their_reasons(shop: Any) -> None:
-    """What can't become an item is kept on S3 with row, reason and the original; the rest is served."""
+    """What can't become an item is saved on S3 with row, reason and the original; the rest is served."""
     run = shop.run(
         f"stock/day={shop.day()}/p.parquet",
         {
@@ -101,7 +101,7 @@ def test_rejects_are_kept_with_their_reasons(shop: Any) -> None:
     ids=["all of them", "a few", "too many", "share", "number", "all is fine"],
 )
 def test_too_many_rejects_publish_nothing(shop: Any, skus: list[str], tolerated: Tolerated, state: str) -> None:
-    """Past what the dataset tolerates the run fails before its first write, and the rejects are still kept."""
+    """With more rejects than the dataset tolerates, the run fails before its first write; the rejects are saved."""
     shop.dataset = replace(shop.dataset, tolerated=tolerated)
     rows = {"shop": ["x"] * len(skus), "sku": skus, "units": [1.0] * len(skus)}
     run = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
@@ -113,14 +113,14 @@ def test_too_many_rejects_publish_nothing(shop: Any, skus: list[str], tolerated:
 
 
 def test_a_file_that_is_not_parquet_fails_with_its_name(shop: Any) -> None:
-    """A file that is not what its name says fails its run, and the message comes again for the dead-letter queue."""
+    """A file that is not what its name says fails its run, and its message is retried until it is a dead letter."""
     run = shop.run(f"stock/day={shop.day()}/p.parquet", b"not parquet at all")
     assert run.state == "failed"
     assert f"stock/day={shop.day()}/p.parquet" in (run.error or "")
 
 
 def test_the_same_event_twice_runs_once(shop: Any) -> None:
-    """A duplicate event finds its run closed and does nothing."""
+    """For a duplicate event the run is already closed, and nothing happens."""
     rows = {"shop": ["x"], "sku": ["a"], "units": [1]}
     first = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
     again = shop.run(f"stock/day={shop.day()}/p.parquet")
@@ -128,7 +128,7 @@ def test_the_same_event_twice_runs_once(shop: Any) -> None:
 
 
 def test_rejects_are_replayed_after_a_fix(shop: Any) -> None:
-    """Once the metadata has what was missing, the rejects become items as of the same instant."""
+    """Once the metadata is complete, the rejects become items as of the same instant."""
     rows = {"shop": ["x", "x"], "sku": ["a", "late"], "units": [1.0, 0.1]}
     first = shop.run(f"stock/day={shop.day()}/p.parquet", rows)
     assert first.counts == Counts(written=1, rejected=1)
@@ -145,7 +145,7 @@ def test_rejects_are_replayed_after_a_fix(shop: Any) -> None:
 
 
 def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
-    """What the bad output overwrote is as before, what it added is gone, and what came after it stays."""
+    """Items that the bad output overwrote are restored, those that it added are removed, and later ones stay."""
     base = {"shop": ["x"] * 3, "sku": ["a", "b", "c"], "units": [1, 1, 1]}
     shop.run(f"stock/day={shop.day(3)}/p.parquet", base)
     bad = shop.run(
@@ -170,7 +170,7 @@ def test_a_withdrawn_output_leaves_no_trace(shop: Any) -> None:
 
 
 def test_a_snapshot_removes_what_it_does_not_name(shop: Any) -> None:
-    """A removed item is a tombstone that keeps its order; a rejected row leaves its item alone."""
+    """A removed item is a tombstone that keeps its order; a rejected row does not change its item."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
     shop.run(f"stock/day={shop.day(2)}/p.parquet", {"shop": ["x"] * 3, "sku": ["a", "b", "c"], "units": [1, 1, 1]})
     rows = {"shop": ["x", "x"], "sku": ["a", "b"], "units": [1, float("nan")]}
@@ -185,7 +185,7 @@ def test_a_snapshot_removes_what_it_does_not_name(shop: Any) -> None:
 
 
 def test_a_marker_run_is_one_run_over_all_parts(shop: Any) -> None:
-    """Parts start nothing; the marker runs them all; a part that the manifest names and S3 has not fails the run."""
+    """Parts start nothing; the marker runs them all; if the manifest names a missing part, the run fails."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, marker="_SUCCESS"))
     prefix = f"stock/day={shop.day()}/"
     for n in range(2):
@@ -201,8 +201,8 @@ def test_a_marker_run_is_one_run_over_all_parts(shop: Any) -> None:
     assert "part-9.parquet" in (missing.error or "")
 
 
-def test_the_sweep_finds_what_no_event_told_of(shop: Any) -> None:
-    """Outputs without a run are taken, once; what would be born expired, or is older than the dataset, is left."""
+def test_the_sweep_finds_outputs_without_events(shop: Any) -> None:
+    """Outputs without a run are queued, once; those that have expired, or are older than the dataset, are not."""
     for n in (1, 2):
         shop.put(f"stock/day={shop.day(n)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [n]})
     services = shop.services()

@@ -1,4 +1,4 @@
-"""The writer and boto3 leave the same table: a differential test over the stand-in, through real HTTP and signing."""
+"""The writer and boto3 leave the same table: a differential test over the stand-in, with real HTTP and signing."""
 
 import random
 import time
@@ -86,6 +86,6 @@ def test_conditional_puts_leave_the_newer_items(aws: Any, writer_of: Any) -> Non
     assert sorted(written.superseded_rows) == list(range(2, 30, 3))
     stored = scan(client, table)
     for number in range(40):
-        kept = number < 30 and number % 3 != 0  # an equal order is our own earlier write: it stays as it is
+        kept = number < 30 and number % 3 != 0  # an equal order is our own earlier write: it stays unchanged
         order = NEWER if number < 30 and number % 3 == 2 else OURS
         assert stored["d#1", str(number)] == Item("d#1", str(number), "before" if kept else "{}", order.text, EXPIRES)

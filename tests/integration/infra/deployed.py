@@ -81,7 +81,7 @@ class Deployed:
 
 @contextmanager
 def run_stand_in(log: Path, *, auth: bool = False, region: str = REGION) -> Iterator[tuple[Callable[[str], Any], str]]:
-    """Run the stand-in with a local Athena for its functions; yield a factory of clients, and the end point."""
+    """Run the stand-in with a local Athena for its functions; yield a factory of clients, and the endpoint."""
     athena = AthenaServer()
     try:
         env = {"AWS_ENDPOINT_URL_ATHENA": athena.endpoint, "AUTH": str(auth).lower()}
@@ -115,7 +115,7 @@ def deploy_larder(
 
 
 def ask(url: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
-    """Send a request; no status raises an error. The names of the answer's headers are in lower case."""
+    """Send a request; no status raises an error. The names of the response's headers are in lower case."""
     request = urllib.request.Request(url, headers=dict(headers or {}), method=method)
     try:
         found = urllib.request.urlopen(request, timeout=30)

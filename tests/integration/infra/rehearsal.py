@@ -53,7 +53,7 @@ class Shell:
         return self.run(self._pages.setdefault(page, read_blocks(page)).pop(0))
 
     def left(self) -> list[str]:
-        """Return the blocks that were not run of the sections that were begun."""
+        """Return the blocks that were not run, of the sections that were begun."""
         return [block for blocks in self._pages.values() for block in blocks]
 
     def run(self, commands: str) -> str:

@@ -52,8 +52,8 @@ def test_duckdb_has_no_access_to_the_host(tmp_path: Path, sql: str) -> None:
     assert "the-hosts-secret" not in str(failed.value)
 
 
-def test_a_query_on_a_table_is_answered() -> None:
-    """The same call with a table of the catalog gives its rows."""
+def test_a_query_on_a_table_is_executed() -> None:
+    """The same call with a table of the catalog returns its rows."""
     statement = parse_statement("select x + 1 as y from one", "lake")
     tables = {TableName("lake", "one"): pa.table({"x": [1]})}
     assert run_statement(statement, tables, started=lambda interrupt: None).to_pydict() == {"y": [2]}
@@ -103,14 +103,14 @@ def test_functions_of_athena_that_duckdb_lacks_are_added() -> None:
         ("split_to_map(k, ',', '=')", "NOT_SUPPORTED: Athena has the function 'split_to_map'"),
         ("frobnicate(k)", "FUNCTION_NOT_FOUND: Function 'frobnicate' not registered"),
         ("date_formt(v, '%Y')", "FUNCTION_NOT_FOUND: Function 'date_formt' not registered; did you mean date_format?"),
-        # What DuckDB has, and Athena does not: it would run here, and fail on AWS.
+        # functions of DuckDB that Athena lacks: they would run here, and fail on AWS
         ("list_sum(array[v])", "FUNCTION_NOT_FOUND: Function 'list_sum' not registered"),
         ("strftime(now(), '%Y')", "FUNCTION_NOT_FOUND: Function 'strftime' not registered"),
         ("coalesce(strptime(k, '%Y'), now())", "FUNCTION_NOT_FOUND: Function 'strptime' not registered"),
         ("nvl(k, 'x')", "FUNCTION_NOT_FOUND: Function 'nvl' not registered"),
     ],
 )
-def test_a_function_that_only_the_stand_in_lacks_is_said_to_be_one(call: str, message: str) -> None:
+def test_a_function_that_only_the_stand_in_lacks_is_reported_as_such(call: str, message: str) -> None:
     """A query that Athena would run is not called wrong."""
     with pytest.raises(QueryFailedError) as failed:
         run(f"select {call} as x from one")
@@ -118,7 +118,7 @@ def test_a_function_that_only_the_stand_in_lacks_is_said_to_be_one(call: str, me
 
 
 def test_no_function_of_athena_is_called_unknown() -> None:
-    """Each that DuckDB lacks is said to be missing here only."""
+    """Each function of Athena that DuckDB lacks is reported as missing only here."""
     reasons = {}
     with duckdb.connect(config={"threads": 1}) as connection:
         for macro in MACROS:
@@ -131,7 +131,7 @@ def test_no_function_of_athena_is_called_unknown() -> None:
                 connection.sql(statement.duckdb_sql)
             except duckdb.Error as error:
                 reasons[name] = _reason(error, statement)
-            except InvalidRequestError:  # of its syntax, e.g. cast(k as ...)
+            except InvalidRequestError:  # syntax of Athena, e.g. cast(k as ...)
                 continue
     assert len(reasons) > 100
     assert [name for name, reason in reasons.items() if reason.startswith("FUNCTION_NOT_FOUND")] == []

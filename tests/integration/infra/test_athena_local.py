@@ -205,7 +205,7 @@ def test_columns_come_with_athenas_types(lake: Lake) -> None:
 
 
 def test_rows_of_a_select_are_refused(lake: Lake) -> None:
-    """A SELECT gives its columns; rows need UNLOAD, which is all that enrich uses."""
+    """A SELECT returns its columns only; rows need UNLOAD, which is all that enrich uses."""
     query_id = lake.run("select fleet from airlines where false")["QueryExecutionId"]
     results = lake.athena.get_query_results(QueryExecutionId=query_id)["ResultSet"]
     assert [row["Data"] for row in results["Rows"]] == [[{"VarCharValue": "fleet"}]]
@@ -215,7 +215,7 @@ def test_rows_of_a_select_are_refused(lake: Lake) -> None:
 
 
 def test_the_work_group_has_the_output_location(lake: Lake, aws: Any) -> None:
-    """Without an output location of its own a query uses that of its work group, and fails to start without either."""
+    """Without its own output location, a query uses that of its work group; without either it fails to start."""
     group = aws.name("group")
     configuration = {"ResultConfiguration": {"OutputLocation": f"s3://{lake.bucket}/of-the-group/"}}
     aws.client("athena").create_work_group(Name=group, Configuration=configuration)
@@ -230,7 +230,7 @@ def test_the_work_group_has_the_output_location(lake: Lake, aws: Any) -> None:
 
 
 def test_a_running_query_is_cancelled(lake: Lake) -> None:
-    """StopQueryExecution ends a query that runs, soon; its results are refused."""
+    """StopQueryExecution soon ends a running query; its results are refused."""
     query_id = lake.start(SLOW)
     deadline = time.monotonic() + 10
     while _state(lake, query_id) != "RUNNING" and time.monotonic() < deadline:
@@ -241,13 +241,13 @@ def test_a_running_query_is_cancelled(lake: Lake) -> None:
     with pytest.raises(ClientError, match="Final query state: CANCELLED"):
         lake.athena.get_query_results(QueryExecutionId=query_id)
     started = time.monotonic()
-    for _ in range(4):  # its thread is free again: all of them are
+    for _ in range(4):  # its thread is free again, as are all threads
         assert lake.rows("select 1 as x") == [[1]]
     assert time.monotonic() - started < 5
 
 
 def test_results_of_a_running_query_are_refused(lake: Lake) -> None:
-    """Results are there when the query has succeeded, not before."""
+    """Results can be read only after the query has succeeded."""
     query_id = lake.start(SLOW)
     with pytest.raises(ClientError, match="Query has not yet finished"):
         lake.athena.get_query_results(QueryExecutionId=query_id)
@@ -283,7 +283,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("sql", REFUSED.values(), ids=REFUSED)
 def test_bad_sql_is_refused_at_once(lake: Lake, sql: str) -> None:
-    """What does not parse, or is no SELECT or UNLOAD, is an InvalidRequestException and starts no query."""
+    """A statement that does not parse, or is not a SELECT or UNLOAD, is an InvalidRequestException; no query starts."""
     with pytest.raises(lake.athena.exceptions.InvalidRequestException) as refused:
         lake.start(sql)
     assert refused.value.response["Error"]["Message"]
@@ -306,7 +306,7 @@ FAILED = {
 
 @pytest.mark.parametrize(("sql", "reason"), FAILED.values(), ids=FAILED)
 def test_a_query_that_cannot_run_fails_with_its_reason(lake: Lake, sql: str, reason: str) -> None:
-    """A statement that parses is started and fails with a reason that names the culprit."""
+    """A statement that parses is started and fails with a reason that names the cause."""
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(lake.reason(sql))
 
@@ -436,7 +436,7 @@ def test_unload_without_rows_writes_no_file(lake: Lake) -> None:
 
 
 def test_unload_fails_as_on_athena(lake: Lake) -> None:
-    """A column without a name, and a time zone, are more than Parquet of Athena can hold."""
+    """Athena's Parquet can't have a column without a name, or a time zone."""
     unload = f"unload ({{}}) to '{lake.fresh()}' with (format = 'PARQUET')"
     assert "Column name not specified at position 2" in lake.reason(
         unload.format("select fleet, fleet + 1 from airlines")

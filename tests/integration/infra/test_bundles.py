@@ -69,7 +69,7 @@ def run_alone(bundle: Bundle, code: str, folder: Path, **env: str) -> list[str]:
 
 
 def test_bundle_imports_alone(bundle: Bundle, tmp_path: Path) -> None:
-    """Each handler is imported by an isolated interpreter that has the bundle and the standard library."""
+    """Each handler can be imported by an isolated interpreter with only the bundle and the standard library."""
     check_imports(bundle, unpack(bundle, tmp_path))
 
 
@@ -84,7 +84,7 @@ def test_bundle_without_a_needed_module_is_detected(tmp_path: Path) -> None:
 
 
 def test_serve_bundle_answers_alone(tmp_path: Path) -> None:
-    """Serve's bundle answers a request and has no module of enrich."""
+    """Serve's bundle handles a request, and has no module of enrich."""
     issuers = json.dumps([{"issuer": "i", "audience": "a", "keys": "ssm:/k/"}])
     env = {"LARDER_TABLE": "t", "LARDER_ISSUERS": issuers, "AWS_REGION": "us-east-1"}
     status, loaded = run_alone(build("serve"), SERVE, tmp_path, **env)
@@ -140,7 +140,7 @@ def test_bundle_over_its_bound_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_pyc_are_the_runtimes_or_left_out(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`.pyc` files of another Python are useless: without an interpreter there are none, with a warning."""
+    """`.pyc` files of another Python are useless: without the right interpreter there are none, with a warning."""
     found = find_interpreter(RUNTIME) if there else None
     if there and not found:
         pytest.skip(f"python{RUNTIME} not found")

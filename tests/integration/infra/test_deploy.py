@@ -34,7 +34,7 @@ from tests.unit.infra.rules.storage import RETAINED
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    """A stand-in of its own, whose functions use the local Athena."""
+    """A stand-in for these tests, whose functions use the local Athena."""
     with run_stand_in(tmp_path_factory.mktemp("deploy") / "ministack.log") as found:
         yield found
 
@@ -95,7 +95,7 @@ CHANGES: list[dict[str, str]] = [  # parameters of serve, each alone
 
 
 def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
-    """A deploy that changes a parameter or the template alone publishes a version, and consumers get it."""
+    """A deploy that changes only a parameter or the template publishes a version, which consumers reach."""
     client, _ = stand_in
     given = {"Issuer": ISSUER, "Audience": AUDIENCE}
     larder = deploy_larder(*stand_in, "turned", parameters=given)
@@ -138,7 +138,7 @@ def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
 
 
 def test_smallest_deploy_of_the_readme_answers(stand_in: tuple[Any, str], tmp_path: Path) -> None:
-    """What the README gives as environments.yaml is a valid file, and its stack answers a token of its issuer."""
+    """The README's environments.yaml is a valid file, and its stack accepts a token of its issuer."""
     section = (ROOT / "README.md").read_text().partition("### The smallest deploy")[2].partition("\n### ")[0]
     (text,) = re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     (tmp_path / "environments.yaml").write_text(text)
@@ -167,7 +167,7 @@ def test_smallest_deploy_of_the_readme_answers(stand_in: tuple[Any, str], tmp_pa
 
 
 def test_list_of_issuers_reaches_the_function(stand_in: tuple[Any, str]) -> None:
-    """A list of environments.yaml is the parameter `Issuers`: each issuer is trusted with its own settings."""
+    """A list in environments.yaml becomes the parameter `Issuers`; each issuer is trusted with its own settings."""
     other = {
         "issuer": "https://other.example.com/",
         "audience": ["others", "larder"],

@@ -1,4 +1,4 @@
-"""Least privilege, on a stand-in that enforces IAM: if any one action is removed, a step fails."""
+"""Least privilege, on a stand-in that enforces IAM: if any action is removed, a step fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.infra.deployed import (
 )
 from tests.unit.infra.rules.template import listed, statements
 
-pytestmark = pytest.mark.slow  # each action has a stack of its own
+pytestmark = pytest.mark.slow  # each action has its own stack
 
 ROLES = ("EnrichRole", "NotifyRole", "ServeRole", "PublishRole", "SyntheticRole")
 
@@ -59,7 +59,7 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
     **{("QueryMetadata", f"athena:{one}"): [f"arn:aws:athena:{HERE}:workgroup/{{Workgroup}}"] for one in (
         "StartQueryExecution", "GetQueryExecution", "GetQueryResults", "StopQueryExecution",
     )},
-    # S3 decrypts an object with the permissions of its reader; the stand-in encrypts nothing.
+    # S3 decrypts an object with the permissions of its reader; the stand-in does not encrypt.
     ("OpenOutputs", "kms:Decrypt"): [KEYS["outputs"]],
     ("OpenLake", "kms:Decrypt"): [KEYS["lake"]],
     ("OpenSigningKeys", "kms:Decrypt"): [KEYS["keys"]],
@@ -68,7 +68,7 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
         "Decrypt", "Encrypt", "GenerateDataKey", "DescribeKey",
     )},
     **{("OpenTable", f"kms:{one}"): [KEYS["tables"]] for one in ("Decrypt", "DescribeKey")},
-    # Lake Formation gives Athena the data on behalf of its caller; it has no resources to name.
+    # Lake Formation gives Athena the data on behalf of its caller; its action has no resource.
     ("UseLakeFormation", "lakeformation:GetDataAccess"): ["*"],
     # A catalog of another account is registered with Athena (Athena guide, "Configure cross-account access").
     ("FindCatalog", "athena:GetDataCatalog"): [f"arn:aws:athena:{HERE}:datacatalog/theirs"],
@@ -158,7 +158,7 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
 
 
 def side_journey(stand_in: tuple[Any, str], name: str, template: Template) -> Iterator[tuple[str, object]]:
-    """Do what the stack's own two functions do: publish and remove the discovery files, check the stage."""
+    """Do what the stack's other two functions do: publish and remove the discovery files, check the stage."""
     client, _ = stand_in
     client("s3").create_bucket(Bucket=f"{name}-discovery")
     client("secretsmanager").create_secret(Name=f"{name}/synthetic", SecretString=json.dumps({"token": "none"}))
@@ -196,7 +196,7 @@ def whole_side(stand_in: tuple[Any, str]) -> dict[str, object]:
 
 
 def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: dict[str, object]) -> None:
-    """With the template's roles every step succeeds, by events and by direct invocation."""
+    """With the template's roles every step succeeds, with events and with direct invocation."""
     assert whole == {
         "an output": ("", "done"),
         "its items": [200] * 4,
@@ -212,7 +212,7 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
 
 
 def test_each_athena_action_is_needed(whole: dict[str, object]) -> None:
-    """A run uses each action on the work group; it stops slow queries, and describes those without rows."""
+    """A run uses each action on the work group; it cancels slow queries, and describes those without rows."""
     (allowed,) = (
         one["Action"]
         for role, one in statements(read_template())
@@ -232,7 +232,7 @@ def asked(stand_in: tuple[Any, str]) -> Deployed:
         "KeyStoreBucketName": "asked-keys",
         "KeyStoreKmsKeyArn": KEYS["keys"],
         "TableKmsKeyArn": KEYS["tables"],
-        "LakeAccount": ACCOUNT,  # of another account in truth; so the catalog's ARNs are those above
+        "LakeAccount": ACCOUNT,  # in reality of another account, hence the catalog's ARNs above
         "DiscoveryBucketName": "asked-discovery",
         "SyntheticSecret": "larder/dev/synthetic",
         "EventBus": "own",
@@ -254,7 +254,7 @@ def decide(asked: Deployed, role: str, action: str, resource: str) -> str:
 
 @pytest.mark.parametrize(("role", "sid", "action"), BY_AWS, ids=[":".join(one) for one in BY_AWS])
 def test_actions_that_aws_checks_are_allowed(asked: Deployed, role: str, sid: str, action: str) -> None:
-    """For an action that AWS does with the function's role, the role has access to the resource and to no other."""
+    """For an action that AWS executes with the function's role, the role has access to the resource and to no other."""
     names = {"Logs": find_resource(asked.client, "asked", f"{role.removesuffix('Role')}Logs")}
     places = ("Bucket", "Queue", "Workgroup", "Table", "NotifyDeadLetters")
     names |= {one: find_resource(asked.client, "asked", one).rpartition("/")[2] for one in places}
@@ -265,7 +265,7 @@ def test_actions_that_aws_checks_are_allowed(asked: Deployed, role: str, sid: st
             assert decide(asked, role, action, arn.replace(":", ":x", 5)) == "implicitDeny"
 
 
-ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not try
+ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not use
     ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{Bucket}/elsewhere/one"),
     ("EnrichRole", "s3:GetObject", "arn:aws:s3:::another-bucket/one"),
     ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{OutputsBucket}/flight-delays/one"),
@@ -280,7 +280,7 @@ ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not t
 
 @pytest.mark.parametrize(("role", "action", "resource"), ELSEWHERE, ids=[" ".join(one[:2]) for one in ELSEWHERE])
 def test_permissions_end_at_their_resource(asked: Deployed, role: str, action: str, resource: str) -> None:
-    """A role has no access beside the resources and the folders that its function uses."""
+    """A role has no access to resources and folders that its function does not use."""
     names = {one: find_resource(asked.client, "asked", one) for one in ("Bucket", "OutputsBucket", "Table", "Ledger")}
     assert decide(asked, role, action, resource.format(**names)) == "implicitDeny"
 
@@ -330,13 +330,13 @@ def test_each_action_of_the_side_functions_is_needed(
 
 
 def test_whole_demo_works_with_enforced_roles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python3 dev.py demo --once` under `AUTH=true`: real flights, from the model to the answers."""
+    """`python3 dev.py demo --once` with `AUTH=true`: real flights, from the model to the responses."""
     monkeypatch.setattr(site, "run_ministack", enforcing)
     assert demo.main(["--once"]) == 0
 
 
 def test_demo_fails_without_a_permission(monkeypatch: pytest.MonkeyPatch) -> None:
-    """IAM is enforced in the demo too: without one action of serve it fails."""
+    """IAM is enforced in the demo, too: without one action of serve it fails."""
     lacking = without(read_template(), "ServeRole", "ReadItems", "dynamodb:GetItem")
     monkeypatch.setattr(site, "run_ministack", enforcing)
     monkeypatch.setattr(site, "deploy", functools.partial(deploy, template=lacking))

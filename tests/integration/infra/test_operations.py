@@ -41,7 +41,7 @@ from tests.integration.infra.deployed import (
 )
 from tests.integration.infra.rehearsal import Consumer, Shell, read_blocks
 
-pytestmark = pytest.mark.slow  # each operation has a stack of its own
+pytestmark = pytest.mark.slow  # each operation has its own stack
 
 OWNER = "222222222222"  # another account: to the stand-in, an access key of twelve digits is the account
 STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
@@ -94,7 +94,7 @@ def sizes(larder: Deployed) -> int:
 
 
 def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) -> None:
-    """The new key is trusted when its kid is first seen, the old one until it is deleted; there is no 5xx."""
+    """The new key is trusted when its kid first appears, the old one until it is deleted; there is no 5xx."""
     ssm: Any = larder.client("ssm")
     new = replace(larder, issuer=open_issuer(ssm, "/issuer/", ISSUER, AUDIENCE, kid="demo-2"))
     (shell.directory / "demo-2.pem").write_text(ssm.get_parameter(Name="/issuer/demo-2.pem")["Parameter"]["Value"])
@@ -102,17 +102,17 @@ def test_signing_key_is_rotated_without_a_gap(larder: Deployed, shell: Shell) ->
     with Consumer(larder.get) as before:
         shell.next(ROTATE)
         assert shell.next(ROTATE).split() == ["demo-1", "ES256", "demo-2", "ES256"]
-        until(lambda: new.get().status == 200)  # an unknown kid makes serve look again, every 30 s at most
+        until(lambda: new.get().status == 200)  # an unknown kid makes serve read the keys, at most every 30 s
     unknown = replace(larder, issuer=replace(larder.issuer, kid="unknown"))
     with Consumer(new.get) as after, Consumer(larder.get, unknown.get) as old:
         shell.next(ROTATE)
-        until(lambda: larder.get().status == 401)  # the unknown kid makes serve read the keys before 5 minutes are over
+        until(lambda: larder.get().status == 401)  # the unknown kid makes serve read the keys early
     assert set(before.statuses) == set(after.statuses) == {200}
     assert set(old.statuses) <= {200, 401}
 
 
 def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
-    """An output is run again; then, with the metadata that was missing, its rejects alone."""
+    """An output is run again; then, with the metadata that was missing, only its rejects."""
     run_output(larder, object_key(), with_carriers(["B6"] * 99 + ["ZZ"]))
     shell.variables["RUN"] = str(runs(larder)[-1].run)
     assert "replay" in shell.next(REPLAY)
@@ -148,7 +148,7 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     shell.next(STOP)
     shell.variables["INSTANT"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     shell.next(RESTORE)
-    for number in (1, 3, 5):  # the stand-in restores the present items; delete some as if they were newer
+    for number in (1, 3, 5):  # the stand-in restores the current items; delete some as if they were newer
         key = {PK: {"S": f"{DATASET}#B6"}, SK: {"S": f"2030-03-01.JFK.B6{number}"}}
         larder.client("dynamodb").delete_item(TableName=f"{larder.stack['TableName']}-restored", Key=key)
     assert shell.next(RESTORE) == "AVAILABLE"
@@ -194,7 +194,7 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
         run = runs(larder)[-1]
         assert (run.state, run.counts.written) == ("done", 300)
         seconds[units] = ((run.ended_ms or 0) - (run.decided_ms or 0)) / 1000  # from its first write on
-    assert seconds[40] > (300 - 25) / 40 - 0.2  # the first batch goes at once, and a tenth of a second's units
+    assert seconds[40] > (300 - 25) / 40 - 0.2  # the first batch is sent at once, and a tenth of a second's units
     assert seconds[8000] < seconds[40] / 2
     shell.next(STOP)
 
@@ -202,7 +202,7 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
 def test_item_format_is_changed_without_an_error(
     site: tuple[str, dict[str, str]], larder: Deployed, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Item and list have the same bytes in all three steps, with a rollback between."""
+    """Item and list have the same bytes in all three steps, with a rollback in between."""
     monkeypatch.setattr(bundle, "ROOT", copy := copy_sources(tmp_path / "copy"))
     shell.use(copy)
 

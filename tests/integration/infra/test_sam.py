@@ -61,7 +61,7 @@ class Sam:
         return {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
 
     def read(self, environment: str, stack: Mapping[str, str]) -> None:
-        """Read from an environment's API: refused without a token, answered with one."""
+        """Read from an environment's API: refused without a token, successful with one."""
         url = f"{self.endpoint}/_aws/execute-api/{stack['ApiId']}/live/v1/flight-delays"
         given = DOCUMENT["environments"][environment]
         if environment not in self.issuers:
@@ -95,7 +95,7 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sam]:
 
 @pytest.mark.parametrize("environment", DOCUMENT["environments"])
 def test_each_environment_is_deployed_and_answers(sam: Sam, environment: str) -> None:
-    """`sam deploy --config-env E` creates a stack whose API requires a token, and answers a token of its issuer."""
+    """`sam deploy --config-env E` creates a stack whose API requires a token, and accepts a token of its issuer."""
     sam("deploy", "--config-env", environment, answer="y\n")  # prod asks for confirmation
     sam.read(environment, sam.outputs(environment))
 
@@ -141,7 +141,7 @@ def test_smallest_deploy_of_the_readme(sam: Sam, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_second_deploy_is_in_place_and_teardown_keeps_the_data(sam: Sam, environment: str) -> None:
-    """A release is another value of one parameter; `sam delete` leaves tables, buckets and the catalog alone."""
+    """A release changes the value of one parameter; `sam delete` leaves tables, buckets and the catalog unchanged."""
     before = sam.outputs(environment)
     given = build_parameters(DOCUMENT, environment) | LAPTOP | {"ReleaseVersion": "next"}
     overrides = [f"{name}={value}" for name, value in given.items()]

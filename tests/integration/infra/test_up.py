@@ -46,7 +46,7 @@ d = Dataset(
 )
 """
 
-# Each element of a list is joined, and keeps its place.
+# Each element of a list is joined, and keeps its index.
 RECS = """from datetime import timedelta
 
 from enrich.datasets import Dataset, LastModified, Metadata, Served, Source
@@ -115,7 +115,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def wait(project: Path, process: subprocess.Popen[bytes], is_there: Callable[[str], object]) -> str:
-    """Return what the process has said once it has said something."""
+    """Wait until the process has printed something; return the output."""
     deadline = time.monotonic() + 60
     while not is_there(text := (project / "said").read_text()):
         assert process.poll() is None, text
@@ -125,7 +125,7 @@ def wait(project: Path, process: subprocess.Popen[bytes], is_there: Callable[[st
 
 
 def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """End the process by a signal, and see that its exit status says so and none of its processes is left."""
+    """End the process with a signal; its exit status must show it, and none of its processes can be left."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     assert process.wait(20) == 128 + number
@@ -133,7 +133,7 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def test_from_files_to_requests(project: Path, work: Path) -> None:
-    """Outputs of each format become answers; what can't be taken is named; a changed dataset or lake is; Ctrl-C."""
+    """Outputs of each format are served; invalid files are named; a changed dataset or lake is used; Ctrl-C ends it."""
     outputs = project / "outputs"
     put(outputs / "churn/1.csv", "customer,sku\nc 1,a\n")
     items = [{"sku": sku, "score": 1.0} for sku in ("008", "none", "007", "008")]
@@ -176,7 +176,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
         wait(project, process, lambda text: "churn.py changed: deployed churn, recs, stock" in text)
         text = wait(
             project, process, lambda text: "other/1.csv: failed: " in text
-        )  # taken now: churn's prefix is other/
+        )  # accepted now: churn's prefix is other/
         assert "1.csv: not uploaded" not in text.partition("changed: deployed")[2]
         put(outputs / "other/2.csv", "customer,sku\nc 1,b\n")
         wait(project, process, lambda text: "other/2.csv: done" in text)
@@ -198,7 +198,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
 
 
 def test_it_ends_while_it_starts(project: Path, work: Path) -> None:
-    """SIGTERM before anything is deployed ends all processes, too."""
+    """SIGTERM before anything is deployed also ends all processes."""
     process = start(project, work, "--port", "0")
     try:
         wait(project, process, lambda text: "starting with churn, recs, stock and 2 tables" in text)

@@ -1,4 +1,4 @@
-"""`./larder serve`, started as a developer starts it: over the stand-in, with keys and a token of `./larder keys`."""
+"""`./larder serve`, started as a developer does: over the stand-in, with keys and a token from `./larder keys`."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _get(handler: Handler, path: str, token: str | None, **query: str) -> Answer
 
 
 def test_an_item_is_read(handler: Handler) -> None:
-    """Text and gzip come back as stored; expired, tombstone, another's and unknown are one and the same 404."""
+    """Text and gzip are sent as stored; expired, removed, another's and unknown items give the same 404."""
     token = _token()
     assert _get(handler, f"/v1/flight-delays/{NAMES[3]}", token).json == {"n": NAMES[3]}
     assert _get(handler, "/v1/flight-delays/zip", token).json == {"n": "packed"}
@@ -102,7 +102,7 @@ def test_an_item_is_read(handler: Handler) -> None:
 
 
 def test_a_list_is_read_in_pages(handler: Handler) -> None:
-    """Page by page by the links, with a prefix, and with an `after` that is outside of it."""
+    """Page by page with the links, with a prefix, and with an `after` outside of it."""
     token = _token()
     seen: list[str] = []
     after: dict[str, str] = {}
@@ -152,7 +152,7 @@ def test_a_ranked_list_is_read_in_pages(aws: Aws, table: str, handler: Handler) 
 
 @pytest.mark.parametrize("form", REPEATING)
 def test_several_items_are_read_at_once(handler: Handler, form: str) -> None:
-    """In the order asked, from one batch; expired ones, tombstones and another's are missing as unknown ones are."""
+    """In the requested order, from one batch; expired, removed and another's items are missing like unknown ones."""
     asked = ["zip", NAMES[6], "theirs", "expired", NAMES[0], "tombstone", "unknown"]
     sent = event(form, "GET", "/v1/flight-delays", {"id": asked}, {"Authorization": f"Bearer {_token()}"})
     answer = Answered(handler(sent, None))
@@ -164,7 +164,7 @@ def test_several_items_are_read_at_once(handler: Handler, form: str) -> None:
 
 
 def test_items_of_many_megabytes_are_read_to_their_end(aws: Aws, table: str, handler: Handler) -> None:
-    """More than one response holds: as many as a page takes at a time, and each of them once."""
+    """If one response can't hold them, each page has as many as fit, and each item comes once."""
     names = [f"large-{number:02d}" for number in range(30)]
     body = json.dumps({"n": "x" * 330_000})
     for name in names:
@@ -183,7 +183,7 @@ def test_items_of_many_megabytes_are_read_to_their_end(aws: Aws, table: str, han
 
 
 def test_storage_reads_what_boto3_reads(aws: Aws, table: str) -> None:
-    """Each item, through both, is the same."""
+    """Each item is the same through both."""
     client = Client(resolve("dynamodb", aws.region, aws.env), find_source(aws.env))
     storage = Storage(client.send, table)
     for name in (*NAMES, "expired", "tombstone", "zip", "unknown"):
@@ -193,7 +193,7 @@ def test_storage_reads_what_boto3_reads(aws: Aws, table: str) -> None:
 
 
 def test_a_missing_table_and_an_unreachable_one_are_503(aws: Aws) -> None:
-    """Neither is a fault of the caller, nor of the code."""
+    """Neither is a mistake of the caller, nor of the code."""
     path = f"/{aws.name('larder')}/keys"
     aws.client("ssm").put_parameter(Name=f"{path}/jwks.json", Value=jwks(public_jwk("ES256")), Type="String")
     env = _env(aws, "no-such-table", f"ssm:{path}")
@@ -222,7 +222,7 @@ def test_keys_are_read_from_ssm(aws: Aws) -> None:
 
 
 def test_keys_are_read_from_s3(aws: Aws) -> None:
-    """One object, or every object under a prefix, also under names that need quoting."""
+    """One object, or every object under a prefix, also with names that need quoting."""
     bucket = aws.bucket()
     aws.client("s3").put_object(Bucket=bucket, Key="issuer a/jwks.json", Body=jwks(public_jwk("RS256")).encode())
     aws.client("s3").put_object(Bucket=bucket, Key="issuer a/pem/k1+x.pem", Body=_pem("ES256").encode())
@@ -239,7 +239,7 @@ def test_keys_are_read_from_s3(aws: Aws) -> None:
 
 
 def test_keys_that_cannot_be_had_are_unreadable(aws: Aws, tmp_path: Path) -> None:
-    """Whatever the place, no answer is one error, in a few seconds."""
+    """In any location, missing keys are one error, within a few seconds."""
     env = {**aws.env, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     begin = time.monotonic()
     for location in ("ssm:/a", "s3://b/c", "s3://b/c/", "https://127.0.0.1:9/jwks.json", f"file:{tmp_path}/none"):

@@ -1,4 +1,4 @@
-"""The deployed REST API answers as the handler does, as far as the stand-in's gateway is faithful.
+"""The deployed REST API responds like the handler, as far as the stand-in's gateway is faithful.
 
 It does not rename WWW-Authenticate, and when it imports openapi.yaml it passes over two extensions:
 x-amazon-apigateway-any-method is done here by hand, so that unknown paths and methods reach the function; without
@@ -53,7 +53,7 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def _add_any(client: Any, api: str) -> None:
-    """Give each resource the ANY that openapi.yaml asks for."""
+    """Give each resource the ANY that openapi.yaml requires."""
     document = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
     resources = {resource["path"]: resource for resource in client.get_resources(restApiId=api, limit=500)["items"]}
     health = {"restApiId": api, "resourceId": resources["/v1/health"]["id"], "httpMethod": "GET"}
@@ -82,7 +82,7 @@ def _ask(
 
 
 def test_items_and_lists(larder: Deployed) -> None:
-    """An item, a gzip to who takes it and to who does not, pages by their links, a prefix."""
+    """An item, with gzip for clients that accept it and without, pages by their links, a prefix."""
     status, headers, body = _ask(larder, f"{LIST}/a")
     assert (status, json.loads(body), headers["content-type"]) == (200, {"n": "a"}, "application/json")
     assert json.loads(_ask(larder, f"{LIST}/zip")[2]) == {"n": "zip"}
@@ -99,7 +99,7 @@ def test_items_and_lists(larder: Deployed) -> None:
 
 
 def test_several_items_come_through_a_query(larder: Deployed) -> None:
-    """Each id of the query reaches the function; another's are missing; a part and a bound on the age with them."""
+    """Each id of the query reaches the function; another's are missing; also with `fields` and `max_age`."""
     status, headers, body = _ask(larder, f"{LIST}?id=zip&id=theirs&id=a&id=none")
     found = json.loads(body)
     assert (status, [entry["body"] for entry in found["items"]]) == (200, [{"n": "zip"}, {"n": "a"}])
@@ -115,7 +115,7 @@ def test_several_items_come_through_a_query(larder: Deployed) -> None:
 
 
 def test_etags(larder: Deployed) -> None:
-    """304 with what RFC 9110 asks for."""
+    """304 with the headers that RFC 9110 requires."""
     _, full, _ = _ask(larder, f"{LIST}/a")
     status, headers, body = _ask(larder, f"{LIST}/a", If_None_Match=full["etag"])
     assert (status, body) == (304, b"")

@@ -50,13 +50,13 @@ PRODUCTS = {"sku": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}
 
 @dataclass
 class Clockwork(Calm):
-    """A world in which every call is answered and time passes only during a wait."""
+    """A world in which every call succeeds, and time passes only during a wait."""
 
     table: ModelledTable
 
     @property
     def time(self) -> float:
-        return self.table.now  # which moves when a writer waits
+        return self.table.now  # advances when a writer waits
 
     def now(self) -> float:
         return self.time
@@ -67,7 +67,7 @@ class Clockwork(Calm):
 
 @dataclass
 class SmallShop:
-    """The world as one dataset sees it. `day` names a day by how long ago it is."""
+    """The world as one dataset sees it. `day` is the number of days ago."""
 
     directory: Path
     dataset: Dataset = DATASET
@@ -98,7 +98,7 @@ class SmallShop:
         )
 
     def start(self, _sql: str, location: str) -> str:
-        """Answer a metadata query at once."""
+        """Finish a metadata query at once."""
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
         self.s3.put(bucket, f"{prefix}0.parquet", parquet(PRODUCTS))
         return location
@@ -118,7 +118,7 @@ class SmallShop:
         return self.go(self.key(day))
 
     def go(self, object_key: str) -> Run:
-        """Run an output that is in the bucket, and whatever else is pending."""
+        """Run an output that is in the bucket, and everything else that is pending."""
         services = self.services()
         output = find_output(services, SETTINGS.outputs, object_key)
         assert output is not None
@@ -152,7 +152,7 @@ class SmallShop:
         return found
 
     def written(self) -> list[str]:
-        """Return `shop/sku` of what was written since the last look, once for each write."""
+        """Return `shop/sku` of what was written since the last call, once for each write."""
         found = sorted(f"{pk.partition('#')[2]}/{sk}" for pk, sk in self.table.puts.elements())
         self.table.puts.clear()
         return found

@@ -1,4 +1,4 @@
-"""What is kept and what is asked for does not grow: a year of daily outputs, with sweeps in between."""
+"""What is stored and requested does not grow: a year of daily outputs, with sweeps in between."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def put_output(shop: SmallShop, day: int) -> str:
 
 
 def expire(shop: SmallShop) -> None:
-    """Do what the rules of the buckets do: outputs after two weeks, Larder's own files as the template says."""
+    """Do what the buckets' rules do: delete outputs after two weeks, and Larder's own files as the template says."""
     for (bucket, object_key), versions in list(shop.s3.objects.items()):
         days = 14 if bucket == SETTINGS.outputs else EXPIRES_AFTER_DAYS.get(object_key.partition("/")[0] + "/")
         if days is not None and versions[-1].modified.timestamp() < shop.world.now() - days * DAY:
@@ -62,7 +62,7 @@ def expire(shop: SmallShop) -> None:
 
 
 def count_calls(shop: SmallShop) -> Counter[str]:
-    """Return a count of the calls to AWS by their names, which continues."""
+    """Return a counter of the calls to AWS by name, which continues to count."""
     calls: Counter[str] = Counter()
     call = shop.world.call
 
@@ -75,7 +75,7 @@ def count_calls(shop: SmallShop) -> Counter[str]:
 
 
 def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
-    """Objects and requests of the last month are those of the first: nothing grows with the number of runs."""
+    """The last month has as many objects and requests as the first: nothing grows with the number of runs."""
     calls = count_calls(shop)
     objects, heads = [], []
     for day in range(365):
@@ -95,11 +95,11 @@ def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
     assert max(each["fingerprints"] for each in objects) <= 2
     month = max(sum(each.values()) for each in objects[30:60])
     assert max(sum(each.values()) for each in objects[-30:]) <= month
-    assert TTL.days * PARTS > 30  # requests that each sweep sent before: one for each part of each live output
+    assert TTL.days * PARTS > 30  # requests that each sweep used to send: one for each part of each live output
 
 
 def test_markers_below_each_other_cost_a_sweep_no_requests(tmp_path: Path) -> None:
-    """A marker is no part, whatever its name: a listing shows that nothing changed."""
+    """A marker is not a part, whatever its name: a listing shows that nothing changed."""
     source = replace(DATASET.source, format="jsonl", marker="done.json")
     with modelled():
         shop = SmallShop(tmp_path, replace(DATASET, source=source, metadata={}, body={"value": "units"}))

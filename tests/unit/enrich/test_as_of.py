@@ -1,4 +1,4 @@
-"""Runs whose as_of is not simply when the output was made: dates that say for when, local dates."""
+"""Runs whose as_of is not simply when the output was made: dates of the predicted time, local dates."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def today(shop: SmallShop) -> date:
         (FromColumn("day", ahead=timedelta(days=1)), 1, True),
     ],
 )
-def test_a_date_that_says_for_when_is_taken_where_the_dataset_says_so(
+def test_a_date_ahead_is_accepted_if_the_dataset_declares_it(
     tmp_path: Path, as_of: AsOf, day: int, *, is_taken: bool
 ) -> None:
-    """One wrong clock must not shut out all later outputs, so the horizon is stated; the message says where."""
+    """One wrong clock must not make all later outputs look old, so the horizon is declared; the message says where."""
     shop = open_shop(tmp_path, as_of)
     rows = {**ROWS, "day": [today(shop) + timedelta(days=day)] * 3}
     run = shop.run(rows, day=-day)
@@ -50,7 +50,7 @@ def test_a_date_that_says_for_when_is_taken_where_the_dataset_says_so(
 
 
 def test_the_later_date_is_the_newer_output_and_lives_from_that_date_on(tmp_path: Path) -> None:
-    """Also where the output for the earlier date is written once more, later."""
+    """Also if the output for the earlier date is written again later."""
     shop = open_shop(tmp_path, FromKey("day={}", ahead=timedelta(days=2)))
     after, tomorrow = shop.run(ROWS, day=-2), shop.run({**ROWS, "units": [7.0, 8.0, 9.0]}, day=-1)
     assert (after.counts.written, tomorrow.counts.superseded) == (3, 3)
@@ -68,7 +68,7 @@ def test_a_sweep_finds_what_is_still_alive_though_it_arrived_long_ago(tmp_path: 
 
 @pytest.mark.parametrize(("zone", "hour"), [("UTC", 0), ("Europe/Berlin", -1), ("America/New_York", 5)])
 def test_a_date_in_a_column_is_local_to_its_zone(tmp_path: Path, zone: str, hour: int) -> None:
-    """Every row must have the same, in every chunk."""
+    """Every row must have the same date, in every chunk."""
     shop = open_shop(tmp_path, FromColumn("day", zone=zone))
     yesterday = today(shop) - timedelta(days=1)
     run = shop.run({**ROWS, "day": [yesterday] * 3})
@@ -81,13 +81,13 @@ def test_a_date_in_a_column_is_local_to_its_zone(tmp_path: Path, zone: str, hour
 
 @pytest.mark.parametrize(("zone", "hour"), [("UTC", 12), ("Zulu", 12), ("W-SU", 9), ("Asia/Tokyo", 3)])
 def test_an_instant_without_an_offset_is_local(zone: str, hour: int) -> None:
-    """Whatever the zone's name; one with an offset is not."""
+    """Whatever the zone's name; an instant with an offset is not."""
     found = set_zone(datetime(2026, 1, 2, 12), zone)
     assert (found, found.utcoffset()) == (datetime(2026, 1, 2, hour, tzinfo=UTC), timedelta(0))
     assert set_zone(datetime(2026, 1, 2, 12, tzinfo=UTC), zone) == datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
-def test_a_rule_of_little_is_strict() -> None:
+def test_the_default_rule_is_strict() -> None:
     """UTC, and no date ahead of the output's arrival."""
     rules: tuple[AsOf, ...] = (FromKey("{}"), FromColumn("day"), LastModified())
     assert [get_ahead(rule) for rule in rules] == [timedelta(0)] * 3

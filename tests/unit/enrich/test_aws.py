@@ -1,4 +1,4 @@
-"""One transport serves all runs of a process: its connections are kept, its requests belong to one run."""
+"""One transport serves all runs of a process: its connections are kept, but its requests belong to one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TARGET = "DynamoDB_20120810.BatchWriteItem"
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Give a server that plays DynamoDB for `enrich.aws`."""
+    """Give a server that acts as DynamoDB for `enrich.aws`."""
     opened: list[FaultyServer] = []
 
     def start(*script: Behaviour) -> FaultyServer:
@@ -43,7 +43,7 @@ def collect(transport: Any, count: int) -> dict[int, Any]:
 
 
 def test_runs_share_their_connections(serve: Any) -> None:
-    """A warm Lambda makes run after run; none leaves a socket, or anything else that is open, behind."""
+    """A warm Lambda makes run after run; none leaves a socket, or anything else, open."""
     server = serve(late(0.02, answer()))
     open_files = []
     for _ in range(5):
@@ -58,12 +58,12 @@ def test_runs_share_their_connections(serve: Any) -> None:
 
 
 def test_a_handle_of_an_earlier_run_is_not_reported_to_a_later_one(serve: Any) -> None:
-    """What a run left in flight, or did not collect, is nothing to the next run."""
+    """Requests that a run left in flight, or whose reports it did not collect, do not affect the next run."""
     server = serve(late(0.2, answer(body=b"earlier")), answer(body=b"earlier"), answer(body=b"later"))
     earlier = aws._open_transport(5.0)
     left = [earlier.send(TARGET, b"%d" % number) for number in range(2)]
     while len(server.seen) < 2:
-        earlier.wait(0.0)  # connects; the second answer comes, and is in the socket
+        earlier.wait(0.0)  # connects; the second response arrives, and is in the socket
     later = aws._open_transport(5.0)
     handle = later.send(TARGET, b"later")
     time.sleep(0.3)
@@ -74,7 +74,7 @@ def test_a_handle_of_an_earlier_run_is_not_reported_to_a_later_one(serve: Any) -
 
 
 def test_each_run_has_its_own_timeout(serve: Any) -> None:
-    """The time-out of requests is that of the run's lease, whatever that of the run before was."""
+    """The time-out of requests is that of the run's lease, whatever the time-out of the run before."""
     serve(answer(), silence)
     first = aws._open_transport(60.0)
     first.send(TARGET, b"")

@@ -1,4 +1,4 @@
-"""The key space in buckets: any number of them gives the same result, an invocation continues after the last one."""
+"""The key space in buckets: any number of them gives the same result, and each invocation continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = [(shop, sku) for shop in "uvwxyz" for sku in "abcd"]
 
 
 def many(random: Random) -> dict[str, list[Any]]:
-    """Return predictions for some of 24 items, in any order; some keys twice."""
+    """Return predictions for some of 24 items, in any order; some keys occur twice."""
     chosen = random.sample(KEYS, random.randint(8, 24)) + random.choices(KEYS, k=random.choice([0, 0, 3]))
     return {
         "shop": [shop for shop, _ in chosen],
@@ -61,7 +61,7 @@ def list_fingerprints(shop: SmallShop) -> list[str]:
 def test_any_number_of_buckets_gives_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any, sizes: list[int]
 ) -> None:
-    """Counts, items and fingerprints after each run are those of one bucket, also where the number changes."""
+    """Counts, items and fingerprints after each run are those of one bucket, also if the number changes."""
     shops = []
     for name in ("one", "many"):
         (tmp_path / name).mkdir()
@@ -82,7 +82,7 @@ def test_any_number_of_buckets_gives_the_same(
 
 
 def test_fingerprints_of_an_earlier_release_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its only file, as DuckDB wrote it, is divided into as many buckets as this release has."""
+    """Its single file, as DuckDB wrote it, is divided into as many buckets as this release has."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     object_key = shop.ledger.get_state("stock").fingerprints or ""
@@ -97,12 +97,12 @@ def test_fingerprints_of_an_earlier_release_are_read(tmp_path: Path, monkeypatch
     shop.written()
     monkeypatch.setattr(buckets, "ROWS", 1)
     assert shop.run(ROWS).counts == Counts(unchanged=3)
-    assert shop.written() == []  # or else all live outputs were written again, since nothing was known
+    assert shop.written() == []  # otherwise all live outputs would be written again, because nothing would be known
     assert read_table(shop, shop.ledger.get_state("stock").fingerprints or "")["bits"].to_pylist()[0] == 2
 
 
-def test_an_earlier_release_finds_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fingerprints of one bucket are a file that it reads; of a manifest it finds that the format is another one."""
+def test_an_earlier_release_reads_or_refuses_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can read fingerprints of one bucket, which are a file; a manifest has another format for it."""
     shop = SmallShop(tmp_path)
     for rows, format_ in ((500_000, "1"), (1, "2")):
         monkeypatch.setattr(buckets, "ROWS", rows)
@@ -120,7 +120,7 @@ def test_an_earlier_release_finds_what_it_knows(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_bucket_without_predictions_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small output rewrites the fingerprints of its own keys only; the files of the others are still referenced."""
+    """A small output rewrites only the fingerprints of its own keys; the files of the others are still referenced."""
     monkeypatch.setattr(buckets, "ROWS", 1)
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=2)
@@ -135,7 +135,7 @@ def test_a_bucket_without_predictions_keeps_its_file(tmp_path: Path, monkeypatch
 
 
 def test_items_that_expire_leave_a_bucket_without_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file is rewritten when the first of its items has expired, though no prediction names any."""
+    """Its file is rewritten when the first of its items has expired, even if no prediction names any."""
     monkeypatch.setattr(buckets, "ROWS", 1)
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=6)
@@ -144,7 +144,7 @@ def test_items_that_expire_leave_a_bucket_without_predictions(tmp_path: Path, mo
     assert len(read_fingerprints(shop)) == 1
 
 
-def test_a_manifest_whose_parts_are_gone_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_with_missing_parts_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One lost part is as bad as all of them: every live output is written again, before the new one."""
     monkeypatch.setattr(buckets, "ROWS", 1)
     shop = SmallShop(tmp_path)
@@ -158,7 +158,7 @@ def test_a_manifest_whose_parts_are_gone_says_nothing(tmp_path: Path, monkeypatc
 
 @pytest.fixture
 def stops(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Let each invocation end after one bucket; what is returned lets them work on."""
+    """Let each invocation end after one bucket; the returned function ends this."""
     with monkeypatch.context() as patch:
 
         def pause(context: RunContext) -> None:
@@ -180,10 +180,10 @@ def run_to_its_end(shop: SmallShop, rows: dict[str, list[Any]], day: int) -> int
     raise AssertionError("it does not move")
 
 
-def test_a_bucket_of_which_nothing_is_left_is_done(
+def test_a_bucket_without_live_items_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Callable[[], None]
 ) -> None:
-    """All of its items have expired: it leaves no fingerprints, and the next invocation continues after it."""
+    """All its items have expired: it leaves no fingerprints, and the next invocation continues after it."""
     monkeypatch.setattr(buckets, "ROWS", 1)
     shop = SmallShop(tmp_path)
     run_to_its_end(shop, ROWS, day=6)
@@ -191,13 +191,13 @@ def test_a_bucket_of_which_nothing_is_left_is_done(
     run_to_its_end(shop, {name: values[:1] for name, values in ROWS.items()}, day=0)
     assert len(read_fingerprints(shop)) == 1
     run_to_its_end(shop, {name: values[:1] for name, values in ROWS.items()}, day=0)
-    assert [key for key in list_fingerprints(shop) if ".0.0." in key] == []  # nor files for ever
+    assert [key for key in list_fingerprints(shop) if ".0.0." in key] == []  # and no files for ever
 
 
 def test_each_bucket_is_worked_on_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: Callable[[], None]
 ) -> None:
-    """However often invocations end between two buckets, each is decided, removed from and merged once in all."""
+    """However often invocations end between two buckets, each is decided, removed from and merged exactly once."""
     monkeypatch.setattr(buckets, "ROWS", 3)
     shop = SmallShop(tmp_path)
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, output="snapshot"))
@@ -217,7 +217,7 @@ def test_each_bucket_is_worked_on_once(
 
 
 def test_fingerprints_of_a_dataset_are_bounded(tmp_path: Path, few_per_bucket: int) -> None:
-    """After each of many runs there are those of the last run and of the one before, and nothing else."""
+    """After each of many runs there are only the fingerprints of the last run and of the one before."""
     shop = SmallShop(tmp_path)
     counted = []
     for number in range(8):
@@ -235,7 +235,7 @@ def few_per_bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_crashes_left_is_deleted_when_the_next_run_closes(tmp_path: Path, few_per_bucket: int) -> None:
-    """Files that no commit made the dataset's are found by the close that comes next; other datasets' are not."""
+    """Files that no commit made the dataset's are deleted by the next close; those of other datasets are not."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     shop.s3.put(SETTINGS.bucket, "fingerprints/stock/00000001-0123456789abcdef/02-0000.1.0.parquet", b"left")
@@ -248,7 +248,7 @@ def test_what_crashes_left_is_deleted_when_the_next_run_closes(tmp_path: Path, f
 def test_nothing_is_deleted_before_the_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_per_bucket: int
 ) -> None:
-    """A close that does not get through leaves the fingerprints that the ledger names as they are."""
+    """A close that fails leaves the fingerprints that the ledger names."""
     shop = SmallShop(tmp_path)
     for number in range(3):
         shop.run({**ROWS, "units": [float(number), 2.0, 3.0]}, day=1)
@@ -269,7 +269,7 @@ def test_nothing_is_deleted_before_the_commit(
 def test_a_failed_deletion_fails_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run is closed by then; the files are found again when the next one closes, and the log says so."""
+    """The run is already closed; the files are found again when the next one closes, and the log reports it."""
     shop = SmallShop(tmp_path)
     for _ in range(2):
         shop.run(ROWS)
@@ -283,7 +283,7 @@ def test_a_failed_deletion_fails_no_run(
 
 
 def test_a_plan_deletes_nothing(tmp_path: Path, few_per_bucket: int) -> None:
-    """It closes runs as a run does, over the objects that are there, and leaves them."""
+    """It closes runs as a run does, over the existing objects, and does not delete them."""
     shop = SmallShop(tmp_path)
     for number in range(3):
         shop.run({**ROWS, "units": [float(number), 2.0, 3.0]}, day=1)
@@ -298,7 +298,7 @@ def test_a_plan_deletes_nothing(tmp_path: Path, few_per_bucket: int) -> None:
     [(0, 0), (500_000, 0), (500_001, 1), (1_000_000, 1), (1_000_001, 2), (100_000_000, 8), (10**12, 9)],
 )
 def test_number_of_buckets_follows_from_rows(rows: int, bits: int) -> None:
-    """A power of two by which a bucket has 500,000 rows at most, while files that are open at once allow it."""
+    """A power of two, so that a bucket has at most 500,000 rows, within the limit of files that are open at once."""
     assert count_bits(rows) == bits
 
 
@@ -316,7 +316,7 @@ def test_outcomes_are_read_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for part in range(3):
         mine = [row for row in decided if row % 3 == part]
         found.add(pa.array(mine, pa.int64()), pa.array([decided[row] for row in mine], pa.uint8()))
-        # What is added after a window was read is in it.
+        # A window includes what was added after it was read.
         assert {row for row in mine if 7 <= row < 14} <= set(found.read(7, 13)["row"].to_pylist())
     for first, last in ((0, 49), (0, 6), (7, 7), (11, 11), (5, 30), (44, 60), (60, 90)):
         table = found.read(first, last)
@@ -327,7 +327,7 @@ def test_outcomes_are_read_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_log_is_distributed_by_prefix(tmp_path: Path) -> None:
-    """Each row is once in the file of its bucket, in the order of rows; of an imported file only a range."""
+    """Each row is once in the file of its bucket, in the order of rows; of an imported file, only a range."""
     log, random = Log(tmp_path / "log"), Random(1)
     keys = [random.getrandbits(64) for _ in range(60)]
 
@@ -358,7 +358,7 @@ def test_a_log_is_distributed_by_prefix(tmp_path: Path) -> None:
 
 
 def test_notes_that_do_not_fit_on_disk_are_read_from_s3_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of buckets stay on scratch disk as far as there is room; the others are read when they are needed."""
+    """Files of buckets stay on scratch disk as long as there is room; the others are read from S3 when needed."""
     monkeypatch.setattr(buckets, "ROWS", 3)
     monkeypatch.setattr(changes, "LOCAL_BYTES", 0)
     shop = SmallShop(tmp_path)
@@ -372,7 +372,7 @@ def test_notes_that_do_not_fit_on_disk_are_read_from_s3_again(tmp_path: Path, mo
 
 
 def test_the_lease_is_renewed_between_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command has no deadline: while it divides, decides and merges for hours, the dataset stays in its hands."""
+    """A command has no deadline: while it divides, decides and merges for hours, it keeps the dataset's lease."""
     monkeypatch.setattr(buckets, "ROWS", 3)
     shop = SmallShop(tmp_path)
     upload = shop.s3.upload_file
@@ -388,12 +388,12 @@ def test_the_lease_is_renewed_between_buckets(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_lease_is_renewed_while_a_run_that_fails_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where a run that began to write can't be completed."""
+    """Also if a run that began to write can't be completed."""
     monkeypatch.setattr(buckets, "ROWS", 3)
     shop = SmallShop(tmp_path)
     upload = shop.s3.upload_file
 
-    left: list[float] = []  # seconds of the lease; an assertion in here would be closed as any other error
+    left: list[float] = []  # seconds of the lease; a failed assertion in here would be closed like any other error
 
     def be_slow(name: str, bucket: str, object_key: str) -> None:
         shop.world.sleep(30)

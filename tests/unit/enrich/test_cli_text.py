@@ -1,4 +1,4 @@
-"""What the command line prints: tables, durations, colours, the age of a dataset, and how little its start imports."""
+"""What the command line prints: tables, durations, colours, the age of a dataset; and how little it imports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print("\\n".join(sys.modules), file=sys.stderr)
     ids=["help", "help-of-one", "unknown", "list", "check"],
 )
 def test_a_command_imports_what_it_needs_only(words: list[str], heavy: set[str], most: int) -> None:
-    """Modules are counted, since time depends on the machine: help reads no dataset, and `check` needs no boto3."""
+    """Modules are counted, because time depends on the machine: help reads no dataset, and `check` needs no boto3."""
     done = subprocess.run([sys.executable, "-c", COUNT.format(words=words)], cwd=ROOT, capture_output=True, text=True)
     modules = done.stderr.split()
     assert {each for each in modules if each in HEAVY} <= heavy
@@ -76,7 +76,7 @@ class Terminal(io.StringIO):
     ("stream", "env", "coloured"),
     [
         (Terminal(), {}, True),
-        (Terminal(), {"NO_COLOR": ""}, True),  # no-color.org: only a value that is not empty counts
+        (Terminal(), {"NO_COLOR": ""}, True),  # no-color.org: only a non-empty value counts
         (Terminal(), {"NO_COLOR": "1"}, False),
         (Terminal(), {"TERM": "dumb"}, False),
         (io.StringIO(), {}, False),
@@ -159,7 +159,7 @@ def run_larder(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 
 
 def test_one_command_has_them_all(tmp_path: Path) -> None:
-    """Every command of enrich is one of larder's, in any folder; the exit code is the command's own."""
+    """Every command of enrich is a command of larder, in any folder; the exit code is passed on."""
     module = larder()
     offered = {
         command[1][0] for group in module.COMMANDS.values() for command in group.values() if command[0] == "enrich"
@@ -180,7 +180,7 @@ def test_one_command_has_them_all(tmp_path: Path) -> None:
 
 
 def test_help_names_the_command_and_does_nothing() -> None:
-    """Also of commands of other modules, and of those that would create an environment or write files."""
+    """Also for commands of other modules, and for those that would create an environment or write files."""
     commands = {name: command[0] for group in larder().COMMANDS.values() for name, command in group.items()}
     status = subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT)
     for name in (name for name, package in commands.items() if package != "enrich"):  # which has one parser for all

@@ -31,8 +31,8 @@ def test_part_of_a_unit_a_second_is_a_whole_one() -> None:
     assert cost.capacity == 2
 
 
-def test_unknown_region_is_told() -> None:
-    """No price is guessed: the message names the region, those that are known, and where to look it up."""
+def test_unknown_region_is_reported() -> None:
+    """No price is guessed: the message names the region, the known ones, and where to look it up."""
     assert build_cost(1, 1, "mars-1") is None
     (line,) = _render_cost(None, "mars-1", 1)
     assert "mars-1" in line
@@ -42,7 +42,7 @@ def test_unknown_region_is_told() -> None:
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_each_price_has_its_source(region: str) -> None:
-    """Each region's figures say where they were read, and keep the ratio that AWS has everywhere (within 1 %)."""
+    """Each region's figures name their source, and have the ratio that AWS has everywhere (within 1 %)."""
     prices = REGIONS[region]
     assert prices["read_in"] in read_prices()["read_in"]
     ratio = prices["write_unit_hour"] / prices["million_write_requests"]
@@ -50,7 +50,7 @@ def test_each_price_has_its_source(region: str) -> None:
 
 
 def test_decisions_reckon_with_the_same_prices() -> None:
-    """What the decision says of a million writes is what `plan` says."""
+    """The decision record has the price of a million writes that `plan` uses."""
     text = (DECISIONS / "what-a-million-costs.md").read_text()
     row = re.search(r"write units, on demand \| ([\d.]+) \| ([\d.]+) \|", text)
     assert row is not None

@@ -1,4 +1,4 @@
-"""Rows that are there twice, and snapshots that would remove items by mistake."""
+"""Duplicate rows, and snapshots that would remove items by mistake."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> Small
     return SmallShop(tmp_path)
 
 
-def test_equal_rows_count_once_where_the_dataset_says_so(shop: SmallShop) -> None:
+def test_equal_rows_count_once_if_the_dataset_allows_it(shop: SmallShop) -> None:
     """The first is written, the others are unchanged; a row of the same key with another body is still a duplicate."""
     assert shop.run(TWICE, day=3).counts == Counts(written=2, rejected=2)
     change(shop, equal_rows="once")
@@ -54,7 +54,7 @@ def test_equal_rows_count_once_where_the_dataset_says_so(shop: SmallShop) -> Non
 
 
 def test_rejects_are_in_a_file_named_by_its_rows(shop: SmallShop) -> None:
-    """The first and the last of the chunk, so that a restarted run overwrites it; a line names its own row."""
+    """The first and the last row of the chunk, so that a restarted run overwrites it; a line names its own row."""
     assert shop.run(TWICE).counts.rejected == 2
     (found,) = [key for _, key in shop.s3.objects if key.startswith("rejects/")]
     assert found == "rejects/stock/00000001/000000000000-000000000003.jsonl"
@@ -67,7 +67,7 @@ def test_rejects_are_in_a_file_named_by_its_rows(shop: SmallShop) -> None:
 
 
 def test_an_older_output_with_equal_rows_is_superseded(shop: SmallShop) -> None:
-    """Each of its rows, and the fingerprints name each item once: what follows counts right."""
+    """Each of its rows is, and the fingerprints name each item once, so later counts are right."""
     change(shop, equal_rows="once", output="snapshot")
     assert shop.run(TWICE).counts == Counts(written=3, unchanged=1)
     assert shop.run(TWICE, day=1).counts == Counts(superseded=4)
@@ -78,7 +78,7 @@ def test_an_older_output_with_equal_rows_is_superseded(shop: SmallShop) -> None:
 
 
 def test_the_detail_of_a_duplicate_names_the_remedy(shop: SmallShop) -> None:
-    """A retried task's part is the commonest cause."""
+    """A retried task's part is the most common cause."""
     run = shop.run(TWICE)
     prefix = build_prefix("stock", run.run)
     (rejects,) = [versions[-1].body for (_, key), versions in shop.s3.objects.items() if key.startswith(prefix)]
@@ -86,20 +86,20 @@ def test_the_detail_of_a_duplicate_names_the_remedy(shop: SmallShop) -> None:
 
 
 @pytest.mark.parametrize(("setting", "state", "left"), [("refuse", "failed", 3), ("remove-all", "done", 0)])
-def test_a_snapshot_without_rows_removes_all_only_where_the_dataset_says_so(
+def test_a_snapshot_without_rows_removes_all_only_if_the_dataset_allows_it(
     shop: SmallShop, setting: Any, state: str, left: int
 ) -> None:
-    """A model that failed writes such a file more often than one that has nothing to say."""
+    """A model that failed writes such a file more often than one that has no predictions."""
     change(shop, output="snapshot", empty_snapshot=setting)
     shop.run(ROWS, day=1)
     run = shop.run(NONE)
     assert (run.state, len(live(shop))) == (state, left)
     assert run.error is None or 'empty_snapshot="remove-all"' in run.error
-    assert shop.run(ROWS).state is RunState.DONE  # and nothing waits behind it
+    assert shop.run(ROWS).state is RunState.DONE  # and nothing is blocked by it
 
 
 def test_an_output_without_rows_removes_nothing_where_outputs_are_partial(shop: SmallShop) -> None:
-    """There it says nothing."""
+    """A partial output without rows removes nothing."""
     shop.run(ROWS, day=1)
     assert shop.run(NONE).state is RunState.DONE
     assert len(live(shop)) == 3
@@ -127,7 +127,7 @@ PARTS: list[tuple[Any, list[str], float, bool]] = [
 def test_a_snapshot_of_several_files_without_a_marker_is_refused(
     tmp_path: Path, as_of: Any, keys: list[str], apart: float, *, are_parts: bool
 ) -> None:
-    """Each file would remove what the others name, unless the dataset says that each is whole."""
+    """Each file would remove the items of the others, unless the dataset declares that each is complete."""
     shop = change(SmallShop(tmp_path), as_of=as_of, output="snapshot")
     for number, key in enumerate(keys):
         shop.put(key, parquet({name: values[number : number + 1] for name, values in ROWS.items()}))

@@ -1,4 +1,4 @@
-"""CSV as real writers write it: the right text, or a rejected row; nothing between the two."""
+"""CSV as real writers write it: either the correct text, or a rejected row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPARK = {"escape": "\\", "header": False}  # DataFrameWriter.csv
 MYSQL = {"delimiter": "\t", "quote": None, "escape": "\\", "header": False, "null_words": ["\\N"]}  # INTO OUTFILE
 HIVE = {"delimiter": "\x01", "quote": None, "header": False, "null_words": ["\\N"]}  # STORED AS TEXTFILE
 DIALECTS: dict[str, tuple[dict[str, Any], bytes, list[tuple[str | None, str | None, int | None]]]] = {
-    # Spark escapes in quoted fields alone; null is empty, and an empty text is quoted
+    # Spark escapes only in quoted fields; null is empty, and an empty text is quoted
     "spark": (
         SPARK,
         b'a,"quote \\" end",1\nb,back\\slash,2\nc,"a\\\\, b\nc\\\\\\"d",3\nd,"",\ne,,\n"",c:\\new,4\n',
@@ -123,7 +123,7 @@ MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
     ({}, b'a,"b" "c",1', AFTER),
     ({}, b'a,5" pipe,1', WITHIN),
     ({}, b'a, "b",1', WITHIN),
-    ({}, b'"a \\" x\nz,1,2\ny",1,2', AFTER),  # as its writer meant it, one record of three lines
+    ({}, b'"a \\" x\nz,1,2\ny",1,2', AFTER),  # as its writer intended, one record of three lines
     ({}, b'"a\\"b\\d\nz,1,2\ny",1,2', AFTER),
     ({}, b'a,"\\", \\"",1', "set quote=None, or set escape='\\\\'"),
     ({"quote": "'"}, b"'a'b,5,1", AFTER),
@@ -144,7 +144,7 @@ MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
 
 @pytest.mark.parametrize(("source", "line", "problem"), MALFORMED)
 @pytest.mark.parametrize("block", [1, 1 << 20])
-def test_what_is_no_csv_is_a_reject_in_its_place(
+def test_invalid_csv_is_a_reject_in_its_place(
     monkeypatch: pytest.MonkeyPatch, source: dict[str, Any], line: bytes, problem: str, block: int
 ) -> None:
     """The reject says what is wrong; no part of it becomes a row, and the rows around it are read."""
@@ -159,7 +159,7 @@ def test_what_is_no_csv_is_a_reject_in_its_place(
 @pytest.mark.parametrize("columns", [1, 2, 3])
 @pytest.mark.parametrize("quote", ['"', "'"])
 def test_a_malformed_record_is_a_reject_of_any_number_of_columns(columns: int, quote: str) -> None:
-    """Also of one column, where a record has no delimiter."""
+    """Also with one column, where a record has no delimiter."""
     content = "\n".join(
         [",".join("abX"[-columns:]), ",".join("x" * columns), f"{quote}y{quote}z", ",".join("z" * columns)]
     )
@@ -170,7 +170,7 @@ def test_a_malformed_record_is_a_reject_of_any_number_of_columns(columns: int, q
 
 
 def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
-    """What is kept of it is what the file has."""
+    """The reject has the record's text as it is in the file."""
     dataset = dataset_of("csv", {"id": "varchar"})
     with Engine(dataset, {}, directory=tmp_path) as engine:
         ((_, chunk),) = read_chunks(dataset, ("a", b'id\n"a" b\r\n"c \\" d\ne"\nx,\xffy\n"last"z'))
@@ -196,14 +196,14 @@ def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_another_dialect_fails_with_the_setting(source: dict[str, Any], content: bytes, message: str) -> None:
-    """What is wrong with all of a file fails its output, with the place and the remedy."""
+    """A mistake that affects the whole file fails its output, with the place and the remedy."""
     with pytest.raises(BadOutput, match="s3://bucket/things/part: ") as error:
         read(source, content)
     assert message in str(error.value)
 
 
 def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row may span blocks up to a bound; a malformed line does not hide the rows after it however many there are."""
+    """A row can span blocks up to a limit; a malformed line does not hide the rows after it, however many they are."""
     monkeypatch.setattr(text_module, "BLOCK_BYTES", 100)
     monkeypatch.setattr(text_module, "_MAX_ROW", 1000)
     head = b"id,v,n\n"
@@ -216,7 +216,7 @@ def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_columns_of_the_object_key_are_not_in_the_file() -> None:
-    """Without a header, the file's fields are the contract's columns that the object key does not give."""
+    """Without a header, the file's fields are the contract's columns that the object key does not contain."""
     found = read({"header": False}, b"a,1\nb,2,3\n", "v=x/part")
     assert found == [("a", "x", 1), "the line has 3 fields, expected 2"]
 
@@ -241,7 +241,7 @@ def test_whatever_python_writes_is_read_as_it_was(
     """Random texts of quotes, escapes, delimiters, newlines and characters of several bytes."""
     random = Random(7)
     texts = ["".join(random.choices("ab,;'\"\\\n\r^| \té😀N0", k=random.randrange(1, 9))) for _ in range(600)]
-    if not writer:  # it does not quote a carriage return alone, which ends a row
+    if not writer:  # it does not quote a single carriage return, which ends a row
         texts = [text.replace("\r", "") for text in texts]
     rows = [(f"r{n}", text, n) for n, text in enumerate(texts)]
     file = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""Mistakes that a dataset file makes when Python loads it: each is reported by file and line, with a remedy."""
+"""Mistakes of a dataset file when Python loads it: each is reported with file and line, and a remedy."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(("text", "expected"), BROKEN, ids=[text[:40] for text, _ in BROKEN])
-def test_what_a_dataset_file_raises_is_a_mistake_with_its_line(
+def test_an_error_of_a_dataset_file_is_a_mistake_with_its_line(
     tmp_path: Path, text: str, expected: list[tuple[int, str]]
 ) -> None:
     """Also several wrong arguments of one call, each at its own line."""
@@ -115,7 +115,7 @@ def test_a_dataset_to_which_no_object_can_be_assigned_is_refused(
 
 
 def test_a_key_that_a_dictionary_has_twice_is_found(tmp_path: Path) -> None:
-    """Python drops the first value without a word; a key of another dictionary is none."""
+    """Python silently drops the first value; a key of another dictionary is not a duplicate."""
     path = write(tmp_path, "x = {'a': 1,\n     'b': {'a': 1},\n     'a': {'c': 1, 'c': 2}}")
     assert [str(mistake) for mistake in find_repeated_keys(path)] == [
         f"{path}:{line}: the dictionary has the key {key!r} twice, also in line {first}; remove or rename one: "
@@ -127,7 +127,7 @@ def test_a_key_that_a_dictionary_has_twice_is_found(tmp_path: Path) -> None:
 def test_every_command_and_the_lambda_report_a_broken_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1 and a line each; the Lambda logs an event and fails, so that SQS redelivers every message."""
+    """Exit code 1 and one line each; the Lambda logs an event and fails, so that SQS redelivers every message."""
     (tmp_path / "datasets").mkdir()
     path = write(tmp_path / "datasets", f"x = {GOOD.replace('ttl', 'ttll')}")
     expected = f"{path}:5: Dataset has no argument 'ttll'; did you mean 'ttl'?"

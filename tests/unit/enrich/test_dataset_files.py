@@ -1,4 +1,4 @@
-"""Datasets are files in a folder: each defines one, and what is wrong in a file is reported with file and line."""
+"""Datasets are files in a folder: each file defines one, and its mistakes are reported with file and line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, text: str, message: st
 
 
 def test_every_wrong_file_is_reported(tmp_path: Path) -> None:
-    """One pass over the folder reports all."""
+    """One pass over the folder reports all mistakes."""
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text("x = 1\n")
     with pytest.raises(DatasetFileError) as raised:
@@ -52,7 +52,7 @@ def test_every_wrong_file_is_reported(tmp_path: Path) -> None:
 
 
 def test_files_are_read_again_and_can_share_code(tmp_path: Path) -> None:
-    """A changed file is seen by the next load; `_shared.py` is imported and is no dataset; an empty folder has none."""
+    """The next load sees a changed file; `_shared.py` is imported but is no dataset; an empty folder has none."""
     assert load_datasets(tmp_path) == {}
     (tmp_path / "_shared.py").write_text("NAME = 'one'\n")
     (tmp_path / "one.py").write_text("from ._shared import NAME\n" + GOOD.format(name="one"))
@@ -62,7 +62,7 @@ def test_files_are_read_again_and_can_share_code(tmp_path: Path) -> None:
 
 
 def test_what_serve_needs_is_data(tmp_path: Path) -> None:
-    """Who can read a dataset is the same after the bundle's JSON; without the file the message says so."""
+    """Who can read a dataset is the same after the bundle's JSON; if the file is missing, the message says so."""
     (tmp_path / "one.py").write_text(GOOD.format(name="one"))
     served = {name: one.served for name, one in load_datasets(tmp_path).items()}
     assert served["one"].places == (("score",),)
@@ -74,7 +74,7 @@ def test_what_serve_needs_is_data(tmp_path: Path) -> None:
 
 
 def test_other_names_of_modules_do_not_interfere(tmp_path: Path) -> None:
-    """`datasets` is a package on PyPI; that one, installed or not, stays importable."""
+    """`datasets` is a package on PyPI; whether installed or not, it can still be imported."""
     (tmp_path / "one.py").write_text(GOOD.format(name="one"))
     before = sys.modules.get("datasets")
     load_datasets(tmp_path)

@@ -1,4 +1,4 @@
-"""Objects that were deleted by the bucket's rules or by hand: runs do without them, or end with a reason."""
+"""Objects that were deleted by the bucket's rules or by hand: runs work without them, or end with a reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bodies(shop: SmallShop) -> dict[str, Any]:
 
 
 def test_an_old_output_is_run_again_from_the_bucket(tmp_path: Path) -> None:
-    """What it pinned, and the metadata that it joined, are gone; the output itself is not."""
+    """Its pinned parts, and the metadata that it joined, are gone; the output itself is not."""
     shop = SmallShop(tmp_path)
     shop.dataset = replace(
         shop.dataset,
@@ -50,8 +50,8 @@ def test_an_old_output_is_run_again_from_the_bucket(tmp_path: Path) -> None:
     assert bodies(shop) == {}
 
 
-def test_a_replay_of_a_deleted_output_ends_and_does_not_hold_up_others(tmp_path: Path) -> None:
-    """An output that was overwritten before it was run never pinned anything: a replay of it can only say so."""
+def test_a_replay_of_a_deleted_output_ends_and_does_not_block_others(tmp_path: Path) -> None:
+    """An output that was overwritten before it was run was never pinned: a replay of it can only report that."""
     shop = SmallShop(tmp_path)
     first = shop.run(b"garbage")
     forget(shop, "work/")
@@ -90,10 +90,10 @@ def test_a_run_whose_noted_rows_are_gone_fails_and_all_live_items_are_written_ag
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
+def test_rejects_of_a_withdrawn_output_are_withdrawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Also those that wait to be replayed: after a fix they would become items of an output that was deleted."""
+    """Also rejects that wait for a replay: after a fix they would become items of a withdrawn output."""
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "new", "a"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new"], "title": ["A", "New"]})
@@ -108,8 +108,8 @@ def test_rejects_of_a_withdrawn_output_are_taken_back_with_it(
 
 
 @pytest.mark.parametrize("missing", ["reject", "fail"])
-def test_what_would_be_rejected_by_now_is_taken_back_too(tmp_path: Path, missing: Any) -> None:
-    """A dataset that was made stricter, so that a bad output would not pass again, does not keep its items alive."""
+def test_items_that_would_now_be_rejected_are_removed(tmp_path: Path, missing: Any) -> None:
+    """If a dataset was made stricter, so that a bad output would not pass again, its items do not stay."""
     shop = SmallShop(tmp_path)
     first = shop.run(ROWS)
     assert len(bodies(shop)) == 3
@@ -120,8 +120,8 @@ def test_what_would_be_rejected_by_now_is_taken_back_too(tmp_path: Path, missing
     assert bodies(shop) == {}
 
 
-def test_only_outputs_are_taken_back(tmp_path: Path) -> None:
-    """A run over rejects, or one that took an output back, names no output; the refusal says which run does."""
+def test_only_outputs_can_be_withdrawn(tmp_path: Path) -> None:
+    """A run over rejects, or a withdrawal, names no output; the refusal names the run that does."""
     shop = SmallShop(tmp_path)
     first = shop.run({**ROWS, "sku": ["a", "unknown", "a"]})
     operations.replay_rejects(shop.services(), f"rejects/stock/{first.run:08d}/")

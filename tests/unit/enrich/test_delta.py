@@ -1,4 +1,4 @@
-"""Only what changed is written; in any doubt everything is. Real runs over services in memory."""
+"""Only changes are written; in doubt, everything is. Real runs over services in memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ DAY = 86_400
 
 @pytest.fixture(params=[500_000, 2, 1], ids=["one bucket", "two buckets", "four buckets"])
 def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rows are as many buckets as the test says."""
+    """Give as many buckets as the test says for three rows."""
     monkeypatch.setattr(buckets, "ROWS", request.param)
 
 
 @pytest.fixture
 def shop(tmp_path: Path, few_rows: None) -> SmallShop:
-    """Yesterday's output was run, and what it wrote was looked at."""
+    """Yesterday's output was run, and its writes were checked."""
     found = SmallShop(tmp_path)
     assert found.run(ROWS, day=1).counts == Counts(written=3)
     assert found.written() == ALL
@@ -43,7 +43,7 @@ def shop(tmp_path: Path, few_rows: None) -> SmallShop:
 
 @pytest.fixture
 def snapshots(tmp_path: Path, few_rows: None) -> SmallShop:
-    """Each output names all that is alive; none was run yet."""
+    """Each output names all live items; none was run yet."""
     found = SmallShop(tmp_path)
     source = replace(found.dataset.source, output="snapshot", snapshot_files="each")
     found.dataset = replace(found.dataset, source=source)
@@ -60,13 +60,13 @@ def snapshots(tmp_path: Path, few_rows: None) -> SmallShop:
     ids=["rows shuffled", "columns moved", "a column that is not in the contract"],
 )
 def test_the_same_predictions_written_otherwise_change_nothing(shop: SmallShop, rows: dict[str, list[Any]]) -> None:
-    """Neither the order of rows nor that of columns is part of what is stored."""
+    """The order of rows and columns is not part of what is stored."""
     run = shop.run(rows)
     assert (run.counts, run.units, shop.written()) == (Counts(unchanged=3), 0, [])
 
 
 def test_fingerprints_outlast_outputs_that_name_other_items(shop: SmallShop) -> None:
-    """A partial output adds to what is known and takes nothing from it."""
+    """A partial output adds to the known items and removes none."""
     shop.run({"shop": ["z"], "sku": ["d"], "units": [4.0]})
     assert shop.written() == ["z/d"]
     shop.world.sleep(DAY)
@@ -78,7 +78,7 @@ def test_fingerprints_outlast_outputs_that_name_other_items(shop: SmallShop) -> 
 def test_an_unchanged_item_is_written_again_when_half_of_its_life_is_gone(
     shop: SmallShop, days: int, written: list[str]
 ) -> None:
-    """Three days and a half are the share of seven that an unchanged item must have left."""
+    """An unchanged item must have three and a half of seven days left."""
     shop.table.now = shop.table.now // DAY * DAY + (days - 1) * DAY  # yesterday's output is as of midnight
     assert shop.dataset.unchanged_life * TTL.total_seconds() == 3.5 * DAY
     shop.run(ROWS)
@@ -86,7 +86,7 @@ def test_an_unchanged_item_is_written_again_when_half_of_its_life_is_gone(
 
 
 def test_an_item_deleted_by_hand_comes_back_with_full(shop: SmallShop) -> None:
-    """Nobody reads the table, so that only `--full` finds what is missing there."""
+    """Nobody reads the table, so only `--full` detects what is missing there."""
     del shop.table.stored.rows["stock#x", "a"]
     assert shop.refresh(full=False).counts == Counts(unchanged=3)
     assert ("stock#x", "a") not in shop.table.items
@@ -131,7 +131,7 @@ def test_in_doubt_everything_is_written(
     monkeypatch: pytest.MonkeyPatch,
     doubt: Callable[[SmallShop, pytest.MonkeyPatch], None],
 ) -> None:
-    """Whatever makes fingerprints doubtful costs writes and no item; the next run trusts what it finds again."""
+    """Whatever makes fingerprints doubtful costs writes but no item; the next run trusts what it finds again."""
     doubt(shop, monkeypatch)
     shop.world.sleep(1)
     run = shop.run(replace_model(ROWS))
@@ -171,10 +171,10 @@ def write_and_never_close(
 
 
 @pytest.mark.parametrize(("removed_before", "refused"), [(False, True), (True, False), (True, True)])
-def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
+def test_leftovers_of_a_failed_run_are_removed_by_the_next_snapshot(
     snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch, removed_before: bool, refused: bool
 ) -> None:
-    """Also where tombstones were before, and where an older snapshot chose to remove it and the table refused."""
+    """Also if there were tombstones before, and if an older snapshot chose to remove it and the table refused."""
     one = {name: values[:1] for name, values in ROWS.items()}
     if removed_before:
         snapshots.run(ROWS, day=3)
@@ -190,8 +190,8 @@ def test_what_a_run_left_that_never_closed_is_removed_by_the_next_snapshot(
     assert [key for key, item in snapshots.table.items.items() if item.body] == [("stock#x", "a")]
 
 
-def test_what_the_table_refused_is_not_taken_for_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds a newer item, of a run that never closed; a later output with the refused body must write it."""
+def test_a_refused_write_is_not_assumed_to_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has a newer item, of a run that never closed; a later output with the refused body must write it."""
     shop = SmallShop(tmp_path)
     write_and_never_close(shop, monkeypatch, {**ROWS, "units": [7.0, 8.0, 9.0]})
     assert shop.run(ROWS, day=1).counts == Counts(superseded=3)
@@ -202,7 +202,7 @@ def test_what_the_table_refused_is_not_taken_for_stored(tmp_path: Path, monkeypa
 def test_a_late_run_that_never_closed_does_not_let_items_be_forgotten(
     snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own items would expire before those that are there, which a snapshot must still find and remove."""
+    """Its own items would expire before the existing ones, which a snapshot must still find and remove."""
     snapshots.run(ROWS)
     write_and_never_close(snapshots, monkeypatch, ROWS, day=5)
     snapshots.world.sleep(3 * DAY)
@@ -211,7 +211,7 @@ def test_a_late_run_that_never_closed_does_not_let_items_be_forgotten(
 
 
 def test_replayed_rejects_of_a_snapshot_remove_nothing(snapshots: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They name what the snapshot lacked, and not all that is alive."""
+    """They name what the snapshot lacked, and not all live items."""
     first = snapshots.run({**ROWS, "sku": ["a", "new", "c"]})
     monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "new", "c"], "title": ["A", "New", "C"]})
     operations.replay_rejects(snapshots.services(), f"rejects/stock/{first.run:08d}/")

@@ -1,4 +1,4 @@
-"""Metadata of the elements of a list: places, policies, nulls, names, types, and what is refused."""
+"""Metadata of the elements of a list: indexes, policies, nulls, names, types, and what is refused."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def baskets(rows: list[dict[str, Any]]) -> pa.RecordBatch:
 def render(
     tmp_path: Path, dataset: Dataset, rows: list[dict[str, Any]], metadata: Mapping[str, pa.Table] | None = None
 ) -> list[dict[str, Any]]:
-    """Render one chunk with an engine of its own."""
+    """Render one chunk with a new engine."""
     with Engine(dataset, metadata or {"products": ROWS}, directory=tmp_path) as engine:
         rendered: list[dict[str, Any]] = engine.render(baskets(rows), 0).to_pylist()
     return rendered
 
 
 def bodies(rendered: list[dict[str, Any]]) -> list[Any]:
-    """Return the bodies, or for a reject its reason."""
+    """Return the bodies, or the reason of a reject."""
     return [json.loads(row["body"]) if row["body"] else row["reason"] for row in rendered]
 
 
@@ -106,7 +106,7 @@ FULL = [("b", 'B "2"'), ("a", "A"), ("b", 'B "2"')]
     ],
 )
 def test_each_element_has_its_policy_and_keeps_its_place(tmp_path: Path, missing: Any, expected: list[Any]) -> None:
-    """Null and empty lists stay what they are; a null element and a null key match nothing, as in a flat join."""
+    """Null and empty lists do not change; a null element and a null key match nothing, as in a flat join."""
     rendered = render(tmp_path, replace(BASKETS, metadata=products(missing=missing)), MIXED)
     found = [
         body if isinstance(body, str) else body["items"] and [(each["sku"], each["title"]) for each in body["items"]]
@@ -125,7 +125,7 @@ def test_each_element_has_its_policy_and_keeps_its_place(tmp_path: Path, missing
 
 
 def test_every_element_dropped_leaves_an_empty_list(tmp_path: Path) -> None:
-    """A list of which nothing is left is empty, not null, wherever it is used."""
+    """A list from which all elements are dropped is empty, not null, wherever it is used."""
     dataset = replace(BASKETS, metadata=products(missing="drop"), body={"n": "len(items)", "p": "products"})
     assert bodies(render(tmp_path, dataset, [{"items": ["?", None]}])) == [{"n": 0, "p": []}]
 
@@ -201,7 +201,7 @@ def test_joined_members_are_used_like_a_list(
 
 
 def test_names_with_dots_quotes_and_capitals(tmp_path: Path) -> None:
-    """A column, a member, a metadata column and a metadata can have any name that a flat join takes."""
+    """A column, a member, a metadata column and a metadata can have any name that a flat join allows."""
     source = replace(
         BASKETS.source, columns={"shop": "varchar", "id": "varchar", 'My "list".x': 'struct("a.b" varchar)[]'}
     )
@@ -217,7 +217,7 @@ def test_names_with_dots_quotes_and_capitals(tmp_path: Path) -> None:
 
 
 def test_an_element_whose_expression_fails_rejects_the_row_and_is_named(tmp_path: Path) -> None:
-    """Only its row is rejected; the detail has the expression and the element's place."""
+    """Only its row is rejected; the detail has the expression and the element's index."""
     dataset = replace(BASKETS, metadata=products(on={"cast(skus as integer)": "price"}, each="skus"), body={"id": "id"})
     good, bad = render(tmp_path, dataset, [{"skus": ["1", "2"]}, {"skus": ["1", None, "x"]}])
     assert good["reason"] is None
@@ -232,7 +232,7 @@ def test_metadata_that_matches_an_element_twice_is_refused(tmp_path: Path) -> No
 
 
 def test_a_body_changes_if_the_metadata_of_an_element_does(tmp_path: Path) -> None:
-    """The digest, by which unchanged items are found, depends on what the body shows of the metadata alone."""
+    """The digest, by which unchanged items are found, depends only on what the body shows of the metadata."""
     other = ROWS.set_column(1, "title", pa.array(["A", "B 3", None, None]))
     unused = ROWS.set_column(2, "price", pa.array([9.0, 9.0, 9.0, 9.0]))
     found = [
@@ -249,7 +249,7 @@ def test_a_body_changes_if_the_metadata_of_an_element_does(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("missing", ["null", "drop"])
 def test_thousands_of_random_lists_equal_a_loop_in_python(tmp_path: Path, missing: Any) -> None:
-    """Vectors of DuckDB have 2,048 rows: order and places hold across them."""
+    """Vectors of DuckDB have 2,048 rows: order and indexes must be right across them."""
     chance = random.Random(1)
     known = {f"k{n}": n for n in range(500)}
     rows = [{"skus": [f"k{chance.randrange(700)}" for _ in range(chance.randrange(6))]} for _ in range(5000)]
@@ -315,14 +315,14 @@ def test_a_mistake_is_reported_by_check_with_its_remedy(changes: dict[str, Any],
 
 
 def test_key_types_that_can_not_match_are_refused(tmp_path: Path) -> None:
-    """The run knows the true types: text is not compared with numbers, per element as per row."""
+    """The run knows the actual types: text is not compared with numbers, per element as per row."""
     dataset = replace(BASKETS, metadata=products(on={"codes": "sku"}, each="codes"), body={"id": "id"})
     with pytest.raises(DatasetMistakes, match=r"products\.on: codes is BIGINT and sku is VARCHAR; cast one of them"):
         render(tmp_path, dataset, [])
 
 
 def test_the_contract_describes_the_joined_members() -> None:
-    """Members have the types that the query casts to; one without a type is listed by its place."""
+    """Members have the types that the query casts to; one without a type is listed with its place."""
     schema = build_schema(BASKETS)
     member = {"type": "string", "nullable": True}
     assert schema["properties"]["items"] == {

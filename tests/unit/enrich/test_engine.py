@@ -68,7 +68,7 @@ def render(
 
 @pytest.fixture(params=[250_000, 0], ids=["fragments", "inline"], autouse=True)
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test here holds whether metadata is rendered in its own table or per prediction."""
+    """Every test here must pass whether metadata is rendered in its own table or per prediction."""
     monkeypatch.setattr(engine_module, "_HOISTED_ROWS", request.param)
 
 
@@ -91,7 +91,7 @@ def test_the_digest_is_md5_and_so_never_changes(tmp_path: Path) -> None:
 
 
 def test_broken_text_of_metadata_is_in_no_body(tmp_path: Path) -> None:
-    """Where it is rendered with the metadata, it rejects the rows that match it; DuckDB stores no such text itself."""
+    """If metadata with broken text is rendered with the metadata, the rows that match it are rejected."""
     names = pa.array([b"North", b'\xe2"'], pa.binary()).view(pa.string())
     metadata = {"regions": REGIONS.set_column(1, "name", names)}
     chunk = sales([("a", "x1", "n", 1.0), ("a", "x2", "s", 1.0)])
@@ -105,8 +105,8 @@ def test_broken_text_of_metadata_is_in_no_body(tmp_path: Path) -> None:
     assert bad["detail"] == "body.region.name holds text that is not UTF-8"
 
 
-def test_missing_metadata_is_null_where_the_dataset_says_so(tmp_path: Path) -> None:
-    """A value that matches nothing, and a null, which matches nothing either, see nulls."""
+def test_missing_metadata_is_null_if_the_dataset_allows_it(tmp_path: Path) -> None:
+    """A value that matches nothing, and a null, which never matches, give nulls."""
     rows = render(tmp_path, SHOPS, sales([("a", "x1", "?", 1.0), ("a", "x2", None, 1.0)]))
     assert [json.loads(row["body"])["region"] for row in rows] == [
         {"code": "?", "name": None, "rank": None},
@@ -116,7 +116,7 @@ def test_missing_metadata_is_null_where_the_dataset_says_so(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("policy", "reason"), [("reject", "missing-metadata"), ("fail", "missing-metadata-fatal")])
 def test_missing_metadata_rejects_or_fails(tmp_path: Path, policy: Any, reason: str) -> None:
-    """The reason says which policy, the detail which metadata and what it is matched by."""
+    """The reason names the policy, the detail the metadata and the values that were looked up."""
     dataset = replace(SHOPS, metadata={"regions": replace(SHOPS.metadata["regions"], missing=policy)})
     good, bad = render(tmp_path, dataset, sales([("a", "x1", "n", 1.0), ("a", "x2", "?", 1.0)]))
     assert good["reason"] is None
@@ -159,7 +159,7 @@ def test_a_row_that_can_not_become_an_item_says_why(
 
 
 def test_an_expression_that_fails_rejects_its_row_only(tmp_path: Path) -> None:
-    """A cast, an overflow or a division that fails for one row leaves the others be."""
+    """A cast, an overflow or a division that fails for one row does not affect the others."""
     dataset = replace(SHOPS, body={"n": "cast(region as integer)", "d": "100 // cast(region as integer)"}, metadata={})
     chunk = sales([("a", "1", "5", 1.0), ("a", "2", "n", 1.0), ("a", "3", "0", 1.0), ("a", "4", None, 1.0)])
     rows = render(tmp_path, dataset, chunk, {})
@@ -170,7 +170,7 @@ def test_an_expression_that_fails_rejects_its_row_only(tmp_path: Path) -> None:
 
 
 def test_metadata_that_has_no_json_rejects_the_rows_that_use_it(tmp_path: Path) -> None:
-    """NaN in metadata, or an expression over metadata that fails, is found at the predictions that join with it."""
+    """NaN in metadata, or an expression over metadata that fails, is reported at the predictions that join with it."""
     regions = pa.table({"code": ["n", "s", "w"], "name": ["1", "x", "3"], "rank": [float("nan"), 1.0, 2.0]})
     dataset = replace(SHOPS, body={"name": "cast(regions.name as integer)", "rank": "regions.rank"})
     chunk = sales([("a", "1", "n", 1.0), ("a", "2", "s", 1.0), ("a", "3", "w", 1.0), ("a", "4", "?", 1.0)])
@@ -181,7 +181,7 @@ def test_metadata_that_has_no_json_rejects_the_rows_that_use_it(tmp_path: Path) 
 
 
 def test_what_missing_metadata_turns_into_is_checked_too(tmp_path: Path) -> None:
-    """An expression may give something for missing metadata; if that has no JSON, the row is rejected."""
+    """An expression can give a value for missing metadata; if that has no JSON, the row is rejected."""
     dataset = replace(
         SHOPS, body={"rank": "coalesce(regions.rank, 'nan'::double)", "name": "coalesce(regions.name, 'nowhere')"}
     )
@@ -202,7 +202,7 @@ def test_nulls_can_be_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_member_names_may_be_anything(tmp_path: Path) -> None:
+def test_member_names_can_be_anything(tmp_path: Path) -> None:
     """Names with quotes, dots, control characters, emoji, and names that differ in case only, are kept in order."""
     body: Body = {
         "a": "1",
@@ -232,7 +232,7 @@ def test_member_names_may_be_anything(tmp_path: Path) -> None:
 
 
 def test_an_unqualified_name_is_the_predictions_own(tmp_path: Path) -> None:
-    """A metadata column of the same name as a prediction's never hides it, in any case of letters."""
+    """A metadata column of the same name as a prediction's never hides it, whatever the letter case."""
     regions = pa.table({"code": ["n"], "name": ["North"], "rank": [1.0], "SALES": [9.0], "id": ["no"]})
     dataset = replace(SHOPS, body={"own": "Sales", "id": "ID", "theirs": "Regions.sales"})
     (row,) = render(tmp_path, dataset, sales([("a", "1", "n", 2.0)]), {"regions": regions})
@@ -260,7 +260,7 @@ def test_several_columns_match_together(tmp_path: Path) -> None:
 
 
 def test_every_row_comes_out_once_and_in_order(tmp_path: Path) -> None:
-    """Order is that of the chunk, also when the metadata is larger than it, or empty."""
+    """The order is that of the chunk, also if the metadata is larger than it, or empty."""
     many = pa.table({"code": [f"c{n}" for n in range(20_000)], "name": ["x"] * 20_000, "rank": [1.0] * 20_000})
     chunk = sales([("a", str(n), f"c{(n * 7919) % 30_000}", 1.0) for n in range(5_000)])
     for table in (many, many.slice(0, 0)):
@@ -297,7 +297,7 @@ def test_an_empty_chunk_gives_nothing(tmp_path: Path) -> None:
 
 
 def test_the_types_of_fetched_metadata_are_checked(tmp_path: Path) -> None:
-    """What `check` can't know, the types that Athena gives, is bound before the first prediction."""
+    """The types that Athena gives, which `check` can't know, are bound before the first prediction."""
     numbers = pa.table({"code": [1, 2], "name": [["x"], ["y"]], "rank": [1.0, 2.0]})
     with pytest.raises(DatasetMistakes, match=r"metadata\.regions\.on: region is VARCHAR and code is BIGINT; cast"):
         Engine(SHOPS, {"regions": numbers}, directory=tmp_path)
@@ -334,7 +334,7 @@ def can_read(served: Served, claims: dict[str, str]) -> bool:
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_partition_key_equals_the_readers(tmp_path: Path, subjects: list[tuple[str, str]]) -> None:
-    """Whatever stands in the columns, the item key is the one that serve builds from the claims."""
+    """Whatever the columns contain, the item key is the one that serve builds from the claims."""
     served = Served("shop-sales", ("shop", "region"), "")
     dataset = replace(SHOPS, served=served, subject={"region": "region", "shop": "shop"}, metadata={}, body={})
     rows = render(tmp_path, dataset, sales([(shop, "1", region, 1.0) for shop, region in subjects]), {})
@@ -357,7 +357,7 @@ def test_prediction_ids_are_what_the_reader_takes(tmp_path: Path, names: list[st
 
 
 def test_the_remedies_for_a_prediction_id_name_any_text(tmp_path: Path) -> None:
-    """What a reject's detail proposes makes an id that the reader takes, and another one for each text."""
+    """The expression that a reject's detail proposes gives an id that the reader accepts, different for each text."""
     names = ["a/b", "a=2Fb", "a%2Fb", "é", "漢字 x", "~_.-", "!'()*", "\U0001f6eb", "\n\x00", ".."]
     dataset = replace(SHOPS, metadata={}, prediction_id="replace(url_encode(id), '%', '=')", body={"hash": "md5(id)"})
     rows = render(tmp_path, dataset, sales([("a", name, "n", 1.0) for name in names]), {})
@@ -383,7 +383,7 @@ def test_the_unprintable_are_the_same_for_writer_and_reader(tmp_path: Path) -> N
 
 
 def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
-    """A null in a column that names the item makes no shorter name, unless the expression says what it stands for."""
+    """A null in a column that names the item does not make a shorter name, unless the expression replaces it."""
     chunk = sales([("a", "1", None, 1.0)])
     strict = replace(SHOPS, metadata={}, body={}, prediction_id="concat(id, '.', region)")
     assert render(tmp_path, strict, chunk, {})[0]["reason"] == "null-key"
@@ -398,7 +398,7 @@ def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
 
 
 def test_as_of_from_a_column(tmp_path: Path) -> None:
-    """The lowest and the highest instant of a chunk show whether the output agrees on when it was made."""
+    """The lowest and the highest instant of a chunk show whether all rows have the same as_of."""
     source = replace(SHOPS.source, columns={**SHOPS.source.columns, "made": "timestamp"})
     dataset = replace(SHOPS, source=source, as_of=FromColumn("made"))
     instants = pa.array([datetime(2026, 1, 2), None, datetime(2026, 1, 3)], pa.timestamp("us"))
@@ -427,7 +427,7 @@ def test_the_arrows_extract_from_json(tmp_path: Path, expression: str, text: str
 
 
 def test_pandas_is_imported_only_for_a_step() -> None:
-    """A dataset without a step pays nothing for pandas."""
+    """A dataset without a step does not import pandas."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""What wakes enrich is understood, whichever way it comes, and nothing else is."""
+"""Every event that invokes enrich is parsed, whatever its form; others are refused."""
 
 from __future__ import annotations
 
@@ -80,27 +80,27 @@ UNKNOWN: dict[str, object] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_events_are_understood(name: str) -> None:
-    """Each kind of event asks for what it says, directly and as the text of a message."""
+    """Each kind of event asks for the same, directly and as the text of a message."""
     event, requests = CASES[name]
     assert parse_event(event) == requests
     assert parse_text(json.dumps(event)) == requests
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_other_events_are_refused_with_what_enrich_takes(name: str) -> None:
-    """What enrich does not understand is an error that shows it and says what it would take."""
+def test_other_events_are_refused_with_the_accepted_ones(name: str) -> None:
+    """An unknown event is an error that shows it and lists what enrich accepts."""
     with pytest.raises(UnknownEvent, match="expected EventBridge"):
         parse_event(UNKNOWN[name])
 
 
 def test_a_message_that_is_not_json_is_refused() -> None:
-    """A message that is no JSON is shown in the error."""
+    """A message that is not JSON is shown in the error."""
     with pytest.raises(UnknownEvent, match="not JSON"):
         parse_text("{oops")
 
 
 def test_an_sqs_batch_is_split() -> None:
-    """Each record of a batch keeps its id, for the answer that names those which failed."""
+    """Each record of a batch keeps its id, for the response that names the failed ones."""
     records = [{"messageId": str(n), "eventSource": "aws:sqs", "body": str(n)} for n in range(2)]
     messages = parse_messages({"Records": records})
     assert messages is not None
@@ -108,6 +108,6 @@ def test_an_sqs_batch_is_split() -> None:
 
 
 @pytest.mark.parametrize("event", [{}, {"Records": []}, NOTIFICATION, {"Records": "no"}])
-def test_what_did_not_come_through_sqs_is_no_batch(event: dict[str, Any]) -> None:
+def test_other_records_than_sqs_are_not_a_batch(event: dict[str, Any]) -> None:
     """Only SQS records are messages."""
     assert parse_messages(event) is None

@@ -1,4 +1,4 @@
-"""Every type of a Parquet file, alone and nested: the right JSON, a rejected row, or a failed output; nothing else."""
+"""Every type of a Parquet file, alone and nested: either the correct JSON, a rejected row, or a failed output."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ VALUES: list[tuple[pa.Array, str, str]] = [
 
 
 def in_list(values: pa.Array, n: int = 0) -> pa.Array:
-    """Put each value into a list of its own, of one of Arrow's kinds."""
+    """Put each value into a list, of one of Arrow's kinds."""
     count = len(values)
     if n % 4 == 0:
         return pa.ListArray.from_arrays(pa.array(range(count + 1), pa.int32()), values)
@@ -141,7 +141,7 @@ SLOW = {"array", "deep"}
 
 
 def rendered(directory: Path, columns: dict[str, tuple[pa.Array, str]]) -> list[dict[str, Any]]:
-    """Write columns as Parquet, read and render them; also replay what the rejects would keep of each row."""
+    """Write columns as Parquet, read and render them; also replay what the rejects would save of each row."""
     dataset = dataset_of("parquet", {name: kind for name, (_, kind) in columns.items()})
     content = parquet(pa.table({name: values for name, (values, _) in columns.items()}))
     rows, lines = [], []
@@ -165,7 +165,7 @@ def split(body: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("nest", NESTS)
 def test_every_type_has_its_json_and_survives_a_replay(tmp_path: Path, nest: str) -> None:
-    """Alone, in a list, a struct and a map: the value that the file holds, also when it comes back from the rejects."""
+    """Alone, in a list, a struct and a map: the value that the file has, also after a replay of the rejects."""
     build, declare, describe = NESTS[nest]
     chosen = list(enumerate(VALUES))[:: 4 if nest in SLOW else 1]
     columns = {f"c{n}": (build(values, n), declare(kind)) for n, (values, kind, _) in chosen}
@@ -180,7 +180,7 @@ def test_every_type_has_its_json_and_survives_a_replay(tmp_path: Path, nest: str
 def test_rows_that_are_measured_before_they_are_decoded_are_the_same(
     monkeypatch: pytest.MonkeyPatch, nest: str
 ) -> None:
-    """A row group that may be wide is read another way, with texts as dictionaries: to the same values."""
+    """A row group that can be wide is read differently, with texts as dictionaries; its values are the same."""
     build, declare, _ = NESTS[nest]
     columns = {f"c{n}": (build(values, n), declare(kind)) for n, (values, kind, _) in enumerate(VALUES)}
     dataset = dataset_of("parquet", {name: kind for name, (_, kind) in columns.items()})
@@ -193,7 +193,7 @@ def test_rows_that_are_measured_before_they_are_decoded_are_the_same(
 
 
 def hostile(kind: pa.DataType, random: Random, rows: int) -> pa.Array:
-    """Build an array whose bytes mean nothing."""
+    """Build an array of invalid bytes."""
     if pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):
         bits = kind.byte_width * 8
     elif kind in {pa.string(), pa.binary()}:
@@ -230,8 +230,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("nest", NESTS)
-def test_whatever_the_bytes_a_row_is_json_or_a_reject(tmp_path: Path, nest: str) -> None:
-    """No body that is not JSON, no row that is lost, no error; a reject says which column and can be replayed."""
+def test_any_bytes_give_json_or_a_reject(tmp_path: Path, nest: str) -> None:
+    """No body is invalid JSON, no row is lost, nothing fails; a reject names the column and can be replayed."""
     build, declare, _ = NESTS[nest]
     random, each = Random(1), 3 if nest in SLOW else 15
     columns = {}
@@ -308,14 +308,14 @@ DO_NOT_FIT = [
 def test_a_value_that_does_not_fit_rejects_its_row(
     tmp_path: Path, values: pa.Array, kind: str, texts: list[str | None]
 ) -> None:
-    """Nested or not: no member is made null, cut or left out; the rows around it become items."""
+    """Nested or not: no member becomes null, or is cut or omitted; the rows around it become items."""
     rows = one_column(tmp_path, values, kind)
     assert [row["body"] for row in rows] == [text and f'{{"v":{text}}}' for text in texts]
     assert {row["reason"] for row in rows if row["body"] is None} == {"bad-value"}
     assert all("'v'" in row["detail"] for row in rows if row["body"] is None)
 
 
-# Bytes that are not UTF-8: an unknown byte, texts that end too early or swallow a quote, a backslash or a control
+# Bytes that are not UTF-8: an unknown byte, texts that end too early or include a quote, a backslash or a control
 # character, a surrogate, an overlong form, a code point beyond Unicode.
 BROKEN = [
     *(
@@ -345,7 +345,7 @@ ENTRIES = (
 @pytest.mark.parametrize("expression", ['"v"', 'case when true then "v" end'], ids=["column", "expression"])
 @pytest.mark.parametrize("nest", [*NESTS.values(), KEYS, ENTRIES], ids=[*NESTS, "keys", "entries"])
 def test_broken_text_that_reaches_the_engine_rejects_its_row(tmp_path: Path, nest: Nest, expression: str) -> None:
-    """Wherever it comes from and is: the body is not parsed after it is rendered, so each text in it is checked."""
+    """Wherever it comes from: the body is not parsed after it is rendered, so each text in it is checked."""
     build, declare, describe = nest
     texts = [word for pair in zip(BROKEN, [text.encode() for text in SOUND * 3], strict=False) for word in pair]
     values = build(pa.array(texts, pa.binary()).view(pa.string()), 0)
@@ -358,7 +358,7 @@ def test_broken_text_that_reaches_the_engine_rejects_its_row(tmp_path: Path, nes
         assert json.loads(row["body"]) == json.loads(f'{{"v":{describe(json.dumps(text))}}}')
 
 
-def test_what_is_no_json_is_in_no_body(tmp_path: Path) -> None:
+def test_invalid_json_is_in_no_body(tmp_path: Path) -> None:
     """A value of the type JSON is parsed when it is rendered."""
     texts = ["{", "[1 2]", '"\\ud800"', "", " ", "01", "'a'", '{"a": 1} {}', '{"a": [1]}']
     values = pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
@@ -369,7 +369,7 @@ def test_what_is_no_json_is_in_no_body(tmp_path: Path) -> None:
 
 
 def test_a_duration_that_nothing_can_hold_rejects_its_row(tmp_path: Path) -> None:
-    """Neither DuckDB nor Python has such a value: the reject keeps the number that the file holds."""
+    """Neither DuckDB nor Python can represent such a value: the reject has the number from the file."""
     dataset = replace(dataset_of("parquet", {"v": "interval"}), body={"v": "epoch(v)"}, prediction_id="'x'")
     table = pa.table({"v": pa.array([2**62, 5], pa.duration("s"))})
     with Engine(dataset, {}, directory=tmp_path) as engine:
@@ -379,7 +379,7 @@ def test_a_duration_that_nothing_can_hold_rejects_its_row(tmp_path: Path) -> Non
 
 
 def test_text_that_is_not_utf_8_is_kept_as_far_as_it_is(tmp_path: Path) -> None:
-    """The reject says why, and its text has U+FFFD for what can't be read."""
+    """The reject gives the reason, and its text has U+FFFD for each invalid byte."""
     dataset = dataset_of("parquet", {"id": "varchar", "v": "struct(t varchar, b blob)[]"})
     members = [pa.array([b"a\xffb"]).view(pa.string()), pa.array([b"\xff"])]
     table = pa.table({"id": ["x"], "v": in_list(pa.StructArray.from_arrays(members, ["t", "b"]))})
@@ -392,7 +392,7 @@ def test_text_that_is_not_utf_8_is_kept_as_far_as_it_is(tmp_path: Path) -> None:
 
 
 def test_int96_holds_the_years_1_to_9999(tmp_path: Path) -> None:
-    """What Spark, Hive and Athena write is not cut to the years that nanoseconds can count."""
+    """What Spark, Hive and Athena write is not limited to the years that nanoseconds can represent."""
     values = [datetime(9999, 12, 31, 23, 59, 59, 999999), datetime(1, 1, 1), datetime(2026, 1, 2, 3)]
     table = pa.table({"v": values, "n": [[value] for value in values]})
     buffer = io.BytesIO()
@@ -417,8 +417,8 @@ UNNAMED = {
 }
 
 
-def test_what_the_contract_does_not_name_is_not_looked_at(tmp_path: Path) -> None:
-    """Columns, and members of structs, of any type and any name, beside those that are named."""
+def test_unnamed_columns_and_members_are_ignored(tmp_path: Path) -> None:
+    """Columns, and members of structs, that the contract does not name can have any type and any name."""
     struct = pa.StructArray.from_arrays([pa.array([1]), *UNNAMED.values()], ["v", *UNNAMED])
     table = pa.table({"v": ["x"], **UNNAMED, "t": struct})
     rows = render(tmp_path, dataset_of("parquet", {"v": "varchar", "t": "struct(v bigint)"}), ("a", parquet(table)))
@@ -439,8 +439,8 @@ def test_what_the_contract_does_not_name_is_not_looked_at(tmp_path: Path) -> Non
         (pa.StructArray.from_arrays([HALF, HALF], ["x", "X"]), "struct(y float)", "has no member 'y'"),
     ],
 )
-def test_what_the_engine_can_not_take_fails_the_output(tmp_path: Path, values: pa.Array, kind: str, found: str) -> None:
-    """The error names file, column, the type found, the declared one and a remedy; it comes before the first row."""
+def test_types_that_the_engine_lacks_fail_the_output(tmp_path: Path, values: pa.Array, kind: str, found: str) -> None:
+    """The error names file, column, the type found, the declared one and a remedy; no row is read before."""
     with pytest.raises(BadOutput, match=r"^s3://bucket/things/a: column 'v' is ") as error:
         one_column(tmp_path, values, kind)
     assert found in str(error.value)
@@ -448,7 +448,7 @@ def test_what_the_engine_can_not_take_fails_the_output(tmp_path: Path, values: p
 
 
 def test_eight_levels_are_read_and_rendered(tmp_path: Path) -> None:
-    """As deep as a type can be declared; `check` refuses a deeper one, whose SQL would take minutes to compile."""
+    """This is the maximum of a declared type; `check` refuses deeper ones, whose SQL would take minutes to compile."""
     values, declared, text = pa.array([1], pa.int64()), "integer", "1"
     for n in range(MAX_LEVELS):
         values, declared, text = in_list(values, n), f"{declared}[]", f"[{text}]"
@@ -458,14 +458,14 @@ def test_eight_levels_are_read_and_rendered(tmp_path: Path) -> None:
 
 
 def test_members_that_differ_in_case_only_can_be_read(tmp_path: Path) -> None:
-    """The member of the declared name is taken, whatever others are called; another case is taken if it is clear."""
+    """The member with the declared name is read; a name that differs in case is used if it is unambiguous."""
     both = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["x", "X"])
     assert one_column(tmp_path, both, "struct(X bigint)")[0]["body"] == '{"v":{"X":2}}'
     assert one_column(tmp_path, in_struct(HALF), "struct(M float)")[0]["body"] == '{"v":{"M":1.0}}'
 
 
 def test_rows_that_are_too_wide_for_one_query_are_rendered_in_smaller_ones(tmp_path: Path) -> None:
-    """DuckDB's memory limit ends a query, not the run."""
+    """If DuckDB exceeds its memory limit, the query is divided, and the run continues."""
     text = "x" * 200_000
     dataset = dataset_of("parquet", {"v": "varchar"})
     chunk = pa.RecordBatch.from_pydict({"v": [text] * 150})

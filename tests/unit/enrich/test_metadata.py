@@ -1,4 +1,4 @@
-"""Fetched metadata is read back whole, or refused before it takes the memory that there is not."""
+"""Fetched metadata is read completely, or refused before it exceeds the memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def s3(folder: Path) -> Any:
 
 
 def put(folder: Path, name: str, table: pa.Table) -> str:
-    """Put a table where an UNLOAD would have; return its location."""
+    """Put a table where an UNLOAD would have written it; return its location."""
     path = folder / "larder" / name / "0"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="snappy")
@@ -52,7 +52,7 @@ def put(folder: Path, name: str, table: pa.Table) -> str:
 
 
 def test_files_become_one_table(tmp_path: Path) -> None:
-    """All files of a location are read, in order, those without rows for their columns."""
+    """All files of a location are read, in order; those without rows give their columns."""
     location = put(tmp_path, "texts", pa.table({"a": [1, 2]}))
     pq.write_table(pa.table({"a": [3]}), tmp_path / "larder/texts/1")
     empty = put(tmp_path, "empty", pa.table({"b": pa.array([], pa.string())}))
@@ -67,8 +67,8 @@ def test_metadata_that_is_gone_says_so(tmp_path: Path) -> None:
         read_metadata(s3(tmp_path), {"texts": "s3://larder/texts/"}, max_bytes=MB)
 
 
-def test_metadata_is_refused_for_what_it_takes_together(tmp_path: Path) -> None:
-    """Each fits and the two do not: the error names the second, the first, and the remedy."""
+def test_metadata_is_refused_for_its_total_size(tmp_path: Path) -> None:
+    """Each fits, but the two do not: the error names the second, the first, and the remedy."""
     rows = pa.table({"a": pa.array(range(80_000), pa.int64())})
     locations = {name: put(tmp_path, name, rows) for name in ("one", "two")}
     assert len(read_metadata(s3(tmp_path), locations, max_bytes=2 * MB)) == 2
@@ -78,9 +78,9 @@ def test_metadata_is_refused_for_what_it_takes_together(tmp_path: Path) -> None:
 
 
 def test_metadata_larger_than_memory_is_refused_before_memory_is_full(tmp_path: Path) -> None:
-    """A file of a few KB that would take 2 GB, and one that is too large as stored, take little to refuse."""
+    """A file of a few KB that would take 2 GB, and one that is too large as stored, are refused early."""
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int8()), pa.array(["x" * 2_000]))
-    schema = pa.schema({"text": pa.string()})  # without it Arrow would read the dictionary as one
+    schema = pa.schema({"text": pa.string()})  # without it Arrow would read the dictionary column as a dictionary
     path = tmp_path / "larder/texts/0"
     path.parent.mkdir(parents=True)
     with pq.ParquetWriter(path, schema, compression="snappy") as writer:
@@ -100,7 +100,7 @@ def test_metadata_larger_than_memory_is_refused_before_memory_is_full(tmp_path: 
     assert int(taken) < 10
 
 
-# how Athena answers a question for a query -> whether a retry may help
+# how Athena reports a query -> whether a retry can help
 ENDS: list[tuple[int, dict[str, Any], bool]] = [
     (200, {"State": "FAILED", "AthenaError": {"ErrorCategory": 1, "ErrorType": 200, "Retryable": False}}, True),
     (200, {"State": "FAILED", "AthenaError": {"ErrorCategory": 2, "ErrorType": 1302, "Retryable": False}}, False),
@@ -112,10 +112,10 @@ ENDS: list[tuple[int, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("status", "found", "is_transient"), ENDS)
-def test_a_query_that_fails_says_whether_a_retry_may_help(
+def test_a_query_that_fails_says_whether_a_retry_can_help(
     status: int, found: dict[str, Any], *, is_transient: bool
 ) -> None:
-    """Athena's own faults, and what it calls retryable; not wrong SQL, a table that is gone, or a query stopped."""
+    """Athena's own faults, and what it calls retryable; not wrong SQL, a missing table, or a cancelled query."""
     shown = found if status == 400 else {"QueryExecution": {"Status": {**found, "StateChangeReason": "because"}}}
     key: Any = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     with FaultyServer(answer(status, json.dumps(shown).encode())) as server:

@@ -1,4 +1,4 @@
-"""Mistakes of a dataset that was not checked: its runs fail, with the place and the remedy, and nothing is written."""
+"""Mistakes of a dataset that was not checked: its runs fail with the place and the remedy, and nothing is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message[6:40] for _, message in WRONG])
 def test_a_mistake_fails_the_run(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    """Closed, so that the next output is not blocked."""
+    """The run is closed, so that the next output is not blocked."""
     shop = SmallShop(tmp_path, dataset=replace(DATASET, **change))
     run = shop.run(ROWS)
     assert run.state == "failed"
@@ -41,10 +41,10 @@ def test_a_mistake_fails_the_run(tmp_path: Path, change: dict[str, Any], message
     ("expression", "remedy"),
     [("'sku'", "did you mean the column, 'sku' without single quotes?"), ("md5('x')", "name the columns that disting")],
 )
-def test_a_constant_prediction_id_is_named_where_it_makes_duplicates(
+def test_a_constant_prediction_id_is_named_as_the_cause_of_duplicates(
     tmp_path: Path, expression: str, remedy: str
 ) -> None:
-    """Not only its duplicates; an output with one prediction for each subject is served well."""
+    """Not only the duplicates are named; an output with one prediction per subject is published."""
     shop = SmallShop(tmp_path, dataset=replace(DATASET, prediction_id=expression))
     run = shop.run({"shop": ["x", "x", "x"], "sku": ["a", "b", "c"], "units": [1.0, 2.0, 3.0]}, day=1)
     assert run.state == "failed"
@@ -57,14 +57,14 @@ def test_a_constant_prediction_id_is_named_where_it_makes_duplicates(
 
 @pytest.mark.parametrize("change", [{"ttl": 14}, {"start": "2026-01-01"}, {"as_of": "day={}"}], ids=str)
 def test_a_sweep_names_a_value_of_a_wrong_type(tmp_path: Path, change: dict[str, Any]) -> None:
-    """It needs the ttl before any run; no traceback."""
+    """It needs the ttl before any run; there is no traceback."""
     shop = SmallShop(tmp_path, dataset=replace(DATASET, **change))
     with pytest.raises(DatasetMistakes, match=f"stock {next(iter(change))}: is .*; expected"):
         sweep(shop.services(), "stock")
 
 
 def test_as_of_far_from_now_is_no_overflow(tmp_path: Path) -> None:
-    """The longest ttl that `check` lets through."""
+    """The longest ttl that `check` accepts."""
     shop = SmallShop(tmp_path, dataset=replace(DATASET, ttl=timedelta(days=36_500)))
     assert shop.run(ROWS).state == "done"
     assert sweep(shop.services(), "stock").runs == []
@@ -89,7 +89,7 @@ def fail(frame: Any) -> Any:
     ],
 )
 def test_a_step_that_returns_no_frame_fails_the_run(tmp_path: Path, step: Any, message: str) -> None:
-    """At once, with the remedy: a defect of a library would be tried three times."""
+    """It fails at once, with the remedy: an error of a library would be retried three times."""
     dataset = replace(DATASET, derive=Derive(step, {"twice": "double"}), body={"twice": "twice"})
     run = SmallShop(tmp_path, dataset=dataset).run(ROWS)
     assert (run.state, run.error, run.failures) == ("failed", run.error, 0)

@@ -1,4 +1,4 @@
-"""`./larder new`: a sample of any format becomes the file of a dataset that has no mistakes, or a message."""
+"""`./larder new`: a sample of any format becomes the file of a dataset without mistakes, or a message."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ JSONL = (
 
 
 def parquet(path: Path, **columns: Any) -> None:
-    """Write a Parquet file; its folder is made."""
+    """Write a Parquet file, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
 
 
 @pytest.fixture
 def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command in a project without datasets; return its exit code, what it said, and the dataset."""
+    """Run the command in a project without datasets; return its exit code, its output, and the dataset."""
     monkeypatch.setenv("LARDER_PROJECT", str(tmp_path / "project"))
 
     def run(location: Path | str, *words: str, name: str = "my-scores") -> tuple[int, str, Any]:
@@ -59,7 +59,7 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_csv(tmp_path: Path, new: Any) -> None:
-    """Types lose nothing of the text; words of SQL are quoted; the dataset needs a scope of its own."""
+    """Types lose nothing of the text; words of SQL are quoted; the dataset gets its own scope."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     code, said, dataset = new(tmp_path / "churn.csv")
     assert code == 0, said
@@ -89,7 +89,7 @@ def test_options_decide(tmp_path: Path, new: Any) -> None:
 
 
 def test_compressed_json_lines_in_a_folder(tmp_path: Path, new: Any) -> None:
-    """A folder's first part with rows is read; its marker and its date are found; a text with blanks is encoded."""
+    """A folder's first part with rows is read; its marker and its date are detected; a text with blanks is encoded."""
     folder = tmp_path / "made=2026-01-02"
     folder.mkdir()
     (folder / "_SUCCESS").touch()
@@ -178,7 +178,7 @@ def test_a_sample_that_cannot_be_used(
 
 @pytest.mark.parametrize("name", ["a b", "health", "../x", "", "ä", "x" * 65])
 def test_a_name_that_cannot_be_served(tmp_path: Path, new: Any, name: str) -> None:
-    """A name stands in paths."""
+    """A name is used in paths."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     code, said, _ = new(tmp_path / "churn.csv", name=name)
     assert (code, f"the name is {name!r}" in said) == (1, True)
@@ -186,14 +186,14 @@ def test_a_name_that_cannot_be_served(tmp_path: Path, new: Any, name: str) -> No
 
 @pytest.mark.parametrize("name", ["class", "2024-churn", "Dataset", "timedelta", "None", "import-x", "x" * 64])
 def test_a_name_that_is_a_word_of_python(tmp_path: Path, new: Any, name: str) -> None:
-    """The name of the file, and of what it defines, is one that Python takes."""
+    """The name of the file, and of the variable that it defines, is valid in Python."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     code, said, dataset = new(tmp_path / "churn.csv", name=name)
     assert code == 0, said
     assert dataset.name == name
 
 
-def test_a_dataset_that_is_there_is_kept(tmp_path: Path, new: Any) -> None:
+def test_an_existing_dataset_is_kept(tmp_path: Path, new: Any) -> None:
     """The name, or a prefix, of another dataset is refused."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     assert new(tmp_path / "churn.csv")[0] == 0
@@ -218,12 +218,12 @@ def test_a_dataset_that_is_there_is_kept(tmp_path: Path, new: Any) -> None:
         ("churn/2026-01-02.csv", "{}.csv"),
         ("churn/scores-2026-01-02.csv.gz", "*-{}.csv.gz"),
         ("churn/p.csv", None),
-        ("churn/part=20269999/p.csv", None),  # no date
-        ("churn/for=2030-01-01/p.csv", None),  # which is to come: a run would refuse it
+        ("churn/part=20269999/p.csv", None),  # not a date
+        ("churn/for=2030-01-01/p.csv", None),  # in the future: a run would refuse it
     ],
 )
 def test_as_of_in_the_object_key(object_key: str, pattern: str | None) -> None:
-    """The date in the key says when an output was made; else the object's LastModified does."""
+    """A date in the key is used as as_of; without one, it is the object's LastModified."""
     expected = FromKey(pattern) if pattern else LastModified()
     assert guess_as_of(object_key, datetime(2026, 6, 1, tzinfo=UTC)) == expected
 
@@ -247,7 +247,7 @@ HOSTILE = [
     "#",
 ]
 ID = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
-KEPT = {  # a line whose values look like other types, and come out as they are
+KEPT = {  # values that look like other types, and are kept as they are
     "id": "a", "n": 123456789012345678901, "x": 1.5, "none": None, "us": "01-02-2026", "u": str(ID).upper(),
     "s": {"d": "2026-01-02 03:04:05", "t": "10:00:00", "u": str(ID).upper()},
     "l": [], "m": [1, "a"], "at": "2026-01-02T03:04:05Z",
@@ -326,7 +326,7 @@ ROUND: list[tuple[str, Any, Any]] = [  # name of the file, content, and the bodi
 def test_a_run_over_the_sample_gives_its_values(
     tmp_path: Path, new: Any, name: str, content: Any, bodies: list[dict[str, Any]]
 ) -> None:
-    """Each row of the sample is an item whose body has every column and partition, with what the file says."""
+    """Each row of the sample is an item whose body has every column and partition, with the values of the file."""
     path = tmp_path / name
     if isinstance(content, dict):
         parquet(path, **content)
@@ -357,7 +357,7 @@ def test_the_example_of_the_readme(tmp_path: Path, new: Any) -> None:
     metadata, member = re.findall(r"^    metadata=.*$|(?<=body=\{).*?,", added, re.MULTILINE)
     text = re.sub(r"    metadata=\{.*?\n    \},", metadata, path.read_text(), count=1, flags=re.DOTALL)
     path.write_text(text.replace("    body={\n", f"    body={{\n        {member}\n"))
-    assert main(["check", "offers"]) == 1  # the contract alone is stale
+    assert main(["check", "offers"]) == 1  # only the contract is stale
     dataset = load_datasets(path.parent)["offers"]
     table = pa.csv.read_csv(io.BytesIO(products.encode()))
     (tmp_path / "scratch").mkdir()
@@ -370,7 +370,7 @@ def test_the_example_of_the_readme(tmp_path: Path, new: Any) -> None:
 
 
 def test_partitions_have_a_type_that_all_parts_share(tmp_path: Path, new: Any) -> None:
-    """A column of the key can be the subject; its values in the other parts decide on its type, too."""
+    """A column of the key can be the subject; its values in the other parts also determine its type."""
     for n, region in enumerate(["1", "2", "x"]):
         parquet(tmp_path / f"out/region={region}/n={n}/p.parquet", sku=["a", "b"], price=[0.5, 0.5])
     code, said, dataset = new(tmp_path / "out")
@@ -402,7 +402,7 @@ class Counting(io.FileIO):
 
 
 def test_of_a_large_file_little_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 8 MB of each format a third at most is read, and a record that the end cuts is left out."""
+    """At most a third of 8 MB is read in each format; a record that is cut off at the end is ignored."""
     lines = "line,\n" * 300
     text = "".join(f'"c{n}","{lines}"\n' for n in range(1000))
     rows = {"id": [f"c{n}" for n in range(20_000)], "blob": [os.urandom(400) for _ in range(20_000)]}
@@ -431,7 +431,7 @@ def test_of_a_large_file_little_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 def test_questions_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: Any, typed: str, subject: str, prediction_id: str
 ) -> None:
-    """Enter takes the first candidate; what is no column is asked again; an option is not asked for."""
+    """Enter takes the first candidate; an unknown column is asked for again; what an option gives is not asked."""
     (tmp_path / "churn.csv").write_bytes(CSV)
     keyboard, terminal = pty.openpty()
     with os.fdopen(terminal) as stdin:
@@ -460,7 +460,7 @@ def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_sample_on_s3(tmp_path: Path, new: Any) -> None:
-    """The prefix is the key's folder above the date; a key is found as itself or as a folder, and else is named."""
+    """The prefix is the key's folder above the date; a key is an object or a folder, otherwise it is reported."""
     with moto_aws() as client:
         s3 = client("s3")
         s3.create_bucket(Bucket="outputs")

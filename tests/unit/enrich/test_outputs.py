@@ -16,7 +16,7 @@ from serve.datasets import Served
 from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop, parquet
 
 REDSHIFT = [
-    # rows by part, rows together, as the manifest says; what is said of parts of 2 and 1 rows
+    # rows by part, rows in total, as the manifest states; the error about parts of 2 and 1 rows
     ((2, 1), 3, None),
     ((None, 1), 3, None),
     ((2, 2), 4, "p-1 has 1 rows, expected 2 per the manifest; write the output again"),
@@ -30,7 +30,7 @@ REDSHIFT = [
 def test_parts_have_as_many_rows_as_a_verbose_manifest_says(
     tmp_path: Path, counts: tuple[Any, Any], total: Any, said: str | None
 ) -> None:
-    """Redshift counts the rows of each part and of all; where parts have others, nothing is published."""
+    """Redshift states the rows of each part and of all; if the parts have others, nothing is published."""
     shop = SmallShop(tmp_path, replace(DATASET, source=replace(DATASET.source, marker="manifest")))
     folder = shop.key().removesuffix("p.parquet")
     shop.put(f"{folder}p-0", parquet({name: values[:2] for name, values in ROWS.items()}))
@@ -92,6 +92,6 @@ KEYS = {
 
 @pytest.mark.parametrize("object_key", KEYS)
 def test_an_object_belongs_to_a_dataset_by_its_key(object_key: str) -> None:
-    """The longest prefix wins; folders, temporary files and the parts of a marker run start nothing."""
+    """The longest prefix wins; folders, temporary files and the parts of an output with a marker start nothing."""
     found = find_dataset(DATASETS, object_key)
     assert (found.name if found else None) == KEYS[object_key]

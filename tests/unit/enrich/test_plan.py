@@ -1,4 +1,4 @@
-"""What `plan` says is what `run` then does, to the item and the write unit, and planning writes nothing."""
+"""What `plan` predicts is what `run` then does, to the item and the write unit; planning writes nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DAY = 86_400
 
 
 def everything(shop: SmallShop) -> Any:
-    """Read all that a plan could have written: items, the ledger, and objects but for metadata."""
+    """Read all that a plan could have written: items, the ledger, and objects except metadata."""
     objects = [at for at in shop.s3.objects if not at[1].startswith("metadata/")]
     return dict(shop.table.items), dict(shop.table.puts), dict(shop.dynamo.rows), objects
 
 
 def plan_and_run(shop: SmallShop, object_key: str) -> Plan:
-    """Plan an output, see that nothing was written, run it, and see that the plan was right to the item."""
+    """Plan an output, check that nothing was written, run it, and check that the plan was right to the item."""
     before = everything(shop)
     planned = shop.plan(object_key)
     assert everything(shop) == before
@@ -108,7 +108,7 @@ CASES: dict[Callable[[SmallShop], dict[str, Any]], tuple[Counts, dict[str, int],
 }
 
 
-DAYS: dict[Any, int] = {late: 1, born_expired: 9}  # how many days ago the output was made; the others today
+DAYS: dict[Any, int] = {late: 1, born_expired: 9}  # how many days ago the output was made; the others were made today
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_plan_and_run_agree_to_the_item(shop: SmallShop, case: Callable[[SmallSh
 
 
 def test_a_plan_counts_the_runs_that_go_first(shop: SmallShop) -> None:
-    """Where fingerprints are gone, every live output is written again before; the plan names them with their units."""
+    """If fingerprints are missing, every live output is written again first; the plan lists them with their units."""
     shop.put(shop.key(), parquet(lost_fingerprints(shop)))
     planned = shop.plan(shop.key())
     assert [(run.kind, run.units) for run in planned.before] == [("restore", 3)]
@@ -134,7 +134,7 @@ def test_a_plan_counts_the_runs_that_go_first(shop: SmallShop) -> None:
 
 
 def test_a_plan_says_what_it_costs(shop: SmallShop) -> None:
-    """Dollars follow from write units, region and how often outputs come; a region without a price says so."""
+    """Dollars follow from write units, region and the number of outputs; for an unknown region a message says so."""
     shop.put(shop.key(), parquet(changed(shop)))
     planned = shop.plan(shop.key())
     found = describe_plan(planned, "us-east-1", per_month=60)

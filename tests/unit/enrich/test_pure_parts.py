@@ -1,4 +1,4 @@
-"""The parts of enrich that only compute, each by a table of what goes in and what comes out."""
+"""The parts of enrich that only compute, each tested with a table of inputs and results."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_is_never_null(sql: str, *, expected: bool) -> None:
 
 
 def test_buckets_divide_the_keys() -> None:
-    """Names and conditions are those of files on S3 and of SQL; each key is in exactly one bucket of a width."""
+    """Names and conditions are those of files on S3 and of SQL; each key is in exactly one bucket of a given number."""
     assert [(one.name, one.condition) for one in (EVERYTHING, Bucket(1, 1), Bucket(9, 0x1FE))] == [
         ("00-0000", "true"),
         ("01-0001", f"k1 between {2**63}::ubigint and {2**64 - 1}::ubigint"),
@@ -119,13 +119,13 @@ def test_buckets_divide_the_keys() -> None:
      (2_000_001, 3), (256_000_000, 9), (10**12, 9)],
 )  # fmt: skip
 def test_a_bucket_has_so_many_rows(rows: int, bits: int) -> None:
-    """Half a million at most, in 512 buckets at most."""
+    """At most half a million rows, in at most 512 buckets."""
     assert count_bits(rows) == bits
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_outcomes_are_read_as_they_were_decided(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever buckets they came in, and whatever ranges they are read in: between additions too, and from slices."""
+    """Whatever buckets they came in, and whatever ranges they are read in: also between additions, and from slices."""
     monkeypatch.setattr(outcomes, "ROWS", 4)
     chance = random.Random(seed)
     decided = Outcomes(tmp_path / "outcomes")
@@ -150,7 +150,7 @@ def test_outcomes_are_read_as_they_were_decided(seed: int, tmp_path: Path, monke
     assert sum(path.stat().st_size for path in (tmp_path / "outcomes").iterdir()) == 5 * len(expected)
 
 
-def test_outcomes_of_a_window_that_was_read_last_are_renewed(tmp_path: Path) -> None:
+def test_a_cached_window_of_outcomes_is_updated(tmp_path: Path) -> None:
     """A window is kept in memory until something is added to it."""
     decided = Outcomes(tmp_path / "outcomes")
     assert decided.read(0, 5).num_rows == 0
@@ -169,8 +169,8 @@ def test_rejects_are_counted_by_reason() -> None:
     assert add_reasons({"a": 1, "b": 2}, {"b": 3, "c": 4}) == {"a": 1, "b": 5, "c": 4}
 
 
-def test_states_stages_and_kinds_are_stored_so() -> None:
-    """Their values are in the ledgers of deployments."""
+def test_states_stages_and_kinds_have_their_stored_values() -> None:
+    """The ledgers of deployments contain these values."""
     assert {one.value: one.is_closed for one in RunState} == {
         "pending": False, "running": False, "stopped": False, "done": True, "failed": True, "overwritten": True,
         "withdrawn": True, "held": False, "rejected": True,
@@ -191,8 +191,8 @@ def _run(number: int, identity: str = "x", kind: Kind = Kind.OUTPUT, of_run: int
     )
 
 
-def test_records_are_stored_so() -> None:
-    """Their sort keys, and the members that a new one begins with."""
+def test_records_have_their_stored_form() -> None:
+    """Their sort keys, and the initial members of a new record."""
     run = _run(12)
     seen = SeenOutput(dataset="d", identity="i", run=1, object_key="k", etag="e", arrived_ms=2)
     records: dict[str, Record] = {
@@ -230,7 +230,7 @@ def test_records_are_stored_so() -> None:
 
 
 def test_counts_are_of_predictions() -> None:
-    """Five outcomes of what was read; a removed item is no prediction."""
+    """There are five outcomes; a removed item is not a prediction."""
     counts = Counts(written=1, unchanged=20, superseded=300, expired=4000, rejected=50000, removed=600000)
     assert counts.read == 54321
     assert counts + counts == Counts(
@@ -242,15 +242,15 @@ def test_counts_are_of_predictions() -> None:
     ("expires_at", "decided_ms", "expected"),
     [(None, None, True), (1, None, False), (None, 1, True), (10, 9_999, False), (10, 10_000, True), (10, 10_001, True)],
 )
-def test_a_run_is_born_expired_from_the_second_on(
+def test_a_run_has_expired_from_its_very_second_on(
     expires_at: int | None, decided_ms: int | None, *, expected: bool
 ) -> None:
-    """By the time at which it was decided."""
+    """As of the time at which it was decided."""
     assert replace(_run(1), expires_at=expires_at, decided_ms=decided_ms).born_expired is expected
 
 
 def test_a_run_has_an_order_once_it_is_known() -> None:
-    """Both members of it; before, the message names dataset and run."""
+    """Both members are known then; before, the message names dataset and run."""
     assert replace(_run(3), generation=1, as_of_ms=2).order == (1, 2, 3)
     for run in (_run(3), replace(_run(3), generation=1), replace(_run(3), as_of_ms=1)):
         with pytest.raises(ValueError, match=r"^dataset d, run 3: it has no order yet$"):
@@ -258,7 +258,7 @@ def test_a_run_has_an_order_once_it_is_known() -> None:
 
 
 def test_runs_over_an_output_are_found_with_those_of_its_rejects() -> None:
-    """In any order of the list; what a later run did is not taken back."""
+    """In any order of the list; what a later run did is not withdrawn."""
     runs = [
         _run(6, "r2", Kind.REJECTS, 4), _run(1), _run(2, "y"), _run(3, kind=Kind.REPLAY, of_run=1),
         _run(4, "r1", Kind.REJECTS, 3), _run(5, "r3", Kind.REJECTS, 2), _run(7, kind=Kind.REMOVAL, of_run=1),
@@ -327,7 +327,7 @@ TEXTS = (
 
 @pytest.mark.parametrize(("head", "what", "remedy"), HEADS)
 def test_other_formats_are_recognized(head: bytes, what: str, remedy: str) -> None:
-    """By their first bytes, each with its remedy; compression that is supported is refused within compression only."""
+    """By their first bytes, each with its remedy; supported compression is refused only within compression."""
     assert recognize(head) == (what, remedy)
     for name in ("a.csv", ""):
         if remedy:
@@ -341,8 +341,8 @@ def test_other_formats_are_recognized(head: bytes, what: str, remedy: str) -> No
                 refuse_other(head, name)
 
 
-def test_text_is_taken() -> None:
-    """Also where it begins like something else."""
+def test_text_is_accepted() -> None:
+    """Also if it begins like another format."""
     for text in TEXTS:
         assert recognize(text) is None, text
         refuse_other(text, "a.csv")
@@ -354,7 +354,7 @@ CODECS = {
 
 
 def test_names_say_what_magic_bytes_do_not() -> None:
-    """Hadoop's codecs; an empty object is empty whatever its name."""
+    """Hadoop's codecs; an empty object is empty, whatever its name."""
     for suffix, codec in CODECS.items():
         message = f"its name ends with {suffix}: it seems to be compressed with {codec}; {_COMPRESS}"
         with pytest.raises(OtherFormat) as caught:
@@ -365,7 +365,7 @@ def test_names_say_what_magic_bytes_do_not() -> None:
 
 
 def test_a_foreign_name_is_translated_at_each_level() -> None:
-    """A comma within a parameter does not divide the parameters around it."""
+    """A comma within a parameter does not separate the parameters around it."""
     for foreign, own in {
         "map<array<struct<a:int,b:int>>, long>": "map(struct(a integer, b integer)[], bigint)",
         "struct<a: decimal128(10, 2), b: map<string, long>>": "struct(a decimal(10, 2), b map(varchar, bigint))",
@@ -376,7 +376,7 @@ def test_a_foreign_name_is_translated_at_each_level() -> None:
 
 @pytest.mark.parametrize("own", TYPE_NAMES)
 def test_a_foreign_name_of_a_type_has_one_meaning(own: str) -> None:
-    """Also of a name that DuckDB has for another type: `int8` is eight bytes there, and one in Arrow."""
+    """Also if DuckDB has the name for another type: `int8` has eight bytes there, and one in Arrow."""
     with duckdb.connect() as con:
         for name in TYPE_NAMES[own].split():
             assert f"did you mean {own}[]?" in suggest_type(con, f"list<{name}>"), name

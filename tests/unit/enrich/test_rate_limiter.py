@@ -8,14 +8,14 @@ from enrich.write.rate_limiter import FIRST_WINDOW, MAX_WINDOW, RateLimiter
 
 
 def deliver(pace: Any, units_per_second: Any, seconds: Any, start: Any, *, full: Any = True) -> Any:
-    """Deliver evenly, ten times a second; return the time after it."""
+    """Deliver evenly, ten times a second; return the time after that."""
     for step in range(int(seconds * 10)):
         pace.delivered(int(units_per_second / 10), start + step / 10, full=full)
     return start + seconds
 
 
 def test_without_throttles_nothing_waits() -> None:
-    """A rate that is to be learned has no bounds until the table asks for less."""
+    """A rate that is to be learned is unlimited until the table throttles."""
     pace = RateLimiter(None, 0.0)
     for _ in range(1000):
         assert pace.delay(0.0) == 0.0
@@ -23,14 +23,14 @@ def test_without_throttles_nothing_waits() -> None:
 
 
 def test_given_rate_spaces_requests() -> None:
-    """A request of 25 units at 50 units/s holds the next one back for half a second, less a small burst."""
+    """At 50 units/s, a request of 25 units delays the next one by half a second, less a small burst."""
     pace = RateLimiter(50.0, 0.0)
     pace.spend(25, 10.0)
     assert pace.delay(10.0) == pytest.approx(0.4)
     assert pace.delay(10.5) == 0.0
 
 
-def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it() -> None:
+def test_throttle_reduces_the_limit_and_success_raises_it() -> None:
     """After a throttle the limit is 80 % of the delivered rate; each second of success adds a tenth of the best."""
     pace = RateLimiter(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
@@ -43,7 +43,7 @@ def test_throttle_takes_a_share_of_what_was_delivered_and_seconds_add_to_it() ->
 
 
 def test_throttles_of_one_moment_count_once() -> None:
-    """Many requests that were in flight together and are all throttled lower limit and window once."""
+    """Many requests that were in flight together and are all throttled reduce limit and window once."""
     pace = RateLimiter(None, 0.0)
     now = deliver(pace, 1000, 5, 0.0)
     pace.throttled(now)
@@ -53,7 +53,7 @@ def test_throttles_of_one_moment_count_once() -> None:
 
 
 def test_window_grows_with_success_and_halves_with_throttles() -> None:
-    """Requests in flight adapt: more while a full window is answered, half after a throttle, never none."""
+    """The number of requests in flight adapts: it grows while a full window succeeds, and halves after a throttle."""
     pace = RateLimiter(None, 0.0)
     deliver(pace, 1000, 50, 0.0, full=False)
     assert pace.window == FIRST_WINDOW
@@ -65,8 +65,8 @@ def test_window_grows_with_success_and_halves_with_throttles() -> None:
         assert pace.window == max(1.0, window / 2)
 
 
-def test_given_rate_is_never_passed() -> None:
-    """Throttles lower a given rate too, and success raises it back to what was given and no further."""
+def test_given_rate_is_never_exceeded() -> None:
+    """Throttles reduce a given rate, too, and success raises it back to the given value, but no further."""
     pace = RateLimiter(1000.0, 0.0)
     now = deliver(pace, 500, 5, 0.0)
     pace.throttled(now)

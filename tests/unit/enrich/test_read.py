@@ -1,4 +1,4 @@
-"""Reading outputs: formats, compression, contract, row numbers, and what becomes of bad lines, values and files."""
+"""Reading outputs: formats, compression, contract, row numbers, and bad lines, values and files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def dataset_of(format_: Any, columns: dict[str, str] | None = None, **source: An
 def read(
     dataset: Dataset, *files: tuple[str, bytes], start_row: int = 0, chunk_rows: int = 50_000
 ) -> Iterator[tuple[int, Any]]:
-    """Read files that are called so."""
+    """Read files with these names."""
     contents = {f"things/{name}": content for name, content in files}
     parts = [Part("bucket", name, None, "etag", len(content)) for name, content in contents.items()]
     return read_chunks(
@@ -118,7 +118,7 @@ def hadoop_snappy(content: bytes) -> bytes:
 
 
 def framed_snappy(content: bytes) -> bytes:
-    """Compress as Google's framing format says, an uncompressed chunk and padding among the chunks."""
+    """Compress in Google's framing format, with an uncompressed chunk and padding among the chunks."""
     out = b"\xff\x06\x00\x00sNaPpY\xfe\x02\x00\x00\x00\x00"
     for n, start in enumerate(range(0, len(content), 100)):
         block = content[start : start + 100]
@@ -153,7 +153,7 @@ FILES = [
 
 @pytest.mark.parametrize(("format_", "name", "content"), FILES, ids=[f"{n}-{f[1]}" for n, f in enumerate(FILES)])
 def test_every_format_gives_the_same_bodies(tmp_path: Path, format_: str, name: str, content: bytes) -> None:
-    """Format and compression do not show in what a consumer gets."""
+    """Format and compression do not change what a consumer gets."""
     rows = render(tmp_path, dataset_of(format_), (name, content))
     assert [row["detail"] for row in rows] == [None] * 3
     assert [row["body"] for row in rows] == BODIES
@@ -161,10 +161,10 @@ def test_every_format_gives_the_same_bodies(tmp_path: Path, format_: str, name: 
 
 @pytest.mark.parametrize(("format_", "name", "content"), FILES, ids=[f"{n}-{f[1]}" for n, f in enumerate(FILES)])
 @pytest.mark.parametrize("block", [1, 7, 64])
-def test_blocks_may_end_anywhere(
+def test_blocks_can_end_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, name: str, content: bytes, block: int
 ) -> None:
-    """Where a block of bytes ends, within a character or a field, makes no difference."""
+    """Where a block of bytes ends, e.g. within a character or a field, makes no difference."""
     if format_ == "csv":
         block += 64  # a row must fit in a block of pyarrow's reader
     monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
@@ -174,12 +174,12 @@ def test_blocks_may_end_anywhere(
 
 
 def numbered(rows: int) -> pa.Table:
-    """Build rows that know their number."""
+    """Build rows that contain their number."""
     return pa.table({"id": [str(n) for n in range(rows)]})
 
 
 def many(format_: str, rows: int, first: int = 0) -> bytes:
-    """Write rows that know their number."""
+    """Write rows that contain their number."""
     if format_ == "parquet":
         return parquet(numbered(first + rows).slice(first), row_group_size=70)
     if format_ == "csv":
@@ -189,7 +189,7 @@ def many(format_: str, rows: int, first: int = 0) -> bytes:
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("start", [0, 1, 69, 70, 99, 100, 250, 299, 300, 301, 420, 499, 500, 9999])
-def test_reading_goes_on_from_any_row_with_the_same_chunks(
+def test_reading_continues_from_any_row_with_the_same_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str, start: int
 ) -> None:
     """Rows are numbered over all parts, and a chunk ends at the same row wherever reading began."""
@@ -227,7 +227,7 @@ class Counting(io.BytesIO):
 
 
 def test_row_groups_before_the_start_are_not_read() -> None:
-    """A restart near the end of a large file fetches its footer and the last row groups only."""
+    """A restart near the end of a large file reads only its footer and the last row groups."""
     content = parquet(
         pa.table({"id": [f"{n:09d}" * 20 for n in range(20_000)]}), row_group_size=1_000, compression="none"
     )
@@ -241,7 +241,7 @@ def test_row_groups_before_the_start_are_not_read() -> None:
 
 @pytest.mark.parametrize("width", [20, 3_000])  # of the other column: small, and so wide that rows are measured first
 def test_columns_that_the_contract_does_not_name_are_not_fetched(width: int) -> None:
-    """What is wrong with another column's pages does not matter, and its bytes cost nothing."""
+    """Damaged pages of another column do not matter, and its bytes are not read."""
     others = [f"{n:09d}".rjust(width, "x") for n in range(20_000)]
     content = parquet(pa.table({"id": ["a"] * 20_000, "other": others}), compression="none", use_dictionary=["id"])
     source = dataset_of("parquet", {"id": "varchar"}).source
@@ -255,7 +255,7 @@ def test_columns_that_the_contract_does_not_name_are_not_fetched(width: int) -> 
 
 
 def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk of wide rows holds fewer of them, so that memory does not grow with their size."""
+    """A chunk of wide rows has fewer of them, so that memory does not grow with their size."""
     monkeypatch.setattr(row_groups, "CHUNK_BYTES", 1_000_000)
     content = parquet(pa.table({"id": [chr(65 + n % 26) * 100_000 + str(n) for n in range(40)]}), use_dictionary=False)
     chunks = [chunk for _, chunk in read(dataset_of("parquet", {"id": "varchar"}), ("a", content))]
@@ -265,7 +265,7 @@ def test_wide_rows_make_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("start", [0, 777, 25_000])
 def test_long_texts_that_are_stored_once_make_smaller_chunks(start: int) -> None:
-    """A small file can have tens of thousands of rows of 100 KB; none of them is in memory more than once at a time."""
+    """A small file can have tens of thousands of rows of 100 KB; only a chunk of them is in memory at a time."""
     texts = [letter * 100_000 for letter in "abc"]
     rows, wide = 30_000, range(500, 1_500)
     values = [texts[n % 3] if n in wide else "short" for n in range(rows)]
@@ -383,7 +383,7 @@ def test_a_value_that_is_not_of_its_type_rejects_its_row_only(
 
 
 def test_malformed_lines_are_rejects_in_their_places(tmp_path: Path) -> None:
-    """A line with too few or too many fields, or that is no JSON object, keeps its number and its text."""
+    """A line with too few or too many fields, or that is not a JSON object, keeps its number and its text."""
     content = b"id,n\na,1\nb\n\nc,3\nd,4,5\ne,x\nf,6\ng\n"
     dataset = dataset_of("csv", {"id": "varchar", "n": "bigint"})
     rows = render(tmp_path, dataset, ("a", content))
@@ -399,7 +399,7 @@ def test_malformed_lines_are_rejects_in_their_places(tmp_path: Path) -> None:
 
 
 def test_malformed_lines_keep_their_places_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many lines are bad, wherever blocks end, every line has its number."""
+    """However many lines are bad, and wherever blocks end, every line has its number."""
     monkeypatch.setattr(text_module, "BLOCK_BYTES", 300)
     lines = [f"{n},{n}" if n % 7 and n % 11 != 3 and not 200 < n < 290 else f"{n}" for n in range(700)]
     dataset = dataset_of("csv", {"id": "varchar", "n": "bigint"})
@@ -411,7 +411,7 @@ def test_malformed_lines_keep_their_places_across_blocks(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("block", [17, 64, 1 << 20])
 def test_text_that_is_not_utf_8_rejects_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """A bad byte in a CSV rejects its row, though it has too many fields as well; the others are read."""
+    """A bad byte in a CSV rejects its row, even if it also has too many fields; the others are read."""
     monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
     lines = [
         "é😀,1".encode(),
@@ -435,8 +435,8 @@ def test_text_that_is_not_utf_8_rejects_its_row(tmp_path: Path, monkeypatch: pyt
     }
 
 
-def test_a_byte_that_is_not_utf_8_in_a_column_that_is_ignored_rejects_nothing(tmp_path: Path) -> None:
-    """Nobody reads it; and the character that marks such bytes is a text like any other in a file without them."""
+def test_bytes_that_are_not_utf_8_in_an_ignored_column_are_ignored(tmp_path: Path) -> None:
+    """The column is not read; and in a file without such bytes, U+FFFD is a character like any other."""
     dataset = dataset_of("csv", {"id": "varchar"})
     assert [row["reason"] for row in render(tmp_path, dataset, ("a", b"id,x\na,\xff\nb,2\n"))] == [None, None]
     (row,) = render(tmp_path, dataset, ("a", "id\n\ufdd0\n".encode()))
@@ -475,13 +475,13 @@ def test_a_file_that_is_not_what_it_should_be_fails_the_output(
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
 def test_a_file_without_rows_is_fine(tmp_path: Path, format_: str) -> None:
-    """Zero predictions are an output, unlike zero bytes."""
+    """An output can have no predictions; a file of zero bytes is refused."""
     content = parquet(TABLE.slice(0, 0)) if format_ == "parquet" else b"id,n,x,at,day,ok\n"
     assert render(tmp_path, dataset_of(format_), ("a", content)) == []
 
 
 def test_unknown_columns_are_ignored_or_refused(tmp_path: Path) -> None:
-    """A column that the contract does not name is not read, or fails the file; in JSON lines, rejects its row."""
+    """A column that the contract does not name is ignored, or fails the file; in JSON lines, it rejects its row."""
     columns = {name: kind for name, kind in COLUMNS.items() if name != "ok"}
     files = {"parquet": parquet(TABLE), "csv": CSV.encode(), "jsonl": JSONL.encode()}
     for format_, content in files.items():
@@ -498,7 +498,7 @@ def test_unknown_columns_are_ignored_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "jsonl"])
 def test_partitions_in_the_object_key_are_columns(tmp_path: Path, format_: str) -> None:
-    """A column that the files lack may stand in the key, Hive's way, and is of its declared type."""
+    """A column that the files lack can be in the key, in Hive's form, and gets its declared type."""
     dataset = dataset_of(format_, {"id": "varchar", "day": "date", "shop": "varchar", "n": "integer"})
     name = "day=2026-01-02/shop=a%2Fb/n=__HIVE_DEFAULT_PARTITION__/part-0"
     (row,) = render(tmp_path, dataset, (name, many(format_, 1)))
@@ -508,7 +508,7 @@ def test_partitions_in_the_object_key_are_columns(tmp_path: Path, format_: str) 
 
 
 def test_partitions_are_folders_only() -> None:
-    """A file name is no partition, and a value ends at the slash."""
+    """A file name is not a partition, and a value ends at the slash."""
     assert parse_partitions("a/dt=2026-01-01/x=/h=1=2/part-0=1.parquet") == {"dt": "2026-01-01", "x": "", "h": "1=2"}
 
 
@@ -538,7 +538,7 @@ COERCIONS = [
 
 @pytest.mark.parametrize(("array", "kind", "texts"), COERCIONS, ids=[f"{c[0].type}-{c[1]}" for c in COERCIONS])
 def test_typed_columns_become_the_declared_type(tmp_path: Path, array: Any, kind: str, texts: list[str | None]) -> None:
-    """What can hold the value holds it; a value that does not fit rejects its row."""
+    """A value that the declared type can represent is converted; any other value rejects its row."""
     rows = render(tmp_path, dataset_of("parquet", {"v": kind}), ("a", parquet(pa.table({"v": array}))))
     assert [row["body"] for row in rows] == [text and f'{{"v":{text}}}' for text in texts]
     assert [row["reason"] for row in rows] == [None if text else "bad-value" for text in texts]
@@ -558,7 +558,7 @@ def test_typed_columns_become_the_declared_type(tmp_path: Path, array: Any, kind
     ],
 )
 def test_a_column_of_another_kind_fails_the_output(tmp_path: Path, array: Any, kind: str) -> None:
-    """Types that only a guess could turn into each other are refused before the first row."""
+    """Types that could only be converted by a guess are refused before the first row."""
     with pytest.raises(BadOutput, match=r"column 'v' is .* and the contract declares"):
         render(tmp_path, dataset_of("parquet", {"v": kind}), ("a", parquet(pa.table({"v": array}))))
 
@@ -575,7 +575,7 @@ REPLAYED = [
 
 @pytest.mark.parametrize(("format_", "content"), REPLAYED, ids=range(len(REPLAYED)))
 def test_originals_can_be_read_again(tmp_path: Path, format_: str, content: bytes) -> None:
-    """What the rejects keep of a row is strict JSON, and renders to the same item or the same reason."""
+    """What the rejects save of a row is strict JSON, and renders to the same item or the same reason."""
     dataset = dataset_of(format_)
     expected, lines = [], []
     with Engine(dataset, {}, directory=tmp_path) as engine:
@@ -596,7 +596,7 @@ def test_originals_can_be_read_again(tmp_path: Path, format_: str, content: byte
 
 
 def test_originals_are_those_asked_for(tmp_path: Path) -> None:
-    """Rows are chosen by their index in the chunk, and look like what the file held."""
+    """Rows are selected by their index in the chunk, and look as in the file."""
     dataset = dataset_of("parquet", {"id": "varchar", "n": "bigint", "x": "double"})
     with Engine(dataset, {}, directory=tmp_path) as engine:
         ((_, chunk),) = read(dataset, ("a", parquet(TABLE)))

@@ -55,7 +55,7 @@ def test_every_option_is_documented(kind: Any) -> None:
     """Its docstring has each option, the page has the type, and the example of a dataset sets the option."""
     assert f"::: {kind.__module__}.{kind.__name__}" in PAGE
     text = inspect.getdoc(kind) or ""
-    calls = re.findall(rf"\b{kind.__name__}\(((?:[^()]|\([^()]*\))*)\)", PAGE)  # with calls within its arguments
+    calls = re.findall(rf"\b{kind.__name__}\(((?:[^()]|\([^()]*\))*)\)", PAGE)  # also with calls within its arguments
     assert kind is Dataset or calls
     options = kind._fields if kind is Served else [field.name for field in fields(kind)]
     for option in set(options) - INTERNAL:

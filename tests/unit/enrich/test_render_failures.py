@@ -60,5 +60,5 @@ def test_memory_that_an_expression_exceeds_names_it(
 
 
 def test_it_closes_the_run_as_failed() -> None:
-    """A retry would fail alike, and the dataset's next outputs would wait behind it."""
+    """A retry would fail in the same way, and the dataset's next outputs would be blocked."""
     assert issubclass(RenderFailed, lifecycle.FAILURES)

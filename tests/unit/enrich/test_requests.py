@@ -1,4 +1,4 @@
-"""Requests made of a chunk: exact JSON, gzip where it saves units, quotas kept, subjects interleaved."""
+"""Requests that are built from a chunk: exact JSON, gzip if it saves units, within quotas, subjects interleaved."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from serve.item import MAX_BODY_BYTES, Item, Order, body_text, decode, encode
 
 ORDER = Order(1, 1_763_640_000_000, 12)
 EXPIRES = 1_764_244_800
-TEXT = st.text(st.characters(codec="utf-8"), max_size=50)  # every code point that UTF-8 has, control characters too
+TEXT = st.text(st.characters(codec="utf-8"), max_size=50)  # every code point that UTF-8 can encode
 
 
 def chunk_of(rows: Any, entries: int = 0) -> Any:
@@ -72,13 +72,13 @@ SPECIAL = ["\u2028\u2029", "\x00\x1f\x7f", '","', '\\u001f"\\', "\U0001f6eb", "Ã
 
 
 def test_special_texts_survive_in_one_batch() -> None:
-    """Separators, controls, quotes and backslashes next to each other change nothing in their neighbours."""
+    """Separators, controls, quotes and backslashes do not affect their neighbours."""
     rows = [(text, text, text) for text in SPECIAL]
     assert {item["b"]["S"] for item in batched(chunk_of(rows))} == set(SPECIAL)
 
 
 def test_puts_carry_condition_and_ask_for_the_old_item() -> None:
-    """A conditional put refuses to replace the same or a newer order, asks for what stands there, and knows its row."""
+    """A conditional put refuses to replace the same or a newer order, asks for the existing item, and knows its row."""
     (request,) = build_puts(chunk_of([("a#1", "x", "{}")]), "larder", ORDER, EXPIRES)
     sent = json.loads(request.payload)
     assert sent["TableName"] == "larder"
@@ -116,7 +116,7 @@ def test_units_include_the_entries_of_the_index(length: int, units: int, entries
 
 
 def test_gzip_is_the_same_every_time() -> None:
-    """A gzipped body has no time of making in it, so that the same body is the same item."""
+    """A gzipped body does not contain the time, so the same body is the same item."""
     chunk = chunk_of([("a#1", "x", json.dumps(list(range(2000))))])
     (first,), (second,) = (list(build_batches(chunk, "t", ORDER, EXPIRES)) for _ in range(2))
     assert first.payload == second.payload
@@ -127,14 +127,14 @@ def test_gzip_is_the_same_every_time() -> None:
 
 
 def test_incompressible_body_stays_text() -> None:
-    """A body that gzip does not make cheaper is stored as text, which a reader need not unzip."""
+    """A body that gzip does not make cheaper is stored as text, which readers need not decompress."""
     noise = noise_of(1400)
     (item,) = batched(chunk_of([("a#1", "x", noise)]))
     assert item["b"] == {"S": noise}
 
 
 def noise_of(size: int) -> Any:
-    """Text that gzip makes about a quarter smaller at best: random hex would halve, this has 64 characters."""
+    """Return text that gzip makes at most a quarter smaller: random hex digits would halve, this has 64 characters."""
     state, out = 1, []
     for _ in range(size):
         state = state * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
@@ -142,15 +142,15 @@ def noise_of(size: int) -> Any:
     return "".join(out)
 
 
-def test_too_large_is_what_gzip_does_not_save() -> None:
-    """An item over 400 KB is too large only when it stays so after gzip; the error has its row number."""
+def test_an_item_is_too_large_only_if_gzip_does_not_help() -> None:
+    """An item over 400 KB is too large only if it still is after gzip; the error has its row number."""
     noise = noise_of(600_000)
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
     assert find_too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
     assert find_too_large(chunk_of([])) == []
 
 
-def test_too_long_is_what_the_reader_does_not_unzip() -> None:
+def test_a_body_is_too_long_if_the_reader_does_not_unzip_it() -> None:
     """A body above its bound, however small its gzip is; the error has its row number."""
     bodies = ["x", "z" * MAX_BODY_BYTES, "z" * (MAX_BODY_BYTES + 1), None, "\u00e9" * (MAX_BODY_BYTES // 2 + 1)]
     rows = [("a#1", str(n), text) for n, text in enumerate(bodies)]
@@ -166,20 +166,20 @@ def test_batches_keep_the_quotas() -> None:
 
 
 def test_full_batches_are_made_of_small_items() -> None:
-    """Small items go 25 to a batch: fewer requests can't carry them."""
+    """There are 25 small items in a batch: fewer requests can't carry them."""
     rows = [(f"a#{n % 7}", str(n), "{}") for n in range(1000)]
     assert [request.items for request in build_batches(chunk_of(rows), "t", ORDER, EXPIRES)] == [25] * 40
 
 
 def test_empty_chunk_makes_no_request() -> None:
-    """Nothing to write, nothing to send."""
+    """Without rows, nothing is sent."""
     assert list(build_batches(chunk_of([]), "t", ORDER, EXPIRES)) == []
     assert list(build_puts(chunk_of([]), "t", ORDER, EXPIRES)) == []
 
 
 @given(pks=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=300))
 def test_every_row_comes_once_and_subjects_are_spread(pks: Any) -> None:
-    """Interleaving is a permutation in which any stretch holds each subject's fair share, but for a row or two."""
+    """Interleaving is a permutation; any part of it has each subject's fair share, within a row or two."""
     order = interleave(pa.chunked_array([pks])).to_pylist()
     assert sorted(order) == list(range(len(pks)))
     for subject in set(pks):
@@ -190,7 +190,7 @@ def test_every_row_comes_once_and_subjects_are_spread(pks: Any) -> None:
 
 
 def test_subjects_of_one_row_do_not_meet_in_one_place() -> None:
-    """Half of the rows one subject's, the others each its own: every twentieth part of the order is half and half."""
+    """If half of the rows are one subject's, and the others have one each, every part of the order is half and half."""
     pks = ["hot" if row % 2 else str(row) for row in range(4000)]
     order = interleave(pa.chunked_array([pks])).to_pylist()
     for start in range(0, 4000, 200):

@@ -20,7 +20,7 @@ def s3() -> Iterator[Any]:
 
 
 def test_whether_anything_exists_costs_one_entry(s3: Any) -> None:
-    """A prefix may hold very many objects: one is enough to know."""
+    """A prefix can have very many objects: one is enough to know."""
     keys: list[list[str]] = []
     s3.meta.events.register(
         "after-call.s3.ListObjectsV2",

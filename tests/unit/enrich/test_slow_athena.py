@@ -1,4 +1,4 @@
-"""However slow Athena is, metadata arrives: queries run side by side, each is saved as it ends, none is run twice."""
+"""However slow Athena is, metadata arrives: queries run in parallel, each is saved when it ends, none runs twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SQL = "select sku, title from"
 
 @dataclass
 class SlowAthena:
-    """Runs each query for as long as `seconds` says by its metadata's name.
+    """Runs each query for the `seconds` of its metadata's name.
 
     `fails` names those that end badly, `empty` those that find no rows.
     """
@@ -37,7 +37,7 @@ class SlowAthena:
     fails: set[str] = field(default_factory=set)
     is_transient: bool = True
     empty: set[str] = field(default_factory=set)
-    started: list[str] = field(default_factory=list)  # names, one for each start
+    started: list[str] = field(default_factory=list)  # the names of the queries that were started, in order
     cancelled: list[str] = field(default_factory=list)
     _queries: list[tuple[str, str, float, Mapping[str, list[Any]]]] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ def build_shop(tmp_path: Path, max_age: timedelta = timedelta(0)) -> SmallShop:
 
 
 def invoke(shop: SmallShop, athena: Any, lasts: float) -> bool:
-    """Invoke enrich once; return whether it ended for lack of time, and see that it ended in time."""
+    """Invoke enrich once; return whether it ended for lack of time, and check that it ended in time."""
     deadline = shop.world.now() + lasts
     services = replace(shop.services(), athena=cast(Any, athena), deadline=deadline, owner=f"until {deadline}")
     try:
@@ -102,7 +102,7 @@ def test_five_slow_queries_are_each_run_once(tmp_path: Path, lasts: float, invoc
 
 
 def test_a_query_that_has_ended_is_saved_before_the_others_end(tmp_path: Path) -> None:
-    """An invocation that dies while others run loses nothing, also where rows can't be shared between runs."""
+    """An invocation that dies while others run loses nothing, even if rows can't be shared between runs."""
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, {name: 10.0 + 200.0 * (name == "fifth") for name in NAMES})
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -117,7 +117,7 @@ def test_a_query_that_has_ended_is_saved_before_the_others_end(tmp_path: Path) -
 
 @pytest.mark.parametrize(("lasts", "invocations"), [(900.0, 1), (60.0, 9)])
 def test_columns_of_queries_without_rows_arrive_too(tmp_path: Path, lasts: float, invocations: int) -> None:
-    """They are asked for by a query like the others, side by side: started once, saved, and waited for in time."""
+    """They are fetched by queries like the others, in parallel: started once, saved, and waited for in time."""
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, dict.fromkeys(NAMES, 200.0), empty={"first", "third"})
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -131,7 +131,7 @@ def test_columns_of_queries_without_rows_arrive_too(tmp_path: Path, lasts: float
 
 
 def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
-    """The error names the metadata and Athena's reason; the next attempt keeps what has ended, and starts the rest."""
+    """The error names the metadata and Athena's reason; the next attempt keeps the ended ones and starts the rest."""
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, {"first": 5, "second": 20, "third": 100, "fourth": 100, "fifth": 100}, {"second"})
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -145,7 +145,7 @@ def test_a_query_that_fails_cancels_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_transient", [True, False])
 def test_a_query_that_athena_refuses_does_not_block_its_dataset(tmp_path: Path, *, is_transient: bool) -> None:
-    """Its run is closed after three attempts, and the next output is published; Athena's own faults are waited for."""
+    """Its run is closed after three attempts, and the next output is published; Athena's own faults are retried."""
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, dict.fromkeys(NAMES, 5.0), {"second"}, is_transient=is_transient)
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -170,7 +170,7 @@ def test_a_query_that_athena_refuses_does_not_block_its_dataset(tmp_path: Path, 
 
 
 def test_a_query_of_an_earlier_day_is_run_again(tmp_path: Path) -> None:
-    """Its rows may have been deleted since, and must not be taken for none."""
+    """Its rows can have been deleted since, and must not count as no rows."""
     shop = build_shop(tmp_path)
     athena = SlowAthena(shop, dict.fromkeys(NAMES, 200.0))
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -181,8 +181,8 @@ def test_a_query_of_an_earlier_day_is_run_again(tmp_path: Path) -> None:
     assert sorted(athena.started) == sorted(NAMES * 2)
 
 
-def test_a_refresh_fetches_anew_once(tmp_path: Path) -> None:
-    """Rows that are young enough for other runs are not for it; its own are, when it continues."""
+def test_a_refresh_fetches_again_once(tmp_path: Path) -> None:
+    """It does not use rows that are recent enough for other runs; when it continues, it uses its own."""
     shop = build_shop(tmp_path, max_age=timedelta(days=1))
     athena = SlowAthena(shop, dict.fromkeys(NAMES, 100.0))
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())

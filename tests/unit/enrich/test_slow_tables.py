@@ -27,7 +27,7 @@ LASTS = 900.0  # seconds of an invocation
 
 @dataclass(frozen=True)
 class Slow:
-    """A table and an output; the table takes `rate` write units a second, or the run may spend no more."""
+    """A table and an output; the table takes `rate` write units a second, or the run is limited to that rate."""
 
     rows: int
     item_bytes: int
@@ -36,7 +36,7 @@ class Slow:
 
     @property
     def seconds(self) -> float:
-        """Return how long writing takes at least."""
+        """Return the minimum time that writing takes."""
         return self.rows * -(-self.item_bytes // 1024) / self.rate
 
 
@@ -54,7 +54,7 @@ def text(size: int) -> str:
 
 
 def build_shop(tmp_path: Path, case: Slow) -> SmallShop:
-    """Build a shop whose newest output waits to be run."""
+    """Build a shop whose newest output is pending."""
     columns = {"shop": "varchar", "sku": "varchar", "note": "varchar"}
     dataset = replace(
         DATASET,
@@ -78,7 +78,7 @@ def build_rows(case: Slow) -> dict[str, list[Any]]:
 
 
 def invoke(shop: SmallShop, case: Slow) -> Iterator[Run]:
-    """Invoke enrich until nothing is pending; give the run after each invocation."""
+    """Invoke enrich until nothing is pending; yield the run after each invocation."""
     for number in range(1000):
         deadline = shop.world.now() + LASTS
         services = replace(shop.services(), owner=f"i{number}", deadline=deadline, write_units=case.budget)
@@ -95,7 +95,7 @@ def invoke(shop: SmallShop, case: Slow) -> Iterator[Run]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_invocation_moves_the_run(tmp_path: Path, name: str) -> None:
-    """It ends after about as many invocations as the rate asks for, and little is written twice."""
+    """It ends after about as many invocations as the rate requires, and little is written twice."""
     case = CASES[name]
     shop = build_shop(tmp_path, case)
     take_arrived(shop.services(), SETTINGS.outputs, shop.key())
@@ -113,7 +113,7 @@ def test_each_invocation_moves_the_run(tmp_path: Path, name: str) -> None:
 
 
 def test_slices_without_a_bound_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: this is what fixed slices of many items did."""
+    """This shows that the test above can fail: fixed slices of many items had this effect."""
     monkeypatch.setattr(publish, "FIRST_SLICE_UNITS", 1_000_000)
     case = CASES["a budget of 10 units a second, items of 1 KB"]
     shop = build_shop(tmp_path, case)
@@ -124,7 +124,7 @@ def test_slices_without_a_bound_do_not_move(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_without_a_deadline_keeps_its_lease_while_it_writes(tmp_path: Path, name: str) -> None:
-    """On the command line a lease is renewed: no write is sent or in flight after its end."""
+    """On the command line the lease is renewed: no write is sent or in flight after its end."""
     case = CASES[name]
     shop = build_shop(tmp_path, case)
     send = shop.table.send
@@ -143,7 +143,7 @@ def test_a_run_without_a_deadline_keeps_its_lease_while_it_writes(tmp_path: Path
 
 @pytest.mark.parametrize("call_seconds", [0.01, 1.0])
 def test_the_continuation_is_sent_before_the_invocation_ends(tmp_path: Path, call_seconds: float) -> None:
-    """Also where each call to AWS takes a second, and the last writes are answered just before they time out."""
+    """Also if each call to AWS takes a second, and the last writes get a response just before they time out."""
     case = CASES["a table of 5 units a second, items of 1 KB"]
     shop = build_shop(tmp_path, case)
     shop.table._latency = 2.9  # the model adds up to 0.6 of it
@@ -167,7 +167,7 @@ def test_the_continuation_is_sent_before_the_invocation_ends(tmp_path: Path, cal
 def test_keeping_the_rejects_of_a_refused_output_continues_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many rejects to keep in one invocation: each keeps some more, and the run ends as failed with all of them."""
+    """With too many rejects for one invocation, each saves more, and the run ends as failed with all of them."""
     monkeypatch.setattr("enrich.read.chunks.CHUNK_ROWS", 100)
     monkeypatch.setattr("enrich.read.chunks.read_chunks.__kwdefaults__", {"start_row": 0, "chunk_rows": 100})
     dataset = replace(DATASET, metadata={}, body={"units": "units"}, tolerated=Tolerated(share=0.1))
@@ -192,7 +192,7 @@ def test_keeping_the_rejects_of_a_refused_output_continues_where_it_stopped(
 
 
 def test_a_slice_grows_again_after_the_slowest_one() -> None:
-    """One unit that took minutes makes the next slice small, and not so small that it never grows again."""
+    """One unit that took minutes makes the next slice small, but not so small that it never grows again."""
     slices = publish._SliceWriter(cast(Any, None))
     slices._adapt(1, 600.0)
     assert slices._units == 1

@@ -1,4 +1,4 @@
-"""A run that fails in the same way again and again is closed, so that the dataset's next ones can run."""
+"""A run that repeatedly fails in the same way is closed, so that the dataset's next ones can run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 
 class Unexpected(SmallShop):
-    """A shop where reading an object of these keys ends in an error that no code expects."""
+    """A shop in which reading objects with these keys raises an unexpected error."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(directory)
@@ -54,7 +54,7 @@ class Unexpected(SmallShop):
 
     def invoke(self) -> BaseException | None:
         """Run what is pending as one invocation; return the error that ends it."""
-        self.world.sleep(3600)  # the lease of one that was killed has ended
+        self.world.sleep(3600)  # the lease of a killed invocation has expired
         services = replace(self.services(), owner=f"at {self.world.time}")
         try:
             list(run_pending(services, "stock"))
@@ -82,7 +82,7 @@ CAUSES: list[tuple[BaseException, int, str]] = [
 def test_a_run_that_fails_the_same_way_is_closed(
     shop: Unexpected, cause: BaseException, invocations: int, said: str
 ) -> None:
-    """It is retried so many times; then the next output is published, and the ledger says why this one was not."""
+    """After a number of retries the next output is published, and the ledger gives the reason."""
     stuck, after = shop.queue(2), shop.queue(1)
     shop.bad[stuck.object_key] = cause
     ends = [shop.invoke() for _ in range(invocations)]
@@ -102,7 +102,7 @@ def test_a_run_that_fails_the_same_way_is_closed(
 
 
 def test_an_error_of_any_length_is_recorded(shop: Unexpected) -> None:
-    """A record has at most 400 KB: one that could not be saved would stop the run at each attempt, for ever."""
+    """A record has at most 400 KB: if it could not be saved, the run would stop at each attempt, for ever."""
     stuck = shop.queue(1)
     shop.bad[stuck.object_key] = Failed("the place " + "x" * 1_000_000)
     shop.invoke()
@@ -114,7 +114,7 @@ def test_an_error_of_any_length_is_recorded(shop: Unexpected) -> None:
 
 
 def test_another_failure_is_counted_from_one(shop: Unexpected) -> None:
-    """Errors of another kind, and a call to AWS that failed in between, say that it may yet come right."""
+    """After an error of another kind, or a failed call to AWS in between, the run can still succeed."""
     stuck = shop.queue(1)
     for error in (RuntimeError("a"), ValueError("b")) * MOST_FAILURES:
         shop.bad[stuck.object_key] = error
@@ -125,8 +125,8 @@ def test_another_failure_is_counted_from_one(shop: Unexpected) -> None:
     assert shop.states() == ["done"]
 
 
-def test_a_stuck_run_that_has_begun_to_write_leaves_a_table_that_is_healed(shop: Unexpected) -> None:
-    """What it wrote is in doubt, so its items are compared with nothing: the sweep and the next runs write them."""
+def test_after_a_stuck_run_that_wrote_the_table_is_restored(shop: Unexpected) -> None:
+    """What it wrote is unknown, so the fingerprints are not used: the sweep and the next runs write all items."""
     shop.queue(3)
     shop.invoke()
     shop.written()

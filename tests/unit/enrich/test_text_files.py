@@ -1,4 +1,4 @@
-"""JSON lines at any depth, empty parts, and files that are something else than their dataset says."""
+"""JSON lines at any depth, empty parts, and files that are not what their dataset says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from enrich.read.text import BadText, read_lines
 from tests.unit.enrich.small_shop import DATASET, SmallShop
 from tests.unit.enrich.test_read import dataset_of, framed_snappy, hadoop_snappy, parquet, read, render, zstd
 
-# column type -> (the member as in the file, as in the body; None rejects the row)
+# column type -> (the member in the file, in the body; None rejects the row)
 VALUES: dict[str, list[tuple[str, str | None]]] = {
     "struct(t timestamp, z timestamptz)": [
         (
@@ -92,7 +92,7 @@ VALUES: dict[str, list[tuple[str, str | None]]] = {
 
 
 def test_json_lines_are_read_at_any_depth_as_at_the_top(tmp_path: Path) -> None:
-    """A zone counts, what is left out is null, base64 is decoded once, and what is not of its type rejects its row."""
+    """A zone counts, an omitted member is null, base64 is decoded once, and a value of another type rejects its row."""
     columns = {f"c{n}": kind for n, kind in enumerate(VALUES)}
     cases = [(f"c{n}", member, text) for n, kind in enumerate(VALUES) for member, text in VALUES[kind]]
     lines = "\n".join(f'{{"{name}":{member}}}' for name, member, _ in cases)
@@ -119,7 +119,7 @@ HINTS = [
 
 
 def test_a_name_in_another_case_is_named(tmp_path: Path) -> None:
-    """It would be read as null; the reject has the name of the contract."""
+    """It would be read as null; the reject has the name in the contract."""
     dataset = dataset_of("jsonl", {"id": "varchar", "v": "struct(w struct(Xx integer))"})
     rows = render(tmp_path, dataset, ("a", "\n".join(line for line, _ in HINTS).encode()))
     assert [row["detail"] for row in rows] == [hint for _, hint in HINTS]
@@ -165,7 +165,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "rejects"])
 def test_an_empty_part_has_no_rows(format_: Any) -> None:
-    """Spark writes an empty partition as 0 bytes; the parts around it are read, and numbered on."""
+    """Spark writes an empty partition as 0 bytes; the parts around it are read, and rows are numbered across it."""
     dataset = dataset_of("csv" if format_ == "csv" else "jsonl", {"id": "varchar"})
     dataset = replace(dataset, source=replace(dataset.source, format=format_))
     full = b"id\na\nb\n" if format_ == "csv" else b'{"id":"a"}\n{"id":"b"}\n'
@@ -190,7 +190,7 @@ def archive(kind: str) -> bytes:
 
 
 def written_by(write: Any) -> bytes:
-    """Return what pyarrow writes of a table."""
+    """Return what pyarrow writes for a table."""
     file = io.BytesIO()
     write(pa.table({"id": ["1"]}), file)
     return file.getvalue()
@@ -228,8 +228,8 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 SKIPPABLE = b"\x50\x2a\x4d\x18\x05\x00\x00\x00frame\x5f\x2a\x4d\x18\x00\x00\x00\x00"
 
 
-def test_a_zstd_file_may_begin_with_skippable_frames() -> None:
-    """One is before each frame of pzstd; after one, lz4 is still lz4."""
+def test_a_zstd_file_can_begin_with_skippable_frames() -> None:
+    """Before each frame pzstd writes one; after one, lz4 is still recognized as lz4."""
     dataset = dataset_of("jsonl", {"id": "varchar"})
     for content in (SKIPPABLE + zstd(TEXT * 2), zstd(TEXT) + SKIPPABLE + zstd(TEXT), zstd(TEXT * 2) + SKIPPABLE):
         assert sum(chunk.num_rows for _, chunk in read(dataset, ("a.zst", content))) == 2
@@ -240,7 +240,7 @@ def test_a_zstd_file_may_begin_with_skippable_frames() -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_file_of_another_format_is_named(name: str) -> None:
-    """The error says what the file is, and what to do, whatever text is expected; as Parquet, the same."""
+    """The error names the actual format and the remedy, whatever text format is expected; for Parquet the same."""
     content, message = OTHERS[name]
     for format_ in ("csv", "jsonl"):
         with pytest.raises(BadOutput, match=f"s3://bucket/things/{name}: it") as error:
@@ -269,8 +269,8 @@ PARQUET = [
 
 
 @pytest.mark.parametrize(("content", "message"), PARQUET)
-def test_what_is_no_parquet_is_named(content: bytes, message: str) -> None:
-    """So is what a Parquet dataset finds; and an empty file is none of it."""
+def test_a_file_that_is_not_parquet_is_named(content: bytes, message: str) -> None:
+    """So are the files that a Parquet dataset gets by mistake; an empty file is none of them."""
     with pytest.raises(BadOutput) as error:
         list(read(dataset_of("parquet", {"id": "varchar"}), ("a", content)))
     assert message in str(error.value)
@@ -288,7 +288,7 @@ def test_what_is_no_parquet_is_named(content: bytes, message: str) -> None:
     ],
 )
 def test_json_over_several_lines_fails_the_output(content: bytes) -> None:
-    """Each of its lines would be a reject."""
+    """Otherwise each of its lines would be a reject."""
     with pytest.raises(BadOutput, match="write one object per line"):
         list(read(dataset_of("jsonl", {"id": "varchar"}), ("a", content)))
 
@@ -326,10 +326,10 @@ LINES: list[tuple[Any, str, bytes, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("format_", "kind", "content", "bodies", "details"), LINES)
-def test_lines_that_mean_two_things_are_rejected(
+def test_ambiguous_lines_are_rejected(
     tmp_path: Path, format_: Any, kind: str, content: bytes, bodies: list[str], details: list[str]
 ) -> None:
-    """The header of a second file, and members that are there twice: which of them is right is unknown."""
+    """The header of a second file, and duplicate members: which of them is right is unknown."""
     rows = render(tmp_path, dataset_of(format_, {"id": "varchar", "v": kind}), ("a", content))
     assert [row["body"] for row in rows if row["body"]] == bodies
     found = [row["detail"] for row in rows if not row["body"]]
@@ -339,7 +339,7 @@ def test_lines_that_mean_two_things_are_rejected(
 
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", 'a"b', "a\\b", "a'b", "\U0001f600", "$", "a.b"])
 def test_members_of_any_name_are_read(tmp_path: Path, name: str) -> None:
-    """Flat and in a struct, as JSON writes them."""
+    """At the top and in a struct, with JSON's escapes."""
     quoted = '"' + name.replace('"', '""') + '"'
     dataset = dataset_of("jsonl", {name: "bigint", "t": f"struct({quoted} bigint)"})
     line = json.dumps({name: 1, "t": {name: 2}}).encode()
@@ -359,7 +359,7 @@ LOOKALIKES = [
 
 @pytest.mark.parametrize("content", LOOKALIKES)
 def test_text_that_begins_like_another_format_is_text(content: bytes) -> None:
-    """Magic bytes that text can have are not enough."""
+    """Magic bytes that a text can begin with are not enough."""
     assert sum(chunk.num_rows for _, chunk in read(dataset_of("csv", {"id": "varchar"}), ("a", content))) == 1
 
 
@@ -384,7 +384,7 @@ def test_an_output_of_spark_is_published(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_", ["parquet", "jsonl"])
 def test_rejects_are_replayed_in_the_format_of_their_output(tmp_path: Path, format_: Any) -> None:
-    """The bytes that a consumer gets are those of the output, also by way of its rejects."""
+    """A consumer gets the bytes of the output, also after a replay of the rejects."""
     shop = SmallShop(tmp_path)
     source = replace(DATASET.source, format=format_, columns={**DATASET.source.columns, "b": "blob"})
     shop.dataset = replace(DATASET, source=source, body={"b": "b"})

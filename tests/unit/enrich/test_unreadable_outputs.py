@@ -1,4 +1,4 @@
-"""An output that can't be read, or that meets a defect, ends with a reason, and does not hold up the others."""
+"""An output that can't be read, or that triggers a defect, ends with a reason, and does not block others."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def deny(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, object_key: str, oper
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidObjectState", "KMS.DisabledException"])
-def test_an_object_that_may_not_be_read_fails_its_run_only(
+def test_an_object_without_permission_fails_its_run_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    """Waiting would not help, and the outputs after it would wait as well."""
+    """Waiting would not help, and would also block the outputs after it."""
     shop = SmallShop(tmp_path)
     deny(shop, monkeypatch, shop.key(1), "get_object", code)
     failed = shop.run(ROWS, day=1)
@@ -42,8 +42,8 @@ def test_an_object_that_may_not_be_read_fails_its_run_only(
     assert shop.run(ROWS).counts == Counts(written=3)
 
 
-def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reports the object and takes the others; an event of the object itself fails, for the dead-letter queue."""
+def test_a_sweep_continues_past_objects_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports the object and queues the others; an event of the object itself fails, for the dead-letter queue."""
     shop = SmallShop(tmp_path)
     for day in range(3):
         shop.put(shop.key(day), parquet(ROWS))
@@ -57,7 +57,7 @@ def test_a_sweep_goes_past_what_may_not_be_read(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_defect_is_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The status shows why a run stopped; once the defect is fixed the run continues."""
+    """The status shows why a run stopped; once the defect is fixed, the run continues."""
     shop = SmallShop(tmp_path)
     with monkeypatch.context() as patch:
         patch.setitem(lifecycle.STAGES, Stage.WRITE, None)

@@ -1,4 +1,4 @@
-"""Withdrawals of any size: more runs over an output than one transaction takes, and operators that die half-way."""
+"""Withdrawals of any size: more runs of an output than one transaction takes, and operators that die half-way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bodies(shop: SmallShop) -> dict[str, Any]:
 
 
 def replay_often(shop: SmallShop, bad: Run, times: int, **changes: Any) -> None:
-    """Queue replays of a run, and close every second one as its first run closed."""
+    """Queue replays of a run, and close every second one in the same way as its first run."""
     for n in range(times):
         queued = operations.replay(shop.services(), bad)
         if n % 2:
@@ -53,7 +53,7 @@ def withdraw_and_run(shop: SmallShop, bad: Run) -> None:
 
 
 def check_withdrawn(shop: SmallShop, bad: Run, *kinds: str) -> None:
-    """Nothing of the output is left, in the table or to be run, and each of its runs, of these kinds, says so."""
+    """Check that nothing of the output is left, in the table or pending, and that each of its runs says so."""
     assert bodies(shop) == GOOD
     assert shop.ledger.fetch_pending("stock") == []
     over_it = [run for run in shop.ledger.fetch_runs("stock") if run.identity == bad.identity]
@@ -65,7 +65,7 @@ def check_withdrawn(shop: SmallShop, bad: Run, *kinds: str) -> None:
 
 @pytest.mark.parametrize("error", ["", "x" * 40_000])
 def test_an_output_of_250_runs_is_withdrawn(tmp_path: Path, error: str) -> None:
-    """Neither their number nor the size of their records is bounded by what one transaction takes."""
+    """Neither their number nor the size of their records is limited by one transaction."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     bad = shop.run(BAD)
@@ -81,7 +81,7 @@ def test_an_output_of_250_runs_is_withdrawn(tmp_path: Path, error: str) -> None:
 def test_a_withdrawal_that_dies_between_two_commits_is_finished_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever commit is its last: nothing of it happened, or the next holder of the dataset does the rest first.
+    """Whichever commit is its last: either nothing happened, or the next holder of the dataset finishes it first.
 
     Among what waits are a restore of the bad output, which would go before the removal, and a run that has an order of
     the old generation.
@@ -121,7 +121,7 @@ def test_a_withdrawal_that_dies_between_two_commits_is_finished_first(
         if removals[0].stage is not Stage.WITHDRAW_FIRST:
             break
         assert operations.refresh(shop.services(), "stock").identity != bad.identity
-        shop.world.sleep(200)  # until the dead operator's lease is over
+        shop.world.sleep(200)  # until the dead operator's lease has expired
         done = list(run_pending(replace(shop.services(), owner="another"), "stock"))
         assert [run for run in done if run.identity == bad.identity and run.kind != "removal"] == []
         assert {run.generation for run in done} == {2}
@@ -131,7 +131,7 @@ def test_a_withdrawal_that_dies_between_two_commits_is_finished_first(
 
 
 def test_a_removal_that_is_given_up_still_withdraws(tmp_path: Path) -> None:
-    """An operator who ends the removal itself does not bring the output's other runs back."""
+    """If an operator ends the removal itself, the output's other runs still stay withdrawn."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     bad = shop.run(BAD)
@@ -145,7 +145,7 @@ def test_a_removal_that_is_given_up_still_withdraws(tmp_path: Path) -> None:
 
 
 def test_a_replay_that_was_queued_after_a_withdrawal_brings_the_output_back(tmp_path: Path) -> None:
-    """Also before the withdrawal is finished: it was asked for later."""
+    """Also before the withdrawal is finished: the replay was requested later."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     bad = shop.run(BAD)
@@ -157,8 +157,8 @@ def test_a_replay_that_was_queued_after_a_withdrawal_brings_the_output_back(tmp_
     assert operations.refresh(shop.services(), "stock").of_run == again.run
 
 
-def test_rejects_of_rejects_are_taken_back_with_their_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rejects that were replayed, and their rejects again: all of them are predictions of the withdrawn output."""
+def test_rejects_of_rejects_are_withdrawn_with_their_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rejects that were replayed, and their rejects again: all are predictions of the withdrawn output."""
     shop = SmallShop(tmp_path)
     first = shop.run({"shop": ["x", "x", "x"], "sku": ["a", "new", "newer"], "units": [1.0, 2.0, 3.0]})
     assert first.counts == Counts(written=1, rejected=2)
@@ -177,12 +177,12 @@ def test_rejects_of_rejects_are_taken_back_with_their_output(tmp_path: Path, mon
 
 
 def lives(shop: SmallShop) -> set[int]:
-    """Return when what is served expires."""
+    """Return when the served items expire."""
     return {item.expires_at for item in shop.table.items.values() if item.body}
 
 
-def test_a_withdrawn_output_leaves_no_longer_life(tmp_path: Path) -> None:
-    """It only gave an unchanged item more time: what it said is withdrawn, and so is that time."""
+def test_a_withdrawn_output_does_not_prolong_an_items_life(tmp_path: Path) -> None:
+    """It only prolonged the life of an unchanged item: its withdrawal undoes that."""
     shop = SmallShop(tmp_path)
     good = shop.run(ROWS, day=4)
     bad = shop.run(ROWS)
@@ -192,7 +192,7 @@ def test_a_withdrawn_output_leaves_no_longer_life(tmp_path: Path) -> None:
     assert lives(shop) == {good.expires_at}
 
 
-def test_a_withdrawal_leaves_the_life_that_a_newer_output_gave(tmp_path: Path) -> None:
+def test_a_withdrawal_keeps_the_life_that_a_newer_output_gave(tmp_path: Path) -> None:
     """The newest output is restored first: no older one writes what a newer one would have to write again."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=4)
@@ -206,7 +206,7 @@ def test_a_withdrawal_leaves_the_life_that_a_newer_output_gave(tmp_path: Path) -
 
 
 def test_an_unchanged_item_lives_no_longer_than_a_shorter_ttl_says(tmp_path: Path) -> None:
-    """The newer output says for how long its items may be served, also where their bodies are the same."""
+    """The newer output says for how long its items can be served, also if their bodies are the same."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     shop.dataset = replace(shop.dataset, ttl=timedelta(days=2))
@@ -216,7 +216,7 @@ def test_an_unchanged_item_lives_no_longer_than_a_shorter_ttl_says(tmp_path: Pat
 
 
 def test_a_withdrawal_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
-    """A run that published nothing, or that is withdrawn already: every live output would be run again for nothing."""
+    """If a run published nothing, or is withdrawn already, every live output would be run again for nothing."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=2)
     failed = shop.run(b"no Parquet", day=1)
@@ -256,7 +256,7 @@ def test_a_waiting_run_that_published_nothing_is_only_closed(tmp_path: Path) -> 
 
 
 def test_a_withdrawal_whose_removal_was_given_up_can_be_repeated(tmp_path: Path) -> None:
-    """Else the items of the output would stay for ever."""
+    """Otherwise the items of the output would stay for ever."""
     shop = SmallShop(tmp_path)
     shop.run(ROWS, day=1)
     bad = shop.run(BAD)
@@ -267,7 +267,7 @@ def test_a_withdrawal_whose_removal_was_given_up_can_be_repeated(tmp_path: Path)
 
 
 def test_a_withdrawal_is_described_and_planned_before_it_is_done(tmp_path: Path) -> None:
-    """The plan executes the very runs, and nothing is written."""
+    """The plan executes the same runs, and nothing is written."""
     shop = SmallShop(tmp_path)
     good = shop.run(ROWS, day=1)
     bad = shop.run(BAD)

@@ -22,7 +22,7 @@ from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
 
 def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: Path) -> None:
-    """After any commit: the ledger is not as the invocation knows it, so it can't know who holds the lease."""
+    """After any commit: the ledger differs from what the invocation knows, so it can't know who holds the lease."""
     raised = 0
     for lied in count():
         shop = SmallShop(tmp_path / str(lied))
@@ -54,7 +54,7 @@ def test_a_commit_that_is_reported_as_failed_brings_the_message_again(tmp_path: 
 
 
 def test_a_lease_that_could_not_be_released_is_an_error(tmp_path: Path) -> None:
-    """Also when it was released because something else had failed: the ledger's answer is raised."""
+    """Also if it was released because something else had failed: the error of the ledger is raised."""
     shop = SmallShop(tmp_path)
     shop.put(shop.key(), b"no Parquet")
 
@@ -70,7 +70,7 @@ def test_a_lease_that_could_not_be_released_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_queued_while_the_lease_is_given_back_is_run(tmp_path: Path) -> None:
-    """Its producer finds the dataset busy and leaves, and the holder has looked at the queue for the last time before.
+    """Its producer finds the dataset busy and leaves, after the holder has read the queue for the last time.
 
     So the holder looks again after it has released the lease. Seeded histories meet this instant seldom.
     """

@@ -1,4 +1,4 @@
-"""The writer over a modelled table: every item accounted for under every fault, gently, in time."""
+"""The writer over a modelled table: under every fault it accounts for every item, adapts its rate, and ends in time."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def writer_to(table: Any, seed: int = 1, **options: Any) -> Any:
 
 
 def expect(table: Any, chunk: Any, order: Any = OURS) -> None:
-    """Assert that the table holds exactly the chunk's items."""
+    """Assert that the table has exactly the chunk's items."""
     expected = {
         (row["pk"], row["sk"]): Item(row["pk"], row["sk"], row["body"], order.text, EXPIRES)
         for row in chunk.select(["pk", "sk", "body"]).to_pylist()
@@ -73,7 +73,7 @@ FAULTS: list[str | Response] = [
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_every_item_is_written_whatever_goes_wrong(seed: int, conditional: bool) -> None:
-    """With every third request failing in some way and items left unprocessed, table and count end right."""
+    """If every third request fails in some way and items are left unprocessed, table and counts are still right."""
     rng = random.Random(seed)
     table = ModelledTable(
         units_per_second=rng.choice([1e9, 3000.0]),
@@ -85,8 +85,8 @@ def test_every_item_is_written_whatever_goes_wrong(seed: int, conditional: bool)
     expect(table, chunk)
 
 
-def test_same_randomness_does_the_same_again() -> None:
-    """Given the same transport, clock and random numbers, the same requests leave at the same times."""
+def test_same_randomness_gives_the_same_requests() -> None:
+    """With the same transport, clock and random numbers, the same requests leave at the same times."""
 
     def history(seed: int) -> Any:
         rng = random.Random(5)
@@ -98,8 +98,8 @@ def test_same_randomness_does_the_same_again() -> None:
     assert history(1) != history(2)
 
 
-def test_only_what_was_left_is_sent_again() -> None:
-    """Unprocessed items are sent again, and those that were taken are not."""
+def test_only_unprocessed_items_are_sent_again() -> None:
+    """Items that were written are not."""
     table = ModelledTable(units_per_second=300)
     chunk = chunk_of(2000)
     assert write(table, chunk).written == 2000
@@ -107,8 +107,8 @@ def test_only_what_was_left_is_sent_again() -> None:
     assert set(table.puts.values()) == {1}
 
 
-def test_counts_start_anew_with_each_flush() -> None:
-    """Each flush returns what was written since the last one, however many chunks that were."""
+def test_counts_restart_with_each_flush() -> None:
+    """Each flush returns what was written since the last one, for any number of chunks."""
     table = ModelledTable()
     writer = writer_to(table)
     counts = []
@@ -122,7 +122,7 @@ def test_counts_start_anew_with_each_flush() -> None:
 
 
 def test_older_run_is_superseded_and_its_own_writes_count() -> None:
-    """Conditionally, newer items stay and their rows are returned; older ones are replaced; ours count as written."""
+    """With conditions, newer items stay and their rows are returned; older ones are replaced; ours count as written."""
     table = ModelledTable()
     chunk = chunk_of(90)
     for row in range(90):
@@ -137,7 +137,7 @@ def test_older_run_is_superseded_and_its_own_writes_count() -> None:
 
 
 def test_write_applied_and_reported_as_failed_counts_as_written() -> None:
-    """A conditional put that was applied before its answer was lost finds itself, and is no superseded item."""
+    """A conditional put that was applied before its response was lost finds its own item, which is not superseded."""
     table = ModelledTable(fault=lambda number: "applied, then lost" if number < 40 else None)
     written = write(table, chunk_of(40), conditional=True)
     assert (written.written, written.superseded) == (40, 0)
@@ -156,7 +156,7 @@ PERMANENT = [
 @pytest.mark.parametrize(("code", "remedy"), PERMANENT)
 @pytest.mark.parametrize("conditional", [False, True])
 def test_permanent_error_fails_at_once_with_a_remedy(code: str, remedy: str, conditional: bool) -> None:
-    """What DynamoDB refuses for good is not tried again, names table, code and remedy, and leaves nothing in flight."""
+    """What DynamoDB refuses permanently is not retried; the error has table, code and remedy; nothing is in flight."""
     table = ModelledTable(fault=lambda _: refuse(code))
     with pytest.raises(WriteFailed, match=rf"larder.*{code}.*because.*{remedy}"):
         write(table, chunk_of(5000), conditional=conditional)
@@ -165,7 +165,7 @@ def test_permanent_error_fails_at_once_with_a_remedy(code: str, remedy: str, con
 
 
 def test_item_without_an_order_is_not_overwritten_silently() -> None:
-    """An item that Larder did not write is neither replaced nor called superseded: the run says what stands there."""
+    """An item that Larder did not write is neither replaced nor called superseded: the run reports it."""
     answer = refuse("ConditionalCheckFailedException", Item={"pk": {"S": "d#0"}, "sk": {"S": "0"}})
     with pytest.raises(WriteFailed, match="did not write"):
         write(ModelledTable(fault=lambda _: answer), chunk_of(1), conditional=True)
@@ -173,7 +173,7 @@ def test_item_without_an_order_is_not_overwritten_silently() -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_throttling_of_everything_slows_the_writer_down(conditional: bool) -> None:
-    """While everything is throttled, three seconds see a handful of requests (peers: 360 to 570), ever fewer."""
+    """While everything is throttled, a handful of requests are sent in 3 seconds (peers: 360 to 570), ever fewer."""
     table = ModelledTable(latency=0.002, fault=lambda _: refuse("ProvisionedThroughputExceededException"))
     with pytest.raises(WriteThrottled, match="capacity"):
         write(table, chunk_of(5000), conditional=conditional)
@@ -195,7 +195,7 @@ def test_throttling_that_ends_costs_no_item() -> None:
 
 @pytest.mark.parametrize("fault", ["lost", refuse("InternalServerError", 500)], ids=["lost", "500"])
 def test_budget_ends_in_a_message(fault: Any) -> None:
-    """A service that never takes anything is given up after the budget of tries and time, resumable, with a remedy."""
+    """If a service accepts nothing within the limits of tries and time, the run stops with a remedy and can resume."""
     table = ModelledTable(fault=lambda _: fault)
     with pytest.raises(WriteFailed, match="reachable and healthy") as caught:
         write(table, chunk_of(100), budget=Budget(tries=1000, seconds=20.0))
@@ -205,7 +205,7 @@ def test_budget_ends_in_a_message(fault: Any) -> None:
 
 
 def test_tries_are_bounded_too() -> None:
-    """One request of which nothing is ever taken ends the run after its tries, even while others get through."""
+    """If one request is never accepted, the run ends after its tries, even while others succeed."""
     table = ModelledTable()
     stuck = b'"sk":{"S":"7"}'
     table._fault = lambda number: refuse("InternalServerError", 500) if stuck in table.sent[number][2] else None
@@ -216,7 +216,7 @@ def test_tries_are_bounded_too() -> None:
 
 @pytest.mark.parametrize("given", [50.0, 1000.0, 4000.0])
 def test_given_budget_is_kept_and_used(given: float) -> None:
-    """No second sees more than the write units that were given, but for one request; and at least 80 % are used."""
+    """No second has more than the given write units, except for one request; at least 80 % are used."""
     table = ModelledTable()
     count = int(given * 8)
     write(table, chunk_of(count, subjects=50), budget=Budget(units_per_second=given))
@@ -229,7 +229,7 @@ def test_given_budget_is_kept_and_used(given: float) -> None:
 
 @pytest.mark.parametrize("capacity", [100.0, 2000.0])
 def test_rate_is_learned(capacity: float) -> None:
-    """Without a budget the writer finds the table's own, uses most of it, and wastes few requests."""
+    """Without a budget the writer learns the table's limit, uses most of it, and wastes few requests."""
     table = ModelledTable(units_per_second=capacity)
     count = int(capacity * 20)
     write(table, chunk_of(count, subjects=50))
@@ -238,7 +238,7 @@ def test_rate_is_learned(capacity: float) -> None:
 
 
 def test_rate_is_shown() -> None:
-    """The rate is what was lately delivered, in units per second."""
+    """The rate is what was recently delivered, in units per second."""
     table = ModelledTable()
     writer = writer_to(table, budget=Budget(units_per_second=1000))
     writer.put(chunk_of(5000), order=OURS, expires_at=EXPIRES, conditional=False)
@@ -247,14 +247,14 @@ def test_rate_is_shown() -> None:
 
 
 def test_window_grows_where_that_helps() -> None:
-    """With a slow table that takes everything, more requests are in flight than at first, up to a bound."""
+    """With a slow table that accepts everything, more requests are in flight than at first, up to a bound."""
     table = ModelledTable(latency=0.05)
     write(table, chunk_of(40_000, size=10))
     assert 32 <= table.most_in_flight <= 64
 
 
 def test_skewed_output_does_not_starve_the_rest() -> None:
-    """Half of the rows are one subject's, which takes 1,000 units/s: the others keep pace, all in due time."""
+    """If half of the rows are one subject's, which takes 1,000 units/s, the others keep pace, and all end in time."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(12_000, subjects=lambda row: 0 if row % 2 else row, size=10)
     chunk = chunk.take(interleave(chunk["pk"]))
@@ -269,7 +269,7 @@ def test_skewed_output_does_not_starve_the_rest() -> None:
 
 
 def test_rows_sorted_by_subject_are_spread() -> None:
-    """An output that is sorted by subject is written at the table's rate and not at one subject's after the other's."""
+    """An output that is sorted by subject is written at the table's rate, not at that of one subject after another."""
     table = ModelledTable(units_per_pk=1000)
     chunk = chunk_of(16_000, subjects=lambda row: row // 2000, size=10)
     write(table, chunk.take(interleave(chunk["pk"])))
@@ -278,7 +278,7 @@ def test_rows_sorted_by_subject_are_spread() -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_nothing_is_sent_after_the_stop(conditional: bool) -> None:
-    """At the stop nothing more is sent, what is in flight is waited for, and `OutOfTime` is raised."""
+    """After the stop nothing is sent, requests in flight are waited for, and `OutOfTime` is raised."""
     table = ModelledTable(latency=0.3)
     writer = writer_to(table, stop_at=lambda: 1002.0)
     with pytest.raises(OutOfTime):
@@ -289,7 +289,7 @@ def test_nothing_is_sent_after_the_stop(conditional: bool) -> None:
 
 
 def test_what_is_in_flight_at_the_stop_is_still_counted() -> None:
-    """A flush for which everything was sent in time ends well, though the answers come after the stop."""
+    """A flush that sent everything in time succeeds, even if the responses come after the stop."""
     table = ModelledTable(latency=0.5)
     writer = writer_to(table, stop_at=lambda: 1000.2)
     writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
@@ -297,7 +297,7 @@ def test_what_is_in_flight_at_the_stop_is_still_counted() -> None:
 
 
 def test_retry_after_the_stop_is_out_of_time() -> None:
-    """What comes back after the stop and would have to be sent again is left for the next go."""
+    """What must be sent again after the stop is left for the next invocation."""
     table = ModelledTable(latency=0.5, fault=lambda _: "lost")
     writer = writer_to(table, stop_at=lambda: 1000.2)
     writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
@@ -307,7 +307,7 @@ def test_retry_after_the_stop_is_out_of_time() -> None:
 
 
 def test_unknown_outcome_is_remembered() -> None:
-    """The writer knows when a request last ended without an answer, since it may yet be applied."""
+    """The writer knows when a request last ended without a response, because it can still be applied."""
     table = ModelledTable(fault=lambda number: "lost" if number == 0 else None)
     writer = writer_to(table)
     assert writer.unknown_at is None
@@ -317,7 +317,7 @@ def test_unknown_outcome_is_remembered() -> None:
 
 
 def test_settle_waits_for_what_is_in_flight() -> None:
-    """After `settle` nothing can land any more, but for writes without an answer; of those the writer knows."""
+    """After `settle` nothing can be applied any more, except writes without a response, which the writer records."""
     table = ModelledTable(latency=0.5, fault=lambda number: "lost" if number == 2 else None)
     writer = writer_to(table)
     writer.put(chunk_of(100), order=OURS, expires_at=EXPIRES, conditional=False)
@@ -328,7 +328,7 @@ def test_settle_waits_for_what_is_in_flight() -> None:
 
 
 def test_unknown_outcome_beside_a_failure_is_remembered() -> None:
-    """An answer that ends the writing does not hide that another of the same moment never came."""
+    """A response that ends the writing does not hide a lost response of the same moment."""
     faults: list[str | Response] = [refuse("AccessDeniedException"), *["lost"] * 7]
     table = ModelledTable(latency=0.0, fault=lambda number: faults[number])
     writer = writer_to(table)
@@ -338,7 +338,7 @@ def test_unknown_outcome_beside_a_failure_is_remembered() -> None:
 
 
 def test_large_bodies_take_bounded_memory() -> None:
-    """Items of 300 KB go a few to a request, and all of them arrive."""
+    """A request has only a few items of 300 KB, and all of them arrive."""
     table = ModelledTable()
     rng = random.Random(1)
     bodies = [json.dumps("".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=300_000))) for _ in range(30)]

@@ -1,4 +1,4 @@
-"""The consumer finds the production address from the catalog alone, and reads with its token."""
+"""The consumer finds the production address from only the catalog, and reads with its token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def publish() -> dict[str, str]:
 
 
 def test_consumer_reads_from_prod() -> None:
-    """Knowing only the discovery address, it asks prod's own domain, with its token and the API key that prod wants."""
+    """From only the discovery address it finds prod's own domain, and sends its token and the required API key."""
     published, asked = publish(), {}
 
     def get(url: str, headers: Mapping[str, str]) -> bytes:
@@ -46,13 +46,13 @@ def test_consumer_reads_from_prod() -> None:
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS["environments"])
 def test_each_environment_is_found(environment: str) -> None:
-    """Each environment leads to its own address, contract and meta data."""
+    """Each environment has its own address, contract and metadata."""
     api = find_api(build_catalog(ENVIRONMENTS), environment)
     assert ENVIRONMENTS["environments"][environment]["domain"] in api.base_url
     assert f"/{environment}/openapi.json" in api.openapi_url
 
 
-def test_unknown_environment_is_told() -> None:
-    """The message names the environments that there are."""
+def test_unknown_environment_is_reported() -> None:
+    """The message lists the known environments."""
     with pytest.raises(NotFoundInCatalog, match="pre-prod"):
         find_api(build_catalog(ENVIRONMENTS), "staging")

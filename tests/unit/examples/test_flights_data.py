@@ -1,4 +1,4 @@
-"""2013 moved to any other day: weekday for weekday, local times to UTC, every day of every year."""
+"""2013 moved to any other day: same weekday, local times as UTC, for every day of every year."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EDGES = [
     date(2026, 1, 1),
     date(2026, 3, 8),  # clocks go forward in New York
     date(2026, 11, 1),  # clocks go back in New York
-    date(2026, 3, 10),  # its day of 2013 is the one on which they went forward
+    date(2026, 3, 10),  # its day of 2013 is the one on which clocks went forward
     date(2027, 12, 29),
     date(2013, 7, 4),
 ]
 
 
 def test_every_day_has_a_day_of_2013() -> None:
-    """The same weekday, at most three days away in the calendar or, at the year's ends, at the other end."""
+    """It has the same weekday, and is at most three days away, or at the other end of the year."""
     for number in range(366 * 12):
         day = date(2020, 1, 1) + timedelta(days=number)
         source = source_day(day)
@@ -36,18 +36,18 @@ def test_every_day_has_a_day_of_2013() -> None:
 
 
 def test_2013_is_itself() -> None:
-    """A day of 2013 flies its own flights."""
+    """A day of 2013 has its own flights."""
     assert all(source_day(day) == day for day in (date(2013, 1, 1) + timedelta(days=n) for n in range(365)))
 
 
 def test_another_season_keeps_the_weekday() -> None:
-    """With `like`, a day flies the flights of that season and still those of its own weekday."""
+    """With `like`, a day has the flights of that season, but still those of its own weekday."""
     assert source_day(date(2026, 11, 20), like=date(2020, 7, 1)) == date(2013, 6, 28)  # both are Fridays
 
 
 @pytest.mark.parametrize("day", EDGES, ids=str)
-def test_a_schedule_is_sound_on_any_day(day: date) -> None:
-    """Flights leave on their day in New York, arrive after that within a day, and no two have one name."""
+def test_a_schedule_is_valid_on_any_day(day: date) -> None:
+    """Flights leave on their day in New York, arrive within a day after that, and no two have the same name."""
     flights = flights_of([day])
     assert 600 < len(flights) < 1100
     assert not flights.duplicated(["flight_date", "origin", "carrier", "flight"]).any()
@@ -77,14 +77,14 @@ def test_a_night_flight_arrives_on_the_next_day() -> None:
 
 
 def test_a_destination_without_a_time_zone_has_no_arrival() -> None:
-    """San Juan is not among the airports, so when a flight arrives there is not known."""
+    """San Juan is not among the airports, so its arrival times are unknown."""
     flights = flights_of([date(2026, 5, 5)])
     assert flights.loc[flights["dest"] == "SJU", "scheduled_arrival"].isna().all()
 
 
 @pytest.mark.parametrize("day", [day for day in EDGES if source_day(day) != date(2013, 12, 31)], ids=str)
 def test_weather_is_hourly_and_joins_once(day: date) -> None:
-    """No origin has an hour twice, or a join would multiply flights; nearly every departure finds its hour."""
+    """No origin has an hour twice, which would multiply flights in a join; nearly every departure finds its hour."""
     days = [day + timedelta(days=number) for number in (-1, 0, 1)]
     weather, flights = weather_of(days), flights_of([day])
     assert not weather.duplicated(["origin", "hour"]).any()
@@ -97,8 +97,8 @@ def test_weather_is_hourly_and_joins_once(day: date) -> None:
     )
 
 
-def test_metadata_tables_have_the_columns_that_glue_is_told() -> None:
-    """Each table matches its schema, holds something, and each of its types has a Hive name."""
+def test_metadata_tables_have_the_columns_of_glue() -> None:
+    """Each table matches its schema, is not empty, and each of its types has a Hive name."""
     tables = build_tables(date(2026, 2, 28))
     hive_types = {"string": "string", "int32": "int", "double": "double", "timestamp[ms]": "timestamp"}
     assert set(tables) == {"airlines", "airports", "planes", "weather"}

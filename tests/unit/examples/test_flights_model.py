@@ -1,4 +1,4 @@
-"""The model: nothing of the future in it, better than a guess, kept and reused; and the outputs that it writes."""
+"""The model: it does not use the future, is better than a guess, and is stored; and the outputs that it writes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def some() -> Any:
     return read("flights").iloc[::20].copy()
 
 
-def test_it_is_better_than_a_guess_on_days_it_has_not_seen(trained: Model) -> None:
-    """Delay, probability, and ranking all beat a constant, on the last three months."""
+def test_it_is_better_than_a_guess_on_unseen_days(trained: Model) -> None:
+    """Delay, probability and ranking are all better than a constant, on the last three months."""
     report = trained.report
     assert report.beats_naive
     assert report.held_out > 80_000
@@ -45,14 +45,14 @@ def test_it_is_better_than_a_guess_on_days_it_has_not_seen(trained: Model) -> No
     assert len(report.lines()) == 3
 
 
-def test_it_sees_nothing_that_is_known_only_afterwards(some: pd.DataFrame) -> None:
-    """Without any column that the flight itself fills, its features are the same."""
+def test_it_does_not_use_what_is_known_only_afterwards(some: pd.DataFrame) -> None:
+    """Without all columns about the flight itself, its features are the same."""
     some["weekday"] = 1
     assert features(some).equals(features(some.drop(columns=KNOWN_AFTERWARDS)))
 
 
-def test_training_does_not_touch_the_held_out_months(some: pd.DataFrame) -> None:
-    """Whatever happened from October on, the same model comes out of training."""
+def test_training_does_not_use_the_held_out_months(some: pd.DataFrame) -> None:
+    """Whatever the data from October on, training gives the same model."""
     other = some.copy()
     other.loc[other["month"] > 9, "arr_delay"] = np.random.default_rng(1).normal(500, 100, (other["month"] > 9).sum())
     some["weekday"] = 3
@@ -63,7 +63,7 @@ def test_training_does_not_touch_the_held_out_months(some: pd.DataFrame) -> None
 
 
 def test_a_trained_model_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: pd.DataFrame) -> None:
-    """The second call loads what the first one kept; another version of the code trains anew."""
+    """The second call loads what the first one stored; another version of the code trains again."""
     monkeypatch.setattr(model_module, "read", lambda name: some)
     first, was_there = load_or_train(tmp_path)
     assert not was_there
@@ -74,8 +74,8 @@ def test_a_trained_model_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not load_or_train(tmp_path)[1]
 
 
-def test_an_unknown_airline_is_scored_all_the_same(trained: Model) -> None:
-    """A carrier or a destination that training has not seen is no error."""
+def test_an_unknown_airline_is_scored(trained: Model) -> None:
+    """A carrier or a destination that is not in the training data is not an error."""
     flights = read("flights").head(2).assign(weekday=0, carrier="??", dest="???")
     delay, probability = trained.predict(flights)
     assert np.isfinite(delay).all()
@@ -83,8 +83,8 @@ def test_an_unknown_airline_is_scored_all_the_same(trained: Model) -> None:
 
 
 @pytest.mark.parametrize("scored", DAYS, ids=str)
-def test_an_output_is_what_the_dataset_says(trained: Model, scored: date) -> None:
-    """The columns and types of the contract, the three days that follow, no name twice, no prediction missing."""
+def test_an_output_agrees_with_the_dataset(trained: Model, scored: date) -> None:
+    """The columns and types of the contract, the next three days, no duplicate names, no missing predictions."""
     output = build_output(trained, scored)
     assert output.schema == SCHEMA
     assert 2_100 < output.num_rows < 3_100
@@ -99,20 +99,20 @@ def test_an_output_is_what_the_dataset_says(trained: Model, scored: date) -> Non
 
 
 def test_a_flight_scored_again_has_the_same_prediction(trained: Model) -> None:
-    """What is known of a flight does not depend on the day of scoring, so most of a second output is unchanged."""
+    """The features of a flight do not depend on the day of scoring, so most of a second output is unchanged."""
     one, two = (build_output(trained, date(2026, 11, day)).to_pandas() for day in (20, 21))
     both = one.merge(two, on=list(SCHEMA.names), how="inner")
     common = one[one["flight_date"] > date(2026, 11, 21)]
     assert len(both) == len(common) > 1_500
 
 
-def test_the_object_key_says_when() -> None:
+def test_the_object_key_has_the_date() -> None:
     """The dataset takes as_of from it."""
     assert object_key(date(2026, 1, 2)) == "flight-delays/scored=2026-01-02/part-0.parquet"
 
 
-def test_two_flights_of_one_name_are_an_error(trained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output in which a name comes twice is not written."""
+def test_two_flights_with_one_name_are_an_error(trained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output with a duplicate name is not written."""
 
     def twice(days: list[date], like: date | None) -> pd.DataFrame:
         return pd.concat([flights_of(days, like)] * 2, ignore_index=True)
@@ -125,7 +125,7 @@ def test_two_flights_of_one_name_are_an_error(trained: Model, monkeypatch: pytes
 def test_the_command_line_scores_a_day(
     trained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`score --date` writes the file where S3 would have it, and says so; it reports the model's errors."""
+    """`score --date` writes the file with its object key as path, and prints the path and the model's errors."""
     monkeypatch.setattr(cli, "load_or_train", lambda say: (trained, True))
     cli.main(["score", "--date", "2026-05-01", "--to", str(tmp_path)])
     written = tmp_path / object_key(date(2026, 5, 1))
@@ -137,6 +137,6 @@ def test_the_command_line_scores_a_day(
 
 
 def test_parquet_keeps_the_types() -> None:
-    """Through bytes and back, a table is the same."""
+    """A table is the same after it was written and read."""
     table = pa.table({"a": pa.array([1], pa.int32())})
     assert pq.read_table(pa.BufferReader(to_parquet(table))).schema == table.schema

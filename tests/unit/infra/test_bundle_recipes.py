@@ -88,7 +88,7 @@ def test_sides_stay_apart() -> None:
 
 
 def test_datasets_are_modules_for_enrich_and_data_for_serve() -> None:
-    """Serve's bundle has who may read as JSON, and no module of a dataset, which could import anything."""
+    """Serve's bundle has who can read as JSON, and no module of a dataset, which could import anything."""
     serve, enrich = (collect(RECIPES[name]) for name in ("serve", "enrich"))
     served = {name: one._replace(places=flight_delays.places()) for name, one in SERVED.items()}
     assert parse_served(serve["serve/datasets.json"].decode()) == served
@@ -138,7 +138,7 @@ def test_image_has_the_files_of_the_bundle() -> None:
 
 
 def test_wheels_are_those_of_the_runtime() -> None:
-    """Wheels are built for arm64 and for a glibc that Amazon Linux 2023 (2.34) has; a laptop's are its own."""
+    """Wheels are built for arm64 and for a glibc that Amazon Linux 2023 (2.34) has; a laptop's are for its machine."""
     tags = [re.fullmatch(r"manylinux(?:2014|_2_(\d+))_aarch64", platform) for platform in PLATFORMS["aws-arm64"]]
     assert tags
     assert all(tags), PLATFORMS["aws-arm64"]
@@ -147,14 +147,14 @@ def test_wheels_are_those_of_the_runtime() -> None:
 
 
 def test_documents_are_those_that_the_publisher_reads() -> None:
-    """The function that publishes has each document that it opens, as JSON beside it."""
+    """The function that publishes has a copy of each document that it opens, as JSON."""
     opened = set(re.findall(r'FOLDER / "([\w.]+)"', (ROOT / "infra/publish.py").read_text()))
     assert opened
     assert {f"{Path(one).stem}.json" for one in RECIPES["operate"].documents} == opened
 
 
 def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A requirement without a hash, and one that would be built here, are refused before anything of them runs."""
+    """A requirement without a hash, and one that would be built here, are refused before any of their code runs."""
     archive = tmp_path / "thing-1.0.tar.gz"
     with tarfile.open(archive, "w:gz") as made:
         (tmp_path / "setup.py").write_text("raise SystemExit('this has run')")
@@ -179,7 +179,7 @@ def test_only_locked_wheels_are_installed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_recipes_are_bounded_and_assigned() -> None:
-    """Each function has its bundle, and no bundle is larger than it is meant to be."""
+    """Each function has its bundle, and no bundle is larger than its maximum."""
     bounds = {name: recipe.max_bytes for name, recipe in RECIPES.items()}
     assert bounds == {
         "serve": 20_000_000,

@@ -50,7 +50,7 @@ def values(widget: Widget) -> dict[str, list[float]]:
 
 
 def test_widgets_show_what_was_logged(widgets: dict[str, Widget]) -> None:
-    """Sums, maxima and percentiles of each widget are those of the lines of this environment."""
+    """Sums, maxima and percentiles of each widget are those of this environment's lines."""
     assert values(widgets["Latency in serve (ms)"]) == {"p50": [12.0], "p99": [99.0]}
     assert values(widgets["Requests and errors"]) == {"ServerErrors": [0.0], "ClientErrors": [1.0]}
     assert values(widgets["Requests by use case"]) == {"get_item": [6.0]}
@@ -63,7 +63,7 @@ def test_widgets_show_what_was_logged(widgets: dict[str, Widget]) -> None:
 
 
 def test_metrics_of_aws_have_no_line(widgets: dict[str, Widget]) -> None:
-    """Widgets on API Gateway, the queue and the firewall are empty: no line is made up."""
+    """Widgets on API Gateway, the queue and the firewall are empty: no line is invented."""
     for title in ("Latency at the gateway (ms)", "Queue", "Firewall: blocked, all APIs of this account"):
         assert widgets[title].lines == []
 
@@ -94,7 +94,7 @@ def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
     [("Sum", 10.0), ("Average", 2.5), ("Maximum", 4.0), ("Minimum", 1.0), ("SampleCount", 4.0), ("p50", 2.0)],
 )
 def test_statistics(stat: str, summary: float) -> None:
-    """Each statistic of four values in one period; a fifth value has a period of its own."""
+    """Each statistic of four values in one period; a fifth value is in another period."""
     points = [(float(second), float(second)) for second in (1, 2, 3, 4)] + [(61.0, 7.0)]
     assert summarise(points, stat, 60)[0] == (0.0, summary)
     assert [begin for begin, _ in summarise(points, stat, 60)] == [0.0, 60.0]

@@ -21,9 +21,9 @@ FOLDER = Path(__file__).parents[3] / "infra/github"
 TEXT = (FOLDER / "deploy.yaml").read_text()
 WORKFLOW: dict[Any, Any] = yaml.safe_load(TEXT)
 ROLES = read_template(FOLDER / "deployer.yaml")["Resources"]
-# The prefix of a resource type's actions, where it is not the type's own name
+# The prefix of a resource type's actions, if it differs from the type's name
 PREFIXES = {"ApplicationAutoScaling": "application-autoscaling", "WAFv2": "wafv2"}
-# An action that creates each kind of resource; a type that is not here fails the test
+# An action that creates each kind of resource; the test fails for a type that is not listed
 CREATES = {
     "apigateway": "apigateway:POST", "application-autoscaling": "application-autoscaling:RegisterScalableTarget",
     "athena": "athena:CreateWorkGroup", "cloudwatch": "cloudwatch:PutMetricAlarm",
@@ -63,15 +63,15 @@ def resources(role: str, action: str) -> list[str]:
 
 
 def test_the_execution_role_can_create_every_resource() -> None:
-    """Each service that the template has resources of, with all options on, has an action that creates them."""
+    """With all options enabled, each service of the template's resources has an action that creates them."""
     types = {one["Type"] for one in translate_all(read_template())["Resources"].values()}
     services = {kind.split("::")[1] for kind in types if kind.startswith("AWS::")}
     prefixes = {PREFIXES.get(service, service.lower()) for service in services}
     assert {prefix for prefix in prefixes if not allows("ExecutionRole", CREATES[prefix])} == set()
 
 
-def test_the_roles_have_no_more() -> None:
-    """Only what AWS gives no resource for is allowed on `*`; no role creates users; names are the stack's."""
+def test_the_roles_have_only_needed_permissions() -> None:
+    """`*` is only for actions that AWS does not limit to a resource; no role creates users; names are the stack's."""
     for role in ("DeployerRole", "PlannerRole", "ExecutionRole"):
         on_all = [each["Sid"] for each in statements(role) if "*" in listed(each["Resource"])]
         assert on_all == (["NoResourceLevel"] if role == "ExecutionRole" else [])
@@ -83,7 +83,7 @@ def test_the_roles_have_no_more() -> None:
 
 
 def test_a_pull_request_cannot_deploy() -> None:
-    """Its role executes no change set, and writes no bundle where the deployer's are."""
+    """Its role executes no change set, and does not overwrite bundles of the deployer."""
     assert not allows("PlannerRole", "cloudformation:ExecuteChangeSet")
     assert allows("DeployerRole", "cloudformation:ExecuteChangeSet")
     written = {role: resources(role, "s3:PutObject") for role in ("PlannerRole", "DeployerRole")}
@@ -110,7 +110,7 @@ def test_jobs_have_the_permissions_that_they_need() -> None:
     }
     deploy = WORKFLOW["jobs"]["deploy"]
     assert deploy["if"] == "github.event_name == 'push'"
-    assert deploy["environment"] == "${{ matrix.name }}"  # where prod asks for approval
+    assert deploy["environment"] == "${{ matrix.name }}"  # prod requires approval
     assert set(deploy["strategy"]["matrix"]["name"]) <= set(
         read_environments(Path(__file__).parents[3] / "examples/flights/infra/environments.yaml")["environments"]
     )
@@ -119,7 +119,7 @@ def test_jobs_have_the_permissions_that_they_need() -> None:
 
 @pytest.mark.parametrize("job", WORKFLOW["jobs"])
 def test_steps_run_fixed_code(job: str) -> None:
-    """Actions are pinned by commit with the version beside it, and no script has an expression put into its text."""
+    """Actions are pinned by commit with the version in a comment, and no script contains an expression."""
     for step in WORKFLOW["jobs"][job]["steps"]:
         if "uses" in step:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", step["uses"])
@@ -145,7 +145,7 @@ def test_steps_run_fixed_code(job: str) -> None:
     ids=["as it is", "a key of a job", "a value", "a number", "a key of a step"],
 )
 def test_the_workflow_conforms_to_the_schema(tmp_path: Path, old: str, new: str, code: int) -> None:
-    """`tox -e lint` checks it by GitHub's schema; a wrong key or value is found."""
+    """`tox -e lint` checks it with GitHub's schema; a wrong key or value is reported."""
     path = tmp_path / "deploy.yaml"
     path.write_text(TEXT.replace(old, new, 1) if old else TEXT)
     command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.github-workflows"]
@@ -153,7 +153,7 @@ def test_the_workflow_conforms_to_the_schema(tmp_path: Path, old: str, new: str,
 
 
 def test_a_failed_command_of_a_pipe_fails_its_step() -> None:
-    """GitHub's default shell has no pipefail; the one that is named has."""
+    """GitHub's default shell has no pipefail; the configured one has."""
     assert WORKFLOW["defaults"] == {"run": {"shell": "bash"}}
     assert all("shell" not in step for job in WORKFLOW["jobs"].values() for step in job["steps"])
 

@@ -31,7 +31,7 @@ from serve.tokens.jwt import MAX_TOKEN_BYTES
 from serve.web.page import MAX_PAGE_BYTES
 from serve.web.route import MAX_LIMIT
 
-EXAMPLE = ROOT / "examples/flights/infra/environments.yaml"  # the user's can have other environments, and less of each
+EXAMPLE = ROOT / "examples/flights/infra/environments.yaml"  # the user's can have other environments and fewer settings
 ENVIRONMENTS = read_environments(EXAMPLE)["environments"]
 NAMES = list(ENVIRONMENTS)
 KEYED = {name for name, one in ENVIRONMENTS.items() if "ApiKeys" in one.get("parameters", {})}
@@ -88,7 +88,7 @@ def test_catalog_agrees_with_the_environments(environments: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_of_the_catalog_are_published(environments: Any, openapi: Any, name: str) -> None:
-    """Each description and meta data link leads to a file of the declared type that the environment's stack writes."""
+    """Each description and metadata link leads to a file of the declared type that the environment's stack writes."""
     files = build_files(environments, openapi, name, release="1")
     base = environments["discovery"]["base_url"]
     context = next(one for one in build_catalog(environments)["linkset"] if f"/{name}/" in str(one.get("service-desc")))
@@ -111,7 +111,7 @@ def test_service_has_what_a_consumer_needs(environments: Any, name: str) -> None
 
 
 def test_service_has_every_issuer(environments: Any) -> None:
-    """With a list of issuers, each with its place of keys; the first is the one of `issuer`."""
+    """With a list of issuers, each is listed with the location of its keys; the first is the one of `issuer`."""
     one, other = (
         {"issuer": "a", "audience": ["b"]},
         {"issuer": "c", "audience": "d", "keys": "https://c/keys", "leeway": 1},
@@ -143,7 +143,7 @@ def test_service_says_which_events_there_are(environments: Any, parameters: Any,
 
 
 def test_openapi_has_the_environments_address(openapi: Any) -> None:
-    """The published contract has one server; its paths lead to the base URL; API Gateway's extensions are left out."""
+    """The published contract has one server; its paths lead to the base URL; API Gateway's extensions are removed."""
     published = build_openapi(openapi, "https://predictions.api.example.com/v1")
     assert published["servers"] == [{"url": "https://predictions.api.example.com"}]
     assert all(path.startswith(("/v1", "/{")) for path in published["paths"])
@@ -151,7 +151,7 @@ def test_openapi_has_the_environments_address(openapi: Any) -> None:
 
 
 def test_types_are_those_of_what_is_published(openapi: Any) -> None:
-    """The profile is that of RFC 9727 (section 4.2), the contract's version and health's type are the contract's."""
+    """The profile is that of RFC 9727 (section 4.2); the types of contract and health are those of the contract."""
     assert CATALOG_TYPE == 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'
     assert OPENAPI_TYPE.endswith(f";version={openapi['openapi'].rpartition('.')[0]}")
     (health,) = openapi["paths"]["/v1/health"]["get"]["responses"]["200"]["content"]
@@ -160,7 +160,7 @@ def test_types_are_those_of_what_is_published(openapi: Any) -> None:
 
 
 def test_published_limits_are_those_of_serve() -> None:
-    """The limits of service.json are the constants that serve compares with."""
+    """The limits of service.json are the constants of serve."""
     assert LIMITS == {
         "max_page_items": MAX_LIMIT,
         "max_token_bytes": MAX_TOKEN_BYTES,
@@ -169,7 +169,7 @@ def test_published_limits_are_those_of_serve() -> None:
 
 
 def test_published_contract_names_the_key(environments: Any, openapi: Any) -> None:
-    """Where API keys are required, the published contract says so; nowhere else."""
+    """If API keys are required, the published contract says so; otherwise it does not."""
     for name in NAMES:
         text = build_files(environments, openapi, name, release="1")[f"predictions/{name}/openapi.json"][1]
         published = json.loads(text)
@@ -221,7 +221,7 @@ def test_stack_publishes_and_removes_its_files(
 
 
 def test_failure_is_reported_to_cloudformation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error is reported to CloudFormation, which would wait for an hour otherwise."""
+    """An error is reported to CloudFormation, which would otherwise wait for an hour."""
     told: list[tuple[str, Any]] = []
 
     def urlopen(request: Any, timeout: float) -> Any:

@@ -18,7 +18,7 @@ from tests.unit.infra.rules.evaluate import Stack
 from tests.unit.infra.rules.template import listed, statements
 
 DOCUMENT = read_environments()
-FULL: dict[str, Any] = {  # what follows needs several environments with discovery, whatever the adopter's file has
+FULL: dict[str, Any] = {  # these tests need several environments with discovery, whatever the user's file has
     "service": "forecasts",
     "version": "v1",
     "discovery": {"base_url": "https://d.example.com", "bucket": "their-discovery"},
@@ -85,11 +85,11 @@ def test_environment_writes_its_own_files(name: str) -> None:
     ],
 )
 def test_nobody_else_writes(role: str, account: str) -> None:
-    """Other roles, other accounts and other stacks are allowed nothing."""
+    """Other roles, other accounts and other stacks have no permission."""
     assert list(list_allowed(FULL, role, account)) == []
 
 
-def test_distribution_alone_reads() -> None:
+def test_only_the_distribution_reads() -> None:
     """Consumers read through one distribution, if there is one."""
     arn = "arn:aws:cloudfront::222222222222:distribution/E1"
     assert list(list_allowed(FULL, arn, "", DistributionArn=arn)) == [
@@ -101,7 +101,7 @@ def test_distribution_alone_reads() -> None:
 
 
 def test_policy_covers_what_the_stack_grants() -> None:
-    """What the publishing role of infra/template.yaml is allowed is allowed by the bucket of another account too."""
+    """The bucket of another account allows everything that infra/template.yaml grants to the publishing role."""
     for name in FULL["environments"]:
         account = find_account(FULL["environments"][name], name)
         stack = Stack(template := read_template(), build_parameters(FULL, name))
@@ -118,7 +118,7 @@ def test_policy_covers_what_the_stack_grants() -> None:
         assert set(list_allowed(FULL, role, account)) == granted
 
 
-def test_bucket_is_kept_like_the_others() -> None:
+def test_bucket_is_configured_like_the_others() -> None:
     """It outlives its stack, is private, versioned, encrypted as the stack's own buckets, and requires TLS."""
     ours, other = build_bucket(FULL)["Resources"], read_template()["Resources"]["Bucket"]
     bucket = ours["Bucket"]
@@ -154,7 +154,7 @@ def test_template_is_up_to_date() -> None:
     ],
     ids=["another account", "no account", "a long name"],
 )
-def test_bucket_without_a_sure_publisher_is_refused(change: dict[str, Any], message: str) -> None:
+def test_bucket_without_a_known_publisher_is_refused(change: dict[str, Any], message: str) -> None:
     """A policy that would name the wrong role is not written."""
     document = copy.deepcopy(FULL)
     dev = {**document["environments"]["dev"], **change}

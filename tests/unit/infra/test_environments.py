@@ -46,12 +46,12 @@ def document() -> Any:
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    """Return a full file: the user's own can have other environments, and less of each."""
+    """Return a complete file: the user's own can have other environments, and fewer settings."""
     return read_environments(EXAMPLE)
 
 
 def test_samconfig_is_up_to_date(document: Any) -> None:
-    """The committed file is that of infra/environments.yaml."""
+    """The committed file is generated from infra/environments.yaml."""
     stale = SAMCONFIG.read_text() != build_samconfig(document)
     assert not stale, "infra/environments.yaml has changed: run `./larder environments`, commit samconfig.toml"
 
@@ -98,19 +98,19 @@ def test_environments_share_nothing(example: Any, what: str) -> None:
 
 @pytest.mark.parametrize("name", PINS["environments"])
 def test_each_environment_has_its_check(example: Any, name: str) -> None:
-    """The synthetic check uses credentials of its own environment."""
+    """The synthetic check uses its own environment's credentials."""
     secret = build_parameters(example, name).get("SyntheticSecret")
     assert secret is None or f"/{name}/" in secret
 
 
 def find_conditions(given: Mapping[str, str]) -> set[str]:
-    """Return the conditions that hold with some parameters and the defaults of the others."""
+    """Return the conditions that hold with some parameters, and the defaults of the others."""
     return Stack(TEMPLATE, given).find_conditions()
 
 
 @pytest.mark.parametrize("name", PINS["environments"])
 def test_environment_is_as_decided(example: Any, name: str) -> None:
-    """Its members, and the conditions that hold with them. The user's own environments are not pinned anywhere."""
+    """Its members, and the conditions that hold with them. The user's own environments are not pinned."""
     found = {**example["environments"][name], "conditions": sorted(find_conditions(build_parameters(example, name)))}
     assert found == PINS["environments"].get(name), f"environments.{name}: {DECIDE}"
 
@@ -162,7 +162,7 @@ def test_parameters_switch_their_conditions(given: dict[str, str], less: set[str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_valid_for_the_template(document: Any, name: str) -> None:
-    """Each parameter exists in the template, and has a value that it allows."""
+    """Each parameter exists in the template, and has a valid value."""
     parameters = TEMPLATE["Parameters"]
     for parameter, value in build_parameters(document, name).items():
         assert parameter in parameters, parameter
@@ -196,7 +196,7 @@ def test_sam_deploys_as_decided(document: Any, name: str) -> None:
 
 
 def test_digest_covers_code_and_parameters(example: Any) -> None:
-    """Another template, other code or another value is another digest; the digest itself is not digested."""
+    """Another template, other code or another value gives another digest; the digest itself is not digested."""
     given = build_parameters(example, "dev")
     digest = build_digest("t", "c", given)
     assert digest == build_digest("t", "c", given | {"ServeDigest": "x"})
@@ -207,7 +207,7 @@ def test_digest_covers_code_and_parameters(example: Any) -> None:
 
 
 def test_protection_is_a_setting_of_an_environment(example: Any) -> None:
-    """Whatever its name, an environment is protected unless it says otherwise, as in the template."""
+    """Whatever its name, an environment is protected by default, as in the template."""
     assert TEMPLATE["Parameters"]["DeletionProtection"]["Default"] == "true"
     for name, given, protected in (("trial", {}, True), ("prod", {"DeletionProtection": "false"}, False)):
         other = {**example, "environments": {name: {**example["environments"]["dev"], "parameters": given}}}
@@ -217,7 +217,7 @@ def test_protection_is_a_setting_of_an_environment(example: Any) -> None:
 
 @pytest.mark.parametrize("name", PINS["environments"])
 def test_protected_environment_is_guarded(example: Any, name: str) -> None:
-    """Where data is protected, consumers are: a firewall, a canary, an address for pages, and lines of a month."""
+    """If data is protected, consumers are, too: a firewall, a canary, an address for pages, and logs of a month."""
     if not is_protected(example, name):
         return
     given = {one: str(parameter["Default"]) for one, parameter in TEMPLATE["Parameters"].items()}
@@ -231,7 +231,7 @@ def test_protected_environment_is_guarded(example: Any, name: str) -> None:
 
 
 def test_samconfig_is_toml_with_a_section_per_environment() -> None:
-    """`sam deploy --config-env NAME` finds a stack, a region and parameters of its own for each name."""
+    """For each name, `sam deploy --config-env NAME` finds its own stack, region and parameters."""
     config = tomllib.loads(SAMCONFIG.read_text())
     stacks = [config[name]["deploy"]["parameters"]["stack_name"] for name in NAMES]
     assert len(set(stacks)) == len(NAMES)
@@ -332,7 +332,7 @@ def test_what_serve_would_refuse_is_not_deployed(
 
 
 def test_issuers_reach_the_template(example: Any, tmp_path: Any) -> None:
-    """As one parameter that samconfig.toml and the command line can carry; keys are in the environment's own place."""
+    """They are one parameter that samconfig.toml and the command line can carry; keys are the environment's own."""
     given = copy.deepcopy(example)
     dev = given["environments"]["dev"]
     del dev["issuer"], dev["audience"]
@@ -358,8 +358,8 @@ def test_issuers_reach_the_template(example: Any, tmp_path: Any) -> None:
     assert find_conditions(parameters) == find_conditions(build_parameters(example, "dev")) | {"HasIssuers"}
 
 
-def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
-    """YAML parsers use the last one; which is right is unknown."""
+def test_a_duplicate_member_is_refused(tmp_path: Any) -> None:
+    """YAML parsers use the last one; which one is right is unknown."""
     path = tmp_path / "environments.yaml"
     text = EXAMPLE.read_text()
     path.write_text(text.replace("    audience: larder\n", "    audience: larder\n    audience: others\n", 1))
@@ -381,7 +381,7 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Any) -> None:
 def test_a_mistake_is_an_error_of_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, said: str
 ) -> None:
-    """It names the file and the place, without a traceback, and nothing is written."""
+    """The error names the file and the place, without a traceback, and nothing is written."""
     path = tmp_path / "environments.yaml"
     text = EXAMPLE.read_text()
     assert old in text

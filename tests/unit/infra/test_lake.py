@@ -1,4 +1,4 @@
-"""The lake's folder: types of its files, and what can't be loaded, with the place and the remedy."""
+"""The lake's folder: types of its files, and files that can't be loaded, reported with place and remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_tables_have_the_types_of_their_files(tmp_path: Path) -> None:
 
 
 def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
-    """Gzip and zstd are read; `name=value` folders are columns of their values' type; hidden ones are not read."""
+    """Gzip and zstd are read; `name=value` folders are columns of their values' type; hidden files are not read."""
     for name, content in {
         "a/x.csv.gz": gzip.compress(b"k,zip\na,007\n"),
         "a/y.jsonl.zst": pa.compress(b'{"k": 1}\n', "zstd", asbytes=True),
@@ -89,7 +89,7 @@ def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_lake_is_refused(tmp_path: Path, files: dict[str, str], said: str) -> None:
-    """Each mistake is named with its file and the remedy."""
+    """Each mistake is reported with its file and the remedy."""
     with pytest.raises(BadLake) as found:
         read_lake(put(tmp_path, **files))
     assert said in str(found.value)

@@ -222,8 +222,8 @@ def test_filters_find_their_lines(template: Template, lines: list[str]) -> None:
     assert {one.name for one in find_printed(template, lines)} >= names
 
 
-def test_filters_count_what_they_are_named_for(template: Template, lines: list[str]) -> None:
-    """Answers counts the lines of a dataset that are not an error; Refusals counts each refusal by its code."""
+def test_filters_count_what_their_names_say(template: Template, lines: list[str]) -> None:
+    """Answers counts the lines of a dataset that are not errors; Refusals counts each refusal by its code."""
     documents = [json.loads(line) for line in lines]
     patterns = {name: one["Properties"]["FilterPattern"] for name, one in template["Resources"].items()
                 if one["Type"] == "AWS::Logs::MetricFilter"}  # fmt: skip
@@ -296,7 +296,7 @@ def _drifts(template: Template, lines: list[str]) -> Iterator[tuple[str, Templat
 
 
 def test_any_renamed_metric_or_dimension_is_reported(template: Template, lines: list[str]) -> None:
-    """If a name of a metric or of a dimension changes in the code, an alarm or a dashboard misses it."""
+    """If the name of a metric or of a dimension changes in the code, an alarm or a dashboard misses it."""
     printed = find_printed(template, [line for line in lines if "_aws" in line])
     names = {each.name for each in printed if each.dimensions >= {"Service"}}
     names |= {"Service", "Environment", "UseCase", "Dataset"}

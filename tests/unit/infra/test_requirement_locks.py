@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LOCKS = ("enrich/requirements.txt", "serve/requirements.txt", "score/requirements.txt")  # of what is deployed
+LOCKS = ("enrich/requirements.txt", "serve/requirements.txt", "score/requirements.txt")  # packages that are deployed
 ALL = (*LOCKS, "docs/requirements.txt", "examples/requirements.txt")
 
 
@@ -23,18 +23,18 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_constraints_have_the_locked_versions(lock: str) -> None:
-    """Each package of a bundle is installed for the tests in the version that the bundle has."""
+    """Each package of a bundle is installed for the tests in the version of the bundle."""
     constraints = pins("constraints.txt")
     assert pins(lock).items() - constraints.items() == set(), f"constraints.txt is not of {lock}"
 
 
 def test_constraints_have_nothing_else() -> None:
-    """constraints.txt has no package that is in no lock."""
+    """constraints.txt has no package that is not in a lock."""
     assert set(pins("constraints.txt")) == {package for lock in LOCKS for package in pins(lock)}
 
 
 def test_the_demo_has_the_deployed_versions() -> None:
-    """The demo runs what is deployed, and none of the tools of the tests."""
+    """The demo runs what is deployed, without the tools of the tests."""
     demo, deployed = pins("examples/requirements.txt"), pins("constraints.txt")
     assert {name: demo[name] for name in deployed} == deployed
     assert not demo.keys() & {"moto", "mypy", "pytest", "ruff", "schemathesis", "selenium", "cfn-lint", "hypothesis"}

@@ -31,7 +31,7 @@ def test_each_alarm_has_its_section(alarm: str) -> None:
 
 
 def test_each_section_has_its_alarm() -> None:
-    """Each section is of an existing alarm."""
+    """Each section belongs to an existing alarm."""
     assert set(SECTIONS) == set(ALARMS)
 
 
@@ -71,7 +71,7 @@ def test_each_operation_has_its_test() -> None:
 
 
 def test_aws_commands_are_valid() -> None:
-    """Each has an existing operation, and options of the operation or of the AWS command line."""
+    """Each uses an existing operation, and options of the operation or of the AWS command line."""
     session, checked = botocore.session.Session(), 0
     for service, operation, rest in re.findall(r"\baws (\w+) ([a-z-]+)([^\n`]*)", RUNBOOK):
         if service == "s3" or operation == "wait":
@@ -108,7 +108,7 @@ OTHER_WORDS = {
     "python3.13",
     "sam",
     "terminatingRuleId",
-}  # of AWS, Python
+}  # names of AWS and Python
 
 
 def find_known_words() -> set[str]:
@@ -128,7 +128,7 @@ def find_known_words() -> set[str]:
 
 
 def find_unknown_words(page: str) -> set[str]:
-    """Return the words that a page sets as code, alone or in a query of log lines, and that nothing in the code is."""
+    """Return the words that a page sets as code, alone or in a query of log lines, and that are not in the code."""
     known = find_known_words()
     codes = [code for code in re.findall(r"`([^`\n]+)`", page) if not code.startswith(("$", "aws ", "./larder "))]
     words = {code for code in codes if re.fullmatch(r"[\w.-]+", code)}
@@ -168,8 +168,8 @@ def test_words_of_the_runbook_exist_in_the_code() -> None:
         "`WafRates`",
     ],
 )
-def test_a_word_that_is_not_in_the_code_is_found(wrong: str) -> None:
-    """The check above finds a misspelt code, a field of no log line, an event that is never logged and a parameter."""
+def test_an_unknown_word_is_found(wrong: str) -> None:
+    """The check above finds a misspelt code, an unknown field, an event that is never logged, an unknown parameter."""
     assert find_unknown_words(wrong)
 
 
@@ -187,7 +187,7 @@ def test_the_runbook_names_every_event_of_a_failed_key() -> None:
 
 
 def test_the_runbook_names_every_reject_reason() -> None:
-    """RejectsMany has a remedy for each reason of a rejected prediction."""
+    """RejectsMany has a remedy for each reject reason."""
     reasons = find_reject_reasons()
     assert len(reasons) >= 9
     assert {reason for reason in reasons if f"`{reason}`" not in SECTIONS["RejectsMany"]} == set()

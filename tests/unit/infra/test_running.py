@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_variables_live_as_long_as_the_stack(tmp_path: Path) -> None:
-    """They are there within the block, for the owner alone; an older stack does not touch a newer's."""
+    """They exist within the block, only for the owner; an older stack does not change those of a newer one."""
     place = tmp_path / "deep" / "running.json"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         first = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{listening.getsockname()[1]}", "LARDER_TABLE": "a b"}
@@ -47,7 +47,7 @@ def test_the_variables_live_as_long_as_the_stack(tmp_path: Path) -> None:
         ('{"AWS_ENDPOINT_URL": "http://127.0.0.1:x"}', "is damaged"),
     ],
 )
-def test_what_does_not_run_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_missing_stack_is_reported(tmp_path: Path, text: str | None, said: str) -> None:
     """No file, a damaged one, or one that a killed process left: the message names it and how to start a stack."""
     place = tmp_path / "running.json"
     if text is not None:
@@ -76,7 +76,7 @@ def test_serve_without_variables_uses_that_stack(
 
 
 def test_env_names_one_stack() -> None:
-    """A name or --local, not both and not neither."""
+    """A name or --local, but not both and not neither."""
     for words in ([], ["larder-prod", "--local"]):
         done = subprocess.run([sys.executable, "-m", "infra.env", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The faults of `tox -e seeded-faults` apply: each text is in its file exactly once, and another replaces it."""
+"""The faults of `tox -e seeded-faults` apply: each text occurs exactly once in its file, and another replaces it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAULTS = list(read_faults())
 
 @pytest.mark.parametrize("file", sorted({fault.file for fault in FAULTS}))
 def test_each_fault_has_its_anchor(file: str) -> None:
-    """A fault whose text has changed is written anew: it would seed nothing, or more than one fault."""
+    """If the text of a fault has changed, it must be rewritten: it would seed nothing, or more than one fault."""
     text = (ROOT / file).read_text()
     counts = {fault.name: text.count(fault.old) for fault in FAULTS if fault.file == file}
     assert {name: count for name, count in counts.items() if count != 1} == {}
@@ -21,7 +21,7 @@ def test_each_fault_has_its_anchor(file: str) -> None:
 
 
 def test_there_are_enough_and_each_has_a_name() -> None:
-    """Every kind of file is there, and no fault is there twice."""
+    """Every kind of file has faults, and no fault is duplicated."""
     assert len(FAULTS) >= 80
     assert max(Counter((fault.file, fault.name) for fault in FAULTS).values()) == 1
     named = {path for paths in [*NEAREST.values(), *WRITERS.values()] for path in paths} | set(NEAREST)

@@ -62,6 +62,6 @@ def test_api_key_is_sent_to_the_api_and_not_to_the_issuer() -> None:
 
 
 def test_line_has_no_secret_and_counts_a_fault() -> None:
-    """The line holds the faults and their metric, which is 0 when all is well."""
+    """The line has the faults and their metric, which is 0 without faults."""
     assert json.loads(render_line("prod", 1.0, 20.0, ["x"]))["SyntheticFailures"] == 1
     assert json.loads(render_line("prod", 1.0, 20.0, []))["SyntheticFailures"] == 0

@@ -24,7 +24,7 @@ GONE = object()
 
 
 class Replaced(NamedTuple):
-    """A text that replaces another within a text."""
+    """A text that replaces another one within a text."""
 
     old: str
     new: str
@@ -89,7 +89,7 @@ def test_each_rule_has_a_seed(rule: Callable[..., Any]) -> None:
 
 
 def test_gateway_file_is_up_to_date() -> None:
-    """The example's file is that of its datasets; tests/contract/test_own_datasets.py compares the user's."""
+    """The example's file is generated from its datasets; tests/contract/test_own_datasets.py checks the user's."""
     stale = (find_project() / "infra" / "gateway.yaml").read_text() != render(build_gateway())
     assert not stale, "run `./larder gateway` with LARDER_PROJECT=examples/flights, and commit what it writes"
 
@@ -114,7 +114,7 @@ def find_references(node: Any) -> Iterator[str]:
 
 
 def test_stage_waits_for_the_accounts_logging_role(template: Template) -> None:
-    """CloudFormation creates the stage after the account's role for logs, and nothing waits for what may not exist."""
+    """CloudFormation creates the stage after the account's role for logs, and nothing waits for a missing resource."""
     resources = translate_all(template)["Resources"]
     (stage,) = [name for name, one in resources.items() if one["Type"] == "AWS::ApiGateway::Stage"]
     waits_for, left = set(), {stage}
@@ -140,7 +140,7 @@ def test_stage_waits_for_the_accounts_logging_role(template: Template) -> None:
 def test_pages_say_what_an_environment_costs(
     template: Template, given: dict[str, str], others: float, free_dashboards: int, said: dict[str, str]
 ) -> None:
-    """The sums are those of the resources that a stack has, at the prices of docs/decisions/what-a-million-costs.md."""
+    """The sums are those of a stack's resources, with the prices of docs/decisions/what-a-million-costs.md."""
     stack, cost = Stack(template, given), others
     for name, one in template["Resources"].items():
         if not stack.exists(name):
@@ -159,7 +159,7 @@ def test_pages_say_what_an_environment_costs(
 
 
 def test_key_is_required_where_a_token_is() -> None:
-    """With API keys, the operations that require a token require a key too; preflights and health require neither."""
+    """With API keys, operations that require a token also require a key; preflights and health require neither."""
     document = build_gateway()
     keyed = {
         (path, method)
@@ -183,7 +183,7 @@ def test_key_is_required_where_a_token_is() -> None:
 
 
 def test_each_operation_of_the_contract_calls_serve() -> None:
-    """Each operation of openapi.yaml has an integration that calls serve's alias, which follows a canary deployment."""
+    """Each operation of openapi.yaml has an integration that calls serve's alias, which a canary deployment moves."""
     paths = build_gateway()["paths"]
     operations = [one for item in paths.values() for one in item.values() if isinstance(one, dict)]
     assert operations

@@ -41,7 +41,7 @@ ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
 class Case(NamedTuple):
-    """One token; `reason` is why it is refused, None if it is good."""
+    """One token; `reason` is why it is refused, None if it is valid."""
 
     name: str
     token: Any
@@ -182,7 +182,7 @@ def _algorithms() -> Iterator[Case]:
     for value in (None, 0, True, [], ["RS256"], {}, {"RS256": 1}, 256):
         yield Case(f"alg {value!r}", sign(alg=value), "wrong-algorithm")
     yield Case("alg missing", sign(alg=...), "wrong-algorithm")
-    # Confusion: the public key, in each form an implementation might hold it, as an HMAC secret.
+    # Confusion: the public key, in each form that an implementation might have it, as an HMAC secret.
     public = private_key("RS256").public_key()
     secrets = {
         "PEM": public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
@@ -199,7 +199,7 @@ def _algorithms() -> Iterator[Case]:
             start = f"{b64(json.dumps({'alg': alg, 'kid': 'RS256-0'}))}.{b64(json.dumps(claims()))}"
             token = f"{start}.{b64(hmac.new(secret, start.encode(), digest).digest())}"
             yield Case(f"alg {alg} keyed with {name}", token, "wrong-algorithm")
-    # One key, one algorithm: signed by the right key with an algorithm that the key's type could do as well.
+    # One key, one algorithm: signed with the right key and another algorithm that the key's type supports.
     for signed, kid in (("PS256", "RS256-0"), ("RS256", "PS256-0")):
         token = sign(algorithm=signed, header={"alg": signed, "kid": kid}, key=private_key(kid[:5]))
         yield Case(f"alg {signed} with the key of {kid}", token, "wrong-algorithm")
@@ -502,9 +502,9 @@ def _ecdsa() -> Iterator[Case]:
             yield Case(f"{algorithm} {name}", f"{head}.{body}.{b64(odd)}", "bad-signature")
         wide = r.to_bytes(size + 1, "big") + s.to_bytes(size + 1, "big")
         yield Case(f"{algorithm} padded halves", f"{head}.{body}.{b64(wide)}", "bad-signature")
-        longer = raw[:size] + b"\x00" + raw[size:]  # the same s, a byte wider
+        longer = raw[:size] + b"\x00" + raw[size:]  # the same s, a byte longer
         yield Case(f"{algorithm} padded s", f"{head}.{body}.{b64(longer)}", "bad-signature")
-        # The other root of the same signature is as good: JWS does not ask for the lower s.
+        # The other root of the same signature is valid, too: JWS does not require the lower s.
         low = r.to_bytes(size, "big") + (order - s).to_bytes(size, "big")
         yield Case(f"{algorithm} other s", f"{head}.{body}.{b64(low)}", None)
 

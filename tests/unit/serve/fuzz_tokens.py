@@ -1,4 +1,4 @@
-"""`python -m tests.unit.serve.fuzz_tokens [COUNT] [SEED]`: mutated tokens by the million, and none may crash it.
+"""`python -m tests.unit.serve.fuzz_tokens [COUNT] [SEED]`: millions of mutated tokens, none of which may crash it.
 
 A mutation works on the text, on the decoded parts, or on the JSON before it is signed anew,
 so that every layer is reached.
@@ -48,7 +48,7 @@ TEXTS = ("=", ".", " ", "\n", "+", "/", "A", "_", "-", "\u00e9", "\u0661", "%", 
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """Try `count` mutated tokens; return how often each reason came, `taken` for those that were.
+    """Try `count` mutated tokens; return how often each reason occurred, and `taken` for accepted tokens.
 
     Raises:
         AssertionError: a token was taken that says something else than its claims, or that was not signed as it is.
@@ -75,7 +75,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
 
 
 def _resigned(source: random.Random) -> str:
-    """Change header or claims, as JSON or as bytes, and sign the result with a good key."""
+    """Change header or claims, as JSON or as bytes, and sign the result with a valid key."""
     header: dict[str, Any] = {"alg": "EdDSA", "kid": "EdDSA-0", "typ": "at+jwt"}
     parts: list[dict[str, Any]] = [header, claims()]
     for _ in range(source.randrange(3)):
@@ -90,7 +90,7 @@ def _resigned(source: random.Random) -> str:
 
 
 def _changed(source: random.Random, token: str) -> str:
-    """Change the text of a good token somewhere."""
+    """Change the text of a valid token somewhere."""
     for _ in range(source.randrange(1, 4)):
         place = source.randrange(len(token))
         match source.randrange(6):
@@ -112,7 +112,7 @@ def _changed(source: random.Random, token: str) -> str:
 
 
 def main() -> None:
-    """Fuzz and print what came of it."""
+    """Fuzz, and print the result."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
     print(f"{count} tokens, seed {seed}")

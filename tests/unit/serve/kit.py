@@ -1,4 +1,4 @@
-"""What the tests of serve are made of: keys, tokens signed by PyJWT's algorithms, a table in memory, events."""
+"""Tools for the tests of serve: keys, tokens signed with PyJWT's algorithms, a table in memory, events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AUDIENCE = "larder"
 POLICY = Policy(issuer=ISSUER, audience=AUDIENCE, leeway=0)
 SIGNERS = get_default_algorithms()
 FORMS = ("rest", "http", "alb", "alb-multi", "function-url")
-REPEATING = tuple(form for form in FORMS if form != "alb")  # those that pass on all values of a parameter
+REPEATING = tuple(form for form in FORMS if form != "alb")  # event forms that pass on all values of a parameter
 Query = Mapping[str, str | Sequence[str]]
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
 
@@ -85,7 +85,7 @@ def b64(data: bytes | str) -> str:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Build good claims; a change to None takes a claim away."""
+    """Build valid claims; a change to None removes a claim."""
     good = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -107,7 +107,7 @@ def sign(
     key: Any = None,
     **changes: Any,
 ) -> str:
-    """Sign a token. A header or payload given as text or bytes is used as it is; `changes` go into the header."""
+    """Sign a token. A header or payload given as text or bytes is used unchanged; `changes` go into the header."""
     if header is None:
         header = {"alg": algorithm, "kid": f"{algorithm}-{which}", "typ": "at+jwt"} | changes
         header = {name: value for name, value in header.items() if value is not ...}
@@ -120,7 +120,7 @@ def sign(
 
 
 class Table:
-    """A table in memory that answers as DynamoDB does, and remembers what it was asked.
+    """A table in memory that responds like DynamoDB, and records the requests.
 
     Of a batch it returns at most `most` items, in no order, and leaves the other keys unprocessed; a batch of more than
     `largest` keys is too large to be read.
@@ -133,7 +133,7 @@ class Table:
         self.most = self.largest = 100
 
     def send(self, target: str, payload: bytes) -> bytes:
-        """Answer one operation."""
+        """Handle one operation."""
         request = json.loads(payload)
         operation = target.rpartition(".")[2]
         self.asked.append((operation, request))
@@ -177,7 +177,7 @@ def item(
 
 
 class App:
-    """A handler over a table in memory, with a clock and a log that tests can look at."""
+    """A handler over a table in memory, with a clock and a log that tests can read."""
 
     def __init__(
         self, *items: Item, document: str | None = None, policies: tuple[Policy, ...] = (POLICY,), **settings: Any
@@ -231,7 +231,7 @@ class App:
 
 
 class Answered:
-    """An answer as its consumer sees it, whatever the form."""
+    """A response as its consumer sees it, whatever the event form."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         self.result = result
@@ -248,7 +248,7 @@ class Answered:
 
 
 def check_refused(path: str, query: Query, form: str, detail: str) -> App:
-    """Check that a query is a 400 that begins so, without the query's secret, and only once the token is verified."""
+    """Check that a query is a 400 that begins like this, without its secret, and only after the token is verified."""
     app = App(item("a"))
     answer = app.call(path, sign(), query=query, form=form)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
@@ -260,7 +260,7 @@ def check_refused(path: str, query: Query, form: str, detail: str) -> App:
 
 
 def event(form: str, method: str, path: str, query: Query, headers: Mapping[str, str]) -> dict[str, Any]:
-    """Build an event the way AWS documents it, cut to what matters; a parameter can have several values."""
+    """Build an event as AWS documents it, reduced to the relevant members; a parameter can have several values."""
     many = {name: [value] for name, value in headers.items()}
     values = {name: [value] if isinstance(value, str) else list(value) for name, value in query.items()}
     last = {name: each[-1] for name, each in values.items()}

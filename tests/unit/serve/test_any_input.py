@@ -1,4 +1,4 @@
-"""Nothing crashes it: hostile tokens, headers, JSON, whole events. Some thousands here; `tox -e fuzz` tries a million.
+"""No input crashes it: hostile tokens, headers, JSON, whole events. A few thousand here; `tox -e fuzz` tries a million.
 
 `LARDER_FUZZ` sets how many inputs each property tries; `fuzz_tokens` goes through tokens faster than properties do.
 """
@@ -66,8 +66,8 @@ def _verify(token: Any) -> bool:
 @given(
     st.text(max_size=60) | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){0,4}", fullmatch=True) | values
 )
-def test_any_text_is_refused_with_the_one_error(token: Any) -> None:
-    """No text is a token unless it was signed, and whatever is wrong is an InvalidToken."""
+def test_any_text_is_refused_with_one_kind_of_error(token: Any) -> None:
+    """No text is a token unless it was signed; whatever is wrong raises InvalidToken."""
     assert not _verify(token)
     with pytest.raises(InvalidToken):
         peek_claims(token)
@@ -75,7 +75,7 @@ def test_any_text_is_refused_with_the_one_error(token: Any) -> None:
 
 @many
 @given(headers, payloads, st.binary(max_size=80))
-def test_any_header_and_payload_unsigned_is_refused(
+def test_any_unsigned_header_and_payload_is_refused(
     header: dict[str, Any], payload: dict[str, Any], signature: bytes
 ) -> None:
     """Well-formed JSON with any signature that is not ours."""
@@ -85,8 +85,8 @@ def test_any_header_and_payload_unsigned_is_refused(
 
 @many
 @given(headers, payloads)
-def test_what_is_taken_is_what_pyjwt_takes(header: dict[str, Any], payload: dict[str, Any]) -> None:
-    """Signed by us with any header and payload: whatever the verifier takes, PyJWT takes too, with the same claims."""
+def test_what_is_accepted_is_accepted_by_pyjwt(header: dict[str, Any], payload: dict[str, Any]) -> None:
+    """Signed by us with any header and payload: whatever the verifier accepts, PyJWT accepts, with the same claims."""
     token = sign(payload, algorithm="ES256", header={"alg": "ES256", "kid": "ES256-0"} | header)
     try:
         found = verify(token, all_keys(), POLICY, NOW)
@@ -101,8 +101,8 @@ def test_what_is_taken_is_what_pyjwt_takes(header: dict[str, Any], payload: dict
 
 @many
 @given(st.sampled_from(ALGORITHMS), st.integers(0, 10_000), st.sampled_from("ABZaz09-_.=+ \n\u00e9"), st.booleans())
-def test_any_change_of_a_good_token_is_refused(algorithm: str, place: int, odd: str, insert: bool) -> None:
-    """One character exchanged or put in anywhere spoils it."""
+def test_any_change_of_a_valid_token_is_refused(algorithm: str, place: int, odd: str, insert: bool) -> None:
+    """One replaced or inserted character anywhere makes it invalid."""
     good = _good(algorithm)
     place %= len(good)
     changed = good[:place] + odd + good[place + (0 if insert else 1) :]
@@ -119,7 +119,7 @@ def _good(algorithm: str) -> str:
 @many
 @given(st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
 def test_strict_json_agrees_with_python_where_it_parses(data: bytes) -> None:
-    """It parses nothing that Python does not, and to the same value; it raises ValueError and nothing else."""
+    """It parses nothing that Python does not, and to the same value; it raises only ValueError."""
     try:
         value = parse_json(data)
     except ValueError:
@@ -131,14 +131,14 @@ def test_strict_json_agrees_with_python_where_it_parses(data: bytes) -> None:
 @many
 @given(st.binary(max_size=40))
 def test_base64url_is_canonical(data: bytes) -> None:
-    """What was encoded comes back, and any text that parses is the encoding of what it parses to."""
+    """Encoded bytes are decoded to themselves, and any text that parses is the encoding of the result."""
     assert parse_base64url(b64(data)) == data
 
 
 @many
 @given(st.text(alphabet="ABCQRZaz089-_=+/ \n", max_size=12))
 def test_every_text_that_parses_is_canonical(text: str) -> None:
-    """No two texts stand for the same bytes."""
+    """No two texts represent the same bytes."""
     try:
         data = parse_base64url(text)
     except ValueError:
@@ -161,7 +161,7 @@ def test_every_text_that_parses_is_canonical(text: str) -> None:
     )
 )
 def test_any_key_set_is_parsed_or_refused(keys: list[Any]) -> None:
-    """No document crashes the parser, and a good key beside any others stays."""
+    """No document crashes the parser, and a valid key is used whatever other keys there are."""
     good = public_jwk("EdDSA", kid="the good one")
     try:
         text = json.dumps({"keys": [*keys, good]}, allow_nan=False)
@@ -201,7 +201,7 @@ mutations = st.lists(
 @many
 @given(st.sampled_from(FORMS), mutations, st.booleans())
 def test_no_event_is_a_500(form: str, changes: list[tuple[str, Any]], inside: bool) -> None:
-    """An event with any of its members exchanged is answered, and never as a fault of ours."""
+    """An event with any of its members replaced gets a response, and never a 500."""
     sent = event(form, "GET", "/v1/flight-delays/a", {"limit": "1"}, {"Authorization": "Bearer x.y.z"})
     for name, value in changes:
         if inside and isinstance(sent.get("requestContext"), dict):
@@ -229,7 +229,7 @@ def test_no_event_is_a_500(form: str, changes: list[tuple[str, Any]], inside: bo
     }
 )
 @example({"Records": [{"eventSource": "aws:sqs"}]})
-def test_whatever_is_no_event_is_a_400(sent: Any) -> None:
+def test_anything_that_is_not_an_event_is_a_400(sent: Any) -> None:
     """A test event from a console, a queue's message, a number: 400, as a problem."""
     app = App()
     result = app.handler(sent, None)
@@ -239,7 +239,7 @@ def test_whatever_is_no_event_is_a_400(sent: Any) -> None:
 
 
 def test_hostile_sizes_cost_little() -> None:
-    """Texts made to make a parser slow, of the longest token's size, are refused within a fraction of a second."""
+    """Texts that are made to slow down a parser, as long as the longest token, are refused within a split second."""
     texts = [
         '"' + '\\"' * 3000,
         "[" * 6000,
@@ -257,7 +257,7 @@ def test_hostile_sizes_cost_little() -> None:
 
 
 def test_mutated_tokens_are_taken_or_refused() -> None:
-    """Thousands of tokens changed at every layer: each ends in claims or in a reason, and every reason is reached."""
+    """Thousands of tokens changed at every layer: each gives claims or a reason, and every reason occurs."""
     found = fuzz(10 * COUNT, seed=1)
     assert found.total() == 10 * COUNT
     reasons = {
@@ -272,8 +272,8 @@ def test_mutated_tokens_are_taken_or_refused() -> None:
     assert found.keys() >= reasons
 
 
-def test_the_fuzz_reaches_good_tokens() -> None:
-    """The attack on good tokens starts from good ones."""
+def test_the_fuzz_starts_from_valid_tokens() -> None:
+    """Otherwise every mutation would be refused for another reason."""
     assert all(_verify(_good(algorithm)) for algorithm in ALGORITHMS)
     assert set(SIGNERS) > set(ALGORITHMS)
     assert parse_jwks(all_jwks()).refused == ()

@@ -1,4 +1,4 @@
-"""Every bound of serve and wire by its value, so that a change of one is deliberate; and what each does at its edge."""
+"""Every bound of serve and wire by its value, so that a change is deliberate; and the behaviour at each bound."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_the_limits_of_calls(module: str) -> None:
     assert tuple(importlib.import_module(module).LIMITS) == LIMITS[module]
 
 
-def test_bounds_fit_each_other() -> None:
-    """What can be stored can be sent: the largest body, and a page of the largest size, by every way back."""
+def test_bounds_are_consistent() -> None:
+    """What can be stored can be sent: the largest body, and a page of the largest size, in every event form."""
     assert MAX_ITEM_BYTES < MAX_PAGE_BYTES < min(MAX_SENT.values())
     assert max(MAX_SENT.values()) > MAX_BODY_BYTES + 1000 > min(MAX_SENT.values())
     assert 12 * MAX_TEXT + 16_384 < 1_000_000
@@ -67,7 +67,7 @@ def test_bounds_fit_each_other() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 99, 100, None])
 def test_a_list_asks_for_one_more_than_its_limit(limit: int | None) -> None:
-    """The one more shows that there is a next page; later queries skip what has expired."""
+    """The additional item shows that there is a next page; later queries skip what has expired."""
     app = App(*(item(f"a{number:04d}", expires_at=1) for number in range(150)))
     app.call("/v1/flight-delays", sign(), query={} if limit is None else {"limit": str(limit)})
     asked = [request["Limit"] for _, request in app.table.asked]
@@ -76,7 +76,7 @@ def test_a_list_asks_for_one_more_than_its_limit(limit: int | None) -> None:
 
 
 def test_a_page_is_full_at_its_limit() -> None:
-    """Twenty without a limit, of which the last is in the link; 21 items make two pages, 20 make one."""
+    """Twenty without a limit, the last of which is in the link; 21 items make two pages, 20 make one."""
     for count, shown, link in ((19, 19, False), (20, 20, False), (21, 20, True)):
         answer = App(*(item(f"a{number:02d}") for number in range(count))).call("/v1/flight-delays", sign())
         assert (len(answer.json["items"]), "link" in answer.headers) == (shown, link)
@@ -84,7 +84,7 @@ def test_a_page_is_full_at_its_limit() -> None:
 
 @pytest.mark.parametrize(("spare", "is_base64"), [(0, False), (1, True)])
 def test_a_long_text_reaches_the_gateway_as_base64(spare: int, *, is_base64: bool) -> None:
-    """From `MAX_TEXT` characters on, of one byte or more each."""
+    """From `MAX_TEXT` characters on, of one or more bytes each."""
     for unit in ("x", "\u00e9"):
         body = json.dumps(unit * (MAX_TEXT - 2 + spare), ensure_ascii=False)
         assert len(body) == MAX_TEXT + spare

@@ -1,4 +1,4 @@
-"""A fault in a place of keys is a 503 with its reason in the log, whatever the fault, and never a 401."""
+"""A fault in a location of keys is a 503 with its reason in the log, whatever the fault, and never a 401."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENV = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "LARDER_TAB
 
 
 class Fault(NamedTuple):
-    """A location of keys, what the server there answers in turn, and a part of the detail."""
+    """A location of keys, the responses of its server in turn, and a part of the detail."""
 
     location: str
     answers: tuple[bytes, ...]
@@ -84,7 +84,7 @@ def _ask(location: str, endpoint: str, capsys: pytest.CaptureFixture[str]) -> tu
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_a_503_with_its_reason(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The answer says to come again; the event names the place and what is wrong there, and nothing of the content."""
+    """The response says to retry; the event names the location and what is wrong there, but nothing of the content."""
     fault = FAULTS[name]
     with FaultyServer(*(answer(body=body) for body in fault.answers or (b"",))) as server:
         answered, lines = _ask(fault.location, f"http://127.0.0.1:{server.port}", capsys)
@@ -97,7 +97,7 @@ def test_a_fault_is_a_503_with_its_reason(name: str, capsys: pytest.CaptureFixtu
 
 
 def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A hundred documents, folders not counted; a file more is refused there too."""
+    """A hundred documents, without folders; one more file is refused."""
     listing = _listing(MAX_DOCUMENTS, is_truncated=False).replace(b"</ListB", b"<Key>keys/a/</Key></ListB")
     bodies = [public_jwk("RS256", kid=f"RS256-{number}") for number in range(MAX_DOCUMENTS)]
     with FaultyServer(answer(body=listing), *(answer(body=jwks(body).encode()) for body in bodies)) as server:
@@ -110,8 +110,8 @@ def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("error", [KeyError("secret"), OSError("secret"), RecursionError(), UnicodeError("secret")])
-def test_whatever_a_place_raises_the_keys_are_unavailable(error: Exception) -> None:
-    """An unexpected fault is reported by its type, and retried like any other."""
+def test_whatever_a_location_raises_the_keys_are_unavailable(error: Exception) -> None:
+    """An unexpected error is reported by its type, and retried like any other."""
     reports = []
 
     def read() -> list[KeyDocument]:

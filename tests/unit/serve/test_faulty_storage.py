@@ -41,7 +41,7 @@ Ask = Callable[..., Answered]
 
 
 class Deployment(NamedTuple):
-    """A handler made from its environment, over the server; `clock` is the wall's, which a freeze moves."""
+    """A handler built from its environment, over the server; `clock` is the wall clock, which a freeze moves."""
 
     server: FaultyServer
     clock: dict[str, float]
@@ -50,7 +50,7 @@ class Deployment(NamedTuple):
 
 
 class Invocation(NamedTuple):
-    """What Lambda passes as the context, of which the handler reads the time that is left."""
+    """Lambda's context, of which the handler reads the remaining time."""
 
     milliseconds: float
 
@@ -106,7 +106,7 @@ def test_a_connection_that_died_while_frozen_costs_one_retry(tmp_path: Path, nam
 
 
 def test_several_dead_connections_cost_one_retry_together(tmp_path: Path) -> None:
-    """Freeze after freeze, request after request: each is a 200 at once."""
+    """After several freezes, each request is a 200 at once."""
     found = _deploy(tmp_path, *[GOOD, reset] * 5, GOOD)
     for turn in range(6):
         found.clock["now"] += 60
@@ -114,7 +114,7 @@ def test_several_dead_connections_cost_one_retry_together(tmp_path: Path) -> Non
 
 
 def test_a_connection_that_a_gateway_dropped_in_silence_is_not_used(tmp_path: Path) -> None:
-    """After four minutes a flow may be gone without a word; waiting for it would cost a time-out."""
+    """After four minutes a connection can be dropped silently; waiting for it would cost a time-out."""
     found = _deploy(tmp_path, GOOD)
     assert found.ask().status == 200
     found.clock["now"] += LIMITS.idle
@@ -133,8 +133,8 @@ def test_a_connection_that_is_dropped_sooner_costs_one_attempt(tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", [THROTTLED, error("InternalServerError", 500), answer(503), reset, raw(b"")])
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
-def test_a_fault_that_passes_is_not_seen(tmp_path: Path, fault: Behaviour, path: str) -> None:
-    """Throttled or failed twice, then answered: 200."""
+def test_a_temporary_fault_is_hidden(tmp_path: Path, fault: Behaviour, path: str) -> None:
+    """Throttled or failed twice, then successful: 200."""
     good = GOOD if path.endswith("a") else answer(body=b'{"Items": [], "Count": 0}')
     found = _deploy(tmp_path, fault, fault, good, limits=LIMITS._replace(base=0.001))
     assert found.ask(path).status == 200
@@ -143,7 +143,7 @@ def test_a_fault_that_passes_is_not_seen(tmp_path: Path, fault: Behaviour, path:
 
 @pytest.mark.parametrize("fault", [THROTTLED, error("ThrottlingException"), answer(500), reset, silence, drip])
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
-def test_a_fault_that_stays_is_a_503(tmp_path: Path, fault: Behaviour, path: str) -> None:
+def test_a_lasting_fault_is_a_503(tmp_path: Path, fault: Behaviour, path: str) -> None:
     """Within the budget, with Retry-After, as a problem that is not stored: never "not found", never a 500."""
     found = _deploy(tmp_path, fault, limits=BRIEF)
     begin = time.monotonic()
@@ -161,7 +161,7 @@ def test_a_fault_that_stays_is_a_503(tmp_path: Path, fault: Behaviour, path: str
 )
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
 def test_what_storage_refuses_is_a_503_with_its_code(tmp_path: Path, code: str, path: str) -> None:
-    """A table or a permission that is missing is no fault of the caller; the log has what an operator must fix."""
+    """A missing table or permission is not the caller's mistake; the log says what an operator must fix."""
     found = _deploy(tmp_path, error(code))
     answered = found.ask(path)
     assert (answered.status, answered.headers["retry-after"]) == (503, "1")
@@ -173,7 +173,7 @@ def test_what_storage_refuses_is_a_503_with_its_code(tmp_path: Path, code: str, 
     ("fault", "reason"),
     [(answer(403, body=b"<html>secret</html>"), "Refused 403"), (answer(body=b"<html>"), "NotJson")],
 )
-def test_an_answer_that_is_not_dynamodbs_is_a_503(tmp_path: Path, fault: Behaviour, reason: str) -> None:
+def test_a_response_not_from_dynamodb_is_a_503(tmp_path: Path, fault: Behaviour, reason: str) -> None:
     """E.g. of a proxy; nothing of it is logged."""
     found = _deploy(tmp_path, fault)
     assert found.ask().status == 503
@@ -182,7 +182,7 @@ def test_an_answer_that_is_not_dynamodbs_is_a_503(tmp_path: Path, fault: Behavio
 
 
 def test_the_budget_is_far_below_the_gateways() -> None:
-    """API Gateway gives up after 29 s; a request takes less than a third of it, and storage has a part of that."""
+    """API Gateway gives up after 29 s; a request takes less than a third of that, and storage a part of it."""
     assert LIMITS.connect + LIMITS.attempt < LIMITS.budget <= 4
     assert READING_SECONDS + LIMITS.connect + 2 * LIMITS.attempt <= REQUEST_SECONDS <= 7
     assert MARGIN_SECONDS >= 1
@@ -212,8 +212,8 @@ def test_a_deployment_reads_its_own_table(tmp_path: Path, env: dict[str, str], r
             assert f"/{region}/dynamodb/aws4_request" in seen.headers["authorization"]
 
 
-def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A deployment reports keys that cannot be read on standard output, for its environment."""
+def test_unreadable_keys_are_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A deployment reports keys that cannot be read on standard output, with its environment."""
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": f"file:{tmp_path}/none.json"}]
     env = {**ENV, "LARDER_TABLE": "t", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "prod"}
     parts = build_dependencies(env, SERVED)
@@ -228,7 +228,7 @@ def test_trouble_with_keys_is_written(tmp_path: Path, capsys: pytest.CaptureFixt
 EMPTY_PAGE = json.dumps({"Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "p"}, "sk": {"S": "a"}}}).encode()
 LIST, ONE = "/v1/flight-delays", "/v1/flight-delays/a"
 LISTED = b"<ListBucketResult>" + b"<Key>all/1</Key><Key>all/2</Key>" * 20 + b"</ListBucketResult>"
-SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, where the keys are, what the services answer to each call
+SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, location of the keys, responses of the services to each call
     "five queries of a list": (LIST, "", late(0.15, answer(body=EMPTY_PAGE))),
     "retries": (ONE, "", late(0.15, answer(500))),
     "one silent query": (LIST, "", silence),
@@ -241,7 +241,7 @@ SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, where the keys are, wha
 
 @pytest.mark.parametrize("name", SLOW)
 def test_a_request_has_one_time_limit(tmp_path: Path, name: str) -> None:
-    """However many calls it makes, and to what: then 503 with Retry-After, and the line says what was waited for."""
+    """For any number of calls to any service: then 503 with Retry-After, and the line says which call was running."""
     path, keys, behaviour = SLOW[name]
     env = dict(ENV)
     if keys:
@@ -258,7 +258,7 @@ def test_a_request_has_one_time_limit(tmp_path: Path, name: str) -> None:
 
 
 def test_a_time_limit_ends_with_its_request(tmp_path: Path) -> None:
-    """The next request, and one of more time than a request has, are answered; one of no time is not even sent."""
+    """The next request, and one with more time, succeed; one without time is not even sent."""
     found = _deploy(tmp_path, GOOD)
     assert found.ask(milliseconds=1000 * MARGIN_SECONDS).status == 503
     assert found.server.seen == []
@@ -267,7 +267,7 @@ def test_a_time_limit_ends_with_its_request(tmp_path: Path) -> None:
 
 
 def test_a_request_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the invocation has more time, and where there is none to ask, `REQUEST_SECONDS` decide."""
+    """`REQUEST_SECONDS` decide if the invocation has more time, and if its remaining time is unknown."""
     monkeypatch.setattr("serve.handler.REQUEST_SECONDS", 0.2)
     found = _deploy(tmp_path, silence)
     for milliseconds in (10_000, None):
@@ -277,8 +277,8 @@ def test_a_request_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("location", ["ssm:/keys", "s3://keys/all/"])
-def test_a_reading_of_keys_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
-    """All calls of it together, so that a request with the last good keys has time left for its item."""
+def test_reading_keys_has_its_own_limit(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    """It covers all calls together, so that a request with the last good keys has time left for its item."""
     monkeypatch.setattr("serve.tokens.key_sources.READING_SECONDS", 0.3)
     behaviour = SLOW["pages of SSM" if location.startswith("ssm") else "objects of S3"][2]
     with FaultyServer(behaviour) as server:

@@ -1,4 +1,4 @@
-"""`fields`: members of a body, cut out of its text byte for byte, whichever way the item is asked for."""
+"""`fields`: members of a body, cut out of its text byte for byte, in each way to read items."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _zip(text: str) -> bytes:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("fields", "expected"), CUT)
 def test_a_part_has_the_stored_bytes(fields: str, expected: str, form: str) -> None:
-    """Of one item, of a list's and of those that are named; a stored gzip is cut as well; the tag is of the part."""
+    """In an item, a list and a request for several ids; a stored gzip is also cut; the tag is of the part."""
     app = App(item("a", BODY), item("zip", _zip(BODY)))
     parts = [app.call(f"{LIST}/{name}", TOKEN, query={"fields": fields}, form=form) for name in ("a", "zip")]
     assert [part.body.decode() for part in parts] == [expected, expected]
@@ -76,7 +76,7 @@ UNKNOWN: tuple[tuple[str, str], ...] = (
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("fields", "detail"), UNKNOWN)
 def test_unknown_members_are_refused_by_name(fields: str, detail: str, form: str) -> None:
-    """400 with those that are known, on every path; nothing is asked of the table."""
+    """400 with the known members, on every path; the table is not read."""
     app = App(item("a", BODY))
     for path, more in ((ONE, {}), (LIST, {}), *([(LIST, {"id": "a"})] if form != "alb" else [])):
         answer = app.call(path, TOKEN, query={"fields": fields, **more}, form=form)
@@ -88,13 +88,13 @@ def test_unknown_members_are_refused_by_name(fields: str, detail: str, form: str
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "alb"])
 def test_fields_are_given_once(form: str) -> None:
-    """Two lists are none."""
+    """Two lists are refused."""
     for path in (LIST, ONE):
         assert App(item("a")).call(path, TOKEN, query={"fields": ["flight", "note"]}, form=form).status == 400
 
 
 def test_a_dataset_that_names_no_member_has_none() -> None:
-    """E.g. one of which serve knows nothing but who may read it."""
+    """E.g. a dataset of which serve knows only who can read it."""
     app = App(item("a"))
     served = {name: one._replace(places=()) for name, one in app.parts.served.items()}
     sent = event("rest", "GET", ONE, {"fields": "flight"}, {"Authorization": f"Bearer {TOKEN}"})
@@ -109,8 +109,8 @@ def test_a_dataset_that_names_no_member_has_none() -> None:
      ('{"x":{"carrier":{"code":1}}}', "{}"), ("[1]", "[1]"), ("null", "null"), ("", ""),
      (' {\n"code":1, "carrier" : { "name":1,\t"code":2 } }\n', '{"carrier":{"code":2}}')],
 )  # fmt: skip
-def test_a_member_that_is_not_there_or_no_object(body: str, expected: str) -> None:
-    """Left out, or as it is: an item that was written before the dataset changed has no other answer."""
+def test_a_missing_member_or_one_that_is_not_an_object(body: str, expected: str) -> None:
+    """Omitted, or sent unchanged: for an item from before a change of the dataset there is no better response."""
     assert cut(body, {"carrier": {"code": None}}) == expected
 
 
@@ -122,15 +122,15 @@ def test_a_damaged_body_is_an_error(body: str) -> None:
 
 
 def test_a_body_that_is_too_large_to_cut_asks_for_gzip() -> None:
-    """Of a release that had no bound: 406, on its own path."""
+    """If an earlier release wrote a larger body: 406, with a link to its own path."""
     app = App(item("a", _zip(json.dumps({"flight": "x" * MAX_BODY_BYTES}))))
     answer = app.call(ONE, TOKEN, query={"fields": "flight"}, accept_encoding="gzip")
     assert (answer.status, app.line["reason"]) == (406, "body-too-large")
     assert "get all of it" in answer.json["detail"]
 
 
-def test_names_stand_for_all_places_that_they_can_mean() -> None:
-    """Names of members can hold dots and slashes; one with a comma has no name in a list."""
+def test_names_stand_for_all_members_that_they_can_mean() -> None:
+    """Names of members can contain dots and slashes; one with a comma can't be selected."""
     places = (("a.b",), ("a", "b"), ("a", "c,d"), ("e/f", "~0"), ("x", "y", "z"))
     names = list_names(places)
     assert names["a.b"] == [("a.b",), ("a", "b")]
@@ -165,6 +165,6 @@ def _pick(value: Any, selection: Any) -> Any:
 def test_a_part_is_what_python_would_pick(
     body: dict[str, Any], selection: Any, indent: int | None, ascii_: bool
 ) -> None:
-    """Of any JSON, however it is written."""
+    """For any JSON, however it is written."""
     text = json.dumps(body, indent=indent, ensure_ascii=ascii_)
     assert json.loads(cut(text, selection)) == _pick(body, selection)

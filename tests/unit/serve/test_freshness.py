@@ -1,4 +1,4 @@
-"""How fresh an item is: what is sent of it, what a cache is told, and what a consumer can refuse."""
+"""How fresh an item is: headers and members, caching, and what a consumer can refuse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _item(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_item_says_how_fresh_it_is(form: str) -> None:
-    """as_of, end and run as headers, of a 304 too: a cache updates what it has; the same as members of an entry."""
+    """as_of, expiry and run as headers, also of a 304, which updates a cache; the same as members of an entry."""
     app = App(_item("a", NOW - 60.5, run=12))
     full = app.call(ONE, TOKEN, form=form)
     expected = {
@@ -50,7 +50,7 @@ def test_an_item_says_how_fresh_it_is(form: str) -> None:
 
 
 def test_nothing_was_modified_in_the_future() -> None:
-    """RFC 9110 section 8.8.2.1: where an output's clock is ahead, the date is the response's."""
+    """RFC 9110 section 8.8.2.1: if an output's clock is ahead, the date is the response's."""
     answer = App(_item("a", NOW + 200)).call(ONE, TOKEN)
     assert (answer.headers["last-modified"], answer.headers["larder-as-of"]) == (WRITTEN, "2023-11-14T22:16:40Z")
 
@@ -79,7 +79,7 @@ def test_a_date_counts_where_there_is_no_tag(sent: dict[str, Any], status: int, 
 
 
 def test_an_older_output_is_a_change() -> None:
-    """A late output's as_of, or one that a withdrawal restores, is before the date that the caller has: no 304."""
+    """If the as_of of a late or restored output is before the date that the caller has, there is no 304."""
     app = App(_item("a", NOW - 60, run=2, body='{"n":2}'))
     date = app.call(ONE, TOKEN).headers["last-modified"]
     app.table.items["flight-delays#B6", "a"] = _item("a", NOW - 600, run=3, generation=2, body='{"n":1}')
@@ -89,8 +89,8 @@ def test_an_older_output_is_a_change() -> None:
 
 
 @pytest.mark.parametrize("order", ["", "0001", "0001.x.1", "1.2.3.4"])
-def test_an_item_whose_order_is_damaged_is_as_old_as_can_be(order: str) -> None:
-    """It is read as before, and refused by whoever asks for a fresh one."""
+def test_an_item_with_a_damaged_order_counts_as_old(order: str) -> None:
+    """It is read as before, but refused with any `max_age`."""
     app = App(item("a")._replace(order=order))
     answer = app.call(ONE, TOKEN)
     assert (answer.status, answer.headers["larder-as-of"]) == (200, "1970-01-01T00:00:00Z")
@@ -107,7 +107,7 @@ def test_an_item_whose_order_is_damaged_is_as_old_as_can_be(order: str) -> None:
      (-200, "0", 200), (1e9, "999999999", 404), (86400, "999999999", 200)],
 )  # fmt: skip
 def test_an_item_that_is_too_old_is_refused(age: float, max_age: str, status: int, form: str) -> None:
-    """404 `too_old` that says how old it is, and is not stored; a condition does not change it."""
+    """404 `too_old` that has its age, and is not stored; a condition does not change this."""
     app = App(_item("a", NOW - age))
     for sent in ({}, {"if_none_match": "*"}):
         answer = app.call(ONE, TOKEN, query={"max_age": max_age}, form=form, **sent)
@@ -126,15 +126,15 @@ def test_an_item_that_is_too_old_is_refused(age: float, max_age: str, status: in
 @pytest.mark.parametrize("value", ["", "-1", "1.5", "1e3", "01", "abc", "1000000000", " 1", "+1", "١", "null", "60s"])
 @pytest.mark.parametrize("path", [ONE, LIST])
 def test_a_max_age_is_whole_seconds(path: str, value: str) -> None:
-    """400, and nothing is asked of the table."""
+    """400, and the table is not read."""
     app = App(item("a"))
     answer = app.call(path, TOKEN, query={"max_age": value})
     assert (answer.status, app.table.asked) == (400, [])
     assert "max_age must be a whole number of seconds" in answer.json["detail"]
 
 
-def test_items_that_are_too_old_are_named_beside_the_others() -> None:
-    """In a list and among those that are asked for: without body, and never silently left out."""
+def test_items_that_are_too_old_are_listed() -> None:
+    """In a list and in a request for several ids: without body, and never silently omitted."""
     app = App(_item("a", NOW - 10), _item("b", NOW - 100, run=7), _item("c", NOW - 20), _item("d", NOW - 100))
     old = {"as_of": "2023-11-14T22:11:40Z", "expires_at": "2023-11-14T23:13:20Z"}
     named = app.call(LIST, TOKEN, query={"id": ["d", "c", "none", "b", "a"], "max_age": "60"}).json
@@ -154,7 +154,7 @@ def test_items_that_are_too_old_are_named_beside_the_others() -> None:
 @pytest.mark.parametrize(("path", "query"), [(ONE, {}), (LIST, {}), (LIST, {"id": ["b", "a"]})])
 @pytest.mark.parametrize(("max_age", "kept"), [("100", 60), ("60", 30), ("30", 0), ("30000", 60)])
 def test_an_answer_is_not_cached_past_its_max_age(path: str, query: dict[str, Any], max_age: str, kept: int) -> None:
-    """What a cache would give later is not older than what was asked for."""
+    """A cached response is never older than what was requested."""
     app = App(_item("a", NOW - 30), _item("b", NOW))
     headers = app.call(path, TOKEN, query={**query, "max_age": max_age}).headers
     assert headers["cache-control"] == f"private, max-age={kept}"
@@ -162,7 +162,7 @@ def test_an_answer_is_not_cached_past_its_max_age(path: str, query: dict[str, An
 
 @pytest.mark.parametrize("value", ["max-age=0", "max-age=1", "no-cache", "max-age=10, no-store"])
 def test_the_cache_control_of_a_request_is_for_caches(value: str) -> None:
-    """It bounds the age of a response, which is 0 here; browsers send max-age=0 to load a page again."""
+    """It bounds the age of a response, which is 0 here; browsers send max-age=0 when a page is reloaded."""
     assert App(_item("a", NOW - 600)).call(ONE, TOKEN, cache_control=value).status == 200
 
 

@@ -1,4 +1,4 @@
-"""The four front doors' events, whole, as AWS documents them: each is the same request and gets the same answer."""
+"""Complete events of the four event forms, as AWS documents them: each is the same request with the same response."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def _event(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text().replace("{token}", sign()))
 
 
-def test_every_event_is_looked_at() -> None:
+def test_every_event_is_tested() -> None:
     """The folder and the table agree."""
     assert {path.stem for path in FOLDER.glob("*.json")} == FORMS.keys()
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_an_event_is_parsed(name: str) -> None:
-    """Whatever encodes or repeats what: one method, one path, one query, headers in lower case."""
+    """Whatever is encoded or repeated: one method, one path, one query, headers in lower case."""
     request = parse_request(_event(name))
     assert (request.form, request.request_id) == FORMS[name]
     assert (request.method, request.path) == ("GET", "/v1/flight-delays")
@@ -46,7 +46,7 @@ def test_an_event_is_parsed(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_an_answer_has_the_form_of_its_event(name: str) -> None:
-    """Members and their types are those that the front door reads, and no others."""
+    """Members and their types are those that the caller reads, and no others."""
     app = App(item("2024-01-02.a"), item("2024-01-02.b"), item("2024-01-02.c"), item("2024-01-03.a"))
     result = app.handler(_event(name), None)
     form = FORMS[name][0]
@@ -69,7 +69,7 @@ def test_an_answer_has_the_form_of_its_event(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_parameter_that_is_repeated_keeps_its_values(name: str) -> None:
-    """As each front door has it: lists, one string, joined by commas beside it; or the last value, which is refused."""
+    """As in each event form: lists, one string, joined by commas; or the last value, which is refused."""
     ids = ["2024-01-02.b", "k=v,w", "user@example.com", "2024-01-02.a"]
     sent = _event(name)
     encoded = [quote(one, safe="") for one in ids]
@@ -121,8 +121,8 @@ TRACES: tuple[tuple[Any, str], ...] = (
 
 @pytest.mark.parametrize("form", ["rest", "http", "function-url"])
 @pytest.mark.parametrize(("given", "expected"), IDS)
-def test_only_an_id_of_harmless_characters_is_repeated(form: str, given: Any, expected: str) -> None:
-    """Log line and answer have the gateway's request id, or an empty one where it has another form."""
+def test_only_an_id_of_harmless_characters_is_copied(form: str, given: Any, expected: str) -> None:
+    """Log line and response have the gateway's request id, or an empty one if it has another form."""
     app = App()
     sent = event(form, "GET", "/v1/none", {}, {})
     sent["requestContext"]["requestId"] = given
@@ -132,8 +132,8 @@ def test_only_an_id_of_harmless_characters_is_repeated(form: str, given: Any, ex
 
 @pytest.mark.parametrize("form", ["alb", "alb-multi"])
 @pytest.mark.parametrize(("given", "expected"), TRACES)
-def test_only_the_root_of_a_trace_is_repeated(form: str, given: str, expected: str) -> None:
-    """A load balancer passes on what the caller sent in the header: of that, hexadecimal digits alone."""
+def test_only_the_root_of_a_trace_is_copied(form: str, given: str, expected: str) -> None:
+    """A load balancer passes on what the caller sent in the header: only its hexadecimal digits are used."""
     app = App()
     sent = event(form, "GET", "/v1/none", {}, {})
     if form == "alb":
@@ -151,7 +151,7 @@ EMPTY = ["authorization", "accept", "accept-encoding", "if-none-match", "origin"
 @pytest.mark.parametrize("form", ["rest", "alb-multi"])
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_list_of_values_is_no_header(form: str, name: str) -> None:
-    """A name with no value counts for nothing: the answer is that to the request without it."""
+    """A name without values is ignored: the response is the same as without it."""
     app = App(item("a"), cors_origins=("https://app.example.com",))
     sent = event(form, "GET", "/v1/flight-delays/a", {}, {"Authorization": f"Bearer {sign()}"})
     headers = {each: values for each, values in sent["multiValueHeaders"].items() if each.lower() != name}
@@ -163,7 +163,7 @@ def test_an_empty_list_of_values_is_no_header(form: str, name: str) -> None:
 @pytest.mark.parametrize("form", ["rest", "alb-multi"])
 @pytest.mark.parametrize("name", ["limit", "after", "prefix", "other"])
 def test_an_empty_list_of_values_is_no_parameter(form: str, name: str) -> None:
-    """Likewise in a query."""
+    """The same in a query."""
     sent = event(form, "GET", "/v1/flight-delays", {}, {"Authorization": f"Bearer {sign()}"})
     assert App().handler(sent | {"multiValueQueryStringParameters": {name: []}}, None)["statusCode"] == 200
 
@@ -180,13 +180,13 @@ def test_a_malformed_event_is_answered_in_its_form(form: str, odd: dict[str, Any
 
 
 def test_a_single_value_load_balancer_keeps_its_form_without_headers() -> None:
-    """An event without any headers is answered with `headers`."""
+    """An event without any headers gets a response with `headers`."""
     result = App().handler({"requestContext": {"elb": {}}, "httpMethod": "GET", "path": "/v1/health"}, None)
     assert result["headers"]["Content-Type"] == "application/health+json"
 
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f"])
 def test_an_encoded_slash_stays_encoded(slash: str) -> None:
-    """In capitals, and whatever else is decoded."""
+    """In capitals; whatever else is decoded."""
     for form in ("rest", "http"):
         assert parse_request(event(form, "GET", f"/v1/%61{slash}b", {}, {})).path == "/v1/a%2Fb", form

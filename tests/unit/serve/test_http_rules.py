@@ -44,7 +44,7 @@ def _challenge(answer: Answered) -> str:
     "headers", [{}, {"authorization": "Basic dXNlcjpwdw=="}, {"authorization": ""}, {"cookie": "x"}]
 )
 def test_no_credentials_get_a_challenge_without_an_error(form: str, path: str, headers: dict[str, Any]) -> None:
-    """H1: 401 with realm alone, whatever the path; the table is not read."""
+    """H1: 401 with only the realm, whatever the path; the table is not read."""
     app = App(item("a"))
     answer = app.call(path, form=form, **headers)
     assert answer.status == 401
@@ -89,8 +89,8 @@ def test_a_bad_token_is_explained(token: str, detail: str) -> None:
     assert answer.json["detail"] == detail
 
 
-def test_details_fit_into_the_header_and_know_the_bound() -> None:
-    """RFC 6750, section 3: no quotes or backslashes; the length of a claim is that of `serve.access`."""
+def test_details_fit_into_the_header_and_have_the_bound() -> None:
+    """RFC 6750, section 3: no quotes or backslashes; the length of a claim is the bound of `serve.access`."""
     assert all(re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", detail) for detail in TOKEN_DETAILS.values())
     assert f"1 to {MAX_CLAIM_CHARACTERS} characters" in TOKEN_DETAILS["bad-subject"]
 
@@ -98,7 +98,7 @@ def test_details_fit_into_the_header_and_know_the_bound() -> None:
 @pytest.mark.parametrize(("left", "age"), [(600, 60), (61, 60), (60, 60), (59.5, 59), (7, 7), (1, 1), (0.5, 0)])
 @pytest.mark.parametrize("path", [ONE, LIST])
 def test_nothing_is_cached_longer_than_its_token_lives(path: str, left: float, age: int) -> None:
-    """H5: the token's remaining life bounds `max-age`, of a 304 too, and also when the token is a cached one."""
+    """H5: the token's remaining life limits `max-age`, also of a 304, and also if the token is cached."""
     app, token = App(item("a")), sign(claims(exp=NOW + left))
     for _ in range(2):
         answer = app.call(path, token)
@@ -129,7 +129,7 @@ def test_the_header_has_one_form(value: str) -> None:
      {"scope": None, "roles": "flight-delays:read"}],
 )  # fmt: skip
 def test_a_token_without_the_scope_is_forbidden(scopes: dict[str, Any]) -> None:
-    """H1: 403 `insufficient_scope` that names the scope; nothing is asked of the table."""
+    """H1: 403 `insufficient_scope` that names the scope; the table is not read."""
     app = App(item("a"))
     answer = app.call(ONE, sign(claims(**scopes)))
     assert answer.status == 403
@@ -149,7 +149,7 @@ def test_scopes_are_words_or_lists(scopes: dict[str, Any]) -> None:
 
 
 def test_scopes_are_a_set_of_words() -> None:
-    """From all claims together, without blanks around them and without empty ones."""
+    """From all claims together, without blanks around them and without empty words."""
     found = parse_scopes({"scope": " a  b ", "scp": ["c", "a", ""], "roles": ["d"]}, POLICY)
     assert found == {"a", "b", "c"}
     assert parse_scopes({"scope": " a , b,,"}, POLICY._replace(scope_separator=",")) == {"a", "b"}
@@ -160,7 +160,7 @@ def test_scopes_are_a_set_of_words() -> None:
     "odd", [{"scope": 1}, {"scp": {"flight-delays:read": 1}}, {"scp": ["flight-delays:read", 1]}, {"scope": True}]
 )
 def test_malformed_scopes_make_a_token_invalid(odd: dict[str, Any]) -> None:
-    """V11: a scope claim of another type is not read generously."""
+    """V11: a scope claim of another type is refused."""
     assert App(item("a")).call(ONE, sign(claims(**odd))).status == 401
 
 
@@ -189,7 +189,7 @@ def test_two_authorization_headers_are_a_malformed_request(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
-    """The very bytes: text as text, and a gzip as a gzip to a client that accepts it."""
+    """The same bytes: text as text, and a gzip as a gzip to a client that accepts it."""
     app = App(item("a", BODY), item("zip", _zip(BODY)))
     assert app.call(ONE, TOKEN, form=form).body == BODY.encode()
     packed = app.call("/v1/flight-delays/zip", TOKEN, form=form, accept_encoding="gzip")
@@ -203,7 +203,7 @@ def test_a_body_is_sent_as_it_is_stored(form: str) -> None:
 
 
 def test_each_coding_has_its_own_strong_etag() -> None:
-    """H2: another form, another tag; the same bytes, the same tag; other bytes, another tag."""
+    """H2: another coding has another tag; the same bytes have the same tag; other bytes have another tag."""
     app = App(item("a", BODY), item("zip", _zip(BODY)), item("b", "{}"))
     plain = app.call("/v1/flight-delays/zip", TOKEN).headers["etag"]
     packed = app.call("/v1/flight-delays/zip", TOKEN, accept_encoding="gzip").headers["etag"]
@@ -214,7 +214,7 @@ def test_each_coding_has_its_own_strong_etag() -> None:
 
 
 def test_a_tag_is_of_every_byte() -> None:
-    """One more blank, or another byte at any place, is another tag: 32 characters within quotes."""
+    """One more blank, or another byte at any place, gives another tag: 32 characters in quotes."""
     bodies = [b"{}", b" {}", b"{} ", b"{}\n", b"{ }", b"", b"{}" * 5000, b"{}" * 5000 + b"x", b"x" + b"{}" * 5000]
     tags = {build_etag(body) for body in bodies}
     assert len(tags) == len(bodies)
@@ -223,7 +223,7 @@ def test_a_tag_is_of_every_byte() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_caller_that_has_it_gets_304(form: str) -> None:
-    """H2: with ETag, Cache-Control and Vary, and without body or content type; per coding."""
+    """H2: with ETag, Cache-Control and Vary, and without body or content type; for each coding."""
     app = App(item("zip", _zip(BODY)))
     for coding in ("gzip", "identity"):
         path = "/v1/flight-delays/zip"
@@ -268,12 +268,12 @@ COMPARED = (
 
 @pytest.mark.parametrize(("header", "expected"), COMPARED)
 def test_a_tag_is_compared_as_a_whole(header: str, *, expected: bool) -> None:
-    """H2: no case, part or neighbour of a tag is that tag; and what is malformed is no list at all."""
+    """H2: another case, a part or a neighbour of a tag does not match; a malformed list is ignored."""
     assert is_fresh(header, TAG) is expected
 
 
 def test_without_the_header_nothing_is_fresh() -> None:
-    """H2: not even a star of a tag."""
+    """H2: not even with a tag of a star."""
     assert is_fresh(None, TAG) is False
     assert is_fresh('"*"', '"*"') is True
 
@@ -287,7 +287,7 @@ def test_lists_have_etags_too() -> None:
     assert app.call(LIST, TOKEN, if_none_match=tag).status == 200
 
 
-def test_not_having_it_is_told_before_having_it() -> None:
+def test_a_404_takes_precedence_over_a_304() -> None:
     """H2: `If-None-Match: *` does not turn a 404 into a 304."""
     assert App().call(ONE, TOKEN, if_none_match="*").status == 404
 
@@ -322,7 +322,7 @@ def _ask_raw(app: App, form: str, path: str) -> int:
 @pytest.mark.parametrize("form", RAW_PATHS)
 @pytest.mark.parametrize("path", ENCODED)
 def test_an_encoded_path_is_decoded_once_and_its_slashes_never(path: str, form: str) -> None:
-    """H3: what an encoded slash, a second encoding or an odd byte could be taken for is not here."""
+    """H3: an encoded slash, a second encoding or an odd byte does not lead to another resource."""
     app = App(item("a"))
     assert _ask_raw(app, form, path) == 404
     assert app.table.asked == []
@@ -350,8 +350,8 @@ READABLE = (
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", READABLE)
-def test_whatever_a_client_or_a_gateway_encodes_or_decodes_the_item_is_the_same(name: str, form: str) -> None:
-    """As it is, encoded as a client's library does, and encoded wholly; an HTTP API has decoded it before."""
+def test_encoding_and_decoding_do_not_change_the_item(name: str, form: str) -> None:
+    """Unencoded, encoded as a client's library does, and fully encoded; an HTTP API decodes it."""
     wholly = "".join(f"%{byte:02x}" for byte in name.encode())
     for written in (name, quote(name, safe=""), wholly):
         sent = event(form, "GET", "/", {}, {"Authorization": f"Bearer {TOKEN}"})
@@ -389,7 +389,7 @@ def test_unknown_paths_of_a_rest_api_are_404(path: str) -> None:
     assert App(item("a")).call(path).status == 404
 
 
-def test_a_named_stage_is_no_part_of_the_path() -> None:
+def test_a_named_stage_is_not_part_of_the_path() -> None:
     """An HTTP API puts the name of its stage before the path."""
     sent = event("http", "GET", "/live/v1/health", {}, {})
     sent["requestContext"]["stage"] = "live"
@@ -403,7 +403,7 @@ def test_a_named_stage_is_no_part_of_the_path() -> None:
 @pytest.mark.parametrize("path", [LIST, ONE, "/v1/health"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "get", "FOO"])
 def test_other_methods_are_405_with_allow_and_without_a_token(path: str, method: str, form: str) -> None:
-    """H3: 405 names the methods there are."""
+    """H3: 405 lists the allowed methods."""
     answer = App(item("a")).call(path, method=method, form=form)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
     assert answer.json["code"] == "method_not_allowed"
@@ -426,7 +426,7 @@ def test_options_is_204_without_a_token(path: str, form: str) -> None:
      "if_none_match": "*"})],
 )  # fmt: skip
 def test_head_is_get_without_a_body(path: str, arguments: dict[str, Any], form: str) -> None:
-    """H3: the same status and headers, and not a byte of body."""
+    """H3: the same status and headers, without a body."""
     app = App(item("a", BODY))
     full = app.call(path, form=form, **arguments)
     head = app.call(path, method="HEAD", form=form, **arguments)
@@ -467,8 +467,8 @@ def test_errors_are_problems(path: str, arguments: dict[str, Any], status: int, 
     )
 
 
-def test_a_fault_of_ours_tells_nothing() -> None:
-    """H4: 500 without a word of what happened, and the log says where."""
+def test_an_internal_error_reveals_nothing() -> None:
+    """H4: 500 without a word of what happened; the log says where."""
     app = App(item("a"))
     app.table.error = KeyError("canary-in-exception")
     answer = app.call(ONE, TOKEN)
@@ -483,7 +483,7 @@ def test_a_fault_of_ours_tells_nothing() -> None:
 
 @pytest.mark.parametrize(("life", "age"), [(3600, 60), (61, 60), (60, 60), (59, 59), (1, 1)])
 def test_an_item_is_cached_no_longer_than_it_lives(life: int, age: int) -> None:
-    """H5: private, a minute at most, and never past the item's end."""
+    """H5: private, at most a minute, and never past the item's expiry."""
     app = App(item("a", expires_at=int(NOW) + life), item("b"))
     for path in (ONE, LIST):
         headers = app.call(path, TOKEN).headers
@@ -493,13 +493,13 @@ def test_an_item_is_cached_no_longer_than_it_lives(life: int, age: int) -> None:
     assert app.call(ONE, TOKEN).headers["cache-control"] == f"private, max-age={min(60, int(life - 0.5))}"
 
 
-def test_an_empty_page_may_be_cached_for_a_minute() -> None:
+def test_an_empty_page_can_be_cached_for_a_minute() -> None:
     """H5: nothing in it can expire."""
     assert App().call(LIST, TOKEN).headers["cache-control"] == "private, max-age=60"
 
 
 def test_an_expired_item_is_a_missing_item() -> None:
-    """From its very second on, whether or not DynamoDB has deleted it; likewise a tombstone."""
+    """From exactly that second on, whether or not DynamoDB has deleted it; likewise a tombstone."""
     app = App(item("a", expires_at=int(NOW) + 10), item("gone", None))
     assert app.call(ONE, TOKEN).status == 200
     app.now = NOW + 9.9
@@ -531,14 +531,14 @@ def _walk(app: App, **query: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 7])
 def test_following_the_links_shows_every_item_once(count: int) -> None:
-    """H7: in order, none twice, none left out, and no empty page at the end."""
+    """H7: in order, without duplicates or gaps, and without an empty page at the end."""
     app = App(*(item(f"id{number}", f'{{"n":{number}}}') for number in range(count)))
     pages = _walk(app, limit="3")
     assert [name for page in pages for name in page] == [f"id{number}" for number in range(count)]
     assert len(pages) == max(1, -(-count // 3))
 
 
-def test_a_list_shows_bodies_as_they_are() -> None:
+def test_a_list_has_the_stored_bodies() -> None:
     """Each item with its prediction_id and its body, a stored gzip as text."""
     app = App(item("a", BODY), item("b", _zip(BODY)))
     fresh = {"as_of": "2023-11-14T22:13:20Z", "expires_at": "2023-11-14T23:13:20Z", "run": 1}
@@ -548,7 +548,7 @@ def test_a_list_shows_bodies_as_they_are() -> None:
 
 
 def test_a_prefix_narrows_the_list_and_stays_in_the_link() -> None:
-    """H7: also with an `after` from elsewhere, where DynamoDB would refuse to begin."""
+    """H7: also with an `after` from elsewhere, at which DynamoDB would refuse to begin."""
     app = App(*(item(name) for name in ("a1", "b1", "b2", "b3", "c1")))
     assert _walk(app, prefix="b", limit="2") == [["b1", "b2"], ["b3"]]
     assert _walk(app, prefix="b", after="a1") == [["b1", "b2", "b3"]]
@@ -570,7 +570,7 @@ def test_a_prefix_narrows_the_list_and_stays_in_the_link() -> None:
     "%61", "*")],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -> None:
-    """H7: 400, and nothing is asked of the table."""
+    """H7: 400, and the table is not read."""
     app = App(item("a"))
     answer = app.call(LIST, TOKEN, query=query, form=form)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
@@ -595,13 +595,13 @@ def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -
     ],
 )
 def test_unknown_parameters_are_refused_by_name(path: str, query: dict[str, str], detail: str, form: str) -> None:
-    """H7: a filter that is ignored would return the unfiltered page; a value can be a secret."""
+    """H7: if a filter were ignored, the page would be unfiltered; a value can be a secret."""
     app = check_refused(path, query, form, detail)
     assert app.call("/v1/health", query=query, form=form).status == 200, "a monitor can add what it likes"
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_parameters_within_range_are_taken(form: str) -> None:
+def test_parameters_within_range_are_accepted(form: str) -> None:
     """H7: the bounds themselves, the longest id, every character of an id."""
     for query in ({"limit": "1"}, {"limit": "100"}, {"after": "a" * 128}, {"prefix": "Az09._~-"}):
         assert App(item("a")).call(LIST, TOKEN, query=query, form=form).status == 200
@@ -609,7 +609,7 @@ def test_parameters_within_range_are_taken(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["rest", "http", "function-url", "alb-multi"])
 def test_a_repeated_parameter_is_refused(form: str) -> None:
-    """H7: two limits are none."""
+    """H7: two limits are refused."""
     sent = event(form, "GET", LIST, {"limit": "1"}, {"Authorization": f"Bearer {TOKEN}"})
     if sent.get("multiValueQueryStringParameters"):
         sent["multiValueQueryStringParameters"]["limit"] = ["1", "2"]
@@ -619,7 +619,7 @@ def test_a_repeated_parameter_is_refused(form: str) -> None:
 
 
 def test_expired_items_at_the_start_of_a_page_are_skipped() -> None:
-    """Thousands of expired items cost a few queries, and the live ones behind them come at once."""
+    """Thousands of expired items cost a few queries, and the live ones after them come at once."""
     expired = [item(f"a{number:05d}", expires_at=int(NOW) - 1) for number in range(3000)]
     app = App(*expired, item("b1"), item("b2"))
     assert _walk(app, limit="1") == [["b1"], ["b2"]]
@@ -627,14 +627,14 @@ def test_expired_items_at_the_start_of_a_page_are_skipped() -> None:
 
 
 def test_a_page_does_not_rely_on_the_filter_of_the_query() -> None:
-    """What a query lets through all the same, expired or removed, is no item."""
+    """What a query returns although it has expired or was removed is not an item."""
     rows = [item("a", expires_at=int(NOW)), item("b", None), item("c"), item("d", expires_at=int(NOW) + 1)]
     found = gather(lambda after, limit: QueryResult(rows, None), PageQuery(20, "", ""), NOW)
     assert [entry.prediction_id for entry in found.entries] == ["c", "d"]
 
 
 def test_skipping_has_a_bound() -> None:
-    """Past the bound a page is empty and links to where it stopped; following the links ends."""
+    """After the bound a page is empty and links to where it stopped; following the links ends."""
     count = (MAX_QUERIES + 1) * SKIP
     app = App(*(item(f"a{number:05d}", expires_at=int(NOW) - 1) for number in range(count)), item("b"))
     first = app.call(LIST, TOKEN)
@@ -646,7 +646,7 @@ def test_skipping_has_a_bound() -> None:
     assert len(pages) < 4
 
 
-# Texts that are longer on the way than they are in Python: escaped, in UTF-8, or in the base64 of a gzip.
+# Texts that are longer when they are sent than in Python: escaped, in UTF-8, or in the base64 of a gzip.
 LARGE_TEXTS = {
     "ASCII": "y",
     "two bytes": "é",
@@ -662,7 +662,7 @@ LARGE_TEXTS = {
 @pytest.mark.parametrize("odd", ["", "."])
 @pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
 def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> None:
-    """H7: a page holds `MAX_PAGE_BYTES` of UTF-8, frames and commas included, and not one byte more."""
+    """H7: a page has at most `MAX_PAGE_BYTES` of UTF-8, including frames and commas, and not one byte more."""
     size = len(unit.encode())
     body = f'"{unit * (200_000 // size)}{odd}"'
     frame = '{"prediction_id":"a0","as_of":"2023-11-14T22:13:20Z","expires_at":"2023-11-14T23:13:20Z","run":1,"body":}'
@@ -680,7 +680,7 @@ def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> No
 @pytest.mark.parametrize("accept_encoding", ["identity", "gzip;q=1, identity;q=0"])
 @pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
 def test_a_page_fits_through_a_load_balancer(unit: str, accept_encoding: str) -> None:
-    """H7: the function's result, as it is escaped at worst, has at most 1 MB, and the pages have every item."""
+    """H7: the function's result, even fully escaped, has at most 1 MB, and the pages have every item."""
     body = f'"{unit * (20_000 // len(unit.encode()))}"'
     app = App(*(item(f"a{number:02d}", body) for number in range(99)))
     after, names = None, []
@@ -698,7 +698,7 @@ def test_a_page_fits_through_a_load_balancer(unit: str, accept_encoding: str) ->
 
 @pytest.mark.parametrize("unit", LARGE_TEXTS.values(), ids=LARGE_TEXTS.keys())
 def test_the_largest_body_fits_through_lambda(unit: str) -> None:
-    """Lambda takes results of 6 MB as JSON, and its runtime may escape every character that is not ASCII."""
+    """Lambda accepts results of 6 MB as JSON, and its runtime can escape every character that is not ASCII."""
     body = f'"{unit * ((MAX_BODY_BYTES - 2) // len(unit.encode()))}"'
     answer = App(item("a", _zip(body))).call(ONE, TOKEN)
     assert (answer.status, answer.body) == (200, body.encode())
@@ -706,7 +706,7 @@ def test_the_largest_body_fits_through_lambda(unit: str) -> None:
 
 
 def test_one_large_item_is_a_page_of_its_own() -> None:
-    """H7: an item that is larger than a page is shown all the same, alone."""
+    """H7: an item that is larger than a page is sent, alone."""
     body = json.dumps({"x": "y" * 300_000})
     app = App(
         *(item(f"a{number}", body) for number in range(5)), item("b", json.dumps({"x": "y" * 900_000})), item("c")
@@ -721,7 +721,7 @@ RESULT = {"alb": 1_000_000, "alb-multi": 1_000_000}
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_body_that_does_not_fit_uncompressed_asks_for_gzip(form: str, method: str) -> None:
-    """One byte more than the door takes is a 406 that says what to send; with gzip it is a 200."""
+    """With one byte more than the caller accepts it is a 406 that says what to send; with gzip it is a 200."""
     for spare, status in ((0, 200), (1, 406)):
         body = f'"{"x" * (MOST[form] - 2 + spare)}"'
         app = App(item("a", _zip(body)))
@@ -743,7 +743,7 @@ def test_a_body_that_does_not_fit_uncompressed_asks_for_gzip(form: str, method: 
 @pytest.mark.parametrize("form", ["alb", "alb-multi"])
 @pytest.mark.parametrize("text", ["x", "漢"])
 def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, text: str) -> None:
-    """Compressed it is a page; without gzip a 406 that links to what follows, so that no item ends the list."""
+    """Compressed it is a page; without gzip a 406 that links to the next items, so that no item ends the list."""
     large = f'"{text * (900_000 // len(text.encode()))}"'
     app = App(item("a"), item("b", _zip(large)), item("c"))
     query = {"limit": "5", "after": "a"}
@@ -760,7 +760,7 @@ def test_a_list_with_a_body_that_does_not_fit_can_be_read_to_its_end(form: str, 
 
 
 def test_a_list_passes_a_body_that_an_older_release_wrote_too_large() -> None:
-    """It ends the page before it; there the 406 names the item, how to get it, and where the list continues."""
+    """It ends the page before it; then the 406 names the item, how to get it, and where the list continues."""
     large = _zip(f'"{"x" * MAX_BODY_BYTES}"')
     app = App(item("x-"), item("x-a"), item("x-b", large), item("x-c"))
     query = {"prefix": "x-", "limit": "7"}
@@ -778,8 +778,8 @@ def test_a_list_passes_a_body_that_an_older_release_wrote_too_large() -> None:
     assert app.call("/v1/flight-delays/x-b", TOKEN, accept_encoding="gzip").body == large
 
 
-def test_a_damaged_body_is_a_fault_of_ours() -> None:
-    """Bytes that are no gzip, or half of one, are a 500 and not a crash of the process."""
+def test_a_damaged_body_is_an_internal_error() -> None:
+    """Bytes that are not gzip, or half of one, are a 500 and do not end the process."""
     for stored in (b"no gzip", _zip(BODY)[:-9]):
         app = App(item("a", stored))
         assert app.call(ONE, TOKEN).status == 500
@@ -794,15 +794,15 @@ ORIGINS = ("https://app.example.com", "https://other.example.com")
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 def test_cors_is_off_by_default(method: str) -> None:
-    """H8: no header of it, for any origin."""
+    """H8: no CORS header, for any origin."""
     answer = App(item("a")).call(ONE, TOKEN, method=method, origin=ORIGINS[0], access_control_request_method="GET")
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert "Origin" not in answer.headers.get("vary", "")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_listed_origins_may_read(form: str) -> None:
-    """H8: exactly those of the list, with what a page needs to see; errors too."""
+def test_listed_origins_can_read(form: str) -> None:
+    """H8: exactly those of the list, with the headers that a page needs; errors, too."""
     app = App(item("a"), cors_origins=ORIGINS)
     several: tuple[dict[str, Any], ...] = ({"token": TOKEN}, {}, {"token": TOKEN, "if_none_match": "*"})
     for arguments in several:
@@ -819,14 +819,14 @@ def test_listed_origins_may_read(form: str) -> None:
     ["https://app.example.com.evil.example", "http://app.example.com", "https://APP.example.com", "null", "*", "",
      "https://app.example.com/", "https://app.example.com, https://other.example.com"],
 )  # fmt: skip
-def test_other_origins_may_not(origin: str) -> None:
-    """H8: no wildcard, no suffix, no case folding; but caches learn that the answer depends on the origin."""
+def test_other_origins_can_not(origin: str) -> None:
+    """H8: no wildcard, no suffix, no case folding; but caches learn that the response depends on the origin."""
     answer = App(item("a"), cors_origins=ORIGINS).call(ONE, TOKEN, origin=origin)
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert "Origin" in answer.headers["vary"]
 
 
-def test_a_preflight_is_answered_without_a_token() -> None:
+def test_a_preflight_needs_no_token() -> None:
     """H8: it allows the methods and the headers that the API knows."""
     app = App(cors_origins=ORIGINS)
     answer = app.call(ONE, method="OPTIONS", origin=ORIGINS[0], access_control_request_method="GET")
@@ -846,7 +846,7 @@ def test_a_preflight_is_answered_without_a_token() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", [ONE, LIST])
 @pytest.mark.parametrize("error", [Throttled("x"), Unavailable("x"), NoCredentials("x"), TooLarge("x")])
-def test_storage_that_does_not_answer_is_503(error: Exception, path: str, form: str) -> None:
+def test_storage_that_does_not_respond_is_503(error: Exception, path: str, form: str) -> None:
     """H9: with Retry-After, and never "not found"."""
     app = App(item("a"))
     app.table.error = error
@@ -868,7 +868,7 @@ def test_storage_that_does_not_answer_is_503(error: Exception, path: str, form: 
      ("application/*;q=0, */*", 406), ("application/xml;q=0.9, application/json;q=0.1", 200)],
 )  # fmt: skip
 def test_accept(accept: str, status: int) -> None:
-    """406 where the caller takes no JSON; the most specific range decides."""
+    """406 if the caller does not accept JSON; the most specific range decides."""
     app = App(item("a"))
     assert app.call(ONE, TOKEN, accept=accept).status == status
     assert app.call(LIST, TOKEN, accept=accept).status == status
@@ -888,7 +888,7 @@ def test_accept(accept: str, status: int) -> None:
      ("*;q=0, gzip;q=0", None, None), ("br, *;q=0", None, None)],
 )  # fmt: skip
 def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> None:
-    """RFC 9110 section 12.5.3: a stored form is sent as it is where that is acceptable; 406 where nothing is."""
+    """RFC 9110 section 12.5.3: a stored form is sent unchanged if acceptable; 406 if nothing is."""
     app = App(item("text", BODY), item("packed", _zip(BODY)))
     for name, expected in (("text", text), ("packed", packed)):
         answer = app.call(f"/v1/flight-delays/{name}", TOKEN, accept_encoding=accept)
@@ -912,7 +912,7 @@ def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> N
      False)],
 )  # fmt: skip
 def test_if_none_match(header: str, is_fresh: bool) -> None:
-    """H2: lists, `*`, weak comparison; what is malformed is passed over."""
+    """H2: lists, `*`, weak comparison; malformed values are ignored."""
     app = App(item("a", BODY))
     tag = app.call(ONE, TOKEN).headers["etag"]
     sent = header.replace("{tag}", tag).replace("{bare}", tag.strip('"'))
@@ -921,7 +921,7 @@ def test_if_none_match(header: str, is_fresh: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_health_needs_neither_token_nor_storage(form: str) -> None:
-    """It answers while keys and table are away, and says nothing of the inside."""
+    """It responds while keys and table are unavailable, and says nothing of the inside."""
     app = App()
     app.table.error = Unavailable("x")
     app.read_error = RuntimeError("x")

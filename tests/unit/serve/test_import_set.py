@@ -1,4 +1,4 @@
-"""What a cold start pays for is pinned: serve imports no more than this, and never what the writing side needs."""
+"""What a cold start imports is pinned: serve imports no more than this, and never what only the writing side needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 OURS = {"serve", "wire"}
 THIRD = {"_cffi_backend", "_openssl", "cryptography"}  # those with _ are parts of the others
-# Of the standard library, what costs a millisecond or more and is not needed.
+# Modules of the standard library that take a millisecond or more and are not needed.
 COSTLY = {
     "asyncio", "csv", "ctypes", "dataclasses", "decimal", "difflib", "email", "fractions", "gzip", "html", "http",
     "inspect",
@@ -48,7 +48,7 @@ def _imported(module: str) -> set[str]:
 
 
 def test_the_handler_imports_this_and_no_more() -> None:
-    """One library beside our own two folders; none of the costly parts of the standard library."""
+    """One library in addition to our two packages; none of the slow modules of the standard library."""
     modules = _imported("serve.handler")
     tops = {module.partition(".")[0] for module in modules}
     assert tops - sys.stdlib_module_names == OURS | THIRD
@@ -61,7 +61,7 @@ def test_the_handler_imports_this_and_no_more() -> None:
 
 
 def test_the_bundle_has_no_package_that_the_handler_does_not_import() -> None:
-    """What is only for tests or for a laptop, e.g. PyJWT, is not deployed."""
+    """What only tests or a laptop need, e.g. PyJWT, is not deployed."""
     asked = re.findall(r"^[a-z].*", (ROOT / "serve/requirements.in").read_text(), re.MULTILINE)
     tops = {module.partition(".")[0] for module in _imported("serve.handler")}
     names = {name.lower() for top, packages in packages_distributions().items() if top in tops for name in packages}
@@ -69,16 +69,16 @@ def test_the_bundle_has_no_package_that_the_handler_does_not_import() -> None:
     assert set(asked) <= names
 
 
-def test_the_shared_contract_imports_the_standard_library_alone() -> None:
-    """The writer carries `serve.item` and `serve.datasets` and no more of this side."""
+def test_the_shared_contract_imports_only_the_standard_library() -> None:
+    """The writer's bundle has `serve.item` and `serve.datasets`, and nothing else of serve."""
     for module in ("serve.item", "serve.datasets"):
         found = _imported(module)
         assert {one for one in found if one.startswith("serve.")} <= {"serve.item", "serve.datasets"}
         assert {one.partition(".")[0] for one in found} - sys.stdlib_module_names == {"serve"}
 
 
-def test_the_pure_parts_know_no_edge() -> None:
-    """The verifier and all that decides can be imported without a network library."""
+def test_the_pure_parts_import_no_network_library() -> None:
+    """The verifier and everything that decides can be imported without one."""
     for module in (
         "serve.tokens.jwt",
         "serve.access",
@@ -93,7 +93,7 @@ def test_the_pure_parts_know_no_edge() -> None:
 
 
 def test_importing_reads_no_environment() -> None:
-    """The handler can be imported where nothing is set; it reads its datasets and settings at the first event."""
+    """The handler can be imported without variables; it reads its datasets and settings at the first event."""
     code = "import serve.handler as h\ntry:\n h.handler({}, None)\nexcept ValueError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={})
-    assert "is missing; `./larder bundle serve` makes it" in done.stdout  # the checkout is no bundle
+    assert "is missing; `./larder bundle serve` makes it" in done.stdout  # the checkout is not a bundle

@@ -1,4 +1,4 @@
-"""H6, V11: one subject never sees or touches what belongs to another, whatever its token or request says."""
+"""H6, V11: one subject never reads what belongs to another, whatever its token or request says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TWO = Served("two", ("tenant", "user"), "two:read")
      "B6\t", "x" * (MAX_CLAIM_CHARACTERS + 1), "\U0001f6eb" * 256],
 )  # fmt: skip
 def test_a_hostile_claim_makes_no_key(value: Any) -> None:
-    """V11: a subject claim that is no text, empty, invisible or too long is a 401, and the table is not asked."""
+    """V11: a subject claim that is not a text, or is empty, invisible or too long, is a 401; the table is not read."""
     app = App(item("a"))
     for path in (LIST, f"{LIST}/a"):
         answer = app.call(path, sign(claims(carrier=value)))
@@ -56,15 +56,15 @@ def test_a_hostile_claim_makes_no_key(value: Any) -> None:
         "\u0378",
     ],
 )
-def test_an_odd_claim_is_only_ever_itself(value: str) -> None:
-    """V11: what a user may have typed is percent-encoded into one partition, which is its own."""
+def test_an_unusual_claim_has_its_own_partition(value: str) -> None:
+    """V11: what a user can have typed is percent-encoded into one partition, which is its own."""
     app = App(item("a", '{"secret":1}', pk="flight-delays#AA"))
     assert app.call(f"{LIST}/a", sign(claims(carrier=value))).status == 404
     assert app.table.asked[0][1]["Key"]["pk"]["S"] == f"flight-delays#{quote(value, safe='')}"
 
 
 def test_a_partition_key_is_bounded_in_bytes() -> None:
-    """DynamoDB takes 2,048 bytes of UTF-8, also where the name of a dataset is not ASCII."""
+    """DynamoDB accepts 2,048 bytes of UTF-8, also if the name of a dataset is not ASCII."""
     dataset = Served("é" * 10, ("user",), "any:read")
     user = "漢" * 225  # nine bytes each, percent-encoded
     for spare, is_good in (("ab", True), ("abc", False)):
@@ -83,7 +83,7 @@ texts = st.text(min_size=1, max_size=12) | st.sampled_from(
 @settings(max_examples=400, deadline=None)
 @given(st.tuples(texts, texts), st.tuples(texts, texts))
 def test_no_two_subjects_share_a_partition(one: tuple[str, str], other: tuple[str, str]) -> None:
-    """Different claims, different keys; the same claims, the same key."""
+    """Different claims have different keys, equal claims the same key."""
     keys = []
     for tenant, user in (one, other):
         try:
@@ -124,10 +124,10 @@ hostile = st.dictionaries(
     form=st.sampled_from(FORMS),
     extra=hostile,
 )
-def test_every_key_asked_of_the_table_is_made_of_claims(
+def test_every_requested_key_is_built_from_claims(
     carrier: str, query: dict[str, str], path: str, form: str, extra: dict[str, str]
 ) -> None:
-    """H6: each partition asked equals f(claims) and nothing else, whatever the rest of the request says."""
+    """H6: each requested partition depends only on the claims, whatever the rest of the request says."""
     app = App()
     token = sign({**extra, **claims(carrier=carrier)}, algorithm="ES256")
     headers = {"carrier": "AA", "x_carrier": "AA", "x_amzn_oidc_identity": "AA", "cookie": "carrier=AA"}
@@ -145,8 +145,8 @@ def test_every_key_asked_of_the_table_is_made_of_claims(
             assert request.get("ExclusiveStartKey", {"pk": {"S": expected}})["pk"] == {"S": expected}
 
 
-def test_another_subjects_id_answers_as_an_unknown_one() -> None:
-    """H6: the whole answer is the same, but for nothing."""
+def test_another_subjects_id_looks_unknown() -> None:
+    """H6: the whole response is the same."""
     app = App(item("theirs", '{"x":1}', pk="flight-delays#AA"))
     theirs, unknown = (app.call(f"{LIST}/{name}", sign()) for name in ("theirs", "unknown"))
     assert theirs.result == unknown.result
@@ -154,7 +154,7 @@ def test_another_subjects_id_answers_as_an_unknown_one() -> None:
 
 
 def _subjects() -> tuple[App, dict[str, tuple[str, str]]]:
-    """Two airlines with the same prediction_ids, each with a canary of its own."""
+    """Two airlines with the same prediction_ids, each with its own canary."""
     canaries = {"AA": "canary-of-aa-1d8f", "B6": "canary-of-b6-77c2"}
     items = [
         item(name, json.dumps({"canary": canary}), pk=f"flight-delays#{carrier}")
@@ -166,7 +166,7 @@ def _subjects() -> tuple[App, dict[str, tuple[str, str]]]:
 
 
 def test_interleaved_subjects_never_see_each_other() -> None:
-    """No answer holds the other's canary and no log line holds any, through all forms, with tokens cached or not."""
+    """No response has the other's canary and no log line has any, in all event forms, with tokens cached or not."""
     app, canaries = _subjects()
     tokens = {carrier: sign(claims(carrier=carrier), algorithm="ES256", kid="old") for carrier in canaries}
     for turn in range(12):
@@ -186,7 +186,7 @@ def test_interleaved_subjects_never_see_each_other() -> None:
     assert "canary" not in "".join(app.lines)
 
 
-def test_key_rotation_changes_nobody() -> None:
+def test_key_rotation_does_not_mix_subjects() -> None:
     """While keys are added, changed and removed, each token still reads its own items or none."""
     app, canaries = _subjects()
     documents = [
@@ -211,7 +211,7 @@ def test_key_rotation_changes_nobody() -> None:
 
 
 def test_no_line_holds_a_token_a_claim_or_a_path() -> None:
-    """V11, H4: whatever a caller chose, good or bad, stays out of the log; the subject is there as a hash."""
+    """V11, H4: whatever a caller sent, valid or not, is not in the log; the subject is there as a hash."""
     app = App(item("secret-prediction"))
     secret = claims(carrier="secret-carrier", sub="secret-sub", jti="secret-jti")
     tokens = [

@@ -1,4 +1,4 @@
-"""The stored item, attribute by attribute: what an older release wrote is read, and what is written stays readable."""
+"""The stored item, attribute by attribute: items of older releases can be read, and this release's stay readable."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ OTHERS = {"pk": {"S": "d#s"}, "sk": {"S": "p"}, "o": {"S": ORDER}, "e": {"N": "1
 
 
 @pytest.mark.parametrize(("body", "stored"), STORED)
-def test_an_item_is_stored_so(body: str | bytes | None, stored: dict[str, dict[str, str]]) -> None:
-    """And read back as it was; more attributes than these are ignored."""
+def test_an_item_has_its_stored_form(body: str | bytes | None, stored: dict[str, dict[str, str]]) -> None:
+    """It is read back unchanged; additional attributes are ignored."""
     item, attributes = Item("d#s", "p", body, ORDER, 17), OTHERS | stored
     assert encode(item) == attributes
     assert decode(attributes) == item
@@ -47,7 +47,7 @@ def test_an_item_is_stored_so(body: str | bytes | None, stored: dict[str, dict[s
 
 @pytest.mark.parametrize("value", [b"\x00\xff", bytearray(b"\x00\xff"), memoryview(b"\x00\xff"), "AP8="])
 def test_binary_is_read_from_the_wire_and_from_boto3(value: Any) -> None:
-    """Base64 text on the wire, bytes of some kind from a client library."""
+    """It is base64 text on the wire, and bytes of some type from a client library."""
     found = decode({**OTHERS, "b": {"B": value}}).body
     assert found == b"\x00\xff"
     assert isinstance(found, bytes)
@@ -58,13 +58,13 @@ def test_binary_is_read_from_the_wire_and_from_boto3(value: Any) -> None:
     [("d", ["s"], "d#s"), ("d", ["a", "b"], "d#a#b"), ("d", ["a#b"], "d#a%23b"), ("d", ["a%", "/ ~"], "d#a%25#%2F%20~"),
      ("d", ["\u00e9"], "d#%C3%A9"), ("d", [], "d"), ("d-e", ["A"], "d-e#A")],
 )  # fmt: skip
-def test_a_partition_key_is_built_so(dataset: str, subject: list[str], pk: str) -> None:
-    """The dataset's name as it is, each value percent-encoded, joined by `#`."""
+def test_a_partition_key_has_its_stored_form(dataset: str, subject: list[str], pk: str) -> None:
+    """The dataset's name unchanged, each value percent-encoded, joined by `#`."""
     assert build_pk(dataset, subject) == pk
 
 
 def test_orders_compare_as_their_texts() -> None:
-    """By generation, then by when the output was made, then by run; each text is parsed to what it was."""
+    """By generation, then by when the output was made, then by run; each text is parsed to the same order."""
     orders = [
         Order(1, 1_763_640_000_000, 12),
         Order(1, 1_763_640_000_000, 13),
@@ -77,13 +77,13 @@ def test_orders_compare_as_their_texts() -> None:
     assert [Order.parse(order.text) for order in orders] == orders
 
 
-def test_an_item_is_gone_from_its_very_second() -> None:
+def test_an_item_has_expired_from_its_very_second_on() -> None:
     """Not a moment before."""
     assert [is_expired(17, now) for now in (16, 16.999, 17, 17.001)] == [False, False, True, True]
 
 
 def test_a_body_is_text_or_its_gzip() -> None:
-    """Within the bound, that byte included."""
+    """Up to the bound, including that byte."""
     assert body_text("{}") == body_text(GZIP) == body_text(GZIP, 2) == "{}"
     assert body_text("x" * 9, 2) == "x" * 9, "a stored text has no bound but DynamoDB's"
     for damaged in (b"", GZIP[:-1], GZIP[:-9], b"{}", b"x" + GZIP, GZIP[:-8] + bytes(8), zlib.compress(b"{}")):
@@ -104,7 +104,7 @@ def test_a_body_is_unzipped_up_to_the_bound_only() -> None:
     assert peak < 1 << 20
 
 
-def test_what_cannot_be_seen_is_no_part_of_a_subject() -> None:
+def test_invisible_characters_are_not_part_of_a_subject() -> None:
     """Unicode's control, format, surrogate and private use characters, and separators other than the space.
 
     And what is reserved for format characters: hieroglyphs' (in Unicode 15) and tags.

@@ -53,8 +53,8 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
     "location", ["", "jwks.json", "/etc/keys", "http://issuer.example.com/jwks.json", "https:///x", "s3://bucket", "s3:///k",
                  "ssm:name", "ssm://host", "file:", "file://host/path", "ftp://x/y", "env:KEYS", "https://user:secret@issuer.example.com/jwks.json"],
 )  # fmt: skip
-def test_other_places_are_refused(location: str) -> None:
-    """Above all keys over plain http, which anybody on the way could exchange."""
+def test_other_locations_are_refused(location: str) -> None:
+    """In particular keys over plain http, which anybody on the network path could exchange."""
     with pytest.raises(ValueError, match="the location of keys must be") as caught:
         open_source(location, {})
     assert "secret" not in str(caught.value)
@@ -114,7 +114,7 @@ def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_keys_are_read_from_an_issuer(issuer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS that is checked; no redirect is followed, no endless document read, no error page taken."""
+    """Over verified TLS; no redirect is followed, no endless document is read, no error page is accepted."""
     assert _read(f"{issuer}/jwks.json") == {"ES256-0"}
     assert _read(f"{issuer}/tenant/keys?v=1") == {"ES256-0"}
     for path in ("/moved", "/huge", "/none"):
@@ -125,8 +125,8 @@ def test_keys_are_read_from_an_issuer(issuer: str, monkeypatch: pytest.MonkeyPat
         _read(f"{issuer}/jwks.json")
 
 
-def test_a_token_of_the_command_line_is_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Create keys, list and check them, sign a token with each: the verifier takes it."""
+def test_a_token_of_the_command_line_is_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Create keys, list and check them, sign a token with each: the verifier accepts it."""
     folder = str(tmp_path / "keys")
     for algorithm in ("RS256", "PS256", "ES256", "ES384", "EdDSA"):
         assert main(["keys", "create", f"k-{algorithm}", "--algorithm", algorithm, "--folder", folder], {}) == 0
@@ -154,7 +154,7 @@ def test_a_token_of_the_command_line_is_good(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line on stderr and status 1: a name taken, a name that is no file's, a key that is not there, a bad claim."""
+    """One line on stderr and status 1: an existing name, a name that can't be a file's, a missing key, a bad claim."""
     folder = str(tmp_path)
     assert main(["keys", "create", "one", "--folder", folder], {}) == 0
     for command in (

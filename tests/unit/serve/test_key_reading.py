@@ -1,4 +1,4 @@
-"""Keys from SSM and S3: which requests are sent, page by page and object by object, and what is made of the answers."""
+"""Keys from SSM and S3: which requests are sent, page by page and object by object, and how responses are read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _read(location: str, *script: Behaviour) -> tuple[list[tuple[str, bytes]], F
     [("ssm:/larder/keys", "/larder/keys"), ("ssm:/larder/keys/", "/larder/keys"), ("ssm:/", "/")],
 )
 def test_every_page_of_parameters_is_read(location: str, path: str) -> None:
-    """Three pages, one of them empty, one after the other, each with the token of the one before, in order."""
+    """Three pages, one of them empty, in order, each with the token of the page before."""
     pages = (_page("/k/1", "/k/2", token="t1"), _page(token="t2"), _page("/k/3"))
     documents, server = _read(location, *pages, _page("/k/never"))
     assert documents == [(f"/k/{number}", f"value of /k/{number}".encode()) for number in (1, 2, 3)]
@@ -47,8 +47,8 @@ def test_every_page_of_parameters_is_read(location: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("pages", [MAX_DOCUMENTS, MAX_DOCUMENTS + 1])
-def test_as_many_pages_are_read_as_documents(pages: int) -> None:
-    """All but one can be empty, which is common where SSM filters what a role cannot see."""
+def test_there_can_be_as_many_pages_as_documents(pages: int) -> None:
+    """All but one can be empty, which is common if SSM filters what a role cannot see."""
     script = [_page(token=f"t{number}") for number in range(pages - 1)]
     if pages == MAX_DOCUMENTS:
         assert _read("ssm:/k", *script, _page("/k/1"))[0] == [("/k/1", b"value of /k/1")]
@@ -59,7 +59,7 @@ def test_as_many_pages_are_read_as_documents(pages: int) -> None:
 
 @pytest.mark.parametrize("end", [{}, {"NextToken": ""}, {"NextToken": None}])
 def test_the_last_page_has_no_token(end: dict[str, object]) -> None:
-    """Left out, empty or null: nothing more is asked."""
+    """Missing, empty or null: no more requests are sent."""
     body = json.dumps({"Parameters": [{"Name": "/k/1", "Value": "v"}], **end}).encode()
     documents, server = _read("ssm:/k", answer(body=body))
     assert documents == [("/k/1", b"v")]
@@ -73,7 +73,7 @@ LISTED = (
 
 
 def test_every_object_under_a_prefix_is_read() -> None:
-    """What stands for a folder is left out; names are decoded once, and encoded as S3 wants them."""
+    """Folder objects are skipped; names are decoded once, and encoded as S3 requires."""
     documents, server = _read("s3://keys/a/b%20c/", answer(body=LISTED), answer(body=b"1"), answer(body=b"2"))
     assert documents == [("a/b c/one.pem", b"1"), ("a/b c/t+wo.json", b"2")]
     asked = urlsplit(server.seen[0].path)
@@ -106,7 +106,7 @@ NOTHING: dict[str, tuple[str, Behaviour, str]] = {
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_what_has_no_keys_names_the_place(name: str) -> None:
+def test_a_location_without_keys_is_named(name: str) -> None:
     """Empty, refused or too large: an error with the location and the reason, and no connection is left open."""
     location, behaviour, message = NOTHING[name]
     with FaultyServer(behaviour) as server:

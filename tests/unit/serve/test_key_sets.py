@@ -1,4 +1,4 @@
-"""V5: which keys of a document may be used, and that a bad one harms no other."""
+"""V5: which keys of a document can be used; a bad key does not affect the others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _ed(y: int) -> dict[str, Any]:
     return ED | {"x": b64(y.to_bytes(32, "little"))}
 
 
-# The cases below that are no faults: keys for another purpose, algorithm or type, which a set for several clients has.
+# The cases below that are not faults: keys for another purpose, algorithm or type, in a set for several clients.
 UNUSED = {
     "use 'enc'", "use 'tls'", "key_ops ['encrypt']", "key_ops ['wrapKey', 'unwrapKey']", "kty 'ec'", "kty 'OKP'",
     "post-quantum", "post-quantum without alg", "P-521", "secp256k1", "crv 'secp256k1'", "crv 'p-256'", "OKP 'Ed448'",
@@ -153,7 +153,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_a_bad_key_is_refused_and_disables_no_other(case: Refused) -> None:
-    """A key that is weak, private, malformed or for something else is left out with a reason; its neighbours stay."""
+    """A key that is weak, private, malformed or for another purpose is ignored with a reason; the others are used."""
     with pytest.raises(BadKey, match=case.reason or None):
         parse_jwk(case.jwk)
     for order in ((case.jwk, public_jwk("ES256")), (public_jwk("ES256"), case.jwk)):
@@ -165,13 +165,13 @@ def test_a_bad_key_is_refused_and_disables_no_other(case: Refused) -> None:
 
 
 def test_the_unused_are_cases() -> None:
-    """No name of the list above is that of no case."""
+    """Every name in the list above is the name of a case."""
     assert {case.name for case in REFUSED} > UNUSED
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS384", "PS512", "ES512", "Ed25519"])
 def test_a_policy_can_allow_a_standard_algorithm(algorithm: str) -> None:
-    """Its keys are used, with and without `alg`: a key without is for the first algorithm that is allowed."""
+    """Its keys are used, with and without `alg`: a key without it is for the first allowed algorithm."""
     allowed = frozenset({algorithm})
     jwk = public_jwk({"Ed25519": "EdDSA"}.get(algorithm, algorithm), alg=algorithm)
     bare = {name: value for name, value in jwk.items() if name != "alg"}
@@ -189,8 +189,8 @@ def _document(jwk: dict[str, Any]) -> KeyDocument:
     return KeyDocument("jwks.json", jwks(jwk).encode())
 
 
-def test_a_key_without_kid_is_named_by_its_thumbprint_where_that_is_allowed() -> None:
-    """As in the example of RFC 7638, section 3.1; twice the same key is refused, and so is `kid: null`."""
+def test_a_key_without_kid_is_named_by_its_thumbprint_if_allowed() -> None:
+    """As in the example of RFC 7638, section 3.1; the same key twice is refused, and so is `kid: null`."""
     n = (
         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhM"
         "stn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5h"
@@ -217,8 +217,8 @@ def test_a_key_without_kid_is_named_by_its_thumbprint_where_that_is_allowed() ->
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_good_keys_are_taken(algorithm: str) -> None:
-    """Each algorithm's key is taken with and without `alg`, `use` and `key_ops`, and is the key that PyJWT reads."""
+def test_valid_keys_are_accepted(algorithm: str) -> None:
+    """Each algorithm's key is accepted with and without `alg`, `use` and `key_ops`, and is the key that PyJWT reads."""
     full = public_jwk(algorithm)
     for members in ({}, {"use": None}, {"key_ops": ["verify"]}, {"key_ops": ["sign", "verify"]}, {"x5c": ["MIIB"]}):
         found = parse_jwks(jwks(public_jwk(algorithm, **members))).keys[f"{algorithm}-0"]
@@ -228,8 +228,8 @@ def test_good_keys_are_taken(algorithm: str) -> None:
     assert bare.algorithm == {"PS256": "RS256"}.get(algorithm, algorithm)
 
 
-def test_rsa_at_the_bounds_is_taken() -> None:
-    """2048 bits and an exponent of 65537 are the least; 8192 bits and 32 bits of exponent the most."""
+def test_rsa_at_the_bounds_is_accepted() -> None:
+    """At least 2048 bits and an exponent of 65537; at most 8192 bits and 32 bits of exponent."""
     for n in (_random_odd(2048, 5), _random_odd(8192, 6)):
         check_rsa(n, 65537)
         check_rsa(n, 2**32 - 1)
@@ -242,7 +242,7 @@ def test_rsa_at_the_bounds_is_taken() -> None:
 
 
 def test_duplicate_kids_name_no_key() -> None:
-    """Two keys of one name are both refused, even if they are the same, or if one of them is unusable anyway."""
+    """Two keys with the same name are both refused, even if they are equal, or if one of them is unusable anyway."""
     one, other = public_jwk("RS256", kid="twin"), public_jwk("ES256", kid="twin")
     unusable = public_jwk("RS256", kid="twin", which=1, use="enc")
     for pair in ((one, other), (one, one), (one, unusable), (unusable, one)):
@@ -270,30 +270,30 @@ def test_duplicate_kids_are_found_across_documents() -> None:
         '{"keys": [NaN]}', '{"keys": [' + "[" * 40 + "]" * 40 + "]}", "\ufeff" + '{"keys": []}', "<html></html>",
     ],
 )  # fmt: skip
-def test_what_is_no_key_set_is_an_error(text: str) -> None:
-    """A document that is no JWKS, or ambiguous as JSON, gives no keys at all, rather than an empty set."""
+def test_a_document_that_is_not_a_key_set_is_an_error(text: str) -> None:
+    """A document that is not a JWKS, or is ambiguous JSON, is an error, and not an empty set."""
     with pytest.raises(BadKeySet):
         parse_jwks(text)
 
 
 def test_a_set_of_only_bad_keys_is_a_set_without_keys() -> None:
-    """It was read: no key is trusted, and each reason is reported; as with an empty list, which has none."""
+    """It was read: no key is trusted, and each reason is reported; likewise an empty list, which has no reasons."""
     found = parse_jwks(jwks(public_jwk("RS256", use="enc")))
     assert found.keys == {}
     assert [unused.reason for unused in found.unused] == ["use is not sig"]
     assert parse_jwks('{"keys": []}') == ({}, (), ())
 
 
-def test_a_key_with_a_member_named_twice_disables_no_other() -> None:
-    """Which of the two is right is unknown, so that key is refused; the document is JSON all the same."""
+def test_a_key_with_a_duplicate_member_disables_no_other() -> None:
+    """Which of the two is right is unknown, so that key is refused; the document is still JSON."""
     text = jwks(public_jwk("ES256"), public_jwk("RS256") | {"odd": "X"}).replace('"odd": "X"', '"use": "sig"')
     found = parse_jwks(text)
     assert list(found.keys) == ["ES256-0"]
     assert [refused.reason for refused in found.refused] == ["a member occurs twice"]
 
 
-def test_a_document_may_come_as_text_bytes_or_a_dict() -> None:
-    """Whatever the form, the keys are the same; what is no JSON is a bad key set and nothing else."""
+def test_a_document_can_be_text_bytes_or_a_dict() -> None:
+    """The keys are the same in each form; anything that is not JSON is a bad key set."""
     text = jwks(public_jwk("ES256"), public_jwk("RS256"))
     assert parse_jwks(text) == parse_jwks(text.encode()) == parse_jwks(json.loads(text))
     odd: tuple[Any, ...] = ({}, {"keys": {1}}, {"keys": None}, {"keys": [b"x"]}, "\ud800", b"\xff")
@@ -303,7 +303,7 @@ def test_a_document_may_come_as_text_bytes_or_a_dict() -> None:
 
 
 def test_pem_files_are_named_by_kid() -> None:
-    """A PEM document holds one public key; its name is the kid, its type the algorithm."""
+    """A PEM document has one public key; its name is the kid, its type determines the algorithm."""
     documents = [
         KeyDocument(f"/larder/dev/keys/{kid}", private_key(algorithm).public_key().public_bytes(Encoding.PEM, SPKI))
         for kid, algorithm in (("one.pem", "RS256"), ("two", "ES256"), ("three.pem", "ES384"), ("four", "EdDSA"))
@@ -316,7 +316,7 @@ def test_pem_files_are_named_by_kid() -> None:
 
 
 def test_bad_pem_files_are_refused_one_by_one() -> None:
-    """A private key, a certificate cut off, a key of another type: refused, and the good one stays."""
+    """A private key, a truncated certificate, a key of another type: refused, and the valid one stays."""
     good = private_key("ES256").public_key().public_bytes(Encoding.PEM, SPKI)
     private = private_key("ES256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     others = {
@@ -337,7 +337,7 @@ def test_bad_pem_files_are_refused_one_by_one() -> None:
 
 
 def test_roca_moduli_are_recognised() -> None:
-    """A modulus built as the flawed generator built them is refused, and a thousand honest ones are not."""
+    """A modulus built like those of the flawed generator is refused, and a thousand others are not."""
     primes = [number for number in range(2, 702) if all(number % divisor for divisor in range(2, int(number**0.5) + 1))]
     product = 1
     for prime in primes:
@@ -357,8 +357,8 @@ def test_roca_moduli_are_recognised() -> None:
     assert not any(is_roca(_random_odd(2048, seed)) for seed in range(1000))
 
 
-def test_the_orders_are_what_they_say() -> None:
-    """The table holds every odd prime to 167 modulo which 65537 does not generate everything, with its order."""
+def test_the_orders_are_correct() -> None:
+    """The table has every odd prime up to 167 modulo which 65537 is not a generator, with its order."""
     expected = []
     for prime in (n for n in range(3, 168, 2) if all(n % d for d in range(3, n, 2))):
         order = next(k for k in range(1, prime) if pow(65537, k, prime) == 1)

@@ -1,4 +1,4 @@
-"""V13: keys are cached, read anew in time and on an unknown kid, and the last good set is kept for a while."""
+"""V13: keys are cached, read again in time and for an unknown kid; the last good set is kept for a while."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jw
 
 
 class Source:
-    """A place of keys: a document that tests change, and a count of readings."""
+    """A location of keys: a document that tests change, and a count of readings."""
 
     def __init__(self, *keys: Mapping[str, Any]) -> None:
         self.document = jwks(*keys)
@@ -41,7 +41,7 @@ def _token(kid: str, **changes: Any) -> str:
 
 
 def test_keys_are_read_once_until_they_are_old() -> None:
-    """The source is asked at first, and again only when `max_age` has passed."""
+    """The source is read at first, and again only after `max_age`."""
     source = Source(OLD)
     first = source.store.current(NOW)
     assert source.store.current(NOW + FRESHNESS.max_age - 1) is first
@@ -54,7 +54,7 @@ def test_keys_are_read_once_until_they_are_old() -> None:
 
 
 def test_changed_keys_of_the_same_names_are_another_set() -> None:
-    """Another key or another algorithm under an old kid is noticed."""
+    """Another key or another algorithm with an old kid is detected."""
     source = Source(OLD)
     first = source.store.current(NOW)
     source.document = jwks(NEW | {"kid": "old"})
@@ -68,7 +68,7 @@ def test_changed_keys_of_the_same_names_are_another_set() -> None:
 
 
 def test_an_unknown_kid_reads_at_most_once_per_cool_down() -> None:
-    """A flood of invented kids costs one reading per cool-down, and a really new key is found at once."""
+    """A flood of invented kids costs one reading per cool-down, and a new key is found at once."""
     source = Source(OLD)
     verifier = Verifier([Issuer(POLICY, source.store)])
     verifier.verify(_token("old"), NOW)
@@ -84,8 +84,8 @@ def test_an_unknown_kid_reads_at_most_once_per_cool_down() -> None:
     assert source.readings == 3
 
 
-def test_only_an_unknown_kid_asks_for_a_reading() -> None:
-    """A bad signature, another algorithm or an expired token leaves the source alone."""
+def test_only_an_unknown_kid_causes_a_reading() -> None:
+    """A bad signature, another algorithm or an expired token does not cause one."""
     source = Source(OLD)
     verifier = Verifier([Issuer(POLICY, source.store)])
     for token in (_token("old")[:-4] + "AAAA", sign(algorithm="RS256", kid="old"), _token("old", exp=1), "x"):
@@ -96,7 +96,7 @@ def test_only_an_unknown_kid_asks_for_a_reading() -> None:
 
 @pytest.mark.parametrize("broken", ["error", "garbage"])
 def test_the_last_good_set_is_kept_for_a_bounded_time(broken: str) -> None:
-    """When the source fails or turns to garbage, the old keys serve on until `keep` has passed, and no longer."""
+    """If the source fails or returns garbage, the old keys are used until `keep` has passed, and no longer."""
     source = Source(OLD)
     first = source.store.current(NOW)
     if broken == "error":
@@ -112,8 +112,8 @@ def test_the_last_good_set_is_kept_for_a_bounded_time(broken: str) -> None:
     assert list(source.store.current(NOW + FRESHNESS.keep + FRESHNESS.retry)) == ["old"]
 
 
-def test_a_failing_source_is_not_asked_at_every_request() -> None:
-    """After a failure it is not read for `retry` seconds, whatever the request."""
+def test_a_failing_source_is_not_read_at_every_request() -> None:
+    """After a failure it is not read for `retry` seconds, whatever the requests."""
     source = Source(OLD)
     source.error = Unreadable("away")
     for second in (0, 1, FRESHNESS.retry - 1):
@@ -133,8 +133,8 @@ def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:
     assert list(source.store.current(NOW - 1000)) == ["new"]
 
 
-def test_an_emptied_set_is_obeyed() -> None:
-    """An issuer that publishes no keys has withdrawn them all, which is reported: it can be a mistake."""
+def test_an_empty_set_is_used() -> None:
+    """An issuer that publishes no keys has withdrawn them all; it is reported, because it can be a mistake."""
     source = Source(OLD)
     source.store.current(NOW)
     source.document = jwks()
@@ -143,8 +143,8 @@ def test_an_emptied_set_is_obeyed() -> None:
     assert source.reports == [("key-refused", {"kid": "", "detail": detail})]
 
 
-def test_a_set_without_a_usable_key_is_obeyed() -> None:
-    """A document that was read is no failure: the old keys are not kept, and each refusal is reported."""
+def test_a_set_without_a_usable_key_is_used() -> None:
+    """A document that was read is not a failure: the old keys are not kept, and each refusal is reported."""
     source = Source(OLD)
     source.store.current(NOW)
     source.document = jwks(OLD | {"use": "enc"})
@@ -153,14 +153,14 @@ def test_a_set_without_a_usable_key_is_obeyed() -> None:
 
 
 def test_refused_keys_are_reported() -> None:
-    """Whoever runs this learns which key is not used, and why."""
+    """An operator learns which key is not used, and why."""
     source = Source(OLD, public_jwk("RS256", kid="weak", key_ops=[]))
     source.store.current(NOW)
     assert source.reports == [("key-refused", {"kid": "weak", "detail": "key_ops has no verify"})]
 
 
 def test_a_key_for_something_else_is_no_failure() -> None:
-    """Beside a usable key, one for encryption (Keycloak) or for an algorithm of others is not reported."""
+    """If there is a usable key, one for encryption (Keycloak) or for another algorithm is not reported."""
     others = (public_jwk("RS256", kid="enc", use="enc", alg="RSA-OAEP"), public_jwk("ES512"), public_jwk("PS512"))
     source = Source(OLD, *others)
     assert list(source.store.current(NOW)) == ["old"]
@@ -183,7 +183,7 @@ def test_rotation() -> None:
     new_token = _token("new", exp=int(NOW) + 7200)  # 2. the issuer signs with the new one
     assert verifier.verify(new_token, now).kid == "new"
     assert verifier.verify(old_token, now).kid == "old"
-    source.document = jwks(NEW)  # 3. the old one is taken out; a token of it that was just verified ends with it
+    source.document = jwks(NEW)  # 3. the old one is removed; a token signed with it that was just verified ends with it
     now += FRESHNESS.max_age
     with pytest.raises(InvalidToken, match="unknown-kid"):
         verifier.verify(old_token, now)
@@ -202,8 +202,8 @@ def _counting(source: Source, monkeypatch: pytest.MonkeyPatch) -> tuple[Verifier
     return Verifier([Issuer(POLICY, source.store)]), done
 
 
-def test_a_verified_token_is_remembered_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 60 s the same text is not verified again; then it is."""
+def test_a_verified_token_is_cached_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 60 s the same text is not verified again; after that it is."""
     verifier, done = _counting(Source(OLD), monkeypatch)
     token = _token("old")
     for second in (0, 1, CACHED_SECONDS - 1):
@@ -213,8 +213,8 @@ def test_a_verified_token_is_remembered_for_a_minute(monkeypatch: pytest.MonkeyP
     assert len(done) == 2
 
 
-def test_a_remembered_token_ends_with_its_exp() -> None:
-    """A token that expires within the minute is refused from that very second."""
+def test_a_cached_token_ends_with_its_exp() -> None:
+    """A token that expires within the minute is refused from exactly that second on."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
     token = _token("old", exp=int(NOW) + 5)
     verifier.verify(token, NOW)
@@ -223,8 +223,8 @@ def test_a_remembered_token_ends_with_its_exp() -> None:
         verifier.verify(token, NOW + 5)
 
 
-def test_a_remembered_token_is_told_by_its_whole_text() -> None:
-    """The payload of one token with the signature of another is not valid, however recently both were seen."""
+def test_a_cached_token_is_identified_by_its_whole_text() -> None:
+    """The payload of one token with the signature of another is not valid, even if both were just verified."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
     one, other = _token("old", carrier="AA"), _token("old", carrier="B6")
     verifier.verify(one, NOW)
@@ -235,8 +235,8 @@ def test_a_remembered_token_is_told_by_its_whole_text() -> None:
     assert verifier.verify(one, NOW).claims["carrier"] == "AA"
 
 
-def test_a_remembered_token_ends_with_its_key_set() -> None:
-    """When any token brings about a reading, and a key is gone, its tokens are gone that very second."""
+def test_a_cached_token_ends_with_its_key_set() -> None:
+    """If any token causes a reading, and a key is gone, its tokens are refused from then on."""
     source = Source(OLD)
     verifier = Verifier([Issuer(POLICY, source.store)])
     token = _token("old")
@@ -247,8 +247,8 @@ def test_a_remembered_token_ends_with_its_key_set() -> None:
         verifier.verify(token, NOW + 1)
 
 
-def test_refused_tokens_are_not_remembered() -> None:
-    """A token that is not yet valid is taken when its time has come."""
+def test_refused_tokens_are_not_cached() -> None:
+    """A token that is not valid yet is accepted when its time has come."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
     token = _token("old", nbf=int(NOW) + 5)
     with pytest.raises(InvalidToken, match="not-yet-valid"):
@@ -256,8 +256,8 @@ def test_refused_tokens_are_not_remembered() -> None:
     verifier.verify(token, NOW + 5)
 
 
-def test_a_remembered_token_does_not_serve_before_its_time() -> None:
-    """When the clock goes back, a token is verified as of then."""
+def test_a_cached_token_is_not_used_before_its_time() -> None:
+    """If the clock goes back, a token is verified as of that time."""
     verifier = Verifier([Issuer(POLICY, Source(OLD).store)])
     token = _token("old", nbf=int(NOW))
     verifier.verify(token, NOW)
@@ -265,8 +265,8 @@ def test_a_remembered_token_does_not_serve_before_its_time() -> None:
         verifier.verify(token, NOW - 1)
 
 
-def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more tokens than there is room for, those used longest ago are forgotten."""
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are more tokens than there is room for, the least recently used ones are evicted."""
     verifier, done = _counting(Source(OLD), monkeypatch)
     monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 3)
     tokens = [_token("old", jti=str(number)) for number in range(4)]
@@ -283,7 +283,7 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CACHED_TOKENS == 512
 
 
-def test_issuers_do_not_vouch_for_each_other() -> None:
+def test_issuers_verify_only_their_own_tokens() -> None:
     """A key of one issuer signs nothing for another, whatever the kid; each has its own audience."""
     other = POLICY._replace(issuer="https://other.example.com/", audience="other")
     first, second = Source(OLD), Source(NEW | {"kid": "old"})
@@ -304,7 +304,7 @@ def test_issuers_do_not_vouch_for_each_other() -> None:
 
 
 def test_without_keys_the_answer_is_503_and_with_the_last_good_ones_200() -> None:
-    """Through the handler: nothing can be said about a token without keys, and that is not the token's fault."""
+    """Through the handler: without keys nothing is known about a token, which is not the caller's mistake."""
     app = App(item("a"))
     app.read_error = Unreadable("away")
     answer = app.call("/v1/flight-delays/a", sign())

@@ -1,4 +1,4 @@
-"""V5 and V14 from end to end: an issuer whose key file holds one key, bad or good, or cannot be read at all."""
+"""V5 and V14 from end to end: an issuer whose key file has one key, good or bad, or cannot be read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lines() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def ask(tmp_path: Path, lines: list[dict[str, Any]]) -> Ask:
-    """A deployment made from its environment, whose key file is the test's `jwks.json`; only the table is in memory."""
+    """Call a handler built from its environment, with the test's `jwks.json`; only the table is in memory."""
     return _deploy(tmp_path, lines)
 
 
@@ -77,7 +77,7 @@ def test_one_good_key_is_enough(tmp_path: Path, algorithm: str) -> None:
     strange, forged = sign(algorithm=other), sign(algorithm=other, kid=f"{algorithm}-0")
     for change in changes:
         if algorithm == "PS256" and "alg" in change:
-            continue  # without `alg` an RSA key is one for RS256
+            continue  # an RSA key without `alg` is for RS256
         (tmp_path / "jwks.json").write_text(jwks(public_jwk(algorithm, **change)))
         ask = _deploy(tmp_path, [])
         for form in FORMS:
@@ -92,7 +92,7 @@ def test_one_good_key_is_enough(tmp_path: Path, algorithm: str) -> None:
 def test_one_bad_key_is_a_401_to_every_token(
     ask: Ask, lines: list[dict[str, Any]], tmp_path: Path, case: Refused
 ) -> None:
-    """The key set was read and has no trusted key: no token can be valid, which a retry does not change."""
+    """The key set was read and has no trusted key, so no token can be valid; a retry does not change that."""
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [case.jwk]}))
     kid = case.jwk.get("kid") if isinstance(case.jwk, dict) else None
     tokens = (*BAD, sign(algorithm="ES256", kid=kid))
@@ -110,8 +110,8 @@ def test_two_keys_of_one_name_are_a_401(ask: Ask, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "<html>", '{"keys": {}}', '{"keys": [], "keys": []}'])
-def test_what_could_not_be_read_is_a_503(ask: Ask, tmp_path: Path, content: str | None) -> None:
-    """No file, or one that holds no key set: nothing can be said about a token, until there is one."""
+def test_an_unreadable_key_file_is_a_503(ask: Ask, tmp_path: Path, content: str | None) -> None:
+    """No file, or one without a key set: nothing is known about a token, until there is one."""
     path = tmp_path / "jwks.json"
     if content is not None:
         path.write_text(content)

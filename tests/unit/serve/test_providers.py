@@ -1,4 +1,4 @@
-"""Each recipe of docs/identity-providers.md, from infra/environments.yaml through the template to its answers."""
+"""Each recipe of docs/identity-providers.md, from infra/environments.yaml through the template to its responses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _through_the_template(recipe: Mapping[str, Any], path: Path) -> str:
 
 
 class Deployment:
-    """A handler made from the variable, whose place of keys is a file; only the table is in memory."""
+    """A handler built from the variable, whose keys are in a file; only the table is in memory."""
 
     def __init__(self, issuers: str, provider: Mapping[str, Any], folder: Path) -> None:
         (settings,) = json.loads(issuers)
@@ -66,7 +66,7 @@ class Deployment:
         )
 
     def ask(self, token: str, dataset: str = "flight-delays") -> Answered:
-        """Ask for the item of the provider's subject."""
+        """Request the item of the provider's subject."""
         headers = {"Authorization": f"Bearer {token}"}
         return Answered(self.handler(event("rest", "GET", f"/v1/{dataset}/a", {}, headers), None))
 
@@ -97,7 +97,7 @@ def test_each_recipe_has_tokens() -> None:
 
 
 def test_a_provider_works_through_the_template(name: str, tmp_path: Path) -> None:
-    """Its tokens read their subject's items and no others; what differs from the recipe is refused, and says why."""
+    """Its tokens read only their subject's items; tokens that differ from the recipe are refused, with the reason."""
     recipe, provider = RECIPES[name], PROVIDERS[name]
     deployment = Deployment(_through_the_template(recipe, tmp_path / "e.yaml"), provider, tmp_path)
     for also in ({}, *provider.get("also", [])):
@@ -113,7 +113,7 @@ def test_a_provider_works_through_the_template(name: str, tmp_path: Path) -> Non
 
 
 def test_every_setting_of_a_recipe_is_needed(name: str, tmp_path: Path) -> None:
-    """Without it the provider's token is refused, or one that must be refused is not: no recipe relaxes in vain."""
+    """Without it the provider's token is refused, or a bad one is accepted: no recipe relaxes more than needed."""
     recipe, provider = RECIPES[name], PROVIDERS[name]
     for setting in recipe.keys() - REQUIRED - {"tenants"}:  # the issuer of several tenants is refused without them
         less = {key: value for key, value in recipe.items() if key != setting}
@@ -129,7 +129,7 @@ def test_every_setting_of_a_recipe_is_needed(name: str, tmp_path: Path) -> None:
 
 
 def test_schema_code_and_page_have_the_same_settings() -> None:
-    """What environments.yaml can say, what serve parses, and what the page explains."""
+    """The settings that environments.yaml accepts, that serve parses, and that the page explains."""
     described = json.loads(SCHEMA.read_text())["$defs"]["issuer"]["properties"]
     assert described.keys() == SETTINGS.keys()
     assert set(described["algorithms"]["items"]["enum"]) == set(re.findall(r"[A-Z]{2}\d{3}|E\w+\d*(?=[,;])", _row()))
@@ -142,8 +142,8 @@ def _row() -> str:
     return PAGE[start : PAGE.index("default", start)]
 
 
-def test_odd_characters_survive_the_way() -> None:
-    """Blanks, quotes, backslashes and other scripts reach the function as they are, whatever SAM and a shell do."""
+def test_unusual_characters_survive() -> None:
+    """Blanks, quotes, backslashes and other scripts reach the function unchanged, whatever SAM and a shell do."""
     odd = 'a b "c" \\ d\\"é'
     text = build_issuers({"issuers": [{"issuer": odd, "audience": odd}]}, "dev")
     assert json.loads(text)[0] == {"keys": "ssm:/larder/dev/keys/", "issuer": odd, "audience": odd}

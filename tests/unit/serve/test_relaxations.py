@@ -1,4 +1,4 @@
-"""The settings that relax a check relax it for each claim and header that it is about, and for nothing else."""
+"""The settings that relax a check relax it for each claim and header that they are about, and for nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUBJECTS: list[tuple[dict[str, Any], Any, str | None]] = [
 
 @pytest.mark.parametrize("claim", ["sub", "client_id", "jti", "carrier", ("airline", "number")])
 def test_a_subject_can_be_an_integer_or_a_list_of_one(claim: str | tuple[str, ...]) -> None:
-    """Whichever claim it is, one that has a type of its own in RFC 9068 too."""
+    """Whichever claim it is, including those for which RFC 9068 has a type."""
     dataset = Served("a", ("who",), None)
     for settings, value, expected in SUBJECTS:
         policy = Policy(ISSUER, AUDIENCE, subject_claims=(("who", claim),), **settings)
@@ -44,7 +44,7 @@ def test_a_subject_can_be_an_integer_or_a_list_of_one(claim: str | tuple[str, ..
 
 NONE: dict[str, Any] = {}
 ONE, TWO = {"x5t": "t", "x5t#S256": "s"}, {"x5t": "t2", "x5t#S256": "s2"}
-# Members of two keys in the set, those of the header, and which key is meant; None: none, or which is not clear.
+# Members of two keys in the set, those of the header, and the key that is used; None: none, or it is ambiguous.
 WITHOUT_KID: list[tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], int | None]] = [
     (NONE, None, NONE, 0),
     (NONE, TWO, NONE, None),
@@ -71,7 +71,7 @@ WITHOUT_KID: list[tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], i
 def test_a_token_without_kid_has_one_key(
     first: dict[str, Any], second: dict[str, Any] | None, header: dict[str, Any], which: int | None
 ) -> None:
-    """The only one, or the only one of its certificate: with either thumbprint (RFC 7515 sections 4.1.7 and 4.1.8)."""
+    """The only key, or the only key of its certificate: with either thumbprint (RFC 7515 sections 4.1.7 and 4.1.8)."""
     keys = [public_jwk("RS256", **first)] + ([] if second is None else [public_jwk("RS256", which=1, **second)])
     policy = Policy(ISSUER, AUDIENCE, allow_missing_kid=True)
     for signer in range(2):

@@ -1,4 +1,4 @@
-"""One line per request, which is its metrics too; nothing in it that a caller chose (see also test_isolation)."""
+"""One line per request, which also has its metrics; nothing in it that a caller chose (see also test_isolation)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, int], ...] = (
 
 @pytest.mark.parametrize(("path", "arguments", "use_case", "status"), CASES)
 def test_each_request_has_one_line(path: str, arguments: dict[str, Any], use_case: str, status: int) -> None:
-    """With its use case of a closed list, its status and latency, and a metric for each alarm."""
+    """With its dataset from a closed list, its status and latency, and a metric for each alarm."""
     app = App(item("a"))
     app.call(path, **arguments)
     assert len(app.lines) == 1
@@ -57,7 +57,7 @@ def test_each_request_has_one_line(path: str, arguments: dict[str, Any], use_cas
 
 
 def test_the_metrics_are_in_the_embedded_format() -> None:
-    """CloudWatch reads them from the line: namespace, dimensions, and names that the line has values for."""
+    """CloudWatch reads them from the line: namespace, dimensions, and names for which the line has values."""
     app = App(item("a"))
     app.call(token=TOKEN)
     line = app.line
@@ -77,8 +77,8 @@ def test_the_metrics_are_in_the_embedded_format() -> None:
     [(200, "INFO", 0, 0), (304, "INFO", 0, 0), (399, "INFO", 0, 0), (400, "INFO", 1, 0), (499, "INFO", 1, 0),
      (500, "ERROR", 0, 1), (503, "ERROR", 0, 1)],
 )  # fmt: skip
-def test_a_line_is_this(status: int, level: str, client: int, server: int) -> None:
-    """Every member of it, with its metrics first; a field of the caller's does not change what the line counts."""
+def test_a_line_has_these_members(status: int, level: str, client: int, server: int) -> None:
+    """Every member, with its metrics first; a field that the caller chose does not change what the line counts."""
     line = build_request_line("prod", 1_700_000_000.1239, "get_item", status, 12.34567, {"kid": "k", "code": None})
     directive = {
         "Namespace": "Larder",
@@ -100,7 +100,7 @@ def test_a_line_is_this(status: int, level: str, client: int, server: int) -> No
 
 
 def test_the_latency_is_that_of_the_request() -> None:
-    """In milliseconds, of which a table that answers after 20 takes 20."""
+    """In milliseconds; a table that responds after 20 takes 20 of them."""
     app = App(item("a"))
     send = app.table.send
 
@@ -114,7 +114,7 @@ def test_the_latency_is_that_of_the_request() -> None:
 
 
 def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a line of its own: Lambda freezes what is not flushed."""
+    """As a separate line: Lambda freezes what is not flushed."""
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
     write("one")
@@ -139,14 +139,14 @@ REASONS: tuple[tuple[dict[str, Any], int, str, str | None], ...] = (
 def test_a_refusal_has_its_code_and_reason(
     arguments: dict[str, Any], status: int, code: str, reason: str | None
 ) -> None:
-    """Words of closed lists; a reason where the code alone does not say it."""
+    """Words of closed lists; a reason if the code alone is ambiguous."""
     app = App(item("a"))
     app.call(**arguments)
     assert (app.line["status"], app.line["code"], app.line.get("reason")) == (status, code, reason)
 
 
 @pytest.mark.parametrize("odd", [None, [], "x", {}, {"httpMethod": "GET"}, {"version": "2.0"}])
-def test_an_event_that_is_none_has_a_line(odd: Any) -> None:
+def test_an_invalid_event_has_a_line(odd: Any) -> None:
     """400, without a request id."""
     app = App()
     result = app.handler(odd, None)
@@ -156,8 +156,8 @@ def test_an_event_that_is_none_has_a_line(odd: Any) -> None:
     assert json.loads(result["body"])["requestId"] == ""
 
 
-def test_the_problems_are_these() -> None:
-    """Consumers rely on codes, statuses and titles: a change of one is deliberate."""
+def test_the_problems_are_unchanged() -> None:
+    """Consumers rely on codes, statuses and titles: a change is deliberate."""
     assert {code: (kind.status, kind.title) for code, kind in PROBLEM_TYPES.items()} == {
         "invalid_request": (400, "The request is malformed"),
         "token_required": (401, "A bearer token is required"),
@@ -177,7 +177,7 @@ def test_the_problems_are_these() -> None:
 
 
 def test_faults_are_errors_in_the_log() -> None:
-    """5xx is level ERROR and counts as ServerErrors; a refusal of ours is INFO."""
+    """5xx has level ERROR and counts as ServerErrors; a refusal has INFO."""
     app = App(item("a"))
     app.call()
     assert app.line["level"] == "INFO"
@@ -202,8 +202,8 @@ def test_the_subject_is_a_hash() -> None:
     assert len(hashes[0]) == 16
 
 
-def test_trouble_with_keys_has_a_line_and_a_metric() -> None:
-    """Whoever runs this can alarm on keys that cannot be read or are refused."""
+def test_unusable_keys_have_a_line_and_a_metric() -> None:
+    """An operator can alarm on keys that cannot be read or are refused."""
     line = json.loads(build_key_line("test", NOW, "key-refused", {"kid": "weak", "detail": "use is not sig"}))
     assert (line["event"], line["kid"], line["KeyFailures"], line["level"]) == ("key-refused", "weak", 1, "ERROR")
     (directive,) = line["_aws"]["CloudWatchMetrics"]

@@ -43,7 +43,7 @@ def _public(jwk: dict[str, Any]) -> dict[str, Any]:
 
 
 def _signed() -> Iterator[Any]:
-    """Give key, algorithm, what is signed, and the signature, of the algorithms that are ours."""
+    """Yield key, algorithm, signed bytes, and signature, for the algorithms that we support."""
     for name, example in (("7515 A.2", APPENDICES.A2_example), ("7515 A.3", APPENDICES.A3_example)):
         signed_part = f"{b64(example['protected'])}.{b64(example['payload'])}".encode()
         yield pytest.param(example["key"], example["alg"], signed_part, example["signature"], id=f"RFC {name}")
@@ -54,17 +54,17 @@ def _signed() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("jwk", "algorithm", "signed_part", "signature"), list(_signed()))
-def test_signatures_of_the_appendices_are_good(
+def test_signatures_of_the_appendices_are_valid(
     jwk: dict[str, Any], algorithm: str, signed_part: bytes, signature: bytes
 ) -> None:
-    """And they are not once a bit of either is another."""
+    """They are not once a bit is changed."""
     key = parse_jwk(_public(jwk) | {"alg": algorithm})
     assert is_signed(key, signature, signed_part)
     assert not is_signed(key, signature, signed_part + b"x")
     assert not is_signed(key, signature[:-1] + bytes([signature[-1] ^ 1]), signed_part)
 
 
-def test_the_example_that_names_its_key_is_taken() -> None:
+def test_the_example_that_names_its_key_is_accepted() -> None:
     """RFC 7520 section 4.1: RS256, with a kid; the payload is a sentence."""
     keys = parse_jwks({"keys": [COOKBOOK.RSA_Public_Key_3_3]}).keys
     signed = check_signature(COOKBOOK.JWS_compact_4_1_3, keys, POLICY)

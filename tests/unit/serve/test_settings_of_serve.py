@@ -1,4 +1,4 @@
-"""The environment is read once, in one place, and a mistake in it names the variable."""
+"""The environment is read once, in one place, and an error names the variable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _env(issuers: Any = (ISSUER,), **others: str) -> dict[str, str]:
     return {"LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)} | others
 
 
-def test_the_least_that_is_needed() -> None:
+def test_the_required_settings() -> None:
     """A table and one issuer; everything else has a default."""
     settings = parse_settings(_env(), SERVED)
     assert (settings.table, settings.realm, settings.cors_origins, settings.environment) == (
@@ -36,8 +36,8 @@ def test_the_least_that_is_needed() -> None:
     assert one.policy.scope_claims == ("scope", "scp")
 
 
-def test_a_bare_policy_is_the_default_one() -> None:
-    """A policy that is made by hand is as strict as one from the environment."""
+def test_a_policy_without_settings_is_the_default_one() -> None:
+    """A policy that is built in code is as strict as one from the environment."""
     assert Policy(ISSUER["issuer"], ISSUER["audience"]) == parse_settings(_env(), SERVED).issuers[0].policy
 
 
@@ -61,7 +61,7 @@ def test_everything_that_can_be_set() -> None:
 
 
 def test_every_member_of_an_issuer() -> None:
-    """What docs/identity-providers.md lists, with values that differ from the defaults, becomes the policy."""
+    """All settings of docs/identity-providers.md, with values that differ from the defaults, are in the policy."""
     every = {
         "issuer": "https://login.example.com/{tid}/",
         "audience": ["one", "two"],
@@ -170,8 +170,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize(("setting", "value"), [(name, one) for name, values in REFUSED.items() for one in values])
-def test_nothing_is_taken_in_silence(setting: str, value: Any) -> None:
-    """A value that would mean nothing, or something else than it looks like, is refused by name."""
+def test_no_value_is_silently_ignored(setting: str, value: Any) -> None:
+    """A value that would have no effect, or another one than it seems to have, is refused by name."""
     issuer = ISSUER | (TENANTS if setting == "tenants" else {}) | {setting: value}
     with pytest.raises(ValueError, match=rf"^LARDER_ISSUERS\[1\]: {setting} (must|has)"):
         parse_settings(_env([ISSUER | {"issuer": "first"}, issuer]), SERVED)
@@ -203,7 +203,7 @@ TWO = {name: Served(name, (f"{name}_id",), None) for name in ("a", "b")}
     ],
 )
 def test_settings_fit_together(issuer: dict[str, Any], message: str | None) -> None:
-    """What another setting makes void is refused; what only looks alike is not."""
+    """A setting that another one makes ineffective is refused; one that only looks similar is not."""
     if message is None:
         parse_issuers(json.dumps([ISSUER | issuer]), TWO)
         return
@@ -227,13 +227,13 @@ def test_settings_fit_together(issuer: dict[str, Any], message: str | None) -> N
     ],
 )
 def test_ambiguous_issuers_are_refused(text: str, message: str) -> None:
-    """A member of two meanings, or a token of two issuers."""
+    """A member with two meanings, or a token of two issuers."""
     with pytest.raises(ValueError, match=message):
         parse_settings(_env() | {"LARDER_ISSUERS": text}, SERVED)
 
 
-def test_an_issuer_that_no_tenant_makes_can_be_beside_the_template() -> None:
-    """What has the template's start or end alone is another issuer."""
+def test_an_issuer_that_does_not_match_the_template_is_another_issuer() -> None:
+    """One that has only the template's start or end can be listed, too."""
     start, end = f"https://login.example.com/{TENANT}", f"{TENANT}/v2.0"
     for other in (start, end, f"https://login.example.com/{TENANT}/v1.0"):
         both = [ISSUER | TENANTS, ISSUER | {"issuer": other}]
@@ -273,6 +273,6 @@ def test_an_issuer_that_no_tenant_makes_can_be_beside_the_template() -> None:
     ],
 )
 def test_a_mistake_is_named(env: dict[str, str], message: str) -> None:
-    """Nothing starts with half of its settings, or with a mistyped policy."""
+    """Serve does not start with half of its settings, or with a mistyped policy."""
     with pytest.raises(ValueError, match=message):
         parse_settings(env, SERVED)

@@ -1,4 +1,4 @@
-"""Several items in one request: each id that is asked for is sent, or named with what became of it."""
+"""Several items in one request: each requested id is sent, or listed with what became of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _ids(answer: Answered) -> list[str]:
 
 @pytest.mark.parametrize("form", REPEATING)
 def test_items_come_in_the_order_asked_and_missing_ones_are_named(form: str) -> None:
-    """One BatchGetItem, eventually consistent; expired, removed and unknown ids are missing, and nothing more."""
+    """One BatchGetItem, eventually consistent; expired, removed and unknown ids are missing."""
     app = App(
         item("a", '{"n":1}'), item("b", '{"n":2}'), item("c,d=e", '{"n":3}'),
         item("old", expires_at=int(NOW)), item("gone", None), item("theirs", pk="flight-delays#AA"),
@@ -83,21 +83,21 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 @pytest.mark.parametrize("form", REPEATING)
 @pytest.mark.parametrize(("query", "detail"), WRONG, ids=[detail for _, detail in WRONG])
-def test_what_is_wrong_with_the_ids_is_said(query: dict[str, Any], detail: str, form: str) -> None:
-    """400 with the number of the id, and without its text; nothing is asked of the table."""
+def test_invalid_ids_are_explained(query: dict[str, Any], detail: str, form: str) -> None:
+    """400 with the number of the id, and without its text; the table is not read."""
     check_refused(LIST, query, form, detail)
 
 
 @pytest.mark.parametrize("form", REPEATING)
 def test_thousands_of_ids_are_refused(form: str) -> None:
-    """Before they are looked at, where the query is one string; with what to do in any case."""
+    """Before they are parsed, if the query is one string; in any case with the remedy."""
     answer = _ask(App(), *[f"a{number}" for number in range(1500)], form=form)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
     assert "ask for at most 100" in answer.json["detail"]
 
 
 def test_a_load_balancer_that_drops_ids_is_refused() -> None:
-    """It passes on the last value alone: an answer would be silent about the others, if there are others."""
+    """It passes on only the last value: the response would lack the others, if there are any."""
     for ids in (["a"], ["a", "b"]):
         app = App(item("a"), item("b"))
         answer = _ask(app, *ids, form="alb")
@@ -115,8 +115,8 @@ def test_the_largest_request_is_answered() -> None:
     assert len(app.table.asked) == 1
 
 
-def test_the_tag_is_of_the_whole() -> None:
-    """It changes with any item, with one that goes, and with the order; a date alone makes no 304."""
+def test_the_tag_is_of_the_whole_page() -> None:
+    """It changes with any item, with a removed item, and with the order; a date alone does not give a 304."""
     app = App(item("a"), item("b"))
     tag = _ask(app, "a", "b").headers["etag"]
     assert _ask(app, "a", "b", if_none_match=tag).status == 304
@@ -127,12 +127,12 @@ def test_the_tag_is_of_the_whole() -> None:
     assert (answer.status, "last-modified" in answer.headers) == (200, False)
 
 
-# --- what DynamoDB leaves out ---
+# --- unprocessed keys ---
 
 
 @pytest.mark.parametrize("most", [1, 7, 99])
-def test_keys_that_were_left_out_are_asked_for_again(most: int) -> None:
-    """Until each has its answer: none of them is taken for missing."""
+def test_unprocessed_keys_are_requested_again(most: int) -> None:
+    """Until each has its result: none of them counts as missing."""
     names = [f"a{number:02d}" for number in range(100)]
     app = App(*(item(name) for name in names[:50]))
     app.table.most = most
@@ -143,7 +143,7 @@ def test_keys_that_were_left_out_are_asked_for_again(most: int) -> None:
 
 
 def test_pauses_between_batches_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 25 ms, twice as long each time, as between the tries of a call."""
+    """From 25 ms, twice as long each time, as between the attempts of a call."""
     monkeypatch.setattr("serve.storage.draw", lambda: 1.0)
     app, pauses = App(), list[float]()
     app.table.most = 20
@@ -153,8 +153,8 @@ def test_pauses_between_batches_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pauses == [0.025, 0.05, 0.1, 0.2]
 
 
-def test_keys_that_stay_left_out_are_a_503() -> None:
-    """Within the time of the request, with Retry-After: an answer without them would be a silent hole."""
+def test_keys_that_stay_unprocessed_are_a_503() -> None:
+    """Within the time of the request, with Retry-After: a response without them would silently be incomplete."""
     app = App(item("a"), item("b"))
 
     def throttle(target: str, payload: bytes) -> bytes:
@@ -171,16 +171,16 @@ def test_keys_that_stay_left_out_are_a_503() -> None:
 
 
 class _Brief:
-    """An invocation with 0.2 s left for what it waits for."""
+    """An invocation that has 0.2 s left for waiting."""
 
     def get_remaining_time_in_millis(self) -> float:
-        """Return it, with the margin."""
+        """Return it, plus the margin."""
         return 1200.0
 
 
 @pytest.mark.parametrize("left_out", [0, 2])
-def test_a_fault_after_a_part_is_no_part(left_out: int) -> None:
-    """Whatever was read before: throttled for good is no answer."""
+def test_a_fault_after_a_part_is_a_fault(left_out: int) -> None:
+    """Whatever was read before: if the rest stays throttled, there is no partial response."""
     app = App(item("a"), item("b"), item("c"))
     app.table.most = left_out or 100
 
@@ -198,7 +198,7 @@ def test_a_fault_after_a_part_is_no_part(left_out: int) -> None:
 
 
 def _walk(app: App, ids: list[str], **arguments: Any) -> list[list[str]]:
-    """Follow the links; each answer accounts for all that was asked."""
+    """Follow the links; each response accounts for all requested ids."""
     pages, query = [], {"id": ids, **arguments}
     while True:
         answer = app.call(LIST, TOKEN, query=query)
@@ -220,7 +220,7 @@ def _walk(app: App, ids: list[str], **arguments: Any) -> list[list[str]]:
 
 
 def test_what_does_not_fit_remains_and_is_linked() -> None:
-    """The bound of a page holds; what comes after it is named, and the link asks for it in the same way."""
+    """The bound of a page holds; the ids after it are listed, and the link requests them with the same parameters."""
     body = json.dumps({"flight": "x" * 300_000, "note": "y"})
     app = App(*(item(f"a{number}", body) for number in range(5)), item("b", json.dumps({"flight": "z" * 900_000})))
     assert _walk(app, ["a0", "none", "a1", "a2", "b", "a3", "+1@x"]) == [["a0", "a1"], ["a2"], ["b"], ["a3"]]
@@ -230,8 +230,8 @@ def test_what_does_not_fit_remains_and_is_linked() -> None:
         assert pages == [["a0", "a1"], ["a2"]], "the link has the other parameters"
 
 
-def test_a_link_that_is_no_header_is_left_out() -> None:
-    """API Gateway takes 10 KB of headers: what remains is in the body in any case."""
+def test_a_link_that_is_too_long_is_left_out() -> None:
+    """API Gateway accepts 10 KB of headers: the remaining ids are in the body in any case."""
     names = [f"{number:0128d}" for number in range(MAX_IDS)]
     app = App(*(item(name, json.dumps("x" * 300_000)) for name in names))
     answer = _ask(app, *names)
@@ -240,13 +240,13 @@ def test_a_link_that_is_no_header_is_left_out() -> None:
     assert 6000 < len(few.headers["link"]) <= MAX_LINK
 
 
-def test_a_page_with_all_that_it_names_fits_everywhere() -> None:
-    """The largest answer: items up to the bound, and the rest named by the longest ids."""
+def test_the_largest_page_fits_everywhere() -> None:
+    """Items up to the bound, and the longest ids in the rest."""
     assert min(MAX_SENT.values()) > MAX_PAGE_BYTES + MAX_IDS * (128 + 4) + 200
 
 
 def test_items_that_are_too_large_for_one_response_are_read_in_parts() -> None:
-    """A batch of 16 MB is not held in memory: halves are asked for, and no more than the page takes."""
+    """A batch of 16 MB is not kept in memory: halves are requested, and only as many as the page takes."""
     body = json.dumps("x" * 300_000)
     app = App(*(item(f"a{number:02d}", body) for number in range(100)))
     app.table.largest = 13
@@ -285,7 +285,7 @@ def test_a_body_that_is_too_large_for_any_page_does_not_hide_the_others() -> Non
     carrier=st.sampled_from(["AA", "B6", "a#b", "%41A"]),
 )
 def test_every_key_of_a_batch_is_of_the_tokens_subject(ids: list[str], form: str, carrier: str) -> None:
-    """H6: whatever ids say, and whoever asked before; no answer holds what is another's."""
+    """H6: whatever the ids and earlier requests; no response has an item of another subject."""
     canaries = {one: f"canary-of-{one}" for one in ("AA", "B6")}
     app = App(
         *(item(name, json.dumps({"flight": text}), pk=f"flight-delays#{one}")
@@ -303,8 +303,8 @@ def test_every_key_of_a_batch_is_of_the_tokens_subject(ids: list[str], form: str
         assert {key["pk"]["S"] for key in asked["Keys"]} <= partitions
 
 
-def test_anothers_ids_are_missing_as_unknown_ones_are() -> None:
-    """H6: the answers differ in nothing but the id."""
+def test_another_subjects_ids_are_missing_like_unknown_ones() -> None:
+    """H6: the responses differ only in the id."""
     app = App(item("them", '{"n":1}', pk="flight-delays#AA"))
     theirs, unknown = (_ask(app, name) for name in ("them", "none"))
     assert theirs.body == unknown.body.replace(b"none", b"them")

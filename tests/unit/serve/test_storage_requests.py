@@ -1,4 +1,4 @@
-"""What is asked of DynamoDB, member by member, and what is made of its answers."""
+"""The requests to DynamoDB, member by member, and how its responses are read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILTER = "#e > :now and attribute_exists(#b)"
 
 
 class Service:
-    """Answers every request with `answer`, and keeps what it was asked."""
+    """Gives every request the same `answer`, and records the requests."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
         self.asked: list[tuple[str, Any]] = []
 
     def send(self, target: str, payload: bytes) -> bytes:
-        """Answer."""
+        """Respond."""
         self.asked.append((target, json.loads(payload)))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -32,8 +32,8 @@ class Service:
 
 
 @pytest.mark.parametrize("key", ["a", 'a"b', "\u00e9", "a\\b"])
-def test_one_item_is_asked_for_by_its_key(key: str) -> None:
-    """Eventually consistent, all attributes, nothing else; no item is None."""
+def test_one_item_is_requested_by_its_key(key: str) -> None:
+    """Eventually consistent, all attributes, nothing else; a missing item is None."""
     stored = item("p", pk=key)
     service = Service({"Item": encode(stored)})
     assert Storage(service.send, "ta-ble").get_item(key, "p") == stored
@@ -54,7 +54,7 @@ QUERIES: tuple[tuple[dict[str, Any], str, dict[str, Any], dict[str, Any]], ...] 
 def test_a_query_asks_for_live_items_of_one_partition(
     arguments: dict[str, Any], condition: str, values: dict[str, Any], more: dict[str, Any]
 ) -> None:
-    """The second that it is decides what is live, as `is_expired` does; the limit is that of the caller."""
+    """The current second decides what is live, as in `is_expired`; the limit is the caller's."""
     rows: list[Item] = [item("b"), item("c")]
     service = Service(
         {"Items": [encode(row) for row in rows], "LastEvaluatedKey": {"pk": {"S": "x"}, "sk": {"S": "c"}}}
@@ -77,8 +77,8 @@ def test_a_query_asks_for_live_items_of_one_partition(
 @pytest.mark.parametrize(
     "error", [Unavailable("x"), Throttled("x"), TransportError("x"), NoCredentials("x"), TooLarge("x")]
 )
-def test_storage_that_does_not_answer_says_how(error: Exception) -> None:
-    """By the kind of the failure, which is all that is logged: its words can hold data."""
+def test_a_storage_failure_has_its_kind(error: Exception) -> None:
+    """Only its kind is logged: its text can contain data."""
     storage = Storage(Service(error).send, "table")
     with pytest.raises(StorageUnavailable, match=f"^{type(error).__name__}$"):
         storage.get_item("d#s", "p")
@@ -89,7 +89,7 @@ def test_storage_that_does_not_answer_says_how(error: Exception) -> None:
 
 
 def test_an_item_of_a_newer_release_is_unavailable() -> None:
-    """After a rollback, by each way to read it: 503, and neither 500 nor 404."""
+    """After a rollback, with each way to read it: 503, and neither 500 nor 404."""
     newer = encode(item("p", "{}")) | {FORMAT: {"N": "2"}}
     service = Service({"Item": newer, "Items": [newer], "Responses": {"table": [newer]}})
     storage = Storage(service.send, "table")

@@ -1,4 +1,4 @@
-"""Threads share one verifier: a good token is never refused for what another thread does."""
+"""Threads share one verifier: a valid token is never refused because of another thread."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SlowDict(OrderedDict[str, Any]):
 
 
 def test_the_cache_loses_no_token_to_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight threads, and more tokens than the cache has room for: what one thread looks up, another evicts."""
+    """Eight threads, and more tokens than the cache has room for: one thread evicts what another looks up."""
     monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 2)
     document = KeyDocument("jwks.json", jwks(public_jwk("RS256")).encode())
     verifier = Verifier([Issuer(POLICY, KeyStore(lambda: [document], lambda event, details: None))])
@@ -55,7 +55,7 @@ def test_the_cache_loses_no_token_to_a_race(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_new_key_is_found_by_all_threads_that_need_it() -> None:
-    """While one thread reads the keys for a new kid, others with the same kid wait for them: none is refused."""
+    """While one thread reads the keys for a new kid, others with that kid wait for them: none is refused."""
     documents = [jwks(public_jwk("ES256"))]
     reads = []
 
@@ -75,7 +75,7 @@ def test_a_new_key_is_found_by_all_threads_that_need_it() -> None:
 
 
 def test_a_token_without_kid_finds_the_new_only_key() -> None:
-    """Where kid can be missing, a signature of another key reads the keys again, at most once per cool-down."""
+    """If kid can be missing, a signature of another key causes a reading, at most once per cool-down."""
     documents = [jwks(public_jwk("RS256"))]
     reads = []
 

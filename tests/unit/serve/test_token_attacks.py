@@ -1,4 +1,4 @@
-"""Every case of the attack set gets its answer: from the verifier, and from the handler through every event form."""
+"""Every case of the attack set has its result: from the verifier, and from the handler in every event form."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.unit.serve.kit import FORMS, ISSUER, NOW, POLICY, Answered, App, all_
 
 
 def test_the_set_is_as_large_as_it_was() -> None:
-    """No case is lost unnoticed."""
+    """No case is lost without notice."""
     assert len(cases()) >= 740
     assert sum(case.reason is None for case in cases()) >= 60
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name.encode("unicode_escape").decode())
 def test_the_verifier_gives_the_reason(case: Case) -> None:
-    """A token is refused for the one thing that is wrong with it, and taken if nothing is."""
+    """A token is refused for the one rule that it breaks, and accepted if it breaks none."""
     if case.reason is None:
         assert verify(case.token, all_keys(), case.policy, NOW)["iss"] == ISSUER
         return
@@ -38,8 +38,8 @@ def _by_policy() -> list[tuple[Policy, list[Case]]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_handler_answers_401_to_all_that_the_verifier_refuses(form: str) -> None:
-    """Through every front door a bad token is a 401 `invalid_token`, a good one a 200, and nothing is a 500."""
+def test_the_handler_returns_401_for_all_that_the_verifier_refuses(form: str) -> None:
+    """In every event form a bad token is a 401 `invalid_token`, a valid one a 200, and nothing is a 500."""
     for policy, group in _by_policy():
         app = App(item("a", '{"x":1}'), policies=(policy,))
         for case in group:
@@ -55,7 +55,7 @@ def test_the_handler_answers_401_to_all_that_the_verifier_refuses(form: str) -> 
 
 @pytest.mark.parametrize("broken", [ZeroDivisionError("x"), TypeError("x"), KeyError("secret"), RecursionError()])
 def test_a_token_that_breaks_the_verifier_is_a_401(broken: Exception) -> None:
-    """V14: whatever goes wrong in verification is a 401, and the log says that it was the verifier."""
+    """V14: any error of the verification is a 401, and the log says that it was an error of the verifier."""
 
     class Broken:
         def verify(self, token: str, now: float) -> Trusted:
@@ -71,7 +71,7 @@ def test_a_token_that_breaks_the_verifier_is_a_401(broken: Exception) -> None:
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "ES256K", "rs512"])
 def test_no_policy_and_no_key_can_allow_another_algorithm(algorithm: str) -> None:
-    """V3: a key and a policy made by hand for an algorithm outside of the standard ones change nothing."""
+    """V3: a key and a policy that are built in code for an algorithm outside of the standard ones have no effect."""
     key = all_keys()["RS256-0"]._replace(algorithm=algorithm)
     policy = POLICY._replace(algorithms=frozenset({algorithm}))
     with pytest.raises(InvalidToken, match="wrong-algorithm"):

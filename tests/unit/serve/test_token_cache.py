@@ -1,4 +1,4 @@
-"""What the cache of verified tokens is keyed by: the whole text of a token, and nothing that two tokens can share."""
+"""The key of the cache of verified tokens: the whole text of a token, and nothing that two tokens can share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _verifier(*documents: str) -> Verifier:
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
 @pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_change_in_any_part_of_a_cached_token_is_seen(part: int, algorithm: str) -> None:
+def test_a_change_in_any_part_of_a_cached_token_is_detected(part: int, algorithm: str) -> None:
     """Header, payload or signature, at the beginning, in the middle or at the end: it is another token."""
     verifier, good = _verifier(), sign(algorithm=algorithm)
     verifier.verify(good, NOW)
@@ -51,7 +51,7 @@ SHARED: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("change", SHARED)
 def test_tokens_that_share_most_claims_are_distinguished(change: dict[str, Any]) -> None:
-    """The same sub, jti, kid, and times, and one claim that differs: each keeps its own claims, in any order."""
+    """The same sub, jti, kid and times, and one claim that differs: each keeps its own claims, in any order."""
     verifier = _verifier()
     one, other = (claims(jti="1", **changes) for changes in ({}, change))
     tokens = [(sign(payload, algorithm="ES256"), payload) for payload in (one, other, one)]
@@ -60,7 +60,7 @@ def test_tokens_that_share_most_claims_are_distinguished(change: dict[str, Any])
 
 
 def test_two_signatures_of_one_payload_are_two_tokens() -> None:
-    """ECDSA signs the same text differently each time: both are good, and an invented third is not."""
+    """ECDSA gives another signature each time: both are valid, and an invented third is not."""
     verifier = _verifier()
     one, other = sign(algorithm="ES256"), sign(algorithm="ES256")
     assert one != other
@@ -70,7 +70,7 @@ def test_two_signatures_of_one_payload_are_two_tokens() -> None:
 
 
 def test_the_same_kid_of_two_issuers_is_two_keys() -> None:
-    """A cached token of one issuer says nothing of the other's key with the same kid."""
+    """A cached token of one issuer does not affect the other's key with the same kid."""
     document = [jwks(public_jwk("ES256", kid="same", which=which)) for which in (0, 1)]
     verifier = _verifier(*document)
     issuers = [POLICY.issuer, POLICY.issuer + "x"]
@@ -86,7 +86,7 @@ def test_the_same_kid_of_two_issuers_is_two_keys() -> None:
 
 
 def test_a_long_token_is_cached_by_its_whole_text() -> None:
-    """What is the beginning or the end of a cached token, or shares it, is another token."""
+    """A text that is the beginning or the end of a cached token, or shares it, is another token."""
     verifier = _verifier()
     long, other = (sign(claims(pad="x" * 5000, carrier=carrier), algorithm="ES256") for carrier in ("B6", "AA"))
     assert verifier.verify(long, NOW).claims["carrier"] == "B6"

@@ -1,4 +1,4 @@
-"""With more than one dataset, each has its own items, scope and subject; the name of one never leads to another."""
+"""With more than one dataset, each has its own items, scope and subject; names do not interfere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve.handler import build_handler
 from serve.item import Item, build_pk
 from tests.unit.serve.kit import FLIGHT_DELAYS, Answered, App, claims, event, item, sign
 
-# The first two have names of which one begins with the other; the last has two claims, in an order that is not theirs.
+# The name of the second begins that of the first; the last has two claims, which are not in alphabetical order.
 SERVED = {
     one.name: one
     for one in (
@@ -37,7 +37,7 @@ def _items() -> list[Item]:
 
 @pytest.mark.parametrize("name", SERVED)
 def test_each_dataset_has_its_own_items(name: str) -> None:
-    """The same subject and prediction_id in three datasets: one path, one item, one partition asked."""
+    """The same subject and prediction_id in three datasets: each path reads one partition and returns its own item."""
     answer, app = _ask(f"/v1/{name}/a", *_items())
     assert (answer.status, answer.json) == (200, {"of": name})
     assert [request["Key"]["pk"]["S"] for _, request in app.table.asked] == [PARTITIONS[name]]
@@ -51,7 +51,7 @@ def test_each_dataset_has_its_own_items(name: str) -> None:
 @pytest.mark.parametrize("name", SERVED)
 @pytest.mark.parametrize("scope", [one.scope for one in SERVED.values()])
 def test_each_dataset_has_its_own_scope(name: str, scope: str) -> None:
-    """The scope of another opens nothing, and the challenge names the one that is needed."""
+    """The scope of another dataset grants nothing; the challenge names the required one."""
     answer, _ = _ask(f"/v1/{name}/a", *_items(), scope=scope)
     assert answer.status == (200 if scope == SERVED[name].scope else 403)
     if answer.status == 403:
@@ -59,25 +59,25 @@ def test_each_dataset_has_its_own_scope(name: str, scope: str) -> None:
 
 
 def test_each_dataset_has_its_own_subject() -> None:
-    """Every claim of it is needed, in its order; a claim that only another dataset needs is not."""
+    """Every claim of it is required, in its order; a claim that only another dataset needs is not."""
     assert _ask("/v1/seats/a", *_items(), tenant=None)[0].status == 401
     assert _ask("/v1/flight/a", *_items(), tenant=None)[0].status == 200
     assert _ask("/v1/seats/a", *_items(), tenant="B6", carrier="acme")[0].status == 404
 
 
 @pytest.mark.parametrize("name", ["fligh", "flight-", "flight-delays2", "seats ", "SEATS", "__class__", "0"])
-def test_other_names_are_no_datasets(name: str) -> None:
+def test_other_names_are_not_datasets(name: str) -> None:
     """A name is compared as a whole."""
     assert _ask(f"/v1/{name}/a", *_items())[0].status == 404
 
 
 def test_the_hash_of_a_subject_is_that_of_its_partition() -> None:
-    """In the log the same claims of two datasets are two subjects."""
+    """In the log, the same claims of two datasets are two subjects."""
     found = {_ask(f"/v1/{name}/a", *_items())[1].line["subject"] for name in SERVED}
     assert len(found) == len(SERVED)
 
 
-# Pairs that a reader could fold into one: case, blanks, normal forms, digits, signs that look alike, percent signs.
+# Pairs that a reader could confuse: case, blanks, normal forms, digits, similar characters, percent signs.
 ALIKE = (
     ("B6", "b6"), ("B6", " B6"), ("B6", "B6 "), ("B6", "B 6"), ("a  b", "a b"), ("\u00c9", "E\u0301"), ("\ufb01", "fi"),
     ("\uff22\uff16", "B6"), ("stra\u00dfe", "strasse"), ("\u0130", "i\u0307"), ("06", "6"), ("6.0", "6"), ("+6", "6"),
@@ -88,7 +88,7 @@ ALIKE = (
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
-def test_a_subject_is_taken_as_it_is(one: str, other: str) -> None:
+def test_a_subject_is_used_unchanged(one: str, other: str) -> None:
     """The token of each reads its own item, and neither reads the other's."""
     pks = {build_pk("flight", [one]), build_pk("flight", [other])}
     assert len(pks) == 2
@@ -101,8 +101,8 @@ def test_a_subject_is_taken_as_it_is(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "A", "a.", "~a", "a-", "_a", "00", "0"])
-def test_a_prediction_id_is_taken_as_it_is(name: str) -> None:
-    """Likewise the name of an item."""
+def test_a_prediction_id_is_used_unchanged(name: str) -> None:
+    """Likewise an item's name."""
     others = [item(other, pk="flight#B6") for other in ("a", "A", "a.", "~a", "a-", "_a", "00", "0") if other != name]
     assert _ask(f"/v1/flight/{name}", *others)[0].status == 404
     assert _ask(f"/v1/flight/{name}", *others, item(name, pk="flight#B6"))[0].status == 200

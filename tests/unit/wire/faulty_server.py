@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback that misbehaves as configured, and records what it was sent."""
+"""A small HTTP server on loopback that misbehaves as configured, and records the requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wire.endpoint import Endpoint
 
 @dataclass
 class Seen:
-    """A request as it arrived, and on which connection (counted from 0)."""
+    """A request as it arrived, and its connection (counted from 0)."""
 
     connection: int
     method: str
@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass
 class Peer:
-    """The server's end of one connection. `closed_by_client` is set when the client ends it."""
+    """The server's end of one connection. `closed_by_client` is set when the client closes it."""
 
     socket: socket.socket
     number: int
@@ -36,7 +36,7 @@ Behaviour = Callable[[Peer], bool]  # True: keep the connection
 
 
 def answer(status: int = 200, body: bytes = b"{}", headers: tuple[tuple[str, str], ...] = ()) -> Behaviour:
-    """Answer properly and keep the connection."""
+    """Respond properly and keep the connection."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     head = f"HTTP/1.1 {status} X\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
 
@@ -58,18 +58,18 @@ def raw(data: bytes, *, then_close: bool = True) -> Behaviour:
 
 
 def error(code: str, status: int = 400) -> Behaviour:
-    """Answer as DynamoDB does when it refuses."""
+    """Respond like DynamoDB when it refuses a request."""
     return answer(status, f'{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"because"}}'.encode())
 
 
 def reset(peer: Peer) -> bool:
-    """Reset the connection instead of answering."""
+    """Reset the connection instead of responding."""
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return False
 
 
 def silence(peer: Peer) -> bool:
-    """Never answer; only wait until the client closes."""
+    """Never respond; only wait until the client closes."""
     peer.socket.settimeout(10)
     try:
         if peer.socket.recv(1) == b"":
@@ -80,7 +80,7 @@ def silence(peer: Peer) -> bool:
 
 
 def drip(peer: Peer) -> bool:
-    """Send an answer so slowly that it would take a minute, a byte at a time."""
+    """Send a response so slowly that it would take a minute, a byte at a time."""
     try:
         peer.socket.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 3000\r\n\r\n")
         for _ in range(3000):
@@ -92,7 +92,7 @@ def drip(peer: Peer) -> bool:
 
 
 def late(seconds: float, then: Behaviour) -> Behaviour:
-    """Behave after a while."""
+    """Do something after a delay."""
 
     def behave(peer: Peer) -> bool:
         time.sleep(seconds)
@@ -102,7 +102,7 @@ def late(seconds: float, then: Behaviour) -> Behaviour:
 
 
 def then_closed(then: Behaviour) -> Behaviour:
-    """Behave, then close the connection as an idle one is closed."""
+    """Do something, then close the connection like an idle one."""
 
     def behave(peer: Peer) -> bool:
         then(peer)
@@ -112,7 +112,7 @@ def then_closed(then: Behaviour) -> Behaviour:
 
 
 class FaultyServer:
-    """Serves each request by the next of `script`; the last of it repeats. `host` is an address of the loopback."""
+    """Handles each request with the next entry of `script`; the last one repeats. `host` is a loopback address."""
 
     def __init__(self, *script: Behaviour, host: str = "127.0.0.1") -> None:
         self.script = list(script) or [answer()]
@@ -133,7 +133,7 @@ class FaultyServer:
             peer.socket.close()
 
     def endpoint(self, service: str = "dynamodb") -> Endpoint:
-        """Return where this server listens."""
+        """Return the endpoint of this server."""
         return Endpoint(service, "eu-west-1", "127.0.0.1", self.port, tls=False)
 
     def _accept(self) -> None:

@@ -1,4 +1,4 @@
-"""In which order the addresses of a name are used."""
+"""The order in which the addresses of a name are used."""
 
 import socket
 
@@ -12,20 +12,20 @@ OTHER: list[Address] = [(socket.AF_INET, (f"192.0.2.{number}", 443)) for number 
 
 
 def test_each_address_of_the_first_family_can_begin() -> None:
-    """The share decides where to begin; every address is in the order once."""
+    """The share determines where to begin; every address is in the order once."""
     orders = [spread([*FIRST, *OTHER], share) for share in (0.0, 0.34, 0.67, 0.999)]
     assert [FIRST.index(order[0]) for order in orders] == [0, 1, 2, 2]
     assert all(sorted(order) == sorted([*FIRST, *OTHER]) for order in orders)
 
 
 def test_the_resolver_s_preference_of_a_family_is_kept() -> None:
-    """RFC 6724: the family that comes first is more likely to work, so another one is for when that fails."""
+    """RFC 6724: the family that comes first is more likely to work, so another one is only for its failure."""
     for share in (0.0, 0.5, 0.999):
         assert spread([FIRST[0], OTHER[0], FIRST[1], OTHER[1]], share)[2:] == OTHER
 
 
 def test_a_name_is_looked_up_once_a_minute() -> None:
-    """By the caller's clock; a look-up forgets which addresses had failed."""
+    """By the caller's clock; a new look-up forgets which addresses have failed."""
     with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:
         found, asked = [(socket.AF_INET, one.address), (socket.AF_INET, other.address)], list[tuple[object, ...]]()
 
@@ -48,7 +48,7 @@ def test_a_name_is_looked_up_once_a_minute() -> None:
 
 
 def test_an_address_that_failed_is_used_again_when_all_have() -> None:
-    """Addresses that failed are passed over, as long as there is another; an unknown family is one that failed."""
+    """Addresses that failed are avoided as long as there are others; an unknown family counts as failed."""
     with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:
         found = [(socket.AF_APPLETALK, ()), (socket.AF_INET, one.address), (socket.AF_INET, other.address)]
         patch.setattr("wire.addresses.look_up", lambda *_: found)

@@ -1,4 +1,4 @@
-"""Connections of the reading side: whom they trust, how long they wait for a name, when they are used again."""
+"""Connections of the reading side: which servers they trust, time-outs of name resolution, when they are used again."""
 
 import os
 import socket
@@ -21,12 +21,12 @@ QUICK = Limits(connect=1.0, attempt=0.5, budget=2.0, tries=1)
 
 
 def get(endpoint: Endpoint) -> bytes:
-    """Ask once."""
+    """Send one request."""
     return Client(endpoint, None, QUICK).call("GET", "/").body
 
 
-def test_a_trusted_server_is_asked_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AWS_CA_BUNDLE names whom to trust; the connection is kept."""
+def test_a_trusted_server_gets_requests_over_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS_CA_BUNDLE names the trusted issuers; the connection is kept."""
     issued = issue(tmp_path, "127.0.0.1")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path))
     with tls_server(issued) as endpoint:
@@ -37,7 +37,7 @@ def test_a_trusted_server_is_asked_over_one_connection(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
 def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another issuer, another host's certificate, an expired one: no connection, and it says why."""
+    """Another issuer, another host's certificate, an expired one: no connection, and the error says why."""
     served, trusted = make(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(trusted.path))
     with tls_server(served) as endpoint, pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
@@ -45,7 +45,7 @@ def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypa
 
 
 def test_the_system_s_roots_are_trusted_by_default() -> None:
-    """Without AWS_CA_BUNDLE a context checks host and certificate against the system's store, from TLS 1.2 on."""
+    """Without AWS_CA_BUNDLE, host and certificate are verified with the system's store, from TLS 1.2 on."""
     context = tls_context(None)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
@@ -54,8 +54,8 @@ def test_the_system_s_roots_are_trusted_by_default() -> None:
     assert context.cert_store_stats()["x509"] > 0 or not os.path.isfile(paths.cafile or "")
 
 
-def test_a_resolver_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's resolver has no time-out of ours; the call ends in time all the same."""
+def test_a_resolver_that_stalls_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver has no time-out, but the call ends in time."""
 
     def stall(*_: Any, **__: Any) -> list[Any]:
         time.sleep(1.5)
@@ -68,8 +68,8 @@ def test_a_resolver_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - begin < 1
 
 
-def test_a_name_that_nobody_has_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the resolver raises is reported with the endpoint's name."""
+def test_an_unknown_name_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver's error is reported with the endpoint's name."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise socket.gaierror(-2, "Name or service not known")
@@ -80,7 +80,7 @@ def test_a_name_that_nobody_has_is_unavailable(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address without a listener, or that sends nothing, does not keep the next one from being reached."""
+    """If an address has no listener, or sends nothing, the next one is used."""
     with FaultyServer() as server, socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()
         closed.close()
@@ -91,8 +91,8 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
             channel.close()
 
 
-def test_an_address_that_says_nothing_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one is reached while there is time: a listener whose queue is full drops what comes."""
+def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is reached in time: a listener whose queue is full drops connections."""
     with FaultyServer() as server, socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())
@@ -111,7 +111,7 @@ def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFam
 
 
 def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with several addresses is connected to at any of them: each is left out of 100 with a chance of 1e-12."""
+    """A name with several addresses is connected to at any of them: each is missed with a chance of 1e-12."""
     with ExitStack() as stack:
         servers = [stack.enter_context(FaultyServer(host=f"127.0.0.{number}")) for number in (1, 2, 3, 4)]
         _resolve_to(monkeypatch, *((socket.AF_INET, server.address) for server in servers))
@@ -124,15 +124,15 @@ def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_request_does_not_wait_for_acknowledgements() -> None:
-    """Nagle's algorithm would hold the end of a request for 40 ms."""
+    """Nagle's algorithm would delay the end of a request by 40 ms."""
     with FaultyServer() as server:
         channel = open_channel(server.endpoint(), 5.0)
         assert channel._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         channel.close()
 
 
-def test_an_address_of_an_unknown_family_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver can return addresses of a family that the system has no sockets for, e.g. IPv6 in a container."""
+def test_an_address_of_an_unknown_family_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver can return addresses of a family for which the system has no sockets, e.g. IPv6 in a container."""
     with FaultyServer() as server:
         _resolve_to(monkeypatch, (socket.AF_APPLETALK, ()), (socket.AF_INET, server.address))
         open_channel(server.endpoint(), 5.0).close()
@@ -147,15 +147,15 @@ ENDS = {
 
 @pytest.mark.parametrize("behaviour", ENDS.values(), ids=ENDS.keys())
 def test_a_connection_that_ends_is_not_used_again(behaviour: Any) -> None:
-    """Bytes that belong to no request must not become the answer to the next one."""
+    """Bytes that belong to no request must not become the response to the next one."""
     with FaultyServer(behaviour) as server:
         client = Client(server.endpoint(), None, QUICK)
         assert [client.call("GET", "/").body for _ in range(2)] == [b"{}"] * 2
         assert [seen.connection for seen in server.seen] == [0, 1]
 
 
-def test_what_comes_unasked_is_nobody_s_answer() -> None:
-    """An answer that comes while the connection is idle ends it, and is given to no request."""
+def test_an_unexpected_response_is_discarded() -> None:
+    """A response that arrives while the connection is idle closes it, and is given to no request."""
     with FaultyServer(answer(body=b"first"), answer(body=b"second")) as server:
         client = Client(server.endpoint(), None, QUICK)
         assert client.call("GET", "/").body == b"first"
@@ -165,15 +165,15 @@ def test_what_comes_unasked_is_nobody_s_answer() -> None:
         assert [seen.connection for seen in server.seen] == [0, 1]
 
 
-def test_an_interim_answer_is_passed_over() -> None:
-    """100 and 103 come before the answer and are none."""
+def test_an_interim_response_is_skipped() -> None:
+    """100 and 103 come before the response."""
     data = b"HTTP/1.1 103 Early\r\nLink: <x>\r\n\r\nHTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}"
     with FaultyServer(raw(data)) as server:
         assert get(server.endpoint()) == b"{}"
 
 
-def test_chunks_are_put_together() -> None:
-    """With extensions and trailers; nothing of them is in the body."""
+def test_chunks_are_joined() -> None:
+    """With extensions and trailers, which are not in the body."""
     head = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = b"3;a=b\r\nabc\r\n00A\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
     with FaultyServer(raw(head + chunks, then_close=False)) as server:
@@ -186,10 +186,10 @@ EARLY = b"HTTP/1.1 413 X\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_an_answer_before_the_request_is_whole_is_not_lost(
+def test_a_response_before_the_request_is_complete_is_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool
 ) -> None:
-    """A server that refuses a request half-way and resets the connection is heard: its answer came before the reset."""
+    """A server can refuse a request half-way and reset the connection: its response came before the reset."""
     issued = issue(tmp_path, "127.0.0.1") if tls else None
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
     with socket_server(issued, refuse_early(EARLY)) as endpoint:
@@ -201,8 +201,8 @@ def test_an_answer_before_the_request_is_whole_is_not_lost(
             channel.close()
 
 
-def test_half_an_answer_before_a_reset_is_none() -> None:
-    """What was cut off by the reset is never returned."""
+def test_half_a_response_before_a_reset_is_an_error() -> None:
+    """A response that the reset cut off is never returned."""
     with socket_server(None, refuse_early(EARLY[:-1])) as endpoint:
         channel = open_channel(endpoint, 2.0)
         with pytest.raises(TransportError):
@@ -210,8 +210,8 @@ def test_half_an_answer_before_a_reset_is_none() -> None:
         channel.close()
 
 
-def test_a_reset_without_an_answer_is_a_drop() -> None:
-    """A connection that ends while the request is sent, and says nothing, can be replaced by another."""
+def test_a_reset_without_a_response_is_a_drop() -> None:
+    """A connection that ends while the request is sent, without a response, can be replaced by another."""
     with socket_server(None, refuse_early(b"")) as endpoint:
         channel = open_channel(endpoint, 2.0)
         with pytest.raises(Dropped):
@@ -219,8 +219,8 @@ def test_a_reset_without_an_answer_is_a_drop() -> None:
         channel.close()
 
 
-def test_a_server_that_refuses_and_reads_no_more_is_heard() -> None:
-    """It leaves the request in the buffers and the connection open: its answer counts when the time is up."""
+def test_a_server_that_refuses_and_stops_reading_is_heard() -> None:
+    """It leaves the request in the buffers and the connection open: its response counts at the time-out."""
 
     def refuse(peer: socket.socket) -> None:
         peer.recv(100)
@@ -235,8 +235,8 @@ def test_a_server_that_refuses_and_reads_no_more_is_heard() -> None:
         channel.close()
 
 
-def test_a_connection_is_reusable_after_an_answer_only() -> None:
-    """Neither before the first exchange nor after one that failed."""
+def test_a_connection_is_reusable_only_after_a_response() -> None:
+    """Neither before the first exchange nor after a failed one."""
     with FaultyServer(answer(), raw(b"HTTP/1.1 200 X\r\n")) as server:
         channel = open_channel(server.endpoint(), 2.0)
         states = [channel.is_reusable]
@@ -248,8 +248,8 @@ def test_a_connection_is_reusable_after_an_answer_only() -> None:
         channel.close()
 
 
-def test_asking_whether_it_is_quiet_takes_no_time() -> None:
-    """It is asked before each request."""
+def test_checking_whether_it_is_quiet_takes_no_time() -> None:
+    """It is checked before each request."""
     with FaultyServer(answer()) as server:
         channel = open_channel(server.endpoint(), 2.0)
         took = []

@@ -39,7 +39,7 @@ def client_of(server: Any, limits: Any = QUICK, service: Any = "dynamodb", **opt
     return Client(server.endpoint(service), keys, limits, **options)
 
 
-def test_request_is_signed_and_answered() -> None:
+def test_request_is_signed_and_gets_its_response() -> None:
     """An operation is sent as JSON with its target, signed with the session's token, on a kept-alive connection."""
     with FaultyServer(answer(body=b'{"Item":{}}')) as server:
         client = client_of(server)
@@ -53,8 +53,8 @@ def test_request_is_signed_and_answered() -> None:
     assert {one.connection for one in server.seen} == {0}
 
 
-def test_object_is_fetched_as_s3_wants_it() -> None:
-    """S3 gets the body's hash in a header, the path as it is, and gives bytes and headers back."""
+def test_object_is_fetched_as_s3_requires() -> None:
+    """S3 gets the body's hash in a header, and the unchanged path; it returns bytes and headers."""
     with FaultyServer(answer(body=b"keys", headers=(("ETag", '"1"'),))) as server:
         response = client_of(server, service="s3").call("GET", object_path("b", "a b/k"), [("if-match", '"1"')])
     assert (response.body, response.header("etag")) == (b"keys", '"1"')
@@ -84,7 +84,7 @@ RETRIED = {
 
 @pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
 def test_fault_is_retried(fault: Any) -> None:
-    """One fault is never seen by the caller: the next try answers, and nothing short or damaged is ever returned."""
+    """The caller never sees a single fault: the next attempt succeeds, and nothing short or damaged is returned."""
     good = b'{"Item":{"n":1}}'
     with FaultyServer(fault, answer(body=good, headers=(("x-amz-crc32", str(zlib.crc32(good))),))) as server:
         assert client_of(server).send(GET_ITEM, b"{}") == good
@@ -93,7 +93,7 @@ def test_fault_is_retried(fault: Any) -> None:
 
 @pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED.keys())
 def test_lasting_fault_is_unavailable(fault: Any) -> None:
-    """A fault that stays is reported as what it is, after the tries that the limits allow and no more."""
+    """A lasting fault is reported with its kind, after as many attempts as the limits allow."""
     with FaultyServer(fault) as server:
         with pytest.raises(Unavailable) as caught:
             client_of(server, QUICK._replace(tries=2, attempt=0.1)).send(GET_ITEM, b"{}")
@@ -103,7 +103,7 @@ def test_lasting_fault_is_unavailable(fault: Any) -> None:
 
 
 def test_timeout_closes_the_connection() -> None:
-    """After a time-out the server sees the connection closed, and the late answer is discarded."""
+    """After a time-out the server sees the connection closed, and the late response is discarded."""
     with FaultyServer(late(0.3, answer(body=b"late")), answer(body=b"good")) as server:
         client = client_of(server, QUICK._replace(attempt=0.2))
         assert client.send(GET_ITEM, b"{}") == b"good"
@@ -113,7 +113,7 @@ def test_timeout_closes_the_connection() -> None:
 
 
 def test_unanswered_request_leaves_no_connection() -> None:
-    """A request that is given up leaves nothing open, neither here nor at the server."""
+    """A request that timed out leaves nothing open, neither here nor at the server."""
     with FaultyServer(silence) as server:
         with pytest.raises(Unavailable):
             client_of(server, QUICK._replace(tries=1, attempt=0.1)).send(GET_ITEM, b"{}")
@@ -121,7 +121,7 @@ def test_unanswered_request_leaves_no_connection() -> None:
 
 
 def test_connection_closed_while_idle_costs_one_silent_retry() -> None:
-    """A connection that died while idle is replaced at once, without a pause, even where only one try is allowed."""
+    """A connection that died while idle is replaced at once, without a pause, even if only one attempt is allowed."""
     pauses: list[float] = []
     with FaultyServer(then_closed(answer()), answer(body=b"second")) as server:
         client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
@@ -132,7 +132,7 @@ def test_connection_closed_while_idle_costs_one_silent_retry() -> None:
 
 
 def test_connection_reset_as_it_is_used_again_costs_one_silent_retry() -> None:
-    """The request that finds out that a kept connection is dead is sent again on a new one, at once."""
+    """A request that finds a kept connection dead is sent again on a new one, at once."""
     pauses: list[float] = []
     with FaultyServer(answer(), reset, answer(body=b"third")) as server:
         client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
@@ -143,7 +143,7 @@ def test_connection_reset_as_it_is_used_again_costs_one_silent_retry() -> None:
 
 
 def test_only_one_retry_is_free() -> None:
-    """A reset on a new connection counts as a try, so that a dead service is given up."""
+    """A reset on a new connection counts as an attempt, so that a dead service is given up."""
     with FaultyServer(answer(), reset) as server:
         client = client_of(server, QUICK._replace(tries=1))
         client.send(GET_ITEM, b"{}")
@@ -153,7 +153,7 @@ def test_only_one_retry_is_free() -> None:
 
 
 def test_connection_that_was_idle_for_long_is_not_used() -> None:
-    """After minutes of idleness (a frozen Lambda) a flow may be gone without a word: a new connection is made."""
+    """After minutes of idleness (a frozen Lambda) a connection can be dropped silently: a new one is made."""
     now = [0.0]
     with FaultyServer(answer()) as server:
         client = client_of(server, clock=lambda: now[0])
@@ -167,7 +167,7 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
     [(0.0, True), (DEFAULTS.idle - 0.01, True), (DEFAULTS.idle, False), (-0.01, False), (-1e6, False)],
 )
 def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: bool) -> None:
-    """From the end of the last answer on, by the wall's clock; one that went back is not trusted."""
+    """From the end of the last response on, by the wall clock; one that went back is not trusted."""
     now = [1e6]
     with FaultyServer(answer()) as server:
         client = client_of(server, clock=lambda: now[0])
@@ -180,7 +180,7 @@ def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: 
 
 
 def send_at_once(client: Client, calls: int) -> None:
-    """Send on several threads, and wait for all of them."""
+    """Send on several threads, and wait for all."""
     threads = [threading.Thread(target=client.send, args=(GET_ITEM, b"{}")) for _ in range(calls)]
     for thread in threads:
         thread.start()
@@ -189,7 +189,7 @@ def send_at_once(client: Client, calls: int) -> None:
 
 
 def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
-    """Calls at once on several threads never share one; later calls use the newest of those that are idle."""
+    """Concurrent calls on several threads never share one; later calls use the newest idle one."""
     with FaultyServer(late(0.1, answer())) as server:
         client = client_of(server, QUICK._replace(attempt=5.0))
         send_at_once(client, 3)
@@ -203,8 +203,8 @@ def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
         assert len(server.peers) == 4
 
 
-def test_the_connection_that_was_used_last_is_used_next() -> None:
-    """It is the one that is least likely to have been dropped; the others can become too old together."""
+def test_the_most_recent_connection_is_used_next() -> None:
+    """It is the least likely to have been dropped; the others can become too old together."""
     with FaultyServer(late(0.3, answer()), answer()) as server:
         client = client_of(server)
         slow = threading.Thread(target=client.call, args=("GET", "/slow"))
@@ -218,7 +218,7 @@ def test_the_connection_that_was_used_last_is_used_next() -> None:
 
 
 def test_one_dead_connection_closes_the_other_idle_ones() -> None:
-    """They ended with it, e.g. while a Lambda was frozen: the retry is on a new one, and costs no other look."""
+    """They died together, e.g. while a Lambda was frozen: the retry uses a new one without trying the others."""
     with FaultyServer(late(0.1, answer())) as server:
         client = client_of(server, QUICK._replace(attempt=5.0))
         send_at_once(client, 3)
@@ -230,7 +230,7 @@ def test_one_dead_connection_closes_the_other_idle_ones() -> None:
 
 
 def test_a_client_with_one_idle_connection_closes_it() -> None:
-    """And stays usable."""
+    """The client stays usable."""
     with FaultyServer(answer()) as server:
         client = client_of(server)
         client.send(GET_ITEM, b"{}")
@@ -241,7 +241,7 @@ def test_a_client_with_one_idle_connection_closes_it() -> None:
 
 
 def test_pauses_follow_the_backoff_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each failure doubles the bound up to the cap; no pause follows the last try, or passes the end of the budget."""
+    """Each failure doubles the bound up to the cap; no pause follows the last attempt, or exceeds the budget."""
     monkeypatch.setattr("wire.client.draw", lambda: 0.5)
     pauses: list[float] = []
     with FaultyServer(answer(500)) as server:
@@ -258,14 +258,14 @@ def test_pauses_follow_the_backoff_within_the_budget(monkeypatch: pytest.MonkeyP
 
 
 def test_the_default_limits() -> None:
-    """A change of one is deliberate: it changes this line too."""
+    """A change is deliberate: it must change this line, too."""
     expected = (1.0, 2.0, 6.0, 4, 0.025, 1.0, 16 * 1024 * 1024, 240.0)
     assert tuple(DEFAULTS) == expected
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304), ("GET", 204)])
-def test_a_connection_is_kept_after_an_answer_without_a_body(method: str, status: int) -> None:
-    """Its length is that of a body which does not come."""
+def test_a_connection_is_kept_after_a_response_without_a_body(method: str, status: int) -> None:
+    """Its length is that of a body which is not sent."""
     bare = raw(f"HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\n".encode(), then_close=False)
     with FaultyServer(bare, answer(body=b"next")) as server:
         client = client_of(server)
@@ -275,7 +275,7 @@ def test_a_connection_is_kept_after_an_answer_without_a_body(method: str, status
 
 
 def test_refusal_is_not_retried() -> None:
-    """What AWS refuses it refuses again: one request, and its code and message for the caller."""
+    """A refused request would be refused again: one request, and AWS's code and message for the caller."""
     with FaultyServer(error("AccessDeniedException")) as server:
         with pytest.raises(Refused) as caught:
             client_of(server).send(GET_ITEM, b"{}")
@@ -283,8 +283,8 @@ def test_refusal_is_not_retried() -> None:
     assert (caught.value.status, caught.value.code, caught.value.message) == (400, "AccessDeniedException", "because")
 
 
-def test_refused_connection_is_kept() -> None:
-    """A 4xx is a whole answer: its connection serves the next request."""
+def test_connection_is_kept_after_a_refusal() -> None:
+    """A 4xx is a complete response: its connection is used for the next request."""
     with FaultyServer(error("ValidationException"), answer()) as server:
         client = client_of(server)
         with pytest.raises(Refused):
@@ -293,8 +293,8 @@ def test_refused_connection_is_kept() -> None:
         assert [seen.connection for seen in server.seen] == [0, 0]
 
 
-def test_answer_past_the_limit_is_not_read_to_its_end() -> None:
-    """An answer larger than allowed is an error of its own, not retried, and its connection is closed."""
+def test_response_over_the_limit_is_not_read_to_its_end() -> None:
+    """A response larger than allowed is a separate error, not retried, and its connection is closed."""
     with FaultyServer(answer(body=b"x" * 300_000)) as server:
         with pytest.raises(TooLarge):
             client_of(server, QUICK._replace(largest=100_000)).send(GET_ITEM, b"{}")
@@ -302,21 +302,21 @@ def test_answer_past_the_limit_is_not_read_to_its_end() -> None:
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_answer_past_the_limit_ends_where_it_passes_it() -> None:
+def test_response_over_the_limit_ends_at_the_limit() -> None:
     """What comes after the limit is not waited for."""
     with FaultyServer(drip) as server, pytest.raises(TooLarge):
         client_of(server, QUICK._replace(largest=5, attempt=5.0, tries=1)).send(GET_ITEM, b"{}")
 
 
-def test_large_answer_within_the_limit_is_whole() -> None:
-    """A megabyte in many pieces arrives as it was sent."""
+def test_large_response_within_the_limit_is_complete() -> None:
+    """A megabyte in many pieces arrives unchanged."""
     body = bytes(range(256)) * 4096
     with FaultyServer(answer(body=body)) as server:
         assert client_of(server, QUICK._replace(attempt=5.0)).send(GET_ITEM, b"{}") == body
 
 
 def test_budget_bounds_the_whole_call() -> None:
-    """Retries end with the call's budget, however many tries are left."""
+    """Retries end with the call's budget, however many attempts are left."""
     with FaultyServer(silence) as server:
         began = time.monotonic()
         with pytest.raises(Unavailable):
@@ -324,7 +324,7 @@ def test_budget_bounds_the_whole_call() -> None:
         assert time.monotonic() - began < 2
 
 
-def test_nobody_listening_is_unavailable() -> None:
+def test_endpoint_without_a_listener_is_unavailable() -> None:
     """A refused connection is retried and then reported with the endpoint's name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -333,8 +333,8 @@ def test_nobody_listening_is_unavailable() -> None:
         client.send(GET_ITEM, b"{}")
 
 
-def test_tls_handshake_that_stalls_is_given_up() -> None:
-    """The connect time-out covers the handshake: a server that says nothing in it is left in time."""
+def test_tls_handshake_that_stalls_times_out() -> None:
+    """The connect time-out includes the handshake: a server that sends nothing in it is given up in time."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
         began = time.monotonic()
@@ -344,7 +344,7 @@ def test_tls_handshake_that_stalls_is_given_up() -> None:
 
 
 def test_missing_credentials_are_unavailable() -> None:
-    """Credentials that cannot be had are reported as such, and no request leaves unsigned."""
+    """If credentials cannot be found, this is reported, and no request is sent unsigned."""
 
     def fail() -> Credentials:
         raise NoCredentials("the container's endpoint is away")

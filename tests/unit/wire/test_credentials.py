@@ -1,4 +1,4 @@
-"""Where credentials come from, and that they are refreshed while requests go on."""
+"""Where credentials come from, and that they are refreshed between requests."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ SET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_P
 
 
 class Container(BaseHTTPRequestHandler):
-    """A container's credentials endpoint: each answer has another key and expires after some seconds."""
+    """A container's credentials endpoint: each response has another key and expires after some seconds."""
 
     lives: ClassVar[list[float]] = []
     tokens: ClassVar[list[str | None]] = []
@@ -69,7 +69,7 @@ def keys_used(server: Any) -> Any:
 
 
 def test_environment_gives_its_credentials_and_token() -> None:
-    """Keys in the environment are used as they are, with the session token when there is one."""
+    """Keys in the environment are used unchanged, with the session token if there is one."""
     env = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
     with FaultyServer() as server:
         Client(server.endpoint(), find_source(env)).send("T.GetItem", b"{}")
@@ -80,7 +80,7 @@ def test_environment_gives_its_credentials_and_token() -> None:
 
 
 def test_container_credentials_are_fetched_and_kept(container: Any) -> None:
-    """Without keys in the environment those of the container are fetched, once for many requests."""
+    """Without keys in the environment, the container's are fetched, once for many requests."""
     container.lives[:] = [3600, 3600]
     with FaultyServer() as server:
         client = Client(server.endpoint(), find_source({}))
@@ -91,7 +91,7 @@ def test_container_credentials_are_fetched_and_kept(container: Any) -> None:
 
 
 def test_credentials_that_expire_are_refreshed(container: Any) -> None:
-    """When credentials end while requests go on, the next request is signed with new ones."""
+    """If credentials expire between requests, the next request is signed with new ones."""
     container.lives[:] = [0, 3600, 3600]
     with FaultyServer() as server:
         client = Client(server.endpoint(), find_source({}))
@@ -103,7 +103,7 @@ def test_credentials_that_expire_are_refreshed(container: Any) -> None:
 
 @pytest.mark.parametrize("there", [True, False], ids=["nothing found", "without boto3"])
 def test_no_credentials_anywhere_are_unavailable(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in the environment or a profile, or no boto3 to look there: the request is not sent, and it says so."""
+    """Nothing in the environment or a profile, or no boto3 to look there: the request is not sent, with the reason."""
     for name in SET:
         monkeypatch.delenv(name, raising=False)
     for name, value in AWAY.items():

@@ -1,4 +1,4 @@
-"""The time limit of a unit of work: nested, per thread, and at an end with its block."""
+"""The time limit of a unit of work: nested, per thread, and only within its block."""
 
 import math
 import threading
@@ -17,7 +17,7 @@ PATIENT = Limits(attempt=5.0, budget=5.0, tries=100, base=0.001)
 
 
 def test_an_inner_limit_only_shortens() -> None:
-    """The earlier end holds, and each block restores what was before it, also after an error."""
+    """The earlier end applies, and each block restores the limit before it, also after an error."""
     assert deadline() == math.inf
     with time_limit(10):
         outer = deadline()
@@ -32,7 +32,7 @@ def test_an_inner_limit_only_shortens() -> None:
 
 
 def test_each_thread_has_its_own() -> None:
-    """A request on one thread does not shorten that on another."""
+    """A request on one thread does not affect the limit on another."""
     found: list[float] = []
     with time_limit(1):
         thread = threading.Thread(target=lambda: found.append(deadline()))
@@ -43,7 +43,7 @@ def test_each_thread_has_its_own() -> None:
 
 @pytest.mark.parametrize("behaviour", [silence, late(0.06, answers(500))], ids=["one call", "retries"])
 def test_calls_end_with_the_limit(behaviour: object) -> None:
-    """A call that has begun, its retries, and the calls after it, which are not sent."""
+    """A running call, its retries, and later calls, which are not sent."""
     with FaultyServer(behaviour) as server, time_limit(0.2):  # type: ignore[arg-type]
         client = Client(server.endpoint(), None, PATIENT)
         began = time.monotonic()

@@ -36,19 +36,19 @@ RESOLVED = [
 
 @pytest.mark.parametrize(("env", "service", "region", "expected"), RESOLVED)
 def test_endpoint_follows_the_environment(env: Any, service: Any, region: Any, expected: Any) -> None:
-    """The service's own variable wins over the common one; the port shows where it is not the scheme's."""
+    """The service's own variable takes precedence over the common one; the port is shown unless it is the default."""
     endpoint = resolve(service, region, env)
     assert (endpoint.tls, endpoint.authority, endpoint.prefix) == expected
     assert (endpoint.service, endpoint.region) == (service, region)
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "host:80", "https://", ""])
-def test_what_is_no_http_url_is_refused(url: Any) -> None:
-    """A URL that no request could go to is an error that names the service."""
+def test_anything_but_an_http_url_is_refused(url: Any) -> None:
+    """A URL to which no request could be sent is an error that names the service."""
     with pytest.raises(ValueError, match="dynamodb"):
         parse_endpoint(url, "dynamodb", "eu-west-1")
 
 
 def test_object_path_is_encoded_as_s3_signs_it() -> None:
-    """Slashes and unreserved characters stay, everything else is percent-encoded once."""
+    """Slashes and unreserved characters are kept, everything else is percent-encoded once."""
     assert object_path("b", "a/x=1/ä b~+%.jwks") == "/b/a/x%3D1/%C3%A4%20b~%2B%25.jwks"

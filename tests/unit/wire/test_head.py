@@ -1,4 +1,4 @@
-"""What the head of an answer says of its body and its connection."""
+"""What the head of a response says about its body and its connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADS: tuple[tuple[str, str, int, list[str], tuple[int | None, bool, bool]], ...
     ("POST", "1.1", 200, ["content-length: 5"], (5, False, True)),
     ("POST", "1.1", 200, ["CONTENT-LENGTH:5"], (5, False, True)),
     ("POST", "1.1", 200, ["Content-Length: \t5 \t"], (5, False, True)),
-    ("POST", "1.1", 200, [LENGTH, LENGTH], (5, False, True)),  # the same length twice is one
+    ("POST", "1.1", 200, [LENGTH, LENGTH], (5, False, True)),  # the same length twice counts once
     ("POST", "1.1", 200, ["Content-Length: 0"], (0, False, True)),
     ("POST", "1.1", 200, [CHUNKED], (None, True, True)),
     ("POST", "1.1", 200, ["TRANSFER-ENCODING: Chunked"], (None, True, True)),
@@ -23,7 +23,7 @@ HEADS: tuple[tuple[str, str, int, list[str], tuple[int | None, bool, bool]], ...
     ("GET", "1.1", 404, [LENGTH], (5, False, True)),
     ("GET", "1.1", 599, [LENGTH], (5, False, True)),
     ("GET", "1.1", 100, [], (None, False, True)),
-    # without a body, whatever the headers say of the one that a GET or another status would have (RFC 9112 section 6.3)
+    # no body, whatever the headers say about the one that a GET or another status would have (RFC 9112 section 6.3)
     ("HEAD", "1.1", 200, [LENGTH], (0, False, True)),
     ("HEAD", "1.1", 200, [CHUNKED], (0, False, True)),
     ("GET", "1.1", 204, [LENGTH], (0, False, True)),
@@ -33,7 +33,7 @@ HEADS: tuple[tuple[str, str, int, list[str], tuple[int | None, bool, bool]], ...
     ("GET", "1.1", 203, [LENGTH], (5, False, True)),
     ("GET", "1.1", 205, [LENGTH], (5, False, True)),
     ("GET", "1.1", 303, [LENGTH], (5, False, True)),
-    ("head", "1.1", 200, [LENGTH], (5, False, True)),  # methods have a case
+    ("head", "1.1", 200, [LENGTH], (5, False, True)),  # methods are case-sensitive
     # the connection
     ("POST", "1.0", 200, [LENGTH], (5, False, False)),
     ("POST", "1.0", 200, [LENGTH, "Connection: keep-alive"], (5, False, False)),
@@ -60,8 +60,8 @@ def test_head(
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
 @pytest.mark.parametrize("header", [LENGTH, CHUNKED])
-def test_no_body_is_waited_for_where_there_is_none(method: str, status: int, header: str) -> None:
-    """The answer ends with its head, and what follows it is the next one's business."""
+def test_no_body_is_waited_for_if_there_is_none(method: str, status: int, header: str) -> None:
+    """The response ends with its head; bytes after it do not belong to it."""
     head = f"HTTP/1.1 {status} X\r\n{header}\r\n\r\n".encode()
     parser = ResponseParser(method, 100)
     assert parser.feed(head)
@@ -102,8 +102,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("header", REFUSED.values(), ids=REFUSED.keys())
-def test_a_head_with_two_meanings_is_refused(header: str) -> None:
-    """A body that ends elsewhere for another parser would be the next request's answer."""
+def test_an_ambiguous_head_is_refused(header: str) -> None:
+    """If the body ended elsewhere for another parser, the rest would be the response to the next request."""
     with pytest.raises(TransportError):
         parse_head(f"HTTP/1.1 200 X\r\n{header}".encode(), "POST")
 
@@ -131,7 +131,7 @@ LINES = {
 
 @pytest.mark.parametrize(("line", "status"), LINES.items())
 def test_status_line(line: str, status: int | None) -> None:
-    """RFC 9112 section 4: version, three digits, and a reason that may be empty."""
+    """RFC 9112 section 4: version, three digits, and a reason that can be empty."""
     if status is None:
         with pytest.raises(TransportError):
             parse_head(line.encode("latin-1"), "GET")
@@ -164,7 +164,7 @@ def _fed(*pieces: bytes, largest: int = 10) -> ResponseParser:
 
 
 def test_sizes_at_their_bounds() -> None:
-    """A body, a head and a chunk's line of the largest size are taken, and nothing larger."""
+    """A body, a head and a chunk's line of the largest size are accepted, and nothing larger."""
     head = b"HTTP/1.1 200 X\r\n"
     assert _fed(head + b"Content-Length: 10\r\n\r\n", b"0123456789").response.body == b"0123456789"
     with pytest.raises(TooLarge, match="larger than 10 bytes"):
@@ -187,8 +187,8 @@ def test_sizes_at_their_bounds() -> None:
                     parser.feed(line)
 
 
-def test_trailers_are_no_part_of_the_body_and_have_a_bound() -> None:
-    """They end with an empty line, and nothing of them is kept."""
+def test_trailers_are_not_part_of_the_body_and_have_a_bound() -> None:
+    """They end with an empty line, and are discarded."""
     chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
     parser = _fed(chunked + b"2\r\nab\r\n0\r\nA: 1\r\n", b"B: 2\r\n\r\n")
     assert (parser.response.body, parser.keeps_open) == (b"ab", True)
@@ -197,8 +197,8 @@ def test_trailers_are_no_part_of_the_body_and_have_a_bound() -> None:
         ResponseParser("GET", 10).feed(chunked + b"0\r\n" + b"x" * (MAX_HEAD + 1))
 
 
-def test_an_answer_has_begun_with_its_first_byte() -> None:
-    """Which decides whether a connection was dropped while idle, or the answer is cut off."""
+def test_a_response_has_begun_with_its_first_byte() -> None:
+    """This decides whether a connection was dropped while idle, or the response is cut off."""
     parser = ResponseParser("GET", 10)
     assert not parser.has_begun
     assert not parser.feed(b"H")

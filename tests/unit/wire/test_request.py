@@ -22,8 +22,8 @@ HOSTS = (
 
 
 @pytest.mark.parametrize(("endpoint", "host"), HOSTS)
-def test_host_has_its_port_unless_it_is_the_schemes(endpoint: Endpoint, host: str) -> None:
-    """As it is sent, and as it is signed: a service computes the signature from what it receives."""
+def test_host_has_its_port_unless_it_is_the_default(endpoint: Endpoint, host: str) -> None:
+    """It is sent and signed in the same form: a service computes the signature from what it receives."""
     signed = RequestBuilder(endpoint, lambda: Credentials("AKIDEXAMPLE", "secret")).build("GET", "/", [], b"")
     lines = signed.decode().split("\r\n")
     assert lines[1] == f"host: {host}"
@@ -46,11 +46,11 @@ BUILT: tuple[tuple[str, str, list[tuple[str, str]], bytes, bytes], ...] = (
 def test_request_is_these_bytes(
     method: str, path: str, headers: list[tuple[str, str]], body: bytes, expected: bytes
 ) -> None:
-    """Unsigned: the endpoint's prefix, host, the caller's headers, and a length wherever a body could be."""
+    """Unsigned: the endpoint's prefix, host, the caller's headers, and a length if there can be a body."""
     assert RequestBuilder(PLAIN, None).build(method, path, headers, body) == expected
 
 
-def test_operations_of_dynamodb_and_others_have_their_json() -> None:
+def test_operations_have_the_json_version_of_their_service() -> None:
     """DynamoDB has version 1.0, SSM and SQS have 1.1."""
     assert operation_headers("dynamodb", "T.Get") == (
         ("content-type", "application/x-amz-json-1.0"),

@@ -1,4 +1,4 @@
-"""What an answer means."""
+"""How responses are classified."""
 
 import zlib
 from typing import Any
@@ -11,7 +11,7 @@ from wire.response import Response, check_whole, parse_error, parse_failure
 JSON = '{"__type":"com.amazonaws.dynamodb.v20120810#%s","message":"why"}'
 XML = "<?xml version='1.0'?><Error><Code>%s</Code><Message>why</Message></Error>"
 MEANINGS = [
-    # status, body, what it is
+    # status, body, class
     (200, "{}", None),
     (304, "", None),
     (301, XML % "PermanentRedirect", Refused),
@@ -32,14 +32,14 @@ MEANINGS = [
 
 
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS)
-def test_answer_is_good_throttled_unavailable_or_refused(status: Any, body: Any, meaning: Any) -> None:
-    """Every answer has one meaning, whatever status a service gives its throttling."""
+def test_response_is_good_throttled_unavailable_or_refused(status: Any, body: Any, meaning: Any) -> None:
+    """Every response has one class, whatever status a service uses for throttling."""
     failure = parse_failure(Response(status, [], body.encode()))
     assert type(failure) is (meaning or type(None))
 
 
 SEVERAL = [
-    # the codes that a retry can help with, whatever the status, and those next to them that it can't
+    # codes for which a retry can help, whatever the status, and similar ones for which it can't
     (Throttled, "BandwidthLimitExceeded ProvisionedThroughputExceededException RequestLimitExceeded RequestThrottled"),
     (Throttled, "RequestThrottledException SlowDown Throttling ThrottlingException ThrottledException"),
     (Throttled, "TooManyRequestsException"),
@@ -51,8 +51,8 @@ SEVERAL = [
 
 @pytest.mark.parametrize("form", [JSON, XML])
 @pytest.mark.parametrize(("kind", "codes"), SEVERAL)
-def test_each_code_has_one_meaning(kind: Any, codes: str, form: str) -> None:
-    """In JSON and in XML; its message shows status, code and the service's own words."""
+def test_each_code_has_one_class(kind: Any, codes: str, form: str) -> None:
+    """In JSON and in XML; its message has status, code and the service's own words."""
     for code in codes.split():
         failure = parse_failure(Response(400, [], (form % code).encode()))
         assert type(failure) is kind
@@ -65,8 +65,8 @@ STATUSES = [(200, None), (299, None), (300, Refused), (303, Refused), (304, None
 
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES)
-def test_each_status_has_one_meaning(status: int, kind: Any) -> None:
-    """Where there is no code."""
+def test_each_status_has_one_class(status: int, kind: Any) -> None:
+    """If there is no code."""
     assert type(parse_failure(Response(status, [], b""))) is (kind or type(None))
 
 
@@ -88,12 +88,12 @@ ERRORS = [
 
 @pytest.mark.parametrize(("body", "headers", "expected"), ERRORS)
 def test_code_and_message_are_found(body: Any, headers: Any, expected: Any) -> None:
-    """Code and message come from JSON, XML or the header; what is neither gives empty ones and no exception."""
+    """Code and message come from JSON, XML or the header; otherwise they are empty, without an exception."""
     assert parse_error(Response(400, headers, body)) == expected
 
 
 def test_refusal_shows_status_code_and_message() -> None:
-    """A refusal has AWS's own words, for the operator."""
+    """The error has AWS's own words, for the operator."""
     failure = parse_failure(Response(400, [], (JSON % "ResourceNotFoundException").encode()))
     assert isinstance(failure, Refused)
     assert (failure.status, failure.code, failure.message) == (400, "ResourceNotFoundException", "why")
@@ -117,13 +117,13 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("method", "status", "headers"), WHOLE)
-def test_whole_answer_passes(method: Any, status: Any, headers: Any) -> None:
-    """An answer with a length and the right checksum, or one that has no body by definition, is whole."""
+def test_complete_response_passes(method: Any, status: Any, headers: Any) -> None:
+    """A response with a length and the right checksum, or one that has no body by definition, is complete."""
     check_whole(Response(status, headers, BODY), method)
 
 
 @pytest.mark.parametrize(("method", "status", "headers"), DAMAGED)
-def test_damaged_answer_is_an_error(method: Any, status: Any, headers: Any) -> None:
-    """Without a length it is unknown whether the body is complete; a wrong checksum says that it is not."""
+def test_damaged_response_is_an_error(method: Any, status: Any, headers: Any) -> None:
+    """Without a length it is unknown whether the body is complete; a wrong checksum shows that it is damaged."""
     with pytest.raises(TransportError):
         check_whole(Response(status, headers, BODY), method)

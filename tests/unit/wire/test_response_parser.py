@@ -1,4 +1,4 @@
-"""An answer means the same however the network chops it, and what two parsers could read differently is refused."""
+"""A response means the same however the network splits it; ambiguous ones are refused."""
 
 import contextlib
 
@@ -38,7 +38,7 @@ DAMAGED = {
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 @given(cuts=st.lists(st.integers(0, 200)))
 def test_pieces_do_not_matter(data: bytes, cuts: list[int]) -> None:
-    """Fed at once, byte by byte or anyhow, the answer is whole with its last byte, not before, and the same."""
+    """Fed at once, byte by byte or in any pieces, the response is complete with its last byte, and always the same."""
     parser = ResponseParser("POST", 1000)
     places = sorted({cut for cut in cuts if cut < len(data)} - {0})
     pieces = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
@@ -48,21 +48,21 @@ def test_pieces_do_not_matter(data: bytes, cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-def test_damaged_answer_is_refused(data: bytes) -> None:
-    """What is no clear answer of HTTP/1.1 is an error of the transport."""
+def test_invalid_response_is_refused(data: bytes) -> None:
+    """A response that is not unambiguous HTTP/1.1 is an error of the transport."""
     with pytest.raises(TransportError):
         ResponseParser("POST", 1000).feed(data)
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n"])
-def test_large_answer_is_refused_before_it_comes(head: bytes) -> None:
-    """The body is not received to learn that it is too large."""
+def test_large_response_is_refused_before_it_is_received(head: bytes) -> None:
+    """The body is not received to find that it is too large."""
     with pytest.raises(TooLarge):
         ResponseParser("POST", 1000).feed(b"HTTP/1.1 200 OK\r\n" + head)
 
 
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
-def test_what_follows_an_answer_ends_the_connection(more: bytes) -> None:
+def test_bytes_after_a_response_end_the_connection(more: bytes) -> None:
     """Bytes that belong to no request would be taken for the next response."""
     parser = ResponseParser("POST", 1000)
     assert parser.feed(WHOLE["length"] + more)
@@ -70,8 +70,8 @@ def test_what_follows_an_answer_ends_the_connection(more: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_nothing_else_is_raised(noise: bytes) -> None:
-    """Whatever comes, it is an answer, the beginning of one, or an error of ours."""
+def test_no_other_error_is_raised(noise: bytes) -> None:
+    """Any bytes are a response, the beginning of one, or one of our errors."""
     for data in (noise, b"HTTP/1.1 200 OK\r\n" + noise, WHOLE["chunks"][:60] + noise):
         with contextlib.suppress(TransportError, TooLarge):
             ResponseParser("GET", 1000).feed(data)

@@ -25,7 +25,7 @@ NOWS = st.floats(1.6e9, 2.0e9)
 def sign_with_botocore(
     service: str, method: str, target: str, headers: Any, body: bytes, keys: Credentials, monkeypatch: Any, now: float
 ) -> str:
-    """Return what botocore would put into Authorization."""
+    """Return the Authorization that botocore would send."""
     sent = {name: value for name, value in headers if name != "host"}
     request = AWSRequest(method, f"https://{HOST}{target}", sent, body)
     boto = BotoCredentials(keys.access_key_id, keys.secret, keys.token)
@@ -57,7 +57,7 @@ def check(service: str, method: str, target: str, extra: Any, body: bytes, keys:
 
 @given(st.binary(max_size=200), VALUES, KEYS, NOWS)
 def test_operations_are_signed_as_botocore_signs_them(body: bytes, value: str, keys: Credentials, now: float) -> None:
-    """A JSON operation, whatever its body, headers, credentials and time."""
+    """A JSON operation, with any body, headers, credentials and time."""
     extra = [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", value)]
     check("dynamodb", "POST", "/", extra, body, keys, now)
 
@@ -71,7 +71,7 @@ def test_objects_are_signed_as_botocore_signs_them(object_key: str, keys: Creden
 
 
 def test_signing_key_follows_day_and_secret() -> None:
-    """One signer goes from a day to the next, and from credentials to their successors."""
+    """One signer works across days and changes of credentials."""
     signer = Signer("dynamodb", "eu-west-1")
     for secret in ("one", "two", "one"):
         for now in (1.7e9, 1.7e9 + 86400, 1.7e9):

@@ -1,4 +1,4 @@
-"""The pool for many requests in flight, against a server that misbehaves."""
+"""The pool for many concurrent requests, against a server that misbehaves."""
 
 import socket
 import threading
@@ -37,7 +37,7 @@ def transport_to(server: Any, **options: Any) -> Any:
 
 
 def collect(transport: Any, count: int, patience: float = 5.0) -> Any:
-    """Wait for `count` reports; every handle must come once."""
+    """Wait for `count` reports; every handle must occur once."""
     answers: dict[Any, Any] = {}
     ends = time.monotonic() + patience
     while len(answers) < count and time.monotonic() < ends:
@@ -49,7 +49,7 @@ def collect(transport: Any, count: int, patience: float = 5.0) -> Any:
 
 
 def test_many_requests_are_in_flight_at_once() -> None:
-    """Eight slow answers take as long as one, each on a connection of its own, and each handle gets its own answer."""
+    """Eight slow responses take as long as one, each on its own connection, and each handle gets its own response."""
     with FaultyServer(late(0.2, answer())) as server:
         transport = transport_to(server, connections=8, timeout=5)
         began = time.monotonic()
@@ -65,7 +65,7 @@ def test_many_requests_are_in_flight_at_once() -> None:
 
 
 def test_requests_beyond_the_pool_wait_for_a_connection() -> None:
-    """More requests than connections are all answered, over no more connections than there may be."""
+    """More requests than connections all get a response, over no more connections than allowed."""
     with FaultyServer(answer()) as server:
         transport = transport_to(server, connections=3)
         for n in range(50):
@@ -90,8 +90,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "message"), FAULTS.values(), ids=FAULTS.keys())
-def test_fault_is_reported_and_the_pool_goes_on(fault: Any, message: str) -> None:
-    """A request without a whole answer is reported as such, once, in time; the next one has a new connection."""
+def test_fault_is_reported_and_the_pool_continues(fault: Any, message: str) -> None:
+    """A request without a complete response is reported once, in time; the next one has a new connection."""
     with FaultyServer(fault, answer()) as server:
         transport = transport_to(server, connections=1, largest=4000, timeout=0.2)
         bad = transport.send(TARGET, b"1")
@@ -107,8 +107,8 @@ def test_fault_is_reported_and_the_pool_goes_on(fault: Any, message: str) -> Non
         assert transport.wait(0.05) == []
 
 
-def test_the_largest_answer_of_dynamodb_is_taken() -> None:
-    """16 MB of items, and up to as much again that JSON adds to them."""
+def test_the_largest_response_of_dynamodb_is_accepted() -> None:
+    """16 MB of items, and JSON's overhead of up to as much again."""
     with FaultyServer(answer(body=b"x" * (32 << 20))) as server:
         transport = transport_to(server, connections=1)
         transport.send(TARGET, b"1")
@@ -116,8 +116,8 @@ def test_the_largest_answer_of_dynamodb_is_taken() -> None:
         assert (response.status, len(response.body)) == (200, 32 << 20)
 
 
-def test_error_of_the_service_is_an_answer() -> None:
-    """What the service says, of whatever status, is given on as it is, and the connection is kept."""
+def test_error_of_the_service_is_a_response() -> None:
+    """Whatever its status, it is passed on unchanged, and the connection is kept."""
     with FaultyServer(error("ThrottlingException"), answer(503, b"")) as server:
         transport = transport_to(server, connections=1)
         transport.send(TARGET, b"1")
@@ -128,12 +128,12 @@ def test_error_of_the_service_is_an_answer() -> None:
 
 
 def test_timeout_does_not_wait_for_the_others() -> None:
-    """One request that gets no answer is given up in time, while others on other connections go on and on."""
+    """A request without a response times out, while others on other connections continue."""
     with FaultyServer(silence, answer()) as server:
         transport = transport_to(server, connections=2, timeout=0.2)
         stuck = transport.send(TARGET, b"stuck")
         began = time.monotonic()
-        while not server.seen:  # the server is silent on the request that comes first
+        while not server.seen:  # the server does not respond to the first request
             assert transport.wait(0.01) == []
             assert time.monotonic() - began < 3.0
         while True:
@@ -146,7 +146,7 @@ def test_timeout_does_not_wait_for_the_others() -> None:
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_connecting_and_answering_have_their_own_time() -> None:
+def test_connecting_and_responding_have_separate_times() -> None:
     """A request's time-out starts when it is sent; the time to connect neither shortens nor prolongs it."""
     with FaultyServer(late(0.4, answer()), silence) as server:
         transport = transport_to(server, connections=1, connect_timeout=0.1, timeout=5)
@@ -159,7 +159,7 @@ def test_connecting_and_answering_have_their_own_time() -> None:
 
 
 def test_waiting_lasts_as_long_as_asked() -> None:
-    """While a request is in flight, looking for time-outs meanwhile does not end it early; an answer does."""
+    """While a request is in flight, checks for time-outs do not end the wait early; a response does."""
     with FaultyServer(silence, late(0.1, answer())) as server:
         transport = transport_to(server, connections=2, connect_timeout=0.08, timeout=60)
         transport.send(TARGET, b"1")
@@ -173,7 +173,7 @@ def test_waiting_lasts_as_long_as_asked() -> None:
 
 
 def test_waiting_takes_no_cpu() -> None:
-    """Time-outs are looked for at a quarter of the time to connect, and not all the time."""
+    """Time-outs are checked four times per connect time-out, and not continuously."""
     readings = 0
 
     def clock() -> float:
@@ -192,8 +192,8 @@ def test_waiting_takes_no_cpu() -> None:
         transport.close()
 
 
-def test_late_answer_reaches_nobody() -> None:
-    """An answer that comes after its time-out is not taken for that of a later request."""
+def test_late_response_reaches_nobody() -> None:
+    """A response after its time-out is not taken for that of a later request."""
     with FaultyServer(late(0.2, answer(body=b"late")), answer(body=b"good")) as server:
         transport = transport_to(server, connections=1, timeout=0.1)
         transport.send(TARGET, b"1")
@@ -205,7 +205,7 @@ def test_late_answer_reaches_nobody() -> None:
 
 
 def test_connection_closed_while_idle_is_replaced() -> None:
-    """A connection that the server closed between two requests costs the second one nothing but a new connection."""
+    """If the server closed a connection between two requests, the second one only needs a new connection."""
     with FaultyServer(then_closed(answer()), answer()) as server:
         transport = transport_to(server, connections=1)
         transport.send(TARGET, b"1")
@@ -215,8 +215,8 @@ def test_connection_closed_while_idle_is_replaced() -> None:
         assert collect(transport, 1)[second].status == 200
 
 
-def test_each_request_learns_that_nobody_listens() -> None:
-    """When no connection can be made, every request is reported, and none waits for ever."""
+def test_each_request_is_reported_if_nobody_listens() -> None:
+    """If no connection can be made, every request is reported, and none waits for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     transport = Transport(Endpoint("dynamodb", "x", "127.0.0.1", port, tls=False), lambda: KEYS, connections=2)
@@ -226,12 +226,12 @@ def test_each_request_learns_that_nobody_listens() -> None:
 
 
 def test_another_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one of a service's addresses refuses and another has no way to it, no request learns of either."""
+    """If one of a service's addresses refuses and another is unreachable, no request is affected."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refusing = listener.getsockname()
     with FaultyServer(answer()) as server:
         found = [
-            (socket.AF_INET, ("255.255.255.255", 1)),  # a broadcast address: refused by the system at once
+            (socket.AF_INET, ("255.255.255.255", 1)),  # a broadcast address, which the system refuses at once
             (socket.AF_INET, refusing),
             (socket.AF_INET, ("127.0.0.1", server.port)),
         ]
@@ -246,7 +246,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
 
 
 def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with several addresses gets as many connections at each, so that none of its hosts carries all."""
+    """A name with several addresses gets as many connections at each, so that no host carries all."""
     with ExitStack() as stack:
         servers = [stack.enter_context(FaultyServer(late(0.1, answer()), host=host)) for host in HOSTS]
         found = [(socket.AF_INET, server.address) for server in servers]
@@ -259,8 +259,8 @@ def test_connections_are_spread_over_the_addresses(monkeypatch: pytest.MonkeyPat
         transport.close()
 
 
-def test_an_address_that_does_not_answer_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that takes connections and answers nothing gets no more of them once a request has timed out there."""
+def test_an_address_that_does_not_respond_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that accepts connections but does not respond gets no new ones after a request has timed out there."""
     with ExitStack() as stack:
         silent = stack.enter_context(FaultyServer(silence, host=HOSTS[0]))
         good = [
@@ -280,8 +280,8 @@ def test_an_address_that_does_not_answer_is_avoided(monkeypatch: pytest.MonkeyPa
         assert len(silent.peers) == 1
 
 
-def test_stalled_tls_handshake_is_given_up() -> None:
-    """A server that says nothing in the handshake costs one connect time-out, and its request is reported."""
+def test_stalled_tls_handshake_times_out() -> None:
+    """A server that sends nothing in the handshake costs one connect time-out, and its request is reported."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
         transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=0.1)
@@ -290,7 +290,7 @@ def test_stalled_tls_handshake_is_given_up() -> None:
 
 
 def test_many_requests_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Handshakes, tickets and requests of many records go on side by side without waiting."""
+    """Handshakes, tickets and requests of many records run concurrently without blocking."""
     issued = issue(tmp_path, "127.0.0.1")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path))
     with tls_server(issued) as endpoint:
@@ -302,7 +302,7 @@ def test_many_requests_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
 def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another issuer, another host's certificate, an expired one: the request is reported, and why."""
+    """Another issuer, another host's certificate, an expired one: the request is reported, with the reason."""
     served, trusted = make(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(trusted.path))
     with tls_server(served) as endpoint:
@@ -312,7 +312,7 @@ def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypa
 
 
 def test_missing_credentials_are_reported() -> None:
-    """A request that can't be signed is reported, and nothing leaves unsigned."""
+    """A request that can't be signed is reported, and nothing is sent unsigned."""
 
     def fail() -> Credentials:
         raise NoCredentials("no credentials, they are away")
@@ -325,7 +325,7 @@ def test_missing_credentials_are_reported() -> None:
 
 
 def test_waiting_for_nothing_sleeps() -> None:
-    """With nothing in flight, waiting takes the time given and reports nothing: a caller can sleep with it."""
+    """With nothing in flight, waiting takes the given time and reports nothing: a caller can use it to sleep."""
     transport = Transport(Endpoint("dynamodb", "x", "127.0.0.1", 1, tls=False), lambda: KEYS)
     began = time.monotonic()
     assert transport.wait(0.15) == []
@@ -333,7 +333,7 @@ def test_waiting_for_nothing_sleeps() -> None:
 
 
 def test_connections_do_not_wait_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every connection has Nagle's algorithm off, which would hold the end of a large request for 40 ms."""
+    """Every connection has Nagle's algorithm off, which would delay the end of a large request by 40 ms."""
     made: list[socket.socket] = []
     connect = Addresses.connect
 
@@ -356,8 +356,8 @@ def test_connections_do_not_wait_for_acknowledgements(monkeypatch: pytest.Monkey
         assert {each.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) for each in made} == {size}
 
 
-def test_request_larger_than_the_buffers_arrives_whole() -> None:
-    """What does not fit into the system's buffers at once follows as they empty, while others are answered."""
+def test_request_larger_than_the_buffers_arrives_complete() -> None:
+    """What does not fit into the system's buffers follows when they empty, while others get responses."""
     large = bytes(range(256)) * 32_768  # 8 MB
     with FaultyServer(answer()) as server:
         transport = transport_to(server, connections=2, timeout=10)
@@ -367,8 +367,8 @@ def test_request_larger_than_the_buffers_arrives_whole() -> None:
         assert sorted(seen.body for seen in server.seen) == sorted([large, b"1", b"2", b"3"])
 
 
-def test_answer_before_the_request_is_whole_ends_the_connection() -> None:
-    """A server that refuses a request half-way is heard, and the rest of the request spoils nothing."""
+def test_response_before_the_request_is_complete_ends_the_connection() -> None:
+    """If a server refuses a request half-way, its response is delivered, and the rest of the request is not sent."""
 
     def refuse(listener: socket.socket) -> None:
         for _ in range(2):
@@ -390,8 +390,8 @@ def test_answer_before_the_request_is_whole_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_an_answer_before_a_reset_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool) -> None:
-    """A server that refuses a request half-way and resets the connection is heard: its answer came before the reset."""
+def test_a_response_before_a_reset_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool) -> None:
+    """A server can refuse a request half-way and reset the connection: its response came before the reset."""
     issued = issue(tmp_path, "127.0.0.1") if tls else None
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
     with socket_server(issued, refuse_early(b"HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarge")) as endpoint:
@@ -402,8 +402,8 @@ def test_an_answer_before_a_reset_is_not_lost(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarg"], ids=["none", "half"])
-def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) -> None:
-    """What was cut off by the reset is never returned, and its time-out is not waited for."""
+def test_a_reset_before_the_end_of_a_response_is_reported_at_once(data: bytes) -> None:
+    """A response that the reset cut off is never returned, and its time-out is not waited for."""
     with socket_server(None, refuse_early(data)) as endpoint:
         transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
         handle = transport.send(TARGET, b"x" * 8_000_000)
@@ -414,7 +414,7 @@ def test_a_reset_before_the_end_of_an_answer_is_reported_at_once(data: bytes) ->
 
 
 def test_close_ends_every_connection() -> None:
-    """Closing the pool closes its connections, busy ones too, and whatever else it had open."""
+    """Closing the pool closes its connections, including busy ones, and whatever else it had open."""
     with FaultyServer(answer(), silence) as server:
         transport = transport_to(server, connections=2, timeout=5)
         transport.send(TARGET, b"1")
@@ -428,7 +428,7 @@ def test_close_ends_every_connection() -> None:
 
 
 def test_connection_that_was_idle_for_long_is_not_used() -> None:
-    """After minutes of idleness (a frozen Lambda) a flow may be gone without a word: a new connection is made."""
+    """After minutes of idleness (a frozen Lambda) a connection can be dropped silently: a new one is made."""
     now = [0.0]
     with FaultyServer(answer()) as server:
         transport = transport_to(server, wall=lambda: now[0])
@@ -439,8 +439,8 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
 
 
 @pytest.mark.parametrize(("idle", "is_checked"), [(0.0, False), (0.04, False), (0.06, True), (-0.01, True)])
-def test_a_connection_is_checked_once_it_was_idle_for_a_while(idle: float, *, is_checked: bool) -> None:
-    """Within 50 ms a system call is saved: a server that closed meanwhile costs that request; later, nothing."""
+def test_a_connection_is_checked_if_it_was_idle_for_a_while(idle: float, *, is_checked: bool) -> None:
+    """Within 50 ms a system call is saved: if the server closed meanwhile, that request fails; later, it does not."""
     now = [1e6]
     with FaultyServer(then_closed(answer()), answer()) as server:
         transport = transport_to(server, connections=1, wall=lambda: now[0])
@@ -454,7 +454,7 @@ def test_a_connection_is_checked_once_it_was_idle_for_a_while(idle: float, *, is
 
 
 def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
-    """The next user of a transport gets its own time-out and reports; what the user before left is never reported."""
+    """The next user of a transport has its own time-out and reports; requests of the user before are never reported."""
     with FaultyServer(answer(), silence, answer()) as server:
         transport = transport_to(server, connections=2, timeout=60)
         transport.send(TARGET, b"answered")
@@ -469,8 +469,8 @@ def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
         assert server.peers[0].closed_by_client.wait(2)
 
 
-def test_renewing_forgets_what_waits_and_sets_the_time_out() -> None:
-    """A request that was queued by the user before is never sent, and a time-out is that of the new user."""
+def test_renewing_forgets_waiting_requests_and_sets_the_time_out() -> None:
+    """A request that the user before had queued is never sent, and the time-out is the new user's."""
     with FaultyServer(silence) as server:
         transport = transport_to(server, connections=1, timeout=60)
         transport.send(TARGET, b"in flight")

@@ -17,13 +17,13 @@ from wire.endpoint import Endpoint
 
 
 class Issued(NamedTuple):
-    """A certificate that signed itself, and its key, in one PEM file."""
+    """A self-signed certificate and its key, in one PEM file."""
 
     path: Path
 
 
 def issue(folder: Path, name: str, *, age: datetime.timedelta = datetime.timedelta()) -> Issued:
-    """Issue a certificate for a host, valid for a day from half a day before `age` ago."""
+    """Issue a certificate for a host, valid for a day, the middle of which was `age` ago."""
     path = folder / f"{name}-{age.days}.pem"
     path.write_bytes(b"".join(build_certificate([name], age=age)))
     return Issued(path)
@@ -58,14 +58,14 @@ def refuse_early(data: bytes) -> Callable[[socket.socket], None]:
 
 @contextmanager
 def socket_server(issued: Issued | None, serve: Callable[[socket.socket], None] = _answer_all) -> Iterator[Endpoint]:
-    """Serve each connection in a thread of its own, over TLS if there is a certificate."""
+    """Serve each connection in a separate thread, over TLS if there is a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if issued is not None:
         context.load_cert_chain(issued.path)
     listener = socket.create_server(("127.0.0.1", 0))
 
     def run(connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reset would overtake what was sent
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise a reset would overtake the data
         try:
             with context.wrap_socket(connection, server_side=True) if issued else connection as peer:
                 serve(peer)
@@ -86,7 +86,7 @@ def socket_server(issued: Issued | None, serve: Callable[[socket.socket], None] 
 
 
 def tls_server(issued: Issued) -> AbstractContextManager[Endpoint]:
-    """Answer every request over TLS with `{}`."""
+    """Respond to every request over TLS with `{}`."""
     return socket_server(issued)
 
 

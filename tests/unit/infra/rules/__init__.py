@@ -39,7 +39,7 @@ RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RU
 
 
 def check(template: Template, rules: Iterable[Rule] = RULES) -> list[str]:
-    """Return every fault that a rule finds, after the rule's name."""
+    """Return every fault that a rule finds, with the rule's name."""
     return [f"{rule.__name__}: {fault}" for rule in rules for fault in _apply(rule, template)]
 
 

@@ -31,7 +31,7 @@ def domain_leads_to_the_stage(template: Template) -> Iterator[str]:
 
 
 def discovery_agrees_with_serve(template: Template) -> Iterator[str]:
-    """The published place of the keys is the one that serve reads; other code publishes the files again."""
+    """The published location of the keys is the one that serve reads; new code publishes the files again."""
     published = template["Resources"]["Discovery"]["Properties"]
     variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
     issuers = get(variables, "LARDER_ISSUERS", "Fn::If")[2]["Fn::Sub"]

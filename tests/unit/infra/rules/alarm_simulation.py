@@ -1,4 +1,4 @@
-"""Rules on when alarms fire: each is evaluated on a quiet and on a bad history of its metric, minute by minute."""
+"""Rules on when alarms fire: each is evaluated minute by minute on a quiet and on a bad history of its metric."""
 
 from __future__ import annotations
 

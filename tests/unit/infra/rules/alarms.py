@@ -1,4 +1,4 @@
-"""Rules on what alarms watch and whom they notify, and on metric filters."""
+"""Rules on what alarms watch and which topics they notify, and on metric filters."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Stack:
         return condition is None or self.holds(condition)
 
     def value(self, node: Any) -> Any:
-        """Evaluate a value; what is `AWS::NoValue` is left out of lists and objects."""
+        """Evaluate a value; `AWS::NoValue` is omitted from lists and objects."""
         if isinstance(node, list):
             return [one for one in map(self.value, node) if one is not None]
         if not isinstance(node, dict):

@@ -12,7 +12,7 @@ from infra.translate import ROOT, Template
 from serve.handler import MARGIN_SECONDS, REQUEST_SECONDS
 from tests.unit.infra.rules.template import Rule, by_type, functions, get
 
-METRICS_ARE_LATE = 120  # seconds until a metric is there and its alarm is evaluated
+METRICS_ARE_LATE = 120  # seconds until a metric exists and its alarm is evaluated
 
 FORBIDDEN = {  # property -> why no function has it
     "SnapStart": "it excludes provisioned concurrency",
@@ -37,7 +37,7 @@ def functions_can_start(template: Template) -> Iterator[str]:
 
 
 def serve_is_called_through_its_alias(template: Template) -> Iterator[str]:
-    """The gateway alone calls serve's alias, waits longer than serve can run, and a bad version is rolled back."""
+    """Only the gateway calls serve's alias, and waits longer than serve can run; a bad version is rolled back."""
     serve = functions(template)["ServeFunction"]
     if not REQUEST_SECONDS + 2 * MARGIN_SECONDS <= serve["Timeout"] < 29:
         yield "ServeFunction: must outlast a cold start and a request's time limit, and the gateway gives up after 29 s"

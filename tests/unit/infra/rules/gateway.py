@@ -16,7 +16,7 @@ MANAGED_RULES = {"AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsR
 
 
 def stage_is_safe(template: Template) -> Iterator[str]:
-    """The whole stage is throttled; bodies pass unchanged; no cache is shared between subjects; no browser may read."""
+    """The whole stage is throttled; bodies pass unchanged; no cache is shared between subjects; CORS is off."""
     api = template["Resources"]["Api"]["Properties"]
     settings = (api.get("MethodSettings") or [{}])[0]
     if (settings.get("ResourcePath"), settings.get("HttpMethod")) != ("/*", "*"):
@@ -27,7 +27,7 @@ def stage_is_safe(template: Template) -> Iterator[str]:
     if not api.get("OpenApiVersion"):
         yield "Api: without OpenApiVersion SAM adds a stage named Stage"
     if "Fn::If" in json.dumps(build_gateway()) and api.get("AlwaysDeploy") is not True:
-        # SAM deploys for another text of the document, in which parameters are not resolved.
+        # SAM deploys the API again if the document's text changes, in which parameters are not resolved.
         yield "Api: a parameter that the document depends on (ApiKeys) would not reach the stage"
     if api.get("BinaryMediaTypes") != ["*~1*"]:
         yield "Api: API Gateway would decode a gzip body as text"
@@ -38,7 +38,7 @@ def stage_is_safe(template: Template) -> Iterator[str]:
 
 
 def logs_hold_no_secret(template: Template) -> Iterator[str]:
-    """The access log is JSON in a group of its own; neither it, nor traces, nor the firewall's log holds a token."""
+    """The access log is JSON in its own group; neither it, nor traces, nor the firewall's log contain a token."""
     api = template["Resources"]["Api"]["Properties"]
     if get(api, "AccessLogSetting", "DestinationArn", "Fn::GetAtt") != ["AccessLogs", "Arn"]:
         yield "Api: has no access log of its own"

@@ -1,4 +1,4 @@
-"""Rules on what a function is given: the variables that its code reads, permissions for what it requests, addresses."""
+"""Rules on what a function is given: the variables that its code reads, permissions for its requests, addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.infra.rules.template import Rule, by_type, functions, listed
 
 LAKE = "444455556666"
 KEY = f"arn:aws:kms:{HERE}:key/{{}}"
-GIVEN = {  # every option that a permission depends on
+GIVEN = {  # every option on which a permission depends
     "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
     "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
     "SyntheticSecret": "larder/dev/synthetic", "Models": "true", "OutputsAccount": "555566667777",
@@ -42,7 +42,7 @@ STREAM, BUS = f"{TABLE}/stream/2030-01-01T00:00:00.000", f"arn:aws:events:{HERE}
 QUEUE, WORKGROUP = f"arn:aws:sqs:{HERE}:Queue", f"arn:aws:athena:{HERE}:workgroup/Workgroup"
 PARAMETERS = f"arn:aws:ssm:{HERE}:parameter/larder/dev/keys"
 FOLDER = "arn:aws:s3:::discovery/predictions/dev/service.json"
-# What Lambda, Athena, S3 and KMS do with a function's role, which its code does not show (their developer guides).
+# What Lambda, Athena, S3 and KMS do with a function's role, which is not visible in its code (their developer guides).
 LAMBDA = {"logs:CreateLogStream", "logs:PutLogEvents", "xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 TABLE_KEY = {f"kms:{one}": [KEY.format("Table")] for one in ("Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey")}
 # role -> IAM action -> the resources that its function uses
@@ -102,7 +102,7 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
     "SweepRole": {"sqs:SendMessage": [QUEUE]},
     "SyntheticScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:SyntheticFunction"]},
 }  # fmt: skip
-NOT_IN_CODE = {  # beside LAMBDA
+NOT_IN_CODE = {  # in addition to LAMBDA
     "EnrichRole": {
         "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",  # the poller of the mapping
         "s3:GetBucketLocation", "s3:AbortMultipartUpload", "lakeformation:GetDataAccess", "athena:GetDataCatalog",
@@ -189,7 +189,7 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
     """Each request of a function is allowed, and nothing else is; the requests are those of the code."""
     granted = list(list_grants(template, GIVEN))
     everything = {one for requests in REQUESTS.values() for resources in requests.values() for one in resources}
-    # Beside the resources of others: an object elsewhere, another bucket, environment, service, queue, database.
+    # resources of others: an object elsewhere, another bucket, environment, service, queue, database
     everything |= {re.sub(old, new, one) for one in everything for old, new in (
         (r"/(one|service\.json)", "/elsewhere/one"), ("Bucket|lake|keys", "another"), ("/dev/", "/prod/"),
         ("predictions", "others"), ("reference|weather", "secret"), ("Queue", "DeadLetters"),
@@ -216,7 +216,7 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
 
 
 def grants_follow_their_parameters(template: Template) -> Iterator[str]:
-    """A grant on what a parameter names exists with that parameter alone; none is on what an empty parameter names."""
+    """A grant for a parameter's resource exists only with that parameter; an empty parameter grants nothing."""
     for name in sorted(GIVEN):
         given = GIVEN[name].split(",")[0]
         if name in ("Environment", "Service", "OutputsAccount", "Models", "EventBus", "ItemEvents"):
@@ -230,13 +230,13 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
 
 
 def _is_within(resource: str, needed: set[str]) -> bool:
-    """Return whether a resource is in the folder of an object, parameter or table that a function uses."""
+    """Return whether a resource is within one that a function uses: the folder of an object, a parameter or a table."""
     folders = [one.rpartition("/")[0] for one in needed if re.search(r"/(one[.\w]*|service\.json)$", one)]
     return any(resource.startswith(f"{folder}/") for folder in folders)
 
 
 def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]:
-    """Each function has the variables that its code reads and no other, and each names its own resource."""
+    """Each function has exactly the variables that its code reads, and each names its own resource."""
     stack = Stack(
         template,
         {
@@ -277,7 +277,7 @@ def _find_variables(*places: str) -> set[str]:
 
 
 def issuers_reach_serve(template: Template) -> Iterator[str]:
-    """Serve parses what the parameters say: one issuer with its keys in either place, or the list as it is given."""
+    """Serve parses the parameters as meant: one issuer with its keys in either location, or the list unchanged."""
     one = {"Issuer": "https://one.example.com/", "Audience": "them", "Environment": "qa"}
     many = [{"issuer": f"https://{name}.example.com/", "audience": "them", "keys": "ssm:/k/"} for name in "ab"]
     wanted: list[tuple[dict[str, str], list[tuple[str, str]]]] = [

@@ -15,7 +15,7 @@ from tests.unit.infra.rules.grants import list_grants
 from tests.unit.infra.rules.template import Rule, functions
 
 KEY, CERTIFICATE = "arn:aws:kms:eu-west-1:111122223333:key/1", "arn:aws:acm:eu-west-1:111122223333:certificate/1"
-KINDS = {  # end of a parameter's name -> a right value, and wrong ones
+KINDS = {  # end of a parameter's name -> a valid value, and invalid ones
     "Account": ("111122223333", ["1111", "their-account"]),
     "KmsKeyArn": (KEY, ["alias/larder", CERTIFICATE]),
     "CertificateArn": (CERTIFICATE, ["1", KEY]),
@@ -34,7 +34,7 @@ NAMES = {
     "TopicName",
 }
 HAVE_RELATIVE_NAMES = {"AWS::Lambda::Permission", "AWS::Lambda::EventSourceMapping", "AWS::Logs::MetricFilter"}
-VALUES = {  # what could be written; serve decides which of them are right
+VALUES = {  # possible values; serve decides which of them are valid
     "CorsOrigins": (
         "https://a.example.com", "https://a.example.com,http://localhost:3000", "*", "null", "https://a.example.com/x",
         "https://*.example.com", "a.example.com", "ftp://a.example.com",
@@ -53,7 +53,7 @@ VALUES = {  # what could be written; serve decides which of them are right
 
 
 def parameters_take_what_serve_takes(template: Template) -> Iterator[str]:
-    """A value that serve refuses is refused by the template: no version is deployed that cannot start."""
+    """A value that serve refuses is refused by the template, so no version is deployed that cannot start."""
     variables = functions(template)["ServeFunction"]["Environment"]["Variables"]
     for name, values in VALUES.items():
         for value in values:
@@ -71,7 +71,7 @@ def parameters_take_what_serve_takes(template: Template) -> Iterator[str]:
 
 
 def names_are_those_of_the_schema(template: Template) -> Iterator[str]:
-    """Names of environments and services, which are parts of paths, are those that environments.yaml can have."""
+    """Names of environments and services, which are parts of paths, have the same pattern in environments.yaml."""
     schema = json.loads(SCHEMA.read_text())["properties"]
     (environment,) = schema["environments"]["patternProperties"]
     for name, pattern in (("Environment", environment), ("Service", schema["service"]["pattern"])):
@@ -80,7 +80,7 @@ def names_are_those_of_the_schema(template: Template) -> Iterator[str]:
 
 
 def each_database_is_granted(template: Template) -> Iterator[str]:
-    """Enrich can read as many Glue databases as `LakeDatabase` takes, each with its tables, and the catalog."""
+    """Enrich can read as many Glue databases as `LakeDatabase` accepts, each with its tables, and the catalog."""
     names = [f"database{number}" for number in range(12)]
     most = max(
         n for n in range(13) if not n or not find_mismatch(template["Parameters"]["LakeDatabase"], ",".join(names[:n]))
@@ -97,7 +97,7 @@ def each_database_is_granted(template: Template) -> Iterator[str]:
 
 
 def values_have_the_form_of_their_kind(template: Template) -> Iterator[str]:
-    """Accounts, ARNs, buckets and addresses are checked before a deploy; what is a number has the type of one."""
+    """Accounts, ARNs, buckets and addresses are checked before a deploy; a numeric parameter has type Number."""
     for name, parameter in template["Parameters"].items():
         if isinstance(parameter["Default"], int) and parameter["Type"] != "Number":
             yield f"{name}: is a number, and its type is {parameter['Type']}"
@@ -108,12 +108,12 @@ def values_have_the_form_of_their_kind(template: Template) -> Iterator[str]:
 
 
 def each_parameter_changes_the_stack(template: Template) -> Iterator[str]:
-    """The value of each parameter is somewhere in the stack: nothing has a fixed value in its place."""
+    """The value of each parameter is used somewhere in the stack, and not replaced by a fixed value."""
     switches = {name for name, one in template["Parameters"].items() if "true" in one.get("AllowedValues", [])}
     given = {name: f"<{name}>" for name in template["Parameters"]} | dict.fromkeys(switches, "true")
     given |= {"Platform": "aws", "ApiKeys": "required", "BillingMode": "PROVISIONED"}
     found = ""
-    for empty in ({}, {"Issuers": ""}, {"Issuers": "", "KeyStore": ""}):  # which are there in place of others
+    for empty in ({}, {"Issuers": ""}, {"Issuers": "", "KeyStore": ""}):  # these replace others
         stack = Stack(template, given | empty)
         resources = [
             stack.value(one["Properties"]) for name, one in template["Resources"].items() if stack.exists(name)
@@ -126,7 +126,7 @@ def each_parameter_changes_the_stack(template: Template) -> Iterator[str]:
 
 
 def names_are_of_the_stack(template: Template) -> Iterator[str]:
-    """Two stacks of an account do not claim the same name."""
+    """Two stacks of an account do not use the same name."""
     stacks = [
         Stack(template, {"AWS::StackName": name, "Environment": name, "DomainName": f"{name}.example.com"})
         for name in "ab"

@@ -28,7 +28,7 @@ def parameters_are_as_decided(template: Template) -> Iterator[str]:
 
 
 def resources_are_as_decided(template: Template) -> Iterator[str]:
-    """The properties of pins.yaml, whole: what is added is reported too."""
+    """The properties in pins.yaml, as a whole: additions are reported, too."""
     for name, properties in PINS["resources"].items():
         for path, wanted in properties.items():
             found = get(template["Resources"][name]["Properties"], *path.split(".")) if path != "all" else None
@@ -77,7 +77,7 @@ def describe_dashboard(body: dict[str, Any]) -> list[str]:
 
 
 def denies_are_whole(template: Template) -> Iterator[str]:
-    """The only denials are those of requests without TLS, for every caller and every action of the service."""
+    """The only denials are of requests without TLS, for every caller and every action of the service."""
     policies = by_type(template, "AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy")
     for name, policy in policies.items():
         stated = [one["Fn::If"][1] if "Fn::If" in one else one for one in policy["PolicyDocument"]["Statement"]]
@@ -97,7 +97,7 @@ def denies_are_whole(template: Template) -> Iterator[str]:
 
 
 def times_fit_together(template: Template) -> Iterator[str]:
-    """What waits for a function waits longer than it can run; a function that is repeated ends before the next time."""
+    """A caller of a function waits longer than it can run; a function that is repeated ends before the next time."""
     resources = {name: one.get("Properties", {}) for name, one in template["Resources"].items()}
     visible, enrich = resources["Queue"]["VisibilityTimeout"], resources["EnrichFunction"]["Timeout"]
     if not enrich + 60 <= visible <= enrich + 300:

@@ -21,7 +21,7 @@ OUR_RULES = {"Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::Acco
 
 
 def queue_outlasts_the_function(template: Template) -> Iterator[str]:
-    """A message stays invisible while its function runs; a failing one reaches the dead letters before it expires."""
+    """A message stays invisible while its function runs; a failing one becomes a dead letter before it expires."""
     queue, letters = (template["Resources"][name]["Properties"] for name in ("Queue", "DeadLetters"))
     timeout = functions(template)["EnrichFunction"]["Timeout"]
     if queue["VisibilityTimeout"] < timeout + 60:
@@ -59,7 +59,7 @@ def long_runs_continue(template: Template) -> Iterator[str]:
 
 
 def queries_are_bounded(template: Template) -> Iterator[str]:
-    """The work group overrides each query: how much it scans, and that results go where enrich is allowed to write."""
+    """The work group overrides each query's settings: how much it scans, and that results go where enrich can write."""
     group = template["Resources"]["Workgroup"]["Properties"]["WorkGroupConfiguration"]
     if group.get("EnforceWorkGroupConfiguration") is not True:
         yield "Workgroup: a query can override it"
@@ -77,7 +77,7 @@ def queries_are_bounded(template: Template) -> Iterator[str]:
 
 
 def rules_match_every_dataset(template: Template) -> Iterator[str]:
-    """An EventBridge rule matches the outputs of each dataset; its pattern has only what S3 sends."""
+    """An EventBridge rule matches the outputs of each dataset; its pattern has only members that S3 sends."""
     matched: set[str] = set()
     for name, rule in by_type(template, "AWS::Events::Rule").items():
         pattern = rule["EventPattern"]
@@ -162,7 +162,7 @@ def schedules_reach_their_targets(template: Template) -> Iterator[str]:
 
 
 def _seconds(expression: str) -> int | None:
-    """Return the seconds between two invocations of a rate expression; None for another one."""
+    """Return the seconds between two invocations of a rate expression; None for another expression."""
     found = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", expression)
     return int(found[1]) * {"minute": 60, "hour": 3600, "day": 86400}[found[2]] if found else None
 

@@ -10,7 +10,7 @@ from serve.item import EXPIRES_AT, PK, RANK, RANKED, SK
 from tests.unit.infra.rules.template import Rule, by_type, functions, get
 
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
-SHARED = {"ApiGatewayLogRole", "ApiGatewayLogging"}  # with all other APIs of the account and region
+SHARED = {"ApiGatewayLogRole", "ApiGatewayLogging"}  # used by all other APIs of the account and region
 SHORTEST_DAYS = {"rejects/": 90, "metadata/": 8, "work/": 8}  # a run can be stopped for a week and then continue
 
 

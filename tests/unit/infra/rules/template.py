@@ -19,7 +19,7 @@ def by_type(template: Template, *types: str) -> dict[str, dict[str, Any]]:
 
 
 def get(node: Any, *path: str) -> Any:
-    """Follow a path of members; None where it ends early."""
+    """Follow a path of members; None if one is missing."""
     for member in path:
         node = node.get(member) if isinstance(node, dict) else None
     return node
