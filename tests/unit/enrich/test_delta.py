@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from enrich.delta import buckets, fingerprints
@@ -155,7 +156,8 @@ def write_and_never_close(
 
     def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))
-        items = context.renderer.render_checked(chunk, first_row).select(["row", "pk", "sk", "body"])
+        items = context.renderer.render_checked(chunk, first_row).select(["row", "pk", "sk", "body", "rank"])
+        items = items.append_column("entries", pa.array([0] * items.num_rows))  # of the index: it has no rank
         expires_at = context.run.expires_at or 0
         context.writer.put(items, order=context.run.order, expires_at=expires_at, conditional=context.is_late)
         context.writer.flush()
