@@ -263,7 +263,7 @@ def _render_instant(value: str, name: str) -> Rendered:
 def find_bad_instant(value: str, name: str) -> str:
     """Return the SQL that is true for a date or a timestamp outside the years 1 to 9999; `name`: of its type."""
     if name in {"timestamp_ns", "timestamptz_ns"}:  # it holds 1677 to 2262 only, and infinity
-        return f"not isfinite(cast({value} as timestamp))"
+        return f"not isfinite(cast(cast({value} as timestamp_ns) as timestamp))"  # no cast from timestamptz_ns
     return f"({value} < '0001-01-01' or {value} >= '10000-01-01')"  # BC has another format; infinity is outside too
 
 

@@ -30,7 +30,7 @@ from enrich.dataset.validation import check_dataset, check_datasets, parse_query
 from enrich.datasets import load_datasets
 
 DATASETS = load_datasets()
-FLIGHTS = replace(DATASETS["flight-delays"], body={"carrier": "airlines.name"})  # a short body, to save time
+FLIGHTS = replace(DATASETS["flight-delays"], body={"carrier": "airlines.name"}, guards=())  # a short body, to save time
 SOURCE = FLIGHTS.source
 
 

@@ -156,7 +156,7 @@ def test_from_files_to_requests(project: Path, work: Path) -> None:
             "recs": {"items": [{"sku": sku, "name": name} for sku, name in recommended]},
             "stock": {"sku": "007", "name": "Tea"},
         }
-        assert "uploaded stock/a/part-0; its run starts when _SUCCESS is there" in text
+        assert "uploaded stock/a/part-0; its run starts when _SUCCESS is uploaded" in text
         known = "churn/ (churn), recs/ (recs), stock/ (stock)"
         assert f"other/1.csv: not uploaded: it is under the prefix of no dataset; move it into one of {known}" in text
         assert r"churn/\udcff.csv: not uploaded: its name has bytes that are not UTF-8" in text

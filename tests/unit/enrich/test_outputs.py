@@ -20,8 +20,8 @@ REDSHIFT = [
     ((2, 1), 3, None),
     ((None, 1), 3, None),
     ((2, 2), 4, "p-1 has 1 rows, expected 2 per the manifest; write the output again"),
-    ((3, None), None, "p-0 has 2 rows, expected 3 by the manifest"),
-    ((None, None), 4, "the parts up to s3://outputs/stock/day=2027-01-15/p-1 have 3 rows, expected 4 by the manifest"),
+    ((3, None), None, "p-0 has 2 rows, expected 3 per the manifest"),
+    ((None, None), 4, "the parts up to s3://outputs/stock/day=2027-01-15/p-1 have 3 rows, expected 4 per the manifest"),
     ((True, "2"), -1, None),
 ]
 

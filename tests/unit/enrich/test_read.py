@@ -452,7 +452,7 @@ def test_bytes_that_are_not_utf_8_in_an_ignored_column_are_ignored(tmp_path: Pat
         ("parquet", "a.parquet", parquet(TABLE.drop_columns(["n"])), "column 'n' is missing"),
         ("parquet", "a.parquet", parquet(TABLE.rename_columns(["ID", *list(COLUMNS)[1:]])), "'id' is missing"),
         ("parquet", "a.parquet", parquet(TABLE.set_column(1, "n", pa.array(["x", "y", "z"]))), "column 'n' is VARCHAR"),
-        ("parquet", "a.parquet", parquet(TABLE.append_column("n", TABLE["n"])), "column 'n' is there 2 times"),
+        ("parquet", "a.parquet", parquet(TABLE.append_column("n", TABLE["n"])), "column 'n' occurs 2 times"),
         ("csv", "a.csv", b"id,n\na,1\n", "column 'x' is missing"),
         ("csv", "a.csv", CSV.encode() + b'"open,1,2,3,4,5\nb,1,2,,,\n', "quote"),
         ("csv", "a.csv.gz", CSV.encode(), "it is not compressed"),

@@ -257,7 +257,7 @@ def nest(depth: int) -> bytes:
 
 
 PARQUET = [
-    (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; write it without"),
+    (gzip.compress(TEXT, mtime=0), "is not a Parquet file: it is compressed with gzip; do not compress it"),
     (zstd(TEXT), "it is compressed with zstd; do not compress it: Parquet is compressed inside"),
     (archive("zip"), "is not a Parquet file: it is a zip file (or Excel's); take the file out of it"),
     (parquet(pa.table({"id": ["1"]}))[:-9], "is a damaged Parquet file"),
@@ -411,5 +411,5 @@ def test_a_line_of_json_is_bounded() -> None:
     """A file without newlines is refused before it fills the memory; a long line within the bound is read."""
     long = b'{"id":"' + b"x" * (1 << 24) + b'"}'
     assert [batch.num_rows for batch in read_lines("part", io.BytesIO(long))] == [1]
-    with pytest.raises(BadText, match="a line is longer than 64 MB; write one object a line"):
+    with pytest.raises(BadText, match="a line is longer than 64 MB; write one object per line"):
         list(read_lines("part", io.BytesIO(long + bytes(50 << 20))))
