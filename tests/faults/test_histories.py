@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.judge import judge
 
-SEEDS = 50
+SEEDS = 30
 AT_ONCE = 10
 
 

@@ -27,7 +27,7 @@ ALL = ["x/a", "x/b", "y/a"]
 DAY = 86_400
 
 
-@pytest.fixture(params=[500_000, 2, 1], ids=["one bucket", "two buckets", "four buckets"])
+@pytest.fixture(params=[500_000, 1], ids=["one bucket", "four buckets"])
 def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give as many buckets as the test says for three rows."""
     monkeypatch.setattr(buckets, "ROWS", request.param)

@@ -131,8 +131,13 @@ def test_stage_waits_for_the_accounts_logging_role(template: Template) -> None:
 @pytest.mark.parametrize(
     ("given", "others", "free_dashboards", "said"),
     [
-        ({"SyntheticSecret": "s"}, 20.7, 0, {"docs/cost.md": "| **all of it** | **{}** |"}),
-        ({"Waf": "false"}, 20.7, 3, {"docs/cost.md": "free three | {} |", "README.md": "request: {} $ a month"}),
+        ({"SyntheticSecret": "s"}, 20.7, 0, {"docs/cost.md": "| **total** | **{}** |"}),
+        (
+            {"Waf": "false"},
+            20.7,
+            3,
+            {"docs/cost.md": "with free dashboards | {} |", "README.md": "request: ${} a month"},
+        ),
         ({"SyntheticSecret": "s"}, -8, 3, {"docs/cost.md": "| alarms | {} |"}),
     ],
     ids=["with every option", "the smallest", "alarms alone"],

@@ -142,6 +142,7 @@ ALIASES = {  # an operation whose IAM action has another name
     "dynamodb:TransactWriteItems": "dynamodb:PutItem",
 }
 COMMAND_LINE = {
+    "console",
     "diff",
     "plan",
     "commands",
