@@ -8,14 +8,11 @@ python -m enrich.datasets       prints who can read each dataset, as JSON for se
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import RLock
-from types import ModuleType
 from typing import Any
 
 from enrich.dataset.definition import (
@@ -32,7 +29,7 @@ from enrich.dataset.definition import (
     Source,
     Tolerated,
 )
-from enrich.dataset.file_errors import describe_error
+from enrich.dataset.definition_files import load_definitions
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
 from serve.datasets import Served, render_served
 
@@ -58,8 +55,6 @@ __all__ = [
 _ROOT = Path(__file__).resolve().parent.parent
 # The folder is a package under this name: `datasets` itself is a well-known package on PyPI.
 _PACKAGE = "larder_datasets"
-# The folder's modules are replaced in sys.modules: one thread at a time, e.g. of those that build the bundles.
-LOADING = RLock()
 
 
 class DatasetFileError(DatasetMistakes):
@@ -83,34 +78,20 @@ def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
         DatasetFileError: a file cannot be imported, does not define exactly one dataset, or defines one whose name
             another file uses.
     """
-    with LOADING:
-        return _load_folder(folder or find_project() / "datasets")
-
-
-def _load_folder(folder: Path) -> dict[str, Dataset]:
-    for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
-    package = ModuleType(_PACKAGE)
-    package.__path__ = [str(folder)]
-    sys.modules[_PACKAGE] = package
     datasets: dict[str, Dataset] = {}
     files: dict[str, Path] = {}
     wrong: list[Mistake] = []
-    for path in sorted(folder.glob("*.py")):
-        if path.name.startswith("_"):
-            continue
-        try:
-            dataset = _load_file(path)
-        except DatasetFileError as error:
-            wrong += error.mistakes
-            continue
-        if other := files.get(dataset.name):
-            wrong.append(
-                Mistake(str(path), f"defines the dataset {dataset.name!r}, as {other.name} does", "rename one")
-            )
-            continue
-        files[dataset.name], datasets[dataset.name] = path, dataset
+    example = "NAME = Dataset(served=Served(...), ...)"
+    for path, loaded in load_definitions(folder or find_project() / "datasets", _PACKAGE, Dataset, example):
+        if not isinstance(loaded, Dataset):
+            wrong += loaded
+        elif unroutable := list(_find_unroutable(loaded)):
+            wrong += [replace(each, place=f"{path}: {each.place}") for each in unroutable]
+        elif other := files.get(loaded.name):
+            wrong.append(Mistake(str(path), f"defines the dataset {loaded.name!r}, as {other.name} does", "rename one"))
+        else:
+            served = loaded.served._replace(places=loaded.places(), rank_tag=_find_rank_tag(loaded))
+            files[loaded.name], datasets[loaded.name] = path, replace(loaded, served=served)
     if wrong:
         raise DatasetFileError(wrong)
     return datasets
@@ -125,38 +106,10 @@ def load_served(folder: Path | None = None) -> dict[str, Served]:
     return {name: dataset.served for name, dataset in load_datasets(folder).items()}
 
 
-def _load_file(path: Path) -> Dataset:
-    if not path.stem.isidentifier():
-        mistake = Mistake(str(path), "the file name is not a Python module's", "rename it, e.g. to my_dataset.py")
-        raise DatasetFileError([mistake])
-    # Cached bytecode would hide an edit within the same second that does not change the file's length.
-    keeps_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        module = importlib.import_module(f"{_PACKAGE}.{path.stem}")
-    except (Exception, SystemExit) as error:  # user code can raise anything
-        raise DatasetFileError(describe_error(path, error)) from error
-    finally:
-        sys.dont_write_bytecode = keeps_none
-    found = {id(value): value for value in _defined(module)}
-    if len(found) != 1:
-        what = "defines no Dataset" if not found else f"defines {len(found)} datasets"
-        raise DatasetFileError([Mistake(str(path), what, "expected one: NAME = Dataset(served=Served(...), ...)")])
-    dataset = next(iter(found.values()))
-    if mistakes := list(_find_unroutable(dataset)):
-        raise DatasetFileError([replace(each, place=f"{path}: {each.place}") for each in mistakes])
-    return replace(dataset, served=dataset.served._replace(places=dataset.places(), rank_tag=_find_rank_tag(dataset)))
-
-
 def _find_rank_tag(dataset: Dataset) -> str:
     """Return the tag of a dataset's rank; none of what is no text, which is for `check` to report."""
     rank: Any = dataset.rank
     return dataset.rank_tag if isinstance(rank, str) else ""
-
-
-def _defined(module: ModuleType) -> Iterator[Dataset]:
-    for value in vars(module).values():
-        if isinstance(value, Dataset):
-            yield value
 
 
 def _find_unroutable(dataset: Dataset) -> Iterator[Mistake]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -40,7 +39,7 @@ from score.stored import Used, fetch_stored, find_partitions
 from serve.access import NoAccess
 from serve.bearer import authenticate, open_verifier, refuse
 from serve.datasets import Served, load_served
-from serve.log import hash_subject, write
+from serve.log import hash_subject, note_fault, note_problem, write
 from serve.storage import Storage, StorageUnavailable
 from serve.tokens.jwt import InvalidToken
 from serve.tokens.verifier import Verifier
@@ -164,9 +163,9 @@ def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
         seen |= {"code": "invalid_request", "reason": "malformed-event"}
         response = respond_problem(Problem("invalid_request"), "")
     except Problem as problem:
-        response = respond_problem(_note(problem, seen), str(seen["request_id"]))
+        response = respond_problem(note_problem(problem, seen), str(seen["request_id"]))
     except Exception as error:  # noqa: BLE001 - its message can contain data, so only its place is logged
-        response = respond_problem(_note_fault(error, seen), str(seen["request_id"]))
+        response = respond_problem(note_fault(error, seen), str(seen["request_id"]))
     form, is_head = (request.form, request.method == "HEAD") if request else (parse_form(event), False)
     if request is not None:
         response = add_cors(
@@ -195,9 +194,9 @@ def _handle_direct(dependencies: Dependencies, event: dict[str, Any], context: A
         asked = parse_document(document, model, scorer.bounds)
         body, status = _score(dependencies, serving, scorer, role, asked, {}, seen, is_explained=False), 200
     except Problem as problem:
-        body, status = _direct_problem(_note(problem, seen), seen)
+        body, status = _direct_problem(note_problem(problem, seen), seen)
     except Exception as error:  # noqa: BLE001 - as in `_handle`
-        body, status = _direct_problem(_note_fault(error, seen), seen)
+        body, status = _direct_problem(note_fault(error, seen), seen)
     _write_line(dependencies, seen, status, started)
     return body
 
@@ -346,19 +345,6 @@ def _score_shadow(
     else:
         seen["ShadowLabelsDiffer"] = 0
     seen["ShadowDifference"] = max(abs(max(one) - max(other)) for one, other in pairs)
-
-
-def _note(problem: Problem, seen: dict[str, object]) -> Problem:
-    seen["code"] = problem.code
-    if problem.reason:
-        seen["reason"] = problem.reason
-    return problem
-
-
-def _note_fault(error: Exception, seen: dict[str, object]) -> Problem:
-    places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-    seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
-    return Problem("internal_error")
 
 
 def _write_line(dependencies: Dependencies, seen: dict[str, object], status: int, started: float) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-NAMESPACE = "Larder"
+from serve.log import KEY_METRICS, METRICS, NAMESPACE, describe_request
+
 SERVICE = "score"
-METRICS = {"Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count"}
 # Of an answered request. Missing: stored features without a value, of any kind; the line has each kind.
 MODEL_METRICS = {"Instances": "Count", "Score": "None", "Missing": "Count", "ModelLatency": "Milliseconds"}
 SHADOW_METRICS = {"ShadowDifference": "None", "ShadowLabelsDiffer": "Count"}
@@ -19,7 +19,6 @@ EVENT_METRICS = {
     "model_not_loaded": {"ModelFailures": "Count"},
     "model_loaded": {"ModelLoads": "Count"},
 }
-KEY_METRICS = {"KeyFailures": "Count"}
 _SERVICE = [["Service", "Environment"]]
 _USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
 _MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
@@ -34,18 +33,8 @@ def build_request_line(
     `fields` as far as known: request_id, kid, subject, code, reason; and of a score model, version, role, scores,
     labels, missing, stored, shadow and the difference to it.
     """
-    line: dict[str, object] = {
-        "level": "ERROR" if status >= 500 else "INFO",
-        "use_case": use_case,
-        "status": status,
-        "latency_ms": round(latency_ms, 3),
-        **{name: value for name, value in fields.items() if name not in ("model", "version", "scores")},
-        "Requests": 1,
-        "Latency": round(latency_ms, 3),
-        "ClientErrors": int(400 <= status < 500),
-        "ServerErrors": int(status >= 500),
-        "UseCase": use_case,
-    }
+    shown = {name: value for name, value in fields.items() if name not in ("model", "version", "scores")}
+    line = {**describe_request(use_case, status, latency_ms, shown), "UseCase": use_case}
     directives = _REQUEST
     scores = fields.get("scores")
     if isinstance(scores, list) and scores:

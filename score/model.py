@@ -15,6 +15,8 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from serve.datasets import read_bundled
+
 
 class Required(Enum):
     """What `missing` is where the model's definition has no value for a missing feature: the request is refused."""
@@ -189,12 +191,7 @@ def load_models(path: str = FILE) -> dict[str, Model]:
     Raises:
         ValueError: there is no such file, as in a checkout.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_models(file.read())
-    except FileNotFoundError:
-        message = f"{path}: is missing; `./larder bundle score` makes it from models/ when it builds the bundle"
-        raise ValueError(message) from None
+    return parse_models(read_bundled(path, "score", "models/"))
 
 
 def _dump(model: Model) -> dict[str, Any]:

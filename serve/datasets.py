@@ -80,9 +80,18 @@ def load_served(path: str = FILE) -> dict[str, Served]:
     Raises:
         ValueError: there is no such file, as in a checkout.
     """
+    return parse_served(read_bundled(path, "serve", "datasets/"))
+
+
+def read_bundled(path: str, bundle: str, folder: str) -> str:
+    """Read a file that is made from a folder of the project when a bundle is built.
+
+    Raises:
+        ValueError: there is no such file, as in a checkout.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            return parse_served(file.read())
+            return file.read()
     except FileNotFoundError:
-        message = f"{path}: is missing; `./larder bundle serve` makes it from datasets/ when it builds the bundle"
+        message = f"{path}: is missing; `./larder bundle {bundle}` makes it from {folder} when it builds the bundle"
         raise ValueError(message) from None

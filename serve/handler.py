@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from serve.access import NoAccess, build_partition, check_access
 from serve.bearer import authenticate, open_verifier, refuse
 from serve.datasets import Served, load_served
 from serve.item import Item, is_expired
-from serve.log import build_key_line, build_request_line, hash_subject, write
+from serve.log import build_key_line, build_request_line, hash_subject, note_fault, note_problem, write
 from serve.settings import Settings, parse_settings
 from serve.storage import Storage, StorageUnavailable
 from serve.tokens.jwt import InvalidToken
@@ -125,14 +124,9 @@ def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
         seen |= {"code": "invalid_request", "reason": "malformed-event"}
         response = respond_problem(Problem("invalid_request"), "")
     except Problem as problem:
-        seen["code"] = problem.code
-        if problem.reason:
-            seen["reason"] = problem.reason
-        response = respond_problem(problem, str(seen["request_id"]))
+        response = respond_problem(note_problem(problem, seen), str(seen["request_id"]))
     except Exception as error:  # noqa: BLE001 - its message can contain data, so only its place is logged
-        places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-        seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
-        response = respond_problem(Problem("internal_error"), str(seen["request_id"]))
+        response = respond_problem(note_fault(error, seen), str(seen["request_id"]))
     form, is_head = (request.form, request.method == "HEAD") if request else (parse_form(event), False)
     if request is not None:
         is_preflight = seen.get("use_case") == UseCase.OPTIONS

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from hashlib import sha256
+
+from serve.web.problems import Problem
 
 NAMESPACE = "Larder"
 SERVICE = "serve"
@@ -30,18 +33,38 @@ def build_request_line(
         latency_ms: time spent in the handler.
         fields: what is known of request_id, dataset, kid, subject (hashed), asked, found, code, reason, places.
     """
-    line = {
+    return _render(describe_request(use_case, status, latency_ms, fields), environment, now, _METRICS, use_case)
+
+
+def describe_request(use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the members of a request's line, with the values of `METRICS`; arguments as in `build_request_line`."""
+    latency_ms = round(latency_ms, 3)
+    return {
         "level": "ERROR" if status >= 500 else "INFO",
         "use_case": use_case,
         "status": status,
-        "latency_ms": round(latency_ms, 3),
+        "latency_ms": latency_ms,
         **fields,
         "Requests": 1,
-        "Latency": round(latency_ms, 3),
+        "Latency": latency_ms,
         "ClientErrors": int(400 <= status < 500),
         "ServerErrors": int(status >= 500),
     }
-    return _render(line, environment, now, _METRICS, use_case)
+
+
+def note_problem(problem: Problem, seen: dict[str, object]) -> Problem:
+    """Add a problem's code and reason to the fields of the line, and return it."""
+    seen["code"] = problem.code
+    if problem.reason:
+        seen["reason"] = problem.reason
+    return problem
+
+
+def note_fault(error: Exception, seen: dict[str, object]) -> Problem:
+    """Add an unexpected error's type and places, which have none of its data; return the problem to respond with."""
+    places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
+    return Problem("internal_error")
 
 
 def build_key_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:

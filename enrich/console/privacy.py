@@ -1,4 +1,4 @@
-"""Hide the values of rows in texts: a page shows bodies and subjects only where its operator asked for them. Pure.
+"""Hide the values of rows in texts: a page shows bodies and subjects only where its operator asked for them.
 
 Errors and object keys can quote a row's value, which can be a part of a body or of a subject. Names that the dataset
 defines (columns, metadata, members, expressions) are not values and stay readable.

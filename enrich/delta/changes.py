@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from enrich.dataset.compiler import PREDICTION_ID_SQL
+from enrich.dataset.empty_database import open_empty
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.fingerprints import Fingerprints, FingerprintTrust, Known, Part, Target
 from enrich.delta.notes import Log
@@ -63,7 +64,7 @@ Step = Callable[[], None]
 
 def compute_key(pk: str, sk: str) -> tuple[int, int]:
     """Compute the digest of an item key as it is noted: k1 and k2."""
-    with duckdb.connect() as con:
+    with open_empty() as con:
         select = f"select {KEY_SQL} from (select {MD5_SQL} as md5 from (select $pk as pk, $sk as sk))"
         k1, k2 = con.execute(select, {"pk": pk, "sk": sk}).fetchall()[0]
     return int(k1), int(k2)

@@ -1,4 +1,4 @@
-"""Summaries of values, and the population stability index between two of them. Pure."""
+"""Summaries of values, and the population stability index between two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare the statistics of an output with its dataset's guards. Pure."""
+"""Compare the statistics of an output with its dataset's guards."""
 
 from __future__ import annotations
 

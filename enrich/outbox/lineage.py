@@ -1,4 +1,4 @@
-"""Build OpenLineage run events: which output and metadata a run read, and which table it wrote. Pure.
+"""Build OpenLineage run events: which output and metadata a run read, and which table it wrote.
 
 https://openlineage.io/spec/2-0-2/OpenLineage.json, and its naming: https://openlineage.io/docs/spec/naming.
 """

@@ -1,4 +1,4 @@
-"""Build the event that reports a run's state (docs/run-event.schema.json). Pure."""
+"""Build the event that reports a run's state (docs/run-event.schema.json)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,15 @@ EVENTS = {
     if ast.unparse(call.func).rpartition(".")[2] in ("log_line", "_report")
     for argument in call.args
     if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-} | {"items reported"}  # notify's only one, which is a member of its line
+} | {  # notify has its event as a member of its line
+    value.value
+    for tree in TREES.values()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Dict)
+    for key, value in zip(node.keys, node.values, strict=True)
+    if isinstance(key, ast.Constant) and key.value == "event"
+    if isinstance(value, ast.Constant) and isinstance(value.value, str)
+}
 OTHER_WORDS = {
     "AVAILABLE",
     "DDBStreamBatchInfo",
