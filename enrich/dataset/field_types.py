@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, ForwardRef, Literal, Union, get_args, get_origin, get_type_hints
 
 from enrich.dataset import definition
@@ -112,7 +113,11 @@ def _alternatives(hint: Any) -> list[Any]:
 
 def _field_hints(value: Any) -> dict[str, Any]:
     """Return the hints of the fields of a dataclass or named tuple; for other values, an empty dictionary."""
-    kind = type(value)
+    return _hints_of(type(value))  # type: ignore[arg-type] # mypy takes no class for hashable
+
+
+@cache
+def _hints_of(kind: Any) -> dict[str, Any]:
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return {each.name: hints[each.name] for each in fields(kind)}

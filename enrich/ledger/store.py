@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -45,8 +46,17 @@ _RELEASE = "release"
 FORMAT = 2  # newest format of a record, and of what a run that is not closed has in its work folder; absent: 1
 _NEW_STATES = {RunState.HELD, RunState.REJECTED}  # which format 1 does not have
 _serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
 R = TypeVar("R", bound=Record)
+
+
+class _Deserializer(TypeDeserializer):
+    """boto3's, with int for numbers: the ledger holds no fractions."""
+
+    def _deserialize_n(self, value: str) -> int:
+        return int(value)
+
+
+_deserialize = _Deserializer().deserialize
 
 
 class ConflictError(Exception):
@@ -193,7 +203,7 @@ def _is_conflict(error: ClientError) -> bool:
 
 
 def _build(kind: type[R], row: dict[str, Any]) -> R:
-    values: dict[str, Any] = {name: _plain(_deserialize(value)) for name, value in row.items()}
+    values: dict[str, Any] = {name: _deserialize(value) for name, value in row.items()}
     values["dataset"] = values[PK]
     if values.get(_FORMAT, 1) > FORMAT:
         raise NewerFormat(
@@ -202,8 +212,13 @@ def _build(kind: type[R], row: dict[str, Any]) -> R:
             "Nothing was changed: deploy the newer release again (UPGRADING.md, Roll back)"
         )
     # An attribute that a newer release added is ignored, so that a deployment can be rolled back.
-    known = {member.name for member in fields(kind)}
+    known = _members(kind)  # type: ignore[arg-type] # mypy takes no class for hashable
     return kind(**{name: _PARSERS.get(name, _keep)(value) for name, value in values.items() if name in known})
+
+
+@cache
+def _members(kind: Any) -> frozenset[str]:
+    return frozenset(member.name for member in fields(kind))
 
 
 def _keep(value: Any) -> Any:
@@ -216,12 +231,3 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "stage": Stage,
     "kind": Kind,
 }
-
-
-def _plain(value: Any) -> Any:
-    """Convert boto3's Decimal to int at any depth; the ledger holds no fractions."""
-    if isinstance(value, dict):
-        return {name: _plain(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_plain(member) for member in value]
-    return value if value is None or isinstance(value, str | bool) else int(value)

@@ -21,7 +21,7 @@ from tests.faults.world import DAY
 from tests.unit.enrich.small_shop import DATASET, SETTINGS, TTL, SmallShop
 
 PARTS = 5
-SWEEPS = 2  # a day
+SWEEPS = 1  # a day
 EXPIRES_AFTER_DAYS = {
     "work/": 30,
     "metadata/": 30,
