@@ -25,7 +25,7 @@ COMMANDS = "\n".join(re.findall(r"^```sh\n(.*?)\n```", SECTION, re.MULTILINE | r
 
 def run(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the copy; nothing of this checkout is on its path."""
-    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(copy)}
     del env["LARDER_PROJECT"]
     return subprocess.run([sys.executable, *words], cwd=copy, env=env, capture_output=True, text=True, timeout=300)
 
