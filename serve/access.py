@@ -78,7 +78,7 @@ def build_subject(claims: Mapping[str, Any], dataset: Served, policy: Policy | N
         claim = places.get(name, name)
         value = get_claim(claims, claim)
         if policy and policy.allow_list_subject and isinstance(value, list) and len(value) == 1:
-            value = value[0]
+            (value,) = value
         if policy and policy.allow_integer_subject and type(value) is int and abs(value) <= MAX_INTEGER:
             value = str(value)
         if not isinstance(value, str) or not is_subject(value):

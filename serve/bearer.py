@@ -66,10 +66,10 @@ def _verify(verifier: Verifier, token: str, now: float) -> Trusted:
 
 def _bearer_token(request: HttpRequest, realm: str) -> str:
     """Return exactly what follows `Bearer `; the verifier rejects white space around it."""
-    values = request.headers.get("authorization", [])
-    if len(values) > 1 or (values and _ANOTHER.search(values[0])):
+    value, *others = request.headers.get("authorization") or [""]
+    if others or _ANOTHER.search(value):
         raise Problem("invalid_request", "there is more than one Authorization header")
-    scheme, _, token = values[0].partition(" ") if values else ("", "", "")
+    scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":
         raise challenge(realm, "token_required")
     return token

@@ -47,7 +47,7 @@ def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
     """
     names: dict[str, list[tuple[str, ...]]] = {}
     for place in places:
-        for depth in range(1, len(place) + 1):
+        for depth, _ in enumerate(place, 1):
             name = ".".join(place[:depth])
             if "," not in name and place[:depth] not in names.setdefault(name, []):
                 names[name].append(place[:depth])
@@ -56,7 +56,7 @@ def list_names(places: Places) -> dict[str, list[tuple[str, ...]]]:
 
 def render_served(served: Mapping[str, Served]) -> str:
     """Render who can read which dataset as JSON: the file that a build puts into the bundle of serve."""
-    return json.dumps([one._asdict() for one in served.values()], indent=1) + "\n"
+    return json.dumps([one._asdict() for one in served.values()])
 
 
 def parse_served(text: str) -> dict[str, Served]:

@@ -149,12 +149,14 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     """
     answer = parse_tree_of(con, place, sql)
     node = answer["statements"][0]["node"]
-    plain = node["type"] == "SELECT_NODE" and node["from_table"]["type"] == "EMPTY" and not node["modifiers"]
-    if len(answer["statements"]) != 1 or not plain or len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
+    selected = node.pop("select_list", [])
+    (plain,) = _parse(con, "SELECT 1")["statements"]
+    plain["node"].pop("select_list")
+    if len(answer["statements"]) != 1 or node != plain["node"] or len(selected) != 1 or selected[0]["alias"]:
         raise DatasetMistakes(
             [Mistake(place, f"{sql!r} is not one expression", "write one expression, as after SELECT")]
         )
-    return node["select_list"][0]
+    return selected[0]
 
 
 def parse_tree_of(
@@ -168,14 +170,10 @@ def parse_tree_of(
     if _BLANK.fullmatch(sql):
         raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])
 
-    def parse(part: str) -> Any:
-        ((found,),) = con.execute("select json_serialize_sql(?)", [f"{before}{part}{after}"]).fetchall()
-        return json.loads(found)
-
     def parses(part: str) -> bool:
-        return not parse(part)["error"]
+        return not _parse(con, f"{before}{part}{after}")["error"]
 
-    answer = parse(sql)
+    answer = _parse(con, f"{before}{sql}{after}")
     if answer["error"]:
         at = int(answer.get("position") or 0) - len(before)
         what, remedy = answer["error_message"], "fix it; a name that is an SQL keyword needs double quotes"
@@ -188,6 +186,11 @@ def parse_tree_of(
         remedy = quote_reserved(con, sql, parses) or remedy
         raise DatasetMistakes([Mistake(place, f"{sql!r} is not SQL: {what}", remedy)])
     return answer
+
+
+def _parse(con: duckdb.DuckDBPyConnection, statements: str) -> Any:
+    ((found,),) = con.execute("select json_serialize_sql(?)", [statements]).fetchall()
+    return json.loads(found)
 
 
 def suggest_function(name: str) -> str:

@@ -43,8 +43,8 @@ PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/uni
 ENRICH = {
     "enrich.dataset.as_of": ("as_of", "contract:dataset_mistakes"),
     "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
-    "enrich.dataset.expressions": ("element_joins", "contract:dataset_mistakes", "engine"),
-    "enrich.dataset.field_types": ("every_type", "contract:dataset_mistakes", "contract:openapi_command"),
+    "enrich.dataset.expressions": ("pure_parts", "element_joins", "contract:dataset_mistakes", "engine"),
+    "enrich.dataset.field_types": ("pure_parts", "contract:dataset_mistakes", "contract:openapi_command"),
     "enrich.dataset.json_sql": ("render", "every_type", "engine"),
     "enrich.dataset.nullability": ("pure_parts", "engine", "contract:openapi_command"),
     "enrich.dataset.row_checks": ("engine", "render_failures"),
@@ -62,7 +62,8 @@ ENRICH = {
     "enrich.write.item_size": ("requests",),
 }
 _ELSEWHERE = {
-    "wire": [f"tests/unit/serve/test_{name}.py" for name in ("bounds", "faulty_storage", "key_places", "key_reading")]
+    "wire": [f"tests/unit/serve/test_{name}.py" for name in ("bounds", "faulty_storage", "key_places", "key_reading")],
+    "serve.datasets": ["tests/unit/enrich/test_dataset_files.py"],
 }
 # Not run: they notice what others notice sooner, or run code that is not changed.
 _LEFT_OUT = ("test_any_input", "test_wycheproof", "test_rfc_vectors", "test_import_set")
@@ -100,7 +101,7 @@ def find_tests(module: str) -> tuple[list[str], list[str]]:
         return [f"tests/{kind or 'unit'}/enrich/test_{name}.py" for kind, _, name in kinds], []
     package = module.partition(".")[0]
     files = [str(path) for path in sorted(Path(PACKAGES[package][1]).glob("test_*.py"))]
-    files += _ELSEWHERE.get(package, [])
+    files += _ELSEWHERE.get(package, []) + _ELSEWHERE.get(module, [])
     files = [file for file in files if not any(name in file for name in _LEFT_OUT)]
     own = [file for file in files if re.search(rf"\b{re.escape(module)}\b", Path(file).read_text(encoding="utf-8"))]
     return own, [file for file in files if file not in own]

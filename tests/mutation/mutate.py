@@ -21,6 +21,14 @@ from cosmic_ray.plugins import get_operator, operator_names
 # condition, which every other change of the condition does more subtly; operators on variables that need arguments.
 _LEFT_OUT = re.compile(r"(Eq|NotEq)_Is|Is_Eq|IsNot_NotEq|AddNot|Variable|NoOp")
 _PLACES = ("annassign", "tfpdef")  # annotations, which are not evaluated
+# The order of texts in the place of their equality, which nobody writes by mistake, and which differs only for texts that
+# come before or after all that there are.
+_ORDER = re.compile(r"Comparison.*_(Eq|NotEq)_(Lt|Gt)")
+# Without these flags nothing is computed differently: they only forbid what the code does not do. (Neither are the sizes
+# of caches places.)
+_FLAGS = {"frozen", "slots", "kw_only", "strict"}
+_TEXT = re.compile(r"([rbRB]*(?:\"{3}|'{3}|\"|'))(.*?)(\"{3}|'{3}|\"|')", re.DOTALL)
+_PROSE = re.compile(r"[a-z][,;:.)]? [a-z]")  # two words, not of a list of names
 
 
 class RemoveStatement:
@@ -37,19 +45,25 @@ class RemoveStatement:
 
 
 class ChangeText:
-    """Changes the first character of a text or bytes constant, except the prose of an exception."""
+    """Changes a text or bytes constant: a name is replaced, prose is removed, and other text begins with another letter.
+
+    A name that only begins with another letter would be found by whatever looks for similar names. Prose is for people:
+    tests check that a message has its parts, not how each part is worded. The prose of an exception is left out.
+    """
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the node if it is such a constant and not a docstring."""
-        is_prose = " " in node.get_code() and parso.tree.search_ancestor(node, "raise_stmt")
-        if node.type == "string" and node.parent.type not in ("simple_stmt", "file_input") and not is_prose:
+        is_error = " " in node.get_code() and parso.tree.search_ancestor(node, "raise_stmt")
+        if node.type == "string" and node.parent.type not in ("simple_stmt", "file_input") and not is_error:
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, _index: int) -> Any:
-        """Put `X` before the text."""
-        opening = re.match(r"[rbRB]*(\"\"\"|'''|\"|')", node.value)
-        if opening:
-            node.value = node.value[: opening.end()] + "X" + node.value[opening.end() :]
+        """Change the text between the quotes."""
+        found = _TEXT.fullmatch(node.value)
+        if found:
+            opening, text, closing = found.groups()
+            changed = "" if _PROSE.search(text) else "X" if re.fullmatch(r"\w{2,}", text) else f"X{text}"
+            node.value = f"{opening}{changed}{closing}"
         return node
 
 
@@ -70,14 +84,14 @@ def read(module: str) -> str:
 
 
 def list_places(module: str) -> list[Place]:
-    """List every place in a module that an operator can change, except in annotations."""
+    """List every place in a module that an operator can change, except where nothing is computed from it."""
     nodes = list(ast_nodes(get_ast(read(module))))
     names = [name for name in operator_names() if not _LEFT_OUT.search(name)]
     places = []
     for name in [*OWN, *names]:
         operator = _operator(name)
         numbered = [node for node in nodes for _ in operator.mutation_positions(node)]
-        places += [Place(module, name, number) for number, node in enumerate(numbered) if not _is_annotation(node)]
+        places += [Place(module, name, number) for number, node in enumerate(numbered) if _has_effect(node, name)]
     return places
 
 
@@ -104,6 +118,13 @@ def _function(node: Any) -> bool:
     while node is not None and node.type != "funcdef":
         node = node.parent
     return node is not None
+
+
+def _has_effect(node: Any, operator: str) -> bool:
+    is_flag = node.type == "keyword" and node.parent.type == "argument" and node.parent.children[0].value in _FLAGS
+    is_cache_size = node.type == "number" and parso.tree.search_ancestor(node, "decorator")
+    is_order = _ORDER.search(operator) and any(each.type == "string" for each in node.children)
+    return not is_flag and not is_cache_size and not is_order and not _is_annotation(node)
 
 
 def _is_annotation(node: Any) -> bool:

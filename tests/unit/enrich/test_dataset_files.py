@@ -69,7 +69,9 @@ def test_what_serve_needs_is_data(tmp_path: Path) -> None:
     assert parse_served(render_served(served)) == served
     (tmp_path / "datasets.json").write_text(render_served(served))
     assert load_served(str(tmp_path / "datasets.json")) == served
-    with pytest.raises(ValueError, match=r"nothing.json: is missing; .*larder bundle serve"):
+    with pytest.raises(
+        ValueError, match=r"/nothing.json: is missing; `./larder bundle serve` makes it from datasets/ when it builds"
+    ):
         load_served(str(tmp_path / "nothing.json"))
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from enrich.dataset.expressions import parse_tree
+from enrich.dataset.as_of import FromKey, LastModified
+from enrich.dataset.expressions import Names, parse_expression, parse_tree
+from enrich.dataset.field_types import find_type_mistakes
+from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.nullability import is_never_null
-from enrich.dataset.type_names import suggest_type
+from enrich.dataset.type_names import EXAMPLES, is_type, suggest_type
 from enrich.delta import outcomes
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.outcomes import Outcomes
@@ -93,6 +98,106 @@ def test_what_is_never_null(sql: str, *, expected: bool) -> None:
     """By simple rules; what they do not cover can be null."""
     with duckdb.connect() as con:
         assert is_never_null(parse_tree(con, "body", sql), {("a",), ("m", "n")}) is expected
+
+
+# What an expression names: columns, those of them that must have a value, and metadata.
+NAMED: dict[str, tuple[str, str, str]] = {
+    "a": ("a", "a", ""),
+    "A": ("a", "a", ""),
+    '"B c" + a': ("B c|a", "B c|a", ""),
+    "1": ("", "", ""),
+    "coalesce(a, d)": ("a|d", "", ""),
+    "coalesce(upper(a), 'x') || d": ("a|d", "d", ""),
+    "case when a then d end": ("a|d", "", ""),
+    "a is null": ("a", "", ""),
+    "a is not null": ("a", "", ""),
+    "a is null and d": ("a|d", "d", ""),
+    "not a": ("a", "a", ""),
+    "a in (d)": ("a|d", "a|d", ""),
+    "ifnull(a, d)": ("a|d", "", ""),
+    "m.x": ("", "", "m.X"),
+    "M.X || m.y": ("", "", "m.X|m.y"),
+    "h.anything": ("", "", "h.anything"),
+    "l": ("", "", "l.v|l.w"),
+    "u": ("", "", "u."),
+    "[each.v for each in l]": ("", "", "l.v|l.w"),
+    "a.field": ("a", "a", ""),
+    "a -> '$.x'": ("a", "a", ""),
+    "list_transform(d, lambda e: e + a)": ("a|d", "a|d", ""),
+    "list_transform(d, lambda a: a + 1)": ("d", "d", ""),
+    "list_transform(d, lambda A, i: a + I)": ("d", "d", ""),
+    "list_transform(d, lambda e: list_transform(e, lambda f: e + f))": ("d", "d", ""),
+}
+_NAMES: dict[str, Any] = {
+    "columns": ["a", "B c", "d"],
+    "metadata": {"m": ["X", "y"], "h": None, "l": ["v", "w"], "u": None},
+    "lists": ["l", "u"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", NAMED)
+def test_an_expression_names_columns_and_metadata(sql: str) -> None:
+    """In any case, except in a lambda that gives the name another meaning; nulls are allowed where they are handled."""
+    columns, required, metadata = ({one for one in names.split("|") if one} for names in NAMED[sql])
+    with duckdb.connect() as con:
+        found = parse_expression(Names(con, **_NAMES), "body.x", sql)
+    assert (found.place, found.sql, found.plain) == ("body.x", sql, "(" not in sql and sql.replace(".", "").isalpha())
+    assert (found.columns, found.required) == (columns, required)
+    assert {f"{name}.{column}" for name, column in found.metadata} == metadata
+
+
+NOT_NAMED = {
+    "e": "there is no column 'e'; known are B c, a, d, h, l, m, u",
+    "mm.x": "there is no column 'mm'; did you mean 'm'?",
+    "m": "'m' is metadata, not a column; name one of its columns, as in m.name",
+    "m.z": "metadata 'm' has no column 'z'; known are X, y",
+    "m.yy.x": "metadata 'm' has no column 'yy'; did you mean 'y'?",
+    "l.v": "metadata 'l' is a list, with one row for each element; write [each.v for each in l], or l[i].v within "
+    "another list",
+    "list_transform(d, e -> e + 1)": "there is no column 'e'; known are B c, a, d; a lambda is written `lambda e: ...`",
+    "list_transform(d, lambda e: e) || e": "there is no column 'e'; known are",
+    "e || e": "there is no column 'e'; known are",
+    "age(a)": "age() can return another value each time; a body must depend only on its row and metadata",
+    "Random()": "random() can return another value each time; a body",
+    "sum(a)": "sum() is an aggregate, which reads other rows; compute it in the model or the metadata query",
+    "unnest(d)": "unnest() makes several rows of one; keep the list, or use list_transform or similar",
+    "unlist(d)": "unlist() makes several rows of one; keep the list",
+    "generate_subscripts(d, 1)": "generate_subscripts() makes several rows of one; keep the list",
+    "first(a) over ()": "is a window function, which reads other rows; compute it in the model or in the metadata",
+    "(select a)": "contains a subquery; make it a metadata query and join it",
+    "a + (": "is not SQL: ",
+    "*": "contains `*`; name the columns",
+    "$1": "contains a parameter; write the value",
+    "a), (d": "is not one expression; write one expression, as after SELECT",
+    "a) from (select 1": "is not one expression",
+    "a) where (a": "is not one expression",
+    "a) order by (a": "is not one expression",
+    "a) group by (a": "is not one expression",
+    "a) union select (a": "is not one expression",
+    "a); select (d": "is not one expression",
+    "a) as e, (d": "is not one expression",
+    " /* a */ -- b": "is empty; write an expression",
+    "a +": "it is incomplete; complete it: a value, a bracket or an END is missing",
+    "a; ": "it ends with a semicolon; remove it",
+    'a As "e f"': 'it has an alias, "e f"; remove As "e f": its place gives it a name',
+    "a + order": "'order': a reserved word needs double quotes, as in a + \"order\"",
+    "a + order + End": "'order', 'End': a reserved word needs double quotes, as in a + \"order\" + \"End\"",
+    "a b c": "fix it; a name that is an SQL keyword needs double quotes",
+    **{
+        word: f"there is no column '{word}'; the SQL keyword depends on the session; a body must depend only on its row"
+        for word in ["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user"]
+    },
+}
+
+
+@pytest.mark.parametrize("sql", NOT_NAMED)
+def test_what_an_expression_cannot_name_is_a_mistake(sql: str) -> None:
+    """Each with its remedy, once."""
+    with duckdb.connect() as con, pytest.raises(DatasetMistakes) as caught:
+        parse_expression(Names(con, **_NAMES), "body.x", sql)
+    (found,) = caught.value.mistakes
+    assert found.place == "body.x"
+    assert NOT_NAMED[sql] in f"{found.message}; {found.remedy}"
 
 
 def test_buckets_divide_the_keys() -> None:
@@ -364,14 +469,113 @@ def test_names_say_what_magic_bytes_do_not() -> None:
         refuse_other(b"a", f"part{suffix}/0.csv")
 
 
-def test_a_foreign_name_is_translated_at_each_level() -> None:
-    """A comma within a parameter does not separate the parameters around it."""
-    for foreign, own in {
-        "map<array<struct<a:int,b:int>>, long>": "map(struct(a integer, b integer)[], bigint)",
-        "struct<a: decimal128(10, 2), b: map<string, long>>": "struct(a decimal(10, 2), b map(varchar, bigint))",
-    }.items():
-        with duckdb.connect() as con:
-            assert f"did you mean {own}?" in suggest_type(con, foreign)
+# foreign name -> the type of DuckDB; empty if there is none
+NESTED_NAMES = {
+    "map<array<struct<a:int,b:int>>, long>": "map(struct(a integer, b integer)[], bigint)",
+    "struct<a: decimal128(10, 2), b: map<string, long>>": "struct(a decimal(10, 2), b map(varchar, bigint))",
+    "list<long>": "bigint[]",
+    "array(long)": "bigint[]",
+    "large_list<item: long>": "bigint[]",
+    "LargeList(int8)": "tinyint[]",
+    "fixed_size_list<item: long>[3]": "bigint[]",
+    "list_view<item: long>": "bigint[]",
+    "long[]": "bigint[]",
+    "long[][]": "bigint[][]",
+    "ROW<a long>": "struct(a bigint)",
+    "record<a: long>": "struct(a bigint)",
+    "struct<a: long, b_2 list<string>>": "struct(a bigint, b_2 varchar[])",
+    "struct<a: long, long>": "",
+    "struct<a: @@>": "",
+    "struct<a: @@, b: long>": "",
+    "list<@@>": "",
+    "@@[]": "",
+    "map<long, @@>": "",
+    "map<@@, long>": "",
+    "map<long>": "",
+    "list<>": "",
+    "decimal128(10, 2)": "decimal(10, 2)",
+    "Decimal256( 10 , 2 )": "decimal(10, 2)",
+    "decimal256(40, 2)": "",
+    "timestamp[us, tz=Europe/Berlin]": "timestamptz",
+    "timestamp[us, TZ=X]": "timestamptz",
+    "datetime64[ns, Europe/Berlin]": "timestamptz",
+    "Datetime('us', 'utc')": "timestamptz",
+    "datetime64[ns]": "timestamp",
+    "datetime[us]": "timestamp",
+    "pl.Int8": "tinyint",
+    "pa.string_dtype": "varchar",
+    " Float64 ": "double",
+    "duble": "double",
+    "intger": "integer",
+    "@@": "",
+}
+
+
+@pytest.mark.parametrize("foreign", NESTED_NAMES)
+def test_a_foreign_name_is_translated_at_each_level(foreign: str) -> None:
+    """A comma within a parameter does not separate the parameters around it; what is not known has no translation."""
+    own = NESTED_NAMES[foreign]
+    with duckdb.connect() as con:
+        assert suggest_type(con, foreign) == (
+            f"did you mean {own}? ({EXAMPLES})" if own else f"write a DuckDB type ({EXAMPLES})"
+        )
+        assert not own or is_type(con, own)
+    assert EXAMPLES.count(" -> ") == 6
+
+
+_WHOLE = "expected a whole number; write e.g. 10"
+# a value, the hint that it does not fit, and what is expected and to be written
+HINTS: list[tuple[Any, Any, str]] = [
+    (1.5, str, 'is 1.5, of type float; expected a text; write "1.5"'),
+    (b"a", str, "is b'a', of type bytes; expected a text; write it in quotes"),
+    (1, bool, "is 1, of type int; expected a boolean; write True or False"),
+    (True, int, f"is True, of type bool; {_WHOLE}"),
+    ("1", int, f"is '1', of type str; {_WHOLE}"),
+    (True, float, "is True, of type bool; expected a number; write e.g. 0.01"),
+    (7, timedelta, "is 7, of type int; expected a timedelta; write e.g. timedelta(days=7)"),
+    ("x", datetime, "expected a datetime; write e.g. datetime(2026, 1, 31, tzinfo=UTC)"),
+    (1, Mapping[str, str], "expected a mapping; write e.g. {'name': 'expression'}"),
+    (1, Mapping[str, int], "expected a mapping; write e.g. {'name': int(...)}"),
+    ("ab", Sequence[str], "expected a list; write e.g. ['name']"),
+    (["a"], tuple[str, ...], "expected a tuple; write e.g. ('name',)"),
+    ("f", Callable[[int], int], "expected a function; name the function, without calling it"),
+    (1, None.__class__, "expected None; leave it out"),
+    ("ye", Literal["yes", "no"], "is 'ye'; did you mean 'yes'?"),
+    ("x", Literal["yes", "no"], "is 'x'; known are no, yes"),
+    (1, Literal["yes", "no"], "is 1, of type int; expected one of 'yes', 'no'; write e.g. 'yes'"),
+    (1.5, int | None, "is 1.5, of type float; expected a whole number or None; write e.g. 10"),
+    (b"", int | str | None, "expected a whole number, a text or None; write e.g. 10"),
+    (["a"], str | Mapping[str, str], 'expected a text or a mapping; write a list as one expression, e.g. "[a, b]"'),
+    (["a"], Mapping[str, str], "expected a mapping; write e.g. {'name': 'expression'}"),
+    (SeenOutput, SeenOutput | None, "expected SeenOutput or None; write SeenOutput(...)"),
+    ("SeenOutput", SeenOutput, "expected SeenOutput; write SeenOutput(...)"),
+    (1, SeenOutput | None, "expected SeenOutput or None; write SeenOutput(...)"),
+    ("LastModified", LastModified, "expected LastModified; write LastModified()"),
+    ("a\ud800", str, "has a lone surrogate; write the whole character"),
+    ("\udfff", str, "has a lone surrogate; write the whole character"),
+]
+FITTING: list[tuple[Any, Any]] = [
+    (1, float), (1.5, float), (False, bool), ("a", str | None), (None, str | None), ("yes", Literal["yes", "no"]),
+    (True, Literal["x", True]), (("a", "b"), Sequence[str]), (["a"], Sequence[str]), ({"a": 1}, Mapping[str, int]),
+    (print, Callable[[int], int]), (object(), Any), ("\ud7ff\ue000", str), (LastModified(), LastModified),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "hint", "message"), HINTS)
+def test_a_value_that_does_not_fit_its_hint(value: Any, hint: Any, message: str) -> None:
+    """Its place, what it is, what is expected, and what to write."""
+    (found,) = find_type_mistakes("d", value, hint)
+    assert found.place == "d"
+    assert message in f"{found.message}; {found.remedy}"
+
+
+def test_places_of_values_within_a_value() -> None:
+    """Of a mapping's name, an item of a list, and a member of a class; values that fit have none."""
+    for value, hint in FITTING:
+        assert list(find_type_mistakes("d", value, hint)) == [], (value, hint)
+    nested: Any = {"a": [1, "b"], 2: ["c"], "e.f": [FromKey(b"x")]}  # type: ignore[arg-type]
+    found = find_type_mistakes("d", nested, Mapping[str, Sequence[int | str | FromKey]])
+    assert [one.place for one in found] == ["d 2", 'd "e.f"[0].pattern']
 
 
 @pytest.mark.parametrize("own", TYPE_NAMES)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.dataset.json_sql import JsonPolicy, Unrenderable, render_json_sql
+from enrich.dataset.json_sql import JsonPolicy, Unrenderable, concat, render_json_sql, render_members, render_object
 
 CON = duckdb.connect(config={"threads": 1})
 CON.execute("set TimeZone='UTC'")
@@ -126,14 +126,83 @@ def test_values_without_json_are_found_at_any_depth(expression: str, reasons: li
     assert rendered(expression)[1] == reasons
 
 
-@pytest.mark.parametrize(
-    "expression",
-    ["interval 1 day", "timetz '01:02:03+01'", "'0101'::bit", "(1, 2)", "[interval 1 day]", "map {[1]: 1}"],
-)
-def test_a_type_without_json_is_refused_with_a_remedy(expression: str) -> None:
+NO_JSON = {
+    "interval 1 day": "type INTERVAL has no JSON; convert it to a number, e.g. with epoch(...)",
+    "[interval 1 day]": "type INTERVAL has no JSON; convert it to a number",
+    "timetz '01:02:03+01'": "type TIME WITH TIME ZONE has no JSON; cast it to time or to varchar",
+    "'0101'::bit": "type BIT has no JSON; cast it to varchar",
+    "union_value(a := 1)": "type UNION(a INTEGER) has no JSON; take one of its members",
+    "(1, 2)": "has no JSON; ",
+    "map {[1]: 1}": "has no JSON; ",
+    "map {timestamp '2026-01-01 00:00:00': 1}": "has no JSON; ",
+    "map {1.5: 1}": "has no JSON; ",
+    "'{}'::variant": "type VARIANT has no JSON; cast it to another type",
+}
+
+
+@pytest.mark.parametrize(("expression", "message"), NO_JSON.items())
+def test_a_type_without_json_is_refused_with_a_remedy(expression: str, message: str) -> None:
     """Types that have no agreed form in JSON are a mistake in the dataset."""
-    with pytest.raises(Unrenderable, match="has no JSON; "):
+    with pytest.raises(Unrenderable) as caught:
         rendered(expression)
+    assert message in str(caught.value)
+
+
+KINDS = {  # a value as DuckDB's text -> types that render it in this way
+    "1": "tinyint smallint integer bigint hugeint utinyint usmallint uinteger ubigint uhugeint bignum",
+    "true": "boolean",
+    '"00000000-0000-0000-0000-000000000001"': "uuid",
+    '"2026-01-02"': "date",
+    '"01:02:03"': "time time_ns",
+    '"2026-01-02T03:04:05Z"': "timestamp timestamp_s timestamp_ms timestamp_ns timestamptz timestamptz_ns",
+    '"x"': "varchar enum('x')",
+}
+
+
+@pytest.mark.parametrize("text", KINDS)
+def test_each_type_of_a_kind_is_rendered_alike(text: str) -> None:
+    """Each name of a type is known by itself, alone and as the key of a map."""
+    for kind in KINDS[text].split():
+        value = f"'{text.strip(chr(34))}'::{kind}"
+        assert rendered(value) == (text, []), kind
+        key = text if text.startswith('"') else f'"{text}"'
+        if ":" not in text and kind != "bignum":
+            assert rendered(f"map {{{value}: 1}}") == (f"{{{key}:1}}", []), kind
+
+
+def test_a_check_says_what_is_wrong() -> None:
+    """The end of the detail of a reject."""
+    found = {}
+    for expression in ("1::float", "'{}'::json", "date '2026-01-01'", "'x'", "1::bigint"):
+        kind = CON.sql(f"select {expression} as x").types[0]
+        for check in render_json_sql("x", kind, JsonPolicy(large_integers="reject")).checks:
+            found[check.reason, check.path, check.because] = expression
+    assert found == {
+        ("not-a-number", "", "is NaN or infinite"): "1::float",
+        ("not-a-number", "", "holds NaN or infinity"): "'{}'::json",
+        ("bad-value", "", "is outside the years 1 to 9999 of RFC 3339"): "date '2026-01-01'",
+        ("bad-value", "", "holds text that is not UTF-8"): "'x'",
+        (
+            "large-integer",
+            "",
+            "exceeds 2^53 - 1, the largest integer that every JSON reader keeps exactly",
+        ): "1::bigint",
+    }
+
+
+def test_pieces_are_merged_where_both_are_literals() -> None:
+    """Each argument of `concat` costs time per row."""
+    assert concat(["'a'", "'b''c'", "x", "'d'", "y", "'e' || 'f'", "'g'"]) == (
+        "concat('ab''c', x, 'd', y, 'e' || 'f', 'g')"
+    )
+    members = [("a", "x"), ("b", "y")]
+    assert concat(render_object(render_members(members, "keep"))) == (
+        """concat('{"a":', coalesce(x, 'null'), ',"b":', coalesce(y, 'null'), '}')"""
+    )
+    assert concat(render_object(render_members(members, "omit"))) == (
+        """concat('{', substr(concat(coalesce(',"a":' || x, ''), coalesce(',"b":' || y, '')), 2), '}')"""
+    )
+    assert concat(render_object([])) == "concat('{}')"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +218,8 @@ def test_a_type_without_json_is_refused_with_a_remedy(expression: str) -> None:
         ("{'a': 1, 'b': null::int, 'c': 2}", JsonPolicy(nulls="omit"), '{"a":1,"c":2}', []),
         ("[null::int]", JsonPolicy(nulls="omit"), "[null]", []),
         ("map {'a': null, 'b': 1}", JsonPolicy(nulls="omit"), '{"b":1}', []),
+        ("5::integer", JsonPolicy(large_integers="reject"), "5", []),
+        ("map {'a': 9007199254740992::bigint}", JsonPolicy(large_integers="reject"), None, ["large-integer {}"]),
     ],
 )
 def test_policies(expression: str, policy: JsonPolicy, text: str | None, reasons: list[str]) -> None:
