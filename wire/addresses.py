@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from _thread import allocate_lock, start_new_thread
+from collections import Counter
 from typing import Any
 
 from wire.backoff import draw
@@ -61,13 +62,14 @@ def spread(addresses: list[Address], share: float) -> list[Address]:
 class Addresses:
     """Opens non-blocking connections to the addresses of an endpoint in turn, avoiding those that failed lately."""
 
+    _found: list[Address]
+    _used: Counter[Address]  # how many connections were made to each
+
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self._endpoint = endpoint
         self._timeout = timeout
-        self._found: list[Address] = []
-        self._used: dict[Address, int] = {}  # how many connections were made to each
         self._failed: set[Address] = set()
-        self._until = 0.0
+        self._until = float("-inf")  # the first connection looks it up
 
     def connect(self, now: float) -> tuple[socket.socket, Address]:
         """Begin to connect; the socket becomes writable when the attempt has succeeded or failed.
@@ -81,7 +83,7 @@ class Addresses:
             except TimeoutError:
                 raise TimeoutError("its host name was not resolved in time") from None
             self._found = spread(found, draw())
-            self._used = dict.fromkeys(found, 0)
+            self._used = Counter()
             self._until = now + _KEPT
             self._failed.clear()
         while True:

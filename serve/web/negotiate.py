@@ -24,25 +24,22 @@ def accepts_json(accept: str | None) -> bool:
     """Return whether `application/json` is acceptable; without the header everything is."""
     if accept is None or not accept.strip():
         return True
-    weights = _parse_weights(accept)
+    accepted = _parse_accepted(accept)
     for media_range in ("application/json", "application/*", "*/*"):  # the most specific range decides
-        if media_range in weights:
-            return weights[media_range] > 0
+        if media_range in accepted:
+            return accepted[media_range]
     return False
 
 
 @lru_cache(_CACHED)
 def choose_coding(accept_encoding: str | None, *, is_gzip: bool) -> str | None:
     """Choose `gzip` or `identity` for a body that is stored in one of them; None if neither is acceptable."""
-    weights = _parse_weights(accept_encoding or "")
-    anything = weights.get("*")
-    gzip = max(weights.get("gzip", -1.0), weights.get("x-gzip", -1.0))
-    if gzip < 0:
-        gzip = anything or 0.0
-    identity = weights.get("identity", 1.0 if anything is None or anything > 0 else 0.0)
-    if gzip > 0 and (is_gzip or identity == 0):
+    accepted = _parse_accepted(accept_encoding or "")
+    identity = accepted.get("identity", accepted.get("*", True))
+    gzip = [accepted[name] for name in ("gzip", "x-gzip") if name in accepted] or [accepted.get("*", False)]
+    if any(gzip) and (is_gzip or not identity):
         return "gzip"
-    return "identity" if identity > 0 else None
+    return "identity" if identity else None
 
 
 def build_etag(body: bytes) -> str:
@@ -80,16 +77,19 @@ def is_fresh(if_none_match: str | None, etag: str) -> bool:
     return etag in tags
 
 
-def _parse_weights(header: str) -> dict[str, float]:
-    """Parse `a;q=0.5, b` into weights by name; other parameters are ignored, a malformed weight counts as 1."""
-    weights: dict[str, float] = {}
+def _parse_accepted(header: str) -> dict[str, bool]:
+    """Parse `a;q=0.5, b` into whether a name has a weight above 0, since there is one representation to choose.
+
+    Other parameters are ignored, and a malformed weight counts as 1.
+    """
+    accepted: dict[str, bool] = {}
     for member in header.lower().split(","):
         name, *parameters = (part.strip() for part in member.split(";"))
         if not name:
             continue
-        weight = 1.0
+        is_accepted = True
         for parameter in parameters:
             if parameter.startswith("q=") and _WEIGHT.match(parameter[2:]):
-                weight = float(parameter[2:])
-        weights[name] = max(weight, weights.get(name, 0.0))
-    return weights
+                is_accepted = float(parameter[2:]) > 0
+        accepted[name] = is_accepted or accepted.get(name, False)
+    return accepted

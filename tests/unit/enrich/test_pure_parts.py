@@ -543,6 +543,8 @@ HINTS: list[tuple[Any, Any, str]] = [
     ("ye", Literal["yes", "no"], "is 'ye'; did you mean 'yes'?"),
     ("x", Literal["yes", "no"], "is 'x'; known are no, yes"),
     (1, Literal["yes", "no"], "is 1, of type int; expected one of 'yes', 'no'; write e.g. 'yes'"),
+    (1, Literal["yes", "no"] | None, "is 1, of type int; expected one of 'yes', 'no' or None; write e.g. 'yes'"),
+    (1, Mapping[str, str] | None, "expected a mapping or None; write e.g. {'name': 'expression'}"),
     (1.5, int | None, "is 1.5, of type float; expected a whole number or None; write e.g. 10"),
     (b"", int | str | None, "expected a whole number, a text or None; write e.g. 10"),
     (["a"], str | Mapping[str, str], 'expected a text or a mapping; write a list as one expression, e.g. "[a, b]"'),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.write.item_size import find_too_large, find_too_long, item_bytes
+from enrich.write.item_size import gzip as compress
 from enrich.write.requests import (
     BATCH,
     CONDITION,
@@ -18,7 +19,7 @@ from enrich.write.requests import (
     build_puts,
     interleave,
 )
-from serve.item import MAX_BODY_BYTES, Item, Order, body_text, decode, encode
+from serve.item import MAX_BODY_BYTES, MAX_ITEM_BYTES, Item, Order, body_text, decode, encode
 
 ORDER = Order(1, 1_763_640_000_000, 12)
 EXPIRES = 1_764_244_800
@@ -148,6 +149,10 @@ def test_an_item_is_too_large_only_if_gzip_does_not_help() -> None:
     rows = [("a#1", "1", "x"), ("a#1", "2", "z" * 3_000_000), ("a#1", "3", noise), ("a#1", "4", noise[:400_000])]
     assert find_too_large(chunk_of([*rows, ("a#1", "5", None)])) == [102]
     assert find_too_large(chunk_of([])) == []
+    # with 1,000 bytes to spare for the rest of the item, which a long key exceeds
+    fitting = noise[: len(noise) * (MAX_ITEM_BYTES - 1000) // len(compress(noise))]
+    assert abs(len(compress(fitting)) - (MAX_ITEM_BYTES - 1000)) < 300
+    assert find_too_large(chunk_of([("a#1", "1", fitting), ("a#" + "1" * 2000, "1", fitting)])) == [101]
 
 
 def test_a_body_is_too_long_if_the_reader_does_not_unzip_it() -> None:

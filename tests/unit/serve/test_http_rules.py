@@ -738,6 +738,7 @@ def test_a_body_that_does_not_fit_uncompressed_asks_for_gzip(form: str, method: 
             )
             app.call(ONE, TOKEN, form=form)
             assert (app.line["code"], app.line["reason"]) == ("not_acceptable", "body-too-large")
+        assert App(item("a", body)).call(ONE, TOKEN, form=form, method=method).status == status
 
 
 @pytest.mark.parametrize("form", ["alb", "alb-multi"])

@@ -113,6 +113,7 @@ def test_invisible_characters_are_not_part_of_a_subject() -> None:
     unseen |= {0x2065, *range(0x13430, 0x13440), *range(0xE0000, 0xE0020)}
     listed = {code for first, last in UNPRINTABLE for code in range(first, last + 1)}
     assert listed == unseen - {ord(" ")}
+    assert sum(last - first + 1 for first, last in UNPRINTABLE) == len(listed), "no range overlaps another"
     for first, last in UNPRINTABLE:
         assert not is_subject(f"a{chr(first)}")
         assert not is_subject(f"{chr(last)}a")

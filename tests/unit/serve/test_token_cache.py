@@ -96,3 +96,15 @@ def test_a_long_token_is_cached_by_its_whole_text() -> None:
             with pytest.raises(InvalidToken):
                 verifier.verify(part, NOW)
     assert verifier.verify(long, NOW).claims["carrier"] == "B6"
+
+
+def test_the_token_that_was_used_least_recently_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more tokens than the bound; one that is verified anew, because its time in the cache is over, is used too."""
+    monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 3)
+    verifier = _verifier()
+    tokens = {name: sign(claims(jti=name), algorithm="ES256") for name in "abcdef"}
+    kept = []
+    for name, now in [*((name, NOW) for name in "abcabd"), ("a", NOW + 60), ("e", NOW + 60), ("f", NOW + 60)]:
+        verifier.verify(tokens[name], now)
+        kept.append("".join(known for known in tokens if tokens[known] in verifier._cache))
+    assert kept == ["a", "ab", "abc", "abc", "abc", "abd", "abd", "ade", "aef"]

@@ -47,6 +47,24 @@ def test_a_name_is_looked_up_once_a_minute() -> None:
         assert used == [1, 0, 1, 0, 1], "half of the way through, and away from what failed"
 
 
+def test_a_new_look_up_gives_each_address_another_chance() -> None:
+    """Also if not all of them have failed; connections are spread evenly over those that have not."""
+    with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, FaultyServer(host="127.0.0.3") as third:
+        found = [(socket.AF_INET, server.address) for server in (one, other, third)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("wire.addresses.look_up", lambda *_: list(found))
+            patch.setattr("wire.addresses.draw", lambda: 0.0)
+            addresses = Addresses(one.endpoint(), 1.0)
+            used = []
+            for now in (-5.0, -4.0, -3.0, -2.0, 55.0, 55.5, 56.0):
+                connection, address = addresses.connect(now)
+                connection.close()
+                used.append(found.index(address))
+                if now == -5.0:
+                    assert not addresses.fail(address)
+    assert used == [0, 1, 2, 1, 0, 1, 2]
+
+
 def test_an_address_that_failed_is_used_again_when_all_have() -> None:
     """Addresses that failed are avoided as long as there are others; an unknown family counts as failed."""
     with FaultyServer() as one, FaultyServer(host="127.0.0.2") as other, pytest.MonkeyPatch.context() as patch:

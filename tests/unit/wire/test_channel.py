@@ -105,6 +105,21 @@ def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch:
         assert 0.45 < time.monotonic() - began < 0.95
 
 
+def test_a_handshake_has_all_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer the share of one address: 0.25 s of 0.5 s."""
+
+    def answer_late(peer: socket.socket) -> None:
+        time.sleep(0.35)
+        peer.sendall(b"no handshake of TLS")
+        peer.recv(1000)
+
+    with socket_server(None, answer_late) as plain:
+        endpoint = plain._replace(tls=True)
+        _resolve_to(monkeypatch, *[(socket.AF_INET, (endpoint.host, endpoint.port))] * 2)
+        with pytest.raises(Unavailable, match="SSL"):
+            open_channel(endpoint, 0.5)
+
+
 def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:
     infos = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
