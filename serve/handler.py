@@ -27,7 +27,7 @@ from serve.tokens.jwt import InvalidToken
 from serve.tokens.verifier import Verifier
 from serve.web.page import gather, gather_named
 from serve.web.problems import Problem, unavailable
-from serve.web.request import Form, HttpRequest, MalformedEvent, check_repeatable, parse_form, parse_request
+from serve.web.request import HttpRequest, MalformedEvent, check_repeatable, parse_form, parse_request
 from serve.web.respond import (
     HttpResponse,
     add_cors,
@@ -200,6 +200,3 @@ def _authorize(
         return build_partition(trusted.claims, dataset, trusted.policy), int(trusted.claims["exp"])
     except (NoAccess, InvalidToken) as error:
         raise refuse(realm, error) from error
-
-
-__all__ = ["Dependencies", "Form", "build_dependencies", "build_handler", "handler"]

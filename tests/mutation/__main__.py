@@ -41,7 +41,7 @@ CPU_SECONDS = 90  # for all tests of a mutant
 PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
 # The parts of enrich that only compute, and the test files about them, the fastest first.
 ENRICH = {
-    "enrich.dataset.as_of": ("as_of", "contract:dataset_mistakes"),
+    "enrich.dataset.as_of": ("pure_parts", "as_of", "contract:dataset_mistakes"),
     "enrich.dataset.coercion": ("csv_dialects", "engine", "every_type", "text_files", "read"),
     "enrich.dataset.expressions": ("pure_parts", "element_joins", "contract:dataset_mistakes", "engine"),
     "enrich.dataset.field_types": ("pure_parts", "contract:dataset_mistakes", "contract:openapi_command"),

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from enrich.dataset.as_of import FromKey, LastModified
+from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, LastModified, find_mistakes, get_ahead, parse_as_of
 from enrich.dataset.expressions import Names, parse_expression, parse_tree
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.mistakes import DatasetMistakes
@@ -578,6 +578,82 @@ def test_places_of_values_within_a_value() -> None:
     nested: Any = {"a": [1, "b"], 2: ["c"], "e.f": [FromKey(b"x")]}  # type: ignore[arg-type]
     found = find_type_mistakes("d", nested, Mapping[str, Sequence[int | str | FromKey]])
     assert [one.place for one in found] == ["d 2", 'd "e.f"[0].pattern']
+
+
+_WRITE = "write e.g. scored={} or year={year}/month={month}/day={day}"
+_GAP = "needs one {}, or {year} and the parts after it without a gap; " + _WRITE
+_KNOWN = "known are {}, {year}, {month}, {day}, {hour}, {minute}, {second}; " + _WRITE
+# a pattern of object keys, and what is wrong with it
+PATTERNS = {
+    "{}": "", "{}/{hour}": "", "{}/{hour}{minute}{second}": "", "*{}*": "", "{year}": "", "{year}{month}": "",
+    "{day}.{month}.{year}": "", "/{}": "",
+    "a": _GAP, "*": _GAP, "{month}": _GAP, "{year}/{day}": _GAP, "{}{day}": _GAP, "{}{month}": _GAP, "{year}{}": _GAP,
+    "{}/{minute}": _GAP, "{}/{second}": _GAP, "{hour}": _GAP, "{year}{month}{day}{hour}{second}": _GAP,
+    "{}{}": f"has a placeholder twice; {_WRITE}", "{year}/{year}": f"has a placeholder twice; {_WRITE}",
+    "{date}": f"has {{date}}; {_KNOWN}", "{}{Year}": f"has {{Year}}; {_KNOWN}", "{}{": f"has a brace; {_KNOWN}",
+    "{}}": f"has a brace; {_KNOWN}", "{a/b}": f"has a brace; {_KNOWN}",
+    "a//{}": f"has a bucket or an empty segment, which no object key has; {_WRITE}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_of_object_keys_has_each_part_of_an_instant_once(pattern: str) -> None:
+    """From the year on, without a gap."""
+    found = [f"{message}; {remedy}" for message, remedy in find_mistakes(FromKey(pattern))]
+    assert found == ([f"{pattern!r} {PATTERNS[pattern]}"] if PATTERNS[pattern] else [])
+
+
+def test_a_rule_for_as_of_has_bounds() -> None:
+    """A zone of the IANA database, and a century at most; by default neither another zone nor a later time."""
+    day = timedelta(days=1)
+    for rule in (FromKey("{}"), FromColumn("a")):
+        assert (rule.zone, get_ahead(rule)) == ("UTC", timedelta(0))
+        for ahead, is_good in ((0, True), (1, True), (36_500, True), (36_501, False), (-1, False)):
+            found = list(find_mistakes(replace(rule, ahead=ahead * day)))
+            remedy = "set how much later as_of can be than the arrival, e.g. timedelta(days=1)"
+            assert found == ([] if is_good else [(f"ahead is {ahead * day}", remedy)])
+            assert get_ahead(replace(rule, ahead=ahead * day)) == ahead * day
+        for zone, remedy in {
+            "Europe/Berlin": "", "UTC": "", "EUROPE/berlin": "did you mean 'Europe/Berlin'?",
+            " europe/berlin ": "did you mean 'Europe/Berlin'?",
+            "Europe/Berln": "did you mean 'Europe/Berlin'?",
+            "Mars/Olympus": "write its name in the IANA database, e.g. Europe/Berlin",
+            "": "write its name in the IANA database, e.g. Europe/Berlin",
+            "/etc/localtime": "write its name in the IANA database, e.g. Europe/Berlin",
+        }.items():  # fmt: skip
+            found = list(find_mistakes(replace(rule, zone=zone)))
+            assert found == ([(f"{zone!r} is not a time zone", remedy)] if remedy else []), zone
+    assert get_ahead(LastModified()) == timedelta(0)
+
+
+OBJECT_KEYS: list[tuple[str, str, str]] = [
+    ("{year}{month}{day}", "20261120", "2026-11-20 00:00:00"),
+    ("{year}-{month}-{day}", "2026-1-2", "2026-01-02 00:00:00"),
+    ("{year}-{month}{day}", "2026-0102", "2026-01-02 00:00:00"),
+    ("{year}-{month}{day}", "2026-102", ""),
+    ("{year}{month}-{day}", "202601-2", "2026-01-02 00:00:00"),
+    ("{year}{month}-{day}", "20261-2", ""),
+    ("{year}{month}{day}-{hour}", "20261120-6", "2026-11-20 06:00:00"),
+    ("a{year}b", "a26b", ""),
+    ("{}", "2026-W47-5", "2026-11-20 00:00:00"),
+    ("{}", "a/2026W475/b", "2026-11-20 00:00:00"),
+    ("{}.csv", "a/2026-11-20T01.csv.gz", "2026-11-20 01:00:00"),
+    ("*{}", "a/model-1.2-2026-11-20", "2026-11-20 00:00:00"),
+    ("d={}", "x/dd=2026-11-20", ""),
+    ("d={}", "x/d=2026-11-20T06:30:15+01:00/y", "2026-11-20 05:30:15"),
+    ("d={}/h={hour}", "d=2026-11-20/h=23", "2026-11-20 23:00:00"),
+    ("d={}/h={hour}/m={minute}/s={second}", "d=20261120/h=1/m=2/s=3", "2026-11-20 01:02:03"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "object_key", "instant"), OBJECT_KEYS)
+def test_parts_of_an_instant_have_their_widths(pattern: str, object_key: str, instant: str) -> None:
+    """Beside another part a part has all of its digits."""
+    if instant:
+        assert parse_as_of(FromKey(pattern), object_key) == datetime.fromisoformat(f"{instant}+00:00")
+    else:
+        with pytest.raises(BadAsOf, match=r"^object key .* does not match the pattern"):
+            parse_as_of(FromKey(pattern), object_key)
 
 
 @pytest.mark.parametrize("own", TYPE_NAMES)

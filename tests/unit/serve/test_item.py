@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 
 from serve.item import (
+    DOT_SEGMENTS,
+    PREDICTION_ID,
+    RANK_PLACE,
+    RANKED,
     UNPRINTABLE,
     BodyTooLarge,
     Item,
+    NewerItem,
     Order,
     body_text,
     build_pk,
+    build_rank_tag,
     decode,
     encode,
     is_expired,
@@ -43,6 +49,32 @@ def test_an_item_has_its_stored_form(body: str | bytes | None, stored: dict[str,
     assert encode(item) == attributes
     assert decode(attributes) == item
     assert decode({**attributes, "x": {"S": "later"}}) == item
+
+
+def test_names_of_attributes_are_those_of_stored_items() -> None:
+    """Also of those that few items have; an item of a later format is refused, and two names are no prediction_ids."""
+    ranked = Item("d#s", "p", None, ORDER, 17, "0a1b2c3d:0F:p")
+    assert encode(ranked) == OTHERS | {"r": {"S": "0a1b2c3d:0F:p"}}
+    assert decode(encode(ranked)) == ranked
+    assert decode(OTHERS) == ranked._replace(rank=None)
+    with pytest.raises(NewerItem, match=r"^item d#s p: its format is 2, and this release knows only format 1: deploy"):
+        decode(OTHERS | {"f": {"N": "2"}})
+    assert (RANKED, DOT_SEGMENTS) == ("ranked", (".", ".."))
+    assert build_rank_tag("score desc") == "f35e3a8d"
+    assert {name: bool(RANK_PLACE.match(name)) for name in RANKS} == RANKS
+    assert {name: bool(PREDICTION_ID.match(name)) for name in PREDICTION_IDS} == PREDICTION_IDS
+    assert is_subject("".join(map(chr, range(32, 127))))
+    assert [is_subject(value) for value in ("", "a", "a b", "x" * 256, "x" * 257)] == [False, True, True, True, False]
+
+
+RANKS = {
+    "0:a": True, "9AF:a.b": True, "0" * 500 + ":a": True, "0" * 501 + ":a": False, ":a": False, "0:": False,
+    "g:a": False, "a:a": False, "0": False, "0:a\n": False, "0:" + "a" * 129: False,
+}  # fmt: skip
+PREDICTION_IDS = {
+    "a": True, "A-z.0_9~:@,=+": True, "a" * 128: True, "a" * 129: False, "": False, "a b": False, "a/b": False,
+    "a%20": False, "é": False, "a\n": False, "a?": False, "a#": False, "a;": False, "a*": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [b"\x00\xff", bytearray(b"\x00\xff"), memoryview(b"\x00\xff"), "AP8="])
