@@ -95,23 +95,27 @@ def _parse_origins(text: str) -> tuple[str, ...]:
 
 
 def _check_origin(origin: str) -> None:
-    """Check that a browser can send this origin (RFC 6454 section 6.2): others would match nothing or too much."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:  # a port of 99999, a bracket without its other half
-        parts, port = urlsplit(""), None
-    name = parts.hostname or ""
-    default_port = {"https": 443, "http": 80}.get(parts.scheme, 0)
-    exact = f"{parts.scheme}://" + (f"[{name}]" if ":" in name else name)
-    if port not in (None, 0, default_port):
-        exact += f":{port}"
-    is_name = name.isascii() and name.translate(dict.fromkeys(map(ord, ".:-_"))).isalnum()
-    if not default_port or not is_name or origin != exact:
+    if not _is_origin(origin):
         raise ValueError(
             f"LARDER_CORS_ORIGINS must list exact origins such as https://app.example.com, in lower case and without "
             f"path, default port or *, not {origin!r}"
         )
+
+
+def _is_origin(origin: str) -> bool:
+    """Return whether a browser can send this origin (RFC 6454 section 6.2): others would match nothing or too much."""
+    try:
+        parts = urlsplit(origin)
+        name, port = parts.hostname, parts.port
+    except ValueError:  # a port of 99999, a bracket without its other half
+        return False
+    default_port = {"https": 443, "http": 80}.get(parts.scheme)
+    if default_port is None or name is None:
+        return False
+    exact = f"{parts.scheme}://" + (f"[{name}]" if ":" in name else name)
+    if port not in (None, 0, default_port):
+        exact += f":{port}"
+    return origin == exact and name.isascii() and name.translate(dict.fromkeys(map(ord, ".:-_"))).isalnum()
 
 
 class _Setting(NamedTuple):

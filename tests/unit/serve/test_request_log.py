@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve.handler import build_handler
-from serve.log import METRICS, NAMESPACE, build_key_line, build_request_line, write
+from serve.log import NAMESPACE, build_key_line, build_request_line, write
 from serve.storage import Storage
 from serve.web.problems import PROBLEM_TYPES
 from serve.web.route import UseCase
@@ -65,7 +65,9 @@ def test_the_metrics_are_in_the_embedded_format() -> None:
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive["Namespace"] == NAMESPACE == "Larder"
     assert directive["Dimensions"] == [["Service", "Environment"], ["Service", "Environment", "UseCase"]]
-    assert {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]} == METRICS
+    assert {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]} == {
+        "Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count",
+    }  # fmt: skip
     for name in [metric["Name"] for metric in directive["Metrics"]]:
         assert isinstance(line[name], int | float)
     for name in {name for names in directive["Dimensions"] for name in names}:
@@ -188,7 +190,7 @@ def test_faults_are_errors_in_the_log() -> None:
     assert line["reason"] == "storage: Throttled"
     app.table.error = ValueError("x")
     app.call(token=TOKEN)
-    assert (app.line["status"], app.line["level"]) == (500, "ERROR")
+    assert (app.line["status"], app.line["level"], app.line["code"]) == (500, "ERROR", "internal_error")
 
 
 def test_the_subject_is_a_hash() -> None:
@@ -208,7 +210,8 @@ def test_unusable_keys_have_a_line_and_a_metric() -> None:
     assert (line["event"], line["kid"], line["KeyFailures"], line["level"]) == ("key-refused", "weak", 1, "ERROR")
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["Service", "Environment"]]
-    assert [metric["Name"] for metric in directive["Metrics"]] == ["KeyFailures"]
+    assert directive["Namespace"] == "Larder"
+    assert directive["Metrics"] == [{"Name": "KeyFailures", "Unit": "Count"}]
 
 
 def test_the_latency_is_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:

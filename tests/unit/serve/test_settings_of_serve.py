@@ -154,7 +154,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
                        *([{"claim": "a", "values": values}] for values in ([""], [" b"], ["b", "b"], [1, 1]))),
     "datasets": ([], ["flight-delay"], "flight-delays", [1], ["flight-delays", "flight-delays"], None),
     "models": ([], "iris", [1], ["iris", "iris"], [""], None),
-    "audience_claim": ("", "realm_access.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
+    "audience_claim": ("", "X.client", "realm_access.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
     "tenants": ([], ["x"], "x", [TENANT.replace("1", "A")], [TENANT, TENANT], None, ["any"], True),
     "allow_missing_kid": ("yes", 1, None),
     "scope_claims": ([], "scp", [""], ["scp", "scp"], ["realm_access.roles"], [[]], [1], None, {},
@@ -175,6 +175,75 @@ def test_no_value_is_silently_ignored(setting: str, value: Any) -> None:
     issuer = ISSUER | (TENANTS if setting == "tenants" else {}) | {setting: value}
     with pytest.raises(ValueError, match=rf"^LARDER_ISSUERS\[1\]: {setting} (must|has)"):
         parse_settings(_env([ISSUER | {"issuer": "first"}, issuer]), SERVED)
+
+
+_A_CLAIM = 'a claim\'s name, or the list of names that leads to a nested claim, e.g. ["realm_access", "roles"]'
+_A_FLAG = "true or false"
+EXPECTED = {
+    "issuer": "a string without blanks around it, exactly as in iss (no *, and no braces except {tid})",
+    "audience": "a string, or a list of strings, without * or blanks around them",
+    "keys": "a string: the location of the issuer's keys",
+    "algorithms": "a list of some of ES256, ES384, ES512, Ed25519, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512",
+    "leeway": "0 to 300 seconds",
+    "require_at_jwt": _A_FLAG,
+    "require_iat": _A_FLAG,
+    "require_claims": 'a list such as [{"claim": "token_use", "values": ["access"]}]',
+    "datasets": "a list of datasets",
+    "models": "a list of models",
+    "audience_claim": _A_CLAIM,
+    "tenants": 'a list of tenant ids (GUIDs in lower case), or "any"',
+    "allow_missing_kid": _A_FLAG,
+    "scope_claims": f"a list; each of them {_A_CLAIM}",
+    "scope_separator": '" " or ","',
+    "scopes": "an object: dataset -> its scope at this issuer, or null for none",
+    "subject_claims": f"an object: claim of a dataset's subject -> {_A_CLAIM}",
+    "allow_integer_subject": _A_FLAG,
+    "allow_list_subject": _A_FLAG,
+}
+
+
+def _refusal(env: dict[str, str]) -> str:
+    with pytest.raises(ValueError, match=r"^LARDER_") as caught:
+        parse_settings(env, SERVED)
+    return str(caught.value)
+
+
+def test_a_refusal_says_what_is_expected_and_what_was_found() -> None:
+    """For each setting, and for what all of them have in common; a long value is cut off."""
+    for name, expected in EXPECTED.items():
+        found = _refusal(_env([ISSUER | {name: []}]))
+        assert found == f"LARDER_ISSUERS[0]: {name} must be {expected}, not []"
+    assert EXPECTED.keys() == SETTINGS.keys()
+    for size, shown in ((98, repr("x" * 98)), (99, repr("x" * 99)[:100] + "...")):
+        assert _refusal(_env([ISSUER | {"datasets": "x" * size}])).endswith(f"not {shown}")
+    members = "an object with the members issuer, audience and keys"
+    assert _refusal(_env([ISSUER, 1])) == f"LARDER_ISSUERS[1] must be {members}, not 1"
+    unknown = _refusal(_env([ISSUER | {"z": 1, "b": 2}]))
+    assert unknown == f"LARDER_ISSUERS[0] has unknown members: b, z (known: {', '.join(EXPECTED)})"
+    for name in ("issuer", "audience", "keys"):
+        without = {key: value for key, value in ISSUER.items() if key != name}
+        assert _refusal(_env([without])) == f"LARDER_ISSUERS[0]: {name} must be {EXPECTED[name]}; it is missing"
+    scopes = {"flight-delays": "a b"}
+    assert f"scopes must be {EXPECTED['scopes']}, not" in _refusal(_env([ISSUER | {"scopes": scopes}]))
+    with pytest.raises(ValueError, match=r"datasets has 'x', which is not a dataset \(known: a, b\)$"):
+        parse_issuers(json.dumps([ISSUER | {"datasets": ["x"]}]), TWO)
+    with pytest.raises(ValueError, match=r"subject_claims has 'x', .* \(known: a_id, b_id\)$"):
+        parse_issuers(json.dumps([ISSUER | {"subject_claims": {"x": "y"}}]), TWO)
+
+
+def test_values_at_their_bounds_are_accepted() -> None:
+    """And names that only look like paths or like other values."""
+    for name, value in (
+        ("leeway", 0), ("leeway", 300), ("leeway", 300.0), ("audience_claim", "https://a.b/c"),
+        ("audience_claim", "urn:a.b"), ("audience_claim", "/a.b"), ("scope_claims", ["a.b/c", ["a.b", "c"]]),
+        ("require_claims", [{"claim": "a", "values": ["1", 1, True]}]), ("scopes", {"flight-delays": "a,b"}),
+        ("issuer", "https://a b/"), ("subject_claims", {"carrier": ["a", "b"]}), ("scope_separator", " "),
+    ):  # fmt: skip
+        parse_settings(_env([ISSUER | {name: value}]), SERVED)
+    for realm in ("X b", "~", "!#$%&'()"):
+        assert parse_settings(_env(LARDER_REALM=realm), SERVED).realm == realm
+    for realm in ('a"', "a\\", "\u00e4", "a\x7f"):
+        assert _refusal(_env(LARDER_REALM=realm)) == "LARDER_REALM must be printable ASCII without quotes"
 
 
 def test_refused_covers_each_setting() -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -114,3 +115,39 @@ def test_no_credentials_anywhere_are_unavailable(there: bool, monkeypatch: pytes
         with pytest.raises(NoCredentials, match="no AWS credentials in the environment"):
             Client(server.endpoint(), find_source({}), Limits(tries=1)).send("T.GetItem", b"{}")
         assert server.seen == []
+
+
+ANSWERS = {  # what a profile's process prints, one after the other -> what the reason names
+    "a profile that does not exist": (None, "The config profile (larder) could not be found"),
+    "no answer": (["exit 1"], "Error when retrieving credentials"),
+    "no second answer": (["", "exit 1"], "Error when retrieving credentials"),
+    "no access key": (["", "AccessKeyId"], "the access key or secret key that was found is empty"),
+    "no secret": (["", "SecretAccessKey"], "the access key or secret key that was found is empty"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_credentials_that_can_not_be_had_are_unavailable(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the place of the fault in boto3's chain: when it is opened, or when credentials are refreshed."""
+    answers, reason = ANSWERS[case]
+    for name in SET:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (AWAY | {"AWS_PROFILE": "larder", "AWS_CONFIG_FILE": str(tmp_path / "config")}).items():
+        monkeypatch.setenv(name, value)
+    soon = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)).isoformat()
+    known = {"Version": 1, "AccessKeyId": "AKID", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": soon}
+    for number, changed in enumerate(answers or []):
+        (tmp_path / str(number)).write_text(
+            changed if changed == "exit 1" else f"echo '{json.dumps(known | ({changed: ''} if changed else {}))}'"
+        )
+    script = f"cd {tmp_path}; n=0; while [ -e used$n ]; do n=$((n+1)); done; touch used$n; . ./$n"
+    (tmp_path / "process").write_text(script)
+    process = f"credential_process = sh {tmp_path / 'process'}" if answers else ""
+    (tmp_path / "config").write_text(f"[profile {'larder' if answers else 'other'}]\n{process}\n")
+    source = find_source({})
+    with pytest.raises(NoCredentials) as caught:
+        source()
+    assert str(caught.value).startswith("no AWS credentials: ")
+    assert reason in str(caught.value)
