@@ -10,6 +10,7 @@ import pytest
 from enrich.intake.events import (
     Arrived,
     Continue,
+    Message,
     Sweep,
     UnknownEvent,
     WorkRequest,
@@ -62,6 +63,15 @@ CASES: dict[str, tuple[object, list[WorkRequest]]] = {
     "the scheduler's sweep": ({"sweep": True}, [Sweep()]),
     "a sweep of one dataset": ({"sweep": "stock"}, [Sweep("stock")]),
     "a message to ourselves": ({"continue": {"dataset": "stock"}}, [Continue("stock")]),
+    "a notification of an event without a name": ({"Records": [{"eventSource": "aws:s3", "s3": {}}]}, []),
+    "a notification with the prefix of an old version": (
+        {"Records": [{**NOTIFICATION["Records"][0], "eventName": "s3:ObjectCreated:Put"}]},
+        [Arrived("outputs", "d/a%20b+c dé.parquet")],
+    ),
+    "several records": (
+        {"Records": [*NOTIFICATION["Records"] * 2, *REMOVED["Records"]]},
+        [Arrived("outputs", "d/a%20b+c dé.parquet")] * 2,
+    ),
     "by hand": ({"bucket": "b", "object_key": "k%20"}, [Arrived("b", "k%20")]),
 }
 
@@ -73,6 +83,15 @@ UNKNOWN: dict[str, object] = {
     "an empty key": {"bucket": "b", "object_key": ""},
     "EventBridge without detail": {**EVENTBRIDGE, "detail": "?"},
     "EventBridge without a key": {**EVENTBRIDGE, "detail": {"bucket": {"name": "b"}, "object": {}}},
+    "EventBridge without a bucket": {**EVENTBRIDGE, "detail": {"object": {"key": "k"}}},
+    "EventBridge of another service": {**EVENTBRIDGE, "source": "aws.ec2"},
+    "a key that is no text": {"bucket": "b", "object_key": 1},
+    "a sweep of an empty name": {"sweep": ""},
+    "a sweep of a number": {"sweep": 1},
+    "a continuation of nothing": {"continue": {}},
+    "a continuation of a text": {"continue": "dataset"},
+    "a notification that is no object": {"Records": ["aws:s3"]},
+    "a key that is not UTF-8": {"Records": [{**NOTIFICATION["Records"][0], "s3": {"bucket": {"name": "b"}}}]},
     "a notification of another service": {"Records": [{"eventSource": "aws:ses"}]},
     "a notification without s3": {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
 }
@@ -94,9 +113,22 @@ def test_other_events_are_refused_with_the_accepted_ones(name: str) -> None:
 
 
 def test_a_message_that_is_not_json_is_refused() -> None:
-    """A message that is not JSON is shown in the error."""
-    with pytest.raises(UnknownEvent, match="not JSON"):
+    """A message that is not JSON, or an event, is shown in the error, up to a bound."""
+    with pytest.raises(UnknownEvent, match=r"^message is not JSON: '{oops'; expected an event as JSON$"):
         parse_text("{oops")
+    with pytest.raises(UnknownEvent, match=r"^message is not JSON: 'x{200}'; expected an event as JSON$"):
+        parse_text("x" * 201)
+    with pytest.raises(UnknownEvent) as caught:
+        parse_event({"sweep": 1, "at": EVENTBRIDGE.keys()})
+    assert str(caught.value) == (
+        'unknown event {"sweep": 1}; expected EventBridge "Object Created", an S3 notification, {"sweep": true}, '
+        '{"sweep": "DATASET"}, {"continue": {"dataset": ...}} or {"bucket": ..., "object_key": ...}, alone or as the '
+        "body of an SQS message"
+    )
+    with pytest.raises(UnknownEvent, match=r'^unknown event {"a": "x{493}; expected'):
+        parse_event({"a": "x" * 600})
+    with pytest.raises(UnknownEvent, match=r"^unknown event \[\"<object object at "):
+        parse_event([object()])
 
 
 def test_an_sqs_batch_is_split() -> None:
@@ -105,6 +137,8 @@ def test_an_sqs_batch_is_split() -> None:
     messages = parse_messages({"Records": records})
     assert messages is not None
     assert [(each.message_id, each.text) for each in messages] == [("0", "0"), ("1", "1")]
+    assert parse_messages({"Records": [{"messageId": 1, "eventSource": "aws:sqs"}]}) == [Message("1", "")]
+    assert parse_messages({"Records": [*records, *NOTIFICATION["Records"]]}) is None
 
 
 @pytest.mark.parametrize("event", [{}, {"Records": []}, NOTIFICATION, {"Records": "no"}])

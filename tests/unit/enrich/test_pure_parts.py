@@ -29,6 +29,7 @@ from enrich.ledger.records import (
     Counts,
     DatasetState,
     Held,
+    OutboxEntry,
     Pending,
     Record,
     Run,
@@ -38,9 +39,11 @@ from enrich.ledger.records import (
     find_runs_over,
     find_withdrawn,
     name_rebuild,
+    newest_first,
 )
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.read.magic import OtherFormat, recognize, refuse_other
+from enrich.release import RELEASE
 
 # names of pandas, Arrow, Polars, Spark, BigQuery and Python, by the DuckDB type that each means within a list
 TYPE_NAMES = {
@@ -308,6 +311,7 @@ def test_records_have_their_stored_form() -> None:
         "pending#00000012": Pending(dataset="d", run=12, queued_ms=1),
         "held#00000012": Held(dataset="d", run=12, held_ms=1),
         "statistics#00000012": RunStatistics(dataset="d", run=12),
+        "outbox#00000012#00000003": OutboxEntry(dataset="d", run=12, number=3, at_ms=1, events=[]),
     }
     assert {record.sk: record for record in records.values()} == records
     with pytest.raises(NotImplementedError):
@@ -328,6 +332,11 @@ def test_records_have_their_stored_form() -> None:
         "rebuilt": None, "metadata": {},
     }  # fmt: skip
     assert (asdict(records["counter"])["next_run"], seen.listing) == (1, "")
+    assert asdict(records["statistics#00000012"]) == {
+        "dataset": "d", "version": 0, "release": None, "run": 12, "summary": "", "verdicts": "[]", "reference": None,
+    }  # fmt: skip
+    assert asdict(records["pending#00000012"])["kind"] == "output"
+    assert bump(run).release == RELEASE
     assert bump(run) == run, "versions are not compared"
     assert bump(bump(run)).version == 2
     assert name_rebuild("f", "t") == "f t"
@@ -373,6 +382,20 @@ def test_runs_over_an_output_are_found_with_those_of_its_rejects() -> None:
     assert find_runs_over(runs, "y") == {2, 5}
     assert find_withdrawn(runs) == {1, 3, 4, 6}
     assert find_withdrawn(runs[:6]) == set()
+
+
+def test_published_runs_are_listed_newest_first() -> None:
+    """By their order, not by their number; without those that were withdrawn, or are over no output."""
+    done: dict[str, Any] = {"state": RunState.DONE, "generation": 1}
+    runs = [
+        replace(_run(1, "a"), **done, as_of_ms=5), replace(_run(2, "b"), **done, as_of_ms=7),
+        replace(_run(3, "c", Kind.REPLAY), **done, as_of_ms=6), replace(_run(4, "d"), as_of_ms=9),
+        replace(_run(5, "e", Kind.REJECTS), **done, as_of_ms=9), replace(_run(6, "f"), **done, as_of_ms=9),
+        replace(_run(7, "f", Kind.REMOVAL), **done, as_of_ms=9), replace(_run(8, "f"), **done, as_of_ms=1),
+        replace(_run(9, "g"), **{**done, "state": RunState.FAILED}, as_of_ms=9),
+    ]  # fmt: skip
+    assert [run.run for run in newest_first(runs)] == [2, 3, 1, 8]
+    assert newest_first([]) == []
 
 
 _TEXT = 'write CSV, JSON lines or Parquet, and set the dataset\'s format to "csv", "jsonl" or "parquet"'

@@ -154,7 +154,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
                        *([{"claim": "a", "values": values}] for values in ([""], [" b"], ["b", "b"], [1, 1]))),
     "datasets": ([], ["flight-delay"], "flight-delays", [1], ["flight-delays", "flight-delays"], None),
     "models": ([], "iris", [1], ["iris", "iris"], [""], None),
-    "audience_claim": ("", "X.client", "realm_access.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
+    "audience_claim": ("", "X.client", "realm.client", [], [""], [1], ["a", ""], 'a"b', "a\\b", "\u00e4", None, 1),
     "tenants": ([], ["x"], "x", [TENANT.replace("1", "A")], [TENANT, TENANT], None, ["any"], True),
     "allow_missing_kid": ("yes", 1, None),
     "scope_claims": ([], "scp", [""], ["scp", "scp"], ["realm_access.roles"], [[]], [1], None, {},
