@@ -92,7 +92,25 @@ RECIPES = {
         ("score.handler",),
         50 * MEGABYTE,
         datasets="models",
-        left_out=("score/publish", "score/models.py", "score/__main__.py", "serve/handler.py", "serve/__main__.py"),
+        left_out=(
+            "score/keep",
+            "score/publish",
+            "score/models.py",
+            "score/__main__.py",
+            "serve/handler.py",
+            "serve/__main__.py",
+        ),
+    ),
+    # Of what requests to models used it writes Parquet, with the libraries of enrich.
+    "keep": Recipe(
+        ROOT / "enrich/requirements.txt",
+        (
+            *("score/__init__.py", "score/keep", "score/manifest.py", "score/model.py", "score/paths.py"),
+            *("score/publish/__init__.py", "score/publish/distribution.py"),
+            *("serve/__init__.py", "serve/datasets.py", "serve/tokens/__init__.py", "serve/tokens/strict.py"),
+        ),
+        ("score.keep.handler",),
+        250 * MEGABYTE,
     ),
     # This function and the two that operate the stack use the runtime's boto3.
     "notify": Recipe(
@@ -110,6 +128,7 @@ FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "EnrichFunction": "enrich",
     "ServeFunction": "serve",
     "ScoreFunction": "score",
+    "KeepFunction": "keep",
     "NotifyFunction": "notify",
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
@@ -210,7 +229,8 @@ def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
     how = [inspect.getsource(step) for step in (_wheels, _pip_install, _compile, _append)]
     recipe = [*how, repr((EPOCH, PLATFORMS[target])), (ROOT / "infra/trim.py").read_text(), lock]
     digest = _digest([*recipe, target, version, str(bool(compiler))])[:16]
-    path = cache / "wheels" / f"{name}-{target}-{digest}.zip"
+    owner = requirements.parent.name if requirements else name  # two bundles can have the same lock
+    path = cache / "wheels" / f"{owner}-{target}-{digest}.zip"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ OUTPUTS = {
     "LARDER_ENRICH": "EnrichFunctionName",
     "LARDER_SERVE": "ServeFunctionName",
 }
-OPTIONAL = {"LARDER_SCORE": "ScoreFunctionName"}  # of a project with models
+OPTIONAL = {"LARDER_SCORE": "ScoreFunctionName", "LARDER_KEPT_TABLE": "KeptTableName"}  # of a project with models
 
 
 def fetch_variables(cloudformation: Any, functions: Any, stack: str) -> dict[str, str]:

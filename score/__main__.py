@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from enrich.cli.exit_codes import FAILED, INTERRUPTED, UsageError, print_error
@@ -52,6 +53,7 @@ examples:
   ./larder score promote iris 3f2a90c1d45e6b78                       live in every container within 30 s
   ./larder score rollback iris                                       the version that was live before
   ./larder score drift iris --rows last-week.parquet                 against the distribution at publish
+  ./larder score kept iris --since 2026-11-01                        the query of a training set
 
 """
         + EXIT_CODES,
@@ -124,6 +126,16 @@ It needs the packages of score/publish/requirements.txt.""",
         "check that what an alias names can serve: definition, manifest, file, golden rows",
         "iris",
     ).add_argument("model", metavar="MODEL", nargs="?")
+    kept = add(
+        "kept",
+        "print the query of Athena that makes a training set of what requests used",
+        "iris --since 2026-11-01",
+        "\n\nOf models that have keep=Keep(...). Days are in UTC; both are included.",
+    )
+    kept.add_argument("model", metavar="MODEL")
+    kept.add_argument("--since", type=_day, metavar="DAY", help="first day (default: 30 days ago)")
+    kept.add_argument("--until", type=_day, metavar="DAY", help="last day (default: today)")
+    kept.add_argument("--table", metavar="DATABASE.TABLE", help="table (default: LARDER_KEPT_TABLE)")
     drift = add(
         "drift",
         "compare rows with the distribution at publish: PSI of each feature",
@@ -135,6 +147,13 @@ It needs the packages of score/publish/requirements.txt.""",
     drift.add_argument("--version", metavar="VERSION", help="against this version (default: the live one)")
     drift.add_argument("--above", type=float, default=0.2, metavar="PSI", help="what counts as changed (default 0.2)")
     return parser
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)
+
+
+_day.__name__ = "day such as 2026-11-01"  # argparse names it in its message
 
 
 if __name__ == "__main__":

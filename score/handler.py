@@ -1,7 +1,7 @@
 """The Lambda entry point: an event with a token, a path and features in, a prediction out.
 
     parse_request -> route -> authenticate -> authorize -> read_body -> current -> parse_body -> fetch_stored
-    -> predict -> respond
+    -> predict -> keep -> respond
 
 An event of a REST API, reduced to what is read (`serve.web.request` has the other forms):
 
@@ -26,9 +26,12 @@ from score.access import authorize
 from score.answer import build_body, build_prediction, describe_model, find_label
 from score.contract import Asked, parse_body, parse_document, read_body
 from score.explain import MAX_INSTANCES, explain
-from score.log import build_event_line, build_request_line, count
+from score.kept import Scored, build_messages
+from score.log import build_event_line, build_label_line, build_request_line, count, name_label
 from score.manifest import Scalar
 from score.model import Model, load_models
+from score.outbox import EXTENSION_LIMITS, Outbox, open_send, register_extension
+from score.outbox import LIMITS as OUTBOX_LIMITS
 from score.route import Route, UseCase, parse_explain, route
 from score.routing import choose, choose_shadow
 from score.scorer import Scorer
@@ -58,7 +61,7 @@ from wire.backoff import draw
 from wire.client import Client, Limits
 from wire.credentials import find_source
 from wire.deadline import time_limit
-from wire.endpoint import resolve
+from wire.endpoint import parse_endpoint, resolve
 
 # Seconds for all that a request waits for: keys, a model that is loaded, storage. Then the response is a 503.
 REQUEST_SECONDS = 15.0
@@ -82,6 +85,7 @@ class Dependencies(NamedTuple):
     now: Callable[[], float] = time.time
     write: Callable[[str], None] = write
     draw: Callable[[], float] = draw
+    outbox: Outbox | None = None  # of what is kept; None: nothing is
 
 
 def handler(event: Any, context: Any) -> dict[str, Any] | list[Any]:
@@ -93,10 +97,14 @@ def build_handler(dependencies: Dependencies) -> Handler:
     """Return a handler with these dependencies."""
 
     def handle(event: Any, context: Any) -> dict[str, Any] | list[Any]:
-        with time_limit(_seconds_left(context)):
-            if isinstance(event, dict) and not event.keys() & {"requestContext", "httpMethod", "rawPath"}:
-                return _handle_direct(dependencies, event, context)
-            return _handle(dependencies, event)
+        try:
+            with time_limit(_seconds_left(context)):
+                if isinstance(event, dict) and not event.keys() & {"requestContext", "httpMethod", "rawPath"}:
+                    return _handle_direct(dependencies, event, context)
+                return _handle(dependencies, event)
+        finally:
+            if dependencies.outbox:
+                dependencies.outbox.end_invocation()
 
     return handle
 
@@ -121,7 +129,17 @@ def build_dependencies(
     verify = open_verify(settings.public_key) if settings.public_key else None
     store = ModelStore(open_fetch(objects, settings.bucket), models, report, verify)
     verifier = open_verifier(settings.api.issuers, env, report)
-    return Dependencies(settings, models, served, store, Storage(table.send, settings.api.table), verifier)
+    outbox = None
+    if settings.kept_queue and any(model.keep for model in models.values()):
+        queue = Client(resolve("sqs", region, env), source, OUTBOX_LIMITS)
+        runtime = env.get("AWS_LAMBDA_RUNTIME_API")
+        next_invocation = None
+        if runtime:
+            lambda_api = Client(parse_endpoint(f"http://{runtime}", "lambda", region), None, EXTENSION_LIMITS)
+            next_invocation = register_extension(lambda_api, "outbox")
+        outbox = Outbox(open_send(queue, settings.kept_queue), report, next_invocation)
+    storage = Storage(table.send, settings.api.table)
+    return Dependencies(settings, models, served, store, storage, verifier, outbox=outbox)
 
 
 @cache
@@ -297,8 +315,11 @@ def _score(
     predictions = [build_prediction(scorer, *each) for each in zip(answers, used, explained, strict=True)]
     seen["scores"] = [max(answer) for answer in answers]
     if scorer.manifest.labels:
-        seen["labels"] = count([find_label(scorer, answer) for answer in answers])
+        labels = [find_label(scorer, answer) for answer in answers]
+        seen["labels"] = count(labels)
+        _count_labels(dependencies, scorer, labels)
     _score_shadow(dependencies, serving, scorer, asked.rows, answers, seen)
+    _keep(dependencies, scorer, role, list(map(Scored, asked.rows, asked.ids, used, answers)), seen)
     return build_body(scorer, asked.form, predictions, is_explained=is_explained)
 
 
@@ -345,6 +366,35 @@ def _score_shadow(
     else:
         seen["ShadowLabelsDiffer"] = 0
     seen["ShadowDifference"] = max(abs(max(one) - max(other)) for one, other in pairs)
+
+
+def _count_labels(dependencies: Dependencies, scorer: Scorer, labels: Sequence[str]) -> None:
+    names = [name_label(label, scorer.manifest.labels) for label in labels]
+    of = scorer.model.name, scorer.version
+    for name, number in count(names).items():
+        dependencies.write(
+            build_label_line(dependencies.settings.api.environment, dependencies.now(), *of, name, number)
+        )
+
+
+def _keep(
+    dependencies: Dependencies, scorer: Scorer, role: str, scored: Sequence[Scored], seen: dict[str, object]
+) -> None:
+    """Leave what a sample of the requests used to be sent; whatever it does, the answer stands."""
+    keep, outbox = dependencies.models[scorer.model.name].keep, dependencies.outbox
+    if keep is None or outbox is None or dependencies.draw() >= keep.share:
+        return
+    request_id, subject = str(seen["request_id"]), str(seen.get("subject", ""))
+    try:
+        messages, dropped = build_messages(scorer, role, request_id, subject, dependencies.now(), scored)
+        for message in messages:
+            outbox.put(scorer.model.name, message)
+    except Exception as error:  # noqa: BLE001 - the answer does not depend on it
+        outbox.report_dropped(scorer.model.name, len(scored), type(error).__name__)
+        return
+    seen["kept"] = len(scored) - dropped
+    if dropped:
+        outbox.report_dropped(scorer.model.name, dropped, "TooLarge")
 
 
 def _write_line(dependencies: Dependencies, seen: dict[str, object], status: int, started: float) -> None:

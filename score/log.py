@@ -14,14 +14,19 @@ from serve.log import KEY_METRICS, METRICS, NAMESPACE, describe_request
 SERVICE = "score"
 # Of an answered request. Missing: stored features without a value, of any kind; the line has each kind.
 MODEL_METRICS = {"Instances": "Count", "Score": "None", "Missing": "Count", "ModelLatency": "Milliseconds"}
+LABEL_METRICS = {"Labels": "Count"}
+# Labels of a model that have a metric of their own, since each is paid for; the others are counted together.
+MAX_LABELS = 50
 SHADOW_METRICS = {"ShadowDifference": "None", "ShadowLabelsDiffer": "Count"}
 EVENT_METRICS = {
     "model_not_loaded": {"ModelFailures": "Count"},
     "model_loaded": {"ModelLoads": "Count"},
+    "not_kept": {"KeepFailures": "Count"},  # instances whose features could not be kept
 }
 _SERVICE = [["Service", "Environment"]]
 _USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
 _MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
+_LABEL = [["Service", "Environment", "Model", "Version", "Label"]]
 _EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]
 
 
@@ -55,8 +60,19 @@ def build_event_line(environment: str, now: float, event: str, details: Mapping[
     metrics = EVENT_METRICS.get(event, KEY_METRICS)
     line: dict[str, object] = {"level": "INFO" if event == "model_loaded" else "ERROR", "event": event}
     line |= {name.capitalize() if name in ("model", "version") else name: value for name, value in details.items()}
-    line |= dict.fromkeys(metrics, 1)
+    line |= dict.fromkeys(metrics, details.get("instances", 1))
     return _render(line, environment, now, _EVENTS.get(event, _KEYS))
+
+
+def build_label_line(environment: str, now: float, model: str, version: str, label: str, number: int) -> str:
+    """Build the line that counts the predictions of one label, for its metric: a line has one label."""
+    line = {"Model": model, "Version": version, "Label": label, "Labels": number}
+    return _render(line, environment, now, _LABELS)
+
+
+def name_label(label: str, known: Sequence[str]) -> str:
+    """Return a label as the value of a metric's dimension: ASCII, and one of `known` that has a metric of its own."""
+    return label.encode("ascii", "backslashreplace").decode()[:250] if label in known[:MAX_LABELS] else "(other)"
 
 
 def count(values: Sequence[str]) -> dict[str, int]:
@@ -85,5 +101,6 @@ def _render(line: Mapping[str, object], environment: str, now: float, directives
 _REQUEST = _build_directives((_USE_CASE, METRICS))
 _SCORED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS))
 _SHADOWED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS), (_MODEL, SHADOW_METRICS))
+_LABELS = _build_directives((_LABEL, LABEL_METRICS))
 _EVENTS = {event: _build_directives((_EVENT, metrics)) for event, metrics in EVENT_METRICS.items()}
 _KEYS = _build_directives((_SERVICE, KEY_METRICS))

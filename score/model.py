@@ -127,6 +127,18 @@ TASKS: tuple[Task, ...] = ("classification", "regression")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+class Keep(NamedTuple):
+    """That what requests used is kept, for training and drift: a sample of the requests, in the table of kept features.
+
+    Attributes:
+        share: of the requests, above 0 and up to 1.
+        texts: features that are `Text` are kept too; they can have anything that a caller wrote.
+    """
+
+    share: float
+    texts: bool = False
+
+
 class _Fields(NamedTuple):
     name: str
     subject: tuple[str, ...]
@@ -137,6 +149,7 @@ class _Fields(NamedTuple):
     direct: bool = False
     decimals: int | None = None
     about: str = ""
+    keep: Keep | None = None
 
 
 class Model(_Fields):
@@ -152,6 +165,7 @@ class Model(_Fields):
         direct: `lambda.invoke` without a token is accepted. Not for a model with stored features.
         decimals: of the numbers of an answer; None for seven significant digits, which is what a float32 has.
         about: what it predicts, in a sentence without a full stop, for the contract.
+        keep: what requests used is kept, and of how many; None for none.
     """
 
     @cached_property
@@ -195,7 +209,8 @@ def load_models(path: str = FILE) -> dict[str, Model]:
 
 
 def _dump(model: Model) -> dict[str, Any]:
-    return {**model._asdict(), "features": {name: _dump_feature(each) for name, each in model.features.items()}}
+    features = {name: _dump_feature(each) for name, each in model.features.items()}
+    return {**model._asdict(), "features": features, "keep": model.keep and model.keep._asdict()}
 
 
 def _dump_feature(feature: Feature) -> dict[str, Any]:
@@ -208,7 +223,9 @@ def _dump_feature(feature: Feature) -> dict[str, Any]:
 
 def _load(one: dict[str, Any]) -> Model:
     features = {name: _load_feature(dict(each)) for name, each in one["features"].items()}
-    return Model(**{**one, "subject": tuple(one["subject"]), "forms": tuple(one["forms"]), "features": features})
+    keep = Keep(**one["keep"]) if one.get("keep") else None
+    members = {"subject": tuple(one["subject"]), "forms": tuple(one["forms"]), "features": features, "keep": keep}
+    return Model(**{**one, **members})
 
 
 def _load_feature(members: dict[str, Any]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 PREFIX = "models/"
+KEPT_PREFIX = "kept/"  # of what requests used, as Parquet
+KEPT_FORMAT = 1  # of the messages between the two functions
 # The same names as datasets have: they are in paths of the API, in S3 object keys and in metrics.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 VERSION = re.compile(r"[0-9a-f]{16}\Z")  # the beginning of the SHA-256 of the model file

@@ -17,11 +17,13 @@ class ScoreSettings(NamedTuple):
         api: the settings that it shares with the read API.
         bucket: bucket of the models.
         public_key: of the publisher, whose signature every manifest must have; empty: manifests are not signed.
+        kept_queue: URL of the queue of what is kept; empty: nothing is kept.
     """
 
     api: Settings
     bucket: str
     public_key: str
+    kept_queue: str = ""
 
 
 def parse_score_settings(
@@ -44,4 +46,5 @@ def parse_score_settings(
         api=api,
         bucket=env["LARDER_MODELS_BUCKET"],
         public_key=env.get("LARDER_MODELS_PUBLIC_KEY") or "",
+        kept_queue=env.get("LARDER_KEPT_QUEUE") or "",
     )

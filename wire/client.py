@@ -56,7 +56,7 @@ class Client:
         self._idle: list[tuple[Channel, float]] = []
 
     def send(self, target: str, payload: bytes, *, budget: float | None = None) -> bytes:
-        """Send an operation of DynamoDB or SSM, e.g. `DynamoDB_20120810.GetItem`; payload and result are JSON text.
+        """Send an operation of DynamoDB, SSM or SQS, e.g. `DynamoDB_20120810.GetItem`; payload and result are JSON.
 
         Raises the errors of `call`.
         """

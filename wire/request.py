@@ -11,7 +11,7 @@ from wire.sigv4 import Credentials, Signer
 
 def operation_headers(service: str, target: str) -> tuple[tuple[str, str], ...]:
     """Return the headers of an operation with a JSON payload, e.g. `dynamodb`, `DynamoDB_20120810.GetItem`."""
-    version = "1.0" if service == "dynamodb" else "1.1"
+    version = "1.0" if service in ("dynamodb", "sqs") else "1.1"
     return (("content-type", f"application/x-amz-json-{version}"), ("x-amz-target", target))
 
 

@@ -68,8 +68,8 @@ def deploy(
     if has_models():
         given.setdefault("Models", "true")
     template = template or read_template()
-    # Without models there is no such function, and its bundle has a large library: it is not built.
-    unused = set() if given.get("Models") == "true" else {"score"}
+    # Without models there are no such functions, and their bundles have large libraries: they are not built.
+    unused = set() if given.get("Models") == "true" else {"score", "keep"}
     code = _upload(client("s3"), bundles or {}, unused)
     for digest, function in (("ServeDigest", "ServeFunction"), ("ScoreDigest", "ScoreFunction")):
         given.setdefault(digest, build_digest(json.dumps(template), code[function]["Key"], given))

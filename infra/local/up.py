@@ -120,7 +120,7 @@ def _run(port: int, work: Path) -> None:
             load_lake(client("s3"), client("glue"), LAKE, tables)
 
             def deploy_datasets() -> tuple[Stack, dict[str, str]]:
-                names = ["enrich", "serve", "operate", *(["score"] if has_models() else [])]
+                names = ["enrich", "serve", "operate", *(["score", "keep"] if has_models() else [])]
                 bundles = {name: build(name, cache=work / "bundles") for name in names}
                 given = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
                 stack = deploy(client, ministack.endpoint, bundles=bundles, parameters=given)

@@ -10,7 +10,7 @@ from typing import Any
 
 from enrich.dataset.mistakes import Mistake
 from enrich.dataset.suggestions import suggest
-from score.model import FORMS, REQUIRED, TASKS, Boolean, Category, Model, Number, Stored, Text
+from score.model import FORMS, REQUIRED, TASKS, Boolean, Category, Keep, Model, Number, Stored, Text
 from score.paths import MODEL_NAME
 from serve.datasets import Served
 
@@ -43,6 +43,7 @@ def _check_model(model: Any, served: Mapping[str, Served]) -> Iterator[Mistake]:
         yield Mistake(f"{name} forms", f"found {model.forms!r}", f"use some of {', '.join(FORMS)}, as a tuple")
     if model.decimals is not None and (type(model.decimals) is not int or not 0 <= model.decimals <= 15):
         yield Mistake(f"{name} decimals", f"found {model.decimals!r}", "use 0 to 15, or None")
+    yield from _check_keep(f"{name} keep", model.keep)
     if not isinstance(model.features, Mapping) or not model.features:
         yield Mistake(f"{name} features", f"found {model.features!r}", 'name them, e.g. {"age": Number(low=0)}')
         return
@@ -50,6 +51,17 @@ def _check_model(model: Any, served: Mapping[str, Served]) -> Iterator[Mistake]:
         yield from _check_feature(f"{name} features.{feature}", feature, kind)
     if all(isinstance(kind, _KINDS) for kind in model.features.values()):
         yield from _check_together(name, model, served)
+
+
+def _check_keep(place: str, keep: Any) -> Iterator[Mistake]:
+    if keep is None:
+        return
+    if not isinstance(keep, Keep):
+        yield Mistake(place, f"found {keep!r}", "use Keep(share=0.05), or None")
+    elif not _is_number(keep.share) or not 0 < keep.share <= 1:
+        yield Mistake(f"{place}.share", f"found {keep.share!r}", "use a share of the requests above 0, up to 1")
+    elif keep.texts not in (True, False):
+        yield Mistake(f"{place}.texts", f"found {keep.texts!r}", "use True or False")
 
 
 def _check_feature(place: str, name: Any, kind: Any) -> Iterator[Mistake]:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from score.publish import alias as aliases
 from score.publish import versions
 from score.publish.distribution import measure_psi
 from score.publish.errors import Refused
+from score.publish.training_query import build_training_query
 from score.scorer import VersionRefused, check_fit, load_scorer
 
 
@@ -56,6 +58,7 @@ def execute(options: argparse.Namespace) -> int:
         "shadow": _share,
         "check": _check,
         "drift": _drift,
+        "kept": _kept,
     }
     try:
         printed = commands[options.command](options)
@@ -268,6 +271,22 @@ def _check_model(s3: Any, bucket: str, name: str, model: Model | None) -> list[d
             mistake = str(error)
         found.append(line("+".join(roles), version, mistake))
     return found
+
+
+def _kept(options: argparse.Namespace) -> Printed:
+    """Print the query of the training set; it is run by whoever has Athena."""
+    model = _find_model(options.model)
+    if model.keep is None:
+        raise Refused(f"{model.name}: nothing is kept; add keep=Keep(share=0.05) to its definition, and deploy")
+    table = options.table or os.environ.get("LARDER_KEPT_TABLE")
+    if not table:
+        raise UsageError("LARDER_KEPT_TABLE is not set and there is no --table; `./larder env STACK` prints it")
+    today = datetime.now(UTC).date()
+    since, until = options.since or today - timedelta(days=30), options.until or today
+    if since > until:
+        raise UsageError(f"--since {since} is after --until {until}")
+    query = build_training_query(model, table, since, until)
+    return Printed(query, {"model": model.name, "query": query})
 
 
 def _drift(options: argparse.Namespace) -> Printed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
+from enrich.read.partitions import parse_partitions
 from infra.local.athena.errors import QueryFailedError
 from infra.local.athena.statement import TableName
 
@@ -48,16 +50,33 @@ def read_table(glue: Any, s3: Any, name: TableName) -> pa.Table:
     storage = table["StorageDescriptor"]
     if "parquet" not in storage.get("SerdeInfo", {}).get("SerializationLibrary", "").lower():
         raise QueryFailedError(f"NOT_SUPPORTED: the local Athena reads only Parquet tables, and {name.name} is not one")
-    if table.get("PartitionKeys"):
-        raise QueryFailedError(f"NOT_SUPPORTED: {name.name} is partitioned, which the local Athena does not support")
-    schema = pa.schema([(column["Name"].lower(), parse_type(column["Type"])) for column in storage["Columns"]])
-    parts = [schema.empty_table()]
+    if table.get("PartitionKeys") and table.get("Parameters", {}).get("projection.enabled") != "true":
+        raise QueryFailedError(
+            f"NOT_SUPPORTED: {name.name} is partitioned; the local Athena supports only partition projection"
+        )
+    schema, keys = _parse_columns(storage["Columns"]), _parse_columns(table.get("PartitionKeys", ()))
+    parts = [pa.schema([*schema, *keys]).empty_table()]
     for object_key, content in _read_objects(s3, storage["Location"]):
         try:
-            parts.append(_conform(pq.read_table(io.BytesIO(content)), schema, object_key))
+            part = _conform(pq.ParquetFile(io.BytesIO(content)).read(), schema, object_key)
+            parts.append(_add_partition(part, keys, object_key))
         except pa.ArrowInvalid as error:
             raise QueryFailedError(f"HIVE_BAD_DATA: Malformed Parquet file {object_key}: {error}") from error
     return pa.concat_tables(parts)
+
+
+def _parse_columns(columns: Iterable[Mapping[str, str]]) -> pa.Schema:
+    return pa.schema([(column["Name"].lower(), parse_type(column["Type"])) for column in columns])
+
+
+def _add_partition(part: pa.Table, keys: pa.Schema, object_key: str) -> pa.Table:
+    """Add the columns that are in the folders of an object key, `name=value`."""
+    found = parse_partitions(object_key)
+    for key in keys:
+        if key.name not in found:
+            raise QueryFailedError(f"HIVE_BAD_DATA: {object_key} is in no folder {key.name}=...")
+        part = part.append_column(key, pa.repeat(pa.scalar(found[key.name]).cast(key.type), part.num_rows))
+    return part
 
 
 def parse_type(text: str) -> pa.DataType:

@@ -185,6 +185,7 @@ def test_recipes_are_bounded_and_assigned() -> None:
         "serve": 20_000_000,
         "score": 50 * 1024 * 1024,
         "enrich": 250 * 1024 * 1024,
+        "keep": 250 * 1024 * 1024,
         "notify": 1024 * 1024,
         "operate": 1024 * 1024,
     }
@@ -192,6 +193,7 @@ def test_recipes_are_bounded_and_assigned() -> None:
         "serve": ("serve.handler",),
         "score": ("score.handler",),
         "enrich": ("enrich.handler",),
+        "keep": ("score.keep.handler",),
         "notify": ("notify.handler",),
         "operate": ("infra.publish", "infra.synthetic"),
     }
@@ -199,6 +201,7 @@ def test_recipes_are_bounded_and_assigned() -> None:
         "EnrichFunction": "enrich",
         "ServeFunction": "serve",
         "ScoreFunction": "score",
+        "KeepFunction": "keep",
         "NotifyFunction": "notify",
         "PublishFunction": "operate",
         "SyntheticFunction": "operate",

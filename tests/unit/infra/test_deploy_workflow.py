@@ -28,6 +28,7 @@ CREATES = {
     "apigateway": "apigateway:POST", "application-autoscaling": "application-autoscaling:RegisterScalableTarget",
     "athena": "athena:CreateWorkGroup", "cloudwatch": "cloudwatch:PutMetricAlarm",
     "codedeploy": "codedeploy:CreateDeployment", "dynamodb": "dynamodb:CreateTable", "events": "events:PutRule",
+    "glue": "glue:CreateTable",
     "iam": "iam:CreateRole", "lambda": "lambda:CreateFunction", "logs": "logs:CreateLogGroup",
     "route53": "route53:ChangeResourceRecordSets", "s3": "s3:CreateBucket", "scheduler": "scheduler:CreateSchedule",
     "sns": "sns:CreateTopic", "sqs": "sqs:CreateQueue", "ssm": "ssm:PutParameter", "wafv2": "wafv2:CreateWebACL",

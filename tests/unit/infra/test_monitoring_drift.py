@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import enrich.intake.worker
 import infra.synthetic
 import notify.handler
+import score.keep.handler
 from enrich.intake.events import Sweep
 from enrich.intake.find import Swept
 from enrich.ledger.records import Counts, Held, Pending, Run
@@ -27,6 +28,7 @@ from infra.dashboards.filters import matches
 from infra.dashboards.points import read_points
 from infra.dashboards.widgets import SEARCH, expand_rows, read_dashboards
 from infra.translate import Template, read_template
+from score.keep.drift import Drift
 from serve.handler import Dependencies, build_handler
 from serve.item import Item
 from serve.log import build_key_line
@@ -75,7 +77,15 @@ def _score_lines() -> list[str]:
     app.bucket.error = S3_DOWN
     app.post(["text"], "news")
     app.report("keys-unreadable", {})
+    app.report("not_kept", {"model": "iris", "instances": 1})
+    _measure_drift(app.lines)
     return app.lines
+
+
+def _measure_drift(lines: list[str]) -> None:
+    services = score.keep.handler.Services(None, "bucket", "dev", lambda: NOW, lines.append)
+    score.keep.handler.handle(services, {"Records": []})
+    score.keep.handler.log_drift(services, Drift("iris", "0" * 16, 500, {"petal_width": 0.3}))
 
 
 def _serve_lines() -> list[str]:

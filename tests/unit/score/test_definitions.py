@@ -19,7 +19,19 @@ from enrich.openapi.document import build_document
 from infra.gateway import build_gateway
 from score.dev.checks import check_models
 from score.dev.openapi import build_model_parts
-from score.model import REQUIRED, Boolean, Category, Feature, Model, Number, Stored, Text, parse_models, render_models
+from score.model import (
+    REQUIRED,
+    Boolean,
+    Category,
+    Feature,
+    Keep,
+    Model,
+    Number,
+    Stored,
+    Text,
+    parse_models,
+    render_models,
+)
 from score.models import ModelFileError, load_models
 from serve.datasets import Served
 from tests.unit.score.kit import IRIS, MODELS, VIRGINICA, WINE, App
@@ -55,6 +67,12 @@ def _feature(kind: Any, name: Any = "a") -> Model:
         (_with(forms=("other",)), "iris forms", "bare, values, texts"),
         (_with(forms=("texts",)), "iris forms", "one Text alone"),
         (_with(decimals=-1), "iris decimals", "0 to 15"),
+        (_with(keep=0.05), "iris keep", "Keep(share=0.05)"),
+        (_with(keep=Keep(0)), "iris keep.share", "above 0, up to 1"),
+        (_with(keep=Keep(1.5)), "iris keep.share", "above 0, up to 1"),
+        (_with(keep=Keep(float("nan"))), "iris keep.share", "above 0, up to 1"),
+        (_with(keep=Keep(True)), "iris keep.share", "above 0, up to 1"),
+        (_with(keep=Keep(0.5, texts=WRONG)), "iris keep.texts", "True or False"),
         (_with(features={}), "iris features", "name them"),
         (_feature(Number(), "instance"), "iris features.instance", "none of instance"),
         (_feature(Number(), "a\n"), "iris features.a\n", "64 characters"),
@@ -232,7 +250,9 @@ def test_the_bundle_of_a_start_imports_this_and_no_more() -> None:
     assert tops - sys.stdlib_module_names == {"score", "serve", "wire", "_cffi_backend", "_openssl", "cryptography"}
     assert not tops & {"dataclasses", "inspect", "pathlib", "email", "http", "decimal", "tempfile", "subprocess"}
     assert not {
-        each for each in modules if each.startswith(("score.dev", "score.models", "score.publish", "serve.dev"))
+        each
+        for each in modules
+        if each.startswith(("score.dev", "score.keep", "score.models", "score.publish", "serve.dev"))
     }
     assert "serve.handler" not in modules
 

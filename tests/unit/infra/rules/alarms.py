@@ -14,6 +14,8 @@ WATCHED = {  # alarm -> the resource in its dimensions
     "ServeThrottled": "ServeFunction",
     "ScoreCrashes": "ScoreFunction",
     "EnrichCrashes": "EnrichFunction",
+    "KeepCrashes": "KeepFunction",
+    "KeptDeadLettersWait": "KeptDeadLetters",
     "ReadsThrottled": "Table",
     "WritesThrottled": "Table",
     "DeadLettersWait": "DeadLetters",

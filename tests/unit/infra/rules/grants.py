@@ -94,12 +94,22 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
         "s3:ListBucket": ["arn:aws:s3:::keys"],
         "kms:Decrypt": [KEY.format("KeyStore"), KEY.format("Table")],
         "kms:DescribeKey": [KEY.format("Table")],
+        "sqs:SendMessage": [f"arn:aws:sqs:{HERE}:KeptQueue"],
+    },
+    "KeepRole": {
+        **{f"sqs:{one}": [f"arn:aws:sqs:{HERE}:KeptQueue"] for one in (
+            "ReceiveMessage", "DeleteMessage", "GetQueueAttributes",
+        )},
+        "s3:PutObject": ["arn:aws:s3:::Bucket/kept/one"],
+        "s3:GetObject": ["arn:aws:s3:::Bucket/kept/one", "arn:aws:s3:::Bucket/models/one"],
+        "s3:ListBucket": ["arn:aws:s3:::Bucket"],
     },
     "PublishRole": {"s3:PutObject": [f"arn:aws:s3:::discovery/{CATALOG_PATH}", FOLDER], "s3:DeleteObject": [FOLDER]},
     "SyntheticRole": {
         "secretsmanager:GetSecretValue": [f"arn:aws:secretsmanager:{HERE}:secret:larder/dev/synthetic-Ab12Cd"]
     },
     "SweepRole": {"sqs:SendMessage": [QUEUE]},
+    "DriftScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:KeepFunction"]},
     "SyntheticScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:SyntheticFunction"]},
 }  # fmt: skip
 NOT_IN_CODE = {  # in addition to LAMBDA
@@ -123,6 +133,8 @@ NOT_IN_CODE = {  # in addition to LAMBDA
         "dynamodb:GetItem", "dynamodb:BatchGetItem", "ssm:GetParametersByPath",
         "s3:GetObject", "s3:ListBucket", "kms:Decrypt", "kms:DescribeKey",
     },
+    # the poller of the mapping; a paginator
+    "KeepRole": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "s3:ListBucket"},
     "PublishRole": set(),
     "SyntheticRole": set(),
 }  # fmt: skip
@@ -131,6 +143,7 @@ CODE = {
     "NotifyRole": "notify",
     "ServeRole": "serve",
     "ScoreRole": "score",
+    "KeepRole": "score/keep",
     "PublishRole": "infra/publish.py",
     "SyntheticRole": "infra/synthetic.py",
 }
@@ -150,6 +163,7 @@ COMMAND_LINE = {
     "__main__.py",
     "dev",
     "publish",
+    "keep",  # another function
 }  # runs with the operator's permissions, not with the function's
 VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 
@@ -158,7 +172,11 @@ VARIABLE = re.compile(r"LARDER_[A-Z_]+")
 def find_called(place: str) -> frozenset[str]:
     """Find the IAM actions of the operations that some code calls, by method (`get_item`) or by name (`"GetItem"`)."""
     path = ROOT / place
-    files = [path] if path.suffix else [one for one in path.rglob("*.py") if not COMMAND_LINE & set(one.parts)]
+    files = (
+        [path]
+        if path.suffix
+        else [one for one in path.rglob("*.py") if not COMMAND_LINE & set(one.relative_to(path).parts)]
+    )
     text = "\n".join(one.read_text() for one in files)
     methods, names = set(re.findall(r"\.(\w+)\(", text)), set(re.findall(r"(?<=[.\"])(\w+)\"", text))
     called = set()
@@ -253,6 +271,7 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
         "notify.handler.handler": _find_variables("notify/handler.py"),
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
         "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
+        "score.keep.handler.handler": _find_variables("score/keep/handler.py"),
         "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
         "infra.publish.handler": _find_variables("infra/publish.py"),
     }
@@ -262,6 +281,7 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
              "LARDER_BUCKET": "Bucket", "LARDER_MODELS_BUCKET": "Bucket",
              "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
              "LARDER_WORKGROUP": "Workgroup", "LARDER_BUS": "Bus", "LARDER_DEAD_LETTERS": "NotifyDeadLetters",
+             "LARDER_KEPT_QUEUE": "KeptQueue",
              "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():
         given = stack.value(function.get("Environment", {}).get("Variables", {}))

@@ -7,7 +7,7 @@ from itertools import product
 
 from infra.translate import Template
 from serve.item import EXPIRES_AT, PK, RANK, RANKED, SK
-from tests.unit.infra.rules.template import Rule, by_type, functions, get
+from tests.unit.infra.rules.template import Rule, by_type, default, functions, get
 
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
 SHARED = {"ApiGatewayLogRole", "ApiGatewayLogging"}  # used by all other APIs of the account and region
@@ -93,7 +93,7 @@ def lifecycle_keeps_what_is_needed(template: Template) -> Iterator[str]:
     """Fingerprints never expire, rejects live for 90 days or more; no rule expires objects of the model's bucket."""
     for name, bucket in by_type(template, "AWS::S3::Bucket").items():
         for rule in get(bucket, "LifecycleConfiguration", "Rules") or []:
-            days, prefix = rule.get("ExpirationInDays"), rule.get("Prefix", "")
+            days, prefix = default(template, rule.get("ExpirationInDays")), rule.get("Prefix", "")
             if days is None:
                 continue
             if name == "OutputsBucket" or not prefix or "fingerprints/".startswith(prefix) or "fingerprints" in prefix:
