@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from score.models import Category, Model, Number, Stored
+from score.models import Category, Keep, Model, Number, Stored
 
 flight_late = Model(
     name="flight-late",
@@ -31,5 +31,6 @@ flight_late = Model(
         ),
     },
     decimals=4,
+    keep=Keep(share=0.1),  # with flight_id, so that the arrival can be joined when it is known
     about="Whether a flight arrives more than 30 minutes late",
 )

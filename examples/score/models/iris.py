@@ -1,6 +1,6 @@
 """The species of an iris, by four lengths; a missing one is imputed by the pipeline."""
 
-from score.models import Model, Number
+from score.models import Keep, Model, Number
 
 iris = Model(
     name="iris",
@@ -15,5 +15,6 @@ iris = Model(
     },
     forms=("bare",),
     decimals=4,
+    keep=Keep(share=1.0),
     about="The species of an iris",
 )

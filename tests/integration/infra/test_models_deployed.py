@@ -8,15 +8,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.env import fetch_variables
+from infra.local.athena.catalog import read_table
+from infra.local.athena.engine import run_statement
+from infra.local.athena.statement import parse_statement
 from score.manifest import Input, dump_alias, dump_manifest
-from score.model import Model, Number, Stored
+from score.model import Keep, Model, Number, Stored
 from score.paths import alias_key, manifest_key, model_key
+from score.publish.training_query import build_training_query
 from serve.datasets import Served
 from tests.doubles.onnx_writer import regressor
 from tests.integration.infra.deployed import Deployed, deploy_larder, object_key, parquet, run_stand_in
@@ -33,6 +38,7 @@ FLIGHTS = Model(
         "departure_delay": Number(),
         "batch": Stored("flight-delays", id="{flight_id}", at="/prediction/late_probability", missing=-1.0),
     },
+    keep=Keep(share=1.0),
 )
 FLIGHTS_VERSION = version_of(
     FLIGHTS,
@@ -51,7 +57,7 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     (project / "models").mkdir()
     shutil.copytree(ROOT / "examples/flights/datasets", project / "datasets")
     for name, model in MODELS.items():
-        text = "from score.models import REQUIRED, Boolean, Category, Model, Number, Stored\n"
+        text = "from score.models import REQUIRED, Boolean, Category, Keep, Model, Number, Stored\n"
         kinds = repr(model).replace("<Required.REQUIRED: 'required'>", "REQUIRED")
         (project / f"models/{name}.py").write_text(f"{text}\nmodel = {kinds}\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -126,3 +132,24 @@ def test_a_stored_prediction_is_a_feature(larder: Deployed) -> None:
     status, answer = ask(larder, "flights/score", {"instance": {"departure_delay": 3, "flight_id": "none"}})
     assert answer["prediction"] == {"value": -97.0, "stored": {"batch": {"missing": "absent"}}}
     assert ask(larder, "flights/score", {"instance": {}}, "flights:score")[0] == 403
+    rows = wait_for_training_set(larder, 2)
+    assert [(row["departure_delay"], row["batch"], row["flight_id"], row["value"]) for row in rows] == [
+        (3.0, -1.0, "none", -97.0),
+        (3.0, 0.5, names[0], 53.0),
+    ]
+    assert [(row["batch_run"], row["batch_missing"]) for row in rows] == [(None, "absent"), (1, None)]
+
+
+def wait_for_training_set(larder: Deployed, count: int) -> list[dict[str, Any]]:
+    """Run the query of `./larder score kept` in the local Athena until it finds some rows; return them by value."""
+    variables = fetch_variables(larder.client("cloudformation"), larder.client("lambda"), larder.stack.name)
+    today = datetime.now(UTC).date()
+    query = build_training_query(FLIGHTS, variables["LARDER_KEPT_TABLE"], today - timedelta(days=1), today)
+    statement = parse_statement(query, "default")
+    deadline = time.monotonic() + 60
+    while True:
+        tables = {name: read_table(larder.client("glue"), larder.client("s3"), name) for name in statement.tables}
+        rows = run_statement(statement, tables, started=lambda _: None).to_pylist()
+        if len(rows) >= count or time.monotonic() > deadline:
+            return sorted(rows, key=lambda row: float(row["value"]))
+        time.sleep(0.2)
