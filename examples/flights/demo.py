@@ -16,9 +16,10 @@ from datetime import UTC, date, datetime, timedelta
 from examples.flights import stages
 from examples.flights.outputs import build_output
 from examples.flights.show import Show
-from examples.flights.site import PROJECT, NotAsExpected
+from examples.flights.site import NotAsExpected
 from examples.flights.stages import LARDER, Plan
 from examples.flights.tokens import open_issuer
+from examples.score.__main__ import PROJECT
 from infra.bundle import Bundle, build
 from infra.local.running import announce
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, run_stand_in
@@ -68,6 +69,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
         stages.write_output(show, site, days[1], before)
         issuer = open_issuer(site.client("ssm"), site.stack["KeyStorePath"], ISSUER, AUDIENCE)
         stages.ask(show, site, plan, issuer, before)
+        stages.score(show, site, issuer)
         stages.write_next(show, site, days[2], output, before)
         stages.hold(show, site, days[2], output, plan, issuer)
         stages.sweep(show, site, days[0], issuer, late)
@@ -78,7 +80,7 @@ def _run(plan: Plan, show: Show, *, once: bool) -> None:
 
 
 def _build_bundles() -> dict[str, Bundle]:
-    return {name: build(name) for name in ("enrich", "serve")}
+    return {name: build(name) for name in ("enrich", "serve", "score", "keep")}
 
 
 def _same_day(plan: Plan, day: date) -> date | None:

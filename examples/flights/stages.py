@@ -16,14 +16,16 @@ import pyarrow.compute as pc
 
 from enrich.ledger.records import Run
 from examples.flights import lake
-from examples.flights.http import Answer, get
+from examples.flights.http import Answer, get, post
 from examples.flights.model import Model, load_or_train
 from examples.flights.outputs import object_key, to_parquet
 from examples.flights.show import Show, Stage
 from examples.flights.site import LAKE, NotAsExpected, Site, deploy_site
 from examples.flights.tokens import Issuer
+from examples.score.pretrained import VIRGINICA, publish_iris
 from infra.bundle import Bundle, check_imports, unpack
 from infra.local.ministack import Ministack
+from serve.datasets import Served
 
 LARDER = Path(__file__).parents[2] / ".larder"
 PATH = "/flight-delays"
@@ -52,8 +54,8 @@ def train(show: Show) -> Model:
 
 
 def check_bundles(show: Show, built: Callable[[], dict[str, Bundle]]) -> dict[str, Bundle]:
-    """Wait for the two bundles for AWS, and import each with nothing else on the path."""
-    with show.stage("The two bundles for AWS") as stage:
+    """Wait for the bundles for AWS, and import each with nothing else on the path."""
+    with show.stage("The bundles for AWS") as stage:
         stage.update("building them (the first time, pip downloads their packages)")
         bundles = built()
         for bundle in bundles.values():
@@ -120,6 +122,18 @@ def ask(show: Show, site: Site, plan: Plan, issuer: Issuer, output: pa.Table) ->
         stage.note(f"{plan.other}'s flight {theirs} with {plan.airline}'s token -> 404 {answer.json().get('code', '')}")
         _expect(200, get(f"{url}/{theirs}", issuer.sign(plan.other, time.time())))
         stage.note(f"the same with {plan.other}'s token -> 200")
+
+
+def score(show: Show, site: Site, issuer: Issuer) -> None:
+    """Publish a model that scores at the moment of the request, and ask it."""
+    with show.stage("A model that answers requests: iris, as ONNX on S3") as stage:
+        version = publish_iris(site.client("s3"), site.stack["BucketName"])
+        token = issuer.sign_for(Served("iris", ("sub",), "iris:score"), {"sub": "demo"}, time.time())
+        answer = _expect(200, post(f"{site.stack.base_url}/models/iris/score", token, json.dumps(VIRGINICA)))
+        stage.note(f"POST /models/iris/score {json.dumps(VIRGINICA)} -> 200 {answer.body.decode()}")
+        if answer.json() != {"prediction": {"label": "virginica", "probability": 0.9997}}:
+            raise NotAsExpected(f"another answer than scikit-learn's: {answer.body!r}")
+        stage.note(f"version {version}; training, conversion and proof: python -m examples.score iris")
 
 
 def write_next(show: Show, site: Site, scored: date, output: pa.Table, before: pa.Table) -> None:

@@ -76,7 +76,7 @@ def installed(reader: str) -> list[str]:
     return (BENCH / _environment(reader) / "installed").read_text().split()
 
 
-def build_env(port: int, folder: Path) -> dict[str, str]:
+def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dict[str, str]:
     """Write the key set and the event, and build the environment variables of the readers."""
     private_key = rsa.generate_private_key(65537, 2048)
     jwk = RSAAlgorithm.to_jwk(private_key.public_key(), as_dict=True) | {"kid": "bench", "alg": "RS256", "use": "sig"}
@@ -85,7 +85,7 @@ def build_env(port: int, folder: Path) -> dict[str, str]:
     now = int(time.time())
     claims = {
         "iss": "https://issuer.example.com/", "aud": "larder", "sub": "bench", "iat": now, "exp": now + 86400,
-        "scope": "flight-delays:read", "carrier": "B6",
+        "scope": scope, "carrier": "B6",
     }  # fmt: skip
     token = jwt.encode(claims, private_key, algorithm="RS256", headers={"kid": "bench", "typ": "at+jwt"})
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "Host": "api.example.com"}

@@ -1,20 +1,26 @@
-"""Time of scoring: a warm request beside the bare runtime, and a cold start beside a handler over the Python API.
+"""Time of scoring: `python -m tests.bench.score [--json FILE] [--rounds N] [SERVER ...]`, or `tox -e bench -- score`.
 
-python -m tests.bench.score [ROUNDS]
+Three tables: a warm request beside the bare runtime, a cold start beside a handler over the Python API, and servers
+over HTTP on loopback (`none` leaves them out). Rounds are interleaved; compare figures within one run only.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from score.native import Session, open_runtime
+from tests.bench.score_servers import SERVERS, measure_servers
 from tests.unit.score.kit import IRIS_FEATURES, SCOPES, VIRGINICA, App, iris_version
+from tests.unit.serve.kit import App as ServeApp
 from tests.unit.serve.kit import claims, event, item, sign
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +51,8 @@ def measure_cold(code: str, model: Path) -> float:
     return float(done.stdout) * 1e3
 
 
-def main() -> None:
-    """Measure in interleaved rounds, and print the medians."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+def measure_process(rounds: int) -> dict[str, float]:
+    """Measure within this process and in new ones; return medians, in the unit that the name ends with."""
     app = App(item("a", '{"prediction": {"late": 0.25}}'))
     headers = {"Authorization": f"Bearer {sign(claims(scope=SCOPES))}", "Content-Type": "application/json"}
 
@@ -60,8 +65,6 @@ def main() -> None:
     session = Session(open_runtime(), onnx)
     row = [VIRGINICA[name] for name in IRIS_FEATURES]
     read = event("rest", "GET", "/v1/flight-delays/a", {}, headers)
-    from tests.unit.serve.kit import App as ServeApp
-
     serve = ServeApp(item("a", '{"prediction": {"late": 0.25}}'))
     warm: dict[str, Callable[[], object]] = {
         "bare runtime": lambda: session.run([("x", "float", row)], 1, "probabilities"),
@@ -72,14 +75,43 @@ def main() -> None:
     path = ROOT / ".larder" / "bench" / "iris.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(onnx)
-    found: dict[str, list[float]] = {name: [] for name in [*warm, *COLD]}
+    found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, call in warm.items():
-            found[name].append(measure(call))
+            found.setdefault(f"{name}, us", []).append(measure(call))
         for name, code in COLD.items():
-            found[name].append(measure_cold(code, path))
-    for name, times in found.items():
-        print(f"{name}: {statistics.median(times):.1f} {'ms' if name in COLD else 'us'} of CPU")
+            found.setdefault(f"cold: {name}, ms", []).append(measure_cold(code, path))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def main() -> None:
+    """Measure in interleaved rounds, print the medians, and write JSON with `--json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("servers", nargs="*", help=", ".join([*SERVERS, "none"]), default=[])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--count", type=int, default=300, help="requests to a server in a round")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    names = options.servers or list(SERVERS)
+    document: dict[str, Any] = {"cpu": measure_process(options.rounds), "servers": []}
+    for name, figure in document["cpu"].items():
+        print(f"{name} of CPU: {figure:.1f}")
+    if names != ["none"]:
+        with tempfile.TemporaryDirectory() as work:
+            document["servers"] = measure_servers(names, Path(work), options.rounds, options.count)
+        print_servers(document["servers"])
+    if options.json:
+        options.json.write_text(json.dumps({"score": document}, indent=1))
+
+
+def print_servers(rows: list[dict[str, Any]]) -> None:
+    """Print a line for each server; x is how many times more than the first."""
+    columns = ("p50_us", "p99_us", "cpu_us", "rss_mb", "first_answer_s")
+    print(f"{'server on loopback':24}" + "".join(f"{column:>16}" for column in columns) + f"{'x p50':>9}{'x RSS':>9}")
+    for row in rows:
+        shown = "".join(f"{row[column]:16,.1f}" for column in columns)
+        times = "".join(f"{row[column] / rows[0][column]:9.1f}" for column in ("p50_us", "rss_mb"))
+        print(f"{row['server']:24}{shown}{times}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+# mypy: ignore-errors
+"""Larder's handler behind its laptop server: the token is checked, the model comes through the store, from files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from examples.score.models.iris import iris
+from score.handler import Dependencies, build_handler
+from score.manifest import Alias, dump_alias, parse_manifest
+from score.paths import alias_key, manifest_key, model_key
+from score.settings import parse_score_settings
+from score.store import Fetched, ModelStore
+from serve.bearer import open_verifier
+from serve.dev.server import open_server, port_of
+from serve.storage import Storage
+
+folder = Path(os.environ["BENCH_ONNX"])
+manifest = parse_manifest((folder / "manifest.json").read_bytes(), "manifest.json")
+names = manifest.model, manifest.version
+objects = {
+    alias_key(manifest.model): dump_alias(Alias(*names, None, None, None, "bench", manifest.created)),
+    manifest_key(*names): (folder / "manifest.json").read_bytes(),
+    model_key(*names): (folder / "model.onnx").read_bytes(),
+}
+
+
+def fetch(key: str, etag: str | None) -> Fetched:
+    return Fetched(None if etag else objects[key], '"1"')
+
+
+models = {"iris": iris._replace(keep=None)}
+settings = parse_score_settings({**os.environ, "LARDER_MODELS_BUCKET": "models"}, models, {})
+store = ModelStore(fetch, models, lambda event, details: None)
+verifier = open_verifier(settings.api.issuers, os.environ, lambda event, details: None)
+storage = Storage(lambda target, payload: b"{}", "table")
+server = open_server(
+    build_handler(Dependencies(settings, models, {}, store, storage, verifier, write=lambda line: None)),
+    port=int(os.environ["BENCH_PORT"]),
+)
+print(port_of(server), flush=True)
+server.run()
