@@ -46,9 +46,10 @@ def open_clients(ministack: Ministack) -> Callable[[str], Any]:
 def build_variables(
     client: Callable[[str], Any], stack: Stack, ministack: Ministack, athena: AthenaServer
 ) -> dict[str, str]:
-    """Build the environment of a command that uses the stack: the variables of enrich and serve, and endpoints."""
+    """Build the environment of a command that uses the stack: the variables of the functions, and endpoints."""
     functions = client("lambda")
     variables = fetch_variables(client("cloudformation"), functions, stack.name)
-    serving = functions.get_function_configuration(FunctionName=variables["LARDER_SERVE"])["Environment"]["Variables"]
-    variables |= {name: value for name, value in serving.items() if name.startswith("LARDER_")}
+    for function in [variables[name] for name in ("LARDER_SERVE", "LARDER_SCORE") if name in variables]:
+        serving = functions.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
+        variables |= {name: value for name, value in serving.items() if name.startswith("LARDER_")}
     return {**variables, **ministack.env, "AWS_ENDPOINT_URL_ATHENA": athena.endpoint}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ import pytest
 from enrich.datasets import load_served
 from examples.score import __main__ as examples
 from examples.score.flights import MAX_AGE, find_known
+from examples.score.local import BODIES
+from examples.score.models.iris import iris
+from examples.score.pretrained import FOLDER
+from score.manifest import parse_manifest
 from score.models import load_models
+from score.scorer import load_scorer
 from score.store import Fetched, ModelStore, Serving
 from tests.doubles.moto_aws import moto_aws
 
@@ -72,6 +78,34 @@ def test_flight_late(publish: Any) -> None:
     row = {"departure_delay": 25, "origin": "JFK", "batch_late": 0.4, "batch_delay": 12.5}
     with_batch, without = serving.live.predict([row, {**row, "batch_late": None, "batch_delay": None}])
     assert with_batch != without
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "newsgroups", "flight-late"])
+def test_each_example_answers_on_a_deployed_stack(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By its one command: over HTTP, wine by boto3's `invoke` too, flight-late with a stored prediction."""
+    monkeypatch.setattr(examples, "FOLDER", tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    assert examples.main([name, "--local"]) == 0
+    shown = capfd.readouterr().out
+    assert shown.count("-> 200") == len(BODIES[name])
+    expected = {
+        "iris": ['{"prediction": {"label": "virginica", "probability": 0.9997}}'],
+        "wine": ["lambda.invoke", '{"prediction": {"label": "class_0"'],
+        "newsgroups": ['["sci.space", "rec.sport.hockey"]'],
+        "flight-late": ['"stored": {"batch_late": {"as_of": "', '"run": 1}'],
+    }[name]
+    assert not [text for text in expected if text not in shown], shown
+
+
+def test_the_version_of_the_demo_is_what_the_example_trains(publish: Any) -> None:
+    """Made before, so that the demo needs no converter: it answers as a new one."""
+    manifest = parse_manifest((FOLDER / "manifest.json").read_bytes(), "manifest.json")
+    scorer = load_scorer((FOLDER / "model.onnx").read_bytes(), manifest, iris)
+    serving, _, _ = publish("iris")
+    rows = [golden.instance for golden in serving.live.manifest.golden]
+    assert np.allclose(scorer.predict(rows), serving.live.predict(rows), atol=1e-5)
 
 
 def test_newsgroups(publish: Any) -> None:

@@ -62,7 +62,7 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         (project / f"models/{name}.py").write_text(f"{text}\nmodel = {kinds}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LARDER_PROJECT", str(project))
-        with run_stand_in(project / "log") as (client, endpoint):
+        with run_stand_in(project / "log", auth=True) as (client, endpoint):  # roles are enforced
             deployed = deploy_larder(client, endpoint, "models")
             for version in (iris_version(), wine_version(), FLIGHTS_VERSION):
                 publish(deployed, version)
