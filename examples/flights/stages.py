@@ -130,7 +130,8 @@ def score(show: Show, site: Site, issuer: Issuer) -> None:
         version = publish_iris(site.client("s3"), site.stack["BucketName"])
         token = issuer.sign_for(Served("iris", ("sub",), "iris:score"), {"sub": "demo"}, time.time())
         answer = _expect(200, post(f"{site.stack.base_url}/models/iris/score", token, json.dumps(VIRGINICA)))
-        stage.note(f"POST /models/iris/score {json.dumps(VIRGINICA)} -> 200 {answer.body.decode()}")
+        stage.note(f"POST /models/iris/score {json.dumps(VIRGINICA)} -> 200")
+        stage.note(answer.body.decode())
         if answer.json() != {"prediction": {"label": "virginica", "probability": 0.9997}}:
             raise NotAsExpected(f"another answer than scikit-learn's: {answer.body!r}")
         stage.note(f"version {version}; training, conversion and proof: python -m examples.score iris")

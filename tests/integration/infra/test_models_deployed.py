@@ -138,6 +138,8 @@ def test_a_stored_prediction_is_a_feature(larder: Deployed) -> None:
         (3.0, 0.5, names[0], 53.0),
     ]
     assert [(row["batch_run"], row["batch_missing"]) for row in rows] == [(None, "absent"), (1, None)]
+    done = larder.client("lambda").invoke(FunctionName=larder.stack["KeepFunctionName"], Payload=b'{"drift": true}')
+    assert json.loads(done["Payload"].read()) == {"drift": {}}  # two rows are too few
 
 
 def wait_for_training_set(larder: Deployed, count: int) -> list[dict[str, Any]]:
