@@ -14,7 +14,13 @@ CATALOG_PATH = ".well-known/api-catalog"  # RFC 9727, section 2
 CATALOG_TYPE = 'application/linkset+json; profile="https://www.rfc-editor.org/info/rfc9727"'  # sections 4.2 and 7.2
 OPENAPI_TYPE = "application/vnd.oai.openapi+json;version=3.0"
 LIMITS = {"max_page_items": 100, "max_token_bytes": 8192, "max_page_bytes": 700_000}
+API_GATEWAY = "api-gateway"
 Document = Mapping[str, Any]
+
+
+def find_door(environment: Document) -> str:
+    """Return what answers at an environment's domain (docs/front-doors.md)."""
+    return str(environment.get("door", API_GATEWAY))
 
 
 def build_base_url(environments: Document, name: str) -> str:
@@ -66,6 +72,7 @@ def build_service(
         "version": environments["version"],
         "release": release,
         "base_url": base_url or build_base_url(environments, name),
+        "door": find_door(environment),
         **issuers[0],
         "issuers": issuers,
         "api_key_required": environment.get("parameters", {}).get("ApiKeys") == "required",

@@ -28,6 +28,7 @@ from enrich.dataset.suggestions import suggest
 from enrich.datasets import load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
+from infra.discovery import API_GATEWAY, build_base_url, find_door
 from infra.translate import ROOT, TEMPLATE, read_template
 from score.models import load_models
 from serve.settings import parse_settings
@@ -37,6 +38,7 @@ ENVIRONMENTS = ROOT / "infra" / "environments.yaml"
 SCHEMA = ROOT / "infra" / "environments.schema.json"
 SAMCONFIG = ROOT / "samconfig.toml"
 DIGESTS = {"ServeDigest": "serve", "ScoreDigest": "score"}  # parameter -> bundle
+NEED_FIREWALL = {"load-balancer", "private-cluster"}  # doors whose templates require WebAclArn
 MAX_ISSUERS = 3000  # characters of LARDER_ISSUERS: all variables of a function share 4 KB (Lambda's quota)
 Environments = Mapping[str, Any]
 
@@ -82,7 +84,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
 
     Raises:
         ValueError: the template does not have a parameter or does not accept its value, the certificate is of another
-            region, or serve would refuse its settings or is not allowed to read the keys of an issuer.
+            region, the door lacks what it needs, or serve would refuse its settings or is not allowed to read the keys
+            of an issuer.
     """
     environment = document["environments"][name]
     parameters = environment.get("parameters", {})
@@ -93,8 +96,7 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         "Environment": name,
         "Service": document["service"],
         **({"Issuers": issuers} if "issuers" in environment else one),
-        "DomainName": environment.get("domain"),
-        "CertificateArn": environment.get("certificate"),
+        **_build_address(document, name),
         "DiscoveryBucketName": document.get("discovery", {}).get("bucket"),
         **parameters,
     }
@@ -114,6 +116,23 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
             "regional, so its certificate must be in the stack's region"
         )
     return found
+
+
+def _build_address(document: Environments, name: str) -> dict[str, str | None]:
+    """Build the parameters of the stack's address: a domain at another door is not API Gateway's."""
+    environment = document["environments"][name]
+    if (door := find_door(environment)) == API_GATEWAY:
+        return {"DomainName": environment.get("domain"), "CertificateArn": environment.get("certificate")}
+    if "domain" not in environment:
+        raise ValueError(f"environments.{name}: the door {door} needs a domain and its certificate")
+    parameters = environment.get("parameters", {})
+    if door in NEED_FIREWALL and parameters.get("Waf") == "false":
+        raise ValueError(f"environments.{name}: the door {door} is public and needs the firewall; remove Waf")
+    if parameters.get("ApiKeys"):
+        raise ValueError(
+            f"environments.{name}: the door {door} knows no API keys; remove ApiKeys, or the door (docs/front-doors.md)"
+        )
+    return {"PublicUrl": build_base_url(document, name)}
 
 
 def is_protected(document: Environments, name: str) -> bool:

@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from infra.bundle import FUNCTIONS, digest_inputs
-from infra.discovery import build_files
+from infra.discovery import build_files, build_service
 from infra.environments import (
     SAMCONFIG,
+    SCHEMA,
     build_digest,
     build_parameters,
     build_samconfig,
@@ -136,6 +137,7 @@ SWITCHES = [
     ({"DomainName": "api.example.com"}, set(), {"HasDomain"}),
     ({"DomainName": "api.example.com", "HostedZoneId": "Z1"}, set(), {"HasDomain", "HasZone"}),
     ({"HostedZoneId": "Z1"}, set(), set()),
+    ({"PublicUrl": "https://door.example.com/v1"}, set(), {"HasPublicUrl"}),
     ({"DiscoveryBucketName": "discovery"}, set(), {"HasDiscovery"}),
     ({"SyntheticSecret": "larder/trial/synthetic"}, set(), {"HasSynthetic"}),
     ({"DeletionProtection": "false"}, {"IsProtected"}, set()),
@@ -309,6 +311,9 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("a value that is not in the list", ISSUER, {"LogRetentionDays": 10}, "one of 1, 3, 5, 7, 14"),
     ("a value beyond its bounds", ISSUER, {"ServeMemory": 128}, "a whole number from 256 to 10240"),
     ("a value of another form", ISSUER, {"TableKmsKeyArn": "alias/larder"}, "a text that matches ^(arn:"),
+    ("a door without the firewall", {**ISSUER, "door": "load-balancer"}, {}, "needs the firewall; remove Waf"),
+    ("API keys at a door that has none", {**ISSUER, "door": "kubernetes"}, {"ApiKeys": "required"}, "no API keys"),
+    ("a door that there is not", {**ISSUER, "door": "nlb"}, {}, "'nlb' is not one of"),
     ("a certificate of another region", {**ISSUER, "region": "eu-west-1"}, {}, "is not in eu-west-1"),
 ]
 
@@ -411,6 +416,30 @@ def test_smallest_environment_is_enough(tmp_path: Any) -> None:
     openapi: dict[str, Any] = {"paths": {}}
     files = build_files(document, openapi, "staging-2", release="1", base_url="https://x.example.com/live/v1")
     assert set(files) == {"predictions/staging-2/service.json", "predictions/staging-2/openapi.json"}
+
+
+DOORS = json.loads(SCHEMA.read_text())["properties"]["environments"]["patternProperties"]["^[a-z][a-z0-9-]{0,30}$"]
+
+
+@pytest.mark.parametrize("door", DOORS["properties"]["door"]["enum"])
+def test_domain_is_of_one_door(example: Any, door: str) -> None:
+    """Another door than API Gateway has the domain; consumers find the same address, and service.json names the door."""
+    document = copy.deepcopy(example)
+    qa = document["environments"]["qa"]
+    usual = build_parameters(document, "qa")
+    qa["door"] = door
+    given, url = build_parameters(document, "qa"), f"https://{qa['domain']}/v1"
+    if door == "api-gateway":
+        assert given == usual
+    else:
+        assert given == {k: v for k, v in usual.items() if k not in {"DomainName", "CertificateArn"}} | {"PublicUrl": url}
+        assert fits(TEMPLATE["Parameters"]["PublicUrl"], url)
+    service = build_service(document, "qa", release="1")
+    assert (service["door"], service["base_url"]) == (door, url)
+    del qa["domain"], qa["certificate"]
+    if door != "api-gateway":
+        with pytest.raises(ValueError, match=f"the door {door} needs a domain"):
+            build_parameters(document, "qa")
 
 
 def test_each_function_has_a_bundle() -> None:

@@ -320,11 +320,13 @@ def issuers_reach_serve(template: Template) -> Iterator[str]:
 
 
 def addresses_lead_to_the_api(template: Template) -> Iterator[str]:
-    """The published address is the domain's, or the stage's, with the version of the paths; the check reads it."""
+    """The published address is another door's, the domain's, or the stage's, with the version; the check reads it."""
     api, stage = "Api", template["Resources"]["Api"]["Properties"]["StageName"]
     usual = f"https://{api}.execute-api.{REGION}.amazonaws.com/{stage}/v1"
     check = functions(template)["SyntheticFunction"]["Environment"]["Variables"]
-    for given, url in (({}, usual), ({"DomainName": "api.example.com"}, "https://api.example.com/v1")):
+    own, door = {"DomainName": "api.example.com"}, "https://door.example.com/v1"
+    cases = (({}, usual), (own, "https://api.example.com/v1"), ({**own, "PublicUrl": door}, door))
+    for given, url in cases:
         stack = Stack(template, {**given, "Service": "them", "Environment": "qa", "SyntheticPath": "/d?limit=1"})
         properties = stack.value(template["Resources"]["BaseUrlParameter"]["Properties"])
         if (properties["Name"], properties["Value"]) != ("/discovery/them/qa/v1/base-url", url):
