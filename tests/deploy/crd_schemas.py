@@ -1,4 +1,4 @@
-"""JSON Schemas of the custom resources that infra/kubernetes uses, as strict as the API server with `--validate=strict`.
+"""JSON Schemas of the custom resources in infra/kubernetes, as strict as `kubectl apply --validate=strict`.
 
     python -m tests.deploy.crd_schemas CRD.yaml ...     writes tests/deploy/schemas/KIND.json from the projects' files
 
@@ -24,7 +24,7 @@ def read_schema(kind: str) -> dict[str, Any]:
 
 
 def build_schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
-    """Build the schema of one version of a custom resource, without texts, and without members that it does not name."""
+    """Build the schema of one version of a custom resource, without texts; it refuses members that it does not name."""
     (found,) = (one for one in crd["spec"]["versions"] if one["name"] == version)
     schema: dict[str, Any] = _convert(found["schema"]["openAPIV3Schema"])
     group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]

@@ -34,7 +34,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("environment", ["dev", "pre-prod", "prod"])  # each of another variant
 def test_synth_loses_nothing(app: Path, release: Path, environment: str) -> None:
-    """The synthesized template has the resources, conditions and outputs of the release's, with the app's own bundles."""
+    """The result has the resources, conditions and outputs of the release, with the app's own bundles."""
     manifest = json.loads((release / "release.json").read_text())
     here = manifest["environments"][environment]
     template = json.loads((release / manifest["templates"][here["variant"]]).read_text())

@@ -60,7 +60,13 @@ class Terraform:
         config = folder / "terraform.rc"
         config.write_text(f'provider_installation {{\n filesystem_mirror {{ path = "{MIRROR}" }}\n}}\n')
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        self.env = {**own, **aws.env, "TF_CLI_CONFIG_FILE": str(config), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+        self.env = {
+            **own,
+            **aws.env,
+            "TF_CLI_CONFIG_FILE": str(config),
+            "TF_IN_AUTOMATION": "1",
+            "CHECKPOINT_DISABLE": "1",
+        }
 
     def run(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
         """Run a command; an exit code that is not allowed is an error with the whole output."""
