@@ -133,6 +133,7 @@ FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
 }
+OF_MODELS = frozenset({"score", "keep"})  # bundles of functions that a project without models has not
 # The runtime's Amazon Linux 2023 has glibc 2.34, and also runs wheels for older versions.
 PLATFORMS = {
     "aws-arm64": ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17))),

@@ -1,4 +1,4 @@
-"""Lint the template (its source and its translation) and that of the discovery bucket, with cfn-lint and checkov.
+"""Lint the template (source and translation), those of other doors and of the discovery bucket: cfn-lint, checkov.
 
     ./larder lint
 
@@ -20,7 +20,7 @@ import yaml
 
 from infra.discovery_bucket import PATH as BUCKET
 from infra.tools import ToolError, install
-from infra.translate import TEMPLATE, Template, read_template, translate
+from infra.translate import DOORS, TEMPLATE, Template, read_template, translate
 
 SKIPS = Path(__file__).with_name("linters.yaml")
 
@@ -51,6 +51,8 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
         found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
+        for door in sorted(DOORS.glob("*.yaml")):
+            found += [*_cfn_lint(door), *_checkov(door)]
         has_bucket = yaml.safe_load(BUCKET.read_text()) is not None  # no template without discovery
         return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if has_bucket else found
 

@@ -27,16 +27,15 @@ import yaml
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.datasets import DatasetFileError, load_served
 from enrich.release import RELEASE
-from infra.bundle import FUNCTIONS, PLATFORMS, BundleError, build
+from infra.bundle import FUNCTIONS, OF_MODELS, PLATFORMS, BundleError, build
 from infra.discovery import find_door
 from infra.environments import DIGESTS, build_parameters, read_environments
 from infra.gateway import build_gateway
-from infra.translate import ROOT, Template, read_template, translate
+from infra.translate import DOORS, ROOT, Template, read_template, translate
 from score.models import load_models
 
 PLACE = ROOT / ".larder" / "release"
 MANIFEST, SUMS = "release.json", "SHA256SUMS"
-DOORS = ROOT / "infra" / "doors"
 OPTIONS = {  # what the SAM transform decides: name in a variant -> (parameter, off, on)
     "canary": ("Canary", "false", "true"),
     "api-keys": ("ApiKeys", "", "required"),
@@ -132,7 +131,7 @@ def build_release(target: str = "aws-arm64") -> dict[str, bytes]:
         BundleError: a bundle cannot be built.
         ValueError: an environment has a mistake.
     """
-    unused = set() if load_models(load_served()) else {"score"}
+    unused = frozenset() if load_models(load_served()) else OF_MODELS
     files, names = {}, {}
     for bundle in sorted(set(FUNCTIONS.values()) - unused):
         built = build(bundle, target)

@@ -19,6 +19,7 @@ from infra.gateway import GATEWAY, build_gateway
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "template.yaml"
+DOORS = ROOT / "infra" / "doors"  # templates of other doors (docs/front-doors.md), which are plain CloudFormation
 Template = dict[str, Any]
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is nine times as fast
 
@@ -54,7 +55,7 @@ def include(node: Any, folder: Path) -> Any:
 
 def translate(
     template: Template,
-    code: Mapping[str, Mapping[str, str]],
+    code: Mapping[str, Mapping[str, Any]],
     parameters: Mapping[str, str],
     *,
     region: str = "us-east-1",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enrich.datasets import load_served
-from infra.bundle import FUNCTIONS, Bundle, build
+from infra.bundle import FUNCTIONS, OF_MODELS, Bundle, build
 from infra.environments import build_digest
 from infra.translate import Template, read_template, translate
 from score.models import load_models
@@ -69,7 +69,7 @@ def deploy(
         given.setdefault("Models", "true")
     template = template or read_template()
     # Without models there are no such functions, and their bundles have large libraries: they are not built.
-    unused = set() if given.get("Models") == "true" else {"score", "keep"}
+    unused: Set[str] = frozenset() if given.get("Models") == "true" else OF_MODELS
     code = _upload(client("s3"), bundles or {}, unused)
     for digest, function in (("ServeDigest", "ServeFunction"), ("ScoreDigest", "ScoreFunction")):
         given.setdefault(digest, build_digest(json.dumps(template), code[function]["Key"], given))

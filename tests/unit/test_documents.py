@@ -31,6 +31,7 @@ STORED = {
     "rejects/",
     "statistics/",
     "service.json",
+    "release.json",
     "sweep.json",
     "work/",
 }

@@ -325,8 +325,7 @@ def addresses_lead_to_the_api(template: Template) -> Iterator[str]:
     usual = f"https://{api}.execute-api.{REGION}.amazonaws.com/{stage}/v1"
     check = functions(template)["SyntheticFunction"]["Environment"]["Variables"]
     own, door = {"DomainName": "api.example.com"}, "https://door.example.com/v1"
-    cases = (({}, usual), (own, "https://api.example.com/v1"), ({**own, "PublicUrl": door}, door))
-    for given, url in cases:
+    for given, url in (({}, usual), (own, "https://api.example.com/v1"), ({**own, "PublicUrl": door}, door)):
         stack = Stack(template, {**given, "Service": "them", "Environment": "qa", "SyntheticPath": "/d?limit=1"})
         properties = stack.value(template["Resources"]["BaseUrlParameter"]["Properties"])
         if (properties["Name"], properties["Value"]) != ("/discovery/them/qa/v1/base-url", url):
