@@ -170,19 +170,32 @@ def _build_environments() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, {**given, "door": find_door(environment), "variant": variant, "parameters": parameters}
 
 
+def find_old(folder: Path) -> set[str]:
+    """Return the files of the release that a folder has.
+
+    Raises:
+        ReleaseError: it has others, or is a file.
+    """
+    if not folder.exists():
+        return set()
+    if not folder.is_dir():
+        raise ReleaseError(f"{folder} is a file; name a folder with --into")
+    found, sums = {path.name for path in folder.iterdir()}, folder / SUMS
+    ours = {line.partition("  ")[2] for line in sums.read_text().splitlines()} | {SUMS} if sums.is_file() else set()
+    if foreign := sorted(found - ours):
+        raise ReleaseError(f"{folder} has {foreign[0]}, which is of no release; name an empty folder with --into")
+    return found
+
+
 def write_release(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a release into a folder, instead of the one that it has.
 
     Raises:
-        ReleaseError: the folder has files of another kind.
+        ReleaseError: the folder has other files.
     """
-    old = folder / SUMS
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    ours = {line.split("  ", 1)[1] for line in old.read_text().splitlines()} | {SUMS} if old.is_file() else set()
-    if foreign := sorted(found - ours):
-        raise ReleaseError(f"{folder} has {foreign[0]}, which is of no release; name an empty folder with --into")
+    old = find_old(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in found - set(files):
+    for name in old - set(files):
         (folder / name).unlink()
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -201,6 +214,7 @@ def main() -> None:
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64", help="default: %(default)s")
     options = parser.parse_args()
     try:
+        find_old(options.into)  # before minutes of building
         files = build_release(options.target)
         write_release(options.into, files)
     except jsonschema.ValidationError as error:

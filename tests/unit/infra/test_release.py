@@ -98,6 +98,8 @@ def test_folder_has_one_release(tmp_path: Path) -> None:
         write_release(folder, {**files, SUMS: "".join(f"0  {name}\n" for name in files).encode()})
         assert {path.name for path in folder.iterdir()} == {*files, SUMS}
     assert (folder / "x").read_bytes() == b"4"
+    with pytest.raises(ReleaseError, match="x is a file; name a folder with --into"):
+        write_release(folder / "x", {})
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ReleaseError, match=r"notes\.txt.*--into"):
         write_release(folder, {"x": b"5", SUMS: b"0  x\n"})
