@@ -24,8 +24,8 @@ class Endpoint(NamedTuple):
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-def parse_endpoint(url: str, service: str, region: str) -> Endpoint:
-    """Parse a URL into an endpoint.
+def parse_endpoint(url: str, service: str = "https", region: str = "") -> Endpoint:
+    """Parse a URL into an endpoint; without a region it is one for requests that are not signed.
 
     Raises:
         ValueError: the URL is not http(s), or has no host.

@@ -279,7 +279,8 @@ def _find_without_kid(header: Mapping[str, Any], keys: Mapping[str, SigningKey])
             raise InvalidToken("unknown-kid")
     if len(found) != 1:
         raise InvalidToken("no-kid")
-    return found[0]
+    (key,) = found
+    return key
 
 
 def _check_times(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
@@ -292,5 +293,5 @@ def _check_times(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
             raise InvalidToken("missing-claim", name)
     if claims["exp"] <= now - policy.leeway:
         raise InvalidToken("expired")
-    if claims.get("nbf", 0) > now + policy.leeway or claims.get("iat", 0) > now + policy.leeway:
+    if any(claims[name] > now + policy.leeway for name in ("nbf", "iat") if name in claims):
         raise InvalidToken("not-yet-valid")

@@ -45,6 +45,8 @@ class KeyStore:
     previous keys would refuse a token whose new key is being read.
     """
 
+    _good_since: float  # when the keys in `_good` were read
+
     def __init__(
         self,
         read: Callable[[], list[KeyDocument]],
@@ -61,7 +63,6 @@ class KeyStore:
         self._allow_missing_kid = allow_missing_kid
         self._lock = RLock()
         self._good: KeySet | None = None
-        self._good_since = 0.0
         self._failed_at = self._renewed_at = float("-inf")
 
     def current(self, now: float) -> Mapping[str, SigningKey]:

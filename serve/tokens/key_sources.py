@@ -63,7 +63,7 @@ def check_location(location: str) -> None:
     if not location.isascii() or not location.isprintable() or " " in location or parts.fragment:
         raise ValueError(f"the location of keys must be printable ASCII without blanks and #, not {location!r}")
     try:
-        parse_endpoint(f"https://{parts.netloc}", "https", "")
+        parse_endpoint(f"https://{parts.netloc}")
     except ValueError as error:
         raise ValueError(f"the location of keys {location!r} has no valid host and port: {error}") from error
 
@@ -94,7 +94,7 @@ def _read_files(location: str) -> list[KeyDocument]:
 
     path = Path(location)
     try:
-        if not location.endswith("/") and not path.is_dir():
+        if not path.is_dir():
             return [KeyDocument(path.name, path.read_bytes())]
         found = sorted(entry for entry in path.iterdir() if entry.suffix in (".pem", ".json"))
         _check_count(f"file:{path}", len(found), "no .pem or .json file in it")
@@ -113,7 +113,7 @@ def _read_https(url: str) -> list[KeyDocument]:
         ("user-agent", "larder"),
     ]
     try:
-        client = Client(parse_endpoint(f"https://{parts.netloc}", "https", ""), None, LIMITS)
+        client = Client(parse_endpoint(f"https://{parts.netloc}"), None, LIMITS)
         try:
             response = client.call("GET", target, headers)
         finally:

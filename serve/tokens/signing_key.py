@@ -67,9 +67,9 @@ class SigningKey(NamedTuple):
     kid: str
     algorithm: str
     public_key: PublicKey
-    x5t: str = ""
-    x5t_s256: str = ""
-    issuer: str = ""
+    x5t: str | None = None
+    x5t_s256: str | None = None
+    issuer: str | None = None
 
 
 def build_signing_key(

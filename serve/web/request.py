@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum, auto
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
@@ -27,13 +27,13 @@ _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 
 
-class Form(StrEnum):
+class Form(Enum):
     """Event forms, which decide the form of the result."""
 
-    REST = "rest"
-    HTTP = "http"
-    ALB = "alb"
-    ALB_MULTI = "alb-multi"
+    REST = auto()
+    HTTP = auto()
+    ALB = auto()
+    ALB_MULTI = auto()
 
 
 class MalformedEvent(Exception):

@@ -297,9 +297,9 @@ def _count(query: Mapping[str, list[str]], name: str, most: int) -> int:
 
 
 def _single(query: Mapping[str, list[str]], name: str, pattern: re.Pattern[str], meaning: str) -> str:
-    values = query.get(name, [])
-    if not values:
+    if not query.get(name):
         return ""
-    if len(values) > 1 or not pattern.match(values[0]):
+    value, *others = query[name]
+    if others or not pattern.match(value):
         raise Problem("invalid_request", f"{name} must be {meaning}, given once")
-    return values[0]
+    return value

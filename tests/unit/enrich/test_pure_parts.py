@@ -68,6 +68,9 @@ TYPE_NAMES = {
 BOUNDS: dict[str, dict[str, Any]] = {
     "enrich.delta.buckets": {"ROWS": 500_000, "MOST_BITS": 9, "KEY_BITS": 64},
     "enrich.delta.outcomes": {"ROWS": 1_048_576},
+    "enrich.dataset.coercion": {"_EXACT_DIGITS": 15},
+    "enrich.dataset.json_sql": {"MAX_LEVELS": 8},
+    "enrich.read.text": {"BLOCK_BYTES": 1_048_576, "_MAX_ROW": 16_777_216, "_MAX_LINE": 67_108_864},
     "enrich.plan.cost": {"HOURS_PER_MONTH": 730, "RUN_SECONDS": 3600},
     "enrich.read.magic": {"HEAD_BYTES": 512},
     "enrich.write.item_size": {"UNIT_BYTES": 1024, "GZIP_LEVEL": 1},
@@ -141,7 +144,7 @@ _NAMES: dict[str, Any] = {
 @pytest.mark.parametrize("sql", NAMED)
 def test_an_expression_names_columns_and_metadata(sql: str) -> None:
     """In any case, except in a lambda that gives the name another meaning; nulls are allowed where they are handled."""
-    columns, required, metadata = ({one for one in names.split("|") if one} for names in NAMED[sql])
+    columns, required, metadata = (frozenset(filter(None, names.split("|"))) for names in NAMED[sql])
     with duckdb.connect() as con:
         found = parse_expression(Names(con, **_NAMES), "body.x", sql)
     assert (found.place, found.sql, found.plain) == ("body.x", sql, "(" not in sql and sql.replace(".", "").isalpha())
@@ -264,6 +267,8 @@ def test_a_cached_window_of_outcomes_is_updated(tmp_path: Path) -> None:
     assert decided.read(0, 5).num_rows == 0
     decided.add(pa.array([3], pa.int64()), pa.array([1], pa.uint8()))
     assert decided.read(0, 5)["row"].to_pylist() == [3]
+    decided.add(pa.array(range(4, 100), pa.int64()), pa.array(range(96), pa.uint8()))
+    assert decided.read(0, 200).to_pydict() == {"row": list(range(3, 100)), "outcome": [1, *range(96)]}
     with pytest.raises(FileExistsError):
         Outcomes(tmp_path / "outcomes")
 

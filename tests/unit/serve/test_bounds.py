@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from typing import Any
 
 import pytest
 
 from serve.item import MAX_BODY_BYTES, MAX_ITEM_BYTES
+from serve.tokens.weak_keys import _ORDERS
 from serve.web.page import MAX_PAGE_BYTES, SKIP
 from serve.web.respond import MAX_SENT, MAX_TEXT
 from tests.unit.serve.kit import App, item, sign
+from wire.transport import Transport
 
 BOUNDS: dict[str, dict[str, Any]] = {
     "serve.handler": {"REQUEST_SECONDS": 7.0, "MARGIN_SECONDS": 1.0},
@@ -23,16 +26,31 @@ BOUNDS: dict[str, dict[str, Any]] = {
     },
     "serve.settings": {"MAX_LEEWAY": 300},
     "serve.tokens.jwt": {"MAX_TOKEN_BYTES": 8192},
-    "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600)},
+    "serve.access": {"MAX_INTEGER": 9_007_199_254_740_991},
+    "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600), "CLOCKS": 10.0},
     "serve.tokens.key_sources": {"MAX_DOCUMENTS": 100, "READING_SECONDS": 4.0},
     "serve.tokens.strict": {"MAX_DEPTH": 16},
     "serve.tokens.verifier": {"CACHED_TOKENS": 512, "CACHED_SECONDS": 60},
-    "serve.tokens.weak_keys": {"MIN_RSA_BITS": 2048, "MIN_EXPONENT": 65537},
+    "serve.tokens.weak_keys": {
+        "MIN_RSA_BITS": 2048,
+        "MAX_RSA_BITS": 8192,
+        "MIN_EXPONENT": 65537,
+        "MAX_EXPONENT": 4_294_967_295,
+    },
     "serve.web.page": {"MAX_QUERIES": 5, "MAX_PAGE_BYTES": 700_000, "SKIP": 1000},
     "serve.storage": {"BATCH_SECONDS": 4.0, "BASE": 0.025, "CAP": 1.0},
     "serve.web.request": {"MAX_FIELDS": 150},
-    "serve.web.respond": {"MAX_AGE": 60, "MAX_TEXT": 80_000},
-    "serve.web.route": {"DEFAULT_LIMIT": 20, "MAX_LIMIT": 100, "MAX_IDS": 100, "MAX_LINK": 8000},
+    "serve.web.respond": {"MAX_AGE": 60, "MAX_TEXT": 80_000, "_LAMBDA": 4_487_712, "_LOAD_BALANCER": 737_712},
+    "serve.web.route": {
+        "DEFAULT_LIMIT": 20,
+        "MAX_LIMIT": 100,
+        "MAX_TOP": 100,
+        "MAX_IDS": 100,
+        "MAX_LINK": 8000,
+        "_MAX_NAMES": 5,
+        "_MAX_NAME": 64,
+        "_MAX_KNOWN": 50,
+    },
     "wire.addresses": {"_SEND_BUFFER": 262_144, "_KEPT": 60.0},
     "wire.channel": {"_READ": 65_536},
     "wire.head": {"MAX_HEAD": 65_536, "MAX_CHUNK_LINE": 1024},
@@ -56,6 +74,20 @@ def test_each_bound_has_this_value(module: str) -> None:
 def test_the_limits_of_calls(module: str) -> None:
     """Of storage and of keys."""
     assert tuple(importlib.import_module(module).LIMITS) == LIMITS[module]
+
+
+def test_the_defaults_of_a_transport() -> None:
+    """Connections, seconds and bytes; each deployment has them."""
+    defaults = {name: one.default for name, one in inspect.signature(Transport).parameters.items()}
+    expected = {"connections": 8, "connect_timeout": 3.0, "timeout": 10.0, "largest": 33_554_432}
+    assert {name: defaults[name] for name in expected} == expected
+
+
+def test_the_primes_of_the_roca_test() -> None:
+    """All up to 167 for which 65537 is no generator, each with the number of its powers."""
+    primes = [number for number in range(3, 168) if all(number % other for other in range(2, number))]
+    powers = {prime: len({pow(65537, exponent, prime) for exponent in range(prime)}) for prime in primes}
+    assert dict(_ORDERS) == {prime: count for prime, count in powers.items() if count < prime - 1}
 
 
 def test_bounds_are_consistent() -> None:

@@ -109,6 +109,21 @@ def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFi
         open_source(f"file:{tmp_path}/", {})()
 
 
+def test_a_folder_has_keys_and_other_files(tmp_path: Path) -> None:
+    """In the order of their names; a folder without keys, and a place without a file, are faults that say so."""
+    read = open_source(f"file:{tmp_path}", {})
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(Unreadable, match=rf"^file:{tmp_path}: no .pem or .json file in it$"):
+        read()
+    (tmp_path / "b.json").write_text("1")
+    (tmp_path / "a.pem").write_text("2")
+    assert read() == open_source(f"file:{tmp_path}/", {})() == [KeyDocument("a.pem", b"2"), KeyDocument("b.json", b"1")]
+    assert open_source(f"file:{tmp_path}/b.json", {})() == [KeyDocument("b.json", b"1")]
+    for missing in ("c.json", "c/"):
+        with pytest.raises(Unreadable, match=rf"^file:{tmp_path}/c(.json)?: No such file or directory$"):
+            open_source(f"file:{tmp_path}/{missing}", {})()
+
+
 @pytest.mark.parametrize("error", [KeyError("secret"), OSError("secret"), RecursionError(), UnicodeError("secret")])
 def test_whatever_a_location_raises_the_keys_are_unavailable(error: Exception) -> None:
     """An unexpected error is reported by its type, and retried like any other."""

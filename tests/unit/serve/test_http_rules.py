@@ -886,7 +886,9 @@ def test_accept(accept: str, status: int) -> None:
      "identity"),
      ("gzip;q=0.001", "identity", "gzip"), ("gzip;q=0.000", "identity", "identity"), ("gzip;q=nonsense", "identity",
      "gzip"),
-     ("*;q=0, gzip;q=0", None, None), ("br, *;q=0", None, None)],
+     ("*;q=0, gzip;q=0", None, None), ("br, *;q=0", None, None), (", ;q=1,gzip", "identity", "gzip"),
+     ("gzip;q=0, gzip;q=1", "identity", "gzip"), ("gzip;q=0;q=1", "identity", "gzip"), ("gzip;q=1;q=0", "identity",
+     "identity"), ("identity;q=0, *", "gzip", "gzip"), ("*, identity;q=0", "gzip", "gzip")],
 )  # fmt: skip
 def test_accept_encoding(accept: str, text: str | None, packed: str | None) -> None:
     """RFC 9110 section 12.5.3: a stored form is sent unchanged if acceptable; 406 if nothing is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import tracemalloc
 import unicodedata
 import zlib
@@ -123,6 +124,18 @@ def test_a_body_is_text_or_its_gzip() -> None:
             body_text(damaged)
     with pytest.raises(BodyTooLarge, match="more than 1 bytes"):
         body_text(GZIP, 1)
+
+
+def test_a_body_can_repeat_what_is_32_kb_before() -> None:
+    """As far as gzip looks back."""
+    noise = hashlib.sha512()
+    text = ""
+    while len(text) < 30_000:
+        noise.update(b"x")
+        text += noise.hexdigest()
+    packed = gzip.compress((text + text).encode(), 9)
+    assert len(packed) < 25_000
+    assert body_text(packed) == text + text
 
 
 def test_a_body_is_unzipped_up_to_the_bound_only() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from serve.tokens.jwks import KeyDocument
 from serve.tokens.jwt import InvalidToken, verify_token
-from serve.tokens.key_cache import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
+from serve.tokens.key_cache import CLOCKS, FRESHNESS, KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
 from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jwk, sign
 
@@ -131,6 +131,22 @@ def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:
     source.store.current(NOW)
     source.document = jwks(NEW)
     assert list(source.store.current(NOW - 1000)) == ["new"]
+
+
+def test_a_clock_that_is_a_moment_behind_reads_nothing_again() -> None:
+    """Neither after a reading, nor after a reading for an unknown kid or one that failed: by ten seconds, not more."""
+    for behind, readings in ((0.0, 2), (CLOCKS, 2), (CLOCKS + 1, 3)):
+        source = Source(OLD)
+        source.store.current(NOW)
+        source.store.renewed(NOW)
+        source.store.renewed(NOW - behind)
+        assert source.readings == readings
+        failing = Source(OLD)
+        failing.error = Unreadable("x")
+        for now in (NOW, NOW - behind):
+            with pytest.raises(KeysUnavailable):
+                failing.store.current(now)
+        assert failing.readings == readings - 1
 
 
 def test_an_empty_set_is_used() -> None:

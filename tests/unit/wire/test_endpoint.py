@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wire.endpoint import object_path, parse_endpoint, resolve
+from wire.endpoint import Endpoint, object_path, parse_endpoint, resolve
 
 RESOLVED = [
     # environment, service, region, expected URL parts: tls, authority, prefix
@@ -47,6 +47,12 @@ def test_anything_but_an_http_url_is_refused(url: Any) -> None:
     """A URL to which no request could be sent is an error that names the service."""
     with pytest.raises(ValueError, match="dynamodb"):
         parse_endpoint(url, "dynamodb", "eu-west-1")
+
+
+def test_an_endpoint_without_a_region_is_one_for_unsigned_requests() -> None:
+    """Every member has its default."""
+    assert parse_endpoint("https://a.example/b/") == Endpoint("https", "", "a.example", 443, tls=True, prefix="/b")
+    assert parse_endpoint("http://a.example:81") == Endpoint("https", "", "a.example", 81, tls=False, prefix="")
 
 
 def test_object_path_is_encoded_as_s3_signs_it() -> None:
