@@ -112,7 +112,7 @@ class Addresses:
 def _begin(address: Address) -> socket.socket:
     connection = socket.socket(address[0], socket.SOCK_STREAM)
     connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     code = connection.connect_ex(address[1])
     if code not in (0, errno.EINPROGRESS):

@@ -140,7 +140,7 @@ def _connect(addresses: list[Address], ends: float) -> socket.socket:
         try:
             connection.settimeout(_left(ends) / (len(addresses) - position))
             connection.connect(address)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         except OSError as error:
             connection.close()
             last = error

@@ -15,9 +15,11 @@ import pytest
 from serve.access import parse_scopes
 from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
 from serve.web.negotiate import build_etag, is_fresh
-from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, QueryResult, gather
+from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, Page, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
-from serve.web.route import PageQuery
+from serve.web.request import parse_request
+from serve.web.respond import respond_page
+from serve.web.route import WHOLE, PageQuery
 from tests.unit.serve.kit import FORMS, NOW, POLICY, Answered, App, check_refused, claims, event, item, sign
 from wire.errors import NoCredentials, Throttled, TooLarge, Unavailable
 
@@ -105,6 +107,14 @@ def test_nothing_is_cached_longer_than_its_token_lives(path: str, left: float, a
         assert answer.headers["cache-control"] == f"private, max-age={age}"
         again = app.call(path, token, if_none_match=answer.headers["etag"])
         assert (again.status, again.headers["cache-control"]) == (304, f"private, max-age={age}")
+
+
+@pytest.mark.parametrize(("left", "age"), [(2.0, 2), (0.0, 0), (-0.5, 0), (-9.0, 0)])
+def test_what_a_leeway_lets_pass_is_not_cached(left: float, age: int) -> None:
+    """A token whose time is up, if only by the leeway of its issuer's settings."""
+    request = parse_request(event("rest", "GET", LIST, {}, {}))
+    answer = respond_page(request, Page([], {}, float("inf"), WHOLE), NOW, NOW + left)
+    assert answer.headers["Cache-Control"] == f"private, max-age={age}"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer, answer, raw
 from tests.unit.wire.tls_server import UNTRUSTED, issue, refuse_early, socket_server, tls_server
-from wire.channel import open_channel, tls_context
+from wire.channel import _left, open_channel, tls_context
 from wire.client import Client, Limits
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, TransportError, Unavailable
@@ -103,6 +103,36 @@ def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch:
         began = time.monotonic()
         open_channel(server.endpoint(), 1.0).close()
         assert 0.45 < time.monotonic() - began < 0.95
+
+
+def test_without_an_address_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is waited for once the time is up."""
+    _resolve_to(monkeypatch)
+    with pytest.raises(Unavailable, match=r"^no connection to example\.com: no address$"):
+        open_channel(Endpoint("s3", "x", "example.com", 443, tls=True), 1.0)
+    for late in (0.0, 0.5, 5.0):
+        with pytest.raises(TimeoutError):
+            _left(time.monotonic() - late)
+    assert 0.9 < _left(time.monotonic() + 1.0) <= 1.0
+
+
+def test_half_a_response_of_a_server_that_stops_reading_is_not_waited_for() -> None:
+    """When the time for sending is up, only what has arrived counts."""
+
+    def refuse(peer: socket.socket) -> None:
+        peer.recv(100)
+        peer.sendall(EARLY[:-1])
+        peer.settimeout(5)
+        while peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1:  # until the client has closed
+            time.sleep(0.01)
+
+    with socket_server(None, refuse) as endpoint:
+        channel = open_channel(endpoint, 2.0)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="no response in time"):
+            channel.exchange("POST", b"x" * 30_000_000, 1000, 0.1)
+        assert time.monotonic() - began < 0.9
+        channel.close()
 
 
 def test_a_handshake_has_all_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,6 +257,20 @@ def test_pauses_follow_the_backoff_within_the_budget(monkeypatch: pytest.MonkeyP
         assert len(server.seen) == 6
 
 
+def test_a_call_without_time_is_unavailable() -> None:
+    """Whether the time is up before it begins, or while it does: for a new connection and for one that was kept."""
+    with FaultyServer(late(0.02, answer())) as server:
+        client = client_of(server, QUICK._replace(tries=1))
+        for budget in (0.0, 1e-9, 1e-9):
+            with pytest.raises(Unavailable):
+                client.send(GET_ITEM, b"{}", budget=budget)
+        client.send(GET_ITEM, b"{}")
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            client.send(GET_ITEM, b"{}", budget=1e-9)
+        assert time.monotonic() - began < 0.5
+
+
 def test_the_default_limits() -> None:
     """A change is deliberate: it must change this line, too."""
     expected = (1.0, 2.0, 6.0, 4, 0.025, 1.0, 16 * 1024 * 1024, 240.0)
