@@ -49,10 +49,10 @@ class ResponseParser:
             head = parse_head((yield from self._until(b"\r\n\r\n", MAX_HEAD)), self._method)
         if head.is_chunked:
             body = yield from self._chunks()
-        elif (head.length or 0) > self._largest:
+        elif (length := head.length or 0) > self._largest:
             raise TooLarge(f"response is larger than {self._largest} bytes")
         else:
-            body = yield from self._exactly(head.length or 0)
+            body = yield from self._exactly(length)
         self.response = Response(head.status, head.headers, body)
         check_whole(self.response, self._method)
         self.keeps_open = head.keeps_open and not self._data  # bytes that are left belong to no request

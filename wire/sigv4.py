@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
 from typing import NamedTuple
@@ -29,7 +30,6 @@ class Signer:
     def __init__(self, service: str, region: str) -> None:
         self.service = service
         self.region = region
-        self._kept = ("", "", b"")  # day, secret, signing key
 
     def sign(
         self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes, keys: Credentials, now: float
@@ -55,17 +55,16 @@ class Signer:
         canonical = f"{method}\n{path}\n{query}\n{fields}\n{names}\n{digested}"
         scope = f"{moment[:8]}/{self.region}/{self.service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = digest(self._signing_key(moment[:8], keys.secret), text.encode(), "sha256").hex()
+        key = _derive_key(keys.secret, moment[:8], self.region, self.service)
+        signature = digest(key, text.encode(), "sha256").hex()
         credential = f"Credential={keys.access_key_id}/{scope}"
         value = f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
         return [*signed, ("authorization", value)]
 
-    def _signing_key(self, day: str, secret: str) -> bytes:
-        kept = self._kept
-        if kept[:2] == (day, secret):
-            return kept[2]
-        key = b"AWS4" + secret.encode()
-        for part in (day, self.region, self.service, "aws4_request"):
-            key = digest(key, part.encode(), "sha256")
-        self._kept = (day, secret, key)
-        return key
+
+@lru_cache(8)
+def _derive_key(secret: str, day: str, region: str, service: str) -> bytes:
+    key = b"AWS4" + secret.encode()
+    for part in (day, region, service, "aws4_request"):
+        key = digest(key, part.encode(), "sha256")
+    return key

@@ -24,20 +24,20 @@ class State(Enum):
 
 
 class Slot:
-    """A connection and its current exchange: `handle`, `parser` and `unsent`."""
+    """A connection and its current exchange: `handle`, `parser` and `unsent`; `idle_since` the end of the last one."""
 
     __slots__ = ("_watched", "address", "connection", "expires", "handle", "idle_since", "parser", "state", "unsent")
 
     handle: int
     parser: ResponseParser
+    unsent: memoryview
+    idle_since: float
 
     def __init__(self, connection: socket.socket, address: Address, expires: float) -> None:
         self.connection = connection
         self.address = address
         self.state = State.CONNECTING
         self.expires = expires
-        self.unsent = memoryview(b"")
-        self.idle_since = 0.0
         self._watched = 0
 
     def watch(self, selector: BaseSelector, events: int) -> None:

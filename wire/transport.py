@@ -12,6 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 
 from wire.addresses import Addresses
@@ -76,15 +77,15 @@ class Transport:
         self._connecting = 0
         self._waiting: deque[Outgoing] = deque()
         self._reports: Reports = []
-        self._look_at = 0.0  # when to check for time-outs again
-        self._sent = 0
+        self._look_at = float("-inf")  # when to check for time-outs again
+        self._handles = count()
 
     def send(self, target: str, payload: bytes) -> int:
         """Send an operation (`DynamoDB_20120810.BatchWriteItem`) and return the handle that `wait` reports it under."""
-        self._sent += 1
-        self._waiting.append(Outgoing(self._sent, target, payload))
+        handle = next(self._handles)
+        self._waiting.append(Outgoing(handle, target, payload))
         self._dispatch()
-        return self._sent
+        return handle
 
     def wait(self, timeout: float) -> Reports:
         """Wait up to `timeout` seconds for a response, and return all that were received.

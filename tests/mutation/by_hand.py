@@ -264,7 +264,7 @@ _WIRE: tuple[tuple[str, str, str, str], ...] = (
     ("two lengths", "wire.head", "if lengths or not _LENGTH", "if not _LENGTH"),
     ("chunks and a length", "wire.head", 'codings != {"chunked"} or lengths', 'codings != {"chunked"}'),
     ("a bare line feed ends a header", "wire.head", 'data.count(b"\\n") != len(lines) - 1 or ', ""),
-    ("the secret's first key for ever", "wire.sigv4", "kept[:2] == (day, secret)", "kept[2]"),
+    ("one key for a month", "wire.sigv4", "keys.secret, moment[:8]", "keys.secret, moment[:6]"),
     ("the session's token unsigned", "wire.sigv4", "if keys.token:", "if False:"),
 )  # fmt: skip
 

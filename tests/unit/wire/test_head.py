@@ -187,6 +187,16 @@ def test_sizes_at_their_bounds() -> None:
                     parser.feed(line)
 
 
+def test_a_response_without_a_body_is_complete_with_its_head() -> None:
+    """Also if a body must be empty; interim responses, up to 199, come before it, and what follows is no part of it."""
+    head = b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n"
+    for data in (head, b"HTTP/1.1 100 X\r\n\r\nHTTP/1.1 199 X\r\n\r\n" + head):
+        parser = _fed(data, largest=0)
+        assert (parser.response.status, parser.response.body, parser.keeps_open) == (200, b"", True)
+        parser = _fed(data + b"abc", largest=0)
+        assert (parser.response.body, parser.keeps_open) == (b"", False)
+
+
 def test_trailers_are_not_part_of_the_body_and_have_a_bound() -> None:
     """They end with an empty line, and are discarded."""
     chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -285,8 +285,8 @@ def test_stalled_tls_handshake_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
         transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=0.1)
-        transport.send(TARGET, b"1")
-        assert "not within 0.1 s" in str(collect(transport, 1, patience=3.0)[1])
+        handle = transport.send(TARGET, b"1")
+        assert "not within 0.1 s" in str(collect(transport, 1, patience=3.0)[handle])
 
 
 def test_many_requests_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +322,29 @@ def test_missing_credentials_are_reported() -> None:
         handle = transport.send(TARGET, b"1")
         assert "credentials" in str(collect(transport, 1)[handle])
         assert server.seen == []
+
+
+def test_what_is_known_already_is_reported_at_once() -> None:
+    """Without waiting for a connection that is open and has nothing to say."""
+    found = [KEYS]
+
+    def find() -> Credentials:
+        if not found:
+            raise NoCredentials("gone")
+        return found[0]
+
+    with FaultyServer() as server:
+        transport = Transport(server.endpoint(), find)
+        transport.send(TARGET, b"{}")
+        while not transport.wait(1.0):
+            pass
+        found.clear()
+        began = time.monotonic()
+        handle = transport.send(TARGET, b"{}")
+        ((reported, failure),) = transport.wait(5.0)
+        assert (reported, str(failure)) == (handle, "gone")
+        assert time.monotonic() - began < 0.5
+        transport.close()
 
 
 def test_waiting_for_nothing_sleeps() -> None:
