@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -124,6 +124,7 @@ class Delta:
         self._once = once
         self._log = Log(directory / "log")
         self._bits = 0  # of the buckets of the notes, once they are complete
+        self._only: Bucket | None = None  # whose share of the work this process does; None: it does all
         self._in_table: Bucket | None = None  # whose notes are in the table `noted`
         self._local: dict[Bucket, Path] = {}
         self._local_bytes = 0
@@ -218,19 +219,26 @@ class Delta:
         """Divide the log into buckets and store these on S3; return all duplicates."""
         paths, found = self._log.distribute(bits, self._directory, step), array("q")
         for bucket in divide(bits):
-            with (
-                pa.OSFile(str(paths[bucket.prefix]), "rb") as file,
-                _Registered(self._db, rows=pa.ipc.open_stream(file)),
-            ):
-                self._db.execute("create or replace table noted as from rows")
+            with pa.OSFile(str(paths[bucket.prefix]), "rb") as file:
+                found.extend(self._store_bucket(bucket, pa.ipc.open_stream(file)))
             paths[bucket.prefix].unlink()
-            found.extend(self._reject_duplicates())
-            path = self._directory / f"{bucket.name}.noted.parquet"
-            self._db.execute(f"copy noted to '{path}' (format parquet, compression zstd)")
-            self._work.put(self._notes_name(f"{bucket.name}.parquet"), path)
-            self._keep_local(bucket, path)
             step()
         self._in_table = divide(bits)[-1]
+        return self._store_duplicates(bits, found)
+
+    def _store_bucket(self, bucket: Bucket, rows: pa.RecordBatchReader | pa.Table) -> list[int]:
+        """Load the notes of a bucket, find the duplicates among them, and store both; return the duplicates."""
+        with _Registered(self._db, rows=rows):
+            self._db.execute("create or replace table noted as from rows")
+        found = self._reject_duplicates()
+        path = self._directory / f"{bucket.name}.noted.parquet"
+        self._db.execute(f"copy noted to '{path}' (format parquet, compression zstd)")
+        self._work.put(self._notes_name(f"{bucket.name}.parquet"), path)
+        self._keep_local(bucket, path)
+        return found
+
+    def _store_duplicates(self, bits: int, found: Sequence[int]) -> Sequence[int]:
+        """Store the duplicates of all buckets, which marks the notes as complete; return them in order."""
         rows = pc.sort_indices(values := pa.array(found, pa.int64()))
         table = pa.table({"row": values.take(rows)}).replace_schema_metadata({"bits": str(bits)})
         path = self._directory / "duplicates.parquet"
@@ -279,6 +287,71 @@ class Delta:
     def _notes_name(self, name: str) -> str:
         return f"noted-buckets/{self._notes_id}/{name}"
 
+    # -- shares: the work on one bucket, done by another process; its results are the files that this class looks for
+
+    @property
+    def notes_id(self) -> str:
+        """A text that identifies the inputs of the notes."""
+        return self._notes_id
+
+    def distribute(self, bits: int, step: Step = _go_on) -> list[Path]:
+        """Distribute what was noted to buckets; return a file for each, an Arrow stream. Nothing can be noted then."""
+        self._log.close_piece()
+        return [path for _, path in sorted(self._log.distribute(bits, self._directory, step).items())]
+
+    def take_share(self, bits: int, bucket: Bucket) -> None:
+        """Work on one bucket from now on, which is part of one of the notes, which have `bits`."""
+        self._bits, self._only, self._complete = bits, bucket, True
+
+    def store_notes(self, rows: pa.Table) -> list[int]:
+        """Store the notes of the bucket of this share; return the rows that share their item key with another row."""
+        if self._only is None:
+            raise RuntimeError("take_share comes first")
+        return self._store_bucket(self._only, rows)
+
+    def adopt_notes(self, bits: int, duplicates: Sequence[int]) -> None:
+        """Complete the notes, whose buckets are stored, with the duplicates of all of them."""
+        self._bits, self._complete = bits, True
+        self._duplicates = self._store_duplicates(bits, duplicates)
+
+    def adopt_decisions(self, why: Mapping[str, int], **rules: Any) -> None:
+        """Use the decisions that shares have made by these rules (arguments of `decide`); `why`: as in `explain`."""
+        self._divide_keys(_go_on)
+        self._decided_id = self._identify_decisions(**rules)
+        self._why = Counter(why)
+
+    def adopt_removals(
+        self, rows: Mapping[Bucket, int], expire_at: int, *, order: str, now: float, withdrawn: Withdrawn | None
+    ) -> int:
+        """Use the removals that shares have chosen, whose numbers by bucket are given; return how many there are."""
+        self._removals_id = self._identify_removals(order, now, withdrawn)
+        first = 0
+        for bucket in divide(self._buckets[0].bits):
+            self._removals.append(_Removals(bucket, first, rows[bucket]))
+            first += rows[bucket]
+        self._removals_expire_at = expire_at
+        return first
+
+    @property
+    def buckets(self) -> Sequence[Bucket]:
+        """The buckets in which decisions are made."""
+        self._divide_keys(_go_on)
+        return self._buckets
+
+    @property
+    def decided_id(self) -> str:
+        """A text that identifies the inputs of the decisions."""
+        return self._decided_id
+
+    @property
+    def removals_id(self) -> str:
+        """A text that identifies the inputs of the chosen removals."""
+        return self._removals_id
+
+    @property
+    def _several(self) -> bool:
+        return self._buckets[0].bits > 0
+
     # -- decisions
 
     def load_known(self, known: Known) -> None:
@@ -315,9 +388,9 @@ class Delta:
             step: called between two buckets.
         """
         self._divide_keys(step)
-        base, bits = self._known.fingerprints, self._buckets[0].bits
-        self._decided_id = _identify(
-            self._notes_id, self._bits, bits, base.object_key, base.trust.name, order, expires_at, now, full, snapshot
+        bits = self._buckets[0].bits
+        self._decided_id = self._identify_decisions(
+            order=order, expires_at=expires_at, now=now, enough=enough, full=full, snapshot=snapshot
         )
         lives = {"now": now, "enough": enough, "expires_at": expires_at}
         values = {"order": order, "full": full, "snapshot": snapshot, **lives}
@@ -335,6 +408,23 @@ class Delta:
                 self._why[WHY[each["values"]]] += each["counts"]
             if is_new and bucket != self._buckets[-1]:
                 step()
+
+    def decided(self, bucket: Bucket) -> pa.Table:
+        """Return the decisions for a bucket: row, outcome, and what `replaces` of `outcomes` says, in order."""
+        decided = self._read_decided(bucket)
+        return pa.table({"row": decided["row"], "outcome": decided["outcome"], "replaces": _find_replacing(decided)})
+
+    def _identify_decisions(
+        self, *, order: str, expires_at: int, now: float, enough: float, full: bool, snapshot: str
+    ) -> str:
+        del enough  # of the dataset; a run keeps its decisions if the dataset changes
+        base, bits = self._known.fingerprints, self._buckets[0].bits
+        return _identify(
+            self._notes_id, self._bits, bits, base.object_key, base.trust.name, order, expires_at, now, full, snapshot
+        )
+
+    def _identify_removals(self, order: str, now: float, withdrawn: Withdrawn | None) -> str:
+        return _identify(self._decided_id, order, now, withdrawn and list(withdrawn))
 
     def count_changed(self, now: float) -> tuple[int, int]:
         """Return how many of the live items that the output names would get another body, and how many these items are.
@@ -357,7 +447,8 @@ class Delta:
     def _divide_keys(self, step: Step) -> None:
         """Divide the key space so that no bucket has too many noted or known rows."""
         self.complete_notes(step)
-        self._buckets = divide(max(self._bits, count_bits(self._known.fingerprints.rows)))
+        bits = max(self._bits, count_bits(self._known.fingerprints.rows))
+        self._buckets = divide(bits) if self._only is None else [self._only]
 
     def _decide_bucket(self, bucket: Bucket, values: dict[str, object]) -> pa.Table:
         return self._db.sql(
@@ -432,8 +523,8 @@ class Delta:
         it is unknown which run was the last. Removals are numbered in the order of their keys' digests, for any number
         of buckets.
         """
-        self._removals_id = _identify(self._decided_id, order, now, withdrawn and list(withdrawn))
-        several = len(self._buckets) > 1
+        self._removals_id = self._identify_removals(order, now, withdrawn)
+        several = self._several
         done = self._work.list(self._removals_name("")) if several else set[str]()
         path, first = self._directory / "removals.parquet", 0
         for bucket in self._buckets:
@@ -618,7 +709,7 @@ class Delta:
         step: Step,
     ) -> Fingerprints:
         """Write the fingerprints of all buckets; `change` returns a bucket's new rows as SQL with values, or None."""
-        path, several = self._directory / "fingerprints.parquet", len(self._buckets) > 1
+        path, several = self._directory / "fingerprints.parquet", self._several
         done, parts = target.find_parts(identity) if several else {}, list[Part]()
         for bucket in self._buckets:
             if bucket in done:
@@ -635,6 +726,8 @@ class Delta:
             parts.append(target.write_part(rows, path, bucket, identity))
             if bucket != self._buckets[-1]:
                 step()
+        if self._only is not None:
+            return Fingerprints(FingerprintTrust.ALL, None, parts)
         return target.write_manifest(parts, path)
 
     def _carry(self, bucket: Bucket, now: float) -> Part | None:
@@ -666,10 +759,13 @@ class _Registered:
 
 def _pack(decided: pa.Table) -> pa.Array:
     """Return the outcomes of decided rows, with a bit for those that may replace an item of another rank."""
-    replaces = pc.is_in(decided["why"], pa.array(_REPLACES, pa.uint8()))
     return pc.if_else(
-        replaces, pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
+        _find_replacing(decided), pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
     ).combine_chunks()
+
+
+def _find_replacing(decided: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(decided["why"], pa.array(_REPLACES, pa.uint8()))
 
 
 def _unpack(packed: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

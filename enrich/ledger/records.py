@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.release import RELEASE
 from serve.item import Order
 
@@ -128,6 +128,8 @@ class Run(Record):
     approved: bool = False  # an operator wants it published whatever the guards say
     error: str | None = None
     code_version: str | None = None
+    engine: EngineKind | None = None  # None: not chosen yet, or by a release that had no choice
+    pieces: int = 0  # of a job: how many have been processed, in all its stages
 
     @property
     def sk(self) -> str:

@@ -47,6 +47,13 @@ class Stage(StrEnum):
         return self in {Stage.WRITE, Stage.REMOVE, Stage.CLOSE}
 
 
+class EngineKind(StrEnum):
+    """Where the stages from `check` on are executed."""
+
+    LOCAL = "local"  # in one process, which reads the whole output
+    JOB = "job"  # in pieces, by a job on many machines; no other process executes the run
+
+
 class Kind(StrEnum):
     """What a run processes, and why."""
 

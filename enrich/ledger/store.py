@@ -32,7 +32,7 @@ from enrich.ledger.records import (
     RunStatistics,
     SeenOutput,
 )
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.release import RELEASE
 
 if TYPE_CHECKING:
@@ -230,4 +230,5 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "state": RunState,
     "stage": Stage,
     "kind": Kind,
+    "engine": lambda engine: engine and EngineKind(engine),
 }

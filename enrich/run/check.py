@@ -32,7 +32,7 @@ def check_output(context: RunContext) -> None:
     """
     context.services.progress.stage(context.run, Stage.CHECK)
     if context.run.rows is None:
-        rows, reasons = _check_rows(context)
+        rows, reasons = context.passes.check()
     else:
         rows, reasons = context.run.rows, context.run.reasons
 
@@ -49,7 +49,7 @@ def check_output(context: RunContext) -> None:
     checked = replace(context.run, rows=rows, next_row=0, reasons=reasons)
     _check_not_empty(context, rows)
     if not _is_tolerated(context, rows, sum(reasons.values())):
-        raise Failed(_keep_rejects(context, checked, duplicates))
+        raise Failed(_refuse(context, checked, duplicates))
     statistics = list[RunStatistics]()
     if context.is_measured:
         checked, measured = judge_output(context, checked, len(duplicates))
@@ -57,7 +57,7 @@ def check_output(context: RunContext) -> None:
     context.save(replace(checked, stage=Stage.WRITE, place=0), *statistics)
 
 
-def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
+def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
     """Check the rows that no earlier invocation has checked; return the number of rows and of rejects by reason."""
     noted_from = next_row = context.run.next_row
     reasons = context.run.reasons
@@ -70,7 +70,7 @@ def _check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
             _fail_fatal(context, rendered)
-        _check_constant(context, chunk)
+        check_constant(context, chunk)
         next_row = first_row + chunk.num_rows
         context.services.progress.rows(context.run, next_row, sum(reasons.values()), None)
         stop = context.step()
@@ -108,31 +108,44 @@ def is_tolerated(tolerated: Tolerated, rows: int, rejected: int) -> bool:
     return within_share and (tolerated.number is None or rejected <= tolerated.number)
 
 
-def _keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> str:
-    """Write the rejects of an output that is not published; return the error message that closes its run.
+def keep_rejects(context: RunContext, run: Run, duplicates: Sequence[int]) -> str:
+    """Write the rejects of an output that is not published, and return one as an example, in words.
 
     Raises:
         OutOfTime: the invocation must end; the next row is saved as the checkpoint.
     """
-    services, rows, reasons = context.services, run.rows or 0, run.reasons
-    bucket, prefix, example = services.settings.bucket, build_prefix(run.dataset, run.run), ""
+    services, rows, example = context.services, run.rows or 0, ""
+    bucket, prefix = services.settings.bucket, build_prefix(run.dataset, run.run)
     for first_row, chunk in context.chunks(run.place):
         rendered = render_chunk(context.engine, chunk, first_row, digest=False)
         rendered = reject_duplicates(rendered, first_row, duplicates)
         if write_rejects(services.s3, bucket, prefix, context.engine, chunk, rendered, first_row) and not example:
-            first = rendered.filter(pc.is_valid(rendered["reason"])).slice(0, 1).to_pylist()[0]
-            example = f", for example row {first['row']}: {first['reason']}, {first['detail']}"
+            example = describe_reject(rendered)
         next_row = first_row + chunk.num_rows
         if context.step() and next_row < rows:
             context.save(replace(run, place=next_row))
             raise OutOfTime(f"dataset {run.dataset}, run {run.run}: wrote the rejects of {next_row} rows so far")
+    return example
+
+
+def describe_reject(rendered: pa.Table) -> str:
+    """Describe the first reject of a rendered chunk."""
+    first = rendered.filter(pc.is_valid(rendered["reason"])).slice(0, 1).to_pylist()[0]
+    return f"row {first['row']}: {first['reason']}, {first['detail']}"
+
+
+def _refuse(context: RunContext, run: Run, duplicates: Sequence[int]) -> str:
+    """Write the rejects of an output that is not published; return the error message that closes its run."""
+    services, rows, reasons = context.services, run.rows or 0, run.reasons
+    bucket, prefix = services.settings.bucket, build_prefix(run.dataset, run.run)
+    example = context.passes.keep_rejects(run, duplicates)
     context.run = replace(run, version=context.run.version)  # for the commit that closes it
     kept = "A run would write the rejects to" if services.is_plan else "The rejects are in"
     cause = context.engine.constant_id if duplicates else None
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {sum(reasons.values())} of {rows} predictions "
         f"can't become items ({', '.join(f'{count} {each}' for each, count in sorted(reasons.items()))}), "
-        f"more than the dataset tolerates{example}. Nothing was published. {kept} s3://{bucket}/{prefix}"
+        f"more than the dataset tolerates{f', for example {example}' if example else ''}. Nothing was published. {kept} s3://{bucket}/{prefix}"
         + (f". {cause}" if cause else "")
     )
 
@@ -145,7 +158,7 @@ def _fail_fatal(context: RunContext, rendered: pa.Table) -> None:
     )
 
 
-def _check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
+def check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
     rule, run = context.dataset.as_of, context.run
     if not isinstance(rule, FromColumn) or run.kind is Kind.REJECTS:
         return

@@ -22,7 +22,7 @@ def close_run(context: RunContext) -> None:
     run, delta, decision = context.run, context.delta, context.decided
     now = context.services.clock.now()
     context.services.progress.stage(run, Stage.CLOSE)
-    saved = delta.merge(
+    saved = context.passes.merge(
         build_target(context, decision.table_id),
         order=run.order.text,
         expires_at=run.expires_at or 0,
@@ -31,7 +31,6 @@ def close_run(context: RunContext) -> None:
         superseded=context.superseded_rows(SUPERSEDED_ROWS),
         outlived=context.superseded_rows(OUTLIVED) if delta.removals_expire_at() else [],
         nothing_written=run.kind is Kind.REMOVAL or run.born_expired,
-        step=context.pause,
     )
     superseded = find_superseded(context, saved)
     state = context.lease.state  # read only now, because it changes when the lease is renewed

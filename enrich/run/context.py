@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self
 
 import orjson
 import pyarrow as pa
@@ -22,7 +22,7 @@ from enrich.join.engine import MAX_METADATA_BYTES, Engine
 from enrich.join.rendering import CheckedRenderer, RenderedCache
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import DatasetState, Pending, Record, Run, bump
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.outbox.outbox import report
 from enrich.read.chunks import read_chunks
@@ -33,6 +33,9 @@ from enrich.s3 import exists, get, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
 
+if TYPE_CHECKING:
+    from enrich.run.passes import Passes
+
 
 class Decision(NamedTuple):
     """What the publishing stages depend on: fixed when the run began to write, and equal in all its invocations."""
@@ -41,9 +44,23 @@ class Decision(NamedTuple):
     removed_until: int  # epoch seconds at which the run's tombstones expire
 
 
+class RowDecisions(Protocol):
+    """What was decided of rows: `Delta`, or those of one piece."""
+
+    def outcomes(self, first_row: int, last_row: int) -> pa.Table:
+        """Return columns row, outcome and replaces of the rows of a range that have a key, in order."""
+
+    def duplicates(self) -> Sequence[int]:
+        """Return the rows that share their item key with another row, in order."""
+
+
 @dataclass(slots=True)
 class RunContext:
-    """A run under way. Resources open on first use and are closed on exit."""
+    """A run under way. Resources open on first use and are closed on exit.
+
+    Attributes:
+        row_decisions: of a piece; None: those of `delta`.
+    """
 
     services: Services
     lease: Lease
@@ -52,6 +69,8 @@ class RunContext:
     scratch: Path  # folder for this run only, deleted when the invocation is done with the run
     saved_at: float = 0.0
     decision: Decision | None = None
+    row_decisions: RowDecisions | None = None
+    _passes: Passes | None = None
     _opened: ExitStack = field(default_factory=ExitStack)
     _engine: Engine | None = None
     _delta: Delta | None = None
@@ -86,18 +105,38 @@ class RunContext:
     def delta(self) -> Delta:
         """The keys and digests of the rows checked so far, in this invocation and earlier ones."""
         if self._delta is None:
-            keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
-            rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}{' approved' * self.run.approved}"
-            delta = Delta(
-                self.scratch, self._work, rests_on=rests_on, keep_keys=keep_keys, once=self.dataset.equal_rows == "once"
-            )
-            self._opened.enter_context(delta)
-            if not count_bits(self.run.rows or 0) or not delta.restore():
+            delta = self.open_delta()
+            is_stored = self.run.engine is EngineKind.JOB or count_bits(self.run.rows or 0)
+            if not is_stored or not delta.restore():
                 self._import_noted(delta)
             if self.run.rows is not None:
                 delta.complete_notes(self.lease.keep)
             self._delta = delta
         return self._delta
+
+    def open_delta(self) -> Delta:
+        """Open a delta of this run without notes; it is closed with the context."""
+        keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
+        rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}{' approved' * self.run.approved}"
+        once = self.dataset.equal_rows == "once"
+        delta = Delta(self.scratch, self.work, rests_on=rests_on, keep_keys=keep_keys, once=once)
+        return self._opened.enter_context(delta)
+
+    @property
+    def passes(self) -> Passes:
+        """How this process executes the passes over the output."""
+        if self._passes is None:
+            raise RuntimeError(f"dataset {self.run.dataset}, run {self.run.run}: open_context sets the passes")
+        return self._passes
+
+    @passes.setter
+    def passes(self, passes: Passes) -> None:
+        self._passes = passes
+
+    @property
+    def decided_rows(self) -> RowDecisions:
+        """What was decided of the rows that this process writes."""
+        return self.row_decisions or self.delta
 
     @property
     def is_measured(self) -> bool:
@@ -136,7 +175,7 @@ class RunContext:
     def renderer(self) -> CheckedRenderer:
         """Renders the chunks of the checked output."""
         if self._renderer is None:
-            self._renderer = CheckedRenderer(self.engine, self.cache, self.delta.duplicates())
+            self._renderer = CheckedRenderer(self.engine, self.cache, self.decided_rows.duplicates())
         return self._renderer
 
     @property
@@ -243,16 +282,20 @@ class RunContext:
     def chunks(self, first_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield the pinned output's chunks with their first row numbers, from `first_row` on."""
         self._step_began = self.services.clock.now()
-        parts = parse_parts(self.read_work("parts.json"))
-        yield from read_chunks(parts, self.dataset.source, open_part=self._open, start_row=first_row)
+        yield from read_chunks(self.parts, self.dataset.source, open_part=self.open_part, start_row=first_row)
 
-    def _open(self, part: Part) -> BinaryIO:
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of the pinned output."""
+        return parse_parts(self.read_work("parts.json"))
+
+    def open_part(self, part: Part) -> BinaryIO:
         return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
 
     def export_checked(self, first_row: int, next_row: int) -> None:
         """Save what was noted of a range of rows, and the statistics up to its end, for the next invocation."""
         if next_row > first_row:
-            self._work.put(f"{self._noted}{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
+            self.work.put(f"{self._noted}{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
             if self.is_measured:
                 self.write_work(_name_statistics(next_row), self.statistics.dump())
 
@@ -267,11 +310,11 @@ class RunContext:
         """
         until = self.run.next_row if self.run.stage is Stage.CHECK and self.run.rows is None else self.run.rows or 0
         next_row = 0
-        for name in sorted(self._work.list(self._noted)):
+        for name in sorted(self.work.list(self._noted)):
             first, last = map(int, name.removeprefix(self._noted).removesuffix(".parquet").split("-"))
             if first <= next_row <= last and next_row < until:
                 path = self.scratch / "import.parquet"
-                self._work.get(name, path)
+                self.work.get(name, path)
                 delta.import_noted(path, next_row, min(last, until - 1))
                 next_row = min(last, until - 1) + 1
                 self.lease.keep()
@@ -284,7 +327,7 @@ class RunContext:
     def superseded_rows(self, folder: str) -> list[int]:
         """Return the row numbers, of the output or of the removals, for which the table had a newer item."""
         rows: set[int] = set()
-        for name in self._work.list(folder):
+        for name in self.work.list(folder):
             rows.update(orjson.loads(self.read_work(name)))
         return sorted(rows)
 
@@ -297,7 +340,7 @@ class RunContext:
         return "approved/noted/" if self.run.approved else "noted/"
 
     @property
-    def _work(self) -> Store:
+    def work(self) -> Store:
         """This run's work folder, for files that are too large for memory."""
         return Store(self.services.s3, self.services.settings.bucket, self.work_key(""))
 

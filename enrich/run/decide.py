@@ -35,17 +35,15 @@ def decide_changes(context: RunContext) -> Decision:
         _begin(context, table_id, None if trust is FingerprintTrust.NOTHING else base)
     run = context.run
     decided = (run.decided_ms or 0) / 1000
-    context.delta.decide(
+    because = context.passes.decide(
         order=run.order.text,
         expires_at=run.expires_at or 0,
         now=decided,
         enough=context.dataset.unchanged_life * context.dataset.ttl.total_seconds(),
         full=run.full or trust is not FingerprintTrust.ALL,
         snapshot=context.lease.state.snapshot,
-        step=context.pause,
     )
-    because = {} if run.born_expired else context.delta.explain()
-    context.run = replace(run, because=because)  # committed with the next checkpoint
+    context.run = replace(run, because={} if run.born_expired else because)  # committed with the next checkpoint
     return Decision(table_id, _choose_removals(context, decided))
 
 
@@ -97,9 +95,9 @@ def _choose_removals(context: RunContext, now: float) -> int:
     order = run.order.text
     snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     if run.kind is Kind.REMOVAL:
-        delta.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context), step=context.pause)
+        context.passes.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context))
     elif snapshot and not run.born_expired and order >= context.lease.state.snapshot:
-        delta.choose_removals(order=order, now=now, step=context.pause)
+        context.passes.choose_removals(order=order, now=now, withdrawn=None)
     return max(run.expires_at or 0, delta.removals_expire_at())
 
 

@@ -24,6 +24,7 @@ from enrich.run.close import close_early, close_run
 from enrich.run.context import RunContext
 from enrich.run.decide import decide_changes
 from enrich.run.guard import OutputHeld, hold_run
+from enrich.run.passes import LocalPasses
 from enrich.run.prepare import pin, set_order
 from enrich.run.publish import remove_items, write_items
 from enrich.services import Services
@@ -118,7 +119,9 @@ def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> R
         dataset = replace(
             dataset, source=replace(dataset.source, format="rejects", marker=None, rejects_of=dataset.source.format)
         )
-    return RunContext(services, lease, dataset, run, scratch)
+    context = RunContext(services, lease, dataset, run, scratch)
+    context.passes = LocalPasses(context)
+    return context
 
 
 def _run_stages(context: RunContext) -> None:

@@ -34,19 +34,24 @@ def write_items(context: RunContext) -> None:
         OutOfTime, WriteFailed: the next invocation continues from the last checkpoint.
     """
     context.services.progress.stage(context.run, Stage.WRITE)
-    writer = _OutputWriter(context)
-    for first_row, chunk in context.chunks(context.run.next_row):
-        writer.write_chunk(first_row, chunk)
-    writer.checkpoint(context.run.rows or 0, 0)
+    context.passes.write()
     context.save(replace(context.run, stage=Stage.REMOVE, next_row=0, place=0))
 
 
-class _OutputWriter:
+def write_output(context: RunContext) -> None:
+    """Write the items of all chunks from the checkpoint on, and save checkpoints."""
+    writer = OutputWriter(context)
+    for first_row, chunk in context.chunks(context.run.next_row):
+        writer.write_chunk(first_row, chunk)
+    writer.checkpoint(context.run.rows or 0, 0)
+
+
+class OutputWriter:
     """Writes an output chunk by chunk, and saves checkpoints."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self._slices = _SliceWriter(context)
+        self._slices = SliceWriter(context)
         self._counts = Counts()  # since the last checkpoint, without `written`
         self._place = context.run.place
 
@@ -97,7 +102,7 @@ class _OutputWriter:
         self._counts = Counts()
 
 
-class _SliceWriter:
+class SliceWriter:
     """Writes items in slices of about `SLICE_SECONDS` each, so that the caller can check the clock in between.
 
     The size of a slice depends on the rate at which the table accepted the previous slice.
@@ -144,13 +149,16 @@ def remove_items(context: RunContext) -> None:
         OutOfTime, WriteFailed: as in `write_items`.
     """
     context.services.progress.stage(context.run, Stage.REMOVE)
-    slices = _SliceWriter(context)
+    context.passes.remove()
+    context.save(replace(context.run, stage=Stage.CLOSE, next_row=0))
+
+
+def remove_all(context: RunContext) -> None:
+    """Write all tombstones from the checkpoint on, and save checkpoints."""
+    slices = SliceWriter(context)
     first = context.run.next_row
     while (removals := context.delta.removals(first, first + REMOVAL_ROWS - 1)).num_rows:
-        nulls = pa.nulls(removals.num_rows, pa.string())
-        entries = pa.repeat(pa.scalar(int(bool(context.dataset.rank_tag)), pa.int64()), removals.num_rows)
-        tombstones = removals.append_column("body", nulls).append_column("rank", nulls)
-        tombstones = tombstones.append_column("entries", entries)
+        tombstones = build_tombstones(context, removals)
         for place in slices.put(tombstones, 0, context.decided.removed_until):
             written = context.writer.flush()
             run = context.run
@@ -161,12 +169,18 @@ def remove_items(context: RunContext) -> None:
             if context.step():
                 raise OutOfTime(f"dataset {run.dataset}, run {run.run}: removed {first + place} items so far")
         first += removals.num_rows
-    context.save(replace(context.run, stage=Stage.CLOSE, next_row=0))
+
+
+def build_tombstones(context: RunContext, removals: pa.Table) -> pa.Table:
+    """Return removals, with columns row, pk and sk, as `SliceWriter.put` takes them."""
+    nulls = pa.nulls(removals.num_rows, pa.string())
+    entries = pa.repeat(pa.scalar(int(bool(context.dataset.rank_tag)), pa.int64()), removals.num_rows)
+    return removals.append_column("body", nulls).append_column("rank", nulls).append_column("entries", entries)
 
 
 def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.Table, Counts, int]:
     """Return what was decided of a chunk's rows that have a key, the counts without `written`, and the writes."""
-    decided = context.delta.outcomes(first_row, first_row + rows - 1)
+    decided = context.decided_rows.outcomes(first_row, first_row + rows - 1)
     found = {entry["values"]: entry["counts"] for entry in pc.value_counts(decided["outcome"]).to_pylist()}
     good = sum(found.values()) - found.pop(REJECTED, 0)
     counts = Counts(rejected=rows - good)

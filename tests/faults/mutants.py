@@ -104,13 +104,13 @@ MUTANTS = (
     ),
     Mutant(
         "stops-without-a-checkpoint",
-        "enrich.run.publish:_OutputWriter._pause",
+        "enrich.run.publish:OutputWriter._pause",
         "if stop or context.due():",
         "if context.due():",
     ),
     Mutant(
         "checks-without-a-checkpoint",
-        "enrich.run.check:_check_rows",
+        "enrich.run.check:check_rows",
         "if stop or context.due():",
         "if context.due():",
     ),
@@ -122,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         "checkpoint-before-write",
-        "enrich.run.publish:_OutputWriter.checkpoint",
+        "enrich.run.publish:OutputWriter.checkpoint",
         "        written = context.writer.flush()",
         "        context.save(replace(run, next_row=next_row))\n        run = context.run\n        written = context.writer.flush()",
     ),
@@ -155,11 +155,11 @@ MUTANTS = (
     ),
     Mutant(
         "superseded-counted-as-written",
-        "enrich.run.publish:_OutputWriter.checkpoint",
+        "enrich.run.publish:OutputWriter.checkpoint",
         "superseded=written.superseded)",
         "superseded=0)",
     ),
-    Mutant("counts-twice", "enrich.run.publish:_OutputWriter.checkpoint", "self._counts = Counts()", "pass"),
+    Mutant("counts-twice", "enrich.run.publish:OutputWriter.checkpoint", "self._counts = Counts()", "pass"),
     Mutant(
         "unprocessed-dropped",
         "enrich.write.writer:Writer._handle",
@@ -274,7 +274,7 @@ MUTANTS = (
     ),
     Mutant(
         "restart-skips-a-chunk",
-        "enrich.run.publish:_OutputWriter.checkpoint",
+        "enrich.run.publish:OutputWriter.checkpoint",
         "next_row=next_row, place=place, counts=",
         "next_row=next_row + 4, place=place, counts=",
     ),
@@ -378,10 +378,10 @@ MUTANTS = (
         "max(state.snapshot, run.order.text) if is_snapshot",
         "run.order.text if is_snapshot",
     ),
-    Mutant("place-forgotten", "enrich.run.publish:_OutputWriter.__init__", "context.run.place", "0"),
+    Mutant("place-forgotten", "enrich.run.publish:OutputWriter.__init__", "context.run.place", "0"),
     Mutant(
         "rejects-not-kept",
-        "enrich.run.publish:_OutputWriter.write_chunk",
+        "enrich.run.publish:OutputWriter.write_chunk",
         "            write_rejects(services.s3,",
         "            bool(services.s3), (1,",
     ),
