@@ -8,9 +8,9 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pyathena
@@ -18,15 +18,19 @@ from botocore.config import Config
 
 from enrich.dataset.definition import Dataset
 from enrich.datasets import load_datasets
+from enrich.ledger.run_state import EngineKind
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
-from enrich.services import Bus, Services
+from enrich.services import Bus, Scheduler, Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
 from wire.credentials import find_source
 from wire.endpoint import Endpoint, resolve
 from wire.transport import Transport as WireTransport
+
+if TYPE_CHECKING:
+    from mypy_boto3_glue import GlueClient
 
 CONNECTIONS = 64  # to DynamoDB, with one request in flight each; the writer's window adapts below that
 _FEW_RETRIES = Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=3)
@@ -53,6 +57,8 @@ def open_services(
     progress: Progress | None = None,
     write_units: float | None = None,
     datasets: Mapping[str, Dataset] | None = None,
+    scheduler: Scheduler | None = None,
+    engine: EngineKind | None = None,
 ) -> Services:
     """Open the services that environment variables name.
 
@@ -63,6 +69,8 @@ def open_services(
         progress: receives the progress of runs.
         write_units: limit of write units per second; None: the writer finds a rate from throttling.
         datasets: by name; None: those of `datasets/`.
+        scheduler: of a job on many machines.
+        engine: where runs that have not chosen yet are executed; None: it depends on their size.
 
     Raises:
         SettingsError: a variable is missing.
@@ -88,7 +96,21 @@ def open_services(
         progress=progress or Progress(),
         write_units=write_units,
         bus=_bus() if settings.bus else None,
+        scheduler=scheduler,
+        start_job=partial(start_job, _glue(), settings.job) if settings.job else None,
+        engine=engine,
     )
+
+
+def start_job(glue: GlueClient, job: str, dataset: str) -> None:
+    """Start a job that executes a dataset's pending runs; a job that finds the lease held ends at once.
+
+    If as many jobs are running as the job allows, none is started: the end of one of them, or the sweep, tries again.
+    """
+    try:
+        glue.start_job_run(JobName=job, Arguments={"--dataset": dataset})
+    except glue.exceptions.ConcurrentRunsExceededException:
+        return
 
 
 @cache
@@ -101,6 +123,12 @@ def _clients() -> dict[str, Any]:
 def _bus() -> Bus:
     """Open boto3's client of EventBridge, once per process. A run must not wait for it: what is not sent is kept."""
     return Bus(boto3.client("events", config=_FEW_RETRIES))
+
+
+@cache
+def _glue() -> GlueClient:
+    """Open boto3's client of Glue, once per process."""
+    return boto3.client("glue", config=_RETRIES)
 
 
 def _connector(settings: Settings) -> Callable[[], Any]:

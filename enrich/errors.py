@@ -41,6 +41,13 @@ class TableStateUnknown(Exception):
         self.table_id = table_id
 
 
+class HandOver(Exception):
+    """Start a job: a run must be executed in pieces, by a process that has executors."""
+
+    def __init__(self, dataset: str, run: int) -> None:
+        super().__init__(f"dataset {dataset}, run {run}: a job executes it")
+
+
 class NewerFormat(Exception):
     """Deploy a newer release: a record has a format that this release does not know. Nothing was changed."""
 

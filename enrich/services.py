@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enrich.dataset.definition import Dataset
 from enrich.ledger.lease import Clock, Lease, acquire_lease
+from enrich.ledger.run_state import EngineKind
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
@@ -29,6 +30,30 @@ class Bus:
 
     client: EventBridgeClient
     rests_until: float = 0.0
+
+
+class Scheduler(Protocol):
+    """Executes tasks (`enrich.run.pieces.tasks.Task`) elsewhere, in any order, and each maybe several times.
+
+    Attributes:
+        slots: the most tasks that are executed at a time.
+        piece_bytes: size of a piece of an output.
+    """
+
+    slots: int
+    piece_bytes: int
+
+    def run(self, tasks: Sequence[Any], keep: Callable[[int], None]) -> Mapping[str, Any]:
+        """Return what one attempt of each task has returned, by the task's name.
+
+        Args:
+            tasks: all of one kind.
+            keep: called at least every 10 seconds with the number of tasks that are done; when it raises, tasks that
+                have not begun are cancelled.
+
+        Raises:
+            Stopped: all attempts of a task have failed.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +78,9 @@ class Services:
     write_units: float | None = None  # limit per second; None: the writer finds a rate from throttling
     is_plan: bool = False  # nothing is written, so a message must not claim that rejects were written
     bus: Bus | None = None  # None: no events are sent
+    scheduler: Scheduler | None = None  # of a job, the only process that has one
+    start_job: Callable[[str], None] | None = None  # starts a job for a dataset; None: no job is deployed
+    engine: EngineKind | None = None  # where runs that have not chosen yet are executed; None: it depends on their size
 
     @property
     def request_timeout(self) -> float:

@@ -23,6 +23,7 @@ class Settings:
     environment: str = "dev"
     version: str = "unversioned"  # of the deployed code, recorded with each run
     bus: str = ""  # EventBridge bus that events of runs are sent to; empty: none are
+    job: str = ""  # Glue job that executes runs that are too large for one function; empty: there is none
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -44,4 +45,5 @@ class Settings:
             environment=env.get("LARDER_ENVIRONMENT", "dev"),
             version=env.get("LARDER_VERSION", "unversioned"),
             bus=env.get("LARDER_BUS", ""),
+            job=env.get("LARDER_JOB", ""),
         )

@@ -83,7 +83,7 @@ RECIPES = {
         ("enrich.handler",),
         250 * MEGABYTE,  # Lambda's quota for a function
         datasets="modules",
-        left_out=("enrich/console/",),
+        left_out=("enrich/console/", "enrich/spark/"),
     ),
     # Of ONNX Runtime the C library alone: 26 MB on arm64.
     "score": Recipe(

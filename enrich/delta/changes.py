@@ -339,6 +339,11 @@ class Delta:
         return self._buckets
 
     @property
+    def noted_bits(self) -> int:
+        """The number of bits of the buckets of the notes."""
+        return self._bits
+
+    @property
     def decided_id(self) -> str:
         """A text that identifies the inputs of the decisions."""
         return self._decided_id

@@ -26,7 +26,8 @@ from enrich.plan.plan import open_overlay
 from enrich.read.s3_object import Part
 from enrich.run.check import is_tolerated
 from enrich.run.context import RunContext
-from enrich.run.lifecycle import FAILURES, open_context
+from enrich.run.failures import FAILURES
+from enrich.run.lifecycle import open_context
 from enrich.services import Services
 
 

@@ -162,6 +162,19 @@ class Statistics:
             self._values[name] = _Collected(**of, counted=[counted])
         return True
 
+    def merge(self, content: bytes) -> None:
+        """Add what `dump` returned for other rows, which measured the same values."""
+        other = Statistics(self._values)
+        other.load(content)
+        self.rows += other.rows
+        for name, of in self._values.items():
+            more = other._values[name]
+            of.nulls += more.nulls
+            of.total += more.total
+            of.min = min((each for each in (of.min, more.min) if each is not None), default=None)
+            of.max = max((each for each in (of.max, more.max) if each is not None), default=None)
+            of.counted = [pa.concat_tables([of.cells(), more.cells()])]
+
     def summarize(self, *, duplicates: int = 0, changed: float | None = None) -> Summary:
         """Return what the ledger keeps.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
 
-from enrich.errors import Failed, OutOfTime, TableStateUnknown
+from enrich.errors import Failed, HandOver, OutOfTime, Stopped, TableStateUnknown
 from enrich.intake.events import Arrived, Continue, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.held import close_expired
@@ -92,6 +92,7 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
         lease = services.acquire(dataset)
         if lease is None:
             return
+        handed_over: HandOver | None = None
         try:
             finish_withdrawals(services, lease)
             while chosen := _choose(services.ledger.fetch_pending(dataset), lease.state.open_run):
@@ -102,8 +103,29 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
                 yield run
                 if run.state is RunState.FAILED and run.kind is Kind.OUTPUT and run.run not in own:
                     services.send({"bucket": run.bucket, "object_key": run.object_key})
+        except HandOver as error:
+            handed_over = error
         finally:
             lease.release()
+        if handed_over is not None:
+            return _start_job(services, dataset, handed_over)
+
+
+def _start_job(services: Services, dataset: str, handed_over: HandOver) -> None:
+    """Start a job, which executes all pending runs of a dataset. If there is one already, the new one ends at once.
+
+    Raises:
+        Stopped: none is deployed.
+    """
+    if services.is_plan:
+        return
+    if services.start_job is None:
+        raise Stopped(
+            f"{handed_over}, and none is deployed here: set LARDER_JOB to the name of the job, or start it "
+            f"(docs/runbook.md) with --dataset {dataset}"
+        )
+    services.start_job(dataset)
+    log_line(services.settings, "job started", dataset=dataset, detail=str(handed_over))
 
 
 def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:

@@ -132,6 +132,8 @@ def open_overlay(services: Services, dataset: str, folder: Path) -> Services:
         deadline=None,
         progress=_WithoutRate(services.progress),
         write_units=None,
+        scheduler=None,
+        start_job=None,  # a plan reads the whole output here
     )
 
 

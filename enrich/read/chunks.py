@@ -78,22 +78,79 @@ def read_chunks(
     """
     row = 0  # of the part's first row in the output
     for part in parts:
-        if part.size == 0 and source.format == "parquet":
-            raise BadOutput(f"{part.name} is empty (0 bytes); write a file without rows if there are no predictions")
         skip = max(0, start_row - row)
-        with open_part(part) as file:
-            try:
-                at = 0
-                for at, chunk in _READERS[source.format](part, file, source, skip, chunk_rows):
-                    if at + chunk.num_rows > skip and chunk.num_rows:
-                        begin = max(0, skip - at)
-                        yield row + at + begin, chunk.slice(begin)
-                    at += chunk.num_rows  # noqa: PLW2901 - where the next chunk, or the next part, begins
-            except (Damaged, BadText, OtherFormat) as error:
-                raise BadOutput(f"{part.name}: {error}") from error
+        at = 0
+        for at, chunk in _read_part(part, source, open_part, skip, chunk_rows):
+            if at + chunk.num_rows > skip and chunk.num_rows:
+                begin = max(0, skip - at)
+                yield row + at + begin, chunk.slice(begin)
+            at += chunk.num_rows  # noqa: PLW2901 - where the next chunk, or the next part, begins
         row += at
-        _check_count(f"{part.name} has", at, part.rows)
-        _check_count(f"the parts up to {part.name} have", row, part.rows_so_far)
+        check_count(part, at, row)
+
+
+def read_range(
+    part: Part,
+    source: Source,
+    *,
+    open_part: OpenPart,
+    first_row: int = 0,
+    end_row: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Read the chunks of one part that begin in a range of its rows; yield each with its first row in the part.
+
+    They are chunks of `read_chunks`, whole, if `first_row` is 0 or from `find_cuts`.
+
+    Raises:
+        BadOutput: the file does not match the contract.
+    """
+    for at, chunk in _read_part(part, source, open_part, first_row, chunk_rows):
+        if end_row is not None and at >= end_row:
+            return
+        if at >= first_row and chunk.num_rows:
+            yield at, chunk
+
+
+def find_cuts(
+    part: Part, source: Source, *, open_part: OpenPart, ranges: int, most_rows: int, chunk_rows: int = CHUNK_ROWS
+) -> list[int]:
+    """Find the rows at which a Parquet part can be cut into about so many ranges, of about `most_rows` at most.
+
+    Raises:
+        BadOutput: the file does not match the contract.
+    """
+    with open_part(part) as file:
+        parquet = _open_parquet(part, file)
+        kinds, _ = check_schema(part, source, parquet.schema_arrow)
+        leaves = find_leaves(parquet.schema, list(kinds))
+        chunk_rows = count_rows(parquet.metadata, leaves, chunk_rows)
+        rows = parquet.metadata.num_rows
+    wanted = min(most_rows, -(-rows // max(1, ranges)))
+    return list(range(0, rows, max(1, -(-wanted // chunk_rows)) * chunk_rows)) or [0]
+
+
+def _read_part(
+    part: Part, source: Source, open_part: OpenPart, skip: int, chunk_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the chunks of a part from the row `skip` on, and maybe some before it."""
+    if part.size == 0 and source.format == "parquet":
+        raise BadOutput(f"{part.name} is empty (0 bytes); write a file without rows if there are no predictions")
+    with open_part(part) as file:
+        try:
+            yield from _READERS[source.format](part, file, source, skip, chunk_rows)
+        except (Damaged, BadText, OtherFormat) as error:
+            raise BadOutput(f"{part.name}: {error}") from error
+
+
+def check_count(part: Part, rows: int, rows_so_far: int) -> None:
+    """Compare the rows of a part, and of all parts up to it, with the manifest.
+
+    Raises:
+        BadOutput: they differ.
+    """
+    _check_count(f"{part.name} has", rows, part.rows)
+    _check_count(f"the parts up to {part.name} have", rows_so_far, part.rows_so_far)
 
 
 def _check_count(what: str, rows: int, stated: int | None) -> None:

@@ -159,6 +159,11 @@ def _fail_fatal(context: RunContext, rendered: pa.Table) -> None:
 
 
 def check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
+    """Check that the as_of column has the run's as_of in all rows of a chunk.
+
+    Raises:
+        Failed: it has another one, too.
+    """
     rule, run = context.dataset.as_of, context.run
     if not isinstance(rule, FromColumn) or run.kind is Kind.REJECTS:
         return

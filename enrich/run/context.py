@@ -83,6 +83,7 @@ class RunContext:
 
     def __enter__(self) -> Self:
         self._step_began = self.services.clock.now()
+        self._opened.callback(lambda: self.passes.settle())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,6 +114,10 @@ class RunContext:
                 delta.complete_notes(self.lease.keep)
             self._delta = delta
         return self._delta
+
+    @delta.setter
+    def delta(self, delta: Delta) -> None:
+        self._delta = delta
 
     def open_delta(self) -> Delta:
         """Open a delta of this run without notes; it is closed with the context."""
@@ -151,7 +156,7 @@ class RunContext:
             Failed: those of earlier invocations are missing, or measured other values.
         """
         if self._statistics is None:
-            statistics = Statistics(dict.fromkeys(guard.of for guard in self.dataset.guards if guard.of is not None))
+            statistics = self.open_statistics()
             checked = self.run.next_row if self.run.rows is None else self.run.rows
             name = _name_statistics(checked)
             there = not checked or exists(self.services.s3, self.services.settings.bucket, self.work_key(name))
@@ -163,6 +168,10 @@ class RunContext:
                 )
             self._statistics = statistics
         return self._statistics
+
+    def open_statistics(self) -> Statistics:
+        """Return statistics without rows, of the values that the dataset's guards measure."""
+        return Statistics(dict.fromkeys(guard.of for guard in self.dataset.guards if guard.of is not None))
 
     @property
     def cache(self) -> RenderedCache:
@@ -290,6 +299,7 @@ class RunContext:
         return parse_parts(self.read_work("parts.json"))
 
     def open_part(self, part: Part) -> BinaryIO:
+        """Open a part of the pinned output."""
         return BufferedReader(PartFile(self.services.s3, part), buffer_size=1 << 16)
 
     def export_checked(self, first_row: int, next_row: int) -> None:
@@ -297,7 +307,11 @@ class RunContext:
         if next_row > first_row:
             self.work.put(f"{self._noted}{first_row:012d}-{next_row - 1:012d}.parquet", self.delta.export_noted())
             if self.is_measured:
-                self.write_work(_name_statistics(next_row), self.statistics.dump())
+                self.export_statistics(next_row)
+
+    def export_statistics(self, next_row: int) -> None:
+        """Save the statistics of all rows before one, for the next invocation."""
+        self.write_work(_name_statistics(next_row), self.statistics.dump())
 
     def _import_noted(self, delta: Delta) -> None:
         """Import the keys and digests that earlier invocations saved, up to the checkpoint, each row once.

@@ -10,21 +10,20 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.dataset.field_types import require_types
-from enrich.dataset.mistakes import DatasetMistakes
-from enrich.errors import Failed, LeaseLost, NewerFormat, Overwritten, Refused, Stopped, TableStateUnknown
-from enrich.join.derive import DeriveFailed
-from enrich.join.engine import BadInstant, JoinMultiplies, MetadataTooLarge, RenderFailed
+from enrich.errors import HandOver, LeaseLost, NewerFormat, Overwritten, Refused, Stopped, TableStateUnknown
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.outbox.outbox import send_outbox
-from enrich.read.chunks import BadOutput
 from enrich.run.check import check_output
 from enrich.run.close import close_early, close_run
 from enrich.run.context import RunContext
 from enrich.run.decide import decide_changes
+from enrich.run.engine import choose_engine
+from enrich.run.failures import FAILURES
 from enrich.run.guard import OutputHeld, hold_run
 from enrich.run.passes import LocalPasses
+from enrich.run.pieces.passes import PiecePasses
 from enrich.run.prepare import pin, set_order
 from enrich.run.publish import remove_items, write_items
 from enrich.services import Services
@@ -37,17 +36,6 @@ STAGES: dict[Stage, Callable[[RunContext], None]] = {
     Stage.REMOVE: remove_items,
     Stage.CLOSE: close_run,
 }
-# Errors that a retry can't fix: the run is closed as failed, and the next one can begin.
-FAILURES = (
-    Failed,
-    BadInstant,
-    BadOutput,
-    DatasetMistakes,
-    DeriveFailed,
-    JoinMultiplies,
-    MetadataTooLarge,
-    RenderFailed,
-)
 MOST_FAILURES = 3  # SQS delivers a message this often before it moves it to the dead-letter queue
 # An invocation can also be killed for reasons other than the output: a deployment, or calls to AWS that take all of its
 # time. These pass. An output that kills each process is retried about once an hour, so its run is closed after a day.
@@ -68,7 +56,10 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         TableStateUnknown: other runs must go first; this one is pending again.
         LeaseLost: another invocation holds the dataset.
         NewerFormat: a newer release has changed the ledger; the run is as it was saved last.
+        HandOver: a job must execute the run, and this process is none.
     """
+    if run.engine is EngineKind.JOB and services.scheduler is None:
+        raise HandOver(run.dataset, run.run)
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = open_context(services, lease, run, Path(scratch))
         if run.state is RunState.RUNNING:  # its last invocation was killed
@@ -97,7 +88,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             context.run = replace(context.run, failures=0)
             _stop(context, str(stopped))
             raise stopped from error
-        except (LeaseLost, NewerFormat, TableStateUnknown):
+        except (HandOver, LeaseLost, NewerFormat, TableStateUnknown):
             raise
         except Exception as error:  # a defect, here or in a library: the ledger must show why the run stopped
             if closed := _note_failure(context, type(error).__name__, f"{type(error).__name__}: {error}"):
@@ -121,6 +112,8 @@ def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> R
         )
     context = RunContext(services, lease, dataset, run, scratch)
     context.passes = LocalPasses(context)
+    if run.engine is EngineKind.JOB and services.scheduler is not None:
+        context.passes = PiecePasses(context, services.scheduler)
     return context
 
 
@@ -131,8 +124,28 @@ def _run_stages(context: RunContext) -> None:
     while context.run.state.is_open:
         if context.run.stage.needs_decision and context.decision is None:
             context.decision = decide_changes(context)
+        elif context.run.stage is Stage.CHECK and context.run.engine is None:
+            _choose_engine(context)
         else:
             STAGES[context.run.stage](context)
+
+
+def _choose_engine(context: RunContext) -> None:
+    """Commit where the run is executed from here on.
+
+    Raises:
+        HandOver: by a job, and this process is none.
+    """
+    services = context.services
+    has_job = services.start_job is not None or services.scheduler is not None
+    chosen = choose_engine(context, services.engine) if has_job else EngineKind.LOCAL
+    if chosen is EngineKind.LOCAL:
+        context.run = replace(context.run, engine=chosen)  # committed with the next checkpoint
+        return
+    context.save(replace(context.run, engine=chosen))
+    if services.scheduler is None:
+        raise HandOver(context.run.dataset, context.run.run)
+    context.passes = PiecePasses(context, services.scheduler)
 
 
 def _note_failure(context: RunContext, how: str, what: str) -> Run | None:
@@ -146,7 +159,7 @@ def _note_failure(context: RunContext, how: str, what: str) -> Run | None:
 
 def _count_failure(run: Run, how: str) -> Run:
     """Return the run with one failure more; counting begins again if the failure or the checkpoint is another one."""
-    failure = f"{how} at {run.stage} {run.next_row} {run.place} {run.decided_ms or 0}"
+    failure = f"{how} at {run.stage} {run.next_row} {run.place} {run.decided_ms or 0} {run.pieces}"
     return replace(run, failure=failure, failures=run.failures + 1 if run.failure == failure else 1)
 
 

@@ -63,6 +63,9 @@ class Passes(Protocol):
     def merge(self, target: Target, **leaves: Unpack[Leaves]) -> Fingerprints:
         """Write the fingerprints that the run leaves."""
 
+    def settle(self) -> None:
+        """Make the lease outlast each write that can still be applied; called when the run's context exits."""
+
 
 class LocalPasses(NamedTuple):
     """The passes in this process."""
@@ -97,3 +100,6 @@ class LocalPasses(NamedTuple):
     def merge(self, target: Target, **leaves: Unpack[Leaves]) -> Fingerprints:
         """Merge bucket by bucket."""
         return self.context.delta.merge(target, **leaves, step=self.context.pause)
+
+    def settle(self) -> None:
+        """Do nothing: the context settles its writer."""

@@ -22,3 +22,77 @@ another one, if a run still waits for a job. The sweep does the same.
 """
 
 from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+from pyspark.sql import SparkSession
+
+from enrich.aws import open_services
+from enrich.cli.exit_codes import DONE, FAILED
+from enrich.errors import LeaseLost, Stopped
+from enrich.intake.worker import run_pending
+from enrich.ledger.run_state import EngineKind, RunState
+from enrich.log import log_line, log_run
+from enrich.services import Services
+from enrich.spark.code import unpack
+from enrich.spark.scheduler import PIECE_BYTES, SparkScheduler
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Execute the pending runs of a dataset; return the exit code."""
+    parser = argparse.ArgumentParser(prog="enrich.spark", description="Execute a dataset's pending runs on Spark.")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="LARDER_* variables")
+    parser.add_argument("--write-units", type=float, metavar="N", help="spend at most N write units per second")
+    parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES, metavar="N", help="of an output, per piece")
+    parser.add_argument("--engine", choices=[each.value for each in EngineKind], help="for runs that have not begun")
+    options, _ = parser.parse_known_args(arguments)
+    os.environ.update(options.settings)
+    unpack()
+    spark = SparkSession.builder.appName(f"larder-{options.dataset}").getOrCreate()
+    try:
+        scheduler = SparkScheduler(spark.sparkContext, os.environ, piece_bytes=options.piece_bytes)
+        services = open_services(
+            os.environ,
+            owner=f"job-{uuid.uuid4().hex[:12]}",
+            write_units=options.write_units,
+            scheduler=scheduler,
+            engine=EngineKind(options.engine) if options.engine else None,
+        )
+        return _run(services, options.dataset)
+    finally:
+        spark.stop()
+
+
+def _run(services: Services, dataset: str) -> int:
+    if dataset not in services.datasets:
+        log_line(services.settings, "job failed", level="error", detail=f"there is no dataset {dataset!r} in datasets/")
+        return FAILED
+    _wait_for_lease(services, dataset)
+    exit_code = DONE
+    try:
+        for run in run_pending(services, dataset):
+            log_run(services.settings, run)
+            if run.state is RunState.FAILED:
+                exit_code = FAILED
+    except (Stopped, LeaseLost) as error:
+        log_line(services.settings, "job stopped", level="error", dataset=dataset, detail=str(error))
+        return FAILED
+    return exit_code
+
+
+def _wait_for_lease(services: Services, dataset: str) -> None:
+    """Wait for the lease of a holder that has died, e.g. the job before this one; a living holder renews it."""
+    state = services.ledger.get_state(dataset)
+    left = state.lease_until_ms / 1000 - services.clock.now()
+    if state.lease_owner is not None and left > 0:
+        services.clock.sleep(left + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,12 +25,17 @@ def moto_aws(*tables: str) -> Iterator[Any]:
     """Give a function that opens clients; DynamoDB has the named tables, with keys and index as in the template."""
     with mock.patch.dict(os.environ, ENV), mock_aws():
         for table in tables:
-            index: Any = {"IndexName": RANKED, "KeySchema": _build_keys(RANK), "Projection": {"ProjectionType": "ALL"}}
-            boto3.client("dynamodb").create_table(
-                TableName=table,
-                BillingMode="PAY_PER_REQUEST",
-                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in (PK, SK, RANK)],
-                KeySchema=_build_keys(SK),
-                GlobalSecondaryIndexes=[index],
-            )
+            create_table(boto3.client("dynamodb"), table)
         yield boto3.client
+
+
+def create_table(client: Any, table: str) -> None:
+    """Create a table with keys and index as in the template."""
+    index: Any = {"IndexName": RANKED, "KeySchema": _build_keys(RANK), "Projection": {"ProjectionType": "ALL"}}
+    client.create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in (PK, SK, RANK)],
+        KeySchema=_build_keys(SK),
+        GlobalSecondaryIndexes=[index],
+    )

@@ -78,7 +78,7 @@ def test_sides_stay_apart() -> None:
     serve = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["serve"])}
     enrich = {path.relative_to(ROOT).as_posix() for path in sources(RECIPES["enrich"])}
     assert not [path for path in serve if path.startswith(("enrich/", "infra/", "serve/dev/"))]
-    assert not [path for path in enrich if path.startswith("enrich/console/")]
+    assert not [path for path in enrich if path.startswith(("enrich/console/", "enrich/spark/"))]
     assert "enrich/commands/console.py" in enrich
     assert {path for path in enrich if path.startswith("serve/")} == {
         "serve/__init__.py",

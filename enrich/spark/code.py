@@ -1,0 +1,23 @@
+"""Unpack Larder's files where they were sent as an archive: a dataset's file can't be imported from within one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import zipfile
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def unpack() -> None:
+    """Set LARDER_PROJECT to a folder with the files of the archive that this module is in, if it is in one."""
+    archive = next((path for path in Path(__file__).parents if path.is_file()), None)
+    if archive is None or os.environ.get("LARDER_PROJECT"):
+        return
+    folder = tempfile.mkdtemp(prefix="larder-")
+    with zipfile.ZipFile(archive) as files:
+        files.extractall(folder)  # noqa: S202 - our own archive
+    os.environ["LARDER_PROJECT"] = folder
+    sys.path.append(folder)

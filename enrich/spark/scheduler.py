@@ -1,0 +1,91 @@
+"""Execute tasks on Spark's executors: one partition per task, and nothing of Spark's own data types."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from pyspark import SparkContext
+
+from enrich.errors import Stopped, first_line
+from enrich.spark.worker import perform
+
+PIECE_BYTES = 32 * 1024 * 1024  # of an output: about a million rows of Parquet
+_KEEP_SECONDS = 1.0  # between two calls of `keep`
+_SENT = ("LARDER_", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")  # of the environment; no credentials
+_NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
+
+
+class SparkScheduler:
+    """Runs tasks as the partitions of one stage; Spark retries a task whose executor or process has died."""
+
+    def __init__(self, context: SparkContext, env: Mapping[str, str], *, piece_bytes: int = PIECE_BYTES) -> None:
+        """Begin.
+
+        Raises:
+            Stopped: two attempts of a task could write at once, or the number of executors could change.
+        """
+        for setting in ("spark.speculation", "spark.dynamicAllocation.enabled"):
+            if context.getConf().get(setting, "false") == "true":
+                raise Stopped(f"{setting} is true, expected false: the write budget is divided by the slots at start")
+        self.slots = max(1, int(context.defaultParallelism))
+        self.piece_bytes = piece_bytes
+        self._context = context
+        self._env = {name: env[name] for name in env if name.startswith(_SENT) and name not in _NOT_SENT}
+
+    def run(self, tasks: Sequence[Any], keep: Callable[[int], None]) -> Mapping[str, Any]:
+        """Execute tasks; return the results by name.
+
+        Raises:
+            Stopped: all attempts of a task have failed; the message has the last error.
+        """
+        group, env = f"larder-{uuid.uuid4().hex[:8]}", self._env
+        found: Future[list[tuple[str, Any]]] = Future()
+
+        def collect() -> None:
+            try:
+                self._context.setJobGroup(group, f"{len(tasks)} tasks: {tasks[0].kind}", interruptOnCancel=False)
+                rows = self._context.parallelize(tasks, len(tasks)).map(lambda task: perform(env, task))
+                found.set_result(rows.collect())
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                found.set_exception(error)
+
+        threading.Thread(target=collect, daemon=True).start()
+        try:
+            while not _is_done(found):
+                keep(self._count_done(group))
+        except BaseException:
+            self._context.cancelJobGroup(group)
+            raise
+        try:
+            return dict(found.result())
+        except Exception as error:
+            raise Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {_find_cause(error)}") from error
+
+    def _count_done(self, group: str) -> int:
+        tracker = self._context.statusTracker()
+        done = 0
+        for job in tracker.getJobIdsForGroup(group):
+            info = tracker.getJobInfo(job)
+            for stage in info.stageIds if info else ():
+                of = tracker.getStageInfo(stage)
+                done += of.numCompletedTasks if of else 0
+        return done
+
+
+def _is_done(found: Future[Any]) -> bool:
+    try:
+        found.exception(timeout=_KEEP_SECONDS)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _find_cause(error: Exception) -> str:
+    """Return the error of the executor's Python, which is within the text of Java's exception."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    mine = [line for line in lines if line.startswith("enrich.") or "Error: " in line]
+    return mine[0] if mine else first_line(error)

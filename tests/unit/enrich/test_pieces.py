@@ -1,0 +1,107 @@
+"""A run in pieces leaves what a run in one process leaves: table, fingerprints, rejects and counts."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from enrich.dataset.definition import Dataset, Guard, Metadata, Source, Tolerated
+from enrich.intake import operations
+from enrich.ledger.records import Run
+from enrich.ledger.run_state import EngineKind
+from enrich.read import chunks, pieces
+from enrich.services import Services
+from tests.doubles.task_scheduler import TaskScheduler
+from tests.unit.enrich.small_shop import DATASET, SETTINGS, SmallShop, parquet
+
+KEYS = [("x" if n % 3 else "y", f"sku-{n}") for n in range(60)]
+
+
+@dataclass
+class PiecesShop(SmallShop):
+    """The small shop, whose runs are executed in pieces by a scheduler in this process."""
+
+    attempts: int = 1
+    ran: list[Any] = field(default_factory=list)
+
+    def services(self) -> Services:
+        services = super().services()
+        scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran)
+        return replace(services, scheduler=scheduler, engine=EngineKind.JOB)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make chunks of 7 rows, so that some dozen rows are several pieces."""
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 7)
+    for reader in (chunks.read_chunks, chunks.read_range, chunks.find_cuts):
+        monkeypatch.setitem(reader.__kwdefaults__, "chunk_rows", 7)
+    monkeypatch.setattr(pieces, "MOST_ROWS", 14)
+
+
+def rows(numbers: Any, units: float = 1.0) -> dict[str, list[Any]]:
+    numbers = list(numbers)
+    return {
+        "shop": [KEYS[n][0] for n in numbers],
+        "sku": [KEYS[n][1] if n % 11 else "a" for n in numbers],
+        "units": [units + n % 5 if n % 13 else float("nan") for n in numbers],
+    }
+
+
+def grouped(of: Mapping[str, list[Any]], size: int = 10) -> bytes:
+    """Return a Parquet file of small row groups."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(dict(of)), buffer, row_group_size=size)
+    return buffer.getvalue()
+
+
+def leaves(shop: SmallShop) -> dict[str, Any]:
+    """Return what runs have left: items, rejects, and the ledger's account of each run."""
+    kept = {
+        at[1]: sorted(json.loads(line)["row"] for line in versions[-1].body.splitlines())
+        for at, versions in shop.s3.objects.items()
+        if at[1].startswith("rejects/")
+    }
+    runs = [
+        (run.run, run.kind, run.state, run.stage, run.rows, run.counts, run.units, run.reasons, run.because, run.shifts)
+        for run in shop.ledger.fetch_runs(shop.dataset.name)
+    ]
+    return {"items": shop.table.items, "rejects": kept, "runs": runs}
+
+
+def both(tmp_path: Path, dataset: Dataset = DATASET, attempts: int = 1) -> tuple[SmallShop, PiecesShop]:
+    shops: list[Any] = []
+    for name, kind, more in (("local", SmallShop, {}), ("pieces", PiecesShop, {"attempts": attempts})):
+        (tmp_path / name).mkdir()
+        shops.append(kind(tmp_path / name, dataset, **more))
+    return shops[0], shops[1]
+
+
+OUTPUTS = {
+    "new, changed, unchanged and duplicate rows": [rows(range(60)), rows([*range(20, 60), 3], 2.0), rows(range(30))],
+    "no rows": [rows([]), rows(range(5))],
+    "one row": [rows([1])],
+    "too many rejects": [rows([0, 13, 26, 39, 52, 11, 22, 33, 44, 55])],
+}
+
+
+@pytest.mark.parametrize(("output", "attempts"), [("partial", 1), ("snapshot", 2)])
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts: int) -> None:
+    """Whatever the outputs are, pieces leave the same items, rejects, counts and reasons, also if all run twice."""
+    source = replace(DATASET.source, output=output, empty_snapshot="remove-all")
+    local, in_pieces = both(tmp_path, replace(DATASET, source=source), attempts)
+    for day, content in enumerate(OUTPUTS[case]):
+        for shop in (local, in_pieces):
+            shop.run(grouped(content), day=len(OUTPUTS[case]) - day)
+    assert leaves(in_pieces) == leaves(local)
+    assert {task.kind for task in in_pieces.ran} >= {"check", "store_notes"}
