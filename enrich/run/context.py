@@ -83,7 +83,7 @@ class RunContext:
 
     def __enter__(self) -> Self:
         self._step_began = self.services.clock.now()
-        self._opened.callback(lambda: self.passes.settle())
+        self._opened.callback(lambda: self.passes.settle())  # noqa: PLW0108 - `passes` is set after this
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,6 +18,6 @@ def unpack() -> None:
         return
     folder = tempfile.mkdtemp(prefix="larder-")
     with zipfile.ZipFile(archive) as files:
-        files.extractall(folder)  # noqa: S202 - our own archive
+        files.extractall(folder)
     os.environ["LARDER_PROJECT"] = folder
     sys.path.append(folder)

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.datasets import load_datasets
-from enrich.intake import operations
 from enrich.intake.find import find_output
 from enrich.intake.queue import enqueue_output
 from enrich.ledger.records import DatasetState
@@ -111,7 +110,7 @@ def rejects(stack: Stack) -> list[Any]:
 
 
 def strip(items: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: {name: value for name, value in row.items()} for key, row in items.items()}
+    return {key: dict(row) for key, row in items.items()}
 
 
 def test_same_table(stacks: Mapping[str, Stack]) -> None:

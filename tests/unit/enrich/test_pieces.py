@@ -7,21 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.dataset.definition import Dataset, Guard, Metadata, Source, Tolerated
-from enrich.intake import operations
-from enrich.ledger.records import Run
+from enrich.dataset.definition import Dataset
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
 from enrich.services import Services
 from tests.doubles.task_scheduler import TaskScheduler
-from tests.unit.enrich.small_shop import DATASET, SETTINGS, SmallShop, parquet
+from tests.unit.enrich.small_shop import DATASET, SmallShop
 
 KEYS = [("x" if n % 3 else "y", f"sku-{n}") for n in range(60)]
 
@@ -44,7 +41,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make chunks of 7 rows, so that some dozen rows are several pieces."""
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 7)
     for reader in (chunks.read_chunks, chunks.read_range, chunks.find_cuts):
-        monkeypatch.setitem(reader.__kwdefaults__, "chunk_rows", 7)
+        monkeypatch.setitem(cast(Any, reader).__kwdefaults__, "chunk_rows", 7)
     monkeypatch.setattr(pieces, "MOST_ROWS", 14)
 
 
@@ -79,11 +76,9 @@ def leaves(shop: SmallShop) -> dict[str, Any]:
 
 
 def both(tmp_path: Path, dataset: Dataset = DATASET, attempts: int = 1) -> tuple[SmallShop, PiecesShop]:
-    shops: list[Any] = []
-    for name, kind, more in (("local", SmallShop, {}), ("pieces", PiecesShop, {"attempts": attempts})):
+    for name in ("local", "pieces"):
         (tmp_path / name).mkdir()
-        shops.append(kind(tmp_path / name, dataset, **more))
-    return shops[0], shops[1]
+    return SmallShop(tmp_path / "local", dataset), PiecesShop(tmp_path / "pieces", dataset, attempts=attempts)
 
 
 OUTPUTS = {

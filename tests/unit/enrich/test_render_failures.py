@@ -12,7 +12,7 @@ import pytest
 
 from enrich.dataset.definition import Dataset, LastModified, Metadata, Source
 from enrich.join.engine import Engine, RenderFailed
-from enrich.run import lifecycle
+from enrich.run.failures import FAILURES
 from serve.datasets import Served
 
 NUMBERS = Dataset(
@@ -61,4 +61,4 @@ def test_memory_that_an_expression_exceeds_names_it(
 
 def test_it_closes_the_run_as_failed() -> None:
     """A retry would fail in the same way, and the dataset's next outputs would be blocked."""
-    assert issubclass(RenderFailed, lifecycle.FAILURES)
+    assert issubclass(RenderFailed, FAILURES)

@@ -193,7 +193,7 @@ def test_keeping_the_rejects_of_a_refused_output_continues_where_it_stopped(
 
 def test_a_slice_grows_again_after_the_slowest_one() -> None:
     """One unit that took minutes makes the next slice small, but not so small that it never grows again."""
-    slices = publish._SliceWriter(cast(Any, None))
+    slices = publish.SliceWriter(cast(Any, None))
     slices._adapt(1, 600.0)
     assert slices._units == 1
     for _ in range(10):
