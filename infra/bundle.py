@@ -133,7 +133,7 @@ FUNCTIONS = {  # logical id in infra/template.yaml -> bundle
     "PublishFunction": "operate",
     "SyntheticFunction": "operate",
 }
-OF_MODELS = frozenset({"score", "keep"})  # bundles of functions that a project without models has not
+OF_MODELS = frozenset({"score", "keep"})  # of functions that exist only if the project has models
 # The runtime's Amazon Linux 2023 has glibc 2.34, and also runs wheels for older versions.
 PLATFORMS = {
     "aws-arm64": ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (34, 28, 26, 24, 17))),
@@ -143,6 +143,16 @@ PLATFORMS = {
 
 class BundleError(Exception):
     """A bundle cannot be built, is too large, or cannot be imported; the message has the reason."""
+
+
+def has_models() -> bool:
+    """Return whether the project defines models."""
+    return bool(load_models(load_served()))
+
+
+def find_used(*, models: bool) -> list[str]:
+    """Return the names of the bundles that a stack with or without models has, in order."""
+    return sorted(set(FUNCTIONS.values()) - (frozenset() if models else OF_MODELS))
 
 
 def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:

@@ -25,14 +25,13 @@ import jsonschema
 import yaml
 
 from enrich.dataset.mistakes import DatasetMistakes
-from enrich.datasets import DatasetFileError, load_served
+from enrich.datasets import DatasetFileError
 from enrich.release import RELEASE
-from infra.bundle import FUNCTIONS, OF_MODELS, PLATFORMS, BundleError, build
+from infra.bundle import FUNCTIONS, PLATFORMS, BundleError, build, find_used, has_models
 from infra.discovery import find_door
 from infra.environments import DIGESTS, build_parameters, read_environments
 from infra.gateway import build_gateway
 from infra.translate import DOORS, ROOT, Template, read_template, translate
-from score.models import load_models
 
 PLACE = ROOT / ".larder" / "release"
 MANIFEST, SUMS = "release.json", "SHA256SUMS"
@@ -131,9 +130,8 @@ def build_release(target: str = "aws-arm64") -> dict[str, bytes]:
         BundleError: a bundle cannot be built.
         ValueError: an environment has a mistake.
     """
-    unused = frozenset() if load_models(load_served()) else OF_MODELS
     files, names = {}, {}
-    for bundle in sorted(set(FUNCTIONS.values()) - unused):
+    for bundle in find_used(models=has_models()):
         built = build(bundle, target)
         names[bundle] = f"{bundle}-{built.digest[:16]}.zip"
         files[names[bundle]] = built.path.read_bytes()

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from enrich.datasets import load_served
-from infra.bundle import FUNCTIONS, OF_MODELS, Bundle, build
+from infra.bundle import FUNCTIONS, Bundle, build, find_used, has_models
 from infra.environments import build_digest
 from infra.translate import Template, read_template, translate
-from score.models import load_models
 
 ARTIFACTS = "larder-artifacts"
 Clients = Callable[[str], Any]  # a service's name -> its boto3 client
@@ -68,9 +66,8 @@ def deploy(
     if has_models():
         given.setdefault("Models", "true")
     template = template or read_template()
-    # Without models there are no such functions, and their bundles have large libraries: they are not built.
-    unused: Set[str] = frozenset() if given.get("Models") == "true" else OF_MODELS
-    code = _upload(client("s3"), bundles or {}, unused)
+    # Bundles of models have large libraries: a stack without models does not build them.
+    code = _upload(client("s3"), bundles or {}, find_used(models=given.get("Models") == "true"))
     for digest, function in (("ServeDigest", "ServeFunction"), ("ScoreDigest", "ScoreFunction")):
         given.setdefault(digest, build_digest(json.dumps(template), code[function]["Key"], given))
     translated = translate(template, code, given)
@@ -79,11 +76,6 @@ def deploy(
     outputs = _wait(cloudformation, name, time.monotonic() + timeout)
     _enable_ttl(client("dynamodb"), outputs["TableName"], template)
     return Stack(name, outputs, f"{endpoint}/_aws/execute-api/{outputs['ApiId']}/live/v1")
-
-
-def has_models() -> bool:
-    """Return whether the project has models, for which there is a function more."""
-    return bool(load_models(load_served()))
 
 
 def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
@@ -101,8 +93,8 @@ def destroy(client: Clients, stack: Stack, *, timeout: float = 60) -> None:
         time.sleep(0.05)
 
 
-def _upload(s3: Any, bundles: Mapping[str, Bundle], unused: Set[str]) -> dict[str, dict[str, str]]:
-    """Upload each bundle under its digest, unless it exists already; for an unused one there is only a name."""
+def _upload(s3: Any, bundles: Mapping[str, Bundle], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Upload the named bundles under their digests, unless they exist already; the others have only a name."""
     s3.create_bucket(Bucket=ARTIFACTS)
 
     def upload(name: str) -> dict[str, str]:
@@ -112,7 +104,6 @@ def _upload(s3: Any, bundles: Mapping[str, Bundle], unused: Set[str]) -> dict[st
             s3.put_object(Bucket=ARTIFACTS, Key=object_key, Body=bundle.path.read_bytes())
         return {"Bucket": ARTIFACTS, "Key": object_key}
 
-    names = sorted(set(FUNCTIONS.values()) - unused)
     with ThreadPoolExecutor() as pool:  # building mostly waits for pip
         uploaded = dict(zip(names, pool.map(upload, names), strict=True))
     nothing = {"Bucket": ARTIFACTS, "Key": "unused.zip"}

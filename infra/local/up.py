@@ -32,9 +32,9 @@ from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.ledger.store import Ledger
-from infra.bundle import ROOT, BundleError, build
+from infra.bundle import ROOT, BundleError, build, find_used, has_models
 from infra.gateway import build_project_document, write_contract
-from infra.local.deploy import DeployError, Stack, deploy, has_models
+from infra.local.deploy import DeployError, Stack, deploy
 from infra.local.issuer import LocalIssuer, create_issuer
 from infra.local.lake import BadLake, load_lake, read_lake
 from infra.local.ministack import LOOPBACK, MinistackError
@@ -120,8 +120,7 @@ def _run(port: int, work: Path) -> None:
             load_lake(client("s3"), client("glue"), LAKE, tables)
 
             def deploy_datasets() -> tuple[Stack, dict[str, str]]:
-                names = ["enrich", "serve", "operate", *(["score", "keep"] if has_models() else [])]
-                bundles = {name: build(name, cache=work / "bundles") for name in names}
+                bundles = {name: build(name, cache=work / "bundles") for name in find_used(models=has_models())}
                 given = {"LakeBucketName": LAKE, "Issuer": ISSUER, "Audience": AUDIENCE}
                 stack = deploy(client, ministack.endpoint, bundles=bundles, parameters=given)
                 return stack, build_variables(client, stack, ministack, athena)

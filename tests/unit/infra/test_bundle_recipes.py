@@ -14,7 +14,7 @@ import pytest
 from examples.flights.datasets import flight_delays as flight_delays_module
 from examples.flights.datasets.flight_delays import flight_delays
 from infra import bundle
-from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError
+from infra.bundle import FUNCTIONS, PLATFORMS, RECIPES, ROOT, RUNTIME, BundleError, find_used
 from infra.bundle import _collect as collect
 from infra.bundle import _pip_install as pip_install
 from infra.bundle import _sources as sources
@@ -71,6 +71,14 @@ def test_a_checkout_can_be_anywhere(name: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(bundle, "ROOT", root)
     found = {path.relative_to(root).as_posix() for path in sources(RECIPES["serve"])}
     assert found == {"serve/handler.py", "wire/client.py"}
+
+
+def test_a_stack_without_models_has_no_bundle_of_models() -> None:
+    """The bundles that are left out are those of the functions that the template creates for models alone."""
+    resources = read_template()["Resources"]
+    without = {bundle for name, bundle in FUNCTIONS.items() if resources[name].get("Condition") != "HasModels"}
+    assert find_used(models=False) == sorted(without)
+    assert find_used(models=True) == sorted(set(FUNCTIONS.values()))
 
 
 def test_sides_stay_apart() -> None:
