@@ -323,9 +323,9 @@ def test_records_have_their_stored_form() -> None:
         assert Record(dataset="d").sk
     given = {"dataset": "d", "run": 12, "bucket": "b", "object_key": "k", "identity": "x", "arrived_ms": 5}
     nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
-               "failure", "started_ms", "ended_ms", "measured", "held_ms", "error", "code_version",
+               "failure", "started_ms", "ended_ms", "measured", "held_ms", "error", "code_version", "engine",
                "release")  # fmt: skip
-    zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms")
+    zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms", "pieces")
     counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
     assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
         "kind": "output", "parts": 1, "full": False, "state": "pending", "stage": "pin", "counts": counts,

@@ -267,7 +267,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
         },
     )
     read = {  # handler -> variables
-        "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
+        "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)}
+        - {"LARDER_JOB"},  # a stack has no job; an owner who has one adds its name
         "notify.handler.handler": _find_variables("notify/handler.py"),
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
         "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
