@@ -1,1 +1,1 @@
-"""Token and features -> a prediction, now: the third Lambda."""
+"""The third Lambda: token and features in, a prediction out, computed by a model at the time of the request."""

@@ -1,4 +1,4 @@
-"""`./larder score`: publish models and choose which version serves. Not in the bundle; help imports nothing else."""
+"""`./larder score`: publish models and choose which version serves. Not in the bundle; `--help` imports little."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from enrich.cli.exit_codes import FAILED, INTERRUPTED, UsageError, print_error
 
 EXIT_CODES = """\
 exit codes:
-  0  done; the state that was asked for is the state that is
-  1  refused or failed; the error is on standard error, and what serves has not changed
+  0  done
+  1  refused or failed; the error is on standard error, and the versions that serve have not changed
   2  usage error
 
 LARDER_BUCKET (or --bucket) and AWS's own variables select the stack; `./larder env STACK` prints them.
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     except KeyboardInterrupt:
         return print_error(
-            "stopped; run the command again: what it has done is kept, and what serves is whole", INTERRUPTED
+            "stopped; the versions that serve are intact; run the command again, it is safe to repeat", INTERRUPTED
         )
     except BrokenPipeError:  # the reader, e.g. `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,8 +52,8 @@ examples:
   ./larder score canary iris 3f2a90c1d45e6b78 0.05                   5 % of the callers
   ./larder score promote iris 3f2a90c1d45e6b78                       live in every container within 30 s
   ./larder score rollback iris                                       the version that was live before
-  ./larder score drift iris --rows last-week.parquet                 against the distribution at publish
-  ./larder score kept iris --since 2026-11-01                        the query of a training set
+  ./larder score drift iris --rows last-week.parquet                 compare with the training data
+  ./larder score kept iris --since 2026-11-01                        print the query for a training set
 
 """
         + EXIT_CODES,
@@ -72,7 +72,7 @@ examples:
         command.add_argument("--bucket", metavar="NAME", help="bucket of the models (default: LARDER_BUCKET)")
         command.add_argument("--json", action="store_true", help="print JSON")
         if writes:
-            command.add_argument("--by", metavar="WHO", help="who asks, for the alias (default: the user's name)")
+            command.add_argument("--by", metavar="WHO", help="name to record in the alias (default: the user's name)")
         return command
 
     publish = add(
@@ -82,24 +82,25 @@ examples:
         """
 
 MODEL is defined in models/. FILE is a fitted scikit-learn pipeline (.joblib), LightGBM (.txt), XGBoost (.json,
-.ubj), a folder or URI of MLflow, or an .onnx file. The conversion is compared with the original on held-out
-rows, on all that the definition accepts, and on rows at the original's thresholds. It is refused, with the worst
-row, if a label differs or a number is more than 1e-5 off. The version serves once it is promoted.
+.ubj), a folder or URI of MLflow, or an .onnx file. The converted model is compared with the original on held-out
+rows, on all values that the definition accepts at its limits, and on rows at the original's thresholds. If a label
+differs, or a number differs by more than 1e-5, it is refused, and the worst row is printed. The version serves
+after it is promoted.
 
-A .joblib file is a pickle: loading it RUNS CODE of whoever wrote it. Publish only files that you trust.
+A .joblib file is a pickle: loading it RUNS the CODE in it. Publish only files that you trust.
 It needs the packages of score/publish/requirements.txt.""",
         writes=True,
     )
     publish.add_argument("model", metavar="MODEL")
     publish.add_argument("file", metavar="FILE")
     publish.add_argument("--rows", required=True, metavar="FILE", help="held-out rows: .parquet, .csv or .jsonl")
-    publish.add_argument("--training", metavar="FILE", help="training rows, for bins and baseline (default: --rows)")
+    publish.add_argument("--training", metavar="FILE", help="training rows, for drift and explain (default: --rows)")
     publish.add_argument("--labels", metavar="A,B,...", help="names of the classes, in the model's order")
     publish.add_argument("--sign", metavar="FILE", help="private key (Ed25519, PEM) that signs the manifest")
-    publish.add_argument("--promote", action="store_true", help="make the version live as well")
-    publish.add_argument("--dry-run", action="store_true", help="convert and prove; write nothing, need no AWS")
+    publish.add_argument("--promote", action="store_true", help="then make the version live")
+    publish.add_argument("--dry-run", action="store_true", help="convert and prove; write nothing, call no AWS")
 
-    add("list", "list models, or the versions of one and which of them serve", "iris").add_argument(
+    add("list", "list models, or the versions of a model and which of them serve", "iris").add_argument(
         "model", metavar="MODEL", nargs="?"
     )
     promoted = add("promote", "make a version live", "iris 3f2a90c1d45e6b78", writes=True)
@@ -107,14 +108,14 @@ It needs the packages of score/publish/requirements.txt.""",
     promoted.add_argument("version", metavar="VERSION")
     add(
         "rollback",
-        "make the version live that was live before; canary and shadow end",
+        "make the previous version live; end canary and shadow",
         "iris",
-        "\n\nA second rollback is refused: it never brings back the version that was left.",
+        "\n\nA second rollback is refused, so that a repeated command does not restore the bad version.",
         writes=True,
     ).add_argument("model", metavar="MODEL")
     for name, what, share in (
         ("canary", "let a version answer a share of the callers", "0.05"),
-        ("shadow", "let a version score a share of the requests as well, unseen", "0.1"),
+        ("shadow", "let a version also score a share of the requests; callers do not see it", "0.1"),
     ):
         command = add(name, what, f"iris 3f2a90c1d45e6b78 {share}", writes=True)
         command.add_argument("model", metavar="MODEL")
@@ -123,14 +124,14 @@ It needs the packages of score/publish/requirements.txt.""",
         command.add_argument("--off", action="store_true", help=f"end the {name}")
     add(
         "check",
-        "check that what an alias names can serve: definition, manifest, file, golden rows",
+        "check that the versions that an alias names can serve: definition, manifest, file, golden rows",
         "iris",
     ).add_argument("model", metavar="MODEL", nargs="?")
     kept = add(
         "kept",
-        "print the query of Athena that makes a training set of what requests used",
+        "print an Athena query that makes a training set from kept features",
         "iris --since 2026-11-01",
-        "\n\nOf models that have keep=Keep(...). Days are in UTC; both are included.",
+        "\n\nThe model must have keep=Keep(...). Days are in UTC; both are included.",
     )
     kept.add_argument("model", metavar="MODEL")
     kept.add_argument("--since", type=_day, metavar="DAY", help="first day (default: 30 days ago)")
@@ -138,14 +139,14 @@ It needs the packages of score/publish/requirements.txt.""",
     kept.add_argument("--table", metavar="DATABASE.TABLE", help="table (default: LARDER_KEPT_TABLE)")
     drift = add(
         "drift",
-        "compare rows with the distribution at publish: PSI of each feature",
+        "compare rows with the training data of a version: PSI of each feature",
         "iris --rows last-week.parquet",
-        "\n\nAbove 0.2 a distribution is called changed; the exit code is then 1.",
+        "\n\nA distribution whose PSI is above 0.2 has changed; the exit code is then 1.",
     )
     drift.add_argument("model", metavar="MODEL")
     drift.add_argument("--rows", required=True, metavar="FILE", help="rows of features: .parquet, .csv or .jsonl")
-    drift.add_argument("--version", metavar="VERSION", help="against this version (default: the live one)")
-    drift.add_argument("--above", type=float, default=0.2, metavar="PSI", help="what counts as changed (default 0.2)")
+    drift.add_argument("--version", metavar="VERSION", help="compare with this version (default: the live one)")
+    drift.add_argument("--above", type=float, default=0.2, metavar="PSI", help="a larger PSI is a change (default 0.2)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Whether a verified token can score with a model, and whose requests they are."""
+"""Decide whether a verified token can score with a model, and return the caller's subject."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from serve.tokens.verifier import Trusted
 
 
 def authorize(trusted: Trusted, model: Model) -> str:
-    """Return the caller's subject, built from the token's claims and nothing else; it begins with the model's name.
+    """Return the caller's subject. It is built from the token's claims only, and begins with the model's name.
 
     Raises:
-        NoAccess: the issuer gives no access to the model, or the token lacks its scope.
+        NoAccess: the issuer gives no access to the model, or the token lacks the model's scope.
         InvalidToken: a claim of the subject is missing or malformed.
     """
     policy = trusted.policy
-    # An issuer that is bound to some datasets scores with no model unless its setting says so.
+    # An issuer whose setting lists datasets gives access to no model, unless it also lists models.
     is_open = policy.datasets is None if policy.models is None else model.name in policy.models
     if not is_open:
         raise NoAccess(None)

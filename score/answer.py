@@ -1,4 +1,4 @@
-"""From a scorer's numbers to the JSON of an answer, and the description of a model."""
+"""Build the JSON of an answer from a scorer's numbers, and the description of a model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from score.stored import Used
 
 
 def find_label(scorer: Scorer, answer: Sequence[float]) -> str:
-    """Return the label of the largest probability; the first of equal ones, as scikit-learn does."""
+    """Return the label with the largest probability; the first of equal ones, as in scikit-learn."""
     return scorer.manifest.labels[answer.index(max(answer))]
 
 
 def build_prediction(
     scorer: Scorer, answer: tuple[float, ...], used: Mapping[str, Used], explained: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Build a prediction: `label` and `probability`, or `value`; which stored items it used, and its explanation."""
+    """Build a prediction: `label` and `probability`, or `value`; the stored items that it used; its explanation."""
     decimals = scorer.model.decimals
     prediction: dict[str, Any]
     if scorer.manifest.labels:
@@ -56,7 +56,7 @@ def describe_model(model: Model, scorer: Scorer) -> dict[str, Any]:
 
 
 def round_number(number: float, decimals: int | None) -> float:
-    """Round a number of an answer to decimals; with None to the seven significant digits of a float32."""
+    """Round a number of an answer to some decimals; None: to seven significant digits, the precision of a float32."""
     return float(f"{number:.7g}") if decimals is None else round(number, decimals)
 
 

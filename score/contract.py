@@ -1,6 +1,6 @@
-"""The body of a request: the forms that a model accepts, and each instance's features, checked one by one.
+"""Parse the body of a request: its form, and the features of each instance.
 
-What is wrong is reported with a JSON pointer (RFC 6901) into the body. No value of the caller's is repeated.
+Each error has a JSON pointer (RFC 6901) into the body. It never repeats a value of the request.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from serve.web.request import HttpRequest
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ERRORS = 20
-_MAX_NAME = 64  # characters of a member's name that an error repeats
-_MAX_CHOICES = 20  # that an error names
+_MAX_NAME = 64  # characters of a member's name in an error
+_MAX_CHOICES = 20  # in an error
 _RESERVED = ("instance", "instances", "values")
 
 
-class Asked(NamedTuple):
+class Instances(NamedTuple):
     """The instances of a request.
 
     Attributes:
-        rows: of each instance the features that a request has, by name; None for a missing one.
-        ids: of each instance the members that are no features, which prediction_ids are made of.
-        pointers: where each instance is in the body.
+        rows: for each instance, the features that the request has, by name; None for a missing one.
+        ids: for each instance, the members that are not features: they are parts of prediction_ids.
+        pointers: JSON pointer to each instance in the body.
         form: `instance`, `instances`, or one of the model's own forms.
     """
 
@@ -43,7 +43,7 @@ class Asked(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong in a body."""
+    """An error in a body, and its place."""
 
     pointer: str
     detail: str
@@ -56,10 +56,10 @@ def invalid_instance(faults: Sequence[Fault]) -> Problem:
 
 
 def read_body(event: Mapping[str, Any], request: HttpRequest) -> bytes:
-    """Return the bytes of a body, whose content type and size are checked.
+    """Return the bytes of a body after checks of its content type and size.
 
     Raises:
-        Problem: unsupported_media_type, content_too_large, or invalid_request for base64 that is none.
+        Problem: unsupported_media_type, content_too_large, or invalid_request for invalid base64.
     """
     _check_media_type(request)
     body, is_base64 = event.get("body"), event.get("isBase64Encoded")
@@ -71,23 +71,23 @@ def read_body(event: Mapping[str, Any], request: HttpRequest) -> bytes:
         raise _too_large()
     try:
         data = b64decode(body, validate=True) if is_base64 is True else body.encode()
-    except (Error, ValueError) as error:  # ValueError: text that is not ASCII; UnicodeEncodeError: half a surrogate
+    except (Error, ValueError) as error:  # ValueError: not ASCII; UnicodeEncodeError: a lone surrogate
         raise Problem("invalid_request", "the body is not valid base64", reason="malformed-body") from error
     if len(data) > MAX_BODY_BYTES:
         raise _too_large()
     return data
 
 
-def parse_body(data: bytes, model: Model, bounds: Mapping[str, float]) -> Asked:
+def parse_body(data: bytes, model: Model, bounds: Mapping[str, float]) -> Instances:
     """Parse the body of a request.
 
     Args:
         data: JSON text.
-        model: whose features and forms are expected.
-        bounds: features whose numbers have a largest size, as `Scorer.bounds`.
+        model: defines the features and forms.
+        bounds: feature -> largest absolute value of its numbers, as in `Scorer.bounds`.
 
     Raises:
-        Problem: invalid_request if it is not strict JSON, invalid_instance for all else.
+        Problem: invalid_request if it is not strict JSON, invalid_instance for every other error.
     """
     try:
         document = parse_json(data)
@@ -96,8 +96,8 @@ def parse_body(data: bytes, model: Model, bounds: Mapping[str, float]) -> Asked:
     return parse_document(document, model, bounds)
 
 
-def parse_document(document: Any, model: Model, bounds: Mapping[str, float]) -> Asked:
-    """Parse the JSON value of a request; as `parse_body`."""
+def parse_document(document: Any, model: Model, bounds: Mapping[str, float]) -> Instances:
+    """Parse the JSON value of a request; see `parse_body`."""
     given, pointers, form = _find_instances(document, model)
     rows: list[dict[str, Scalar]] = []
     ids: list[dict[str, str]] = []
@@ -112,7 +112,7 @@ def parse_document(document: Any, model: Model, bounds: Mapping[str, float]) -> 
             break
     if faults:
         raise invalid_instance(faults)
-    return Asked(rows, ids, pointers, form)
+    return Instances(rows, ids, pointers, form)
 
 
 def _find_instances(document: Any, model: Model) -> tuple[list[Any], list[str], str]:
@@ -148,7 +148,7 @@ def _list_forms(model: Model) -> str:
 
 def _check_count(instances: list[Any], pointer: str) -> None:
     if not 1 <= len(instances) <= MAX_ROWS:
-        remedy = "send some" if not instances else "send several requests"
+        remedy = "send at least one" if not instances else "send several requests"
         detail = f"expected 1 to {MAX_ROWS} instances; found {len(instances)}: {remedy}"
         raise invalid_instance([Fault(pointer, detail)])
 
@@ -184,14 +184,14 @@ def _parse_instance(
         if isinstance(parsed, Fault):
             faults.append(Fault(place, parsed.detail))
         elif name in bounds and abs(parsed) > bounds[name]:
-            faults.append(Fault(place, f"expected a number of at most {bounds[name]:g} either way"))
+            faults.append(Fault(place, f"expected a number from {-bounds[name]:g} to {bounds[name]:g}"))
         else:
             row[name] = parsed
     for name in model.ids:
         value = instance.get(name)
         if not isinstance(value, str) or not PREDICTION_ID.match(value):
             found = _name_type(value) if name in instance else "nothing"
-            detail = f"expected a text of a prediction_id's characters; found {found}"
+            detail = f"expected a text of characters that a prediction_id can have; found {found}"
             faults.append(Fault(f"{pointer}/{_escape(name)}", detail))
         else:
             ids[name] = value
@@ -199,7 +199,7 @@ def _parse_instance(
 
 
 def check_value(value: Any, feature: Feature) -> Scalar:
-    """Return the value of a feature as a model takes it, or None if it is not one: for what comes from storage."""
+    """Return a stored value as the model takes it; None if the feature does not accept it."""
     parsed = _PARSERS[type(feature)](value, feature)
     return None if isinstance(parsed, Fault) else parsed
 
@@ -211,7 +211,7 @@ def _parse_number(value: Any, feature: Number) -> Any:
         number = float(value)
     except OverflowError:
         return Fault("", f"expected {_describe(feature)}; found a number that is too large")
-    if not math.isfinite(number):  # strict JSON has none; a direct invocation's event can
+    if not math.isfinite(number):  # not possible in strict JSON, but in the event of a direct invocation
         return Fault("", f"expected {_describe(feature)}; found a number that is not finite")
     if feature.integer and number != math.floor(number):
         return Fault("", f"expected {_describe(feature)}; found a fraction")
@@ -234,8 +234,8 @@ def _parse_text(value: Any, feature: Text) -> Any:
     if not isinstance(value, str):
         return _unexpected(value, feature)
     if len(value) > feature.longest:
-        return Fault("", f"expected {_describe(feature)}; found one of {len(value)}")
-    if "\0" in value:  # it would end the text for the runtime
+        return Fault("", f"expected {_describe(feature)}; found {len(value)} characters")
+    if "\0" in value:  # for the runtime it would end the text
         return Fault("", "expected a text without the character U+0000")
     return value
 
@@ -290,7 +290,7 @@ def _check_media_type(request: HttpRequest) -> None:
     if kind != "application/json" or not set(charset) <= {"utf-8"}:
         raise Problem("unsupported_media_type", "send application/json in UTF-8", reason="content-type")
     if (request.header("content-encoding") or "identity").strip().lower() != "identity":
-        raise Problem("unsupported_media_type", "send the body without a content coding", reason="content-encoding")
+        raise Problem("unsupported_media_type", "send the body without Content-Encoding", reason="content-encoding")
 
 
 def _too_large() -> Problem:

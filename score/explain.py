@@ -1,7 +1,7 @@
-"""Explain a prediction by occlusion: how it changes when one feature has its baseline's value, or one token is gone.
+"""Explain a prediction by occlusion: how it changes if one feature has its typical value, or one token is removed.
 
-It shows what the model reacts to at this instance. It is not a cause, and contributions do not add up to the
-prediction: features that say the same hide each other.
+It shows which features the model reacts to for this instance. A contribution is not a cause, and contributions do not
+add up to the prediction: of two correlated features, neither has a large one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from score.scorer import Row, Scorer
 
-MAX_INSTANCES = 10  # of a request with an explanation
+MAX_INSTANCES = 10  # of a request with explain=true
 MAX_TOKENS = 20
 _TRIED_TOKENS = 100  # those with the largest weights
 
@@ -18,7 +18,7 @@ _TRIED_TOKENS = 100  # those with the largest weights
 def explain(scorer: Scorer, row: Row, answer: tuple[float, ...]) -> dict[str, Mapping[str, float]]:
     """Return the contribution of each feature, and of the tokens of each text.
 
-    A contribution is the probability of the predicted label (or the value) minus what it is without the feature.
+    A contribution is the probability of the predicted label (or the value), minus the same without the feature.
     """
     manifest = scorer.manifest
     place = answer.index(max(answer))

@@ -3,13 +3,13 @@
     parse_request -> route -> authenticate -> authorize -> read_body -> current -> parse_body -> fetch_stored
     -> predict -> keep -> respond
 
-An event of a REST API, reduced to what is read (`serve.web.request` has the other forms):
+An event of a REST API, with only the members that are read (`serve.web.request` has the other forms):
 
     {"httpMethod": "POST", "path": "/v1/models/iris/score", "headers": {"Authorization": "Bearer ..."},
      "body": "eyJpbnN0YW5jZSI6IHsic2VwYWxfbGVuZ3RoIjogNS45LCAuLi4=", "isBase64Encoded": true,
      "requestContext": {"requestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"}}
 
-An event of `lambda.invoke`, for a model that is defined so: {"model": "wine", "values": {"alcohol": 13.2, ...}}
+An event of `lambda.invoke`, for a model with `direct`: {"model": "wine", "values": {"alcohol": 13.2, ...}}
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from score.access import authorize
 from score.answer import build_body, build_prediction, describe_model, find_label
-from score.contract import Asked, parse_body, parse_document, read_body
+from score.contract import Instances, parse_body, parse_document, read_body
 from score.explain import MAX_INSTANCES, explain
 from score.kept import Scored, build_messages
 from score.log import build_event_line, build_label_line, build_request_line, count, name_label
@@ -63,10 +63,10 @@ from wire.credentials import find_source
 from wire.deadline import time_limit
 from wire.endpoint import parse_endpoint, resolve
 
-# Seconds for all that a request waits for: keys, a model that is loaded, storage. Then the response is a 503.
+# Seconds for everything that a request waits for: keys, loading a model, storage. After that the response is a 503.
 REQUEST_SECONDS = 15.0
 MARGIN_SECONDS = 1.0  # of the invocation's remaining time, for the response and its log line
-WARM_SECONDS = 5.0  # for loading models before the first request; Lambda gives ten in all
+WARM_SECONDS = 5.0  # for loading models before the first request; Lambda's init phase ends after 10 s
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)  # of one call to DynamoDB
 EXPOSED = "Larder-Model-Version, WWW-Authenticate"
 
@@ -85,7 +85,7 @@ class Dependencies(NamedTuple):
     now: Callable[[], float] = time.time
     write: Callable[[str], None] = write
     draw: Callable[[], float] = draw
-    outbox: Outbox | None = None  # of what is kept; None: nothing is
+    outbox: Outbox | None = None  # for kept features; None: nothing is kept
 
 
 def handler(event: Any, context: Any) -> dict[str, Any] | list[Any]:
@@ -153,7 +153,7 @@ def _handler() -> Handler:
 
 
 def warm_up(dependencies: Dependencies) -> None:
-    """Load the models before the first request; what can't be loaded is reported, and tried again by a request."""
+    """Load the models before the first request. A model that can't be loaded is reported; a request tries again."""
     with time_limit(WARM_SECONDS):
         for name in dependencies.models:
             with suppress(ModelUnavailable):  # the store has reported it
@@ -161,13 +161,13 @@ def warm_up(dependencies: Dependencies) -> None:
 
 
 def _seconds_left(context: Any) -> float:
-    """Return the seconds that a request can wait; on a laptop there is no context to ask."""
+    """Return the seconds that a request can wait; on a laptop there is no context."""
     remaining = getattr(context, "get_remaining_time_in_millis", None)
     return REQUEST_SECONDS if remaining is None else min(REQUEST_SECONDS, remaining() / 1000 - MARGIN_SECONDS)
 
 
 def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
-    """Handle an event of one of the four front doors, and write its log line."""
+    """Handle an event of an HTTP front door, and write its log line."""
     started = time.perf_counter()
     seen: dict[str, object] = {"request_id": ""}
     request, allow = None, "POST"
@@ -200,7 +200,7 @@ def _handle(dependencies: Dependencies, event: object) -> dict[str, Any]:
 
 
 def _handle_direct(dependencies: Dependencies, event: dict[str, Any], context: Any) -> dict[str, Any] | list[Any]:
-    """Handle an event of `lambda.invoke`, whose caller IAM has checked: it has no token, and so no subject."""
+    """Handle an event of `lambda.invoke`. IAM has authorized the caller: there is no token, and so no subject."""
     started = time.perf_counter()
     seen: dict[str, object] = {"request_id": str(getattr(context, "aws_request_id", "")), "use_case": UseCase.DIRECT}
     try:
@@ -208,7 +208,7 @@ def _handle_direct(dependencies: Dependencies, event: dict[str, Any], context: A
         seen["model"] = model.name
         serving = _current(dependencies, model)
         scorer, role = choose(serving, None)
-        # IAM's callers can send what JSON does not have, such as NaN: boto3 sends any text as the payload.
+        # The payload can have values that strict JSON does not have, such as NaN: boto3 sends any text.
         asked = parse_document(document, model, scorer.bounds)
         body, status = _score(dependencies, serving, scorer, role, asked, {}, seen, is_explained=False), 200
     except Problem as problem:
@@ -225,7 +225,7 @@ def _find_direct(models: Mapping[str, Model], event: dict[str, Any]) -> tuple[Mo
     name = event.get("model", direct[0].name if len(direct) == 1 else None)
     found = [model for model in direct if model.name == name]
     if not found:
-        detail = "model must name one that accepts invocations without a token"
+        detail = "set model to the name of a model that accepts invocations without a token"
         raise Problem("not_found", detail, reason="not-direct")
     document = {member: value for member, value in event.items() if member != "model"}
     return found[0], document["texts"] if document.keys() == {"texts"} else document
@@ -239,7 +239,7 @@ def _direct_problem(problem: Problem, seen: Mapping[str, object]) -> tuple[dict[
 def _respond(
     dependencies: Dependencies, event: Any, request: HttpRequest, found: Route, seen: dict[str, object]
 ) -> HttpResponse:
-    """Return the response to a request, and note in `seen` what its log line can say."""
+    """Return the response to a request, and add the fields of its log line to `seen`."""
     if found.use_case is UseCase.OPTIONS:
         return respond_options(found.allow)
     model = found.model
@@ -258,7 +258,7 @@ def _respond(
     scorer, role = choose(serving, subject)
     asked = parse_body(data, model, scorer.bounds)
     if is_explained and len(asked.rows) > MAX_INSTANCES:
-        raise Problem("invalid_request", f"explain takes at most {MAX_INSTANCES} instances; found {len(asked.rows)}")
+        raise Problem("invalid_request", f"explain accepts at most {MAX_INSTANCES} instances; found {len(asked.rows)}")
     body = _score(dependencies, serving, scorer, role, asked, partitions, seen, is_explained=is_explained)
     headers["Larder-Model-Version"] = scorer.version
     return HttpResponse(200, headers, json.dumps(body))
@@ -297,7 +297,7 @@ def _score(
     serving: Serving,
     scorer: Scorer,
     role: str,
-    asked: Asked,
+    asked: Instances,
     partitions: Mapping[str, str],
     seen: dict[str, object],
     *,
@@ -326,7 +326,7 @@ def _score(
 def _fetch_stored(
     dependencies: Dependencies,
     model: Model,
-    asked: Asked,
+    asked: Instances,
     partitions: Mapping[str, str],
     seen: dict[str, object],
 ) -> list[dict[str, Used]]:
@@ -349,14 +349,14 @@ def _score_shadow(
     answers: Sequence[tuple[float, ...]],
     seen: dict[str, object],
 ) -> None:
-    """Score a sample with the shadow as well and note the difference; whatever it does, the answer stands."""
+    """Score a sample of the requests with the shadow too, and log the difference. It never changes the answer."""
     shadow = choose_shadow(serving, dependencies.draw())
     if shadow is None or shadow is scorer:
         return
     seen["shadow"] = shadow.version
     try:
         others = shadow.predict(rows)
-    except Exception as error:  # noqa: BLE001 - a shadow is there to be tried
+    except Exception as error:  # noqa: BLE001 - a shadow is a version on trial
         seen["shadow_failed"] = type(error).__name__
         return
     pairs = list(zip(answers, others, strict=True))
@@ -380,7 +380,7 @@ def _count_labels(dependencies: Dependencies, scorer: Scorer, labels: Sequence[s
 def _keep(
     dependencies: Dependencies, scorer: Scorer, role: str, scored: Sequence[Scored], seen: dict[str, object]
 ) -> None:
-    """Leave what a sample of the requests used to be sent; whatever it does, the answer stands."""
+    """Put the features of a sample of the requests into the outbox. It never changes the answer."""
     keep, outbox = dependencies.models[scorer.model.name].keep, dependencies.outbox
     if keep is None or outbox is None or dependencies.draw() >= keep.share:
         return
@@ -405,10 +405,10 @@ def _write_line(dependencies: Dependencies, seen: dict[str, object], status: int
 
 
 if os.environ.get("AWS_LAMBDA_RUNTIME_API"):
-    # In Lambda's start phase, which has a whole CPU, and which provisioned concurrency runs ahead of requests.
+    # In Lambda's init phase, which has a full CPU, and which provisioned concurrency runs before any request.
     try:
         warm_up(_dependencies())
-    except Exception as error:  # noqa: BLE001 - the first request reports it again, with its status
+    except Exception as error:  # noqa: BLE001 - the first request fails with the same error, and reports it
         write(json.dumps({"level": "ERROR", "event": "not_warm", "reason": type(error).__name__}))
 
 __all__ = ["Dependencies", "build_dependencies", "build_handler", "handler"]

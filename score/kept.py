@@ -1,7 +1,7 @@
-"""Build the messages about what a request used: features, prediction, version, time. Pure; `score.outbox` sends them.
+"""Build the messages of kept features: features, prediction, version, time. Pure; `score.outbox` sends them.
 
-`score.keep` turns the messages into rows of a table. A message has at most 240 KB, as SQS counts them, so that a large
-request becomes several. No message has a token, a claim, or the form of the request; the subject is hashed.
+`score.keep` turns the messages into rows of a table. A message has at most 240 KB, so a large request becomes several
+messages. No message has a token, a claim, or the form of the request; the subject is hashed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Scored(NamedTuple):
     """One instance of a request, scored.
 
     Attributes:
-        row: the features as the model got them, stored ones included; None: missing.
-        ids: members of the request that only make prediction_ids: what the outcome is joined with later.
+        row: the features as the model got them, including stored ones; None: missing.
+        ids: members of the request that are only parts of prediction_ids; the outcome can be joined on them later.
         used: where each stored feature came from.
         answer: the probabilities in the order of the labels, or the one value.
     """
@@ -45,12 +45,12 @@ class Message(NamedTuple):
 def build_messages(
     scorer: Scorer, role: str, request_id: str, subject: str, now: float, scored: Sequence[Scored]
 ) -> tuple[list[Message], int]:
-    """Build the messages of a request, and return how many instances do not fit into one.
+    """Build the messages of a request; return them, and the number of instances that are too large for a message.
 
     Args:
         scorer: the version that answered.
         role: `live` or `canary`.
-        request_id: as in the log line and in problem details.
+        request_id: the same as in the log line and in problem details.
         subject: hashed; empty for a request without a token.
         now: epoch seconds.
         scored: the instances, in the order of the request.

@@ -1,7 +1,7 @@
 """Build one log line per request, which also carries its metrics (CloudWatch embedded metric format).
 
-A line never has a token, body, feature or text of the caller's: the subject is hashed, counts and scores are numbers,
-labels are the model's own.
+A line never has a token, a body, a feature or a text of the request: the subject is hashed, counts and scores are
+numbers, and labels come from the model.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from serve.log import KEY_METRICS, METRICS, NAMESPACE, describe_request
 
 SERVICE = "score"
-# Of an answered request. Missing: stored features without a value, of any kind; the line has each kind.
+# Of a request with an answer. Missing: number of stored features without a value; the line has the number of each kind.
 MODEL_METRICS = {"Instances": "Count", "Score": "None", "Missing": "Count", "ModelLatency": "Milliseconds"}
 LABEL_METRICS = {"Labels": "Count"}
-# Labels of a model that have a metric of their own, since each is paid for; the others are counted together.
+# Labels of a model that have their own metric. The others share one, since AWS charges for each metric.
 MAX_LABELS = 50
 SHADOW_METRICS = {"ShadowDifference": "None", "ShadowLabelsDiffer": "Count"}
 EVENT_METRICS = {
@@ -35,8 +35,8 @@ def build_request_line(
 ) -> str:
     """Build the line of one request.
 
-    `fields` as far as known: request_id, kid, subject, code, reason; and of a score model, version, role, scores,
-    labels, missing, stored, shadow and the difference to it.
+    `fields` has those that are known: request_id, kid, subject, code, reason; for a score also model, version, role,
+    scores, labels, missing, stored, shadow, ShadowDifference and ShadowLabelsDiffer.
     """
     shown = {name: value for name, value in fields.items() if name not in ("model", "version", "scores")}
     line = {**describe_request(use_case, status, latency_ms, shown), "UseCase": use_case}
@@ -56,7 +56,7 @@ def build_request_line(
 
 
 def build_event_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
-    """Build the line of something that happened to a model or to an issuer's keys."""
+    """Build the line of an event of a model or of an issuer's keys."""
     metrics = EVENT_METRICS.get(event, KEY_METRICS)
     line: dict[str, object] = {"level": "INFO" if event == "model_loaded" else "ERROR", "event": event}
     line |= {name.capitalize() if name in ("model", "version") else name: value for name, value in details.items()}
@@ -65,13 +65,13 @@ def build_event_line(environment: str, now: float, event: str, details: Mapping[
 
 
 def build_label_line(environment: str, now: float, model: str, version: str, label: str, number: int) -> str:
-    """Build the line that counts the predictions of one label, for its metric: a line has one label."""
+    """Build the line that counts the predictions with one label, for its metric. A line has one label."""
     line = {"Model": model, "Version": version, "Label": label, "Labels": number}
     return _render(line, environment, now, _LABELS)
 
 
 def name_label(label: str, known: Sequence[str]) -> str:
-    """Return a label as the value of a metric's dimension: ASCII, and one of `known` that has a metric of its own."""
+    """Return a label as the value of a metric's dimension: in ASCII; `(other)` if it has no metric of its own."""
     return label.encode("ascii", "backslashreplace").decode()[:250] if label in known[:MAX_LABELS] else "(other)"
 
 

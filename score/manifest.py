@@ -1,7 +1,7 @@
-"""The manifest of a version and the alias of a model: what publishing writes and the function trusts, parsed strictly.
+"""The manifest of a version and the alias of a model: publishing writes them, and the function parses them strictly.
 
-Both are JSON objects with a format number. A document of a later format, with an unknown member, or with a value that
-is out of range is refused: the last good version keeps serving.
+Both are JSON objects with a format number. A document with a later format, an unknown member, or a value that is out of
+range is refused: the last good version keeps serving.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ Scalar = float | int | str | bool | None  # the value of a feature; None: missin
 
 
 class ManifestError(ValueError):
-    """A manifest or alias can't be trusted; the message has the place, what was found and the remedy."""
+    """A manifest or alias is invalid; the message has the place, what was found and the remedy."""
 
 
 class TextVectorizer(NamedTuple):
     """How a text becomes the row of a tensor: scikit-learn's TfidfVectorizer or CountVectorizer, in Python.
 
-    A graph is cut behind it, since the tokeniser that a converter makes depends on the machine's locale.
+    The graph begins after this step, since the tokeniser of a converter depends on the machine's locale.
 
     Attributes:
-        vocabulary: the terms, in the order of the tensor's columns; the words of an n-gram have one space between.
-        lowercase: `str.lower` first.
+        vocabulary: the terms, in the order of the tensor's columns; one space separates the words of an n-gram.
+        lowercase: apply `str.lower` first.
         strip_accents: None, `unicode` or `ascii`, as in scikit-learn.
-        token_pattern: regular expression of a token; its group, if it has one, is the token.
-        stop_words: tokens that are left out before n-grams are made.
-        ngram_range: the least and the largest number of tokens of a term.
-        binary: a term counts once.
+        token_pattern: regular expression of a token; if it has a group, the group is the token.
+        stop_words: tokens that are removed before n-grams are made.
+        ngram_range: the smallest and the largest number of tokens of a term.
+        binary: count a term once.
         sublinear_tf: 1 + ln(count) instead of the count.
-        idf: weight of each column; None for counts alone.
+        idf: weight of each column; None for counts without weights.
         norm: `l1`, `l2` or None.
     """
 
@@ -63,7 +63,7 @@ class Input(NamedTuple):
     Attributes:
         name: as in the graph.
         type: element type: float, double, int64, bool or string.
-        features: the features of the columns, in order; with `text`, the one text feature.
+        features: the features of the columns, in order; with `text`, one text feature.
         text: how the text becomes the columns; None for one column per feature.
     """
 
@@ -79,11 +79,11 @@ class Input(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """One row and what the model must answer to it, within 1e-5, before a container uses the version.
+    """A row and its prediction: a container uses a version only if it predicts the same, within 1e-5.
 
     Attributes:
-        instance: all features by name, stored ones included.
-        prediction: the probabilities in the order of the labels, or the one value.
+        instance: all features by name, including stored ones.
+        prediction: the probabilities in the order of the labels, or the value.
     """
 
     instance: Mapping[str, Scalar]
@@ -91,12 +91,12 @@ class Golden(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Distribution of a feature, or of the score, in the training rows: what drift is measured against.
+    """Distribution of a feature, or of the score, in the training rows; drift is measured against it.
 
     Attributes:
-        edges: of a number, ascending: k edges make k + 1 bins; a value on an edge is in the bin above.
-        values: of a category or boolean (`true`, `false`): k bins, and one for any other value. One of both is empty.
-        shares: of each bin, and last of the missing; they add up to 1.
+        edges: for a number, ascending: k edges make k + 1 bins; a value on an edge is in the bin above. Else empty.
+        values: for a category or boolean (`true`, `false`): k bins, and one for any other value. Else empty.
+        shares: share of the rows in each bin, and last of the rows without a value; they add up to 1.
     """
 
     edges: tuple[float, ...]
@@ -105,24 +105,24 @@ class Bins(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a version is.
+    """The description of a version.
 
     Attributes:
         model: the model's name.
         version: the first 16 hex digits of `sha256`.
-        sha256: of the ONNX file, in hex.
-        size: of the ONNX file, in bytes.
+        sha256: digest of the ONNX file, in hex.
+        size: bytes of the ONNX file.
         task: classification or regression.
-        labels: of a classification, in the order of the probabilities; empty for a regression.
+        labels: for a classification, in the order of the probabilities; empty for a regression.
         inputs: every input of the graph.
         output: name of the output tensor: probabilities [rows, labels] or values [rows] or [rows, 1]; float or double.
         baseline: feature -> the typical value that explanations compare with.
         golden: rows that the function checks before it uses the version.
         bins: feature -> distribution in training.
         scores: distribution of the probability of the predicted label, or of the value; None if unknown.
-        created: when it was published, RFC 3339 in UTC.
-        release: Larder's release that published it.
-        signature: over the manifest without this member, in base64; None if not signed.
+        created: time of publishing, RFC 3339 in UTC.
+        release: the release of Larder that published it.
+        signature: signature of the manifest without this member, in base64; None if not signed.
     """
 
     model: str
@@ -148,7 +148,7 @@ class Manifest(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A version and the share of the traffic that it gets, above 0 and up to 1."""
+    """A version and its share of the traffic, above 0 and up to 1."""
 
     version: str
     share: float
@@ -160,11 +160,11 @@ class Alias(NamedTuple):
     Attributes:
         model: the model's name.
         live: the version that answers.
-        previous: the one that was live before, which `rollback` restores; None for none.
-        canary: answers a share of the subjects instead; None for none.
-        shadow: scores a share of the requests as well, and only the difference is logged; None for none.
-        by: who wrote this alias.
-        at: when, RFC 3339 in UTC.
+        previous: the version that was live before, which `rollback` restores; None for none.
+        canary: the version that answers a share of the subjects instead; None for none.
+        shadow: the version that also scores a share of the requests, with only the difference logged; None for none.
+        by: name of the user who wrote this alias.
+        at: time of the write, RFC 3339 in UTC.
     """
 
     model: str
@@ -183,7 +183,7 @@ class Alias(NamedTuple):
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
-    """Render a manifest; `signed_bytes` has what a signature is over."""
+    """Render a manifest."""
     members = manifest._asdict()
     if manifest.signature is None:
         del members["signature"]
@@ -195,7 +195,7 @@ def dump_manifest(manifest: Manifest) -> bytes:
 
 
 def signed_bytes(manifest: Manifest) -> bytes:
-    """Return what the signature is over: the manifest without it."""
+    """Return the bytes that are signed: the manifest without its signature."""
     return dump_manifest(manifest._replace(signature=None))
 
 
@@ -208,10 +208,10 @@ def dump_alias(alias: Alias) -> bytes:
 
 
 def parse_manifest(data: bytes, place: str) -> Manifest:
-    """Parse a manifest; `place` is where it was read, for the message.
+    """Parse a manifest; `place` is where it was read, for messages.
 
     Raises:
-        ManifestError: it is not a manifest of this format in every detail.
+        ManifestError: it is not a valid manifest of this format.
     """
     document = _Object.parse(data, place)
     sha256 = document.text("sha256")
@@ -255,10 +255,10 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
 
 
 def parse_alias(data: bytes, place: str) -> Alias:
-    """Parse an alias; `place` is where it was read, for the message.
+    """Parse an alias; `place` is where it was read, for messages.
 
     Raises:
-        ManifestError: it is not an alias of this format in every detail.
+        ManifestError: it is not a valid alias of this format.
     """
     document = _Object.parse(data, place)
     alias = Alias(
@@ -293,7 +293,7 @@ def _parse_input(document: _Object) -> Input:
     )
     document.end()
     if not one.features or (one.text and (len(one.features) != 1 or one.type not in ("float", "double"))):
-        raise document.wrong("features", one.features, "one or more; of a text, one, and floats or doubles")
+        raise document.wrong("features", one.features, "one or more; with text, one, and type float or double")
     return one
 
 
@@ -348,7 +348,7 @@ def _parse_share(document: _Object | None) -> Share | None:
 
 
 class _Object:
-    """An object of a document: each member is taken once, and `end` refuses what is left."""
+    """An object of a document. Each member is taken once; `end` refuses members that were not taken."""
 
     def __init__(self, members: dict[str, Any], place: str) -> None:
         self._members = members
@@ -362,11 +362,11 @@ class _Object:
         except ValueError as error:
             raise ManifestError(f"{place}: is not strict JSON: {error}; publish or promote again") from error
         if not isinstance(members, dict):
-            raise ManifestError(f"{place}: found no JSON object; publish or promote again")
+            raise ManifestError(f"{place}: is not a JSON object; publish or promote again")
         document = cls(members, place)
         if (number := document.integer("format", 1, 10**6)) != FORMAT:
-            message = f"{place}: its format is {number}, and this release knows only format {FORMAT}: deploy the newer"
-            raise ManifestError(f"{message} release that wrote it")
+            message = f"{place}: found format {number}, expected {FORMAT}: deploy the newer release that wrote it"
+            raise ManifestError(message)
         return document
 
     def wrong(self, name: str, found: object, expected: str) -> ManifestError:

@@ -1,4 +1,4 @@
-"""Bound the memory that a version takes while it is loaded and proved: it must not take the function down."""
+"""Bound the memory that loading and proving a version takes, so that a bad version cannot end the function."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _DEFAULT_MB = 1769
 def bounded_memory(model_bytes: int) -> Iterator[None]:
     """Let the process's address space grow by at most half of the function's memory and eight times the model.
 
-    An allocation beyond it fails, and the runtime reports it as an error. Without it the kernel would end the process,
-    at every start anew. Address space is reserved in larger pieces than memory is used, hence the generous bound.
+    A larger allocation fails, and ONNX Runtime reports an error. Without the bound the kernel would kill the process,
+    at each start again. The bound is generous, since a process reserves more address space than it uses memory.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _address_space() + memory_budget(model_bytes)

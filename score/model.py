@@ -1,7 +1,7 @@
 """Model definition types: who can score, and the features of a request. Pure values, standard library only.
 
-A project has one file per model in its folder `models/`. The Lambda does not import it: its bundle has the definitions
-as JSON, which `render_models` makes and `parse_models` reads, so that no code of a model's file runs in a cold start.
+A project has one file per model in its folder `models/`. The Lambda does not import it: `render_models` writes the
+definitions into the bundle as JSON, and `parse_models` reads them, so that a cold start runs no code of these files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serve.datasets import read_bundled
 
 
 class Required(Enum):
-    """What `missing` is where the model's definition has no value for a missing feature: the request is refused."""
+    """The default of `missing`: a request without the feature is refused."""
 
     REQUIRED = "required"
 
@@ -28,15 +28,15 @@ REQUIRED = Required.REQUIRED
 
 
 class Number(NamedTuple):
-    """A finite number; a boolean or a text is none.
+    """A finite number; a boolean or a text is refused.
 
     Attributes:
         low: the smallest value that is accepted; None for no bound.
-        high: the largest.
-        missing: what an absent or null feature becomes: a number, or None for NaN, which only a model that was trained
-            with missing values takes well. Without it such a request is refused.
-        integer: 1.5 is refused.
-        about: what it is, with its unit, for the contract.
+        high: the largest value that is accepted; None for no bound.
+        missing: the value of an absent or null feature: a number, or None for NaN, if the model was trained with
+            missing values. By default such a request is refused.
+        integer: only whole numbers are accepted.
+        about: description with the unit, for the contract.
     """
 
     low: float | None = None
@@ -47,12 +47,13 @@ class Number(NamedTuple):
 
 
 class Category(NamedTuple):
-    """One of some texts, exactly as written.
+    """One of a list of texts, compared exactly.
 
     Attributes:
-        choices: the texts that are accepted. A model whose input is a number gets the place in it, from 0.
-        missing: what an absent or null feature becomes: a text, or None for the empty text (NaN for a number).
-        about: what it is, for the contract.
+        choices: the texts that are accepted. A model whose input is a number gets the index in this list, from 0.
+        missing: the value of an absent or null feature: a text, or None for the empty text (NaN if the input is a
+            number). By default such a request is refused.
+        about: description for the contract.
     """
 
     choices: tuple[str, ...]
@@ -61,11 +62,11 @@ class Category(NamedTuple):
 
 
 class Boolean(NamedTuple):
-    """`true` or `false`: 1 or 0 to the model.
+    """`true` or `false`; the model gets 1 or 0.
 
     Attributes:
-        missing: what an absent or null feature becomes, or None for NaN.
-        about: what it is, for the contract.
+        missing: the value of an absent or null feature, or None for NaN. By default such a request is refused.
+        about: description for the contract.
     """
 
     missing: bool | Required | None = REQUIRED
@@ -76,9 +77,9 @@ class Text(NamedTuple):
     """Any text.
 
     Attributes:
-        longest: characters (code points) that are accepted.
-        missing: what an absent or null feature becomes; None for the empty text.
-        about: what it is, for the contract.
+        longest: the largest number of characters (code points) that is accepted.
+        missing: the value of an absent or null feature; None for the empty text. By default such a request is refused.
+        about: description for the contract.
     """
 
     longest: int = 20_000
@@ -87,19 +88,19 @@ class Text(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A member of the item that the batch path has stored for the caller's own subject.
+    """A member of an item of the caller's own subject: a stored batch prediction.
 
     Attributes:
-        dataset: the dataset. Its subject must be made of claims that are also in the model's subject, and the token
-            must have its scope too: else scoring would be a way around the read scope.
-        id: the prediction_id, with members of the request in braces: `{flight_id}`. A name that is no feature of the
-            model becomes a member of the request with the characters of a prediction_id.
+        dataset: name of the dataset. The claims of its subject must also be in the model's subject, and the token must
+            have its scope too: otherwise scoring would circumvent the read scope.
+        id: the prediction_id, with members of the request in braces: `{flight_id}`. A name that is not a feature of the
+            model becomes a member of the request, with the characters that a prediction_id can have.
         at: JSON pointer (RFC 6901) to the member of the item's body.
-        missing: what counts as the value if there is none: a number, a text or a boolean; None for NaN or the empty
-            text. Without it such a request is refused. Each kind of missing has a counter of its own.
+        missing: the value if there is none: a number, a text or a boolean; None for NaN or the empty text. By default
+            such a request is refused. The log counts each reason separately.
         max_age: an item whose as_of is longer ago is missing.
-        kind: what the member is; its own `missing` does not count. A value that it does not accept is missing.
-        about: what it is, for the contract.
+        kind: type of the member; its own `missing` is ignored. A value that it does not accept is missing.
+        about: description for the contract.
     """
 
     dataset: str
@@ -112,13 +113,13 @@ class Stored(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The members of the request that the prediction_id is made of."""
+        """The members of the request that are parts of the prediction_id."""
         return tuple(_PLACEHOLDER.findall(self.id))
 
 
 Feature = Number | Category | Boolean | Text | Stored
 # Forms of a request besides `{"instance": {...}}` and `{"instances": [...]}`: a bare object of features,
-# `{"values": {...}}`, and a list of texts for a model whose one feature is a text.
+# `{"values": {...}}`, and a list of texts for a model whose only feature is a text.
 Form = Literal["bare", "values", "texts"]
 FORMS: tuple[Form, ...] = ("bare", "values", "texts")
 Task = Literal["classification", "regression"]
@@ -128,11 +129,11 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Keep(NamedTuple):
-    """That what requests used is kept, for training and drift: a sample of the requests, in the table of kept features.
+    """Keep the features of a sample of the requests, for training and drift, in the table of kept features.
 
     Attributes:
-        share: of the requests, above 0 and up to 1.
-        texts: features that are `Text` are kept too; they can have anything that a caller wrote.
+        share: share of the requests, above 0 and up to 1.
+        texts: also keep `Text` features, which can contain anything that a caller wrote.
     """
 
     share: float
@@ -153,34 +154,34 @@ class _Fields(NamedTuple):
 
 
 class Model(_Fields):
-    """One model as its callers see it; what a version of it is, is in the version's manifest.
+    """One model as its callers see it. The manifest of a version describes that version.
 
     Attributes:
-        name: in paths, object keys and metrics: 1 to 64 ASCII letters, digits, - and _.
-        subject: the claims whose values make the caller's subject, which decides about stored features and canaries.
-        scope: one of the token's scopes must be equal; with None, any valid token of an issuer can score.
+        name: used in paths, object keys and metrics: 1 to 64 ASCII letters, digits, - and _.
+        subject: the claims whose values make the caller's subject; it selects stored features and the canary.
+        scope: one of the token's scopes must be equal to it; with None, any valid token of an issuer can score.
         task: `classification` answers `{"label", "probability"}`, `regression` answers `{"value"}`.
-        features: name -> kind. Names are members of a request; those of `Stored` are not: Larder fills them.
-        forms: forms that are accepted besides `instance` and `instances`.
-        direct: `lambda.invoke` without a token is accepted. Not for a model with stored features.
-        decimals: of the numbers of an answer; None for seven significant digits, which is what a float32 has.
+        features: name -> kind. Names are members of a request, except those of `Stored`, which Larder reads.
+        forms: forms of a request that are accepted in addition to `instance` and `instances`.
+        direct: accept `lambda.invoke` without a token. Not possible for a model with stored features.
+        decimals: decimals of the numbers in an answer; None for seven significant digits, the precision of a float32.
         about: what it predicts, in a sentence without a full stop, for the contract.
-        keep: what requests used is kept, and of how many; None for none.
+        keep: keep the features of a sample of the requests; None to keep nothing.
     """
 
     @cached_property
     def stored(self) -> dict[str, Stored]:
-        """The features that Larder fills."""
+        """The features that Larder reads from items."""
         return {name: each for name, each in self.features.items() if isinstance(each, Stored)}
 
     @cached_property
     def sent(self) -> dict[str, Number | Category | Boolean | Text]:
-        """The features that a request has."""
+        """The features that are members of a request."""
         return {name: each for name, each in self.features.items() if not isinstance(each, Stored)}
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Members of a request that are no features: only prediction_ids are made of them."""
+        """Members of a request that are not features, but only parts of prediction_ids."""
         names = [name for each in self.stored.values() for name in each.names]
         return tuple(dict.fromkeys(name for name in names if name not in self.features))
 
@@ -190,12 +191,12 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Number, Categor
 
 
 def render_models(models: Mapping[str, Model]) -> str:
-    """Render definitions as JSON: the file that the bundle of score has, made when it is built."""
+    """Render definitions as JSON, for the bundle of score."""
     return json.dumps([_dump(model) for model in models.values()], indent=1) + "\n"
 
 
 def parse_models(text: str) -> dict[str, Model]:
-    """Parse what `render_models` made."""
+    """Parse the text of `render_models`."""
     return {one["name"]: _load(one) for one in json.loads(text)}
 
 
@@ -203,7 +204,7 @@ def load_models(path: str = FILE) -> dict[str, Model]:
     """Load the definitions from the file of the bundle.
 
     Raises:
-        ValueError: there is no such file, as in a checkout.
+        ValueError: the file does not exist, as in a checkout.
     """
     return parse_models(read_bundled(path, "score", "models/"))
 
@@ -239,6 +240,6 @@ def _load_feature(members: dict[str, Any]) -> Any:
 
 
 def iterate_features(model: Model) -> Iterator[tuple[str, Number | Category | Boolean | Text]]:
-    """Yield each feature's name with what its value is, wherever it comes from."""
+    """Yield the name and kind of each feature; for a stored one, the kind of its value."""
     for name, each in model.features.items():
         yield name, each.kind if isinstance(each, Stored) else each

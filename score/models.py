@@ -3,7 +3,7 @@
 A file defines one `Model`, with the names that this module exports. A file whose name begins with `_` defines none:
 others import it with `from ._name import ...`. Not in the bundle, which has the definitions as JSON.
 
-python -m score.models       prints the definitions, as the bundle has them
+python -m score.models       prints the definitions as in the bundle
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _PACKAGE = "larder_models"
 
 
 class ModelFileError(DatasetMistakes):
-    """Files in models/ define no model, or one with mistakes; their places begin with the file or the model."""
+    """Files in models/ define no model, or one with mistakes; each place begins with the file or the model."""
 
 
 def load_models(served: Mapping[str, Served], folder: Path | None = None) -> dict[str, Model]:
-    """Load and check the models of a folder by name, in the order of their files; `models/` of the project by default.
+    """Load and check the models of a folder, by name, in the order of their files.
 
     Args:
-        served: who can read each dataset: models can have stored features of them.
-        folder: need not exist.
+        served: who can read each dataset that a stored feature can name.
+        folder: by default `models/` of the project. It does not have to exist.
 
     Raises:
         ModelFileError: a file can't be imported or does not define exactly one model, or a definition has mistakes.

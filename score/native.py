@@ -1,8 +1,8 @@
 """ONNX Runtime's C library through ctypes: a model's bytes and rows in, numbers out. It needs no numpy.
 
-The library's functions are in a table, and a function is found by its place in it (`_PLACES`). The table only grows: a
-place never changes (onnxruntime_c_api.h, "OrtApi"). `python -m score.native HEADER` compares the places with a header;
-`probe` calls what is used, when the bundle is built and in tests.
+The library's functions are in a table, and a function is found by its index in the table (`_PLACES`). The table only
+grows: an index never changes (onnxruntime_c_api.h, "OrtApi"). `python -m score.native HEADER` compares `_PLACES` with a
+header.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from threading import Lock
 from typing import Any, NamedTuple
 
-API_VERSION = 18  # the oldest that has all of `_PLACES`; the locked library has it as well
+API_VERSION = 18  # the oldest that has all of `_PLACES`; newer libraries have it too
 _PLACES = {
     "GetErrorMessage": 2,
     "CreateEnv": 3,
@@ -57,7 +57,7 @@ _PLACES = {
     "ReleaseTensorTypeAndShapeInfo": 99,
     "ReleaseSessionOptions": 100,
 }
-# Functions without a status: they return nothing, or the text of an error.
+# Functions that return no status, but nothing or the text of an error.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "GetErrorMessage": (c_char_p, c_void_p),
     **{name: (None, c_void_p) for name in _PLACES if name.startswith("Release")},
@@ -97,17 +97,17 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 # ONNXTensorElementDataType of the element types that are used, and the code of `array` of each.
 _ELEMENTS = {"float": (1, "f"), "int64": (7, "q"), "string": (8, ""), "bool": (9, "b"), "double": (11, "d")}
 _NAMES = {number: name for name, (number, _) in _ELEMENTS.items()}
-_FATAL = 4  # of logging: what fails comes as an error
+_FATAL = 4  # log level: failures are returned as errors instead
 _ALL_OPTIMIZATIONS = 99
 LIBRARY = "libonnxruntime.so"
 
 
 class RuntimeFailed(Exception):
-    """The runtime refused a model or a row; the message is its own, of one line and 300 characters at most."""
+    """The runtime refused a model or a row; the message is the runtime's, in one line of at most 300 characters."""
 
 
 class TensorType(NamedTuple):
-    """Element type and shape of an input or output of a model; -1 is any size, None a type that is not supported."""
+    """Element type and shape of an input or output of a model. None: an unsupported type; -1: any size."""
 
     type: str | None
     shape: tuple[int, ...]
@@ -135,7 +135,7 @@ class Runtime:
         self.call("CreateEnv", _FATAL, b"larder", byref(self.env))
         self.call("DisableTelemetryEvents", self.env)
         self.memory = c_void_p()
-        self.call("CreateCpuMemoryInfo", 0, 0, byref(self.memory))  # an allocator of its own, the default memory
+        self.call("CreateCpuMemoryInfo", 0, 0, byref(self.memory))  # device allocator, default memory
         self.allocator = c_void_p()
         self.call("GetAllocatorWithDefaultOptions", byref(self.allocator))
 
@@ -153,7 +153,7 @@ class Runtime:
         self.check(status)
 
     def check(self, status: int | None) -> None:
-        """Raise what a status says; a null one is success."""
+        """Raise the error of a status; null means success."""
         if status:
             functions: Any = self
             message: bytes = functions.GetErrorMessage(status) or b""
@@ -162,7 +162,7 @@ class Runtime:
 
 
 class Session:
-    """A loaded model. Calls are one at a time: threads wait for each other."""
+    """A loaded model. It runs one call at a time: other threads wait."""
 
     def __init__(self, runtime: Runtime, model: bytes) -> None:
         """Load a model from its bytes, which must have passed `score.onnx_file.check_model`.
@@ -221,15 +221,15 @@ class Session:
         """Run the model on some rows and return the numbers of one output, row by row.
 
         Args:
-            feeds: of each input its name, its element type, and its values row by row: numbers (an
-                `array` of the type is taken as it is), or texts as bytes.
+            feeds: for each input its name, its element type, and its values row by row: numbers (an `array` of the
+                type is used without a copy), or texts as bytes.
             rows: number of rows; each input has a multiple of it.
             output: the output's name.
-            seconds: a bound, checked between the nodes of the graph; None for none.
+            seconds: time limit, checked between the nodes of the graph; None for no limit.
 
         Raises:
-            RuntimeFailed: the runtime refused a row or ran out of time, or the output is no tensor of numbers with a
-                multiple of the rows.
+            RuntimeFailed: the runtime refused a row or exceeded the time limit, or the output is not a tensor of floats
+                of shape [rows] or [rows, columns].
         """
         with self._lock:
             return self._run(feeds, rows, output, seconds)
@@ -291,14 +291,14 @@ class Session:
         is_tensor, info, data = c_int(), c_void_p(), c_void_p()
         runtime.check(runtime.IsTensor(value, byref(is_tensor)))
         if not is_tensor.value:
-            raise RuntimeFailed("the output is no tensor")
+            raise RuntimeFailed("the output is not a tensor")
         runtime.check(runtime.GetTensorTypeAndShape(value, byref(info)))
         try:
             kind, shape = self._read_type(info)
         finally:
             runtime.ReleaseTensorTypeAndShapeInfo(info)
         if kind not in ("float", "double") or not shape or shape[0] != rows or len(shape) > 2:
-            raise RuntimeFailed(f"the output is {kind} of shape {list(shape)}, not floats of shape [{rows}, columns]")
+            raise RuntimeFailed(f"the output is {kind} {list(shape)}; expected float or double [{rows}, columns]")
         count = rows * (shape[1] if len(shape) == 2 else 1)
         if not count:
             return []
@@ -311,7 +311,7 @@ def find_library(folders: Sequence[str] = tuple(sys.path)) -> str:
     """Return the path of the library: in `onnxruntime/capi` of the bundle, or of an installed onnxruntime.
 
     Raises:
-        RuntimeFailed: there is none.
+        RuntimeFailed: it is not there.
     """
     for folder in folders:
         capi = os.path.join(folder or ".", "onnxruntime", "capi")
@@ -327,13 +327,13 @@ def open_runtime() -> Runtime:
     """Load the library, once.
 
     Raises:
-        RuntimeFailed: it is not there, or not the right one.
+        RuntimeFailed: it is not there, can't be loaded, or is too old.
     """
     return Runtime(find_library())
 
 
 def check_places(header: str) -> list[str]:
-    """Return what differs between `_PLACES` and the text of a C header of ONNX Runtime."""
+    """Return the differences between `_PLACES` and the text of a C header of ONNX Runtime."""
     import re
 
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL)

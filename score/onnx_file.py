@@ -1,9 +1,9 @@
 """Check an ONNX file before the runtime reads it: only listed operators, no external data, no subgraphs, bounded sizes.
 
-The runtime's parser is native code, and a graph can loop for ever. Whoever publishes is trusted; this bounds what a
-mistake or a stolen permission can do. `onnx` itself is large and has had vulnerabilities, so a file is read here with
-the few rules of Protocol Buffers that it needs (https://protobuf.dev/programming-guides/encoding). What two readers
-could understand differently is refused: groups, long tags, wrong wire types, unknown and repeated members.
+The runtime's parser is native code, and a graph can loop forever. The publisher is trusted; this check limits the
+damage of a mistake or of a stolen permission. The package `onnx` is large and has had vulnerabilities, so this module
+has its own reader of the Protocol Buffers encoding (https://protobuf.dev/programming-guides/encoding). It refuses what
+two readers could read differently: groups, long tags, wrong wire types, unknown and repeated members.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from score.manifest import MAX_MODEL_BYTES
 
 MAX_NODES = 20_000
-# What converters of scikit-learn, LightGBM and XGBoost make, and small neural networks. Loop, If and Scan are not in
-# it, nor what makes a large tensor of a small one (ConstantOfShape, Expand, Tile, Range, Pad, Resize, random numbers).
+# Operators of converted scikit-learn, LightGBM and XGBoost models, and of small neural networks. Not accepted: Loop, If
+# and Scan, and operators that make a large tensor from a small one (ConstantOfShape, Expand, Tile, Range, Pad, Resize,
+# random numbers).
 OPERATORS = {
     "ai.onnx": frozenset(
         """
@@ -38,7 +39,7 @@ OPERATORS = {
     ),
 }
 
-# Wire types, and of each message: field number -> (name, wire type or types, how often: 1 or any).
+# Wire types, and for each message: field number -> (name, wire type).
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL = {
     1: ("ir_version", _VARINT),
@@ -100,12 +101,12 @@ _TENSOR = {
     16: ("metadata_props", _BYTES),
 }
 _OPSET = {1: ("domain", _BYTES), 2: ("version", _VARINT)}
-# Lists of numbers, which writers can pack into one member of bytes.
+# Lists of numbers, which a writer can pack into one member of type bytes.
 _PACKABLE = frozenset(
     {"floats", "ints", "dims", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"}
 )
 _ONCE = frozenset({"graph", "op_type", "domain", "overload", "version", "t", "type", "data_type", "raw_data"})
-# A tree ensemble has a million numbers that are not packed: such runs are skipped by the regular expression engine.
+# A tree ensemble can have a million unpacked numbers: a regular expression skips them faster than a loop.
 _RUNS = {
     0x3D: re.compile(rb"(?:\x3d.{4})+", re.DOTALL),  # attribute.floats
     0x40: re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+"),  # attribute.ints
@@ -113,22 +114,22 @@ _RUNS = {
         b"(?:\x4a(?:%s))+" % b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(32)), re.DOTALL
     ),
 }
-_Member = tuple[str, int, int]  # name, where its value begins and ends
+_Member = tuple[str, int, int]  # name, start and end of its value
 
 
 class ModelRefused(ValueError):
-    """The file is no ONNX model that is accepted; the message says what was found."""
+    """The file is not an ONNX model that is accepted; the message says what was found."""
 
 
 def check_model(data: bytes) -> None:
     """Check an ONNX file.
 
     Raises:
-        ModelRefused: with the operator or member that is not accepted, and the remedy.
+        ModelRefused: the message has the operator or member that is not accepted.
     """
     if not 0 < len(data) <= MAX_MODEL_BYTES:
         raise ModelRefused(f"the model has {len(data)} bytes; expected 1 to {MAX_MODEL_BYTES}: train a smaller one")
-    if data[4:8] == b"ORTM":  # the runtime would take it for its own format, which is not checked here
+    if data[4:8] == b"ORTM":  # the runtime would read it as its own format, which is not checked here
         raise ModelRefused("the model is in ORT format; publish the .onnx file")
     graphs = [(start, end) for name, start, end in _members(data, 0, len(data), _MODEL, "model") if name == "graph"]
     if len(graphs) != 1:
@@ -153,7 +154,7 @@ def _check_opset(data: bytes, start: int, end: int) -> None:
         if name == "domain":
             domain = _text(data, first, last)
     if (domain or "ai.onnx") not in OPERATORS:
-        raise ModelRefused(f"the model imports the operators of {domain!r}; expected {' and '.join(OPERATORS)} alone")
+        raise ModelRefused(f"the model imports the operators of {domain!r}; expected only {' and '.join(OPERATORS)}")
 
 
 def _check_node(data: bytes, start: int, end: int) -> None:
@@ -167,10 +168,10 @@ def _check_node(data: bytes, start: int, end: int) -> None:
         elif name == "attribute":
             attributes.append((first, last))
         elif name == "overload" and first != last:
-            raise ModelRefused("a node calls a function of the model; expected operators alone")
+            raise ModelRefused("a node calls a function of the model; expected only operators")
     if operator not in OPERATORS.get(domain or "ai.onnx", ()):
         name = f"{domain}.{operator}" if domain else operator
-        raise ModelRefused(f"the operator {name!r} is not accepted (score/onnx_file.py lists those that are)")
+        raise ModelRefused(f"the operator {name!r} is not accepted; score/onnx_file.py lists the accepted ones")
     for first, last in attributes:
         for name, begins, ends in _members(data, first, last, _ATTRIBUTE, f"attribute of {operator}"):
             if name in ("t", "tensors"):
@@ -178,12 +179,14 @@ def _check_node(data: bytes, start: int, end: int) -> None:
 
 
 def _check_tensor(data: bytes, start: int, end: int) -> None:
-    for _ in _members(data, start, end, _TENSOR, "tensor"):  # external_data and data_location are no known members
+    for _ in _members(
+        data, start, end, _TENSOR, "tensor"
+    ):  # refuses external_data and data_location, which are unknown
         pass
 
 
 def _members(data: bytes, start: int, end: int, known: dict[int, tuple[str, int]], place: str) -> Iterator[_Member]:
-    """Yield the members of a message, but for numbers; each is one of `known`, with its wire type."""
+    """Yield the members of a message, except numbers. Refuse a member that is not in `known` with its wire type."""
     seen: set[str] = set()
     position = start
     while position < end:
@@ -196,7 +199,7 @@ def _members(data: bytes, start: int, end: int, known: dict[int, tuple[str, int]
         name, wire = known.get(tag >> 3, (f"number {tag >> 3}", -1))
         given = tag & 7
         if given != wire and not (given == _BYTES and name in _PACKABLE):
-            raise ModelRefused(f"the {place} has a member that is not accepted: {name}, of wire type {given}")
+            raise ModelRefused(f"the {place} has a member that is not accepted: {name}, wire type {given}")
         if name in _ONCE:
             if name in seen:
                 raise ModelRefused(f"the {place} has {name} twice")
@@ -223,7 +226,7 @@ def _varint(data: bytes, position: int, end: int, longest: int) -> tuple[int, in
         shift += 7
         if byte < 0x80:
             return value, position
-    raise ModelRefused("the file is no ONNX model, or it is cut off: publish it again")
+    raise ModelRefused("the file is not an ONNX model, or it is cut off: publish it again")
 
 
 def _text(data: bytes, start: int, end: int) -> str:

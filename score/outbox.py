@@ -1,10 +1,10 @@
-"""Send messages to a queue after the response, in a thread of its own: a request waits for none of it.
+"""Send messages to a queue after the response, in a separate thread, so that no request waits.
 
-Lambda freezes a container once its response is sent, and its threads with it. So this process is also an internal
-extension there: Lambda sends the response at once, and freezes the container when the thread asks for the next event
+Lambda freezes a container, with its threads, when the invocation ends. So this process also registers as an internal
+extension: Lambda sends the response at once, but freezes the container only when the thread requests the next event
 (AWS Compute Blog, "Running code after returning a response from an AWS Lambda function").
 
-What can't be sent is dropped and reported: nothing waits for a service that is down.
+A message that can't be sent is dropped and reported: nothing waits for a service that is down.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from wire.client import Client, Limits
 from wire.deadline import time_limit
 from wire.errors import WireError
 
-# A queue that answers slowly holds its container for a second, and then none for half a minute.
+# A queue that is slow or down delays the container by a second at most, and then not at all for 30 s.
 LIMITS = Limits(connect=0.5, attempt=0.5, budget=1.0, tries=3)
 COOL_DOWN_SECONDS = 30.0
-MAX_WAITING = 200  # messages: more than one request of 100 instances has, and 48 MB at most
-# After the handler has returned: for the runtime to send the response, with which this thread shares a CPU.
+MAX_WAITING = 200  # messages, 48 MB at most; one request of 100 instances has fewer
+# Pause after the handler has returned: the runtime sends the response on the same CPU.
 RESPONSE_SECONDS = 0.002
-# Lambda answers when the next invocation begins, which can be days away.
+# Lambda responds when the next invocation begins, which can be days later.
 EXTENSION_LIMITS = Limits(attempt=30 * 86400, budget=30 * 86400, tries=1, idle=30 * 86400)
 _PATH = "/2020-01-01/extension/"
 
@@ -50,9 +50,9 @@ class Outbox:
         Args:
             send: sends a message.
             report: takes an event and its details: `not_kept`, with the number of instances.
-            next_invocation: returns when the next invocation begins, and lets Lambda freeze the container until then;
-                None where nothing is frozen.
-            clock: seconds, which pass while nothing is sent.
+            next_invocation: returns when the next invocation begins; Lambda can freeze the container until then. None
+                outside of Lambda.
+            clock: seconds, for the cool-down.
         """
         self._send = send
         self._report = report
@@ -60,28 +60,28 @@ class Outbox:
         self._clock = clock
         self._waiting: Queue[tuple[str, Message]] = Queue(MAX_WAITING)
         self._is_handled = Event()
-        self._rests_until = float("-inf")
+        self._cool_down_until = float("-inf")
         self._lock = Lock()
         Thread(target=self._run, name="outbox", daemon=True).start()
 
     def put(self, model: str, message: Message) -> None:
-        """Leave a message to be sent; never waits."""
+        """Add a message to be sent. Never waits; if the outbox is full, the message is dropped."""
         try:
             self._waiting.put_nowait((model, message))
         except Full:
-            self.report_dropped(model, message.instances, "Full", f"{MAX_WAITING} messages wait already")
+            self.report_dropped(model, message.instances, "Full", f"{MAX_WAITING} messages are waiting")
 
     def end_invocation(self) -> None:
-        """Say that the handler returns: what waits is sent when the response is out."""
+        """Signal that the handler returns: the waiting messages are sent after the response."""
         self._is_handled.set()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits and nothing is on its way."""
+        """Whether no message is waiting or being sent."""
         return not self._waiting.unfinished_tasks
 
     def flush(self) -> None:
-        """Send or drop all that waits."""
+        """Send or drop all waiting messages."""
         while True:
             try:
                 model, message = self._waiting.get_nowait()
@@ -91,7 +91,7 @@ class Outbox:
             self._waiting.task_done()
 
     def report_dropped(self, model: str, instances: int, reason: str, error: str = "") -> None:
-        """Report instances that are not kept; `reason` is the name of an error."""
+        """Report instances that are not kept. `reason` is a short name, such as that of an exception."""
         self._report("not_kept", {"model": model, "instances": instances, "reason": reason, "error": error})
 
     def _run(self) -> None:
@@ -102,7 +102,7 @@ class Outbox:
         while True:
             try:
                 self._next_invocation()
-            except WireError:  # without another try Lambda would wait for this thread in every invocation
+            except WireError:  # try again: otherwise Lambda would wait for this thread in every invocation
                 time.sleep(0.05)
                 continue
             self._is_handled.wait()
@@ -113,22 +113,22 @@ class Outbox:
 
     def _send_one(self, model: str, message: Message) -> None:
         with self._lock:
-            if self._clock() < self._rests_until:
+            if self._clock() < self._cool_down_until:
                 why = f"the queue failed less than {COOL_DOWN_SECONDS:.0f} s ago"
                 self.report_dropped(model, message.instances, "Resting", why)
                 return
             try:
                 with time_limit(LIMITS.budget):
                     self._send(message.body)
-            except Exception as error:  # noqa: BLE001 - a thread that ended would keep Lambda waiting
-                self._rests_until = self._clock() + COOL_DOWN_SECONDS
-                # Of the service's own errors alone the text is known to have no data.
+            except Exception as error:  # noqa: BLE001 - if the thread ended, Lambda would wait for it
+                self._cool_down_until = self._clock() + COOL_DOWN_SECONDS
+                # Only the text of the service's own errors is known to contain no data.
                 text = str(error)[:300] if isinstance(error, WireError) else ""
                 self.report_dropped(model, message.instances, type(error).__name__, text)
 
 
 def open_send(client: Client, queue: str) -> Send:
-    """Return the function that sends a message to a queue of SQS, named by its URL."""
+    """Return a function that sends a message to an SQS queue, given by its URL."""
 
     def send(body: str) -> None:
         payload = json.dumps({"QueueUrl": queue, "MessageBody": body})
@@ -138,11 +138,13 @@ def open_send(client: Client, queue: str) -> Send:
 
 
 def register_extension(client: Client, name: str) -> Callable[[], None]:
-    """Register this process as an internal extension of Lambda, during its start; return what waits for the next event.
+    """Register this process as an internal extension of Lambda; return a function that waits for the next event.
+
+    Lambda accepts this only in the init phase.
 
     Args:
-        client: of AWS_LAMBDA_RUNTIME_API, without credentials and with `EXTENSION_LIMITS`.
-        name: of the extension.
+        client: client of AWS_LAMBDA_RUNTIME_API, without credentials and with `EXTENSION_LIMITS`.
+        name: name of the extension.
 
     Raises:
         WireError: Lambda does not accept it.

@@ -1,11 +1,11 @@
-"""Object keys of models: versions are written once, and one alias object per model says which of them serve."""
+"""Object keys of models. Versions are written once; one alias object per model says which of them serve."""
 
 from __future__ import annotations
 
 import re
 
 PREFIX = "models/"
-KEPT_PREFIX = "kept/"  # of what requests used, as Parquet
+KEPT_PREFIX = "kept/"  # kept features, as Parquet
 KEPT_FORMAT = 1  # of the messages between the two functions
 # The same names as datasets have: they are in paths of the API, in S3 object keys and in metrics.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
@@ -28,5 +28,5 @@ def model_key(model: str, version: str) -> str:
 
 
 def manifest_key(model: str, version: str) -> str:
-    """Return the object key of the manifest of a version. It is written last: with it the version exists."""
+    """Return the object key of the manifest of a version. It is written last: without it the version does not exist."""
     return f"{versions_prefix(model)}{version}/manifest.json"

@@ -1,4 +1,4 @@
-"""Route a method and a path, before the token is verified."""
+"""Route a method and a path. This happens before the token is verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve.web.route import check_known
 
 
 class UseCase(StrEnum):
-    """What a request asks for; the dashboards group by it, so it is a short, closed list."""
+    """The kinds of requests. The dashboards group by them, so the list is short and closed."""
 
     SCORE = "score"
     DESCRIBE = "describe_model"
@@ -22,7 +22,7 @@ class UseCase(StrEnum):
 
 
 class Route(NamedTuple):
-    """The use case and model that a request asks for, and the methods of its path."""
+    """The use case and model of a request, and the allowed methods of its path."""
 
     use_case: UseCase
     model: Model
@@ -51,10 +51,10 @@ def route(method: str, path: str, models: Mapping[str, Model]) -> Route:
 
 
 def parse_explain(query: Mapping[str, list[str]]) -> bool:
-    """Parse the query of a score: whether each prediction is explained.
+    """Parse the query of a score; return whether each prediction is to be explained.
 
     Raises:
-        Problem: invalid_request, for an unknown parameter, or a value that is neither true nor false.
+        Problem: invalid_request, for an unknown parameter, or a value other than true or false.
     """
     check_known(query, ("explain",))
     match query.get("explain", ["false"]):

@@ -1,4 +1,7 @@
-"""Which version answers: a canary by a hash of the subject, so that a caller sees one version; a shadow by chance."""
+"""Choose the version that answers: the canary by a hash of the subject, so that a caller always sees the same version.
+
+The shadow is chosen at random for each request.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from score.store import Serving
 
 
 def choose(serving: Serving, subject: str | None) -> tuple[Scorer, str]:
-    """Return the version that answers a subject, and its role: `live` or `canary`. Without a subject it is live.
+    """Return the version that answers a subject, and its role: `live` or `canary`. Without a subject: the live one.
 
-    The hash has model and version in it, so that another canary has other subjects.
+    The hash includes model and version, so that each canary has different subjects.
     """
     share, canary = serving.alias.canary, serving.canary
     if share and canary and subject is not None:
@@ -23,6 +26,6 @@ def choose(serving: Serving, subject: str | None) -> tuple[Scorer, str]:
 
 
 def choose_shadow(serving: Serving, chance: float) -> Scorer | None:
-    """Return the version that scores a request as well, for a chance from 0 to 1; None for none."""
+    """Return the shadow if it also scores the request, else None; `chance` is a random number from 0 to 1."""
     share = serving.alias.shadow
     return serving.shadow if share and serving.shadow and chance < share.share else None

@@ -1,6 +1,6 @@
 """One version of a model, loaded and proved: rows of features in, probabilities or values out.
 
-Publishing proves a version with `load_scorer` too, so that what is compared with the original is what will run.
+Publishing also proves a version with `load_scorer`: the code that is compared with the original is the code that runs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from score.native import RuntimeFailed, Session, open_runtime
 from score.onnx_file import ModelRefused, check_model
 from score.text import Vectorizer
 
-MAX_ROWS = 100  # of a request
-TOLERANCE = 1e-5  # of a probability; of a value, of its size if that is above 1
-PROOF_SECONDS = 5.0  # for golden rows and for as many rows as a request can have
+MAX_ROWS = 100  # in a request
+TOLERANCE = 1e-5  # absolute for a probability, and for a value up to 1; relative for a larger value
+PROOF_SECONDS = 5.0  # for the golden rows, and for MAX_ROWS rows
 MAX_FLOAT32 = 3.4028234663852886e38
 Row = Mapping[str, Scalar]
 _Convert = Callable[[Scalar], Any]
 
 
 class VersionRefused(ValueError):
-    """A version can't be used; the message says why."""
+    """A version can't be used; the message has the reason."""
 
 
 class Scorer:
@@ -44,10 +44,10 @@ class Scorer:
             try:
                 vectorizer = Vectorizer(each.text) if each.text else None
             except ValueError as error:
-                raise VersionRefused(f"the input {each.name!r} has a wrong tokeniser: {error}") from error
+                raise VersionRefused(f"the input {each.name!r} has an invalid tokeniser: {error}") from error
             converters = [(name, _converter(each.type, kinds[name])) for name in each.features]
             self._columns.append((each, vectorizer, converters))
-        # Features whose numbers a 64-bit float can have and the model can't, with the largest.
+        # Largest absolute value of each feature whose input in the model has a smaller range than a 64-bit float.
         self.bounds = {
             name: MAX_FLOAT32 if each.type == "float" else 2.0**63 - 1024
             for each in manifest.inputs
@@ -66,11 +66,11 @@ class Scorer:
         return {each.features[0]: vectorizer for each, vectorizer, _ in self._columns if vectorizer}
 
     def predict(self, rows: Sequence[Row], *, seconds: float | None = None) -> list[tuple[float, ...]]:
-        """Return of each row the probabilities in the order of the labels, or the one value.
+        """Return, for each row, the probabilities in the order of the labels, or the value.
 
         Args:
             rows: all features of the version by name; None for a missing one.
-            seconds: a bound for the runtime; None for none.
+            seconds: time limit of the runtime; None for no limit.
 
         Raises:
             RuntimeFailed: the runtime refused a row, or an answer is not finite.
@@ -86,7 +86,7 @@ class Scorer:
         return self._run(feeds, len(rows), seconds)
 
     def predict_tokens(self, row: Row, feature: str, texts: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
-        """Return what `predict` returns for a row whose text feature has each of some lists of tokens instead."""
+        """Return the predictions of a row whose text feature is replaced by each of some lists of tokens."""
         feeds: list[tuple[str, str, Sequence[Any]]] = []
         for each, vectorizer, converters in self._columns:
             if vectorizer:
@@ -113,8 +113,8 @@ def load_scorer(model_bytes: bytes, manifest: Manifest, model: Model) -> Scorer:
     """Check a version's bytes, load them, and run its golden rows.
 
     Raises:
-        VersionRefused: bytes, manifest and definition do not fit together, the file is not accepted, or a golden row
-            has another answer.
+        VersionRefused: bytes, manifest and definition do not match, the file is not accepted, or the answer to a golden
+            row differs.
     """
     if len(model_bytes) != manifest.size or sha256(model_bytes).hexdigest() != manifest.sha256:
         raise VersionRefused("the model file is not the one that the manifest names: publish it again")
@@ -132,10 +132,10 @@ def load_scorer(model_bytes: bytes, manifest: Manifest, model: Model) -> Scorer:
 
 
 def check_fit(manifest: Manifest, model: Model) -> None:
-    """Check that a version is one of the model as it is defined.
+    """Check that a version matches the definition of the model.
 
     Raises:
-        VersionRefused: another name or task, or features that the definition does not have.
+        VersionRefused: its name or task differs, or it has features that the definition does not have.
     """
     if manifest.model != model.name or manifest.task != model.task:
         found = f"a {manifest.task} named {manifest.model!r}"
@@ -143,26 +143,26 @@ def check_fit(manifest: Manifest, model: Model) -> None:
     unknown = [name for name in manifest.features if name not in model.features]
     if unknown:
         raise VersionRefused(
-            f"the version needs the feature {unknown[0]!r}, which models/ does not define: deploy first"
+            f"the version needs the feature {unknown[0]!r}, which models/ does not define: deploy the definition first"
         )
     kinds = dict(iterate_features(model))
     for each in manifest.inputs:
         for name in each.features:
             if bool(each.text) and not isinstance(kinds[name], Text):
-                raise VersionRefused(f"the input {each.name!r} tokenises {name!r}, which is no Text feature")
+                raise VersionRefused(f"the input {each.name!r} tokenises {name!r}; expected a Text feature")
             if isinstance(kinds[name], Text) and not each.text and each.type != "string":
-                raise VersionRefused(f"the input {each.name!r} takes {name!r} as a number, and it is a Text feature")
+                raise VersionRefused(f"the input {each.name!r} reads {name!r} as a number, but it is a Text feature")
             if isinstance(kinds[name], Number) and each.type in ("string", "bool"):
-                raise VersionRefused(f"the input {each.name!r} takes {name!r} as a {each.type}, and it is a Number")
+                raise VersionRefused(f"the input {each.name!r} reads {name!r} as a {each.type}, but it is a Number")
     for number, golden in enumerate(manifest.golden):
         if lost := [name for name in manifest.features if name not in golden.instance]:
-            raise VersionRefused(f"golden row {number} lacks the feature {lost[0]!r}")
+            raise VersionRefused(f"golden row {number} does not have the feature {lost[0]!r}; publish again")
 
 
 def _check_tensors(session: Session, manifest: Manifest) -> None:
     wanted = {each.name: each for each in manifest.inputs}
     if session.inputs.keys() != wanted.keys():
-        raise VersionRefused(f"the graph has the inputs {sorted(session.inputs)}; the manifest {sorted(wanted)}")
+        raise VersionRefused(f"the graph has the inputs {sorted(session.inputs)}; the manifest has {sorted(wanted)}")
     for name, each in wanted.items():
         kind, shape = session.inputs[name]
         if kind != each.type or len(shape) != 2 or shape[1] not in (-1, each.columns) or shape[0] != -1:
@@ -178,7 +178,7 @@ def _check_golden(scorer: Scorer) -> None:
     try:
         answers = scorer.predict(rows, seconds=PROOF_SECONDS)
         _check_missing(scorer, rows[0])
-        # As many rows as a request can have, in the same bounds of time and memory.
+        # The largest request, within the same limits of time and memory.
         scorer.predict([rows[number % len(rows)] for number in range(MAX_ROWS)], seconds=PROOF_SECONDS)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise VersionRefused(f"a golden row does not fit the model's inputs: {error}") from error
@@ -189,7 +189,7 @@ def _check_golden(scorer: Scorer) -> None:
 
 
 def _vectorize(each: Input, vectorizer: Vectorizer, texts: Sequence[Sequence[str]]) -> array[float]:
-    """Return the rows of a tensor, most of whose cells are 0."""
+    """Return the rows of a tensor; most cells are 0."""
     cells = array("f" if each.type == "float" else "d")
     cells.frombytes(bytes(cells.itemsize * each.columns * len(texts)))
     for number, tokens in enumerate(texts):
@@ -200,18 +200,18 @@ def _vectorize(each: Input, vectorizer: Vectorizer, texts: Sequence[Sequence[str
 
 
 def _check_missing(scorer: Scorer, row: Row) -> None:
-    """Check that the model answers when a feature is missing for which its definition allows that."""
+    """Check that the model gives an answer for each feature that can be missing according to the definition."""
     for name, kind in scorer.model.features.items():
         if name in scorer.manifest.features and kind.missing is not REQUIRED:
             try:
                 scorer.predict([{**row, name: kind.missing}], seconds=PROOF_SECONDS)
             except (RuntimeFailed, KeyError, TypeError, ValueError, OverflowError) as error:
-                message = f"the model gives no answer when {name!r} is missing ({error}): give it another `missing`"
+                message = f"the model gives no answer if {name!r} is missing ({error}): define another `missing` for it"
                 raise VersionRefused(message) from error
 
 
 def _converter(element: str, kind: object) -> _Convert:
-    """Return how a feature's value becomes a cell; a missing one is NaN, the empty text, or an error."""
+    """Return the function from a feature's value to a cell; a missing value becomes NaN, empty text, or an error."""
     if element == "string":
         return _to_text
     number: _Convert = {"float": float, "double": float, "int64": int, "bool": int}[element]

@@ -1,4 +1,4 @@
-"""The settings of a deployment: those of the read API, and where the models are."""
+"""The settings of a deployment: those of the read API, and those of the models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ScoreSettings(NamedTuple):
     Attributes:
         api: the settings that it shares with the read API.
         bucket: bucket of the models.
-        public_key: of the publisher, whose signature every manifest must have; empty: manifests are not signed.
-        kept_queue: URL of the queue of what is kept; empty: nothing is kept.
+        public_key: public key of the publisher, who must have signed every manifest; empty: signatures are not checked.
+        kept_queue: URL of the queue of kept features; empty: nothing is kept.
     """
 
     api: Settings
@@ -36,12 +36,12 @@ def parse_score_settings(
     """
     api = parse_settings(env, served)
     if not env.get("LARDER_MODELS_BUCKET"):
-        raise ValueError("LARDER_MODELS_BUCKET is not set")
+        raise ValueError("LARDER_MODELS_BUCKET is not set; set it to the name of Larder's bucket")
     for number, (policy, _) in enumerate(api.issuers):
         for name in sorted(policy.models or ()):
             if name not in models:
                 known = ", ".join(sorted(models))
-                raise ValueError(f"LARDER_ISSUERS[{number}]: models has no such model: {name!r} (known: {known})")
+                raise ValueError(f"LARDER_ISSUERS[{number}]: models: there is no model {name!r} (known: {known})")
     return ScoreSettings(
         api=api,
         bucket=env["LARDER_MODELS_BUCKET"],

@@ -1,6 +1,6 @@
-"""The models of a bucket: which version serves, loaded and proved, asked for anew at most every 30 seconds.
+"""The models of a bucket: the versions that serve, loaded and proved. An alias is read again after 30 seconds.
 
-What is loaded keeps serving whatever happens to S3, to an alias or to a new version; each failure is reported.
+Loaded versions keep serving if S3, an alias or a new version fails; each failure is reported.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Report = Callable[[str, Mapping[str, object]], None]
 
 
 class ModelUnavailable(Exception):
-    """No version of the model can serve; the message is for the log."""
+    """No version of the model is loaded; the message is for the log."""
 
 
 class Fetched(NamedTuple):
-    """An object, or that the caller has it already (`data` is None)."""
+    """An object; `data` is None if it has not changed since the caller read it."""
 
     data: bytes | None
     etag: str
@@ -54,13 +54,13 @@ class Serving(NamedTuple):
 
 
 class _State:
-    """What is known of one model."""
+    """The state of one model."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.serving: Serving | None = None
-        self.etag: str | None = None  # of the alias that was read to its end, whether its live version serves or not
-        self.refused: dict[str, object] | None = None  # why that one's live version does not serve
+        self.etag: str | None = None  # of the last alias that was processed, or refused for good
+        self.refused: dict[str, object] | None = None  # why that alias was refused
         self.next_check = float("-inf")
         self.why = ""
 
@@ -81,7 +81,7 @@ class ModelStore:
             fetch: reads an object; raises `WireError`.
             models: definitions by name.
             report: takes an event and its details.
-            verify: checks the signature of a manifest and raises `VersionRefused`; None accepts unsigned ones.
+            verify: checks the signature of a manifest and raises `VersionRefused`; None: signatures are not checked.
         """
         self._fetch = fetch
         self._models = models
@@ -90,10 +90,10 @@ class ModelStore:
         self._states = {name: _State() for name in models}
 
     def current(self, name: str, now: float) -> Serving:
-        """Return what serves a model; the alias is read again if that was more than 30 seconds ago.
+        """Return the versions that serve a model; the alias is read again if it was read 30 seconds ago or earlier.
 
         Raises:
-            ModelUnavailable: no version was ever loaded.
+            ModelUnavailable: no version is loaded.
         """
         state = self._states[name]
         if now < state.next_check and (state.serving or state.why):
@@ -101,7 +101,7 @@ class ModelStore:
         if not state.lock.acquire(blocking=state.serving is None):
             return _require(state)
         try:
-            if now >= state.next_check:  # another thread can have done it meanwhile
+            if now >= state.next_check:  # else another thread has done it in the meantime
                 self._refresh(state, self._models[name], now)
         finally:
             state.lock.release()
@@ -112,7 +112,7 @@ class ModelStore:
         try:
             fetched = self._fetch(key, state.etag)
             if fetched.data is None:
-                if state.refused:  # again, so that the alarm lasts as long as the fault
+                if state.refused:  # report it again, so that the alarm stays on
                     self._report("model_not_loaded", state.refused)
             else:
                 self._read_alias(state, model, key, fetched)
@@ -126,7 +126,7 @@ class ModelStore:
             if alias.model != model.name:
                 raise ManifestError(f"{key}: is the alias of {alias.model[:64]!r}; promote again")
             is_whole = self._load(state, model, alias)
-        except (ManifestError, VersionRefused) as error:  # the same alias would be refused again: it is not loaded anew
+        except (ManifestError, VersionRefused) as error:  # the same alias would be refused again: do not read it again
             state.refused = self._describe(state, model, error)
             state.etag = fetched.etag
             self._report("model_not_loaded", state.refused)
@@ -135,9 +135,9 @@ class ModelStore:
             state.etag = fetched.etag if is_whole else None
 
     def _load(self, state: _State, model: Model, alias: Alias) -> bool:
-        """Load the versions of an alias that are not loaded yet, and swap. The live one must load.
+        """Load the versions of an alias that are not loaded yet, and use them. The live version must load.
 
-        Returns whether canary and shadow are loaded too; one that is not can't take a share, and is tried again.
+        Return whether canary and shadow are loaded too. If one is not, it gets no share and is tried again.
         """
         had = state.serving
 
@@ -187,14 +187,14 @@ def _require(state: _State) -> Serving:
 
 
 def open_fetch(client: Client, bucket: str) -> Fetch:
-    """Return the function that reads objects of a bucket through a client of S3."""
+    """Return a function that reads objects of a bucket."""
 
     def fetch(key: str, etag: str | None) -> Fetched:
         headers = [("if-none-match", etag)] if etag else []
         try:
             response = client.call("GET", object_path(bucket, key), headers)
         except Refused as error:
-            hint = "is it published and promoted?" if error.status in (403, 404) else "check bucket and role"
+            hint = "publish and promote the model" if error.status in (403, 404) else "check the bucket and the role"
             raise Refused(error.status, error.code, f"s3://{bucket}/{key}: {error.message}; {hint}") from error
         if response.status == 304:
             return Fetched(None, etag or "")
@@ -204,13 +204,13 @@ def open_fetch(client: Client, bucket: str) -> Fetch:
 
 
 def open_verify(public_key: str) -> Callable[[Manifest], None]:
-    """Return the check of manifests against a publisher's public key.
+    """Return a function that checks the signature of a manifest with a publisher's public key.
 
     Args:
-        public_key: SubjectPublicKeyInfo in DER and base64: Ed25519, or P-256 as KMS has (ECDSA_SHA_256).
+        public_key: SubjectPublicKeyInfo in DER and base64: Ed25519, or P-256 as in KMS (ECDSA_SHA_256).
 
     Raises:
-        ValueError: it is no such key.
+        ValueError: it is not such a key.
     """
     from base64 import b64decode
 
@@ -226,7 +226,7 @@ def open_verify(public_key: str) -> Callable[[Manifest], None]:
     elif isinstance(key, EllipticCurvePublicKey) and key.curve.name == "secp256r1":
         more = (ECDSA(SHA256()),)
     else:
-        raise ValueError("the public key is neither of Ed25519 nor of P-256")
+        raise ValueError("the public key is neither Ed25519 nor P-256")
 
     def verify(manifest: Manifest) -> None:
         if manifest.signature is None:

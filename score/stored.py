@@ -1,6 +1,6 @@
-"""Stored features: batch predictions of the caller's own subject, looked up by a prediction_id that a request names.
+"""Stored features: batch predictions of the caller's own subject, found by a prediction_id from the request.
 
-The partition comes from the token's claims, as in the read API, and the token must have each dataset's own scope.
+The partition comes from the token's claims, as in the read API, and the token must have each dataset's scope.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from serve.tokens.verifier import Trusted
 from serve.web.freshness import describe_freshness
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MAX_KEYS = 100  # of one BatchGetItem
+_MAX_KEYS = 100  # in one BatchGetItem
 
 
 class Missing(StrEnum):
-    """Why a stored feature has no value; each has a counter of its own."""
+    """Why a stored feature has no value; the log counts each reason."""
 
     ABSENT = "absent"  # no item was ever written, or DynamoDB has deleted it
     EXPIRED = "expired"
     REMOVED = "removed"  # a tombstone
-    TOO_OLD = "too_old"
-    NULL = "null"  # the body has null there, or no such member
-    UNUSABLE = "unusable"  # another type than the definition says, or out of its range
+    TOO_OLD = "too_old"  # older than max_age
+    NULL = "null"  # the member of the body is null, or does not exist
+    UNUSABLE = "unusable"  # of another type than defined, or out of range
 
 
 class Used(NamedTuple):
-    """What a stored feature came from: the run that wrote the item, or why there is no value."""
+    """The origin of a stored feature: as_of and run of the item, and why there is no value (None if there is one)."""
 
     as_of: str
     run: int
@@ -45,7 +45,7 @@ class Used(NamedTuple):
 
 
 def find_partitions(trusted: Trusted, model: Model, served: Mapping[str, Served]) -> dict[str, str]:
-    """Return the partition key of each dataset that the model reads, from the token's claims alone.
+    """Return the partition key of each dataset that the model reads, built only from the token's claims.
 
     Raises:
         NoAccess: the token does not give access to one of the datasets.
@@ -67,12 +67,12 @@ def fetch_stored(
     pointers: Sequence[str],
     now: float,
 ) -> list[dict[str, Used]]:
-    """Add the stored features to the rows, and return what each came from, by name.
+    """Add the stored features to the rows, and return the origin of each, by name.
 
     Raises:
-        Problem: invalid_instance: a text that is made of the request is no prediction_id, or there is no value where
-            the definition requires one.
-        StorageUnavailable: DynamoDB did not respond; nothing counts as missing then.
+        Problem: invalid_instance: members of the request do not make a valid prediction_id, or a required stored
+            feature has no value.
+        StorageUnavailable: DynamoDB did not respond; then no feature is treated as missing.
     """
     wanted = [_build_ids(model, row, names, pointer) for row, names, pointer in zip(rows, ids, pointers, strict=True)]
     items = _fetch_items(storage, partitions, model, wanted)
@@ -84,7 +84,7 @@ def fetch_stored(
             item = items.get((feature.dataset, named[name]))
             row[name], found[name] = _read(item, feature, now)
             if found[name].missing and feature.missing is REQUIRED:
-                detail = f"there is no stored prediction for {name!r} ({found[name].missing}), which the model requires"
+                detail = f"the model requires {name!r}, and there is no stored prediction ({found[name].missing})"
                 faults.append(Fault(f"{pointer}/{feature.names[0]}" if feature.names else pointer, detail))
         used.append(found)
     if faults:
@@ -103,7 +103,8 @@ def _build_ids(model: Model, row: Mapping[str, Scalar], ids: Mapping[str, str], 
         named[name] = _PLACEHOLDER.sub(fill, feature.id)
         if not PREDICTION_ID.match(named[name]) or named[name] in DOT_SEGMENTS:
             place = f"{pointer}/{feature.names[0]}" if feature.names else pointer
-            raise invalid_instance([Fault(place, f"makes no prediction_id of {feature.dataset} ({feature.id})")])
+            detail = f"does not make a valid prediction_id of {feature.dataset} ({feature.id})"
+            raise invalid_instance([Fault(place, detail)])
     return named
 
 
@@ -127,7 +128,7 @@ def _fetch_items(
 
 
 def _read(item: Item | None, feature: Stored, now: float) -> tuple[Scalar, Used]:
-    """Return the value of a stored feature, or what its definition has for a missing one, and where it is from."""
+    """Return the value of a stored feature (or the definition's value for a missing one), and its origin."""
     as_of, run = "", 0
     value: Scalar = None
     if item is None:

@@ -1,4 +1,4 @@
-"""From a text to the row of a tensor, as scikit-learn's TfidfVectorizer and CountVectorizer make it."""
+"""Turn a text into the row of a tensor, exactly as scikit-learn's TfidfVectorizer and CountVectorizer do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Vectorizer:
         """Compile.
 
         Raises:
-            ValueError: the token pattern is no regular expression, or has more than one group.
+            ValueError: the token pattern is not a regular expression, or has more than one group.
         """
         self._given = given
         try:
@@ -42,7 +42,7 @@ class Vectorizer:
         return [token for token in tokens if token not in self._stop_words] if self._stop_words else tokens
 
     def weigh(self, tokens: Sequence[str]) -> dict[int, float]:
-        """Return the weights of a text's terms by column; those of the others are 0."""
+        """Return the weights of a text's terms, by column; all other columns are 0."""
         given, columns = self._given, self._columns
         low, high = given.ngram_range
         counts = Counter(tokens) if low == 1 else Counter[str]()
@@ -62,7 +62,7 @@ class Vectorizer:
         return {column: weight / length for column, weight in weights.items()} if length else weights
 
     def rank(self, tokens: Collection[str], weights: Mapping[int, float], most: int) -> list[str]:
-        """Return the distinct tokens with the largest weights; a token counts with the terms that it is alone in."""
+        """Return the distinct tokens with the largest weights; the weight of a token is that of its own term."""
         places = {token: self._columns.get(token, -1) for token in dict.fromkeys(tokens)}
         return sorted(places, key=lambda token: -abs(weights.get(places[token], 0.0)))[:most]
 

@@ -309,7 +309,7 @@ def test_an_alias_that_cannot_be_read_is_not_overwritten(run: Any, s3: Any) -> N
     s3.put_object(Bucket=BUCKET, Key=alias_key("iris"), Body=b'{"format": 2}')
     code, _, errors = run("promote", "iris", V1)
     assert code == 1
-    assert "its format is 2" in errors
+    assert "found format 2, expected 1" in errors
     assert s3.get_object(Bucket=BUCKET, Key=alias_key("iris"))["Body"].read() == b'{"format": 2}'
 
 

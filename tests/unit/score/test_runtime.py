@@ -145,7 +145,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a domain twice": (model([node("Identity", ["x"], ["y"], "ai.onnx.ml") + field(7, "")], *ONE), "domain twice"),
     "a sparse tensor": (model(IDENTITY, *ONE, more_graph=field(15, b"")), "number 15"),
     "a group": (model(IDENTITY, *ONE, more=bytes([7 << 3 | 3])), "wire type 3"),
-    "a long tag": (model(IDENTITY, *ONE, more=b"\xba\x80\x80\x00" + varint(0)), "cut off|no ONNX"),
+    "a long tag": (model(IDENTITY, *ONE, more=b"\xba\x80\x80\x00" + varint(0)), "cut off|not an ONNX"),
     "too many nodes": (model(IDENTITY * (MAX_NODES + 1), *ONE), f"more than {MAX_NODES}"),
 }
 
@@ -283,5 +283,5 @@ def test_an_answer_that_is_not_finite_is_refused() -> None:
     for value in (-1.0, 0.0, None):
         with pytest.raises(RuntimeFailed, match="not finite"):
             scorer.predict([{"x": value}])
-    with pytest.raises(VersionRefused, match="gives no answer when 'x' is missing"):
+    with pytest.raises(VersionRefused, match="gives no answer if 'x' is missing"):
         load_scorer(made, manifest, Model("m", ("sub",), None, "regression", {"x": Number(missing=None)}))

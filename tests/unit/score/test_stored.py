@@ -65,7 +65,7 @@ def test_a_required_stored_feature_is_a_422_where_there_is_none() -> None:
     assert answer.json["errors"] == [
         {
             "pointer": "/instances/0/flight_id",
-            "detail": "there is no stored prediction for 'batch_late' (absent), which the model requires",
+            "detail": "the model requires 'batch_late', and there is no stored prediction (absent)",
         }
     ]
 
