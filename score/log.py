@@ -27,7 +27,7 @@ _SERVICE = [["Service", "Environment"]]
 _USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
 _MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
 _LABEL = [["Service", "Environment", "Model", "Version", "Label"]]
-_EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]
+_EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]  # and the version, where it is known
 
 
 def build_request_line(
@@ -61,7 +61,8 @@ def build_event_line(environment: str, now: float, event: str, details: Mapping[
     line: dict[str, object] = {"level": "INFO" if event == "model_loaded" else "ERROR", "event": event}
     line |= {name.capitalize() if name in ("model", "version") else name: value for name, value in details.items()}
     line |= dict.fromkeys(metrics, details.get("instances", 1))
-    return _render(line, environment, now, _EVENTS.get(event, _KEYS))
+    directives = _VERSION_EVENTS if "version" in details else _EVENTS
+    return _render(line, environment, now, directives.get(event, _KEYS))
 
 
 def build_label_line(environment: str, now: float, model: str, version: str, label: str, number: int) -> str:
@@ -103,4 +104,5 @@ _SCORED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS))
 _SHADOWED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS), (_MODEL, SHADOW_METRICS))
 _LABELS = _build_directives((_LABEL, LABEL_METRICS))
 _EVENTS = {event: _build_directives((_EVENT, metrics)) for event, metrics in EVENT_METRICS.items()}
+_VERSION_EVENTS = {event: _build_directives((_MODEL, metrics)) for event, metrics in EVENT_METRICS.items()}
 _KEYS = _build_directives((_SERVICE, KEY_METRICS))

@@ -196,7 +196,7 @@ class Session:
         for number in range(count.value):
             name = c_void_p()
             runtime.call(f"SessionGet{kind}Name", self._handle, number, runtime.allocator, byref(name))
-            text = ctypes.string_at(name.value or 0).decode()
+            text = ctypes.string_at(name.value or 0).decode("utf-8", "replace")  # a file can have any bytes as a name
             runtime.call("AllocatorFree", runtime.allocator, name)
             info, tensor = c_void_p(), c_void_p()
             runtime.call(f"SessionGet{kind}TypeInfo", self._handle, number, byref(info))

@@ -121,13 +121,18 @@ class ModelStore:
         state.next_check = now + (REFRESH_SECONDS if state.serving else RETRY_SECONDS)
 
     def _read_alias(self, state: _State, model: Model, key: str, fetched: Fetched) -> None:
+        version: dict[str, object] = {}
         try:
             alias = parse_alias(fetched.data or b"", key)
             if alias.model != model.name:
                 raise ManifestError(f"{key}: is the alias of {alias.model[:64]!r}; promote again")
+            version = {"version": alias.live}
             is_whole = self._load(state, model, alias)
-        except (ManifestError, VersionRefused) as error:  # the same alias would be refused again: do not read it again
-            state.refused = self._describe(state, model, error)
+        except WireError:  # the next refresh tries again
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a file does, the last good version serves
+            # The same alias would be refused again: do not read it again.
+            state.refused = {**self._describe(state, model, error), **version}
             state.etag = fetched.etag
             self._report("model_not_loaded", state.refused)
         else:
@@ -151,13 +156,14 @@ class ModelStore:
             if share:
                 try:
                     others[role] = load(share.version)
-                except (WireError, ManifestError, VersionRefused) as error:
+                except Exception as error:  # noqa: BLE001 - as in `_read_alias`
                     is_whole = False
                     details = self._describe(state, model, error)
                     self._report("model_not_loaded", {**details, "role": role, "version": share.version})
         state.serving = Serving(alias, live, others["canary"], others["shadow"])
-        if had is None or had.live is not live:
-            self._report("model_loaded", {"model": model.name, "version": live.version})
+        for role, scorer in {"live": live, **others}.items():
+            if scorer and (had is None or getattr(had, role) is not scorer):
+                self._report("model_loaded", {"model": model.name, "version": scorer.version, "role": role})
         return is_whole
 
     def _describe(self, state: _State, model: Model, error: Exception) -> dict[str, object]:

@@ -29,6 +29,7 @@ from infra.dashboards.points import read_points
 from infra.dashboards.widgets import SEARCH, expand_rows, read_dashboards
 from infra.translate import Template, read_template
 from score.keep.drift import Drift
+from score.store import REFRESH_SECONDS
 from serve.handler import Dependencies, build_handler
 from serve.item import Item
 from serve.log import build_key_line
@@ -52,6 +53,10 @@ AWS_OWN = {  # metrics of AWS services, named as in the documentation
     "AWS/WAFV2": {"BlockedRequests"},
 }  # fmt: skip
 
+QUERY_WORDS = {
+    "filter", "ispresent", "and", "stats", "count", "sum", "avg", "max", "pct", "by", "as", "sort", "desc", "limit",
+}  # of CloudWatch Logs Insights # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def template() -> Template:
@@ -72,6 +77,9 @@ def _score_lines() -> list[str]:
     version = iris_version(2.0)
     app.bucket.put(version)
     app.bucket.point(alias_of(iris_version(), shadow=share_of(version, 1)))
+    app.post({"instance": VIRGINICA})
+    app.bucket.point(alias_of(iris_version(), canary=share_of(version, 1)))
+    app.now += REFRESH_SECONDS
     app.post({"instance": VIRGINICA})
     app.post({})
     app.bucket.error = S3_DOWN
@@ -222,6 +230,41 @@ def test_watched_metrics_are_printed(template: Template, lines: list[str]) -> No
 def test_printed_metrics_are_watched(template: Template, lines: list[str]) -> None:
     """Each metric that a handler prints, or a filter counts, is on a dashboard or in an alarm."""
     assert find_unwatched(template, lines) == []
+
+
+def find_unknown_names(template: Template, lines: list[str]) -> list[str]:
+    """Return the names in the log queries of dashboards that are no member of any line."""
+    known = {name for line in lines for name in json.loads(line)} | QUERY_WORDS
+    queries = [
+        widget["properties"]["query"]
+        for body in read_dashboards(template).values()
+        for widget in (body["widgets"] if isinstance(body, dict) else [])
+        if widget["type"] == "log"
+    ]
+    assert queries
+    named: set[str] = set()
+    for query in queries:
+        plain = re.sub(r"SOURCE '[^']*'|/[^/|]*/|'[^']*'|\"[^\"]*\"", " ", query)
+        known |= set(re.findall(r"\bas (\w+)", plain))
+        named |= set(re.findall(r"@?[A-Za-z_]\w*", plain))
+    return sorted(named - known)
+
+
+def test_log_queries_name_members_of_lines(template: Template, lines: list[str]) -> None:
+    """Each name in a dashboard's log query is a member of a line; a renamed member is reported."""
+    assert find_unknown_names(template, lines) == []
+    for name in ("role", "Version", "shadow", "ShadowDifference", "latency_ms"):
+        renamed = [line.replace(f'"{name}":', '"other":') for line in lines]
+        assert name in find_unknown_names(template, renamed)
+
+
+def test_live_and_canary_are_two_rows(lines: list[str]) -> None:
+    """The lines that the dashboard compares have a role and a version each; those of loads have no status."""
+    rows = [line for line in map(json.loads, lines) if "role" in line and "status" in line]
+    assert {(row["Model"], row["role"], row["Version"]) for row in rows} >= {
+        ("iris", "live", iris_version()[1].version),
+        ("iris", "canary", iris_version(2.0)[1].version),
+    }
 
 
 def test_filters_find_their_lines(template: Template, lines: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -47,7 +48,8 @@ def test_a_promoted_version_answers_within_thirty_seconds_and_one_request() -> N
     asked = len(app.bucket.asked)
     assert _version(app) == NEW_NAME
     assert app.bucket.asked[asked:] == [alias_key("iris")]
-    assert [each["event"] for each in app.events()] == ["model_loaded"] * 2
+    loaded = [(each["event"], each["Version"], each["role"], each["ModelLoads"]) for each in app.events()]
+    assert loaded == [("model_loaded", version, "live", 1) for version in (OLD_NAME, NEW_NAME)]
 
 
 def _breaks() -> dict[str, Callable[[App], object]]:
@@ -178,11 +180,50 @@ def test_a_broken_canary_or_shadow_leaves_live_alone(role: str) -> None:
     app = App()
     app.bucket.point(alias_of(OLD, **{role: share_of(NEW, 1)}))
     assert _version(app) == OLD_NAME
-    assert [each["role"] for each in app.events() if "role" in each] == [role]
+    failed = [each for each in app.events() if each["event"] == "model_not_loaded"]
+    assert [(each["role"], each["Version"]) for each in failed] == [(role, NEW_NAME)]
     app.bucket.put(NEW)
     app.now += REFRESH_SECONDS
     app.post(BODY)
     assert NEW_NAME in (app.line["Version"], app.line.get("shadow"))
+    assert [(each["role"], each["Version"]) for each in app.events()[-1:]] == [(role, NEW_NAME)]
+
+
+def test_a_file_whose_names_are_no_text_does_not_stop_the_good_version() -> None:
+    """The names of tensors are bytes of the file's; a failure that nobody expected is reported like any other."""
+    onnx = OLD[0].replace(b"\n\x01x", b"\n\x01\xff")
+    assert onnx != OLD[0]
+    digest = sha256(onnx).hexdigest()
+    bad = onnx, OLD[1]._replace(version=digest[:16], sha256=digest, size=len(onnx))
+    for role in ("live", "canary"):
+        app = App()
+        assert _version(app) == OLD_NAME
+        app.bucket.put(bad)
+        app.bucket.point(alias_of(bad) if role == "live" else alias_of(OLD, canary=share_of(bad, 1)))
+        app.now += REFRESH_SECONDS
+        assert _version(app) == OLD_NAME
+        failed = [each for each in app.events() if each["event"] == "model_not_loaded"]
+        assert [(each["Version"], each["reason"]) for each in failed] == [(digest[:16], "VersionRefused")]
+
+
+@pytest.mark.parametrize("role", ["live", "shadow"])
+def test_an_unexpected_failure_of_a_version_does_not_stop_the_good_one(
+    role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours while a version is loaded is reported, and the request is answered."""
+    app = App()
+    assert _version(app) == OLD_NAME
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(NEW) if role == "live" else alias_of(OLD, shadow=share_of(NEW, 1)))
+
+    def fail(*_: object) -> None:
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr("score.store.load_scorer", fail)
+    app.now += REFRESH_SECONDS
+    assert _version(app) == OLD_NAME
+    failed = [each for each in app.events() if each["event"] == "model_not_loaded"]
+    assert [each["reason"] for each in failed] == ["KeyError"]
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
