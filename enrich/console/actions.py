@@ -21,10 +21,10 @@ class OfRun:
     """An operation on a run.
 
     Attributes:
-        label: of its button.
-        applies: whether it is offered for a run.
-        describe: what it does, in sentences that name what it changes; raises Failed where it can't be done.
-        execute: queues it; returns the run to look at.
+                label: the text of its button.
+                applies: returns whether it is offered for a run.
+                describe: returns sentences that say what it does and changes; raises Failed if it can't be done.
+                execute: queues it; returns the run whose page is shown next.
     """
 
     label: str
@@ -59,8 +59,8 @@ def _queue(enqueue: Callable[[Services, Run], Run]) -> Callable[[Services, Run],
 def _describe_replay(services: Services, run: Run) -> list[str]:
     del services
     return [
-        f"Runs s3://{run.bucket}/{run.object_key} again, the very parts that run {run.run} read.",
-        "It wins over that run, and not over newer outputs. Unchanged items are not written.",
+        f"Runs s3://{run.bucket}/{run.object_key} again, with exactly the parts that run {run.run} read.",
+        "It replaces items of that run, but not of newer outputs. Unchanged items are not written.",
     ]
 
 
@@ -94,8 +94,8 @@ def _retry(services: Services, run: Run) -> Run:
 def _describe_approval(services: Services, run: Run) -> list[str]:
     del services
     return [
-        f"Publishes s3://{run.bucket}/{run.object_key} as of its own time, whatever the guards say.",
-        *(f"Held since: {shift}." for shift in run.shifts),
+        f"Publishes s3://{run.bucket}/{run.object_key} with its own as_of, although a guard failed.",
+        *(f"Held because {shift}." for shift in run.shifts),
     ]
 
 

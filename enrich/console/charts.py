@@ -1,4 +1,4 @@
-"""Draw bars as inline SVG. Pure; texts stand beside the picture as HTML, so that they are readable at any width."""
+"""Draw bars as inline SVG. No I/O. Texts are HTML beside the drawing, so that they are readable at any width."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 1000.0, 100.0  # of the drawing; CSS stretches it to the width that there is
+WIDTH, HEIGHT = 1000.0, 100.0  # of the drawing; CSS stretches it to the available width
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: its title, and the values that are stacked from below, by their CSS class; `mark` shows one without."""
+    """One bar: a title, and values by CSS class, stacked from the bottom; `mark` draws a mark even without values."""
 
     title: str
     values: Mapping[str, float]
@@ -30,10 +30,10 @@ class Chart:
 
     Attributes:
         title: what is shown.
-        svg: the drawing, with a description for those who do not see it.
-        highest: text of the highest value.
-        first, last: texts at both ends of the axis.
-        legend: text of each class of values that occurs.
+        svg: the drawing, with a description for screen readers.
+        highest: the highest value, as text.
+        first, last: the texts at the two ends of the axis.
+        legend: a text for each class of values that occurs.
     """
 
     title: str
@@ -50,11 +50,11 @@ def draw_bars(bars: Sequence[Bar], description: str, *, highest: float | None = 
     Args:
         bars: from left to right.
         description: what the drawing shows, in a sentence.
-        highest: value of a bar of the full height; None: the highest of these.
+        highest: the value that a bar of full height has; None: the highest value of the bars.
     """
     top = highest or max((bar.total for bar in bars), default=0.0) or 1.0
     step = WIDTH / max(len(bars), 1)
-    width = min(step * 0.82, WIDTH / 12)  # a few runs are no wide blocks
+    width = min(step * 0.82, WIDTH / 12)  # so that a few runs are not drawn as wide blocks
     pieces = [
         Markup('<svg role="img" viewBox="0 0 {} {}" preserveAspectRatio="none" aria-label="{}">').format(
             f"{WIDTH:g}", f"{HEIGHT:g}", description
@@ -79,7 +79,7 @@ def draw_bars(bars: Sequence[Bar], description: str, *, highest: float | None = 
                     *(f"{each:.2f}" for each in (number * step + (step - width) / 2, width))
                 )
             )
-        # All of the column shows the title
+        # The title appears over the whole column, not only over the bar
         pieces.append(
             Markup('<rect class="whole" x="{}" y="0" width="{}" height="{}"/></g>').format(
                 f"{number * step:.2f}", f"{step:.2f}", f"{HEIGHT:g}"
@@ -89,7 +89,7 @@ def draw_bars(bars: Sequence[Bar], description: str, *, highest: float | None = 
 
 
 def render_number(value: float | None) -> str:
-    """Render a number: whole ones with separators, others with four digits."""
+    """Render a number: whole numbers with separators, others with four digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:,.4g}"

@@ -1,6 +1,6 @@
 """Compare the columns of the newest outputs, from a bounded sample of the rows of each. I/O on S3; nothing is written.
 
-A sample is the first rows of an output, or of several places of a Parquet file, which can be read from any row.
+A sample is the first rows of an output, or rows at several places of a Parquet file, which can be read from any row.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _MEMORY = "256MB"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One column of one run's sample: aggregates only, no value of a row.
+    """One column in the sample of one run: only aggregates, no value of a row.
 
     Attributes:
-        values: that are not null.
-        nulls: share of rows, 0 to 1.
-        distinct: different values.
-        share_true: of the values of a BOOLEAN.
-        mean, low, median, high: of numbers; `low` and `high` are the 5th and the 95th percentile.
-        bins: values in each of `BINS` intervals of the comparison's range.
+        values: number of values that are not null.
+        nulls: share of rows that are null, 0 to 1.
+        distinct: number of different values.
+        share_true: share of the values that are true, for a BOOLEAN.
+        mean, low, median, high: for numbers; `low` and `high` are the 5th and the 95th percentile.
+        bins: number of values in each of `BINS` intervals of the comparison's range.
     """
 
     values: int
@@ -94,13 +94,13 @@ def choose_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def compare_runs(services: Services, dataset: Dataset, runs: Sequence[Run], rows: int = SAMPLED_ROWS) -> Comparison:
-    """Read a sample of the output of each run and summarize its columns; a run that can't be read is named."""
+    """Read a sample of the output of each run and summarize its columns; a run that can't be read is in `problems`."""
     compared, problems, counts = list[Run](), list[tuple[Run, str]](), list[int]()
     with tempfile.TemporaryDirectory(dir=services.directory) as folder:
         con = connect_duckdb(Path(folder), memory_limit=_MEMORY)
         try:
             kinds = _find_kinds(con, dataset)
-            # What a subject is built from is a name, also where it is a number
+            # A column that the subject is built from is an identifier, even if it is a number
             names = set(find_subject_columns(dataset))
             for run in runs:
                 try:
@@ -114,7 +114,7 @@ def compare_runs(services: Services, dataset: Dataset, runs: Sequence[Run], rows
             columns = [
                 _summarize(con, tables, name, kind.id, is_name=name in names) for name, kind in kinds.items() if tables
             ]
-        except duckdb.Error as error:  # a type of the dataset that DuckDB does not know, or memory
+        except duckdb.Error as error:  # DuckDB does not know a type of the dataset, or memory is used up
             compared, counts, columns, problems = [], [], [], [(run, first_line(error)) for run in runs]
         finally:
             con.close()
@@ -158,7 +158,7 @@ def _load(
 
 
 def _find_parts(services: Services, dataset: Dataset, run: Run) -> list[Part]:
-    """Return the parts that a run pinned; what it pinned is kept for a time, then its output as it is now."""
+    """Return the parts that a run pinned; after its work folder has expired, the parts that the output has now."""
     pinned = f"{build_work_prefix(run.dataset, run.run)}parts.json"
     if exists(services.s3, services.settings.bucket, pinned):
         return parse_parts(get(services.s3, services.settings.bucket, pinned))

@@ -1,4 +1,4 @@
-"""Find out which runs named an item, and what the table serves of it. Reads the table, fingerprints and work folders.
+"""Find which runs named an item, and what the table has for it. Reads the table, fingerprints and work folders.
 
 The table says which run wrote the item, the fingerprints which run confirmed its body last. What earlier runs read is
 in their work folders, which a lifecycle rule empties after a time: keys and digests of rows, no bodies.
@@ -30,13 +30,13 @@ from enrich.services import Services
 from serve.item import MAX_PREDICTION_ID, PK, PREDICTION_ID, SK, Item, Order, body_text, build_pk, decode, is_expired
 from serve.item import is_subject as is_claim_value
 
-MOST_BYTES = 256 * 1024 * 1024  # of work folders and fingerprints that one question downloads
+MOST_BYTES = 256 * 1024 * 1024  # of work folders and fingerprints that one look-up downloads
 _NOTED = re.compile(r"noted/\d+-\d+\.parquet")
 _BUCKET = re.compile(r"noted-buckets/[^/]+/(\d\d)-([0-9a-f]{4})\.parquet")
 
 
 class BadQuestion(ValueError):
-    """What was asked for can be no item; the message says what is expected."""
+    """The subject or the prediction_id is not valid; the message says what is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Naming:
     Attributes:
         run: as in the ledger.
         rows: numbers of the output's rows with the item's key; more than one are duplicates, or count once.
-        outcome: what became of the prediction, in words.
+        outcome: what the run did with the prediction, in words.
         body: `first`, `changed` or `same`, compared with the run before it in the list's order; None for a reject.
     """
 
@@ -111,11 +111,11 @@ def parse_question(dataset: Dataset, subject: Mapping[str, str], prediction_id: 
 
 
 def find_history(services: Services, dataset: Dataset, pk: str, sk: str, runs: Sequence[Run]) -> History:
-    """Find the runs among some that named an item.
+    """Find which of some runs named an item.
 
     Args:
-        services: of the stack.
-        dataset: of the item.
+        services: the stack's services.
+        dataset: the item's dataset.
         pk: the item's partition key.
         sk: its prediction_id.
         runs: newest first.
@@ -155,11 +155,11 @@ def _order(run: Run) -> tuple[int, int, int]:
 
 
 def _describe(run: Run, reject: str | None, stored: Stored, confirmed: Confirmed | None) -> str:
-    """Describe what became of a prediction in a run; `reject` says why it became no item."""
+    """Describe what a run did with a prediction; `reject` is the reason if it was rejected."""
     if stored.run == run.run:
-        return {"removed": "removed it from the table"}.get(stored.state, "wrote what the table has")
+        return {"removed": "removed it from the table"}.get(stored.state, "wrote the item that the table has")
     if run.kind is Kind.REMOVAL:
-        return "took its output back"
+        return "withdrew its output"
     if run.state is not RunState.DONE:
         return f"named it; the run is {run.state}"
     if reject:
@@ -175,7 +175,7 @@ def _get_stored(services: Services, pk: str, sk: str) -> Stored:
     request: Any = {table: {"Keys": [{PK: {"S": pk}, SK: {"S": sk}}], "ConsistentRead": True}}
     answer = services.dynamodb.batch_get_item(RequestItems=request)
     if answer.get("UnprocessedKeys"):
-        raise Stopped(f"table {table}: the item was not read, DynamoDB throttles; ask again")
+        raise Stopped(f"table {table}: the item was not read because DynamoDB throttles; try again")
     found = answer["Responses"].get(table, [])
     if not found:
         return Stored("none")
@@ -188,7 +188,7 @@ def _get_stored(services: Services, pk: str, sk: str) -> Stored:
 
 
 class _Reader:
-    """Reads files of keys and digests, within a bound of bytes."""
+    """Reads files of keys and digests, up to a number of bytes."""
 
     def __init__(self, services: Services, folder: Path, k1: int, k2: int) -> None:
         self._services = services
@@ -219,7 +219,7 @@ class _Reader:
         return Confirmed(Order.parse(order).run, bool(removed), is_current)
 
     def read_noted(self, run: Run) -> list[Any] | str:
-        """Return row, digest and kept of the rows of a run with the item's key; a text says why they are unknown."""
+        """Return row, digest and kept of a run's rows that have the item's key, or a text: why they are unknown."""
         if run.rows is None and run.next_row == 0:
             return "it read no row" if run.state.is_closed else "it has not read its output yet"
         services = self._services
@@ -230,7 +230,7 @@ class _Reader:
             if not files:
                 return "what it read is no longer kept"
             if sum(files.values()) > self._left:
-                return "its keys are too many to read for one question"
+                return "it has too many keys to read for one look-up"
             self._left -= sum(files.values())
             rows: list[Any] = []
             for number, name in enumerate(files):

@@ -1,7 +1,7 @@
-"""Build the pages from what the ledger, S3 and the table say: one HTML document each, with its style in it.
+"""Build the pages from the ledger, S3 and the table: each is one HTML document that includes its style.
 
 A page's address is that of its file in a report, so links are the same on the console and in a report. Templates
-escape every value; `Privacy` decides which values are there at all.
+escape every value; `Privacy` decides which values are shown.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from enrich.services import Services
 TEMPLATES = Path(__file__).with_name("templates")
 OUTCOMES = ("written", "unchanged", "superseded", "expired", "rejected")
 REJECTS_SHOWN = 50
-FEWEST = 10  # values of a distribution: the mean of one value is the value
+FEWEST = 10  # values of a distribution that is shown: the mean of one value is that value
 _TONES = {GREEN: "good", RED: "bad", YELLOW: "warn"}
 
 
@@ -69,12 +69,12 @@ class Options:
     """What pages show.
 
     Attributes:
-        region: of the prices.
-        newest: number of runs.
+        region: the AWS region whose prices are used.
+        newest: number of runs of each dataset.
         show_data: show subjects, bodies, rejected rows and values in errors.
         operate: offer operations.
-        is_report: pages are files: nothing is asked or executed from them.
-        sample_rows: of each output that is compared; 0 compares none.
+        is_report: pages are files, without forms and operations.
+        sample_rows: number of rows that are read from each compared output; 0: no comparison.
     """
 
     region: str
@@ -91,7 +91,7 @@ class Pages:
     def __init__(self, services: Services, options: Options) -> None:
         self.services = services
         self.options = options
-        # (dataset, run) of the run pages that there are; None: there is one of each run
+        # (dataset, run) of the run pages that exist; None: each run has one
         self.run_pages: Collection[tuple[str, int]] | None = None
         self.privacy = Privacy(services.datasets.values(), show_data=options.show_data)
         self._templates = Environment(
@@ -183,11 +183,11 @@ class Pages:
         return self.render("distributions.html", title=title, depth=1, name=name, comparison=comparison)
 
     def build_run(self, run: Run, runs: Sequence[Run], reason: str | None = None) -> str:
-        """Build the page of a run: all that the ledger says of it, and its rejects.
+        """Build the page of a run: its record in the ledger, and its rejects.
 
         Args:
             run: as in the ledger.
-            runs: of its dataset, to say what became of its output later.
+            runs: runs of its dataset, to find what happened to its output later.
             reason: show rejects with this reason only.
         """
         show = self.options.show_data
@@ -295,7 +295,7 @@ class Pages:
         }
 
     def _is_few(self, run: Run) -> bool:
-        """Return whether what guards say of a run can be the value of a row: it measured few."""
+        """Return whether verdicts of guards could show the value of a row, because few values were measured."""
         return not self.options.show_data and run.measured is not None and run.measured < FEWEST
 
     def _hide_error(self, run: Run) -> str:
@@ -311,7 +311,7 @@ class Pages:
             found["guards"] = [{**each, "says": HIDDEN} for each in found["guards"]]
         fewest = 1 if self.options.show_data else FEWEST
         for of in found["values"].values():
-            if found["rows"] - of["nulls"] < fewest:  # the mean of one value is the value
+            if found["rows"] - of["nulls"] < fewest:  # the mean of one value is that value
                 of |= {"mean": None, "percentiles": {}, "groups": []}
             of["svg"] = _draw_groups(of["groups"], of["percentiles"].get("p1"), of["percentiles"].get("p99"))
         return found
@@ -384,7 +384,7 @@ class Pages:
 
 
 def find_tone(state: str) -> str:
-    """Return the CSS class of a run's state; one that needs an operator and has no colour yet is a warning."""
+    """Return the CSS class of a run's state; a state that needs an operator and has no colour is a warning."""
     for known, colour in STATE_COLOURS.items():
         if str(known) == state:
             return _TONES.get(colour, "dim")
@@ -398,7 +398,7 @@ def _render_percent(share: float | None) -> str:
 
 
 def _draw_groups(groups: Sequence[Any], low: float | None, high: float | None) -> Markup | None:
-    """Draw a histogram of groups of about equal size: the number up to which each goes, and its values."""
+    """Draw a histogram of groups of about equal size, given their upper bounds and numbers of values."""
     if low is None or high is None or not groups:
         return None
     width = (high - low) / BINS or 1.0

@@ -1,4 +1,4 @@
-"""Hide the values of rows in texts: a page shows bodies and subjects only where its operator asked for them.
+"""Hide the values of rows in texts: a page shows bodies and subjects only if the operator asked for them.
 
 Errors and object keys can quote a row's value, which can be a part of a body or of a subject. Names that the dataset
 defines (columns, metadata, members, expressions) are not values and stay readable.
@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from enrich.dataset.definition import Dataset
 
 HIDDEN = "(hidden)"
-# An apostrophe, as in "can't", is no quote
+# An apostrophe, as in "can't", is not a quote
 _QUOTED = re.compile(r"(?<![\w\\])(['\"])(.*?)(?<!\\)\1(?!\w)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d]\w*")
-# Where a message quotes a row without quotes: what stands before it, and what follows in the same message
+# Messages that contain a row's value without quotes: the text before the value, and the text after it
 _CUTS = (
     (re.compile(r", for example row \d+: [\w-]+, "), ". Nothing was published"),
     (re.compile(r": \S+ raised \w+: "), "; fix the step"),  # the user's own step
@@ -30,10 +30,10 @@ _OWN = frozenset(
 
 
 class Privacy:
-    """Decides what of a dataset's texts is shown.
+    """Decides which parts of a dataset's texts are shown.
 
     Args:
-        datasets: whose names stay readable.
+        datasets: the datasets; their names stay readable.
         show_data: show everything.
     """
 
@@ -46,7 +46,7 @@ class Privacy:
             self._keys[dataset.name] = _match_subject_folders(dataset)
 
     def hide(self, dataset: str, text: str | None) -> str:
-        """Return a text without what can be a row's value."""
+        """Return a text without anything that can be a row's value."""
         if not text or self.show_data:
             return text or ""
         for start, end in _CUTS:
@@ -59,13 +59,13 @@ class Privacy:
         return self.hide_object_key(dataset, _QUOTED.sub(keep, text))
 
     def hide_object_key(self, dataset: str, text: str) -> str:
-        """Return a text without the values of folders `name=value` where the column is a part of the subject."""
+        """Return a text without the values of folders `name=value` if the column is a part of the subject."""
         pattern = None if self.show_data else self._keys.get(dataset)
         return pattern.sub(rf"\1{HIDDEN}", text) if pattern else text
 
 
 def _cut(text: str, start: re.Pattern[str], end: str) -> str:
-    """Hide what is between two places: up to the last one, since a value can have the words of a message."""
+    """Hide the text between two markers, up to the last end marker: a value can contain the words of a message."""
     found = start.search(text)
     if found is None:
         return text

@@ -18,9 +18,9 @@ def write_report(pages: Pages, names: Collection[str], put: Callable[[str, str],
     """Write the first page, and the pages of datasets and their newest runs; return the number of files.
 
     Args:
-        pages: of a report.
-        names: of the datasets.
-        put: writes a page, by its name below the report's place.
+        pages: builds the pages of a report.
+        names: the names of the datasets.
+        put: writes a page, given its name relative to the report.
     """
     found = [pages.fetch(name) for name in sorted(names)]
     pages.run_pages = {(each.name, run.run) for each in found for run in each.runs}
@@ -30,19 +30,21 @@ def write_report(pages: Pages, names: Collection[str], put: Callable[[str, str],
         for run in each.runs:
             put(f"datasets/{each.name}/runs/{run.run}.html", pages.build_run(run, each.runs))
         count += 1 + len(each.runs)
-    put(FIRST, pages.build_index(found))  # last: where it is, all other pages are
+    put(FIRST, pages.build_index(found))  # last: if it exists, all other pages exist
     return count
 
 
 def open_folder(location: str) -> Callable[[str, str], None]:
-    """Return what writes pages below a folder.
+    """Return a function that writes pages below a folder.
 
     Raises:
-        Failed: the folder has a first page that is not of a report.
+        Failed: the folder has a first page that is not part of a report.
     """
     folder = Path(location)
     if (folder / FIRST).exists() and _MARK not in (folder / FIRST).read_text(encoding="utf-8", errors="replace"):
-        raise Failed(f"{folder / FIRST} is no page of a report, and would be overwritten; choose another folder")
+        raise Failed(
+            f"{folder / FIRST} exists and is not part of a report; the report would overwrite it: choose another folder"
+        )
     if folder.exists() and not folder.is_dir():
         raise Failed(f"{folder} is a file, expected a folder; choose another one")
 
@@ -55,14 +57,14 @@ def open_folder(location: str) -> Callable[[str, str], None]:
 
 
 def open_bucket(s3: Any, location: str) -> Callable[[str, str], None]:
-    """Return what writes pages below a prefix of a bucket.
+    """Return a function that writes pages below a prefix of a bucket.
 
     Raises:
         Failed: the location has no bucket.
     """
     bucket, prefix = split_location(location)
     if not bucket:
-        raise Failed(f"{location!r} names no bucket; expected s3://bucket/prefix/")
+        raise Failed(f"{location!r} has no bucket; expected s3://bucket/prefix/")
     below = f"{prefix.rstrip('/')}/" if prefix else ""
 
     def put(name: str, page: str) -> None:

@@ -1,4 +1,4 @@
-"""Fetch what the pages show of datasets and their runs, and decide what needs attention. Reads only."""
+"""Fetch datasets and their runs for the pages, and decide which need attention. Reads only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ATTENTION = ("held", "failed")
 
 @dataclass(frozen=True, slots=True)
 class DatasetRuns:
-    """A dataset as the ledger describes it.
+    """A dataset and its runs in the ledger.
 
     Attributes:
-        name: of the dataset.
-        freshness: of its newest published output.
+        name: the dataset's name.
+        freshness: the freshness of its newest published output.
         runs: newest first.
         pending: oldest first.
-        problem: why the ledger could not be read; all else is empty then.
+        problem: why the ledger could not be read; then everything else is empty.
     """
 
     name: str
@@ -57,7 +57,7 @@ def fetch_dataset(services: Services, name: str, newest: int) -> DatasetRuns:
 
 
 def is_open(run: Run, runs: Sequence[Run]) -> bool:
-    """Return whether a run waits for an operator: no later run over its output ended otherwise."""
+    """Return whether a run waits for an operator: no later run has resolved it."""
     return run.state in ATTENTION and find_resolution(run, runs) is None
 
 
@@ -74,7 +74,7 @@ def find_resolution(run: Run, runs: Sequence[Run]) -> Run | None:
 
 
 def count_reasons(runs: Sequence[Run]) -> list[tuple[str, int, int]]:
-    """Return of each reject reason how many predictions the runs have, and the newest run with it; most first."""
+    """Return each reject reason, its number of predictions, and the newest run that has it; most frequent first."""
     totals: dict[str, tuple[int, int]] = {}
     for run in runs:
         for reason, count in run.reasons.items():

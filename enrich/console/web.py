@@ -1,8 +1,8 @@
 """Serve the pages on loopback: a WSGI application, and the checks of each request.
 
-An attacker controls other pages that the operator's browser shows, and host names that resolve to this machine. So a
-request needs a Host of this machine (against DNS rebinding); one that changes something needs `--operate`, the Origin
-of this very console, and a token that a page of it had, once. Pages execute no script and load nothing.
+An attacker controls other pages in the operator's browser, and host names that resolve to this machine. So a request
+needs a Host of this machine (against DNS rebinding). A request that changes something also needs `--operate`, the
+Origin of this console, and a one-time token from one of its pages. Pages execute no script and load nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _HEADERS = [
 
 
 class Refused(Exception):
-    """A request is not answered with a page of the stack; `status` and the message say why."""
+    """The console refuses a request; `status` and the message say why."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -102,7 +102,7 @@ class Console:
         self._pages = pages
         self._services = pages.services
         self._tokens = Tokens()
-        # A lease that the console holds is no obstacle to a second request of the console
+        # Two requests of the console must not compete for the lease
         self._one_at_a_time = threading.Lock()
 
     def app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -121,7 +121,7 @@ class Console:
         except Exception as error:  # noqa: BLE001 - the console continues with the next request
             print_error("".join(traceback.format_exception(error)), 1)
             answer = self._problem(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error: the terminal that runs the console has it.", path
+                HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error. The terminal that runs the console shows it.", path
             )
         content = answer.page.encode("utf-8", "backslashreplace")
         headers = [
@@ -148,22 +148,24 @@ class Console:
         if not _HOSTS.fullmatch(environ.get("HTTP_HOST", "")):
             raise Refused(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                "The Host of this request is not this machine; open the console by 127.0.0.1.",
+                "The Host of this request is not this machine; open the console at 127.0.0.1.",
             )
         method = environ["REQUEST_METHOD"]
         if method not in {"GET", "HEAD", "POST"}:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not a method of the console.")
         found = _PATH.fullmatch(path)
         if found is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such page.")
+            raise Refused(HTTPStatus.NOT_FOUND, "The console has no such page.")
         is_action = found["action"] or found["run_action"]
         if method == "POST" and not (is_action and self._pages.options.operate):
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "The console is read-only; start it with --operate to change.")
+            raise Refused(
+                HTTPStatus.METHOD_NOT_ALLOWED, "The console is read-only; start it with --operate to change that."
+            )
         if is_action and not self._pages.options.operate:
-            raise Refused(HTTPStatus.NOT_FOUND, "The console is read-only; start it with --operate to change.")
+            raise Refused(HTTPStatus.NOT_FOUND, "The console is read-only; start it with --operate to change that.")
         name = found["dataset"] or found["distributions"] or found["item"]
         if name is not None and name not in self._services.datasets:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such dataset.")
+            raise Refused(HTTPStatus.NOT_FOUND, "datasets/ has no such dataset.")
         run = self._get_run(found["dataset"], int(found["run"])) if found["run"] else None
         form = self._read_form(environ) if method == "POST" else None
         if found["run_action"] and run is not None:
@@ -210,7 +212,7 @@ class Console:
         """Read the form of a request that changes something, and check where it comes from.
 
         Raises:
-            Refused: it does not come from a page of this console, or was sent before.
+        Refused: it does not come from a page of this console, or was already sent.
         """
         if environ.get("HTTP_ORIGIN") != f"http://{environ['HTTP_HOST']}":
             raise Refused(HTTPStatus.FORBIDDEN, "The Origin of this request is not this console.")
@@ -226,16 +228,16 @@ class Console:
         if not self._tokens.take(form.get("token", "")):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
-                "This form was sent before, or is of another start of the console. Open its page again.",
+                "This form was already sent, or the console was restarted. Open its page again.",
             )
         return form
 
     def _operate_run(self, run: Run, name: str, form: Mapping[str, str] | None) -> Answer:
         action = OF_RUNS.get(name)
         if action is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such operation.")
+            raise Refused(HTTPStatus.NOT_FOUND, "The console has no such operation.")
         if not action.applies(run):
-            raise Refused(HTTPStatus.CONFLICT, f"Run {run.run} is {run.state}: this operation does not apply to it.")
+            raise Refused(HTTPStatus.CONFLICT, f"Run {run.run} is {run.state}; this operation is not for such a run.")
         return self._operate(
             f"{action.label}: {run.dataset} run {run.run}",
             action.label,
@@ -249,7 +251,7 @@ class Console:
     def _operate_dataset(self, dataset: str, name: str, form: Mapping[str, str] | None) -> Answer:
         action = OF_DATASETS.get(name)
         if action is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such operation.")
+            raise Refused(HTTPStatus.NOT_FOUND, "The console has no such operation.")
         return self._operate(
             f"{action.label}: {dataset}",
             action.label,
@@ -284,7 +286,7 @@ class Console:
                     return Answer(HTTPStatus.SEE_OTHER, location=target)
                 if form is not None:
                     mistake, status = (
-                        "What it does has changed since you saw it. Nothing was done.",
+                        "Nothing was done: the effect of this operation has changed. Read it again, then confirm it.",
                         HTTPStatus.CONFLICT,
                     )
             except Failed as error:
@@ -304,7 +306,7 @@ def open_console(pages: Pages, port: int) -> TcpWSGIServer:
     Raises:
         OSError: the port is in use, or not allowed.
     """
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page of many requests is no reason to warn
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # no warning when a browser sends many requests
     app: WSGIApplication = Console(pages).app
     server = create_server(app, host=LOOPBACK, port=port, ident="larder", threads=THREADS)
     return cast("TcpWSGIServer", server)

@@ -68,22 +68,25 @@ def describe(history: Any) -> list[tuple[int, list[int], str, str | None]]:
 
 
 def test_an_item_has_its_history(shop: Any) -> None:
-    """The run that wrote what the table serves, the one that confirmed it, and those that named it before."""
+    """The page names the run that wrote the item, the run that confirmed it, and the earlier runs that named it."""
     put_history(shop)
     a, b, c = (ask_history(shop, sku) for sku in "abc")
     assert (a.stored.state, a.stored.run, json.loads(a.stored.body)["units"]) == ("served", 1, 1.0)
     assert describe(a) == [
         (3, [0, 1], "rejected: duplicate", None),
         (2, [0], "confirmed its body, unchanged", "same"),
-        (1, [0], "wrote what the table has", "first"),
+        (1, [0], "wrote the item that the table has", "first"),
     ]
     assert (b.stored.run, b.confirmed.run, b.confirmed.removed, b.confirmed.is_current) == (2, 3, False, True)
     assert describe(b) == [
         (3, [2], "confirmed its body, unchanged", "same"),
-        (2, [1], "wrote what the table has", "changed"),
+        (2, [1], "wrote the item that the table has", "changed"),
         (1, [1], "named it", "first"),
     ]
-    assert [(run, outcome) for run, _, outcome, _ in describe(c)] == [(2, "rejected"), (1, "wrote what the table has")]
+    assert [(run, outcome) for run, _, outcome, _ in describe(c)] == [
+        (2, "rejected"),
+        (1, "wrote the item that the table has"),
+    ]
     assert c.absent == 1
     assert [(run.run, why) for run, why in c.unknown] == [(4, "it read no row")]
     for nobody in (ask_history(shop, "a", "another"), ask_history(shop, "d")):
@@ -289,7 +292,7 @@ def test_the_console_works_in_a_browser(shop: Any, tmp_path: Path) -> None:
             if press(browser, Keys.TAB) == "Run again…":
                 break
         press(browser, Keys.ENTER)
-        assert "the very parts that run 4 read" in browser.find_element("tag name", "main").text
+        assert "exactly the parts that run 4 read" in browser.find_element("tag name", "main").text
         for _ in range(20):
             if press(browser, Keys.TAB) == "Run again":
                 break

@@ -67,7 +67,7 @@ def test_the_first_page_says_what_needs_attention(open_console: Open) -> None:
     console.shop.run(build_rows(), 0)  # in the place of the one that failed
     text = console.ask("/").page.text
     assert "resolved by run 5" in " ".join(console.ask("/datasets/stock.html").page.text.split())
-    assert "Nothing: no run of these has failed or is held, and no dataset is late." in text
+    assert "Nothing: no run has failed or is held, and no dataset is late." in text
     console.shop.world.sleep(2 * 86_400)
     assert re.search(r"Late or expired:\s+stock", console.ask("/").page.text)
 
@@ -193,7 +193,7 @@ def test_a_report_overwrites_reports_only(open_console: Open, tmp_path: Path) ->
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for place, message in (("site", "is no page of a report"), ("file", "is a file, expected a folder")):
+    for place, message in (("site", "is not part of a report"), ("file", "is a file, expected a folder")):
         with pytest.raises(Failed, match=message):
             open_folder(str(tmp_path / place))
 
@@ -405,7 +405,7 @@ def test_it_is_read_only_unless_started_to_operate(open_console: Open) -> None:
 CONTINUE = {"continue": {"dataset": "stock"}}
 OPERATIONS = [
     ("/datasets/stock/runs/3/replay", ("replay", "pending"), CONTINUE, "Runs s3://outputs/stock/day="),
-    ("/datasets/stock/runs/4/replay", ("replay", "pending"), CONTINUE, "the very parts that run 4 read"),
+    ("/datasets/stock/runs/4/replay", ("replay", "pending"), CONTINUE, "exactly the parts that run 4 read"),
     ("/datasets/stock/runs/2/replay-rejects", ("rejects", "pending"), CONTINUE, "Runs the 1 rejects of run 2 again"),
     ("/datasets/stock/runs/3/withdraw", ("removal", "pending"), CONTINUE, "Runs 2 other live outputs again"),
     ("/datasets/stock/refresh", ("refresh", "pending"), CONTINUE, "Runs the newest output of stock again"),
@@ -457,7 +457,7 @@ def test_what_has_changed_is_not_done(open_console: Open) -> None:
     before = console.runs()
     answer = console.ask(path, "POST", form)
     assert answer.status == 409
-    assert "has changed since you saw it" in answer.page.text
+    assert "the effect of this operation has changed" in answer.page.text
     assert "Runs 3 other live outputs again" in answer.page.text
     assert console.runs() == before
     failed = console.ask("/datasets/stock/runs/4/withdraw")

@@ -40,7 +40,7 @@ def test_a_held_run_is_seen_and_decided_on(tmp_path: Path) -> None:
     assert {"approve", "reject"} <= links
     assert not links & {"retry", "replay"}
     path = "/datasets/stock/runs/3/approve"
-    assert "Held since: mean of body.units" in console.ask(path).page.text
+    assert "Held because mean of body.units" in console.ask(path).page.text
     assert console.ask(path, "POST", console.confirm(path)).status == 303
     assert console.sent == [{"continue": {"dataset": "stock"}}]
     path = "/datasets/stock/runs/2/reject"
