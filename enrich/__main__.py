@@ -19,7 +19,7 @@ exit codes:
   1  failed or held; the error is on standard error
   2  usage error
   3  queued: the dataset is busy or a service is unavailable; the next holder of the dataset's lease continues the run
-  130  interrupted by Ctrl-C, which is how console ends
+  130 interrupted by Ctrl-C, which also ends console
 
 The LARDER_* variables (docs/runbook.md) and AWS's own select the stack. NO_COLOR=1 turns colours off.
 """
@@ -61,7 +61,7 @@ examples:
   ./larder check                                     before a deployment
   ./larder plan s3://outputs/flight-delays/scored=2026-11-20/part-0.parquet --show 3
   ./larder console                                   every dataset, in a browser
-  ./larder status                                    every dataset: is it fresh, what failed
+  ./larder status                                    every dataset: freshness and failures
   ./larder status flight-delays 12                   one run in full
   ./larder rejects flight-delays 12                  why predictions were rejected
   ./larder approve flight-delays 12                  publish an output that the guards hold
@@ -121,15 +121,17 @@ examples:
         differ.add_argument(
             name, metavar=name.upper(), help="run (12 or DATASET/12), s3://bucket/object_key or prefix/, or a path"
         )
-    differ.add_argument("--dataset", dest="of", metavar="NAME", help="of both, where neither A nor B says it")
+    differ.add_argument("--dataset", dest="of", metavar="NAME", help="dataset of both, if neither A nor B names it")
     differ.add_argument("--member", action="append", metavar="NAME", help="describe only this member; can be repeated")
     differ.add_argument(
         "--show", type=_count, default=5, metavar="N", help="number of largest changes and samples of each kind (5)"
     )
     differ.add_argument("--show-data", action="store_true", help="show item keys, texts and bodies")
-    differ.add_argument("--html", metavar="FILE", help="also write one HTML page, which loads nothing")
+    differ.add_argument("--html", metavar="FILE", help="also write one self-contained HTML page")
     differ.add_argument(
-        "--own-metadata", action="store_true", help="join each run with the metadata that it had, not with that of now"
+        "--own-metadata",
+        action="store_true",
+        help="join each run with the metadata that it used, not with current metadata",
     )
     differ.add_argument("--exit-code", action="store_true", help="exit with 2 if they differ")
 
@@ -153,8 +155,8 @@ examples:
         writes=True,
     )
     filled.add_argument("dataset")
-    filled.add_argument("--since", required=True, metavar="D", help="as_of from: a date, or an instant in RFC 3339")
-    filled.add_argument("--until", metavar="D", help="as_of up to and including (default: the newest)")
+    filled.add_argument("--since", required=True, metavar="D", help="earliest as_of: a date, or an instant in RFC 3339")
+    filled.add_argument("--until", metavar="D", help="latest as_of, included (default: the newest)")
     filled.add_argument("--dry-run", action="store_true", help="run it over a view, and show what it would do and cost")
     filled.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
     filled.add_argument("--keep-going", action="store_true", help="continue after an output that fails")
@@ -174,7 +176,7 @@ examples:
     withdrawn.add_argument("--dry-run", action="store_true", help="show what it would do; writes nothing")
     withdrawn.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
     for name, summary in (
-        ("approve", "publish the output of a held run, whatever the guards say"),
+        ("approve", "publish the output of a held run although a guard failed"),
         ("reject", "close a held run; nothing of its output was published"),
     ):
         held = add(name, summary, "flight-delays 12", writes=name == "approve")

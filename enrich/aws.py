@@ -69,8 +69,8 @@ def open_services(
         progress: receives the progress of runs.
         write_units: limit of write units per second; None: the writer finds a rate from throttling.
         datasets: by name; None: those of `datasets/`.
-        scheduler: of a job on many machines.
-        engine: where runs that have not chosen yet are executed; None: it depends on their size.
+        scheduler: executes tasks in a job on many machines.
+        engine: where a run is executed if that is not decided yet; None: its size decides.
 
     Raises:
         SettingsError: a variable is missing.
@@ -121,7 +121,7 @@ def _clients() -> dict[str, Any]:
 
 @cache
 def _bus() -> Bus:
-    """Open boto3's client of EventBridge, once per process. A run must not wait for it: what is not sent is kept."""
+    """Open boto3's client of EventBridge, once per process. A run must not wait for it: unsent events are kept."""
     return Bus(boto3.client("events", config=_FEW_RETRIES))
 
 

@@ -9,7 +9,7 @@ class Progress:
     """Receives a run's progress and ignores it.
 
     Attributes:
-        title: of the work that the runs belong to, such as `backfill 3 of 12`.
+        title: the work that the runs belong to, such as `backfill 3 of 12`.
     """
 
     title = ""
@@ -21,4 +21,4 @@ class Progress:
         """Report the rows of the stage that are done and rejected so far; `rate`: write units per second."""
 
     def end(self) -> None:
-        """Report that what follows is not progress."""
+        """Report that the next output on the terminal is not progress."""

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Bus:
-    """EventBridge's client, and until when it is left alone, since it did not answer (epoch seconds)."""
+    """EventBridge's client. After a failed call it is not used until `rests_until` (epoch seconds)."""
 
     client: EventBridgeClient
     rests_until: float = 0.0
 
 
 class Scheduler(Protocol):
-    """Executes tasks (`enrich.run.pieces.tasks.Task`) elsewhere, in any order, and each maybe several times.
+    """Executes tasks (`enrich.run.pieces.tasks.Task`) in other processes, in any order; a task can be executed again.
 
     Attributes:
-        slots: the most tasks that are executed at a time.
-        piece_bytes: size of a piece of an output.
+        slots: the largest number of tasks that are executed at a time.
+        piece_bytes: the size of a piece of an output.
     """
 
     slots: int
@@ -78,9 +78,9 @@ class Services:
     write_units: float | None = None  # limit per second; None: the writer finds a rate from throttling
     is_plan: bool = False  # nothing is written, so a message must not claim that rejects were written
     bus: Bus | None = None  # None: no events are sent
-    scheduler: Scheduler | None = None  # of a job, the only process that has one
+    scheduler: Scheduler | None = None  # only in a job
     start_job: Callable[[str], None] | None = None  # starts a job for a dataset; None: no job is deployed
-    engine: EngineKind | None = None  # where runs that have not chosen yet are executed; None: it depends on their size
+    engine: EngineKind | None = None  # where a run is executed if that is not decided yet; None: its size decides
 
     @property
     def request_timeout(self) -> float:

@@ -22,7 +22,7 @@ class Settings:
     workgroup: str
     environment: str = "dev"
     version: str = "unversioned"  # of the deployed code, recorded with each run
-    bus: str = ""  # EventBridge bus that events of runs are sent to; empty: none are
+    bus: str = ""  # EventBridge bus to which events of runs are sent; empty: no events
     job: str = ""  # Glue job that executes runs that are too large for one function; empty: there is none
 
     @classmethod

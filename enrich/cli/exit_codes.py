@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 DONE, FAILED, USAGE, BUSY = 0, 1, 2, 3
-DIFFERENT = 2  # of `diff --exit-code`, as diff tools and `terraform plan` have it
+DIFFERENT = 2  # of `diff --exit-code`, as in diff tools and `terraform plan`
 INTERRUPTED = 130  # by Ctrl-C: 128 and the number of SIGINT
 
 

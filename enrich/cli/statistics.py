@@ -1,4 +1,4 @@
-"""Show the statistics of an output and what the guards say of it, as JSON values and as text."""
+"""Show the statistics of an output and the verdicts of its guards, as JSON values and as text."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ProgressLine(Progress):
         self._show("")
 
     def _name(self, run: Run) -> str:
-        """Name a run, after the title; one that is in no ledger has no number."""
+        """Name a run, after the title; a run that is not in the ledger has no number."""
         name = f"{run.dataset} run {run.run}" if run.run else f"{run.dataset} {printable(run.object_key)}"
         return f"{self.title}: {name}" if self.title else name
 
@@ -168,7 +168,7 @@ def render_run(
 
 
 def list_sections(run: Run, now: float | None = None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return what a run's record has beside its state and its error: titles, each with names and texts."""
+    """Return the rest of a run's record, without state and error: titles, each with names and texts."""
     members = describe_run(run)
     members["expires_at"] = render_instant(run.expires_at and run.expires_at * 1000)
     members["approved"] = run.approved or None  # most runs need no approval

@@ -26,11 +26,11 @@ from enrich.services import Services
 
 
 def execute_backfill(services: Services, options: argparse.Namespace) -> int:
-    """Show what is to be run and its price, ask on a terminal, run it; return the exit code.
+    """Show what will run and its price, ask for confirmation on a terminal, and run it; return the exit code.
 
     Raises:
-        UsageError: the time range is empty or not one.
-        Stopped: a service that is needed is unavailable; the same command continues.
+        UsageError: the time range is empty or not a time range.
+        Stopped: a service that is needed is unavailable; the same command continues the backfill.
         LeaseLost: another invocation holds the dataset.
     """
     since, until = _parse_range(options, services.datasets[options.dataset].as_of, services.clock.now())
@@ -65,7 +65,7 @@ def _run(services: Services, options: argparse.Namespace, found: Backfill, estim
                 if not options.keep_going:
                     break
     except KeyboardInterrupt:
-        return print_error("stopped; start the same backfill again: it continues where it was", INTERRUPTED)
+        return print_error("stopped; start the same backfill again: it continues from there", INTERRUPTED)
     finally:  # also if a service is unavailable: completed runs stay completed
         services.progress.end()
         if options.json:
@@ -79,8 +79,8 @@ def _run(services: Services, options: argparse.Namespace, found: Backfill, estim
     if failed and not options.keep_going:
         number = failed[0].run.run if failed[0].run else 0
         return print_error(
-            f"stopped at the first failure, run {number}; after a fix start the same backfill again: what is done is "
-            "not run again. --keep-going runs the others first",
+            f"stopped at the first failure, run {number}; after a fix start the same backfill again: outputs "
+            "that are done are not run again. --keep-going runs the other outputs first",
             FAILED,
         )
     return FAILED if failed else DONE

@@ -27,7 +27,7 @@ def console(services: Services, options: argparse.Namespace) -> int:
         )
     mode = "operations are on" if options.operate else "read-only"
     print_error(f"larder console: {find_address(server)} ({mode}); stop with Ctrl-C", DONE)
-    server.run()  # which returns at KeyboardInterrupt
+    server.run()  # it returns at KeyboardInterrupt
     server.close()
     return INTERRUPTED
 

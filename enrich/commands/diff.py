@@ -16,7 +16,7 @@ from enrich.services import Services
 
 
 def execute_diff(services: Services, options: argparse.Namespace) -> int:
-    """Compare two outputs, print how they differ, and write the page if one is asked for; return the exit code.
+    """Compare two outputs, print how they differ, and write the page if requested; return the exit code.
 
     Raises:
         Failed: as `diff`; or the page can't be written.
@@ -41,5 +41,5 @@ def execute_diff(services: Services, options: argparse.Namespace) -> int:
         try:
             page.write_text(render_page(found), encoding="utf-8")
         except OSError as error:
-            raise Failed(f"--html {page}: can't be written: {error.strerror}; name a file that can be") from error
+            raise Failed(f"--html {page}: can't be written: {error.strerror}; name another file") from error
     return DIFFERENT if options.exit_code and found.counts.differ else DONE

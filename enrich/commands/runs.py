@@ -1,4 +1,4 @@
-"""Commands that read or change a deployed stack: those that plan or show, and those that execute runs."""
+"""Commands that read or change a deployed stack: they plan, show or execute runs."""
 
 from __future__ import annotations
 

@@ -326,14 +326,14 @@ class Binder:
                 continue
             value = members.get(guard.of) or self.kinds.get(guard.of)
             if value is None:
-                if guard.of not in self.dataset.leaves():  # else the member's own mistake says it
+                if guard.of not in self.dataset.leaves():  # else the member's own mistake is reported
                     message = f"{guard.name}: there is no column or member of the body {guard.of!r}"
                     self._add(f"guards[{number}]", message, _suggest_guarded(guard.of, self.kinds, members))
                 continue
             kind = value.kind if isinstance(value, Leaf) else value
             if guard.measure not in OF_ANY_TYPE and kind.id not in NUMBERS | {"null"}:
                 message = f"{guard.name}: {guard.of} is {kind}, and {guard.measure} is of numbers"
-                self._add(f"guards[{number}]", message, "guard its nulls, or a number that is made of it")
+                self._add(f"guards[{number}]", message, "guard its nulls, or a number that is computed from it")
             guarded[guard.of] = value
         return guarded
 
@@ -471,7 +471,7 @@ def _suggest_on(column: str, known: Mapping[str, SqlType]) -> str:
 
 
 def _suggest_guarded(name: str, columns: Mapping[str, Any], members: Mapping[str, Any]) -> str:
-    """Suggest the column or member that a guard can mean: a member is often named without its prefix."""
+    """Suggest the column or member that a guard probably means: often the prefix of a member is missing."""
     inside = sorted(each for each in members if each.startswith(f"{name}."))
     if inside:
         return f"it has members, name one, e.g. {inside[0]!r}"

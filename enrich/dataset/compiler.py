@@ -98,7 +98,7 @@ class Compiled:
     def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
         """Return the SELECT over the relation `larder.read`: row, pk, sk, body, rank, digest, bytes, code, problem.
 
-        With `digest`, which is of the check, also the numbers that guards measure.
+        With `digest`, in the check stage, also the numbers that guards measure.
         """
         measured = [f", {sql} as {identifier(name)}" for name, sql in self.measured.items()] if digest else []
         body = concat(self.body)

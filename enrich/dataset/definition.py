@@ -146,10 +146,10 @@ class Changes:
     """An event for each item that a reader finds changed (docs/events.md), where the environment has `ItemEvents`.
 
     Attributes:
-        bodies: an event has the item's new body, which everything that reads the bus then sees; else a consumer gets
-            the item with its token.
-        renewals: an event also where an item was only written again to live longer: for consumers that keep a copy and
-            discard what expires.
+        bodies: an event has the item's new body, so every reader of the bus sees it; else a consumer must get the item
+        with its token.
+        renewals: an event also for an item that was only written again to extend its life: for consumers that keep a
+        copy and discard expired items.
     """
 
     bodies: bool = False
@@ -189,8 +189,8 @@ class Dataset:
         body: the JSON that a consumer gets, with a DuckDB SQL expression at each leaf.
         rank: the order of a subject's ranked list (`?top=10`), as after ORDER BY: `score desc, distance`. Its
             expressions are numbers, booleans, dates or instants: ascending unless `desc` follows, nulls last unless
-            `nulls first` does. Items of equal rank are in order of prediction_id. To write an item with a rank costs
-            two to three times the write units. None: there is no such list.
+            `nulls first` does. Items of equal rank are in order of prediction_id. An item with a rank costs two to
+            three times the write units. None: the dataset has no ranked list.
         derive: a pandas step before the join.
         tolerated: how many rejects an output can have.
         guards: what an output must look like before it is published. If a guard fails, the run is held: nothing is

@@ -19,17 +19,16 @@ _LOADING = RLock()
 
 
 def load_definitions(folder: Path, package: str, kind: type[T], example: str) -> list[tuple[Path, T | list[Mistake]]]:
-    """Execute the files of a folder again, in the order of their names; those that begin with `_` define nothing.
+    """Execute the files of a folder again, in the order of their names; files that begin with `_` define nothing.
 
     Args:
         folder: need not exist.
         package: name under which the files can import each other.
         kind: class of the definitions.
-        example: of what a file defines, for messages.
+        example: an example of a definition, for messages.
 
     Returns:
-        Each file with its definition, or with the mistakes because of which it has none: it cannot be imported, or does
-        not define exactly one.
+        Each file with its definition, or with its mistakes: it cannot be imported, or does not define exactly one.
     """
     with _LOADING:
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:

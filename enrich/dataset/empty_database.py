@@ -1,4 +1,4 @@
-"""An empty DuckDB, shared by all of a process that parses SQL or asks for types."""
+"""An empty DuckDB, shared by all code of a process that parses SQL or looks up types."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import duckdb
 
 
 def open_empty() -> duckdb.DuckDBPyConnection:
-    """Return a connection of its own, a context manager, to an empty database in which nothing is created.
+    """Return a new connection, a context manager, to an empty database. Create nothing in it.
 
-    Opening a database takes 16 ms of CPU, a second connection to it 0.2 ms: an output may have thousands of files.
+    Opening a database takes 16 ms of CPU, a second connection to it 0.2 ms: an output can have thousands of files.
     """
     return _open().cursor()
 

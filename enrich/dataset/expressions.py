@@ -165,7 +165,7 @@ def parse_tree_of(
     """Parse a part of a statement, between `before` and `after`, to DuckDB's syntax trees of its statements.
 
     Raises:
-        DatasetMistakes: it is not SQL there.
+        DatasetMistakes: it is not valid SQL at this place.
     """
     if _BLANK.fullmatch(sql):
         raise DatasetMistakes([Mistake(place, "is empty", "write an expression")])

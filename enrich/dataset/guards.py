@@ -44,15 +44,15 @@ class Guard:
         measure: `rows`: how many predictions become items. `changed`: of the items that are served and that the output
             names, the share whose body it changes. Of one value: `nulls`, the share of nulls; `min`, `max` and `mean`;
             `range`, all values; `p1` to `p99`, percentiles within 0.2 %; `psi`, the population stability index over ten
-            groups of equal size: up to 0.1 is usual, above 0.25 the distribution is another one.
+            groups of equal size: up to 0.1 is usual, above 0.25 the distribution has changed.
         of: the value: a column, or a member of the body as `body.origin.name`. Numbers and booleans have all measures,
             other types `nulls` only.
-        least: the smallest value of the measure that is published.
-        most: the largest one.
+        least: the smallest value of the measure that is allowed.
+        most: the largest value that is allowed.
         change: by how much the measure can differ from the reference, as a share of it: 0.2 is 20 % up or down.
         difference: the same, in the measure's own unit.
         reference: a number, or `Shares` for `psi`. None is the same measure of the newest closed run that had items.
-            While there is none, `change`, `difference` and `psi` compare nothing.
+            If there is none, `change`, `difference` and `psi` compare nothing.
     """
 
     measure: Measure
@@ -77,11 +77,11 @@ class Guard:
 def find_guard_mistakes(guards: Sequence[Guard]) -> Iterator[tuple[str, str, str]]:
     """Yield place, message and remedy of each guard that can't work, whatever the measured values."""
     if len(guards) > MOST_GUARDS:
-        yield "guards", f"has {len(guards)}, expected at most {MOST_GUARDS}", "leave some out"
+        yield "guards", f"has {len(guards)}, expected at most {MOST_GUARDS}", "remove some"
     values = list(dict.fromkeys(each.of for each in guards if each.of is not None))
     if len(values) > MOST_VALUES:
         message = f"has guards of {len(values)} columns and members, expected at most {MOST_VALUES}"
-        yield "guards", message, "leave some out"
+        yield "guards", message, "remove some"
     for number, guard in enumerate(guards):
         for message, remedy in _find_mistakes(guard):
             yield f"guards[{number}]", f"{guard.name}: {message}", remedy
@@ -91,17 +91,17 @@ def _find_mistakes(guard: Guard) -> Iterator[tuple[str, str]]:
     measure, numbers = guard.measure, {name: getattr(guard, name) for name in ("least", "most", "change", "difference")}
     given = {name: value for name, value in numbers.items() if value is not None}
     if measure in OF_OUTPUT and guard.of is not None:
-        yield f"{measure} is of the whole output", "leave `of` out"
+        yield f"{measure} measures the whole output", "leave `of` out"
     if measure not in OF_OUTPUT and guard.of is None:
-        yield "does not say of which value", f'name a column or a member, as in Guard("{measure}", "body.NAME", ...)'
+        yield "does not name a value", f'name a column or a member, as in Guard("{measure}", "body.NAME", ...)'
     for name in [name for name, value in given.items() if not math.isfinite(value)]:
         yield f"{name} is {given[name]}", "give a finite number, or leave it out"
     if not given:
         yield "has no bound", f"set {'most' if measure == 'psi' else 'least, most, change or difference'}"
     if guard.least is not None and guard.most is not None and guard.least > guard.most:
-        yield f"least is {guard.least}, above most, {guard.most}", "exchange them"
+        yield f"least is {guard.least}, above most, {guard.most}", "swap them"
     for name in [name for name in ("change", "difference") if given.get(name, 0) < 0]:
-        yield f"{name} is {given[name]}", "give a number from 0: it allows as much up and down"
+        yield f"{name} is {given[name]}", "give a positive number or 0; it is allowed up and down"
     if measure in SHARES:
         for name in [name for name in ("least", "most", "difference") if given.get(name, 0) > 1]:
             yield f"{name} is {given[name]}, and {measure} is a share", "give a number from 0 to 1"
@@ -132,4 +132,4 @@ def _find_reference_mistakes(guard: Guard) -> Iterator[tuple[str, str]]:
     elif not math.isfinite(reference):
         yield f"reference is {reference}", "give a finite number"
     elif not guard.is_relative:
-        yield "reference is compared with nothing", "set change or difference, or leave it out"
+        yield "reference is not used", "set change or difference, or leave it out"

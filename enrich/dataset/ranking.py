@@ -31,7 +31,7 @@ from enrich.dataset.json_sql import (
 from enrich.dataset.mistakes import DatasetMistakes, Mistake
 
 MAX_TERMS = 8  # of 50 digits each at most: DynamoDB takes 1,024 bytes for an index's sort key
-PLACE = "rank"  # of mistakes and rejects
+PLACE = "rank"  # in messages of mistakes and rejects
 _REMEDY = "name numbers, booleans, dates or instants; cast text that holds one: cast(x as double) desc"
 _DIGITS = "0123456789ABCDEF"
 _NULLS_FIRST, _VALUE, _NULLS_LAST = "0", "1", "2"
@@ -46,7 +46,7 @@ class Unrankable(TypeError):
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One expression of a rank, and where its direction and its nulls lead."""
+    """One expression of a rank, with its direction and the place of its nulls."""
 
     expression: Expression
     descending: bool
@@ -57,7 +57,7 @@ def parse_rank(names: Names, rank: str) -> list[Term]:
     """Parse a rank: expressions with their directions, as after ORDER BY.
 
     Raises:
-        DatasetMistakes: it is none, has an unknown name, or uses what an expression of the body could not.
+        DatasetMistakes: it is not a rank, has an unknown name, or uses something that the body can't use either.
     """
     answer = parse_tree_of(names.con, PLACE, rank, before="SELECT 1 ORDER BY ", after="\n")
     (statement, *others) = answer["statements"]
@@ -107,7 +107,7 @@ def render_rank(value: str, kind: SqlType, term: Term) -> str:
     Args:
         value: SQL that is cheap to repeat.
         kind: its type.
-        term: of the rank.
+        term: the term of the rank.
     """
     null = _NULLS_FIRST if term.nulls_first else _NULLS_LAST
     digits = _render_digits(value, kind)
@@ -117,7 +117,7 @@ def render_rank(value: str, kind: SqlType, term: Term) -> str:
 
 
 def list_checks(value: str, kind: SqlType) -> list[ValueCheck]:
-    """List the checks of a value that is to be ranked: NaN has no place, and infinity is no JSON either."""
+    """List the checks of a value that is to be ranked: NaN has no order, and JSON has no infinity."""
     if kind.id in {"float", "double"}:
         return [ValueCheck(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite")]
     if kind.id in TIMESTAMPS | {"date"}:

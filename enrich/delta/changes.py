@@ -43,9 +43,9 @@ MD5_SQL = "md5_number(pk || chr(0) || sk)"  # digest of an item key
 # That digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
 # md5_number_upper, which would compute the digest twice.
 KEY_SQL = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
-# Of what is stored of a row: an item is written again where its rank is another one, though its body is not.
+# Of the body and the rank: an item is also written again if only its rank has changed.
 _DIGEST = "if(rank is null, digest, (md5_number(concat(digest, ' ', rank)) >> 64)::ubigint)"
-# Of `why`: an item may be stored, and what its place in a ranked list is there is not known here.
+# A reason in `why`: the item may be stored already, and the rank that it has there is not known.
 _REPLACES = tuple(WHY.index(why) for why in ("in doubt", "changed"))
 _REMOVALS = pa.schema(
     [
@@ -295,12 +295,12 @@ class Delta:
         return self._notes_id
 
     def distribute(self, bits: int, step: Step = _go_on) -> list[Path]:
-        """Distribute what was noted to buckets; return a file for each, an Arrow stream. Nothing can be noted then."""
+        """Distribute what was noted to buckets; return a file for each, an Arrow stream. Then nothing can be noted."""
         self._log.close_piece()
         return [path for _, path in sorted(self._log.distribute(bits, self._directory, step).items())]
 
     def take_share(self, bits: int, bucket: Bucket) -> None:
-        """Work on one bucket from now on, which is part of one of the notes, which have `bits`."""
+        """Work only on one bucket from now on. `bits`: those of the buckets of the notes; one of them contains it."""
         self._bits, self._only, self._complete = bits, bucket, True
 
     def store_notes(self, rows: pa.Table) -> list[int]:
@@ -310,7 +310,7 @@ class Delta:
         return self._store_bucket(self._only, rows)
 
     def adopt_notes(self, bits: int, duplicates: Sequence[int]) -> None:
-        """Complete the notes, whose buckets are stored, with the duplicates of all of them."""
+        """Complete the notes with the duplicates of all buckets, which are stored already."""
         self._bits, self._complete = bits, True
         self._duplicates = self._store_duplicates(bits, duplicates)
 
@@ -323,7 +323,7 @@ class Delta:
     def adopt_removals(
         self, rows: Mapping[Bucket, int], expire_at: int, *, order: str, now: float, withdrawn: Withdrawn | None
     ) -> int:
-        """Use the removals that shares have chosen, whose numbers by bucket are given; return how many there are."""
+        """Use the removals that shares have chosen, given their number by bucket; return how many there are."""
         self._removals_id = self._identify_removals(order, now, withdrawn)
         first = 0
         for bucket in divide(self._buckets[0].bits):
@@ -432,10 +432,10 @@ class Delta:
         return _identify(self._decided_id, order, now, withdrawn and list(withdrawn))
 
     def count_changed(self, now: float) -> tuple[int, int]:
-        """Return how many of the live items that the output names would get another body, and how many these items are.
+        """Return, of the live items that the output names, how many would get another body, and how many there are.
 
-        Items whose stored body is not known are left out. Of many keys, those of the first bucket count: keys are
-        divided by their digests, so a bucket is a random sample of up to `buckets.ROWS` of them.
+        Items whose stored body is not known are left out. If there are many keys, only the first bucket is counted:
+        keys are divided by their digests, so a bucket is a random sample of up to `buckets.ROWS` of them.
         """
         self._divide_keys(_go_on)
         bucket = self._buckets[0]
@@ -502,7 +502,7 @@ class Delta:
     def outcomes(self, first_row: int, last_row: int) -> pa.Table:
         """Return columns row, outcome and replaces of the noted rows of a range, in order.
 
-        `replaces`: a write may take the place of an item of another rank.
+        `replaces`: a write can replace an item that has another rank.
         """
         packed = self._outcomes.read(first_row, last_row)
         outcome, replaces = _unpack(packed["outcome"])
@@ -763,7 +763,7 @@ class _Registered:
 
 
 def _pack(decided: pa.Table) -> pa.Array:
-    """Return the outcomes of decided rows, with a bit for those that may replace an item of another rank."""
+    """Return the outcomes of decided rows, with a bit for those that can replace an item of another rank."""
     return pc.if_else(
         _find_replacing(decided), pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
     ).combine_chunks()
@@ -774,7 +774,7 @@ def _find_replacing(decided: pa.Table) -> pa.ChunkedArray:
 
 
 def _unpack(packed: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return what `_pack` packed: outcomes and bits."""
+    """Return outcomes and bits from what `_pack` returned."""
     bit = pa.scalar(_BIT, pa.uint8())
     return pc.bit_wise_and(packed, pa.scalar(_BIT - 1, pa.uint8())), pc.greater_equal(packed, bit)
 

@@ -71,11 +71,11 @@ class MemberDiff:
 
     Attributes:
         changed: items of both outputs in which it differs.
-        psi: None without values on a side, for what is neither number nor category, and for a category with more than
+        psi: None if a side has no values, if it is neither number nor category, and for a category with more than
             `MOST_VALUES` values.
         numbers: of a number, in A and B.
         histogram: of a number: the edges of its bins, and how many values each has in A and B. The first and the last
-            bin also have what is beyond them.
+            bin include all values beyond them.
         largest: the largest changes of a number.
         distinct: of a category: its number of different values in A and B.
         top: of a category: its most frequent values; no null is among them.
@@ -284,7 +284,7 @@ class Comparison:
 
 
 def _view(batch: pa.RecordBatch) -> Sequence[float]:
-    """Return the doubles of a batch of one column without nulls, as they are in memory."""
+    """Return the doubles of a batch of one column without nulls, without copying them."""
     column = batch.column(0)
     return memoryview(column.buffers()[1]).cast("d")[column.offset : column.offset + len(column)]
 

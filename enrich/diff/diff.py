@@ -37,14 +37,14 @@ class SideSummary:
 
     Attributes:
         label: `A` or `B`.
-        name: of the output, or of the run with its output.
-        run: number of the run that was named; None for an output.
+        name: the name of the output, or of the run with its output.
+        run: the number of the run that was given; None for an output.
         as_of_ms: of that run.
         rows: read.
         items: that would be served.
         rejected: rows that would be rejected.
         reasons: reject reason -> rows.
-        notes: what a run of it would make of it, if that is not simply to publish it.
+        notes: what a run of it would do, other than publish it.
     """
 
     label: str
@@ -81,14 +81,14 @@ class Diff:
     """How two outputs differ.
 
     Attributes:
-        dataset: of both.
+        dataset: the name of their dataset.
         a: the first output.
         b: the second output.
         counts: of items.
-        members: of the body, in its order.
-        keys: the keys of the items in `members[].largest`, by their row in A; none unless data is asked for.
+        members: the body's members, in its order.
+        keys: the keys of the items in `members[].largest`, by their row in A; empty without `shows_data`.
         samples: `changed`, `only_in_a`, `only_in_b`.
-        shows_data: keys, texts and bodies are asked for.
+        shows_data: keys, texts and bodies are included.
     """
 
     dataset: str
@@ -115,17 +115,17 @@ def diff(
     """Compare two outputs.
 
     Args:
-        services: of the stack.
+        services: the stack's services.
         a: a run, an output on S3, or a path (`enrich.diff.sides`).
         b: the same of the other output.
-        dataset: its name, where a and b do not say it.
+        dataset: the dataset's name, if neither a nor b names it.
         members: places of the body's members to describe; none: all.
         show: number of largest changes of each number, and of samples of each kind.
-        show_data: include keys and bodies of those.
-        own_metadata: join a run with the metadata that it had; else both are joined with that of now.
+        show_data: include the keys and bodies of these samples.
+        own_metadata: join a run with the metadata that it used; else both are joined with current metadata.
 
     Raises:
-        Failed: an output is not there, is another one by now, or can't be read; or both have no items.
+        Failed: an output is missing, was replaced, or can't be read; or neither has an item.
         Stopped: a service that is needed is unavailable.
     """
     definition, one, other = find_sides(services, a, b, dataset)
@@ -212,7 +212,7 @@ class _Sides:
     @contextmanager
     def _open(self, side: Side, scratch: Path) -> Iterator[RunContext]:
         """Open what the stages of a run share, for one side; what would end the run as failed ends the diff."""
-        # notes of keys are kept by the run's order, and the two sides must not share them
+        # notes of keys are stored by the run's order, and the two sides must not share them
         run = replace(side.run, generation=1, as_of_ms=ord(side.label))
         if not self._own_metadata:
             run = replace(run, metadata={})
@@ -221,8 +221,8 @@ class _Sides:
                 yield context
         except Overwritten as error:
             raise Failed(
-                f"{side.label} is {side.name}: the output was overwritten or deleted since, and its bytes are gone: "
-                f"{error}. Compare what is there now, by its s3:// address"
+                f"{side.label} is {side.name}: the output was overwritten or deleted, and its bytes are gone: "
+                f"{error}. Compare the current object by its s3:// address"
             ) from error
         except FAILURES as error:
             raise Failed(f"{side.label} is {side.name}: {error}") from error
@@ -240,9 +240,9 @@ def _summarize(side: Side, extracted: Extracted, tolerated: Tolerated) -> SideSu
     if not extracted.rows:
         notes.append("it has no rows.")
     elif rejected == extracted.rows:
-        notes.append(f"all of its {rejected:,} rows are rejected: a run of it publishes nothing.")
+        notes.append(f"all of its {rejected:,} rows are rejected: its run publishes nothing.")
     elif not is_tolerated(tolerated, extracted.rows, rejected):
-        notes.append(f"{rejected:,} rows are rejected, more than the dataset tolerates: a run of it fails.")
+        notes.append(f"{rejected:,} rows are rejected, more than the dataset tolerates: its run fails.")
     if repeated := extracted.rows - rejected - extracted.items:
         notes.append(f"{repeated:,} rows repeat an earlier one, and count once.")
     earlier = side.earlier

@@ -23,7 +23,7 @@ BINS = 20  # bins of a histogram
 
 
 def find_psi(a: Sequence[int], b: Sequence[int]) -> float | None:
-    """Return the population stability index of two counts over the same bins; None if one of them counts nothing.
+    """Return the population stability index of two counts over the same bins; None if one of them has no values.
 
     It is the sum of (b - a) * ln(b / a) over the bins' shares: 0 for equal distributions. Below 0.1 is usually taken
     as stable, above 0.25 as shifted.
@@ -62,7 +62,7 @@ def _interpolate(low: float, high: float, fraction: float) -> float:
 
 
 def find_cuts(deciles: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the bounds of PSI's bins: the deciles, and each value that a tenth of all values or more have.
+    """Return the bounds of PSI's bins: the deciles, and each value that is a tenth of all values or more.
 
     A bin is `<= bound`, except that such a value is a bin of its own.
     """

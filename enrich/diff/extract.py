@@ -41,11 +41,11 @@ class Extracted:
 
     Attributes:
         path: Parquet file with a row for each item: row, k1, k2 (its key's digest), digest (its body's), members.
-        rows: of the output.
-        items: that it would serve: rows that are not rejected, equal ones once where the dataset says so.
+        rows: number of rows of the output.
+        items: that it would serve: rows that are not rejected; equal rows count once if the dataset says so.
         reasons: reject reason -> rows.
-        members: of the body; without rows too.
-        parts: of the output.
+        members: the body's members, also if there are no rows.
+        parts: the parts of the output.
     """
 
     path: Path
@@ -75,14 +75,13 @@ def pin_side(context: RunContext, side: Side, metadata: dict[str, str] | None) -
     """Return the parts of an output, and where the metadata that it is joined with is stored.
 
     Args:
-        context: of the side.
+        context: the context of the side.
         side: the output.
-        metadata: to join with; None: as a run of now would have it, or as the named run had it, if that is in the
-            context's run.
+        metadata: to join with; None: what the context's run has, if it has any; else what a run started now would use.
 
     Raises:
-        Overwritten: the output of a run is gone, or another one by now.
-        Failed: the metadata of the named run is deleted.
+        Overwritten: the output of a run was deleted or replaced.
+        Failed: the metadata of the given run was deleted.
         Stopped: a metadata query failed or still runs.
     """
     parts = pin_parts(context) if side.parts is None else side.parts
@@ -92,8 +91,8 @@ def pin_side(context: RunContext, side: Side, metadata: dict[str, str] | None) -
         ]
         if gone:
             raise Failed(
-                f"its metadata {', '.join(gone)} is deleted by now, as the bucket's rules "
-                "have it after a month; leave --own-metadata out to join both with the metadata of now"
+                f"its metadata {', '.join(gone)} was deleted: the bucket keeps it for "
+                "a month; leave --own-metadata out to join both with current metadata"
             )
     return parts, pin_metadata(context) if metadata is None else metadata
 
@@ -113,9 +112,9 @@ def extract_side(context: RunContext, parts: Sequence[Part], directory: Path) ->
     """Read, join and render an output; write what is compared of each item.
 
     Args:
-        context: with the metadata to join with.
-        parts: of the output.
-        directory: an empty one, on scratch disk.
+        context: the context, with the metadata to join with.
+        parts: the parts of the output.
+        directory: an empty directory on scratch disk.
     """
     members = find_members(context.engine.body)
     rows, reasons = 0, dict[str, int]()

@@ -1,4 +1,4 @@
-"""Render a diff as one HTML page that loads nothing: styles and pictures are in it.
+"""Render a diff as one self-contained HTML page: it includes styles and pictures.
 
 It is built as a tree, so every text of an output is escaped by the serializer.
 """
@@ -43,7 +43,7 @@ p.name{margin:.2rem 0;overflow-wrap:anywhere}.note{border-left:4px solid #ca8a04
 code{overflow-wrap:anywhere;font-size:.9em}
 @media print{.cards{display:block}.card{break-inside:avoid;margin-bottom:1rem}}
 """
-# Nothing can be loaded or executed, whatever an output has in its texts.
+# Nothing can be loaded or executed, even if the texts of an output contain HTML.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _WIDTH, _HEIGHT, _BASE = 320, 110, 92  # size of a histogram, and where its bars are
 

@@ -40,10 +40,10 @@ class Side:
 
     Attributes:
         label: `A` or `B`.
-        name: how messages call it.
-        run: as the stages of a run see it. It is in no ledger: its number is 0.
-        parts: of the output; None for a run, which has pinned its own.
-        earlier: the run that was named; None for an output.
+        name: its name in messages.
+        run: a run record for the stages. It is not in the ledger: its number is 0.
+        parts: the parts of the output; None for a run, which has pinned its own.
+        earlier: the run that was given; None for an output.
     """
 
     label: str
@@ -67,10 +67,10 @@ def find_sides(services: Services, a: str, b: str, dataset: str | None) -> tuple
     """Find two outputs of one dataset.
 
     Args:
-        services: of the stack.
+        services: the stack's services.
         a: a run's number, `DATASET/NUMBER`, `s3://...`, or a path.
         b: the same of the other output.
-        dataset: its name; None: what a or b says, or the only one.
+        dataset: its name; None: the one that a or b names, or the only one.
 
     Raises:
         Failed: nothing is there, a run is not known, or the two are of different datasets.
@@ -117,15 +117,15 @@ def _choose_dataset(datasets: Mapping[str, Dataset], named: list[_Named], given:
     if len(found) > 1:
         which = " and ".join(f"{each.label} ({each.text}) is of {name}" for name, each in found.items())
         raise Failed(
-            f"{which}: expected two outputs of one dataset, since others have other members. If one was copied "
-            "elsewhere, say of which dataset both are: --dataset NAME"
+            f"{which}: expected two outputs of one dataset, since datasets have different members. If one was "
+            "copied elsewhere, name the dataset of both: --dataset NAME"
         )
     if found:
         return next(str(name) for name in found)
     if len(datasets) == 1:
         return next(iter(datasets))
     raise Failed(
-        f"neither {named[0].text!r} nor {named[1].text!r} says of which dataset it is; add --dataset NAME: "
+        f"neither {named[0].text!r} nor {named[1].text!r} names its dataset; add --dataset NAME: "
         f"{', '.join(sorted(datasets))}"
     )
 
@@ -155,7 +155,7 @@ def _find_run(services: Services, dataset: Dataset, named: _Named) -> Side:
         )
     if earlier.kind is Kind.REMOVAL:
         raise Failed(
-            f"{named.label} is {named.text!r}: run {earlier.run} took an output back and served nothing; compare the "
+            f"{named.label} is {named.text!r}: run {earlier.run} is a withdrawal and served nothing; compare the "
             f"run that it withdrew, {earlier.of_run}"
         )
     again = repeat(earlier, Kind.REJECTS if earlier.kind is Kind.REJECTS else Kind.REPLAY)

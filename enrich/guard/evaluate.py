@@ -14,7 +14,7 @@ from enrich.guard.cells import find_cell
 from enrich.guard.statistics import Distribution, Summary, group_cells
 
 PSI_GROUPS = 10
-NO_SHARE = 1e-4  # replaces a share of 0, of which psi would need the logarithm
+NO_SHARE = 1e-4  # replaces a share of 0, which has no logarithm
 
 
 class Reference(NamedTuple):
@@ -30,10 +30,10 @@ class Verdict:
 
     Attributes:
         guard: the measure and its value.
-        passed: None: it could not be compared.
-        found: the measure; None if there is none.
-        reference: what it was compared with; None if the guard has absolute bounds only, or there is nothing.
-        says: a sentence with what was found, what is allowed, and the reference.
+        passed: None if it could not be compared.
+        found: the measured number; None if there is none.
+        reference: what it was compared with; None if the guard has only absolute bounds, or there is no reference.
+        says: a sentence with the found value, the allowed values, and the reference.
     """
 
     guard: str
@@ -105,7 +105,7 @@ def _judge_nothing(guard: Guard, value: Distribution, reference: Reference | Non
     is_bounded = guard.least is not None or guard.reference is not None
     is_bounded |= guard.most is not None and guard.measure != "psi"
     if not is_bounded and (before is None or before.min is None):
-        return Verdict(guard.name, None, None, None, f"{shown}: not compared, no earlier run has other ones")
+        return Verdict(guard.name, None, None, None, f"{shown}: not compared, no earlier run has other values")
     return Verdict(guard.name, False, None, None, f"{shown}; a number is expected")
 
 
@@ -135,7 +135,7 @@ def _judge_psi(guard: Guard, summary: Summary, reference: Reference | None) -> V
 def _divide(before: Distribution) -> tuple[list[int], list[float]]:
     """Divide a distribution into about ten groups of equal size; return the cells where they end, and their shares.
 
-    The first and the last group have what is outside of it: of a constant, nothing else would show a shift.
+    The first and the last group have the values outside of it: a shift of a constant shows only there.
     """
     count = before.rows - before.nulls
     groups = group_cells(before.groups, count / PSI_GROUPS)

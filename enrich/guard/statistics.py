@@ -28,8 +28,8 @@ class Distribution:
 
     Attributes:
         rows: predictions that become items.
-        nulls: those of them whose value is null, NaN or infinite. If all are, the numbers below are None.
-        percentiles: by name: `p1` to `p99`.
+        nulls: those of them whose value is null, NaN or infinite. If all are, the other numbers are None.
+        percentiles: name (`p1` to `p99`) -> value.
         groups: pairs of a cell (`enrich.guard.cells`) and the number of values in it and in those since the pair
             before.
     """
@@ -179,7 +179,7 @@ class Statistics:
         """Return what the ledger keeps.
 
         Args:
-            duplicates: rows that were found to be rejected afterwards; the distributions still have them.
+            duplicates: number of rows that were rejected later; the distributions include them.
             changed: as in `Summary`.
         """
         values = {name: each.summarize(self.rows) for name, each in self._values.items()}

@@ -33,20 +33,20 @@ from enrich.services import Services
 from serve.item import Order
 
 POLL = 2.0  # seconds between checks of a run that another invocation executes
-PATIENCE = 1800.0  # seconds without any change in the dataset's state: twice as long as a Lambda can run
+PATIENCE = 1800.0  # seconds without a change of the dataset's state: twice the longest duration of a Lambda
 
 
 class Status(StrEnum):
     """What a backfill does with an output."""
 
-    NEW = "new"  # it has no run yet
-    OPEN = "open"  # its run is not closed: it continues
+    NEW = "new"  # it has no run
+    OPEN = "open"  # its run is open: it is continued
     FAILED = "failed"  # its last run failed: it is run again
-    DONE = "done"  # its run is done: nothing
+    DONE = "done"  # its run is done: not run again
     WITHDRAWN = "withdrawn"  # an operator withdrew it: nothing
-    HELD = "held"  # guards hold it until an operator approves or rejects it: nothing
-    REJECTED = "rejected"  # an operator rejected it: nothing
-    EXPIRED = "expired"  # it is older than the ttl, so no item of it would be served: nothing
+    HELD = "held"  # held until an operator approves or rejects it: not run
+    REJECTED = "rejected"  # an operator rejected it: not run
+    EXPIRED = "expired"  # it is older than the ttl, so its items would not be served: not run
 
     @property
     def runs(self) -> bool:
@@ -59,12 +59,12 @@ class Candidate:
     """An output of the time range.
 
     Attributes:
-        object_key: of the output.
+        object_key: the output's object key.
         as_of: when it was made.
-        status: what is done with it.
+        status: what the backfill does with it.
         run: the newest run over it; None if it has none.
-        size: bytes, as far as they are known without a request for each part.
-        is_late: a newer output has begun to write: this one changes no item that the newer one names.
+        size: bytes that are known without a request for each part.
+        is_late: a newer output has begun to write: this output changes no item that the newer one names.
     """
 
     object_key: str
@@ -84,7 +84,7 @@ class Backfill:
         since: the first instant of the range.
         until: the first instant after it.
         outputs: in the order of their as_of.
-        unreadable: why outputs can't be placed in time.
+        unreadable: messages about outputs whose as_of can't be read.
         adds_none: late outputs add no item: a newer snapshot was published.
     """
 
@@ -111,7 +111,7 @@ class Step(NamedTuple):
 def find_backfill(services: Services, dataset_name: str, since: datetime, until: datetime) -> Backfill:
     """Find the outputs that were made from `since` to before `until`, and what is to be done with each.
 
-    The dataset's `start`, which says what the sweep leaves alone, does not count: the range is given.
+    The dataset's `start` limits only the sweep: it is ignored here.
 
     Raises:
         DatasetMistakes: a value of the dataset has another type than its hint.
@@ -168,7 +168,7 @@ def _judge(run: Run | None) -> Status:
 
 
 def _is_late(high_water: str, generation: int, as_of: datetime) -> bool:
-    """Return whether a newer output has begun to write: then this one changes no item that the newer one wrote."""
+    """Return whether a newer output has begun to write: then this output changes no item that the newer one wrote."""
     return bool(high_water) and (generation, _milliseconds(as_of)) < Order.parse(high_water)[:2]
 
 
@@ -177,10 +177,10 @@ def _milliseconds(instant: datetime) -> int:
 
 
 def _find_as_of(services: Services, dataset: Dataset, listed: Listed, run: Run | None) -> datetime | None:
-    """Return when an output was made, as its run determines it; None if the output is gone.
+    """Return when an output was made, determined as its run does it; None if the output is gone.
 
     Raises:
-        Failed: it does not say so, or can't be read.
+        Failed: it has no as_of, or can't be read.
     """
     if run is not None and run.as_of_ms is not None:
         return datetime.fromtimestamp(run.as_of_ms / 1000, UTC)
@@ -227,12 +227,12 @@ def _read_as_of(services: Services, dataset: Dataset, listed: Listed) -> datetim
 def run_backfill(services: Services, found: Backfill, *, send: bool = False) -> Iterator[Step]:
     """Run outputs one after the other, and yield each as soon as its run is closed; stop iterating to stop.
 
-    Where another invocation holds the dataset, its run is waited for.
+    If another invocation holds the dataset, wait for its run.
 
     Args:
-        services: of the stack.
+        services: the stack's services.
         found: what to run.
-        send: let the deployed function execute the runs: a message to its queue for each, and this process waits.
+        send: the deployed function executes the runs: send a message to its queue for each, and wait.
 
     Raises:
         Stopped: a service that is needed is unavailable, or another invocation's run makes no progress.
@@ -264,7 +264,7 @@ def queue_output(services: Services, dataset: str, output: Candidate) -> Run | N
 
 
 def _execute(services: Services, queued: Run, *, send: bool) -> Run:
-    """Execute a queued run, or have it executed; return it closed or held."""
+    """Execute a queued run, or wait until the deployed function has; return it closed or held."""
     dataset, run, version, changed_at = queued.dataset, queued, -1, services.clock.now()
     if send and queued.state.is_open:
         services.send({"continue": {"dataset": dataset}})

@@ -16,13 +16,13 @@ from enrich.services import Services
 
 
 def approve(services: Services, dataset: str, number: int) -> Run:
-    """Queue a held run again, whatever the guards say, and return it; it keeps its number and its as_of.
+    """Queue a held run again although a guard failed, and return it; it keeps its number and its as_of.
 
-    It is checked once more: what the first check noted is not kept for ever, and the dataset may have changed.
+    It is checked again: the notes of the first check are deleted after a time, and the dataset may have changed.
 
     Raises:
-        Failed: the run is not held; or it must not be published any more, since its output was replaced, its items have
-            expired, or a newer output is served.
+        Failed: the run is not held; or it must not be published, because its output was replaced, its items have
+        expired, or a newer output is served.
     """
     while True:
         run = _get_held(services, dataset, number, "approved")
@@ -86,27 +86,27 @@ def _get_held(services: Services, dataset: str, number: int, verb: str) -> Run:
         state = f"is {run.state}" if run else "does not exist"
         held = ", ".join(str(each.run) for each in services.ledger.fetch_held(dataset)) or "none"
         raise Failed(
-            f"run {number} of {dataset} {state}; only a held run can be {verb}. Held are: {held}; "
+            f"run {number} of {dataset} {state}; only a held run can be {verb}. Held runs: {held}; "
             f"`./larder status {dataset}` lists the runs"
         )
     return run
 
 
 def _find_obstacle(services: Services, run: Run) -> str | None:
-    """Return why a held run must no longer be published; None if it can be."""
+    """Return why a held run can no longer be published; None if it can."""
     if (run.expires_at or 0) <= services.clock.now():
         return f"its items would have expired at {_render((run.expires_at or 0) * 1000)}"
     if run.kind is Kind.OUTPUT:  # other kinds read the parts that an earlier run pinned
         output = fetch_output(services.s3, services.datasets[run.dataset], run.bucket, run.object_key)
         if output is None or output.identity != run.identity:
-            now = "is gone" if output is None else "was written again since, and that output has a run of its own"
+            now = "was deleted" if output is None else "was written again, and the new output has its own run"
             return f"s3://{run.bucket}/{run.object_key} {now}"
     newer = next((each for each in _find_served(services, run.dataset) if _is_newer(services, each, run)), None)
     if newer is None:
         return None
     return (
-        f"it is as of {_render(run.as_of_ms)}, and run {newer.run} over s3://{newer.bucket}/{newer.object_key}, as of "
-        f"{_render(newer.as_of_ms)}, is served by now"
+        f"its as_of is {_render(run.as_of_ms)}, and run {newer.run} over s3://{newer.bucket}/{newer.object_key} with "
+        f"as_of {_render(newer.as_of_ms)} is already served"
     )
 
 
@@ -118,7 +118,7 @@ def _find_served(services: Services, dataset: str) -> list[Run]:
 
 
 def _is_newer(services: Services, served: Run, held: Run) -> bool:
-    """Return whether a served run is newer than a held one. Objects of one instant can be parts of one output."""
+    """Return whether a served run is newer than a held one. Objects with the same as_of can be parts of one output."""
     if served.as_of_ms != held.as_of_ms:
         return (served.as_of_ms or 0) > (held.as_of_ms or 0)
     takes_its_place = served.object_key == held.object_key

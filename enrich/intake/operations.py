@@ -50,7 +50,7 @@ def replay_rejects(services: Services, location: str) -> Run:
 
 
 def _require_not_held(run: Run) -> None:
-    """Refuse a further run beside one that is held, since approving that one would publish the output twice.
+    """Refuse another run over the output of a held run: if that is approved, the output would be published twice.
 
     Raises:
         Failed: the run is held.

@@ -97,7 +97,7 @@ def repeat(run: Run, kind: Kind) -> Run:
 
 
 def restart(run: Run) -> Run:
-    """Return a run as one that begins anew, from its pinned output on: with an order of today's generation."""
+    """Return a run that starts again with its pinned output, and with an order of the current generation."""
     return replace(
         run,
         stage=Stage.PIN,

@@ -78,7 +78,7 @@ def run_pending(services: Services, dataset: str, own: Collection[int] = ()) -> 
     Yields each run as soon as it is closed or held. The generator holds the lease until it is exhausted or closed.
 
     Args:
-        services: of this invocation.
+        services: the services of this invocation.
         dataset: its name.
         own: numbers of the runs whose failure the caller reports. For any other output that fails, a message is sent:
             the original one may have been acknowledged while the dataset was busy, so this one reaches the dead-letter

@@ -141,7 +141,7 @@ class Engine:
         return self._bound.body
 
     def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
-        """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, a third of the work.
+        """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, which is a third of the work.
 
         Returns:
             One row per row of the chunk, in its order: row int64, pk string, sk string, body and rank string (null for

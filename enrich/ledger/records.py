@@ -125,11 +125,11 @@ class Run(Record):
     measured: int | None = None  # predictions that its statistics describe; None: it has no statistics
     shifts: list[str] = field(default_factory=list)  # the guards that it failed, a sentence each
     held_ms: int | None = None  # when it was held
-    approved: bool = False  # an operator wants it published whatever the guards say
+    approved: bool = False  # an operator approved it: it is published although a guard failed
     error: str | None = None
     code_version: str | None = None
-    engine: EngineKind | None = None  # None: not chosen yet, or by a release that had no choice
-    pieces: int = 0  # of a job: how many have been processed, in all its stages
+    engine: EngineKind | None = None  # None: not chosen yet, or written by a release without this choice
+    pieces: int = 0  # by a job: how many it has processed, in all stages
 
     @property
     def sk(self) -> str:
@@ -199,12 +199,12 @@ class Held(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics(Record):
-    """Statistics of the output of a run, and what the guards say of them, as JSON texts."""
+    """Statistics of the output of a run, and the verdicts of the guards, as JSON texts."""
 
     run: int
-    summary: str = ""  # of `enrich.guard.statistics.Summary`
-    verdicts: str = "[]"  # of `enrich.guard.evaluate.Verdict`, a list
-    reference: int | None = None  # number of the run that it was compared with
+    summary: str = ""  # an `enrich.guard.statistics.Summary`
+    verdicts: str = "[]"  # a list of `enrich.guard.evaluate.Verdict`
+    reference: int | None = None  # the number of the run that it was compared with
 
     @property
     def sk(self) -> str:
@@ -214,10 +214,10 @@ class RunStatistics(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEntry(Record):
-    """Events of a change of a run's state, from the commit of that change until the bus has accepted them."""
+    """Events about a change of a run's state, kept from the commit of the change until the bus has accepted them."""
 
     run: int
-    number: int  # of the run's commit: its own for each change, in their order
+    number: int  # the run's version after the commit, so it grows with each change
     at_ms: int
     events: list[dict[str, str]]  # kind and detail of each
 

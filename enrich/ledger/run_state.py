@@ -15,8 +15,8 @@ class RunState(StrEnum):
     FAILED = "failed"
     OVERWRITTEN = "overwritten"  # its output was replaced before it was pinned
     WITHDRAWN = "withdrawn"
-    HELD = "held"  # its output is not as the guards require: an operator approves or rejects it
-    REJECTED = "rejected"  # by an operator, or since nobody approved it before its items would have expired
+    HELD = "held"  # its output fails a guard: an operator approves or rejects it
+    REJECTED = "rejected"  # by an operator, or because it was not approved before its items would have expired
 
     @property
     def is_open(self) -> bool:
@@ -71,5 +71,5 @@ class Kind(StrEnum):
 
     @property
     def is_guarded(self) -> bool:
-        """Whether the dataset's guards can hold it; what is restored was published before."""
+        """Whether the dataset's guards can hold it: not if it restores an output, which was published before."""
         return self in {Kind.OUTPUT, Kind.REPLAY, Kind.REFRESH}

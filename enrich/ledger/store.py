@@ -43,14 +43,14 @@ SK = "sk"
 _VERSION = "version"
 _FORMAT = "format"
 _RELEASE = "release"
-FORMAT = 2  # newest format of a record, and of what a run that is not closed has in its work folder; absent: 1
-_NEW_STATES = {RunState.HELD, RunState.REJECTED}  # which format 1 does not have
+FORMAT = 2  # newest format of records, and of the work folders of runs that are not closed; absent: 1
+_NEW_STATES = {RunState.HELD, RunState.REJECTED}  # format 1 does not have these
 _serialize = TypeSerializer().serialize
 R = TypeVar("R", bound=Record)
 
 
 class _Deserializer(TypeDeserializer):
-    """boto3's, with int for numbers: the ledger holds no fractions."""
+    """boto3's deserializer, with int for numbers: the ledger has no fractions."""
 
     def _deserialize_n(self, value: str) -> int:
         return int(value)
@@ -190,7 +190,7 @@ def _record(change: Record | Delete) -> Record:
 
 
 def _find_format(record: Record) -> int:
-    """Return the oldest format that has what a record says, so that older releases read all others."""
+    """Return the oldest format that can express a record, so that older releases can read most records."""
     return 2 if isinstance(record, Run) and record.state in _NEW_STATES else 1
 
 

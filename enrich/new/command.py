@@ -23,7 +23,7 @@ def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[st
     """Write the file of a dataset and return its path; on a terminal, ask for choices that no option makes.
 
     Args:
-        options: of the command.
+        options: the command's options.
         folder: the folder of the datasets.
         others: the existing datasets, by name.
 

@@ -71,7 +71,7 @@ def build_document(datasets: Iterable[Dataset], models: Iterable[Mapping[str, st
     """Build the text of openapi.yaml: the service's own part, with the part of each dataset and model.
 
     Args:
-        datasets: of the project.
+        datasets: the project's datasets.
         models: the parts of its models, as `score.dev.openapi` builds them.
 
     Raises:
@@ -89,7 +89,7 @@ def build_document(datasets: Iterable[Dataset], models: Iterable[Mapping[str, st
 
 
 def _describe_parameters(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Describe the parameters that not every dataset has alike, by the end of their names."""
+    """Describe the parameters that differ between datasets, by the suffix of their names."""
     found = {"Fields": _describe_fields(dataset)}
     if dataset.rank:
         top = (

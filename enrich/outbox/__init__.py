@@ -1,1 +1,1 @@
-"""Events of runs: committed to the ledger with what they report, and sent from there until the bus accepts them."""
+"""Events of runs: committed to the ledger with the change that they report, then sent until the bus accepts them."""

@@ -18,7 +18,7 @@ KIND = "OpenLineage Run Event"
 _SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _FACETS = "https://openlineage.io/spec/facets"
 _PRODUCER = f"urn:larder:{RELEASE}"
-_TYPES = {  # a state that is reported -> the event's type; of any other: OTHER
+_TYPES = {  # reported state -> the event's type; any other state: OTHER
     "running": "START",
     "done": "COMPLETE",
     "failed": "FAIL",
@@ -32,10 +32,10 @@ def build_lineage_event(settings: Settings, run: Run, state: str, at_ms: int) ->
     """Build the OpenLineage event of a run that begins, is held or has ended.
 
     Args:
-        settings: of this deployment.
-        run: as it is committed.
-        state: that is reported.
-        at_ms: when, in epoch milliseconds.
+        settings: the settings of this deployment.
+        run: the run, as it is committed.
+        state: the state to report.
+        at_ms: the time of the change, in epoch milliseconds.
     """
     kind = _TYPES.get(state, "OTHER")
     facets: dict[str, Any] = {
@@ -65,7 +65,7 @@ def build_lineage_event(settings: Settings, run: Run, state: str, at_ms: int) ->
 
 
 def build_run_id(settings: Settings, run: Run) -> str:
-    """Build the id of a run, the same in each of its events: a UUID of the ledger's, dataset's and run's name."""
+    """Build the id of a run, the same in each of its events: a UUID of the names of ledger, dataset and run."""
     name = f"larder:{settings.environment}/{settings.ledger}/{run.dataset}/{run.run}"
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 

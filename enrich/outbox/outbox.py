@@ -1,7 +1,7 @@
 """The outbox: events are committed with the change that they report, sent afterwards, and then deleted.
 
-So each change is reported at least once, wherever an invocation is killed: what is left is sent after the next run, or
-by the sweep. A run never waits for the bus (docs/decisions/events.md).
+So each change is reported at least once, even if an invocation is killed: events that are left in the outbox are sent
+after the next run, or by the sweep. A run never waits for the bus (docs/decisions/events.md).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from enrich.outbox.run_event import build_run_event
 from enrich.services import Bus, Services
 from notify.bus import Event, put_events, render_detail, split_batches
 
-LEAST_SECONDS = 20.0  # of the invocation that must be left: a request to a bus that does not answer takes some
+LEAST_SECONDS = 20.0  # that the invocation must still have: a bus that does not answer takes time
 ENTRIES = 50  # in one commit
-REST_SECONDS = 60.0  # after a call that failed: where the bus is down, a run does not wait for it again and again
+REST_SECONDS = 60.0  # after a failed call, so that a run does not wait again and again for a bus that is down
 
 
 def report(services: Services, run: Run, state: str | None = None, *, ended_before: bool = False) -> list[OutboxEntry]:
     """Return the outbox entry of a change of a run's state: commit it together with the run. Empty without a bus.
 
-    Call it for a run that begins (OpenLineage's START alone), that is closed in whatever state, and that waits for an
-    operator or for whom an operator has decided. Counts, order and error are taken from the record.
+    Call it when a run begins (only OpenLineage's START), is closed in any state, is held, and when an operator decides
+    about it. Counts, order and error are taken from the record.
 
     Args:
-        services: of this invocation.
-        run: as it is committed, with the version at which it was read.
-        state: that is reported, such as `approved`; None: the record's.
-        ended_before: the run had ended, and an operator takes it back: its OpenLineage run is complete.
+        services: the services of this invocation.
+        run: the run, as it is committed, with the version at which it was read.
+        state: the state to report, such as `approved`; None: the record's.
+        ended_before: the run had ended and is now withdrawn: its OpenLineage run is already complete.
     """
     settings, at_ms, state = services.settings, int(services.clock.now() * 1000), state or run.state
     if not settings.bus:
@@ -54,24 +54,24 @@ def report(services: Services, run: Run, state: str | None = None, *, ended_befo
 def send_outbox(services: Services, dataset: str) -> None:
     """Send a dataset's events that are in the outbox, and delete them.
 
-    An event that the bus does not accept stays, and so do all if the bus does not answer: the log says why, and the
-    sweep sends them.
+    An event that the bus does not accept stays in the outbox. If the bus does not answer, all of them stay. The log has
+    the reason, and the sweep sends them.
     """
     bus, settings, now = services.bus, services.settings, services.clock.now()
     if bus is None or now < bus.rests_until or (services.deadline or math.inf) - now < LEAST_SECONDS:
         return
     try:
         refused = _send(services, bus, services.ledger.fetch_outbox(dataset))
-    except ConflictError:  # another invocation sent them, too
+    except ConflictError:  # another invocation has sent them as well
         return
     except (ClientError, BotoCoreError, NewerFormat) as error:
         refused, bus.rests_until = str(error), services.clock.now() + REST_SECONDS
-    if refused and services.deadline is not None:  # not into the output of a command: the sweep reports it, too
+    if refused and services.deadline is not None:  # a command prints nothing about it: the sweep logs it as well
         log_line(settings, "events not sent", level="error", dataset=dataset, bus=settings.bus, detail=refused)
 
 
 def _send(services: Services, bus: Bus, entries: list[OutboxEntry]) -> str:
-    """Send all events; return why the bus refused one, or an empty text."""
+    """Send all events; return the reason if the bus refused one, else an empty text."""
     why = ""
     for first in range(0, len(entries), ENTRIES):
         part = entries[first : first + ENTRIES]

@@ -17,10 +17,10 @@ def build_run_event(settings: Settings, run: Run, state: str, at_ms: int) -> dic
     """Build the event's detail.
 
     Args:
-        settings: of this deployment.
-        run: as it is committed.
-        state: that is reported.
-        at_ms: when, in epoch milliseconds.
+        settings: the settings of this deployment.
+        run: the run, as it is committed.
+        state: the state to report.
+        at_ms: the time of the change, in epoch milliseconds.
     """
     has_order = run.generation is not None and run.as_of_ms is not None
     return {

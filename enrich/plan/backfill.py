@@ -22,7 +22,7 @@ from enrich.plan.cost import build_cost, read_prices
 from enrich.plan.plan import open_overlay, plan
 from enrich.services import Services
 
-_LINES = 30  # outputs that are listed before a backfill; JSON has all
+_LINES = 30  # number of outputs that are listed before a backfill; JSON lists all
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Estimate:
     """What a backfill will cost.
 
     Attributes:
-        units: write units at most, if every row were written; None if there is nothing to calculate them from.
-        seconds: of all runs one after the other, at the pace of earlier ones; None if there are none.
+        units: an upper bound of the write units, as if every row were written; None if it can't be calculated.
+        seconds: duration of all runs, one after the other, at the speed of earlier runs; None if there are none.
         why: what the numbers are calculated from, or why there are none.
     """
 
@@ -131,11 +131,11 @@ def render_backfill(found: Backfill, estimated: Estimate | None, region: str, pa
     lines += [f"{count:,} left alone: {_KEPT[status]}" for status, count in sorted(kept.items())]
     if late := sum(each.is_late for each in found.to_run):
         what = "add no item, since a newer snapshot names them all" if found.adds_none else _LATE
-        lines.append(paint(f"{late:,} are older than what is served by now (late): they {what}", YELLOW))
+        lines.append(paint(f"{late:,} are older than an output that is already served (late): they {what}", YELLOW))
     if estimated:
         lines.append(render_price(estimated.units, region, "at most", estimated.why))
     if estimated and estimated.seconds:
-        lines.append(f"about {render_duration(estimated.seconds)}, at the pace of those runs")
+        lines.append(f"about {render_duration(estimated.seconds)}, at the speed of those runs")
     return "\n".join(lines)
 
 
@@ -160,7 +160,7 @@ def render_price(units: int | None, region: str, how: str, why: str) -> str:
 
 
 def render_step(number: int, total: int, step: Step) -> str:
-    """Render an output that was worked on, as one line."""
+    """Render an output that was processed, as one line."""
     head = f"{number} of {total}  {step.output.as_of.isoformat()}  {printable(step.output.object_key)}"
     if step.run is None:
         return f"{head}: it is gone; nothing was run"

@@ -37,7 +37,7 @@ class Plan:
         done: the output has a run that is closed or held; running it again does nothing.
         per_month: outputs per month, from the ledger; None if it has fewer than two.
         samples: examples of items and rejects, if requested.
-        statistics: of the output, with the verdicts of the guards; None if the dataset has no guards.
+        statistics: the output's statistics and the guards' verdicts; None if the dataset has no guards.
     """
 
     run: Run

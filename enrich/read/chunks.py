@@ -115,7 +115,7 @@ def read_range(
 def find_cuts(
     part: Part, source: Source, *, open_part: OpenPart, ranges: int, most_rows: int, chunk_rows: int = CHUNK_ROWS
 ) -> list[int]:
-    """Find the rows at which a Parquet part can be cut into about so many ranges, of about `most_rows` at most.
+    """Find the rows at which to cut a Parquet part into about `ranges` ranges of at most about `most_rows` rows.
 
     Raises:
         BadOutput: the file does not match the contract.
@@ -133,7 +133,7 @@ def find_cuts(
 def _read_part(
     part: Part, source: Source, open_part: OpenPart, skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the chunks of a part from the row `skip` on, and maybe some before it."""
+    """Yield the chunks of a part from the row `skip` on, and possibly earlier ones."""
     if part.size == 0 and source.format == "parquet":
         raise BadOutput(f"{part.name} is empty (0 bytes); write a file without rows if there are no predictions")
     with open_part(part) as file:

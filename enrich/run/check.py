@@ -162,7 +162,7 @@ def check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
     """Check that the as_of column has the run's as_of in all rows of a chunk.
 
     Raises:
-        Failed: it has another one, too.
+        Failed: it also has another value.
     """
     rule, run = context.dataset.as_of, context.run
     if not isinstance(rule, FromColumn) or run.kind is Kind.REJECTS:

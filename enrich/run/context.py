@@ -45,7 +45,7 @@ class Decision(NamedTuple):
 
 
 class RowDecisions(Protocol):
-    """What was decided of rows: `Delta`, or those of one piece."""
+    """Decisions about rows: `Delta`, or those of one piece."""
 
     def outcomes(self, first_row: int, last_row: int) -> pa.Table:
         """Return columns row, outcome and replaces of the rows of a range that have a key, in order."""
@@ -59,7 +59,7 @@ class RunContext:
     """A run under way. Resources open on first use and are closed on exit.
 
     Attributes:
-        row_decisions: of a piece; None: those of `delta`.
+        row_decisions: decisions for one piece; None: those of `delta`.
     """
 
     services: Services
@@ -349,7 +349,7 @@ class RunContext:
     def _noted(self) -> str:
         """The folder of the keys and digests of ranges of rows.
 
-        An approved run is checked once more, maybe with a dataset that was changed since, so its notes are others.
+        An approved run is checked again, and its dataset can have changed, so it has notes of its own.
         """
         return "approved/noted/" if self.run.approved else "noted/"
 

@@ -15,7 +15,7 @@ _COMPRESSED = (".gz", ".zst", ".zip", ".bz2")
 
 
 def choose_engine(context: RunContext, wanted: EngineKind | None) -> EngineKind:
-    """Choose where a run is executed. `wanted`: by an operator; None: a job if one process would take too long.
+    """Choose where a run is executed. `wanted`: an operator's choice; None: a job if one process would take too long.
 
     The rejects of a run are few, and are always executed here.
     """

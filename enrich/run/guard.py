@@ -20,11 +20,11 @@ RECENT_RUNS = 1000
 
 
 class OutputHeld(Exception):
-    """Operator action: the output is not as the guards require, so an operator must approve or reject it.
+    """Operator action: the output fails a guard, so an operator must approve or reject it.
 
     Attributes:
-        run: as checked.
-        statistics: to save with the run.
+        run: the run, as checked.
+        statistics: the statistics to save with the run.
     """
 
     def __init__(self, run: Run, statistics: RunStatistics) -> None:
@@ -34,23 +34,23 @@ class OutputHeld(Exception):
 
 
 def judge_output(context: RunContext, checked: Run, duplicates: int) -> tuple[Run, RunStatistics]:
-    """Return the checked run with what the guards say of it, and its statistics, to save together.
+    """Return the checked run with the guards that it failed, and its statistics, to save together.
 
     Args:
-        context: of the run.
-        checked: the run as the check leaves it.
+        context: the run's context.
+        checked: the run, as it is after the check.
         duplicates: number of rows rejected as duplicates.
 
     Raises:
-        OutputHeld: a guard fails, and neither an operator nor the kind of run permits that. Items that expired already
-            are never published, so they are not held.
+        OutputHeld: a guard fails, no operator has approved the run, and its kind is guarded. An output whose items have
+        expired is not held, since nothing of it is published.
     """
     services, guards = context.services, context.dataset.guards if checked.kind.is_guarded else ()
     reference = _find_reference(context) if guards else None
     changed = _measure_changed(context) if any(guard.measure == "changed" for guard in guards) else None
     summary = context.statistics.summarize(duplicates=duplicates, changed=changed)
     verdicts = evaluate(guards, summary, reference)
-    earlier = services.ledger.get_statistics(checked.dataset, checked.run)  # of the check before it was approved
+    earlier = services.ledger.get_statistics(checked.dataset, checked.run)  # of the check before the approval
     statistics = replace(
         earlier or RunStatistics(dataset=checked.dataset, run=checked.run),
         summary=summary.dump(),
@@ -68,12 +68,12 @@ def judge_output(context: RunContext, checked: Run, duplicates: int) -> tuple[Ru
 def hold_run(context: RunContext, held: OutputHeld) -> Run:
     """Hold a run and return it: the only place where a run becomes held.
 
-    It is not pending any more, so other runs do not wait for it; nothing of it was written.
+    It is no longer pending, so other runs do not wait for it. Nothing of it was written.
     """
     run, now_ms = held.run, int(context.services.clock.now() * 1000)
     error = (
-        f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: the output is not as the dataset's guards "
-        f"require, so it is held and nothing of it is published: {'; '.join(run.shifts)}. `./larder approve "
+        f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: the output fails the dataset's "
+        f"guards, so it is held and nothing of it is published: {'; '.join(run.shifts)}. `./larder approve "
         f"{run.dataset} {run.run}` publishes it, `./larder reject {run.dataset} {run.run}` closes it"
     )
     waiting = replace(run, version=context.run.version, state=RunState.HELD, held_ms=now_ms, error=error)
@@ -90,7 +90,7 @@ def hold_run(context: RunContext, held: OutputHeld) -> Run:
 def _find_reference(context: RunContext) -> Reference | None:
     """Return the statistics of the newest closed run that had items."""
     ledger, dataset = context.services.ledger, context.run.dataset
-    for newest in (RECENT_RUNS, None):  # the ledger keeps all runs, and one of the last is nearly always the reference
+    for newest in (RECENT_RUNS, None):  # the ledger keeps all runs; the reference is nearly always a recent one
         for run in newest_first(ledger.fetch_runs(dataset, newest=newest)):
             if run.measured and (found := ledger.get_statistics(dataset, run.run)):
                 return Reference(run.run, Summary.load(found.summary))
@@ -98,7 +98,7 @@ def _find_reference(context: RunContext) -> Reference | None:
 
 
 def _measure_changed(context: RunContext) -> float | None:
-    """Return the share of the live items named by the output whose body it changes; None if none is known."""
+    """Return the share of changed bodies among the live items that the output names; None if it names none."""
     services = context.services
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
     load_fingerprints(context, context.lease.state.fingerprints, table_id)

@@ -56,7 +56,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         TableStateUnknown: other runs must go first; this one is pending again.
         LeaseLost: another invocation holds the dataset.
         NewerFormat: a newer release has changed the ledger; the run is as it was saved last.
-        HandOver: a job must execute the run, and this process is none.
+        HandOver: a job must execute the run, and this process is not a job.
     """
     if run.engine is EngineKind.JOB and services.scheduler is None:
         raise HandOver(run.dataset, run.run)
@@ -104,7 +104,7 @@ def abandon(services: Services, lease: Lease, run: Run, state: RunState, why: st
 
 
 def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> RunContext:
-    """Return the context in which a run executes, with the dataset as the run's files have it."""
+    """Return the context in which a run executes; over rejects, its dataset describes the files of the rejects."""
     dataset = services.datasets[run.dataset]
     if run.kind is Kind.REJECTS:
         dataset = replace(
@@ -134,7 +134,7 @@ def _choose_engine(context: RunContext) -> None:
     """Commit where the run is executed from here on.
 
     Raises:
-        HandOver: by a job, and this process is none.
+        HandOver: a job executes it, and this process is not a job.
     """
     services = context.services
     has_job = services.start_job is not None or services.scheduler is not None

@@ -14,7 +14,7 @@ from enrich.run.publish import remove_all, write_output
 
 
 class Rules(TypedDict):
-    """What decisions depend on besides the rows: arguments of `Delta.decide`."""
+    """What decisions depend on, besides the rows: the arguments of `Delta.decide`."""
 
     order: str
     expires_at: int
@@ -25,7 +25,7 @@ class Rules(TypedDict):
 
 
 class Leaves(TypedDict):
-    """What the fingerprints that a run leaves depend on besides its decisions: arguments of `Delta.merge`."""
+    """What a run's new fingerprints depend on, besides its decisions: the arguments of `Delta.merge`."""
 
     order: str
     expires_at: int
@@ -37,7 +37,7 @@ class Leaves(TypedDict):
 
 
 class Passes(Protocol):
-    """The passes over the output of one run. Each can end early by raising, and continues where it was then.
+    """The passes over the output of one run. If one ends early with an exception, the next call continues there.
 
     After `check` and `choose_removals`, the run's `delta` has the notes and the number of the removals.
     """

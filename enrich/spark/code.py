@@ -1,4 +1,4 @@
-"""Unpack Larder's files where they were sent as an archive: a dataset's file can't be imported from within one."""
+"""Unpack Larder's files if they were sent as an archive: a dataset's file can't be imported from an archive."""
 
 from __future__ import annotations
 

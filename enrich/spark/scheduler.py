@@ -15,7 +15,12 @@ from enrich.spark.worker import perform
 
 PIECE_BYTES = 32 * 1024 * 1024  # of an output: about a million rows of Parquet
 _KEEP_SECONDS = 1.0  # between two calls of `keep`
-_SENT = ("LARDER_", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")  # of the environment; no credentials
+_SENT = (
+    "LARDER_",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)  # variables that are sent; no credentials
 _NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
 
 
@@ -23,7 +28,7 @@ class SparkScheduler:
     """Runs tasks as the partitions of one stage; Spark retries a task whose executor or process has died."""
 
     def __init__(self, context: SparkContext, env: Mapping[str, str], *, piece_bytes: int = PIECE_BYTES) -> None:
-        """Begin.
+        """Read the number of slots from the job.
 
         Raises:
             Stopped: two attempts of a task could write at once, or the number of executors could change.

@@ -127,9 +127,7 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
             pieces[6::_PIECES] = map(frame.rest_with, block["rank"].to_pylist())
         if block["body"].null_count or max(sizes) > UNIT_BYTES:
             _compress(pieces, bodies, sizes, frame)
-        entries = block[
-            "entries"
-        ].to_pylist()  # each is as large as the item, since the index has all of its attributes
+        entries = block["entries"].to_pylist()  # each is as large as the item, since the index has all attributes
         units = [-(-size // UNIT_BYTES) * (1 + more) for size, more in zip(sizes, entries, strict=True)]
         yield pieces, sizes, units, block["row"].to_pylist()
 

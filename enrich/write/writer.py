@@ -114,7 +114,7 @@ class Writer:
 
         Args:
             chunk: columns row, pk, sk, body (string; null: a tombstone), rank (string; null: none) and entries (int64:
-                how many of the index a write changes), subjects interleaved, no item too large.
+            the index entries that a write changes), subjects interleaved, no item too large.
             order: the run's order.
             expires_at: epoch seconds.
             conditional: write an item only if the stored item does not have the same or a newer order.

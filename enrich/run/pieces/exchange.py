@@ -1,7 +1,7 @@
 """Exchange rows between tasks through files on S3 that have a section for each receiver: a bucket, or a piece.
 
-A file is written by one attempt, and has its name. The offsets of its sections are in what the attempt returned, so a
-file of an attempt that does not count is never read.
+A file is written by one attempt, and named after it. The attempt returns the offsets of the sections, so a file of an
+attempt whose result is not used is never read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The passes of a run in pieces: the driver hands out tasks, and adds up what they return.
 
-Only the driver holds the lease and changes the ledger. It trusts nothing but what an attempt has returned, to it or to
-an earlier driver of the run, which then is in the task's folder. The results of tasks over buckets are the files that
-`Delta` looks for, so the driver continues with them as if it had made them.
+Only the driver holds the lease and changes the ledger. It uses only results that an attempt has returned, to it or
+to an earlier driver of the run: these are in the task's folder. Tasks over buckets write the files that `Delta` looks
+for, so the driver continues as if it had written them itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PiecePasses:
         """Check all pieces, then collect their notes by bucket.
 
         Raises:
-            Failed, Overwritten: a piece can't be read, or a row forbids to publish the output.
+            Failed, Overwritten: a piece can't be read, or a row prevents that the output is published.
             Stopped: all attempts of a task have failed.
         """
         context = self._context
@@ -127,7 +127,7 @@ class PiecePasses:
     def decide(self, **rules: Unpack[Rules]) -> dict[str, int]:
         """Decide all buckets.
 
-        What most rows will be does not travel to the pieces: written in a first load, else unchanged.
+        The most frequent outcome is not sent to the pieces: it is `written` in a first load, else `unchanged`.
         """
         context, delta = self._context, self._context.delta
         self._rules = dict(rules)
@@ -194,7 +194,7 @@ class PiecePasses:
         if counts.read != run.rows:
             raise Stopped(
                 f"dataset {run.dataset}, run {run.run}: its pieces account for {counts.read} rows, and the check has "
-                f"read {run.rows}; this is a defect, and the run does not close"
+                f"read {run.rows}; this is a bug in Larder, and the run does not close"
             )
         if superseded:
             context.write_work(f"{SUPERSEDED_ROWS}pieces.json", orjson.dumps(sorted(superseded)))
@@ -230,14 +230,14 @@ class PiecePasses:
             }
             for bucket in delta.buckets
         }
-        # `now` is another one in each invocation, and so may be the files: none of an earlier one is taken for done.
+        # `now`, and so the files, differ between invocations: files of an earlier one are not used.
         self._run("merge", f"pieces/merged/{_identify(target.object_key, fixed)}/", data)
         return delta.merge(target, **leaves, step=context.pause)
 
     # -- tasks
 
     def _run(self, kind: str, folder: str, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Execute the tasks that no earlier driver has seen end; return all results, in the order of `data`.
+        """Execute the tasks that did not end under an earlier driver; return all results, in the order of `data`.
 
         Raises:
             Failed, Overwritten, Stopped: as the first task that did not succeed.
@@ -278,8 +278,8 @@ class PiecePasses:
     def settle(self) -> None:
         """Keep the lease quiet while a write of an attempt can still be applied.
 
-        An attempt that has not recorded its end may be paused. It sends no write after the horizon that it has read
-        from the lease, which ends after that.
+        An attempt that has not recorded its end can be paused. It sends no write after the horizon that it has read
+        from the lease, and the lease ends later.
         """
         context, lease = self._context, self._context.lease
         quiet_at, lease.quiet_at = lease.quiet_at, lease.state.lease_until_ms / 1000  # also if S3 does not answer now

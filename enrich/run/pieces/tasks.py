@@ -1,4 +1,4 @@
-"""What an executor does: one task over one piece of an output, or over one bucket of the key space.
+"""Execute one task in an executor: over one piece of an output, or over one bucket of the key space.
 
 A task can be executed any number of times, also at the same time: all attempts read the same pinned parts, metadata and
 decisions, and write the same bytes. An attempt writes files with its own name, and in the end what it returns to
@@ -42,7 +42,7 @@ from enrich.run.publish import OUTLIVED, REMOVAL_ROWS, SUPERSEDED_ROWS, OutputWr
 from enrich.services import Services
 
 ATTEMPTS = "pieces/attempts/"  # folder of the attempts of tasks that write items: when they began and ended
-_REPLACES = 4  # added to the outcome of a row that may replace an item of another rank
+_REPLACES = 4  # added to the outcome of a row that can replace an item of another rank
 _NO_KEY = 255
 _DECIDED = pa.schema([("row", pa.int64()), ("packed", pa.uint8())])
 
@@ -53,11 +53,11 @@ class Task:
 
     Attributes:
         kind: name of a function of `KINDS`.
-        name: of the piece or the bucket, unique within its folder.
-        folder: in the run's work folder, where what it returned is kept.
-        run: as the driver has committed it.
-        owner: the driver, as it holds the lease.
-        release: of the driver: release and version.
+        name: the name of the piece or the bucket, unique within its folder.
+        folder: the place of its results, in the run's work folder.
+        run: the run, as the driver has committed it.
+        owner: the driver's name in the lease.
+        release: release and version of the driver.
         units: write units per second for this task; None: found from throttling.
         data: the function's arguments.
     """
@@ -78,10 +78,10 @@ def name_release(services: Services) -> str:
 
 
 def execute_task(services: Services, task: Task, open_context: Callable[..., RunContext]) -> dict[str, Any]:
-    """Execute a task, and return its result: JSON values. An error that another attempt can't fix is one, too.
+    """Execute a task, and return its result: JSON values. An error that another attempt can't fix is a result too.
 
     Args:
-        services: of this process; `owner` is the name of this attempt, which no other one has.
+        services: the services of this process; `owner` is the unique name of this attempt.
         task: the task.
         open_context: `enrich.run.lifecycle.open_context`, or one that keeps engines between tasks.
 
@@ -91,7 +91,7 @@ def execute_task(services: Services, task: Task, open_context: Callable[..., Run
     if task.release != name_release(services):
         raise Stopped(
             f"dataset {task.run.dataset}, run {task.run.run}: the driver is Larder {task.release}, and an executor is "
-            f"Larder {name_release(services)}; start the job again, so that all have the same files"
+            f"Larder {name_release(services)}; start the job again with the same files on all machines"
         )
     services = replace(services, write_units=task.units)
     lease = WatchedLease(services.ledger, services.clock, task.run, task.owner, services.request_timeout)
@@ -148,7 +148,7 @@ def _read_ranges(context: RunContext, task: Task) -> Iterator[tuple[Range, int, 
 def check(context: RunContext, task: Task) -> dict[str, Any]:
     """Render a piece; write its notes with a section per bucket, and one of the rows that have no item key.
 
-    Rows are numbered within the piece: where it begins is known only when all pieces are checked.
+    Rows are numbered within the piece: its first row is known only when all pieces are checked.
     """
     delta, statistics = context.open_delta(), context.open_statistics()
     rows, reasons, counts = 0, dict[str, int](), dict[int, int]()
@@ -191,14 +191,14 @@ def _fail_fatal(context: RunContext, at: Range, shift: int, rendered: pa.Table) 
 
 
 class PieceDecisions:
-    """What was decided of the rows of one piece: the same of most rows, and of others what their buckets say."""
+    """The decisions about the rows of one piece: a default for most rows, and exceptions from the buckets."""
 
     def __init__(self, context: RunContext, data: Mapping[str, Any]) -> None:
         """Read the exceptions.
 
         Args:
-            context: of the run.
-            data: of a task: first_row, default (an outcome), keyless, exceptions (sections), duplicates (rows).
+            context: the run's context.
+            data: a task's data: first_row, default (an outcome), keyless, exceptions (sections), duplicates (rows).
         """
         self._default = data["default"]
         self._duplicates: Sequence[int] = data["duplicates"]
@@ -296,7 +296,7 @@ def _open_compared(context: RunContext, task: Task) -> tuple[Delta, Bucket]:
     """Open a share with the fingerprints that the run is compared with.
 
     Raises:
-        Stopped: they are not those that the driver has read.
+        Stopped: they differ from those that the driver has read.
     """
     delta, bucket = _open_share(context, task)
     store = Store(context.services.s3, context.services.settings.bucket)
@@ -309,7 +309,7 @@ def _open_compared(context: RunContext, task: Task) -> tuple[Delta, Bucket]:
 
 
 def decide(context: RunContext, task: Task) -> dict[str, Any]:
-    """Decide the rows of a bucket; write those that are not decided as most are, with a section per piece."""
+    """Decide the rows of a bucket; write those that differ from the default, with a section per piece."""
     delta, bucket = _open_compared(context, task)
     delta.decide(**task.data["rules"])
     decided = delta.decided(bucket)

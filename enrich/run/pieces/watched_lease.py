@@ -1,4 +1,4 @@
-"""The driver's lease as an executor sees it: it is read, never changed, and says until when the executor can write."""
+"""The driver's lease in an executor: it is only read, and limits how long the executor can write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WatchedLease(Lease):
         """Read the lease.
 
         Raises:
-            LeaseLost: another process holds it, or the run is not the one that writes.
+            LeaseLost: another process holds it, or another run writes.
         """
         super().__init__(ledger, clock, DatasetState(dataset=run.dataset), owner, 0.0, renews=True, timeout=timeout)
         self._run = run
@@ -34,7 +34,7 @@ class WatchedLease(Lease):
         """Read the lease again if it is about to end.
 
         Raises:
-            LeaseLost: another process holds it, or the run is not the one that writes.
+            LeaseLost: another process holds it, or another run writes.
         """
         now = self.clock.now()
         if self.deadline - now < RENEWAL_SECONDS / 2 and now - self._read_at >= READ_SECONDS:

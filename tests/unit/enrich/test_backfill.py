@@ -83,7 +83,9 @@ def test_an_older_output_never_overwrites_a_newer_item(shop: SmallShop) -> None:
     put_days(shop, [2, 1])
     found = find(shop)
     assert [each.is_late for each in found.to_run] == [True, True]
-    assert "2 are older than what is served by now (late): they overwrite no item" in render_backfill(found, None, "x")
+    assert "2 are older than an output that is already served (late): they overwrite no item" in render_backfill(
+        found, None, "x"
+    )
     fill(shop)
     assert served(shop) == {"x/a": 10.0, "y/b": 20.0, **{f"only-{day}/c": 1.0 for day in range(3)}}
 

@@ -194,7 +194,7 @@ NAMES: dict[tuple[str, str], str] = {
     ("stok/1", "2"): r"A is 'stok/1': no dataset 'stok'; did you mean .?stock",
     ("1", "nowhere.parquet"): r"B is 'nowhere.parquet': there is no such file or folder; expected a run",
     ("1", "s3://outputs/stock/none"): r"B is 's3://outputs/stock/none': there is no output; expected a run",
-    ("3", "2"): r"A is '3': run 3 took an output back and served nothing; compare the run that it withdrew, 1",
+    ("3", "2"): r"A is '3': run 3 is a withdrawal and served nothing; compare the run that it withdrew, 1",
 }
 
 
@@ -270,7 +270,7 @@ def test_no_rows_and_all_rejected_are_said_and_are_no_agreement(shop: SmallShop,
     assert "it has no rows" in render_diff(found)
     found = of("good", "rejected")
     assert (found.counts.only_in_a, found.b.reasons) == (3, {"missing-metadata": 3})
-    assert found.b.notes == ["all of its 3 rows are rejected: a run of it publishes nothing."]
+    assert found.b.notes == ["all of its 3 rows are rejected: its run publishes nothing."]
     assert "more than the dataset tolerates" in of("good", "bad").b.notes[0]
     for pair in (("empty", "rejected"), ("empty", "empty"), ("rejected", "rejected")):
         with pytest.raises(Failed, match=r"nothing to compare, neither output has an item: A, .*; B, "):
@@ -301,7 +301,7 @@ def test_metadata_is_that_of_now_or_each_runs_own(shop: SmallShop, monkeypatch: 
     assert (found.counts.changed, {each.member.place for each in found.members if each.changed}) == (1, {"title"})
     for at in [at for at in shop.s3.objects if at[1].startswith("metadata/stock/products/00000001")]:
         del shop.s3.objects[at]
-    with pytest.raises(Failed, match=r"A is run 1 .*its metadata products is deleted by now.*leave --own-metadata out"):
+    with pytest.raises(Failed, match=r"A is run 1 .*its metadata products was deleted.*leave --own-metadata out"):
         diff(shop.services(), "1", "2", own_metadata=True)
 
 

@@ -176,22 +176,22 @@ MEASURED = replace(
         (Guard("psi", "body.tags", most=1), "body.tags is VARCHAR[], and psi is of numbers"),
         (
             Guard("mean", most=1),
-            'does not say of which value; name a column or a member, as in Guard("mean", "body.NAME"',
+            'does not name a value; name a column or a member, as in Guard("mean", "body.NAME"',
         ),
-        (Guard("rows", "units", least=1), "rows is of the whole output; leave `of` out"),
+        (Guard("rows", "units", least=1), "rows measures the whole output; leave `of` out"),
         (Guard("mean", "units"), "has no bound; set least, most, change or difference"),
         (Guard("psi", "units", least=0), "psi has no least; set most"),
         (Guard("range", "units", change=0.1), "range has no change; set least or most"),
         (Guard("mean", "units", least=2, most=1), "least is 2, above most, 1"),
         (Guard("mean", "units", most=math.nan), "most is nan; give a finite number"),
-        (Guard("mean", "units", change=-0.2), "change is -0.2; give a number from 0"),
+        (Guard("mean", "units", change=-0.2), "change is -0.2; give a positive number or 0"),
         (Guard("nulls", "units", most=5), "most is 5, and nulls is a share; give a number from 0 to 1"),
         (Guard("psi", "units", most=1, reference=3), "write Shares(edges=[...], shares=[...])"),
         (Guard("psi", "units", most=1, reference=Shares([2, 1], [0, 0, 1])), "in ascending order"),
         (Guard("psi", "units", most=1, reference=Shares([1, 2], [0.5, 0.5])), "write 3 shares"),
         (Guard("psi", "units", most=1, reference=Shares([1], [0.5, 0.4])), "that add up to 1"),
         (Guard("mean", "units", most=1, reference=Shares([1], [0.5, 0.5])), "which only psi compares with"),
-        (Guard("mean", "units", most=1, reference=3), "reference is compared with nothing"),
+        (Guard("mean", "units", most=1, reference=3), "reference is not used"),
         (Guard("median", "units", most=1), "guards[0].measure: is 'median'; "),  # type: ignore[arg-type]
         (Guard("mean", "units", most="1"), "guards[0].most: is '1', of type str; expected a number"),  # type: ignore[arg-type]
     ],
@@ -300,7 +300,7 @@ def test_a_held_run_does_not_block_and_does_not_come_back_late(shop: SmallShop) 
     newer = shop.run(ROWS, day=0)
     assert newer.state is RunState.DONE
     with pytest.raises(
-        Failed, match=rf"as of .*, and run {newer.run} over s3://.*, as of .*, is served by now.*reject"
+        Failed, match=rf"as_of is .*, and run {newer.run} over s3://.* with as_of .* is already served.*reject"
     ):
         approve(shop.services(), "stock", held.run)
     assert get(shop, held) == held
@@ -327,10 +327,10 @@ def test_an_output_that_was_replaced_cannot_be_approved(shop: SmallShop) -> None
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     assert shop.run({**WORSE, "units": [400.0, 1.0, 1.0]}, day=1).state is RunState.HELD
-    with pytest.raises(Failed, match="was written again since, and that output has a run of its own"):
+    with pytest.raises(Failed, match="was written again, and the new output has its own run"):
         approve(shop.services(), "stock", held.run)
     shop.s3.delete("outputs", shop.key(1))
-    with pytest.raises(Failed, match="is gone"):
+    with pytest.raises(Failed, match="was deleted"):
         approve(shop.services(), "stock", held.run)
     assert reject(shop.services(), "stock", held.run).state is RunState.REJECTED
 
@@ -354,13 +354,13 @@ def test_only_a_held_run_is_approved_or_rejected(shop: SmallShop, decide: Any) -
     """The message says what the run is, and which are held."""
     done, held = shop.run(ROWS, day=2), shop.run(WORSE, day=1)
     with pytest.raises(
-        Failed, match=rf"run {done.run} of stock is done; only a held run can be .*Held are: {held.run};"
+        Failed, match=rf"run {done.run} of stock is done; only a held run can be .*Held runs: {held.run};"
     ):
         decide(shop.services(), "stock", done.run)
     with pytest.raises(Failed, match="run 99 of stock does not exist"):
         decide(shop.services(), "stock", 99)
     decide(shop.services(), "stock", held.run)
-    with pytest.raises(Failed, match="Held are: none"):
+    with pytest.raises(Failed, match="Held runs: none"):
         decide(shop.services(), "stock", held.run)
 
 
