@@ -12,8 +12,8 @@ from wire.errors import TransportError
 
 MAX_HEAD = 64 * 1024
 MAX_CHUNK_LINE = 1024
-_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00]*)?\Z")
-_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00]*?)[ \t]*\Z")
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?(?=\r\n|\Z)")
+_FIELD = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*(?=\r\n|\Z)")
 _LENGTH = re.compile(r"[0-9]{1,15}\Z")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
 
@@ -37,22 +37,18 @@ def parse_head(data: bytes, method: str) -> Head:
     Raises:
         TransportError: not a head of HTTP/1.1, or the length of the body is ambiguous.
     """
-    lines = data.decode("latin-1").split("\r\n")
-    if data.count(b"\n") != len(lines) - 1 or data.count(b"\r") != len(lines) - 1:
-        raise TransportError("response has a line end other than CRLF")
-    begin = _STATUS.match(lines[0])
+    text = data.decode("latin-1")
+    begin = _STATUS.match(text)
     if begin is None:
         raise TransportError("response is not HTTP/1.1")
-    headers = []
+    headers: list[tuple[str, str]] = _FIELD.findall(text, begin.end())
+    if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF ends none
+        raise TransportError("response has a malformed header")
     framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
-    for line in lines[1:]:
-        field = _FIELD.match(line)
-        if field is None:
-            raise TransportError("response has a malformed header")
-        headers.append((field[1], field[2]))
-        known = framing.get(field[1].lower())
+    for name, value in headers:
+        known = framing.get(name.lower())
         if known is not None:
-            known.add(field[2].lower())
+            known.add(value.lower())
     status = int(begin[2])
     is_chunked, length = _delimit(framing["transfer-encoding"], framing["content-length"])
     if method == "HEAD" or status in (204, 304):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from wire.endpoint import Endpoint
 from wire.sigv4 import Credentials, Signer
 
 
+@cache  # few: the code names them
 def operation_headers(service: str, target: str) -> tuple[tuple[str, str], ...]:
     """Return the headers of an operation with a JSON payload, e.g. `dynamodb`, `DynamoDB_20120810.GetItem`."""
     version = "1.0" if service in ("dynamodb", "sqs") else "1.1"
@@ -22,7 +24,8 @@ class RequestBuilder:
     """
 
     def __init__(self, endpoint: Endpoint, credentials: Callable[[], Credentials] | None) -> None:
-        self._endpoint = endpoint
+        self._prefix = endpoint.prefix
+        self._host = ("host", endpoint.authority)
         self._credentials = credentials
         self._signer = Signer(endpoint.service, endpoint.region)
 
@@ -32,11 +35,12 @@ class RequestBuilder:
         Raises:
             NoCredentials: none were found, or refreshing them failed.
         """
-        target = self._endpoint.prefix + path
-        fields = [("host", self._endpoint.authority), *headers]
+        target = self._prefix + path
+        fields = (self._host, *headers)
         if self._credentials is not None:
-            fields = self._signer.sign(method, target, fields, body, self._credentials(), time.time())
+            lines = self._signer.sign(method, target, fields, body, self._credentials(), time.time())
+        else:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
         if body or method not in ("GET", "HEAD"):
-            fields.append(("content-length", str(len(body))))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+            lines += f"content-length: {len(body)}\r\n"
         return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body

@@ -93,9 +93,8 @@ def check_whole(response: Response, method: str) -> None:
             DynamoDB's checksum does not match.
     """
     if method != "HEAD" and response.status not in (204, 304):
-        headers = {name.lower(): value for name, value in response.headers}
-        if "content-length" not in headers and "transfer-encoding" not in headers:
+        if response.header("content-length") is None and response.header("transfer-encoding") is None:
             raise TransportError(f"response {response.status} does not state its length")
-        checksum = headers.get("x-amz-crc32")
+        checksum = response.header("x-amz-crc32")
         if checksum is not None and checksum != str(zlib.crc32(response.body)):
             raise TransportError("response does not match its checksum")

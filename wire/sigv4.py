@@ -1,19 +1,19 @@
-"""Sign requests with Signature Version 4. The signing key is cached; it changes once a day.
+"""Sign requests with Signature Version 4. What requests of one kind have in common is prepared once a day.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from hmac import digest
 from typing import NamedTuple
 from urllib.parse import quote
 
-Headers = list[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 
 
 class Credentials(NamedTuple):
@@ -24,6 +24,15 @@ class Credentials(NamedTuple):
     token: str | None = None
 
 
+class _Form(NamedTuple):
+    """What the requests of one kind and day have in common: templates with `%(moment)s` and `%(digested)s`."""
+
+    canonical: str
+    lines: str  # of the headers, up to the signature
+    scope: str
+    key: hmac.HMAC  # of the signing key; copied for each signature
+
+
 class Signer:
     """Signs for one service in one region."""
 
@@ -31,40 +40,53 @@ class Signer:
         self.service = service
         self.region = region
 
-    def sign(
-        self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes, keys: Credentials, now: float
-    ) -> Headers:
-        """Return the headers with those of the signature added.
+    def sign(self, method: str, target: str, headers: Headers, body: bytes, keys: Credentials, now: float) -> str:
+        """Return the lines of the headers with those of the signature, as they are sent.
 
         `target` is the percent-encoded path and query as sent, with parameters sorted by name. Header names are in
         lower case, unique, and include `host`; all are signed. `now` is in epoch seconds.
         """
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        digested = sha256(body).hexdigest()
-        signed = [*headers, ("x-amz-date", moment)]
-        if keys.token:
-            signed.append(("x-amz-security-token", keys.token))
-        if self.service == "s3":
-            signed.append(("x-amz-content-sha256", digested))
-        signed.sort()
-        path, _, query = target.partition("?")
-        if self.service != "s3":  # all services but S3 encode the path once more
-            path = quote(path, safe="/~")
-        names = ";".join([name for name, _ in signed])
-        fields = "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])
-        canonical = f"{method}\n{path}\n{query}\n{fields}\n{names}\n{digested}"
-        scope = f"{moment[:8]}/{self.region}/{self.service}/aws4_request"
-        text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        key = _derive_key(keys.secret, moment[:8], self.region, self.service)
-        signature = digest(key, text.encode(), "sha256").hex()
-        credential = f"Credential={keys.access_key_id}/{scope}"
-        value = f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
-        return [*signed, ("authorization", value)]
+        form = _prepare(self.service, self.region, method, target, tuple(headers), keys, moment[:8])
+        varying = {"moment": moment, "digested": sha256(body).hexdigest()}
+        canonical = sha256((form.canonical % varying).encode()).hexdigest()
+        signature = form.key.copy()
+        signature.update(f"AWS4-HMAC-SHA256\n{moment}\n{form.scope}\n{canonical}".encode())
+        return f"{form.lines % varying}{signature.hexdigest()}\r\n"
 
 
-@lru_cache(8)
-def _derive_key(secret: str, day: str, region: str, service: str) -> bytes:
-    key = b"AWS4" + secret.encode()
+@lru_cache(64)  # serve has five kinds of requests, the writer three; the keys of S3 objects push each other out
+def _prepare(
+    service: str,
+    region: str,
+    method: str,
+    target: str,
+    headers: tuple[tuple[str, str], ...],
+    keys: Credentials,
+    day: str,
+) -> _Form:
+    signed = [(name, value.replace("%", "%%")) for name, value in headers]
+    signed.append(("x-amz-date", "%(moment)s"))
+    if keys.token:
+        signed.append(("x-amz-security-token", keys.token.replace("%", "%%")))
+    if service == "s3":
+        signed.append(("x-amz-content-sha256", "%(digested)s"))
+    signed.sort()
+    path, _, query = target.partition("?")
+    if service != "s3":  # all services but S3 encode the path once more
+        path = quote(path, safe="/~")
+    names = ";".join([name for name, _ in signed])
+    fields = "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])
+    place = f"{path}\n{query}".replace("%", "%%")
+    scope = f"{day}/{region}/{service}/aws4_request"
+    lines = "".join([f"{name}: {value}\r\n" for name, value in signed])
+    begin = f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, SignedHeaders={names}, Signature="
+    key = b"AWS4" + keys.secret.encode()
     for part in (day, region, service, "aws4_request"):
-        key = digest(key, part.encode(), "sha256")
-    return key
+        key = hmac.digest(key, part.encode(), "sha256")
+    return _Form(
+        canonical=f"{method}\n{place}\n{fields}\n{names}\n%(digested)s",
+        lines=f"{lines}authorization: {begin.replace('%', '%%')}",
+        scope=scope,
+        key=hmac.new(key, None, "sha256"),
+    )

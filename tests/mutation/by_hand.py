@@ -263,8 +263,8 @@ _WIRE: tuple[tuple[str, str, str, str], ...] = (
     ("nobody is checked", "wire.channel", "ssl.create_default_context(cafile=ca_bundle)", "ssl._create_unverified_context(cafile=ca_bundle)"),
     ("two lengths", "wire.head", "if lengths or not _LENGTH", "if not _LENGTH"),
     ("chunks and a length", "wire.head", 'codings != {"chunked"} or lengths', 'codings != {"chunked"}'),
-    ("a bare line feed ends a header", "wire.head", 'data.count(b"\\n") != len(lines) - 1 or ', ""),
-    ("one key for a month", "wire.sigv4", "keys.secret, moment[:8]", "keys.secret, moment[:6]"),
+    ("a bare line feed ends a header", "wire.head", "[^\\x00\\r\\n]*?", "[^\\x00\\r]*?"),
+    ("one key for a month", "wire.sigv4", "keys, moment[:8]", "keys, moment[:6]"),
     ("the session's token unsigned", "wire.sigv4", "if keys.token:", "if False:"),
 )  # fmt: skip
 
@@ -320,8 +320,8 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("codings are ignored", "wire.head", 'codings != {"chunked"} or', "", _HEADS),
     ("a later version", "wire.head", "1\\.([01]) (", "1\\.([0-9]) (", _HEADS),
     ("HTTP/1.0 stays open", "wire.head", 'begin[1] == "1" and ', "", _HEADS),
-    ("Connection has a case", "wire.head", "known.add(field[2].lower())", "known.add(field[2])", _HEADS),
-    ("names of headers have a case", "wire.head", "framing.get(field[1].lower())", "framing.get(field[1])", _HEADS),
+    ("Connection has a case", "wire.head", "known.add(value.lower())", "known.add(value)", _HEADS),
+    ("names of headers have a case", "wire.head", "framing.get(name.lower())", "framing.get(name)", _HEADS),
     ("Connection has one word", "wire.head", 'token.strip() for value in framing["connection"] for token in value.split(",")', 'value for value in framing["connection"]', _HEADS),
     ("a body after HEAD", "wire.head", 'method == "HEAD" or ', "", _HEADS),
     ("a body after 204", "wire.head", "(204, 304)", "(304,)", _HEADS),
@@ -395,7 +395,7 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("304 is a failure", "wire.response", "response.status < 300 or response.status == 304", "response.status < 300", ("../wire/test_response.py",)),
     ("addresses are looked up once", "wire.addresses", "if now >= self._until:", "if not self._found:", (*_POOL, "../wire/test_addresses.py")),
     ("a session's token is not sent", "wire.credentials", 'env.get("AWS_SESSION_TOKEN") or None', "None", ("../wire/test_credentials.py",)),
-    ("a prefix of an endpoint is lost", "wire.request", "target = self._endpoint.prefix + path", "target = path", _SENT),
+    ("a prefix of an endpoint is lost", "wire.request", "target = self._prefix + path", "target = path", _SENT),
     ("no length of an empty POST", "wire.request", 'if body or method not in ("GET", "HEAD"):', "if body:", _SENT),
 )  # fmt: skip
 

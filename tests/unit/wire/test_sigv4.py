@@ -1,6 +1,7 @@
 """Our signatures are those of botocore, byte for byte."""
 
 import time
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -50,9 +51,15 @@ def check(service: str, method: str, target: str, extra: Any, body: bytes, keys:
     headers = [("host", HOST), *extra]
     with pytest.MonkeyPatch.context() as patch:
         theirs = sign_with_botocore(service, method, target, headers, body, keys, patch, now)
-    ours = dict(Signer(service, "eu-west-1").sign(method, target, headers, body, keys, now))
-    assert ours["authorization"] == theirs
-    assert ours.get("x-amz-security-token") == keys.token
+    lines = Signer(service, "eu-west-1").sign(method, target, headers, body, keys, now).split("\r\n")
+    assert lines.pop() == ""
+    ours = dict(line.split(": ", 1) for line in lines)
+    assert ours.pop("authorization") == theirs
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    expected = {**dict(headers), "x-amz-date": moment}
+    expected |= {"x-amz-security-token": keys.token} if keys.token else {}
+    expected |= {"x-amz-content-sha256": sha256(body).hexdigest()} if service == "s3" else {}
+    assert ours == expected
 
 
 @given(st.binary(max_size=200), VALUES, KEYS, NOWS)
