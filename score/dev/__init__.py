@@ -1,1 +1,1 @@
-"""What only a laptop or a build has: checks of definitions, the part of openapi.yaml, a server; not in the bundle."""
+"""Parts for a laptop or a build: checks of definitions, the models' part of openapi.yaml, a server; in no bundle."""

@@ -1,4 +1,4 @@
-"""Find the mistakes of model definitions: each with its place, what was found, and the remedy."""
+"""Find mistakes in model definitions: each with its place, what was found, and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = (Number, Category, Boolean, Text, Stored)
 
 
 def check_models(models: Sequence[Model], served: Mapping[str, Served]) -> list[Mistake]:
-    """Return the mistakes of all models; `served` says who can read the datasets of stored features."""
+    """Return the mistakes of all models; `served` has the datasets that stored features can name."""
     mistakes = [mistake for model in models for mistake in _check_model(model, served)]
     names = [model.name for model in models]
     twice = sorted({str(name) for name in names if names.count(name) > 1})
@@ -36,7 +36,7 @@ def _check_model(model: Any, served: Mapping[str, Served]) -> Iterator[Mistake]:
         yield Mistake(f"{name} subject", f"found {model.subject!r}", 'write the claims as a tuple, e.g. ("sub",)')
         return
     if model.scope is not None and (not isinstance(model.scope, str) or not re.fullmatch(r"[!#-\[\]-~]+", model.scope)):
-        yield Mistake(f"{name} scope", f"found {model.scope!r}", f'name one scope, e.g. "{name}:score", or None')
+        yield Mistake(f"{name} scope", f"found {model.scope!r}", f'use one scope, e.g. "{name}:score", or None')
     if model.task not in TASKS:
         yield Mistake(f"{name} task", f"found {model.task!r}", f"use {' or '.join(TASKS)}")
     if not _is_texts(model.forms) or set(model.forms) - set(FORMS):
@@ -45,7 +45,7 @@ def _check_model(model: Any, served: Mapping[str, Served]) -> Iterator[Mistake]:
         yield Mistake(f"{name} decimals", f"found {model.decimals!r}", "use 0 to 15, or None")
     yield from _check_keep(f"{name} keep", model.keep)
     if not isinstance(model.features, Mapping) or not model.features:
-        yield Mistake(f"{name} features", f"found {model.features!r}", 'name them, e.g. {"age": Number(low=0)}')
+        yield Mistake(f"{name} features", f"found {model.features!r}", 'define some, e.g. {"age": Number(low=0)}')
         return
     for feature, kind in model.features.items():
         yield from _check_feature(f"{name} features.{feature}", feature, kind)
@@ -81,7 +81,8 @@ def _check_kind(place: str, kind: Any) -> Iterator[Mistake]:
     if isinstance(kind, Number):
         bounds = [each for each in (kind.low, kind.high) if each is not None]
         if not all(_is_number(each) for each in bounds) or bounds != sorted(bounds):
-            yield Mistake(place, f"found the bounds {kind.low!r} and {kind.high!r}", "use finite numbers, in order")
+            message = f"found low={kind.low!r} and high={kind.high!r}"
+            yield Mistake(place, message, "use finite numbers, low before high")
         if missing not in (REQUIRED, None) and not _is_number(missing):
             yield Mistake(f"{place}.missing", f"found {missing!r}", "use a finite number, or None for NaN")
     elif isinstance(kind, Category):
@@ -100,7 +101,7 @@ def _check_kind(place: str, kind: Any) -> Iterator[Mistake]:
 
 def _check_stored(place: str, kind: Any) -> Iterator[Mistake]:
     if not isinstance(kind.id, str) or not _ID.match(kind.id):
-        remedy = "write members of the request in braces and a prediction_id's characters, e.g. {flight_id}"
+        remedy = "use members of the request in braces, and characters of a prediction_id, e.g. {flight_id}"
         yield Mistake(f"{place}.id", f"found {kind.id!r}", remedy)
     if not isinstance(kind.at, str) or not re.fullmatch(r"(?:/(?:[^~/]|~[01])*)+", kind.at):
         yield Mistake(f"{place}.at", f"found {kind.at!r}", "write a JSON pointer, e.g. /prediction/score")
@@ -111,7 +112,7 @@ def _check_stored(place: str, kind: Any) -> Iterator[Mistake]:
 
 
 def _check_together(name: str, model: Model, served: Mapping[str, Served]) -> Iterator[Mistake]:
-    """Yield what is wrong of features that depend on others, on datasets, or on forms."""
+    """Yield mistakes of features that depend on other features, on datasets, or on forms."""
     for feature, kind in model.stored.items():
         place = f"{name} features.{feature}"
         dataset = served.get(kind.dataset)
@@ -120,18 +121,19 @@ def _check_together(name: str, model: Model, served: Mapping[str, Served]) -> It
                 f"{place}.dataset", f"there is no dataset {kind.dataset!r}", suggest(str(kind.dataset), served)
             )
         elif missing := [claim for claim in dataset.subject if claim not in model.subject]:
-            message = f"{kind.dataset}'s subject has the claim {missing[0]!r}, which the model's subject lacks"
+            message = f"the subject of {kind.dataset} has the claim {missing[0]!r}, and the model's subject does not"
             yield Mistake(f"{place}.dataset", message, f"add {missing[0]!r} to the model's subject")
         for each in kind.names if isinstance(kind.id, str) else ():
             if isinstance(model.features.get(each), Stored | Boolean):
-                yield Mistake(f"{place}.id", f"{each!r} is no number or text of the request", "name another member")
+                yield Mistake(f"{place}.id", f"{each!r} is not a number or text of the request", "name another member")
     if not model.sent and not model.ids:
-        yield Mistake(f"{name} features", "a request would have no members", "add a feature that is not stored")
+        yield Mistake(f"{name} features", "a request would have no members", "add a feature that is not Stored")
     is_one_text = len(model.features) == 1 and isinstance(next(iter(model.features.values())), Text)
     if "texts" in model.forms and not is_one_text:
-        yield Mistake(f"{name} forms", "found texts, for a model that has other features", "use it with one Text alone")
+        message = "found texts, for a model that has other features"
+        yield Mistake(f"{name} forms", message, "use it only for a model with one Text feature")
     if model.direct and model.stored:
-        message = "found True, for a model with stored features, which belong to a token's subject"
+        message = "found True, for a model with stored features, which need a token's subject"
         yield Mistake(f"{name} direct", message, "remove it")
 
 

@@ -1,4 +1,4 @@
-"""Serve models beside the read API on this machine: paths of models go to score, all others to serve."""
+"""Serve models together with the read API on this machine: requests for models go to score, all others to serve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATH = "/v1/models/"
 def add_models(
     api: Handler, env: Mapping[str, str], served: Mapping[str, Served], models: Mapping[str, Model]
 ) -> Handler:
-    """Return a handler of function URL events that has the project's models too, if there are any.
+    """Return a handler of function URL events that also serves the project's models, if there are any.
 
     Args:
         api: the handler of the read API.
@@ -31,7 +31,7 @@ def add_models(
 
 
 def split(api: Handler, score: Handler) -> Handler:
-    """Return a handler that passes paths of models to score, and all others to the read API."""
+    """Return a handler that passes requests for models to score, and all others to the read API."""
 
     def handle(event: Any, context: Any) -> dict[str, Any]:
         is_model = str(event.get("rawPath", "")).startswith(_PATH)

@@ -1,4 +1,4 @@
-"""A model's part of the HTTP contract: its tag, paths and schemas, by the anchors of enrich/openapi/service.yaml."""
+"""Build the models' part of the HTTP contract: tags, paths, schemas, at the anchors of enrich/openapi/service.yaml."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ERRORS = {
 _BODY_ERRORS = {"413": "ContentTooLarge", "415": "UnsupportedMediaType", "422": "InvalidInstance"}
 _ID = "8f3b1c5e-2d41-4a7b-9e0d-5b6d3f2a1c00"
 _FORMS = {
-    "bare": "the object of features alone: the answer has `prediction` alone",
-    "values": '`{"values": {...}}`: the answer has `prediction` alone',
+    "bare": "only the object of features: the answer has only `prediction`",
+    "values": '`{"values": {...}}`: the answer has only `prediction`',
     "texts": "a list of texts: the answer is the list of their labels",
 }
 
 
 def build_model_parts(models: Iterable[Model]) -> list[dict[str, str]]:
-    """Build the parts of all models: text by the name of its anchor; first what they share."""
+    """Build the parts of all models: anchor -> text. The first part is shared by all models."""
     parts = [_build_part(model) for model in models]
     return [_build_shared(), *parts] if parts else []
 
@@ -60,7 +60,7 @@ def _build_part(model: Model) -> dict[str, str]:
 
 def _describe_path(model: Model, title: str) -> dict[str, Any]:
     answer = {
-        "description": "What a request must have, and the version that answers the caller.",
+        "description": "The members of a request, and the version that answers this caller.",
         "headers": _headers(),
         "content": {"application/json": {"schema": _reference(f"{title}Description")}},
     }
@@ -85,14 +85,14 @@ def _score_path(model: Model, title: str) -> dict[str, Any]:
     explain = {
         "name": "explain",
         "in": "query",
-        "description": f"for up to {MAX_INSTANCES} instances: how the prediction changes when one feature has its"
-        f" typical value (`contributions`), or one token of a text is gone (`tokens`, the {MAX_TOKENS} largest). It"
-        " shows what the model reacts to; it is not a cause.",
+        "description": f"for up to {MAX_INSTANCES} instances: how the prediction changes if one feature has its"
+        f" typical value (`contributions`), or one token of a text is removed (`tokens`, the {MAX_TOKENS} largest)."
+        " It shows what the model reacts to; it is not a cause.",
         "schema": {"type": "boolean", "default": False},
     }
     body = {
         "required": True,
-        "description": f"One instance or up to {MAX_ROWS}, of {MAX_BODY_BYTES} bytes at most.",
+        "description": f"1 to {MAX_ROWS} instances, {MAX_BODY_BYTES} bytes at most.",
         "content": {"application/json": {"schema": _reference(f"{title}Request")}},
     }
     operation = _operation(model, f"score{title}", "Score instances", {"200": answer, **_errors(_BODY_ERRORS)})
@@ -155,7 +155,7 @@ def _schemas(model: Model, title: str) -> Iterator[tuple[str, Any]]:
     prediction = _reference(f"{title}Prediction")
     which: dict[str, Any] = {"type": "object", "required": ["name", "version"]}
     which["properties"] = {"name": {"type": "string", "enum": [model.name]}, "version": _reference("ModelVersion")}
-    answer: dict[str, Any] = {"description": "`prediction` or `predictions`, as the request had one instance or many"}
+    answer: dict[str, Any] = {"description": "`prediction` for `instance`, `predictions` for `instances`"}
     if "texts" not in model.forms:
         many = {"type": "array", "minItems": 1, "maxItems": MAX_ROWS, "items": prediction}
         answer |= {"type": "object", "properties": {"prediction": prediction, "predictions": many, "model": which}}
@@ -197,11 +197,11 @@ def _describe_prediction(model: Model) -> dict[str, Any]:
             "missing": {"type": "string", "enum": ["absent", "expired", "removed", "too_old", "null", "unusable"]},
         }
         stored = {name: {"type": "object", "properties": used} for name in model.stored}
-        members["stored"] = {"type": "object", "properties": stored, "description": "the stored items that were used"}
+        members["stored"] = {"type": "object", "properties": stored, "description": "the stored predictions it used"}
         required.append("stored")
-    members["contributions"] = {"type": "object", "description": "with `explain`: of each feature"}
+    members["contributions"] = {"type": "object", "description": "with `explain`: contribution of each feature"}
     if any(isinstance(kind, Text) for kind in model.features.values()):
-        members["tokens"] = {"type": "object", "description": "with `explain`: of the tokens of the text"}
+        members["tokens"] = {"type": "object", "description": "with `explain`: contribution of each token of the text"}
     return {"type": "object", "required": required, "properties": members}
 
 
@@ -225,7 +225,7 @@ def _describe(kind: Number | Category | Boolean | Text) -> dict[str, Any]:
 
 
 def _build_shared() -> dict[str, str]:
-    """Build what all models share."""
+    """Build the headers, responses and schemas that all models share."""
     headers = {
         "LarderModelVersion": {
             "description": "the version that answered",
@@ -240,14 +240,14 @@ def _build_shared() -> dict[str, str]:
             "The body is larger than the model accepts.", 413, "content_too_large", "The request is too large"
         ),
         "UnsupportedMediaType": _problem(
-            "The body is not JSON in UTF-8, or it has a content coding.",
+            "Content-Type is not application/json in UTF-8, or the request has Content-Encoding.",
             415,
             "unsupported_media_type",
             "The request's content type is not supported",
         ),
         "InvalidInstance": _problem(
             "A feature is missing, unknown, of another type or out of range. One bad instance fails the request;"
-            " `errors` has at most 20, and never a value of the request.",
+            " `errors` has at most 20 errors, and never a value of the request.",
             422,
             "invalid_instance",
             "The features do not fit the model",
@@ -263,7 +263,7 @@ def _build_shared() -> dict[str, str]:
             "headers": {"Retry-After": _reference("RetryAfter", "headers")},
         },
     }
-    version = {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "names the model file's content"}
+    version = {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "digest of the model file"}
     return {
         "headers": _render(headers, 4),
         "responses": _render(responses, 4),
@@ -282,7 +282,7 @@ def _reference(name: str, kind: str = "schemas") -> dict[str, str]:
 
 
 def _render(value: Any, indent: int) -> str:
-    """Render YAML without aliases, which CloudFormation does not know."""
+    """Render YAML without aliases, which CloudFormation does not support."""
     dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
     text: str = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     return "".join(f"{' ' * indent}{line}\n" for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""The function that keeps what requests used: messages of `score.outbox` in, Parquet out; and drift, once a day.
+"""The function for kept features: messages of `score.outbox` in, Parquet out; once a day it measures drift.
 
-It is in the bundle of enrich, which has pyarrow, and not in that of score.
+It is in the bundle `keep`, which has pyarrow, and not in that of score.
 """

@@ -1,6 +1,6 @@
-"""Measure how the features of last week differ from the training rows: PSI against the bins that a version has.
+"""Measure how the kept features of the last week differ from the training rows: PSI against the bins of a version.
 
-Rows are those that were kept, of the version that is live. The bins were fixed when it was published.
+Only kept rows of the live version count. Publishing has fixed its bins.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from score.paths import KEPT_PREFIX, alias_key, manifest_key
 from score.publish.distribution import measure_psi
 
 DAYS = 7
-# Of fewer rows PSI says nothing: with 500, ten bins that have not changed differ by 0.02 on average, by chance alone.
+# With fewer rows PSI is mostly noise: with 500 rows and ten bins it is 0.02 on average if nothing has changed.
 LEAST_ROWS = 500
-MOST_ROWS = 50_000  # newest first: more do not change the answer, and cost memory
+MOST_ROWS = 50_000  # newest first; more rows would not change the result, and need memory
 
 
 class Drift(NamedTuple):
@@ -30,7 +30,7 @@ class Drift(NamedTuple):
         model: the model.
         version: its live version.
         rows: number of rows that were compared.
-        psi: of each feature that has bins, and of the `score`.
+        psi: PSI of each feature that has bins, and of the `score`.
     """
 
     model: str
@@ -45,11 +45,11 @@ class Drift(NamedTuple):
 
 
 def measure_all(s3: Any, bucket: str, now: float) -> list[Drift]:
-    """Measure each model that has enough kept rows. A model without alias or manifest is left out.
+    """Measure each model that has enough kept rows. A model without alias or manifest is skipped.
 
     Args:
         s3: boto3's client.
-        bucket: of the models and of what is kept.
+        bucket: bucket of the models and of the kept features.
         now: epoch seconds.
 
     Raises:
@@ -68,7 +68,7 @@ def measure_all(s3: Any, bucket: str, now: float) -> list[Drift]:
 
 
 def measure(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> Drift | None:
-    """Compare kept rows with a version's bins; None: there are too few rows, or it has no bins."""
+    """Compare kept rows with a version's bins; None: too few rows, or no bins."""
     if len(rows) < LEAST_ROWS:
         return None
     psi = {
@@ -95,12 +95,12 @@ def _read_live(s3: Any, bucket: str, model: str) -> Manifest | None:
         alias = parse_alias(s3.get_object(Bucket=bucket, Key=key)["Body"].read(), key)
         key = manifest_key(model, alias.live)
         return parse_manifest(s3.get_object(Bucket=bucket, Key=key)["Body"].read(), key)
-    except (s3.exceptions.NoSuchKey, ManifestError):  # the function that scores reports what it can't load
+    except (s3.exceptions.NoSuchKey, ManifestError):  # score reports a model that it can't load
         return None
 
 
 def _read_rows(s3: Any, bucket: str, manifest: Manifest, now: float) -> list[Mapping[str, Any]]:
-    """Return the kept rows of a version, the newest first, as far as they count."""
+    """Return the kept rows of a version of the last days, newest day first, MOST_ROWS at most."""
     rows: list[Mapping[str, Any]] = []
     columns = ["version", "probability", "value", "numbers", "texts"]
     for key in _list_keys(s3, bucket, manifest.model, now):

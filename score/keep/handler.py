@@ -1,10 +1,10 @@
-"""The Lambda entry point of what is kept: a batch of messages becomes Parquet; once a day drift is measured.
+"""The Lambda entry point for kept features: write a batch of messages as Parquet; once a day, measure drift.
 
 A batch of a queue (Lambda guide, "Using Lambda with Amazon SQS"):
-    {"Records": [{"messageId": "059f36b4-...", "body": MESSAGE}]}, with messages as `score.kept` builds them
+    {"Records": [{"messageId": "059f36b4-...", "body": MESSAGE}]}, with messages of `score.kept`
 The schedule's event: {"drift": true}
 
-Messages of a batch that could not be kept come again, and after three times they are in the dead-letter queue.
+SQS redelivers the messages of a batch that failed; after three attempts it moves them to the dead-letter queue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DRIFT_METRICS = {"Drift": "None"}  # the largest PSI of a model's features and s
 
 
 class Services(NamedTuple):
-    """What the function needs: boto3's client of S3, the bucket, the environment's name, the time and the log."""
+    """Everything outside the process: boto3's client of S3, the bucket, the environment's name, the time, the log."""
 
     s3: Any
     bucket: str
@@ -40,7 +40,7 @@ def handler(event: Mapping[str, Any], _context: Any) -> dict[str, Any]:
 
 
 def handle(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep a batch and return the ids of messages that must come again; or measure drift."""
+    """Write a batch and return the ids of failed messages, so that SQS redelivers only those; or measure drift."""
     if event.get("drift"):
         found = measure_all(services.s3, services.bucket, services.now())
         for drift in found:
@@ -50,7 +50,7 @@ def handle(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(services: Services, records: list[Mapping[str, Any]]) -> list[str]:
-    """Write the rows of a batch, a file for each model and day; return the ids of the messages that are not kept."""
+    """Write the rows of a batch, one file for each model and day; return the ids of failed messages."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     rows: dict[Place, list[Row]] = defaultdict(list)
@@ -79,7 +79,7 @@ def _keep(services: Services, records: list[Mapping[str, Any]]) -> list[str]:
 
 
 def log_drift(services: Services, drift: Drift) -> None:
-    """Log what was measured of a model, with its metric."""
+    """Log the drift of a model, with its metric."""
     line = {"event": "drift", "level": "INFO", "rows": drift.rows, "psi": drift.psi, "Version": drift.version}
     line |= {"Model": drift.model, "Drift": drift.largest}
     _log(services, line, DRIFT_METRICS, [["Service", "Environment", "Model"]])

@@ -1,1 +1,1 @@
-"""Publish models: convert, prove, write a version once, and change the alias. In no bundle."""
+"""Publish models: convert, prove, write a version, and change the alias. In no bundle."""

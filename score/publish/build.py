@@ -1,4 +1,4 @@
-"""From a trained model and its held-out rows to a proved version: the flow of `publish`, without AWS."""
+"""Build a proved version from a trained model and held-out rows: the steps of `publish` before it writes to S3."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Built:
-    """A proved version, ready to be written."""
+    """A proved version that has not been written yet."""
 
     manifest: Manifest
     model_bytes: bytes
@@ -57,14 +57,14 @@ def build_version(
     Args:
         model: its definition.
         source: the trained model (see `load_original`).
-        rows: file of held-out rows, a column per feature.
-        training: file of rows that it was trained with, for baseline and bins; the held-out rows by default.
+        rows: file of held-out rows, with one column per feature.
+        training: file of training rows, for baseline and bins; by default the held-out rows.
         labels: see `load_original`.
-        say: called with a line at each step.
-        now: the time; the machine's by default.
+        say: called with a line of text at each step.
+        now: the time; by default the machine's.
 
     Raises:
-        Refused: the model or its rows are not accepted, or no conversion answers as the original does.
+        Refused: the model or its rows are not accepted, or no conversion gives the answers of the original.
     """
     table = read_table(rows)
     held_out = parse_rows(table, model, rows.name)
@@ -78,13 +78,13 @@ def build_version(
     missing_text = dict.fromkeys(_texts_with_nan(model, [table, trained]), np.nan)
 
     def predict(instances: Sequence[Mapping[str, Scalar]]) -> Array:
-        with threadpool_limits(1):  # rows are few: threads would wait for each other
+        with threadpool_limits(1):  # for few rows, threads cost more than they gain
             return original.predict(build_frame(instances, model, coded, missing_text))
 
     edges = build_edge_rows(model, held_out)
     ask = partial(ask_original, predict, source=original.source)
     wanted = [ask(each) for each in (held_out, edges) if each]
-    say("looking for thresholds")
+    say("searching for thresholds")
     sample = held_out[:: max(1, len(held_out) // 2000)]
     thresholds = build_threshold_rows(
         model, sample, lambda each: ask([Row("a row between two held-out rows", one) for one in each])
@@ -101,7 +101,7 @@ def build_version(
             failed.append((converted, Proof(0, 0, 0, float("inf"), complete)))
             continue
         proof = prove(converted.model_bytes, complete, model, compared, np.vstack(wanted))
-        say(f"{converted.way}: {len(compared) - proof.wrong:,} of {len(compared):,} rows as the original")
+        say(f"{converted.way}: {len(compared) - proof.wrong:,} of {len(compared):,} rows agree with the original")
         if not proof.wrong:
             return Built(complete, converted.model_bytes, converted.way, proof, counts)
         failed.append((converted, proof))
@@ -109,14 +109,14 @@ def build_version(
     if not np.isfinite(proof.largest):
         raise Refused(f"{source}: the converted model ({converted.way}) can't be used: {proof.worst}")
     raise Refused(
-        f"{source}: the converted model ({converted.way}) does not answer as the original does in {proof.wrong:,} of "
-        f"{proof.rows:,} rows (a probability or value is more than 1e-5 off, or the label differs); the worst is "
+        f"{source}: the converted model ({converted.way}) differs from the original in {proof.wrong:,} of "
+        f"{proof.rows:,} rows (a probability or value by more than 1e-5, or the label); the worst is "
         f"{proof.worst}. Nothing was published. Replace the step that differs, and train again"
     )
 
 
 def _describe(model: Model, original: Original, rows: Sequence[Row], now: datetime) -> Manifest:
-    """Begin the manifest: all but what a conversion decides."""
+    """Build the manifest without the members that depend on the conversion."""
     columns = {name: [row.instance[name] for row in rows] for name in model.features}
     at = now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Manifest(
@@ -138,9 +138,10 @@ def _describe(model: Model, original: Original, rows: Sequence[Row], now: dateti
 
 
 def _complete(manifest: Manifest, model: Model, converted: Converted, held_out: Sequence[Row]) -> Manifest | str:
-    """Complete the manifest with the conversion's own answers; return a text if it does not run.
+    """Complete the manifest with the answers of the converted model; return an error text if it does not run.
 
-    Golden rows are held-out ones, without their texts: at a threshold another processor could round otherwise.
+    Golden rows are held-out rows, with other texts, and not rows at thresholds: another processor could round those
+    differently.
     """
     digest = sha256(converted.model_bytes).hexdigest()
     chosen = [held_out[round(number)] for number in np.linspace(0, len(held_out) - 1, GOLDEN_ROWS)]
@@ -160,10 +161,10 @@ def _complete(manifest: Manifest, model: Model, converted: Converted, held_out: 
         scorer = Scorer(Session(open_runtime(), converted.model_bytes), draft, model)
         answers = predict_all(scorer, chosen)
         scores = predict_all(scorer, held_out)
-    except Exception as error:  # noqa: BLE001 - of the runtime, of a value that does not fit an input
+    except Exception as error:  # noqa: BLE001 - an error of the runtime, or a value that does not fit an input
         return f"it does not run: {error}"
     if answers.shape[1] != width:
-        return f"it answers {answers.shape[1]} numbers, not {width}"
+        return f"found {answers.shape[1]} numbers in its answer, expected {width}"
     golden = tuple(
         Golden(dict(row.instance), tuple(answer)) for row, answer in zip(chosen, answers.tolist(), strict=True)
     )
@@ -174,11 +175,11 @@ def _complete(manifest: Manifest, model: Model, converted: Converted, held_out: 
         baseline={name: value for name, value in manifest.baseline.items() if name in used},
         bins={name: bins for name, bins in manifest.bins.items() if name in used},
     )
-    return parse_manifest(dump_manifest(complete), "the manifest")  # what the function would refuse is not written
+    return parse_manifest(dump_manifest(complete), "the manifest")  # never write a manifest that score would refuse
 
 
 def _without_texts(number: int, row: Row, model: Model, converted: Converted) -> Row:
-    """Put terms of the vocabulary in the place of a text, which can be anybody's."""
+    """Replace each text by terms of the vocabulary: a text of a held-out row can be confidential."""
     terms = {each.features[0]: each.text.vocabulary for each in converted.inputs if each.text}
     texts = {
         name: " ".join(terms[name][number % len(terms[name]) :: max(1, len(terms[name]) // 12)])
@@ -191,7 +192,7 @@ def _without_texts(number: int, row: Row, model: Model, converted: Converted) ->
 
 
 def _find_coded(model: Model, original: Original, table: pd.DataFrame) -> frozenset[str]:
-    """Return the categories that the original knows by their place: all of a booster, else those of numbers."""
+    """Return the categories that the original gets as numbers: all of a booster, else those with a numeric column."""
     categories = [name for name, kind in iterate_features(model) if isinstance(kind, Category)]
     if original.library in ("LightGBM", "XGBoost"):
         return frozenset(categories)
@@ -202,7 +203,7 @@ def _find_coded(model: Model, original: Original, table: pd.DataFrame) -> frozen
 
 
 def _texts_with_nan(model: Model, tables: Sequence[pd.DataFrame]) -> set[str]:
-    """Return the categories and texts of which a row lacks one: the original was trained with NaN there."""
+    """Return the categories and texts that are missing in a row: the original was trained with NaN there."""
     return {
         name
         for name, kind in iterate_features(model)

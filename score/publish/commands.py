@@ -1,4 +1,4 @@
-"""Execute the commands of `./larder score`: each prints what it found or did, as text or JSON."""
+"""Execute the commands of `./larder score`; each prints its result as text or JSON."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from score.publish.errors import Refused
 from score.publish.training_query import build_training_query
 from score.scorer import VersionRefused, check_fit, load_scorer
 
+_KEY_HINT = "make one: openssl genpkey -algorithm ed25519 -out FILE"
+
 
 @dataclass(frozen=True)
 class Printed:
-    """What a command prints: text, or its JSON; and its exit code."""
+    """The result of a command: text, the same as JSON, and the exit code."""
 
     text: str
     document: Any
@@ -45,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
     """Run a command and return its exit code.
 
     Raises:
-        UsageError: an argument is missing or names nothing.
+        UsageError: an argument is missing, or names something that does not exist.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -65,31 +67,31 @@ def execute(options: argparse.Namespace) -> int:
     except (Refused, DatasetMistakes) as error:
         return print_error(printable_lines(str(error)), FAILED)
     except (BotoCoreError, ClientError) as error:
-        return print_error(f"a call to AWS failed: {error}; what serves has not changed, run the command again", FAILED)
+        return print_error(f"a call to AWS failed: {error}; run the command again, it is safe to repeat", FAILED)
     print(json.dumps(printed.document, ensure_ascii=False) if options.json else printed.text)  # noqa: T201
     return printed.code
 
 
 def printable_lines(text: str) -> str:
-    """Escape what a terminal would execute, but for line ends."""
+    """Escape control characters, except line ends."""
     return "\n".join(map(printable, text.splitlines()))
 
 
 def _publish(options: argparse.Namespace) -> Printed:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # rows are few: threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for few rows, threads cost more than they gain
     model = _find_model(options.model)
     if not options.dry_run:
-        s3, bucket = _open(options)  # a missing bucket ends the command before it takes minutes
-    for name in ("sklearn", "pandas", "onnx", "skl2onnx"):  # now, and not after minutes
+        s3, bucket = _open(options)  # first: the conversion takes minutes, and a bucket can be missing
+    for name in ("sklearn", "pandas", "onnx", "skl2onnx"):  # also before the conversion
         if importlib.util.find_spec(name) is None:
             raise Refused(
-                f"publishing needs the package {name!r}, of score/publish/requirements.txt: pip install -r it here, or "
-                "`python3 dev.py run -e score --notest`, and .tox/score/bin/python -m score publish ..."
+                f"publishing needs the package {name!r}: pip install -r score/publish/requirements.txt, or run "
+                "`python3 dev.py run -e score --notest`, then .tox/score/bin/python -m score publish ..."
             )
     from score.publish.build import build_version
 
     if options.file.endswith((".joblib", ".pkl", ".pickle")):
-        _say(f"{options.file}: is a pickle, which runs code of whoever wrote it; publish only what you trust")
+        _say(f"{options.file}: is a pickle: loading it runs the code in it; publish only files that you trust")
     built = build_version(
         model,
         options.file,
@@ -113,7 +115,7 @@ def _publish(options: argparse.Namespace) -> Printed:
     rows = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items())
     ties = f" ({built.proof.ties:,} are ties within 1e-5, where either label is right)" if built.proof.ties else ""
     lines = [f"{model.name} {manifest.version}: {manifest.size:,} bytes; {built.way}"]
-    lines.append(f"as the original on {rows} rows{ties}; the largest difference is {built.proof.largest:.1g}")
+    lines.append(f"agrees with the original on {rows} rows{ties}; largest difference {built.proof.largest:.1g}")
     if options.dry_run:
         return Printed("\n".join([*lines, "nothing was written (--dry-run)"]), {**document, "written": False})
     is_new = versions.write_version(s3, bucket, manifest, built.model_bytes)
@@ -132,7 +134,7 @@ def sign(manifest: Manifest, path: Path) -> Manifest:
     """Sign a manifest with the Ed25519 private key of a PEM file.
 
     Raises:
-        Refused: there is no such key.
+        Refused: the file has no such key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -140,9 +142,10 @@ def sign(manifest: Manifest, path: Path) -> Manifest:
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise Refused(f"{path}: is no private key in PEM without a password: {type(error).__name__}") from error
+        found = type(error).__name__
+        raise Refused(f"{path}: is not a private key in PEM format without a password: {found}; {_KEY_HINT}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise Refused(f"{path}: is no Ed25519 key; make one: openssl genpkey -algorithm ed25519 -out {path}")
+        raise Refused(f"{path}: is not an Ed25519 key; {_KEY_HINT}")
     return manifest._replace(signature=base64.b64encode(key.sign(signed_bytes(manifest))).decode())
 
 
@@ -207,14 +210,15 @@ def _promote(options: argparse.Namespace) -> Printed:
 def _rollback(options: argparse.Namespace) -> Printed:
     s3, bucket = _open(options)
     model = _find_model(options.model)
-    # The version that was live is proved too: what is lost must not become live.
+    # The previous version is proved too: a damaged version must not become live.
     target = aliases.rollback(aliases.read_alias(s3, bucket, model.name)[0]).live
     _prove(s3, bucket, model, target)
 
     def change(alias: Alias | None) -> Alias:
         changed = aliases.rollback(alias)
         if changed.live != target:
-            raise Refused(f"{model.name}: another command changed the alias meanwhile; nothing was written, look again")
+            message = f"{model.name}: another command changed the alias at the same time; nothing was written"
+            raise Refused(f"{message}; check with ./larder score list {model.name}")
         return changed
 
     return _report(_change(options, s3, bucket, model.name, change))
@@ -230,7 +234,7 @@ def _share(options: argparse.Namespace) -> Printed:
     model = _find_model(options.model)
     share = None if options.off else Share(options.version, options.share)
     if share:
-        change(aliases.read_alias(s3, bucket, model.name)[0], share)  # before the version is loaded
+        change(aliases.read_alias(s3, bucket, model.name)[0], share)  # check it before the version is loaded
         _prove(s3, bucket, model, share.version)
     return _report(_change(options, s3, bucket, model.name, lambda found: change(found, share)))
 
@@ -258,10 +262,10 @@ def _check_model(s3: Any, bucket: str, name: str, model: Model | None) -> list[d
     except Refused as error:
         return [line("alias", None, str(error))]
     if model is None:
-        remedy = "no function loads it; add its definition, or delete it"
-        return [line("alias", alias and alias.live, f"is in the bucket, and models/ does not define it: {remedy}")]
+        remedy = "add its definition, or delete its objects"
+        return [line("alias", alias and alias.live, f"is in the bucket, but models/ does not define it: {remedy}")]
     if alias is None:
-        return [line("alias", None, f"nothing is live; ./larder score promote {name} VERSION")]
+        return [line("alias", None, f"no version is live; run ./larder score promote {name} VERSION")]
     found = []
     for version, roles in _find_roles(alias).items():
         mistake = None
@@ -274,17 +278,17 @@ def _check_model(s3: Any, bucket: str, name: str, model: Model | None) -> list[d
 
 
 def _kept(options: argparse.Namespace) -> Printed:
-    """Print the query of the training set; it is run by whoever has Athena."""
+    """Print the query of the training set; the user runs it on Athena."""
     model = _find_model(options.model)
     if model.keep is None:
-        raise Refused(f"{model.name}: nothing is kept; add keep=Keep(share=0.05) to its definition, and deploy")
+        raise Refused(f"{model.name}: keeps no features; add keep=Keep(share=0.05) to its definition, and deploy")
     table = options.table or os.environ.get("LARDER_KEPT_TABLE")
     if not table:
-        raise UsageError("LARDER_KEPT_TABLE is not set and there is no --table; `./larder env STACK` prints it")
+        raise UsageError("no table: give --table, or set LARDER_KEPT_TABLE (`./larder env STACK` prints it)")
     today = datetime.now(UTC).date()
     since, until = options.since or today - timedelta(days=30), options.until or today
     if since > until:
-        raise UsageError(f"--since {since} is after --until {until}")
+        raise UsageError(f"--since {since} is after --until {until}; give the earlier day as --since")
     query = build_training_query(model, table, since, until)
     return Printed(query, {"model": model.name, "query": query})
 
@@ -300,16 +304,16 @@ def _drift(options: argparse.Namespace) -> Printed:
     if version is None:
         alias, _ = aliases.read_alias(s3, bucket, model.name)
         if alias is None:
-            raise Refused(f"{model.name}: nothing is live; name a version with --version")
+            raise Refused(f"{model.name}: no version is live; choose one with --version")
         version = alias.live
     manifest = versions.read_manifest(s3, bucket, model.name, version)
     path = Path(options.rows)
     rows = [row.instance for row in parse_rows(read_table(path), model, path.name, most=1_000_000)]
     found = measure_drift(manifest, rows)
-    try:  # the score as well, where the runtime is installed
+    try:  # the score too, if the runtime is installed
         scorer = load_scorer(versions.read_model(s3, bucket, manifest), manifest, model)
     except VersionRefused as error:
-        _say(f"{model.name} {version}: the drift of the score is left out: {error}")
+        _say(f"{model.name} {version}: the drift of the score was not measured: {error}")
     else:
         if manifest.scores:
             answers = [
@@ -327,18 +331,18 @@ def _drift(options: argparse.Namespace) -> Printed:
 
 
 def measure_drift(manifest: Manifest, rows: Sequence[Mapping[str, Scalar]]) -> dict[str, float]:
-    """Return the PSI of each feature with bins."""
+    """Return the PSI of each feature that has bins."""
     return {name: measure_psi(bins, [row[name] for row in rows]) for name, bins in manifest.bins.items()}
 
 
 def _prove(s3: Any, bucket: str, model: Model, version: str) -> None:
-    """Check that a version can serve: what the function does before it uses one.
+    """Check that a version can serve, as the function does before it uses a version.
 
     Raises:
         Refused: it can't.
     """
     if not VERSION.match(version):
-        raise UsageError(f"{version!r} is no version; expected 16 hex digits, of `./larder score list {model.name}`")
+        raise UsageError(f"{version!r} is not a version; expected 16 hex digits, see ./larder score list {model.name}")
     manifest = versions.read_manifest(s3, bucket, model.name, version)
     model_bytes = versions.read_model(s3, bucket, manifest)
     place = f"s3://{bucket}/{model_key(model.name, version)}"
@@ -347,9 +351,9 @@ def _prove(s3: Any, bucket: str, model: Model, version: str) -> None:
         if _has_runtime():
             load_scorer(model_bytes, manifest, model)
         else:
-            _say("no ONNX runtime is installed here: golden rows were not run; each container runs them before use")
+            _say("onnxruntime is not installed: golden rows were not checked here; each container checks them")
     except VersionRefused as error:
-        raise Refused(f"{place}: can't serve: {error}; what serves has not changed") from error
+        raise Refused(f"{place}: can't serve: {error}; nothing was written") from error
 
 
 def _has_runtime() -> bool:
@@ -370,7 +374,7 @@ def _change(
 
 def _report(written: tuple[Alias, bool]) -> Printed:
     alias, is_new = written
-    note = "" if is_new else "\nwas so before; nothing was written"
+    note = "" if is_new else "\nno change; nothing was written"
     return Printed(_describe_alias(alias) + note, {**_describe_json(alias.model, alias), "written": is_new})
 
 
@@ -381,7 +385,7 @@ def _describe_alias(alias: Alias) -> str:
             parts.append(f"{name} {_text(share)}")
     if alias.previous:
         parts.append(f"previous {alias.previous}")
-    return "; ".join(parts) + "; every warm container has it within 30 s and one request"
+    return "; ".join(parts) + "; every warm container uses it within 30 s and one request"
 
 
 def _describe_json(name: str, alias: Alias | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Convert a trained model to ONNX, in the ways that can be exact; which of them is, the proof decides.
+"""Convert a trained model to ONNX in several ways; the proof decides which of them is exact.
 
-What converters do by default is not always what the original does (the comments below say where). Each way is tried
-until one passes the proof; if none does, the model is refused.
+The default of a converter is not always exact (see the comments below). The ways are tried until one passes the proof;
+if none does, the model is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from score.publish.errors import Refused
 from score.publish.onnx_graph import find_output, finish_graph
 from score.publish.original import Original, _import, find_vectorizer, walk
 
-_TENSOR = "features"  # name of the input when all features are columns of one
-# Members of a tree's attributes that can be 64-bit floats, as tensors, since version 3 of ai.onnx.ml.
+_TENSOR = "features"  # name of the input if all features are columns of one tensor
+# Attributes of a tree that can be tensors of 64-bit floats since version 3 of ai.onnx.ml.
 _WIDE = ("nodes_values", "nodes_hitrates", "class_weights", "target_weights", "base_values")
 
 
 class Converted(NamedTuple):
-    """An ONNX file and what its inputs and output are."""
+    """An ONNX file, its inputs, and the name of its output."""
 
     way: str
     model_bytes: bytes
@@ -37,10 +37,10 @@ class Way(NamedTuple):
     """One way to convert.
 
     Attributes:
-        name: for messages.
+        name: description for messages.
         number: element type of numbers.
-        casts: numbers become 32-bit floats right before trees, as scikit-learn's own trees have them.
-        wide: thresholds of trees stay 64-bit floats, as HistGradientBoosting and LightGBM have them.
+        casts: numbers become 32-bit floats directly before trees, as in scikit-learn's own trees.
+        wide: thresholds of trees stay 64-bit floats, as in HistGradientBoosting and LightGBM.
     """
 
     name: str
@@ -56,10 +56,10 @@ FLOAT = Way("32-bit floats", number="float")
 
 
 def check_convertible(original: Original) -> None:
-    """Refuse what converters are known to convert wrongly without a word.
+    """Refuse models that converters are known to convert wrongly without an error.
 
     Raises:
-        Refused: with the step and the remedy.
+        Refused: the message has the step and the remedy.
     """
     if original.library == "ONNX":
         return
@@ -81,15 +81,15 @@ def check_convertible(original: Original) -> None:
 
 
 def convert(original: Original, model: Model, coded: Collection[str]) -> Iterator[Converted]:
-    """Yield conversions of a model, the likeliest first.
+    """Yield conversions of a model; the one that is most likely exact comes first.
 
     Args:
-        original: what was trained.
+        original: the trained model.
         model: its definition.
-        coded: categories that the original knows by their place.
+        coded: categories that the original gets as the index of the choice.
 
     Raises:
-        Refused: no way to convert works; the message has the converter's own.
+        Refused: the model can't be converted; the message has the converter's error.
     """
     if original.library == "ONNX":
         graph, inputs, output = original.model
@@ -102,22 +102,22 @@ def convert(original: Original, model: Model, coded: Collection[str]) -> Iterato
             found = _convert(original, model, coded, way)
         except Refused:
             raise
-        except Exception as error:  # noqa: BLE001 - converters raise what their own code does
+        except Exception as error:  # noqa: BLE001 - converters raise any exception
             failures.append((way.name, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"))
             continue
         yield found
     if failures:
         name, reason = failures[0]
         raise Refused(
-            f"{original.source}: can't be converted to ONNX ({name}): {reason}; replace the step that it names by one "
-            "that skl2onnx supports"
+            f"{original.source}: can't be converted to ONNX ({name}): {reason}; replace this step by one that skl2onnx "
+            "supports"
         )
 
 
 def _choose_ways(original: Original) -> list[Way]:
     names = [type(each).__name__ for each in walk(original.model)]
     if original.library == "XGBoost":
-        return [FLOAT]  # it holds numbers and thresholds as 32-bit floats
+        return [FLOAT]  # its numbers and thresholds are 32-bit floats
     if any(name.startswith(("HistGradientBoosting", "LGBM")) for name in names):
         return [WIDE]
     if any(name.startswith("XGB") or "Tree" in name or "GradientBoosting" in name for name in names):
@@ -136,7 +136,7 @@ def _convert(original: Original, model: Model, coded: Collection[str], way: Way)
     given = [(each.name, tensors[each.type]([None, each.columns])) for each in inputs]
     options = {"zipmap": False} if original.task == "classification" else None
     with _wide_trees() if way.wide else _as_they_are():
-        # Version 3 of ai.onnx.ml is the last with the tree operators that converters make.
+        # Version 3 of ai.onnx.ml is the last one with the tree operators that converters use.
         graph = skl2onnx.to_onnx(
             estimator, initial_types=given, options=options, name=model.name, target_opset={"": 18, "ai.onnx.ml": 3}
         )
@@ -148,7 +148,7 @@ def _convert(original: Original, model: Model, coded: Collection[str], way: Way)
 def _plan_inputs(
     estimator: Any, columns: tuple[str, ...], model: Model, coded: Collection[str], way: Way
 ) -> list[Input]:
-    """Plan one tensor for all features, or one for each if the pipeline selects columns by name or some are texts."""
+    """Plan one tensor for all features, or one per feature if the pipeline selects columns by name or types differ."""
     kinds = dict(iterate_features(model))
     types = {
         name: "string" if isinstance(kinds[name], Category | Text) and name not in coded else way.number
@@ -163,17 +163,17 @@ def _plan_inputs(
 def _cut_vectorizers(
     original: Original, estimator: Any, model: Model, coded: Collection[str], way: Way
 ) -> tuple[Any, list[Input]]:
-    """Take the vectorizers of texts out of an estimator, and plan the inputs of the rest.
+    """Remove the text vectorizers from an estimator, and plan the inputs of the rest.
 
-    They run in Python, where they are exact for any text and any locale.
+    Vectorizers run in Python, where they are exact for any text and any locale.
 
     Raises:
-        Refused: a vectorizer is not the first step, and not in a ColumnTransformer that is.
+        Refused: a vectorizer is neither the first step, nor in a ColumnTransformer that is the first step.
     """
     if find_vectorizer(estimator) is not None:
         vectorizer, steps = _read_vectorizer(original.source, list(estimator.steps))
         if not steps:
-            raise Refused(f"{original.source}: has no step behind the vectorizer; expected a classifier or regressor")
+            raise Refused(f"{original.source}: has no step after the vectorizer; expected a classifier or regressor")
         return _import("sklearn.pipeline").Pipeline(steps), [Input("text", way.number, original.columns, vectorizer)]
     steps = getattr(estimator, "steps", [])
     texts: list[Input] = []
@@ -186,7 +186,7 @@ def _cut_vectorizers(
                 continue
             vectorizer, rest = _read_vectorizer(original.source, inner)
             texts.append(Input(column, way.number, (column,), vectorizer))
-            # By number, since the converter takes a name for one column: the texts' inputs are the first.
+            # By index, since for the converter a name is one column; the inputs of texts come first.
             block = list(range(width, width + len(vectorizer.vocabulary)))
             columns.transformers_[number] = (
                 name,
@@ -196,8 +196,8 @@ def _cut_vectorizers(
             width += len(block)
     if any(_is_vectorizer(each) and hasattr(each, "vocabulary_") for each in walk(estimator)):
         raise Refused(
-            f"{original.source}: has a vectorizer of texts that is neither the first step nor in a ColumnTransformer "
-            "that is: there alone it can be run in Python, where it is exact; change the pipeline, and train again"
+            f"{original.source}: has a text vectorizer at an unsupported place; expected it as the first step, or in a "
+            "ColumnTransformer that is the first step; change the pipeline, and train again"
         )
     taken = {each.name for each in texts}
     others = tuple(name for name in original.columns if name not in taken)
@@ -209,10 +209,10 @@ def _is_vectorizer(step: Any) -> bool:
 
 
 def _read_vectorizer(source: str, steps: list[tuple[str, Any]]) -> tuple[TextVectorizer, list[tuple[str, Any]]]:
-    """Return the vectorizer that steps begin with, and the steps behind it.
+    """Return the vectorizer at the beginning of some steps, and the steps after it.
 
     Raises:
-        Refused: it is not one of words, or has code of its own.
+        Refused: its tokens are not words, or it has custom code.
     """
     name, first = steps.pop(0)
     place = f"{source}: step {name!r}"
@@ -222,9 +222,9 @@ def _read_vectorizer(source: str, steps: list[tuple[str, Any]]) -> tuple[TextVec
         raise Refused(f"{place}: analyzer is {first.analyzer!r}; expected 'word'")
     for option in ("tokenizer", "preprocessor"):
         if getattr(first, option) is not None:
-            raise Refused(f"{place}: {option} is code of its own, which the function does not have; use token_pattern")
+            raise Refused(f"{place}: {option} is custom code, which the function does not have; use token_pattern")
     if first.strip_accents not in (None, "unicode", "ascii"):
-        raise Refused(f"{place}: strip_accents is code of its own; expected 'unicode', 'ascii' or None")
+        raise Refused(f"{place}: strip_accents is custom code; expected 'unicode', 'ascii' or None")
     weights = first if hasattr(first, "sublinear_tf") else None
     if weights is None and steps and type(steps[0][1]).__name__ == "TfidfTransformer":
         weights = steps.pop(0)[1]
@@ -247,17 +247,17 @@ def _read_vectorizer(source: str, steps: list[tuple[str, Any]]) -> tuple[TextVec
 
 
 def _prepare(estimator: Any, way: Way) -> Any:
-    """Change a copy of an estimator so that its conversion does what the original does."""
+    """Change a copy of an estimator so that its conversion is exact."""
     for each in walk(estimator):
         _name_missing_texts(each)
         if type(each).__name__ == "VotingClassifier":
-            each.flatten_transform = False  # of transform alone, which is not used; the converter refuses True
+            each.flatten_transform = False  # only for transform, which is not used; the converter refuses True
         if type(each).__name__.startswith("XGB"):
             booster = each.get_booster()
-            if (best := booster.attr("best_iteration")) is not None:  # the converter would take all trees
+            if (best := booster.attr("best_iteration")) is not None:  # the converter would use all trees
                 booster = booster[: int(best) + 1]
                 each._Booster = booster
-            booster.feature_names = None  # the converter knows f0, f1, ... alone
+            booster.feature_names = None  # the converter accepts only f0, f1, ...
     if not way.casts:
         return estimator
     pipeline = _import("sklearn.pipeline").Pipeline
@@ -268,7 +268,7 @@ def _prepare(estimator: Any, way: Way) -> Any:
 
 
 def _name_missing_texts(step: Any) -> None:
-    """Give the missing text the empty one: a tensor of texts has no other."""
+    """Represent a missing text as the empty text: a tensor of texts has no null."""
     name, statistics = type(step).__name__, getattr(step, "statistics_", np.empty(0))
     if name == "SimpleImputer" and statistics.dtype == object and not isinstance(step.missing_values, str):
         step.missing_values = ""
@@ -288,7 +288,7 @@ def _register_converters() -> None:
     forests = _import("skl2onnx.operator_converters.random_forest")
 
     def convert_hist(scope: Any, operator: Any, container: Any) -> None:
-        # Version 3 of the operator: the converter's own default, 1, rounds thresholds to 32 bits.
+        # Version 3 of the operator: the converter's default, 1, rounds thresholds to 32 bits.
         forests.convert_sklearn_random_forest_classifier(scope, operator, container, op_version=3)
 
     skl2onnx.update_registered_converter(
@@ -323,7 +323,7 @@ def _register_converters() -> None:
 
 
 def _register_imputer() -> None:
-    """Let skl2onnx fill missing 64-bit floats, which the runtime's own operator can't: `where(isnan(x), fill, x)`."""
+    """Let skl2onnx fill missing 64-bit floats by `where(isnan(x), fill, x)`: the runtime's Imputer has only 32 bits."""
     registration = _import("skl2onnx.common._registration")
     data_types = _import("skl2onnx.common.data_types")
     common = _import("skl2onnx.operator_converters.common")
@@ -345,7 +345,7 @@ def _register_imputer() -> None:
             its_converter(scope, operator, container)
             return
         if not np.isnan(imputer.missing_values) or np.isnan(imputer.statistics_).any():
-            raise NotImplementedError("SimpleImputer: missing_values is not NaN, or a column has no value at all")
+            raise NotImplementedError("SimpleImputer: missing_values is not NaN, or a column has no values")
 
         def add(kind: str, inputs: list[str], version: int, output: str | None = None, **attributes: Any) -> str:
             output = output or scope.get_unique_variable_name(kind.lower())
@@ -382,10 +382,10 @@ def _as_they_are() -> Iterator[None]:
 
 @contextmanager
 def _wide_trees() -> Iterator[None]:
-    """Let converters write thresholds and weights of trees as 64-bit floats, as they are.
+    """Let converters write thresholds and weights of trees as unchanged 64-bit floats.
 
-    Attributes have 32 bits by default, and skl2onnx moves the thresholds of 64-bit trees to where a 32-bit number
-    would cross them, which only scikit-learn's older trees do. Either sends a row at a threshold to the other side.
+    By default attributes have 32 bits, and skl2onnx moves thresholds to where a 32-bit number crosses them, which is
+    right only for trees that compare 32-bit numbers. Both send a row at a threshold to the wrong side.
     """
     container = _import("skl2onnx.common._container").ModelComponentContainer
     trees = _import("skl2onnx.common.tree_ensemble")

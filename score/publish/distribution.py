@@ -1,6 +1,6 @@
-"""Distributions of features: typical values for explanations, bins fixed at publish, and drift against them (PSI).
+"""Distributions of features: typical values for explanations, bins fixed by publishing, and drift from them (PSI).
 
-Pure functions over lists of values; None is a missing one.
+Pure functions over lists of values; None is a missing value.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from score.manifest import Bins, Scalar
 from score.model import Boolean, Category, Model, Number, Text, iterate_features
 
 QUANTILES = 10
-DRIFTED = 0.2  # of PSI: below 0.1 is called stable, above 0.2 changed (Siddiqi, Credit Risk Scorecards)
-_LEAST = 1e-4  # of a share, so that an empty bin does not make PSI infinite
+DRIFTED = 0.2  # PSI: below 0.1 is stable, above 0.2 has changed (Siddiqi, Credit Risk Scorecards)
+_LEAST = 1e-4  # smallest share, so that an empty bin does not make PSI infinite
 
 Column = Sequence[Scalar]
 
@@ -43,7 +43,7 @@ def _find_typical(kind: Number | Category | Boolean | Text, values: Column) -> S
 
 
 def find_bins(model: Model, columns: Mapping[str, Column]) -> dict[str, Bins]:
-    """Return the distribution of each feature but texts."""
+    """Return the distribution of each feature except texts."""
     bins = {}
     for name, kind in iterate_features(model):
         if name not in columns or isinstance(kind, Text):
@@ -57,7 +57,7 @@ def find_bins(model: Model, columns: Mapping[str, Column]) -> dict[str, Bins]:
 
 
 def cut_numbers(values: Column) -> Bins:
-    """Return bins of numbers with edges at the deciles, as far as these differ."""
+    """Return bins of numbers with edges at the distinct deciles."""
     numbers = sorted(float(value) for value in values if value is not None and not isinstance(value, str))
     edges: tuple[float, ...] = ()
     if numbers:
@@ -67,7 +67,7 @@ def cut_numbers(values: Column) -> Bins:
 
 
 def fill_bins(bins: Bins, values: Column) -> Bins:
-    """Return bins of the same edges or values with the shares of these values."""
+    """Return bins with the same edges or values, and the shares of `values`."""
     counts = [0] * (len(bins.edges or bins.values) + 2)
     places = {value: number for number, value in enumerate(bins.values)}
     for value in values:
@@ -83,7 +83,7 @@ def fill_bins(bins: Bins, values: Column) -> Bins:
 
 
 def measure_psi(before: Bins, values: Column) -> float:
-    """Return the population stability index of values against bins: the sum of (now - then) * ln(now / then)."""
+    """Return the population stability index (PSI) of values: the sum over bins of (now - then) * ln(now / then)."""
     psi = 0.0
     for pair in zip(before.shares, fill_bins(before, values).shares, strict=True):
         if any(pair):

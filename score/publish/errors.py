@@ -1,7 +1,7 @@
-"""What ends a command with a message: one exception, whose text has the place, what was found, and the remedy."""
+"""The exception that ends a command; its text has the place, what was found, and the remedy."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """A model, its rows, a version or an alias is not accepted; nothing that serves has changed."""
+    """A model, its rows, a version or an alias is not accepted; the versions that serve have not changed."""

@@ -1,4 +1,4 @@
-"""ONNX graphs: finish what converters made, and load a file that is one already. Needs the package onnx."""
+"""ONNX graphs: finish the graph of a converter, and load an ONNX file as an original. Needs the package onnx."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TYPES = {1: "float", 7: "int64", 8: "string", 9: "bool", 11: "double"}
 def finish_graph(
     graph: Any, inputs: Sequence[Input], output: str, labels: Sequence[str]
 ) -> tuple[bytes, tuple[Input, ...]]:
-    """Leave one output in a graph, and only the nodes and inputs that it needs; return its bytes and inputs.
+    """Reduce a graph to one output and the nodes and inputs that it needs; return its bytes and inputs.
 
-    The manifest says what the numbers mean, and the version is a digest of the file. So the file has a digest of that
-    meaning: the same graph with other labels or another vocabulary is another version.
+    The version is a digest of the file, but the manifest says what its numbers mean. So the file also gets a digest of
+    that meaning: the same graph with other labels or another vocabulary is another version.
     """
     helper = _import("skl2onnx.helpers.onnx_helper")
     kept = helper.select_model_inputs_outputs(graph, outputs=[output])
@@ -48,19 +48,19 @@ def find_output(graph: Any, task: str) -> str:
 
 
 def load_graph(path: Path, model: Model) -> Original:
-    """Load an ONNX file as an original, with ONNX Runtime's own Python API as what predicts.
+    """Load an ONNX file as an original. ONNX Runtime's Python API makes its predictions.
 
     Raises:
-        Refused: it is no ONNX file that the function takes, or its inputs are not the features of the definition.
+        Refused: it is not an ONNX file that score accepts, or its inputs do not match the features of the definition.
     """
     onnx = _import("onnx")
     data = path.read_bytes()
     try:
         graph = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own
-        raise Refused(f"{path}: is no ONNX file: {error}") from error
+    except Exception as error:  # protobuf has its own exceptions
+        raise Refused(f"{path}: is not an ONNX file: {error}; export the model again") from error
     labels = _strip_zipmap(graph) or _find_labels(graph)
-    for each in graph.graph.input:  # a fixed number of rows would refuse a request of many
+    for each in graph.graph.input:  # with a fixed number of rows, requests with several instances would fail
         if len(each.type.tensor_type.shape.dim):
             each.type.tensor_type.shape.dim[0].dim_param = "rows"
     inputs = _match_inputs(path, graph, model)
@@ -107,7 +107,8 @@ def _match_inputs(path: Path, graph: Any, model: Model) -> tuple[Input, ...]:
         kind = _TYPES.get(tensor.elem_type)
         sizes = [dim.dim_value for dim in tensor.shape.dim]
         if kind not in ELEMENT_TYPES or len(sizes) != 2:
-            raise Refused(f"{path}: the input {each.name!r} is no matrix [rows, columns] of {', '.join(ELEMENT_TYPES)}")
+            expected = f"a matrix [rows, columns] of {', '.join(ELEMENT_TYPES)}"
+            raise Refused(f"{path}: the input {each.name!r} has an unsupported type or shape; expected {expected}")
         if each.name in kinds and sizes[1] in (0, 1):
             features: tuple[str, ...] = (each.name,)
         elif len(given) == 1 and sizes[1] in (0, len(names)):
@@ -115,18 +116,18 @@ def _match_inputs(path: Path, graph: Any, model: Model) -> tuple[Input, ...]:
         else:
             expected = f"one of {len(names)} columns, or one of 1 column for each of {', '.join(names)}"
             raise Refused(f"{path}: the input {each.name!r} has {sizes[1]} columns; expected {expected}")
-        for name in features:  # a category can be a number: its place
+        for name in features:  # a category can be a number: the index of the choice
             if isinstance(kinds[name], Text) != (kind == "string") and not isinstance(kinds[name], Category):
-                raise Refused(f"{path}: the input {each.name!r} takes {name!r} as {kind}; change its definition")
+                raise Refused(f"{path}: the input {each.name!r} reads {name!r} as {kind}; change its definition")
         taken += len(features)
         inputs.append(Input(each.name, str(kind), features))
     if taken != len(names):
-        raise Refused(f"{path}: takes {taken} features; the definition has {len(names)}: {', '.join(names)}")
+        raise Refused(f"{path}: has {taken} features; the definition has {len(names)}: {', '.join(names)}")
     return tuple(inputs)
 
 
 def _strip_zipmap(graph: Any) -> tuple[str, ...]:
-    """Replace an output of dictionaries by the matrix that they were made of; return its labels."""
+    """Replace an output of dictionaries (ZipMap) by the matrix of its values; return its labels."""
     onnx = _import("onnx")
     for node in list(graph.graph.node):
         if node.op_type != "ZipMap":
@@ -146,7 +147,7 @@ def _strip_zipmap(graph: Any) -> tuple[str, ...]:
 
 
 def _find_labels(graph: Any) -> tuple[str, ...]:
-    """Return the labels that a classifier in the graph has."""
+    """Return the labels of a classifier in the graph; none if it has no classifier."""
     for node in graph.graph.node:
         for attribute in node.attribute:
             if attribute.name in ("classlabels_strings", "classlabels_int64s", "classlabels_ints"):

@@ -1,7 +1,7 @@
-"""Load what was trained: a scikit-learn pipeline, LightGBM, XGBoost or an ONNX file; and ask it for predictions.
+"""Load a trained model (a scikit-learn pipeline, LightGBM, XGBoost or an ONNX file), and make predictions with it.
 
-A joblib file is a pickle: loading it runs code of whoever wrote it. That happens here, where a model is published, and
-never in the function.
+A joblib file is a pickle: loading it runs the code in it. That happens on the publisher's machine, never in the
+function.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Original:
 
     Attributes:
         source: the file or folder, for messages.
-        library: what made it.
-        model: the estimator, booster, or the bytes of an ONNX file.
+        library: the library that trained it.
+        model: the estimator; for ONNX the graph, its inputs and the name of its output.
         task: classification or regression.
-        labels: in the order of its probabilities; empty for a regression, or where it does not know them.
-        columns: the columns that it was trained with, in order, as names of features.
-        predict: rows of a frame of all features -> probabilities [rows, labels] or values [rows, 1].
+        labels: in the order of its probabilities; empty for a regression, or if the file does not have them.
+        columns: names of the features that it was trained with, in order.
+        predict: frame with a column for each feature -> probabilities [rows, labels] or values [rows, 1].
     """
 
     source: str
@@ -55,8 +55,8 @@ def load_original(source: str, model: Model, labels: Sequence[str] = ()) -> Orig
 
     Args:
         source: a file, a folder that MLflow wrote, or an address that the package mlflow can fetch.
-        model: its definition, whose features it must have been trained with.
-        labels: of its classes, in the model's order; the model's own by default.
+        model: its definition; the trained model must have the same features.
+        labels: names of the classes, in the model's order; by default the model's own.
 
     Raises:
         Refused: it can't be loaded, or is not a model of this definition.
@@ -65,7 +65,7 @@ def load_original(source: str, model: Model, labels: Sequence[str] = ()) -> Orig
     if (path / "MLmodel").exists():
         path = _find_in_mlflow(path)
     if not path.is_file():
-        raise Refused(f"{source}: there is no such file, nor a folder with a file MLmodel")
+        raise Refused(f"{source}: there is no such file, and no folder with a file MLmodel")
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         from score.publish.onnx_graph import load_graph
@@ -81,20 +81,20 @@ def load_original(source: str, model: Model, labels: Sequence[str] = ()) -> Orig
         found = _wrap_object(str(path), _call(path, lambda: xgboost.Booster(model_file=str(path))), model)
     else:
         known = ", ".join([*PICKLES, ".txt (LightGBM)", ".json or .ubj (XGBoost)", ".onnx"])
-        raise Refused(f"{path}: is no model by its name; expected {known}, or a folder of MLflow")
+        raise Refused(f"{path}: has no known extension of a model; expected {known}, or a folder of MLflow")
     return _with_labels(found, model, tuple(labels))
 
 
 def build_frame(
     instances: Sequence[Mapping[str, Scalar]], model: Model, coded: Collection[str], missing_text: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Build the frame that an original gets: a column per feature.
+    """Build the frame for an original: a column per feature.
 
     Args:
         instances: rows of features.
         model: the definition.
-        coded: categories that the original knows by their place.
-        missing_text: of a category, what the original was trained with where it is missing.
+        coded: categories that the original gets as the index of the choice.
+        missing_text: category or text -> the value for a missing one, as in training; by default the empty text.
     """
     columns: dict[str, Any] = {}
     for name, kind in iterate_features(model):
@@ -114,7 +114,7 @@ def build_frame(
 
 
 def walk(estimator: Any) -> list[Any]:
-    """List an estimator and all fitted ones in it, e.g. the steps of a pipeline."""
+    """List an estimator and all estimators in it, e.g. the steps of a pipeline."""
     from sklearn.base import BaseEstimator
 
     found: dict[int, Any] = {}
@@ -146,7 +146,7 @@ def _fetch(source: str) -> Path:
         artifacts = importlib.import_module("mlflow.artifacts")
     except ImportError as error:
         raise Refused(
-            f"{source}: only the package mlflow can fetch it: pip install mlflow-skinny, or download the folder, and "
+            f"{source}: only the package mlflow can fetch it: pip install mlflow-skinny, or download the folder and "
             "give its path"
         ) from error
     return Path(_call(source, lambda: artifacts.download_artifacts(artifact_uri=source)))
@@ -170,7 +170,7 @@ def _find_in_mlflow(folder: Path) -> Path:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise Refused(f"{place}: flavors.{flavor}.{members}: {name!r} is outside of the folder")
-        if path.is_dir():  # MLflow's own name of an ONNX file's folder
+        if path.is_dir():  # MLflow names the folder of an ONNX file
             path = next(iter(sorted(path.glob("*.onnx"))), path)
         if not path.is_file():
             raise Refused(f"{place}: names {name!r}, which is not in the folder; download the whole folder")
@@ -182,20 +182,20 @@ def _unpickle(path: Path) -> Any:
     joblib = _import("joblib")
     sklearn_exceptions = _import("sklearn.exceptions")
     with warnings.catch_warnings():
-        # A pickle of another release loads and can predict otherwise.
+        # A pickle of another release loads, but can predict differently.
         warnings.simplefilter("error", sklearn_exceptions.InconsistentVersionWarning)
         try:
             return joblib.load(path)
         except sklearn_exceptions.InconsistentVersionWarning as error:
-            message = f"was trained with scikit-learn {error.original_sklearn_version}, and this is "
-            message += f"{error.current_sklearn_version}: install the one that trained it, or train again"
+            message = f"was trained with scikit-learn {error.original_sklearn_version}, but installed is "
+            message += f"{error.current_sklearn_version}: install the former, or train again"
             raise Refused(f"{path}: {message}") from error
         except ModuleNotFoundError as error:
             raise Refused(f"{path}: needs the module {error.name!r}: install it, or put it on PYTHONPATH") from error
         except AttributeError as error:
-            raise Refused(f"{path}: needs code that is not here: {error}; put its module on PYTHONPATH") from error
+            raise Refused(f"{path}: needs code that was not found: {error}; put its module on PYTHONPATH") from error
         except Exception as error:  # a pickle can raise anything
-            message = f"can't be loaded: {type(error).__name__}: {error}; write it with joblib.dump again"
+            message = f"can't be loaded: {type(error).__name__}: {error}; write it again with joblib.dump"
             raise Refused(f"{path}: {message}") from error
 
 
@@ -209,7 +209,7 @@ def _wrap_object(source: str, found: Any, model: Model) -> Original:
 
 
 def _from_lightgbm(booster: Any) -> Any:
-    """Return the estimator of a booster, which lightgbm itself can only train."""
+    """Return an estimator with this booster; lightgbm has no function for that."""
     lightgbm = _import("lightgbm")
     text = booster.model_to_string(num_iteration=1)
     objective = next((line.split("=")[1] for line in text.splitlines() if line.startswith("objective=")), "")
@@ -226,7 +226,7 @@ def _from_lightgbm(booster: Any) -> Any:
 
 
 def _from_xgboost(source: str, booster: Any) -> Any:
-    """Return the estimator of a booster."""
+    """Return an estimator with this booster."""
     import json
 
     xgboost = _import("xgboost")
@@ -245,12 +245,12 @@ def _wrap_estimator(source: str, estimator: Any, model: Model) -> Original:
     libraries: dict[str, Library] = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
     if not isinstance(estimator, base.BaseEstimator):
         raise Refused(f"{source}: found a {type(estimator).__name__}; expected a fitted scikit-learn pipeline")
-    while hasattr(estimator, "best_estimator_"):  # of a search
+    while hasattr(estimator, "best_estimator_"):  # a search, e.g. GridSearchCV
         estimator = estimator.best_estimator_
     library = libraries.get(type(estimator).__module__.partition(".")[0], "scikit-learn")
     try:
         validation.check_is_fitted(estimator)
-    except Exception as error:  # of more kinds than NotFittedError
+    except Exception as error:  # not only NotFittedError
         raise Refused(f"{source}: is not fitted: {error}; call fit before joblib.dump") from error
     task: Task = "classification" if base.is_classifier(estimator) else "regression"
     if not base.is_classifier(estimator) and not base.is_regressor(estimator):
@@ -261,12 +261,12 @@ def _wrap_estimator(source: str, estimator: Any, model: Model) -> Original:
     names = _name_columns(estimator)
     is_text = find_vectorizer(estimator) is not None
     columns = _match_columns(source, model, names)
-    is_booster = library != "scikit-learn"  # it takes numbers by their place
+    is_booster = library != "scikit-learn"  # its input is a matrix without column names
     wanted = getattr(estimator, "n_features_in_", None)
     if not is_text and wanted is not None and wanted != len(columns):
         raise Refused(f"{source}: was trained with {wanted} columns; the definition has {len(columns)} features")
     if is_text and len(columns) != 1:
-        raise Refused(f"{source}: begins with a vectorizer of texts; the definition has {len(columns)} features, not 1")
+        raise Refused(f"{source}: begins with a text vectorizer; expected one feature, found {len(columns)} in models/")
 
     def predict(frame: pd.DataFrame) -> Array:
         given: Any = frame[list(columns)]
@@ -284,16 +284,16 @@ def _wrap_estimator(source: str, estimator: Any, model: Model) -> Original:
 
 
 def find_vectorizer(estimator: Any) -> Any:
-    """Return the vectorizer of texts that a pipeline begins with, None if there is none."""
+    """Return the text vectorizer at the beginning of a pipeline; None if there is none."""
     text = _import("sklearn.feature_extraction.text")
     steps = getattr(estimator, "steps", None)
     first = steps[0][1] if steps else None
-    kinds = (text.CountVectorizer, text.HashingVectorizer)  # TfidfVectorizer is one of the former
+    kinds = (text.CountVectorizer, text.HashingVectorizer)  # TfidfVectorizer is a subclass of the former
     return first if isinstance(first, kinds) else None
 
 
 def _name_columns(estimator: Any) -> list[str] | None:
-    """Return the names of the columns that an estimator was trained with; None if it does not know them."""
+    """Return the names of the columns that an estimator was trained with; None if it does not have them."""
     if type(estimator).__module__.startswith("lightgbm"):
         names = list(estimator.booster_.feature_name())
         return None if all(name.startswith("Column_") for name in names) else names
@@ -309,7 +309,7 @@ def _match_columns(source: str, model: Model, names: Sequence[str] | None) -> tu
     unused = [name for name in model.features if name not in names]
     if unknown or unused:
         found = f"was trained with {', '.join(names)}; models/ defines {', '.join(model.features)}"
-        raise Refused(f"{source}: {found}; the names must be the same: rename the columns, or the features")
+        raise Refused(f"{source}: {found}; expected the same names: rename the columns or the features")
     return tuple(names)
 
 
@@ -335,14 +335,14 @@ def _with_labels(found: Original, model: Model, labels: tuple[str, ...]) -> Orig
         wanted = f"{len(found.labels)}: {', '.join(found.labels)}" if found.labels else "none, since it is a regression"
         raise Refused(f"--labels has {len(labels)} labels; the model has {wanted}")
     if not labels and not found.labels and found.task == "classification":
-        raise Refused(f"{found.source}: does not say the labels; give them in its order: --labels no,yes")
+        raise Refused(f"{found.source}: has no labels; give them in the order of its classes: --labels no,yes")
     if len(set(labels)) != len(labels):
-        raise Refused("--labels has a label twice")
+        raise Refused("--labels has a label twice; give each class its own label")
     return replace(found, labels=labels or found.labels)
 
 
 def _call(place: object, read: Callable[[], Any]) -> Any:
-    """Call what reads a file of a library's format; its exceptions are the library's own."""
+    """Call a function that reads a file of a library; any exception of it is refused."""
     try:
         return read()
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Prove that a conversion answers as its original: on held-out rows, at the edges of the definition, at thresholds.
+"""Prove that a conversion equals its original: on held-out rows, at the limits of the definition, at thresholds.
 
-What is compared is what the function runs: its own loader, checks, tokeniser and runtime.
+The proof uses the loader, checks, tokeniser and runtime of the function.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Proof:
 
     Attributes:
         rows: number of rows that were compared.
-        wrong: of them, those with another label or with a number that is off by more than 1e-5.
-        ties: of them, those whose two best labels the original has within 1e-5: either is right.
+        wrong: number of rows with another label, or with a number that differs by more than 1e-5.
+        ties: number of rows with another label where the original's two best labels are within 1e-5: both are right.
         largest: the largest difference.
-        worst: a description of the worst row; None if there is none.
+        worst: a description of the worst row; None if no row is wrong.
     """
 
     rows: int
@@ -46,21 +46,21 @@ def ask_original(predict: Predict, rows: Sequence[Row], source: str) -> Array:
     """Return the original's answers.
 
     Raises:
-        Refused: it fails on a row that the definition accepts, or answers with what is no number.
+        Refused: it fails on a row that the definition accepts, or its answer is not finite.
     """
     try:
         answers = predict([row.instance for row in rows])
     except Refused:
         raise
-    except Exception as error:  # the original is any code
+    except Exception as error:  # the original can raise anything
         row, reason = _find_failing(predict, rows, error)
         raise Refused(
-            f"{source}: fails on {row.place}, which the definition accepts: {reason}; {_show(row.instance)}; accept "
-            "less in models/ (bounds, choices, missing), or train for it"
+            f"{source}: fails on {row.place}, which the definition accepts: {reason}; {_show(row.instance)}; restrict "
+            "the definition in models/ (bounds, choices, missing), or train with such rows"
         ) from error
     if not np.isfinite(answers).all():
         row = rows[int(np.flatnonzero(~np.isfinite(answers).all(axis=1))[0])]
-        raise Refused(f"{source}: answers {row.place} with what is no finite number: {_show(row.instance)}")
+        raise Refused(f"{source}: its answer to {row.place} is not a finite number: {_show(row.instance)}")
     return answers
 
 
@@ -69,7 +69,7 @@ def prove(model_bytes: bytes, manifest: Manifest, model: Model, rows: Sequence[R
 
     Args:
         model_bytes: the ONNX file.
-        manifest: what is to be published, with golden rows.
+        manifest: manifest of the version, with golden rows.
         model: the definition.
         rows: rows to compare.
         wanted: the original's answers to them.
@@ -82,11 +82,11 @@ def prove(model_bytes: bytes, manifest: Manifest, model: Model, rows: Sequence[R
 
 
 def compare(labels: Sequence[str], rows: Sequence[Row], wanted: Array, found: Array) -> Proof:
-    """Compare answers, a row each: probabilities in the order of the labels, or one value."""
+    """Compare the answers to some rows: probabilities in the order of the labels, or one value per row."""
     if wanted.shape != found.shape:
-        what = f"it answers {found.shape[1]} numbers; the original {wanted.shape[1]}"
+        what = f"its answer has {found.shape[1]} numbers; that of the original has {wanted.shape[1]}"
         return Proof(len(rows), len(rows), 0, float("inf"), what)
-    # A value may be off by a share of its size, as in the function's own check of golden rows.
+    # The difference of a large value is relative, as in the function's check of golden rows.
     off = np.abs(found - wanted) / (1.0 if labels else np.maximum(1.0, np.abs(wanted)))
     largest = off.max(axis=1)
     ties = np.zeros(len(rows), dtype=bool)
@@ -101,7 +101,7 @@ def compare(labels: Sequence[str], rows: Sequence[Row], wanted: Array, found: Ar
         number = int(np.flatnonzero(differs)[largest[differs].argmax()])
         worst = (
             f"{rows[number].place}: the original answers {_answer(labels, wanted[number])}, the converted model "
-            f"{_answer(labels, found[number])}, off by {largest[number]:.2g}: {_show(rows[number].instance)}"
+            f"{_answer(labels, found[number])}, a difference of {largest[number]:.2g}: {_show(rows[number].instance)}"
         )
     return Proof(len(rows), int(differs.sum()), int(ties.sum()), float(largest.max()), worst)
 
@@ -115,14 +115,14 @@ def predict_all(scorer: Scorer, rows: Sequence[Row]) -> Array:
 
 
 def _find_failing(predict: Predict, rows: Sequence[Row], error: Exception) -> tuple[Row, str]:
-    """Return the first row on which the original fails, by halving."""
+    """Return the first row on which the original fails, by bisection, and its error."""
     low, high = 0, len(rows)
     while high - low > 1:
         middle = (low + high) // 2
         try:
             predict([row.instance for row in rows[low:middle]])
             low = middle
-        except Exception as inner:  # noqa: BLE001 - the original is any code
+        except Exception as inner:  # noqa: BLE001 - the original can raise anything
             high, error = middle, inner
     return rows[low], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

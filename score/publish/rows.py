@@ -1,6 +1,6 @@
-"""Rows that prove a conversion: held-out rows from a file, rows at the edges of the definition, rows on thresholds.
+"""Rows that prove a conversion: held-out rows of a file, rows at the limits of the definition, rows at thresholds.
 
-A row is a dictionary of the definition's features, with None for a missing one: what a request becomes.
+A row has all features of the definition by name, with None for a missing one, as the function builds it from a request.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from score.manifest import Scalar
 from score.model import REQUIRED, Boolean, Category, Model, Number, Text, iterate_features
 from score.publish.errors import Refused
 
-MOST_HELD_OUT = 20_000  # a larger file is sampled; the sample is the same at each call
+MOST_HELD_OUT = 20_000  # a larger file is sampled; the sample is the same in each call
 MOST_TEXTS = 500
-PAIRS = 2_000  # of rows between which a threshold is looked for
-PAIRS_WITH_TEXT = 200  # each is tokenised some sixty times
-_HALVINGS = 80  # until two 64-bit floats are neighbours
+PAIRS = 2_000  # pairs of rows between which a threshold is searched
+PAIRS_WITH_TEXT = 200  # fewer, since each is tokenised about sixty times
+_HALVINGS = 80  # enough for two 64-bit floats to become neighbours
 Kind = Number | Category | Boolean | Text
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it is from, for a message."""
+    """One row, and its origin for messages."""
 
     place: str
     instance: Mapping[str, Scalar]
@@ -38,7 +38,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet, CSV or JSON-lines file.
 
     Raises:
-        Refused: it can't be read, has no rows, or a column twice.
+        Refused: it can't be read, or has no rows.
     """
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".parquet": pd.read_parquet,
@@ -48,12 +48,12 @@ def read_table(path: Path) -> pd.DataFrame:
     }
     reader = readers.get(path.suffix)
     if reader is None:
-        raise Refused(f"{path}: is no file of rows by its name; expected {', '.join(readers)}")
+        raise Refused(f"{path}: has an unknown extension; expected {', '.join(readers)}")
     try:
         table = reader(path)
     except FileNotFoundError as error:
         raise Refused(f"{path}: there is no such file; write the held-out rows there") from error
-    except Exception as error:  # readers raise what their parsers do
+    except Exception as error:  # readers raise the exceptions of their parsers
         raise Refused(f"{path}: can't be read: {error}") from error
     if not len(table):
         raise Refused(f"{path}: has no rows; expected held-out rows, 100 or more")
@@ -61,15 +61,17 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def parse_rows(table: pd.DataFrame, model: Model, place: str, *, most: int | None = None) -> list[Row]:
-    """Turn a table into rows, as a request would be checked; more rows than `most` are sampled, always the same.
+    """Turn a table into rows, with the checks of a request. A table with more than `most` rows is sampled.
+
+    The sample of a table is always the same.
 
     Raises:
-        Refused: a feature has no column, or a cell is not what the definition accepts; the message has row and column.
+        Refused: a feature has no column, or the definition does not accept a cell; the message has row and column.
     """
     kinds = dict(iterate_features(model))
     if lacking := [name for name in kinds if name not in table.columns]:
         found = ", ".join(map(str, table.columns))
-        raise Refused(f"{place}: there is no column for the feature {', '.join(lacking)}; columns are {found}")
+        raise Refused(f"{place}: there is no column for the feature {', '.join(lacking)}; the columns are {found}")
     has_text = any(isinstance(kind, Text) for kind in kinds.values())
     most = most or (MOST_TEXTS if has_text else MOST_HELD_OUT)
     numbers: Sequence[int] = range(len(table))
@@ -98,22 +100,24 @@ def _parse_column(
     for number, value in zip(numbers, column.tolist(), strict=True):
         if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
             if missing is REQUIRED:
-                remedy = "fill it, or give the feature `missing` in its definition"
-                raise Refused(f"{place}: row {number}, column {name!r}: is missing; the definition needs it: {remedy}")
+                remedy = "fill it, or set `missing` in the definition"
+                raise Refused(
+                    f"{place}: row {number}, column {name!r}: is empty, but the feature is required: {remedy}"
+                )
             parsed.append(missing)
             continue
         found = _parse_cell(value, kind, is_code=is_code)
         if found is None:
             raise Refused(
                 f"{place}: row {number}, column {name!r}: found {str(value)[:60]!r}, expected {describe(kind)}; "
-                "fix the row, or the definition"
+                "fix the row or the definition"
             )
         parsed.append(found)
     return parsed
 
 
 def _parse_cell(value: Any, kind: Kind, *, is_code: bool) -> Scalar:
-    """Return a cell as the definition has it, None if it is not accepted."""
+    """Return a cell as a value of the feature; None if the definition does not accept it."""
     if isinstance(kind, Number):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return None
@@ -121,7 +125,7 @@ def _parse_cell(value: Any, kind: Kind, *, is_code: bool) -> Scalar:
             return None
         return None if kind.integer and value != int(value) else (int(value) if kind.integer else float(value))
     if isinstance(kind, Boolean):
-        return bool(value) if value in (True, False) else None  # 1 and 0 too
+        return bool(value) if value in (True, False) else None  # accepts 1 and 0 too
     if isinstance(kind, Category):
         if is_code:
             fits = value == int(value) and 0 <= value < len(kind.choices)
@@ -143,7 +147,7 @@ def describe(kind: Kind) -> str:
 
 
 def build_edge_rows(model: Model, rows: Sequence[Row]) -> list[Row]:
-    """Vary rows, one feature at a time, to everything else that the definition accepts: bounds, choices, missing."""
+    """Vary some rows, one feature at a time: to its bounds, each choice, special texts, and missing."""
     samples = [rows[number].instance for number in sorted({0, len(rows) // 2, len(rows) - 1})]
     found = []
     for name, kind in iterate_features(model):
@@ -167,17 +171,16 @@ def build_edge_rows(model: Model, rows: Sequence[Row]) -> list[Row]:
 def build_threshold_rows(
     model: Model, rows: Sequence[Row], predict: Callable[[Sequence[Mapping[str, Scalar]]], np.ndarray[Any, Any]]
 ) -> list[Row]:
-    """Find rows on both sides of a threshold of the original, as near to it as two 64-bit floats can be.
+    """Find rows on both sides of a threshold of the original, as close to it as two 64-bit floats can be.
 
-    A pair is a row, and the same row with one number of another one. Where the predictions of the two differ, the
-    number is halved between them, towards the larger difference, until its neighbours are next to each other: one of
-    the two is exactly on the threshold. It needs to know nothing of the model. Of a model without jumps it finds
-    ordinary rows.
+    A pair is a row, and the same row with one number from another row. Bisect the interval between the two numbers,
+    always into the half with the larger difference of the predictions, until they are neighbouring floats: one of them
+    is then exactly at the threshold. This works for any model; for a model without thresholds it finds ordinary rows.
 
     Args:
         model: the definition.
         rows: held-out rows.
-        predict: the original's answers of some instances, a row each.
+        predict: returns the original's answers to some instances, one row each.
     """
     names = [name for name, kind in iterate_features(model) if isinstance(kind, Number)]
     if not names or len(rows) < 2:

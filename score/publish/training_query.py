@@ -1,4 +1,4 @@
-"""Build the query of Athena that makes a training set of what was kept: a column for each feature."""
+"""Build the Athena query that makes a training set from kept features: one column per feature."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from datetime import date
 
 from score.model import Boolean, Category, Model, Stored, Text, iterate_features
 
-# A request that SQS delivers twice is kept twice, with equal rows; one row of it is selected.
+# A message that SQS delivers twice can be kept twice, with equal rows; SELECT DISTINCT returns them once.
 _SHARED = ("request_id", "instance", "scored_at", "version", "role", "subject")
 
 
 def build_training_query(model: Model, table: str, since: date, until: date) -> str:
     """Return a SELECT of the kept requests of a model, from the day `since` to the day `until` in UTC, both included.
 
-    Columns: those of the request; of each feature its value (null: missing); of each stored feature `NAME_as_of`,
-    `NAME_run` and `NAME_missing`; the members that only name items, to join the outcome with; the prediction.
+    Columns: request_id and others of the request; each feature (null: missing); `NAME_as_of`, `NAME_run` and
+    `NAME_missing` of each stored feature; the members that are only parts of prediction_ids, on which the outcome can
+    be joined; the prediction.
 
     Args:
-        model: the model; its features decide about the columns.
+        model: the model; its features become columns.
         table: database and name, as in LARDER_KEPT_TABLE.
         since: the first day.
         until: the last day.
@@ -47,7 +48,7 @@ def _list_features(model: Model) -> Iterator[str]:
 
 
 def _read(column: str, name: str, alias: str, member: str = "") -> str:
-    """Return the expression of a member of a map, which is null if the map lacks it."""
+    """Return the expression of a member of a map; it is null if the map does not have it."""
     return f"element_at({column}, {_text(name)}){member} AS {_quote(alias)}"
 
 

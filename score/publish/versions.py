@@ -1,6 +1,7 @@
 """Versions of models on S3. The manifest is written last: without it a version does not exist.
 
-A version is written once, under a name that its bytes decide; so a publish that was killed anywhere can be repeated.
+A version is written once, and its name is a digest of the file; so a publish that was killed at any point can be
+repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from score.manifest import Manifest, ManifestError, dump_manifest, parse_manifes
 from score.paths import PREFIX, VERSION, manifest_key, model_key, versions_prefix
 from score.publish.errors import Refused
 
-# S3 answers 412 when the condition of a write does not hold, and 409 when another write of the object was under way.
+# S3 responds 412 if the condition of a write is not met, and 409 if another write of the object is in progress.
 PRECONDITION = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409")
 MISSING = ("NoSuchKey", "NoSuchBucket", "404", "NotFound")
@@ -23,7 +24,7 @@ _INTERPRETATION = ("task", "labels", "inputs", "output")  # members that decide 
 
 
 class Stored(NamedTuple):
-    """An object as it was read: its bytes, and the ETag for a conditional write."""
+    """An object that was read: its bytes, and its ETag for a conditional write."""
 
     body: bytes
     etag: str
@@ -48,10 +49,10 @@ def read_object(s3: Any, bucket: str, object_key: str) -> Stored | None:
 
 
 def write_version(s3: Any, bucket: str, manifest: Manifest, model_bytes: bytes) -> bool:
-    """Write a version, unless it exists; return whether it was written.
+    """Write a version if it does not exist; return whether it was written.
 
     Raises:
-        Refused: an object of that name has other bytes, or the version was published with another meaning.
+        Refused: the object exists with other bytes, or the version exists with other labels, inputs or another task.
     """
     model, version = manifest.model, manifest.version
     _write_once(s3, bucket, model_key(model, version), model_bytes, "application/octet-stream")
@@ -61,21 +62,24 @@ def write_version(s3: Any, bucket: str, manifest: Manifest, model_bytes: bytes) 
     found = read_manifest(s3, bucket, model, version)
     for member in _INTERPRETATION:
         if getattr(found, member) != getattr(manifest, member):
-            raise Refused(f"s3://{bucket}/{place}: was published with another {member}; versions are written once")
-    return False  # published before, e.g. by a command whose answer was lost
+            raise Refused(
+                f"s3://{bucket}/{place}: exists with another {member!r}; a version is written once: delete it, and "
+                "publish again"
+            )
+    return False  # published before, e.g. by a command whose response was lost
 
 
 def read_manifest(s3: Any, bucket: str, model: str, version: str) -> Manifest:
     """Read the manifest of a version.
 
     Raises:
-        Refused: there is none, or it can't be trusted.
+        Refused: there is none, or it is invalid.
     """
     place = manifest_key(model, version)
     found = read_object(s3, bucket, place)
     if found is None:
         known = ", ".join(list_versions(s3, bucket, model)) or "none"
-        raise Refused(f"s3://{bucket}/{place}: there is no such version; known are {known}")
+        raise Refused(f"s3://{bucket}/{place}: there is no such version; the versions are {known}")
     try:
         manifest = parse_manifest(found.body, f"s3://{bucket}/{place}")
     except ManifestError as error:
@@ -89,7 +93,7 @@ def read_model(s3: Any, bucket: str, manifest: Manifest) -> bytes:
     """Read the ONNX file of a version, and check its size and SHA-256.
 
     Raises:
-        Refused: there is none, or it is another one.
+        Refused: there is none, or it is another file.
     """
     place = model_key(manifest.model, manifest.version)
     found = read_object(s3, bucket, place)
@@ -97,7 +101,7 @@ def read_model(s3: Any, bucket: str, manifest: Manifest) -> bytes:
         raise Refused(f"s3://{bucket}/{place}: there is no such object; publish the model again")
     if len(found.body) != manifest.size or sha256(found.body).hexdigest() != manifest.sha256:
         raise Refused(
-            f"s3://{bucket}/{place}: has {len(found.body):,} bytes with another SHA-256 than the manifest "
+            f"s3://{bucket}/{place}: found {len(found.body):,} bytes with another SHA-256 than in the manifest "
             f"({manifest.size:,} bytes): it was overwritten; delete the version, and publish the model again"
         )
     return found.body
@@ -118,9 +122,9 @@ def list_versions(s3: Any, bucket: str, model: str) -> list[str]:
 def put_if(
     s3: Any, bucket: str, object_key: str, body: bytes, *, if_none_match: bool = False, if_match: str | None = None
 ) -> bool:
-    """Write an object if there is none, or if it has an ETag; return whether it has these bytes from this write.
+    """Write an object if it does not exist, or only if it has an ETag; return whether it now has these bytes.
 
-    A write whose answer was lost is sent again by the SDK and then fails its condition: the bytes decide.
+    If the response to a write is lost, the SDK sends it again and the condition fails; so the bytes are compared.
     """
     condition: dict[str, str] = {"IfNoneMatch": "*"} if if_none_match else {"IfMatch": if_match or ""}
     for attempt in range(5):
@@ -152,7 +156,7 @@ def _write_once(s3: Any, bucket: str, object_key: str, body: bytes, content_type
         found = read_object(s3, bucket, object_key)
         if found is None or found.body != body:
             raise Refused(
-                f"s3://{bucket}/{object_key}: exists with other bytes than its name says; delete it, and publish again"
+                f"s3://{bucket}/{object_key}: exists with other bytes than expected; delete it, and publish again"
             ) from error
 
 

@@ -1,6 +1,6 @@
-"""Conversions, with the converters themselves: what is published answers as the original, and what differs is refused.
+"""Conversions with the real converters: a published model equals the original, and a model that differs is refused.
 
-`tox -e score` runs them: the default environment has none of these libraries.
+`tox -e score` runs these tests: the default environment does not have the libraries.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ COUNT, TRAINED = 900, 600
 
 @pytest.fixture(autouse=True)
 def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for a tenth of the thresholds: the table has many models."""
+    """Search for a tenth of the thresholds, since the table has many models."""
     monkeypatch.setattr(rows, "PAIRS", 200)
     monkeypatch.setattr(rows, "PAIRS_WITH_TEXT", 20)
 
 
 def table(features: Mapping[str, Feature]) -> pd.DataFrame:
-    """Make rows of any of the features, and the target y; some are missing where the features allow it."""
+    """Make rows of some features, and the target y; some values are missing if the feature allows it."""
     chance = np.random.default_rng(1)
     made = pd.DataFrame(
         {
@@ -181,7 +181,7 @@ EXACT: dict[str, tuple[Any, Mapping[str, Feature]]] = {
 
 @pytest.mark.parametrize("name", EXACT)
 def test_exact(tmp_path: Path, name: str) -> None:
-    """No label differs and no probability is off, on held-out rows, at the definition's edges and at thresholds."""
+    """No label and no probability differs on held-out rows, at the definition's limits, and at thresholds."""
     built = publish(tmp_path, *EXACT[name])
     assert built.manifest.labels == ("late", "on time")
     assert built.proof.wrong == 0
@@ -190,7 +190,7 @@ def test_exact(tmp_path: Path, name: str) -> None:
 
 
 def check_independently(folder: Path, built: Built, features: Mapping[str, Feature]) -> None:
-    """Compare with the original again, on rows of its own: a thousand of each number's neighbourhood."""
+    """Compare with the original again, on other rows: each number is replaced by its neighbouring floats."""
     original, model = joblib.load(folder / "model.joblib"), define(features)
     made = table(features)[list(features)]
     tried = [
@@ -217,12 +217,12 @@ def check_independently(folder: Path, built: Built, features: Mapping[str, Featu
     ids=["ridge", "forest", "hist", "lightgbm"],
 )
 def test_regressions(tmp_path: Path, estimator: Any, features: Mapping[str, Feature]) -> None:
-    """A value is within 1e-5 of its size."""
+    """Each value is within a relative difference of 1e-5."""
     assert publish(tmp_path, estimator, features, regression=True).proof.wrong == 0
 
 
-def test_the_original_must_take_what_the_definition_accepts(tmp_path: Path) -> None:
-    """A definition that accepts a missing number is refused for a pipeline that fails on NaN."""
+def test_the_original_must_accept_what_the_definition_accepts(tmp_path: Path) -> None:
+    """If the definition accepts a missing number, a pipeline that fails on NaN is refused."""
     features: dict[str, Feature] = {"a": Number(), "c": Number(missing=None)}
     made = table(NUMBERS)[["a", "c", "y"]].astype({"c": float})
     pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit(made[["a", "c"]], made["y"] > 0)
@@ -242,14 +242,14 @@ REFUSED: dict[str, tuple[Any, Mapping[str, Feature], str]] = {
         MIXED,
         CATEGORICAL,
     ),
-    # The runtime adds up a product of matrices in another order: a threshold behind it is not at the same number.
+    # The runtime computes a product of matrices in another order: a threshold after it is at another number.
     "trees behind a product": (
         make_pipeline(StandardScaler(), PCA(2), RandomForestClassifier(**TREES)),
         NUMBERS,
         "at a threshold of",
     ),
     "no probabilities": (LinearSVC(), NUMBERS, "LinearSVC has no probabilities; wrap it in CalibratedClassifierCV"),
-    "code of its own": (
+    "custom code": (
         make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()),
         {"b": Number(low=0, high=1000)},
         "can't be converted to ONNX",
@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[Any, Mapping[str, Feature], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path: Path, name: str) -> None:
-    """What can't be exact is refused with the place and the remedy."""
+    """A model whose conversion can't be exact is refused, with the place and the remedy."""
     estimator, features, message = REFUSED[name]
     with pytest.raises(Refused) as caught:
         publish(tmp_path, estimator, features)
@@ -275,16 +275,16 @@ def test_refused(tmp_path: Path, name: str) -> None:
     ("name", "way"),
     [("scaler, forest", convert.FLOAT), ("hist, missing", convert.CAST), ("lightgbm", convert.CAST)],
 )
-def test_the_proof_finds_what_a_converter_does_wrongly(
+def test_the_proof_finds_an_inexact_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: convert.Way
 ) -> None:
-    """With a way to convert that is not exact, the worst row is shown; held-out rows alone would not find it."""
+    """The worst row is shown. Held-out rows would not find the difference."""
     monkeypatch.setattr(convert, "_choose_ways", lambda original: [way])
     with pytest.raises(Refused, match=r"at a threshold of .: the original answers '.*the converted model") as caught:
         publish(tmp_path, *EXACT[name])
     assert '"a": ' in str(caught.value)
     assert "Nothing was published" in str(caught.value)
-    if name != "scaler, forest":  # its rows have two digits, and so some are at thresholds themselves
+    if name != "scaler, forest":  # its numbers have two decimals, and so some held-out rows are at thresholds
         monkeypatch.setattr(build, "build_threshold_rows", lambda *_: [])
         publish(tmp_path, *EXACT[name])
 
@@ -297,7 +297,7 @@ TOPICS = {
 
 
 def texts() -> pd.DataFrame:
-    """Make texts of three topics, with letters whose lower case or accents differ by locale."""
+    """Make texts on three topics, with letters whose lower case or accents depend on the locale."""
     chance = np.random.default_rng(0)
     made = []
     for label, words in TOPICS.items():
@@ -339,7 +339,7 @@ def publish_texts(folder: Path, estimator: Any, features: Mapping[str, Feature])
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts(tmp_path: Path, name: str) -> None:
-    """The vectorizer runs in Python: the same for any text, whatever the machine's locale is."""
+    """The vectorizer runs in Python, so its result does not depend on the machine's locale."""
     features: dict[str, Feature] = {"text": Text()}
     if name == "beside a number":
         features["size"] = Number()
@@ -357,18 +357,18 @@ def test_texts(tmp_path: Path, name: str) -> None:
     [
         (HashingVectorizer(n_features=64), "HashingVectorizer has no vocabulary"),
         (TfidfVectorizer(analyzer="char"), "analyzer is 'char'; expected 'word'"),
-        (TfidfVectorizer(tokenizer=str.split, token_pattern=None), "tokenizer is code of its own"),
+        (TfidfVectorizer(tokenizer=str.split, token_pattern=None), "tokenizer is custom code"),
     ],
 )
 def test_refused_vectorizers(tmp_path: Path, vectorizer: Any, message: str) -> None:
-    """What has no vocabulary of words, or code of its own, is refused by its step."""
+    """A vectorizer without a vocabulary of words, or with custom code, is refused."""
     with pytest.raises(Refused, match=message):
         publish_texts(tmp_path, make_pipeline(vectorizer, LogisticRegression()), {"text": Text()})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write models in each format that is not joblib's, and rows."""
+    """Write models in each format except joblib, and rows."""
     folder = tmp_path_factory.mktemp("trained")
     made = table(NUMBERS)
     values, target = made[list("abc")].to_numpy(float), (made["y"] > 0).to_numpy(int)
@@ -406,7 +406,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     + ["binary.onnx", "mlflow"],
 )
 def test_formats(trained: Path, file: str) -> None:
-    """Boosters, ONNX files and MLflow's folders; classes are named by --labels."""
+    """Boosters, ONNX files and folders of MLflow can be published; --labels names the classes."""
     task = "regression" if file.startswith("value") else "classification"
     labels = {"binary": ("no", "yes"), "mlflow": ("no", "yes"), "three": ("p", "q", "r")}.get(
         file.partition(".")[0], ()
@@ -415,8 +415,8 @@ def test_formats(trained: Path, file: str) -> None:
     assert (built.proof.wrong, built.manifest.labels) == (0, labels)
 
 
-def test_versions_are_decided_by_meaning_too(trained: Path) -> None:
-    """The same model is the same version; with other labels it is another one."""
+def test_a_version_depends_on_labels_too(trained: Path) -> None:
+    """The same model is the same version; with other labels it is another version."""
     model, path, held_out = define(NUMBERS), str(trained / "binary.txt"), trained / "rows.csv"
     versions = [
         build_version(model, path, held_out, labels=labels).manifest.version
@@ -429,24 +429,24 @@ def test_versions_are_decided_by_meaning_too(trained: Path) -> None:
     ("change", "message"),
     [
         ({"model": "absent.joblib"}, "there is no such file"),
-        ({"model": "rows.csv"}, "is no model by its name"),
+        ({"model": "rows.csv"}, "has no known extension of a model"),
         ({"model": "models:/iris/1"}, "only the package mlflow can fetch it"),
         ({"model": "mlflow/MLmodel.joblib"}, "can't be loaded"),
         ({"rows": "absent.csv"}, "there is no such file"),
-        ({"rows": "a,b\n1,2\n"}, "there is no column for the feature c; columns are a, b"),
+        ({"rows": "a,b\n1,2\n"}, "there is no column for the feature c; the columns are a, b"),
         ({"rows": "a,b,c\n" + "1,2,3\n" * 5}, "has 5 rows; expected 20 or more"),
         ({"rows": "a,b,c\n" + "1,2,3\n" * 30 + "1,x,3\n"}, "column 'b'"),
         (
             {"rows": "a,b,c\n" + "1,2,3\n" * 30 + "1,2,3.5\n"},
             "row 30, column 'c': found '3.5', expected a whole number",
         ),
-        ({"rows": "a,b,c\n" + "1,2,3\n" * 30 + ",2,3\n"}, "row 30, column 'a': is missing"),
+        ({"rows": "a,b,c\n" + "1,2,3\n" * 30 + ",2,3\n"}, "row 30, column 'a': is empty"),
         ({"labels": ("a", "b", "c")}, "--labels has 3 labels; the model has 2"),
         ({"labels": ("a", "a")}, "--labels has a label twice"),
     ],
 )
 def test_refused_files(trained: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    """Each says the file, the row and column, what was found and what was expected."""
+    """Each message has the file, the row and column, what was found and what was expected."""
     (trained / "mlflow" / "MLmodel.joblib").write_text("no pickle")
     held_out = trained / "rows.csv"
     if "\n" in change.get("rows", ""):
@@ -464,7 +464,7 @@ def test_refused_files(trained: Path, tmp_path: Path, change: dict[str, Any], me
 def test_command(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--promote` writes a version that the function loads; again, nothing is written; a dry run needs no AWS."""
+    """`--promote` writes a version that the function loads; again writes nothing; a dry run needs no AWS."""
     for name in ("models", "datasets"):
         (tmp_path / name).mkdir()
     definition = 'from score.models import Model, Number\nm = Model("tried", ("sub",), None, "classification", '

@@ -1,4 +1,4 @@
-"""The worked examples, each by its one command: trained on real data, published, promoted, and loaded."""
+"""The worked examples, each with its one command: trained on real data, published, promoted, and loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VIRGINICA = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "peta
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Run an example's command with a bucket; return what a container loads, what was printed, and the report."""
+    """Run an example's command with a bucket; return what a container loads, the JSON document, and the report."""
     monkeypatch.setattr(examples, "FOLDER", tmp_path)
     monkeypatch.setenv("LARDER_PROJECT", str(PROJECT))
     with moto_aws() as client:
@@ -52,7 +52,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_iris(publish: Any) -> None:
-    """The answer that the request of the README has."""
+    """The request of the README has the answer of the README."""
     serving, document, _ = publish("iris")
     (answer,) = serving.live.predict([VIRGINICA])
     labels = serving.live.manifest.labels
@@ -63,7 +63,7 @@ def test_iris(publish: Any) -> None:
 
 
 def test_wine(publish: Any) -> None:
-    """A scaler before trees is exact; the model is declared for direct calls."""
+    """A scaler before trees is converted exactly; the model accepts direct invocations."""
     serving, document, report = publish("wine")
     assert serving.live.manifest.labels == ("class_0", "class_1", "class_2")
     assert serving.live.model.direct
@@ -72,7 +72,7 @@ def test_wine(publish: Any) -> None:
 
 
 def test_flight_late(publish: Any) -> None:
-    """The hybrid beats both of its parts on held-out days, and answers with and without the stored features."""
+    """The hybrid answers with and without the stored features, and they change the answer."""
     serving, _, _ = publish("flight-late")
     assert serving.live.manifest.labels == ("on time", "late")
     row = {"departure_delay": 25, "origin": "JFK", "batch_late": 0.4, "batch_delay": 12.5}
@@ -84,7 +84,7 @@ def test_flight_late(publish: Any) -> None:
 def test_each_example_answers_on_a_deployed_stack(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By its one command: over HTTP, wine by boto3's `invoke` too, flight-late with a stored prediction."""
+    """All by HTTP; wine also by boto3's `invoke`; flight-late with a stored prediction."""
     monkeypatch.setattr(examples, "FOLDER", tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     assert examples.main([name, "--local"]) == 0
@@ -99,8 +99,8 @@ def test_each_example_answers_on_a_deployed_stack(
     assert not [text for text in expected if text not in shown], shown
 
 
-def test_the_version_of_the_demo_is_what_the_example_trains(publish: Any) -> None:
-    """Made before, so that the demo needs no converter: it answers as a new one."""
+def test_the_version_of_the_demo_answers_as_a_new_one(publish: Any) -> None:
+    """The repository has the demo's version, so that the demo needs no converter."""
     manifest = parse_manifest((FOLDER / "manifest.json").read_bytes(), "manifest.json")
     scorer = load_scorer((FOLDER / "model.onnx").read_bytes(), manifest, iris)
     serving, _, _ = publish("iris")
@@ -109,7 +109,7 @@ def test_the_version_of_the_demo_is_what_the_example_trains(publish: Any) -> Non
 
 
 def test_newsgroups(publish: Any) -> None:
-    """Real posts: four of five held-out ones get their newsgroup."""
+    """More than 80 % of the held-out posts get the right newsgroup."""
     serving, _, report = publish("newsgroups")
     assert float(report.partition("%")[0]) > 80
     (answer,) = serving.live.predict([{"text": "The shuttle reached its orbit; NASA will launch another satellite."}])
@@ -117,11 +117,11 @@ def test_newsgroups(publish: Any) -> None:
 
 
 def test_what_was_known_at_departure() -> None:
-    """A prediction counts from the close of its run on, and up to its greatest age; a late output does not count."""
+    """A prediction is known from the close of its run until its greatest age; a late output is not known in time."""
     scheduled = pd.Series(
         pd.to_datetime(["2013-05-02 09:00", "2013-05-02 09:00", "2013-04-11 09:00", "2013-05-02 00:10"])
     )
-    # Departs on time; two hours late; the output of 10 April (day 100) came late; nothing of the day before has closed
+    # On time; two hours late; the output of 10 April (day 100) was late; no run of the day before has closed yet.
     departed = scheduled + pd.to_timedelta([0, 120, 0, 0], unit="min")
     known = find_known(pd.Series([0.1, 0.2, 0.3, 0.4]), scheduled, departed)
     assert known.isna().tolist() == [False, False, True, False]

@@ -1,4 +1,4 @@
-"""Changed model files and requests against the loader and the handler.
+"""Fuzzing: changed model files for the loader, and changed requests for the handler.
 
 python -m tests.unit.score.fuzz_models N [SEED]
 """
@@ -62,7 +62,7 @@ def change(data: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz_models(count: int, seed: int) -> Counter[str]:
-    """Load and run changed files; a file that the process does not survive ends it. Return how far they got."""
+    """Load and run changed files; a file that crashes the process ends it. Return how many reached each step."""
     rng, reached = random.Random(seed), Counter[str]()
     for _ in range(count):
         data = change(rng.choice(MODELS), rng)
@@ -80,7 +80,7 @@ def fuzz_models(count: int, seed: int) -> Counter[str]:
 
 
 def fuzz_requests(count: int, seed: int) -> Counter[int]:
-    """Send changed bodies; each has an answer of the contract. Return the statuses."""
+    """Send changed bodies; each response has a status of the contract. Return the statuses."""
     rng, app, statuses = random.Random(seed), App(), Counter[int]()
     for _ in range(count):
         status = app.post(change(rng.choice(BODIES), rng), rng.choice(["iris", "wine", "news", "delay"])).status

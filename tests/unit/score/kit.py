@@ -1,4 +1,4 @@
-"""What the tests of score are made of: small models, a bucket in memory, and a handler over both."""
+"""Helpers of the tests of score: small models, a bucket in memory, and a handler that uses both."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Version = tuple[bytes, Manifest]
 
 
 def softmax(weights: Sequence[Sequence[float]], row: Sequence[float]) -> tuple[float, ...]:
-    """Compute what `classifier` does, in Python's doubles."""
+    """Compute the probabilities of `classifier`, in Python's doubles."""
     powers = [math.exp(sum(w * x for w, x in zip(each, row, strict=True))) for each in weights]
     return tuple(power / sum(powers) for power in powers)
 
@@ -93,7 +93,7 @@ def version_of(
     labels: Sequence[str] = (),
     **changes: Any,
 ) -> Version:
-    """Build a version with its manifest, as publishing would."""
+    """Build a version with its manifest, as publishing does."""
     digest = sha256(onnx).hexdigest()
     manifest = Manifest(
         model=model.name,
@@ -115,7 +115,7 @@ def version_of(
 
 
 def iris_version(scale: float = 1.0, **changes: Any) -> Version:
-    """Build a version of iris; another scale is another version."""
+    """Build a version of iris; each scale gives another version."""
     weights = [[scale * weight for weight in each] for each in IRIS_WEIGHTS]
     golden = VIRGINICA, softmax(weights, list(VIRGINICA.values()))
     inputs = [Input("x", "float", IRIS_FEATURES)]
@@ -159,7 +159,7 @@ def share_of(version: Version, share: float) -> Share:
 
 
 class Bucket:
-    """A bucket in memory that answers as S3 does where the role can't list it, and remembers what it was asked."""
+    """A bucket in memory that responds as S3 does if the role can't list it, and records the object keys requested."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -177,7 +177,7 @@ class Bucket:
         self.objects[alias_key(alias.model)] = dump_alias(alias)
 
     def fetch(self, key: str, etag: str | None) -> Fetched:
-        """Answer a GET with If-None-Match."""
+        """Respond to a GET with If-None-Match."""
         self.asked.append(key)
         if self.error:
             raise self.error
@@ -191,7 +191,7 @@ S3_DOWN = Unavailable("503 SlowDown: reduce your request rate")
 
 
 class App:
-    """A handler over a bucket and a table in memory, with a clock and a log that tests can look at."""
+    """A handler with a bucket and a table in memory, and with a clock and a log that tests can read."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class App:
         self.handler: Handler = build_handler(self.parts)
 
     def report(self, event: str, details: Mapping[str, object]) -> None:
-        """Write what the function would, at the test's time."""
+        """Write the line that the function would write, at the test's time."""
         self.lines.append(build_event_line("test", self.now, event, details))
 
     def post(
@@ -241,7 +241,7 @@ class App:
         is_base64: bool = True,
         **headers: str,
     ) -> Answered:
-        """Send a request in the event form of one of AWS's front doors; a body that is no bytes is sent as JSON."""
+        """Send a request in the event form of one of AWS's front doors; a body that is not bytes is sent as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
         sent["Authorization"] = f"Bearer {token or sign(claims(scope=SCOPES))}"
@@ -258,5 +258,5 @@ class App:
         return found
 
     def events(self) -> list[dict[str, Any]]:
-        """The lines of what happened to models."""
+        """The log lines of events of models."""
         return [line for line in map(json.loads, self.lines) if "event" in line]

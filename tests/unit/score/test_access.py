@@ -1,4 +1,4 @@
-"""Who can score: the token decides, as in the read API, also about the datasets whose items are features."""
+"""Who can score: the token decides, as in the read API, also on the datasets whose items are features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATE = '{"prediction": {"late": 0.25}}'
         ({}, {}, "iris", 200, None),
         ({"scope": "news:score"}, {}, "iris", 403, 'scope="iris:score"'),
         ({"scope": None}, {}, "iris", 403, 'scope="iris:score"'),
-        ({"scope": None}, {}, "wine", 422, None),  # a model without a scope: any valid token
+        ({"scope": None}, {}, "wine", 422, None),  # a model without a scope accepts any valid token
         ({"sub": None}, {}, "iris", 401, "sub"),
         ({"sub": "a\u200bb"}, {}, "iris", 401, "sub"),
         ({"exp": int(NOW) - 60}, {}, "iris", 401, "expired"),
@@ -38,7 +38,7 @@ LATE = '{"prediction": {"late": 0.25}}'
     ],
 )
 def test_scopes_issuers_and_subjects(changes: Any, policy: Any, model: str, status: int, challenge: str | None) -> None:
-    """The model's scope and, where items are features, the dataset's own; a claim of the subject must be usable."""
+    """The token needs the model's scope, that of each dataset whose items are features, and valid subject claims."""
     app = App(item("a", LATE), policies=(POLICY._replace(**policy),))
     body = {"iris": IRIS, "wine": {}, "delay": DELAY}[model]
     answer = app.post(body, model, sign(claims(**{"scope": SCOPES} | changes)))
@@ -48,9 +48,9 @@ def test_scopes_issuers_and_subjects(changes: Any, policy: Any, model: str, stat
 
 
 def test_every_attack_on_a_token_fails_here_too() -> None:
-    """The read API's cases: a bad token is a 401 before the model is looked for, a good one scores."""
+    """The cases of the read API: a bad token is a 401 before a model is loaded, a good one scores."""
     body = {"instance": {"alcohol": 1, "region": "north"}}
-    models = {"wine": WINE._replace(subject=("carrier",))}  # a token without `sub` is a good one
+    models = {"wine": WINE._replace(subject=("carrier",))}  # some good tokens of the cases have no `sub`
     apps: dict[Policy, App] = {}
     for case in cases():
         if isinstance(case.token, str):
@@ -65,7 +65,7 @@ def test_every_attack_on_a_token_fails_here_too() -> None:
 
 @pytest.mark.parametrize("form", ["rest", "http", "alb", "function-url"])
 def test_no_part_of_a_request_names_another_subject(form: str) -> None:
-    """Another carrier's item of the same id is as missing as one that does not exist."""
+    """Another carrier's item with the same id is missing, like an item that does not exist."""
     app = App(item("a", LATE), item("only-aa", LATE, pk="flight-delays#AA"))
     for flight in ("only-aa", "nobodys"):
         body = {"instance": {"departure_delay": 1, "flight_id": flight}}
@@ -74,8 +74,8 @@ def test_no_part_of_a_request_names_another_subject(form: str) -> None:
     assert {request["Key"]["pk"]["S"] for _, request in app.table.asked} == {"flight-delays#B6"}
 
 
-def test_a_line_has_the_subject_hashed_and_nothing_of_the_request() -> None:
-    """No token, no claim, no feature, no id of an item is in a log line."""
+def test_a_line_has_a_hashed_subject_and_nothing_of_the_request() -> None:
+    """A log line has no token, no claim, no feature and no prediction_id."""
     app = App(item("secret-flight", LATE))
     app.post({"instance": {"departure_delay": 1439.25, "flight_id": "secret-flight"}}, "delay")
     assert len(app.line["subject"]) == 16
@@ -87,7 +87,7 @@ def test_a_line_has_the_subject_hashed_and_nothing_of_the_request() -> None:
     ("event_", "expected"),
     [
         ({"model": "wine", "values": {"alcohol": 2.5, "red": True, "region": "south"}}, 112.5),
-        ({"values": {"alcohol": 2.5, "region": "north"}}, 2.5),  # wine is the only one that accepts it
+        ({"values": {"alcohol": 2.5, "region": "north"}}, 2.5),  # wine is the only model with `direct`
         ({"instance": {"alcohol": 2.5, "region": "north"}}, 2.5),
         ({"model": "iris", "instance": VIRGINICA}, "not_found"),
         ({"model": "delay", "instance": {"departure_delay": 1, "flight_id": "a"}}, "not_found"),
@@ -100,7 +100,7 @@ def test_a_line_has_the_subject_hashed_and_nothing_of_the_request() -> None:
     ],
 )
 def test_an_invocation_without_a_token(event_: Any, expected: Any) -> None:
-    """Only for models that are defined so; the answer is the prediction itself, or problem details."""
+    """It works only for models with `direct`; the answer is the prediction, or problem details."""
     app = App(item("a", LATE))
     answer = app.handler(event_, None)
     assert isinstance(answer, dict)
@@ -114,7 +114,7 @@ def test_an_invocation_without_a_token(event_: Any, expected: Any) -> None:
 
 
 def test_direct_is_ignored_for_a_model_with_stored_features() -> None:
-    """Whatever its definition says: there is no token whose subject's items could be read."""
+    """Without a token there is no subject whose items could be read."""
     app = App(item("a", LATE))
     app.bucket.put(delay_version())
     models = {"delay": app.parts.models["delay"]._replace(direct=True)}

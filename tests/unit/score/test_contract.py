@@ -1,4 +1,4 @@
-"""Requests and answers of the scoring API, through the handler in every event form."""
+"""Requests and responses of the scoring API, through the handler, in every event form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL = {"name": "iris", "version": LIVE}
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("is_base64", [True, False])
 def test_one_instance_is_scored_in_every_event_form(form: str, is_base64: bool) -> None:
-    """API Gateway sends each body in base64, others as text: both are the same request."""
+    """API Gateway sends each body in base64, other front doors as text: both are the same request."""
     answer = APP.post({"instance": VIRGINICA}, form=form, is_base64=is_base64)
     assert (answer.status, answer.json) == (200, {"prediction": PREDICTION, "model": MODEL})
     assert answer.headers["larder-model-version"] == LIVE
@@ -46,7 +46,7 @@ def test_one_instance_is_scored_in_every_event_form(form: str, is_base64: bool) 
     ],
 )
 def test_each_form_of_a_model_has_its_answer(model: str, body: Any, expected: Any) -> None:
-    """Many instances are answered in order; a model's own forms have the answers of the systems they come from."""
+    """Predictions are in the order of the instances; each form of a request has its own form of answer."""
     assert APP.post(body, model).json == expected
 
 
@@ -101,8 +101,8 @@ WINE = "/instance/alcohol"
         ),
     ],
 )
-def test_what_does_not_fit_the_model_is_a_422_with_its_place(model: str, body: Any, pointer: str, detail: str) -> None:
-    """Each error has a pointer into the body, what was expected and the kind that was found; and never a value."""
+def test_an_invalid_instance_is_a_422_with_its_place(model: str, body: Any, pointer: str, detail: str) -> None:
+    """Each error has a pointer into the body, what was expected, and the type that was found, but never a value."""
     answer = APP.post(body, model)
     assert (answer.status, answer.json["code"]) == (422, "invalid_instance")
     (error,) = [each for each in answer.json["errors"] if each["pointer"] == pointer][:1]
@@ -110,8 +110,8 @@ def test_what_does_not_fit_the_model_is_a_422_with_its_place(model: str, body: A
     assert APP.line["reason"] == "invalid-instance"
 
 
-def test_a_float_model_refuses_what_is_no_float() -> None:
-    """1e39 is infinite in 32 bits: most models would answer something."""
+def test_a_float_model_refuses_numbers_out_of_range_of_a_float() -> None:
+    """1e39 is infinite in 32 bits: most models would give a meaningless answer."""
     app = App(models={"iris": IRIS._replace(features=dict.fromkeys(IRIS.features, Number()))})
     answer = app.post(_changed(petal_width=1e39))
     assert answer.status == 422
@@ -121,7 +121,7 @@ def test_a_float_model_refuses_what_is_no_float() -> None:
 
 
 def test_no_more_than_twenty_errors_are_listed_and_no_value_is_repeated() -> None:
-    """A caller that sends secrets where features belong does not find them in an error or a log line."""
+    """If a caller sends secrets as features, no error and no log line has them."""
     body = {"instances": [dict.fromkeys(VIRGINICA, "a secret") | {"x" * 500: "a secret"} for _ in range(100)]}
     answer = APP.post(body)
     assert len(answer.json["errors"]) == 20
@@ -153,8 +153,8 @@ DEEP = b'{"instance": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ],
     ids=range(14),
 )
-def test_a_body_that_is_no_strict_json_is_a_400(body: bytes) -> None:
-    """Nothing that two parsers could read differently is scored."""
+def test_a_body_that_is_not_strict_json_is_a_400(body: bytes) -> None:
+    """A body that two parsers could read differently is refused."""
     answer = APP.post(body)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
     assert APP.line["reason"] == "malformed-body"
@@ -174,14 +174,14 @@ def test_a_body_that_is_no_strict_json_is_a_400(body: bytes) -> None:
     ],
 )
 def test_media_type_and_size(headers: Any, body: Any, is_base64: bool, status: int, code: str | None) -> None:
-    """Only JSON in UTF-8 without a content coding, up to the bound to the byte."""
+    """Only JSON in UTF-8 without a content coding is accepted, up to exactly the largest size."""
     answer = APP.post(body, is_base64=is_base64, **headers)
     assert (answer.status, answer.json.get("code")) == (status, code)
 
 
 @pytest.mark.parametrize("body", ["not base64!", "é", "YQ", 5, ["a"], {"a": 1}])
-def test_a_body_of_an_event_that_is_no_base64(body: Any) -> None:
-    """Who can invoke the function can send any event."""
+def test_the_body_of_an_event_is_not_base64(body: Any) -> None:
+    """A principal that can invoke the function can send any event."""
     made: dict[str, Any] = {"httpMethod": "POST", "path": "/v1/models/iris/score", "requestContext": {"requestId": "r"}}
     made |= {
         "headers": {"Authorization": f"Bearer {sign(claims(scope=SCOPES))}"},
@@ -207,13 +207,13 @@ def test_a_body_of_an_event_that_is_no_base64(body: Any) -> None:
     ],
 )
 def test_paths_and_methods(method: str, path: str, status: int, allow: str | None) -> None:
-    """A path has its methods; an unknown model is not found, before the token is looked at, as in the read API."""
+    """Each path has its methods; an unknown model is a 404 before the token is verified, as in the read API."""
     answer = APP.post({}, method=method, path=path, token="none")
     assert (answer.status, answer.headers.get("allow")) == (status, allow)
 
 
 def test_a_model_describes_itself() -> None:
-    """GET has what a request must have, and the version that answers; HEAD has its headers."""
+    """GET returns the members of a request, and the version that answers; HEAD returns the same headers."""
     answer = APP.post(b"", method="GET", path="/v1/models/delay")
     assert answer.json["features"] == [
         {"name": "departure_delay", "type": "number", "required": True, "low": -60, "high": 1440},
@@ -234,7 +234,7 @@ def test_a_model_describes_itself() -> None:
 
 
 def test_an_explanation_is_the_change_without_each_feature() -> None:
-    """A feature that has its baseline's value already contributes nothing; the others what the model loses."""
+    """A feature whose value is the baseline contributes nothing; another one, the change of the probability."""
     instance = VIRGINICA | {"petal_length": 1.0}
     answer = APP.post({"instance": instance}, query={"explain": "true"}).json["prediction"]
     row = list(instance.values())
@@ -251,7 +251,7 @@ def test_an_explanation_is_the_change_without_each_feature() -> None:
 
 
 def test_an_explanation_of_a_text_has_its_tokens() -> None:
-    """A token's contribution is that of all terms that it is in; unknown ones contribute nothing."""
+    """A token's contribution is that of all terms that contain it; an unknown token can split an n-gram."""
     answer = APP.post(["a good unknown game"], "news", query={"explain": "true"}).json
     tokens = answer["predictions"][0]["tokens"]
     probability = softmax(NEWS_WEIGHTS, [0, 0, 1, 0, 0])[0]
@@ -277,12 +277,12 @@ def _bigram() -> float:
     ],
 )
 def test_the_query_of_a_score(query: Any, instances: int, status: int) -> None:
-    """Only `explain`, true or false, and for ten instances at most."""
+    """It has only `explain`, true or false, and true for ten instances at most."""
     assert APP.post({"instances": [VIRGINICA] * instances}, query=query).status == status
 
 
-def test_the_laptop_server_passes_bodies_on_and_paths_apart() -> None:
-    """Paths of models reach score with their body; all others reach the read API."""
+def test_the_laptop_server_passes_requests_for_models_to_score() -> None:
+    """They arrive with their body; all other requests go to the read API."""
     app = build_app(split(ServeApp(item("a", '{"x":1}')).handler, cast(Any, APP.handler)))
     token = sign(claims(scope=f"{SCOPES} flight-delays:read"))
     for method, path, body, expected in (

@@ -65,7 +65,7 @@ def _feature(kind: Any, name: Any = "a") -> Model:
         (_with(scope="a b"), "iris scope", "one scope"),
         (_with(task="ranking"), "iris task", "classification or regression"),
         (_with(forms=("other",)), "iris forms", "bare, values, texts"),
-        (_with(forms=("texts",)), "iris forms", "one Text alone"),
+        (_with(forms=("texts",)), "iris forms", "one Text feature"),
         (_with(decimals=-1), "iris decimals", "0 to 15"),
         (_with(keep=0.05), "iris keep", "Keep(share=0.05)"),
         (_with(keep=Keep(0)), "iris keep.share", "above 0, up to 1"),
@@ -73,11 +73,11 @@ def _feature(kind: Any, name: Any = "a") -> Model:
         (_with(keep=Keep(float("nan"))), "iris keep.share", "above 0, up to 1"),
         (_with(keep=Keep(True)), "iris keep.share", "above 0, up to 1"),
         (_with(keep=Keep(0.5, texts=WRONG)), "iris keep.texts", "True or False"),
-        (_with(features={}), "iris features", "name them"),
+        (_with(features={}), "iris features", "define some"),
         (_feature(Number(), "instance"), "iris features.instance", "none of instance"),
         (_feature(Number(), "a\n"), "iris features.a\n", "64 characters"),
         (_feature("number"), "iris features.a", "Number, Category"),
-        (_feature(Number(low=2, high=1)), "iris features.a", "in order"),
+        (_feature(Number(low=2, high=1)), "iris features.a", "low before high"),
         (_feature(Number(low=float("nan"))), "iris features.a", "finite"),
         (_feature(Number(missing=float("nan"))), "iris features.a.missing", "None for NaN"),
         (_feature(Category(())), "iris features.a.choices", "different texts"),
@@ -93,7 +93,7 @@ def _feature(kind: Any, name: Any = "a") -> Model:
         (_feature(STORED._replace(kind=cast(Any, STORED))), "iris features.a.kind", "Number()"),
         (_feature(STORED)._replace(subject=("sub",)), "iris features.a.dataset", "add 'carrier'"),
         (_feature(STORED)._replace(direct=True), "iris direct", "remove it"),
-        (_feature(STORED._replace(id="x")), "iris features", "not stored"),
+        (_feature(STORED._replace(id="x")), "iris features", "not Stored"),
         (
             _with(features={"a": STORED._replace(id="{b}"), "b": Boolean()}, subject=("carrier",)),
             "iris features.a.id",
@@ -102,14 +102,14 @@ def _feature(kind: Any, name: Any = "a") -> Model:
     ],
 )
 def test_a_mistake_has_its_place_and_remedy(model: Model, place: str, remedy: str) -> None:
-    """Each wrong value is reported, and nothing else of a definition that is right otherwise."""
+    """The wrong value is reported, and nothing else."""
     (found,) = check_models([model], SERVED)
     assert found.place == place
     assert remedy in found.remedy
 
 
-def test_right_definitions_have_no_mistakes_and_reach_the_bundle_whole() -> None:
-    """What the bundle has is what the file says."""
+def test_correct_definitions_have_no_mistakes_and_are_complete_in_the_bundle() -> None:
+    """The JSON of the bundle gives equal definitions."""
     assert check_models(list(MODELS.values()), SERVED) == []
     kinds: dict[str, Feature] = {"n": Number(1, 2, missing=0.5, integer=True), "b": Boolean(missing=None), "s": STORED}
     models = {**MODELS, "more": Model("more", ("carrier",), None, "regression", kinds, decimals=2)}
@@ -129,14 +129,14 @@ def test_right_definitions_have_no_mistakes_and_reach_the_bundle_whole() -> None
     ],
 )
 def test_a_file_that_defines_no_model_is_named(tmp_path: Path, text: str, message: str) -> None:
-    """With its line where there is one."""
+    """The message has the line too, if there is one."""
     (tmp_path / "iris.py").write_text(text)
     with pytest.raises(ModelFileError, match=message):
         load_models(SERVED, tmp_path)
 
 
 def test_models_are_loaded_from_their_files(tmp_path: Path) -> None:
-    """One per file; files with an underscore are helpers; a project needs no such folder."""
+    """One model per file; files that begin with an underscore are helpers; the folder is optional."""
     (tmp_path / "_kinds.py").write_text("from score.models import Number\nSIZE = Number(low=0)\n")
     text = "from score.models import Model\n\nfrom ._kinds import SIZE\n\n"
     (tmp_path / "iris.py").write_text(f'{text}iris = Model("iris", ("sub",), None, "regression", {{"size": SIZE}})\n')
@@ -145,7 +145,7 @@ def test_models_are_loaded_from_their_files(tmp_path: Path) -> None:
 
 
 def test_threads_can_load_at_once(tmp_path: Path) -> None:
-    """The bundles are built by several threads, and each loads the project's files."""
+    """Several threads build the bundles, and each loads the project's files."""
     for number in range(5):
         (tmp_path / f"m{number}.py").write_text(f"{HEAD}a = {GOOD.replace(chr(34) + 'a', chr(34) + f'a{number}', 1)}")
     with ThreadPoolExecutor(8) as pool:
@@ -157,8 +157,8 @@ def _document() -> dict[str, Any]:
     return document
 
 
-def test_the_contract_is_valid_and_says_what_the_handler_answers() -> None:
-    """Each answer of each status conforms to its schema; problems have the codes and titles of their examples."""
+def test_the_contract_is_valid_and_describes_the_responses() -> None:
+    """The response of each status conforms to its schema; problems have the codes and titles of their examples."""
     document = _document()
     validate(document)
     app = App(item("a", '{"prediction": {"late": 0.5}}'))
@@ -194,8 +194,8 @@ def _check(document: dict[str, Any], described: dict[str, Any], answer: Any) -> 
         assert {name: answer.json[name] for name in ("type", "title", "status", "code")}.items() <= example.items()
 
 
-def test_a_request_conforms_to_its_schema_exactly_where_it_is_accepted() -> None:
-    """Types, bounds, choices and what is required are those of the definition."""
+def test_a_request_is_accepted_if_and_only_if_it_conforms_to_its_schema() -> None:
+    """The schema has the types, bounds, choices and required features of the definition."""
     document = _document()
     app = App()
     instances: dict[str, list[dict[str, Any]]] = {
@@ -228,7 +228,7 @@ def test_a_request_conforms_to_its_schema_exactly_where_it_is_accepted() -> None
 
 
 def test_the_gateway_asks_for_keys_and_calls_score() -> None:
-    """With API keys, scoring and the description need one; a preflight does not. Each path calls score's alias."""
+    """If API keys are required, scoring and the description need one, but not a preflight. Paths call score's alias."""
     document = build_gateway(_document())
     for model in MODELS:
         for path, methods in ((f"/v1/models/{model}", ("get", "head")), (f"/v1/models/{model}/score", ("post",))):
@@ -241,8 +241,8 @@ def test_the_gateway_asks_for_keys_and_calls_score() -> None:
     assert "ScoreFunction" not in build_document([])
 
 
-def test_the_bundle_of_a_start_imports_this_and_no_more() -> None:
-    """Neither numpy nor the Python API of the runtime, nor what only a laptop has."""
+def test_the_import_set_of_a_cold_start() -> None:
+    """It has neither numpy, nor the Python API of the runtime, nor modules for a laptop."""
     code = "import sys; before = set(sys.modules); import score.handler; print('\\n'.join(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
@@ -258,7 +258,7 @@ def test_the_bundle_of_a_start_imports_this_and_no_more() -> None:
 
 
 def test_definitions_say_who_can_score() -> None:
-    """The tag of a model names scope, subject, and the scope of each dataset that it reads."""
+    """The tag of a model has its scope, its subject, and the scope of each dataset that it reads."""
     (text,) = [tag["description"] for tag in _document()["tags"] if tag["name"] == "delay"]
     assert text.endswith("scope `delay:score` and the scope of `flight-delays`, subject `carrier` and `sub`")
     assert json.loads(render_models({"wine": WINE}))[0]["direct"] is True

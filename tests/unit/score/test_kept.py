@@ -1,4 +1,4 @@
-"""Kept features: what requests used leaves after the answer, becomes Parquet, and is read by one query; drift."""
+"""Kept features: they are sent after the response, become Parquet, and are read by one query; drift."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAY = f"{datetime.fromtimestamp(NOW, UTC):%Y-%m-%d}"
 
 
 class Kept(App):
-    """An app whose models keep what they used, and the messages that were sent."""
+    """An app whose models keep features, and the messages that were sent."""
 
     def __init__(self, *items: Any, models: Any = KEEPING, send: Any = None, **parts: Any) -> None:
         self.sent: list[str] = []
@@ -50,11 +50,11 @@ class Kept(App):
         super().__init__(*items, models=models, outbox=outbox, **parts)
 
     def failures(self) -> list[dict[str, Any]]:
-        """The lines about what was not kept."""
+        """The log lines about features that were not kept."""
         return [line for line in self.events() if line["event"] == "not_kept"]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of all that was sent, as they are read from Parquet."""
+        """The rows of all messages that were sent, read from Parquet."""
         wait_until(lambda: not self.parts.outbox or self.parts.outbox.is_empty)
         found: list[dict[str, Any]] = []
         for body in self.sent:
@@ -73,8 +73,8 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.002)
 
 
-def test_what_a_request_used_is_kept() -> None:
-    """Features as the model got them, stored ones with their run, what was missing, prediction, version and time."""
+def test_features_of_a_request_are_kept() -> None:
+    """A row has the features as the model got them, the origin of stored ones, prediction, version and time."""
     app = Kept(item("a", '{"prediction": {"late": 0.25}}'))
     instances = [{"departure_delay": 7.5, "flight_id": "a"}, {"departure_delay": -3, "flight_id": "none"}]
     answer = app.post({"instances": instances}, "delay")
@@ -115,7 +115,7 @@ def test_what_a_request_used_is_kept() -> None:
     ],
 )
 def test_each_kind_of_feature(name: str, body: Any, numbers: Any, texts: Any) -> None:
-    """Numbers, booleans and categories are kept; a text only where the definition says so; labels with probability."""
+    """Numbers, booleans and categories are kept, a text only with `texts`; a label has its probability."""
     app = Kept()
     answer = app.post(body, name)
     assert answer.status == 200
@@ -129,7 +129,7 @@ def test_each_kind_of_feature(name: str, body: Any, numbers: Any, texts: Any) ->
 
 
 def test_direct_invocations_are_kept_without_a_subject() -> None:
-    """IAM's callers have none."""
+    """A caller with IAM permissions has no token, and so no subject."""
     app = Kept()
     app.handler({"model": "wine", "values": {"alcohol": 2.5, "red": True, "region": "south"}}, None)
     (row,) = app.rows()
@@ -137,8 +137,8 @@ def test_direct_invocations_are_kept_without_a_subject() -> None:
 
 
 @pytest.mark.parametrize(("share", "chance", "kept"), [(0.25, 0.24, 1), (0.25, 0.25, 0), (1.0, 0.999, 1)])
-def test_a_sample_is_kept_of_models_that_ask_for_it(share: float, chance: float, kept: int) -> None:
-    """By chance; the line says how many; a model without `keep`, and a deployment without a queue, keep nothing."""
+def test_a_sample_is_kept_of_models_with_keep(share: float, chance: float, kept: int) -> None:
+    """It is random; the log line has the number; a model without `keep`, or without a queue, keeps nothing."""
     models = {**MODELS, "iris": IRIS._replace(keep=Keep(share))}
     app = Kept(models=models)
     app.chance = chance
@@ -150,14 +150,14 @@ def test_a_sample_is_kept_of_models_that_ask_for_it(share: float, chance: float,
 
 
 def test_a_refused_request_is_not_kept() -> None:
-    """A request that has no answer has nothing to learn from."""
+    """It has no prediction."""
     app = Kept()
     assert app.post({"instance": {**VIRGINICA, "petal_width": 31}}).status == 422
     assert app.rows() == []
 
 
-def test_no_line_has_what_is_kept() -> None:
-    """Neither a feature, nor an id, nor a text, whether it can be sent or not."""
+def test_no_log_line_has_kept_features() -> None:
+    """A line has no feature, no id and no text, whether the message can be sent or not."""
     secret = "zeppelin"
 
     def fail(body: str) -> None:
@@ -174,8 +174,8 @@ def test_no_line_has_what_is_kept() -> None:
         assert not [line for line in app.lines if secret in line or "777.125" in line]
 
 
-def test_a_queue_that_fails_or_hangs_costs_no_answer() -> None:
-    """Instances are counted as failures; for half a minute nothing is tried; then it is kept again."""
+def test_a_queue_that_fails_or_hangs_does_not_affect_responses() -> None:
+    """Instances are counted as failures; for 30 s nothing is sent; then the next message is tried."""
     tried: list[str] = []
     release = threading.Event()
 
@@ -201,7 +201,7 @@ def test_a_queue_that_fails_or_hangs_costs_no_answer() -> None:
 
 
 def test_a_full_outbox_drops_and_counts() -> None:
-    """Memory is bounded: nothing waits for room."""
+    """Memory is bounded, and no request waits for space."""
     release, app = threading.Event(), Kept()
 
     def hold(_: str) -> None:
@@ -211,12 +211,12 @@ def test_a_full_outbox_drops_and_counts() -> None:
     for _ in range(MAX_WAITING + 5):
         outbox.put("iris", Message("{}", 3))
     release.set()
-    assert 4 <= len(app.failures()) <= 5  # one can be on its way
+    assert 4 <= len(app.failures()) <= 5  # the thread can have taken one
     assert app.failures()[0]["KeepFailures"] == 3
 
 
-def test_an_error_while_building_costs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer stands, and the failure is counted."""
+def test_an_error_while_building_messages_does_not_affect_the_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The response is a 200, and the failure is counted."""
     monkeypatch.setattr("score.handler.build_messages", lambda *_: 1 / 0)
     app = Kept()
     assert app.post(VIRGINICA).status == 200
@@ -224,7 +224,7 @@ def test_an_error_while_building_costs_no_answer(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_large_request_is_several_messages() -> None:
-    """Every instance is in one of them; one that is larger than a message is counted."""
+    """Each instance is in one of them; an instance that is larger than a message is dropped and counted."""
     model = NEWS._replace(features={"text": Text(longest=300_000)}, keep=Keep(1.0, texts=True))
     app = Kept(models={**MODELS, "news": model})
     texts = ["game " * 4000, "ball " * 30_000, "\u00e9" * 50_000, *["space " * 5000] * 12]
@@ -238,7 +238,7 @@ def test_a_large_request_is_several_messages() -> None:
 
 
 class LambdaApi(BaseHTTPRequestHandler):
-    """Lambda's extension API: events that a test releases, and what was asked."""
+    """Lambda's extension API: a test releases the events, and the requests are recorded."""
 
     asked: list[tuple[str, str, str]]
     release: threading.Semaphore
@@ -257,7 +257,7 @@ class LambdaApi(BaseHTTPRequestHandler):
     do_GET = do_POST = _answer  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def lambda_api() -> Iterator[tuple[Client, type[LambdaApi]]]:
 
 
 def test_on_lambda_messages_are_sent_before_the_container_freezes(lambda_api: Any) -> None:
-    """The thread asks for the next event only when all of the invocation is sent, and after each invocation."""
+    """After each invocation, the thread requests the next event only when all messages are sent."""
     client, api = lambda_api
     order: list[str] = []
     outbox = Outbox(
@@ -286,7 +286,7 @@ def test_on_lambda_messages_are_sent_before_the_container_freezes(lambda_api: An
         if number != 1:
             outbox.put("iris", Message(f"m{number}", 1))
         time.sleep(0.02)
-        assert len(api.asked) == 2 + number  # the handler runs still
+        assert len(api.asked) == 2 + number  # the handler is still running
         assert len(order) == (0, 1, 1)[number]
         outbox.end_invocation()
         wait_until(lambda: len(api.asked) == 3 + number)  # noqa: B023 - called in this round
@@ -300,7 +300,7 @@ def test_on_lambda_messages_are_sent_before_the_container_freezes(lambda_api: An
 
 
 class Bucket:
-    """The function over moto's S3, with an empty bucket."""
+    """The function with moto's S3, and an empty bucket."""
 
     def __init__(self, s3: Any) -> None:
         self.s3, self.lines, self.name = s3, list[str](), f"larder-{next(NUMBERS)}"
@@ -308,7 +308,7 @@ class Bucket:
         self.services = keeping.Services(self.s3, self.name, "test", lambda: NOW, self.lines.append)
 
     def handle(self, *bodies: str) -> list[str]:
-        """Handle a batch; return the numbers of the messages that failed."""
+        """Handle a batch; return the ids of the messages that failed."""
         records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
         return [
             one["itemIdentifier"] for one in keeping.handle(self.services, {"Records": records})["batchItemFailures"]
@@ -339,7 +339,7 @@ def bucket(s3: Any) -> Bucket:
 
 
 def messages(count: int = 1, model: str = "iris", body: Any = VIRGINICA) -> list[str]:
-    """What requests send."""
+    """Return the messages of some requests."""
     app = Kept()
     for _ in range(count):
         assert app.post(body, model).status == 200
@@ -348,7 +348,7 @@ def messages(count: int = 1, model: str = "iris", body: Any = VIRGINICA) -> list
 
 
 def test_a_batch_is_one_file_for_each_model_and_day(bucket: Bucket) -> None:
-    """Delivered twice, it overwrites; rows are all there."""
+    """The same batch again overwrites its files; all rows are in them."""
     iris, wine = messages(3), messages(1, "wine", {"values": {"region": "north"}})
     old = json.dumps({**json.loads(iris[0]), "time": NOW - 86400})
     batch = [*iris, *wine, old]
@@ -394,23 +394,23 @@ ROW = {"instance": 0, "numbers": {"a": 1.0}, "texts": {}, "ids": {}, "stored": {
         json.dumps({**GOOD, "rows": [5]}),
     ],
 )  # fmt: skip
-def test_a_message_that_is_none_of_ours_comes_again_alone(body: str, bucket: Bucket) -> None:
-    """The others of its batch are kept; after three times it is in the dead-letter queue; no line has its data."""
+def test_only_an_invalid_message_is_redelivered(body: str, bucket: Bucket) -> None:
+    """The others of its batch are kept, and no log line has its data."""
     assert bucket.handle(json.dumps({**GOOD, "rows": [ROW]}), body, messages()[0]) == ["1"]
     assert len(bucket.keys()) == 1
     assert (bucket.line["FeaturesKept"], bucket.line["FeaturesRefused"]) == (2, 1)
     assert "zeppelin" not in bucket.lines[-1]
 
 
-def test_all_come_again_where_s3_fails(bucket: Bucket) -> None:
-    """Nothing is lost: what could not be written stays in the queue."""
+def test_all_messages_are_redelivered_if_s3_fails(bucket: Bucket) -> None:
+    """Nothing is lost: messages that were not written stay in the queue."""
     bucket.s3.delete_bucket(Bucket=bucket.name)
     assert bucket.handle(*messages(2)) == ["0", "1"]
     assert (bucket.line["FeaturesKept"], bucket.line["level"]) == (0, "ERROR")
 
 
 def test_the_template_has_the_columns_of_the_files() -> None:
-    """Names, order and types; folders are those of the object keys; unversioned partitions need no catalog calls."""
+    """Names, order and types are equal, and the folders are those of the object keys."""
     names = {"string": "string", "int64": "bigint", "int32": "int", "double": "double", "timestamp[ms]": "timestamp"}
     hive = {
         "map<string, string>": "map<string,string>",
@@ -450,7 +450,7 @@ ODD = WINE._replace(
     ],
 )  # fmt: skip
 def test_a_training_set_is_one_query(model: Any, name: str, body: Any, expected: dict[str, Any]) -> None:
-    """Athena's SQL, in the local Athena: a column for each feature; a row that was delivered twice is there once."""
+    """In the local Athena, it returns a column for each feature, and a row that was delivered twice only once."""
     (message,) = messages(1, name, body)
     (_, day), rows = parse_message(message)
     table = pq.read_table(io.BytesIO(render_rows(rows * 2)))
@@ -468,7 +468,7 @@ def test_a_training_set_is_one_query(model: Any, name: str, body: Any, expected:
 
 
 def manifest_with_bins() -> Any:
-    """A version of iris with bins of training rows around VIRGINICA."""
+    """Return a version of iris with bins of training rows around VIRGINICA."""
     draw = random.Random(1)
     columns = {name: [value + draw.gauss(0, 1) for _ in range(2000)] for name, value in VIRGINICA.items()}
     columns["red"] = [draw.random() < 0.3 for _ in range(2000)]
@@ -478,7 +478,7 @@ def manifest_with_bins() -> Any:
 
 
 def rows_around(shift: float, red: float = 0.3, count: int = LEAST_ROWS) -> list[dict[str, Any]]:
-    """Kept rows, shifted in one feature."""
+    """Return kept rows that are shifted in one feature."""
     draw, rows = random.Random(2), []
     for number in range(count):
         numbers = {name: value + draw.gauss(0, 1) for name, value in VIRGINICA.items()}
@@ -491,12 +491,12 @@ def rows_around(shift: float, red: float = 0.3, count: int = LEAST_ROWS) -> list
 @pytest.mark.parametrize(
     ("shift", "red", "changed"), [(0, 0.3, []), (1.5, 0.3, ["petal_width"]), (0, 0.9, ["red"]), (0.1, 0.32, [])]
 )
-def test_drift_is_measured_of_what_was_kept(shift: float, red: float, changed: list[str], bucket: Bucket) -> None:
-    """By the schedule's event: PSI of each feature of the live version, the largest as a metric of its own."""
+def test_drift_of_kept_features(shift: float, red: float, changed: list[str], bucket: Bucket) -> None:
+    """The schedule's event logs the PSI of each feature of the live version; the largest is a metric."""
     version = manifest_with_bins()
     for key, data in _objects(version).items():
         bucket.s3.put_object(Bucket=bucket.name, Key=key, Body=data)
-    kept = {version[1].version: rows_around(shift, red), "f" * 16: rows_around(9)}  # another version's do not count
+    kept = {version[1].version: rows_around(shift, red), "f" * 16: rows_around(9)}  # rows of other versions are ignored
     assert bucket.handle(*(json.dumps({**GOOD, "version": name, "rows": rows}) for name, rows in kept.items())) == []
     keeping.handle(bucket.services, {"drift": True})
     line = bucket.line
@@ -517,7 +517,7 @@ def _objects(version: Any) -> dict[str, bytes]:
 
 
 def test_too_few_rows_and_broken_models_have_no_drift(bucket: Bucket) -> None:
-    """No alarm of chance; a model without alias or with a broken manifest does not stop the others."""
+    """A few rows would raise false alarms; a model without an alias, or with a broken one, does not stop the others."""
     manifest = manifest_with_bins()[1]
     assert measure(manifest, rows_around(9, count=LEAST_ROWS - 1)) is None
     assert bucket.handle(*messages(1), *messages(1, "wine", {"values": {"region": "north"}})) == []
@@ -526,7 +526,7 @@ def test_too_few_rows_and_broken_models_have_no_drift(bucket: Bucket) -> None:
 
 
 def test_definitions_keep_their_share_through_the_bundle() -> None:
-    """What the bundle has is what was defined; a bundle of before has none."""
+    """The bundle has `keep` as defined; a bundle of an earlier release has no `keep`."""
     models = {"iris": IRIS._replace(keep=Keep(0.05, texts=True)), "delay": DELAY}
     assert parse_models(render_models(models)) == models
     older = json.dumps(

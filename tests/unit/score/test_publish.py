@@ -1,4 +1,4 @@
-"""Publishing without a converter: versions and aliases on S3, killed anywhere; commands; distributions and drift."""
+"""Publishing without a converter: versions and aliases on S3, killed at any point; commands; distributions, drift."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def s3() -> Iterator[Any]:
 
 @pytest.fixture
 def run(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command over three versions of iris; return its exit code, what it printed, and its errors."""
+    """Run a command on three versions of iris; return its exit code, its output, and its errors."""
     (tmp_path / "models").mkdir()
     (tmp_path / "datasets").mkdir()
     (tmp_path / "models" / "iris.py").write_text(DEFINITION)
@@ -74,7 +74,7 @@ def run(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def read(s3: Any) -> Alias:
-    """Read the alias as a container does."""
+    """Read the alias, as a container does."""
     return parse_alias(s3.get_object(Bucket=BUCKET, Key=alias_key("iris"))["Body"].read(), "alias")
 
 
@@ -83,7 +83,7 @@ class Killed(BaseException):
 
 
 class Dying:
-    """An S3 client that ends the process before or after its n-th call, or loses an answer, as a network does."""
+    """An S3 client that ends the process before or after its n-th call."""
 
     def __init__(self, s3: Any, number: int, *, after: bool) -> None:
         self._s3, self._left, self._after = s3, number, after
@@ -118,11 +118,14 @@ class Dying:
     ],
 )
 def test_promote(alias: Alias | None, version: str, expected: Alias) -> None:
-    """The version that was live is the previous one; the promoted one ends being canary or shadow; twice is once."""
+    """The version that was live becomes the previous one; the promoted one stops being canary or shadow.
+
+    Promoting it again changes nothing.
+    """
     assert aliases.promote(alias, "iris", version) == expected
 
 
-def test_rollback_never_returns_to_what_was_left() -> None:
+def test_a_second_rollback_does_not_restore_the_bad_version() -> None:
     """Canary and shadow end; a second rollback is refused."""
     busy = BASE._replace(live=V2, previous=V1, canary=Share(V3, 0.5), shadow=Share(V3, 1))
     back = aliases.rollback(busy)
@@ -136,20 +139,20 @@ def test_rollback_never_returns_to_what_was_left() -> None:
     ("alias", "share", "message"),
     [
         (None, Share(V2, 0.1), "no live version"),
-        (BASE, Share(V1, 0.1), "is live; name a version that is not"),
+        (BASE, Share(V1, 0.1), "is live; choose another version"),
         (BASE, Share(V2, 0), "the share is 0; expected"),
         (BASE, Share(V2, 5), "the share is 5; expected"),
         (BASE, Share(V2, float("nan")), "the share is nan; expected"),
     ],
 )
 def test_refused_shares(change: Any, alias: Alias | None, share: Share, message: str) -> None:
-    """A share is refused where containers would refuse the alias, or it would mean nothing."""
+    """A share is refused if containers would refuse the alias, or if it has no effect."""
     with pytest.raises(Refused, match=message):
         change(alias, share)
 
 
 def test_a_change_that_loses_a_race_writes_nothing(s3: Any) -> None:
-    """The condition is the alias that was read: the other command's stays."""
+    """The write is conditional on the alias that was read: the other command's alias remains."""
     aliases.write_alias(s3, BUCKET, "iris", lambda found: aliases.promote(found, "iris", V1), by="deployer")
 
     def change(alias: Alias | None) -> Alias:
@@ -160,12 +163,12 @@ def test_a_change_that_loses_a_race_writes_nothing(s3: Any) -> None:
         aliases.write_alias(s3, BUCKET, "iris", change, by="deployer")
     assert read(s3).live == V3
     s3.delete_object(Bucket=BUCKET, Key=alias_key("iris"))
-    with pytest.raises(Refused, match=f"{V3} is live"):  # also of the first alias
+    with pytest.raises(Refused, match=f"{V3} is live"):  # also if there was no alias
         aliases.write_alias(s3, BUCKET, "iris", change, by="deployer")
 
 
-def test_a_lost_answer_is_no_lost_race(s3: Any) -> None:
-    """The SDK sends a write again whose answer was lost; the second fails its condition, and the bytes decide."""
+def test_a_write_whose_response_was_lost_has_succeeded(s3: Any) -> None:
+    """The SDK sends the write again, and its condition fails; then the bytes are compared."""
     for body, condition in ((b"1", {"if_none_match": True}), (b"2", {"if_match": "etag"})):
         s3.put_object(Bucket=BUCKET, Key="x", Body=body)
         assert versions.put_if(s3, BUCKET, "x", body, **condition)
@@ -173,8 +176,8 @@ def test_a_lost_answer_is_no_lost_race(s3: Any) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_publish_and_promote_killed_anywhere(s3: Any, after: bool) -> None:
-    """Whichever call was the last, the live version is whole; the same commands again end as if nothing happened."""
+def test_publish_and_promote_killed_at_any_call(s3: Any, after: bool) -> None:
+    """After any last call the live version can serve; the same commands again have the normal result."""
 
     def publish(client: Any) -> None:
         versions.write_version(client, BUCKET, TWO[1], TWO[0])
@@ -208,26 +211,26 @@ def test_publish_and_promote_killed_anywhere(s3: Any, after: bool) -> None:
 
 
 def test_a_version_is_written_once(s3: Any) -> None:
-    """Again is no change; with another meaning, or over an object with other bytes, it is refused."""
+    """Writing it again changes nothing; with other labels, or over an object with other bytes, it is refused."""
     onnx, manifest = ONE
     assert versions.write_version(s3, BUCKET, manifest, onnx)
     later = manifest._replace(created="2025-01-01T00:00:00Z")
     assert not versions.write_version(s3, BUCKET, later, onnx)
     assert versions.read_manifest(s3, BUCKET, "iris", V1) == manifest
-    with pytest.raises(Refused, match="published with another labels"):
+    with pytest.raises(Refused, match="exists with another 'labels'"):
         versions.write_version(s3, BUCKET, manifest._replace(labels=("a", "b", "c")), onnx)
     s3.put_object(Bucket=BUCKET, Key=model_key("iris", V2), Body=b"truncated")
-    with pytest.raises(Refused, match="other bytes than its name says"):
+    with pytest.raises(Refused, match="exists with other bytes than expected"):
         versions.write_version(s3, BUCKET, TWO[1], TWO[0])
     assert versions.list_versions(s3, BUCKET, "iris") == [V1]  # V2 has no manifest
 
 
 def test_commands(run: Any, s3: Any) -> None:
-    """The life of an alias by commands; JSON has the same facts."""
+    """Commands change an alias step by step; JSON output agrees with the text."""
     assert run("list", "iris", "--json")[0] == 0
     assert run("promote", "iris", V1)[:2] == (
         0,
-        f"iris: {V1} is live; every warm container has it within 30 s and one request\n",
+        f"iris: {V1} is live; every warm container uses it within 30 s and one request\n",
     )
     assert "nothing was written" in run("promote", "iris", V1)[1]
     assert run("canary", "iris", V2, "0.25")[0] == run("shadow", "iris", V3, "1")[0] == 0
@@ -254,8 +257,8 @@ def test_commands(run: Any, s3: Any) -> None:
 
 
 REFUSED: list[tuple[tuple[str, ...], int, str]] = [
-    (("promote", "iris", "0" * 16), 1, "there is no such version; known are "),
-    (("promote", "iris", "latest"), 2, "'latest' is no version; expected 16 hex digits"),
+    (("promote", "iris", "0" * 16), 1, "there is no such version; the versions are "),
+    (("promote", "iris", "latest"), 2, "'latest' is not a version; expected 16 hex digits"),
     (("promote", "irsi", V1), 2, "models/ defines no model 'irsi'; did you mean 'iris'?"),
     (("list", "irsi"), 2, "has no model 'irsi'; did you mean 'iris'?"),
     (("rollback", "iris"), 1, "there is no live version to roll back"),
@@ -263,24 +266,24 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
     (("canary", "iris", V1), 2, "give VERSION and SHARE, or --off"),
     (("canary", "iris", V1, "0.1", "--off"), 2, "give VERSION and SHARE, or --off"),
     (("canary", "iris", V1, "a"), 2, "invalid float value"),
-    (("canary", "iris", V1, "0.1"), 1, "there is no live version to give a canary to"),
+    (("canary", "iris", V1, "0.1"), 1, "there is no live version to set a canary beside"),
     (("check", "iris"), 1, ""),
     (("list", "--bucket", "nowhere"), 1, "s3://nowhere: there is no such bucket"),
-    (("publish", "iris", "iris.joblib", "--rows", "x.csv"), 1, "needs the package 'onnx', of score/"),
-    (("drift", "iris", "--rows", "x.csv"), 1, "nothing is live; name a version with --version"),
+    (("publish", "iris", "iris.joblib", "--rows", "x.csv"), 1, "needs the package 'onnx': pip install -r score/"),
+    (("drift", "iris", "--rows", "x.csv"), 1, "no version is live; choose one with --version"),
     (("drift", "iris", "--rows", "x.csv", "--version", V1), 1, "x.csv: there is no such file"),
 ]  # fmt: skip
 
 
 def test_refused_commands(run: Any) -> None:
-    """Each says what was found, what was expected and the remedy; usage errors have a code of their own."""
+    """Each message has what was found, what was expected and the remedy; usage errors have exit code 2."""
     for words, code, message in REFUSED:
         found, _, errors = run(*words)
         assert (found, message in errors) == (code, True), (words, errors)
 
 
 def test_a_broken_version_never_becomes_live(run: Any, s3: Any) -> None:
-    """It is loaded and its golden rows are run before the alias is written, in each role; also by rollback."""
+    """For each role and for a rollback, a version is loaded and its golden rows are run before the alias is written."""
     assert run("promote", "iris", V1)[0] == run("promote", "iris", V2)[0] == 0
     onnx, manifest = wine_version()
     wrong = manifest._replace(model="iris")
@@ -301,11 +304,11 @@ def test_a_broken_version_never_becomes_live(run: Any, s3: Any) -> None:
     code, out, _ = run("check", "iris")
     assert code == 1
     assert f"live {V2}: can serve" in out
-    assert f"previous {V1}: s3://{BUCKET}/{model_key('iris', V1)}: has" in out
+    assert f"previous {V1}: s3://{BUCKET}/{model_key('iris', V1)}: found 253 bytes" in out
 
 
 def test_an_alias_that_cannot_be_read_is_not_overwritten(run: Any, s3: Any) -> None:
-    """Containers keep the last good version; the operator decides."""
+    """Containers keep the last good version until an operator repairs the alias."""
     s3.put_object(Bucket=BUCKET, Key=alias_key("iris"), Body=b'{"format": 2}')
     code, _, errors = run("promote", "iris", V1)
     assert code == 1
@@ -313,8 +316,8 @@ def test_an_alias_that_cannot_be_read_is_not_overwritten(run: Any, s3: Any) -> N
     assert s3.get_object(Bucket=BUCKET, Key=alias_key("iris"))["Body"].read() == b'{"format": 2}'
 
 
-def test_s3_that_is_down_says_that_nothing_changed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failed call is one line and exit code 1."""
+def test_a_failed_call_of_s3_is_an_error(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has one line with the remedy, and exit code 1."""
 
     def open_client(*_: Any) -> Any:
         raise EndpointConnectionError(endpoint_url="https://s3.example")
@@ -322,11 +325,11 @@ def test_s3_that_is_down_says_that_nothing_changed(run: Any, monkeypatch: pytest
     monkeypatch.setattr(boto3, "client", open_client)
     code, _, errors = run("promote", "iris", V1)
     assert code == 1
-    assert "what serves has not changed" in errors
+    assert "run the command again" in errors
 
 
 def test_signature(tmp_path: Path) -> None:
-    """What `--sign` makes is what the function verifies; another kind of file is refused without its content."""
+    """The function accepts the signature of `--sign`; another kind of file is refused, and its content is not shown."""
     key = Ed25519PrivateKey.generate()
     path = tmp_path / "key.pem"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -362,7 +365,7 @@ COLUMNS: dict[str, list[Any]] = {
 
 
 def test_distributions() -> None:
-    """Baselines are typical values of each kind; shares add up to 1, the missing last; texts have no bins."""
+    """Baselines are typical values of each kind; shares add up to 1, missing values are last; texts have no bins."""
     assert find_baseline(MIXED, COLUMNS) == {"n": 10.0, "whole": 4, "kind": "b", "on": True, "text": ""}
     bins = find_bins(MIXED, COLUMNS)
     assert bins.keys() == {"n", "whole", "kind", "on"}
@@ -385,18 +388,18 @@ def test_distributions() -> None:
     ],
 )
 def test_psi(values: list[float | None], low: float, high: float) -> None:
-    """The same values have 0; a shift, and values that went missing, are above what is called changed."""
+    """Equal values have a PSI of 0; shifted values, and values that are now missing, are above 0.2."""
     assert low <= measure_psi(cut_numbers(list(range(1000))), values) <= high
 
 
 def test_psi_of_two_bins() -> None:
-    """The value by hand: (0.5 - 0.8) ln(0.5 / 0.8) + (0.5 - 0.2) ln(0.5 / 0.2)."""
+    """Calculated by hand: (0.5 - 0.8) ln(0.5 / 0.8) + (0.5 - 0.2) ln(0.5 / 0.2)."""
     bins = Bins((), ("a",), (0.8, 0.2, 0.0))
     assert measure_psi(bins, ["a", "b"]) == pytest.approx(0.4158883)
 
 
 def test_drift(run: Any, s3: Any, tmp_path: Path) -> None:
-    """Rows as at publish have the exit code 0; rows with a shifted feature have 1, and name it first."""
+    """Rows with the distribution of publishing have exit code 0; rows with a shifted feature have 1, and name it."""
     rows = [{**VIRGINICA, "petal_width": 0.1 * number} for number in range(30)]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in VIRGINICA}
     digest = iris_version(3.0)

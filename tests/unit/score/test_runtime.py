@@ -1,4 +1,4 @@
-"""The C library through ctypes, against its Python API; and model files that no publisher would make."""
+"""The C library through ctypes, compared with its Python API; and hostile model files."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ RNG = random.Random(7)
 
 @pytest.mark.parametrize("kind", ["float", "double"])
 @pytest.mark.parametrize("rows", [1, 7, 100])
-def test_the_answers_are_those_of_the_python_api(kind: str, rows: int) -> None:
-    """Bit by bit, for a classifier and a regression, one row or many."""
+def test_the_answers_equal_those_of_the_python_api(kind: str, rows: int) -> None:
+    """They are bit-identical for a classifier and a regression, for one row or many."""
     for made, output in (
         (classifier([[RNG.gauss(0, 1) for _ in range(5)] for _ in range(3)], [0.1, 0.2, 0.3], kind), "probabilities"),
         (regressor([RNG.gauss(0, 1) for _ in range(5)], 0.5, kind), "value"),
@@ -49,7 +49,7 @@ def test_the_answers_are_those_of_the_python_api(kind: str, rows: int) -> None:
 
 
 def test_texts_and_integers_are_inputs_too() -> None:
-    """A category as text through an encoder, and one as its place in the choices."""
+    """One category is a text for an encoder, another is the index of the choice."""
     nodes = [
         node("LabelEncoder", ["city"], ["c"], "ai.onnx.ml", keys_strings=["a", "é"], values_floats=[2.0, 4.0]),
         node("Cast", ["n"], ["f"], to=1),
@@ -68,8 +68,8 @@ def test_texts_and_integers_are_inputs_too() -> None:
     assert scorer.predict(rows) == [(2.0,), (5.0,), (1.0,)]
 
 
-def test_what_is_wrong_with_a_call_is_an_error_of_its_own() -> None:
-    """The runtime checks names, types and shapes; an output that is no table of floats is refused."""
+def test_an_invalid_call_is_an_error() -> None:
+    """The runtime checks names, types and shapes; an output that is not a matrix of floats is refused."""
     session = Session(open_runtime(), classifier([[1.0, 2.0], [3.0, 4.0]], [0.0, 0.0]))
     for feeds, output in (
         ([("y", "float", [1, 2])], "probabilities"),
@@ -93,7 +93,7 @@ HEADER = "struct OrtApi {\n%s\n};\n"
 
 
 def test_places_are_compared_with_a_header() -> None:
-    """A function that has moved is found, also by a header in which another one stands before it."""
+    """If a header has a new function before all others, every index differs."""
     from score.native import _PLACES
 
     names = [""] * (max(_PLACES.values()) + 1)
@@ -111,8 +111,8 @@ def test_places_are_compared_with_a_header() -> None:
     assert len(check_places(HEADER % "\n".join(["ORT_API2_STATUS(New, int x);", *lines]))) == len(_PLACES)
 
 
-def test_the_library_says_its_version() -> None:
-    """It is the one that is locked."""
+def test_the_version_of_the_library() -> None:
+    """It is the version of the installed package."""
     assert open_runtime().version == onnxruntime.__version__
 
 
@@ -152,16 +152,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_never_reaches_the_runtime(name: str) -> None:
-    """It is refused with what was found."""
+    """It is refused, and the message has what was found."""
     data, message = HOSTILE[name]
     with pytest.raises(ModelRefused, match=message):
         check_model(data)
 
 
-def test_a_model_that_wants_too_much_memory_is_refused_and_the_process_lives() -> None:
-    """Small tensors can have a huge product, which no list of operators forbids; in its golden row or at its load.
+def test_a_model_that_needs_too_much_memory_is_refused_and_the_process_survives() -> None:
+    """Small tensors can have a huge product, which the list of operators allows: in a golden row, or while loading.
 
-    The product of 1.6 GB is one that this machine would give, and not the function's half of its memory.
+    The product has 1.6 GB: this machine has that much memory, but it is more than half of the function's.
     """
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
@@ -187,20 +187,20 @@ for constant in (False, True):
     assert done.stdout.splitlines() == ["refused True"] * 2, done.stderr[-500:]
 
 
-def test_changed_files_and_requests_leave_the_process_standing() -> None:
-    """Changed models are refused, or give numbers; changed bodies have an answer of the contract."""
+def test_the_process_survives_changed_files_and_requests() -> None:
+    """Changed models are refused, or give numbers; responses to changed bodies have a status of the contract."""
     assert fuzz_models(400, 7)["run"] > 5
     assert fuzz_requests(300, 7).keys() >= {200, 400, 422}
 
 
 def test_a_tree_is_accepted_and_its_lists_are_skipped() -> None:
-    """Lists of numbers and short texts that are not packed, as converters write them."""
+    """Converters write lists of unpacked numbers and of short texts."""
     check_model(TREE)
     assert Session(open_runtime(), TREE).run([("x", "float", [0, 1.5, 0, 1.6])], 2, "value") == [10.0, 20.0]
 
 
-def test_the_vectorizer_is_scikit_learns() -> None:
-    """Every setting, over texts with accents, capitals, digits and signs."""
+def test_the_vectorizer_equals_that_of_scikit_learn() -> None:
+    """With every setting, for texts with accents, capitals, digits and signs."""
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
     texts = ["The Game of the games", "Été à l'île — ÉTÉ 2024!", "x_y a1 b2 İstanbul straße", "", "ﬁn ﬁn fin game the"]
@@ -237,8 +237,8 @@ def test_the_vectorizer_is_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("made", [iris_version()[1], news_version()[1]])
-def test_a_manifest_is_read_as_it_was_written_and_no_other_way(made: Manifest) -> None:
-    """Each member is needed, none may be added, and none has another type."""
+def test_a_manifest_is_parsed_strictly(made: Manifest) -> None:
+    """Each member is required and has one type, and no other member is allowed."""
     text = dump_manifest(made)
     assert parse_manifest(text, "place") == made
     document = json.loads(text)
@@ -271,7 +271,7 @@ def test_an_alias_is_strict(change: Any) -> None:
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:
-    """A model that gives NaN for its golden row, or later, gives no prediction."""
+    """A version with a NaN for a golden row is not loaded; a later NaN is an error and not a prediction."""
     made = model([node("Log", ["x"], ["value"])], {"x": ("float", 1)}, {"value": ("float", 1)})
     digest = sha256(made).hexdigest()
     inputs, golden = (Input("x", "float", ("x",)),), (Golden({"x": 1.0}, (0.0,)),)

@@ -1,4 +1,4 @@
-"""Which version serves: aliases, reloads, what is refused, and what S3 can do to it."""
+"""Which version serves: aliases, reloads, refused versions, and failures of S3."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _version(app: App) -> str:
 
 
 def test_a_promoted_version_answers_within_thirty_seconds_and_one_request() -> None:
-    """The alias is asked for once in 30 s; what is unchanged is not loaded again."""
+    """The alias is requested once in 30 s; an unchanged version is not loaded again."""
     app = App()
     assert _version(app) == OLD_NAME
     app.bucket.put(NEW)
@@ -96,7 +96,7 @@ def _breaks() -> dict[str, Callable[[App], object]]:
         "another size": manifest(size=len(onnx) + 1),
         "alias of another model": change(alias_key("iris"), dump_alias(alias_of(NEW, model="wine"))),
         "alias that names nothing": lambda app: app.bucket.point(alias_of(NEW, live="0" * 16)),
-        "alias that is none": change(alias_key("iris"), b"<Error/>"),
+        "alias that is not JSON": change(alias_key("iris"), b"<Error/>"),
         "alias missing": change(alias_key("iris"), None),
         "S3 down": lambda app: setattr(app.bucket, "error", S3_DOWN),
     }
@@ -104,7 +104,10 @@ def _breaks() -> dict[str, Callable[[App], object]]:
 
 @pytest.mark.parametrize("name", _breaks())
 def test_a_broken_version_never_replaces_a_good_one(name: str) -> None:
-    """The last good one keeps answering and each refresh reports it; without one it is a 503, and both recover."""
+    """The last good version keeps answering, and each refresh reports the error; without one the response is a 503.
+
+    Both recover when the version is repaired and promoted.
+    """
     for is_cold in (False, True):
         app = App()
         if not is_cold:
@@ -131,8 +134,8 @@ def test_a_broken_version_never_replaces_a_good_one(name: str) -> None:
         assert _version(app) == NEW_NAME
 
 
-def test_without_a_model_s3_is_not_asked_by_every_request() -> None:
-    """A cold container whose bucket does not answer gives its 503 at once for two seconds."""
+def test_without_a_model_not_every_request_calls_s3() -> None:
+    """If the bucket fails, a cold container responds 503 at once for two seconds."""
     app = App()
     app.bucket.error = S3_DOWN
     for _ in range(5):
@@ -144,7 +147,7 @@ def test_without_a_model_s3_is_not_asked_by_every_request() -> None:
 
 
 def test_a_canary_has_its_share_of_the_subjects() -> None:
-    """A subject always sees one version; another canary has other subjects; no canary is chosen without its share."""
+    """A subject always gets the same version; with a share of 1 the canary answers every subject."""
     app = App()
     app.bucket.put(NEW)
     app.bucket.point(alias_of(OLD, canary=share_of(NEW, 0.3)))
@@ -160,7 +163,7 @@ def test_a_canary_has_its_share_of_the_subjects() -> None:
 
 
 def test_a_shadow_scores_a_sample_and_changes_no_answer() -> None:
-    """Only the difference is logged, with what the labels would be."""
+    """Only the difference is logged, and the number of labels that differ."""
     app = App()
     app.bucket.put(NEW)
     app.bucket.point(alias_of(OLD, shadow=share_of(NEW, 0.6)))
@@ -175,8 +178,8 @@ def test_a_shadow_scores_a_sample_and_changes_no_answer() -> None:
 
 
 @pytest.mark.parametrize("role", ["canary", "shadow"])
-def test_a_broken_canary_or_shadow_leaves_live_alone(role: str) -> None:
-    """It takes no share, is reported, and is tried again."""
+def test_a_broken_canary_or_shadow_does_not_affect_live(role: str) -> None:
+    """It gets no share, is reported, and is tried again."""
     app = App()
     app.bucket.point(alias_of(OLD, **{role: share_of(NEW, 1)}))
     assert _version(app) == OLD_NAME
@@ -228,7 +231,7 @@ def test_an_unexpected_failure_of_a_version_does_not_stop_the_good_one(
 
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 def test_with_a_public_key_only_the_publishers_manifests_are_used(kind: str) -> None:
-    """Unsigned, changed and otherwise signed manifests are refused; the signature covers every other member."""
+    """Manifests without a signature, with another signature, or changed after signing are refused."""
     private: Any = (
         ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
     )
@@ -249,8 +252,8 @@ def test_with_a_public_key_only_the_publishers_manifests_are_used(kind: str) -> 
         assert app.post(BODY).status == (200 if is_good else 503)
 
 
-def test_a_failing_fetch_is_not_taken_for_the_models_fault() -> None:
-    """When S3 fails between alias and model, the next refresh loads it without another promote."""
+def test_a_version_whose_fetch_failed_is_fetched_again() -> None:
+    """If S3 fails between alias and model, the next refresh loads the version, without another promote."""
     app = App()
     assert _version(app) == OLD_NAME
     app.bucket.put(NEW)

@@ -1,4 +1,4 @@
-"""Stored features: each kind of missing, how many calls are made, and what DynamoDB can do to a score."""
+"""Stored features: each reason for a missing value, the number of calls, and failures of DynamoDB."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ OLD = Item("flight-delays#B6", "a", '{"prediction": {"late": 0.5}}', "0001.16998
         (_body('{"late": true}'), -99.0, {**USED, "missing": "unusable"}),
     ],
 )
-def test_each_kind_of_missing_has_its_name(items: list[Item], value: float, used: Any) -> None:
-    """The definition's value stands for a missing one; the answer and the log say which item was used, or why none."""
+def test_each_reason_for_a_missing_value_has_a_name(items: list[Item], value: float, used: Any) -> None:
+    """The definition has the value for a missing one; answer and log have the item that was used, or the reason."""
     app = App(*items)
     answer = app.post({"instance": {"departure_delay": 1, "flight_id": "a"}}, "delay")
     assert answer.json["prediction"] == {"value": value, "stored": {"batch_late": used}}
@@ -56,8 +56,8 @@ def test_each_kind_of_missing_has_its_name(items: list[Item], value: float, used
     assert app.line["stored"] == ({f"{used['as_of']} run {used['run']}": 1} if "run" in used else {})
 
 
-def test_a_required_stored_feature_is_a_422_where_there_is_none() -> None:
-    """The pointer names the member of the request that the id is made of."""
+def test_a_missing_required_stored_feature_is_a_422() -> None:
+    """The pointer names the member of the request that is a part of the prediction_id."""
     features = {**DELAY.features, "batch_late": DELAY.stored["batch_late"]._replace(missing=REQUIRED)}
     app = App(models={"delay": DELAY._replace(features=features)})
     answer = app.post({"instances": [{"departure_delay": 1, "flight_id": "a"}]}, "delay")
@@ -72,7 +72,7 @@ def test_a_required_stored_feature_is_a_422_where_there_is_none() -> None:
 
 @pytest.mark.parametrize("error", [Unavailable("no response in time"), Unavailable("throttled")])
 def test_storage_that_is_down_is_a_503_and_never_a_missing_value(error: Exception) -> None:
-    """What exists is unknown: a score with the definition's value would be wrong without a word."""
+    """It is unknown which items exist: a score with the definition's value could be wrong, without an error."""
     app = App(*_body('{"late": 0.25}'))
     app.table.error = error
     for instances in (
@@ -84,7 +84,7 @@ def test_storage_that_is_down_is_a_503_and_never_a_missing_value(error: Exceptio
 
 
 def test_many_instances_need_one_call_and_each_item_once() -> None:
-    """A hundred instances over fifty items are one BatchGetItem; one that throttles is asked again for the rest."""
+    """A hundred instances with fifty items are one BatchGetItem; if it returns a part, a second one gets the rest."""
     app = App(*(item(f"f{number}", f'{{"prediction": {{"late": {number}}}}}') for number in range(50)))
     app.table.most = 30
     instances = [{"departure_delay": 0, "flight_id": f"f{number % 50}"} for number in range(100)]
@@ -104,15 +104,15 @@ def test_many_instances_need_one_call_and_each_item_once() -> None:
     ],
 )
 def test_an_id_is_made_of_the_request(id_: str, instance: Any, key: str) -> None:
-    """Members that are no features, numbers of features, or nothing of the request."""
+    """It has members that are not features, numbers of features, or no part of the request."""
     features = {**DELAY.features, "batch_late": DELAY.stored["batch_late"]._replace(id=id_)}
     app = App(item(key, '{"prediction": {"late": 0.5}}'), models={"delay": DELAY._replace(features=features)})
     answer = app.post({"instance": {"departure_delay": 5, **instance}}, "delay")
     assert answer.json["prediction"]["value"] == 55.0
 
 
-def test_the_table_is_not_asked_for_a_model_without_stored_features() -> None:
-    """Nor for a request that is refused."""
+def test_the_table_is_not_read_for_a_model_without_stored_features() -> None:
+    """It is also not read for a request that is refused."""
     app = App()
     app.post({"instance": {"departure_delay": 9999, "flight_id": "a"}}, "delay")
     app.post(["a good game"], "news")
