@@ -44,9 +44,9 @@ MEGABYTE = 1024 * 1024
 class Recipe:
     """The content of a bundle: its lock, our folders and files, YAML documents (as JSON), and its maximum size.
 
-    `datasets`: whether it contains the project's datasets, as files (`modules`), or as data on who can read them
-    (`served`) or on the events that they ask for (`watched`); `models`: who can read them, and the definitions of
-    models. `left_out`: folders and files of the sources that run only on a laptop or in a build.
+    `datasets`: what it contains of the project: the datasets' files (`modules`), data on who can read them (`served`),
+    data on the events that they request (`watched`), or who can read them and the definitions of models (`models`).
+    `left_out`: folders and files of the sources that run only on a laptop or in a build.
     """
 
     requirements: Path | None
@@ -85,7 +85,7 @@ RECIPES = {
         datasets="modules",
         left_out=("enrich/console/", "enrich/spark/"),
     ),
-    # Of ONNX Runtime the C library alone: 26 MB on arm64.
+    # Only the C library of ONNX Runtime: 26 MB on arm64.
     "score": Recipe(
         ROOT / "score/requirements.txt",
         ("score", "serve", "wire"),
@@ -101,7 +101,7 @@ RECIPES = {
             "serve/__main__.py",
         ),
     ),
-    # Of what requests to models used it writes Parquet, with the libraries of enrich.
+    # It writes kept features as Parquet, with the libraries of enrich.
     "keep": Recipe(
         ROOT / "enrich/requirements.txt",
         (
@@ -112,7 +112,7 @@ RECIPES = {
         ("score.keep.handler",),
         250 * MEGABYTE,
     ),
-    # This function and the two that operate the stack use the runtime's boto3.
+    # This function, and the two that operate the stack, use the runtime's boto3.
     "notify": Recipe(
         None, ("notify", "serve/__init__.py", "serve/item.py"), ("notify.handler",), MEGABYTE, datasets="watched"
     ),
@@ -316,7 +316,7 @@ def _collect(recipe: Recipe) -> dict[str, bytes]:
 
 
 def _datasets(recipe: Recipe) -> dict[str, bytes]:
-    """Return the project's datasets: as files for enrich; as data for the others, which import no dataset module."""
+    """Return the project's datasets: as files for enrich; as data for the others, which never import them."""
     try:
         if recipe.datasets in ("served", "models"):
             served = load_served()

@@ -82,7 +82,7 @@ def build_service(
 
 
 def _build_events(environment: Document) -> dict[str, Any] | None:
-    """Return where events are sent and which; None where there are none (docs/events.md)."""
+    """Return the bus and the events that are sent to it; None if there are none (docs/events.md)."""
     parameters = environment.get("parameters", {})
     if not parameters.get("EventBus"):
         return None

@@ -84,8 +84,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
 
     Raises:
         ValueError: the template does not have a parameter or does not accept its value, the certificate is of another
-            region, the door lacks what it needs, or serve would refuse its settings or is not allowed to read the keys
-            of an issuer.
+        region, a setting of the door is missing, or serve would refuse its settings or is not allowed to read the
+        keys of an issuer.
     """
     environment = document["environments"][name]
     parameters = environment.get("parameters", {})
@@ -106,8 +106,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
     _check_parameters(name, found)
     if found.get("ItemEvents") == "true" and not found.get("EventBus"):
         raise ValueError(
-            f"environments.{name}: ItemEvents is true, and there is no EventBus to send them to; set EventBus to "
-            "own or default"
+            f"environments.{name}: ItemEvents is true, but EventBus is empty, so the events have no bus; set "
+            "EventBus to own or default"
         )
     certificate = environment.get("certificate", "")
     if certificate and f":acm:{environment['region']}:" not in certificate:
@@ -119,18 +119,18 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
 
 
 def _build_address(document: Environments, name: str) -> dict[str, str | None]:
-    """Build the parameters of the stack's address: a domain at another door is not API Gateway's."""
+    """Build the parameters of the stack's address; API Gateway has the domain only if it is the door."""
     environment = document["environments"][name]
     if (door := find_door(environment)) == API_GATEWAY:
         return {"DomainName": environment.get("domain"), "CertificateArn": environment.get("certificate")}
     if "domain" not in environment:
-        raise ValueError(f"environments.{name}: the door {door} needs a domain and its certificate")
+        raise ValueError(f"environments.{name}: the door {door} needs a domain and its certificate; add both")
     parameters = environment.get("parameters", {})
     if door in NEED_FIREWALL and parameters.get("Waf") == "false":
         raise ValueError(f"environments.{name}: the door {door} is public and needs the firewall; remove Waf")
     if parameters.get("ApiKeys"):
         raise ValueError(
-            f"environments.{name}: the door {door} knows no API keys; remove ApiKeys, or the door (docs/front-doors.md)"
+            f"environments.{name}: the door {door} has no API keys; remove ApiKeys, or the door (docs/front-doors.md)"
         )
     return {"PublicUrl": build_base_url(document, name)}
 
@@ -220,7 +220,7 @@ def build_digest(template: str, code: str, parameters: Mapping[str, str]) -> str
     """Build the parameter ServeDigest or ScoreDigest: a change of template, code or parameters publishes a version.
 
     SAM's own digest covers only the code and the names of parameters, so a changed value would reach only `$LATEST`,
-    and not the alias that consumers call.
+    but not the alias that consumers call.
 
     Args:
         template: text of the template.

@@ -6,8 +6,8 @@
 The folder has the bundles, the translated template in each of its variants, the templates of the other doors
 (infra/doors), `release.json`, which names them all, and `SHA256SUMS`. Two builds of the same sources are equal.
 
-A variant is what the SAM transform decides, and CloudFormation cannot: `canary` shifts traffic in two steps, `api-keys`
-requires API keys. Each template accepts only its own values of the parameters `Canary` and `ApiKeys`.
+Variants exist because the SAM transform decides about two parameters, which CloudFormation can't: `canary` shifts
+traffic in two steps, `api-keys` requires API keys. Each template accepts only its own values of `Canary` and `ApiKeys`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from infra.translate import DOORS, ROOT, Template, read_template, translate
 
 PLACE = ROOT / ".larder" / "release"
 MANIFEST, SUMS = "release.json", "SHA256SUMS"
-OPTIONS = {  # what the SAM transform decides: name in a variant -> (parameter, off, on)
+OPTIONS = {  # parameters about which the SAM transform decides: name in a variant -> (parameter, off, on)
     "canary": ("Canary", "false", "true"),
     "api-keys": ("ApiKeys", "", "required"),
 }
@@ -48,7 +48,7 @@ ARTIFACTS = {
     },
     "ArtifactsPrefix": {
         "Type": "String",
-        "Description": "what their object keys begin with, e.g. larder/; empty for the names of the bundles alone",
+        "Description": "prefix of the bundles' object keys, e.g. larder/; empty for none",
         "Default": "",
         "AllowedPattern": "^([^/].*/)?$",
     },
@@ -75,8 +75,8 @@ def build_template(variant: str, bundles: Mapping[str, str]) -> Template:
             "AllowedValues": [given[name]],
             "ConstraintDescription": f"{given[name]!r} in this variant of the template; {MANIFEST} names the others",
         }
-    # SAM's AlwaysDeploy names the deployment at random. Here its name is the digest of the API's document, which has no
-    # conditions left: another document is deployed, and so is another variant.
+    # SAM's AlwaysDeploy gives the deployment a random name. Here its name is the digest of the API's document, which
+    # has no conditions: if the document or the variant changes, it is deployed.
     api = template["Resources"]["Api"]["Properties"]
     api["AlwaysDeploy"] = False
     api["DefinitionBody"] = _resolve(build_gateway(), "HasApiKeys", "api-keys" in variant)
@@ -85,7 +85,7 @@ def build_template(variant: str, bundles: Mapping[str, str]) -> Template:
         for function, name in bundles.items()
     }
     translated = translate(template, code, given)
-    translated["Parameters"] |= ARTIFACTS  # only now: SAM would replace them by their defaults in the locations of code
+    translated["Parameters"] |= ARTIFACTS  # only now: SAM would put their defaults into the locations of code
     _publish_by_digest(translated)
     return translated
 
@@ -104,9 +104,9 @@ def _resolve(node: Any, condition: str, value: bool) -> Any:
 def _publish_by_digest(template: Template) -> None:
     """Publish a function's version when its parameter ServeDigest or ScoreDigest changes.
 
-    SAM names a version by that digest when it translates. Here it is translated once, for all environments: another
-    description replaces the version, and the function's own description changes too, since Lambda publishes no version
-    of an unchanged function.
+    SAM names a version by that digest when it translates. Here the template is translated once for all environments,
+    and a changed description replaces the version. The function's own description changes too, since Lambda publishes
+    no version of an unchanged function.
     """
     resources = template["Resources"]
     for parameter, bundle in DIGESTS.items():
@@ -135,7 +135,7 @@ def build_release(target: str = "aws-arm64") -> dict[str, bytes]:
         built = build(bundle, target)
         names[bundle] = f"{bundle}-{built.digest[:16]}.zip"
         files[names[bundle]] = built.path.read_bytes()
-    # Without models there is no such function: nothing reads its zip.
+    # Without models this function does not exist: nothing reads its zip.
     functions = {function: names.get(bundle, f"{bundle}-unused.zip") for function, bundle in FUNCTIONS.items()}
     templates = {}
     for variant in VARIANTS:
@@ -169,10 +169,10 @@ def _build_environments() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def find_old(folder: Path) -> set[str]:
-    """Return the files of the release that a folder has.
+    """Return the files of the release that is in a folder.
 
     Raises:
-        ReleaseError: it has others, or is a file.
+        ReleaseError: the folder has other files, or is a file.
     """
     if not folder.exists():
         return set()
@@ -181,12 +181,12 @@ def find_old(folder: Path) -> set[str]:
     found, sums = {path.name for path in folder.iterdir()}, folder / SUMS
     ours = {line.partition("  ")[2] for line in sums.read_text().splitlines()} | {SUMS} if sums.is_file() else set()
     if foreign := sorted(found - ours):
-        raise ReleaseError(f"{folder} has {foreign[0]}, which is of no release; name an empty folder with --into")
+        raise ReleaseError(f"{folder} has {foreign[0]}, which is not of a release; name an empty folder with --into")
     return found
 
 
 def write_release(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a release into a folder, instead of the one that it has.
+    """Write a release into a folder, and replace the release that is there.
 
     Raises:
         ReleaseError: the folder has other files.
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--target", choices=sorted(PLATFORMS), default="aws-arm64", help="default: %(default)s")
     options = parser.parse_args()
     try:
-        find_old(options.into)  # before minutes of building
+        find_old(options.into)  # before building, which takes minutes
         files = build_release(options.target)
         write_release(options.into, files)
     except jsonschema.ValidationError as error:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "infra" / "template.yaml"
 DOORS = ROOT / "infra" / "doors"  # templates of other doors (docs/front-doors.md), which are plain CloudFormation
 Template = dict[str, Any]
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is nine times as fast
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader is nine times as fast
 
 logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it warns about its own missing feature flags and metrics
 

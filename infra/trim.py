@@ -45,7 +45,7 @@ LEFT_OUT = (
     # cryptography needs only _cffi_backend, not the compiler around it.
     "cffi/*",
     "pycparser/*",
-    # score calls the C library alone; its Python API would need numpy.
+    # score calls only the C library; its Python API would need numpy.
     "onnxruntime/*",
     # boto3's resource models of other services, and its examples.
     "boto3/examples/*",

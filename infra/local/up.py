@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
     """Run until Ctrl-C, SIGTERM or the end of the terminal; return the exit status: 128 and the signal's number.
 
     Args:
-        arguments: of the command line.
+        arguments: the arguments of the command line.
         work: folder for the log, tokens, bundles, and the variables of the running stack.
     """
     parser = argparse.ArgumentParser(prog="./larder up", description=(__doc__ or "").partition("\n")[0])

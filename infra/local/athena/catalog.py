@@ -70,11 +70,11 @@ def _parse_columns(columns: Iterable[Mapping[str, str]]) -> pa.Schema:
 
 
 def _add_partition(part: pa.Table, keys: pa.Schema, object_key: str) -> pa.Table:
-    """Add the columns that are in the folders of an object key, `name=value`."""
+    """Add the columns in the folders `name=value` of an object key."""
     found = parse_partitions(object_key)
     for key in keys:
         if key.name not in found:
-            raise QueryFailedError(f"HIVE_BAD_DATA: {object_key} is in no folder {key.name}=...")
+            raise QueryFailedError(f"HIVE_BAD_DATA: {object_key} is not in a folder {key.name}=...")
         part = part.append_column(key, pa.repeat(pa.scalar(found[key.name]).cast(key.type), part.num_rows))
     return part
 
