@@ -11,9 +11,9 @@ PARTS = ("write", "pipeline", "read", "cold", "score")
 
 
 def main(arguments: list[str]) -> int:
-    """Run all parts and draw the picture, or run the named one; return the first exit code that is not 0."""
+    """Run all parts and draw the picture, or run one part; return the first exit code that is not 0."""
     if arguments and arguments[0] not in PARTS:
-        print(f"no benchmark {arguments[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
+        print(f"no benchmark {arguments[0]!r}; known are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     BENCH.mkdir(parents=True, exist_ok=True)
     for part in arguments[:1] or PARTS:

@@ -19,9 +19,7 @@ from statistics import median
 from tests.bench.read_setup import HERE, READERS, build_env, endpoint, interpreter
 
 FIGURES = ("cpu_ms", "wall_ms")
-NOT_COLD = {
-    f"larder_{name}" for name in ("unremembered", "named", "singles", "top", "ten")
-}  # their start is that of larder
+NOT_COLD = {f"larder_{name}" for name in ("unremembered", "named", "singles", "top", "ten")}  # they start like larder
 
 
 def _spend(command: list[object], env: dict[str, str]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """`python -m tests.bench.guards`: what guards add to the CPU of a run, with all items written and with none changed.
 
-Runs with and without guards take turns, so that what else the machine does falls on both. The table answers at once.
+Runs with and without guards alternate, so that other load affects both. The table answers at once.
 """
 
 from __future__ import annotations

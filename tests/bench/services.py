@@ -38,7 +38,7 @@ SETTINGS = Settings(
     workgroup="primary",
 )
 
-FLIGHT_DELAYS = replace(flight_delays, rank=None)  # as the peers, which have no ranked lists
+FLIGHT_DELAYS = replace(flight_delays, rank=None)  # like the peers, which have no ranked lists
 
 
 class FolderS3:

@@ -71,7 +71,7 @@ def selectors_find_their_pods(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def namespaces_are_one(manifests: list[Manifest]) -> Iterator[str]:
-    """All is in one namespace, which allows only restricted pods."""
+    """Everything is in one namespace, which allows only restricted pods."""
     (space,) = of_kind(manifests, "Namespace")
     for one in manifests:
         wanted = None if one["kind"] in NOT_NAMESPACED else space["metadata"]["name"]
@@ -127,7 +127,7 @@ def resources_are_stated(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def probes_ask_the_server(manifests: list[Manifest]) -> Iterator[str]:
-    """Liveness never asks storage, readiness does; ports and paths are the server's; all have a time-out."""
+    """Readiness reads storage, liveness does not; ports and paths are the server's; all have a time-out."""
     for name, _template, container in pods(manifests):
         ports = {one["name"]: one["containerPort"] for one in container["ports"]}
         if ports != {"http": PORT, "metrics": METRICS_PORT}:
@@ -269,7 +269,7 @@ def routes_lead_to_services(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def door_shows_only_the_api(manifests: list[Manifest]) -> Iterator[str]:
-    """Paths go to the same function as at API Gateway; probes and metrics are not to be had from outside."""
+    """Paths lead to the same function as at API Gateway; probes and metrics can't be reached from outside."""
     table = dict(_list_paths(manifests))
     if not of_kind(manifests, "Ingress", "HTTPRoute"):
         return
@@ -286,7 +286,7 @@ def door_shows_only_the_api(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def load_balancer_is_guarded(manifests: list[Manifest]) -> Iterator[str]:
-    """A public load balancer has the firewall, TLS alone, access logs, a stable name, and a check of readiness."""
+    """A public load balancer has the firewall, only TLS, access logs, a stable name, and a check of readiness."""
     for one in of_kind(manifests, "Ingress"):
         prefix = "alb.ingress.kubernetes.io/"
         given = {name.removeprefix(prefix): text for name, text in one["metadata"]["annotations"].items()}
@@ -322,7 +322,7 @@ def load_balancer_is_guarded(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def gateway_keeps_requests(manifests: list[Manifest]) -> Iterator[str]:
-    """The gateway is internal, ends TLS, passes paths as they are, and repeats only what no pod began."""
+    """The gateway is internal, ends TLS, does not change paths, and repeats only requests that no pod has begun."""
     for one in of_kind(manifests, "Gateway"):
         annotations = one["spec"].get("infrastructure", {}).get("annotations", {})
         if annotations.get("service.beta.kubernetes.io/aws-load-balancer-scheme") != "internal":
@@ -378,7 +378,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(manifests: list[Manifest]) -> list[str]:
-    """Return every fault that a rule finds, with the rule's name; what a rule expects and does not find is a fault."""
+    """Return every fault that a rule finds, with its name; if a rule does not find what it checks, that is a fault."""
     found = []
     for rule in RULES:
         try:

@@ -1,4 +1,4 @@
-"""The CDK example includes a release's template, and loses nothing of it."""
+"""The CDK example includes a release's template completely."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_synth_loses_nothing(app: Path, release: Path, environment: str) -> None
     for function in manifest["functions"]:
         code = found["Resources"][function]["Properties"]["Code"]
         assert code["S3Key"].removesuffix(".zip") in assets
-    # what the environment sets is a value, all else remains a parameter
+    # parameters that the environment sets become values, all others remain parameters
     assert set(template["Parameters"]) - set(found["Parameters"]) >= set(here["parameters"])
     texts = json.dumps(found["Resources"]["ServeFunction"]["Properties"]["Description"])
     assert "ServeDigest" not in texts

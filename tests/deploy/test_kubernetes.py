@@ -57,7 +57,7 @@ def validate(tools: Path, manifests: list[dict[str, Any]], folder: Path) -> Iter
 
 
 def add_models(manifests: Path) -> None:
-    """Take the comment signs off the lines `with models`."""
+    """Uncomment the lines `with models`."""
     for path in manifests.glob("overlays/*/kustomization.yaml"):
         lines = [
             line.replace("# - ", "- ", 1) if line.endswith("# with models") else line
@@ -87,7 +87,7 @@ def test_overlay_is_valid(tools: Path, overlay: str, models: bool, tmp_path: Pat
 
 
 def test_gateway_class_is_valid() -> None:
-    """The class, which is of no namespace, is applied by itself."""
+    """The class, which has no namespace, is applied alone."""
     one = yaml.safe_load((MANIFESTS / "overlays" / "gateway" / "class.yaml").read_text())
     jsonschema.validate(one, read_schema("GatewayClass"))
     (gateway,) = yaml.safe_load_all((MANIFESTS / "overlays" / "gateway" / "gateway.yaml").read_text())

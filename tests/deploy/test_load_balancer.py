@@ -1,7 +1,7 @@
 """The door `load-balancer` on the stand-in: its stack beside Larder's, and requests to the function behind it.
 
-The stand-in has no TLS and drops the targets of a template, so this test registers them; the firewall, records and
-accelerators are not played. What is not played is in rules and linters alone (tests/unit/infra/test_doors.py).
+The stand-in has no TLS and drops the targets of a template, so this test registers them; it does not
+simulate firewall, records and accelerators, which only rules and linters check (tests/unit/infra/test_doors.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CERTIFICATE = "arn:aws:acm:us-east-1:000000000000:certificate/00000000-0000-4000
 
 
 def test_requests_through_the_door(tmp_path: Path) -> None:
-    """A token reads its items, nothing reads without one, and other names and paths are not found."""
+    """With a token its items are read, without one nothing is; other names and paths are not found."""
     with run_stand_in(tmp_path / "ministack.log") as (client, endpoint):
         larder = deploy_larder(client, endpoint, "larder")
         key = larder.put(object_key(), parquet(2))

@@ -1,4 +1,4 @@
-"""A whole release: its sums, its templates under the linter, and that a second build is the same."""
+"""A whole release: its sums, its linted templates, and a second build that is the same."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from infra.release import MANIFEST, OPTIONS, SUMS, VARIANTS, build_release
 
 pytestmark = pytest.mark.slow
-ACCEPTED = {"W2001"}  # Canary has one value, and nothing reads it
+ACCEPTED = {"W2001"}  # Canary has one value, and is not used
 
 
 def test_second_build_is_the_same(release: Path) -> None:
-    """Nothing in a release depends on the time, on chance, or on the machine's order of files."""
+    """A release does not depend on the time, on randomness, or on the machine's order of files."""
     again = build_release("native")
     assert {name: hashlib.sha256(data).hexdigest() for name, data in again.items()} == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in release.iterdir()

@@ -1,4 +1,4 @@
-"""The Terraform module creates, updates and destroys the stack on the stand-in, from a release alone."""
+"""The Terraform module creates, updates and destroys the stack on the stand-in, only from a release."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_module_is_formatted() -> None:
 
 
 def test_from_apply_to_destroy(release: Path, tmp_path: Path) -> None:
-    """Create, an empty plan, another value that reaches consumers, another variant, and nothing left at the end."""
+    """Create; an empty plan; a changed value that reaches consumers; another variant; at the end nothing is left."""
     work = tmp_path / "work"
     shutil.copytree(MODULES / "larder", work / "larder")
     (work / "main.tf").write_text(ROOT_MODULE)

@@ -1,4 +1,4 @@
-"""A real Envoy with the routes and policies of infra/kubernetes/overlays/gateway, before servers on loopback.
+"""A real Envoy with the routes and policies of infra/kubernetes/overlays/gateway, in front of servers on loopback.
 
 The configuration is the one that Envoy Gateway 1.9 makes of an HTTPRoute and its policies, for the members that our
 files use; any other member is an error, so that the test cannot silently leave out what a cluster would do.
@@ -48,7 +48,7 @@ def build_config(servers: Mapping[str, int], folder: Path) -> dict[str, Any]:
 
     Args:
         servers: port of each service that the routes name, by its name.
-        folder: where Envoy writes.
+        folder: the folder to which Envoy writes.
     """
     policies = {one["kind"]: one["spec"] for one in read_documents("policies.yaml")}
     client, backend = policies["ClientTrafficPolicy"], policies["BackendTrafficPolicy"]
@@ -175,7 +175,7 @@ def _build_cluster(name: str, port: int, backend: dict[str, Any]) -> dict[str, A
 
 @contextmanager
 def run_envoy(servers: Mapping[str, int], folder: Path) -> Iterator[int]:
-    """Run Envoy before servers on loopback until the block ends; yield its port.
+    """Run Envoy in front of servers on loopback until the block ends; yield its port.
 
     Args:
         servers: port of each service by its name, `{"larder-serve": 8080}`, and `larder-score` with models.

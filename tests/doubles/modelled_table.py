@@ -121,7 +121,7 @@ class ModelledTable:
         return answer_put(newer)
 
     def _count_entries(self, attributes: dict[str, Any]) -> int:
-        """Count the entries of the index that a write changes: one of another rank is removed, another is written."""
+        """Count the index entries that a write changes: an entry with another rank is removed, a new one is written."""
         old = self.stored.rows.get((attributes["pk"]["S"], attributes["sk"]["S"]), {}).get(RANK)
         new = attributes.get(RANK)
         return int(old is not None and old != new) + int(new is not None)

@@ -22,7 +22,7 @@ def _build_keys(sort: str) -> list[Any]:
 
 @contextmanager
 def moto_aws(*tables: str) -> Iterator[Any]:
-    """Give a function that opens clients; DynamoDB has the named tables, with keys and index as in the template."""
+    """Yield a function that opens clients; DynamoDB has the named tables, with keys and index as in the template."""
     with mock.patch.dict(os.environ, ENV), mock_aws():
         for table in tables:
             create_table(boto3.client("dynamodb"), table)

@@ -33,7 +33,7 @@ class Connection:
         self._cursor.execute(f"use {self._name}")
 
     def execute(self, sql: Any, *values: Any, **named: Any) -> Any:
-        """Execute a statement; a setting that the instance has already is not set again, for it may be locked."""
+        """Execute a statement; a setting that the instance has already is not set again, because it can be locked."""
         if sql in self._set:
             return self
         result = self._cursor.execute(sql, *values, **named)
@@ -66,7 +66,7 @@ def _instance(settings: tuple[tuple[str, Any], ...]) -> tuple[duckdb.DuckDBPyCon
 
 @contextmanager
 def used_by_runs() -> Iterator[None]:
-    """Let all modules of a run, and of a comparison, open their databases here."""
+    """Make all modules of a run, and of a comparison, open their databases here."""
     module = _Module()
     with (
         mock.patch("enrich.join.engine.duckdb", module),
@@ -77,7 +77,7 @@ def used_by_runs() -> Iterator[None]:
 
 
 class _Module:
-    """The module `duckdb` for a module under test: everything is DuckDB's except `connect`."""
+    """Replaces the module `duckdb` in a module under test: everything but `connect` is DuckDB's."""
 
     connect = Connection
 

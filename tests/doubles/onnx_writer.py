@@ -10,7 +10,7 @@ TYPES = {"float": 1, "int64": 7, "string": 8, "bool": 9, "double": 11}
 
 
 def varint(number: int) -> bytes:
-    """Encode a number; a negative one as 64 bits."""
+    """Encode a number; negative numbers have 64 bits."""
     number &= (1 << 64) - 1
     out = bytearray()
     while number > 0x7F:

@@ -280,7 +280,7 @@ def _render_metadata(row: str) -> bytes:
 
 
 class ModelBus:
-    """An event bus that is down at times, and refuses an entry now and then while it accepts the others."""
+    """An event bus that is sometimes down, and sometimes refuses one entry and accepts the others."""
 
     def __init__(self, world: World, down: Sequence[tuple[float, float]] = (), refuses: float = 0.0) -> None:
         self._world = world

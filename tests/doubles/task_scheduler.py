@@ -1,4 +1,4 @@
-"""A scheduler of pieces in this process: tasks one after the other, pickled as on their way to an executor."""
+"""A scheduler of pieces in this process: it executes tasks one after the other, pickled as for an executor."""
 
 from __future__ import annotations
 

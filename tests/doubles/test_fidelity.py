@@ -124,7 +124,7 @@ def test_table_of_items_answers_as_moto_does(dynamodb: Any, seed: int) -> None:
 
 
 def test_query_model_answers_as_moto_does(client: Any) -> None:
-    """What the reader asks of the table and of its index: pages, starts that no item has, expired items, tombstones."""
+    """Queries of the reader, of table and index: pages, start keys without an item, expired items, tombstones."""
     dynamodb, random = client("dynamodb"), Random(11)
     rows: dict[str, Any] = {}
     for _ in range(STEPS):
@@ -143,7 +143,7 @@ def test_query_model_answers_as_moto_does(client: Any) -> None:
             )
         for theirs, ours in zip(*answers, strict=True):
             assert theirs.items == ours.items
-            assert theirs.last in {ours.last, None}  # DynamoDB names the last one too where it is exactly the limit
+            assert theirs.last in {ours.last, None}  # DynamoDB's, also if the items are exactly the limit
 
 
 def ask_query(send: Callable[[Any], Any], _: str, payload: bytes) -> bytes:

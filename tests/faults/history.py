@@ -80,7 +80,7 @@ class Story:
         default_factory=set
     )  # positions of runs when an invocation did not move them
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
-    reranked: set[str] = field(default_factory=set)  # datasets whose rank became another one
+    reranked: set[str] = field(default_factory=set)  # datasets whose rank was changed
     said_again: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
@@ -289,7 +289,7 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
 
 
 def _build_bus(world: World, random: Random, harsh: float) -> ModelBus | None:
-    """Build a bus for half of the histories: it can be down for minutes or a day, and refuse some events."""
+    """Build a bus, in half of the histories: it can be down for minutes or a day, and refuse some events."""
     if random.random() < 0.5:
         return None
     bus = ModelBus(world, refuses=min(0.5, harsh * random.choice([0, 0.1, 0.3])))
@@ -393,7 +393,7 @@ def _plan(story: Story) -> None:
 
 
 def _rerank(story: Story, random: Random) -> None:
-    """Deploy a dataset with another rank once no run of it is open; else try again later."""
+    """Deploy a dataset with another rank if no run of it is open; else try again later."""
     name = random.choice(list(story.datasets))
     if not story.pending(name):
         rank = random.choice([rank for rank in RANKS if rank != story.datasets[name].rank])

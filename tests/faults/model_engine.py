@@ -103,7 +103,7 @@ def render_body(dataset: Dataset, value: str, metadata: Sequence[Any]) -> str:
 def render_rank(dataset: Dataset, prediction_id: str, value: str) -> str | None:
     """Return the place of an item in the ranked list, as it is stored; None if the dataset has no rank.
 
-    Several values have one rank: their items are in order of their ids.
+    Several values have the same rank: their items are in order of their ids.
     """
     if dataset.rank is None:
         return None

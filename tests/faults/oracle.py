@@ -53,7 +53,7 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     current = {put.object_key: put for put in story.puts if put.dataset == name}
     for put in current.values():  # they arrive within three days, so none is too old for the sweep
         wanted = {"failed" if put.is_bad(story.datasets[name]) else "done"}
-        if story.datasets[name].guards and wanted == {"done"}:  # `check_guards` says which
+        if story.datasets[name].guards and wanted == {"done"}:  # `check_guards` checks which
             wanted = {"done", "held", "rejected"}
         wanted |= {"withdrawn" for run in runs if run.kind == "removal" and run.identity == put.identity}
         if states.get(put.identity) not in wanted:
@@ -61,7 +61,7 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_guards(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """What fails a guard is held and not published, unless an operator approved it; nothing else is held."""
+    """An output that fails a guard is held, and published only if an operator approved it; no other output is held."""
     numbered = {run.run: run for run in runs}
     held = {run.run for run in runs if run.state == "held"}
     if held != (marked := {each.run for each in story.ledger.fetch_held(name)}):
@@ -217,7 +217,7 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_reported(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """The bus got each state in which a run was ever closed or held, with its counts, and no other; none waits."""
+    """The bus got each state in which a run was closed or held, with its counts, and no other state; no event waits."""
     if story.bus is None:
         return
     if left := story.unsent(name):

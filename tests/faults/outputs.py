@@ -70,7 +70,7 @@ class Put:
 
     @property
     def is_shifted(self) -> bool:
-        """Return whether a row that the check renders has a value that guards do not let pass."""
+        """Return whether a row that the check renders has a value that guards do not allow."""
         return any(row[2] == SHIFTED and render_reason(row[1], row[2]) is None for row in self.rows or [])
 
     @property

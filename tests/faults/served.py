@@ -44,7 +44,7 @@ def check_table(story: Story, name: str, runs: list[Run]) -> list[str]:
 
 
 def check_ranked(story: Story, name: str) -> Iterator[str]:
-    """The ranked list of a subject has its live items in order; all of them, once each was written with this rank."""
+    """A subject's ranked list is in order, and has every live item that was written with its current rank."""
     now, dataset = story.world.time, story.datasets[name]
     if dataset.rank is None:
         return

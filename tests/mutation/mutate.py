@@ -21,10 +21,10 @@ from cosmic_ray.plugins import get_operator, operator_names
 # condition, which every other change of the condition does more subtly; operators on variables that need arguments.
 _LEFT_OUT = re.compile(r"(Eq|NotEq)_Is|Is_Eq|IsNot_NotEq|AddNot|Variable|NoOp")
 _PLACES = ("annassign", "tfpdef")  # annotations, which are not evaluated
-# The order of texts in the place of their equality: nobody writes that by mistake, and it differs only for texts that
-# come before or after all that there are.
+# A comparison of order in place of equality of texts: nobody writes that by mistake, and it differs only for texts
+# # that sort before or after all real ones.
 _ORDER = re.compile(r"Comparison.*_(Eq|NotEq)_(Lt|Gt)")
-# Without these flags nothing is computed differently: they only forbid what the code does not do.
+# Without these flags nothing is computed differently: they only forbid something that the code does not do.
 _FLAGS = {"frozen", "slots", "kw_only", "strict"}
 _TEXT = re.compile(r"([rbRB]*(?:\"{3}|'{3}|\"|'))(.*?)(\"{3}|'{3}|\"|')", re.DOTALL)
 _PROSE = re.compile(r"[a-z][,;:.)]? [a-z]")  # two words, not of a list of names
@@ -46,8 +46,8 @@ class RemoveStatement:
 class ChangeText:
     """Changes a text or bytes constant: a name is replaced, prose is removed, another text begins with another letter.
 
-    A name that only begins with another letter would be found by whatever looks for similar names. Prose is for people:
-    tests check that a message has its parts, not how each part is worded. The prose of an exception is left out.
+    A name with only a changed first letter could be found by a search for similar names. Prose is for people: tests
+    check the parts of a message, not the wording of each part. The prose of an exception is left out.
     """
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Runs on Spark, with real executors' processes, leave the table that runs in one process leave."""
+"""Runs on Spark, with real executor processes, leave the same table as runs in one process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seed(stack: Stack) -> None:
 
 
 def write(stack: Stack, day: int, first: int, units: int) -> None:
-    """Write an output of so many days ago, with duplicates, values that are rejected, and rows without metadata."""
+    """Write an output that is `day` days old, with duplicates, values that are rejected, and rows without metadata."""
     numbers = [*range(first, ROWS), first + 7]
     rows = {
         "shop": [f"shop-{n % 97}" for n in numbers],
@@ -97,7 +97,7 @@ def run(stack: Stack) -> None:
 
 
 def account(stack: Stack) -> list[Any]:
-    """Return what the ledger says of each run."""
+    """Return the ledger's counts of each run."""
     runs = Ledger(stack.client("dynamodb"), stack.env["LARDER_LEDGER"]).fetch_runs("stock")
     return [(run.run, run.state, run.rows, run.counts, run.reasons, run.because, run.units) for run in runs]
 
@@ -114,7 +114,7 @@ def strip(items: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def test_same_table(stacks: Mapping[str, Stack]) -> None:
-    """A first load, a snapshot that changes a part, and a withdrawal: items, counts and rejects are equal."""
+    """A first load, a snapshot that changes some items, and a withdrawal: items, counts and rejects are equal."""
     for stack in stacks.values():
         seed(stack)
     for day, first, units in ((3, 0, 1), (2, 5000, 1), (1, 5000, 2)):

@@ -46,7 +46,7 @@ def events(tmp_path: Path) -> list[Any]:
 
 
 def test_events_conform(events: list[Any]) -> None:
-    """Each event is one of the standard, and each facet one of the schema that it names."""
+    """Each event conforms to the standard's schema, and each facet to the schema that it names."""
     assert {event["eventType"] for event in events} == {"START", "COMPLETE", "FAIL", "ABORT"}
     seen = set()
     for event in events:
@@ -58,7 +58,7 @@ def test_events_conform(events: list[Any]) -> None:
 
 
 def test_schemas_refuse(events: list[Any]) -> None:
-    """The schemas check: an event without a run, with another type or a bad facet is refused."""
+    """An event without a run, with an unknown type or with a bad facet is refused."""
     event = events[0]
     for wrong in (
         {**event, "run": {"runId": "12"}},
@@ -72,7 +72,7 @@ def test_schemas_refuse(events: list[Any]) -> None:
 
 
 def test_a_run_keeps_its_id_and_names_what_it_read_and_wrote(events: list[Any]) -> None:
-    """START and COMPLETE have one runId; the output and the metadata go in, the table comes out."""
+    """START and COMPLETE have the same runId; output and metadata are the inputs, the table is the output."""
     start, complete = events[0], events[1]
     assert start["run"]["runId"] == complete["run"]["runId"]
     assert len({event["run"]["runId"] for event in events if event["eventType"] == "START"}) >= 4

@@ -91,7 +91,7 @@ def test_an_output_that_fails_says_why(shop: Any, enrich: Any) -> None:
 
 
 def test_an_output_that_fails_a_guard_is_held_approved_and_rejected(shop: Any, enrich: Any) -> None:
-    """`plan` shows it, `run` ends with 1, `status` lists it with its statistics; then an operator decides."""
+    """`plan` shows it, `run` exits with 1, `status` lists it with its statistics; then an operator decides."""
     shop.dataset = replace(shop.dataset, guards=[Guard("mean", "units", change=0.5), Guard("rows", least=1)])
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))
     says = "mean of units is 50, and 1 in run 1 (+4900.0%); allowed is 50 % up or down"
@@ -348,7 +348,7 @@ def test_a_sweep_of_all_datasets_is_one_document(shop: Any, enrich: Any, others:
 
 
 def test_a_diff_is_text_json_and_a_page(shop: Any, enrich: Any, tmp_path: Path) -> None:
-    """Data is hidden unless asked for; --exit-code tells a difference from equality and from failure."""
+    """Data is hidden without --show-data; --exit-code distinguishes different, equal and failed."""
     enrich("run", put(shop, {"shop": ["x", "x"], "sku": ["a", "b"], "units": [1.0, 2.0]}))
     other = put(shop, {"shop": ["x", "secret"], "sku": ["a", "c"], "units": [7.5, 1.0]}, "other.parquet")
     page = tmp_path / "diff.html"
@@ -369,10 +369,10 @@ def test_a_diff_is_text_json_and_a_page(shop: Any, enrich: Any, tmp_path: Path) 
     assert (code, "expected a file in a folder that exists" in error) == (FAILED, True)
 
 
-def test_a_backfill_shows_its_price_asks_and_goes_on(
+def test_a_backfill_shows_its_price_asks_and_continues(
     shop: Any, enrich: Any, monkeypatch: pytest.MonkeyPatch, aws_env: Any
 ) -> None:
-    """--dry-run writes nothing; on a terminal only a plain yes runs; a failure stops; --keep-going passes it."""
+    """--dry-run writes nothing; on a terminal it runs only after `y`; a failure stops it, but not with --keep-going."""
     for day, units in ((3, 1.0), (1, 3.0)):
         shop.put(f"stock/day={shop.day(day)}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [units]})
     shop.put(f"stock/day={shop.day(2)}/p.parquet", b"no")

@@ -1,4 +1,4 @@
-"""The console as an operator starts it: in a process of its own, in a browser, and over the stand-in's table.
+"""The console as an operator uses it: in a separate process, in a browser, and over the stand-in's table.
 
 The browser needs Debian's packages chromium and chromium-driver; with LARDER_BROWSER=1 their absence is a failure.
 """
@@ -114,7 +114,7 @@ def test_an_item_has_its_history(shop: Any) -> None:
         ("x", "", "pred"),
     ],
 )
-def test_what_can_be_no_item_is_refused(shop: Any, subject: str, prediction_id: str, message: str) -> None:
+def test_an_invalid_item_is_refused(shop: Any, subject: str, prediction_id: str, message: str) -> None:
     """The message names the field and what is expected."""
     with pytest.raises(BadQuestion, match=message):
         parse_question(shop.dataset, {"shop": subject}, prediction_id)
@@ -141,7 +141,7 @@ def larder(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_a_report_goes_to_a_folder_or_to_s3(shop: Any, larder: Any, tmp_path: Path) -> None:
-    """The same pages in both, as HTML; what can't be written is named."""
+    """Both have the same pages, as HTML; a place that can't be written is named."""
     shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1.0]})
     out = tmp_path / "report"
     code, text, _ = larder("report", "--out", str(out), "--region", "eu-west-1")
@@ -170,7 +170,7 @@ def test_a_report_goes_to_a_folder_or_to_s3(shop: Any, larder: Any, tmp_path: Pa
 
 
 def test_packages_that_the_bundles_lack_are_named(larder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both commands name what to install, with the exit code of a usage error."""
+    """Both commands name the packages to install, with the exit code of a usage error."""
     for name in [name for name in sys.modules if name.startswith("enrich.console")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -181,7 +181,7 @@ def test_packages_that_the_bundles_lack_are_named(larder: Any, tmp_path: Path, m
 
 @contextmanager
 def started(shop: Any, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start `./larder console` in a process of its own; give it and the first line that it prints."""
+    """Start `./larder console` in a separate process; yield it and the first line that it prints."""
     settings = {f"LARDER_{name.upper()}": getattr(shop.settings, name) for name in ("table", "ledger", "bucket")}
     settings |= {f"LARDER_{name.upper()}": getattr(shop.settings, name) for name in ("outputs", "queue", "workgroup")}
     env = {**os.environ, **shop.aws.env, **settings, "AWS_REGION": shop.aws.region, "PYTHONPATH": str(ROOT)}
@@ -203,7 +203,7 @@ def started(shop: Any, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
 
 
 def test_the_console_is_started_and_stopped(shop: Any) -> None:
-    """It names its address, answers, ends with 130 at Ctrl-C; a port that is in use is named with the remedy."""
+    """It prints its address, answers, and exits with 130 at Ctrl-C; for a port in use it names the remedy."""
     with started(shop, "--port", "0") as (process, line):
         found = re.fullmatch(r"larder console: http://127\.0\.0\.1:(\d+)/ \(read-only\); stop with Ctrl-C\n", line)
         assert found is not None, line
@@ -233,7 +233,7 @@ def test_the_console_is_started_and_stopped(shop: Any) -> None:
 
 @contextmanager
 def served(shop: Any, **options: Any) -> Iterator[str]:
-    """Serve a console of the shop; give its address."""
+    """Serve a console of the shop; yield its address."""
     server = open_console(Pages(shop.services(), Options(**{"region": "eu-west-1", **options})), 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -251,7 +251,7 @@ def emulate(browser: Any, width: int, scheme: str = "light") -> None:
 
 
 def press(browser: Any, *keys: str) -> str:
-    """Press keys where the focus is; return the text of the element that has it then."""
+    """Press keys; return the text of the element that has the focus afterwards."""
     ActionChains(browser).send_keys(*keys).perform()
     found: str = browser.switch_to.active_element.text
     return found
@@ -259,7 +259,7 @@ def press(browser: Any, *keys: str) -> str:
 
 @needs_browser
 def test_the_console_works_in_a_browser(shop: Any, tmp_path: Path) -> None:
-    """On a phone's width, in the dark, without a mouse: every page, an item's history, and an operation."""
+    """At a phone's width, in dark mode, without a mouse: every page, an item's history, and an operation."""
     put_history(shop)
     failed = shop.services().ledger.get_run("stock", 4)
     shop.services().ledger.commit(replace(failed, error=HOSTILE))

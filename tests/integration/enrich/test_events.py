@@ -1,4 +1,4 @@
-"""Events over the stand-in: from DynamoDB's stream through EventBridge and SQS into a copy whose process is killed."""
+"""Events on the stand-in: from DynamoDB's stream through EventBridge and SQS to a copy whose process is killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "
 
 
 class Route:
-    """A bus, and a queue that a rule feeds with events of a kind from it."""
+    """A bus, and a queue to which a rule sends the bus's events of one kind."""
 
     def __init__(self, aws: Aws, pattern: Mapping[str, Any]) -> None:
         self.aws, self.bus, self.queue = aws, aws.name("bus"), aws.queue()
@@ -55,7 +55,7 @@ class Route:
 
 
 def test_runs_are_reported_on_a_bus(shop: Shop) -> None:
-    """A rule gets run events and OpenLineage events; where EventBridge is down they wait, and the runs do not."""
+    """A rule gets run events and OpenLineage events; if EventBridge is down, events wait, but runs do not."""
     route = Route(shop.aws, {})
     client: Any = shop.aws.client("events")
     down: Any = shop.aws.client("events", endpoint_url="http://127.0.0.1:9")
@@ -107,8 +107,8 @@ def env(aws: Aws) -> dict[str, str]:
     return {**os.environ, **aws.env, "AWS_REGION": aws.region, "AWS_DEFAULT_REGION": aws.region}
 
 
-def test_copy_is_right_though_its_process_is_killed(shop: Shop, tmp_path: Path, env: dict[str, str]) -> None:
-    """Real runs, their stream, bus and queue; a consumer killed again and again ends with what the table has."""
+def test_copy_is_right_after_kills_of_its_process(shop: Shop, tmp_path: Path, env: dict[str, str]) -> None:
+    """Real runs, stream, bus and queue: a consumer that is killed many times ends with the content of the table."""
     aws = shop.aws
     stream = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
     aws.client("dynamodb").update_table(TableName=shop.settings.table, StreamSpecification=stream)
@@ -125,7 +125,7 @@ def test_copy_is_right_though_its_process_is_killed(shop: Shop, tmp_path: Path, 
     watched = {"stock": Watched(("shop",), bodies=True, renewals=True)}
     services = Services(aws.client("events"), aws.client("sqs"), route.bus, "", "test", watched)
     records = read_stream(aws, shop.settings.table)
-    for batch in (records, records[:5]):  # a batch that comes twice
+    for batch in (records, records[:5]):  # a batch that arrives twice
         assert handle(services, {"Records": batch}) == {"batchItemFailures": []}
     aws.client("sqs").set_queue_attributes(QueueUrl=route.queue, Attributes={"VisibilityTimeout": "1"})
 
@@ -155,7 +155,7 @@ def test_copy_is_right_though_its_process_is_killed(shop: Shop, tmp_path: Path, 
 
 
 def test_stream_records_become_valid_events(shop: Shop) -> None:
-    """What the stream of a real run has, of which the table's own format is a part, fits the schema."""
+    """Events from the stream of a real run, which has the table's real format, conform to the schema."""
     aws = shop.aws
     stream = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
     aws.client("dynamodb").update_table(TableName=shop.settings.table, StreamSpecification=stream)

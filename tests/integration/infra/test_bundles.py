@@ -100,7 +100,7 @@ def test_enrich_bundle_runs_alone(tmp_path: Path) -> None:
 
 
 def test_score_bundle_runs_a_model_alone(tmp_path: Path) -> None:
-    """Score's bundle loads the runtime's library and answers without numpy, the Python API or anything of enrich."""
+    """Score's bundle loads the runtime's library and answers without numpy, the Python API or a module of enrich."""
     (tmp_path / "model.onnx").write_bytes(regressor([2.0], 1.0))
     (answer, loaded) = run_alone(build("score"), SCORE, tmp_path)
     assert answer == "[7.0]"

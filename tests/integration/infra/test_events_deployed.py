@@ -13,13 +13,13 @@ from examples.flights.datasets import flight_delays
 from tests.integration.infra.deployed import deploy_larder, find_resource, object_key, parquet, run_stand_in
 from tests.unit.enrich.telling_shop import ITEM_EVENT, RUN_EVENT
 
-pytestmark = pytest.mark.slow  # it builds bundles with a dataset of its own
+pytestmark = pytest.mark.slow  # it builds bundles with its own dataset
 
 BUS = "events-events"  # of the stack `events`
 
 
 def test_runs_and_items_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run and its items are on the bus that the stack has created; an equal output adds no event of an item."""
+    """A run and its items are reported on the bus that the stack created; an equal output adds no event of an item."""
     (tmp_path / "datasets").mkdir()
     source = Path(flight_delays.__file__).read_text().replace("import Dataset", "import Changes, Dataset")
     source = source.replace("    about=", "    changes=Changes(bodies=True),\n    about=", 1)

@@ -1,4 +1,4 @@
-"""A shop with a history to look at: outputs that were published, rejected in part, unreadable, and hostile."""
+"""A shop with a history: outputs that were published, rejected in part, unreadable, and hostile."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class ConsoleShop:
         return Answer(int(got[0].split()[0]), dict(got[1]), content.decode())
 
     def confirm(self, path: str) -> dict[str, str]:
-        """Open the page of an operation; return the form that it has."""
+        """Open the page of an operation; return its form."""
         answer = self.ask(path)
         assert answer.status == 200, answer.page.text
         return {str(each["name"]): str(each["value"]) for each in answer.page.find("input")}

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 def validator(name: str) -> Any:
     """Return a validator of a schema of docs/."""
     schema = json.loads((DOCS / name).read_text())
-    closed = {**schema, "additionalProperties": False}  # a consumer must accept more members, a test must not
+    closed = {**schema, "additionalProperties": False}  # consumers must accept additional members, tests must not
     return jsonschema.Draft202012Validator(closed, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
 
 
@@ -30,7 +30,7 @@ RUN_EVENT, ITEM_EVENT = validator("run-event.schema.json"), validator("item-even
 
 @dataclass
 class TellingShop(SmallShop):
-    """`told()` has the details of the run events that the bus accepted, each of which is as the schema says."""
+    """`told()` returns the details of the run events that the bus accepted; each conforms to the schema."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""A backfill runs the outputs of a time range in order, once each, wherever it is stopped; newer items stay."""
+"""A backfill runs each output of a time range once and in order, even if it is stopped; newer items stay."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shop(tmp_path: Path) -> SmallShop:
 
 
 def rows_of(day: int) -> dict[str, list[Any]]:
-    """Return an output that changes what the one before it wrote, and has an item of its own."""
+    """Return an output that changes an item of the previous one, and has a new item."""
     return {"shop": ["x", "y", f"only-{day}"], "sku": ["a", "b", "c"], "units": [10.0 - day, 20.0 - day, 1.0]}
 
 
@@ -60,7 +60,7 @@ def served(shop: SmallShop) -> dict[str, Any]:
 
 
 def test_outputs_are_run_oldest_first_and_once(shop: SmallShop) -> None:
-    """Whatever their arrival; a second backfill has nothing to do, and one of a part of the range runs that part."""
+    """In any order of arrival; a second backfill has nothing to do, and a part of the range runs only that part."""
     put_days(shop, [1, 3, 2])
     shop.put(shop.key(0).replace("stock/", "stock/a/"), parquet(rows_of(0)))  # the newest is the first to be listed
     days = [datetime.fromtimestamp(shop.world.time, UTC).date() - timedelta(days=day) for day in (3, 2, 1, 0)]
@@ -78,7 +78,7 @@ def test_outputs_are_run_oldest_first_and_once(shop: SmallShop) -> None:
 
 
 def test_an_older_output_never_overwrites_a_newer_item(shop: SmallShop) -> None:
-    """It is late: only the items that no newer output names come from it; the plan says so first."""
+    """It is late: only the items that no newer output names come from it; the plan shows this first."""
     shop.run(rows_of(0))
     put_days(shop, [2, 1])
     found = find(shop)
@@ -104,7 +104,7 @@ def test_an_older_snapshot_adds_nothing(shop: SmallShop) -> None:
 
 
 class Killed(BaseException):
-    """Ends the process, as far as the code under test can see."""
+    """Simulates the end of the process."""
 
 
 class Killing:
@@ -127,7 +127,7 @@ class Killing:
 
 
 def test_killed_at_any_call_and_started_again_it_continues(tmp_path: Path) -> None:
-    """Killed before or after each commit and each write: the end is the same, and no output is done twice."""
+    """Killed before or after each commit and each write: the result is the same, and no output is run twice."""
     whole = SmallShop(tmp_path / "whole")
     whole.directory.mkdir()
     put_days(whole, [1, 0])
@@ -160,7 +160,7 @@ def test_killed_at_any_call_and_started_again_it_continues(tmp_path: Path) -> No
 
 
 def test_it_stops_at_the_first_failure_and_runs_it_again_after_a_fix(shop: SmallShop) -> None:
-    """What comes after is not even queued; after a fix the same backfill replays the failed one, and goes on."""
+    """Later outputs are not even queued; after a fix the same backfill replays the failed one, and continues."""
     put_days(shop, [3, 1])
     shop.put(shop.key(2), parquet({**ROWS, "sku": ["q", "q", "q"]}))
     steps: Any = run_backfill(shop.services(), find(shop))
@@ -176,8 +176,8 @@ def test_it_stops_at_the_first_failure_and_runs_it_again_after_a_fix(shop: Small
     assert find(shop).to_run == []
 
 
-def test_going_on_after_a_failure_runs_the_others(shop: SmallShop) -> None:
-    """A caller that goes on gets every output, and the last line counts the failed ones."""
+def test_continuing_after_a_failure_runs_the_others(shop: SmallShop) -> None:
+    """A caller that continues gets every output, and the last line counts the failed ones."""
     put_days(shop, [3, 1])
     shop.put(shop.key(2), b"no")
     found = find(shop)
@@ -188,7 +188,7 @@ def test_going_on_after_a_failure_runs_the_others(shop: SmallShop) -> None:
 
 
 def test_withdrawn_expired_gone_and_overwritten_outputs(shop: SmallShop) -> None:
-    """The first two are left alone and counted; one that is gone at its turn is said; one that was replaced is run."""
+    """The first two are skipped and counted; a deleted output is reported at its turn; a replaced one is run."""
     put_days(shop, [9, 3, 2, 1, 0])
     first = shop.go(shop.key(3))
     withdraw(shop.services(), first)
@@ -208,8 +208,8 @@ def test_withdrawn_expired_gone_and_overwritten_outputs(shop: SmallShop) -> None
 @pytest.mark.parametrize(
     "rule", [FromKey("day={}"), FromColumn("made"), LastModified()], ids=lambda rule: type(rule).__name__
 )
-def test_the_range_is_of_as_of_wherever_that_is(tmp_path: Path, rule: Any) -> None:
-    """Of a column, the first rows are read before anything is queued; a file that has none can't be placed."""
+def test_the_range_applies_to_as_of_in_key_or_column(tmp_path: Path, rule: Any) -> None:
+    """For a column, the first rows are read before anything is queued; a file without rows has no as_of."""
     columns = {**DATASET.source.columns, "made": "date"}
     dataset = replace(DATASET, as_of=rule, source=replace(DATASET.source, columns=columns))
     shop = SmallShop(tmp_path, dataset)
@@ -230,7 +230,7 @@ def test_the_range_is_of_as_of_wherever_that_is(tmp_path: Path, rule: Any) -> No
 
 
 def test_marker_runs_are_outputs_with_the_size_of_their_parts(shop: SmallShop) -> None:
-    """One is listed by its marker; done ones are recognized by the parts that they close."""
+    """A marker run is listed by its marker; one that is done is recognized by its parts."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, marker="_DONE"))
     content = parquet(rows_of(0))
     for day in (1, 0):
@@ -245,7 +245,7 @@ def test_marker_runs_are_outputs_with_the_size_of_their_parts(shop: SmallShop) -
 
 
 def test_a_plan_is_exact_and_an_estimate_bounds_it(shop: SmallShop) -> None:
-    """Planned over a view: the runs are those of the backfill to the unit, and nothing is written."""
+    """Planned over a view: the runs have exactly the units of the backfill, and nothing is written."""
     put_days(shop, [3, 2, 1])
     found = find(shop)
     first = estimate(shop.services(), found)
@@ -266,7 +266,7 @@ def test_a_plan_is_exact_and_an_estimate_bounds_it(shop: SmallShop) -> None:
 
 
 def test_an_estimate_that_can_not_be_made_says_why(shop: SmallShop) -> None:
-    """The first output would fail: that is known before anything runs."""
+    """The first output would fail: this is reported before anything runs."""
     shop.put(shop.key(1), parquet({**ROWS, "sku": ["q", "q", "q"]}))
     found = find(shop)
     text = render_backfill(found, estimate(shop.services(), found), "us-east-1")
@@ -301,7 +301,7 @@ def test_sent_runs_are_executed_by_the_function_one_at_a_time(shop: SmallShop) -
 
 
 def test_a_function_that_does_not_answer_is_named(shop: SmallShop) -> None:
-    """After a while without any change the backfill ends; started again it continues with the same run."""
+    """After a time without changes the backfill ends; started again, it continues with the same run."""
     put_days(shop, [1, 0])
     with pytest.raises(Stopped, match=r"run 1 of s3://outputs/stock/.*dead-letter queue.*it continues here"):
         list(run_backfill(Function(shop, works=False).services(), find(shop), send=True))
@@ -313,7 +313,7 @@ def test_a_function_that_does_not_answer_is_named(shop: SmallShop) -> None:
 
 
 def test_a_run_of_another_invocation_is_waited_for(shop: SmallShop) -> None:
-    """The lease of one that died ends by itself; then the run is executed here."""
+    """The lease of an invocation that died expires; then the run is executed here."""
     put_days(shop, [1, 0])
     assert replace(shop.services(), owner="dead").acquire("stock") is not None
     began = shop.world.time
@@ -356,14 +356,14 @@ def test_a_date_is_a_whole_day_in_the_zone_of_as_of(
         ("9999-12-31", "9999-12-31", "neither a date"),
     ],
 )
-def test_what_is_no_range_is_refused(since: str, until: str | None, message: str) -> None:
-    """The message has the option and examples."""
+def test_an_invalid_range_is_refused(since: str, until: str | None, message: str) -> None:
+    """The message names the option and shows examples."""
     with pytest.raises(UsageError, match=message):
         _parse_range(argparse.Namespace(since=since, until=until), LastModified(), 0.0)
 
 
 def test_another_output_arrives_meanwhile(shop: SmallShop) -> None:
-    """An event that queues an output of the range before its turn makes one run of it, not two."""
+    """If an event queues an output of the range before its turn, it is run once."""
     put_days(shop, [2, 1, 0])
     found = find(shop)
     steps: Iterator[Step] = run_backfill(shop.services(), found)
@@ -376,7 +376,7 @@ def test_another_output_arrives_meanwhile(shop: SmallShop) -> None:
 
 
 def test_an_output_that_guards_hold_stops_it_and_is_left_to_an_operator(shop: SmallShop) -> None:
-    """The next backfill leaves it alone, also after it was rejected, and continues after it."""
+    """The next backfill skips it, also after it was rejected, and continues after it."""
     shop.dataset = replace(shop.dataset, guards=[Guard("rows", least=3)])
     put_days(shop, [2, 0])
     shop.put(shop.key(1), parquet({name: values[:1] for name, values in ROWS.items()}))

@@ -56,15 +56,15 @@ def open_console(history: SmallShop, tmp_path: Path) -> Open:
     return open_shop
 
 
-def test_the_first_page_says_what_needs_attention(open_console: Open) -> None:
-    """Each dataset with its freshness; the failed run with its reason, until a later run of its output is done."""
+def test_the_first_page_shows_what_needs_attention(open_console: Open) -> None:
+    """It shows each dataset's freshness, and a failed run with its reason until a later run of its output is done."""
     console = open_console()
     page = console.ask("/").page
     assert re.search(r"stock\s+on time\s+1 d 8 h\s+1 d\s", page.text)
     assert re.search(
         r"failed\s+run 4\s+of\s+stock\s*, 0.0 s ago\s+s3://outputs/stock/day=[\d-]+/p.parquet is not", page.text
     )
-    console.shop.run(build_rows(), 0)  # in the place of the one that failed
+    console.shop.run(build_rows(), 0)  # replaces the output that failed
     text = console.ask("/").page.text
     assert "resolved by run 5" in " ".join(console.ask("/datasets/stock.html").page.text.split())
     assert "Nothing: no run has failed or is held, and no dataset is late." in text
@@ -105,8 +105,8 @@ def test_a_run_shows_its_record_and_rejects(open_console: Open) -> None:
 
 
 @pytest.mark.parametrize("show_data", [False, True])
-def test_a_reject_is_hidden_as_a_whole(open_console: Open, show_data: bool) -> None:
-    """Its detail too, which can quote the row; its number and its reason are shown."""
+def test_a_reject_is_hidden_completely(open_console: Open, show_data: bool) -> None:
+    """Its detail too, which can quote the row; row number and reason are shown."""
     console = open_console(show_data=show_data)
     line = {"row": 7, "reason": "bad-value", "detail": f"{SUBJECT} is no number", "prediction": {"shop": SUBJECT}}
     console.shop.s3.put("larder", "rejects/stock/00000002/000000000000-9.jsonl", json.dumps(line).encode())
@@ -116,8 +116,8 @@ def test_a_reject_is_hidden_as_a_whole(open_console: Open, show_data: bool) -> N
 
 
 @pytest.mark.parametrize("state", ["held", "questioned"])
-def test_any_state_has_a_place(open_console: Open, state: str) -> None:
-    """A held run is among those that need attention; a state that the console does not know is shown as a warning."""
+def test_every_state_is_shown(open_console: Open, state: str) -> None:
+    """A held run needs attention; a state that the console does not know is shown as a warning."""
     console = open_console()
     run = console.shop.ledger.get_run("stock", 3)
     assert run is not None
@@ -130,7 +130,7 @@ def test_any_state_has_a_place(open_console: Open, state: str) -> None:
 
 
 def test_one_dataset_that_cannot_be_read_hides_no_other(open_console: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row has the reason, also where a newer release wrote the ledger."""
+    """Its row has the reason, also if a newer release wrote the ledger."""
     console = open_console()
     pages = console.pages
     real = pages.services.ledger.fetch_runs
@@ -152,8 +152,8 @@ def test_one_dataset_that_cannot_be_read_hides_no_other(open_console: Open, monk
 # -- a report
 
 
-def test_a_report_is_whole(open_console: Open, tmp_path: Path) -> None:
-    """Each link leads to a page of the report; no form, script or address of another host is in it."""
+def test_a_report_is_complete(open_console: Open, tmp_path: Path) -> None:
+    """Each link leads to a page of the report; it has no form, no script, and no address of another host."""
     console = open_console()
     third = console.shop.ledger.get_run("stock", 3)
     assert third is not None
@@ -235,7 +235,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(("error", "kept"), ERRORS)
 def test_values_in_errors_are_hidden(error: str, kept: list[str]) -> None:
-    """What can be a value of a row is hidden, names of the dataset and places stay; --show-data shows all of it."""
+    """Possible values of rows are hidden, names of the dataset and places stay; --show-data shows everything."""
     hidden = Privacy([DATASET_BY_SHOP], show_data=False).hide("stock", error)
     assert SUBJECT not in hidden
     assert HIDDEN in hidden
@@ -255,8 +255,8 @@ FAILING: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 
 
 @pytest.mark.parametrize("case", FAILING)
-def test_errors_of_real_runs_name_no_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    """A run that fails for a row's or a metadata's value is shown with its reason and without the value."""
+def test_errors_of_real_runs_show_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A run that failed because of a value of a row or of metadata is shown with its reason, without the value."""
     changes, rows = FAILING[case]
     if case == "metadata twice":
         products = {"sku": ["a", "b", "c", SUBJECT, SUBJECT], "title": list("ABCDE")}
@@ -274,7 +274,7 @@ def test_errors_of_real_runs_name_no_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("show_data", [False, True])
 def test_no_page_has_a_subject_or_a_body(tmp_path: Path, show_data: bool) -> None:
-    """Neither in rejects, errors nor object keys, on any page, unless --show-data is given."""
+    """No page has them in rejects, errors or object keys without --show-data."""
     shop = SmallShop(tmp_path, replace(DATASET_BY_SHOP, tolerated=Tolerated(share=0.6)))
     lines = f"sku,units\na,7.25\nb,{SUBJECT}\n{SUBJECT},3.5\n".encode()
     for number in range(2):
@@ -301,8 +301,8 @@ def test_no_page_has_a_subject_or_a_body(tmp_path: Path, show_data: bool) -> Non
         assert "/datasets/stock/runs/1.html" in shown
 
 
-def test_whatever_is_hostile_is_text(tmp_path: Path) -> None:
-    """Object keys, rows, reasons and errors with markup are text, in all pages and with all data."""
+def test_hostile_values_are_text(tmp_path: Path) -> None:
+    """Markup in object keys, rows, reasons and errors is shown as text, on all pages and with all data."""
     dataset = replace(DATASET, as_of=LastModified(), tolerated=Tolerated(share=0.9))
     shop = SmallShop(tmp_path, dataset)
     key = f"stock/{HOSTILE}.parquet"
@@ -417,7 +417,7 @@ OPERATIONS = [
 def test_operations_ask_and_queue(
     open_console: Open, path: str, run: tuple[str, str] | None, message: dict[str, Any], text: str
 ) -> None:
-    """The page says what an operation does; confirmed, it queues once and lets the deployed enrich execute it."""
+    """The page shows what an operation does; after confirmation, it is queued once for the deployed enrich."""
     console = open_console(operate=True)
     before = console.runs()
     shown = path.rpartition("/")[0] + ".html"
@@ -448,8 +448,8 @@ def test_retry_continues_a_run_that_is_not_closed(open_console: Open) -> None:
     assert console.ask("/datasets/stock/runs/5/replay").status == 409
 
 
-def test_what_has_changed_is_not_done(open_console: Open) -> None:
-    """A withdrawal that would do something else than its page said asks again; one that can't be done says why."""
+def test_an_operation_whose_effect_changed_is_not_done(open_console: Open) -> None:
+    """A withdrawal asks again if its effect differs from its page; if it can't be done, the page says why."""
     console = open_console(operate=True)
     path = "/datasets/stock/runs/3/withdraw"
     form = console.confirm(path)
@@ -465,10 +465,10 @@ def test_what_has_changed_is_not_done(open_console: Open) -> None:
     assert "published nothing" in failed.page.text
 
 
-def test_an_error_of_a_request_ends_only_that(
+def test_an_error_ends_only_its_request(
     open_console: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page says that it is internal, the terminal has the trace, and the next request is answered."""
+    """The page says that the error is internal, the terminal has the trace, and the next request is answered."""
     console = open_console()
     monkeypatch.setattr(console.pages, "build_index", lambda: 1 / 0)
     answer = console.ask("/")
@@ -479,7 +479,7 @@ def test_an_error_of_a_request_ends_only_that(
 
 
 def test_tokens_are_taken_once_and_bounded() -> None:
-    """A token is accepted once; the oldest of too many is forgotten."""
+    """A token is accepted once; if there are too many, the oldest is discarded."""
     tokens = Tokens()
     first = tokens.issue()
     assert (tokens.take(first), tokens.take(first), tokens.take("")) == (True, False, False)
@@ -553,8 +553,8 @@ def test_distributions_show_a_shift(tmp_path: Path, kind: Any) -> None:
     assert re.search(r"mean 100, median 100, 5 to 95 %: [\d.]+ to [\d.]+\s+10.0 % null, 180 different", text)
 
 
-def test_distributions_name_no_one(open_console: Open, tmp_path: Path) -> None:
-    """Of few values, no number is shown without --show-data; of a subject that is a number, none at all."""
+def test_distributions_show_no_values(open_console: Open, tmp_path: Path) -> None:
+    """Without --show-data, no number of few values is shown, and none of a subject that is a number."""
     few = open_console().ask("/distributions/stock.html").page.text
     assert "too few values to be shown" in few
     assert "mean" not in few
@@ -579,7 +579,7 @@ def test_distributions_name_no_one(open_console: Open, tmp_path: Path) -> None:
 
 
 def test_a_dataset_with_a_mistake_has_its_page(tmp_path: Path, open_console: Open) -> None:
-    """A type that does not exist, or columns of which nothing can be drawn, are no reason for an error."""
+    """A type that does not exist, or columns that can't be drawn, cause no error."""
     console = open_console()
     for columns, text in (({"shop": "varchr"}, "run 3 is left out: Catalog Error"), ({"sku": "date"}, "column")):
         console.shop.dataset = replace(DATASET, source=replace(DATASET.source, columns=columns))
@@ -589,7 +589,7 @@ def test_a_dataset_with_a_mistake_has_its_page(tmp_path: Path, open_console: Ope
 
 
 def test_rejects_that_cannot_be_read_hide_no_record(open_console: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of the run says so, and has the rest."""
+    """The page of the run reports this, and shows everything else."""
     console = open_console()
 
     def refuse(**_: Any) -> None:
@@ -602,7 +602,7 @@ def test_rejects_that_cannot_be_read_hide_no_record(open_console: Open, monkeypa
 
 
 def test_a_sample_is_bounded_and_spread(tmp_path: Path) -> None:
-    """Of a long Parquet file, rows of several places are read; an output that is gone is named, no other is lost."""
+    """Rows at several places of a long Parquet file are read; a deleted output is named, and the others are shown."""
     shop = SmallShop(tmp_path, replace(DATASET, metadata={}, body={"units": "units"}))
     count = 4000
     rows: dict[str, list[Any]] = {
@@ -626,7 +626,7 @@ def test_a_sample_is_bounded_and_spread(tmp_path: Path) -> None:
 
 
 def test_runs_that_are_compared_are_of_different_outputs() -> None:
-    """A replay takes the place of its first run; rejects and what read nothing are left out; at most four."""
+    """A replay replaces its first run; runs over rejects and runs that read nothing are left out; at most four."""
 
     def build(number: int, identity: str, **more: Any) -> Run:
         return Run(

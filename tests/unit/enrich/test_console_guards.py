@@ -1,4 +1,4 @@
-"""The console over runs that guards hold: what shifted, the statistics, and what an operator decides."""
+"""The console with held runs: the failed guards, the statistics, and an operator's decision."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.unit.enrich.console_shop import ConsoleShop
 from tests.unit.enrich.small_shop import DATASET, SmallShop
 
 
-def test_a_held_run_is_seen_and_decided_on(tmp_path: Path) -> None:
-    """What shifted, on the first page and beside the statistics; approved or rejected, it is seen no more."""
+def test_a_held_run_is_shown_and_decided(tmp_path: Path) -> None:
+    """Failed guards are on the first page and beside the statistics, until the run is approved or rejected."""
     guards = (Guard("mean", "body.units", change=0.2), Guard("rows", least=3))
     shop = SmallShop(tmp_path, replace(DATASET, guards=guards, tolerated=Tolerated(share=0.0)))
     rows: dict[str, list[Any]] = {
@@ -51,7 +51,7 @@ def test_a_held_run_is_seen_and_decided_on(tmp_path: Path) -> None:
 
 
 def test_statistics_of_few_values_show_no_number(tmp_path: Path) -> None:
-    """The mean of one value is the value."""
+    """The mean of one value would show that value."""
     guards = (Guard("mean", "body.units", most=5.0),)
     shop = SmallShop(tmp_path, replace(DATASET, guards=guards, metadata={}, body={"units": "units"}))
     for day, units in ((2, 3.14159), (1, 31.4159)):

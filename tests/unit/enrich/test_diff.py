@@ -1,4 +1,4 @@
-"""What `diff` says of two outputs is what runs of them would serve, item by item; and it writes and shows no more."""
+"""`diff` reports exactly what runs of two outputs would serve, item by item; it writes nothing and shows no data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def serve(directory: Path, dataset: Dataset, rows: Any) -> dict[tuple[str, str],
 
 
 def make_rows(rng: random.Random, count: int) -> dict[str, list[Any]]:
-    """Make an output with duplicates, rejects, nulls, extremes and items that another output has too."""
+    """Make an output with duplicates, rejects, nulls, extreme values and items that the other output has as well."""
     units = [rng.choice([None, 1.0, 2.0, 3.5, 1e9, -1e9, float("nan"), rng.gauss(0, 9)]) for _ in range(count)]
     return {
         "shop": [rng.choice(["x", "y", None, "<script>ü"]) for _ in range(count)],
@@ -71,7 +71,7 @@ def get(body: Any, *names: str) -> Any:
 
 @pytest.mark.parametrize("seed", [0, 1, 3])  # in 1 and 3 equal rows count once
 def test_counts_and_summaries_are_those_of_the_served_items(shop: SmallShop, tmp_path: Path, seed: int) -> None:
-    """Two outputs are run into tables of their own, and compared in Python: the oracle shares no code with diff."""
+    """Two outputs are run into separate tables, and compared in Python: the oracle shares no code with diff."""
     rng = random.Random(seed)
     once = rng.random() < 0.3
     shop.dataset = replace(shop.dataset, equal_rows="once" if once else "reject", body={**BODY, "large": "'1'"})
@@ -130,7 +130,7 @@ def compare(shop: SmallShop, directory: Path, **options: Any) -> Diff:
 
 
 def test_integers_past_two_to_the_53_differ_exactly(shop: SmallShop, tmp_path: Path) -> None:
-    """A double holds neither of two neighbours; the member is counted as changed all the same."""
+    """A double can't distinguish two neighbours, but the member is counted as changed."""
     columns = {"shop": "varchar", "sku": "varchar", "units": "bigint"}
     shop.dataset = replace(
         shop.dataset, source=replace(shop.dataset.source, columns=columns), body={"n": "units"}, large_integers="string"
@@ -142,7 +142,7 @@ def test_integers_past_two_to_the_53_differ_exactly(shop: SmallShop, tmp_path: P
 
 
 def test_a_run_an_object_a_prefix_and_a_folder_are_outputs(shop: SmallShop, tmp_path: Path) -> None:
-    """The same rows are the same output, however it is named; parts of a folder and of a prefix are one output."""
+    """The same rows are the same output under any name; the parts in a folder or below a prefix are one output."""
     run = shop.run(ROWS)
     halves = [{name: values[:1] for name, values in ROWS.items()}, {name: values[1:] for name, values in ROWS.items()}]
     for n, half in enumerate(halves):
@@ -158,7 +158,7 @@ def test_a_run_an_object_a_prefix_and_a_folder_are_outputs(shop: SmallShop, tmp_
 
 
 def test_a_marker_closes_what_is_compared(shop: SmallShop) -> None:
-    """An output of a dataset with a marker is named by the marker or its folder; without it there is no output."""
+    """With a marker, an output is named by the marker or its folder; without the marker there is no output."""
     shop.dataset = replace(shop.dataset, source=replace(shop.dataset.source, marker="_DONE"))
     for folder in ("stock/day=2026-01-01/", "stock/day=2026-01-02/"):
         shop.put(f"{folder}0.parquet", parquet(ROWS))
@@ -182,7 +182,7 @@ def overwrite(shop: SmallShop) -> None:
 
 
 def overwrite_and_forget(shop: SmallShop) -> None:
-    """What the run pinned has expired as well."""
+    """The run's pinned parts have expired as well."""
     put_pair(shop)
     for at in [at for at in shop.s3.objects if at[1].startswith("work/")]:
         del shop.s3.objects[at]
@@ -198,8 +198,8 @@ NAMES: dict[tuple[str, str], str] = {
 }
 
 
-def test_what_can_not_be_compared_says_why(shop: SmallShop) -> None:
-    """The message names the side, what was found, and what to give instead."""
+def test_outputs_that_can_not_be_compared_are_refused(shop: SmallShop) -> None:
+    """The message names the side, what was found, and what is expected."""
     put_pair(shop)
     run = shop.ledger.get_run("stock", 1)
     assert run is not None
@@ -212,14 +212,14 @@ def test_what_can_not_be_compared_says_why(shop: SmallShop) -> None:
 
 
 @pytest.mark.parametrize("arrange", [overwrite, overwrite_and_forget])
-def test_an_output_that_was_overwritten_since_is_said(shop: SmallShop, arrange: Any) -> None:
-    """Where the bucket keeps no versions the bytes are gone, whether what the run pinned is known or not."""
+def test_an_output_that_was_overwritten_is_reported(shop: SmallShop, arrange: Any) -> None:
+    """If the bucket keeps no versions, the bytes are gone, whether the pinned parts are known or not."""
     arrange(shop)
     with pytest.raises(Failed, match=r"A is run 1 of stock.*overwritten or deleted.*by its s3:// address"):
         diff(shop.services(), "1", "2")
 
 
-def test_a_version_that_was_overwritten_is_read_where_the_bucket_keeps_it(shop: SmallShop) -> None:
+def test_a_version_that_was_overwritten_is_read_if_the_bucket_keeps_it(shop: SmallShop) -> None:
     """A run is compared with the bytes that it read."""
     put_pair(shop)
     shop.put(shop.key(1), parquet({**ROWS, "units": [7.0, 7.0, 7.0]}))
@@ -228,7 +228,7 @@ def test_a_version_that_was_overwritten_is_read_where_the_bucket_keeps_it(shop: 
 
 
 def test_outputs_of_two_datasets_are_not_compared(shop: SmallShop, tmp_path: Path) -> None:
-    """Unless both are said to be of one; where nothing says it, the names are listed."""
+    """Except if --dataset names one for both; if nothing names the dataset, the known names are listed."""
     put_pair(shop)
     other = replace(
         shop.dataset,
@@ -250,8 +250,8 @@ def test_outputs_of_two_datasets_are_not_compared(shop: SmallShop, tmp_path: Pat
         diff(services, "1", "2", dataset="stokc")
 
 
-def test_no_rows_and_all_rejected_are_said_and_are_no_agreement(shop: SmallShop, tmp_path: Path) -> None:
-    """One side without items is a difference with a note; two are an error, which no check can take for equal."""
+def test_no_rows_and_all_rejected_are_reported_and_not_equal(shop: SmallShop, tmp_path: Path) -> None:
+    """One side without items is a difference with a note; two are an error, so no check can take them for equal."""
     shop.dataset = replace(shop.dataset, tolerated=replace(shop.dataset.tolerated, share=0.4, few=0))
     outputs = {
         "empty": {"shop": [], "sku": [], "units": []},
@@ -278,7 +278,7 @@ def test_no_rows_and_all_rejected_are_said_and_are_no_agreement(shop: SmallShop,
 
 
 def test_a_file_that_a_run_refuses_fails_with_its_side(shop: SmallShop, tmp_path: Path) -> None:
-    """A column that is missing, damage and a failing expression are named as by a run."""
+    """A missing column, a damaged file and a failing expression are reported as by a run."""
     put_pair(shop)
     wrong = tmp_path / "wrong.parquet"
     for content, message in (
@@ -291,7 +291,7 @@ def test_a_file_that_a_run_refuses_fails_with_its_side(shop: SmallShop, tmp_path
             diff(shop.services(), "1", str(wrong))
 
 
-def test_metadata_is_that_of_now_or_each_runs_own(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_is_current_or_each_runs_own(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default only the outputs differ; with their own metadata, two runs of one output show a changed title."""
     shop.run(ROWS)
     monkeypatch.setitem(shop.start.__globals__["PRODUCTS"], "title", ["A", "B!", "C", "D"])
@@ -306,7 +306,7 @@ def test_metadata_is_that_of_now_or_each_runs_own(shop: SmallShop, monkeypatch: 
 
 
 def test_nothing_is_written_and_a_held_lease_does_not_block(shop: SmallShop) -> None:
-    """Ledger, table and objects stay as they were, but for metadata that is fetched as in a plan."""
+    """Ledger, table and objects do not change, except for metadata that is fetched as in a plan."""
     put_pair(shop)
     lease = replace(shop.services(), owner="a run").acquire("stock")
     assert lease is not None
@@ -325,7 +325,7 @@ def test_nothing_is_written_and_a_held_lease_does_not_block(shop: SmallShop) -> 
 
 
 def test_a_replay_of_rejects_is_compared_as_it_was_read(shop: SmallShop) -> None:
-    """A run over rejects has rows of its own."""
+    """A run over rejects has its own rows."""
     shop.run({**ROWS, "sku": ["a", "q", "a"]})
     replay_rejects(shop.services(), "s3://larder/rejects/stock/00000001/")
     found = diff(shop.services(), "1", "2")
@@ -333,7 +333,7 @@ def test_a_replay_of_rejects_is_compared_as_it_was_read(shop: SmallShop) -> None
 
 
 def test_a_pandas_step_and_chunks_give_the_same_samples(shop: SmallShop, tmp_path: Path) -> None:
-    """Rows of a later chunk are rendered again as they were, with all of their chunk before the step."""
+    """Rows of a later chunk are rendered again with their whole chunk before the step."""
 
     def step(frame: Any) -> Any:
         return frame.assign(place=range(len(frame)))
@@ -350,7 +350,7 @@ def test_a_pandas_step_and_chunks_give_the_same_samples(shop: SmallShop, tmp_pat
     assert (sample.before, sample.after) == ({"units": 1.0, "p": 49}, {"units": 2.0, "p": 49})
 
 
-def test_nothing_of_a_body_or_a_subject_is_shown_unless_asked(shop: SmallShop, tmp_path: Path) -> None:
+def test_no_body_or_subject_is_shown_without_show_data(shop: SmallShop, tmp_path: Path) -> None:
     """Neither text, JSON nor page has a subject, an id or a text of a body; with --show-data each has them, escaped."""
     secret = "<img src=x onerror=alert(1)>\x1b[31m"
     shop.dataset = replace(
@@ -384,7 +384,7 @@ class Reader(HTMLParser):
         self.links += [f"{tag} {name}" for name, _ in attrs if name in {"src", "href", "onerror", "onclick", "style"}]
 
 
-def test_the_page_is_whole_and_executes_nothing(shop: SmallShop, tmp_path: Path) -> None:
+def test_the_page_is_complete_and_executes_nothing(shop: SmallShop, tmp_path: Path) -> None:
     """It loads nothing, has a policy that forbids it, and markup in the data stays text."""
     hostile = "</title></style><script>alert(1)</script>"
     shop.dataset = replace(shop.dataset, body={hostile: "shop", "units": "units"}, metadata={})
@@ -404,7 +404,7 @@ def test_the_page_is_whole_and_executes_nothing(shop: SmallShop, tmp_path: Path)
 
 
 def test_psi_is_the_sum_over_bins() -> None:
-    """By hand: shares 0.5, 0.5 and 0.25, 0.75; equal shares give 0; nothing gives none; an empty bin stays finite."""
+    """By hand: shares 0.5, 0.5 and 0.25, 0.75; equal shares: 0; no values: None; with an empty bin it is finite."""
     by_hand = (0.25 - 0.5) * math.log(0.25 / 0.5) + (0.75 - 0.5) * math.log(0.75 / 0.5)
     assert find_psi([5, 5], [25, 75]) == pytest.approx(by_hand)
     assert find_psi([1, 2, 0], [10, 20, 0]) == pytest.approx(0.0)
@@ -453,7 +453,7 @@ def test_psi_of_numbers_follows_shape_and_not_scale_of_sampling(shop: SmallShop,
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("batch", [1, 3, 1000])
-def test_quantiles_are_numpys_whatever_the_batches(count: int, batch: int) -> None:
+def test_quantiles_are_numpys_for_any_batches(count: int, batch: int) -> None:
     """Batches of sorted values are read once."""
     values = np.sort(np.random.default_rng(count).normal(size=count))
     batches = [list(values[n : n + batch]) for n in range(0, count, batch)]
@@ -478,8 +478,8 @@ def test_a_dataset_of_lines_without_metadata(tmp_path: Path) -> None:
     assert (found.counts.same, found.counts.changed) == (1, 1)
 
 
-def test_more_rows_than_duckdb_may_hold_spill(shop: SmallShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a limit that the items do not fit into, counts and quantiles are right."""
+def test_more_rows_than_duckdbs_memory_spill(shop: SmallShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a memory limit that is too small for the items, counts and quantiles are right."""
     monkeypatch.setattr("enrich.diff.compare.MEMORY_LIMIT", "32MB")
     count = 90_000
     shop.dataset = replace(shop.dataset, body={"units": "units", "who": "shop"}, metadata={})
@@ -513,8 +513,8 @@ def test_metadata_is_pinned_once_for_both(shop: SmallShop, monkeypatch: pytest.M
     assert len(started) == 1
 
 
-def test_a_lease_that_is_taken_meanwhile_is_for_later(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The view of the ledger can't get the lease when another one has just got it."""
+def test_a_lease_that_is_acquired_meanwhile_stops_the_diff(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view of the ledger can't get the lease if another invocation has just acquired it."""
     put_pair(shop)
     monkeypatch.setattr(Services, "acquire", lambda *_: None)
     with pytest.raises(Stopped, match="its lease was acquired meanwhile; try again"):

@@ -1,4 +1,4 @@
-"""A dataset's guards: what they measure, what they hold, and what becomes of a held run."""
+"""A dataset's guards: what they measure, which outputs they hold, and what happens to a held run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def judge(guard: Guard, now: Sequence[float | None], before: Sequence[float | No
     "values", [NORMAL, [-x for x in NORMAL], [10 ** (x / 5) for x in NORMAL[:2000]], [1e-300, -2e-40, 0.0]]
 )
 def test_statistics_are_exact_or_within_the_width_of_a_cell(values: list[float]) -> None:
-    """Also where the check was interrupted: smallest, largest and mean exactly, percentiles within 0.2 %."""
+    """Also after an interrupted check: smallest, largest and mean exactly, percentiles within 0.2 %."""
     found = summarize(values, chunks=3).values[X]
     ordered = sorted(values)
     assert (found.min, found.max) == (ordered[0], ordered[-1])
@@ -80,15 +80,15 @@ def test_statistics_are_exact_or_within_the_width_of_a_cell(values: list[float])
 
 
 def test_cells_are_numbered_in_the_order_of_their_numbers() -> None:
-    """Small whole numbers, zero and its negative included, have cells of their own."""
+    """Small whole numbers, including zero and negative zero, have their own cells."""
     numbers = [-1e300, -7.0, -1.0, -1e-30, 0.0, 1e-30, 0.25, 1.0, 2.0, 3.0, 1023.0, 1024.0, 1e39]
     cells = [find_cell(number) for number in numbers]
     assert cells == sorted(set(cells))
     assert [find_number(find_cell(x)) for x in (-7.0, -0.0, 0.25, 3.0, 1023.0)] == [-7.0, 0.0, 0.25, 3.0, 1023.0]
 
 
-def test_rejects_and_what_is_no_number_do_not_count() -> None:
-    """A reject is no row, NaN and infinity are nulls."""
+def test_rejects_and_non_numbers_do_not_count() -> None:
+    """A reject is not a row; NaN and infinity are nulls."""
     statistics = Statistics([X])
     reason = pa.array([None, None, None, "bad-value", None], pa.string())
     statistics.add(pa.table({"reason": reason, name_measured(X): pa.array([1.0, math.nan, None, 99.0, math.inf])}))
@@ -150,7 +150,7 @@ CASES: list[tuple[Guard, Sequence[float | None], Sequence[float | None] | None, 
 def test_a_guard_passes_fails_or_has_nothing_to_compare_with(
     guard: Guard, now: Sequence[float | None], before: Sequence[float | None] | None, passed: bool | None
 ) -> None:
-    """What is found, the reference, and what is allowed are in the sentence."""
+    """The sentence has the found value, the reference, and the allowed values."""
     found = judge(guard, now, before)
     assert found.passed is passed, found.says
     assert found.says.startswith(guard.name)
@@ -197,7 +197,7 @@ MEASURED = replace(
     ],
 )
 def test_a_guard_that_cannot_work_is_a_mistake(guard: Guard, mistake: str) -> None:
-    """`check` says which, why, and the remedy; and a run with it fails before it reads the output."""
+    """`check` names the guard, the reason and the remedy; a run with it fails before it reads the output."""
     found = [str(each) for each in check_dataset(replace(MEASURED, guards=(guard,)))]
     assert len(found) == 1
     assert mistake in found[0]
@@ -236,7 +236,7 @@ def go_on(shop: SmallShop) -> list[Run]:
 
 
 def test_an_output_that_fails_a_guard_is_held(shop: SmallShop) -> None:
-    """Nothing of it is written; the run says what shifted and by how much; `plan` said so before."""
+    """Nothing of it is written; run and `plan` report what shifted and by how much."""
     assert shop.run(ROWS, day=2).state is RunState.DONE
     shop.written()
     shop.put(shop.key(1), parquet(WORSE))
@@ -256,7 +256,7 @@ def test_an_output_that_fails_a_guard_is_held(shop: SmallShop) -> None:
 
 
 def test_the_first_output_has_nothing_to_be_compared_with(shop: SmallShop) -> None:
-    """Its statistics are what the next one is compared with, until a newer run closes; a held one never is."""
+    """The next outputs are compared with its statistics until a newer run closes, never with those of a held run."""
     assert shop.run(ROWS, day=4).state is RunState.DONE
     assert shop.run(WORSE, day=3).state is RunState.HELD
     assert shop.run(WORSE, day=2).state is RunState.HELD
@@ -266,7 +266,7 @@ def test_the_first_output_has_nothing_to_be_compared_with(shop: SmallShop) -> No
 
 
 def test_an_approved_run_is_published_in_its_order(shop: SmallShop) -> None:
-    """It keeps its number and as_of, is checked once more, and the next output is compared with it."""
+    """It keeps its number and as_of, is checked again, and the next output is compared with it."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     shop.written()
@@ -280,8 +280,8 @@ def test_an_approved_run_is_published_in_its_order(shop: SmallShop) -> None:
     assert shop.run({**WORSE, "units": [110.0, 220.0, 310.0]}).state is RunState.DONE
 
 
-def test_a_rejected_run_is_closed_and_leaves_no_doubt(shop: SmallShop) -> None:
-    """The next run compares with the fingerprints as if it had never been."""
+def test_a_rejected_run_is_closed_and_fingerprints_stay_valid(shop: SmallShop) -> None:
+    """The next run compares with the fingerprints as if the rejected run had not existed."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     shop.written()
@@ -293,7 +293,7 @@ def test_a_rejected_run_is_closed_and_leaves_no_doubt(shop: SmallShop) -> None:
     assert shop.written() == []
 
 
-def test_a_held_run_does_not_block_and_does_not_come_back_late(shop: SmallShop) -> None:
+def test_a_held_run_does_not_block_and_is_not_published_late(shop: SmallShop) -> None:
     """Later outputs are published; then the older one can't be approved, until the newer one is withdrawn."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
@@ -310,8 +310,8 @@ def test_a_held_run_does_not_block_and_does_not_come_back_late(shop: SmallShop) 
     assert [run.state for run in go_on(shop)] == [RunState.DONE]
 
 
-def test_a_part_of_the_same_instant_can_still_be_approved(shop: SmallShop) -> None:
-    """Objects of one instant can be parts of one output, so another one of them is not newer."""
+def test_a_part_with_the_same_as_of_can_still_be_approved(shop: SmallShop) -> None:
+    """Objects with the same as_of can be parts of one output, so none of them is newer."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     other = shop.key(1).replace("p.parquet", "q.parquet")
@@ -323,7 +323,7 @@ def test_a_part_of_the_same_instant_can_still_be_approved(shop: SmallShop) -> No
 
 
 def test_an_output_that_was_replaced_cannot_be_approved(shop: SmallShop) -> None:
-    """The object that took its place has a run of its own."""
+    """The object that replaced it has its own run."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     assert shop.run({**WORSE, "units": [400.0, 1.0, 1.0]}, day=1).state is RunState.HELD
@@ -336,7 +336,7 @@ def test_an_output_that_was_replaced_cannot_be_approved(shop: SmallShop) -> None
 
 
 def test_a_held_run_ends_when_its_items_would_have_expired(shop: SmallShop) -> None:
-    """It can't be approved then, and a sweep closes it; one that is born expired is never held."""
+    """Then it can't be approved, and a sweep closes it; a run whose items have already expired is never held."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     assert close_expired(shop.services(), "stock") == []
@@ -351,7 +351,7 @@ def test_a_held_run_ends_when_its_items_would_have_expired(shop: SmallShop) -> N
 
 @pytest.mark.parametrize("decide", [approve, reject])
 def test_only_a_held_run_is_approved_or_rejected(shop: SmallShop, decide: Any) -> None:
-    """The message says what the run is, and which are held."""
+    """The message has the run's state, and lists the held runs."""
     done, held = shop.run(ROWS, day=2), shop.run(WORSE, day=1)
     with pytest.raises(
         Failed, match=rf"run {done.run} of stock is done; only a held run can be .*Held runs: {held.run};"
@@ -365,7 +365,7 @@ def test_only_a_held_run_is_approved_or_rejected(shop: SmallShop, decide: Any) -
 
 
 def test_a_held_run_is_neither_replayed_nor_withdrawn(shop: SmallShop) -> None:
-    """Approving it would publish it twice, and it has published nothing; a rejected one can be replayed after a fix."""
+    """Its output would be published twice, and it has published nothing; a rejected run can be replayed after a fix."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
     with pytest.raises(Failed, match=f"run {held.run} of stock is held; `./larder approve stock {held.run}`"):
@@ -381,7 +381,7 @@ def test_a_held_run_is_neither_replayed_nor_withdrawn(shop: SmallShop) -> None:
 
 
 def test_a_withdrawal_ends_a_held_run_of_its_output_and_no_other(shop: SmallShop) -> None:
-    """The replay of a published output that is held is withdrawn with it."""
+    """A held replay of a published output is withdrawn with it."""
     first, second = shop.run(ROWS, day=3), shop.run(ROWS, day=2)
     other = shop.run(WORSE, day=1)
     shop.dataset = replace(GUARDED, guards=[Guard("mean", "units", most=1)])
@@ -397,8 +397,8 @@ def test_a_withdrawal_ends_a_held_run_of_its_output_and_no_other(shop: SmallShop
     assert [run.state for run in go_on(shop)] == [RunState.DONE]
 
 
-def test_what_is_restored_is_not_guarded(shop: SmallShop) -> None:
-    """It was published before: a guard that came later must not keep a lost table empty."""
+def test_restored_outputs_are_not_guarded(shop: SmallShop) -> None:
+    """They were published before: a guard that was added later must not keep a lost table empty."""
     shop.run(ROWS, day=1)
     shop.dataset = replace(GUARDED, guards=[Guard("mean", "units", most=1)])
     shop.dynamo.table_id = "another"
@@ -409,8 +409,8 @@ def test_what_is_restored_is_not_guarded(shop: SmallShop) -> None:
     assert [(run.kind, run.state) for run in go_on(shop)] == [(Kind.REFRESH, RunState.HELD)]
 
 
-def test_the_share_of_changed_items_is_of_those_that_are_served(shop: SmallShop) -> None:
-    """New items do not count; a first output, and a table that is not known, have nothing to compare."""
+def test_the_share_of_changed_items_is_of_served_items(shop: SmallShop) -> None:
+    """New items do not count; for a first output or an unknown table there is nothing to compare."""
     shop.dataset = replace(DATASET, guards=[Guard("changed", most=0.5)])
     assert shop.run(ROWS, day=4).state is RunState.DONE
     more = {"shop": [*ROWS["shop"], "z", "z"], "sku": [*ROWS["sku"], "a", "b"], "units": [1.0, 2.0, 4.0, 5.0, 6.0]}
@@ -420,7 +420,7 @@ def test_the_share_of_changed_items_is_of_those_that_are_served(shop: SmallShop)
 
 
 def test_a_check_that_is_interrupted_measures_the_same(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each invocation checks two rows: what the last ones measured is added up, and decides the same."""
+    """Each invocation checks two rows: their measurements are added up, and the verdict is the same."""
     shop.run(ROWS, day=3)
     rows = {"shop": ["x"] * 5, "sku": [*"abcda"], "units": [1.0, 90.0, 2.0, 3.0, None]}
     shop.dataset = replace(GUARDED, guards=[Guard("max", "units", most=50), Guard("nulls", "units", most=0.1)])
@@ -442,7 +442,7 @@ def test_a_check_that_is_interrupted_measures_the_same(shop: SmallShop, monkeypa
 
 
 def test_guards_that_change_during_a_check_fail_the_run(shop: SmallShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows that were checked before were not measured; the message says what to do."""
+    """The rows that were checked before have no measurements; the message says what to do."""
     monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=2))
     monkeypatch.setattr(RunContext, "step", lambda context: context.run.stage is Stage.CHECK)
     for before in (DATASET, GUARDED):
@@ -459,7 +459,7 @@ def test_guards_that_change_during_a_check_fail_the_run(shop: SmallShop, monkeyp
 
 
 def test_a_record_has_the_oldest_format_that_can_express_it(shop: SmallShop) -> None:
-    """An older release reads all runs but those that are held or were rejected."""
+    """An older release reads all runs except those that are held or rejected."""
     shop.run(ROWS, day=2)
     held = shop.run(WORSE, day=1)
 
@@ -477,7 +477,7 @@ MEMBERS = ["units", "body.units", "body.whole", "body.doubled", "body.titles", "
 
 
 def test_columns_and_members_of_any_number_type_are_measured(tmp_path: Path) -> None:
-    """A float, a member of metadata, one that rejects rows, a boolean; rejects do not count."""
+    """A float, a member from metadata, a member that rejects rows, a boolean; rejects do not count."""
     body = {
         "units": "units",
         "whole": "units::hugeint",
@@ -497,8 +497,8 @@ def test_columns_and_members_of_any_number_type_are_measured(tmp_path: Path) -> 
     assert means == dict(zip(MEMBERS, expected, strict=True)) | {"body.title": 0.0}
 
 
-def test_an_output_without_rows_is_compared_by_rows_alone(shop: SmallShop) -> None:
-    """And nothing is compared with it."""
+def test_an_output_without_rows_is_compared_only_by_rows(shop: SmallShop) -> None:
+    """No later output is compared with it."""
     shop.run(ROWS, day=2)
     empty: dict[str, list[Any]] = {name: [] for name in ROWS}
     held = shop.run(parquet_of(empty), day=1)

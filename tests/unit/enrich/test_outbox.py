@@ -1,4 +1,4 @@
-"""Each end of a run is reported at least once, wherever an invocation dies, and no run waits for the bus."""
+"""Each end of a run is reported at least once, even if an invocation dies, and no run waits for the bus."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ENDS: dict[str, tuple[Callable[[TellingShop], Any], list[tuple[int, str]], list[
 
 @pytest.mark.parametrize("end", ENDS)
 def test_each_end_is_reported(shop: TellingShop, end: str) -> None:
-    """An event per end, with lineage; nothing is left, and a sweep sends nothing more."""
+    """There is one event per end, with lineage; nothing is left, and a sweep sends nothing more."""
     act, states, lineage = ENDS[end]
     act(shop)
     assert shop.states() == states
@@ -64,7 +64,7 @@ def test_each_end_is_reported(shop: TellingShop, end: str) -> None:
     assert shop.states() == states
 
 
-def test_event_says_what_the_ledger_says(shop: TellingShop) -> None:
+def test_event_has_the_values_of_the_ledger(shop: TellingShop) -> None:
     """Dataset, output, as_of, order and counts are those of the run."""
     run = shop.run({**ROWS, "sku": ["a", "b", "none"]})
     (told,) = shop.told()
@@ -84,7 +84,7 @@ def test_event_says_what_the_ledger_says(shop: TellingShop) -> None:
 
 
 def test_first_line_of_an_error(shop: TellingShop) -> None:
-    """What follows the first line stays in the ledger: it shows internals."""
+    """Only the ledger has the other lines, which show internals."""
     run = replace(shop.run(BAD), error=f"{'x' * 2000}\nselect secret")
     (entry,) = report(shop.services(), run, "held")
     assert f'"error":"{"x" * MAX_ERROR} ..."' in entry.events[0]["detail"]
@@ -109,7 +109,7 @@ class Dying:
 @pytest.mark.parametrize("accepts", [False, True])
 @pytest.mark.parametrize("at", [1, 2])
 def test_killed_while_it_sends(shop: TellingShop, at: int, accepts: bool) -> None:
-    """What an invocation leaves, killed as it reports the begin or the end of a run, is sent later; twice at most."""
+    """If an invocation is killed while it reports the begin or end of a run, the event is sent later, at most twice."""
     client, shop.client.client = shop.client.client, Dying(shop, at, accepts=accepts)  # type: ignore[assignment]
     with pytest.raises(Killed):
         shop.run(ROWS)
@@ -135,7 +135,7 @@ def count_calls(shop: TellingShop) -> list[int]:
 
 
 def test_bus_that_is_down_blocks_no_run(shop: TellingShop) -> None:
-    """Runs close as ever, a call fails once a minute and not once a run, and the sweep sends all of it afterwards."""
+    """Runs close as always, one call fails per minute and not one per run, and later the sweep sends all events."""
     calls = count_calls(shop)
     shop.bus.down = [(0, shop.world.time + 300)]
     runs = [shop.run({**ROWS, "units": [day, 2.0, 3.0]}, day) for day in (3, 2, 1)]
@@ -148,8 +148,8 @@ def test_bus_that_is_down_blocks_no_run(shop: TellingShop) -> None:
     assert len(calls) == 2
 
 
-def test_refused_event_stays_alone(shop: TellingShop) -> None:
-    """Of a batch the bus accepted but for one, that one stays, and is sent again."""
+def test_only_the_refused_event_stays(shop: TellingShop) -> None:
+    """If the bus accepts all events of a batch but one, that one stays and is sent again."""
     shop.bus.down = [(0, shop.world.time + 1)]
     for day in (2, 1):
         shop.run({**ROWS, "units": [day, 2.0, 3.0]}, day)
@@ -170,7 +170,7 @@ def test_refused_event_stays_alone(shop: TellingShop) -> None:
 
 
 def test_ledger_that_fails_blocks_no_run(shop: TellingShop) -> None:
-    """Where sent events can't be deleted, the run is closed all the same, and they are sent again."""
+    """If sent events can't be deleted, the run is closed nevertheless, and they are sent again."""
     transact = shop.dynamo.transact_write_items
 
     def refuse(TransactItems: Any) -> None:  # noqa: N803
@@ -188,7 +188,7 @@ def test_ledger_that_fails_blocks_no_run(shop: TellingShop) -> None:
 
 
 def test_no_time_left(shop: TellingShop) -> None:
-    """Shortly before its deadline an invocation leaves the events to the next one."""
+    """Shortly before its deadline, an invocation leaves the events to the next invocation."""
     shop.enqueue(ROWS)
     services = replace(shop.services(), deadline=shop.world.time + 19)
     list(run_pending(services, "stock"))
@@ -198,7 +198,7 @@ def test_no_time_left(shop: TellingShop) -> None:
 
 
 def test_without_a_bus_nothing_is_kept(shop: TellingShop) -> None:
-    """Environments that ask for no events have none in the ledger, and no call is made."""
+    """Without events in the environment, the ledger has none, and no call is made."""
     shop.enqueue(ROWS)
     plain = replace(shop.services(), settings=replace(shop.services().settings, bus=""), bus=None)
     list(run_pending(plain, "stock"))
@@ -207,7 +207,7 @@ def test_without_a_bus_nothing_is_kept(shop: TellingShop) -> None:
 
 
 def test_plan_reports_nothing(shop: TellingShop) -> None:
-    """A plan runs the real stages, and nobody is told."""
+    """A plan runs the real stages, and sends no events."""
     shop.run(ROWS, 1)
     shop.bus.accepted.clear()
     shop.enqueue({**ROWS, "units": [7.0, 8.0, 9.0]})
@@ -225,7 +225,7 @@ def test_plan_reports_nothing(shop: TellingShop) -> None:
     ids=["approve", "reject"],
 )
 def test_held_runs_are_reported(tmp_path: Path, decide: Any, states: list[Any], lineage: list[str]) -> None:
-    """That a run is held, with what shifted and by how much, and what an operator decides, at once."""
+    """It is reported at once that a run is held, what shifted and by how much, and what an operator decides."""
     shop = TellingShop(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
     shop.run(ROWS, 1)
     held = shop.run({**ROWS, "units": [100.0, 200.0, 300.0]})
@@ -239,7 +239,7 @@ def test_held_runs_are_reported(tmp_path: Path, decide: Any, states: list[Any], 
 
 
 def test_held_run_that_expires_is_reported(tmp_path: Path) -> None:
-    """The sweep closes it, and says so."""
+    """The sweep closes it and reports it."""
     shop = TellingShop(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
     shop.run(ROWS, 1)
     shop.run({**ROWS, "units": [100.0, 200.0, 300.0]})

@@ -1,4 +1,4 @@
-"""A run in pieces leaves what a run in one process leaves: table, fingerprints, rejects and counts."""
+"""A run in pieces has the results of a run in one process: table, fingerprints, rejects and counts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def grouped(of: Mapping[str, list[Any]], size: int = 10) -> bytes:
 
 
 def leaves(shop: SmallShop) -> dict[str, Any]:
-    """Return what runs have left: items, rejects, and the ledger's account of each run."""
+    """Return the results of runs: items, rejects, and the ledger's counts of each run."""
     kept = {
         at[1]: sorted(json.loads(line)["row"] for line in versions[-1].body.splitlines())
         for at, versions in shop.s3.objects.items()
@@ -92,7 +92,7 @@ OUTPUTS = {
 @pytest.mark.parametrize(("output", "attempts"), [("partial", 1), ("snapshot", 2)])
 @pytest.mark.parametrize("case", OUTPUTS)
 def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts: int) -> None:
-    """Whatever the outputs are, pieces leave the same items, rejects, counts and reasons, also if all run twice."""
+    """For each output, pieces leave the same items, rejects, counts and reasons, also if all tasks run twice."""
     source = replace(DATASET.source, output=output, empty_snapshot="remove-all")
     local, in_pieces = both(tmp_path, replace(DATASET, source=source), attempts)
     for day, content in enumerate(OUTPUTS[case]):

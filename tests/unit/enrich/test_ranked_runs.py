@@ -1,4 +1,4 @@
-"""Runs of a dataset with a rank: what changed its place is written, and counted with the entries of the index."""
+"""Runs of a dataset with a rank: items whose place changed are written, and index entries are counted."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def shop(tmp_path: Path) -> SmallShop:
 
 
 def ranked(shop: SmallShop, pk: str = "stock#x") -> list[str]:
-    """Return the prediction_ids that the index has of a subject with the dataset's rank, in its order."""
+    """Return a subject's prediction_ids in the index, with the dataset's rank, in its order."""
     tag = f"{shop.dataset.rank_tag}:"
     rows = [row for (owner, _), row in shop.table.stored.rows.items() if owner == pk and RANK in row]
     places = sorted((row[RANK]["S"], row["sk"]["S"]) for row in rows)
     return [sk for place, sk in places if place.startswith(tag)]
 
 
-def test_a_rank_that_changed_is_written_alone(shop: SmallShop) -> None:
-    """The body is what it was, and so is the rank of the others; the list has the new order."""
+def test_only_the_rank_that_changed_is_written(shop: SmallShop) -> None:
+    """Its body, and the ranks of the other items, did not change; the list has the new order."""
     first = shop.run(ROWS, day=2)
     assert (first.counts.written, first.units, ranked(shop)) == (3, 6, ["b", "a"])
     shop.written()
@@ -40,7 +40,7 @@ def test_a_rank_that_changed_is_written_alone(shop: SmallShop) -> None:
 
 
 def test_ties_are_in_order_of_prediction_id(shop: SmallShop) -> None:
-    """Also where a later run brings one about; zeros of either sign are equal."""
+    """Also if a later run causes the tie; positive and negative zero are equal."""
     shop.run({"shop": ["x"] * 4, "sku": ["d", "b", "c", "a"], "units": [0.0, -0.0, 1.0, None]}, day=2)
     assert ranked(shop) == ["c", "b", "d", "a"]
     shop.run({"shop": ["x"], "sku": ["c"], "units": [0.0]}, day=1)
@@ -48,7 +48,7 @@ def test_ties_are_in_order_of_prediction_id(shop: SmallShop) -> None:
 
 
 def test_a_dataset_that_gains_a_rank_is_written_by_its_next_run(tmp_path: Path) -> None:
-    """Bodies did not change; each item is written once, and again when the rank becomes another or goes."""
+    """Bodies did not change; each item is written once, and again if the rank is changed or removed."""
     shop = SmallShop(tmp_path, replace(RANKED, rank=None))
     assert shop.run(ROWS, day=3).units == 3
     assert ranked(shop) == []
@@ -64,7 +64,7 @@ def test_a_dataset_that_gains_a_rank_is_written_by_its_next_run(tmp_path: Path) 
 
 
 def test_items_of_a_former_rank_are_in_no_list(shop: SmallShop) -> None:
-    """Partial outputs: what no output names again keeps the place of the former rank, which the tag tells apart."""
+    """Partial outputs: items that no output names again keep their place of the former rank, which has another tag."""
     shop.run(ROWS, day=3)
     shop.dataset = replace(RANKED, rank="units")
     shop.run({"shop": ["x"], "sku": ["a"], "units": [1.0]}, day=2)
@@ -75,7 +75,7 @@ def test_items_of_a_former_rank_are_in_no_list(shop: SmallShop) -> None:
 
 
 def test_a_removed_item_has_no_place(tmp_path: Path) -> None:
-    """A tombstone removes the entry of the index, and is charged for it; so does a withdrawal."""
+    """A tombstone removes the entry of the index, which costs units; so does a withdrawal."""
     snapshots = replace(RANKED, source=replace(RANKED.source, output="snapshot"))
     shop = SmallShop(tmp_path, snapshots)
     first = shop.run(ROWS, day=2)
@@ -86,20 +86,20 @@ def test_a_removed_item_has_no_place(tmp_path: Path) -> None:
 
 
 def test_late_outputs_leave_newer_places(shop: SmallShop) -> None:
-    """An older output that comes later is written with a condition: the newer rank stays."""
+    """An older output that arrives later is written with a condition: the newer rank stays."""
     shop.run({"shop": ["x"], "sku": ["a"], "units": [1.0]}, day=1)
     late = shop.run({"shop": ["x", "x"], "sku": ["a", "b"], "units": [9.0, 2.0]}, day=2)
     assert (late.counts.written, late.counts.superseded, ranked(shop)) == (1, 1, ["b", "a"])
 
 
-def test_rows_that_differ_in_rank_only_are_duplicates(tmp_path: Path) -> None:
-    """Which of the two places is right nobody says; equal rows count once."""
+def test_rows_that_differ_only_in_rank_are_duplicates(tmp_path: Path) -> None:
+    """The output does not say which of the two places is right; equal rows count once."""
     shop = SmallShop(tmp_path, replace(RANKED, equal_rows="once"))
     run = shop.run({"shop": ["x"] * 4, "sku": ["a", "a", "b", "b"], "units": [1.0, 2.0, 3.0, 3.0]}, day=1)
     assert (run.counts.written, run.reasons) == (1, {"duplicate": 2})
 
 
-def test_an_item_says_which_rank_it_has(shop: SmallShop) -> None:
+def test_an_item_stores_the_tag_of_its_rank(shop: SmallShop) -> None:
     """The stored attribute: the tag, digits, and the prediction_id; a change of it is a change of format."""
     shop.run(ROWS, day=1)
     stored = shop.table.stored.rows["stock#x", "a"][RANK]["S"]

@@ -1,4 +1,4 @@
-"""A rank: an item's place sorts as DuckDB's ORDER BY does, whatever the type; what has no order is named."""
+"""A rank: an item's place sorts as DuckDB's ORDER BY, for each type; a type without an order is a mistake."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def rank_rows(tmp_path: Path, rank: str, columns: dict[str, tuple[str, pa.Array]
 @pytest.mark.parametrize("direction", ["", " desc", " nulls first", " desc nulls first"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_places_sort_as_order_by_does(tmp_path: Path, kind: str, direction: str) -> None:
-    """Of each type, to its last bit; equal values and nulls are in order of prediction_id."""
+    """For each type, to the last bit; equal values and nulls are in order of prediction_id."""
     values = column(kind)
     values = pa.concat_arrays([values, values, pa.nulls(2, values.type)])
     values = values.take(pa.array(Random(kind).sample(range(len(values)), len(values))))
@@ -116,8 +116,8 @@ def test_places_sort_as_order_by_does(tmp_path: Path, kind: str, direction: str)
 
 @settings(max_examples=60, deadline=None)
 @given(pairs=st.lists(st.tuples(st.integers(-3, 3) | st.none(), st.floats(-2, 2) | st.none()), min_size=1, max_size=30))
-def test_a_later_term_orders_what_the_first_leaves_equal(tmp_path_factory: pytest.TempPathFactory, pairs: Any) -> None:
-    """Also where the first is null, whose part of the place is shorter."""
+def test_a_later_term_orders_rows_that_tie_in_the_first(tmp_path_factory: pytest.TempPathFactory, pairs: Any) -> None:
+    """Also if the first is null, whose part of the place is shorter."""
     first, second = zip(*pairs, strict=True)
     columns = {"a": ("integer", pa.array(first, pa.int32())), "b": ("double", pa.array(second, pa.float64()))}
     rows = rank_rows(tmp_path_factory.mktemp("rank"), "a desc nulls first, b", columns)
@@ -184,7 +184,7 @@ MISTAKES = (
 
 @pytest.mark.parametrize(("rank", "message"), MISTAKES, ids=[rank for rank, _ in MISTAKES])
 def test_mistakes_are_found_by_check(rank: str, message: str) -> None:
-    """With their place, and what to write."""
+    """Each has its place and its remedy."""
     (mistake,) = check_dataset(replace(DATASET, rank=rank))
     assert str(mistake).startswith("stock rank: ")
     assert message in str(mistake)
@@ -194,19 +194,19 @@ def test_mistakes_are_found_by_check(rank: str, message: str) -> None:
     "rank", ["units desc", "products.title desc nulls first", "round(units, 1), units desc", "UNITS"]
 )
 def test_a_good_rank_has_no_mistakes(rank: str) -> None:
-    """Columns, metadata of a type that only a run knows, several terms."""
+    """Columns, metadata whose type only a run knows, several terms."""
     assert check_dataset(replace(DATASET, rank=rank)) == []
 
 
 @pytest.mark.parametrize("rank", [7, ["units desc"], True])
 def test_a_rank_is_a_text(rank: Any) -> None:
-    """Another type is named, as of any option."""
+    """Another type is a mistake, as for any option."""
     (mistake,) = check_dataset(replace(DATASET, rank=rank))
     assert "stock rank is " in f"{mistake}".replace(":", "")
 
 
 def test_metadata_of_a_run_is_ranked(tmp_path: Path) -> None:
-    """Rendered with it or not; of a type that has no order the run fails with what `check` could not know."""
+    """Also if it is not in the body; if its type has no order, which `check` can't know, the run fails."""
     dataset: Dataset = replace(DATASET, rank="products.price desc", body={"price": "products.price"})
     chunk = pa.table({"shop": ["x"] * 3, "sku": ["a", "b", "c"], "units": [1.0] * 3})
     sql = dataset.metadata["products"]
@@ -220,8 +220,8 @@ def test_metadata_of_a_run_is_ranked(tmp_path: Path) -> None:
         Engine(dataset, texts, directory=tmp_path)
 
 
-def test_without_a_rank_nothing_is_different(tmp_path: Path) -> None:
-    """No place, and the digest of the body alone: fingerprints of earlier releases stay right."""
+def test_without_a_rank_nothing_changes(tmp_path: Path) -> None:
+    """There is no place, and the digest is of the body only: fingerprints of earlier releases stay right."""
     with Engine(ALONE, {}, directory=tmp_path) as engine:
         (row,) = engine.render(pa.table({"shop": ["x"], "sku": ["a"], "units": [1.0]}), 0).to_pylist()
     assert row["rank"] is None

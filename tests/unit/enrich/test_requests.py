@@ -107,7 +107,7 @@ def test_units_are_those_of_the_stored_item(length: Any) -> None:
 @pytest.mark.parametrize("entries", [0, 1, 2])
 @pytest.mark.parametrize(("length", "units"), [(900, 1), (1500, 2)])
 def test_units_include_the_entries_of_the_index(length: int, units: int, entries: int) -> None:
-    """Each entry that a write adds or removes costs what the item does: the index has all of its attributes."""
+    """Each entry that a write adds or removes costs as much as the item: the index has all attributes."""
     body = noise_of(length)
     rank = "0123ABCD:1400FFFFFFFFFFFFF:x"
     (request,) = build_batches(chunk_of([("a#1", "x", body, rank)], entries), "larder", ORDER, EXPIRES)

@@ -54,7 +54,7 @@ def test_trimming(path: str, kept: bool) -> None:
 
 
 def test_models_of_the_services_that_enrich_opens_are_kept() -> None:
-    """Each client that enrich's function opens has its model in the bundle: without it no client can be created."""
+    """The bundle has the model of each client that enrich opens: without it the client can't be created."""
     text = (ROOT / "enrich/aws.py").read_text()
     opened = set(re.findall(r'boto3\.client\("(\w+)"', text))
     opened |= {name for names in re.findall(r"for name in \(([^)]+)\)", text) for name in re.findall(r'"(\w+)"', names)}
@@ -105,8 +105,8 @@ def test_datasets_are_modules_for_enrich_and_data_for_serve() -> None:
     assert "serve/datasets.json" not in enrich
 
 
-def test_notify_has_what_datasets_ask_for_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of datasets with `changes` alone: their claims and what they ask for; and no module of enrich or datasets."""
+def test_notify_has_the_requested_events_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for datasets with `changes`: their claims and requested events, and no module of enrich or datasets."""
     (tmp_path / "datasets").mkdir()
     source = inspect.getsource(flight_delays_module)
     (tmp_path / "datasets" / "quiet.py").write_text(source)

@@ -135,7 +135,7 @@ def test_service_has_every_issuer(environments: Any) -> None:
     ],
 )
 def test_service_says_which_events_there_are(environments: Any, parameters: Any, kinds: Any) -> None:
-    """The bus and the detail-types that are sent there, named as the code names them."""
+    """service.json has the bus and the detail-types that the code sends to it."""
     dev = {**environments["environments"]["dev"], "parameters": parameters}
     events = build_service({**environments, "environments": {"dev": dev}}, "dev", release="1")["events"]
     bus = "larder-dev-events" if parameters.get("EventBus") == "own" else "default"

@@ -34,7 +34,7 @@ def attributes(resource: dict[str, Any], member: str) -> dict[str, Any]:
 
 
 def parameters_are_outputs(template: Template) -> Iterator[str]:
-    """A value that is an output of the stack has its form; a text has a pattern, or a list of values."""
+    """A parameter that is an output of the stack has the output's form; a text has a pattern or a list of values."""
     for name, one in template["Parameters"].items():
         for output in re.findall(r"output (\w+) of the stack", one.get("Description", "")):
             if output not in STACK["Outputs"]:
@@ -48,7 +48,7 @@ def parameters_are_outputs(template: Template) -> Iterator[str]:
 
 
 def firewall_is_the_stacks(template: Template) -> Iterator[str]:
-    """What is public has the stack's firewall, and so its rules; no door has rules of its own."""
+    """Each public door has the stack's firewall and its rules; no door has its own rules."""
     if by_type(template, "AWS::WAFv2::WebACL"):
         yield "a firewall of its own would have other rules"
     public = [name for name, one in by_type(template, f"{ELB}LoadBalancer").items() if one["Scheme"] != "internal"]
@@ -66,7 +66,7 @@ def firewall_is_the_stacks(template: Template) -> Iterator[str]:
 
 
 def transport_is_tls(template: Template) -> Iterator[str]:
-    """Listeners and names accept only TLS 1.2 and newer, with certificates of the parameters; nothing listens on 80."""
+    """Listeners and names accept only TLS 1.2 and newer, with the certificates in the parameters; port 80 is closed."""
     for name, one in by_type(template, f"{ELB}Listener").items():
         protocol = one["Protocol"]["Fn::If"][1:] if isinstance(one["Protocol"], dict) else [one["Protocol"]]
         if one["Port"] != 443 or not set(protocol) <= {"HTTPS", "TLS"} or not one.get("Certificates"):
@@ -82,7 +82,7 @@ def transport_is_tls(template: Template) -> Iterator[str]:
 
 
 def network_is_narrow(template: Template) -> Iterator[str]:
-    """Consumers reach only a public load balancer; it reaches nothing, and an internal one only pods."""
+    """Consumers reach only a public load balancer, which reaches nothing; an internal one reaches only pods."""
     for name, one in by_type(template, "AWS::EC2::SecurityGroup").items():
         rules = [*one.get("SecurityGroupIngress", []), *one.get("SecurityGroupEgress", [])]
         if not one.get("SecurityGroupEgress"):
@@ -174,7 +174,7 @@ def pods_get_their_requests(template: Template) -> Iterator[str]:
 
 
 def routes_are_the_stacks(template: Template) -> Iterator[str]:
-    """Models go to score, all else to serve, for the consumers' name; a stage's name is taken off the path."""
+    """Paths of models lead to score, others to serve, for the consumers' name; a stage's name is cut off the path."""
     rules = sorted(by_type(template, f"{ELB}ListenerRule").items(), key=lambda pair: int(pair[1]["Priority"]))
     if rules and [name for name, _ in rules] != ["ScoreRule", "ServeRule"]:
         yield f"rules {[name for name, _ in rules]}: serve would answer for models"
@@ -225,7 +225,7 @@ def names_lead_to_the_door(template: Template) -> Iterator[str]:
 
 
 def alarms_are_the_stacks(template: Template) -> Iterator[str]:
-    """The same objective as at API Gateway: burn rates, p99, topics; each alarm has its section in the page."""
+    """Alarms have the objective of API Gateway's: burn rates, p99, topics; each has its section in the page."""
     alarms, own = (
         by_type(one, "AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm") for one in (template, STACK)
     )
@@ -306,7 +306,7 @@ def roles_are_the_functions(template: Template) -> Iterator[str]:
 
 
 def api_is_as_the_stacks(template: Template) -> Iterator[str]:
-    """API Gateway before a cluster: throttled, no secrets in logs, the contract's answers, the VPC link."""
+    """API Gateway in front of a cluster: throttled, no secrets in logs, the contract's answers, the VPC link."""
     if "Api" not in template["Resources"]:
         return
     resources = {name: one["Properties"] for name, one in template["Resources"].items()}
@@ -374,7 +374,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(template: Template, rules: tuple[Rule, ...] = RULES) -> list[str]:
-    """Return every fault that a rule finds; what a rule expects and does not find is a fault."""
+    """Return every fault that a rule finds; if a rule does not find what it checks, that is a fault."""
     found = []
     for rule in rules:
         try:

@@ -422,8 +422,8 @@ DOORS = json.loads(SCHEMA.read_text())["properties"]["environments"]["patternPro
 
 
 @pytest.mark.parametrize("door", DOORS["properties"]["door"]["enum"])
-def test_domain_is_of_one_door(example: Any, door: str) -> None:
-    """Another door than API Gateway has the domain; the address stays the same, and service.json names the door."""
+def test_domain_belongs_to_one_door(example: Any, door: str) -> None:
+    """If another door has the domain, the address stays the same, and service.json names the door."""
     document = copy.deepcopy(example)
     qa = document["environments"]["qa"]
     usual = build_parameters(document, "qa")

@@ -1,4 +1,4 @@
-"""A release as plain CloudFormation: its templates keep what SAM's transform would lose, and its folder is whole."""
+"""A release as plain CloudFormation: its templates keep what SAM's transform would lose; its folder is complete."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def count_uses(node: Any, found: Counter[str]) -> Counter[str]:
     return found
 
 
-def test_every_parameter_still_decides(template: Template) -> None:
-    """Translation does not replace a parameter by its default, except those that name the variant."""
+def test_every_parameter_still_has_an_effect(template: Template) -> None:
+    """Translation does not replace a parameter with its default, except those of the variant."""
     source = read_template()
     parts = ("Conditions", "Resources", "Outputs")
     before, after = (count_uses({part: one[part] for part in parts}, Counter()) for one in (source, template))
@@ -71,7 +71,7 @@ def test_code_is_in_the_deployers_bucket(template: Template) -> None:
 
 @pytest.mark.parametrize("parameter", DIGESTS)
 def test_another_digest_is_another_version(template: Template, parameter: str) -> None:
-    """The function and its version change with the digest, and the version before stays for a rollback."""
+    """The function and its version change with the digest, and the previous version stays for a rollback."""
     (function,) = (name for name, bundle in FUNCTIONS.items() if bundle == DIGESTS[parameter])
     resources = template["Resources"]
     (version,) = (
@@ -92,7 +92,7 @@ def test_variants_are_all_combinations() -> None:
 
 
 def test_folder_has_one_release(tmp_path: Path) -> None:
-    """A release replaces the one before, and no file of another kind."""
+    """A release replaces the previous release, but no other file."""
     folder = tmp_path / "new" / "release"
     for files in ({"a-1.zip": b"1", "x": b"2"}, {"a-2.zip": b"3", "x": b"4"}):
         write_release(folder, {**files, SUMS: "".join(f"0  {name}\n" for name in files).encode()})

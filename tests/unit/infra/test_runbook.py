@@ -35,7 +35,7 @@ def test_each_section_has_its_alarm() -> None:
 
 
 def test_links_of_the_runbook_are_valid() -> None:
-    """Links name a file and a heading of it, or a heading of the page."""
+    """Links name a file and one of its headings, or a heading of the page."""
     for target in re.findall(r"\]\(([^)]+)\)", RUNBOOK):
         page, _, heading = target.partition("#")
         path = ROOT / "docs" / (page or "runbook.md")

@@ -1,4 +1,4 @@
-"""The ranked list of a subject: its first items in order, nothing that is gone, and what is wrong with a request."""
+"""The ranked list of a subject: its first live items in order, and the errors of bad requests."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_items_come_in_order_of_rank(form: str) -> None:
     assert ask(app, 3, form=form, method="HEAD").body == b""
 
 
-def test_what_is_gone_is_in_no_list() -> None:
-    """Expired, whether or not it was deleted; removed; of another subject, without a rank, of a former rank."""
+def test_items_that_are_not_live_are_in_no_list() -> None:
+    """Expired (deleted or not); removed; of another subject; without a rank; with a former rank."""
     app = App(
         *LIVE,
         item("old", place="10", expires_at=int(NOW)),
@@ -86,7 +86,7 @@ def test_what_is_gone_is_in_no_list() -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])
 @pytest.mark.parametrize("top", [1, 2, 3, 4, 5])
 def test_pages_have_the_first_items_once(top: int, limit: int) -> None:
-    """Whatever the size of a page; the links end with the last of the first items, and keep the other parameters."""
+    """For each size of a page; the links end with the last of the first items, and keep the other parameters."""
     app = App(*LIVE, item("old", place="115", expires_at=1), item("aold", place="10", expires_at=1))
     answer = ask(app, top, query={"limit": str(limit), "fields": "flight", "max_age": "900"})
     pages = [answer]
@@ -100,8 +100,8 @@ def test_pages_have_the_first_items_once(top: int, limit: int) -> None:
     assert len(app.table.asked) <= 2 * len(pages)
 
 
-def test_nothing_is_read_behind_the_first_items() -> None:
-    """Ten live items are ten: another query would only find out what nobody asked for."""
+def test_nothing_is_read_after_the_first_items() -> None:
+    """After ten live items, another query would only return items that were not requested."""
     items = [item(f"a{n:04d}", place=f"1{n:04d}", expires_at=1 if n == 3 else None) for n in range(3000)]
     app = App(*items)
     assert len(ids(ask(app, 10))) == 10
@@ -109,7 +109,7 @@ def test_nothing_is_read_behind_the_first_items() -> None:
 
 
 def test_a_page_ends_at_its_bytes() -> None:
-    """The link asks for the rest of the first items; all of them come, once."""
+    """The link requests the rest of the first items; each is returned once."""
     body = json.dumps({"flight": "x" * (MAX_PAGE_BYTES // 3)})
     app = App(*(item(f"a{n}", body, place=f"1{9 - n}") for n in range(7)))
     answer, found = ask(app, 6), list[str]()
@@ -122,7 +122,7 @@ def test_a_page_ends_at_its_bytes() -> None:
 
 
 def test_an_item_that_moves_between_pages_is_not_an_error() -> None:
-    """A place is where to go on, also when no item has it any more."""
+    """A page continues after a place, even if no item has it any more."""
     app = App(*LIVE)
     first = ask(app, 4, query={"limit": "2"})
     app.table.items["flight-delays#B6", "b"] = item("b", place="3")
@@ -136,15 +136,15 @@ def test_an_item_in_two_places_is_sent_once() -> None:
     assert ids(ask(app)) == ["d", "b", "c", "a"]
 
 
-def test_what_is_too_old_keeps_its_place() -> None:
-    """It counts as one of the first, and is named without its body, as in other lists."""
+def test_an_item_that_is_too_old_keeps_its_place() -> None:
+    """It counts as one of the first items, and is listed without its body, as in other lists."""
     old = item("old", place="10")._replace(order="0001.1690000000000.00000007")
     answer = ask(App(old, *LIVE), 3, query={"max_age": "900"})
     assert (ids(answer), [entry["prediction_id"] for entry in answer.json["too_old"]]) == (["d", "b"], ["old"])
 
 
 def test_the_tag_of_the_answer_changes_with_the_order() -> None:
-    """A rank that changed without a body is another answer; the same one is a 304."""
+    """If only a rank changed, the answer is another one; the same answer is a 304."""
     app = App(*LIVE)
     tag = ask(app).headers["etag"]
     assert ask(app, if_none_match=tag).status == 304
@@ -179,14 +179,14 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 @pytest.mark.parametrize(("query", "detail"), WRONG, ids=[str(query) for query, _ in WRONG])
-def test_what_is_wrong_with_a_request_is_said(query: dict[str, Any], detail: str) -> None:
-    """400, and nothing is asked of the table."""
+def test_a_bad_request_is_refused_with_the_reason(query: dict[str, Any], detail: str) -> None:
+    """It is a 400, and the table is not read."""
     if "secret" in str(query.get("fields")):  # the name of a member is repeated, see test_fields
         query = {**query, "fields": "nosuch"}
     check_refused(LIST, query, "rest", detail)
 
 
-def test_top_is_of_lists() -> None:
+def test_top_is_only_for_lists() -> None:
     """One item has no rank among others."""
     detail = App(LIVE[0]).call(f"{LIST}/d", TOKEN, query={"top": "1"}).json["detail"]
     assert detail.startswith("unknown query parameter 'top'")
@@ -194,7 +194,7 @@ def test_top_is_of_lists() -> None:
 
 @pytest.mark.parametrize("query", [{"top": "1"}, {"top": "x"}, {"top": "1", "id": ["a"]}, {"after_rank": "1F:a"}])
 def test_a_dataset_without_a_rank_has_no_ranked_list(query: dict[str, Any]) -> None:
-    """400 that says so; its other lists know no such parameter."""
+    """It is a 400 with the reason; its other lists do not know the parameter."""
     app = App(item("a"))
     handler = build_handler(app.parts._replace(served={FLIGHT_DELAYS.name: FLIGHT_DELAYS._replace(rank_tag="")}))
 
@@ -210,7 +210,7 @@ def test_a_dataset_without_a_rank_has_no_ranked_list(query: dict[str, Any]) -> N
 
 
 def test_two_datasets_of_one_table_have_a_list_each() -> None:
-    """The index has the items of all datasets; the partition tells them apart, and the scope of each is needed."""
+    """The index has the items of all datasets: partitions separate them, and each dataset's scope is required."""
     other = Served("seats", ("carrier",), "seats:read", rank_tag=FLIGHT_DELAYS.rank_tag)
     app = App(*LIVE, *(one._replace(pk="seats#B6", sk=f"s{one.sk}") for one in LIVE))
     handler = build_handler(app.parts._replace(served={one.name: one for one in (FLIGHT_DELAYS, other)}))
@@ -223,7 +223,7 @@ def test_two_datasets_of_one_table_have_a_list_each() -> None:
 
 
 def test_a_table_without_the_index_is_unavailable() -> None:
-    """As long as the stack of an older release is deployed: a 503 with the code in the log, never an empty list."""
+    """While the stack of an older release is deployed: a 503 with the code in the log, never an empty list."""
     app = App(*LIVE)
     app.table.error = Refused(400, "ValidationException", "The table does not have the specified index: ranked")
     assert ask(app).status == 503
@@ -231,7 +231,7 @@ def test_a_table_without_the_index_is_unavailable() -> None:
 
 
 def test_a_stored_rank_is_read_by_any_release() -> None:
-    """An item of a release without ranks has none; one with a rank is served by its path as ever."""
+    """An item of a release without ranks has no rank; an item with a rank is served by its path as before."""
     app = App(*LIVE)
     assert app.call(f"{LIST}/d", TOKEN).json == {"flight": "D"}
     assert Item("p", "s", "{}", "o", 1).rank is None
