@@ -1,4 +1,4 @@
-"""Send events to an EventBridge bus, in batches that keep the order of events about the same thing."""
+"""Send events to an EventBridge bus, in batches that preserve the order of events with the same `about`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 SOURCE = "larder"
-MAX_ENTRIES = 10  # of one PutEvents request (AWS's quota)
-# Of a request: the details and names of its events. AWS's quota was 256 KB for years, and targets such as SQS still
-# have it for one message, in which EventBridge's envelope has about 1 KB.
+MAX_ENTRIES = 10  # in one PutEvents request (AWS's quota)
+# Details and names of all events in a request. AWS's quota for a request was 256 KB for years, and targets such as SQS
+# still have it for one message, which includes about 1 KB of EventBridge's envelope.
 MAX_BYTES = 250 * 1024
 _ENVELOPE_BYTES = 64  # source and time of an entry (EventBridge guide, "Calculating PutEvents event entry size")
 
@@ -21,7 +21,7 @@ class Event(NamedTuple):
     Attributes:
         kind: its detail-type.
         detail: JSON text of an object.
-        time: when what it reports happened, in epoch seconds.
+        time: time of the change that it reports, in epoch seconds.
         about: events with the same text are sent one after the other, in their order; empty: in any order.
     """
 
@@ -32,14 +32,14 @@ class Event(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The bytes that it counts for in a request."""
+        """Its share of MAX_BYTES."""
         return len(self.detail.encode()) + len(self.kind) + _ENVELOPE_BYTES
 
 
 def split_batches(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     """Yield events in their order, as many at a time as a request can have.
 
-    No two of a request are about the same thing: a request can be accepted in part, and the bus would then have the
+    No two events of a batch have the same `about`: a request can be accepted in part, and the bus could accept the
     second of them without the first.
     """
     first, size, about = 0, 0, set[str]()
@@ -58,12 +58,12 @@ def put_events(client: Any, bus: str, events: Sequence[Event]) -> list[str]:
     """Send a batch; return for each event why the bus did not accept it, or an empty text.
 
     Args:
-        client: boto3's of EventBridge.
+        client: boto3's client of EventBridge.
         bus: name of the bus.
         events: one of `split_batches`.
 
     Raises:
-        ClientError, BotoCoreError: it is unknown whether the bus accepted any.
+        ClientError, BotoCoreError: the call failed; it is unknown which events the bus accepted.
     """
     entries = [
         {
@@ -83,7 +83,7 @@ def put_events(client: Any, bus: str, events: Sequence[Event]) -> list[str]:
 
 
 def render_detail(members: Mapping[str, Any]) -> str:
-    """Render a detail without blanks: each byte counts."""
+    """Render a detail without spaces, since each byte counts."""
     return json.dumps(members, ensure_ascii=False, separators=(",", ":"))
 
 

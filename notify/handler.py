@@ -1,8 +1,8 @@
 """The notify Lambda: send an event for each item that changed in the table, in order per item.
 
-`event` is a batch of records of one shard of the table's stream. The answer has the first record that was not sent:
-Lambda calls again with the records from there on, until they are sent or older than the mapping allows. What can never
-be sent goes to the dead-letter queue at once, so that it blocks no other item.
+`event` is a batch of records of one shard of the table's stream. The response has the first record that was not sent:
+Lambda retries from that record on, until all are sent or are older than the event source mapping allows. A record that
+can't be read goes to the dead-letter queue at once, so that it does not block other items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WATCHED = Path(__file__).with_name("datasets.json")  # infra/bundle.py makes it 
 
 
 class Services(NamedTuple):
-    """What a batch needs: boto3's clients, names, and what each dataset asks for."""
+    """Everything outside the process: boto3's clients, names, and the settings of each dataset's events."""
 
     events: Any
     sqs: Any
@@ -38,14 +38,14 @@ def handler(event: Mapping[str, Any], _context: Any) -> dict[str, Any]:
 
 
 def handle(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
-    """Send the events of a batch; return the sequence number of the first record that must come again, if any."""
+    """Send the events of a batch; return the sequence number of the first record that was not sent, for a retry."""
     found: list[tuple[str, Event]] = []
     dead = 0
     for record in event["Records"]:
         try:
             built = build_event(record, services.watched, services.environment)
         except BadRecord as error:
-            _bury(services, record, str(error))
+            _send_dead_letter(services, record, str(error))
             dead += 1
             continue
         if built is not None:
@@ -57,7 +57,7 @@ def handle(services: Services, event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _send(services: Services, events: list[Event]) -> tuple[int, str]:
-    """Send events until one is not accepted; return how many were, and why the next one was not."""
+    """Send events until one is not accepted; return how many were accepted, and why the next one was not."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     sent = 0
@@ -67,14 +67,14 @@ def _send(services: Services, events: list[Event]) -> tuple[int, str]:
         except (ClientError, BotoCoreError) as error:
             return sent, str(error)
         for why in refused:
-            if why:  # what the batch has after it is sent again: a consumer gets it twice
+            if why:  # later events of the request are sent again, also accepted ones: a consumer gets those twice
                 return sent, why
             sent += 1
     return sent, ""
 
 
-def _bury(services: Services, record: Any, why: str) -> None:
-    """Put the item key of a record that can't be read into the dead-letter queue; its body stays in the table."""
+def _send_dead_letter(services: Services, record: Any, why: str) -> None:
+    """Send the item key of a record that can't be read to the dead-letter queue, without the item's body."""
     keys = record.get("dynamodb", {}).get("Keys") if isinstance(record, Mapping) else None
     body = {"environment": services.environment, "time": render_time(time.time()), "keys": keys, "reason": why[:1000]}
     services.sqs.send_message(QueueUrl=services.dead_letters, MessageBody=json.dumps(body, default=str))
@@ -103,7 +103,7 @@ def _log(services: Services, sent: int, dead: int, why: str) -> None:
 
 @cache
 def _open() -> Services:
-    """Open the services, once per process. A request waits for seconds, not for a minute: Lambda calls again."""
+    """Open the services, once per process. Time-outs are a few seconds, since Lambda retries the batch."""
     import boto3
     from botocore.config import Config
 
@@ -119,7 +119,7 @@ def _open() -> Services:
 
 
 def parse_watched(text: str) -> dict[str, Watched]:
-    """Parse what `render_watched` rendered."""
+    """Parse the text of `render_watched`."""
     return {
         name: Watched(tuple(one["subject"]), bool(one["bodies"]), bool(one["renewals"]))
         for name, one in json.loads(text).items()
@@ -127,5 +127,5 @@ def parse_watched(text: str) -> dict[str, Watched]:
 
 
 def render_watched(watched: Mapping[str, Watched]) -> str:
-    """Render what each dataset asks for as JSON, for the bundle."""
+    """Render the settings of each dataset's events as JSON, for the bundle."""
     return json.dumps({name: one._asdict() for name, one in watched.items()}, indent=1) + "\n"

@@ -12,7 +12,7 @@ const environment = release.environments[app.node.getContext("environment")];
 const template = release.templates[environment.variant];
 const stack = new Stack(app, environment.stack, { env: { region: environment.region } });
 
-// Another value publishes new versions of serve and score: their aliases move only to a new version.
+// A change of this value publishes new versions of serve and score: their aliases move only to a new version.
 const deployed = JSON.stringify([release.files[template], environment.parameters]);
 const digest = createHash("sha256").update(deployed).digest("hex");
 const bucket = { ArtifactsBucket: "unused", ArtifactsPrefix: "" }; // the bundles are assets of the app

@@ -29,7 +29,7 @@ class Api(NamedTuple):
 
 
 class NotFoundInCatalog(Exception):
-    """The catalog does not have the environment; the message lists those that it has."""
+    """The catalog does not have the environment; the message lists its environments."""
 
 
 def find_api(catalog: Any, environment: str) -> Api:
@@ -43,7 +43,8 @@ def find_api(catalog: Any, environment: str) -> Api:
     found = next((item["href"] for item in items if item.get("title") == environment), None)
     if found is None:
         raise NotFoundInCatalog(
-            f"the catalog has no {environment}; it has {', '.join(item.get('title', '?') for item in items)}"
+            f"the catalog does not have the environment {environment!r}; use one of "
+            f"{', '.join(item.get('title', '?') for item in items) or 'none'}"
         )
     context = contexts[found]
     return Api(found, context["service-desc"][0]["href"], context["service-meta"][0]["href"])
@@ -77,7 +78,7 @@ def get_over_http(url: str, headers: Mapping[str, str]) -> bytes:
 
 def main() -> int:
     """Print the API's response."""
-    parser = argparse.ArgumentParser(description="Find an API by its catalog and read from it.")
+    parser = argparse.ArgumentParser(description="Find an API through its catalog, and read from it.")
     parser.add_argument("discovery", help="address of the catalog, e.g. https://discovery.example.com")
     parser.add_argument("--environment", default="prod")
     parser.add_argument("--path", default="/flight-delays?limit=3")

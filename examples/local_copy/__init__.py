@@ -1,1 +1,1 @@
-"""A consumer that keeps its own copy of a subject's items: from events, and from the read API where those lack."""
+"""A consumer that keeps its own copy of a subject's items, from events and from the read API."""

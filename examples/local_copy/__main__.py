@@ -1,4 +1,4 @@
-r"""Keep a local copy from a queue that a rule on the bus feeds (docs/events.md, "An example: a local copy").
+r"""Keep a local copy of items, from the events in a queue (docs/events.md, "An example: a local copy").
 
 LARDER_TOKEN=... python -m examples.local_copy copy.db --queue https://sqs... \
     --api https://predictions.example.com/v1/flight-delays --subject carrier=B6
@@ -21,11 +21,11 @@ from examples.local_copy.copy import LocalCopy, Unknown, parse_time
 
 KIND = "Larder Item Change"
 DAY = 86_400.0
-KEPT = 14 * DAY  # the longest that SQS holds a message
+KEPT = 14 * DAY  # the longest time that SQS stores a message
 
 
 def load_if_needed(copy: LocalCopy, api: Api, now: float, after: float) -> bool:
-    """Load everything where the copy is new, or where events may have been lost while nobody received any."""
+    """Load all items if the copy is new, or if no event was received for `after` seconds: some could be lost."""
     if copy.get("loaded_at") and now - copy.get("received_at") < after:
         return False
     items = list(api.list())
@@ -34,9 +34,9 @@ def load_if_needed(copy: LocalCopy, api: Api, now: float, after: float) -> bool:
 
 
 def receive(copy: LocalCopy, api: Api, sqs: Any, queue: str, wait: int) -> int:
-    """Apply the next messages, each acknowledged when it is in the copy; return their number.
+    """Apply the next messages; return their number. A message is deleted from the queue when the copy has it.
 
-    A message that can't be applied stays in the queue and comes again; the queue's redrive policy bounds how often.
+    A message that can't be applied stays in the queue and is received again, as often as the redrive policy allows.
     """
     answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=wait)
     messages = answer.get("Messages", [])
@@ -45,7 +45,7 @@ def receive(copy: LocalCopy, api: Api, sqs: Any, queue: str, wait: int) -> int:
             event = json.loads(message["Body"])
             if event["detail-type"] == KIND:
                 apply(copy, api, event["detail"], time.time())
-        except (ValueError, LookupError, OSError) as error:  # OSError: the API did not answer
+        except (ValueError, LookupError, OSError) as error:  # OSError: the API did not respond
             print(f"message {message['MessageId']} stays in the queue: {error!r}", file=sys.stderr)
             continue
         sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
@@ -54,21 +54,21 @@ def receive(copy: LocalCopy, api: Api, sqs: Any, queue: str, wait: int) -> int:
 
 
 def apply(copy: LocalCopy, api: Api, detail: Any, now: float) -> None:
-    """Apply an event, and read the item first if the event has no body.
+    """Apply an event. If it has no body, read the item from the API.
 
     Raises:
-        LookupError: the API does not return the change yet (its reads are eventually consistent).
+        LookupError: the API does not return the change yet, since its reads are eventually consistent.
     """
     try:
         copy.apply(detail)
     except Unknown:
         item = api.get(detail["prediction_id"])
         if item is None and parse_time(detail["expires_at"]) > now:
-            raise LookupError(f"{detail['prediction_id']} is not there: not yet, or another event says why") from None
+            raise LookupError(f"{detail['prediction_id']}: the API does not return it yet, or it was removed") from None
         if item is None:
             copy.apply({**detail, "change": "expired"})
         elif (item.as_of, item.run) < (parse_time(detail["as_of"]), detail["run"]):
-            raise LookupError(f"{detail['prediction_id']} as the API returns it is older than its event") from None
+            raise LookupError(f"{detail['prediction_id']}: the API returns an older item than in the event") from None
         else:
             copy.apply(detail, item)
 
@@ -78,14 +78,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.local_copy", description="Keep a local copy of items.")
     parser.add_argument("file", type=Path, help="the SQLite file")
     parser.add_argument("--queue", required=True, help="URL of the queue")
-    parser.add_argument("--api", required=True, help="address of the dataset in the read API")
+    parser.add_argument("--api", required=True, help="URL of the dataset in the read API")
     parser.add_argument(
-        "--subject", required=True, metavar="CLAIM=VALUE", nargs="+", help="whose items the token reads"
+        "--subject", required=True, metavar="CLAIM=VALUE", nargs="+", help="claims of the token that make its subject"
     )
     parser.add_argument(
-        "--load-after", type=float, default=DAY, help="load everything after so many seconds of absence"
+        "--load-after", type=float, default=DAY, help="load all items after so many seconds without receiving"
     )
-    parser.add_argument("--until-empty", action="store_true", help="end when the queue has no message")
+    parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
     options = parser.parse_args()
     dataset = options.api.rstrip("/").rpartition("/")[2]
     copy = LocalCopy(options.file, dataset, dict(one.split("=", 1) for one in options.subject))

@@ -1,4 +1,4 @@
-"""Read through the API what events do not have: all items of the token's subject, or one."""
+"""Read items through the API: all items of the token's subject, or one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Api:
     """The read API of one dataset, with a token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Take the dataset's address, such as https://predictions.example.com/v1/flight-delays."""
+        """Set the dataset's URL, such as https://predictions.example.com/v1/flight-delays, and the token."""
         self._url, self._token = url.rstrip("/"), token
-        self.began = 0.0  # when the first page was read, by the API's clock
+        self.began = 0.0  # time of reading the first page, by the API's clock, in epoch seconds
 
     def list(self) -> Iterator[Read]:
         """Yield every item, page by page."""

@@ -1,8 +1,8 @@
-"""The copy: one SQLite file, changed by events in any order and number, and replaced by what the read API lists.
+"""The copy: one SQLite file. Events change it, and a list from the read API replaces it.
 
-Each change is one transaction, and a message is acknowledged after it: a crash at any moment repeats at most the last
-one. Events can come twice and in any order: the greater `sequence` is the later. So an item that is gone keeps its row,
-without a body.
+Each change is one transaction, and its message is acknowledged after it: after a crash at most the last change is
+repeated. Events can arrive twice and in any order: the one with the larger `sequence` is newer. To compare with later
+events, the row of a removed item remains, without a body.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Seconds by which clocks differ, and by which a read can lag behind a write: a change within them before a load
-# is taken from its event, and not from what was read.
+# Seconds that clocks can differ, and that a read can be behind a write: for a change less than this before a load, the
+# event counts and not the list.
 MARGIN = 60.0
 _SCHEMA = """
 create table if not exists items (
     prediction_id text primary key,
-    body text,                -- JSON; null: the item is gone
+    body text,                -- JSON; null: the item was removed
     expires_at real not null, -- epoch seconds
-    version text not null,    -- sequence of the newest event; empty: the item was read, and no event came yet
-    changed_at real not null  -- when the newest event says that it happened, epoch seconds
+    version text not null,    -- sequence of the newest event; empty: the item was read, and has had no event since
+    changed_at real not null  -- time of the newest event, epoch seconds
 );
 create table if not exists state (name text primary key, value real not null);
 """
 
 
 class Unknown(Exception):
-    """An event says that an item changed, and not to what: read it through the API."""
+    """An event has no body: read the item through the API."""
 
 
 class Read(NamedTuple):
@@ -51,24 +51,24 @@ class LocalCopy:
         self._dataset, self._subject = dataset, dict(subject)
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("pragma journal_mode = wal")
-        self._db.execute("pragma synchronous = full")  # what was acknowledged is on disk
+        self._db.execute("pragma synchronous = full")  # an acknowledged change is on disk
         self._db.executescript(_SCHEMA)
 
     def apply(self, detail: Mapping[str, Any], read: Read | None = None) -> bool:
-        """Apply an event; return whether it changed anything. One that is older than what is known does not.
+        """Apply an event; return whether it changed the copy. An event that is older than the copy is ignored.
 
         Args:
-            detail: of the event.
-            read: the item, read after the event came, where the event has no body.
+            detail: the event's detail.
+            read: for an event without a body, the item, read after the event arrived.
 
         Raises:
-            Unknown: the event has no body, and nothing was read.
+            Unknown: the event has no body, and `read` is None.
         """
         if (detail["dataset"], detail["subject"]) != (self._dataset, self._subject):
             return False
         version, changed_at = detail["sequence"], parse_time(detail["time"])
         with self._transaction():
-            if changed_at < self.get("loaded_at") - MARGIN:  # what was loaded has it already
+            if changed_at < self.get("loaded_at") - MARGIN:  # the last load has it already
                 return False
             known = self._find(detail["prediction_id"])
             if known and known["version"] >= version:
@@ -78,11 +78,11 @@ class LocalCopy:
             return True
 
     def load(self, items: Iterable[Read], began: float) -> None:
-        """Replace the copy by everything that the read API lists, but for what events said meanwhile.
+        """Replace the copy by the list of the read API, except items with an event since the list began.
 
         Args:
-            items: all of them.
-            began: when the first page was read, by the API's clock, in epoch seconds.
+            items: all items of the list.
+            began: time of reading the first page, by the API's clock, in epoch seconds.
         """
         with self._transaction():
             self._db.execute("delete from items where changed_at < ?", (began - MARGIN,))
@@ -97,17 +97,20 @@ class LocalCopy:
         return {name: json.loads(body) for name, body in self._db.execute(found, (now,))}
 
     def get(self, name: str) -> float:
-        """Return a time that was kept, such as `loaded_at`; 0.0 if there is none."""
+        """Return a stored time, such as `loaded_at`; 0.0 if there is none."""
         row = self._db.execute("select value from state where name = ?", (name,)).fetchone()
         return row[0] if row else 0.0
 
     def keep(self, name: str, value: float) -> None:
-        """Keep a time."""
+        """Store a time."""
         with self._transaction():
             self._set(name, value)
 
     def discard_old(self, now: float, after: float) -> None:
-        """Forget items that have been gone for so many seconds: longer than a queue can hold an event of them."""
+        """Delete the rows of items that were removed or expired `after` seconds ago.
+
+        It must be longer than a queue stores events of them.
+        """
         with self._transaction():
             gone = "(body is null and changed_at < ?) or expires_at < ?"
             self._db.execute(f"delete from items where {gone}", (now - after, now - after))
@@ -147,7 +150,7 @@ class LocalCopy:
 
 
 class _Transaction:
-    """All or nothing; two processes over one file wait for each other."""
+    """A transaction; two processes that use one file wait for each other."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

@@ -1,1 +1,1 @@
-"""Worked examples of models that score in real time: each is trained, proved and published by one command."""
+"""Worked examples of models that score in real time: one command trains, proves and publishes each of them."""

@@ -15,7 +15,7 @@ FOLDER = PROJECT.parents[1] / ".larder" / "score"
 
 
 def main(arguments: list[str]) -> int:
-    """Train a model; publish it with the arguments that follow its name; return the exit code."""
+    """Train a model, publish it with the arguments after its name, and return the exit code."""
     names = ("iris", "wine", "newsgroups", "flight-late")
     if not arguments or arguments[0] not in names:
         print(f"usage: python -m examples.score {'|'.join(names)} [--local] [ARGUMENT of `./larder score publish` ...]")

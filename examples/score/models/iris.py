@@ -1,4 +1,4 @@
-"""The species of an iris, by four lengths; a missing one is imputed by the pipeline."""
+"""The species of an iris, by four lengths; the pipeline imputes a missing one."""
 
 from score.models import Keep, Model, Number
 

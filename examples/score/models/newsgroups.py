@@ -7,7 +7,7 @@ newsgroups = Model(
     subject=("sub",),
     scope="newsgroups:score",
     task="classification",
-    features={"text": Text(longest=20_000, about="of a post, without headers")},
+    features={"text": Text(longest=20_000, about="text of a post, without headers")},
     forms=("texts",),
     decimals=4,
     about="The newsgroup that a text was written to",

@@ -10,16 +10,16 @@ locals {
   manifest = jsondecode(file("${var.release}/release.json"))
   template = local.manifest.templates[var.variant]
   zips     = toset(values(local.manifest.functions))
-  # Another value publishes new versions of serve and score: their aliases move only to a new version.
+  # A change of this value publishes new versions of serve and score: their aliases move only to a new version.
   digest = sha256(jsonencode([local.manifest.files[local.template], var.parameters]))
 }
 
 resource "aws_s3_object" "bundle" {
-  for_each = local.zips # named by their content, so that an older deployment keeps its own
+  for_each = local.zips # named by a digest of their content, so that an older deployment keeps its bundles
   bucket   = var.bucket
   key      = "${var.prefix}${each.key}"
   source   = "${var.release}/${each.key}"
-  lifecycle { create_before_destroy = true } # CloudFormation needs the old one until its update, or rollback, is done
+  lifecycle { create_before_destroy = true } # CloudFormation needs the old one until its update or rollback has ended
 }
 
 resource "aws_s3_object" "template" {

@@ -1,4 +1,4 @@
 output "outputs" {
-  description = "of the stack: ApiId, BaseUrl, TableName and the others of infra/template.yaml"
+  description = "outputs of the stack: ApiId, BaseUrl, TableName and the others of infra/template.yaml"
   value       = aws_cloudformation_stack.larder.outputs
 }

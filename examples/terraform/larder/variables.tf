@@ -11,7 +11,7 @@ variable "release" {
 variable "variant" {
   type        = string
   default     = ""
-  description = "of the template: empty, canary, api-keys or canary-api-keys"
+  description = "variant of the template: empty, canary, api-keys or canary-api-keys"
 }
 
 variable "bucket" {
@@ -22,7 +22,7 @@ variable "bucket" {
 variable "prefix" {
   type        = string
   default     = "larder/"
-  description = "what the object keys begin with; it ends in a slash, or is empty"
+  description = "prefix of the object keys; it ends with a slash, or is empty"
 }
 
 variable "parameters" {
@@ -34,5 +34,5 @@ variable "parameters" {
 variable "s3_url" {
   type        = string
   default     = "https://s3.amazonaws.com"
-  description = "of S3 in the stack's region, e.g. https://s3.eu-central-1.amazonaws.com"
+  description = "URL of S3 in the stack's region, e.g. https://s3.eu-central-1.amazonaws.com"
 }

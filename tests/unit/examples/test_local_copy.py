@@ -1,4 +1,4 @@
-"""The example's copy equals the table, whatever the bus does with the events and wherever the process dies."""
+"""The example's copy equals the table, in whatever order events arrive and wherever the process dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUBJECT = {"shop": "x"}
 
 
 class Table:
-    """Items as Larder writes them, the stream's records of every change, and what the read API would return."""
+    """Items as Larder writes them, the stream's records of all changes, and the responses of the read API."""
 
     def __init__(self, random: Random, watched: Watched) -> None:
         self.random, self.watched = random, {"stock": watched}
@@ -45,7 +45,7 @@ class Table:
             more = {"userIdentity": {"type": "Service", "principalId": "dynamodb.amazonaws.com"}}
         else:
             body = self.random.choice([None, *(f'{{"n":{n}}}' for n in range(4))])
-            # where the item is gone, a late run writes it with any order
+            # after a deletion by TTL, a late run can write the item with an older order
             run = self.run if old else self.random.randint(1, self.run)
             order = Order(1, int(START) * 1000 + run, run).text
             expires_at = int(self.now) + self.random.choice([2, 30, 20_000])
@@ -72,7 +72,7 @@ class Table:
         }
 
     def list(self) -> Iterator[Read]:
-        """List what was there a moment ago: the API's reads are eventually consistent."""
+        """List the items of a moment ago: the API's reads are eventually consistent."""
         self.began = self.now
         items = self._see()
         for name in sorted(items):
@@ -94,7 +94,7 @@ class Table:
 
 
 class Crash(Exception):
-    """The process is gone."""
+    """The process died."""
 
 
 def die_within(copy: LocalCopy, name: str, now: float) -> None:
@@ -115,7 +115,7 @@ def deliver(copy: LocalCopy, table: Table, event: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("bodies", [True, False], ids=["with bodies", "without bodies"])
 @pytest.mark.parametrize("seed", range(25))
 def test_copy_equals_the_table(tmp_path: Path, seed: int, bodies: bool) -> None:
-    """Events come twice, late, and in another order; the process dies within a transaction; everything is reloaded."""
+    """Events arrive twice, late and in another order; the process dies within a transaction; all items are reloaded."""
     random = Random(seed)
     table = Table(random, Watched(("shop",), bodies=bodies, renewals=True))
     copy = LocalCopy(tmp_path / "copy.db", "stock", SUBJECT)
@@ -126,7 +126,7 @@ def test_copy_equals_the_table(tmp_path: Path, seed: int, bodies: bool) -> None:
         queue += [event] * random.choice([1, 1, 2]) if event else []
         while queue and random.random() < 0.6:
             at = random.randrange(len(queue))
-            if random.random() < 0.1:  # dies in the middle of it
+            if random.random() < 0.1:  # it dies within the transaction
                 with pytest.raises(Crash):
                     die_within(copy, queue[at]["prediction_id"], table.now)
                 copy.close()
@@ -143,7 +143,7 @@ def test_copy_equals_the_table(tmp_path: Path, seed: int, bodies: bool) -> None:
 
 
 def test_copy_after_a_day_without_events(tmp_path: Path) -> None:
-    """A consumer that was down for a day, and lost the events of it, loads everything, and then goes on with events."""
+    """A consumer that was down for a day, and has lost events, loads all items and continues with events."""
     random = Random(3)
     table = Table(random, Watched(("shop",), bodies=True, renewals=True))
     copy = LocalCopy(tmp_path / "copy.db", "stock", SUBJECT)
@@ -164,7 +164,7 @@ def test_copy_after_a_day_without_events(tmp_path: Path) -> None:
 
 
 def test_event_of_another_subject_is_ignored(tmp_path: Path) -> None:
-    """A rule that matches too much mixes nothing up."""
+    """The copy stays correct if the rule of the bus matches too much."""
     table = Table(Random(1), Watched(("shop",), bodies=True))
     event = next(event for _ in range(9) if (event := table.change()))
     copy = LocalCopy(tmp_path / "copy.db", "stock", SUBJECT)
@@ -173,8 +173,8 @@ def test_event_of_another_subject_is_ignored(tmp_path: Path) -> None:
     assert copy.apply(event)
 
 
-def test_gone_items_are_forgotten_later(tmp_path: Path) -> None:
-    """Their versions are kept as long as an event of them can come, and no longer."""
+def test_rows_of_removed_items_are_deleted_later(tmp_path: Path) -> None:
+    """Their versions are stored as long as an event of them can arrive."""
     table = Table(Random(1), Watched(("shop",), bodies=True))
     copy = LocalCopy(tmp_path / "copy.db", "stock", SUBJECT)
     for event in [event for _ in range(60) if (event := table.change())]:
@@ -186,7 +186,7 @@ def test_gone_items_are_forgotten_later(tmp_path: Path) -> None:
 
 
 def test_body_is_missing(tmp_path: Path) -> None:
-    """An event without a body leaves the copy as it is until the item is read."""
+    """An event without a body does not change the copy until the item is read."""
     table = Table(Random(1), Watched(("shop",)))
     event = next(event for _ in range(9) if (event := table.change()) and event["change"] == "created")
     copy = LocalCopy(tmp_path / "copy.db", "stock", SUBJECT)

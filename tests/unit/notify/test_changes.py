@@ -1,4 +1,4 @@
-"""What of a stream record a consumer is told, and what not."""
+"""Which stream records become events, and what an event has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def record(old: Any = None, new: Any = None, *, sequence: int = 7, **more: Any) 
     return {"eventID": "e1", "eventSource": "aws:dynamodb", "dynamodb": stream, **more}
 
 
-def told(one: Any) -> Any:
+def build_detail(one: Any) -> Any:
     event = build_event(one, WATCHED, "test")
     if event is None:
         return None
@@ -47,33 +47,33 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any], str | None]] = {
     "the first item": (None, image(), {}, "created"),
     "another body": (image('{"units":2}'), image(run=2), {}, "changed"),
     "the same body, zipped now": (image(), image(ZIPPED), {}, None),
-    "the same body, zipped otherwise": (image(gzip.compress(BODY.encode(), 1)), image(ZIPPED, run=2), {}, None),
+    "the same body, zipped differently": (image(gzip.compress(BODY.encode(), 1)), image(ZIPPED, run=2), {}, None),
     "another body, zipped": (image(gzip.compress(b'{"units":2}')), image(ZIPPED, run=2), {}, "changed"),
-    "order and expiry alone": (image(), image(run=2, lives=900), {}, None),
+    "only order and expiry": (image(), image(run=2, lives=900), {}, None),
     "a tombstone": (image(), image(None, run=2), {}, "removed"),
     "a tombstone over an expired item": (image(lives=-1), image(None, run=2), {}, "removed"),
-    "a tombstone of nothing": (None, image(None), {}, None),
+    "a tombstone without an item before it": (None, image(None), {}, None),
     "a tombstone again": (image(None), image(None, run=2), {}, None),
     "an item after a tombstone": (image(None), image(run=2), {}, "created"),
     "the same body after it had expired": (image(lives=0), image(run=2), {}, "created"),
     "deleted by TTL": (image(lives=-100), None, {"userIdentity": TTL}, "expired"),
     "a tombstone deleted by TTL": (image(None), None, {"userIdentity": TTL}, None),
     "deleted by hand": (image(), None, {}, "removed"),
-    "of a dataset that does not ask": (None, image(dataset="silent"), {}, None),
+    "of a dataset without events": (None, image(dataset="silent"), {}, None),
 }
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_only_what_a_reader_notices_is_told(case: str) -> None:
-    """A change of the body, and an item that comes or goes; not how it is stored, its order or its expiry."""
+def test_only_changes_for_a_reader_become_events(case: str) -> None:
+    """A changed body and a created or removed item do; another way of storing, another order or expiry do not."""
     old, new, more, change = CHANGES[case]
-    detail = told(record(old, new, **more))
+    detail = build_detail(record(old, new, **more))
     assert (detail and detail["change"]) == change
 
 
 def test_event_names_the_item() -> None:
-    """Subject by claim, percent-decoded; no body unless asked for; a sequence that compares as text."""
-    assert told(record(None, image(run=12), sequence=99)) == {
+    """It has the subject by claim, percent-decoded, and a sequence that can be compared as text; no body by default."""
+    assert build_detail(record(None, image(run=12), sequence=99)) == {
         "id": "e1",
         "environment": "test",
         "dataset": "stock",
@@ -91,26 +91,26 @@ def test_event_names_the_item() -> None:
 
 @pytest.mark.parametrize("stored", [BODY, ZIPPED], ids=["text", "gzip"])
 def test_body_is_the_stored_text(stored: str | bytes) -> None:
-    """No digit of a number changes on its way."""
+    """No digit of a number changes."""
     event = build_event(record(None, image(stored, dataset="bodies")), WATCHED, "test")
     assert event is not None
     assert event.detail.endswith(f',"body":{BODY}}}')
     assert json.loads(event.detail)["body"] == json.loads(BODY)
 
 
-def test_renewals_are_told_if_asked_for() -> None:
-    """A consumer that discards what expires must know that an item lives longer."""
-    detail = told(record(image(dataset="bodies"), image(run=2, lives=900, dataset="bodies")))
+def test_renewals_become_events_if_the_dataset_says_so() -> None:
+    """A consumer that discards expired items must know that an item has a later expiry."""
+    detail = build_detail(record(image(dataset="bodies"), image(run=2, lives=900, dataset="bodies")))
     assert (detail["change"], detail["expires_at"]) == ("renewed", "2027-01-15T08:15:00.000Z")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_body_that_does_not_fit_is_left_out(zipped: bool) -> None:
-    """The event then says so; one that just fits is in it."""
+def test_a_body_that_is_too_long_is_omitted(zipped: bool) -> None:
+    """The event then has `body_omitted`; the largest body that fits is in the event."""
     for length, fits in ((MAX_BYTES - 5_000, True), (MAX_BYTES, False)):
         text = json.dumps({"a": "é" * (length // 2)}, ensure_ascii=False)
         stored = gzip.compress(text.encode()) if zipped else text
-        detail = told(record(None, image(stored, dataset="bodies")))
+        detail = build_detail(record(None, image(stored, dataset="bodies")))
         assert ("body" in detail, "body_omitted" in detail) == (fits, not fits)
 
 
@@ -130,7 +130,7 @@ BROKEN: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_record_that_cannot_be_read(case: str) -> None:
-    """It is named by its item key, and no body is in the message."""
+    """The message has its item key, and no body."""
     with pytest.raises(BadRecord, match=r"^stream record (\d+, item (stock|bodies)#x|without item key)") as raised:
         build_event(BROKEN[case], WATCHED, "test")
     assert BODY not in str(raised.value)

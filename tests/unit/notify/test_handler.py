@@ -1,4 +1,4 @@
-"""Events are sent in order per item, at least once; what is not accepted comes again, and nothing else blocks it."""
+"""Events are sent at least once, in order per item; refused ones are sent again, and bad records block no others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WATCHED = {"stock": Watched(("shop",), bodies=True)}
 
 
 class Bus:
-    """Accepts entries but for those whose number, over all calls, is in `refused`; raises at the calls in `fails`."""
+    """Accepts all entries except those whose number over all calls is in `refused`; raises in the calls in `fails`."""
 
     def __init__(self, refused: set[int] = frozenset(), fails: dict[int, Exception] | None = None) -> None:  # type: ignore[assignment]
         self.refused, self.fails = refused, fails or {}
@@ -59,7 +59,7 @@ def record(n: int, sk: str, **changes: Any) -> Any:
 
 
 def play(bus: Bus, records: list[Any], letters: Letters | None = None) -> list[int]:
-    """Call the handler as Lambda does, from the reported record on, until all is sent; return the numbers of calls."""
+    """Call the handler as Lambda does, from the returned record on, until all are sent; return the sizes of batches."""
     services, left, calls = Services(bus, letters or Letters(), "bus", "url", "test", WATCHED), records, []
     while left:
         failed = handle(services, {"Records": left})["batchItemFailures"]
@@ -77,14 +77,14 @@ FAULTS: dict[str, tuple[set[int], dict[int, Exception]]] = {
     "the first and the last refused": ({1, 30}, {}),
     "most refused": (set(range(1, 60, 2)), {}),
     "a call fails": (set(), {2: ACCESS}),
-    "the bus does not answer": ({7}, {1: ConnectTimeoutError(endpoint_url="https://events"), 3: ACCESS}),
+    "the bus does not respond": ({7}, {1: ConnectTimeoutError(endpoint_url="https://events"), 3: ACCESS}),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("items", [1, 3, 30])
 def test_each_event_is_sent_in_order_per_item(fault: str, items: int) -> None:
-    """However the bus refuses, every event is accepted, and never the later of an item before the earlier."""
+    """With each fault every event is accepted, and no later event of an item before an earlier one."""
     bus = Bus(*FAULTS[fault])
     play(bus, [record(n, f"p{n % items}") for n in range(30)])
     first: dict[int, int] = {}
@@ -96,16 +96,16 @@ def test_each_event_is_sent_in_order_per_item(fault: str, items: int) -> None:
         assert [first[n] for n in mine] == sorted(first[n] for n in mine)
 
 
-def test_only_what_was_not_accepted_comes_again() -> None:
-    """The answer has the first record that was not sent; those before it are not sent twice."""
+def test_a_batch_is_retried_from_the_first_refused_event() -> None:
+    """The response has the first record that was not sent; records before it are not sent twice."""
     bus = Bus({14})
     assert play(bus, [record(n, f"p{n}") for n in range(30)]) == [30, 17]
     twice = [n for n, times in Counter(each["run"] for each in bus.accepted).items() if times > 1]
     assert twice == list(range(14, 20))  # the rest of that request
 
 
-def test_bad_record_is_buried_alone() -> None:
-    """A record that can't be read goes to the dead-letter queue with its item key, and blocks no other."""
+def test_a_bad_record_goes_to_the_dead_letter_queue() -> None:
+    """The letter has its item key and no body; the record blocks no others."""
     bus, letters = Bus(), Letters()
     play(bus, [record(0, "a"), record(1, "b", f={"N": "2"}), record(2, "b")], letters)
     assert [each["run"] for each in bus.accepted] == [0, 2]
@@ -115,8 +115,8 @@ def test_bad_record_is_buried_alone() -> None:
     assert '{"n"' not in json.dumps(letter)
 
 
-def test_bad_record_that_cannot_be_buried_is_not_lost() -> None:
-    """Where the dead-letter queue does not answer, the whole batch comes again."""
+def test_a_bad_record_is_not_lost_if_the_dead_letter_queue_fails() -> None:
+    """The whole batch is retried."""
 
     class Down:
         def send_message(self, **_: Any) -> None:
@@ -127,7 +127,7 @@ def test_bad_record_that_cannot_be_buried_is_not_lost() -> None:
 
 
 def test_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line per batch with the metrics that the alarms and the dashboard read."""
+    """Each batch has a line with the metrics of the alarms and the dashboard."""
     play(Bus({2}), [record(n, f"p{n}") for n in range(3)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(each["ItemEventsSent"], each["ItemEventsRefused"], each["level"]) for each in lines] == [
@@ -139,7 +139,7 @@ def test_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_batches(seed: int) -> None:
-    """Batches have all events in order, fit a request, and no two events of a batch are about the same."""
+    """Batches have all events in order, fit into a request, and no two events of a batch have the same `about`."""
     random = Random(seed)
     sizes = [10, 1000, 100_000, MAX_BYTES - 2000]
     events = [
