@@ -1,4 +1,4 @@
-"""The bearer token of a request: find it, verify it, and say why it is refused. Shared by serve and score."""
+"""The bearer token of a request: find it, verify it, and build the problem if it is refused. For serve and score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANOTHER = re.compile(r",\s*[A-Za-z]+ ")  # a second Authorization header, joine
 
 
 def open_verifier(issuers: Sequence[IssuerSettings], env: Mapping[str, str], report: Report) -> Verifier:
-    """Open the verifier of a deployment's issuers; problems with their keys are reported.
+    """Open the verifier of a deployment's issuers. `report` is called for problems with their keys.
 
     Raises:
         ValueError: the location of an issuer's keys is malformed.
@@ -48,7 +48,7 @@ def authenticate(request: HttpRequest, verifier: Verifier, realm: str, now: floa
 
 
 def refuse(realm: str, error: InvalidToken | NoAccess, what: str = "dataset") -> Problem:
-    """Build the problem of a token that is not valid, or gives no access to what is asked for."""
+    """Build the problem for a token that is not valid, or gives no access; `what` is a dataset or a model."""
     if isinstance(error, NoAccess):
         detail = None if error.scope else f"the token's issuer gives no access to this {what}"
         return challenge(realm, "insufficient_scope", scope=error.scope, detail=detail)
@@ -65,7 +65,7 @@ def _verify(verifier: Verifier, token: str, now: float) -> Trusted:
 
 
 def _bearer_token(request: HttpRequest, realm: str) -> str:
-    """Return exactly what follows `Bearer `; the verifier rejects white space around it."""
+    """Return exactly the text after `Bearer `; the verifier rejects white space around the token."""
     value, *others = request.headers.get("authorization") or [""]
     if others or _ANOTHER.search(value):
         raise Problem("invalid_request", "there is more than one Authorization header")

@@ -29,7 +29,7 @@ RANKED = "ranked"  # the table's index of the items that have a rank: PK and RAN
 # these (docs/decisions/prediction-ids.md).
 MAX_PREDICTION_ID = 128
 PREDICTION_ID = re.compile(rf"[A-Za-z0-9._~:@,=+-]{{1,{MAX_PREDICTION_ID}}}\Z")
-RANK_PLACE = re.compile(rf"[0-9A-F]{{1,500}}:{PREDICTION_ID.pattern}")  # what `RANK` has behind its tag
+RANK_PLACE = re.compile(rf"[0-9A-F]{{1,500}}:{PREDICTION_ID.pattern}")  # the part of `RANK` after its tag
 DOT_SEGMENTS = (".", "..")  # match PREDICTION_ID, and clients remove them from a path (RFC 3986 section 5.2.4)
 MAX_CLAIM_CHARACTERS = 256  # of one value of a subject, in code points
 # Code points that a value of a subject must not have, since they are invisible: Unicode's control, format, surrogate
@@ -102,12 +102,12 @@ def build_pk(dataset: str, subject: Iterable[str]) -> str:
 
 
 def build_rank_tag(rank: str) -> str:
-    """Build the tag of a dataset's rank, from its text: the beginning of what its items have in `RANK`.
+    """Build the tag of a dataset's rank from the rank's text. The attribute `RANK` of its items begins with the tag.
 
-    `RANK` is `TAG:PLACE:prediction_id`, in the order of the list as a text. PLACE has the digits 0 to 9 and A to F, as
-    many for each item with as many nulls. The prediction_id makes it another one for each item, since DynamoDB promises
-    no order among equal ones. Where a dataset's rank is another one than before, so is the tag: items that were written
-    with the former one are in no list until they are written again, and never among those of the new one.
+    `RANK` is `TAG:PLACE:prediction_id`; sorted as text, it has the order of the list. PLACE has the digits 0 to 9 and A
+    to F; items with equally many nulls have equally many digits. The prediction_id makes `RANK` unique, since DynamoDB
+    does not define the order of equal sort keys. If the dataset's rank changes, the tag changes: items of the former
+    rank are in no list until they are written again, and never among items of the new rank.
     """
     return sha256(rank.encode()).hexdigest()[:8]
 

@@ -31,13 +31,13 @@ def build_request_line(
         use_case: a `serve.web.route.UseCase`.
         status: HTTP status of the response.
         latency_ms: time spent in the handler.
-        fields: what is known of request_id, dataset, kid, subject (hashed), asked, found, code, reason, places.
+        fields: those that are known of request_id, dataset, kid, subject (hashed), asked, found, code, reason, places.
     """
     return _render(describe_request(use_case, status, latency_ms, fields), environment, now, _METRICS, use_case)
 
 
 def describe_request(use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the members of a request's line, with the values of `METRICS`; arguments as in `build_request_line`."""
+    """Return the members of a request's line, including `METRICS`; for the arguments see `build_request_line`."""
     latency_ms = round(latency_ms, 3)
     return {
         "level": "ERROR" if status >= 500 else "INFO",
@@ -61,7 +61,7 @@ def note_problem(problem: Problem, seen: dict[str, object]) -> Problem:
 
 
 def note_fault(error: Exception, seen: dict[str, object]) -> Problem:
-    """Add an unexpected error's type and places, which have none of its data; return the problem to respond with."""
+    """Add an unexpected error's type and places to the fields, not its data; return the problem to respond with."""
     places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
     seen |= {"code": "internal_error", "reason": type(error).__name__, "places": places}
     return Problem("internal_error")

@@ -307,7 +307,7 @@ SETTINGS: dict[str, _Setting] = {
     "require_iat": _Setting("true or false", _flag),
     "require_claims": _Setting('a list such as [{"claim": "token_use", "values": ["access"]}]', _required),
     "datasets": _Setting("a list of datasets", _names),
-    "models": _Setting("a list of models", _names),  # score knows which there are, and checks them
+    "models": _Setting("a list of models", _names),  # score checks that they exist
     "audience_claim": _Setting(_A_CLAIM, _claim),
     "tenants": _Setting(f'a list of tenant ids (GUIDs in lower case), or "{ANY_TENANT}"', _tenants),
     "allow_missing_kid": _Setting("true or false", _flag),

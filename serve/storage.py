@@ -101,17 +101,17 @@ class Storage:
         return self._query(pk, (SK, prefix), start, now, limit, {})
 
     def query_ranked(self, pk: str, tag: str, now: float, after: str, limit: int) -> QueryResult:
-        """Query the ranked list of one partition after a place; as `query`, over the table's index.
+        """Query the ranked list of one partition after a position; like `query`, but with the table's index.
 
         Args:
-            pk: of the partition.
-            tag: of the dataset's rank. Items that were written with another one are not in the list.
+            pk: partition key.
+            tag: tag of the dataset's rank. Items that were written with another tag are not in the list.
             now: epoch seconds.
-            after: `PLACE:prediction_id` as in `RANK` behind the tag; empty for the first.
-            limit: items to evaluate.
+            after: `PLACE:prediction_id` as in `RANK` after the tag; empty to begin with the first item.
+            limit: number of items to evaluate.
 
         Raises:
-            StorageUnavailable: as `query`.
+            StorageUnavailable: see `query`.
         """
         tag += ":"
         start = {SK: {"S": after.partition(":")[2]}, RANK: {"S": tag + after}} if after else {}
@@ -127,7 +127,7 @@ class Storage:
         limit: int,
         more: Mapping[str, Any],
     ) -> QueryResult:
-        """Query what has a sort key that begins with a text; `sort` is its attribute and that text."""
+        """Query items whose sort key begins with a text; `sort` has its attribute and the text."""
         attribute, prefix = sort
         values = {":p": {"S": pk}, ":now": {"N": str(int(now))}}
         condition = f"{PK} = :p"

@@ -69,7 +69,7 @@ class Addresses:
         self._endpoint = endpoint
         self._timeout = timeout
         self._failed: set[Address] = set()
-        self._until = float("-inf")  # the first connection looks it up
+        self._until = float("-inf")  # the first connection resolves the host name
 
     def connect(self, now: float) -> tuple[socket.socket, Address]:
         """Begin to connect; the socket becomes writable when the attempt has succeeded or failed.

@@ -42,7 +42,7 @@ def parse_head(data: bytes, method: str) -> Head:
     if begin is None:
         raise TransportError("response is not HTTP/1.1")
     headers: list[tuple[str, str]] = _FIELD.findall(text, begin.end())
-    if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF ends none
+    if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
         raise TransportError("response has a malformed header")
     framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
     for name, value in headers:

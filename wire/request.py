@@ -10,7 +10,7 @@ from wire.endpoint import Endpoint
 from wire.sigv4 import Credentials, Signer
 
 
-@cache  # few: the code names them
+@cache  # the code has only a few operations
 def operation_headers(service: str, target: str) -> tuple[tuple[str, str], ...]:
     """Return the headers of an operation with a JSON payload, e.g. `dynamodb`, `DynamoDB_20120810.GetItem`."""
     version = "1.0" if service in ("dynamodb", "sqs") else "1.1"

@@ -1,4 +1,4 @@
-"""Sign requests with Signature Version 4. What requests of one kind have in common is prepared once a day.
+"""Sign requests with Signature Version 4. The common part of similar requests is prepared once a day.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -25,12 +25,12 @@ class Credentials(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What the requests of one kind and day have in common: templates with `%(moment)s` and `%(digested)s`."""
+    """The common part of similar requests of one day: templates with `%(moment)s` and `%(digested)s`."""
 
     canonical: str
-    lines: str  # of the headers, up to the signature
+    lines: str  # the header lines, up to the signature
     scope: str
-    key: hmac.HMAC  # of the signing key; copied for each signature
+    key: hmac.HMAC  # made with the signing key; copied for each signature
 
 
 class Signer:
@@ -41,7 +41,7 @@ class Signer:
         self.region = region
 
     def sign(self, method: str, target: str, headers: Headers, body: bytes, keys: Credentials, now: float) -> str:
-        """Return the lines of the headers with those of the signature, as they are sent.
+        """Return the header lines to send, including those of the signature.
 
         `target` is the percent-encoded path and query as sent, with parameters sorted by name. Header names are in
         lower case, unique, and include `host`; all are signed. `now` is in epoch seconds.
@@ -55,7 +55,7 @@ class Signer:
         return f"{form.lines % varying}{signature.hexdigest()}\r\n"
 
 
-@lru_cache(64)  # serve has five kinds of requests, the writer three; the keys of S3 objects push each other out
+@lru_cache(64)  # serve has five kinds of requests, the writer three; those of S3 objects evict each other
 def _prepare(
     service: str,
     region: str,

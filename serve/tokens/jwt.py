@@ -61,7 +61,7 @@ class Policy(NamedTuple):
     scope_separator: str = " "
     scopes: tuple[tuple[str, str | None], ...] = ()  # dataset, its scope at this issuer (None: it needs none)
     datasets: frozenset[str] | None = None  # those that this issuer gives access to; None: all
-    models: frozenset[str] | None = None  # those that its tokens can score with; None: all, or none with `datasets`
+    models: frozenset[str] | None = None  # models that its tokens can score with; None: all, but none with `datasets`
     subject_claims: tuple[tuple[str, Claim], ...] = ()  # claim of a subject, its place in this issuer's tokens
     allow_integer_subject: bool = False
     allow_list_subject: bool = False

@@ -88,8 +88,8 @@ def gather(query: Query, page: PageQuery | TopQuery, now: float) -> Page:
             return Page([], {}, float("inf"), page.wanted)
         after = ""
     entries: list[Entry] = []
-    reached = ""  # where the last entry is in the list
-    taken: set[str] = set()  # an index can have an item whose rank changes at this moment in both of its places
+    reached = ""  # position of the last entry in the list
+    taken: set[str] = set()  # while an item's rank changes, an index can have the item twice
     size = len(_close(entries, {}, page.wanted).json)
     for number in range(MAX_QUERIES):
         result = query(after, page.limit + 1 if number == 0 else SKIP)

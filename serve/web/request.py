@@ -22,7 +22,7 @@ from serve.web.problems import Problem
 
 # Ids that are logged and returned; the caller of a load balancer controls the trace header.
 _NAME = re.compile(r"[A-Za-z0-9$=_.:-]{1,128}\Z")
-MAX_FIELDS = 150  # parameters of a query: 100 ids, and more than there are others
+MAX_FIELDS = 150  # parameters of a query: 100 ids, and more than enough for all others
 _SLASH = re.compile("%2F", re.IGNORECASE)
 _ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 

@@ -72,17 +72,17 @@ class PageQuery(NamedTuple):
         return {"Link": f'<?limit={self.limit}&after={quote(position)}{prefix}{self.wanted.query}>; rel="next"'}
 
     def find_position(self, item: Item) -> str:
-        """Return where in the list an item is."""
+        """Return the position of an item in the list."""
         return item.sk
 
     def is_complete(self, taken: int) -> bool:
-        """Return whether nothing can follow so many items."""
+        """Return whether a page with so many items is the end of the list."""
         del taken
         return False
 
 
 class TopQuery(NamedTuple):
-    """The query of a ranked list: its first `top` items after the place `after`, at most `limit` of them in a page."""
+    """The query of a ranked list: the first `top` items after the position `after`, at most `limit` in a page."""
 
     top: int
     limit: int
@@ -91,18 +91,18 @@ class TopQuery(NamedTuple):
     prefix: str = ""
 
     def link_after(self, position: str, taken: int) -> dict[str, str]:
-        """Build the link to the page after a place, for what is left of the first items; none if that is nothing."""
+        """Build the link to the page after a position, for the remaining items; empty if none remain."""
         if self.is_complete(taken):
             return {}
         query = f"top={self.top - taken}&limit={self.limit}&after_rank={quote(position)}{self.wanted.query}"
         return {"Link": f'<?{query}>; rel="next"'}
 
     def find_position(self, item: Item) -> str:
-        """Return where in the list an item is: its place and its prediction_id, without the rank's tag."""
+        """Return the position of an item in the list: `PLACE:prediction_id`, without the rank's tag."""
         return (item.rank or "").partition(":")[2]
 
     def is_complete(self, taken: int) -> bool:
-        """Return whether so many items are all that were asked for."""
+        """Return whether so many items are all that the request asks for."""
         return taken >= self.top
 
 
@@ -236,16 +236,17 @@ def parse_top(query: Mapping[str, list[str]], dataset: Served) -> TopQuery:
     """Parse the query of a ranked list. `after_rank` only chooses where in the token's partition to start.
 
     Raises:
-        Problem: invalid_request, if the dataset has no rank, or for what `top` excludes, and as `parse_page`.
+        Problem: invalid_request, if the dataset has no rank, for a parameter that `top` excludes, and as in
+            `parse_page`.
     """
     _check_list(query, dataset)
     mixed = [name for name in ("after", "prefix") if name in query]
     if mixed:
-        detail = f"top is in order of rank: it can't be combined with {', '.join(mixed)}, which are of prediction_ids"
+        detail = f"top lists items by rank: send it without {', '.join(mixed)} (of lists by prediction_id)"
         raise Problem("invalid_request", detail)
     top = _count(query, "top", MAX_TOP)
     limit = min(_count(query, "limit", MAX_LIMIT) or top, top)
-    after = _single(query, "after_rank", RANK_PLACE, "the place that the link to the next page has")
+    after = _single(query, "after_rank", RANK_PLACE, "the value in the link to the next page")
     return TopQuery(top, limit, after, parse_wanted(query, dataset))
 
 
@@ -288,7 +289,7 @@ def _quote(names: list[str]) -> str:
 
 
 def _count(query: Mapping[str, list[str]], name: str, most: int) -> int:
-    """Parse a number of items; 0 if it is not given."""
+    """Parse a number of items; return 0 if the query does not have it."""
     meaning = f"a whole number from 1 to {most}"
     text = _single(query, name, _LIMIT, meaning)
     if text and int(text) > most:
