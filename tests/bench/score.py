@@ -1,7 +1,8 @@
 """Time of scoring: `python -m tests.bench.score [--json FILE] [--rounds N] [SERVER ...]`, or `tox -e bench -- score`.
 
-Three tables: a warm request beside the bare runtime, a cold start beside a handler over the Python API, and servers
-over HTTP on loopback (`none` leaves them out). Rounds are interleaved; compare figures within one run only.
+Three tables: a warm request beside the bare runtime, a cold start beside handlers with a pickle and over the Python
+API, and servers over HTTP on loopback (`none` leaves them out). Rounds are interleaved; compare figures within one
+run only.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,22 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from score.native import Session, open_runtime
+from tests.bench.score_cold import measure_cold
 from tests.bench.score_servers import SERVERS, measure_servers
 from tests.unit.score.kit import IRIS_FEATURES, SCOPES, VIRGINICA, App, iris_version
 from tests.unit.serve.kit import App as ServeApp
 from tests.unit.serve.kit import claims, event, item, sign
 
-ROOT = Path(__file__).parents[2]
-_START = "import sys, time; sys.path.insert(0, %r); model = open(%r, 'rb').read(); row = [5.9, 3.0, 5.1, 1.8]\n"
-# What each does before its first answer; a handler over the Python API needs numpy and the package.
-COLD = {
-    "score": "import score.handler; from score.native import Session, open_runtime\n"
-    "session = Session(open_runtime(), model); session.run([('x', 'float', row)], 1, 'probabilities')",
-    "Python API and boto3": "import boto3, json, numpy, onnxruntime\n"
-    "boto3.client('s3', region_name='us-east-1', aws_access_key_id='a', aws_secret_access_key='b')\n"
-    "session = onnxruntime.InferenceSession(model)\n"
-    "session.run(['probabilities'], {'x': numpy.array([row], numpy.float32)})",
-}
+BARE, SCORE = "bare runtime", "a score, token remembered"
+HYBRID, READ = "a score with a stored item", "a GET of serve"
 
 
 def measure(call: Callable[[], object], number: int = 2000) -> float:
@@ -44,15 +35,8 @@ def measure(call: Callable[[], object], number: int = 2000) -> float:
     return (time.process_time() - started) / number * 1e6
 
 
-def measure_cold(code: str, model: Path) -> float:
-    """Return the CPU time of a process until its first answer, in milliseconds."""
-    program = _START % (str(ROOT), str(model)) + code + "\nprint(time.process_time())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return float(done.stdout) * 1e3
-
-
-def measure_process(rounds: int) -> dict[str, float]:
-    """Measure within this process and in new ones; return medians, in the unit that the name ends with."""
+def measure_warm(rounds: int) -> dict[str, float]:
+    """Measure requests in this process; return the medians of their CPU time in microseconds."""
     app = App(item("a", '{"prediction": {"late": 0.25}}'))
     headers = {"Authorization": f"Bearer {sign(claims(scope=SCOPES))}", "Content-Type": "application/json"}
 
@@ -67,20 +51,15 @@ def measure_process(rounds: int) -> dict[str, float]:
     read = event("rest", "GET", "/v1/flight-delays/a", {}, headers)
     serve = ServeApp(item("a", '{"prediction": {"late": 0.25}}'))
     warm: dict[str, Callable[[], object]] = {
-        "bare runtime": lambda: session.run([("x", "float", row)], 1, "probabilities"),
-        "a score, token remembered": request("iris", dict(VIRGINICA)),
-        "a score with a stored item": request("delay", {"departure_delay": 1, "flight_id": "a"}),
-        "a GET of serve": lambda: serve.handler(read, None),
+        BARE: lambda: session.run([("x", "float", row)], 1, "probabilities"),
+        SCORE: request("iris", dict(VIRGINICA)),
+        HYBRID: request("delay", {"departure_delay": 1, "flight_id": "a"}),
+        READ: lambda: serve.handler(read, None),
     }
-    path = ROOT / ".larder" / "bench" / "iris.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(onnx)
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {name: [] for name in warm}
     for _ in range(rounds):
         for name, call in warm.items():
-            found.setdefault(f"{name}, us", []).append(measure(call))
-        for name, code in COLD.items():
-            found.setdefault(f"cold: {name}, ms", []).append(measure_cold(code, path))
+            found[name].append(measure(call))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -93,15 +72,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     names = options.servers or list(SERVERS)
-    document: dict[str, Any] = {"cpu": measure_process(options.rounds), "servers": []}
-    for name, figure in document["cpu"].items():
-        print(f"{name} of CPU: {figure:.1f}")
-    if names != ["none"]:
-        with tempfile.TemporaryDirectory() as work:
+    document: dict[str, Any] = {"warm_us": measure_warm(options.rounds), "servers": []}
+    with tempfile.TemporaryDirectory() as work:
+        document["cold"] = measure_cold(Path(work), options.rounds)
+        print_process(document["warm_us"], document["cold"])
+        if names != ["none"]:
             document["servers"] = measure_servers(names, Path(work), options.rounds, options.count)
-        print_servers(document["servers"])
+            print_servers(document["servers"])
     if options.json:
         options.json.write_text(json.dumps({"score": document}, indent=1))
+
+
+def print_process(warm: dict[str, float], cold: list[dict[str, Any]]) -> None:
+    """Print both tables of this machine's CPU time; x is how many times more than Larder."""
+    for name, figure in warm.items():
+        print(f"{name:44}{figure:10.1f} us of CPU")
+    print(f"{'added to the bare runtime':44}{warm[SCORE] - warm[BARE]:10.1f} us of CPU")
+    print(f"{'added to a GET by scoring its item':44}{warm[HYBRID] - warm[READ]:10.1f} us of CPU")
+    print(f"{'cold start to the first answer, model on S3':44}{'CPU ms':>10}{'x':>7}{'wall ms':>10}")
+    for row in cold:
+        times = row["cpu_ms"] / cold[0]["cpu_ms"]
+        print(f"{row['handler']:44}{row['cpu_ms']:10.0f}{times:7.1f}{row['wall_ms']:10.0f}")
 
 
 def print_servers(rows: list[dict[str, Any]]) -> None:
