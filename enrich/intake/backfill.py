@@ -43,7 +43,7 @@ class Status(StrEnum):
     OPEN = "open"  # its run is open: it is continued
     FAILED = "failed"  # its last run failed: it is run again
     DONE = "done"  # its run is done: not run again
-    WITHDRAWN = "withdrawn"  # an operator withdrew it: nothing
+    WITHDRAWN = "withdrawn"  # an operator withdrew it: not run
     HELD = "held"  # held until an operator approves or rejects it: not run
     REJECTED = "rejected"  # an operator rejected it: not run
     EXPIRED = "expired"  # it is older than the ttl, so its items would not be served: not run

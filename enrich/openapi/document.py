@@ -93,8 +93,8 @@ def _describe_parameters(dataset: Dataset) -> dict[str, dict[str, Any]]:
     found = {"Fields": _describe_fields(dataset)}
     if dataset.rank:
         top = (
-            "so many items from the beginning of the ranked list, in its order; it can't be combined with `id`, `after`"
-            " and `prefix`. `limit` is the size of a page. With `max_age`, older ones keep their places, in `too_old`."
+            "the number of items, from the beginning of the ranked list; it can't be combined with `id`, `after` and"
+            " `prefix`. `limit` is the size of a page. With `max_age`, items that are too old are in `too_old`."
         )
         after = "with `top`: where the previous page ended; take it from its `Link`"
         number = {"type": "integer", "minimum": 1, "maximum": 100}
