@@ -27,7 +27,7 @@ _SERVICE = [["Service", "Environment"]]
 _USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
 _MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
 _LABEL = [["Service", "Environment", "Model", "Version", "Label"]]
-_EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]  # and the version, where it is known
+_EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]  # if the version is unknown; else _MODEL
 
 
 def build_request_line(

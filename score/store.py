@@ -130,7 +130,7 @@ class ModelStore:
             is_whole = self._load(state, model, alias)
         except WireError:  # the next refresh tries again
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a file does, the last good version serves
+        except Exception as error:  # noqa: BLE001 - no file must stop the last good version
             # The same alias would be refused again: do not read it again.
             state.refused = {**self._describe(state, model, error), **version}
             state.etag = fetched.etag

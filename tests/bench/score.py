@@ -1,8 +1,8 @@
 """Time of scoring: `python -m tests.bench.score [--json FILE] [--rounds N] [SERVER ...]`, or `tox -e bench -- score`.
 
-Three tables: a warm request beside the bare runtime, a cold start beside handlers with a pickle and over the Python
-API, and servers over HTTP on loopback (`none` leaves them out). Rounds are interleaved; compare figures within one
-run only.
+Three tables: a warm request compared with the bare runtime, a cold start compared with handlers that use a pickle or
+the Python API, and servers over HTTP on loopback (`none` omits them). Rounds are interleaved; compare only figures of
+one run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.unit.score.kit import IRIS_FEATURES, SCOPES, VIRGINICA, App, iris_ver
 from tests.unit.serve.kit import App as ServeApp
 from tests.unit.serve.kit import claims, event, item, sign
 
-BARE, SCORE = "bare runtime", "a score, token remembered"
+BARE, SCORE = "bare runtime", "a score, token cached"
 HYBRID, READ = "a score with a stored item", "a GET of serve"
 
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def print_process(warm: dict[str, float], cold: list[dict[str, Any]]) -> None:
-    """Print both tables of this machine's CPU time; x is how many times more than Larder."""
+    """Print the tables of warm requests and of cold starts; x is the ratio to Larder."""
     for name, figure in warm.items():
         print(f"{name:44}{figure:10.1f} us of CPU")
     print(f"{'added to the bare runtime':44}{warm[SCORE] - warm[BARE]:10.1f} us of CPU")
@@ -96,7 +96,7 @@ def print_process(warm: dict[str, float], cold: list[dict[str, Any]]) -> None:
 
 
 def print_servers(rows: list[dict[str, Any]]) -> None:
-    """Print a line for each server; x is how many times more than the first."""
+    """Print a line for each server; x is the ratio to the first."""
     columns = ("p50_us", "p99_us", "cpu_us", "rss_mb", "first_answer_s")
     print(f"{'server on loopback':24}" + "".join(f"{column:>16}" for column in columns) + f"{'x p50':>9}{'x RSS':>9}")
     for row in rows:

@@ -1,6 +1,6 @@
-"""Measure cold starts of scoring: from the start of a process to its first answered POST, the model fetched from S3.
+"""Measure cold starts of scoring: from the start of a process to its first response, with the model on S3.
 
-Larder's handler also verifies a token and reads alias and manifest; its peers, with boto3, do neither.
+Larder's handler also verifies a token, and reads alias and manifest; the peers, which use boto3, do not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _RUN = (
 
 
 def find_python(name: str) -> Path:
-    """Return the Python of a handler's environment, which is made once; pip compiles all packages."""
+    """Return the Python of a handler's environment, which is created once, with `.pyc` files of all packages."""
     folder_name, packages, _ = HANDLERS[name]
     folder = Path(os.environ.get("BENCH_ENVIRONMENTS", str(BENCH))) / folder_name
     python, done = folder / "bin" / "python", folder / "installed"
@@ -71,7 +71,7 @@ def build_objects() -> dict[str, bytes]:
 
 @contextmanager
 def run_bucket(objects: Mapping[str, bytes]) -> Iterator[str]:
-    """Answer GETs of a bucket as S3 does, on loopback; yield the endpoint."""
+    """Respond to GETs of a bucket as S3 does, on loopback; yield the endpoint."""
 
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

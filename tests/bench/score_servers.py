@@ -1,7 +1,7 @@
-"""Send scores over HTTP on loopback to Larder's laptop server and to its peers, each in its own environment.
+"""Send requests over HTTP on loopback to Larder's laptop server and to its peers, each in its own environment.
 
-Peers have their usual form, a pickle of scikit-learn, and the ONNX file that Larder serves. They check no token;
-Larder does.
+Each peer runs with a pickle of scikit-learn, the usual form, and with the ONNX file that Larder serves. Only Larder
+verifies a token.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ START_SECONDS = 120
 
 @dataclass
 class Running:
-    """A server, and what was measured of it; times in microseconds."""
+    """A server and its figures; times in microseconds."""
 
     name: str
     port: int
@@ -78,7 +78,7 @@ class Running:
         connection.close()
 
     def ask(self, connection: http.client.HTTPConnection) -> None:
-        """Send the request and check the answer."""
+        """Send the request and check the response."""
         connection.request("POST", self.path, self.body, self.headers)
         response = connection.getresponse()
         data = response.read()
@@ -95,14 +95,14 @@ class Running:
         return float(sum(one.cpu_times().user + one.cpu_times().system for one in self.tree()))
 
     def figures(self) -> dict[str, Any]:
-        """Return medians over the rounds, memory, and the time to the first answer."""
+        """Return medians over the rounds, memory, and the time to the first response."""
         memory = sum(one.memory_info().rss for one in self.tree()) / 1e6
         medians = {name: median(each[name] for each in self.rounds) for name in self.rounds[0]}
         return {"server": self.name, **medians, "rss_mb": memory, "first_answer_s": self.first_answer_s}
 
 
 def find_python(peer: str) -> Path:
-    """Return the Python of a peer, in an environment that is made once; all packages are compiled by pip."""
+    """Return the Python of a peer's environment, which is created once, with `.pyc` files of all packages."""
     if peer == "larder":
         return Path(sys.executable)
     packages = SERVERS[peer][0]
@@ -119,7 +119,7 @@ def find_python(peer: str) -> Path:
 
 @contextmanager
 def run_server(peer: str, form: str, env: dict[str, str], work: Path) -> Iterator[Running]:
-    """Run a server until the block ends; it has answered once."""
+    """Run a server until the block ends; it has responded once."""
     python = find_python(peer)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -200,7 +200,7 @@ def build_server_env(work: Path) -> dict[str, str]:
 
 
 def measure_servers(peers: list[str], work: Path, rounds: int, count: int) -> list[dict[str, Any]]:
-    """Measure servers in interleaved rounds; one that can't be installed or does not start is left out, with a word."""
+    """Measure servers in interleaved rounds. One that can't be installed or started is reported and left out."""
     env = build_server_env(work)
     with ExitStack() as stack:
         running = []

@@ -1,4 +1,4 @@
-"""Write small ONNX files without `onnx`: graphs of a few nodes, and files that no converter would make."""
+"""Write small ONNX files without the package `onnx`: graphs of a few nodes, and invalid files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tensor(name: str, values: Sequence[float], dims: Sequence[int], kind: str = 
 
 
 def attribute(name: str, value: Any) -> bytes:
-    """Encode an AttributeProto; lists as writers do, one member for each element."""
+    """Encode an AttributeProto; a list has one member for each element, as usual writers do it."""
     head = field(1, name)
     if isinstance(value, bytes):  # a TensorProto
         return head + field(5, value) + field(20, 4)

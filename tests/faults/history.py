@@ -81,7 +81,7 @@ class Story:
     )  # positions of runs when an invocation did not move them
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     reranked: set[str] = field(default_factory=set)  # datasets whose rank was changed
-    said_again: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
+    repeated: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
 
@@ -204,7 +204,7 @@ def say_again(story: Story) -> None:
     _settle(story, story.world.time)
     for run in (run for name in story.datasets for run in story.runs(name)):
         if run.state == "done" and run.identity in keys:  # a guard may hold it
-            story.said_again[run.dataset] = keys[run.identity]
+            story.repeated[run.dataset] = keys[run.identity]
 
 
 @contextmanager

@@ -217,28 +217,28 @@ def check_writes(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 
 def check_reported(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
-    """The bus got each state in which a run was closed or held, with its counts, and no other state; no event waits."""
+    """The bus got each state in which a run was closed or held, with its counts, and no other; no event is unsent."""
     if story.bus is None:
         return
     if left := story.unsent(name):
         yield f"{name}: {left} events were never sent"
-    told = {(each["run"], each["state"]): each for each in story.bus.details(RUN_EVENT) if each["dataset"] == name}
+    reported = {(each["run"], each["state"]): each for each in story.bus.details(RUN_EVENT) if each["dataset"] == name}
     kept = {
         (int(sk.removeprefix("run#")), state): row
         for (dataset, sk, state), row in story.dynamo.states.items()
         if dataset == name and not RunState(state).is_open
     }
-    approved = {number for number, state in told if state == "approved"}
+    approved = {number for number, state in reported if state == "approved"}
     if approved != {run.run for run in runs if run.approved}:
         yield f"{name}: runs {approved} were reported as approved"
-    told = {at: each for at, each in told.items() if at[1] != "approved"}
-    for number, state in told.keys() ^ kept.keys():
-        was = "was reported, and never committed" if (number, state) in told else "was never reported"
+    reported = {at: each for at, each in reported.items() if at[1] != "approved"}
+    for number, state in reported.keys() ^ kept.keys():
+        was = "was reported, and never committed" if (number, state) in reported else "was never reported"
         yield f"{name} run {number}: that it is {state} {was}"
-    for number, state in told.keys() & kept.keys():
+    for number, state in reported.keys() & kept.keys():
         counts = {each: int(value["N"]) for each, value in kept[number, state]["counts"]["M"].items()}
-        if told[number, state]["counts"] != counts:
-            yield f"{name} run {number}: reported as {state} with {told[number, state]['counts']}, and it has {counts}"
+        if reported[number, state]["counts"] != counts:
+            yield f"{name} run {number} is {state}: reported {reported[number, state]['counts']}, expected {counts}"
     lineage = [each for each in story.bus.details(LINEAGE) if each["job"]["name"] == name]
     began = [each for each in runs if each.started_ms is not None]
     wanted = Counter({"START": len(began), "COMPLETE": sum(state == "done" for _, state in kept)})

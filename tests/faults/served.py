@@ -62,11 +62,11 @@ def check_ranked(story: Story, name: str) -> Iterator[str]:
         ids = [entry.prediction_id for entry in gather(query, TopQuery(100, 100, ""), now).entries]
         expected = sorted(places, key=lambda sk: places[sk])
         whole = name not in story.reranked
-        must = [sk for sk in expected if whole or (pk, sk) in story.said_again.get(name, ())]
+        must = [sk for sk in expected if whole or (pk, sk) in story.repeated.get(name, ())]
         if ids != [sk for sk in expected if sk in ids]:
-            yield f"{pk}: the ranked list has {ids}, and the order is {expected}"
+            yield f"{pk}: the ranked list has {ids}, expected the order {expected}"
         if not set(must) <= set(ids):
-            yield f"{pk}: the ranked list has {ids}, and it lacks some of {must}"
+            yield f"{pk}: the ranked list has {ids}, expected all of {must}"
 
 
 def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body], float]]:

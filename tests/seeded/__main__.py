@@ -1,12 +1,12 @@
-"""Seed faults into what is deployed, one at a time, and see whether a cheap check notices.
+"""Put faults into the deployed files, one at a time, and see whether a cheap check finds each.
 
     python -m tests.seeded                       # every fault of faults.yaml; prints those that no check noticed
     python -m tests.seeded infra/template.yaml "PITR"   # those of a file, or with a text in their name
     python -m tests.seeded --list
 
-Each fault replaces a text that is in its file exactly once, in a copy of the checkout. What is generated from the file
-is generated again, as the author of the fault would do: a stale file is not what should notice it. Then the checks of
-CHECKS run until one fails. It ends with 1 if a fault passed them all.
+Each fault replaces a text that occurs exactly once in its file, in a copy of the checkout. Files that are generated
+from it are generated again, since other tests find stale files. Then the checks of CHECKS run until one fails. The exit
+code is 1 if no check found some fault.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = ("pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider")
-# The faults of tests/unit/infra/faults.yaml are left out: that one of them no longer applies is not a check.
+# Without the tests of tests/unit/infra/faults.yaml: they would fail because a fault of it no longer applies.
 NOT_SEEDS = "not seeded_fault and not seed and not anchor"
 WRITERS = {
     "infra.environments": ("samconfig.toml", "infra/discovery-bucket.yaml"),
@@ -38,7 +38,7 @@ GENERATED = {  # file -> the module that writes what is generated from it (infra
     "infra/environments.py": "infra.environments",
     "infra/discovery_bucket.py": "infra.environments",
 }
-NEAREST = {  # file -> the tests about it, which run first
+NEAREST = {  # file -> its tests, which run first
     "openapi.yaml": ("tests/contract/test_own_datasets.py",),
     "examples/flights/openapi.yaml": (
         "tests/contract/serve/test_contract_and_code.py",

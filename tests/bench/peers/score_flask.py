@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Flask, behind its own threaded server."""
+"""Flask with its own threaded server."""
 
 from flask import Flask, jsonify, request
 from score_model import load
@@ -18,5 +18,5 @@ if __name__ == "__main__":
 
     from werkzeug.serving import WSGIRequestHandler
 
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # keep-alive, as all others have
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # keep-alive, as with all others
     app.run("127.0.0.1", int(os.environ["BENCH_PORT"]), threaded=True)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Flask behind waitress, which is Larder's laptop server too."""
+"""Flask with waitress, which is also Larder's laptop server."""
 
 import os
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Larder's handler behind its laptop server: the token is checked, the model comes through the store, from files."""
+"""Larder's handler with its laptop server: it verifies the token; the store reads the model from files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""MLServer with a runtime of its own, in the server's process."""
+"""MLServer with a custom runtime, in the server's process."""
 
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput

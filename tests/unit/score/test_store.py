@@ -192,8 +192,8 @@ def test_a_broken_canary_or_shadow_does_not_affect_live(role: str) -> None:
     assert [(each["role"], each["Version"]) for each in app.events()[-1:]] == [(role, NEW_NAME)]
 
 
-def test_a_file_whose_names_are_no_text_does_not_stop_the_good_version() -> None:
-    """The names of tensors are bytes of the file's; a failure that nobody expected is reported like any other."""
+def test_a_file_with_names_that_are_not_utf_8_does_not_stop_the_good_version() -> None:
+    """The name of a tensor can have any bytes; the file is refused and reported like any other."""
     onnx = OLD[0].replace(b"\n\x01x", b"\n\x01\xff")
     assert onnx != OLD[0]
     digest = sha256(onnx).hexdigest()
@@ -213,14 +213,14 @@ def test_a_file_whose_names_are_no_text_does_not_stop_the_good_version() -> None
 def test_an_unexpected_failure_of_a_version_does_not_stop_the_good_one(
     role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of ours while a version is loaded is reported, and the request is answered."""
+    """A bug that occurs while a version is loaded is reported, and the request has its response."""
     app = App()
     assert _version(app) == OLD_NAME
     app.bucket.put(NEW)
     app.bucket.point(alias_of(NEW) if role == "live" else alias_of(OLD, shadow=share_of(NEW, 1)))
 
     def fail(*_: object) -> None:
-        raise KeyError("nobody expected this")
+        raise KeyError("unexpected")
 
     monkeypatch.setattr("score.store.load_scorer", fail)
     app.now += REFRESH_SECONDS
