@@ -26,7 +26,7 @@ import yaml
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
 from enrich.datasets import find_project, load_datasets, load_served
-from infra.trim import is_kept
+from infra.trim import trim
 from notify.changes import Watched
 from notify.handler import render_watched
 from score.model import render_models
@@ -249,9 +249,7 @@ def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
         tree = Path(work) / "tree"
         if requirements:
             _pip_install(requirements, tree, target)
-        for file in [file for file in tree.rglob("*") if file.is_file()]:
-            if not is_kept(file.relative_to(tree).as_posix()):
-                file.unlink()
+        trim(tree)
         _compile(tree, compiler)
         draft = Path(work) / "draft.zip"
         _append(draft, tree, level=1 if target == "native" else 6)

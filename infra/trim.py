@@ -1,9 +1,13 @@
-"""Rules for the files of an installed tree that a bundle omits, each with its reason."""
+"""Rules for the files of an installed tree that a bundle or an image omits, each with its reason.
+
+python infra/trim.py FOLDER deletes them.
+"""
 
 from __future__ import annotations
 
+import sys
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 # AWS services whose models botocore needs: those that enrich calls, and those of the credential providers.
 SERVICES = frozenset(
@@ -67,3 +71,14 @@ def is_kept(path: str) -> bool:
     if any(fnmatchcase(path, pattern) for pattern in KEPT):
         return True
     return not any(fnmatchcase(path, pattern) for pattern in LEFT_OUT)
+
+
+def trim(folder: Path) -> None:
+    """Delete the files of an installed tree that a bundle omits."""
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        if not is_kept(file.relative_to(folder).as_posix()):
+            file.unlink()
+
+
+if __name__ == "__main__":
+    trim(Path(sys.argv[1]))

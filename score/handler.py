@@ -110,9 +110,14 @@ def build_handler(dependencies: Dependencies) -> Handler:
 
 
 def build_dependencies(
-    env: Mapping[str, str], models: Mapping[str, Model], served: Mapping[str, Served]
+    env: Mapping[str, str],
+    models: Mapping[str, Model],
+    served: Mapping[str, Served],
+    write: Callable[[str], None] = write,
 ) -> Dependencies:
     """Build the dependencies of a deployment from its environment variables, models and datasets.
+
+    `write` takes log lines.
 
     Raises:
         ValueError: a variable is missing or malformed.
@@ -139,7 +144,7 @@ def build_dependencies(
             next_invocation = register_extension(lambda_api, "outbox")
         outbox = Outbox(open_send(queue, settings.kept_queue), report, next_invocation)
     storage = Storage(table.send, settings.api.table)
-    return Dependencies(settings, models, served, store, storage, verifier, outbox=outbox)
+    return Dependencies(settings, models, served, store, storage, verifier, write=write, outbox=outbox)
 
 
 @cache

@@ -83,8 +83,10 @@ def build_handler(dependencies: Dependencies) -> Handler:
     return handle
 
 
-def build_dependencies(env: Mapping[str, str], served: Mapping[str, Served]) -> Dependencies:
-    """Build the dependencies of a deployment from its environment variables and its datasets.
+def build_dependencies(
+    env: Mapping[str, str], served: Mapping[str, Served], write: Callable[[str], None] = write
+) -> Dependencies:
+    """Build the dependencies of a deployment from its environment variables and its datasets; `write` takes log lines.
 
     Raises:
         ValueError: a variable is missing or malformed.
@@ -97,7 +99,7 @@ def build_dependencies(env: Mapping[str, str], served: Mapping[str, Served]) -> 
         write(build_key_line(settings.environment, time.time(), event, details))
 
     verifier = open_verifier(settings.issuers, env, report)
-    return Dependencies(settings, Storage(client.send, settings.table), verifier, served)
+    return Dependencies(settings, Storage(client.send, settings.table), verifier, served, write=write)
 
 
 @cache

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TOX = configparser.ConfigParser(interpolation=None)
 TOX.read(ROOT / "tox.ini")
-FOLDERS = ("docs", "enrich", "examples", "infra", "score", "serve", "tests", "wire")
+FOLDERS = ("docs", "enrich", "examples", "infra", "score", "serve", "server", "tests", "wire")
 NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 # Object keys and folders on S3, files of a discovery bucket, a file that an operator writes
 STORED = {
@@ -55,7 +55,7 @@ def test_named_files_exist(page: Path) -> None:
 def test_named_modules_and_environments_exist(page: Path) -> None:
     """Each `python -m a.b` is a module or a package with a __main__, each `tox -e a` an environment."""
     text = page.read_text()
-    for module in set(re.findall(r"python3? -m ((?:enrich|serve|wire|infra|examples|tests)[\w.]*)", text)):
+    for module in set(re.findall(r"python3? -m ((?:enrich|serve|server|wire|infra|examples|tests)[\w.]*)", text)):
         path = ROOT / module.rstrip(".").replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
     for environment in set(re.findall(r"tox -e ([\w-]+)|dev\.py run -e ([\w-]+)", text)):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-LOCKS = ("enrich/requirements.txt", "serve/requirements.txt", "score/requirements.txt")  # packages that are deployed
+# packages that are deployed
+LOCKS = ("enrich/requirements.txt", "serve/requirements.txt", "score/requirements.txt", "server/requirements.txt")
 ALL = (*LOCKS, "docs/requirements.txt", "examples/requirements.txt")
 
 

@@ -1,0 +1,73 @@
+"""Open serve and score as a server runs them: dependencies of the environment, lines to metrics, a look at storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from server.app import CHECK_SECONDS, Function
+from wire.deadline import time_limit
+
+Write = Callable[[str], None]
+# Time-outs of the two functions in infra/template.yaml, which a test compares.
+SERVE_SECONDS, SCORE_SECONDS = 10.0, 20.0
+# An item that never exists: a subject follows the name of a dataset.
+_NOBODY = "#ready"
+
+
+def open_serve(env: Mapping[str, str], write: Write) -> Function:
+    """Open the read API.
+
+    Raises:
+        ValueError: a variable is missing or malformed.
+    """
+    from serve.datasets import load_served
+    from serve.handler import build_dependencies, build_handler
+
+    dependencies = build_dependencies(env, load_served(), write)
+
+    def check() -> None:
+        with time_limit(CHECK_SECONDS):
+            dependencies.storage.get_item(_NOBODY, "-")
+
+    return Function(build_handler(dependencies), check, SERVE_SECONDS)
+
+
+def open_score(env: Mapping[str, str], write: Write) -> Function:
+    """Open the models.
+
+    Raises:
+        ValueError: a variable is missing or malformed.
+    """
+    from score.handler import build_dependencies, build_handler, warm_up
+    from score.model import load_models
+    from score.store import ModelUnavailable
+    from serve.datasets import load_served
+
+    models = load_models()
+    dependencies = build_dependencies(env, models, load_served(), write)
+    reads_table = any(model.stored for model in models.values())
+
+    def check() -> None:
+        why: ModelUnavailable | None = None
+        with time_limit(CHECK_SECONDS):
+            for name in models:
+                try:
+                    dependencies.store.current(name, dependencies.now())
+                except ModelUnavailable as error:
+                    why = error
+                else:  # one that cannot be loaded is no reason to refuse requests to the others
+                    break
+            else:
+                raise why or ModelUnavailable("there are no models")
+            if reads_table:
+                dependencies.storage.get_item(_NOBODY, "-")
+
+    def stop() -> None:
+        if dependencies.outbox:
+            dependencies.outbox.flush()
+
+    handler = build_handler(dependencies)
+    return Function(handler, check, SCORE_SECONDS, start=lambda: warm_up(dependencies), stop=stop)
+
+
+OPEN = {"serve": open_serve, "score": open_score}

@@ -1,0 +1,70 @@
+"""Write log lines to standard output from a thread of its own: a full disk or a slow reader never delays a request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from threading import Thread
+
+MAX_WAITING = 10_000  # lines; some 5 MB
+_MOST = 100  # lines of one write
+
+
+class LogWriter:
+    """Lines that wait to be written. What cannot be written is dropped and counted."""
+
+    def __init__(self, file: int, lost: Callable[[int], None], read: Callable[[str], None]) -> None:
+        """Start the thread.
+
+        Args:
+            file: a file descriptor: 1 is standard output.
+            lost: takes the number of lines that were dropped.
+            read: takes each line, for metrics.
+        """
+        self._file = file
+        self._lost = lost
+        self._read = read
+        self._waiting: Queue[str | None] = Queue(MAX_WAITING)
+        self._thread = Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: str) -> None:
+        """Leave a line to be written; never waits."""
+        try:
+            self._waiting.put_nowait(line)
+        except Full:
+            self._lost(1)
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Write what waits, within a time."""
+        try:
+            self._waiting.put(None, timeout=seconds)
+        except Full:
+            return
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            lines = [self._waiting.get()]
+            try:
+                while len(lines) < _MOST and lines[-1] is not None:
+                    lines.append(self._waiting.get_nowait())
+            except Empty:
+                pass
+            found = [line for line in lines if line is not None]
+            if found:
+                self._write("".join(f"{line}\n" for line in found).encode(), len(found))
+            for line in found:
+                with suppress(Exception):  # a line without metrics is still a line
+                    self._read(line)
+            if lines[-1] is None:
+                return
+
+    def _write(self, data: bytes, number: int) -> None:
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            self._lost(number)

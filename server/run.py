@@ -1,0 +1,133 @@
+"""Run the server: granian with its processes, the exporter of metrics, and an end that loses no request."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from server.functions import SCORE_SECONDS
+from server.settings import DRAINS, FOLDER, FUNCTION, THREADS, Settings
+
+MAX_HEAD = 64 * 1024  # bytes of a request line and its headers
+# For the headers of a request, and for a connection without one: longer than doors keep an idle connection (60 s), so
+# that they close it and never send a request into its end.
+IDLE_SECONDS = 75
+CONNECTIONS = 16_384  # of a process
+BACKLOG = 1024
+KILL_SECONDS = int(SCORE_SECONDS) + 2  # for the requests that are being answered when the drain ends
+
+
+def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) -> int:
+    """Serve a function until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        OSError: a port is in use.
+    """
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+
+    port = check_port(host, port)
+    folder = Path(tempfile.mkdtemp(prefix="larder-server-"))
+    os.environ |= {
+        FUNCTION: name,
+        FOLDER: str(folder),
+        THREADS: str(settings.threads),
+        "PROMETHEUS_MULTIPROC_DIR": str(folder),
+    }
+    _raise_files()
+    multiprocessing.set_start_method("spawn")  # the exporter's threads must not be forked
+    server = Granian(
+        "server.worker:create",
+        host,
+        port,
+        interface=Interfaces.ASGI,
+        factory=True,
+        workers=settings.processes,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000, max_buffer_size=MAX_HEAD),
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=CONNECTIONS,
+        log_level=LogLevels.warning,
+        log_dictconfig=_LOGGING,
+        respawn_failed_workers=True,
+        workers_kill_timeout=KILL_SECONDS,
+    )
+
+    def end(signum: int, _frame: object) -> None:
+        """On SIGTERM: say that the server drains, keep answering, and end later. SIGINT, or a second one: end now."""
+        drains = folder / DRAINS
+        if signum == signal.SIGINT or drains.exists() or not settings.drain_seconds:
+            server.signal_handler_interrupt()
+            return
+        drains.touch()
+        timer = threading.Timer(settings.drain_seconds, server.signal_handler_interrupt)
+        timer.daemon = True
+        timer.start()
+
+    exporters: list[Any] = []
+
+    def start() -> None:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, end)
+        exporters.append(_export(host, metrics_port))
+        ports = {"event": "listening", "function": name, "host": host, "port": port}
+        ports["metrics_port"] = exporters[0].server_port
+        print(json.dumps({"level": "INFO", **ports}), file=sys.stderr, flush=True)  # noqa: T201
+
+    server.on_startup(start)
+    try:
+        server.serve()
+    finally:
+        for exporter in exporters:
+            exporter.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def check_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0. Granian shares its sockets between processes, so it notices no other owner.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+        found: int = one.getsockname()[1]
+        return found
+
+
+def _export(host: str, port: int) -> Any:
+    """Serve the metrics of all processes at /metrics."""
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return start_http_server(port, host, registry)[0]
+
+
+def _raise_files() -> None:
+    """Allow as many open files as the system does: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+_LOGGING = {  # granian's own messages go to standard error, as JSON
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"format": '{"level": "%(levelname)s", "event": "server", "message": "%(message)s"}'}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+    "loggers": {"_granian": {"handlers": ["stderr"], "propagate": False}},
+}

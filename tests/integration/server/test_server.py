@@ -1,0 +1,241 @@
+"""The server in its processes: answers, probes, metrics, credentials, and an end that loses no request."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.doors.kit import (
+    LOOPBACK,
+    Running,
+    Storage,
+    ask,
+    build_env,
+    build_tree,
+    exchange,
+    live,
+    needs_server,
+    run_server,
+    token,
+)
+from tests.unit.score.kit import VIRGINICA
+
+pytestmark = needs_server
+
+
+class Doors(NamedTuple):
+    """Both servers over one storage."""
+
+    storage: Storage
+    serve: Running
+    score: Running
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an image has."""
+    return build_tree(tmp_path_factory.mktemp("image") / "app")
+
+
+@pytest.fixture(scope="module")
+def doors(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """Serve and score, of one process each."""
+    folder = tmp_path_factory.mktemp("servers")
+    storage = Storage(live("a", '{"x":1}'))
+    env = build_env(storage, folder, LARDER_PROCESSES="1")
+    with run_server(tree, env, folder) as serve, run_server(tree, env, folder, "score") as score:
+        yield Doors(storage, serve, score)
+    storage.close()
+
+
+@pytest.fixture
+def good() -> dict[str, str]:
+    """A token."""
+    return {"Authorization": f"Bearer {token()}"}
+
+
+def test_it_answers_as_the_handler_does(doors: Doors, good: dict[str, str]) -> None:
+    """An item, HEAD, 304, an encoded slash, a connection that is kept."""
+    connection = http.client.HTTPConnection(LOOPBACK, doors.serve.port, timeout=10)
+    connection.request("GET", "/v1/flight-delays/a", headers=good)
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b'{"x":1}')
+    etag = {"If-None-Match": answer.headers["etag"]}
+    for method, path, headers, status in (
+        ("HEAD", "/v1/flight-delays/a", good, 200),
+        ("GET", "/v1/flight-delays/a", good | etag, 304),
+        ("GET", "/v1/flight-delays%2Fa", good, 404),
+        ("GET", "/v1/flight-delays/a", {}, 401),
+        ("OPTIONS", "/v1/flight-delays/a", {}, 204),
+        ("GET", "/v1/health", {}, 200),
+    ):
+        connection.request(method, path, headers=headers)
+        found = connection.getresponse()
+        assert found.status == status, (method, path)
+        assert not found.read() or method == "GET"
+    connection.close()
+
+
+def test_models_answer(doors: Doors, good: dict[str, str]) -> None:
+    """A body reaches score."""
+    headers = good | {"Content-Type": "application/json"}
+    status, _, body = ask(doors.score.port, "POST", "/v1/models/iris/score", headers, json.dumps(VIRGINICA).encode())
+    assert (status, json.loads(body)["prediction"]["label"]) == (200, "virginica")
+    assert ask(doors.score.port, "GET", "/readyz")[0] == 200
+
+
+def test_storage_that_is_down_is_seen_by_readiness_alone(doors: Doors) -> None:
+    """A pod is taken out of service, and is not restarted."""
+    assert ask(doors.serve.port, "GET", "/readyz")[0] == 200
+    doors.storage.is_down = True
+    try:
+        time.sleep(1.05)
+        status, _, body = ask(doors.serve.port, "GET", "/readyz")
+        assert (status, json.loads(body)["reason"]) == (503, "StorageUnavailable: Dropped")
+        assert ask(doors.serve.port, "GET", "/livez")[0] == 200
+    finally:
+        doors.storage.is_down = False
+    time.sleep(1.05)
+    assert ask(doors.serve.port, "GET", "/readyz")[0] == 200
+
+
+def test_lines_and_metrics_agree(doors: Doors, good: dict[str, str]) -> None:
+    """Each request has its line on standard output, and is counted."""
+    before = len(doors.serve.read_lines())
+    for path in ("/v1/flight-delays/a", "/v1/flight-delays/b"):
+        ask(doors.serve.port, "GET", path, good)
+    ends = time.monotonic() + 5
+    while len(doors.serve.read_lines()) < before + 2 and time.monotonic() < ends:
+        time.sleep(0.02)
+    lines = doors.serve.read_lines()
+    assert [line["status"] for line in lines[before:]] == [200, 404]
+    time.sleep(0.1)
+    metrics = doors.serve.read_metrics()
+    counted = {name: value for name, value in metrics.items() if name.startswith("larder_requests_total")}
+    assert sum(counted.values()) == len(lines)
+    assert 'use_case="get_item"' in "".join(counted)
+
+
+def test_a_head_that_is_too_large_is_refused(doors: Doors) -> None:
+    """60 KB of headers pass; 200 KB do not."""
+    for size, status in ((60_000, b"404"), (200_000, b"431")):
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: %b\r\n\r\n" % (b"a" * size)
+        assert exchange(doors.serve.port, head).split(b" ")[1] == status, size
+
+
+def test_a_body_without_end_is_refused(doors: Doors) -> None:
+    """After 1 MB of chunks the answer is 413, and the connection ends."""
+    with socket.create_connection((LOOPBACK, doors.score.port), 10) as connection:
+        connection.sendall(b"POST /v1/models/iris/score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        try:
+            while sent < 64 * 1024 * 1024:
+                connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+        except OSError:
+            pass
+        assert 1024 * 1024 <= sent < 16 * 1024 * 1024
+    assert doors.score.read_metrics()['larder_server_refused_total{reason="content-too-large"}'] >= 1
+
+
+def test_no_request_is_lost_at_the_end(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
+    """On SIGTERM the server says that it is not ready, answers for the time of the drain, and what is in flight."""
+    storage = Storage(live("a", '{"x":1}'))
+    env = build_env(storage, tmp_path, LARDER_DRAIN_SECONDS="1")
+    storage.seconds = 0.02
+    statuses: list[int] = []
+    errors: list[Exception] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                statuses.append(ask(server.port, "GET", "/v1/flight-delays/a", good)[0])
+            except ConnectionRefusedError:
+                return
+            except Exception as error:
+                errors.append(error)
+
+    with run_server(tree, env, tmp_path) as server:
+        kept = http.client.HTTPConnection(LOOPBACK, server.port, timeout=10)
+        kept.request("GET", "/v1/flight-delays/a", headers=good)
+        assert kept.getresponse().read()
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert json.loads(ask(server.port, "GET", "/readyz")[2])["reason"] == "draining"
+        kept.request("GET", "/v1/flight-delays/a", headers=good)
+        answer = kept.getresponse()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        stop.set()  # as load balancers do once a target is not ready
+        for thread in threads:
+            thread.join()
+        storage.seconds = 0.9
+        late = threading.Thread(target=lambda: statuses.append(ask(server.port, "GET", "/v1/flight-delays/a", good)[0]))
+        late.start()  # is in flight when the sockets close
+        before = len(statuses)
+        assert server.process.wait(10) == 0
+        late.join()
+        assert len(statuses) == before + 1
+    assert errors == []
+    assert set(statuses) == {200}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("larder-server-")] == []
+    storage.close()
+
+
+class Container(BaseHTTPRequestHandler):
+    """The agent of EKS Pod Identity: each answer has another key, which expires soon."""
+
+    tokens: list[str | None]
+
+    def do_GET(self) -> None:
+        self.tokens.append(self.headers["authorization"])
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+        keys = {"AccessKeyId": f"AKID{len(self.tokens)}", "SecretAccessKey": "secret", "Token": "token"}
+        body = json.dumps(keys | {"Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_credentials_are_those_of_the_role_and_are_renewed(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
+    """Pod Identity: the token's file is sent to the agent, and requests are signed with the newest key."""
+    Container.tokens = []
+    agent = ThreadingHTTPServer((LOOPBACK, 0), Container)
+    threading.Thread(target=agent.serve_forever, args=(0.02,), daemon=True).start()
+    (tmp_path / "token").write_text("of-the-pod")
+    storage = Storage(live("a", '{"x":1}'))
+    env = build_env(storage, tmp_path, LARDER_PROCESSES="1")
+    env = {name: value for name, value in env.items() if not name.startswith(("AWS_ACCESS", "AWS_SECRET"))}
+    env |= {
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://{LOOPBACK}:{agent.server_port}/v1/credentials",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }
+    with run_server(tree, env, tmp_path) as server:
+        for _ in range(2):
+            assert ask(server.port, "GET", "/v1/flight-delays/a", good)[0] == 200
+    assert set(Container.tokens) == {"of-the-pod"}
+    assert len(storage.keys_seen) > 1
+    assert storage.keys_seen <= {f"AKID{number + 1}" for number in range(len(Container.tokens))}
+    agent.shutdown()
+    storage.close()

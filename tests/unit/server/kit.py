@@ -1,0 +1,71 @@
+"""An ASGI client in memory: it sends a request to an application as a server would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+from server.app import Application, Function
+
+Message = MutableMapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """A response: its status, headers in lower case, and body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+def echo(event: Any, context: Any) -> dict[str, Any]:
+    """Answer with the event."""
+    return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(event)}
+
+
+def ready() -> None:
+    """Do nothing: storage answers."""
+
+
+def build(handle: Callable[[Any, Any], Any] = echo, threads: int = 2, **parts: Any) -> Application:
+    """Build an application over a handler."""
+    options = {name: parts.pop(name) for name in ("drains", "report") if name in parts}
+    return Application(Function(handle, **{"check": ready, "seconds": 10.0, **parts}), threads, **options)
+
+
+def scope(path: bytes = b"/", method: str = "GET", query: bytes = b"", headers: Sequence[Any] = ()) -> Message:
+    """Build the scope of a request."""
+    return {"type": "http", "method": method, "raw_path": path, "query_string": query, "headers": list(headers)}
+
+
+async def send(app: Application, asked: Message, *parts: bytes, receive: Any = None) -> Answer:
+    """Send a request with a body in parts."""
+    waiting = [
+        {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
+        for number, part in enumerate(parts)
+    ]
+    got: list[Message] = []
+
+    async def get() -> Message:
+        return waiting.pop(0)
+
+    async def put(message: Message) -> None:
+        got.append(message)
+
+    taken: Callable[[], Awaitable[Message]] = receive or get
+    await app(asked, taken, put)
+    start, body = got
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], headers, body["body"])
+
+
+def ask(app: Application, *args: Any, parts: Sequence[bytes] = (), receive: Any = None, **named: Any) -> Answer:
+    """Send one request; the arguments are those of `scope`."""
+    return asyncio.run(send(app, scope(*args, **named), *parts, receive=receive))

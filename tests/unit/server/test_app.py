@@ -1,0 +1,252 @@
+"""The ASGI application: events as the client sent them, probes, and bounds on what a client can send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from base64 import b64decode
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from server import app as module
+from server.app import MAX_BODY, Application, build_event, find_id
+from tests.unit.serve.kit import App, item, sign
+from tests.unit.server.kit import Answer, ask, build, echo, scope, send
+
+
+def test_an_event_has_what_the_client_sent() -> None:
+    """Path and query are not decoded, a repeated header keeps its values, a body is complete."""
+    headers = [(b"accept", b"a"), (b"accept", b"b"), (b"content-length", b"4")]
+    found = ask(build(), b"/v1/a%2Fb/../%C3%A9", "POST", b"x=%41&x=2", headers, parts=[b"\xffa", b"bc"]).json
+    assert found["rawPath"] == "/v1/a%2Fb/../%C3%A9"
+    assert found["rawQueryString"] == "x=%41&x=2"
+    assert found["multiValueHeaders"]["accept"] == ["a", "b"]
+    assert found["requestContext"]["http"]["method"] == "POST"
+    assert (b64decode(found["body"]), found["isBase64Encoded"]) == (b"\xffabc", True)
+
+
+def test_bytes_that_are_no_text_are_no_error() -> None:
+    """A path, a query or a header can have any byte."""
+    found = build_event(scope(b"/\xff", query=b"\xfe", headers=[(b"x", b"\xfd")]), b"")
+    assert json.dumps(found)
+
+
+def test_the_handler_answers_through_it() -> None:
+    """The read API: an item, its encoded slash, HEAD, two Authorization headers."""
+    app = build(App(item("a", '{"x":1}')).handler)
+    good = (b"authorization", f"Bearer {sign()}".encode())
+    found = ask(app, b"/v1/flight-delays/a", headers=[good])
+    assert (found.status, found.json, found.headers["content-type"]) == (200, {"x": 1}, "application/json")
+    assert ask(app, b"/v1/flight-delays%2Fa", headers=[good]).status == 404
+    assert ask(app, b"/v1/flight-delays/a", "HEAD", headers=[good])[::2] == (200, b"")
+    assert ask(app, b"/v1/flight-delays/a", headers=[good, good]).json["detail"].startswith("there is more than one")
+
+
+def test_the_id_is_that_of_the_door() -> None:
+    """A load balancer's trace, or a gateway's request id; anything else gets a new one."""
+    trace = "Root=1-67891233-abcdef012345678912345678"
+    assert find_id(scope(headers=[(b"x-amzn-trace-id", f"Self=1;{trace}".encode())])) == trace
+    assert find_id(scope(headers=[(b"x-request-id", b"5f1e-a")])) == "5f1e-a"
+    for bad in (b"a b", b"", b"x" * 200, b'"', b"a\n"):
+        assert len(find_id(scope(headers=[(b"x-request-id", bad)]))) == 36
+
+
+def test_liveness_does_not_ask_storage_and_readiness_does() -> None:
+    """With storage down, /readyz says why; /livez and the process are well."""
+    asked = []
+
+    def check() -> None:
+        asked.append(1)
+        raise ConnectionError("no table")
+
+    app = build(check=check)
+    assert ask(app, b"/livez")[::2] == (200, b'{"status":"pass"}')
+    assert asked == []
+    found = ask(app, b"/readyz")
+    assert (found.status, found.json) == (503, {"status": "fail", "reason": "ConnectionError: no table"})
+    assert found.headers["cache-control"] == "no-store"
+    assert ask(build(), b"/readyz").json == {"status": "pass"}
+    assert ask(build(), b"/readyz/").json["rawPath"] == "/readyz/"
+
+
+def test_readiness_waits_a_bounded_time_and_asks_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that hangs is reported before the probe gives up; many probes are one look."""
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.05)
+    asked, ends = [], Event()
+
+    def check() -> None:
+        asked.append(1)
+        ends.wait(5)
+
+    async def run() -> list[Answer]:
+        app = build(check=check)
+        found = await asyncio.gather(*(send(app, scope(b"/readyz")) for _ in range(5)))
+        ends.set()
+        return [*found, await send(app, scope(b"/readyz"))]
+
+    found = asyncio.run(run())
+    assert {one.status for one in found[:5]} == {503}
+    assert "did not answer within" in found[0].json["reason"]
+    assert found[5].status == 200
+    assert len(asked) == 1
+
+
+def test_a_server_that_drains_answers_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the file exists, /readyz is 503, requests are still answered, and their connections end."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    stopped = []
+
+    async def run() -> tuple[Answer, Answer, Answer]:
+        app = build(drains=tmp_path / "drains", stop=lambda: stopped.append(1))
+        life: asyncio.Queue[Any] = asyncio.Queue()
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        task = asyncio.create_task(app({"type": "lifespan"}, life.get, said.put))
+        life.put_nowait({"type": "lifespan.startup"})
+        assert (await said.get())["type"] == "lifespan.startup.complete"
+        before = await send(app, scope())
+        (tmp_path / "drains").touch()
+        await asyncio.sleep(0.1)
+        found = before, await send(app, scope()), await send(app, scope(b"/readyz"))
+        assert not stopped
+        life.put_nowait({"type": "lifespan.shutdown"})
+        await task
+        return found
+
+    before, during, readiness = asyncio.run(run())
+    assert (before.status, before.headers.get("connection")) == (200, None)
+    assert (during.status, during.headers["connection"]) == (200, "close")
+    assert (readiness.status, readiness.json["reason"]) == (503, "draining")
+    assert stopped == [1]
+
+
+def test_a_function_that_cannot_start_ends_the_process() -> None:
+    """The server gets a failure with its reason."""
+
+    def start() -> None:
+        raise ValueError("no models")
+
+    async def run() -> Any:
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        life: asyncio.Queue[Any] = asyncio.Queue()
+        life.put_nowait({"type": "lifespan.startup"})
+        await build(start=start)({"type": "lifespan"}, life.get, said.put)
+        return await said.get()
+
+    assert asyncio.run(run()) == {"type": "lifespan.startup.failed", "message": "ValueError: no models"}
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_body_is_bounded(is_declared: bool) -> None:
+    """A declared length that is too large is refused unread; one without end at the bound; the connection ends."""
+    reasons: list[str] = []
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 65536, "more_body": True}
+
+    header = (b"content-length", str(MAX_BODY + 1).encode()) if is_declared else (b"transfer-encoding", b"chunked")
+    app = build(report=reasons.append)
+    found = ask(app, b"/v1/models/iris/score", "POST", headers=[header], receive=receive)
+    assert (found.status, found.json["code"], found.headers["connection"]) == (413, "content_too_large", "close")
+    assert read == (0 if is_declared else MAX_BODY // 65536 + 1)
+    assert reasons == ["content-too-large"]
+    whole = [(b"content-length", str(MAX_BODY).encode())]
+    assert len(b64decode(ask(app, headers=whole, parts=[b"x" * MAX_BODY]).json["body"])) == MAX_BODY
+
+
+def test_a_body_that_never_ends_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow body is refused after a time, an interrupted one at once."""
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
+    reasons: list[str] = []
+
+    async def slow() -> Any:
+        await asyncio.sleep(5)
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    app = build(report=reasons.append)
+    for receive, detail in ((slow, "the body did not arrive within"), (gone, "the body is not complete")):
+        found = ask(app, b"/", "POST", headers=[(b"content-length", b"5")], receive=receive)
+        assert (found.status, found.json["code"]) == (400, "invalid_request")
+        assert found.json["detail"].startswith(detail)
+    assert reasons == ["slow-body", "disconnected"]
+
+
+def test_bodies_of_all_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many large bodies at a time are refused, and their bytes are given back."""
+    monkeypatch.setattr(module, "MAX_BODIES", 100)
+    header = [(b"content-length", b"80")]
+
+    async def run() -> tuple[list[int], int]:
+        app = build()
+        release = asyncio.Event()
+
+        async def wait() -> Any:
+            if not release.is_set():
+                release.set()
+                return {"type": "http.request", "body": b"x" * 80, "more_body": True}
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        first = asyncio.create_task(send(app, scope(headers=header), receive=wait))
+        await release.wait()
+        second = await send(app, scope(headers=header), b"x" * 80)
+        return [(await first).status, second.status], (await send(app, scope(headers=header), b"x" * 80)).status
+
+    assert asyncio.run(run()) == ([200, 503], 200)
+
+
+def test_a_crowd_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More requests than threads and places to wait: 503 with Retry-After, and the others are answered."""
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    go = Event()
+
+    def handle(event: Any, context: Any) -> Any:
+        go.wait(5)
+        return echo(event, context)
+
+    async def run() -> list[Answer]:
+        app = build(handle, threads=2)
+        tasks = [asyncio.create_task(send(app, scope())) for _ in range(7)]
+        await asyncio.sleep(0.05)
+        assert sum(task.done() for task in tasks) == 2
+        assert (await send(app, scope(b"/livez"))).status == 200
+        go.set()
+        return list(await asyncio.gather(*tasks))
+
+    found = asyncio.run(run())
+    assert sorted(one.status for one in found) == [200] * 5 + [503] * 2
+    refused = next(one for one in found if one.status == 503)
+    assert (refused.json["code"], refused.headers["retry-after"]) == ("unavailable", "1")
+
+
+def test_time_in_the_queue_counts() -> None:
+    """The handler is told how much of the request's time is left."""
+    left = []
+
+    def handle(event: Any, context: Any) -> Any:
+        left.append(context.get_remaining_time_in_millis())
+        time.sleep(0.1)
+        return echo(event, context)
+
+    async def run() -> None:
+        app = build(handle, threads=1, seconds=5.0)
+        await asyncio.gather(*(send(app, scope()) for _ in range(3)))
+
+    asyncio.run(run())
+    assert 4_500 < left[0] <= 5_000
+    assert left[0] - left[2] >= 100
+
+
+def test_head_has_no_body_even_if_the_server_refuses() -> None:
+    """As the handler does."""
+    app: Application = build()
+    found = ask(app, b"/", "HEAD", headers=[(b"content-length", str(MAX_BODY + 1).encode())])
+    assert (found.status, found.body) == (413, b"")

@@ -1,0 +1,69 @@
+"""Log lines are written by a thread; a disk that is full or a reader that is slow costs lines, never a request."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from server import logs
+from server.logs import LogWriter
+
+FULL = Path("/dev/full")
+
+
+def test_lines_are_written_whole_and_in_order(tmp_path: Path) -> None:
+    """All lines that waited are there after `close`."""
+    seen: list[str] = []
+    with (tmp_path / "log").open("wb") as file:
+        log = LogWriter(file.fileno(), lambda number: None, seen.append)
+        lines = [f"{number} é" for number in range(1000)]
+        for line in lines:
+            log.write(line)
+        log.close()
+    assert (tmp_path / "log").read_text().splitlines() == lines == seen
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_a_full_disk_loses_lines_and_counts_them() -> None:
+    """The writer continues; metrics get the lines all the same."""
+    lost: list[int] = []
+    seen: list[str] = []
+    with FULL.open("wb", buffering=0) as file:
+        log = LogWriter(file.fileno(), lost.append, seen.append)
+        for number in range(5):
+            log.write(str(number))
+        log.close()
+    assert sum(lost) == 5
+    assert len(seen) == 5
+
+
+def test_a_reader_that_does_not_read_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full pipe: `write` returns at once, and what does not fit is dropped and counted."""
+    monkeypatch.setattr(logs, "MAX_WAITING", 10)
+    lost: list[int] = []
+    reads, writes = os.pipe()
+    log = LogWriter(writes, lost.append, lambda line: None)
+    began = time.monotonic()
+    for _ in range(200):
+        log.write("x" * 10_000)
+    assert time.monotonic() - began < 0.5
+    assert sum(lost) > 50
+    log.close(0.05)
+    os.close(reads)
+
+
+def test_a_line_without_metrics_is_still_a_line(tmp_path: Path) -> None:
+    """What reads the lines cannot end the writer."""
+
+    def read(line: str) -> None:
+        raise ValueError(line)
+
+    with (tmp_path / "log").open("wb") as file:
+        log = LogWriter(file.fileno(), lambda number: None, read)
+        log.write("a")
+        log.write("b")
+        log.close()
+    assert (tmp_path / "log").read_text() == "a\nb\n"
