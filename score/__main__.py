@@ -14,7 +14,8 @@ from enrich.cli.exit_codes import FAILED, INTERRUPTED, UsageError, print_error
 EXIT_CODES = """\
 exit codes:
   0  done
-  1  refused or failed; the error is on standard error, and the versions that serve have not changed
+  1  refused or failed; the error is on standard error. A refused command does not change which versions serve.
+     check: a version can't serve; drift: a distribution has changed
   2  usage error
 
 LARDER_BUCKET (or --bucket) and AWS's own variables select the stack; `./larder env STACK` prints them.
@@ -83,9 +84,9 @@ examples:
 
 MODEL is defined in models/. FILE is a fitted scikit-learn pipeline (.joblib), LightGBM (.txt), XGBoost (.json,
 .ubj), a folder or URI of MLflow, or an .onnx file. The converted model is compared with the original on held-out
-rows, on all values that the definition accepts at its limits, and on rows at the original's thresholds. If a label
-differs, or a number differs by more than 1e-5, it is refused, and the worst row is printed. The version serves
-after it is promoted.
+rows, at the limits of the definition (bounds, choices, missing values), and on rows at the original's thresholds.
+If a label differs, or a number differs by more than 1e-5, it is refused, and the worst row is printed. The version
+serves after it is promoted.
 
 A .joblib file is a pickle: loading it RUNS the CODE in it. Publish only files that you trust.
 It needs the packages of score/publish/requirements.txt.""",

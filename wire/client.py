@@ -20,7 +20,7 @@ class Limits(NamedTuple):
     """Limits of a call, in seconds and bytes."""
 
     connect: float = 1.0  # TCP and TLS together
-    attempt: float = 2.0  # one exchange, from the first byte sent to the last received, however slowly they come
+    attempt: float = 2.0  # one exchange, from the first byte sent to the last byte received
     budget: float = 6.0  # the whole call with its retries
     tries: int = 4
     base: float = 0.025  # backoff: upper bound of the first pause

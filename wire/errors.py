@@ -37,7 +37,7 @@ class NoCredentials(Unavailable):
 
 
 class TransportError(Unavailable):
-    """The request has no complete response; the service may have applied it."""
+    """The request has no complete response; it is unknown whether the service has applied it."""
 
 
 class Dropped(TransportError):

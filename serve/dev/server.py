@@ -56,7 +56,7 @@ def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> 
         ValueError: the address is not on loopback.
     """
     if not ip_address(host).is_loopback:
-        raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is for this machine alone")
+        raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is only for this machine")
     # One worker thread, because a Lambda also handles one request at a time and the handler is written for that. Other
     # requests wait, and waitress would log a warning about each.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

@@ -32,7 +32,7 @@ def select(places: list[tuple[str, ...]]) -> Selection:
 def cut(text: str, selection: Selection) -> str:
     """Return the JSON text of an object with only the selected members, in the order of the text.
 
-    A member that the object lacks is left out. A value that is not an object, such as null, is kept as it is.
+    A member that the object does not have is left out. A value that is not an object, such as null, is unchanged.
 
     Raises:
         ValueError: the text is not JSON.
