@@ -339,7 +339,7 @@ def gateway_keeps_requests(manifests: list[Manifest]) -> Iterator[str]:
         for kind, spec in policies.items():
             for target in spec["targetRefs"]:
                 if (target["kind"], target["name"]) not in names:
-                    yield f"{kind}: is of {target['kind']} {target['name']}, which there is not"
+                    yield f"{kind}: is of {target['kind']} {target['name']}, which does not exist"
         for route in of_kind(manifests, "HTTPRoute"):
             if [parent["name"] for parent in route["spec"]["parentRefs"]] != [one["metadata"]["name"]]:
                 yield f"HTTPRoute {route['metadata']['name']}: is of another gateway"

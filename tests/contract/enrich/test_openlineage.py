@@ -13,8 +13,8 @@ from referencing import Registry, Resource
 
 from enrich.intake import operations
 from enrich.intake.worker import run_pending
+from tests.unit.enrich.shop_with_bus import ShopWithBus
 from tests.unit.enrich.small_shop import ROWS
-from tests.unit.enrich.telling_shop import TellingShop
 
 SCHEMAS = [json.loads(path.read_text()) for path in (Path(__file__).parent / "openlineage").glob("*.json")]
 REGISTRY: Any = Registry().with_resources([(one["$id"], Resource.from_contents(one)) for one in SCHEMAS])
@@ -35,7 +35,7 @@ def facets(event: Any) -> Iterator[Any]:
 @pytest.fixture
 def events(tmp_path: Path) -> list[Any]:
     """The events of runs that are done, failed, withdrawn and overwritten."""
-    shop = TellingShop(tmp_path)
+    shop = ShopWithBus(tmp_path)
     done = shop.run(ROWS, 3)
     shop.run({"shop": ["x", "x"], "sku": ["a", "a"], "units": [1.0, 2.0]}, 2)
     shop.enqueue(ROWS, 1)

@@ -31,12 +31,12 @@ from wire.transport import Transport
 class Slow(Transport):
     """At most two requests at a time; creates a file as soon as the first write is confirmed."""
 
-    told: Path
+    has_written: Path
 
     def wait(self, timeout: float) -> Any:
         answered = super().wait(timeout)
-        if answered and not self.told.exists():
-            self.told.write_text("written")
+        if answered and not self.has_written.exists():
+            self.has_written.write_text("written")
         return answered
 
 
@@ -62,7 +62,7 @@ def main(order: dict[str, Any]) -> None:
     dataset = replace(dataset, metadata={"products": products})
     settings = Settings(**order["settings"])
     dynamodb = boto3.client("dynamodb")
-    Slow.told = Path(order["told"])
+    Slow.has_written = Path(order["has_written"])
 
     def open_transport(timeout: float) -> Transport:
         endpoint = resolve("dynamodb", os.environ["AWS_REGION"], os.environ)
@@ -83,7 +83,7 @@ def main(order: dict[str, Any]) -> None:
         send=lambda _: None,
         clock=Clock(order["offset"]),
         random=Random(1),
-        directory=Path(order["told"]).parent,
+        directory=Path(order["has_written"]).parent,
         owner=f"worker {os.getpid()}",
         progress=Progress(),
         checkpoint_seconds=0.05,

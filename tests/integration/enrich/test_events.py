@@ -26,7 +26,7 @@ from notify.changes import Watched
 from notify.handler import Services, handle
 from tests.integration.conftest import Aws
 from tests.integration.enrich.conftest import Shop
-from tests.unit.enrich.telling_shop import ITEM_EVENT, RUN_EVENT
+from tests.unit.enrich.shop_with_bus import ITEM_EVENT, RUN_EVENT
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS: dict[str, list[Any]] = {"shop": ["x", "x", "y"], "sku": ["a", "b", "a"], "units": [1.0, 2.0, 3.0]}
@@ -68,9 +68,9 @@ def test_runs_are_reported_on_a_bus(shop: Shop) -> None:
     handle_requests(services, [Sweep("stock")])
     found = list(route.receive())
     assert [each["detail-type"] for each in found] == [LINEAGE, RUN, LINEAGE]
-    (told,) = [each["detail"] for each in found if each["detail-type"] == RUN]
-    RUN_EVENT.validate(told)
-    assert (told["state"], told["counts"]["written"], told["output"]) == (
+    (event,) = [each["detail"] for each in found if each["detail-type"] == RUN]
+    RUN_EVENT.validate(event)
+    assert (event["state"], event["counts"]["written"], event["output"]) == (
         "done",
         3,
         f"s3://{shop.settings.outputs}/{key}",

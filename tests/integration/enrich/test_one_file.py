@@ -89,34 +89,34 @@ def test_the_tests_hold(copy: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def results(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of a CSV file in the deployed copy."""
     done = run(copy, "-m", "tests.integration.enrich.edited_copy", str(tmp_path_factory.mktemp("log")))
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_file_becomes_answers(told: Any) -> None:
+def test_a_file_becomes_answers(results: Any) -> None:
     """CSV -> EventBridge -> enrich and Athena -> DynamoDB -> serve: the README's body, and only for its store."""
-    assert told["run"] == ["done", None, 3, {}]
-    day = told["day"]
+    assert results["run"] == ["done", None, 3, {}]
+    day = results["day"]
     body = {
         "product": {"sku": "a-1", "title": "Tea"},
         "store": {"name": "Gate 4", "city": "Oslo"},
         "day": day,
         "forecast": {"units": 12.3, "revenue": 30.85},
     }
-    assert told["item"] == [200, body]
-    assert told["no units"][1]["forecast"] == {"units": None, "revenue": None}
-    assert told["no city"][1]["store"] == {"name": "Gate 4", "city": None}
-    assert [one["prediction_id"] for one in told["list"][1]["items"]] == [f"{day}.a-1", f"{day}.b-2"]
-    assert told["another store"][0] == 404
-    assert told["a claim less"][0] == 401
+    assert results["item"] == [200, body]
+    assert results["no units"][1]["forecast"] == {"units": None, "revenue": None}
+    assert results["no city"][1]["store"] == {"name": "Gate 4", "city": None}
+    assert [one["prediction_id"] for one in results["list"][1]["items"]] == [f"{day}.a-1", f"{day}.b-2"]
+    assert results["another store"][0] == 404
+    assert results["a claim less"][0] == 401
 
 
-def test_answers_conform_to_the_contract(copy: Path, told: Any) -> None:
+def test_answers_conform_to_the_contract(copy: Path, results: Any) -> None:
     """Each body that was returned is valid for the schema that the command wrote."""
     document = yaml.safe_load((copy / "openapi.yaml").read_text())
     schema = document["components"]["schemas"]["StoreSalesBody"]
     for name in ("item", "no units", "no city"):
-        OAS30Validator(schema).validate(told[name][1])
+        OAS30Validator(schema).validate(results[name][1])

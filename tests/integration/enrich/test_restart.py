@@ -134,8 +134,8 @@ def test_a_backfill_that_is_killed_continues(shop: Any, tmp_path: Path) -> None:
 
 def kill_once(shop: Any, directory: Path, object_key: str | None, rng: random.Random) -> bool:
     """Run an output, or all, in a process and kill it; return whether that was between its first and last write."""
-    told = directory / "told"
-    told.unlink(missing_ok=True)
+    has_written = directory / "has_written"
+    has_written.unlink(missing_ok=True)
     settings = {
         name: getattr(shop.settings, name) for name in ("table", "ledger", "bucket", "outputs", "queue", "workgroup")
     }
@@ -145,12 +145,12 @@ def kill_once(shop: Any, directory: Path, object_key: str | None, rng: random.Ra
         "athena": shop.athena_url,
         **({"object_key": object_key} if object_key else {}),
         "offset": shop.offset,
-        "told": str(told),
+        "has_written": str(has_written),
     }
     env = {**os.environ, **shop.aws.env, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, str(WORKER), json.dumps(order)], env=env)
     try:
-        while not told.exists() and process.poll() is None:
+        while not has_written.exists() and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0.0, 0.12))
         process.send_signal(signal.SIGKILL)
@@ -158,4 +158,4 @@ def kill_once(shop: Any, directory: Path, object_key: str | None, rng: random.Ra
         process.wait(30)
     run: Run | None = shop.services().ledger.fetch_runs("stock", newest=1)[0]
     killed = process.returncode == -signal.SIGKILL
-    return bool(killed and told.exists() and run and not run.state.is_closed)
+    return bool(killed and has_written.exists() and run and not run.state.is_closed)

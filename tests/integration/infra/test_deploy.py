@@ -56,8 +56,8 @@ def test_event_becomes_items_and_items_answers(larder: Deployed) -> None:
 
 def test_table_has_its_ttl(larder: Deployed) -> None:
     """The stand-in ignores the template's TTL; the deploy sets it."""
-    told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
-    assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+    described = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
+    assert described["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
 
 
 def test_variables_of_a_stack_are_those_of_its_function(larder: Deployed) -> None:
@@ -212,8 +212,8 @@ def test_stack_publishes_its_discovery_files(stand_in: tuple[Any, str]) -> None:
     written = {one["Key"] for one in client("s3").list_objects_v2(Bucket="discovery")["Contents"]}
     assert written == {".well-known/api-catalog", "predictions/qa/service.json", "predictions/qa/openapi.json"}
     service = json.loads(client("s3").get_object(Bucket="discovery", Key="predictions/qa/service.json")["Body"].read())
-    told = client("ssm").get_parameter(Name="/discovery/predictions/qa/v1/base-url")["Parameter"]["Value"]
-    assert service["base_url"] == told == "https://qa.example.com/v1"
+    published = client("ssm").get_parameter(Name="/discovery/predictions/qa/v1/base-url")["Parameter"]["Value"]
+    assert service["base_url"] == published == "https://qa.example.com/v1"
     destroy(client, stack)
 
 

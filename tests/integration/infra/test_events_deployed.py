@@ -11,7 +11,7 @@ import pytest
 
 from examples.flights.datasets import flight_delays
 from tests.integration.infra.deployed import deploy_larder, find_resource, object_key, parquet, run_stand_in
-from tests.unit.enrich.telling_shop import ITEM_EVENT, RUN_EVENT
+from tests.unit.enrich.shop_with_bus import ITEM_EVENT, RUN_EVENT
 
 pytestmark = pytest.mark.slow  # it builds bundles with its own dataset
 

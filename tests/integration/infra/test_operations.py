@@ -158,8 +158,8 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     shell.next(RESTORE)
     assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200, 404] * 3
     shell.next(RESTORE)
-    told = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
-    assert told["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
+    described = larder.client("dynamodb").describe_time_to_live(TableName=larder.stack["TableName"])
+    assert described["TimeToLiveDescription"] == {"TimeToLiveStatus": "ENABLED", "AttributeName": EXPIRES_AT}
     shell.next(RESTORE)
     assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200] * 6
     shell.next(STOP)

@@ -108,8 +108,8 @@ def test_every_environment_is_found_by_the_catalog(sam: Sam) -> None:
     for environment in DOCUMENT["environments"]:
         files = build_files(DOCUMENT, openapi, environment, release="unversioned")
         expected |= {object_key: text for object_key, (_, text) in files.items()}
-        told = sam.client("ssm").get_parameter(Name=f"/discovery/{DOCUMENT['service']}/{environment}/v1/base-url")
-        assert told["Parameter"]["Value"] == build_base_url(DOCUMENT, environment)
+        published = sam.client("ssm").get_parameter(Name=f"/discovery/{DOCUMENT['service']}/{environment}/v1/base-url")
+        assert published["Parameter"]["Value"] == build_base_url(DOCUMENT, environment)
     listed = {one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]}
     assert listed == set(expected)
     for object_key, text in expected.items():

@@ -183,8 +183,10 @@ def test_failures_are_logged_and_page(check: Check, good: Issuer, token_url: tup
         assert check.run()["faults"] == ["with a token the status is 500, not 200"]
     assert check.run()["SyntheticFailures"] == 0
     assert check.alarm()["StateValue"] == "ALARM"
-    told = check.larder.client("sqs").receive_message(QueueUrl=check.mail, MaxNumberOfMessages=10, WaitTimeSeconds=5)
-    assert any(check.find("SyntheticFails") in one["Body"] for one in told.get("Messages", []))
+    received = check.larder.client("sqs").receive_message(
+        QueueUrl=check.mail, MaxNumberOfMessages=10, WaitTimeSeconds=5
+    )
+    assert any(check.find("SyntheticFails") in one["Body"] for one in received.get("Messages", []))
 
 
 def test_check_without_credentials_fails(check: Check) -> None:

@@ -18,32 +18,32 @@ from enrich.ledger.run_state import RunState
 from enrich.outbox.outbox import report
 from enrich.outbox.run_event import MAX_ERROR
 from tests.faults.world import Killed, build_error
+from tests.unit.enrich.shop_with_bus import ShopWithBus
 from tests.unit.enrich.small_shop import DATASET, ROWS
-from tests.unit.enrich.telling_shop import TellingShop
 
 BAD: dict[str, list[Any]] = {"shop": ["x", "x"], "sku": ["a", "a"], "units": [1.0, 2.0]}  # duplicates: all are rejected
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> TellingShop:
-    return TellingShop(tmp_path)
+def shop(tmp_path: Path) -> ShopWithBus:
+    return ShopWithBus(tmp_path)
 
 
-def sweep(shop: TellingShop) -> None:
+def sweep(shop: ShopWithBus) -> None:
     handle_requests(shop.services(), [Sweep("stock")])
 
 
-def withdraw(shop: TellingShop) -> None:
+def withdraw(shop: ShopWithBus) -> None:
     operations.withdraw(shop.services(), shop.run(ROWS))
     list(run_pending(shop.services(), "stock"))
 
 
-def overwrite(shop: TellingShop) -> None:
+def overwrite(shop: ShopWithBus) -> None:
     shop.enqueue(ROWS)
     shop.run({**ROWS, "units": [4.0, 5.0, 6.0]})
 
 
-ENDS: dict[str, tuple[Callable[[TellingShop], Any], list[tuple[int, str]], list[str]]] = {
+ENDS: dict[str, tuple[Callable[[ShopWithBus], Any], list[tuple[int, str]], list[str]]] = {
     "done": (lambda shop: shop.run(ROWS), [(1, "done")], ["START", "COMPLETE"]),
     "failed": (lambda shop: shop.run(BAD), [(1, "failed")], ["START", "FAIL"]),
     # The lineage of the withdrawn run is complete: the removal has a run of its own.
@@ -53,7 +53,7 @@ ENDS: dict[str, tuple[Callable[[TellingShop], Any], list[tuple[int, str]], list[
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_each_end_is_reported(shop: TellingShop, end: str) -> None:
+def test_each_end_is_reported(shop: ShopWithBus, end: str) -> None:
     """There is one event per end, with lineage; nothing is left, and a sweep sends nothing more."""
     act, states, lineage = ENDS[end]
     act(shop)
@@ -64,10 +64,10 @@ def test_each_end_is_reported(shop: TellingShop, end: str) -> None:
     assert shop.states() == states
 
 
-def test_event_has_the_values_of_the_ledger(shop: TellingShop) -> None:
+def test_event_has_the_values_of_the_ledger(shop: ShopWithBus) -> None:
     """Dataset, output, as_of, order and counts are those of the run."""
     run = shop.run({**ROWS, "sku": ["a", "b", "none"]})
-    (told,) = shop.told()
+    (event,) = shop.run_events()
     expected = {
         "id": f"stock/1/{run.version}",
         "environment": "test",
@@ -80,10 +80,10 @@ def test_event_has_the_values_of_the_ledger(shop: TellingShop) -> None:
         "reasons": {"missing-metadata": 1},
         "error": None,
     }
-    assert {name: told[name] for name in expected} == expected
+    assert {name: event[name] for name in expected} == expected
 
 
-def test_first_line_of_an_error(shop: TellingShop) -> None:
+def test_first_line_of_an_error(shop: ShopWithBus) -> None:
     """Only the ledger has the other lines, which show internals."""
     run = replace(shop.run(BAD), error=f"{'x' * 2000}\nselect secret")
     (entry,) = report(shop.services(), run, "held")
@@ -94,7 +94,7 @@ def test_first_line_of_an_error(shop: TellingShop) -> None:
 class Dying:
     """A bus that kills its caller at a call, before or after it accepts the events."""
 
-    def __init__(self, shop: TellingShop, at: int, *, accepts: bool) -> None:
+    def __init__(self, shop: ShopWithBus, at: int, *, accepts: bool) -> None:
         self.left, self.accepts, self.bus = at, accepts, shop.bus
 
     def put_events(self, Entries: Any) -> Any:  # noqa: N803
@@ -108,7 +108,7 @@ class Dying:
 
 @pytest.mark.parametrize("accepts", [False, True])
 @pytest.mark.parametrize("at", [1, 2])
-def test_killed_while_it_sends(shop: TellingShop, at: int, accepts: bool) -> None:
+def test_killed_while_it_sends(shop: ShopWithBus, at: int, accepts: bool) -> None:
     """If an invocation is killed while it reports the begin or end of a run, the event is sent later, at most twice."""
     client, shop.client.client = shop.client.client, Dying(shop, at, accepts=accepts)  # type: ignore[assignment]
     with pytest.raises(Killed):
@@ -122,7 +122,7 @@ def test_killed_while_it_sends(shop: TellingShop, at: int, accepts: bool) -> Non
     assert shop.ledger.fetch_outbox("stock") == []
 
 
-def count_calls(shop: TellingShop) -> list[int]:
+def count_calls(shop: ShopWithBus) -> list[int]:
     """Return a list that gets the number of entries of each call from now on."""
     calls, put = list[int](), shop.bus.put_events
 
@@ -134,7 +134,7 @@ def count_calls(shop: TellingShop) -> list[int]:
     return calls
 
 
-def test_bus_that_is_down_blocks_no_run(shop: TellingShop) -> None:
+def test_bus_that_is_down_blocks_no_run(shop: ShopWithBus) -> None:
     """Runs close as always, one call fails per minute and not one per run, and later the sweep sends all events."""
     calls = count_calls(shop)
     shop.bus.down = [(0, shop.world.time + 300)]
@@ -148,7 +148,7 @@ def test_bus_that_is_down_blocks_no_run(shop: TellingShop) -> None:
     assert len(calls) == 2
 
 
-def test_only_the_refused_event_stays(shop: TellingShop) -> None:
+def test_only_the_refused_event_stays(shop: ShopWithBus) -> None:
     """If the bus accepts all events of a batch but one, that one stays and is sent again."""
     shop.bus.down = [(0, shop.world.time + 1)]
     for day in (2, 1):
@@ -169,7 +169,7 @@ def test_only_the_refused_event_stays(shop: TellingShop) -> None:
     assert set(shop.states()) == {(1, "done"), (2, "done")}
 
 
-def test_ledger_that_fails_blocks_no_run(shop: TellingShop) -> None:
+def test_ledger_that_fails_blocks_no_run(shop: ShopWithBus) -> None:
     """If sent events can't be deleted, the run is closed nevertheless, and they are sent again."""
     transact = shop.dynamo.transact_write_items
 
@@ -187,7 +187,7 @@ def test_ledger_that_fails_blocks_no_run(shop: TellingShop) -> None:
     assert shop.ledger.fetch_outbox("stock") == []
 
 
-def test_no_time_left(shop: TellingShop) -> None:
+def test_no_time_left(shop: ShopWithBus) -> None:
     """Shortly before its deadline, an invocation leaves the events to the next invocation."""
     shop.enqueue(ROWS)
     services = replace(shop.services(), deadline=shop.world.time + 19)
@@ -197,7 +197,7 @@ def test_no_time_left(shop: TellingShop) -> None:
     assert shop.states() == [(1, "done")]
 
 
-def test_without_a_bus_nothing_is_kept(shop: TellingShop) -> None:
+def test_without_a_bus_nothing_is_kept(shop: ShopWithBus) -> None:
     """Without events in the environment, the ledger has none, and no call is made."""
     shop.enqueue(ROWS)
     plain = replace(shop.services(), settings=replace(shop.services().settings, bus=""), bus=None)
@@ -206,7 +206,7 @@ def test_without_a_bus_nothing_is_kept(shop: TellingShop) -> None:
     assert shop.bus.accepted == []
 
 
-def test_plan_reports_nothing(shop: TellingShop) -> None:
+def test_plan_reports_nothing(shop: ShopWithBus) -> None:
     """A plan runs the real stages, and sends no events."""
     shop.run(ROWS, 1)
     shop.bus.accepted.clear()
@@ -226,11 +226,11 @@ def test_plan_reports_nothing(shop: TellingShop) -> None:
 )
 def test_held_runs_are_reported(tmp_path: Path, decide: Any, states: list[Any], lineage: list[str]) -> None:
     """It is reported at once that a run is held, what shifted and by how much, and what an operator decides."""
-    shop = TellingShop(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
+    shop = ShopWithBus(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
     shop.run(ROWS, 1)
     held = shop.run({**ROWS, "units": [100.0, 200.0, 300.0]})
-    (told,) = [each for each in shop.told() if each["state"] == "held"]
-    assert told["shifts"] == held.shifts != []
+    (event,) = [each for each in shop.run_events() if each["state"] == "held"]
+    assert event["shifts"] == held.shifts != []
     decide(shop.services(), "stock", 2)
     list(run_pending(shop.services(), "stock"))
     assert shop.states() == [(1, "done"), *states]
@@ -240,7 +240,7 @@ def test_held_runs_are_reported(tmp_path: Path, decide: Any, states: list[Any], 
 
 def test_held_run_that_expires_is_reported(tmp_path: Path) -> None:
     """The sweep closes it and reports it."""
-    shop = TellingShop(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
+    shop = ShopWithBus(tmp_path, replace(DATASET, guards=[Guard("mean", "body.units", change=0.5)]))
     shop.run(ROWS, 1)
     shop.run({**ROWS, "units": [100.0, 200.0, 300.0]})
     shop.world.sleep(9 * 86_400)

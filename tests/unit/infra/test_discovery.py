@@ -222,10 +222,10 @@ def test_stack_publishes_and_removes_its_files(
 
 def test_failure_is_reported_to_cloudformation(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error is reported to CloudFormation, which would otherwise wait for an hour."""
-    told: list[tuple[str, Any]] = []
+    requests: list[tuple[str, Any]] = []
 
     def urlopen(request: Any, timeout: float) -> Any:
-        told.append((request.get_method(), json.loads(request.data)))
+        requests.append((request.get_method(), json.loads(request.data)))
         return nullcontext()
 
     monkeypatch.setattr("boto3.client", lambda _: None)
@@ -239,7 +239,7 @@ def test_failure_is_reported_to_cloudformation(monkeypatch: pytest.MonkeyPatch) 
         "ResourceProperties": properties,
     }
     handler(event, None)
-    ((method, answer),) = told
+    ((method, answer),) = requests
     assert (method, answer["Status"]) == ("PUT", "FAILED")
     assert answer["Reason"]
     assert {name: answer[name] for name in named} == named

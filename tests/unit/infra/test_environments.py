@@ -313,7 +313,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("a value of another form", ISSUER, {"TableKmsKeyArn": "alias/larder"}, "a text that matches ^(arn:"),
     ("a door without the firewall", {**ISSUER, "door": "load-balancer"}, {}, "needs the firewall; remove Waf"),
     ("API keys at a door that has none", {**ISSUER, "door": "kubernetes"}, {"ApiKeys": "required"}, "no API keys"),
-    ("a door that there is not", {**ISSUER, "door": "nlb"}, {}, "'nlb' is not one of"),
+    ("a door that does not exist", {**ISSUER, "door": "nlb"}, {}, "'nlb' is not one of"),
     ("a certificate of another region", {**ISSUER, "region": "eu-west-1"}, {}, "is not in eu-west-1"),
 ]
 

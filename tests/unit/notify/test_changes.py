@@ -12,7 +12,7 @@ import pytest
 from notify.bus import MAX_BYTES
 from notify.changes import BadRecord, Watched, build_event
 from serve.item import Item, Order, build_pk, encode
-from tests.unit.enrich.telling_shop import ITEM_EVENT
+from tests.unit.enrich.shop_with_bus import ITEM_EVENT
 
 NOW = 1_800_000_000
 BODY = '{"units":1.50,"large":12345678901234567890,"text":"a\\u00e9\U0001f377"}'

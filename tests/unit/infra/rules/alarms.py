@@ -41,7 +41,7 @@ def alarms_notify_as_the_runbook_says(template: Template) -> Iterator[str]:
         if alarm.get("AlarmActions", []) != wanted:
             yield f"{name}: notifies {alarm.get('AlarmActions', [])}, and the runbook says {wanted}"
         if alarm.get("OKActions", wanted) != wanted:
-            yield f"{name}: notifies somebody else of its end than of its beginning"
+            yield f"{name}: notifies other topics when it ends than when it begins"
         if not wanted and name not in fed | guards:
             yield f"{name}: notifies nobody, feeds no composite alarm and guards no deployment"
         if not str(alarm.get("AlarmDescription", "")).endswith(f"; docs/runbook.md#{name.lower()}"):

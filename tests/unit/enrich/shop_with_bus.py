@@ -29,8 +29,8 @@ RUN_EVENT, ITEM_EVENT = validator("run-event.schema.json"), validator("item-even
 
 
 @dataclass
-class TellingShop(SmallShop):
-    """`told()` returns the details of the run events that the bus accepted; each conforms to the schema."""
+class ShopWithBus(SmallShop):
+    """`run_events()` returns the details of the run events that the bus accepted; each conforms to the schema."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +41,7 @@ class TellingShop(SmallShop):
         services = super().services()
         return replace(services, settings=replace(services.settings, bus="bus", environment="test"), bus=self.client)
 
-    def told(self) -> list[dict[str, Any]]:
+    def run_events(self) -> list[dict[str, Any]]:
         found = self.bus.details(RUN)
         for detail in found:
             RUN_EVENT.validate(detail)
@@ -52,4 +52,4 @@ class TellingShop(SmallShop):
 
     def states(self) -> list[tuple[int, str]]:
         """Return (run, state) of the run events, as the bus got them."""
-        return [(each["run"], each["state"]) for each in self.told()]
+        return [(each["run"], each["state"]) for each in self.run_events()]
