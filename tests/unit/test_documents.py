@@ -25,6 +25,7 @@ NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 STORED = {
     "athena/",
     "fingerprints/",
+    "kept/",
     "metadata/",
     "noted/",
     "parts.json",
@@ -35,7 +36,7 @@ STORED = {
     "sweep.json",
     "work/",
 }
-# Folders that are the user's, and what is generated from his environments: there or not
+# The user's folders, and files that are generated from the user's environments: they can be missing
 OWN = ("datasets/", "models/", "infra/discovery-bucket.yaml", "lake/", "outputs/")
 SUFFIXES = r"\.(?:py|md|yaml|toml|ini|txt|svg|json|sql|c)"
 
