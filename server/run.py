@@ -48,7 +48,7 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
     }
     _raise_files()
     multiprocessing.set_start_method("spawn")  # the exporter's threads must not be forked
-    server = Granian(
+    server: Any = Granian(  # some of its methods have no annotations
         "server.worker:create",
         host,
         port,
@@ -114,7 +114,8 @@ def _export(host: str, port: int) -> Any:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    collect: Any = MultiProcessCollector  # has no annotations
+    collect(registry)
     return start_http_server(port, host, registry)[0]
 
 
