@@ -90,7 +90,9 @@ def load_datasets(folder: Path | None = None) -> dict[str, Dataset]:
         elif other := files.get(loaded.name):
             wrong.append(Mistake(str(path), f"defines the dataset {loaded.name!r}, as {other.name} does", "rename one"))
         else:
-            served = loaded.served._replace(places=loaded.places(), rank_tag=_find_rank_tag(loaded))
+            served = loaded.served._replace(
+                places=loaded.places(), rank_tag=_find_rank_tag(loaded), version_place=loaded.version_place
+            )
             files[loaded.name], datasets[loaded.name] = path, replace(loaded, served=served)
     if wrong:
         raise DatasetFileError(wrong)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 # Members of a body, each as the path of names that leads to it: (("flight",), ("carrier", "code")).
-Places = tuple[tuple[str, ...], ...]
+Place = tuple[str, ...]
+Places = tuple[Place, ...]
 
 
 class Served(NamedTuple):
@@ -26,6 +27,8 @@ class Served(NamedTuple):
             `Dataset.body` and ignores a value that is written here.
         rank_tag: the tag of the dataset's rank (`serve.item.build_rank_tag`); empty if it has none. The loader sets it
             from `Dataset.rank` in the same way.
+        version_place: the member of the body that is the model's version; empty if the dataset names none. The loader
+            sets it from `Dataset.model_version` in the same way.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Served(NamedTuple):
     scope: str | None
     places: Places = ()
     rank_tag: str = ""
+    version_place: Place = ()
 
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "datasets.json")
@@ -68,6 +72,7 @@ def parse_served(text: str) -> dict[str, Served]:
             one["scope"],
             tuple(tuple(place) for place in one["places"]),
             one["rank_tag"],
+            tuple(one["version_place"]),
         )
         for one in json.loads(text)
     ]

@@ -40,6 +40,7 @@ from enrich.dataset.ranking import Term, Unrankable, check_rankable, parse_rank
 from enrich.dataset.suggestions import find_close, suggest
 from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest_type
 from enrich.errors import first_line
+from serve.datasets import list_names
 
 _KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 NUMBERS = INTEGERS | {"float", "double", "decimal", "boolean"}
@@ -139,6 +140,7 @@ class Binder:
         body = self._body("body", dataset.body)
         guarded = self._guarded(body)
         rank = self._rank()
+        self._check_version(body)
         if self.mistakes or prediction_id is None:
             return None
         bound = Bound(
@@ -336,6 +338,29 @@ class Binder:
                 self._add(f"guards[{number}]", message, "guard its nulls, or a number that is computed from it")
             guarded[guard.of] = value
         return guarded
+
+    def _check_version(self, body: Mapping[str, Node]) -> None:
+        name, place = self.dataset.model_version, self.dataset.version_place
+        if name is None:
+            return
+        known = list_names(self.dataset.places())
+        if not place:
+            if name not in known:
+                self._add("model_version", f"the body has no member {name!r}", suggest(name, known))
+            elif len(known[name]) > 1:
+                message = f"{name!r} is the name of {len(known[name])} members of the body"
+                self._add("model_version", message, "rename one: dots in the name of a member are ambiguous")
+            else:
+                inside = next(each for each in known if each.startswith(f"{name}."))
+                message = f"member {name!r} of the body has members itself"
+                self._add("model_version", message, f"name one of them, e.g. {inside!r}")
+            return
+        node: Node | None = dict(body)
+        for step in place:
+            node = node.get(step) if isinstance(node, dict) else None
+        if isinstance(node, Leaf) and node.kind.id not in _KEY_KINDS | {"null"}:  # otherwise the member has a mistake
+            message = f"{node.expression.sql} is {node.kind}, expected a text or an integer"
+            self._add("model_version", message, "cast it to varchar in the body")
 
     def _rank(self) -> list[tuple[Term, SqlType]]:
         if self.dataset.rank is None:

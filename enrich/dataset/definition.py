@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from enrich.dataset.as_of import AsOf, FromColumn, FromKey, LastModified
 from enrich.dataset.guards import Guard, Shares
-from serve.datasets import Places, Served
+from serve.datasets import Place, Places, Served, list_names
 from serve.item import build_rank_tag
 
 __all__ = [
@@ -191,6 +191,9 @@ class Dataset:
             expressions are numbers, booleans, dates or instants: ascending unless `desc` follows, nulls last unless
             `nulls first` does. Items of equal rank are in order of prediction_id. An item with a rank costs two to
             three times the write units. None: the dataset has no ranked list.
+        model_version: the member of the body that is the version of the model, as `fields` names it: `model.version`.
+            It is a text or an integer, and is also sent in the header `Larder-Model-Version` and in each entry of a
+            list. None: they have no version.
         derive: a pandas step before the join.
         tolerated: how many rejects an output can have.
         guards: what an output must look like before it is published. If a guard fails, the run is held: nothing is
@@ -218,6 +221,7 @@ class Dataset:
     prediction_id: str
     body: Body
     rank: str | None = None
+    model_version: str | None = None
     derive: Derive | None = None
     tolerated: Tolerated = Tolerated()
     guards: Sequence[Guard] = ()
@@ -244,6 +248,13 @@ class Dataset:
     def rank_tag(self) -> str:
         """Return the tag of the rank in stored items; empty without one."""
         return build_rank_tag(self.rank) if self.rank is not None else ""
+
+    @property
+    def version_place(self) -> Place:
+        """Return the place of the model's version in the body; empty without one, or if the name is not of one leaf."""
+        places = self.places()
+        found = list_names(places).get(self.model_version, []) if isinstance(self.model_version, str) else []
+        return found[0] if len(found) == 1 and found[0] in places else ()
 
     def leaves(self) -> dict[str, str]:
         """Return the expression of every leaf of the body, by its place, e.g. `body.origin.name`."""

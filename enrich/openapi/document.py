@@ -10,7 +10,7 @@ from typing import Any
 from enrich.dataset.definition import Dataset
 from enrich.dataset.mistakes import Mistake
 from enrich.dataset.validation import ToolMissing
-from enrich.openapi.paths import PATHS, RANKED
+from enrich.openapi.paths import PATHS, RANKED, VERSIONED
 from enrich.openapi.schema import Schema, describe_body, find_unknown
 from serve.datasets import list_names
 from serve.item import RANK_PLACE
@@ -47,6 +47,7 @@ def build_parts(dataset: Dataset) -> dict[str, str]:
     return {
         "tag": f"  - {_flow({'name': dataset.name, 'description': about})}\n",
         "paths": PATHS.replace("RANKED", RANKED if dataset.rank else "")
+        .replace("VERSIONED", VERSIONED if dataset.model_version else "")
         .replace("NAME", dataset.name)
         .replace("MODEL", model),
         "parameters": "".join(
@@ -54,7 +55,7 @@ def build_parts(dataset: Dataset) -> dict[str, str]:
             for name, parameter in _describe_parameters(dataset).items()
             for line in _block(f"{model}{name}", parameter)
         ),
-        "schemas": "".join(f"    {line}".rstrip() + "\n" for line in _schemas(dataset.name, model, schema)),
+        "schemas": "".join(f"    {line}".rstrip() + "\n" for line in _schemas(dataset, model, schema)),
     }
 
 
@@ -116,8 +117,10 @@ def _describe_fields(dataset: Dataset) -> dict[str, Any]:
     return {**parameter, "schema": schema}
 
 
-def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
+def _schemas(dataset: Dataset, model: str, schema: Schema) -> Iterator[str]:
     fresh = {"prediction_id": _reference("PredictionId"), **{one: _reference(model) for one, model in _FRESH.items()}}
+    if dataset.version_place:
+        fresh["model_version"] = _describe_version(dataset, schema)
     entry = {**fresh, "body": _reference(f"{model}Body")}
     ids = {"type": "array", "maxItems": 100, "items": _reference("PredictionId")}
     page = {
@@ -127,9 +130,18 @@ def _schemas(name: str, model: str, schema: Schema) -> Iterator[str]:
         "remaining": {**ids, "description": "with `id`: the ids that did not fit into this page: request them next"},
     }
     yield from _block(f"{model}Page", {"type": "object", "required": ["items"], "properties": page})
-    body = {"description": f"The body of an item of {name}", **schema}
+    body = {"description": f"The body of an item of {dataset.name}", **schema}
     yield from _block(f"{model}Body", body)
     yield ""
+
+
+def _describe_version(dataset: Dataset, schema: Schema) -> Schema:
+    """Describe the version of the model: the member of the body; null if it is null, or absent from an earlier body."""
+    for name in dataset.version_place:
+        schema = schema["properties"][name]
+    kind: Schema = {name: schema[name] for name in schema if name in ("type", "format")}
+    description = f"`{dataset.model_version}` of the body; null if the body has none"
+    return {**kind, **({"nullable": True} if kind else {}), "description": description}
 
 
 def _array(properties: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The template of a dataset's two paths in openapi.yaml.
 
-NAME and MODEL are replaced by its own, RANKED by `RANKED` if it has a rank.
+NAME and MODEL are replaced by its own, RANKED by `RANKED` if it has a rank, VERSIONED by `VERSIONED` if it names the
+version of the model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ _INTEGRATION = (
 RANKED = """\
         - {$ref: "#/components/parameters/MODELTop"}
         - {$ref: "#/components/parameters/MODELAfterRank"}
+"""
+VERSIONED = """\
+            Larder-Model-Version: {$ref: "#/components/headers/LarderModelVersion"}
 """
 PATHS = """\
   /v1/NAME:
@@ -110,7 +114,7 @@ RANKED        - {$ref: "#/components/parameters/MODELFields"}
             Larder-As-Of: {$ref: "#/components/headers/LarderAsOf"}
             Larder-Expires-At: {$ref: "#/components/headers/LarderExpiresAt"}
             Larder-Run: {$ref: "#/components/headers/LarderRun"}
-          content:
+VERSIONED          content:
             application/json:
               schema: {$ref: "#/components/schemas/MODELBody"}
         "304": {$ref: "#/components/responses/ItemNotModified"}

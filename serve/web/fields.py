@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from serve.datasets import Place
+
 # What to keep of an object, by member name: None keeps the whole member, a nested selection keeps a part of it.
 Selection = dict[str, "Selection | None"]
 
@@ -42,6 +44,38 @@ def cut(text: str, selection: Selection) -> str:
         return _cut(text, selection, start) if text.startswith("{", start) else text
     except IndexError as error:
         raise ValueError("stored body is not JSON") from error
+
+
+def find_member(text: str, place: Place) -> str | None:
+    """Return the JSON text of the member at a place of an object's JSON text; None if the object has no such member.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    try:
+        position = _after_space(text, 0)
+        for name in place:
+            found = _find(text, name, position) if text.startswith("{", position) else None
+            if found is None:
+                return None
+            position = found
+        return text[position : _scan(text, position)[1]]
+    except IndexError as error:
+        raise ValueError("stored body is not JSON") from error
+
+
+def _find(text: str, wanted: str, start: int) -> int | None:
+    """Return where the value of a member begins, in the object that begins at `start`; None if there is no such one."""
+    position = _after_space(text, start + 1)
+    while text[position] != "}":
+        name, after_name = _scan(text, position)
+        value = _after_space(text, _after_space(text, after_name) + 1)
+        if name == wanted:
+            return value
+        position = _after_space(text, _scan(text, value)[1])
+        if text[position] == ",":
+            position = _after_space(text, position + 1)
+    return None
 
 
 def _cut(text: str, selection: Selection, start: int) -> str:

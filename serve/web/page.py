@@ -11,6 +11,7 @@ from serve.web.fields import cut
 from serve.web.freshness import describe_freshness
 from serve.web.problems import Problem
 from serve.web.route import ItemsQuery, PageQuery, TopQuery, Wanted
+from serve.web.version import find_version
 
 MAX_QUERIES = 5
 # Limit of the whole page in UTF-8, below `respond.MAX_SENT` for every event form.
@@ -160,16 +161,20 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
         ValueError: the body is damaged.
     """
     freshness = describe_freshness(item.order, item.expires_at)
-    prediction_id = f'"prediction_id":{json.dumps(item.sk)}'
+    text = None
+    members = f'"prediction_id":{json.dumps(item.sk)},{freshness.members}'
+    if wanted.version:
+        text = body_text(item.body or "")
+        members += f',"model_version":{find_version(text, wanted.version).json}'
     until = float(item.expires_at)
     if wanted.max_age is not None:
         if is_too_old(freshness.as_of, wanted.max_age, now):
-            return Entry(item.sk, f"{{{prediction_id},{freshness.members}}}", True, until)
+            return Entry(item.sk, f"{{{members}}}", True, until)
         until = min(until, freshness.as_of + wanted.max_age)
-    text = body_text(item.body or "")
+    text = body_text(item.body or "") if text is None else text
     if wanted.selection is not None:
         text = cut(text, wanted.selection)
-    return Entry(item.sk, f'{{{prediction_id},{freshness.members},"body":{text}}}', False, until)
+    return Entry(item.sk, f'{{{members},"body":{text}}}', False, until)
 
 
 def is_too_old(as_of: float, max_age: int, now: float) -> bool:

@@ -15,6 +15,7 @@ from serve.web.page import Page, is_too_old
 from serve.web.problems import PROBLEM_TYPES, Problem
 from serve.web.request import Form, HttpRequest
 from serve.web.route import ALLOW, Wanted
+from serve.web.version import find_version
 
 MAX_AGE = 60
 # A body of more characters is sent as base64: Lambda's runtime can escape a character to 12 bytes, and a load balancer
@@ -27,7 +28,7 @@ MAX_SENT = {Form.REST: _LAMBDA, Form.HTTP: _LAMBDA, Form.ALB: _LOAD_BALANCER, Fo
 JSON = "application/json"
 PROBLEM_TYPE = "urn:larder:problem:"
 # Headers that a page of another origin can read besides the safelisted ones (Fetch, "CORS-safelisted response-header").
-EXPOSED = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Run, Link, WWW-Authenticate"
+EXPOSED = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Model-Version, Larder-Run, Link, WWW-Authenticate"
 
 
 class HttpResponse(NamedTuple):
@@ -65,14 +66,20 @@ def respond_item(request: HttpRequest, item: Item, wanted: Wanted, now: float, e
             raise Problem("too_old", detail, members={"age": age, "as_of": freshness.as_of_text})
         until = min(until, freshness.as_of + wanted.max_age)
     stored = item.body or ""
-    if wanted.selection is not None:
+    dated = build_headers(freshness, now)
+    if wanted.selection is not None or wanted.version:
         try:
-            stored = cut(body_text(stored), wanted.selection)
+            text = body_text(stored)
         except BodyTooLarge:  # written by a release that had no limit
-            detail = "the body is too large for fields: get all of it, with Accept-Encoding: gzip"
-            raise Problem("not_acceptable", detail, reason="body-too-large") from None
+            if wanted.selection is not None:
+                detail = "the body is too large for fields: get all of it, with Accept-Encoding: gzip"
+                raise Problem("not_acceptable", detail, reason="body-too-large") from None
+        else:
+            if wanted.version and (version := find_version(text, wanted.version).header):
+                dated = {**dated, "Larder-Model-Version": version}
+            stored = cut(text, wanted.selection) if wanted.selection is not None else stored
     body, coding = _encode(request, stored)
-    return _respond(request, body, coding, build_headers(freshness, now), until, now)
+    return _respond(request, body, coding, dated, until, now)
 
 
 def respond_page(request: HttpRequest, found: Page, now: float, ends: float) -> HttpResponse:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import quote
 
-from serve.datasets import Served, list_names
+from serve.datasets import Place, Served, list_names
 from serve.item import PREDICTION_ID, RANK_PLACE, Item
 from serve.web.fields import Selection, select
 from serve.web.problems import Problem
@@ -41,11 +41,13 @@ class Wanted(NamedTuple):
         fields: members of the body, as the caller named them; empty for all.
         selection: `fields` as the argument of `serve.web.fields.cut`; None for all.
         max_age: greatest accepted age of an item (now - as_of), in seconds; None for any.
+        version: the member of the body that is sent as the model's version, of a dataset that names one.
     """
 
     fields: str = ""
     selection: Selection | None = None
     max_age: int | None = None
+    version: Place = ()
 
     @property
     def query(self) -> str:
@@ -175,7 +177,7 @@ def parse_wanted(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
     fields = _single(query, "fields", _ANY, "names of members with commas between them, e.g. a,b.c")
     max_age = _single(query, "max_age", _SECONDS, "a whole number of seconds, up to 999999999")
     selection = _parse_fields(fields, dataset) if fields else None
-    return Wanted(fields, selection, int(max_age) if max_age else None)
+    return Wanted(fields, selection, int(max_age) if max_age else None, dataset.version_place)
 
 
 def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
@@ -185,7 +187,7 @@ def parse_item_query(query: Mapping[str, list[str]], dataset: Served) -> Wanted:
         Problem: invalid_request, for an unknown parameter, and as in `parse_wanted`.
     """
     if not query:
-        return WHOLE
+        return Wanted(version=dataset.version_place)
     check_known(query, _WANTED)
     return parse_wanted(query, dataset)
 

@@ -101,15 +101,10 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
     served = folder / "served.json"  # as in serve's bundle
-    served.write_text(
-        render_served(
-            {
-                flight_delays.name: flight_delays.served._replace(
-                    places=flight_delays.places(), rank_tag=flight_delays.rank_tag
-                )
-            }
-        )
+    one = flight_delays.served._replace(
+        places=flight_delays.places(), rank_tag=flight_delays.rank_tag, version_place=flight_delays.version_place
     )
+    served.write_text(render_served({one.name: one}))
     issuers = [{"issuer": claims["iss"], "audience": "larder", "keys": f"file:{folder / 'jwks.json'}"}]
     return {
         "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0",

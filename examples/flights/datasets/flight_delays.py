@@ -49,6 +49,7 @@ flight_delays = Dataset(
     subject={"carrier": "carrier"},
     prediction_id="concat(flight_date, '.', origin, '.', carrier, flight)",
     rank="late_probability desc",
+    model_version="prediction.model",
     body={
         "flight": "concat(carrier, flight)",
         "date": "flight_date",

@@ -30,7 +30,8 @@ from enrich.dataset.validation import check_dataset, check_datasets, parse_query
 from enrich.datasets import load_datasets
 
 DATASETS = load_datasets()
-FLIGHTS = replace(DATASETS["flight-delays"], body={"carrier": "airlines.name"}, guards=())  # a short body, to save time
+SHORT = {"carrier": "airlines.name"}  # a short body, to save time
+FLIGHTS = replace(DATASETS["flight-delays"], body=SHORT, guards=(), model_version=None)
 SOURCE = FLIGHTS.source
 
 
@@ -47,6 +48,12 @@ def column(kind: str) -> dict[str, Any]:
 def metadata(name: str, sql: str, on: Any) -> dict[str, Any]:
     """Add metadata."""
     return {"metadata": {**FLIGHTS.metadata, name: Metadata(sql, on)}}
+
+
+def version(name: str) -> dict[str, Any]:
+    """Name a member of a body as the version of the model."""
+    members = {"b": "carrier", "c": "distance_miles", "d": "[flight]", "e": "flight > 1"}
+    return {"model_version": name, "body": {"a": members, "carrier": "airlines.name"}}
 
 
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
@@ -80,6 +87,19 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (body("carier -> '$.x'"), "body.x", "there is no column 'carier'; did you mean 'carrier'?"),
     (body("carrier -> nope"), "body.x", "there is no column 'nope'"),
     ({"body": {"a.b": {"c d": "nope"}}}, 'body."a.b"."c d"', "there is no column 'nope'"),
+    (version("nope"), "model_version", "the body has no member 'nope'; known are a, a.b, a.c, a.d, a.e, carrier"),
+    (version("carier"), "model_version", "the body has no member 'carier'; did you mean 'carrier'?"),
+    (version("carrier.code"), "model_version", "the body has no member 'carrier.code'"),
+    (version(""), "model_version", "the body has no member ''"),
+    (version("a"), "model_version", "member 'a' of the body has members itself; name one of them, e.g. 'a.b'"),
+    (version("a.c"), "model_version", "distance_miles is DOUBLE, expected a text or an integer; cast it to varchar"),
+    (version("a.d"), "model_version", "[flight] is INTEGER[], expected a text or an integer"),
+    (version("a.e"), "model_version", "flight > 1 is BOOLEAN, expected a text or an integer"),
+    (
+        version("a.b") | {"body": {"a.b": "carrier", "a": {"b": "carrier"}}},
+        "model_version",
+        "'a.b' is the name of 2 members of the body; rename one",
+    ),
     ({"prediction_id": "nope"}, "prediction_id", "there is no column 'nope'"),
     (
         {"prediction_id": "distance_miles"},
@@ -566,6 +586,16 @@ def test_each_mistake_is_found_in_its_place_and_reported_once(
     assert message in str(found)
     for part in (found.message, found.remedy):  # a message of one sentence
         assert re.match("[^A-Z]|[A-Z][A-Z]|DuckDB", part), part
+
+
+@pytest.mark.parametrize(
+    "expression", ["carrier", "flight", "'2.1'", "date '2026-01-31'", "airlines.name", "planes.seats"]
+)
+def test_a_version_is_a_text_or_an_integer(expression: str) -> None:
+    """Also one from metadata, whose type only a run knows."""
+    dataset = replace(FLIGHTS, body={"x": {"y": expression}}, model_version="x.y")
+    assert check_dataset(dataset) == []
+    assert dataset.version_place == ("x", "y")
 
 
 # functions of DuckDB -> functions of other dialects

@@ -133,7 +133,7 @@ def test_a_column_of_any_type_can_be_sampled_and_rendered(kind: str, tmp_path: P
     """These tests must not fail for a valid dataset: columns can be lists, structs and maps, also nested."""
     flights = DATASETS["flight-delays"]
     source = replace(flights.source, columns={**flights.source.columns, "more": kind})
-    dataset = replace(flights, source=source, metadata={}, body={"more": "more"}, guards=())
+    dataset = replace(flights, source=source, metadata={}, body={"more": "more"}, guards=(), model_version=None)
     assert check_datasets({dataset.name: dataset}, DOCUMENT) == []
     with Engine(dataset, {}, directory=tmp_path) as engine:
         (row,) = engine.render(sample(dataset), 0).to_pylist()

@@ -150,6 +150,25 @@ def test_the_example_fits(tmp_path: Path) -> None:
         OAS30Validator(schema).validate(json.loads(row["body"]))
 
 
+def test_the_version_of_the_model_is_described_as_the_member() -> None:
+    """In entries with the member's type, or null; as a header of one item. A dataset that names none has neither."""
+    for body, name, kind in (
+        ({"model": {"version": "sku"}}, "model.version", {"type": "string", "nullable": True}),
+        ({"n": "n"}, "n", {"type": "integer", "nullable": True}),
+        ({"day": "day"}, "day", {"type": "string", "format": "date", "nullable": True}),
+        ({"sku": "sku"}, None, None),
+    ):
+        document = yaml.safe_load(build_document([build(body, model_version=name)]))
+        openapi_spec_validator.validate(document)
+        page = document["components"]["schemas"]["XSalesPage"]["properties"]
+        headers = document["paths"]["/v1/x-sales/{prediction_id}"]["get"]["responses"]["200"]["headers"]
+        assert ("Larder-Model-Version" in headers) == (name is not None)
+        for entries in (page["items"]["items"], page["too_old"]["items"]):
+            assert ("model_version" in entries["required"]) == (name is not None)
+            described = entries["properties"].get("model_version")
+            assert described == (kind and {**kind, "description": f"`{name}` of the body; null if the body has none"})
+
+
 def test_a_dataset_more_adds_its_part_and_nothing_else() -> None:
     """With one more dataset the document is valid and has one more tag, two paths and two schemas; also without any."""
     more = build({"a": {"b": "units"}, "t": "must.title"})

@@ -36,7 +36,8 @@ def test_dataset_is_described_as_it_is_served(name: str) -> None:
     quoted = set(re.findall(r"`([^`]+)`", text))
     assert quoted >= {*SERVED[name].subject, *([SERVED[name].scope] if SERVED[name].scope else [])}
     assert not {one for one in quoted if one.endswith(":read")} - {SERVED[name].scope}
-    assert load_served(ROOT / "examples/flights/datasets")[name].rank_tag == SERVED[name].rank_tag
+    loaded = load_served(ROOT / "examples/flights/datasets")[name]
+    assert (loaded.rank_tag, loaded.version_place) == (SERVED[name].rank_tag, SERVED[name].version_place)
     page = DOCUMENT["paths"][f"/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
     assert SCHEMAS[page.rpartition("/")[2]]["properties"]["items"]["maxItems"] == MAX_LIMIT
 

@@ -64,8 +64,10 @@ def test_files_are_read_again_and_can_share_code(tmp_path: Path) -> None:
 def test_what_serve_needs_is_data(tmp_path: Path) -> None:
     """Who can read a dataset is the same after the bundle's JSON; if the file is missing, the message says so."""
     (tmp_path / "one.py").write_text(GOOD.format(name="one"))
+    (tmp_path / "two.py").write_text(GOOD.format(name="two").replace("body=", "model_version='score', body="))
     served = {name: one.served for name, one in load_datasets(tmp_path).items()}
-    assert served["one"].places == (("score",),)
+    assert served["one"].places == served["two"].places == (("score",),)
+    assert (served["one"].version_place, served["two"].version_place) == ((), ("score",))
     assert parse_served(render_served(served)) == served
     (tmp_path / "datasets.json").write_text(render_served(served))
     assert load_served(str(tmp_path / "datasets.json")) == served

@@ -31,7 +31,7 @@ from enrich.dataset.validation import check_datasets
 from serve.datasets import Served
 
 PAGE = (Path(__file__).parents[3] / "docs/reference.md").read_text()
-INTERNAL = {"rejects_of", "places", "rank_tag"}  # set by a replay, and when a dataset is loaded
+INTERNAL = {"rejects_of", "places", "rank_tag", "version_place"}  # set by a replay, and when a dataset is loaded
 TYPES = [
     Dataset,
     Source,

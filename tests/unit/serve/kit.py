@@ -24,9 +24,10 @@ from serve.tokens.verifier import Issuer, Verifier
 from tests.doubles.query import answer_query
 from wire.errors import TooLarge
 
-MEMBERS = (("flight",), ("note",), ("carrier", "code"), ("carrier", "name"), ("prediction", "delay_minutes"))
+VERSION = ("prediction", "model")
+MEMBERS = (("flight",), ("note",), ("carrier", "code"), ("carrier", "name"), ("prediction", "delay_minutes"), VERSION)
 RANK_TAG = build_rank_tag("late_probability desc")
-FLIGHT_DELAYS = Served("flight-delays", ("carrier",), "flight-delays:read", places=MEMBERS, rank_tag=RANK_TAG)
+FLIGHT_DELAYS = Served("flight-delays", ("carrier",), "flight-delays:read", MEMBERS, RANK_TAG, VERSION)
 SERVED = {FLIGHT_DELAYS.name: FLIGHT_DELAYS}
 NOW = 1_700_000_000.0
 ISSUER = "https://issuer.example.com/"

@@ -139,7 +139,8 @@ def test_items_that_are_too_old_are_listed() -> None:
     old = {"as_of": "2023-11-14T22:11:40Z", "expires_at": "2023-11-14T23:13:20Z"}
     named = app.call(LIST, TOKEN, query={"id": ["d", "c", "none", "b", "a"], "max_age": "60"}).json
     assert [entry["prediction_id"] for entry in named["items"]] == ["c", "a"]
-    assert named["too_old"] == [{"prediction_id": "d", **old, "run": 1}, {"prediction_id": "b", **old, "run": 7}]
+    rest = {"d": {"run": 1, "model_version": None}, "b": {"run": 7, "model_version": None}}
+    assert named["too_old"] == [{"prediction_id": one, **old, **rest[one]} for one in "db"]
     assert (named["missing"], named["remaining"]) == (["none"], [])
     assert (app.line["asked"], app.line["found"]) == (5, 2)
     first = app.call(LIST, TOKEN, query={"limit": "2", "max_age": "60"})

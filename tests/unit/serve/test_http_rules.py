@@ -551,7 +551,8 @@ def test_following_the_links_shows_every_item_once(count: int) -> None:
 def test_a_list_has_the_stored_bodies() -> None:
     """Each item with its prediction_id and its body, a stored gzip as text."""
     app = App(item("a", BODY), item("b", _zip(BODY)))
-    fresh = {"as_of": "2023-11-14T22:13:20Z", "expires_at": "2023-11-14T23:13:20Z", "run": 1}
+    fresh: dict[str, object] = {"as_of": "2023-11-14T22:13:20Z", "expires_at": "2023-11-14T23:13:20Z"}
+    fresh |= {"run": 1, "model_version": None}
     assert app.call(LIST, TOKEN).json == {
         "items": [{"prediction_id": name, **fresh, "body": json.loads(BODY)} for name in ("a", "b")]
     }
@@ -675,7 +676,8 @@ def test_a_page_is_bounded_in_the_bytes_that_are_sent(unit: str, odd: str) -> No
     """H7: a page has at most `MAX_PAGE_BYTES` of UTF-8, including frames and commas, and not one byte more."""
     size = len(unit.encode())
     body = f'"{unit * (200_000 // size)}{odd}"'
-    frame = '{"prediction_id":"a0","as_of":"2023-11-14T22:13:20Z","expires_at":"2023-11-14T23:13:20Z","run":1,"body":}'
+    frame = '{"prediction_id":"a0","as_of":"2023-11-14T22:13:20Z","expires_at":"2023-11-14T23:13:20Z",'
+    frame += '"run":1,"model_version":null,"body":}'
     frames = 4 * len(frame) + len('{"items":[,,,]}')
     rest = MAX_PAGE_BYTES - frames - 3 * len(body.encode()) - 2
     last = f'"{unit * (rest // size)}{"." * (rest % size)}"'
@@ -819,7 +821,7 @@ def test_listed_origins_can_read(form: str) -> None:
     for arguments in several:
         answer = app.call(ONE, form=form, origin=ORIGINS[1], **arguments)
         assert answer.headers["access-control-allow-origin"] == ORIGINS[1]
-        exposed = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Run, Link, WWW-Authenticate"
+        exposed = "ETag, Larder-As-Of, Larder-Expires-At, Larder-Model-Version, Larder-Run, Link, WWW-Authenticate"
         assert answer.headers["access-control-expose-headers"] == exposed
         assert "access-control-allow-credentials" not in answer.headers
         assert answer.headers["vary"].endswith("Origin")
