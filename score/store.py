@@ -14,10 +14,12 @@ from score.model import Model
 from score.paths import alias_key, manifest_key, model_key
 from score.scorer import Scorer, VersionRefused, load_scorer
 from wire.client import Client, Limits
+from wire.deadline import time_limit
 from wire.endpoint import object_path
 from wire.errors import Refused, WireError
 
 REFRESH_SECONDS = 30.0
+ALIAS_SECONDS = 1.0  # that a request waits for the alias while a version serves: S3 that hangs delays it by no more
 RETRY_SECONDS = 2.0  # between tries while there is nothing to serve
 # A model of 64 MB takes a second or two from S3 in the same region.
 LIMITS = Limits(connect=1.0, attempt=5.0, budget=6.0, tries=3, largest=72 * 1024 * 1024)
@@ -110,7 +112,8 @@ class ModelStore:
     def _refresh(self, state: _State, model: Model, now: float) -> None:
         key = alias_key(model.name)
         try:
-            fetched = self._fetch(key, state.etag)
+            with time_limit(ALIAS_SECONDS if state.serving else LIMITS.budget):
+                fetched = self._fetch(key, state.etag)
             if fetched.data is None:
                 if state.refused:  # report it again, so that the alarm stays on
                     self._report("model_not_loaded", state.refused)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,9 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from score.log import count
 from score.manifest import Golden, dump_alias, dump_manifest, signed_bytes
 from score.paths import alias_key, manifest_key, model_key
-from score.store import REFRESH_SECONDS, ModelStore, open_verify
+from score.store import LIMITS, REFRESH_SECONDS, ModelStore, open_fetch, open_verify
 from tests.unit.score.kit import MODELS, S3_DOWN, SCOPES, VIRGINICA, App, alias_of, iris_version, share_of
 from tests.unit.serve.kit import claims, sign
+from wire.client import Client
+from wire.credentials import find_source
+from wire.deadline import deadline
+from wire.endpoint import resolve
 from wire.errors import Unavailable
 
 BODY = {"instance": VIRGINICA}
@@ -271,3 +278,91 @@ def test_a_version_whose_fetch_failed_is_fetched_again() -> None:
     broken[0] = False
     app.now += REFRESH_SECONDS
     assert _version(app) == NEW_NAME
+
+
+def test_versions_promoted_while_threads_score() -> None:
+    """Each answer is whole: it is that of the version that it names, and no request fails."""
+    app = App()
+    app.bucket.put(NEW)
+    expected = {}
+    for version in (OLD, NEW):
+        app.bucket.point(alias_of(version))
+        app.now += REFRESH_SECONDS
+        expected[version[1].version] = app.post(BODY).json["prediction"]
+    answers: list[Any] = []
+    token = sign(claims(scope=SCOPES, exp=int(app.now) + 10**6))  # the clock below runs fast
+
+    def ask() -> None:
+        answers.extend(app.post(BODY, token=token) for _ in range(100))
+
+    threads = [Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    turns = 0
+    while any(thread.is_alive() for thread in threads):
+        turns += 1
+        broken = {"live": "0" * 16} if turns % 3 == 0 else {}
+        app.bucket.point(alias_of((OLD, NEW)[turns % 2], **broken))
+        app.now += REFRESH_SECONDS
+        time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert {answer.status for answer in answers} == {200}
+    named = [(answer.json["model"]["version"], answer.json["prediction"]) for answer in answers]
+    assert all(prediction == expected[version] for version, prediction in named)
+    assert {version for version, _ in named} == {OLD_NAME, NEW_NAME}
+
+
+def test_s3_that_hangs_delays_a_request_by_a_second_at_most() -> None:
+    """While a version serves, a request waits no longer for the alias; a cold container waits longer."""
+    left: list[float] = []
+    app = App()
+
+    def fetch(key: str, etag: str | None) -> Any:
+        left.append(deadline() - time.monotonic())
+        return app.bucket.fetch(key, etag)
+
+    app = App(store=ModelStore(fetch, MODELS, app.report))
+    _version(app)
+    app.now += REFRESH_SECONDS
+    _version(app)
+    first, *_, later = left
+    assert 5 < first <= 6
+    assert 0.5 < later <= 1
+
+
+def test_a_container_whose_s3_is_down_at_its_start_and_later() -> None:
+    """Over sockets: a 503 while it is down, an answer when it is up, and the same answer when it is down again."""
+    objects = App().bucket.objects
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    is_down = [True]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = b"" if is_down[0] else objects.get(self.path.removeprefix("/b/"), b"")
+            self.send_response(200 if data else 503)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = resolve("s3", "us-east-1", {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"})
+        client = Client(endpoint, find_source(keys), LIMITS._replace(budget=0.5))
+        app = App()
+        app = App(store=ModelStore(open_fetch(client, "b"), MODELS, app.report))
+        assert app.post(BODY).status == 503
+        is_down[0] = False
+        app.now += REFRESH_SECONDS
+        before = app.post(BODY)
+        assert before.status == 200
+        is_down[0] = True
+        app.now += REFRESH_SECONDS
+        assert app.post(BODY).json == before.json
+        server.shutdown()
+    app.now += REFRESH_SECONDS
+    assert app.post(BODY).json == before.json  # nothing listens there
