@@ -5,8 +5,9 @@
     python -m tests.mutation --by-hand                      # the bugs of `by_hand`, of which every one must be noticed
     python -m tests.mutation --list wire.head               # say what would be changed, and test nothing
 
-Each mutant runs in a process of its own, forked from one that has imported what tests need: first the test files that
-import its module, then the others of its package (of enrich: those in `ENRICH`), until a test fails twice.
+Each mutant runs in a process of its own, forked from one that has imported what tests need: first the tests that run
+the changed line (`reach.py`), then, in case what it computes is kept from an earlier test, the other quick ones of its
+package (of enrich: those in `ENRICH`), until a test fails twice.
 `equivalent.yaml` lists the survivors that no test can notice, with reasons. It ends with 1 if less than 98 % of the
 others were noticed.
 """
@@ -17,7 +18,6 @@ import argparse
 import importlib
 import os
 import random
-import re
 import resource
 import signal
 import sys
@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,12 @@ import yaml
 from tests.faults.mutants import Mutant, plant
 from tests.mutation.by_hand import list_mutants
 from tests.mutation.mutate import differ, list_places, mutate, read
+from tests.mutation.reach import Reach, Test, build_reach, read_lines
 
 SHARE = 0.98
-SECONDS = 180  # for one test; a test that takes longer, even on a busy machine, waits for something that does not come
-CPU_SECONDS = 90  # for all tests of a mutant
+SECONDS = 300  # for one test; a test that takes longer, even on a busy machine, waits for something that does not come
+CPU_SECONDS = 120  # for all tests of a mutant
+QUICK = 1.0  # seconds of CPU time of a test that is run even if it does not run the changed line
 # Packages, what is not deployed of them, and where their tests are.
 PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
 # The parts of enrich that only compute, and the test files about them, the fastest first.
@@ -85,6 +88,9 @@ _HEAVY = (
 )
 
 
+Group = tuple[list[str], list[str]]
+
+
 def list_modules() -> Iterator[str]:
     """List the modules of serve and wire that are deployed, and those of enrich that only compute."""
     for package, (left_out, _) in PACKAGES.items():
@@ -94,26 +100,27 @@ def list_modules() -> Iterator[str]:
     yield from ENRICH
 
 
-def find_tests(module: str) -> tuple[list[str], list[str]]:
-    """Return the test files that import a module, and the others of its package."""
+def list_files(module: str) -> list[str]:
+    """List the test files about a module."""
     if module in ENRICH:
         kinds = [name.rpartition(":") for name in ENRICH[module]]
-        return [f"tests/{kind or 'unit'}/enrich/test_{name}.py" for kind, _, name in kinds], []
+        return [f"tests/{kind or 'unit'}/enrich/test_{name}.py" for kind, _, name in kinds]
     package = module.partition(".")[0]
     files = [str(path) for path in sorted(Path(PACKAGES[package][1]).glob("test_*.py"))]
     files += _ELSEWHERE.get(package, []) + _ELSEWHERE.get(module, [])
-    files = [file for file in files if not any(name in file for name in _LEFT_OUT)]
-    own = [file for file in files if re.search(rf"\b{re.escape(module)}\b", Path(file).read_text(encoding="utf-8"))]
-    return own, [file for file in files if file not in own]
+    return [file for file in files if not any(name in file for name in _LEFT_OUT)]
 
 
 class Trial(NamedTuple):
-    """A mutant to be tested: its module, how it is printed, how its source is made, and groups of test files."""
+    """A mutant to be tested: its module, how it is printed, how its source is made, and groups of tests.
+
+    Each group is test files with the tests of them to be run, in this order; or with none, for all tests.
+    """
 
     module: str
     change: str
     mutate: Callable[[], str]
-    tests: tuple[list[str], ...]
+    tests: list[Group]
 
 
 def main() -> None:
@@ -133,9 +140,14 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{trial.module} {trial.change}" for trial in trials))
         return
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in _HEAVY:
         importlib.import_module(name)
     _calm_hypothesis()
+    if not arguments.by_hand:
+        files = dict.fromkeys(file for trial in trials for file in list_files(trial.module))
+        reach = build_reach(list_modules(), files, arguments.jobs)
+        trials = [trial._replace(tests=_order_tests(trial, reach)) for trial in trials]
     noticed = len(trials) - _run(trials, arguments.jobs)
     print(f"{noticed} of {len(trials)} were noticed: {100 * noticed / max(1, len(trials)):.1f} %")
     sys.exit(0 if trials and noticed >= share * len(trials) else 1)
@@ -145,7 +157,7 @@ def _list_by_hand(names: list[str]) -> Iterator[Trial]:
     for mutant, tests in list_mutants():
         if not names or mutant.name in names:
             files = [os.path.normpath(f"tests/unit/serve/{name}") for name in tests]
-            yield Trial(mutant.module, f"({mutant.name})", partial(_apply, mutant), (files,))
+            yield Trial(mutant.module, f"({mutant.name})", partial(_apply, mutant), [(files, [])])
 
 
 def _apply(mutant: Mutant) -> str:
@@ -165,9 +177,29 @@ def _list_trials(modules: list[str], sample: int | None, seed: int) -> list[Tria
         change = (place.module, before, after)
         if change not in equivalent and _compiles(mutated):
             text = f"({place.operator})\n  - {before}\n  + {after}"
-            trials[change] = Trial(place.module, text, partial(mutate, place), find_tests(place.module))
+            trials[change] = Trial(place.module, text, partial(mutate, place), [])
     print(f"{len(places)} places, of which {len(places) - len(trials)} are equivalent or repeat another")
     return list(trials.values())
+
+
+def _order_tests(trial: Trial, reach: Reach) -> list[Group]:
+    """Return the tests that run the changed line, file by file, the most specific first; then the other quick ones."""
+    files, modules = list_files(trial.module), list(list_modules())
+    before, after = read_lines(trial.module), trial.mutate().splitlines()
+    pairs = enumerate(zip(before, after, strict=False), 1)
+    line = next((number for number, (old, new) in pairs if old != new), len(before))
+    found = [test for test in reach.find_of_change(trial.module, line, modules) if _file(test) in files]
+    rest = [test for test in reach.all.difference(found) if _file(test) in files and test.cost < QUICK]
+    by_file: dict[str, list[Test]] = {}
+    for test in sorted(found, key=lambda test: test.cost):
+        by_file.setdefault(_file(test), []).append(test)
+    groups = sorted(by_file.values(), key=lambda tests: sum(test.breadth for test in tests) / len(tests))
+    groups = [*groups[:3], list(chain.from_iterable(groups[3:])), sorted(rest, key=lambda test: test.cost)]
+    return [(list(dict.fromkeys(map(_file, tests))), [test.name for test in tests]) for tests in groups if tests]
+
+
+def _file(test: Test) -> str:
+    return test.name.partition("::")[0]
 
 
 def _read_equivalent() -> set[tuple[str, str, str]]:
@@ -229,7 +261,7 @@ def _start(trial: Trial) -> int:
         signal.alarm(SECONDS)  # to import and collect them; then per test
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         plant(trial.module, lambda _: trial.mutate())
-        status = int(any(_is_noticed(files) for files in trial.tests if files))
+        status = int(any(_is_noticed(*group) for group in trial.tests))
     finally:
         os._exit(status)
 
@@ -250,14 +282,27 @@ class _Failures:
             self.found.append(report.nodeid)
 
 
-def _is_noticed(files: list[str]) -> bool:
+class _Selection:
+    """A pytest plugin that runs the tests with these names, in this order."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Drop the others."""
+        items[:] = [item for item in items if item.nodeid in self._places]
+        items.sort(key=lambda item: self._places[item.nodeid])
+
+
+def _is_noticed(files: list[str], names: list[str]) -> bool:
     """Return whether a test fails twice: one that fails only once, on a busy machine, has not noticed the mutant."""
     pytest, flaky = importlib.import_module("pytest"), list[str]()
-    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    options = ["-x", "-q", "-p", "no:cacheprovider"]
     for _ in range(3):
         failures = _Failures()
-        code = pytest.main([*options, *(f"--deselect={name}" for name in flaky), *files], [failures])
-        if code == 0:
+        plugins = [failures, *([_Selection(names)] if names else [])]
+        code = pytest.main([*options, *(f"--deselect={name}" for name in flaky), *files], plugins)
+        if code in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             return False
         if not failures.found or pytest.main([*options, failures.found[0]]) != 0:
             return True
