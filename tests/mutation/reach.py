@@ -73,9 +73,8 @@ def read_lines(module: str) -> list[str]:
 def build_reach(modules: Iterable[str], files: Iterable[str], jobs: int) -> Reach:
     """Return which of the files' tests run which lines of the modules; runs the files that were changed."""
     modules, reach, running = list(modules), Reach(), dict[int, str]()
-    sources = hashlib.sha256(b"".join(_path(module).read_bytes() for module in modules)).hexdigest()
-    kept = {file: KEPT / f"{_digest(file, sources)}.json" for file in files}
-    waiting = [file for file, path in kept.items() if not path.exists()]
+    kept = {file: KEPT / f"{_digest(file)}.json" for file in files}
+    waiting = [file for file, path in kept.items() if not _is_current(path)]
     KEPT.mkdir(parents=True, exist_ok=True)
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -89,7 +88,7 @@ def build_reach(modules: Iterable[str], files: Iterable[str], jobs: int) -> Reac
         if status:
             raise RuntimeError(f"{file} fails as it is: fix it before it is asked about mutants")
     for path in kept.values():
-        reach.add(json.loads(path.read_bytes()))
+        reach.add(json.loads(path.read_bytes())["tests"])
     return reach
 
 
@@ -113,7 +112,8 @@ def _trace(file: str, modules: list[str], result: Path) -> None:
                 for name in filter(None, names):
                     found[name][1].setdefault(paths[path], []).append(line)
         if not status:
-            result.write_text(json.dumps(found), encoding="utf-8")
+            ran = {module: _digest_module(module) for _, lines in found.values() for module in lines}
+            result.write_text(json.dumps({"modules": ran, "tests": found}), encoding="utf-8")
     finally:
         os._exit(status)
 
@@ -137,10 +137,23 @@ class _Recorder:
         self._tracer.switch_context("")
 
 
-def _digest(file: str, sources: str) -> str:
+def _is_current(kept: Path) -> bool:
+    """Return whether no module that the tests of a file ran was changed since."""
+    if not kept.exists():
+        return False
+    ran = json.loads(kept.read_bytes())["modules"]
+    return all(_path(module).exists() and _digest_module(module) == digest for module, digest in ran.items())
+
+
+@cache
+def _digest_module(module: str) -> str:
+    return hashlib.sha256(_path(module).read_bytes()).hexdigest()
+
+
+def _digest(file: str) -> str:
     helpers = [path for path in sorted(Path(file).parent.glob("*.py")) if not path.name.startswith("test_")]
     text = b"".join(path.read_bytes() for path in (Path(file), *helpers))
-    return hashlib.sha256(sources.encode() + file.encode() + text).hexdigest()
+    return hashlib.sha256(file.encode() + text).hexdigest()
 
 
 def _path(module: str) -> Path:

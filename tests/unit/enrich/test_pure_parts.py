@@ -17,6 +17,7 @@ import pytest
 from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, LastModified, find_mistakes, get_ahead, parse_as_of
 from enrich.dataset.expressions import Names, parse_expression, parse_tree
 from enrich.dataset.field_types import find_type_mistakes
+from enrich.dataset.json_sql import MAX_LEVELS, Unrenderable, count_levels, render_json_sql
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.nullability import is_never_null
 from enrich.dataset.type_names import EXAMPLES, is_type, suggest_type
@@ -690,3 +691,22 @@ def test_a_foreign_name_of_a_type_has_one_meaning(own: str) -> None:
     with duckdb.connect() as con:
         for name in TYPE_NAMES[own].split():
             assert f"did you mean {own}[]?" in suggest_type(con, f"list<{name}>"), name
+
+
+LEVELS = {
+    "integer": 0, "decimal(10, 2)": 0, "varchar[]": 1, "map(varchar, integer)": 1, "struct(a integer)": 1,
+    "integer[][]": 2, "integer[3]": 1, "struct(a integer, b struct(c integer[]))": 3, "map(varchar, integer[][])": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_of_a_type_are_counted(name: str) -> None:
+    """Along its deepest branch."""
+    assert count_levels(duckdb.sqltype(name)) == LEVELS[name]
+
+
+def test_a_type_has_at_most_eight_levels() -> None:
+    """A deeper one has no JSON."""
+    render_json_sql("x", duckdb.sqltype("integer" + "[]" * MAX_LEVELS))
+    with pytest.raises(Unrenderable, match=rf"^it nests more than {MAX_LEVELS} lists, maps and structs; "):
+        render_json_sql("x", duckdb.sqltype("integer" + "[]" * (MAX_LEVELS + 1)))

@@ -114,6 +114,23 @@ def test_a_page_is_full_at_its_limit() -> None:
         assert (len(answer.json["items"]), "link" in answer.headers) == (shown, link)
 
 
+@pytest.mark.parametrize("missing", [None, 0, 1, 3])
+@pytest.mark.parametrize("first", [300_000, 300_001])
+def test_a_page_has_its_largest_size_exactly(first: int, missing: int | None) -> None:
+    """Of a list (None) and of named items, with and without missing ids; commas count, the last missing id has none."""
+    ids = [*(f"none{number}" for number in range(missing or 0)), "a", "b"]
+    query = {} if missing is None else {"id": ids}
+
+    def ask(*sizes: int) -> Any:
+        stored = (item(name, f'"{"x" * (size - 2)}"') for name, size in zip("ab", sizes, strict=True))
+        return App(*stored).call("/v1/flight-delays", sign(), query=query, accept_encoding="identity")
+
+    around = len(ask(2, 2).body) - 4 + 2 * bool(missing)
+    for spare, shown in ((0, 2), (-1, 1)):
+        answer = ask(first, MAX_PAGE_BYTES - around - first - spare)
+        assert (len(answer.json["items"]), "link" in answer.headers) == (shown, shown == 1)
+
+
 @pytest.mark.parametrize(("spare", "is_base64"), [(0, False), (1, True)])
 def test_a_long_text_reaches_the_gateway_as_base64(spare: int, *, is_base64: bool) -> None:
     """From `MAX_TEXT` characters on, of one or more bytes each."""

@@ -12,8 +12,10 @@ from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
-from serve.access import parse_scopes
+from serve.access import NoAccess, parse_scopes
+from serve.bearer import refuse
 from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
+from serve.tokens.jwt import InvalidToken
 from serve.web.negotiate import build_etag, is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, Page, QueryResult, gather
 from serve.web.problems import TOKEN_DETAILS
@@ -425,6 +427,18 @@ def test_options_is_204_without_a_token(path: str, form: str) -> None:
     """H3: OPTIONS returns the methods and nothing else."""
     answer = App().call(path, method="OPTIONS", form=form)
     assert (answer.status, answer.headers["allow"], answer.body) == (204, "GET, HEAD, OPTIONS", b"")
+    assert answer.headers.keys() == {"allow", "cache-control", "x-content-type-options"}
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_health_is_never_stored(form: str) -> None:
+    """Its status, its headers and its body."""
+    answer = App().call("/v1/health", form=form)
+    assert (answer.status, answer.json) == (200, {"status": "pass"})
+    assert answer.headers == {
+        "content-type": "application/health+json", "cache-control": "no-store", "x-content-type-options": "nosniff",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -457,6 +471,27 @@ WRONG: tuple[tuple[str, dict[str, Any], int, str], ...] = (
     (ONE, {"token": TOKEN, "accept": "text/html"}, 406, "not_acceptable"),
     (LIST, {"token": TOKEN, "query": {"limit": "0"}}, 400, "invalid_request"),
 )
+
+
+REFUSED: list[tuple[Exception, str, str | None, str]] = [
+    (NoAccess(None), "insufficient_scope", "the token's issuer gives no access to this dataset", ""),
+    (NoAccess("a:b"), "insufficient_scope", None, 'scope="a:b"'),
+    (InvalidToken("expired"), "invalid_token", "the token has expired", ""),
+    (InvalidToken("missing-claim", "sub"), "invalid_token", "the claim sub is missing", ""),
+    (InvalidToken("missing-claim"), "invalid_token", None, ""),
+    (InvalidToken("verifier-broke: X"), "invalid_token", None, ""),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "detail", "scope"), REFUSED)
+def test_a_refusal_has_its_challenge(error: Any, code: str, detail: str | None, scope: str) -> None:
+    """RFC 6750, section 3: error, description and scope, in this order; the reason is for the log."""
+    problem = refuse("r", error)
+    assert (problem.code, problem.detail, problem.members) == (code, detail, {})
+    assert problem.reason == getattr(error, "reason", code)
+    described = [f'error_description="{detail}"'] if detail else []
+    parts = [f'error="{code}"', *described, *([scope] if scope else [])]
+    assert problem.headers == {"WWW-Authenticate": f'Bearer realm="r", {", ".join(parts)}'}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -412,6 +412,23 @@ def test_response_before_the_request_is_complete_ends_the_connection() -> None:
             assert collect(transport, 1)[handle].status == 413
 
 
+def test_a_response_is_received_while_the_request_is_being_sent() -> None:
+    """Also from a server that reads no more of the request and keeps the connection open."""
+    received = threading.Event()
+
+    def refuse(peer: socket.socket) -> None:
+        peer.recv(100)
+        peer.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
+        received.wait(10)
+
+    with socket_server(None, refuse) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
+        handle = transport.send(TARGET, b"x" * 30_000_000)
+        assert collect(transport, 1, 2.0)[handle].status == 413
+        received.set()
+        transport.close()
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_a_response_before_a_reset_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool) -> None:
     """A server can refuse a request half-way and reset the connection: its response came before the reset."""
