@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from serve.tokens.signing_key import ALGORITHMS, DEFAULT_ALGORITHMS, SigningKey, is_signed
 from serve.tokens.strict import parse_base64url, parse_json
 
 MAX_TOKEN_BYTES = 8 * 1024  # API Gateway takes 10,240 bytes of headers in all
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z")
 _TYPES = ("at+jwt", "application/at+jwt", "jwt")  # compared in lower case
 TENANT = "{tid}"  # in a policy's issuer: the token's own claim tid
 ANY_TENANT = "any"
@@ -67,11 +67,12 @@ class Policy(NamedTuple):
     allow_list_subject: bool = False
 
 
-class Signed(NamedTuple):
-    """A token whose signature is valid; its payload is not checked yet."""
+class Parts(NamedTuple):
+    """A token that is not verified: its parts as text, without the payload, and the decoded payload."""
 
-    kid: str
-    header: dict[str, Any]
+    head: str
+    signed_part: str  # head and payload, as they are signed
+    signature: str
     payload: bytes
 
 
@@ -97,31 +98,46 @@ def verify(token: str, keys: Mapping[str, SigningKey], policy: Policy, now: floa
     Raises:
         InvalidToken: `reason` says why; nothing else is raised (V14).
     """
-    return verify_token(token, keys, policy, now).claims
+    return verify_token(split_token(token), None, keys, policy, now).claims
 
 
-def verify_token(token: str, keys: Mapping[str, SigningKey], policy: Policy, now: float) -> Verified:
-    """Verify as `verify` does, and return the kid as well."""
-    signed = check_signature(token, keys, policy)
-    claims = _parse_object(signed.payload)
+def split_token(token: str) -> Parts:
+    """Split a token; nothing of it is verified.
+
+    Raises:
+        InvalidToken: it is not in compact form, or its payload is not strictly encoded.
+    """
+    if not isinstance(token, str) or len(token) > MAX_TOKEN_BYTES:  # V12
+        raise InvalidToken("malformed")
+    parts = token.split(".")  # V1
+    if len(parts) != 3 or not all(parts):
+        raise InvalidToken("malformed")
+    head, payload, signature = parts
+    return Parts(head, token[: len(head) + 1 + len(payload)], signature, _decode(payload))
+
+
+def verify_token(
+    token: Parts, claims: dict[str, Any] | None, keys: Mapping[str, SigningKey], policy: Policy, now: float
+) -> Verified:
+    """Verify as `verify` does, and return the kid as well; `claims` are those of `peek_claims`, if it was called."""
+    key = check_signature(token, keys, policy)
+    if claims is None:
+        claims = _parse_object(token.payload)
     check_claims(claims, policy, now)
-    _check_key_issuer(keys[signed.kid], claims, policy)
-    return Verified(signed.kid, claims)
+    _check_key_issuer(key, claims, policy)
+    return Verified(key.kid, claims)
 
 
-def check_signature(token: str, keys: Mapping[str, SigningKey], policy: Policy) -> Signed:
-    """Check format, header and signature; the payload can be any bytes.
+def check_signature(token: Parts, keys: Mapping[str, SigningKey], policy: Policy) -> SigningKey:
+    """Check header and signature, and return the key; the payload can be any bytes.
 
     Raises:
         InvalidToken: reason `unknown-kid` if no key has the token's kid; reading the keys again can help.
     """
-    head, payload, signature = _split(token)
-    header = _parse_object(_decode(head))
-    key = _find_key(header, keys, policy)
-    signed_part = token[: len(head) + 1 + len(payload)].encode()
-    if not is_signed(key, _decode(signature), signed_part):
+    key = _find_key(_parse_header(token.head), keys, policy)
+    if not is_signed(key, _decode(token.signature), token.signed_part.encode()):
         raise InvalidToken("bad-signature")
-    return Signed(key.kid, header, _decode(payload))
+    return key
 
 
 def check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> None:
@@ -172,14 +188,13 @@ def get_claim(claims: Mapping[str, Any], claim: Claim) -> Any:
     return value
 
 
-def peek_claims(token: str) -> dict[str, Any]:
+def peek_claims(token: Parts) -> dict[str, Any]:
     """Return the claims of a token without verifying it, to choose the issuer whose keys must verify it.
 
     Raises:
         InvalidToken: the token is not a JWT with an issuer.
     """
-    _, payload, _ = _split(token)
-    claims = _parse_object(_decode(payload))
+    claims = _parse_object(token.payload)
     if not isinstance(claims.get("iss"), str):
         raise InvalidToken("wrong-issuer")
     return claims
@@ -207,13 +222,9 @@ def _check_audience(claims: Mapping[str, Any], policy: Policy) -> None:
         raise InvalidToken("wrong-audience")
 
 
-def _split(token: str) -> tuple[str, str, str]:
-    if not isinstance(token, str) or len(token) > MAX_TOKEN_BYTES:  # V12
-        raise InvalidToken("malformed")
-    found = _COMPACT.match(token)  # V1; `\Z`, since `$` would accept a line feed at the end
-    if found is None:
-        raise InvalidToken("malformed")
-    return found[1], found[2], found[3]
+@lru_cache(64)  # all tokens that an issuer signs with one key have the same header; it must not be modified
+def _parse_header(head: str) -> Mapping[str, Any]:
+    return _parse_object(_decode(head))
 
 
 def _decode(part: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
-from serve.tokens.jwt import TENANT, InvalidToken, Policy, find_issuer, peek_claims, verify_token
+from serve.tokens.jwt import TENANT, InvalidToken, Policy, find_issuer, peek_claims, split_token, verify_token
 from serve.tokens.key_cache import KeyStore
 from serve.tokens.signing_key import SigningKey
 
@@ -62,15 +62,17 @@ class Verifier:
         cached = self._recall(token)
         if cached is not None and cached.start <= now < cached.end and cached.issuer.keys.current(now) is cached.keys:
             return cached.trusted
-        issuer = self._find_issuer(peek_claims(token))
+        parts = split_token(token)
+        claims = peek_claims(parts)
+        issuer = self._find_issuer(claims)
         keys = issuer.keys.current(now)
         try:
-            verified = verify_token(token, keys, issuer.policy, now)
+            verified = verify_token(parts, claims, keys, issuer.policy, now)
         except InvalidToken as error:
             if not _can_be_new_key(error, issuer.policy):
                 raise
             keys = issuer.keys.renewed(now)
-            verified = verify_token(token, keys, issuer.policy, now)
+            verified = verify_token(parts, claims, keys, issuer.policy, now)
         trusted = Trusted(verified.claims, issuer.policy, verified.kid)
         end = min(verified.claims["exp"], now + CACHED_SECONDS)
         self._remember(token, _Cached(trusted, issuer, keys, now, end))

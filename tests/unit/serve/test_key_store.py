@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve.tokens.jwks import KeyDocument
-from serve.tokens.jwt import InvalidToken, verify_token
+from serve.tokens.jwt import InvalidToken, Parts, verify_token
 from serve.tokens.key_cache import CLOCKS, FRESHNESS, KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
 from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jwk, sign
@@ -210,8 +210,8 @@ def _counting(source: Source, monkeypatch: pytest.MonkeyPatch) -> tuple[Verifier
     done: list[str] = []
     real = verify_token
 
-    def counted(token: str, *rest: Any) -> Any:
-        done.append(token)
+    def counted(token: Parts, *rest: Any) -> Any:
+        done.append(f"{token.signed_part}.{token.signature}")
         return real(token, *rest)
 
     monkeypatch.setattr("serve.tokens.verifier.verify_token", counted)
