@@ -97,6 +97,7 @@ def convert(original: Original, model: Model, coded: Collection[str]) -> Iterato
         yield Converted("as it is", data, used, output)
         return
     failures: list[tuple[str, str]] = []
+    is_converted = False
     for way in _choose_ways(original):
         try:
             found = _convert(original, model, coded, way)
@@ -105,8 +106,9 @@ def convert(original: Original, model: Model, coded: Collection[str]) -> Iterato
         except Exception as error:  # noqa: BLE001 - converters raise any exception
             failures.append((way.name, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"))
             continue
+        is_converted = True
         yield found
-    if failures:
+    if failures and not is_converted:  # else the proof has the reason: a row that differs
         name, reason = failures[0]
         raise Refused(
             f"{original.source}: can't be converted to ONNX ({name}): {reason}; replace this step by one that skl2onnx "
