@@ -205,6 +205,12 @@ def wait_for(find: Callable[[], Any], process: subprocess.Popen[bytes], errors: 
     return found
 
 
+def find_free_port() -> int:
+    """Return a port that is free now."""
+    with socket.create_server((LOOPBACK, 0)) as one:
+        return int(one.getsockname()[1])
+
+
 def _answers(port: int) -> bool:
     try:
         return ask(port, "GET", "/livez")[0] == 200
