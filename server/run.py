@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,16 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
         workers_kill_timeout=KILL_SECONDS,
     )
 
+    interrupt: Callable[[], None] = server.signal_handler_interrupt
+
     def end(signum: int, _frame: object) -> None:
         """On SIGTERM: say that the server drains, keep answering, and end later. SIGINT, or a second one: end now."""
         drains = folder / DRAINS
         if signum == signal.SIGINT or drains.exists() or not settings.drain_seconds:
-            server.signal_handler_interrupt()
+            interrupt()
             return
         drains.touch()
-        timer = threading.Timer(settings.drain_seconds, server.signal_handler_interrupt)
+        timer = threading.Timer(settings.drain_seconds, interrupt)
         timer.daemon = True
         timer.start()
 

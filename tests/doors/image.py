@@ -79,7 +79,7 @@ def read_size(name: str) -> int:
 def run_image(
     bundle: Path, env: Mapping[str, str], mounts: Mapping[Path, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a bundle as the manifests do: its own user, a read-only root, a small /tmp, no privileges; the host's network.
+    """Run a bundle as the manifests do: its own user, a read-only root, a small /tmp; the host's network.
 
     Args:
         bundle: of `unpack_image`.

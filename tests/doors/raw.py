@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +19,9 @@ HERE = Path(__file__).parent
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((HERE / "requests.yaml").read_text())
 DIFFERENCES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "differences.yaml").read_text())
 KEPT = (
-    "content-type",
-    "content-encoding",
-    "etag",
-    "cache-control",
-    "vary",
-    "allow",
-    "www-authenticate",
-    "link",
-    "retry-after",
+    *("content-type", "content-encoding", "etag", "cache-control", "vary", "allow", "www-authenticate", "link"),
+    *("retry-after", "last-modified", "larder-as-of", "larder-run", "larder-model-version", "x-content-type-options"),
 )
-KEPT += ("last-modified", "larder-as-of", "larder-run", "larder-model-version", "x-content-type-options")
 
 
 class Raw(NamedTuple):
@@ -102,10 +95,8 @@ def send_raw(port: int, raw: Raw, prefix: str = "", host: str = "predictions.api
     elif body:
         lines.append(f"Content-Length: {len(body)}")
     with socket.create_connection((LOOPBACK, port), 30) as connection:
-        try:
+        with suppress(OSError):  # refused before it was sent whole; the answer is there
             connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-        except OSError:  # refused before it was sent whole; the answer is there
-            pass
         answer = http.client.HTTPResponse(connection, method=raw.method)
         try:
             answer.begin()
@@ -125,8 +116,9 @@ def _see(status: int, headers: Mapping[str, str], body: bytes) -> Seen:
     return Seen(status, kept, document)
 
 
-def describe(expected: Seen, found: Seen | None) -> str:
+def describe(expected: Seen | None, found: Seen | None) -> str:
     """Say how an answer differs, in a word or two; an empty text if it does not."""
+    assert expected is not None
     if found is None:
         return "no answer"
     if found.status != expected.status:

@@ -1,4 +1,4 @@
-"""One suite of raw requests against the handler, the server, Envoy, nginx, and the stand-in's REST API and load balancer.
+"""Raw requests against the handler, the server, Envoy, nginx, and the stand-in's REST API and load balancer.
 
 `differences.yaml` names each answer that differs from the handler's, with its reason; there is no other.
 """
