@@ -17,11 +17,13 @@ null keys, missing metadata, expressions that fail, texts of keys, values that h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from enrich.dataset.binding import NUMBERS, Bound, Leaf, Node, find_leaves
 from enrich.dataset.definition import Dataset
 from enrich.dataset.element_joins import ElementMetadata, join_elements, name_element
+from enrich.dataset.inputs import Unhashable, hash_values
 from enrich.dataset.json_sql import (
     BAD_VALUE,
     JsonPolicy,
@@ -78,6 +80,7 @@ class Compiled:
         rank: SQL of the item's place in the ranked list; null without one.
         measured: SQL of the numbers that guards measure, by the names of the result's columns; 0 for a value that is
             no number, as only its nulls are measured.
+        inputs: SQL of a digest of all values that the row's item depends on; None if one of them has no digest.
     """
 
     dataset: Dataset
@@ -94,13 +97,14 @@ class Compiled:
     body: list[str]
     rank: str
     measured: dict[str, str]
+    inputs: str | None
 
-    def select(self, defaults: Mapping[str, str], *, digest: bool) -> str:
+    def select(self, defaults: Mapping[str, str], *, digest: bool, basis: str = "null") -> str:
         """Return the SELECT over the relation `larder.read`: row, pk, sk, body, rank, digest, bytes, code, problem.
 
-        With `digest`, in the check stage, also the numbers that guards measure.
+        With `digest`, in the check stage, also the digest of the inputs and the numbers that guards measure.
         """
-        measured = [f", {sql} as {identifier(name)}" for name, sql in self.measured.items()] if digest else []
+        measured = f", {self._find_inputs(basis)}{self._measure()}" if digest else ""
         body = concat(self.body)
         for fragment, text in defaults.items():
             body = body.replace(_default(fragment), literal(text))
@@ -108,10 +112,29 @@ class Compiled:
             select "larder.row" as row, "larder.pk" as pk, "larder.sk" as sk, "larder.body" as body,
                 case when "larder.code" is null then {self.rank} end as rank,
                 {_DIGEST if digest else "null::ubigint"} as digest, strlen("larder.body") as bytes,
-                "larder.code" as code, {self.problem} as problem{"".join(measured)}
+                "larder.code" as code, {self.problem} as problem{measured}
             from (select *, case when "larder.code" is null then {body} end as "larder.body"
             from (select *, {self.code} as "larder.code"
             from (select *, {self.pk} as "larder.pk", {self.sk} as "larder.sk" from {self.joined})))"""
+
+    def select_inputs(self, basis: str) -> str:
+        """Return the SELECT of what is known of rows before rendering: row, pk, sk, inputs, measured numbers."""
+        chosen = f'"larder.row" as row, {self.pk} as pk, {self.sk} as sk, {self._find_inputs(basis)}{self._measure()}'
+        return f"select {chosen} from {self.joined}"
+
+    def _find_inputs(self, basis: str) -> str:
+        return f"{f'hash({basis}, {self.inputs})' if self.inputs else 'null::ubigint'} as inputs"
+
+    def _measure(self) -> str:
+        return "".join(f", {sql} as {identifier(name)}" for name, sql in self.measured.items())
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A type of values that the compiler adds."""
+
+    id: str
+    children: Any = field(default_factory=list)
 
 
 def compile_dataset(bound: Bound, hoisted: frozenset[str]) -> Compiled:
@@ -191,7 +214,30 @@ class _Compiler:
             body=body,
             rank=rank,
             measured=measured,
+            inputs=self._inputs(),
         )
+
+    def _inputs(self) -> str | None:
+        """Return the SQL of a digest of what a row's item depends on; None if a value has no digest."""
+        used = {column for leaf in self.bound.leaves() for column in leaf.expression.columns}
+        used |= {column for on in self.bound.on.values() for expression in on for column in expression.columns}
+        values: list[tuple[str, SqlType]] = [('"larder.bad"', _Kind("integer"))]
+        values += [(identifier(column), self.bound.kinds[column]) for column in sorted(used)]
+        for name, metadata in self.dataset.metadata.items():
+            if metadata.each is None:
+                values.append((identifier(f"larder.{name}.inputs"), _Kind("ubigint")))
+                continue
+            if name in self.row_checks.metadata:
+                row = _Kind("struct", list(self.bound.fields[name].items()))
+                values.append((identifier(name), _Kind("list", [("child", row)])))
+            if metadata.missing in {"reject", "fail"}:
+                values.append((identifier(f"larder.{name}.missing"), _Kind("bigint")))
+        try:
+            for fields in self.bound.fields.values():
+                hash_values(list(fields.items()))
+            return hash_values(values)
+        except Unhashable:
+            return None
 
     def _measured(self, name: str, value: Leaf | SqlType) -> str:
         """Return the SQL of a guarded value as a number."""
@@ -250,7 +296,7 @@ class _Compiler:
 
     def _added(self, name: str) -> list[str]:
         """Return the columns that the join with one metadata adds."""
-        added = [identifier(f"larder.{name}.found")]
+        added = [identifier(f"larder.{name}.found"), identifier(f"larder.{name}.inputs")]
         if name in self.row_checks.metadata:
             added.append(identifier(name))
         if name in self.hoisted:
@@ -261,6 +307,7 @@ class _Compiler:
     def _table(self, name: str) -> str:
         chosen = [f'"larder.k{n}"' for n in range(len(self.bound.on[name]))]
         chosen.append(f"true as {identifier(f'larder.{name}.found')}")
+        chosen.append(f"{self._digest_row(name)} as {identifier(f'larder.{name}.inputs')}")
         if name in self.row_checks.metadata:
             chosen.append(identifier(name))
         keys = [f'{identifier(column)} as "larder.k{n}"' for n, column in enumerate(self.bound.keys[name])]
@@ -270,6 +317,17 @@ class _Compiler:
         if name not in self.hoisted:
             return f"select {', '.join(chosen)} from {raw}"
         return f"select {', '.join(chosen + self._own(name))} from {self.metadata_checks[name].select(raw)}"
+
+    def _digest_row(self, name: str) -> str:
+        """Return the SQL of a digest of what expressions use of a metadata row; null if a value has no digest."""
+        fields = [
+            (f"struct_extract({identifier(name)}, {literal(field)})", kind)
+            for field, kind in self.bound.fields[name].items()
+        ]
+        try:
+            return hash_values([("true", _Kind("boolean")), *fields])
+        except Unhashable:
+            return "null::ubigint"
 
     def _own(self, name: str) -> list[str]:
         """Return the columns rendered in the metadata's own table: its fragments, and the reject code of the row."""

@@ -27,7 +27,8 @@ from enrich.dataset.compiler import PREDICTION_ID_SQL
 from enrich.dataset.empty_database import open_empty
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.fingerprints import Fingerprints, FingerprintTrust, Known, Part, Target
-from enrich.delta.notes import Log
+from enrich.delta.memory import Memory
+from enrich.delta.notes import LAST_ROW, Log, Piece
 from enrich.delta.outcomes import Outcomes
 from enrich.delta.store import Store
 from enrich.errors import Stopped
@@ -57,7 +58,7 @@ _REMOVALS = pa.schema(
         ("expires_at", pa.int64()),
     ]
 )
-_NOTED = "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk varchar, sk varchar"
+_NOTED = "row bigint, k1 ubigint, k2 ubigint, digest ubigint, kept boolean, pk varchar, sk varchar, inputs ubigint"
 
 Step = Callable[[], None]
 
@@ -158,16 +159,47 @@ class Delta:
     # -- notes
 
     def note(self, rendered: pa.Table) -> None:
-        """Note the keys and digests of a rendered chunk: columns row, pk, sk, digest, rank, reason."""
+        """Note the keys and digests of rendered rows: columns row, pk, sk, digest, rank, reason, inputs."""
+        chunk = rendered.select(["row", "pk", "sk", "digest", "rank", "reason", "inputs"])
+        self._log.add(self._note(chunk, _DIGEST, "reason is null", "where pk is not null and sk is not null"))
+
+    def note_unrendered(self, found: pa.Table, memory: Memory) -> pa.Array:
+        """Note those rows whose item has the inputs that the memory has of it, with the digest that it has.
+
+        Args:
+            found: columns row, pk, sk, inputs.
+            memory: of live items.
+
+        Returns:
+            The numbers of the other rows, which must be rendered.
+        """
+        noted = self._note(found.select(["row", "pk", "sk", "inputs"]), "null::ubigint", "true", "").combine_chunks()
+        digest = memory.find(noted["k1"].combine_chunks(), noted["inputs"].combine_chunks())
+        noted = noted.set_column(noted.schema.get_field_index("digest"), "digest", digest)
+        self._log.add(noted.filter(pc.is_valid(digest)))
+        return noted["row"].combine_chunks().filter(pc.is_null(digest))
+
+    def _note(self, chunk: pa.Table, digest: str, kept: str, where: str) -> pa.Table:
         keys = "pk, sk" if self._keep_keys else "null::varchar as pk, null::varchar as sk"
-        chunk = rendered.select(["row", "pk", "sk", "digest", "rank", "reason"])
         with _Registered(self._db, chunk=chunk):
-            noted = self._db.sql(
-                f"select row, {KEY_SQL}, {_DIGEST} as digest, reason is null as kept, {keys} "
-                f"from (select *, {MD5_SQL} as md5 from chunk "
-                "where pk is not null and sk is not null)"
+            return self._db.sql(
+                f"select row, {KEY_SQL}, {digest} as digest, {kept} as kept, {keys}, inputs "
+                f"from (select *, {MD5_SQL} as md5 from chunk {where})"
             ).to_arrow_table()
-        self._log.add(noted)
+
+    def build_memory(self, known: Known, *, now: float, enough: float, expires_at: int) -> Memory:
+        """Return the memory of the items that `decide` would not write again, if their bodies are the same."""
+        return Memory(
+            self._db.sql(
+                f"""
+                select k1, inputs, digest from {known.sql(EVERYTHING)}
+                where not removed and digest is not null and inputs is not null
+                    and expires_at - $now >= $enough and expires_at <= $expires_at
+                order by k1
+                """,
+                params={"now": now, "enough": enough, "expires_at": expires_at},
+            ).to_arrow_table()
+        )
 
     def export_noted(self) -> Path:
         """Return a Parquet file of the rows noted since the last export, for a restart. The caller must not move it."""
@@ -280,7 +312,7 @@ class Delta:
                 name = self._notes_name(f"{mine.name}.parquet")
                 if not self._work.get(name, path):
                     raise Stopped(f"s3://{self._work.bucket}/{self._work.prefix}{name}, notes of this run, is gone")
-            self._db.execute(f"create or replace table noted as from read_parquet('{path}')")
+            self._db.execute(f"create or replace table noted as {Piece(path, 0, LAST_ROW).sql}")
             self._in_table = mine
         return "noted" if mine == bucket else f"(from noted where {bucket.condition})"
 
@@ -648,7 +680,8 @@ class Delta:
                 values |= {"order": order, "expires_at": expires_at}
                 changes.append(f"""
                     select n.k1, n.k2, n.digest, $order as "order",
-                        if(o.outcome = {UNCHANGED}, null, $expires_at) as expires_at, false as removed, n.pk, n.sk
+                        if(o.outcome = {UNCHANGED}, null, $expires_at) as expires_at, false as removed, n.pk, n.sk,
+                        n.inputs
                     from {self._noted(bucket)} n join decided o using (row)
                     where n.kept and o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (select row from lost)
                     """)
@@ -656,7 +689,7 @@ class Delta:
                 values |= {"order": order, "removed_until": removed_until, "before": removals[bucket].first}
                 changes.append(f"""
                     select k1, k2, null as digest, $order as "order", $removed_until as expires_at, true as removed,
-                        pk, sk
+                        pk, sk, null as inputs
                     from {self._chosen(removals[bucket])} where row + $before not in (select row from stays)
                     """)
             if not changes:
@@ -666,7 +699,7 @@ class Delta:
                 select k1, k2, if(c.removed is null, k.digest, c.digest) as digest,
                     coalesce(c."order", k."order") as "order", coalesce(c.expires_at, k.expires_at) as expires_at,
                     coalesce(c.removed, k.removed) as removed, if(c.removed is null, k.pk, c.pk) as pk,
-                    if(c.removed is null, k.sk, c.sk) as sk
+                    if(c.removed is null, k.sk, c.sk) as sk, if(c.removed is null, k.inputs, c.inputs) as inputs
                 from ({" union all ".join(changes)}) c full join {self._known.sql(bucket)} k using (k1, k2)
                 """,
                 values,
@@ -693,7 +726,7 @@ class Delta:
                 select k1, k2, if(n.row is null, k.digest, null) as digest, coalesce(k."order", '') as "order",
                     if(n.row is null, k.expires_at, greatest(k.expires_at, $expires_at)) as expires_at,
                     n.row is null and k.removed as removed, if(n.row is null, k.pk, n.pk) as pk,
-                    if(n.row is null, k.sk, n.sk) as sk
+                    if(n.row is null, k.sk, n.sk) as sk, if(n.row is null, k.inputs, null) as inputs
                 from (from {self._noted(bucket)} where kept) n full join {self._known.sql(bucket)} k using (k1, k2)
                 """,
                 {"expires_at": expires_at},

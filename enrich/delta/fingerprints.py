@@ -23,8 +23,8 @@ from enrich.errors import Stopped
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-FORMAT = "1"  # a file of fingerprints
-MANIFEST_FORMAT = "2"  # a manifest; a release that knows only format "1" treats it as an unknown format
+FORMAT = "3"  # a file of fingerprints
+MANIFEST_FORMAT = "4"  # a manifest; a release that knows only format "1" treats it as an unknown format
 SCHEMA = pa.schema(
     [
         ("k1", pa.uint64()),
@@ -35,8 +35,10 @@ SCHEMA = pa.schema(
         ("removed", pa.bool_()),
         ("pk", pa.string()),
         ("sk", pa.string()),
+        ("inputs", pa.uint64()),  # null if unknown
     ]
 )
+_FILES, _MANIFESTS = {b"1", FORMAT.encode()}, {b"2", MANIFEST_FORMAT.encode()}  # 1 and 2 are without `inputs`
 _MANIFEST_SCHEMA = pa.schema(
     [
         ("bits", pa.int8()),
@@ -47,11 +49,12 @@ _MANIFEST_SCHEMA = pa.schema(
     ]
 )
 _WRITING = {
-    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
+    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest", "inputs"), "none")},
     "use_dictionary": ["order", "expires_at", "pk"],
 }
 _EMPTY = """(select null::ubigint as k1, null::ubigint as k2, null::ubigint as digest, null::varchar as "order",
-    null::bigint as expires_at, null::boolean as removed, null::varchar as pk, null::varchar as sk where false)"""
+    null::bigint as expires_at, null::boolean as removed, null::varchar as pk, null::varchar as sk,
+    null::ubigint as inputs where false)"""
 
 
 def fetch_table_id(dynamodb: DynamoDBClient, table: str) -> str:
@@ -123,12 +126,17 @@ class Known:
         """
         parts = self.parts(bucket)
         self._keep(parts)
-        digest = "digest" if self.fingerprints.trust is FingerprintTrust.ALL else "null::ubigint as digest"
-        columns = f'k1, k2, {digest}, "order", expires_at, removed, pk, sk'
         if not parts:
             return _EMPTY
-        files = ", ".join(f"'{self._local[part.object_key]}'" for part in parts)
-        return f"(select {columns} from read_parquet([{files}]) where {bucket.condition})"
+        files = [self._select(self._local[part.object_key], bucket) for part in parts]
+        return f"({' union all '.join(files)})"
+
+    def _select(self, path: Path, bucket: Bucket) -> str:
+        unknown = {"inputs"} - set(pq.read_schema(path).names)  # earlier releases did not have it
+        if self.fingerprints.trust is not FingerprintTrust.ALL:
+            unknown |= {"digest", "inputs"}
+        columns = [f"null::ubigint as {name}" if name in unknown else f'"{name}"' for name in SCHEMA.names]
+        return f"select {', '.join(columns)} from read_parquet('{path}') where {bucket.condition}"
 
     def _keep(self, parts: Sequence[Part]) -> None:
         """Download missing files, and delete those of other buckets."""
@@ -160,12 +168,12 @@ def read_fingerprints(store: Store, object_key: str | None, *, table_id: str, sc
     marks = file.metadata or {}
     written_for = marks.get(b"table", b"").decode()
     trust = FingerprintTrust.ORDERS if written_for != table_id else FingerprintTrust.ALL
-    if marks.get(b"format") == FORMAT.encode():
+    if marks.get(b"format") in _FILES:
         only = Part(EVERYTHING, file.num_rows, _find_least_expiry(file), object_key)
         known = Known(store, scratch, Fingerprints(trust, object_key, [only]))
         known.adopt(path)
         return known
-    if marks.get(b"format") != MANIFEST_FORMAT.encode():
+    if marks.get(b"format") not in _MANIFESTS:
         return Known(store, scratch, NONE)
     parts = [
         Part(Bucket(row["bits"], row["prefix"]), row["rows"], row["least_expires_at"], row["object_key"])

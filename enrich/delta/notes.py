@@ -24,13 +24,15 @@ SCHEMA = pa.schema(
         ("kept", pa.bool_()),
         ("pk", pa.string()),
         ("sk", pa.string()),
+        ("inputs", pa.uint64()),  # null if unknown: not every row has a digest of its inputs
     ]
 )
+LAST_ROW = (1 << 63) - 1
 GROUP_ROWS = 128 * 1024  # collected in memory before they are written
 DISTRIBUTED_ROWS = 256 * 1024  # distributed to buckets at a time
 # Digests do not compress, and trying takes a tenth of the time of a write.
 _WRITING = {
-    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest"), "none")},
+    "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest", "inputs"), "none")},
     "use_dictionary": ["pk"],
     "column_encoding": {"row": "DELTA_BINARY_PACKED"},
 }
@@ -46,7 +48,14 @@ class Piece(NamedTuple):
     @property
     def sql(self) -> str:
         """SQL relation of its rows."""
-        return f"(from read_parquet('{self.path}') where row between {self.first_row} and {self.last_row})"
+        chosen = ", ".join(SCHEMA.names if self.has_inputs else [*SCHEMA.names[:-1], "null::ubigint as inputs"])
+        between = f"row between {self.first_row} and {self.last_row}"
+        return f"(select {chosen} from read_parquet('{self.path}') where {between})"
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the file has digests of inputs, which earlier releases did not note."""
+        return "inputs" in pq.read_schema(self.path).names
 
 
 class Log:
@@ -72,7 +81,7 @@ class Log:
         self._flush().close()
         self._writer = None
         path = self._next_path()
-        self.pieces.append(Piece(path, 0, (1 << 63) - 1))
+        self.pieces.append(Piece(path, 0, LAST_ROW))
         return path
 
     def import_file(self, path: Path, first_row: int, last_row: int) -> None:
@@ -138,4 +147,6 @@ def _read(piece: Piece) -> Iterator[pa.Table]:
             table = pa.table(batch)
             wanted = (pc.field("row") >= piece.first_row) & (pc.field("row") <= piece.last_row)
             if (found := table.filter(wanted)).num_rows:
+                if not piece.has_inputs:
+                    found = found.append_column("inputs", pa.nulls(found.num_rows, pa.uint64()))
                 yield found.cast(SCHEMA).combine_chunks()

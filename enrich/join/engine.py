@@ -6,7 +6,7 @@ number of rows needs the memory of one chunk and of the metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,13 @@ from enrich.dataset.as_of import FromColumn, set_zone
 from enrich.dataset.binding import Node, bind_dataset, find_constant_id
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
+from enrich.dataset.inputs import build_basis
 from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.errors import first_line
 from enrich.join.derive import DeriveFailed, derive_columns
 from enrich.join.original_rows import render_original, render_row, strict_json
+from enrich.release import RELEASE
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
 _OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)  # caused by single rows
@@ -35,6 +37,7 @@ _RENDERED = pa.schema(
         *((name, pa.string()) for name in ("pk", "sk", "body", "rank")),
         ("digest", pa.uint64()),
         ("bytes", pa.int64()),
+        ("inputs", pa.uint64()),
         *((name, pa.string()) for name in ("reason", "detail")),
     ]
 )
@@ -114,7 +117,10 @@ class Engine:
                 if one.each is None and metadata[name].num_rows <= _HOISTED_ROWS
             )
             self._compiled, texts = self._compile(bound, hoisted)
-            self._selects = {digest: self._compiled.select(texts, digest=digest) for digest in (True, False)}
+            plain = self._compiled.select(texts, digest=False)
+            basis = self._build_basis(plain, kinds)
+            self._selects = {True: self._compiled.select(texts, digest=True, basis=basis), False: plain}
+            self._select_inputs = self._compiled.select_inputs(basis)
             for name, sql in self._compiled.tables.items():
                 self._load(name, sql)
         except duckdb.Error as error:
@@ -140,55 +146,110 @@ class Engine:
         """The body's members: expressions with their types, at any depth."""
         return self._bound.body
 
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the inputs of rows have a digest: expressions use only values of types that have one."""
+        return self._compiled.inputs is not None
+
+    def _build_basis(self, select: str, metadata: Mapping[str, Mapping[str, SqlType]]) -> str:
+        """Return the SQL of a text that identifies how rows are rendered; the compiled SQL has the definition."""
+        used = [[metadata[name][key] for key in keys] for name, keys in self._bound.keys.items()]
+        kinds = str([self._kinds, self._bound.fields, used])
+        return build_basis(
+            {
+                "definition": [select, self._compiled.tables, kinds],
+                "renderer": RELEASE,
+                "duckdb": duckdb.__version__,
+            }
+        )
+
+    def read_inputs(self, chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Table | None:
+        """Compute what is known of the rows of a chunk before they are rendered, which costs a fifth of it.
+
+        Two rows with the same inputs have the same item key, body and rank, or are both rejected.
+
+        Returns:
+            row, pk, sk, inputs (uint64), and the numbers that guards measure. None if a value fails the whole query.
+
+        Raises:
+            JoinMultiplies: as in `render`.
+        """
+        rows = pa.arange(first_row, first_row + chunk.num_rows)
+        try:
+            found = self._con.sql(f"{self._read_chunk(chunk, rows)} {self._select_inputs}").to_arrow_table()
+        except duckdb.Error:
+            return None
+        return self._in_order(found, rows)
+
+    def render_rows(
+        self, chunk: pa.RecordBatch | pa.Table, first_row: int, rows: pa.Array, *, digest: bool
+    ) -> pa.Table:
+        """Render some rows of a chunk, by their ascending numbers, as `render` does all of them."""
+        if self._dataset.derive:  # the step gets whole chunks, since it can look at all rows of one
+            rendered = self.render(chunk, first_row, digest=digest)
+            return rendered.take(pc.subtract(rows, first_row))
+        if not len(rows):
+            return self._schema(digest=digest).empty_table()
+        if len(rows) == chunk.num_rows:
+            return self.render(chunk, first_row, digest=digest)
+        return self._render(_to_table(chunk).take(pc.subtract(rows, first_row)), rows, digest=digest)
+
     def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
         """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, which is a third of the work.
 
         Returns:
             One row per row of the chunk, in its order: row int64, pk string, sk string, body and rank string (null for
             a reject), digest uint64 (null unless requested), bytes int64, reason and detail string (null for an item).
-            With `digest` also a double for each value that guards measure (`name_measured`).
+            With `digest` also inputs, uint64, a digest of all that the item depends on (null if a value has none), and
+            a double for each value that guards measure (`name_measured`).
 
         Raises:
             JoinMultiplies: a prediction matched several metadata rows.
             RenderFailed: DuckDB can't execute an expression at all. If it fails for the values of a row, the row is
                 rejected.
         """
+        return self._render(chunk, pa.arange(first_row, first_row + chunk.num_rows), digest=digest)
+
+    def _render(self, chunk: pa.RecordBatch | pa.Table, rows: pa.Array, *, digest: bool) -> pa.Table:
         try:
-            rendered = self._con.sql(f"{self._read_chunk(chunk, first_row)} {self._selects[digest]}").to_arrow_table()
+            rendered = self._con.sql(f"{self._read_chunk(chunk, rows)} {self._selects[digest]}").to_arrow_table()
         except duckdb.Error as error:
             if not _is_of_values(error, chunk):
-                rows = f"rows {first_row} to {first_row + chunk.num_rows - 1}"
-                with_read = self._read_chunk(chunk, first_row)
-                raise self._describe_failure(error, rows, with_read, self._compiled.plain) from error
+                place = f"rows {rows[0]} to {rows[-1]}"
+                with_read = self._read_chunk(chunk, rows)
+                raise self._describe_failure(error, place, with_read, self._compiled.plain) from error
             if chunk.num_rows == 1:
-                return self._reject(first_row, first_line(error), self._compiled.measured if digest else ())
+                return self._reject(rows[0].as_py(), first_line(error), digest=digest)
             # A value that DuckDB can't process fails the whole query, and so do wide rows that exceed the memory limit.
             half = chunk.num_rows // 2
-            parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
-            return pa.concat_tables([self.render(part, first, digest=digest) for part, first in parts])
-        return self._explain(self._in_order(rendered, first_row, chunk.num_rows))
+            parts = (chunk.slice(0, half), rows[:half]), (chunk.slice(half), rows[half:])
+            return pa.concat_tables([self._render(part, among, digest=digest) for part, among in parts])
+        return self._explain(self._in_order(rendered, rows))
 
-    def _read_chunk(self, chunk: pa.RecordBatch | pa.Table, first_row: int) -> str:
+    def _read_chunk(self, chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> str:
         """Register a chunk, and return the SQL that defines `larder.read`: its columns, and derived ones."""
-        self._con.register("larder.chunk", _number(chunk, first_row))
+        self._con.register("larder.chunk", _number(chunk, rows))
         read = self._read(chunk.schema)
         if self._dataset.derive:
             read = self._derive(read, self._dataset.derive)
         return f'with "larder.read" as ({read})'
 
-    def _reject(self, row: int, detail: str, measured: Iterable[str]) -> pa.Table:
+    def _reject(self, row: int, detail: str, *, digest: bool) -> pa.Table:
         """Return the rendered form of a row that DuckDB can't process."""
         found = {"row": row, "reason": BAD_VALUE, "detail": detail}
-        schema = [*_RENDERED][:-2] + [pa.field(name, pa.float64()) for name in measured] + [*_RENDERED][-2:]
-        return pa.Table.from_pylist([found], pa.schema(schema))
+        return pa.Table.from_pylist([found], self._schema(digest=digest))
+
+    def _schema(self, *, digest: bool) -> pa.Schema:
+        before, of_check, after = [*_RENDERED][:-3], _RENDERED.field("inputs"), [*_RENDERED][-2:]
+        measured = [of_check, *(pa.field(name, pa.float64()) for name in self._compiled.measured)] if digest else []
+        return pa.schema([*before, *measured, *after])
 
     def originals(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str]:
         """Return rows of a chunk, by their index, as JSON text that the source format `rejects` can read.
 
         Each is an object of the columns, or the text of a malformed line. A value without JSON is a string.
         """
-        table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
-        return self._originals(table.take(pa.array(rows, pa.int64())))
+        return self._originals(_to_table(chunk).take(pa.array(rows, pa.int64())))
 
     def _originals(self, table: pa.Table) -> list[str]:
         self._con.register("larder.chunk", table)
@@ -213,7 +274,7 @@ class Engine:
         rule = self._dataset.as_of
         assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
         column = identifier(rule.column)
-        self._con.register("larder.chunk", _number(chunk, 0))
+        self._con.register("larder.chunk", _number(chunk, pa.arange(0, chunk.num_rows)))
         bounds = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
         try:
             (found,) = self._con.execute(f"select {bounds} from ({self._read(chunk.schema)})").fetchall()
@@ -328,9 +389,9 @@ class Engine:
         found = rendered.drop_columns(["code", "problem"])
         return found.append_column("reason", pa.array(reasons, pa.string()).take(code)).append_column("detail", detail)
 
-    def _in_order(self, rendered: pa.Table, first_row: int, count: int) -> pa.Table:
+    def _in_order(self, rendered: pa.Table, expected: pa.Array) -> pa.Table:
         """Restore the order of rows, which a join can change, and check that each row occurs exactly once."""
-        expected = pa.arange(first_row, first_row + count)
+        count = len(expected)
         if not rendered["row"].equals(pa.chunked_array([expected])):
             rendered = rendered.sort_by("row")
             if not rendered["row"].combine_chunks().equals(expected):
@@ -352,9 +413,12 @@ def _check_size(dataset: Dataset, metadata: Mapping[str, pa.Table]) -> None:
         )
 
 
-def _number(chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Table:
-    table = pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
-    return table.append_column("larder.row", pa.arange(first_row, first_row + table.num_rows))
+def _to_table(chunk: pa.RecordBatch | pa.Table) -> pa.Table:
+    return pa.Table.from_batches([chunk]) if isinstance(chunk, pa.RecordBatch) else chunk
+
+
+def _number(chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> pa.Table:
+    return _to_table(chunk).append_column("larder.row", rows)
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +33,14 @@ MAX_DISK_SHARE = 0.25  # of the free disk space: fingerprints and DuckDB's tempo
 _COLUMNS = ["row", "pk", "sk", "body", "rank", "reason", "detail"]
 
 
-def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool) -> pa.Table:
-    """Render a chunk as `Engine.render` does, and reject the items that are too large."""
-    rendered = engine.render(chunk, first_row, digest=digest)
+def render_chunk(
+    engine: Engine, chunk: pa.RecordBatch, first_row: int, *, digest: bool, rows: pa.Array | None = None
+) -> pa.Table:
+    """Render a chunk, or those of its rows, as `Engine.render` does, and reject the items that are too large."""
+    if rows is None:
+        rendered = engine.render(chunk, first_row, digest=digest)
+    else:
+        rendered = engine.render_rows(chunk, first_row, rows, digest=digest)
     for rule, rows in ((TOO_LONG, find_too_long(rendered)), (TOO_LARGE, find_too_large(rendered))):
         if rows:
             rendered = _reject(rendered, rows, *rule)
@@ -44,20 +49,30 @@ def render_chunk(engine: Engine, chunk: pa.RecordBatch, first_row: int, *, diges
 
 def reject_duplicates(rendered: pa.Table, first_row: int, duplicates: Sequence[int]) -> pa.Table:
     """Reject rows that share an item key. `duplicates`: their row numbers in the whole output, ascending."""
-    rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, first_row + rendered.num_rows)]
+    if not rendered.num_rows:
+        return rendered
+    last_row = rendered["row"][-1].as_py()
+    rows = duplicates[bisect_left(duplicates, first_row) : bisect_left(duplicates, last_row + 1)]
     return _reject(rendered, rows, *DUPLICATE) if rows else rendered
 
 
 class RenderedCache:
-    """Bounded disk cache of the chunks rendered by the check stage, by their first row."""
+    """Bounded disk cache of what the check stage has rendered, by the first row of the chunk.
+
+    `checked` has the first row and the number of rows of each chunk that was checked in this invocation.
+    """
 
     def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self._directory = directory
         room = min(MAX_CACHE_BYTES, int(MAX_DISK_SHARE * shutil.disk_usage(directory).free))
         self._room = room if max_bytes is None else max_bytes
+        self.checked: list[tuple[int, int]] = []
 
-    def keep(self, first_row: int, rendered: pa.Table) -> None:
-        """Keep a chunk if there is room for it."""
+    def keep(self, first_row: int, rows: int, rendered: pa.Table) -> None:
+        """Keep the rendered rows of a chunk of so many rows, if there is room for them."""
+        self.checked.append((first_row, rows))
+        if not rendered.num_rows:
+            return
         self._room -= rendered.nbytes
         if self._room < 0:
             self._room = 0  # after the first chunk that does not fit, none is kept
@@ -66,15 +81,15 @@ class RenderedCache:
         with pa.OSFile(str(self._path(first_row)), "wb") as file, pa.ipc.new_file(file, chosen.schema) as writer:
             writer.write_table(chosen)
 
-    def take(self, first_row: int, rows: int) -> pa.Table | None:
-        """Remove and return the chunk that begins at `first_row`; None unless one of `rows` rows is cached."""
+    def take(self, first_row: int, rows: pa.Array) -> pa.Table | None:
+        """Remove and return what is cached of the chunk that begins at `first_row`; None unless `rows` are among it."""
         path = self._path(first_row)
         if not path.exists():
             return None
         with pa.OSFile(str(path), "rb") as file:
             rendered = pa.ipc.open_file(file).read_all()
         path.unlink()
-        return rendered if rendered.num_rows == rows else None
+        return rendered if pc.all(pc.is_in(rows, rendered["row"].combine_chunks())).as_py() else None
 
     def _path(self, first_row: int) -> Path:
         return self._directory / f"{first_row:012d}.arrow"
@@ -87,11 +102,14 @@ class CheckedRenderer(NamedTuple):
     cache: RenderedCache
     duplicates: Sequence[int]  # row numbers in the whole output, ascending
 
-    def render_checked(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:
-        """Render a chunk, from the cache if it is there, and reject rows that share an item key."""
-        rendered = self.cache.take(first_row, chunk.num_rows)
+    def render_checked(self, read: Callable[[], pa.RecordBatch], first_row: int, rows: pa.Array) -> pa.Table:
+        """Render at least these rows of a chunk, from the cache if they are there, and reject those that share a key.
+
+        `read` returns the chunk.
+        """
+        rendered = self.cache.take(first_row, rows)
         if rendered is None:
-            rendered = render_chunk(self.engine, chunk, first_row, digest=False)
+            rendered = render_chunk(self.engine, read(), first_row, digest=False, rows=rows)
         return reject_duplicates(rendered, first_row, self.duplicates)
 
 

@@ -15,6 +15,7 @@ from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_
 from enrich.join.rendering import DUPLICATE, reject_duplicates, render_chunk
 from enrich.ledger.records import Run, RunStatistics
 from enrich.ledger.run_state import Kind, Stage
+from enrich.run.checker import Checker
 from enrich.run.context import RunContext
 from enrich.run.guard import judge_output
 
@@ -61,12 +62,10 @@ def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
     """Check the rows that no earlier invocation has checked; return the number of rows and of rejects by reason."""
     noted_from = next_row = context.run.next_row
     reasons = context.run.reasons
+    checker = Checker(context, context.delta, context.statistics if context.is_measured else None)
     for first_row, chunk in context.chunks(next_row):
-        rendered = render_chunk(context.engine, chunk, first_row, digest=True)
-        context.delta.note(rendered)
-        if context.is_measured:
-            context.statistics.add(rendered)
-        context.cache.keep(first_row, rendered)
+        rendered = checker.check(chunk, first_row)
+        context.cache.keep(first_row, chunk.num_rows, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
             _fail_fatal(context, rendered)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self
@@ -293,6 +294,27 @@ class RunContext:
         self._step_began = self.services.clock.now()
         yield from read_chunks(self.parts, self.dataset.source, open_part=self.open_part, start_row=first_row)
 
+    def chunks_on_demand(self, first_row: int) -> Iterator[tuple[int, int, Callable[[], pa.RecordBatch]]]:
+        """Yield the first row and the number of rows of each chunk, from `first_row` on, and what returns the chunk.
+
+        Where this invocation has checked all chunks, only those are read again that are asked for.
+        """
+        checked = [(first, rows) for first, rows in self.cache.checked if first >= first_row]
+        if not checked or checked[0][0] != first_row or sum(rows for _, rows in checked) + first_row != self.run.rows:
+            for first, chunk in self.chunks(first_row):
+                yield first, chunk.num_rows, partial(_return, chunk)
+            return
+        self._step_began = self.services.clock.now()
+        reader: Iterator[tuple[int, pa.RecordBatch]] | None = None
+
+        def read(wanted: int) -> pa.RecordBatch:
+            nonlocal reader
+            reader = reader or read_chunks(self.parts, self.dataset.source, open_part=self.open_part, start_row=wanted)
+            return next(chunk for first, chunk in reader if first == wanted)
+
+        for first, rows in checked:
+            yield first, rows, cache(partial(read, first))
+
     @property
     def parts(self) -> list[Part]:
         """The parts of the pinned output."""
@@ -369,6 +391,10 @@ class RunContext:
     def work_key(self, name: str) -> str:
         """Return the object key of a file in this run's work folder."""
         return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
+
+
+def _return(chunk: pa.RecordBatch) -> pa.RecordBatch:
+    return chunk
 
 
 def build_work_prefix(dataset: str, run: int) -> str:

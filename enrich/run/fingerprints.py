@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrich.delta.fingerprints import Fingerprints, Target, find_unreferenced, read_fingerprints
+from enrich.delta.changes import Delta
+from enrich.delta.fingerprints import (
+    Fingerprints,
+    FingerprintTrust,
+    Target,
+    fetch_table_id,
+    find_unreferenced,
+    read_fingerprints,
+)
+from enrich.delta.memory import MOST_ITEMS, Memory
 from enrich.delta.store import Store
 from enrich.log import log_line
 from enrich.run.context import RunContext
@@ -20,6 +30,25 @@ def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> F
     known = read_fingerprints(_open_store(context), base, table_id=table_id, scratch=context.scratch)
     context.delta.load_known(known)
     return known.fingerprints
+
+
+def load_memory(context: RunContext, delta: Delta) -> Memory:
+    """Load what is known of live items by their inputs; nothing if all rows must be rendered in any case."""
+    services, dataset, base = context.services, context.dataset, context.lease.state.fingerprints
+    if context.run.full or base is None or not context.engine.has_inputs:
+        return Memory()
+    folder = context.scratch / "memory"
+    folder.mkdir(exist_ok=True)
+    table_id = fetch_table_id(services.dynamodb, services.settings.table)
+    known = read_fingerprints(_open_store(context), base, table_id=table_id, scratch=folder)
+    memory = Memory()
+    if known.fingerprints.trust is FingerprintTrust.ALL and known.fingerprints.rows <= MOST_ITEMS:
+        enough = dataset.unchanged_life * dataset.ttl.total_seconds()
+        memory = delta.build_memory(
+            known, now=services.clock.now(), enough=enough, expires_at=context.run.expires_at or 0
+        )
+    shutil.rmtree(folder)
+    return memory
 
 
 def build_target(context: RunContext, table_id: str) -> Target:

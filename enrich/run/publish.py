@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import orjson
@@ -41,8 +41,8 @@ def write_items(context: RunContext) -> None:
 def write_output(context: RunContext) -> None:
     """Write the items of all chunks from the checkpoint on, and save checkpoints."""
     writer = OutputWriter(context)
-    for first_row, chunk in context.chunks(context.run.next_row):
-        writer.write_chunk(first_row, chunk)
+    for first_row, rows, read in context.chunks_on_demand(context.run.next_row):
+        writer.write_chunk(first_row, rows, read)
     writer.checkpoint(context.run.rows or 0, 0)
 
 
@@ -55,15 +55,18 @@ class OutputWriter:
         self._counts = Counts()  # since the last checkpoint, without `written`
         self._place = context.run.place
 
-    def write_chunk(self, first_row: int, chunk: pa.RecordBatch) -> None:
-        """Write the chunk's changed items and its rejects."""
+    def write_chunk(self, first_row: int, rows: int, read: Callable[[], pa.RecordBatch]) -> None:
+        """Write the changed items and the rejects of a chunk; `read` returns it."""
         context = self._context
-        decided, counted, writes = _count_outcomes(context, first_row, chunk.num_rows)
-        next_row = first_row + chunk.num_rows
+        decided, counted, writes = _count_outcomes(context, first_row, rows)
+        next_row = first_row + rows
         if counted.rejected or writes:  # an unchanged chunk is not rendered
-            rendered = context.renderer.render_checked(chunk, first_row)
-            services, prefix = context.services, build_prefix(context.dataset.name, context.run.run)
-            write_rejects(services.s3, services.settings.bucket, prefix, context.engine, chunk, rendered, first_row)
+            needed = _find_needed(decided, first_row, rows, written=writes > 0)
+            rendered = context.renderer.render_checked(read, first_row, needed)
+            if counted.rejected:
+                services, prefix = context.services, build_prefix(context.dataset.name, context.run.run)
+                bucket = services.settings.bucket
+                write_rejects(services.s3, bucket, prefix, context.engine, read(), rendered, first_row)
             for place in self._slices.put(_select(rendered, decided, writes), self._place, context.run.expires_at or 0):
                 if place < writes:
                     self._pause(first_row, place)
@@ -190,13 +193,20 @@ def _count_outcomes(context: RunContext, first_row: int, rows: int) -> tuple[pa.
     return decided, counts, found.get(WRITE, 0)
 
 
+def _find_needed(decided: pa.Table, first_row: int, rows: int, *, written: bool) -> pa.Array:
+    """Return the numbers of the rows of a chunk that are written or rejected; those without a key are not decided."""
+    idle = [UNCHANGED, SUPERSEDED] if written else [UNCHANGED, SUPERSEDED, WRITE]
+    is_idle = pc.is_in(decided["outcome"], pa.array(idle, decided["outcome"].type))
+    numbers = pa.arange(first_row, first_row + rows)
+    return numbers.filter(pc.invert(pc.is_in(numbers, decided["row"].filter(is_idle).combine_chunks())))
+
+
 def _select(rendered: pa.Table, decided: pa.Table, writes: int) -> pa.Table:
     """Return the rows of a chunk to write, with subjects interleaved: columns row, pk, sk, body, rank, entries."""
+    if writes < decided.num_rows:
+        decided = decided.filter(pc.equal(decided["outcome"], WRITE)) if writes else decided[:0]
     if writes < rendered.num_rows:
-        good = rendered.filter(pc.is_null(rendered["reason"]))
-        decided = decided.filter(pc.not_equal(decided["outcome"], REJECTED))
-        is_written = pc.equal(decided["outcome"], WRITE)
-        rendered, decided = (good.filter(is_written), decided.filter(is_written)) if writes else (good[:0], decided[:0])
+        rendered = rendered.filter(pc.is_in(rendered["row"], decided["row"].combine_chunks()))
     # of the index: the entry is written, and one of another rank is removed
     entries = pc.if_else(pc.is_null(rendered["rank"]), 0, pc.if_else(decided["replaces"], 2, 1))
     items = rendered.select(["row", "pk", "sk", "body", "rank"]).append_column("entries", entries.cast(pa.int64()))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from enrich.dataset.compiler import name_measured
 from enrich.dataset.definition import Dataset
+from enrich.dataset.inputs import build_basis
 from enrich.read.chunks import BadOutput
 from serve.item import PREDICTION_ID, build_pk
 
@@ -26,6 +28,7 @@ SCHEMA = pa.schema(
         ("rank", pa.string()),
         ("digest", pa.uint64()),
         ("bytes", pa.int64()),
+        ("inputs", pa.uint64()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
@@ -62,11 +65,13 @@ class ModelEngine:
     """Renders rows as the engine would."""
 
     constant_id = None  # its prediction_id is a column
+    has_inputs = True
 
     def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
         assert directory.is_dir()
         self._dataset = dataset
         self._metadata = [table.to_pylist() for table in metadata.values()]
+        self._basis = build_basis({"definition": [dataset.rank, dict(dataset.body)], "renderer": 1, "duckdb": 1})
 
     def __enter__(self) -> Self:
         return self
@@ -74,15 +79,29 @@ class ModelEngine:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def read_inputs(self, chunk: Chunk, first_row: int) -> pa.Table:
+        rendered = self.render(chunk, first_row)
+        names = [name for name in rendered.column_names if name.startswith(name_measured(""))]
+        return rendered.select(["row", "pk", "sk", "inputs", *names])
+
+    def render_rows(self, chunk: Chunk, first_row: int, rows: pa.Array, *, digest: bool) -> pa.Table:
+        rendered = self.render(chunk, first_row, digest=digest)
+        return rendered.filter(pc.is_in(rendered["row"], rows))
+
+    def _digest_inputs(self, subject: str, prediction_id: str | None, value: str | None) -> int:
+        inputs = [self._basis, subject, prediction_id, value, self._metadata]
+        return _digest(json.dumps(inputs))
+
     def render(self, chunk: Chunk, first_row: int, *, digest: bool = True) -> pa.Table:
         rows = []
         for at, (subject, prediction_id, value) in enumerate(chunk):
             reason = render_reason(prediction_id, value)
             body = None if reason else render_body(self._dataset, value, self._metadata)
-            number = int.from_bytes(hashlib.md5((body or "").encode()).digest()[:8], "little") if digest else None
+            number = _digest(body or "") if digest else None
+            inputs = self._digest_inputs(subject, prediction_id, value) if digest else None
             pk = build_pk(self._dataset.name, [subject])
             rank = None if reason else render_rank(self._dataset, prediction_id, value)
-            rows.append([first_row + at, pk, prediction_id, body, rank, number, 1, reason, reason])
+            rows.append([first_row + at, pk, prediction_id, body, rank, number, 1, inputs, reason, reason])
         columns = list(zip(*rows, strict=True))
         rendered = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA)
         for of in {guard.of for guard in self._dataset.guards if guard.of} if digest else ():
@@ -92,6 +111,10 @@ class ModelEngine:
 
     def originals(self, chunk: Chunk, rows: list[int]) -> list[str]:
         return [json.dumps(chunk[row]) for row in rows]
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.md5(text.encode()).digest()[:8], "little")
 
 
 def render_body(dataset: Dataset, value: str, metadata: Sequence[Any]) -> str:

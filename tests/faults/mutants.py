@@ -432,6 +432,36 @@ MUTANTS = (
         "not self.read_work(name)",
     ),
     Mutant("older-approved", "enrich.intake.held:_find_obstacle", "if newer is None:", "if newer is not run:"),
+    Mutant(
+        "inputs-of-an-earlier-body",
+        "enrich.delta.changes:Delta.merge",
+        "if(c.removed is null, k.inputs, c.inputs) as inputs",
+        "coalesce(k.inputs, c.inputs) as inputs",
+    ),
+    Mutant(
+        "known-by-its-key-alone",
+        "enrich.delta.memory:Memory.find",
+        "pc.and_(is_key, pc.equal(self._inputs.take(place), inputs))",
+        "is_key",
+    ),
+    Mutant(
+        "definition-not-among-the-inputs",
+        "enrich.dataset.inputs:build_basis",
+        "json.dumps(rules, sort_keys=True, default=str)",
+        "json.dumps(sorted(rules))",
+    ),
+    Mutant(
+        "metadata-not-among-the-inputs",
+        "tests.faults.model_engine:ModelEngine._digest_inputs",
+        "prediction_id, value, self._metadata]",
+        "prediction_id, value]",
+    ),
+    Mutant(
+        "known-rows-not-noted",
+        "enrich.delta.changes:Delta.note_unrendered",
+        "self._log.add(noted.filter(pc.is_valid(digest)))",
+        "self._log.add(noted[:0])",
+    ),
     Mutant("rank-not-in-fingerprints", "enrich.delta.changes:Delta.note", "{_DIGEST} as digest", "digest"),
     Mutant(
         "rank-of-another-row",

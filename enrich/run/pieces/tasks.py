@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from enrich.ledger.run_state import Kind
 from enrich.read.pieces import Range, read_piece
 from enrich.release import RELEASE
 from enrich.run.check import FATAL, check_constant, describe_reject
+from enrich.run.checker import Checker
 from enrich.run.context import RunContext
 from enrich.run.failures import FAILURES
 from enrich.run.pieces.exchange import Section, get_section, put_sections
@@ -153,11 +155,9 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
     delta, statistics = context.open_delta(), context.open_statistics()
     rows, reasons, counts = 0, dict[str, int](), dict[int, int]()
     keyless = list[pa.ChunkedArray]()
+    checker = Checker(context, delta, statistics if context.is_measured else None)
     for at, first_in_part, chunk in _read_ranges(context, task):
-        rendered = render_chunk(context.engine, chunk, rows, digest=True)
-        delta.note(rendered)
-        if context.is_measured:
-            statistics.add(rendered)
+        rendered = checker.check(chunk, rows)
         is_keyless = pc.or_(pc.is_null(rendered["pk"]), pc.is_null(rendered["sk"]))
         keyless.append(rendered["row"].filter(is_keyless))
         reasons = add_reasons(reasons, count_reasons(rendered))
@@ -252,8 +252,12 @@ def write(context: RunContext, task: Task) -> dict[str, Any]:
     context.row_decisions = PieceDecisions(context, task.data)
     writer, first_row = _PieceWriter(context), task.data["first_row"]
     for row, chunk in _read(context, task):
-        writer.write_chunk(first_row + row, chunk)
+        writer.write_chunk(first_row + row, chunk.num_rows, partial(_return, chunk))
     return writer.finish()
+
+
+def _return(chunk: pa.RecordBatch) -> pa.RecordBatch:
+    return chunk
 
 
 def keep_rejects(context: RunContext, task: Task) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def test_fingerprints_of_an_earlier_release_are_read(tmp_path: Path, monkeypatch
     assert read_table(shop, shop.ledger.get_state("stock").fingerprints or "")["bits"].to_pylist()[0] == 2
 
 
-def test_an_earlier_release_reads_or_refuses_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can read fingerprints of one bucket, which are a file; a manifest has another format for it."""
+def test_an_earlier_release_refuses_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Release 0.1.0 knows the formats 1 and 2: it takes others as missing, and writes everything again."""
     shop = SmallShop(tmp_path)
-    for rows, format_ in ((500_000, "1"), (1, "2")):
+    for rows, format_ in ((500_000, "3"), (1, "4")):
         monkeypatch.setattr(buckets, "ROWS", rows)
         shop.run(ROWS, day=1)
         file = tmp_path / "fingerprints.parquet"
@@ -114,9 +114,9 @@ def test_an_earlier_release_reads_or_refuses_fingerprints(tmp_path: Path, monkey
                 db.execute("select decode(key), decode(value) from parquet_kv_metadata(?)", [str(file)]).fetchall()
             )
             assert (marks["format"], marks["table"]) == (format_, shop.dynamo.table_id)
-            if format_ == "1":
+            if format_ == "3":
                 columns = [name for name, *_ in db.execute(f"describe from '{file}'").fetchall()]
-                assert columns == ["k1", "k2", "digest", "order", "expires_at", "removed", "pk", "sk"]
+                assert columns == ["k1", "k2", "digest", "order", "expires_at", "removed", "pk", "sk", "inputs"]
 
 
 def test_a_bucket_without_predictions_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,15 @@ def test_a_log_is_distributed_by_prefix(tmp_path: Path) -> None:
             "digest": [0] * len(rows),
         }
         nulls = [None] * len(rows)
-        return pa.table({**columns, "kept": [True] * len(rows), "pk": nulls, "sk": nulls})
+        return pa.table(
+            {
+                **columns,
+                "kept": [True] * len(rows),
+                "pk": nulls,
+                "sk": nulls,
+                "inputs": pa.nulls(len(rows), pa.uint64()),
+            }
+        )
 
     earlier = Log(tmp_path / "earlier")
     earlier.add(note(range(30)))

@@ -156,7 +156,9 @@ def write_and_never_close(
 
     def write_and_stop(context: RunContext) -> None:
         first_row, chunk = next(context.chunks(0))
-        items = context.renderer.render_checked(chunk, first_row).select(["row", "pk", "sk", "body", "rank"])
+        rows = pa.arange(first_row, first_row + chunk.num_rows)
+        items = context.renderer.render_checked(lambda: chunk, first_row, rows)
+        items = items.select(["row", "pk", "sk", "body", "rank"])
         items = items.append_column("entries", pa.array([0] * items.num_rows))  # of the index: it has no rank
         expires_at = context.run.expires_at or 0
         context.writer.put(items, order=context.run.order, expires_at=expires_at, conditional=context.is_late)

@@ -292,7 +292,7 @@ def test_an_empty_chunk_gives_nothing(tmp_path: Path) -> None:
     assert empty.num_rows == 0
     assert empty.schema == full.schema
     assert [str(field.type) for field in full.schema] == [
-        *("int64", "string", "string", "string", "string", "uint64", "int64", "string", "string")
+        *("int64", "string", "string", "string", "string", "uint64", "int64", "uint64", "string", "string")
     ]
 
 

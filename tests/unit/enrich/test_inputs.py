@@ -1,0 +1,321 @@
+"""Rows whose inputs are those of a live item are not rendered, and the results are those of rendering all of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from enrich.dataset.definition import Dataset, Derive, Guard, Metadata
+from enrich.dataset.expressions import Names, parse_expression
+from enrich.dataset.inputs import Unhashable, build_basis, hash_values
+from enrich.dataset.mistakes import DatasetMistakes
+from enrich.delta import buckets
+from enrich.delta.memory import Memory
+from enrich.join import engine
+from enrich.join.engine import Engine
+from enrich.ledger.records import Counts
+from enrich.run import fingerprints
+from tests.unit.enrich import small_shop
+from tests.unit.enrich.small_shop import DATASET, PRODUCTS, ROWS, SETTINGS, SmallShop
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the rows that engines have rendered."""
+    found: list[int] = []
+    render = Engine._render
+
+    def note(self: Engine, chunk: Any, rows: pa.Array, *, digest: bool) -> pa.Table:
+        found.extend(rows.to_pylist())
+        return render(self, chunk, rows, digest=digest)
+
+    monkeypatch.setattr(Engine, "_render", note)
+    return found
+
+
+def test_only_rows_with_other_inputs_are_rendered(tmp_path: Path, rendered: list[int]) -> None:
+    """An output that repeats the last one renders nothing, and reads no row a second time; another value one row."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=2)
+    assert rendered == [0, 1, 2]
+    rendered.clear()
+    assert shop.run(ROWS, day=1).counts == Counts(unchanged=3)
+    assert rendered == []
+    assert shop.run({**ROWS, "units": [1.0, 2.5, 3.0]}).counts == Counts(written=1, unchanged=2)
+    assert rendered == [1]
+    assert shop.written() == ["x/a", "x/b", "x/b", "y/a"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"body": {"title": "upper(products.title)", "units": "units"}},
+        {"body": {"title": "products.title", "units": "units::bigint"}, "large_integers": "string"},
+        {"body": {"title": "products.title", "count": "units"}},
+        {"rank": "units desc"},
+        {"prediction_id": "sku || '.'"},
+        {"metadata": {"products": replace(DATASET.metadata["products"], on={"'b'": "sku"})}},
+        {"source": replace(DATASET.source, columns={**DATASET.source.columns, "units": "float"})},
+    ],
+    ids=" ".join,
+)
+def test_another_definition_renders_all_rows(tmp_path: Path, rendered: list[int], other: dict[str, Any]) -> None:
+    """Rows are rendered again by any rule that is another one, and written where their items are others."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=1)
+    shop.dataset = replace(DATASET, **other)
+    rendered.clear()
+    shop.run(ROWS)
+    assert set(rendered) == {0, 1, 2}
+
+
+def test_another_renderer_or_duckdb_renders_all_rows(
+    tmp_path: Path, rendered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another release, or another version of DuckDB, has rendered is rendered again."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=2)
+    for day, (module, name) in zip((1, 0), ((engine, "RELEASE"), (duckdb, "__version__")), strict=True):
+        monkeypatch.setattr(module, name, "99.0.0")
+        rendered.clear()
+        assert shop.run(ROWS, day=day).counts == Counts(unchanged=3)
+        assert rendered == [0, 1, 2]
+
+
+def test_rows_of_changed_metadata_are_rendered(
+    tmp_path: Path, rendered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only predictions that meet a changed row; a row that is gone rejects them; a column that is not used is none."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=3)
+    rendered.clear()
+    monkeypatch.setattr(small_shop, "PRODUCTS", {**PRODUCTS, "title": ["A", "new", "C", "D"], "colour": [1, 2, 3, 4]})
+    assert shop.run(ROWS, day=2).counts == Counts(written=1, unchanged=2)
+    assert rendered == [1]
+    monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a"], "title": ["A"]})
+    assert shop.run(ROWS, day=1).counts == Counts(unchanged=2, rejected=1)
+    monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "b"], "title": ["A", None]})
+    assert shop.run(ROWS).counts == Counts(written=1, unchanged=2)
+
+
+def test_elements_of_lists_are_inputs(tmp_path: Path, rendered: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed row that only one element of a list meets renders its prediction."""
+    columns = {"shop": "varchar", "skus": "varchar[]"}
+    dataset = replace(
+        DATASET,
+        source=replace(DATASET.source, columns=columns),
+        metadata={
+            "products": Metadata("select sku, title from products", on={"skus": "sku"}, each="skus", missing="null")
+        },
+        prediction_id="'all'",
+        body={"titles": "[each.title for each in products]"},
+    )
+    shop = SmallShop(tmp_path, dataset)
+    rows = {"shop": ["x", "y", "z"], "skus": [["a", "b"], ["c", "q"], []]}
+    shop.run(rows, day=2)
+    rendered.clear()
+    monkeypatch.setattr(small_shop, "PRODUCTS", {**PRODUCTS, "title": ["A", "B", "new", "D"]})
+    assert shop.run(rows, day=1).counts == Counts(written=1, unchanged=2)
+    assert rendered == [1]
+    monkeypatch.setattr(small_shop, "PRODUCTS", {"sku": ["a", "b", "c", "q"], "title": ["A", "B", "new", None]})
+    rendered.clear()
+    assert shop.run(rows).counts == Counts(unchanged=3)  # without a row, the title was null too
+    assert rendered == [1]
+
+
+def test_a_row_that_is_known_can_be_a_duplicate_or_be_written_again(tmp_path: Path) -> None:
+    """It is rejected or written as if it had been rendered."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS, day=3)
+    twice = {"shop": [*ROWS["shop"], "x"], "sku": [*ROWS["sku"], "a"], "units": [*ROWS["units"], 1.0]}
+    assert shop.run(twice, day=2).counts == Counts(unchanged=2, rejected=2)
+    shop.world.sleep(DAY)
+    assert shop.run(ROWS).counts == Counts(written=3)  # less than half of the ttl is left
+    assert shop.refresh(full=True).counts == Counts(written=3)
+
+
+def test_guards_measure_rows_that_are_not_rendered(tmp_path: Path, rendered: list[int]) -> None:
+    """Statistics are of all rows."""
+    shop = SmallShop(tmp_path, replace(DATASET, guards=[Guard("max", "body.units", most=2.5), Guard("rows", least=3)]))
+    calm = {**ROWS, "units": [1.0, 2.0, 2.5]}
+    shop.run(calm, day=2)
+    rendered.clear()
+    assert shop.run(calm, day=1).state == "done"
+    assert rendered == []
+    assert shop.run({**ROWS, "units": [1.0, 2.0, 9.0]}).state == "held"
+
+
+def test_a_derive_step_gets_whole_chunks(tmp_path: Path) -> None:
+    """Also where only one of their rows is rendered."""
+    lengths: list[int] = []
+
+    def double(frame: Any) -> Any:
+        lengths.append(len(frame))
+        return frame.assign(double=frame["units"] * 2)
+
+    dataset = replace(DATASET, derive=Derive(double, {"double": "double"}), body={"double": "double"})
+    shop = SmallShop(tmp_path, dataset)
+    shop.run(ROWS, day=2)
+    assert shop.run(ROWS, day=1).counts == Counts(unchanged=3)
+    assert shop.run({**ROWS, "units": [1.0, 2.0, 4.0]}).counts == Counts(written=1, unchanged=2)
+    assert set(lengths) == {3}
+
+
+@pytest.mark.parametrize("rows_per_bucket", [500_000, 3])
+def test_the_table_is_the_same_as_if_all_rows_were_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_bucket: int
+) -> None:
+    """Counts, items and fingerprints of a random series of outputs, metadata and definitions."""
+    monkeypatch.setattr(buckets, "ROWS", rows_per_bucket)
+    for seed in range(3):
+        with monkeypatch.context() as patch:
+            known = _play(tmp_path / f"{seed}-known", seed, patch)
+            patch.setattr(fingerprints, "MOST_ITEMS", -1)
+            assert _play(tmp_path / f"{seed}-rendered", seed, patch) == known
+
+
+def _play(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> list[Any]:
+    directory.mkdir()
+    random, shop, found = Random(seed), SmallShop(directory), list[Any]()
+    units = [None, 0.0, -0.0, 1.0, 1.04]
+    rows = {(s, k): 1.0 for s in "xyz" for k in "abcdq"}
+    for day in range(5, -1, -1):
+        for at in random.sample(sorted(rows), 3):
+            rows[at] = random.choice(units)
+        titles = [random.choice([None, "", t, t, t]) for t in PRODUCTS["title"]]
+        patch.setattr(small_shop, "PRODUCTS", {**PRODUCTS, "title": titles})
+        shop.dataset = replace(
+            DATASET, body=random.choice([DATASET.body, {"u": "round(units, 1)", "t": "products.title"}])
+        )
+        keys = random.sample(sorted(rows), 14)
+        output = {"shop": [s for s, _ in keys], "sku": [k for _, k in keys], "units": [rows[at] for at in keys]}
+        run = shop.run({**output, "units": pa.array(output["units"], pa.float64())}, day)
+        found += [run.counts, run.reasons, run.because, dict(shop.table.items), shop.written()]
+    state = shop.ledger.get_state("stock")
+    content = shop.s3.objects[SETTINGS.bucket, state.fingerprints or ""][-1].body
+    table = pq.read_table(pa.BufferReader(content))
+    return [*found, sorted(map(str, table.to_pylist())) if "k1" in table.column_names else table["rows"].to_pylist()]
+
+
+VALUES = {
+    "double": ["0.0", "'-0.0'", "1.0", "null", "'nan'", "'inf'", "5e-324"],
+    "float": ["0.0", "'-0.0'", "0.1", "null"],
+    "integer": ["0", "1", "-1", "null"],
+    "hugeint": ["0", "1", "18446744073709551616", "-1", "null"],
+    "decimal(38,2)": ["0", "0.01", "1", "null"],
+    "varchar": ["''", "'a'", "'A'", "'a '", "'null'", "chr(0)", "'a' || chr(0)", "null", "repeat('a', 12)", "repeat('a', 13)"],  # noqa: E501
+    "blob": ["''", "'a'", "'\\x00'", "null"],
+    "boolean": ["true", "false", "null"],
+    "timestamptz": ["'2020-01-01'", "'2020-01-01 00:00:00.000001'", "null"],
+    "uuid": ["'00000000-0000-0000-0000-000000000000'", "'00000000-0000-0000-0000-000000000001'", "null"],
+    "enum('a', 'b')": ["'a'", "'b'", "null"],
+    "integer[]": ["null", "[]", "[null]", "[1]", "[1, null]", "[null, 1]", "[1, 2]", "[2, 1]"],
+    "integer[][]": ["null", "[]", "[[]]", "[[], []]", "[null]", "[[1], [2]]", "[[1, 2]]", "[[], [1]]", "[[1], []]", "[[1, 2], []]"],  # noqa: E501
+    "double[]": ["[0.0]", "['-0.0'::double]", "[null]"],
+    "double[2]": ["[0.0, 1.0]", "['-0.0'::double, 1.0]", "[1.0, 0.0]", "null"],
+    "varchar[]": ["['a, b']", "['a', 'b']", "['ab']", "['a', null]", "['a']", "['']", "[]"],
+    "struct(a integer, b varchar)": ["null", "{'a': null, 'b': null}", "{'a': 1, 'b': null}", "{'a': null, 'b': '1'}"],
+    "struct(a integer)[]": ["[null]", "[{'a': null}]", "[]", "null", "[{'a': 1}]"],
+    "struct(a integer[], b integer[])": ["{'a': [1], 'b': []}", "{'a': [], 'b': [1]}", "{'a': null, 'b': [1]}"],
+    "map(varchar, integer)": ["null", "map{}", "map{'a': 1}", "map{'a': null}", "map{'b': 1}", "map{'a': 1, 'b': 1}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_different_values_have_different_digests(kind: str) -> None:
+    """At any depth, and alone or before another value; the same value has the same digest."""
+    with duckdb.connect() as con:
+        (of,) = con.sql(f"select cast(null as {kind})").types
+        (more,) = con.sql("select 1").types
+        values = [f"cast({value} as {kind})" for value in VALUES[kind]]
+        con.execute(f"create table v as select unnest(range({len(values)})) as n, cast(null as {kind}) as v")
+        for n, value in enumerate(values):
+            con.execute(f"update v set v = {value} where n = {n}")
+        alone, before = hash_values([("v", of)]), hash_values([("v", of), ("1", more)])
+        found = con.execute(f"select {alone}, {before}, {alone} from v order by n").fetchall()
+    for column in (0, 1):
+        assert len({row[column] for row in found}) == len(values)
+    assert all(row[0] == row[2] for row in found)
+
+
+@pytest.mark.parametrize("kind", ["interval", "timetz", "bit", "bignum", "interval[]", "struct(a bit)"])
+def test_a_type_without_digest_renders_all_rows(kind: str) -> None:
+    """Equal hashes of such values would not mean equal values."""
+    with duckdb.connect() as con, pytest.raises(Unhashable, match="have no digest"):
+        hash_values([("v", con.sql(f"select cast(null as {kind})").types[0])])
+
+
+def test_digests_are_spread_evenly() -> None:
+    """Rows that differ in few bits collide in 32 of the 64 bits as often as random numbers would."""
+    rows = 1 << 17
+    with duckdb.connect() as con:
+        kinds = dict.fromkeys(("a", "b"), con.sql("select 1::bigint").types[0]) | {"c": con.sql("select ''").types[0]}
+        digest = hash_values([*kinds.items()])
+        digest = f"hash({build_basis({})}, {digest})"
+        table = f"(select n % 512 as a, n // 512 as b, (n % 7)::varchar as c from range({rows}) t(n))"
+        for part in (f"{digest} >> 32", f"{digest} & 4294967295"):
+            ((distinct,),) = con.execute(f"select count(distinct {part}) from {table}").fetchall()
+            assert rows - distinct < 12  # 2 are expected
+
+
+def test_only_an_item_with_the_same_key_and_inputs_is_known() -> None:
+    """The digest of another key, or of other inputs, is never returned."""
+    uint = pa.uint64()
+    known = pa.table(
+        {
+            "k1": pa.array([1, 5, 9], uint),
+            "inputs": pa.array([10, 50, 90], uint),
+            "digest": pa.array([11, 55, 99], uint),
+        }
+    )
+    asked = [(1, 10), (5, 90), (9, 90), (0, 10), (2, 10), (10, 90), (None, 10), (5, None), (5, 50)]
+    k1, inputs = (pa.array([each[n] for each in asked], uint) for n in (0, 1))
+    assert Memory(known).find(k1, inputs).to_pylist() == [11, None, 99, None, None, None, None, None, 55]
+
+
+def list_unstable() -> Iterator[str]:
+    """Yield a call of each function whose result DuckDB does not call consistent, and the values of a session."""
+    with duckdb.connect() as con:
+        functions = con.execute(
+            "select distinct function_name from duckdb_functions() where function_type in ('scalar', 'macro') "
+            "and stability is not null and stability <> 'CONSISTENT' and function_name ~ '^[a-z_0-9]+$' order by 1"
+        ).fetchall()
+    yield from (f"{name}()" for (name,) in functions)
+    yield from ("age(d)", "current_date", "current_timestamp", "localtime", "localtimestamp", "current_user")
+
+
+def test_an_expression_that_is_not_deterministic_is_a_mistake() -> None:
+    """Its value would not be an input, and would be kept as it was at first."""
+    expressions = list(list_unstable())
+    assert {"random()", "now()", "uuid()", "nextval()", "current_setting()"} <= set(expressions)
+    with duckdb.connect() as con:
+        names = Names(con, ["d"], {})
+        for expression, around in itertools.product(
+            expressions, ("{}", "concat('a', {})", "[x for x in [1] if {} is null]")
+        ):
+            with pytest.raises(DatasetMistakes):
+                parse_expression(names, "body.x", around.format(expression))
+
+
+def test_datasets_of_every_process_have_the_same_basis(tmp_path: Path) -> None:
+    """The compiled SQL does not depend on the order of sets, so digests of one process are known in another."""
+    found = set()
+    for _ in range(2):
+        with Engine(_many(), {"products": pa.table(PRODUCTS)}, directory=tmp_path) as one:
+            found.add(one._select_inputs)
+    assert len(found) == 1
+
+
+def _many() -> Dataset:
+    return replace(DATASET, body={f"m{n}": f"concat(units, {n}, products.title, shop)" for n in range(20)})
