@@ -462,7 +462,12 @@ MUTANTS = (
         "self._log.add(noted.filter(pc.is_valid(digest)))",
         "self._log.add(noted[:0])",
     ),
-    Mutant("rank-not-in-fingerprints", "enrich.delta.changes:Delta.note", "{_DIGEST} as digest", "digest"),
+    Mutant(
+        "rank-not-in-fingerprints",
+        "enrich.delta.changes:Delta.note",
+        "self._note(chunk, _DIGEST,",
+        'self._note(chunk, "digest",',
+    ),
     Mutant(
         "rank-of-another-row",
         "enrich.write.requests:_blocks",
