@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -122,7 +122,7 @@ def test_elements_of_lists_are_inputs(tmp_path: Path, rendered: list[int], monke
         body={"titles": "[each.title for each in products]"},
     )
     shop = SmallShop(tmp_path, dataset)
-    rows = {"shop": ["x", "y", "z"], "skus": [["a", "b"], ["c", "q"], []]}
+    rows: dict[str, list[Any]] = {"shop": ["x", "y", "z"], "skus": [["a", "b"], ["c", "q"], []]}
     shop.run(rows, day=2)
     rendered.clear()
     monkeypatch.setattr(small_shop, "PRODUCTS", {**PRODUCTS, "title": ["A", "B", "new", "D"]})
@@ -189,7 +189,7 @@ def _play(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> list[Any]:
     directory.mkdir()
     random, shop, found = Random(seed), SmallShop(directory), list[Any]()
     units = [None, 0.0, -0.0, 1.0, 1.04]
-    rows = {(s, k): 1.0 for s in "xyz" for k in "abcdq"}
+    rows: dict[tuple[str, str], float | None] = {(s, k): 1.0 for s in "xyz" for k in "abcdq"}
     for day in range(5, -1, -1):
         for at in random.sample(sorted(rows), 3):
             rows[at] = random.choice(units)
@@ -199,8 +199,12 @@ def _play(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> list[Any]:
             DATASET, body=random.choice([DATASET.body, {"u": "round(units, 1)", "t": "products.title"}])
         )
         keys = random.sample(sorted(rows), 14)
-        output = {"shop": [s for s, _ in keys], "sku": [k for _, k in keys], "units": [rows[at] for at in keys]}
-        run = shop.run({**output, "units": pa.array(output["units"], pa.float64())}, day)
+        output: dict[str, list[Any]] = {
+            "shop": [s for s, _ in keys],
+            "sku": [k for _, k in keys],
+            "units": [rows[at] for at in keys],
+        }
+        run = shop.run({**output, "units": cast(Any, pa.array(output["units"], pa.float64()))}, day)
         found += [run.counts, run.reasons, run.because, dict(shop.table.items), shop.written()]
     state = shop.ledger.get_state("stock")
     content = shop.s3.objects[SETTINGS.bucket, state.fingerprints or ""][-1].body
