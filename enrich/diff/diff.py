@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from enrich.dataset.definition import Tolerated
+from enrich.dataset.definition import Dataset, Tolerated
 from enrich.dataset.field_types import require_types
 from enrich.dataset.suggestions import suggest
 from enrich.diff.compare import Comparison, Counts, MemberDiff, Pair
 from enrich.diff.extract import Extracted, extract_side, pin_side, render_rows
 from enrich.diff.sides import Side, find_sides
 from enrich.errors import Failed, Overwritten, Stopped
+from enrich.guard.evaluate import Reference, Verdict, evaluate
+from enrich.guard.statistics import Summary
 from enrich.ledger.lease import Lease
 from enrich.plan.plan import open_overlay
 from enrich.read.s3_object import Part
@@ -89,6 +91,7 @@ class Diff:
         keys: the keys of the items in `members[].largest`, by their row in A; empty without `shows_data`.
         samples: `changed`, `only_in_a`, `only_in_b`.
         shows_data: keys, texts and bodies are included.
+        verdicts: of the dataset's guards on B, compared with A.
     """
 
     dataset: str
@@ -99,6 +102,7 @@ class Diff:
     samples: dict[str, list[Sample]]
     keys: dict[int, ItemKey] = field(default_factory=dict)
     shows_data: bool = False
+    verdicts: list[Verdict] = field(default_factory=list)
 
 
 def diff(
@@ -146,13 +150,15 @@ def diff(
         with Comparison(extracted["A"], extracted["B"], directory) as comparison:
             pairs = comparison.pairs(show)
             diffs = [each for each in comparison.members(show) if not members or each.member.place in members]
+            counts = comparison.counts()
             result = Diff(
                 definition.name,
                 summaries[0],
                 summaries[1],
-                comparison.counts(),
+                counts,
                 diffs,
                 {kind: [Sample(pair) for pair in some] for kind, some in pairs.items()},
+                verdicts=_judge(definition, counts, extracted, other),
             )
         return sides.add_data(result, one, other) if show_data else result
 
@@ -226,6 +232,17 @@ class _Sides:
             ) from error
         except FAILURES as error:
             raise Failed(f"{side.label} is {side.name}: {error}") from error
+
+
+def _judge(dataset: Dataset, counts: Counts, extracted: Mapping[str, Extracted], other: Side) -> list[Verdict]:
+    """Return what the dataset's guards say of B, as if A was what is served and the run before it."""
+    if not other.run.kind.is_guarded:  # B is a replay of rejects
+        return []
+    a, b = (extracted[label].summary for label in "AB")
+    both = counts.same + counts.changed
+    b = replace(b, changed=counts.changed / both if both else None)
+    reference = Reference("A", Summary.load(a.dump())) if a.rows else None  # as the ledger keeps them
+    return evaluate(dataset.guards, b, reference)
 
 
 def _check_members(asked: Sequence[str], known: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from enrich.delta.changes import KEY_SQL, MD5_SQL
 from enrich.diff.members import Member, find_members, render_extraction
 from enrich.diff.sides import LocalPart, Side
 from enrich.errors import Failed
+from enrich.guard.statistics import Summary
 from enrich.join.rejects import add_reasons, count_reasons
 from enrich.join.rendering import DUPLICATE, render_chunk
 from enrich.read.chunks import read_chunks
@@ -46,6 +47,7 @@ class Extracted:
         reasons: reject reason -> rows.
         members: the body's members, also if there are no rows.
         parts: the parts of the output.
+        summary: statistics of what the dataset's guards measure, except `changed`.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Extracted:
     reasons: dict[str, int]
     members: Sequence[Member]
     parts: Sequence[Part]
+    summary: Summary
 
 
 def connect(directory: Path, *, memory_limit: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
@@ -125,10 +128,13 @@ def extract_side(context: RunContext, parts: Sequence[Part], directory: Path) ->
         f"from (select row, {MD5_SQL} as md5, digest, {parsed} as texts from rendered where reason is null)"
     )
     path, writer = directory / "items.parquet", None
+    statistics = context.open_statistics()
     with closing(connect(directory)) as con:
         for first_row, chunk in read_side(context, parts):
             rendered = render_chunk(context.engine, chunk, first_row, digest=True)
             context.delta.note(rendered)
+            if context.dataset.guards:
+                statistics.add(rendered)
             reasons = add_reasons(reasons, count_reasons(rendered))
             con.register("rendered", rendered)
             found = con.sql(sql).to_arrow_table()
@@ -147,7 +153,8 @@ def extract_side(context: RunContext, parts: Sequence[Part], directory: Path) ->
     items = rows - sum(reasons.values())
     if duplicates or context.dataset.equal_rows == "once":
         path, items = _drop_repeated(path, directory, duplicates)
-    return Extracted(path, rows, items, reasons, members, parts)
+    summary = statistics.summarize(duplicates=len(duplicates))
+    return Extracted(path, rows, items, reasons, members, parts, summary)
 
 
 def _drop_repeated(path: Path, directory: Path, duplicates: Sequence[int]) -> tuple[Path, int]:

@@ -19,6 +19,7 @@ from enrich.diff.report import (
     judge_psi,
     name_rows,
     name_value,
+    render_judgement,
     render_number,
     render_psi,
     render_summary,
@@ -33,7 +34,7 @@ h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}h3{font-size:1rem;margi
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;font-weight:inherit}
 th:first-child,td.text{text-align:left}thead th{font-weight:600}
-.wide{overflow-x:auto}.a{color:var(--a)}.b{color:var(--b)}
+.words td{text-align:left;min-width:7rem}.wide{overflow-x:auto}.a{color:var(--a)}.b{color:var(--b)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;margin-top:1rem}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.8rem;min-width:0}
 svg{width:100%;height:auto;display:block;margin:.5rem 0}svg text{font-size:11px;fill:currentColor}
@@ -69,6 +70,7 @@ def render_page(diff: Diff) -> str:
         _tag("p", render_summary(diff).removeprefix("Diff: ")),
         _wide(_render_counts(diff)),
         *hidden,
+        *_render_guards(diff),
         _tag("h2", "Members"),
         _wide(_render_members(diff)),
         _tag("div", *(_render_card(diff, each) for each in diff.members), **{"class": "cards"}),
@@ -139,6 +141,18 @@ def _render_counts(diff: Diff) -> Element:
             ["only here", counts.only_in_a, counts.only_in_b],
         ],
     )
+
+
+def _render_guards(diff: Diff) -> list[Element]:
+    if not diff.verdicts:
+        return []
+    rows: list[list[Element | str]] = []
+    for verdict in diff.verdicts:
+        mark = {True: ("passed", ""), False: ("failed", " shifted"), None: ("not compared", "")}[verdict.passed]
+        rows.append([verdict.guard, _tag("span", mark[0], **{"class": f"mark{mark[1]}"}), _tag("div", verdict.says)])
+    table = _table(["guard", "", "found"], rows)
+    table.set("class", "words")
+    return [_tag("h2", "Guards"), _tag("p", f"{render_judgement(diff)}."), _wide(table)]
 
 
 def _render_members(diff: Diff) -> Element:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from enrich.cli.rejects import shorten
+from enrich.cli.statistics import render_verdicts
 from enrich.cli.table import BOLD, DIM, GREEN, RED, YELLOW, Paint, plain, printable, render_instant, render_table
 from enrich.cli.terminal import render_counts
 from enrich.diff.compare import Change, MemberDiff, Numbers
@@ -35,6 +36,7 @@ def describe_diff(diff: Diff) -> dict[str, Any]:
         "members": [_describe_member(diff, each) for each in diff.members],
         "samples": {kind: [_describe_sample(each) for each in some] for kind, some in diff.samples.items()},
         "shows_data": diff.shows_data,
+        "guards": [verdict.describe() for verdict in diff.verdicts],
     }
 
 
@@ -127,6 +129,9 @@ def render_diff(diff: Diff, paint: Paint = plain) -> str:
     ]
     shown = [[*row[:3], row[3] or ""] for row in rows]
     lines += ["", render_table(["", "A", "B", ""], shown, paint=paint)]
+    if diff.verdicts:
+        lines += ["", paint(render_judgement(diff), BOLD)]
+        lines += render_verdicts([verdict.describe() for verdict in diff.verdicts], paint)
     if diff.members:
         lines += ["", render_table(_HEAD, [_render_member(diff, each) for each in diff.members], paint=paint)]
     for each in diff.members:
@@ -150,6 +155,13 @@ def render_summary(diff: Diff) -> str:
         f"Diff: {counts.same:,} same, {counts.changed:,} changed, {counts.only_in_a:,} only in A, "
         f"{counts.only_in_b:,} only in B, {diff.a.rejected:,} and {diff.b.rejected:,} rejected"
     )
+
+
+def render_judgement(diff: Diff) -> str:
+    """Render what the guards say of B, in a sentence."""
+    failed = sum(verdict.passed is False for verdict in diff.verdicts)
+    what = f"hold B: {failed} of {len(diff.verdicts)} failed" if failed else "publish B"
+    return f"Compared with A, the dataset's guards would {what}"
 
 
 def _render_reasons(diff: Diff) -> str:

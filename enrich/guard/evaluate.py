@@ -18,10 +18,17 @@ NO_SHARE = 1e-4  # replaces a share of 0, which has no logarithm
 
 
 class Reference(NamedTuple):
-    """The statistics of the newest closed run that had items."""
+    """What an output is compared with: in a run, the newest closed run that had items.
 
-    run: int
+    Attributes:
+        name: what sentences call it, e.g. `run 12`.
+        summary: its statistics.
+        run: its number; None if it is no run.
+    """
+
+    name: str
     summary: Summary
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ def _judge_psi(guard: Guard, summary: Summary, reference: Reference | None) -> V
         return Verdict(guard.name, None, None, None, f"{guard.name}: not compared, {_why_none(reference)}")
     else:
         edges, expected = _divide(before)
-        source = f"run {reference.run}"
+        source = reference.name
     actual = _share(found.groups, edges)
     psi = math.fsum(add_psi(mine, theirs) for mine, theirs in zip(actual, expected, strict=True))
     shown = f"{guard.name} is {psi:.3f} against {source}"
@@ -166,11 +173,11 @@ def _find_reference(guard: Guard, reference: Reference | None) -> tuple[float | 
     found = measure(guard, reference.summary) if reference else None
     if reference is None or found is None or isinstance(found, tuple):
         return None, _why_none(reference)
-    return found, f"in run {reference.run}"
+    return found, f"in {reference.name}"
 
 
 def _why_none(reference: Reference | None) -> str:
-    return f"run {reference.run} has no such number" if reference else "no closed run has statistics yet"
+    return f"{reference.name} has no such number" if reference else "no earlier output has statistics"
 
 
 def _find_absolute(guard: Guard, low: float, high: float) -> Iterator[str]:

@@ -93,7 +93,7 @@ def _find_reference(context: RunContext) -> Reference | None:
     for newest in (RECENT_RUNS, None):  # the ledger keeps all runs; the reference is nearly always a recent one
         for run in newest_first(ledger.fetch_runs(dataset, newest=newest)):
             if run.measured and (found := ledger.get_statistics(dataset, run.run)):
-                return Reference(run.run, Summary.load(found.summary))
+                return Reference(f"run {run.run}", Summary.load(found.summary), run.run)
     return None
 
 

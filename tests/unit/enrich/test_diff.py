@@ -17,13 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.dataset.definition import Dataset, Derive, LastModified, Metadata, Source
+from enrich.dataset.definition import Dataset, Derive, Guard, LastModified, Metadata, Shares, Source
 from enrich.diff.diff import Diff, diff
 from enrich.diff.distributions import QUANTILES, find_psi, pick_quantiles
 from enrich.diff.page import render_page
 from enrich.diff.report import describe_diff, render_diff
 from enrich.errors import Failed, Stopped
+from enrich.intake.held import approve
 from enrich.intake.operations import replay_rejects, withdraw
+from enrich.intake.worker import run_pending
+from enrich.ledger.run_state import RunState
 from enrich.read.chunks import CHUNK_ROWS
 from enrich.services import Services
 from serve.item import body_text
@@ -519,3 +522,64 @@ def test_a_lease_that_is_acquired_meanwhile_stops_the_diff(shop: SmallShop, monk
     monkeypatch.setattr(Services, "acquire", lambda *_: None)
     with pytest.raises(Stopped, match="its lease was acquired meanwhile; try again"):
         diff(shop.services(), "1", "2")
+
+
+GUARDS = [
+    Guard("rows", change=0.5),
+    Guard("changed", most=0.5),
+    Guard("nulls", "body.title", most=0.1),
+    Guard("mean", "body.units", change=0.2),
+    Guard("range", "units", least=0),
+    Guard("psi", "units", most=0.25, reference=Shares(edges=[12], shares=[0.3, 0.7])),
+]
+
+
+def test_guards_judge_b_as_a_run_after_a_would_be_judged(tmp_path: Path) -> None:
+    """The verdicts are those of two runs, A published and then B, also with duplicates."""
+    good: dict[str, list[Any]] = {"shop": ["x"] * 40, "sku": list("ab") * 20, "units": [float(n) for n in range(40)]}
+    keyed = replace(DATASET, body=BODY, prediction_id="cast(round(units) as varchar)", guards=GUARDS)
+    shifted = {**good, "units": [float(n + 20) for n in range(39)] + [21.0]}  # one key twice
+    few = {name: values[:3] for name, values in good.items()}
+    for number, (a, b) in enumerate([(good, good), (few, shifted)]):
+        (tmp_path / f"{number}").mkdir()
+        shop = SmallShop(tmp_path / f"{number}", replace(keyed, tolerated=replace(DATASET.tolerated, share=1.0)))
+        for side, rows in ("a", a), ("b", b):
+            (tmp_path / f"{number}-{side}.parquet").write_bytes(parquet_of(rows))
+        paths = [str(tmp_path / f"{number}-{side}.parquet") for side in "ab"]
+        found = diff(shop.services(), *paths)
+        shop.run(a)
+        first = shop.services().ledger.get_run("stock", 1)
+        if first is not None and first.state is RunState.HELD:
+            approve(shop.services(), "stock", 1)
+            list(run_pending(shop.services(), "stock"))
+        shop.run(b, day=1)
+        kept = shop.services().ledger.get_statistics("stock", 2)
+        assert kept is not None
+        expected = json.loads(kept.verdicts.replace("run 1", "A"))
+        assert [each.describe() for each in found.verdicts] == expected
+        failed = sum(each["passed"] is False for each in expected)
+        assert (failed > 0) == (number > 0)
+        text = f"the dataset's guards would {'hold B' if failed else 'publish B'}"
+        for shown in (render_diff(found), render_page(found)):
+            assert text in shown
+            assert shown.count("failed") >= failed
+        assert describe_diff(found)["guards"] == expected
+
+
+def test_guards_without_a_reference_or_an_output(tmp_path: Path) -> None:
+    """Nothing is compared with an A without items; of a B without items only the rows are judged."""
+    shop = SmallShop(tmp_path, replace(DATASET, body=BODY, guards=GUARDS))
+    for side, rows in ("a", {name: [] for name in ROWS}), ("b", {**ROWS, "units": [-1.0] * len(ROWS["units"])}):
+        (tmp_path / f"{side}.parquet").write_bytes(parquet_of(rows))
+    empty, bad = (str(tmp_path / f"{side}.parquet") for side in "ab")
+    verdicts = {each.guard: each for each in diff(shop.services(), empty, bad).verdicts}
+    assert verdicts["rows"].passed is None
+    assert verdicts["rows"].says.endswith("not compared, no earlier output has statistics")
+    assert verdicts["changed"].passed is None
+    assert verdicts["range of units"].passed is False
+    found = {each.guard: each.passed for each in diff(shop.services(), bad, empty).verdicts}
+    assert found == {"rows": False, **dict.fromkeys(list(found)[1:])}
+    plain = SmallShop(tmp_path, replace(DATASET, body=BODY))
+    none = diff(plain.services(), empty, bad)
+    assert none.verdicts == []
+    assert "uards" not in (render_diff(none) + render_page(none)).replace(str(tmp_path), "")

@@ -55,7 +55,7 @@ def judge(guard: Guard, now: Sequence[float | None], before: Sequence[float | No
     part = pa.array(now, pa.float64())
     statistics.add(pa.table({"reason": pa.nulls(len(part), pa.string()), name_measured(X): part}))
     (found,) = evaluate(
-        [guard], statistics.summarize(), Reference(7, summarize(before)) if before is not None else None
+        [guard], statistics.summarize(), Reference("run 7", summarize(before)) if before is not None else None
     )
     return found
 
