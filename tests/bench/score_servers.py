@@ -16,7 +16,7 @@ import sys
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -38,7 +38,7 @@ SERVERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fastapi": (("fastapi", "uvicorn", *COMMON), ("score_fastapi.py",)),
     "litserve": (("litserve", *COMMON), ("score_litserve.py",)),
     "bentoml": (("bentoml", *COMMON), ("-m", "bentoml", "serve", "score_bentoml:Iris")),
-    "mlserver": (("mlserver", *COMMON), ("-m", "mlserver", "start")),
+    "mlserver": (("mlserver", *COMMON), ("-c", "from mlserver.cli import main; main()", "start")),
 }
 FORMS = ("pickle", "onnx")
 TENSOR = {
@@ -150,12 +150,13 @@ def run_server(peer: str, form: str, env: dict[str, str], work: Path) -> Iterato
         running.first_answer_s = time.perf_counter() - started
         yield running
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _wait(running: Running, log: Path) -> None:

@@ -12,13 +12,13 @@ class Iris(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.score = load()
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request):  # an annotation would be a schema
         return request
 
     def predict(self, x: Any) -> Any:
         return self.score(x)
 
-    def encode_response(self, output: Any) -> Any:
+    def encode_response(self, output):
         return {"prediction": output}
 
 
