@@ -90,11 +90,11 @@ class _Frame:
     """The JSON between one item's values, as `serve.item.encode` writes it; a test compares the two."""
 
     def __init__(self, before: bytes, order: Order, expires_at: int, after: bytes) -> None:
-        self.pk = before + f'{{"{PK}":{{"S":'.encode()
-        self.sk = f'}},"{SK}":{{"S":'.encode()
-        self.text = f'}},"{BODY}":{{"S":'.encode()
-        self.binary = f'}},"{BODY}":{{"B":'.encode()
-        attributes = f'}},"{ORDER}":{{"S":"{order.text}"}},"{EXPIRES_AT}":{{"N":"{expires_at}"}}'.encode()
+        self.pk = before + f'{{"{PK}":{{"S":"'.encode()
+        self.sk = f'"}},"{SK}":{{"S":"'.encode()
+        self.text = f'"}},"{BODY}":{{"S":"'.encode()
+        self.binary = f'"}},"{BODY}":{{"B":"'.encode()
+        attributes = f'"}},"{ORDER}":{{"S":"{order.text}"}},"{EXPIRES_AT}":{{"N":"{expires_at}"}}'.encode()
         self.rest = attributes + b"}" + after
         self._before_rank = attributes + f',"{RANK}":{{"S":'.encode()
         self._after_rank = b"}}" + after
@@ -105,6 +105,20 @@ class _Frame:
 
 
 _PIECES = 7  # frame.pk, pk, frame.sk, sk, frame.text, body, frame.rest
+
+
+_MARK, _MARKED = "\0", b'","\\u0000","'
+
+
+def _escape(texts: list[str]) -> list[bytes]:
+    """Return texts as JSON strings without their quotes.
+
+    One call for many texts takes half the time of one call for each. No text can end early: a quote within one has a
+    backslash before it, and behind the quote that ends one always comes the mark.
+    """
+    marked = [_MARK] * (2 * len(texts) - 1)
+    marked[::2] = texts
+    return orjson.dumps(marked)[2:-2].split(_MARKED)
 
 
 def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[int], list[int], list[int]]]:
@@ -120,9 +134,9 @@ def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[
         block = sized.slice(start, rows)
         bodies, sizes = block["body"].to_pylist(), block["size"].to_pylist()
         pieces = [frame.pk, b"", frame.sk, b"", frame.text, b"", frame.rest] * len(sizes)
-        pieces[1::_PIECES] = map(orjson.dumps, block["pk"].to_pylist())
-        pieces[3::_PIECES] = map(orjson.dumps, block["sk"].to_pylist())
-        pieces[5::_PIECES] = map(orjson.dumps, bodies)
+        pieces[1::_PIECES] = _escape(block["pk"].to_pylist())
+        pieces[3::_PIECES] = _escape(block["sk"].to_pylist())
+        pieces[5::_PIECES] = _escape([body or "" for body in bodies] if block["body"].null_count else bodies)
         if block["rank"].null_count < len(sizes):
             pieces[6::_PIECES] = map(frame.rest_with, block["rank"].to_pylist())
         if block["body"].null_count or max(sizes) > UNIT_BYTES:
@@ -141,5 +155,5 @@ def _compress(pieces: list[bytes], bodies: list[str | None], sizes: list[int], f
             compressed = gzip(body)
             size = sizes[at] - len(body.encode()) + len(compressed)
             if -(-size // UNIT_BYTES) < -(-sizes[at] // UNIT_BYTES):
-                pieces[at * _PIECES + 4 : at * _PIECES + 6] = (frame.binary, b'"%b"' % base64.b64encode(compressed))
+                pieces[at * _PIECES + 4 : at * _PIECES + 6] = (frame.binary, base64.b64encode(compressed))
                 sizes[at] = size

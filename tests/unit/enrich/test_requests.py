@@ -2,8 +2,10 @@
 
 import gzip
 import json
+from random import Random
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from enrich.write.requests import (
     BATCH,
     CONDITION,
     PUT,
+    _escape,
     build_batches,
     build_puts,
     interleave,
@@ -76,6 +79,14 @@ def test_special_texts_survive_in_one_batch() -> None:
     """Separators, controls, quotes and backslashes do not affect their neighbours."""
     rows = [(text, text, text) for text in SPECIAL]
     assert {item["b"]["S"] for item in batched(chunk_of(rows))} == set(SPECIAL)
+
+
+def test_no_text_is_taken_for_the_mark_between_two() -> None:
+    """Texts of everything that the mark consists of."""
+    random, parts = Random(3), ['"', ",", "\\", "\0", "u0000", '","\0","', "\\u0000", '",', "}", ""]
+    for _ in range(3000):
+        texts = ["".join(random.choices(parts, k=random.randrange(5))) for _ in range(random.randrange(1, 6))]
+        assert _escape(texts) == [orjson.dumps(text)[1:-1] for text in texts]
 
 
 def test_puts_carry_condition_and_ask_for_the_old_item() -> None:
