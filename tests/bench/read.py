@@ -2,8 +2,8 @@
 
 Five tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
 and one by one. Ranked: the first 10 of a ranked list, and 10 by their ids. Servers: one process each, over HTTP on
-loopback. Shares: the parts of the CPU of a request to Larder. Rounds are interleaved, so that other load affects all
-alike; compare figures within one run only.
+loopback; `due_` are latencies at a fixed rate, each from when its request was due. Shares: the parts of the CPU of a
+request to Larder. Rounds are interleaved, so that other load affects all alike; compare figures within one run only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, 
 
 REQUESTS = 400
 SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that answer for 100 items, and calls in a round
+_SERVED = ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")
 RANKED, RANKED_TIMES = ("larder_top", "larder_ten"), 80  # those that answer for 10
 
 
@@ -108,7 +109,7 @@ def print_tables(found: dict[str, Any]) -> None:
         ("handler, one warm GET", "reader", found["handlers"], ("cpu_us", "p50_us", "p99_us")),
         ("handler, 100 items of 2 KB", "reader", found["several"], ("cpu_us", "p50_us", "p99_us")),
         ("handler, 10 items of 2 KB", "reader", found["ranked"], ("cpu_us", "p50_us", "p99_us")),
-        ("server on loopback", "server", found["servers"], ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")),
+        ("server on loopback", "server", found["servers"], (*_SERVED, "due_p50_us", "due_p99_us", "due_p99.9_us")),
     ):
         print(f"{title:34}" + "".join(f"{column:>13}" for column in columns) + f"{'x CPU':>9}{'x p50':>9}")
         for row in rows:

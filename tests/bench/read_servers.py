@@ -20,6 +20,8 @@ from tests.bench.read_setup import HERE, interpreter
 
 FEAST_QUERY = json.dumps({"features": ["flights:body"], "entities": {"prediction": ["a"]}}).encode()
 CONNECTIONS = 4
+RATE = 200.0  # requests per second
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 class Server(NamedTuple):
@@ -66,9 +68,10 @@ class Load:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.rounds: list[dict[str, float]] = []
+        self._due: list[list[float]] = []  # latencies at a fixed rate, by round
 
     def run(self, count: int) -> None:
-        """Send `count` requests over one connection, then over all at once; record the figures."""
+        """Send `count` requests over one connection, over all at once, and at a fixed rate; record the figures."""
         with ExitStack() as stack:  # new ones each round: servers close idle connections while others are measured
             self._run(count, [stack.enter_context(self._connect()) for _ in range(CONNECTIONS)])
 
@@ -82,6 +85,7 @@ class Load:
         rate = count // CONNECTIONS * CONNECTIONS / (time.perf_counter() - begin)
         at_once = sorted(latency for latencies in together for latency in latencies)
         one = sorted(latency for latencies in alone for latency in latencies)
+        self._due.append(self._ask_at_rate(sockets[0], count))
         self.rounds.append({
             "cpu_us": cpu * 1e6, "p50_us": one[len(one) // 2] * 1e6, "p99_us": one[len(one) * 99 // 100] * 1e6,
             "rate": rate, "rate_p99_us": at_once[len(at_once) * 99 // 100] * 1e6,
@@ -90,12 +94,24 @@ class Load:
     def figures(self) -> dict[str, Any]:
         """Return the medians of all rounds except the first, which warms up."""
         kept = self.rounds[1:]
-        return {"server": self.server.name} | {name: median(one[name] for one in kept) for name in kept[0]}
+        due = sorted(latency for latencies in self._due[1:] for latency in latencies)
+        at_rate = {f"due_{name}_us": due[int(len(due) * share)] * 1e6 for name, share in SHARES.items()}
+        return {"server": self.server.name} | {name: median(one[name] for one in kept) for name in kept[0]} | at_rate
 
     def _connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.server.port), timeout=30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+    def _ask_at_rate(self, connection: socket.socket, count: int) -> list[float]:
+        """Send requests at `RATE`. A latency begins when its request is due, also if the one before is not answered."""
+        begin, latencies = time.perf_counter(), list[float]()
+        for number in range(count):
+            due = begin + number / RATE
+            time.sleep(max(0.0, due - time.perf_counter()))
+            self._ask([connection])
+            latencies.append(time.perf_counter() - due)
+        return latencies
 
     def _ask(self, connections: list[socket.socket]) -> list[float]:
         begin = time.perf_counter()

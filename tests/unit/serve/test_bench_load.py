@@ -1,0 +1,48 @@
+"""The latencies that the benchmark of servers measures at a fixed rate."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from threading import Thread
+from typing import Any, cast
+
+import pytest
+
+from tests.bench import read_servers
+from tests.bench.read_servers import Load
+
+STALLED, SECONDS = 40, 0.2  # the number of a request that the server answers late, and how late
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\nJetBlue Airways"
+
+
+class _Server:
+    name = "stalls once"
+    pid = os.getpid()
+    request = b"GET / HTTP/1.1\r\n\r\n"
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.port = listener.getsockname()[1]
+        Thread(target=self._serve, args=[listener], daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            number = 0
+            while connection.recv(1000):
+                time.sleep(SECONDS if number == STALLED else 0)
+                connection.sendall(ANSWER)
+                number += 1
+
+
+def test_a_stall_delays_each_request_that_was_due_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that waits for one response before it sends the next request would count a stall once."""
+    monkeypatch.setattr(read_servers, "RATE", 400.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        load = Load(cast(Any, _Server(listener)))
+        with load._connect() as connection:
+            latencies = load._ask_at_rate(connection, 150)
+    assert len(latencies) == 150
+    assert max(latencies) >= SECONDS
+    assert sum(latency > SECONDS / 4 for latency in latencies) >= 0.7 * SECONDS * 400
