@@ -105,6 +105,20 @@ def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch:
         assert 0.45 < time.monotonic() - began < 0.95
 
 
+def test_addresses_that_do_not_respond_share_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its part of what is left, so that the last attempt ends with the time."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        _resolve_to(monkeypatch, *[(socket.AF_INET, full.getsockname())] * 3)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r" in time$"):
+            open_channel(Endpoint("s3", "x", "127.0.0.1", full.getsockname()[1], tls=False), 0.4)
+        assert time.monotonic() - began > 0.38
+
+
 def test_without_an_address_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is waited for once the time is up."""
     _resolve_to(monkeypatch)
