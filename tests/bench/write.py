@@ -23,6 +23,10 @@ HERE = Path(__file__).resolve().parent
 COUNTS = {"larder": 100_000, "boto3_client": 10_000, "boto3_batch_writer": 5_000, "awswrangler": 5_000, "feast": 5_000}
 
 
+# Items of Larder's in other sizes: the notes in each, and how many there are; -1: the prediction alone.
+SIZES = {"100 B": (-1, 100_000), "2 KB": (30, 20_000), "40 KB": (790, 1_000), "350 KB": (7_000, 120)}
+
+
 class Contestant:
     """A worker process in one writer's environment, against one endpoint; it writes `count` items per round."""
 
@@ -101,6 +105,11 @@ def main() -> None:
             # The cost of TLS is the same for all; one peer shows it.
             entrants = writers if not tls else [one for one in writers if one in ("larder", "boto3_client")]
             contestants += [Contestant(stack, writer, endpoint, env) for writer in entrants]
+            for size, (notes, count) in SIZES.items() if "larder" in writers else ():
+                rows = folder / f"{count}.parquet"
+                write_rows(rows, count, notes)
+                sized = build_env(endpoint, folder, rows)
+                contestants.append(Contestant(stack, "larder", endpoint, sized, name=f"larder, {size}", count=count))
         for _ in range(arguments.rounds + 1):
             for contestant in contestants:
                 contestant.run()

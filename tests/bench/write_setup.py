@@ -11,7 +11,7 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,14 +123,14 @@ def build_env(endpoint: NullEndpoint, folder: Path, rows: Path) -> dict[str, str
     return env
 
 
-def write_rows(path: Path, count: int) -> None:
-    """Write the rows for all writers: keys, and a nested body, for items of about 500 bytes."""
+def write_rows(path: Path, count: int, notes: int = 0) -> None:
+    """Write the rows for all writers: keys, and a nested body, for items of 500 bytes and so many notes of 50 each."""
     rng = random.Random(1)
     carriers = [f"{a}{b}" for a in "ABCD" for b in "1234"]
     rows = []
     for n in range(count):
         carrier = rng.choice(carriers)
-        body = {
+        body: dict[str, Any] = {
             "flight": f"{carrier}{n}",
             "carrier": {"code": carrier, "name": "An Airline With A Name Inc."},
             "origin": {"code": "EWR", "name": "An Airport", "position": {"latitude": 40.6925, "longitude": -74.168667}},
@@ -138,9 +138,12 @@ def write_rows(path: Path, count: int) -> None:
             "plane": {"tail": f"N{n}", "type": "Fixed wing multi engine", "seats": 149},
             "prediction": {"delay_minutes": rng.randint(-300, 900) / 10, "late_probability": round(rng.random(), 3)},
         }
-        text = json.dumps(body, separators=(",", ":"))
+        if notes:
+            body["notes"] = [{"share": rng.random(), "flights": rng.randint(0, 10**9)} for _ in range(notes)]
+        text = json.dumps(body if notes >= 0 else body["prediction"], separators=(",", ":"))
         rows.append({"pk": f"flight-delays#{carrier}", "sk": f"2025-11-20.EWR.{n}", "body": text, "row": n})
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    table = pa.Table.from_pylist(rows).append_column("rank", pa.nulls(count, pa.string()))
+    pq.write_table(table.append_column("entries", pa.repeat(pa.scalar(0, pa.int64()), count)), path)
 
 
 def _bytes(folder: Path) -> int:
