@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from server.app import CHECK_SECONDS, Function
+from server.settings import SCORE_SECONDS, SERVE_SECONDS
 from wire.deadline import time_limit
 
 Write = Callable[[str], None]
-# Time-outs of the two functions in infra/template.yaml, which a test compares.
-SERVE_SECONDS, SCORE_SECONDS = 10.0, 20.0
 # An item that never exists: a subject follows the name of a dataset.
 _NOBODY = "#ready"
 

@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server.functions import SCORE_SECONDS
-from server.settings import DRAINS, FOLDER, FUNCTION, THREADS, Settings
+from server.ports import check_port
+from server.settings import DRAINS, FOLDER, FUNCTION, SCORE_SECONDS, THREADS, Settings
 
 MAX_HEAD = 64 * 1024  # bytes of a request line and its headers
 # For the headers of a request, and for a connection without one: longer than doors keep an idle connection (60 s), so
@@ -98,17 +97,6 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
             exporter.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
     return 0
-
-
-def check_port(host: str, port: int) -> int:
-    """Return the port, or a free one for 0. Granian shares its sockets between processes, so it notices no other owner.
-
-    Raises:
-        OSError: the port is in use.
-    """
-    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
-        found: int = one.getsockname()[1]
-        return found
 
 
 def _export(host: str, port: int) -> Any:

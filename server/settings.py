@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 # What the main process tells the others, by their environment.
 FUNCTION, FOLDER, THREADS = "LARDER_SERVER_FUNCTION", "LARDER_SERVER_FOLDER", "LARDER_THREADS"
+# Time-outs of the two functions in infra/template.yaml, which a test compares.
+SERVE_SECONDS, SCORE_SECONDS = 10.0, 20.0
 DRAINS = "drains"  # a file of the folder that exists once the server is asked to end
 
 

@@ -42,7 +42,7 @@ from infra.local.running import announce
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, open_clients, run_stand_in
 from score.dev.laptop import add_models
 from score.models import load_models
-from serve.dev.server import build_laptop_app, open_server, port_of
+from serve.dev.server import LaptopApp, open_server, port_of
 from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
 
@@ -222,7 +222,7 @@ class _Running:
         self.datasets = datasets
         replace_variables(variables)
         self.shown.clear()  # a changed API can have another address
-        self.server.application = build_laptop_app(self._build_handler(variables))
+        self.server.application = LaptopApp(self._build_handler(variables))
         remedy = "stored items change with the next run of their output: ./larder refresh NAME"
         _say(f"{changed} changed: deployed {', '.join(datasets)}; {remedy}")
 

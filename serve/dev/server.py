@@ -1,69 +1,132 @@
-"""The laptop server: the handler behind waitress on loopback, with the documentation page at /docs."""
+"""The laptop server: what runs in a container, in this process on loopback, with the documentation page at /docs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
-from collections.abc import Iterable
+import socket
+import time
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, cast
+from threading import Event, Thread
 
-from waitress.server import TcpWSGIServer, create_server
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
 
 from serve.dev.docs import read_document, read_pages
-from serve.dev.event import build_app
 from serve.handler import Handler
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+from server.app import Application, Function, Receive, Scope, Send
+from server.ports import check_port
+from server.settings import SCORE_SECONDS
 
 # The page can only run its own scripts and send requests to its own origin.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 )
-
-
 # Not permanent for `/`: browsers cache permanent redirects, and other servers can use this port later.
-REDIRECTS = {"/": "307 Temporary Redirect", "/docs": "308 Permanent Redirect"}
+REDIRECTS = {b"/": 307, b"/docs": 308}
+THREADS = 8
+START_SECONDS = 10.0
 
 
-def build_laptop_app(handler: Handler) -> WSGIApplication:
-    """Build the application: /docs/ and /openapi.json from files, a redirect from `/`, all else from the handler."""
-    api = build_app(handler)
-    files = {f"/docs/{name}": page for name, page in read_pages().items()}
-    files["/docs/"] = files.pop("/docs/index.html")
-    files["/openapi.json"] = ("application/vnd.oai.openapi+json;version=3.0", json.dumps(read_document()).encode())
+class LaptopApp:
+    """/docs/ and /openapi.json from files, a redirect from `/`, all else from the handler."""
 
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
+    def __init__(self, handler: Handler) -> None:
+        self._api = Application(Function(handler, lambda: None, SCORE_SECONDS), THREADS)
+        files = {f"/docs/{name}".encode(): page for name, page in read_pages().items()}
+        files[b"/docs/"] = files.pop(b"/docs/index.html")
+        document = json.dumps(read_document()).encode()
+        files[b"/openapi.json"] = ("application/vnd.oai.openapi+json;version=3.0", document)
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        path = scope["raw_path"]
         if path in REDIRECTS:
-            start_response(REDIRECTS[path], [("Location", "/docs/"), ("Content-Length", "0")])
-            return []
-        if path not in files or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return api(environ, start_response)
-        kind, content = files[path]
-        headers = [("Content-Type", kind), ("Content-Security-Policy", POLICY), ("Content-Length", str(len(content)))]
-        start_response("200 OK", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
-
-    return app
+            await _send(send, REDIRECTS[path], {"location": "/docs/"}, b"")
+        elif path in self._files and scope["method"] in ("GET", "HEAD"):
+            kind, content = self._files[path]
+            headers = {"content-type": kind, "content-security-policy": POLICY}
+            await _send(send, 200, headers, b"" if scope["method"] == "HEAD" else content)
+        else:
+            await self._api(scope, receive, send)
 
 
-def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> TcpWSGIServer:
-    """Open the server, on loopback only; `run()` serves until `close()`. Port 0 chooses a free port.
+async def _send(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+class LaptopServer:
+    """A server that listens; `application` can be replaced while it does."""
+
+    def __init__(self, application: LaptopApp, host: str, port: int) -> None:
+        """Listen, in a thread of its own.
+
+        Raises:
+            OSError: the port is in use.
+        """
+        self.application = application
+        self.host, self.port = host, check_port(host, port)
+        self._is_open = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="server", daemon=True)
+        self._thread.start()
+        if not self._is_open.wait(START_SECONDS) or not self._listens():
+            raise OSError(f"the server does not listen at {host}:{self.port} after {START_SECONDS:.0f} s")
+
+    def run(self) -> None:
+        """Return when the server is closed."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+
+    def close(self) -> None:
+        """Stop listening, and end the connections."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._server.stop)
+            self._thread.join(START_SECONDS)
+
+    async def _serve(self) -> None:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.application(scope, receive, send)
+
+        self._loop = asyncio.get_running_loop()
+        self._server = Server(
+            call,
+            self.host,
+            self.port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            log_enabled=False,
+        )
+        self._is_open.set()
+        await self._server.serve()
+
+    def _listens(self) -> bool:
+        ends = time.monotonic() + START_SECONDS
+        while time.monotonic() < ends and self._thread.is_alive():
+            try:
+                socket.create_connection((self.host, self.port), 1).close()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return True
+        return False
+
+
+def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> LaptopServer:
+    """Open the server, on loopback only; `run()` waits until `close()`. Port 0 chooses a free port.
 
     Raises:
         ValueError: the address is not on loopback.
+        OSError: the port is in use.
     """
     if not ip_address(host).is_loopback:
-        raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is only for this machine")
-    # One worker thread, because a Lambda also handles one request at a time and the handler is written for that. Other
-    # requests wait, and waitress would log a warning about each.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    server = create_server(build_laptop_app(handler), host=host, port=port, ident="larder", threads=1)
-    return cast("TcpWSGIServer", server)
+        raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is for this machine alone")
+    return LaptopServer(LaptopApp(handler), host, port)
 
 
-def port_of(server: TcpWSGIServer) -> int:
+def port_of(server: LaptopServer) -> int:
     """Return the port that a server listens on."""
-    return int(server.getsockname()[1])
+    return server.port

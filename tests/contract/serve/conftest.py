@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
 from typing import NamedTuple
 
 import pytest
@@ -30,19 +29,5 @@ def laptop() -> Iterator[Laptop]:
     body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelaysBody"]["example"])
     app = App(*(item(f"2024-01-02.JFK.B6{number}", body, place=f"1{number}") for number in range(100, 140)))
     server = open_server(app.handler, port=0)
-    sockets: dict[int, object] = vars(server)["_map"]
-    ends = Event()
-
-    def run() -> None:  # in the thread that runs it: waitress does not close what another thread still uses
-        while not ends.is_set():
-            server.asyncore.loop(timeout=0.05, map=sockets, count=1)
-        server.task_dispatcher.shutdown()
-        server.close()
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield Laptop(f"http://127.0.0.1:{port_of(server)}", app)
-    finally:
-        ends.set()
-        thread.join(10)
+    yield Laptop(f"http://127.0.0.1:{port_of(server)}", app)
+    server.close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any, cast
-from unittest.mock import Mock
 
 import pytest
 
@@ -13,10 +11,10 @@ from score.contract import MAX_BODY_BYTES
 from score.dev.laptop import split
 from score.model import Number
 from score.scorer import MAX_ROWS
-from serve.dev.event import build_app
 from tests.unit.score.kit import IRIS, IRIS_WEIGHTS, NEWS_WEIGHTS, SCOPES, VIRGINICA, App, iris_version, softmax
 from tests.unit.serve.kit import FORMS, claims, item, sign
 from tests.unit.serve.kit import App as ServeApp
+from tests.unit.server.kit import ask, build
 
 APP = App()
 LIVE = iris_version()[1].version
@@ -283,16 +281,13 @@ def test_the_query_of_a_score(query: Any, instances: int, status: int) -> None:
 
 def test_the_laptop_server_passes_requests_for_models_to_score() -> None:
     """They arrive with their body; all other requests go to the read API."""
-    app = build_app(split(ServeApp(item("a", '{"x":1}')).handler, cast(Any, APP.handler)))
+    app = build(split(ServeApp(item("a", '{"x":1}')).handler, cast(Any, APP.handler)))
     token = sign(claims(scope=f"{SCOPES} flight-delays:read"))
     for method, path, body, expected in (
-        ("POST", "/v1/models/iris/score", VIRGINICA, {"prediction": PREDICTION}),
-        ("GET", "/v1/flight-delays/a", None, {"x": 1}),
+        ("POST", b"/v1/models/iris/score", VIRGINICA, {"prediction": PREDICTION}),
+        ("GET", b"/v1/flight-delays/a", None, {"x": 1}),
     ):
         data = json.dumps(body).encode() if body else b""
-        environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_AUTHORIZATION": f"Bearer {token}"}
-        more = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(data)), "wsgi.input": io.BytesIO(data)}
-        start = Mock()
-        answer = b"".join(app({**environ, **more}, start))
-        seen = [start.call_args.args[0]]
-        assert (seen, json.loads(answer)) == (["200 OK"], expected)
+        headers = [(b"authorization", f"Bearer {token}".encode()), (b"content-length", str(len(data)).encode())]
+        answer = ask(app, path, method, headers=[*headers, (b"content-type", b"application/json")], parts=[data])
+        assert (answer.status, answer.json) == (200, expected)

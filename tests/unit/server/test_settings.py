@@ -7,9 +7,9 @@ import socket
 import pytest
 
 from infra.translate import read_template
-from server.functions import SCORE_SECONDS, SERVE_SECONDS
-from server.run import KILL_SECONDS, check_port
-from server.settings import Settings, parse_settings
+from server.ports import check_port
+from server.run import KILL_SECONDS
+from server.settings import SCORE_SECONDS, SERVE_SECONDS, Settings, parse_settings
 from tests.deploy.kubernetes_rules import DRAIN_SECONDS, LIVE, LONGEST_REQUEST, READY
 from tests.unit.infra.rules.template import functions
 

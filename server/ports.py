@@ -1,0 +1,16 @@
+"""Check a port before a server opens it."""
+
+from __future__ import annotations
+
+import socket
+
+
+def check_port(host: str, port: int) -> int:
+    """Return the port, or a free one for 0. Granian shares its sockets between processes, so it notices no other owner.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+        found: int = one.getsockname()[1]
+        return found
