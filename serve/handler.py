@@ -197,8 +197,12 @@ def _authorize(
     realm = dependencies.settings.realm
     trusted = authenticate(request, dependencies.verifier, realm, now)
     seen["kid"] = trusted.kid
-    try:
-        check_access(trusted.claims, trusted.policy, dataset)
-        return build_partition(trusted.claims, dataset, trusted.policy), int(trusted.claims["exp"])
-    except (NoAccess, InvalidToken) as error:
-        raise refuse(realm, error) from error
+    partition = trusted.partitions.get(dataset.name)
+    if partition is None:
+        try:
+            check_access(trusted.claims, trusted.policy, dataset)
+            partition = build_partition(trusted.claims, dataset, trusted.policy)
+        except (NoAccess, InvalidToken) as error:
+            raise refuse(realm, error) from error
+        trusted.partitions[dataset.name] = partition
+    return partition, int(trusted.claims["exp"])

@@ -23,11 +23,16 @@ class Issuer(NamedTuple):
 
 
 class Trusted(NamedTuple):
-    """A token that was verified."""
+    """A token that was verified.
+
+    `partitions` has the partition key that it gives access to by dataset, as far as that was checked: it follows from
+    the claims and the policy alone, so a cached token needs no second check.
+    """
 
     claims: Mapping[str, Any]
     policy: Policy
     kid: str
+    partitions: dict[str, str]
 
 
 class _Cached(NamedTuple):
@@ -73,7 +78,7 @@ class Verifier:
                 raise
             keys = issuer.keys.renewed(now)
             verified = verify_token(parts, claims, keys, issuer.policy, now)
-        trusted = Trusted(verified.claims, issuer.policy, verified.kid)
+        trusted = Trusted(verified.claims, issuer.policy, verified.kid, {})
         end = min(verified.claims["exp"], now + CACHED_SECONDS)
         self._remember(token, _Cached(trusted, issuer, keys, now, end))
         return trusted

@@ -152,8 +152,11 @@ def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]
     else:
         pairs = {name: [value] for name, value in _member(event, one).items() if value is not None}
     for name, values in pairs.items():
-        if not (isinstance(name, str) and isinstance(values, list) and all(isinstance(v, str) for v in values)):
+        if not isinstance(name, str) or not isinstance(values, list):
             raise MalformedEvent
+        for value in values:
+            if not isinstance(value, str):
+                raise MalformedEvent
     return pairs
 
 

@@ -176,7 +176,8 @@ def _encode(
     A problem has the link to the next page, so that a caller without gzip can continue the list.
     """
     largest = MAX_SENT[request.form]
-    is_large = isinstance(body, str) and len(body) > MAX_TEXT and len(body.encode()) > largest
+    sent = body.encode() if isinstance(body, str) and len(body) > MAX_TEXT else body  # once: it is hashed, too
+    is_large = isinstance(body, str) and isinstance(sent, bytes) and len(sent) > largest
     coding = choose_coding(request.header("accept-encoding"), is_gzip=is_large or isinstance(body, bytes))
     if coding is None:
         raise Problem("not_acceptable", "this API responds with the codings identity and gzip")
@@ -184,7 +185,7 @@ def _encode(
         return body if isinstance(body, bytes) else _gzip(body), {"Content-Encoding": "gzip"}
     try:
         if not is_large:
-            return body_text(body, largest), {}
+            return sent if isinstance(body, str) else body_text(body, largest), {}
     except BodyTooLarge:
         pass
     detail = f"the body has more than the {largest} bytes that can be sent uncompressed: send Accept-Encoding: gzip"
