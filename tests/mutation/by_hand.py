@@ -229,7 +229,7 @@ _MANY: tuple[tuple[str, str, str, str], ...] = (
 
 _PROVIDERS: tuple[tuple[str, str, str, str], ...] = (
     ("any tenant", "serve.tokens.jwt", "tenant in policy.tenants or ANY_TENANT in policy.tenants", "True"),
-    ("a tenant's key for all", "serve.tokens.jwt", "    _check_key_issuer(keys[signed.kid], claims, policy)\n", ""),
+    ("a tenant's key for all", "serve.tokens.jwt", "    _check_key_issuer(key, claims, policy)\n", ""),
     ("required claims are not asked", "serve.tokens.jwt", "in policy.require_claims:", "in ():"),
     ("true is 1", "serve.tokens.jwt", "type(one) is type(other) and ", ""),
     ("no kid, any key", "serve.tokens.jwt", "    if len(found) != 1:", "    if not found:"),

@@ -236,3 +236,15 @@ def test_no_line_holds_a_token_a_claim_or_a_path() -> None:
         for part in token.split("."):
             assert part not in text
     assert len({json.loads(line)["subject"] for line in app.lines if "subject" in json.loads(line)}) == 1
+
+
+def test_the_first_request_of_a_token_names_no_subject_for_the_next() -> None:
+    """The partition that is kept with a cached token is that of its claims, whatever its first request has."""
+    for first in ({"query": {"carrier": "AA"}}, {"x_carrier": "AA", "carrier": "AA"}):
+        app = App(item("a", pk="flight-delays#B6"), item("a", '{"of":"AA"}', pk="flight-delays#AA"))
+        token = sign(claims(carrier="B6"), algorithm="ES256")
+        for request in (first, {}):
+            answer = app.call(f"{LIST}/a", token, **request)
+            assert answer.json != {"of": "AA"}
+            assert all(asked["Key"]["pk"]["S"] == "flight-delays#B6" for _, asked in app.table.asked)
+        assert answer.status == 200

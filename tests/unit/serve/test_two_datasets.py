@@ -58,6 +58,18 @@ def test_each_dataset_has_its_own_scope(name: str, scope: str) -> None:
         assert answer.headers["www-authenticate"].endswith(f'scope="{SERVED[name].scope}"')
 
 
+def test_a_cached_token_has_the_access_of_each_dataset() -> None:
+    """What was found out for one dataset is not used for another, and nothing is kept of a refusal."""
+    app = App(*_items())
+    handler = build_handler(app.parts._replace(served=SERVED))
+    scope = f"{SERVED['seats'].scope} {SERVED['flight'].scope}"
+    headers = {"Authorization": f"Bearer {sign(claims(tenant='acme', scope=scope))}"}
+    for name in [*SERVED, *SERVED]:
+        answer = Answered(handler(event("rest", "GET", f"/v1/{name}/a", {}, headers), None))
+        expected = (403, None) if name == "flight-delays" else (200, name)
+        assert (answer.status, answer.json.get("of")) == expected
+
+
 def test_each_dataset_has_its_own_subject() -> None:
     """Every claim of it is required, in its order; a claim that only another dataset needs is not."""
     assert _ask("/v1/seats/a", *_items(), tenant=None)[0].status == 401
