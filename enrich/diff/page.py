@@ -34,7 +34,7 @@ h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}h3{font-size:1rem;margi
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right;font-weight:inherit}
 th:first-child,td.text{text-align:left}thead th{font-weight:600}
-.words td{text-align:left;min-width:7rem}.wide{overflow-x:auto}.a{color:var(--a)}.b{color:var(--b)}
+.words th,.words td{text-align:left}.wide{overflow-x:auto}.a{color:var(--a)}.b{color:var(--b)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;margin-top:1rem}
 .card{border:1px solid var(--line);border-radius:.5rem;padding:.8rem;min-width:0}
 svg{width:100%;height:auto;display:block;margin:.5rem 0}svg text{font-size:11px;fill:currentColor}
@@ -149,8 +149,8 @@ def _render_guards(diff: Diff) -> list[Element]:
     rows: list[list[Element | str]] = []
     for verdict in diff.verdicts:
         mark = {True: ("passed", ""), False: ("failed", " shifted"), None: ("not compared", "")}[verdict.passed]
-        rows.append([verdict.guard, _tag("span", mark[0], **{"class": f"mark{mark[1]}"}), _tag("div", verdict.says)])
-    table = _table(["guard", "", "found"], rows)
+        rows.append([_tag("span", mark[0], **{"class": f"mark{mark[1]}"}), _tag("div", verdict.says)])
+    table = _table(["guard", "found"], rows)
     table.set("class", "words")
     return [_tag("h2", "Guards"), _tag("p", f"{render_judgement(diff)}."), _wide(table)]
 
