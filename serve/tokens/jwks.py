@@ -25,7 +25,11 @@ from serve.tokens.signing_key import DEFAULT_ALGORITHMS, BadKey, SigningKey, Unu
 from serve.tokens.strict import Ambiguous, parse_base64url, parse_json
 
 _CURVES = {"P-256": (SECP256R1, 32), "P-384": (SECP384R1, 48), "P-521": (SECP521R1, 66)}
-_THUMBPRINT = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}  # RFC 7638, 8037
+_THUMBPRINT = {
+    "RSA": ("e", "kty", "n"),
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+}  # RFC 7638, 8037: in this order
 _KEPT = {"x5t": "x5t", "x5t#S256": "x5t_s256", "issuer": "issuer"}  # member of a JWK -> member of SigningKey
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
@@ -198,7 +202,7 @@ def _lacks_kid(source: object) -> bool:
 def _give_kid(jwk: dict[str, Any]) -> str:
     """Give a JWK its thumbprint as kid, and return it (RFC 7638 section 3)."""
     members = {name: jwk.get(name) for name in _THUMBPRINT.get(str(jwk.get("kty")), ())}
-    text = json.dumps(members, separators=(",", ":"), sort_keys=True, default=str)
+    text = json.dumps(members, separators=(",", ":"), default=str)
     kid: str = urlsafe_b64encode(sha256(text.encode()).digest()).rstrip(b"=").decode()
     jwk["kid"] = kid
     return kid
