@@ -211,7 +211,7 @@ _MANY: tuple[tuple[str, str, str, str], ...] = (
     ("a part drops the whole", "serve.web.fields", "            if inner is None:\n                break\n", "            inner = inner or {}\n            level[name] = inner\n"),
     ("digits are written anew", "serve.web.fields", "else text[value : _scan(text, value)[1]]", "else json.dumps(_scan(text, value)[0], ensure_ascii=False)"),
     ("a name inside of a value", "serve.web.fields", "        end = _scan(text, value)[1]\n", "        end = _after_space(text, value + 1) if text[value] == '{' else _scan(text, value)[1]\n"),
-    ("a tag of the whole for a part", "serve.web.respond", "            stored = cut(body_text(stored), wanted.selection)\n", "            stored = cut(body_text(stored), wanted.selection) + ' '\n"),
+    ("a tag of the whole for a part", "serve.web.respond", "cut(text, wanted.selection) if", "cut(text, wanted.selection) + ' ' if"),
     ("a list sends all members", "serve.web.page", "    if wanted.selection is not None:", "    if False:"),
     ("an item as old as max_age is refused", "serve.web.page", "return now - as_of > max_age", "return now - as_of >= max_age"),
     ("an age in whole seconds", "serve.web.page", "return now - as_of > max_age", "return int(now - as_of) > max_age"),
