@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_day_is_replayed(larder: Deployed, shell: Shell) -> None:
     shell.next(REPLAY)
     assert [(run.kind, run.counts.written) for run in runs(larder)] == [("output", 99), ("replay", 0), ("rejects", 1)]
     assert larder.get("/2030-03-01.JFK.ZZ99", carrier="ZZ").status == 200
+
+
+def test_backfill_is_executed_by_the_deployed_function(larder: Deployed, shell: Shell) -> None:
+    """`--send`: outputs for which no event arrived, oldest first; the same command again runs nothing."""
+    larder.client("events").disable_rule(Name=larder.stack["OutputsRuleName"])
+    days = [3, 2, 1]
+    for day in reversed(days):
+        larder.put(object_key(day), parquet(3, delay=float(day)))
+    since, until = (str(date.today() - timedelta(days=day)) for day in (3, 1))
+    command = f"./larder backfill {DATASET} --since {since} --until {until} --send --yes --json"
+    shell.run(command)
+    assert [(run.object_key, run.state, run.counts.written) for run in runs(larder)] == [
+        (object_key(day), "done", 3) for day in days
+    ]
+    assert larder.get("/2030-03-01.JFK.B61").body.count(b'"delay_minutes":1.0')
+    shell.run(command)
+    assert len(runs(larder)) == 3
 
 
 def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
