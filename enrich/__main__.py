@@ -91,6 +91,9 @@ examples:
             command.add_argument(
                 "--write-units", type=float, metavar="N", help="spend at most N write units per second"
             )
+            command.add_argument(
+                "--compare", action="store_true", help="read items first and write those that differ: after an import"
+            )
         return command
 
     new = add("new", "write datasets/NAME.py from a sample of the model's output", "churn --from out.csv", json=False)
@@ -115,6 +118,12 @@ examples:
     )
     planned.add_argument("--per-month", type=float, metavar="N", help="outputs per month (default: from the ledger)")
     planned.add_argument("--region", help="region of the prices (default: the session's)")
+
+    exported = add(
+        "export", "write an output's items for ImportTable; changes nothing else", f"{url} --to s3://bucket/import/1/"
+    )
+    exported.add_argument("output", help="s3://bucket/object_key")
+    exported.add_argument("--to", required=True, metavar="s3://...", help="prefix without objects, in this region")
 
     differ = add("diff", "show what two outputs would serve differently; writes nothing", f"flight-delays/12 {url}")
     for name in ("a", "b"):

@@ -9,6 +9,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,6 +30,7 @@ from enrich.cli.terminal import (
     render_withdrawal,
 )
 from enrich.commands.backfill import execute_backfill
+from enrich.commands.compare import ComparingTransport
 from enrich.commands.console import console, report
 from enrich.commands.diff import execute_diff
 from enrich.commands.local import require_dataset
@@ -43,6 +45,7 @@ from enrich.intake.worker import run_pending
 from enrich.ledger.freshness import NEWEST, build_freshness
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState
+from enrich.plan.export import export
 from enrich.plan.plan import plan, plan_withdrawal
 from enrich.plan.report import describe_plan, render_plan
 from enrich.s3 import split_location
@@ -69,6 +72,9 @@ def execute(options: argparse.Namespace) -> int:
             write_units=getattr(options, "write_units", None),
             datasets=datasets,
         )
+        if getattr(options, "compare", False):
+            opened = services.open_transport
+            services = replace(services, open_transport=lambda timeout: ComparingTransport(opened(timeout)))
         return _COMMANDS[options.command](services, options)
     except (DatasetFileError, Failed, NewerFormat, NewerItem, SettingsError) as error:
         return print_error(error, FAILED)
@@ -119,6 +125,24 @@ def _plan(services: Services, options: argparse.Namespace) -> int:
     else:
         print(render_plan(found, region, options.per_month, find_paint()))  # noqa: T201
     return FAILED if found.run.state in {RunState.FAILED, RunState.OVERWRITTEN, RunState.HELD} else DONE
+
+
+def _export(services: Services, options: argparse.Namespace) -> int:
+    output = find_output(services, *split_location(options.output))
+    if output is None:
+        raise _no_output(services, options.output)
+    found = export(services, output, options.to)
+    counts = found.run.counts
+    if options.json:
+        members = {"location": found.location, "files": found.files, "items": found.items}
+        print(json.dumps({"run": describe_run(found.run), **members}))  # noqa: T201
+    else:
+        print(  # noqa: T201
+            f"{found.items:,} items in {found.files} files of {found.location}; {counts.rejected:,} rejected, "
+            f"{counts.superseded:,} superseded. Import them into a new table (docs/runbook.md, Load a new table by "
+            f"import), then `./larder run {options.output} --compare`"
+        )
+    return DONE
 
 
 def _no_output(services: Services, name: str) -> Failed:
@@ -282,6 +306,7 @@ def _get_run(services: Services, dataset: str, number: int) -> Run:
 
 _COMMANDS: Mapping[str, Callable[[Services, argparse.Namespace], int]] = {
     "plan": _plan,
+    "export": _export,
     "diff": execute_diff,
     "status": _status,
     "rejects": _rejects,

@@ -52,7 +52,7 @@ class Sampler:
         """Keep the items of a request of this run, until there are enough."""
         if len(self._written) >= COMPARED and len(self._removed) >= self._show:
             return
-        for attributes in _items(json.loads(payload)):
+        for attributes in parse_items(json.loads(payload)):
             item = decode(attributes)
             if not item.order.endswith(self._order):  # of a run that runs first
                 continue
@@ -80,7 +80,7 @@ class Sampler:
         return samples
 
 
-def _items(request: dict[str, Any]) -> list[dict[str, Any]]:
+def parse_items(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the items of a PutItem or BatchWriteItem request."""
     if "Item" in request:
         return [request["Item"]]

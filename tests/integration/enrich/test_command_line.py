@@ -328,6 +328,19 @@ def test_a_plan_shows_samples_and_ends_with_a_summary(shop: Any, enrich: Any) ->
     assert "nothing to do" in enrich("plan", output)[1].splitlines()[-1]
 
 
+def test_an_export_then_a_run_that_compares(shop: Any, enrich: Any) -> None:
+    """The export changes neither table nor ledger; with --compare, a run writes what the table does not have."""
+    output, location = put(shop, ROWS), f"s3://{shop.settings.bucket}/import/"
+    code, found, _ = enrich("export", output, "--to", f"{location}1/", "--json")
+    assert (code, found["items"], found["location"], shop.items()) == (DONE, 2, f"{location}1/", {})
+    code, text, _ = enrich("export", output, "--to", f"{location}2/")
+    assert (code, f"`./larder run {output} --compare`" in text) == (DONE, True)
+    assert "has objects" in enrich("export", output, "--to", location)[2]
+    assert enrich("export", f"{output}x", "--to", f"{location}3/")[0] == FAILED
+    code, runs, _ = enrich("run", output, "--compare", "--json")
+    assert (code, runs[0]["counts"]["written"], len(shop.items())) == (DONE, 2, 2)
+
+
 def test_a_plan_that_fails_ends_with_a_summary(shop: Any, enrich: Any) -> None:
     """The summary says that nothing would be written; the samples show the rejects that are the reason."""
     code, text, _ = enrich("plan", put(shop, {**ROWS, "sku": ["q", "q2", "q3"]}), "--show", "1")
