@@ -7,7 +7,7 @@ import sys
 
 from tests.bench.read_setup import BENCH
 
-PARTS = ("write", "pipeline", "read", "cold", "score")
+PARTS = ("write", "pipeline", "read", "cold", "score", "doors")
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import zlib
+from collections.abc import Callable
 from typing import cast
 
 BODY = {
@@ -19,6 +20,7 @@ BODY = {
     "notes": [{"number": number, "text": "x" * 40, "share": number / 7} for number in range(24)],
 }  # about 2 KB of JSON
 FAR = 4_000_000_000
+DELAY = float(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 0.0  # seconds before an answer
 
 
 def typed(value: object) -> dict[str, object]:
@@ -64,7 +66,10 @@ class _Peer(asyncio.Protocol):
     """One connection: receives requests and responds to each."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.write = cast(asyncio.Transport, transport).write
+        self.write: Callable[[bytes], object] = cast(asyncio.Transport, transport).write
+        if DELAY:
+            write, loop = self.write, asyncio.get_running_loop()
+            self.write = lambda data: loop.call_later(DELAY, write, data)
         self.data = b""
 
     def data_received(self, data: bytes) -> None:

@@ -118,10 +118,13 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
 
 
 @contextmanager
-def endpoint() -> Iterator[int]:
-    """Run the null endpoint; yield its port."""
+def endpoint(delay: float = 0.0) -> Iterator[int]:
+    """Run the null endpoint, which waits some seconds before it answers; yield its port."""
     with subprocess.Popen(
-        [sys.executable, HERE / "read_endpoint.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, HERE / "read_endpoint.py", str(delay)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
