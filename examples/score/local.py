@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def _store_predictions(show: Show, site: Site, issuer: Issuer) -> str:
     today = datetime.now(UTC).date()
     model = stages.train(show)
     stages.load_lake(show, site, stages.Plan(today, None, CARRIER, CARRIER))
-    day = today - timedelta(days=1)
-    stages.write_output(show, site, day, build_output(model, day))
+    # Of today: by the afternoon, an output of yesterday is older than the model's `max_age`.
+    stages.write_output(show, site, today, build_output(model, today))
     page = get(f"{site.stack.base_url}/flight-delays?limit=1", issuer.sign(CARRIER, time.time()))
     name: str = page.json()["items"][0]["prediction_id"]
     return name
