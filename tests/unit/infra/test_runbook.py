@@ -79,7 +79,7 @@ def test_aws_commands_are_valid() -> None:
         assert operation in names, f"aws {service} {operation}"
         shape = model.operation_model(names[operation]).input_shape
         members = {xform_name(name, "-") for name in shape.members} if shape else set()
-        for option in re.findall(r" --([a-z-]+)", rest):
+        for option in re.findall(r" --([a-z0-9-]+)", rest):
             known = {option, option.removeprefix("no-")} & (members | OF_EVERY_COMMAND)
             assert known, f"aws {service} {operation} --{option}"
         checked += 1
@@ -109,6 +109,7 @@ EVENTS = {
 }
 OTHER_WORDS = {
     "AVAILABLE",
+    "COMPLETED",
     "DDBStreamBatchInfo",
     "String",
     "httpRequest.clientIp",
