@@ -22,7 +22,15 @@ from tests.unit.score.kit import VIRGINICA
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(find_missing()), reason=find_missing() or "-")]
 SBOM = ROOT / ".larder" / "images"
 MEGABYTES = {"serve": 70, "score": 110}  # on top of the base
-IRIS = ROOT / "examples/score/models/iris.py"
+# The definition of the version that `Storage` has.
+IRIS = """from score.models import Model, Number
+
+names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+iris = Model(
+    name="iris", subject=("sub",), scope="iris:score", task="classification", about="The species of an iris",
+    features={name: Number(low=0, high=30) for name in names}, forms=("bare",), decimals=4,
+)
+"""
 
 
 @pytest.fixture(scope="module", params=["serve", "score"])
@@ -39,7 +47,7 @@ def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     shutil.rmtree(context / "datasets")
     shutil.copytree(ROOT / "examples/flights/datasets", context / "datasets")
     (context / "models").mkdir(exist_ok=True)
-    shutil.copy(IRIS, context / "models")
+    (context / "models/iris.py").write_text(IRIS)
     name = build_image(request.param, context)
     return request.param, unpack_image(name, folder)
 
