@@ -105,6 +105,11 @@ def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch:
         assert 0.45 < time.monotonic() - began < 0.95
 
 
+def test_root_certificates_are_read_once() -> None:
+    """Reading them takes longer than a request."""
+    assert tls_context(None) is tls_context(None)
+
+
 def test_addresses_that_do_not_respond_share_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its part of what is left, so that the last attempt ends with the time."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
