@@ -77,7 +77,7 @@ def test_it_runs_as_in_a_cluster(image: tuple[str, Path], tmp_path: Path) -> Non
         assert json.loads(ask(8080, "GET", "/readyz")[2])["reason"] == "draining"
         assert running.wait(20) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {line.get("event") for line in lines if line["level"] == "ERROR"} == set(), log.read_text()
+    assert {line.get("event") for line in lines if line.get("level") == "ERROR"} == set(), log.read_text()
     storage.close()
 
 
