@@ -1,4 +1,7 @@
-"""Lint the template (source and translation), those of other doors and of the discovery bucket: cfn-lint, checkov.
+"""Lint what is deployed.
+
+cfn-lint and checkov read the template (source and translation), those of other doors and of the discovery bucket;
+hadolint reads the Dockerfiles.
 
     ./larder lint
 
@@ -22,6 +25,7 @@ from infra.discovery_bucket import PATH as BUCKET
 from infra.tools import ToolError, install
 from infra.translate import DOORS, TEMPLATE, Template, read_template, translate
 
+IMAGES = Path(__file__).parent
 SKIPS = Path(__file__).with_name("linters.yaml")
 
 CODE = {"Bucket": "artifacts", "Key": "bundle.zip"}
@@ -53,8 +57,17 @@ def lint(template: Path = TEMPLATE) -> list[Finding]:
         found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]
         for door in sorted(DOORS.glob("*.yaml")):
             found += [*_cfn_lint(door), *_checkov(door)]
+        found += lint_images(sorted(IMAGES.glob("*.Dockerfile")))
         has_bucket = yaml.safe_load(BUCKET.read_text()) is not None  # no template without discovery
         return [*found, *_cfn_lint(BUCKET), *_checkov(BUCKET)] if has_bucket else found
+
+
+def lint_images(paths: list[Path]) -> list[Finding]:
+    """Return the findings of the linter in Dockerfiles."""
+    found = _run([str(install("hadolint") / "hadolint"), "--format", "json", *map(str, paths)])
+    return [
+        Finding("hadolint", one["code"], f"{Path(one['file']).name}:{one['line']}: {one['message']}") for one in found
+    ]
 
 
 def judge(findings: list[Finding], skips: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -113,7 +126,7 @@ def main() -> None:
         faults = judge(lint(), read_skips())
     except (LintError, ToolError) as error:
         sys.exit(f"larder lint: {error}")
-    print("\n".join(faults) or "cfn-lint and checkov find no faults")  # noqa: T201
+    print("\n".join(faults) or "cfn-lint, checkov and hadolint find no faults")  # noqa: T201
     sys.exit(bool(faults))
 
 

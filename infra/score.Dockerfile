@@ -13,9 +13,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,mode=0444 \
       --target /app --requirement /locks/score.txt --requirement /locks/server.txt \
     && python3 /trim.py /app
 COPY . /project
-RUN cp -r /project/wire /project/serve /project/score /project/server /app/ \
+WORKDIR /project
+RUN cp -r wire serve score server /app/ \
     && rm -r /app/serve/dev /app/score/dev /app/score/publish /app/score/keep /app/score/models.py /app/score/__main__.py \
-    && cd /project && python3 -m enrich.datasets > /app/serve/datasets.json \
+    && python3 -m enrich.datasets > /app/serve/datasets.json \
     && python3 -m score.models > /app/score/models.json \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /app
 

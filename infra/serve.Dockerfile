@@ -13,9 +13,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf,mode=0444 \
       --target /app --requirement /locks/serve.txt --requirement /locks/server.txt \
     && python3 /trim.py /app
 COPY . /project
-RUN cp -r /project/wire /project/serve /project/server /app/ \
+WORKDIR /project
+RUN cp -r wire serve server /app/ \
     && rm -r /app/serve/dev \
-    && cd /project && python3 -m enrich.datasets > /app/serve/datasets.json \
+    && python3 -m enrich.datasets > /app/serve/datasets.json \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${BASE}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.lint import Finding, judge, lint, read_skips
+from infra.lint import IMAGES, Finding, judge, lint, lint_images, read_skips
 from infra.translate import Template, read_template
 
 FAULTS: dict[str, list[tuple[str, str]]] = {  # resource -> what a linter reports after `break_template`
@@ -80,3 +80,12 @@ def test_faults_that_are_left_to_the_linters_are_reported(tmp_path: Path) -> Non
     reported = judge(lint(path), read_skips())
     expected = [f"{linter} {rule}: " for findings in FAULTS.values() for linter, rule in findings]
     assert [one for one in expected if not any(fault.startswith(one) for fault in reported)] == []
+
+
+@pytest.mark.slow
+def test_faults_of_a_dockerfile_are_reported(tmp_path: Path) -> None:
+    """The committed files have no findings; a `cd`, and a package whose version is not pinned, are found."""
+    assert lint_images(sorted(IMAGES.glob("*.Dockerfile"))) == []
+    broken = tmp_path / "broken.Dockerfile"
+    broken.write_text((IMAGES / "serve.Dockerfile").read_text() + "RUN cd /app && pip install requests\n")
+    assert {finding.rule for finding in lint_images([broken])} >= {"DL3003", "DL3013"}
