@@ -37,6 +37,8 @@ def find_version(text: str, place: Place) -> Version:
     Raises:
         ValueError: the text is not JSON.
     """
+    if not text.startswith("{"):
+        return NO_VERSION
     member = json.loads(text)  # a quarter of the time of `find_member`, which keeps the digits of a number
     for name in place:
         if not isinstance(member, dict) or name not in member:
