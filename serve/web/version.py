@@ -37,7 +37,7 @@ def find_version(text: str, place: Place) -> Version:
     Raises:
         ValueError: the text is not JSON.
     """
-    if not text.startswith("{"):
+    if not text.lstrip().startswith("{"):
         return NO_VERSION
     member = json.loads(text)  # a quarter of the time of `find_member`, which keeps the digits of a number
     for name in place:
