@@ -6,7 +6,7 @@ import base64
 import http.client
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from tests.doors.kit import LOOPBACK
 HERE = Path(__file__).parent
 REQUESTS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((HERE / "requests.yaml").read_text())
 DIFFERENCES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "differences.yaml").read_text())
+CANARIES = {"C1": "canary-of-c1-1d8f", "C2": "canary-of-c2-77c2"}  # what only this subject's items have
 KEPT = (
     *("content-type", "content-encoding", "etag", "cache-control", "vary", "allow", "www-authenticate", "link"),
     *("retry-after", "last-modified", "larder-as-of", "larder-run", "larder-model-version", "x-content-type-options"),
@@ -40,6 +41,9 @@ class Seen(NamedTuple):
     status: int
     headers: dict[str, str]
     body: Any
+
+
+Door = Callable[[str, Raw], Seen | None]  # of a function, for a request
 
 
 def build_raw(asked: Mapping[str, Any], sign: Callable[[str], str]) -> Raw:
@@ -127,6 +131,17 @@ def describe(expected: Seen | None, found: Seen | None) -> str:
         return "another body"
     changed = sorted(name for name in KEPT if expected.headers.get(name) != found.headers.get(name))
     return ", ".join(changed)
+
+
+def read_differences(door: str, names: Iterable[str]) -> dict[str, str]:
+    """Return what `differences.yaml` says of a door, for the requests of these names."""
+    known = set(names)
+    return {
+        name: doors[door]
+        for one in DIFFERENCES.values()
+        for name, doors in one["requests"].items()
+        if door in doors and name in known
+    }
 
 
 def render_differences() -> str:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from serve.item import MAX_CLAIM_CHARACTERS
 from serve.tokens.jwt import Policy
 from tests.unit.serve.kit import (
     ALGORITHMS,
@@ -38,6 +39,16 @@ from tests.unit.serve.kit import (
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 P384_ORDER = int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+# Values of a subject claim: those that name no partition, and those that name one of their own.
+HOSTILE_SUBJECTS: tuple[Any, ...] = (
+    *(None, "", 1, 0, True, 1.5, [], ["B6"], {}, {"B6": 1}, "B\n6", "B6\x00", "\x7f", "B6\u202e", "\u200b"),
+    *("\ud7ff\ue000", "\u2028", "\u3000", "a\u00a0b", "\U000e0041", "B6\t", "x" * (MAX_CLAIM_CHARACTERS + 1)),
+    "\U0001f6eb" * 256,
+)
+UNUSUAL_SUBJECTS = (
+    *("B6", "b6", "x" * MAX_CLAIM_CHARACTERS, "a#b", "a%23b", "É", "a b", "🛫", "../AA", "null", "*", " a "),
+    *("\U0001fae9", "\u0378"),
+)
 
 
 class Case(NamedTuple):

@@ -19,7 +19,7 @@ def test_differences_are_of_requests() -> None:
     names = {name for requests in REQUESTS.values() for name in requests}
     assert len(names) >= 60
     listed = [name for one in DIFFERENCES.values() for name in one["requests"]]
-    assert set(listed) <= names
+    assert {name for name in listed if not name.startswith("token ")} <= names  # tests/doors knows the tokens
     assert len(listed) == len(set(listed))
     doors = {door for one in DIFFERENCES.values() for answers in one["requests"].values() for door in answers}
     assert doors <= {"server", "envoy", "nginx", "api-gateway", "load-balancer"}
