@@ -513,6 +513,7 @@ NESTED_NAMES = {
     "ROW<a long>": "struct(a bigint)",
     "record<a: long>": "struct(a bigint)",
     "struct<a: long, b_2 list<string>>": "struct(a bigint, b_2 varchar[])",
+    "struct<X: map<long, long>, Y: long>": "struct(X map(bigint, bigint), Y bigint)",
     "struct<a: long, long>": "",
     "struct<a: @@>": "",
     "struct<a: @@, b: long>": "",
