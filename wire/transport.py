@@ -124,7 +124,6 @@ class Transport:
         for slot in list(self._slots):
             self._drop(slot)
         self._waiting.clear()
-        self._reports.clear()
         self._selector.close()
 
     def _dispatch(self) -> None:
