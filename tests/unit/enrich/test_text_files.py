@@ -337,6 +337,16 @@ def test_ambiguous_lines_are_rejected(
     assert all(said in detail for said, detail in zip(details, found, strict=True)), found
 
 
+@pytest.mark.parametrize("line", ['"a"b,1', "a,1,2"], ids=["text after a quote", "too many fields"])
+def test_a_malformed_line_keeps_its_place(tmp_path: Path, line: str) -> None:
+    """A reject names the row of the file, wherever it is among good rows."""
+    lines = [f"{n},{n}" for n in range(10)]
+    lines[4] = lines[9] = line
+    dataset = dataset_of("csv", {"id": "varchar", "v": "varchar"})
+    rows = render(tmp_path, dataset, ("a", "\n".join(["id,v", *lines, ""]).encode()))
+    assert [n for n, row in enumerate(rows) if not row["body"]] == [4, 9]
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", 'a"b', "a\\b", "a'b", "\U0001f600", "$", "a.b"])
 def test_members_of_any_name_are_read(tmp_path: Path, name: str) -> None:
     """At the top and in a struct, with JSON's escapes."""
