@@ -114,6 +114,16 @@ def test_each_writer_is_read_as_it_writes(monkeypatch: pytest.MonkeyPatch, diale
     assert read(source, content) == expected
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_all_other_characters_are_plain(dialect: str) -> None:
+    """A field can have each printable character of ASCII that the dialect has no use for."""
+    source = {**DIALECTS[dialect][0], "header": False}
+    syntax = {source.get("delimiter", ","), source.get("quote", '"'), source.get("escape"), '"', "\\"}
+    plain = "".join(character for character in map(chr, range(33, 127)) if character not in syntax)
+    delimiter = source.get("delimiter", ",")
+    assert read(source, f"{plain}{delimiter}{plain}{delimiter}1\n".encode()) == [(plain, plain, 1)]
+
+
 AFTER, WITHIN, ESCAPE = "text after a closing quote", "a quote in a field that does not begin", "the escape '\\\\' is"
 MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
     ({}, b'"quote \\" end",5,1', AFTER),
