@@ -147,9 +147,9 @@ class Changes:
 
     Attributes:
         bodies: an event has the item's new body, so every reader of the bus sees it; else a consumer must get the item
-        with its token.
+            with its token.
         renewals: an event also for an item that was only written again to extend its life: for consumers that keep a
-        copy and discard expired items.
+            copy and discard expired items.
     """
 
     bodies: bool = False
