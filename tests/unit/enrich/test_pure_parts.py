@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import duckdb
 import pyarrow as pa
@@ -24,7 +25,7 @@ from enrich.dataset.type_names import EXAMPLES, is_type, suggest_type
 from enrich.delta import outcomes
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.outcomes import Outcomes
-from enrich.join.rejects import add_reasons, build_prefix, count_reasons
+from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.ledger.records import (
     Counter,
     Counts,
@@ -717,3 +718,11 @@ def test_a_type_has_at_most_eight_levels() -> None:
     render_json_sql("x", duckdb.sqltype("integer" + "[]" * MAX_LEVELS))
     with pytest.raises(Unrenderable, match=rf"^it nests more than {MAX_LEVELS} lists, maps and structs; "):
         render_json_sql("x", duckdb.sqltype("integer" + "[]" * (MAX_LEVELS + 1)))
+
+
+def test_a_chunk_without_rejects_leaves_no_object() -> None:
+    """A run that fails goes over all its chunks for their rejects; only those that have some leave an object."""
+    s3 = Mock()
+    rendered = pa.table({"row": [0], "reason": pa.nulls(1, pa.string()), "detail": pa.nulls(1, pa.string())})
+    assert write_rejects(s3, "bucket", "prefix/", Mock(), pa.record_batch({"a": [1]}), rendered, 0) == {}
+    assert s3.method_calls == []
