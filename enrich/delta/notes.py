@@ -48,14 +48,10 @@ class Piece(NamedTuple):
     @property
     def sql(self) -> str:
         """SQL relation of its rows."""
-        chosen = ", ".join(SCHEMA.names if self.has_inputs else [*SCHEMA.names[:-1], "null::ubigint as inputs"])
+        has_inputs = "inputs" in pq.read_schema(self.path).names  # earlier releases did not note them
+        chosen = ", ".join(SCHEMA.names if has_inputs else [*SCHEMA.names[:-1], "null::ubigint as inputs"])
         between = f"row between {self.first_row} and {self.last_row}"
         return f"(select {chosen} from read_parquet('{self.path}') where {between})"
-
-    @property
-    def has_inputs(self) -> bool:
-        """Whether the file has digests of inputs, which earlier releases did not note."""
-        return "inputs" in pq.read_schema(self.path).names
 
 
 class Log:
@@ -147,6 +143,6 @@ def _read(piece: Piece) -> Iterator[pa.Table]:
             table = pa.table(batch)
             wanted = (pc.field("row") >= piece.first_row) & (pc.field("row") <= piece.last_row)
             if (found := table.filter(wanted)).num_rows:
-                if not piece.has_inputs:
+                if "inputs" not in found.column_names:
                     found = found.append_column("inputs", pa.nulls(found.num_rows, pa.uint64()))
                 yield found.cast(SCHEMA).combine_chunks()
