@@ -447,9 +447,9 @@ class Delta:
                 step()
 
     def decided(self, bucket: Bucket) -> pa.Table:
-        """Return the decisions for a bucket: row, outcome, and what `replaces` of `outcomes` says, in order."""
+        """Return the decisions for a bucket: row, and what `unpack` reads of each, in order."""
         decided = self._read_decided(bucket)
-        return pa.table({"row": decided["row"], "outcome": decided["outcome"], "replaces": _find_replacing(decided)})
+        return pa.table({"row": decided["row"], "packed": _pack(decided)})
 
     def _identify_decisions(
         self, *, order: str, expires_at: int, now: float, enough: float, full: bool, snapshot: str
@@ -537,8 +537,7 @@ class Delta:
         `replaces`: a write can replace an item that has another rank.
         """
         packed = self._outcomes.read(first_row, last_row)
-        outcome, replaces = _unpack(packed["outcome"])
-        return pa.table({"row": packed["row"], "outcome": outcome, "replaces": replaces})
+        return unpack(packed["row"], packed["outcome"])
 
     def explain(self) -> dict[str, int]:
         """Return the number of rows to be written by reason: new, changed, expiring, in doubt or rewritten.
@@ -797,19 +796,17 @@ class _Registered:
 
 def _pack(decided: pa.Table) -> pa.Array:
     """Return the outcomes of decided rows, with a bit for those that can replace an item of another rank."""
+    replaces = pc.is_in(decided["why"], pa.array(_REPLACES, pa.uint8()))
     return pc.if_else(
-        _find_replacing(decided), pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
+        replaces, pc.bit_wise_or(decided["outcome"], pa.scalar(_BIT, pa.uint8())), decided["outcome"]
     ).combine_chunks()
 
 
-def _find_replacing(decided: pa.Table) -> pa.ChunkedArray:
-    return pc.is_in(decided["why"], pa.array(_REPLACES, pa.uint8()))
-
-
-def _unpack(packed: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return outcomes and bits from what `_pack` returned."""
-    bit = pa.scalar(_BIT, pa.uint8())
-    return pc.bit_wise_and(packed, pa.scalar(_BIT - 1, pa.uint8())), pc.greater_equal(packed, bit)
+def unpack(rows: pa.ChunkedArray, packed: pa.ChunkedArray) -> pa.Table:
+    """Return columns row, outcome and replaces of decided rows, from the bytes in which they are stored."""
+    outcome = pc.bit_wise_and(packed, pa.scalar(_BIT - 1, pa.uint8()))
+    replaces = pc.greater_equal(packed, pa.scalar(_BIT, pa.uint8()))
+    return pa.table({"row": rows, "outcome": outcome, "replaces": replaces})
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -68,7 +68,7 @@ def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
         context.cache.keep(first_row, chunk.num_rows, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
-            _fail_fatal(context, rendered)
+            fail_fatal(context, rendered, f"s3://{context.run.bucket}/{context.run.object_key}")
         check_constant(context, chunk)
         next_row = first_row + chunk.num_rows
         context.services.progress.rows(context.run, next_row, sum(reasons.values()), None)
@@ -137,22 +137,30 @@ def _refuse(context: RunContext, run: Run, duplicates: Sequence[int]) -> str:
     """Write the rejects of an output that is not published; return the error message that closes its run."""
     services, rows, reasons = context.services, run.rows or 0, run.reasons
     bucket, prefix = services.settings.bucket, build_prefix(run.dataset, run.run)
-    example = context.passes.keep_rejects(run, duplicates)
+    found = context.passes.keep_rejects(run, duplicates)
+    example = f", for example {found}" if found else ""
     context.run = replace(run, version=context.run.version)  # for the commit that closes it
     kept = "A run would write the rejects to" if services.is_plan else "The rejects are in"
     cause = context.engine.constant_id if duplicates else None
     return (
         f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: {sum(reasons.values())} of {rows} predictions "
         f"can't become items ({', '.join(f'{count} {each}' for each, count in sorted(reasons.items()))}), "
-        f"more than the dataset tolerates{f', for example {example}' if example else ''}. Nothing was published. {kept} s3://{bucket}/{prefix}"
+        f"more than the dataset tolerates{example}. Nothing was published. {kept} s3://{bucket}/{prefix}"
         + (f". {cause}" if cause else "")
     )
 
 
-def _fail_fatal(context: RunContext, rendered: pa.Table) -> None:
+def fail_fatal(context: RunContext, rendered: pa.Table, place: str, shift: int = 0, of: str = "") -> None:
+    """Fail with the first row of a rendered chunk whose metadata are missing and must not be.
+
+    `shift` is added to its number; `of` says what it then counts from, if that is not the output.
+
+    Raises:
+        Failed: always.
+    """
     first = rendered.filter(pc.equal(rendered["reason"], FATAL)).slice(0, 1).to_pylist()[0]
     raise Failed(
-        f"dataset {context.dataset.name}, s3://{context.run.bucket}/{context.run.object_key}, row {first['row']}: "
+        f"dataset {context.dataset.name}, {place}, row {first['row'] + shift}{of}: "
         f'{first["detail"]}, and the dataset has missing="fail". Nothing was published'
     )
 

@@ -302,7 +302,7 @@ class RunContext:
         checked = [(first, rows) for first, rows in self.cache.checked if first >= first_row]
         if not checked or checked[0][0] != first_row or sum(rows for _, rows in checked) + first_row != self.run.rows:
             for first, chunk in self.chunks(first_row):
-                yield first, chunk.num_rows, partial(_return, chunk)
+                yield first, chunk.num_rows, provide(chunk)
             return
         self._step_began = self.services.clock.now()
         reader: Iterator[tuple[int, pa.RecordBatch]] | None = None
@@ -393,8 +393,9 @@ class RunContext:
         return f"{build_work_prefix(self.dataset.name, self.run.run)}{name}"
 
 
-def _return(chunk: pa.RecordBatch) -> pa.RecordBatch:
-    return chunk
+def provide(chunk: pa.RecordBatch) -> Callable[[], pa.RecordBatch]:
+    """Return a function that returns a chunk which was read already."""
+    return lambda: chunk
 
 
 def build_work_prefix(dataset: str, run: int) -> str:

@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.delta.buckets import Bucket
-from enrich.delta.changes import REJECTED, UNCHANGED, WRITE, Delta, Withdrawn
+from enrich.delta.changes import Delta, Withdrawn, unpack
 from enrich.delta.fingerprints import Target, read_fingerprints
 from enrich.delta.notes import SCHEMA as NOTES
 from enrich.delta.store import Store
-from enrich.errors import Failed, Overwritten, Stopped
+from enrich.errors import Overwritten, Stopped
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.join.rendering import reject_duplicates, render_chunk
 from enrich.ledger.records import Counts, Run
 from enrich.ledger.run_state import Kind
 from enrich.read.pieces import Range, read_piece
 from enrich.release import RELEASE
-from enrich.run.check import FATAL, check_constant, describe_reject
+from enrich.run.check import FATAL, check_constant, describe_reject, fail_fatal
 from enrich.run.checker import Checker
-from enrich.run.context import RunContext
+from enrich.run.context import RunContext, provide
 from enrich.run.failures import FAILURES
 from enrich.run.pieces.exchange import Section, get_section, put_sections
 from enrich.run.pieces.watched_lease import WatchedLease
@@ -44,9 +43,7 @@ from enrich.run.publish import OUTLIVED, REMOVAL_ROWS, SUPERSEDED_ROWS, OutputWr
 from enrich.services import Services
 
 ATTEMPTS = "pieces/attempts/"  # folder of the attempts of tasks that write items: when they began and ended
-_REPLACES = 4  # added to the outcome of a row that can replace an item of another rank
-_NO_KEY = 255
-_DECIDED = pa.schema([("row", pa.int64()), ("packed", pa.uint8())])
+_NO_KEY = 255  # no decision is packed so
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
         keyless.append(rendered["row"].filter(is_keyless))
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
-            _fail_fatal(context, at, first_in_part - rows, rendered)
+            fail_fatal(context, rendered, context.parts[at.part].name, first_in_part - rows, " of this part")
         check_constant(context, chunk)
         rows += chunk.num_rows
         counts[at.part] = counts.get(at.part, 0) + chunk.num_rows
@@ -180,14 +177,6 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
         "offsets": offsets,
         "statistics": statistics.dump().decode() if context.is_measured else None,
     }
-
-
-def _fail_fatal(context: RunContext, at: Range, shift: int, rendered: pa.Table) -> None:
-    first = rendered.filter(pc.equal(rendered["reason"], FATAL)).slice(0, 1).to_pylist()[0]
-    raise Failed(
-        f"dataset {context.dataset.name}, {context.parts[at.part].name}, row {first['row'] + shift} of this part: "
-        f'{first["detail"]}, and the dataset has missing="fail". Nothing was published'
-    )
 
 
 class PieceDecisions:
@@ -224,9 +213,7 @@ class PieceDecisions:
                 "packed": pa.Array.from_buffers(pa.uint8(), len(packed), [None, pa.py_buffer(bytes(packed))]),
             }
         ).filter(pc.field("packed") != _NO_KEY)
-        outcome = pc.bit_wise_and(table["packed"], pa.scalar(_REPLACES - 1, pa.uint8()))
-        replaces = pc.greater_equal(table["packed"], pa.scalar(_REPLACES, pa.uint8()))
-        return pa.table({"row": table["row"], "outcome": outcome, "replaces": replaces})
+        return unpack(table["row"], table["packed"])
 
     def duplicates(self) -> Sequence[int]:
         """Return the rows of the piece that share their item key with another row, in order."""
@@ -252,12 +239,8 @@ def write(context: RunContext, task: Task) -> dict[str, Any]:
     context.row_decisions = PieceDecisions(context, task.data)
     writer, first_row = _PieceWriter(context), task.data["first_row"]
     for row, chunk in _read(context, task):
-        writer.write_chunk(first_row + row, chunk.num_rows, partial(_return, chunk))
+        writer.write_chunk(first_row + row, chunk.num_rows, provide(chunk))
     return writer.finish()
-
-
-def _return(chunk: pa.RecordBatch) -> pa.RecordBatch:
-    return chunk
 
 
 def keep_rejects(context: RunContext, task: Task) -> dict[str, Any]:
@@ -316,10 +299,7 @@ def decide(context: RunContext, task: Task) -> dict[str, Any]:
     """Decide the rows of a bucket; write those that differ from the default, with a section per piece."""
     delta, bucket = _open_compared(context, task)
     delta.decide(**task.data["rules"])
-    decided = delta.decided(bucket)
-    bit = pc.if_else(decided["replaces"], pa.scalar(_REPLACES, pa.uint8()), pa.scalar(0, pa.uint8()))
-    table = pa.table([decided["row"], pc.add(decided["outcome"], bit)], schema=_DECIDED)
-    exceptions = table.filter(pc.field("packed") != task.data["default"]).combine_chunks()
+    exceptions = delta.decided(bucket).filter(pc.field("packed") != task.data["default"]).combine_chunks()
     name, offsets = f"pieces/outcomes/{task.name}-{context.services.owner}", list[int]()
     if exceptions.num_rows:
         rows = array("q", exceptions["row"].to_pylist())
@@ -382,4 +362,3 @@ KINDS: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     each.__name__: each for each in (check, store_notes, keep_rejects, decide, choose_removals, write, remove, merge)
 }
 WRITING = {write.__name__, remove.__name__}
-__all__ = ["KINDS", "REJECTED", "UNCHANGED", "WRITE", "Task", "execute_task"]
