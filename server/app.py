@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serve.web.problems import Problem
-from serve.web.request import Form
+from serve.web.request import Form, find_trace
 from serve.web.respond import render_response, respond_problem
 
 Scope = MutableMapping[str, Any]
@@ -33,7 +33,6 @@ MAX_WAITING = 256  # requests of a process that wait for a thread; more are refu
 CHECK_SECONDS = 1.5  # for one look at storage
 CHECK_EVERY = 1.0  # seconds that the outcome of a look is used: any pod of the VPC can ask for it
 POLL_SECONDS = 0.25  # between two looks at whether the server drains
-_ROOT = re.compile(r"Root=[0-9a-f-]{1,64}")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _NO_STORE = {"Content-Type": "application/health+json", "Cache-Control": "no-store"}
 
@@ -263,9 +262,8 @@ def build_event(scope: Scope, body: bytes) -> dict[str, Any]:
 def find_id(scope: Scope) -> str:
     """Return the id that the gateway gave the request, so that its log and ours agree; otherwise a new one."""
     found = dict(scope["headers"])
-    trace = _ROOT.search(found.get(b"x-amzn-trace-id", b"").decode("latin-1"))
-    if trace:
-        return trace[0]
+    if trace := find_trace(found.get(b"x-amzn-trace-id", b"").decode("latin-1")):
+        return trace
     given: str = found.get(b"x-request-id", b"").decode("latin-1")
     return given if _ID.match(given) else str(uuid.uuid4())
 

@@ -35,7 +35,7 @@ from examples.flights.site import LAKE, PROJECT, Site, deploy_site
 from examples.flights.tokens import open_issuer
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, run_stand_in
 from infra.translate import ROOT
-from serve.dev.server import open_server, port_of
+from serve.dev.server import open_server
 from serve.handler import build_dependencies, build_handler
 
 DOCS = ROOT / "docs"
@@ -131,7 +131,7 @@ def photograph(variables: Mapping[str, str], token: str, prediction_id: str) -> 
     server = open_server(build_handler(dependencies), port=0)
     threading.Thread(target=server.run, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder), HEIGHT) as browser:
-        request_item(browser, f"http://127.0.0.1:{port_of(server)}", token, prediction_id)
+        request_item(browser, f"http://127.0.0.1:{server.port}", token, prediction_id)
         browser.execute_script("document.querySelector('.curl-command').remove()")  # it contains the token
         browser.execute_script("document.querySelector('.opblock-tag-section').scrollIntoView()")
         time.sleep(1)  # until panels are open

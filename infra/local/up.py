@@ -42,7 +42,7 @@ from infra.local.running import announce
 from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, open_clients, run_stand_in
 from score.dev.laptop import add_models
 from score.models import load_models
-from serve.dev.server import LaptopApp, open_server, port_of
+from serve.dev.server import LaptopApp, open_server
 from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
 
@@ -179,7 +179,7 @@ class _Running:
         except OSError as error:
             raise _port_refused(port, error) from error
         threading.Thread(target=self.server.run, daemon=True).start()
-        _say(f"documentation at http://{LOOPBACK}:{port_of(self.server)}/docs")
+        _say(f"documentation at http://{LOOPBACK}:{self.server.port}/docs")
 
     def stay(
         self,

@@ -103,10 +103,10 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         env = {**env, **read_variables()}
         print(f"larder serve: using the stack on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
     handler = build_handler(build_dependencies(env, read_served()))
-    from serve.dev.server import open_server, port_of  # only this command needs granian
+    from serve.dev.server import open_server  # only this command needs granian
 
     server = open_server(handler, options.host, options.port)
-    base = f"http://{options.host}:{port_of(server)}"
+    base = f"http://{options.host}:{server.port}"
     print(f"larder serve: the API is at {base}/v1, its documentation at {base}/docs; stop with Ctrl-C", file=sys.stderr)  # noqa: T201
     try:
         server.run()

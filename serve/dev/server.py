@@ -125,8 +125,3 @@ def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> 
     if not ip_address(host).is_loopback:
         raise ValueError(f"{host} is not on loopback; the laptop server has no TLS and is for this machine alone")
     return LaptopServer(LaptopApp(handler), host, port)
-
-
-def port_of(server: LaptopServer) -> int:
-    """Return the port that a server listens on."""
-    return server.port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from serve.datasets import Place
 
@@ -66,36 +67,33 @@ def find_member(text: str, place: Place) -> str | None:
 
 def _find(text: str, wanted: str, start: int) -> int | None:
     """Return where the value of a member begins, in the object that begins at `start`; None if there is no such one."""
-    position = _after_space(text, start + 1)
-    while text[position] != "}":
-        name, after_name = _scan(text, position)
-        value = _after_space(text, _after_space(text, after_name) + 1)
-        if name == wanted:
-            return value
-        position = _after_space(text, _scan(text, value)[1])
-        if text[position] == ",":
-            position = _after_space(text, position + 1)
-    return None
+    return next((value for name, _, _, value in _list_members(text, start) if name == wanted), None)
 
 
 def _cut(text: str, selection: Selection, start: int) -> str:
     """Cut the object that begins at `start`; the text after its last selected member is not scanned."""
     kept: list[str] = []
-    position = _after_space(text, start + 1)
-    while text[position] != "}":
-        name, after_name = _scan(text, position)
-        value = _after_space(text, _after_space(text, after_name) + 1)
+    for name, position, after_name, value in _list_members(text, start):
         if name in selection:
             inner = selection[name]
             part = _cut(text, inner, value) if inner and text[value] == "{" else text[value : _scan(text, value)[1]]
             kept.append(f"{text[position:after_name]}:{part}")
             if len(kept) == len(selection):
                 break
+    return f"{{{','.join(kept)}}}"
+
+
+def _list_members(text: str, start: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yield each member of the object at `start`: its name, where that begins and ends, and where its value begins."""
+    position = _after_space(text, start + 1)
+    while text[position] != "}":
+        name, after_name = _scan(text, position)
+        value = _after_space(text, _after_space(text, after_name) + 1)
+        yield name, position, after_name, value
         end = _scan(text, value)[1]
         position = _after_space(text, end)
         if text[position] == ",":
             position = _after_space(text, position + 1)
-    return f"{{{','.join(kept)}}}"
 
 
 def _after_space(text: str, position: int) -> int:

@@ -78,10 +78,16 @@ def parse_request(event: object) -> HttpRequest:
         decoded: dict[str, list[str]] = {}
         for name, values in query.items():
             decoded.setdefault(unquote_plus(name), []).extend(unquote_plus(value) for value in values)
-        trace = _ROOT.search(headers.get("x-amzn-trace-id", [""])[-1])
-        return HttpRequest(form, method, _decode(path), decoded, headers, trace[0] if trace else "")
+        trace = find_trace(headers.get("x-amzn-trace-id", [""])[-1])
+        return HttpRequest(form, method, _decode(path), decoded, headers, trace)
     path = _without_stage(_decode(path), context)
     return HttpRequest(Form.REST, method, path, query, headers, _text(context, "requestId"))
+
+
+def find_trace(header: str) -> str:
+    """Return the root of a load balancer's X-Amzn-Trace-Id, which is its id of the request; empty if there is none."""
+    found = _ROOT.search(header)
+    return found[0] if found else ""
 
 
 def check_repeatable(request: HttpRequest) -> None:

@@ -13,7 +13,7 @@ from score.paths import alias_key, manifest_key, model_key
 from score.settings import parse_score_settings
 from score.store import Fetched, ModelStore
 from serve.bearer import open_verifier
-from serve.dev.server import open_server, port_of
+from serve.dev.server import open_server
 from serve.storage import Storage
 
 folder = Path(os.environ["BENCH_ONNX"])
@@ -39,5 +39,5 @@ server = open_server(
     build_handler(Dependencies(settings, models, {}, store, storage, verifier, write=lambda line: None)),
     port=int(os.environ["BENCH_PORT"]),
 )
-print(port_of(server), flush=True)
+print(server.port, flush=True)
 server.run()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from serve.dev.server import open_server, port_of
+from serve.dev.server import open_server
 from tests.unit.serve.kit import App, item
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
@@ -29,5 +29,5 @@ def laptop() -> Iterator[Laptop]:
     body = json.dumps(DOCUMENT["components"]["schemas"]["FlightDelaysBody"]["example"])
     app = App(*(item(f"2024-01-02.JFK.B6{number}", body, place=f"1{number}") for number in range(100, 140)))
     server = open_server(app.handler, port=0)
-    yield Laptop(f"http://127.0.0.1:{port_of(server)}", app)
+    yield Laptop(f"http://127.0.0.1:{server.port}", app)
     server.close()
