@@ -19,9 +19,9 @@ import yaml
 
 from infra.tools import install
 from infra.translate import ROOT
+from tests.doors.kit import LOOPBACK, stop
 
 OVERLAY = ROOT / "infra" / "kubernetes" / "overlays" / "gateway"
-LOOPBACK = "127.0.0.1"
 _TYPE = "type.googleapis.com/envoy"
 _ESCAPED = {"KeepUnchanged": "KEEP_UNCHANGED"}
 
@@ -191,12 +191,7 @@ def run_envoy(servers: Mapping[str, int], folder: Path) -> Iterator[int]:
     try:
         yield _find_port(process, admin, log)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _find_port(process: subprocess.Popen[bytes], admin: Path, log: Path) -> int:

@@ -186,13 +186,19 @@ def run_server(
         yield Running(port, int(found[2]), process, log)
     finally:
         if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
+            assert stop(process), "the server did not end within 10 s"
+
+
+def stop(process: subprocess.Popen[bytes]) -> bool:
+    """End a process; return whether SIGTERM was enough."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
 
 
 def wait_for(find: Callable[[], Any], process: subprocess.Popen[bytes], errors: Path, seconds: float = 30) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import json
 import signal
@@ -10,9 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 
@@ -29,6 +28,7 @@ from tests.doors.kit import (
     run_server,
     token,
 )
+from tests.doubles.credentials_agent import CredentialsAgent
 from tests.unit.score.kit import VIRGINICA
 
 pytestmark = needs_server
@@ -197,29 +197,19 @@ def test_no_request_is_lost_at_the_end(tree: Path, tmp_path: Path, good: dict[st
     storage.close()
 
 
-class Container(BaseHTTPRequestHandler):
-    """The agent of EKS Pod Identity: each answer has another key, which expires soon."""
+class Agent(CredentialsAgent):
+    """The agent of EKS Pod Identity, whose keys expire after a second."""
 
-    tokens: list[str | None]
+    tokens: ClassVar[list[str | None]] = []
 
-    def do_GET(self) -> None:
-        self.tokens.append(self.headers["authorization"])
-        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
-        keys = {"AccessKeyId": f"AKID{len(self.tokens)}", "SecretAccessKey": "secret", "Token": "token"}
-        body = json.dumps(keys | {"Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+    def find_life(self) -> float:
+        return 1.0
 
 
 def test_credentials_are_those_of_the_role_and_are_renewed(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
     """Pod Identity: the token's file is sent to the agent, and requests are signed with the newest key."""
-    Container.tokens = []
-    agent = ThreadingHTTPServer((LOOPBACK, 0), Container)
+    Agent.tokens.clear()
+    agent = ThreadingHTTPServer((LOOPBACK, 0), Agent)
     threading.Thread(target=agent.serve_forever, args=(0.02,), daemon=True).start()
     (tmp_path / "token").write_text("of-the-pod")
     storage = Storage(live("a", '{"x":1}'))
@@ -234,8 +224,8 @@ def test_credentials_are_those_of_the_role_and_are_renewed(tree: Path, tmp_path:
     with run_server(tree, env, tmp_path) as server:
         for _ in range(2):
             assert ask(server.port, "GET", "/v1/flight-delays/a", good)[0] == 200
-    assert set(Container.tokens) == {"of-the-pod"}
+    assert set(Agent.tokens) == {"of-the-pod"}
     assert len(storage.keys_seen) > 1
-    assert storage.keys_seen <= {f"AKID{number + 1}" for number in range(len(Container.tokens))}
+    assert storage.keys_seen <= {f"AKID{number + 1}" for number in range(len(Agent.tokens))}
     agent.shutdown()
     storage.close()

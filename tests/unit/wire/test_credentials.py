@@ -5,12 +5,13 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from tests.doubles.credentials_agent import CredentialsAgent
 from tests.unit.wire.faulty_server import FaultyServer
 from wire.client import Client, Limits
 from wire.credentials import find_source
@@ -24,30 +25,11 @@ AWAY = {
 SET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 
 
-class Container(BaseHTTPRequestHandler):
-    """A container's credentials endpoint: each response has another key and expires after some seconds."""
+class Container(CredentialsAgent):
+    """Its keys live as long as a test says."""
 
     lives: ClassVar[list[float]] = []
     tokens: ClassVar[list[str | None]] = []
-
-    def do_GET(self) -> None:
-        self.tokens.append(self.headers["authorization"])
-        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.lives.pop(0))
-        body = json.dumps(
-            {
-                "AccessKeyId": f"AKID{len(self.tokens)}",
-                "SecretAccessKey": "secret",
-                "Token": f"token{len(self.tokens)}",
-                "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            }
-        ).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
