@@ -15,6 +15,10 @@ def authorize(trusted: Trusted, model: Model) -> str:
         NoAccess: the issuer gives no access to the model, or the token lacks the model's scope.
         InvalidToken: a claim of the subject is missing or malformed.
     """
+    remembered = f"models/{model.name}"
+    subject = trusted.partitions.get(remembered)
+    if subject is not None:
+        return subject
     policy = trusted.policy
     # An issuer whose setting lists datasets gives access to no model, unless it also lists models.
     is_open = policy.datasets is None if policy.models is None else model.name in policy.models
@@ -22,4 +26,6 @@ def authorize(trusted: Trusted, model: Model) -> str:
         raise NoAccess(None)
     if model.scope is not None and model.scope not in parse_scopes(trusted.claims, policy):
         raise NoAccess(model.scope)
-    return build_partition(trusted.claims, Served(model.name, model.subject, model.scope), policy)
+    subject = build_partition(trusted.claims, Served(model.name, model.subject, model.scope), policy)
+    trusted.partitions[remembered] = subject  # no dataset has this name
+    return subject

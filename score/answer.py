@@ -15,10 +15,8 @@ def find_label(scorer: Scorer, answer: Sequence[float]) -> str:
     return scorer.manifest.labels[answer.index(max(answer))]
 
 
-def build_prediction(
-    scorer: Scorer, answer: tuple[float, ...], used: Mapping[str, Used], explained: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Build a prediction: `label` and `probability`, or `value`; the stored items that it used; its explanation."""
+def build_prediction(scorer: Scorer, answer: tuple[float, ...], used: Mapping[str, Used]) -> dict[str, Any]:
+    """Build a prediction: `label` and `probability`, or `value`; and the stored items that it used."""
     decimals = scorer.model.decimals
     prediction: dict[str, Any]
     if scorer.manifest.labels:
@@ -27,7 +25,7 @@ def build_prediction(
         prediction = {"value": round_number(answer[0], decimals)}
     if used:
         prediction["stored"] = {name: _build_used(one) for name, one in used.items()}
-    return {**prediction, **explained}
+    return prediction
 
 
 def build_body(

@@ -18,6 +18,7 @@ from serve.item import PREDICTION_ID
 from serve.tokens.strict import parse_json
 from serve.web.problems import Problem
 from serve.web.request import HttpRequest
+from serve.web.respond import JSON
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_ERRORS = 20
@@ -34,12 +35,14 @@ class Instances(NamedTuple):
         ids: for each instance, the members that are not features: they are parts of prediction_ids.
         pointers: JSON pointer to each instance in the body.
         form: `instance`, `instances`, or one of the model's own forms.
+        omitted: number of features, of all instances, that are absent or null.
     """
 
     rows: Sequence[dict[str, Scalar]]
     ids: Sequence[dict[str, str]]
     pointers: Sequence[str]
     form: str
+    omitted: int
 
 
 class Fault(NamedTuple):
@@ -102,17 +105,18 @@ def parse_document(document: Any, model: Model, bounds: Mapping[str, float]) -> 
     rows: list[dict[str, Scalar]] = []
     ids: list[dict[str, str]] = []
     faults: list[Fault] = []
+    omitted: list[str] = []
     for instance, pointer in zip(given, pointers, strict=True):
         if form == "texts":
             instance = {next(iter(model.sent)): instance}  # noqa: PLW2901 - an instance in its own form
-        row, names = _parse_instance(instance, pointer, model, bounds, faults, is_text=form == "texts")
+        row, names = _parse_instance(instance, pointer, model, bounds, faults, omitted, is_text=form == "texts")
         rows.append(row)
         ids.append(names)
         if len(faults) >= MAX_ERRORS:
             break
     if faults:
         raise invalid_instance(faults)
-    return Instances(rows, ids, pointers, form)
+    return Instances(rows, ids, pointers, form, len(omitted))
 
 
 def _find_instances(document: Any, model: Model) -> tuple[list[Any], list[str], str]:
@@ -159,6 +163,7 @@ def _parse_instance(
     model: Model,
     bounds: Mapping[str, float],
     faults: list[Fault],
+    omitted: list[str],
     *,
     is_text: bool,
 ) -> tuple[dict[str, Scalar], dict[str, str]]:
@@ -179,6 +184,7 @@ def _parse_instance(
                 faults.append(Fault(place, f"expected {_describe(feature)}; found {found}"))
             else:
                 row[name] = feature.missing
+                omitted.append(name)
             continue
         parsed = _PARSERS[type(feature)](value, feature)
         if isinstance(parsed, Fault):
@@ -284,11 +290,12 @@ def _escape(name: str) -> str:
 
 
 def _check_media_type(request: HttpRequest) -> None:
-    given = request.header("content-type")
-    kind, *parameters = [part.strip().lower() for part in (given or "application/json").split(";")]
-    charset = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
-    if kind != "application/json" or not set(charset) <= {"utf-8"}:
-        raise Problem("unsupported_media_type", "send application/json in UTF-8", reason="content-type")
+    given = request.header("content-type") or JSON
+    if given != JSON:
+        kind, *parameters = [part.strip().lower() for part in given.split(";")]
+        charset = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
+        if kind != JSON or not set(charset) <= {"utf-8"}:
+            raise Problem("unsupported_media_type", "send application/json in UTF-8", reason="content-type")
     if (request.header("content-encoding") or "identity").strip().lower() != "identity":
         raise Problem("unsupported_media_type", "send the body without Content-Encoding", reason="content-encoding")
 

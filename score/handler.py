@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from score.access import authorize
@@ -310,21 +311,22 @@ def _score(
 ) -> dict[str, Any] | list[Any]:
     """Score the instances of a request and build the body of its answer."""
     seen |= {"version": scorer.version, "role": role}
-    used: Sequence[Mapping[str, Used]] = [{} for _ in asked.rows]
+    reasons = ["omitted"] * asked.omitted
+    used: Sequence[Mapping[str, Used]] = [{}] * len(asked.rows)
     if scorer.model.stored:
-        used = _fetch_stored(dependencies, scorer.model, asked, partitions, seen)
+        used = _fetch_stored(dependencies, scorer.model, asked, partitions, reasons, seen)
+    if reasons or scorer.model.stored:
+        seen["missing"] = count(reasons)
     answers = scorer.predict(asked.rows)
-    explained = [
-        explain(scorer, row, answer) if is_explained else {} for row, answer in zip(asked.rows, answers, strict=True)
-    ]
-    predictions = [build_prediction(scorer, *each) for each in zip(answers, used, explained, strict=True)]
-    seen["scores"] = [max(answer) for answer in answers]
+    predictions = list(map(build_prediction, repeat(scorer), answers, used))
+    if is_explained:
+        for prediction, row, answer in zip(predictions, asked.rows, answers, strict=True):
+            prediction.update(explain(scorer, row, answer))
+    seen["scores"] = list(map(max, answers))
     if scorer.manifest.labels:
-        labels = [find_label(scorer, answer) for answer in answers]
-        seen["labels"] = count(labels)
-        _count_labels(dependencies, scorer, labels)
+        _count_labels(dependencies, scorer, [prediction["label"] for prediction in predictions], seen)
     _score_shadow(dependencies, serving, scorer, asked.rows, answers, seen)
-    _keep(dependencies, scorer, role, list(map(Scored, asked.rows, asked.ids, used, answers)), seen)
+    _keep(dependencies, scorer, role, asked, used, answers, seen)
     return build_body(scorer, asked.form, predictions, is_explained=is_explained)
 
 
@@ -333,15 +335,17 @@ def _fetch_stored(
     model: Model,
     asked: Instances,
     partitions: Mapping[str, str],
+    reasons: list[str],
     seen: dict[str, object],
 ) -> list[dict[str, Used]]:
+    """Add the stored features to the rows, and to `reasons` why they have no value; return the origin of each."""
     now = dependencies.now()
     try:
         used = fetch_stored(dependencies.storage, partitions, model, asked.rows, asked.ids, asked.pointers, now)
     except StorageUnavailable as error:
         raise unavailable(f"storage: {error}") from error
     each = [one for found in used for one in found.values()]
-    seen["missing"] = count([str(one.missing) for one in each if one.missing])
+    reasons += [one.missing.value for one in each if one.missing]
     seen["stored"] = count([f"{one.as_of} run {one.run}" for one in each if one.as_of])
     return used
 
@@ -373,23 +377,31 @@ def _score_shadow(
     seen["ShadowDifference"] = max(abs(max(one) - max(other)) for one, other in pairs)
 
 
-def _count_labels(dependencies: Dependencies, scorer: Scorer, labels: Sequence[str]) -> None:
-    names = [name_label(label, scorer.manifest.labels) for label in labels]
-    of = scorer.model.name, scorer.version
-    for name, number in count(names).items():
-        dependencies.write(
-            build_label_line(dependencies.settings.api.environment, dependencies.now(), *of, name, number)
-        )
+def _count_labels(dependencies: Dependencies, scorer: Scorer, labels: Sequence[str], seen: dict[str, object]) -> None:
+    """Count the labels of a request: the first in the request's line, each other in a line of its own."""
+    seen["labels"] = count(labels)
+    (first, number), *others = count([name_label(label, scorer.manifest.labels) for label in labels]).items()
+    seen |= {"Label": first, "Labels": number}
+    for name, number in others:
+        of = scorer.model.name, scorer.version, name, number
+        dependencies.write(build_label_line(dependencies.settings.api.environment, dependencies.now(), *of))
 
 
 def _keep(
-    dependencies: Dependencies, scorer: Scorer, role: str, scored: Sequence[Scored], seen: dict[str, object]
+    dependencies: Dependencies,
+    scorer: Scorer,
+    role: str,
+    asked: Instances,
+    used: Sequence[Mapping[str, Used]],
+    answers: Sequence[tuple[float, ...]],
+    seen: dict[str, object],
 ) -> None:
     """Put the features of a sample of the requests into the outbox. It never changes the answer."""
     keep, outbox = dependencies.models[scorer.model.name].keep, dependencies.outbox
     if keep is None or outbox is None or dependencies.draw() >= keep.share:
         return
     request_id, subject = str(seen["request_id"]), str(seen.get("subject", ""))
+    scored = list(map(Scored, asked.rows, asked.ids, used, answers))
     try:
         messages, dropped = build_messages(scorer, role, request_id, subject, dependencies.now(), scored)
         for message in messages:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from serve.log import KEY_METRICS, METRICS, NAMESPACE, describe_request
 
 SERVICE = "score"
-# Of a request with an answer. Missing: number of stored features without a value; the line has the number of each kind.
+# Of a request with an answer. Missing: number of features without a value; the line has the number for each reason.
 MODEL_METRICS = {"Instances": "Count", "Score": "None", "Missing": "Count", "ModelLatency": "Milliseconds"}
 LABEL_METRICS = {"Labels": "Count"}
 # Labels of a model that have their own metric. The others share one, since AWS charges for each metric.
@@ -27,6 +27,7 @@ _SERVICE = [["Service", "Environment"]]
 _USE_CASE = [*_SERVICE, ["Service", "Environment", "UseCase"]]
 _MODEL = [*_SERVICE, ["Service", "Environment", "Model"], ["Service", "Environment", "Model", "Version"]]
 _LABEL = [["Service", "Environment", "Model", "Version", "Label"]]
+_DIMENSIONS = (("model", "Model"), ("version", "Version"))  # members of a line that are dimensions
 _EVENT = [*_SERVICE, ["Service", "Environment", "Model"]]  # if the version is unknown; else _MODEL
 
 
@@ -36,22 +37,28 @@ def build_request_line(
     """Build the line of one request.
 
     `fields` has those that are known: request_id, kid, subject, code, reason; for a score also model, version, role,
-    scores, labels, missing, stored, shadow, ShadowDifference and ShadowLabelsDiffer.
+    scores, labels, Label and Labels (as in `build_label_line`), missing, stored, shadow, ShadowDifference and
+    ShadowLabelsDiffer.
     """
-    shown = {name: value for name, value in fields.items() if name not in ("model", "version", "scores")}
-    line = {**describe_request(use_case, status, latency_ms, shown), "UseCase": use_case}
+    line = {**describe_request(use_case, status, latency_ms, fields), "UseCase": use_case}
     directives = _REQUEST
-    scores = fields.get("scores")
+    scores = line.pop("scores", None)
     if isinstance(scores, list) and scores:
-        missing = fields.get("missing")
+        missing = line.get("missing")
         line |= {
             "Instances": len(scores),
             "Score": scores,  # up to 100 values, as the format allows
             "Missing": sum(missing.values()) if isinstance(missing, dict) else 0,
-            "ModelLatency": round(latency_ms, 3),
+            "ModelLatency": line["Latency"],
         }
-        directives = _SHADOWED if "ShadowDifference" in fields else _SCORED
-    line |= {name.capitalize(): fields[name] for name in ("model", "version") if name in fields}
+        directives += _SCORED
+        if "ShadowDifference" in line:
+            directives += _SHADOWED
+        if "Labels" in line:
+            directives += _LABELS
+    for name, dimension in _DIMENSIONS:
+        if name in line:
+            line[dimension] = line.pop(name)
     return _render(line, environment, now, directives)
 
 
@@ -66,7 +73,7 @@ def build_event_line(environment: str, now: float, event: str, details: Mapping[
 
 
 def build_label_line(environment: str, now: float, model: str, version: str, label: str, number: int) -> str:
-    """Build the line that counts the predictions with one label, for its metric. A line has one label."""
+    """Build a line that only counts the predictions with one label: a line has one value of each dimension."""
     line = {"Model": model, "Version": version, "Label": label, "Labels": number}
     return _render(line, environment, now, _LABELS)
 
@@ -81,28 +88,21 @@ def count(values: Sequence[str]) -> dict[str, int]:
     return {value: values.count(value) for value in dict.fromkeys(values)}
 
 
-def _build_directives(*groups: tuple[list[list[str]], dict[str, str]]) -> str:
-    return json.dumps(
-        [
-            {
-                "Namespace": NAMESPACE,
-                "Dimensions": dimensions,
-                "Metrics": [{"Name": name, "Unit": unit} for name, unit in metrics.items()],
-            }
-            for dimensions, metrics in groups
-        ]
-    )
+def _build_directive(dimensions: list[list[str]], metrics: Mapping[str, str]) -> str:
+    """Build a directive, which begins with a comma: `_render` joins those of a line."""
+    named = [{"Name": name, "Unit": unit} for name, unit in metrics.items()]
+    return "," + json.dumps({"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": named})
 
 
 def _render(line: Mapping[str, object], environment: str, now: float, directives: str) -> str:
     members = json.dumps({**line, "Service": SERVICE, "Environment": environment})
-    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{directives}}},{members[1:]}'
+    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":[{directives[1:]}]}},{members[1:]}'
 
 
-_REQUEST = _build_directives((_USE_CASE, METRICS))
-_SCORED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS))
-_SHADOWED = _build_directives((_USE_CASE, METRICS), (_MODEL, MODEL_METRICS), (_MODEL, SHADOW_METRICS))
-_LABELS = _build_directives((_LABEL, LABEL_METRICS))
-_EVENTS = {event: _build_directives((_EVENT, metrics)) for event, metrics in EVENT_METRICS.items()}
-_VERSION_EVENTS = {event: _build_directives((_MODEL, metrics)) for event, metrics in EVENT_METRICS.items()}
-_KEYS = _build_directives((_SERVICE, KEY_METRICS))
+_REQUEST = _build_directive(_USE_CASE, METRICS)
+_SCORED = _build_directive(_MODEL, MODEL_METRICS)
+_SHADOWED = _build_directive(_MODEL, SHADOW_METRICS)
+_LABELS = _build_directive(_LABEL, LABEL_METRICS)
+_EVENTS = {event: _build_directive(_EVENT, metrics) for event, metrics in EVENT_METRICS.items()}
+_VERSION_EVENTS = {event: _build_directive(_MODEL, metrics) for event, metrics in EVENT_METRICS.items()}
+_KEYS = _build_directive(_SERVICE, KEY_METRICS)

@@ -175,6 +175,11 @@ class Model(_Fields):
         return {name: each for name, each in self.features.items() if isinstance(each, Stored)}
 
     @cached_property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of the stored features, each once."""
+        return tuple(dict.fromkeys(each.dataset for each in self.stored.values()))
+
+    @cached_property
     def sent(self) -> dict[str, Number | Category | Boolean | Text]:
         """The features that are members of a request."""
         return {name: each for name, each in self.features.items() if not isinstance(each, Stored)}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from score.contract import Fault, check_value, invalid_instance
 from score.manifest import Scalar
 from score.model import REQUIRED, Model, Stored
-from serve.access import build_partition, check_access
+from serve.access import find_partition
 from serve.datasets import Served
 from serve.item import DOT_SEGMENTS, PREDICTION_ID, Item, body_text, is_expired
 from serve.storage import Storage
@@ -51,11 +51,7 @@ def find_partitions(trusted: Trusted, model: Model, served: Mapping[str, Served]
         NoAccess: the token does not give access to one of the datasets.
         InvalidToken: a claim of a subject is missing or malformed.
     """
-    partitions = {}
-    for name in dict.fromkeys(each.dataset for each in model.stored.values()):
-        check_access(trusted.claims, trusted.policy, served[name])
-        partitions[name] = build_partition(trusted.claims, served[name], trusted.policy)
-    return partitions
+    return {name: find_partition(trusted, served[name]) for name in model.datasets}
 
 
 def fetch_stored(

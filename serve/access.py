@@ -11,6 +11,7 @@ from typing import Any
 from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, build_pk, is_subject
 from serve.tokens.jwt import InvalidToken, Policy, get_claim
+from serve.tokens.verifier import Trusted
 
 # An issuer whose numbers are floating-point loses digits of larger integers (RFC 8259, section 6).
 MAX_INTEGER = 2**53 - 1
@@ -22,6 +23,19 @@ class NoAccess(Exception):
     def __init__(self, scope: str | None) -> None:
         super().__init__(scope)
         self.scope = scope
+
+
+def find_partition(trusted: Trusted, dataset: Served) -> str:
+    """Return the partition key that a token gives access to, built only from its claims, and remember it.
+
+    Raises:
+        NoAccess, InvalidToken: as in `check_access` and `build_partition`.
+    """
+    partition = trusted.partitions.get(dataset.name)
+    if partition is None:
+        check_access(trusted.claims, trusted.policy, dataset)
+        partition = trusted.partitions[dataset.name] = build_partition(trusted.claims, dataset, trusted.policy)
+    return partition
 
 
 def check_access(claims: Mapping[str, Any], policy: Policy, dataset: Served) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from serve.access import NoAccess, build_partition, check_access
+from serve.access import NoAccess, find_partition
 from serve.bearer import authenticate, open_verifier, refuse
 from serve.datasets import Served, load_served
 from serve.item import Item, is_expired
@@ -197,12 +197,8 @@ def _authorize(
     realm = dependencies.settings.realm
     trusted = authenticate(request, dependencies.verifier, realm, now)
     seen["kid"] = trusted.kid
-    partition = trusted.partitions.get(dataset.name)
-    if partition is None:
-        try:
-            check_access(trusted.claims, trusted.policy, dataset)
-            partition = build_partition(trusted.claims, dataset, trusted.policy)
-        except (NoAccess, InvalidToken) as error:
-            raise refuse(realm, error) from error
-        trusted.partitions[dataset.name] = partition
+    try:
+        partition = find_partition(trusted, dataset)
+    except (NoAccess, InvalidToken) as error:
+        raise refuse(realm, error) from error
     return partition, int(trusted.claims["exp"])

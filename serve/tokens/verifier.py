@@ -25,8 +25,8 @@ class Issuer(NamedTuple):
 class Trusted(NamedTuple):
     """A token that was verified.
 
-    `partitions` has the partition key that it gives access to by dataset, as far as that was checked: it follows from
-    the claims and the policy alone, so a cached token needs no second check.
+    `partitions` has the partition key that it gives access to by dataset, and the subject by `models/{model}`, as far
+    as they were checked: they follow from the claims and the policy alone, so a cached token needs no second check.
     """
 
     claims: Mapping[str, Any]

@@ -282,7 +282,7 @@ _KINDS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("a subject of the first claim", "serve.access", "in dataset.subject:", "in dataset.subject[:1]:", _DATASETS),
     ("a key without its dataset", "serve.item", '"#".join([dataset, ', '"#".join(["flight-delays", ', _DATASETS),
     ("a dataset of a name that begins so", "serve.web.route", "served[name], prediction_id", "next(one for one in served.values() if one.name.startswith(name)), prediction_id", _DATASETS),
-    ("access to one dataset is access to all", "serve.handler", "trusted.partitions.get(dataset.name)", "next(iter(trusted.partitions.values()), None)", _DATASETS),
+    ("access to one dataset is access to all", "serve.access", "trusted.partitions.get(dataset.name)", "next(iter(trusted.partitions.values()), None)", _DATASETS),
     ("any dataset's scope", "serve.access", "scope is not None and scope not in scopes", "scope is not None and not any(one.endswith(':read') for one in scopes)", _DATASETS),
     ("a tag that begins so", "serve.web.negotiate", "return etag in tags", "return any(tag and etag.startswith(tag[:-1]) for tag in tags)", (HTTP,)),
     ("a tag without its case", "serve.web.negotiate", "return etag in tags", "return etag.lower() in [str(tag).lower() for tag in tags]", (HTTP,)),
