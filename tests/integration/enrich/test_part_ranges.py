@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import boto3
@@ -16,6 +15,7 @@ from botocore.exceptions import ResponseStreamingError
 
 from enrich.errors import Stopped
 from enrich.read.s3_object import Part, PartFile
+from tests.loopback import Loopback, Peer
 
 
 @pytest.mark.parametrize("versioned", [False, True])
@@ -51,34 +51,26 @@ def breaking_off(
         A client of S3, and the requests that came.
     """
     requests: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    requests.append(connection.recv(65536))
-                    count = answers[min(len(requests), len(answers)) - 1]
-                    length = said or len(CONTENT)
-                    head = f"HTTP/1.1 206 OK\r\nContent-Length: {length}\r\n"
-                    head += f"Content-Range: bytes 0-{length - 1}/{length}\r\nConnection: close\r\n\r\n"
-                    connection.sendall(head.encode() + CONTENT[:count])
-                    if reset and count < len(CONTENT):
-                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def serve(peer: Peer) -> None:
+        requests.append(peer.socket.recv(65536))
+        count = answers[min(len(requests), len(answers)) - 1]
+        length = said or len(CONTENT)
+        head = f"HTTP/1.1 206 OK\r\nContent-Length: {length}\r\n"
+        head += f"Content-Range: bytes 0-{length - 1}/{length}\r\nConnection: close\r\n\r\n"
+        peer.socket.sendall(head.encode() + CONTENT[:count])
+        if reset and count < len(CONTENT):
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-        threading.Thread(target=serve, daemon=True).start()
+    with closing(Loopback(serve)) as server:
         client = boto3.client(
             "s3",
-            endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}",
+            endpoint_url=f"http://127.0.0.1:{server.address[1]}",
             region_name="eu-central-1",
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
         yield client, requests
-        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
-from threading import Thread
+from contextlib import closing
 from typing import Any, cast
 
 import pytest
 
 from tests.bench import read_servers
 from tests.bench.read_servers import Load
+from tests.loopback import Loopback, Peer
 
 STALLED, SECONDS = 40, 0.2  # the number of a request that the server answers late, and how late
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\nJetBlue Airways"
@@ -22,25 +22,23 @@ class _Server:
     pid = os.getpid()
     request = b"GET / HTTP/1.1\r\n\r\n"
 
-    def __init__(self, listener: socket.socket) -> None:
-        self.port = listener.getsockname()[1]
-        Thread(target=self._serve, args=[listener], daemon=True).start()
+    def __init__(self, port: int) -> None:
+        self.port = port
 
-    def _serve(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            number = 0
-            while connection.recv(1000):
-                time.sleep(SECONDS if number == STALLED else 0)
-                connection.sendall(ANSWER)
-                number += 1
+
+def _stall_once(peer: Peer) -> None:
+    number = 0
+    while peer.socket.recv(1000):
+        time.sleep(SECONDS if number == STALLED else 0)
+        peer.socket.sendall(ANSWER)
+        number += 1
 
 
 def test_a_stall_delays_each_request_that_was_due_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that waits for one response before it sends the next request would count a stall once."""
     monkeypatch.setattr(read_servers, "RATE", 400.0)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        load = Load(cast(Any, _Server(listener)))
+    with closing(Loopback(_stall_once)) as server:
+        load = Load(cast(Any, _Server(server.address[1])))
         with load._connect() as connection:
             latencies = load._ask_at_rate(connection, 150)
     assert len(latencies) == 150

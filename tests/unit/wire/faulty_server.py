@@ -7,8 +7,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import BinaryIO
 
+from tests.loopback import Loopback, Peer
 from wire.endpoint import Endpoint
 
 
@@ -21,15 +23,6 @@ class Seen:
     path: str
     headers: dict[str, str]
     body: bytes
-
-
-@dataclass
-class Peer:
-    """The server's end of one connection. `closed_by_client` is set when the client closes it."""
-
-    socket: socket.socket
-    number: int
-    closed_by_client: threading.Event = field(default_factory=threading.Event)
 
 
 Behaviour = Callable[[Peer], bool]  # True: keep the connection
@@ -117,55 +110,41 @@ class FaultyServer:
     def __init__(self, *script: Behaviour, host: str = "127.0.0.1") -> None:
         self.script = list(script) or [answer()]
         self.seen: list[Seen] = []
-        self.peers: list[Peer] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server((host, 0))
-        self.address: tuple[str, int] = self._listener.getsockname()
+        self._loopback = Loopback(self._serve, host)
+        self.peers = self._loopback.peers
+        self.address = self._loopback.address
         self.port = self.address[1]
-        threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> FaultyServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        for peer in self.peers:
-            peer.socket.close()
+        self._loopback.close()
 
     def endpoint(self, service: str = "dynamodb") -> Endpoint:
         """Return the endpoint of this server."""
         return Endpoint(service, "eu-west-1", "127.0.0.1", self.port, tls=False)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer = Peer(connection, len(self.peers))
-            self.peers.append(peer)
-            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
-
     def _serve(self, peer: Peer) -> None:
         try:
-            with peer.socket, peer.socket.makefile("rb") as stream:
+            with peer.socket.makefile("rb") as stream:
                 while self._serve_one(peer, stream):
                     pass
-        except (OSError, ValueError):  # ValueError: the test had ended, and closed it, before this thread began
+        except OSError:
             peer.closed_by_client.set()
 
-    def _serve_one(self, peer: Peer, stream: object) -> bool:
-        line = stream.readline().decode()  # type: ignore[attr-defined]
+    def _serve_one(self, peer: Peer, stream: BinaryIO) -> bool:
+        line = stream.readline().decode()
         if not line:
             peer.closed_by_client.set()
             return False
         method, path, _ = line.split(" ")
         headers = {}
-        while (line := stream.readline().decode().rstrip()) != "":  # type: ignore[attr-defined]
+        while (line := stream.readline().decode().rstrip()) != "":
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        body = stream.read(int(headers.get("content-length", "0")))  # type: ignore[attr-defined]
+        body = stream.read(int(headers.get("content-length", "0")))
         with self._lock:
             self.seen.append(Seen(peer.number, method, path, headers, body))
             behave = self.script.pop(0) if len(self.script) > 1 else self.script[0]

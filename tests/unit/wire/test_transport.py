@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -392,24 +392,24 @@ def test_request_larger_than_the_buffers_arrives_complete() -> None:
 
 def test_response_before_the_request_is_complete_ends_the_connection() -> None:
     """If a server refuses a request half-way, its response is delivered, and the rest of the request is not sent."""
+    delivered = threading.Semaphore(0)
+    read: list[int] = []
 
-    def refuse(listener: socket.socket) -> None:
-        for _ in range(2):
-            peer, _ = listener.accept()
-            peer.recv(100)
-            peer.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
-            with suppress(OSError):
-                while peer.recv(65536):  # until the client closes
-                    pass
-            peer.close()
+    def refuse(peer: socket.socket) -> None:
+        read.append(len(peer.recv(100)))
+        peer.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
+        delivered.acquire(timeout=20)  # what it read before would make room for more of the request
+        while received := peer.recv(65536):  # until the client closes
+            read[-1] += len(received)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=refuse, args=(listener,), daemon=True).start()
-        endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=False)
-        transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=5)
+    with socket_server(None, refuse) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, connections=1, timeout=60)
         for _ in range(2):
             handle = transport.send(TARGET, b"x" * 30_000_000)
-            assert collect(transport, 1)[handle].status == 413
+            assert collect(transport, 1, patience=20)[handle].status == 413
+            delivered.release()
+    assert len(read) == 2, "the second request has a connection of its own"
+    assert max(read) < 30_000_000
 
 
 def test_a_response_is_received_while_the_request_is_being_sent() -> None:

@@ -6,13 +6,13 @@ import datetime
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.certificates import DAY, build_certificate
+from tests.loopback import Loopback
 from wire.endpoint import Endpoint
 
 
@@ -59,30 +59,15 @@ def refuse_early(data: bytes) -> Callable[[socket.socket], None]:
 @contextmanager
 def socket_server(issued: Issued | None, serve: Callable[[socket.socket], None] = _answer_all) -> Iterator[Endpoint]:
     """Serve each connection in a separate thread, over TLS if there is a certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = None
     if issued is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(issued.path)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def run(connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise a reset would overtake the data
-        try:
-            with context.wrap_socket(connection, server_side=True) if issued else connection as peer:
-                serve(peer)
-        except OSError:
-            pass
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=run, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    with listener:
-        yield Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=issued is not None)
+    server = Loopback(lambda peer: serve(peer.socket), tls=context)
+    try:
+        yield Endpoint("dynamodb", "x", *server.address, tls=issued is not None)
+    finally:
+        server.close()
 
 
 def tls_server(issued: Issued) -> AbstractContextManager[Endpoint]:
