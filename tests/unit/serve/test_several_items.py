@@ -165,7 +165,7 @@ def test_keys_that_stay_unprocessed_are_a_503() -> None:
     sent = event("rest", "GET", LIST, {"id": ["a", "b"]}, {"Authorization": f"Bearer {TOKEN}"})
     begin = time.monotonic()
     answer = Answered(handler(sent, _Brief()))
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 4, "the time of the request, and not longer"
     assert (answer.status, answer.headers["retry-after"], app.line["reason"]) == (503, "1", "storage: UnprocessedKeys")
     assert len(app.table.asked) > 1, "they are asked for again"
 

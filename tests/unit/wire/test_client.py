@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.loopback import Peer
 from tests.unit.wire.faulty_server import (
     FaultyServer,
     answer,
@@ -18,6 +19,7 @@ from tests.unit.wire.faulty_server import (
     reset,
     silence,
     then_closed,
+    together,
 )
 from wire.client import DEFAULTS, Client, Limits
 from wire.endpoint import Endpoint, object_path
@@ -95,8 +97,9 @@ def test_fault_is_retried(fault: Any) -> None:
 def test_lasting_fault_is_unavailable(fault: Any) -> None:
     """A lasting fault is reported with its kind, after as many attempts as the limits allow."""
     with FaultyServer(fault) as server:
+        attempt = 0.1 if fault in (silence, drip) else 20.0
         with pytest.raises(Unavailable) as caught:
-            client_of(server, QUICK._replace(tries=2, attempt=0.1)).send(GET_ITEM, b"{}")
+            client_of(server, QUICK._replace(tries=2, attempt=attempt, budget=60.0)).send(GET_ITEM, b"{}")
         assert len(server.seen) == 2
     throttled = fault in (RETRIED["throttled"], RETRIED["throttling"], RETRIED["S3 slow down"])
     assert isinstance(caught.value, Throttled) == throttled
@@ -104,10 +107,17 @@ def test_lasting_fault_is_unavailable(fault: Any) -> None:
 
 def test_timeout_closes_the_connection() -> None:
     """After a time-out the server sees the connection closed, and the late response is discarded."""
-    with FaultyServer(late(0.3, answer(body=b"late")), answer(body=b"good")) as server:
-        client = client_of(server, QUICK._replace(attempt=0.2))
+    released = threading.Event()
+
+    def answer_late(peer: Peer) -> bool:
+        released.wait(20)
+        return answer(body=b"late")(peer)
+
+    with FaultyServer(answer_late, answer(body=b"good")) as server:
+        client = client_of(server, QUICK._replace(attempt=0.5))
         assert client.send(GET_ITEM, b"{}") == b"good"
-        time.sleep(0.2)
+        released.set()
+        server.peers[0].wait_closed()
         assert client.send(GET_ITEM, b"{}") == b"good"
         assert [seen.connection for seen in server.seen] == [0, 1, 1]
 
@@ -117,7 +127,7 @@ def test_unanswered_request_leaves_no_connection() -> None:
     with FaultyServer(silence) as server:
         with pytest.raises(Unavailable):
             client_of(server, QUICK._replace(tries=1, attempt=0.1)).send(GET_ITEM, b"{}")
-        assert server.peers[0].closed_by_client.wait(2)
+        assert server.peers[0].closed_by_client.wait(10)
 
 
 def test_connection_closed_while_idle_costs_one_silent_retry() -> None:
@@ -126,7 +136,7 @@ def test_connection_closed_while_idle_costs_one_silent_retry() -> None:
     with FaultyServer(then_closed(answer()), answer(body=b"second")) as server:
         client = client_of(server, QUICK._replace(tries=1), sleep=pauses.append)
         client.send(GET_ITEM, b"{}")
-        time.sleep(0.1)
+        server.peers[0].wait_closed()
         assert client.send(GET_ITEM, b"{}") == b"second"
     assert sum(pauses) == 0
 
@@ -176,7 +186,7 @@ def test_a_connection_is_used_again_within_its_idle_time(later: float, is_kept: 
         client.send(GET_ITEM, b"{}")
         assert [seen.connection for seen in server.seen] == [0, 0 if is_kept else 1]
         if not is_kept:
-            assert server.peers[0].closed_by_client.wait(2)
+            assert server.peers[0].closed_by_client.wait(10)
 
 
 def send_at_once(client: Client, calls: int) -> None:
@@ -190,28 +200,36 @@ def send_at_once(client: Client, calls: int) -> None:
 
 def test_each_exchange_has_its_own_connection_and_all_are_kept() -> None:
     """Concurrent calls on several threads never share one; later calls use the newest idle one."""
-    with FaultyServer(late(0.1, answer())) as server:
-        client = client_of(server, QUICK._replace(attempt=5.0))
+    with FaultyServer(together(3, answer())) as server:
+        client = client_of(server, QUICK._replace(attempt=20.0, budget=60.0))
         send_at_once(client, 3)
+        server.script[:] = [answer()]
         assert sorted(seen.connection for seen in server.seen) == [0, 1, 2]
         client.send(GET_ITEM, b"{}")
         client.send(GET_ITEM, b"{}")
         assert len(server.peers) == 3
         client.close()
-        assert all(peer.closed_by_client.wait(2) for peer in server.peers)
+        assert all(peer.closed_by_client.wait(10) for peer in server.peers)
         client.send(GET_ITEM, b"{}")
         assert len(server.peers) == 4
 
 
 def test_the_most_recent_connection_is_used_next() -> None:
     """It is the least likely to have been dropped; the others can become too old together."""
-    with FaultyServer(late(0.3, answer()), answer()) as server:
-        client = client_of(server)
+    released = threading.Event()
+
+    def answer_late(peer: Peer) -> bool:
+        released.wait(20)
+        return answer()(peer)
+
+    with FaultyServer(answer_late, answer()) as server:
+        client = client_of(server, QUICK._replace(attempt=30.0, budget=60.0))
         slow = threading.Thread(target=client.call, args=("GET", "/slow"))
         slow.start()
         while not server.seen:
             time.sleep(0.01)
         client.call("GET", "/quick")
+        released.set()
         slow.join()
         client.call("GET", "/next")
         assert [(seen.path, seen.connection) for seen in server.seen] == [("/slow", 0), ("/quick", 1), ("/next", 0)]
@@ -219,14 +237,14 @@ def test_the_most_recent_connection_is_used_next() -> None:
 
 def test_one_dead_connection_closes_the_other_idle_ones() -> None:
     """They died together, e.g. while a Lambda was frozen: the retry uses a new one without trying the others."""
-    with FaultyServer(late(0.1, answer())) as server:
-        client = client_of(server, QUICK._replace(attempt=5.0))
+    with FaultyServer(together(3, answer())) as server:
+        client = client_of(server, QUICK._replace(attempt=20.0, budget=60.0))
         send_at_once(client, 3)
         server.script[:] = [reset, answer(body=b"new")]
         assert client.send(GET_ITEM, b"{}") == b"new"
         dead, fresh = (seen.connection for seen in server.seen[-2:])
         assert fresh == 3
-        assert all(peer.closed_by_client.wait(2) for peer in server.peers[:3] if peer.number != dead)
+        assert all(peer.closed_by_client.wait(10) for peer in server.peers[:3] if peer.number != dead)
 
 
 def test_a_client_with_one_idle_connection_closes_it() -> None:
@@ -235,7 +253,7 @@ def test_a_client_with_one_idle_connection_closes_it() -> None:
         client = client_of(server)
         client.send(GET_ITEM, b"{}")
         client.close()
-        assert server.peers[0].closed_by_client.wait(2)
+        assert server.peers[0].closed_by_client.wait(10)
         client.send(GET_ITEM, b"{}")
         assert [seen.connection for seen in server.seen] == [0, 1]
 
@@ -268,7 +286,7 @@ def test_a_call_without_time_is_unavailable() -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             client.send(GET_ITEM, b"{}", budget=1e-9)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 4
 
 
 def test_the_default_limits() -> None:
@@ -313,7 +331,7 @@ def test_response_over_the_limit_is_not_read_to_its_end() -> None:
         with pytest.raises(TooLarge):
             client_of(server, QUICK._replace(largest=100_000)).send(GET_ITEM, b"{}")
         assert len(server.seen) == 1
-        assert server.peers[0].closed_by_client.wait(2)
+        assert server.peers[0].closed_by_client.wait(10)
 
 
 def test_response_over_the_limit_ends_at_the_limit() -> None:
@@ -335,7 +353,7 @@ def test_budget_bounds_the_whole_call() -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             client_of(server, QUICK._replace(tries=1000, attempt=0.05)).send(GET_ITEM, b"{}", budget=0.2)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_endpoint_without_a_listener_is_unavailable() -> None:
@@ -354,7 +372,7 @@ def test_tls_handshake_that_stalls_times_out() -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="in time"):
             Client(endpoint, keys, QUICK._replace(tries=1, connect=0.1)).send(GET_ITEM, b"{}")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_missing_credentials_are_unavailable() -> None:

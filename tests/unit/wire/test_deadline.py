@@ -49,7 +49,7 @@ def test_calls_end_with_the_limit(behaviour: object) -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             client.call("GET", "/")
-        assert 0.1 < time.monotonic() - began < 0.5
+        assert 0.1 < time.monotonic() - began < 4
         time.sleep(max(0.0, deadline() - time.monotonic()))
         sent = len(server.seen)
         with pytest.raises(Unavailable, match="no time was left"):
