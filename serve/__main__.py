@@ -1,7 +1,5 @@
 """`./larder serve`: the laptop server and the key commands; not part of the deployed bundle."""
 
-from __future__ import annotations
-
 import os
 import sys
 

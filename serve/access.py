@@ -3,8 +3,6 @@
 The partition key is built here, from verified claims and nothing else: no part of a request can name another subject.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The bearer token of a request: find it, verify it, and build the problem if it is refused. For serve and score."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 

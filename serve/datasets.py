@@ -1,7 +1,5 @@
 """Who can read which dataset: its name, the claims that make its subject, the scope it needs. Standard library only."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The settings of a deployment, parsed from environment variables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

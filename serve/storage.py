@@ -1,7 +1,5 @@
 """Read items from DynamoDB, through `wire.client.Client.send` or a stand-in for it."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

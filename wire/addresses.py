@@ -1,7 +1,5 @@
 """Resolve the host name of an endpoint with a time-out, and spread connections evenly over its addresses."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
@@ -28,6 +26,7 @@ def look_up(host: str, port: int, timeout: float) -> list[Address]:
         TimeoutError: no result in `timeout` seconds.
         OSError: the name has no address.
     """
+    name = host.encode() if host.isascii() else host  # for a text, Python imports its tables of international names
     found: list[Address] = []
     failed: list[OSError] = []
     busy = allocate_lock()
@@ -35,7 +34,7 @@ def look_up(host: str, port: int, timeout: float) -> list[Address]:
 
     def run() -> None:
         try:
-            found.extend((one[0], one[4]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.extend((one[0], one[4]) for one in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             failed.append(OSError(str(error)))
         finally:

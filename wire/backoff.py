@@ -1,7 +1,5 @@
 """Exponential backoff with full jitter."""
 
-from __future__ import annotations
-
 import os
 
 # `random` is not used: importing it would slow a cold start.

@@ -4,14 +4,12 @@ A caller that waits for each response needs no event loop: awscrt passes every e
 which costs several times the CPU (docs/decisions/sockets.md).
 """
 
-from __future__ import annotations
-
 import os
 import select
 import socket
-import ssl
 import time
 from functools import cache
+from typing import TYPE_CHECKING
 
 from wire.addresses import Address, look_up, spread
 from wire.backoff import draw
@@ -20,19 +18,24 @@ from wire.errors import Dropped, TransportError, Unavailable
 from wire.response import Response
 from wire.response_parser import ResponseParser
 
+if TYPE_CHECKING:
+    import ssl
+
 _READ = 64 * 1024
 
 
 @cache
-def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+def tls_context(ca_bundle: str | None) -> "ssl.SSLContext":
     """Return a cached TLS context, since loading root certificates takes tens of milliseconds.
 
     `ca_bundle` is the path of a file of root certificates that replaces the system's.
     """
+    import ssl  # slow to import, and a laptop's services have no TLS
+
     return ssl.create_default_context(cafile=ca_bundle)
 
 
-def open_channel(endpoint: Endpoint, timeout: float) -> Channel:
+def open_channel(endpoint: Endpoint, timeout: float) -> "Channel":
     """Connect, including the TLS handshake. AWS_CA_BUNDLE names the root certificates, as in the AWS SDKs.
 
     Raises:

@@ -1,7 +1,5 @@
 """A synchronous client of one AWS service, with retries: each call returns a response or raises one of a few errors."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Find AWS credentials: in the environment, otherwise through boto3's provider chain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache
 

@@ -1,7 +1,5 @@
 """One time limit for all calls of a unit of work, e.g. of one request."""
 
-from __future__ import annotations
-
 import time
 from contextvars import ContextVar, Token
 

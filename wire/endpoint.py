@@ -1,7 +1,5 @@
 """Endpoints of services: AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, or the public AWS endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit

@@ -1,7 +1,5 @@
 """The exceptions of `wire`."""
 
-from __future__ import annotations
-
 
 class WireError(Exception):
     """A request failed; only subclasses are raised."""

@@ -3,8 +3,6 @@
 RFC 9112 allows a parser to be lenient in places. This one rejects what two parsers could read differently.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

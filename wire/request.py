@@ -1,7 +1,5 @@
 """Build signed requests as the bytes that are sent."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from functools import cache

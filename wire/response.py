@@ -1,7 +1,5 @@
 """A response of an AWS service: check that it is complete, and map a failure to an exception."""
 
-from __future__ import annotations
-
 import json
 import re
 import zlib

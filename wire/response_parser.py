@@ -1,7 +1,5 @@
 """Parse an HTTP/1.1 response incrementally, for blocking and non-blocking connections alike."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 
 from wire.errors import TooLarge, TransportError

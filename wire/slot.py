@@ -1,7 +1,5 @@
 """One non-blocking connection of a transport."""
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl

@@ -4,8 +4,6 @@ awscrt runs an event loop in a thread of its own and passes every exchange to it
 the rest of writing. So did a pool of threads with one blocking connection each (docs/decisions/sockets.md).
 """
 
-from __future__ import annotations
-
 import os
 import selectors
 import ssl
@@ -107,7 +105,7 @@ class Transport:
                 reports, self._reports = self._reports, []
                 return reports
 
-    def renew(self, timeout: float) -> Transport:
+    def renew(self, timeout: float) -> "Transport":
         """Return this transport for the next user, with its time-out and without the requests of the previous user.
 
         Those are never reported: connections on which one is in flight are closed. Idle connections are kept.

@@ -1,7 +1,5 @@
 """The command line of serve: the laptop server, and key sets. An error is one line on stderr and exit status 1."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

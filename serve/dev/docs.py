@@ -3,8 +3,6 @@
 The laptop server shows it at /docs; the discovery artifacts can carry the same files.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from html import escape

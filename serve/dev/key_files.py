@@ -1,7 +1,5 @@
 """Create key pairs and sign development tokens."""
 
-from __future__ import annotations
-
 import json
 import os
 import uuid

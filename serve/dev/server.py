@@ -1,7 +1,5 @@
 """The laptop server: what runs in a container, in this process on loopback, with the documentation page at /docs."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

@@ -3,8 +3,6 @@
 `parse_jwks(document).keys` is the `keys` argument of `serve.tokens.jwt.verify`.
 """
 
-from __future__ import annotations
-
 import json
 from base64 import urlsafe_b64encode
 from collections import Counter

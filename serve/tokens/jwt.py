@@ -9,8 +9,6 @@ still contain text from its users. The rules V1 to V14 come from RFC 7515, 7519,
 vectors for them; each is marked where it is enforced.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import lru_cache

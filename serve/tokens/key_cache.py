@@ -3,10 +3,8 @@
 The sources are in `key_sources`: functions that read documents or raise `Unreadable`.
 """
 
-from __future__ import annotations
-
+from _thread import RLock  # `threading` takes 0.7 ms more to import
 from collections.abc import Callable, Mapping
-from threading import RLock
 from typing import NamedTuple
 
 from serve.tokens.jwks import BadKeySet, KeyDocument, KeySet, parse_keys

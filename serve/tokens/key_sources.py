@@ -10,8 +10,6 @@
 A document is JWKS or PEM; the kid of a PEM is its file name without `.pem`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Strict parsing of base64url and JSON: input that two parsers could read differently is rejected."""
 
-from __future__ import annotations
-
 import json
 import re
 from base64 import urlsafe_b64decode
@@ -10,7 +8,7 @@ from typing import Any
 MAX_DEPTH = 16  # objects and lists within each other; issuers use three or four
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*\Z")
 # A string (an unterminated one extends to the end of the text, so that no text is scanned twice), or one bracket.
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_BRACKETS = r'(?s)"(?:[^"\\]|\\.)*+"?|[\[\]{}]'
 # In the last character of an unpadded text, the bits that belong to no byte must be zero (RFC 4648 section 3.5).
 _LAST = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 
@@ -58,7 +56,7 @@ def _check_depth(text: str) -> None:
     if text.count("{") + text.count("[") <= MAX_DEPTH:
         return  # an upper bound: brackets in strings are counted too
     depth = 0
-    for found in _BRACKETS.finditer(text):
+    for found in re.finditer(_BRACKETS, text):
         mark = found[0]
         if mark in "{[":
             depth += 1

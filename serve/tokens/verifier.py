@@ -1,10 +1,8 @@
 """Verify tokens of several issuers, with a cache of recently verified tokens."""
 
-from __future__ import annotations
-
+from _thread import allocate_lock  # `threading` takes 0.7 ms more to import
 from collections import OrderedDict
 from collections.abc import Mapping
-from threading import Lock
 from typing import Any, NamedTuple
 
 from serve.tokens.jwt import TENANT, InvalidToken, Policy, find_issuer, peek_claims, split_token, verify_token
@@ -55,7 +53,7 @@ class Verifier:
         self._issuers = {issuer.policy.issuer: issuer for issuer in issuers if TENANT not in issuer.policy.issuer}
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         # Every use of the cache is several operations, between which another thread can evict the token.
-        self._lock = Lock()
+        self._lock = allocate_lock()
 
     def verify(self, token: str, now: float) -> Trusted:
         """Verify a token.

@@ -1,7 +1,5 @@
 """Checks for weak public keys that a library loads without complaint."""
 
-from __future__ import annotations
-
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192  # larger keys only cost CPU time
 MIN_EXPONENT = 65537

@@ -1,7 +1,5 @@
 """Keep only the members of a body's JSON text that `fields` names, with exactly the bytes that are stored."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

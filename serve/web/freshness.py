@@ -1,7 +1,5 @@
 """The freshness of an item, as headers and as JSON: its as_of, its expires_at, and the run that wrote it."""
 
-from __future__ import annotations
-
 import time
 from functools import lru_cache
 from typing import NamedTuple

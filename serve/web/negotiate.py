@@ -4,8 +4,6 @@ RFC 9110: sections 12.5.1 (Accept), 12.5.3 (Accept-Encoding), 8.8.3 (ETag), 13.1
 (If-Modified-Since), 13.2.2 (precedence of the two).
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from hashlib import sha256
@@ -14,9 +12,10 @@ from hashlib import sha256
 # 140. A caller who sends many different ones only makes other requests as slow as they would be without a cache.
 _CACHED = 64
 
+# Both patterns are compiled at their first use, since many clients send neither header.
 # A tag or nothing, up to a comma or the end: recipients ignore empty list members (section 5.6.1).
-_TAGS = re.compile(r'\s*(?:(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*)?(?:,|\Z)')
-_WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z")
+_TAGS = r'\s*(?:(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*)?(?:,|\Z)'
+_WEIGHT = r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z"
 
 
 @lru_cache(_CACHED)
@@ -67,9 +66,9 @@ def is_fresh(if_none_match: str | None, etag: str) -> bool:
         return False
     if if_none_match.strip() == "*":
         return True
-    position, tags = 0, []
+    match, position, tags = re.compile(_TAGS).match, 0, []
     while position < len(if_none_match):
-        found = _TAGS.match(if_none_match, position)
+        found = match(if_none_match, position)
         if found is None:
             return False
         tags.append(found[1])
@@ -89,7 +88,7 @@ def _parse_accepted(header: str) -> dict[str, bool]:
             continue
         is_accepted = True
         for parameter in parameters:
-            if parameter.startswith("q=") and _WEIGHT.match(parameter[2:]):
+            if parameter.startswith("q=") and re.match(_WEIGHT, parameter[2:]):
                 is_accepted = float(parameter[2:]) > 0
         accepted[name] = is_accepted or accepted.get(name, False)
     return accepted

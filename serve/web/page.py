@@ -1,7 +1,5 @@
 """Collect live items into a page of limited size: a page of a list, or the items that a request names."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Problem details (RFC 9457): one exception, and one table of the problem types."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -10,8 +10,6 @@ Every member of an event is checked to exist and to have its type: who can invok
 | load balancer | encoded | encoded | the last one; a list each if the target group has multi-value headers |
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from enum import Enum, auto

@@ -1,7 +1,5 @@
 """Build HTTP responses, and render them in the form that the sender of the event expects."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from base64 import b64encode

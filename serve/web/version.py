@@ -3,8 +3,6 @@
 It is a member of the body that the dataset names, and is cut out of its text (docs/decisions/reading-many.md).
 """
 
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from typing import NamedTuple

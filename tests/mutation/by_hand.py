@@ -169,7 +169,7 @@ _SUBJECTS: tuple[tuple[str, str, str, str], ...] = (
     ("H6 a header names the subject", "serve.handler", "build_partition(trusted.claims, dataset, ", "build_partition({**trusted.claims, **{name: values[0] for name, values in request.headers.items()}}, dataset, "),
     ("H6 another's item is forbidden", "serve.handler", "    if item is None or", "    if item is None and found.prediction_id in ('theirs', 'only-b6', 'only-aa'):\n        raise Problem('insufficient_scope')\n    if item is None or"),
     ("V11 an empty claim", "serve.item", "0 < len(value) <=", "len(value) <="),
-    ("V11 what cannot be seen", "serve.item", " and not _UNPRINTABLE.search(value)", ""),
+    ("V11 what cannot be seen", "serve.item", " and (is_plain or not re.search(_UNPRINTABLE, value))", ""),
     ("V11 claims of any length", "serve.item", "MAX_CLAIM_CHARACTERS = 256", "MAX_CLAIM_CHARACTERS = 100_000"),
     ("V11 claims of any type", "serve.access", "value = get_claim(claims, claim)\n        if policy", "value = str(get_claim(claims, claim))\n        if policy"),
     ("claims are joined as they are", "serve.item", 'quote(value, safe="")', "value"),
