@@ -87,6 +87,10 @@ examples:
         )
         if json:
             command.add_argument("--json", action="store_true", help="print JSON (docs/command-line.md)")
+        if writes or name == "plan":
+            command.add_argument(
+                "--engine", choices=["local", "spark"], help="where runs are executed (default: their size decides)"
+            )
         if writes:
             command.add_argument(
                 "--write-units", type=float, metavar="N", help="spend at most N write units per second"

@@ -44,7 +44,7 @@ from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.freshness import NEWEST, build_freshness
 from enrich.ledger.records import Run
-from enrich.ledger.run_state import Kind, RunState
+from enrich.ledger.run_state import EngineKind, Kind, RunState
 from enrich.plan.export import export
 from enrich.plan.plan import plan, plan_withdrawal
 from enrich.plan.report import describe_plan, render_plan
@@ -71,7 +71,13 @@ def execute(options: argparse.Namespace) -> int:
             progress=progress,
             write_units=getattr(options, "write_units", None),
             datasets=datasets,
+            engine=_find_engine(options),
         )
+        if services.engine is EngineKind.SPARK and options.command != "plan" and services.start_job is None:
+            raise Failed(
+                "--engine spark: this stack has no job; deploy it with JobWorkers, or set LARDER_JOB to the name of a "
+                "job (docs/runbook.md, Run on Spark)"
+            )
         if getattr(options, "compare", False):
             opened = services.open_transport
             services = replace(services, open_transport=lambda timeout: ComparingTransport(opened(timeout)))
@@ -86,6 +92,13 @@ def execute(options: argparse.Namespace) -> int:
         return print_error("interrupted", INTERRUPTED)
     finally:
         progress.end()
+
+
+def _find_engine(options: argparse.Namespace) -> EngineKind | None:
+    if getattr(options, "compare", False):  # items are read in this process
+        return EngineKind.LOCAL
+    engine = getattr(options, "engine", None)
+    return EngineKind(engine) if engine else None
 
 
 def _run(services: Services, options: argparse.Namespace) -> int:
@@ -290,6 +303,8 @@ def _judge(runs: Sequence[Run], name: str) -> int:
     for run in runs:
         if run.state in {RunState.FAILED, RunState.HELD}:
             print_error(run.error or f"the run {run.state}", FAILED)
+    if any(run.state.is_open and run.engine is EngineKind.SPARK for run in runs):
+        return print_error(f"dataset {name}: a job on Spark executes the run; `./larder status {name}` shows it", BUSY)
     if any(run.state.is_open for run in runs):
         return print_error(
             f"dataset {name} is busy: the run is queued, and the holder of the dataset's lease will execute it", BUSY

@@ -51,7 +51,7 @@ class EngineKind(StrEnum):
     """Where the stages from `check` on are executed."""
 
     LOCAL = "local"  # in one process, which reads the whole output
-    JOB = "job"  # in pieces, by a job on many machines; no other process executes the run
+    SPARK = "spark"  # in pieces, by a job on many machines; no other process executes the run
 
 
 class Kind(StrEnum):

@@ -118,19 +118,19 @@ class DiscardTransport:
     """A transport that discards each request and reports success.
 
     Args:
-        look: called with each payload before it is discarded.
+        looks: called with each payload before it is discarded.
     """
 
-    def __init__(self, look: Callable[[bytes], None] | None = None) -> None:
-        self._look = look
+    def __init__(self, *looks: Callable[[bytes], None]) -> None:
+        self._looks = looks
         self._handles = itertools.count(1)
         self._sent: list[int] = []
 
     def send(self, target: str, payload: bytes) -> int:
         """Discard a request."""
         del target
-        if self._look:
-            self._look(payload)
+        for look in self._looks:
+            look(payload)
         self._sent.append(next(self._handles))
         return self._sent[-1]
 

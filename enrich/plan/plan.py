@@ -20,8 +20,11 @@ from enrich.ledger.records import Run, RunStatistics
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
 from enrich.plan.samples import Sampler, Samples
+from enrich.plan.scale import Load
+from enrich.plan.subjects import SubjectCounter
 from enrich.progress import Progress
 from enrich.read.outputs import Output
+from enrich.run.engine import choose_by_size
 from enrich.services import Services
 
 MONTH_S = 30 * 86_400
@@ -38,6 +41,7 @@ class Plan:
         per_month: outputs per month, from the ledger; None if it has fewer than two.
         samples: examples of items and rejects, if requested.
         statistics: the output's statistics and the guards' verdicts; None if the dataset has no guards.
+        largest: share of the items that the largest subject has.
     """
 
     run: Run
@@ -46,11 +50,18 @@ class Plan:
     per_month: float | None
     samples: Samples | None = None
     statistics: RunStatistics | None = None
+    largest: float = 0.0
 
     @property
     def units(self) -> int:
         """The write units that would be spent."""
         return 0 if self.done else self.run.units
+
+    @property
+    def load(self) -> Load:
+        """What the run would do."""
+        run, written = self.run, self.run.counts.written + self.run.counts.removed
+        return Load(rows=run.rows or 0, size=run.size, written=written, units=self.units, largest=self.largest)
 
 
 def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
@@ -75,13 +86,25 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
         inner = open_overlay(services, output.dataset, Path(folder))
         mine = enqueue_output(inner, output)
         sampler = Sampler(output.dataset, mine.run, show)
-        inner = replace(inner, open_transport=lambda _timeout: DiscardTransport(sampler.take if show else None))
+        subjects = SubjectCounter()
+        looks = [subjects.look, sampler.take] if show else [subjects.look]
+        inner = replace(inner, open_transport=lambda _timeout: DiscardTransport(*looks))
         closed = list(run_pending(inner, output.dataset))
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
+        chosen = services.engine or choose_by_size(output.parts, services.datasets[output.dataset].source)
+        run = replace(run, engine=chosen)  # the view has no job, so it was executed here
         before = [each for each in closed if each.run != mine.run]
         samples = sampler.compare(services, inner.s3, run) if show else None
         statistics = inner.ledger.get_statistics(output.dataset, mine.run)
-        return Plan(run, before, done=False, per_month=per_month, samples=samples, statistics=statistics)
+        return Plan(
+            run,
+            before,
+            done=False,
+            per_month=per_month,
+            samples=samples,
+            statistics=statistics,
+            largest=subjects.largest,
+        )
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:

@@ -8,13 +8,17 @@ from typing import Any
 import orjson
 
 from enrich.cli.statistics import render_verdicts
-from enrich.cli.table import BOLD, RED, Paint, plain
+from enrich.cli.table import BOLD, RED, Paint, plain, render_duration
 from enrich.cli.terminal import describe_run
-from enrich.ledger.run_state import RunState
+from enrich.ledger.run_state import EngineKind, RunState
 from enrich.plan.cost import Cost, build_cost, read_prices
 from enrich.plan.plan import Plan
 from enrich.plan.samples import describe_samples, render_samples
+from enrich.plan.scale import Estimate, Limit, Quotas, estimate, find_floor
+from enrich.run.engine import read_rates
 
+LARGE = 0.1  # share of the rows from which on a run goes to Spark; plans of at least that size show both engines
+SHOWN_SECONDS = 10.0  # least duration that a hot subject must cause to be mentioned
 DAILY = 30.0  # outputs per month if the ledger has too few runs to calculate it
 
 
@@ -33,6 +37,10 @@ def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> di
         "runs_per_month": runs,
         "cost_usd": asdict(cost) if cost else None,
         "prices": {name: read_prices()[name] for name in ("source", "as_of")},
+        "engine": plan.run.engine,
+        "engines": [_describe_estimate(each) for each in _estimate(plan)],
+        "largest_subject": {"share": plan.largest, "seconds": find_floor(plan.load)},
+        "rates": {name: read_rates()[name] for name in ("source", "as_of")},
         "guards": orjson.loads(plan.statistics.verdicts) if plan.statistics else [],
         "samples": describe_samples(plan.samples) if plan.samples else None,
     }
@@ -74,6 +82,7 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
     lines += [f"  {name:12}{count:>14,}  {note if count else ''}".rstrip() for name, count, note in rows]
     runs = per_month or plan.per_month or DAILY
     lines += _render_cost(build_cost(plan.units, runs, region), region, runs)
+    lines += _render_engines(plan)
     lines += ["guards", *verdicts] if verdicts else []
     if plan.samples:
         lines += render_samples(plan.samples, paint)
@@ -96,6 +105,50 @@ def render_summary(plan: Plan, region: str) -> str:
     price = f"${cost.run:,.4f}" if cost else f"{plan.units:,} write units"
     first = f" after {len(plan.before):,} other runs" if plan.before else ""
     return f"Plan: {counts.written:,} to write{removed}, {counts.rejected:,} rejected, {price}{first}"
+
+
+def _estimate(plan: Plan) -> list[Estimate]:
+    """Estimate both engines, that of the run first; none for a run that would not be executed."""
+    if plan.done:
+        return []
+    engines = sorted(EngineKind, key=lambda each: each is not plan.run.engine)
+    return [estimate(plan.load, each) for each in engines]
+
+
+def _describe_estimate(found: Estimate) -> dict[str, Any]:
+    return {
+        "engine": found.engine,
+        "seconds": found.seconds,
+        "usd": found.usd,
+        "pieces": found.pieces,
+        "invocations": found.invocations,
+        "first_limit": found.limit,
+        "waits": dict(found.waits),
+        "refused": found.refused or None,
+    }
+
+
+def _render_engines(plan: Plan) -> list[str]:
+    """Render where the run is executed; for a large one, both engines."""
+    chosen, other = _estimate(plan)
+    is_large = plan.run.engine is EngineKind.SPARK or plan.load.rows > LARGE * read_rates()["local_rows"]
+    lines = [_render_estimate(chosen), *([f"or {_render_estimate(other)}"] if is_large else [])]
+    if chosen.waits.get(Limit.SUBJECT, 0.0) >= SHOWN_SECONDS:
+        lines.append(
+            f"one subject takes {plan.largest:.0%} of the write units, and DynamoDB accepts 1,000 a second of it: "
+            f"at least {render_duration(find_floor(plan.load))} (docs/scale.md)"
+        )
+    return lines
+
+
+def _render_estimate(found: Estimate) -> str:
+    """Render as `in one Lambda: about 12 s, $0.0005; first limit: processor`."""
+    if found.engine is EngineKind.LOCAL:
+        where = "in one Lambda" + (f", {found.invocations:,} invocations" if found.invocations > 1 else "")
+    else:
+        where = f"on Spark, {found.pieces:,} pieces on {Quotas().workers} workers"
+    text = f"{where}: about {render_duration(found.seconds)}, ${found.usd:,.4f}; first limit: {found.limit}"
+    return text + (f"; impossible: {found.refused}" if found.refused else "")
 
 
 def _render_before(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from enrich.dataset.definition import Source
 from enrich.read.chunks import OpenPart, find_cuts, read_range
 from enrich.read.s3_object import Part
 
+PIECE_BYTES = 32 * 1024 * 1024  # of an output, in a piece: about a million rows of Parquet
 MOST_ROWS = 1 << 20  # in a range of a Parquet part
 
 

@@ -108,7 +108,7 @@ class RunContext:
         """The keys and digests of the rows checked so far, in this invocation and earlier ones."""
         if self._delta is None:
             delta = self.open_delta()
-            is_stored = self.run.engine is EngineKind.JOB or count_bits(self.run.rows or 0)
+            is_stored = self.run.engine is EngineKind.SPARK or count_bits(self.run.rows or 0)
             if not is_stored or not delta.restore():
                 self._import_noted(delta)
             if self.run.rows is not None:

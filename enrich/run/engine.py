@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from enrich.dataset.definition import Source
 from enrich.ledger.run_state import EngineKind, Kind
+from enrich.read.s3_object import Part
 from enrich.run.context import RunContext
 
 RATES = Path(__file__).with_name("rates.json")
@@ -21,16 +24,19 @@ def choose_engine(context: RunContext, wanted: EngineKind | None) -> EngineKind:
     """
     if context.run.kind is Kind.REJECTS:
         return EngineKind.LOCAL
-    if wanted is not None:
-        return wanted
-    return EngineKind.JOB if estimate_rows(context) > read_rates()["local_rows"] else EngineKind.LOCAL
+    return wanted or choose_by_size(context.parts, context.dataset.source)
 
 
-def estimate_rows(context: RunContext) -> int:
-    """Estimate the rows of the pinned output from the sizes of its parts."""
-    rates, source = read_rates(), context.dataset.source
+def choose_by_size(parts: Sequence[Part], source: Source) -> EngineKind:
+    """Choose by the estimated rows of an output."""
+    return EngineKind.SPARK if estimate_rows(parts, source) > read_rates()["local_rows"] else EngineKind.LOCAL
+
+
+def estimate_rows(parts: Sequence[Part], source: Source) -> int:
+    """Estimate the rows of an output from the sizes of its parts."""
+    rates = read_rates()
     size = 0
-    for part in context.parts:
+    for part in parts:
         is_compressed = source.format != "parquet" and part.object_key.endswith(_COMPRESSED)
         size += part.size * (rates["compressed_text"] if is_compressed else 1)
     return int(size // rates["bytes_per_row"][source.format])

@@ -58,7 +58,7 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
         NewerFormat: a newer release has changed the ledger; the run is as it was saved last.
         HandOver: a job must execute the run, and this process is not a job.
     """
-    if run.engine is EngineKind.JOB and services.scheduler is None:
+    if run.engine is EngineKind.SPARK and services.scheduler is None:
         raise HandOver(run.dataset, run.run)
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = open_context(services, lease, run, Path(scratch))
@@ -112,7 +112,7 @@ def open_context(services: Services, lease: Lease, run: Run, scratch: Path) -> R
         )
     context = RunContext(services, lease, dataset, run, scratch)
     context.passes = LocalPasses(context)
-    if run.engine is EngineKind.JOB and services.scheduler is not None:
+    if run.engine is EngineKind.SPARK and services.scheduler is not None:
         context.passes = PiecePasses(context, services.scheduler)
     return context
 

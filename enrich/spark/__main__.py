@@ -14,7 +14,7 @@ where `main.py` has the line `from enrich.spark.__main__ import main; main()`: G
 - Exit codes: 0 no run is pending, or another job holds the dataset; 1 a run failed or stopped. A run that stopped
   continues in the next job.
 
-The hand-over: the Lambda commits `engine = "job"` on the run's record after the stage `order`, releases the lease,
+The hand-over: the Lambda commits `engine = "spark"` on the run's record after the stage `order`, releases the lease,
 and starts a job: `glue.start_job_run(JobName=$LARDER_JOB, Arguments={"--dataset": NAME})`. LARDER_JOB is empty where
 there is no job: then each run stays in the Lambda. A run whose engine is a job is never executed by the Lambda. The
 event of a job that has ended ("Glue Job State Change" of `aws.glue`, sent to enrich's queue) makes the Lambda start
@@ -38,9 +38,10 @@ from enrich.errors import LeaseLost, Stopped
 from enrich.intake.worker import run_pending
 from enrich.ledger.run_state import EngineKind, RunState
 from enrich.log import log_line, log_run
+from enrich.read.pieces import PIECE_BYTES
 from enrich.services import Services
 from enrich.spark.code import unpack
-from enrich.spark.scheduler import PIECE_BYTES, SparkScheduler
+from enrich.spark.scheduler import SparkScheduler
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 from pyspark import SparkContext
 
 from enrich.errors import Stopped, first_line
+from enrich.read.pieces import PIECE_BYTES
 from enrich.spark.worker import perform
 
-PIECE_BYTES = 32 * 1024 * 1024  # of an output: about a million rows of Parquet
 _KEEP_SECONDS = 1.0  # between two calls of `keep`
 _SENT = (
     "LARDER_",

@@ -87,7 +87,7 @@ def enqueue(stack: Stack, object_key: str) -> None:
 
 def run(stack: Stack) -> None:
     """Execute what is pending, in one process or on Spark."""
-    job = ["-c", DRIVER, "--dataset", "stock", "--engine", "job", "--piece-bytes", "200000"]
+    job = ["-c", DRIVER, "--dataset", "stock", "--engine", "spark", "--piece-bytes", "200000"]
     env = {**os.environ, **stack.env, "PYTHONPATH": ".", "PYSPARK_PYTHON": sys.executable}
     env["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
     done = subprocess.run(

@@ -33,6 +33,11 @@ from enrich.services import Scheduler
 LEAST_ROW_BYTES = 20  # of an output, to choose the number of buckets before its rows are counted
 
 
+def count_piece_bits(size: int) -> int:
+    """Return the number of bits of the buckets for an output of `size` bytes: one bucket would not be stored."""
+    return max(1, count_bits(size // LEAST_ROW_BYTES))
+
+
 class PiecePasses:
     """The passes of one run, for its driver."""
 
@@ -55,8 +60,7 @@ class PiecePasses:
         parts, source = context.parts, context.dataset.source
         cut = cut_output(parts, source, open_part=context.open_part, piece_bytes=self._scheduler.piece_bytes)
         pieces = [[list(each) for each in piece] for piece in cut]
-        # One bucket would not be stored, so there are at least two.
-        bits = max(1, count_bits(sum(part.size for part in parts) // LEAST_ROW_BYTES))
+        bits = count_piece_bits(sum(part.size for part in parts))
         delta = context.open_delta()
         identity = _identify(delta.notes_id, bits, pieces)
         names = [f"{n:06d}" for n in range(len(pieces))]

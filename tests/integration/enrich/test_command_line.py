@@ -142,6 +142,18 @@ def test_a_busy_dataset_queues_the_run(shop: Any, enrich: Any) -> None:
     assert [each["run"] for each in found["stock"]["pending"]] == [1]
 
 
+def test_spark_needs_a_job(shop: Any, enrich: Any) -> None:
+    """`--engine spark` is refused where no job is deployed, before anything is queued; a plan compares both engines."""
+    output = put(shop, ROWS)
+    code, _, error = enrich("run", output, "--engine", "spark")
+    assert code == FAILED
+    assert "this stack has no job" in error
+    assert enrich("status", "--json")[1]["stock"]["pending"] == []
+    assert "or in one Lambda: about " in enrich("plan", output, "--engine", "spark")[1]
+    assert enrich("plan", output, "--json", "--engine", "spark")[1]["run"]["engine"] == "spark"
+    assert enrich("run", output, "--engine", "local", "--json")[1][0]["engine"] == "local"
+
+
 def test_another_output_that_fails_is_reported(shop: Any, enrich: Any, aws_env: Any) -> None:
     """Its message can be gone, acknowledged while an operator held the dataset; a new one reaches the alarm."""
     enrich("run", put(shop, {"shop": ["x"], "sku": ["a"], "units": [1.0]}))

@@ -33,7 +33,7 @@ class PiecesShop(SmallShop):
     def services(self) -> Services:
         services = super().services()
         scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran)
-        return replace(services, scheduler=scheduler, engine=EngineKind.JOB)
+        return replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
 
 
 @pytest.fixture(autouse=True)
