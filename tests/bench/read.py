@@ -1,9 +1,10 @@
 """`python -m tests.bench.read [--json FILE] [--rounds N] [READER ...]`: warm GETs of a 2 KB item, RS256, all checks.
 
-Five tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
-and one by one. Ranked: the first 10 of a ranked list, and 10 by their ids. Servers: one process each, over HTTP on
-loopback; `due_` are latencies at a fixed rate, each from when its request was due. Shares: the parts of the CPU of a
-request to Larder. Rounds are interleaved, so that other load affects all alike; compare figures within one run only.
+Six tables. Handlers: each in a separate process, with the CPU of the whole process. Several: 100 items, in one request
+and one by one, and by the `entity_rows` of Feast's SDK. Ranked: the first 10 of a ranked list, and 10 by their ids.
+Servers: one process each, over HTTP on loopback, for one item and for 100; `due_` are latencies at a fixed rate, each
+from when its request was due. Shares: the parts of the CPU of a request to Larder. Rounds are interleaved, so that
+other load affects all alike; compare figures within one run only.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.read_servers import Load, open_server
+from tests.bench.read_servers import RATE, Load, open_server
 from tests.bench.read_setup import HERE, READERS, SERVERS, build_env, endpoint, installed, interpreter
 
 REQUESTS = 400
-SEVERAL, TIMES = ("larder_named", "larder_singles"), 8  # handlers that answer for 100 items, and calls in a round
+SEVERAL, TIMES = ("larder_named", "larder_singles", "feast_rows"), 8  # handlers that answer for 100 items, and calls
+SEVERAL_SERVERS, SERVER_TIMES, SERVER_RATE = ("larder_server_named", "feast_server_rows"), 40, 10.0
 _SERVED = ("cpu_us", "p50_us", "p99_us", "rate", "rate_p99_us")
+_DUE = ("due_p50_us", "due_p99_us", "due_p99.9_us")
 RANKED, RANKED_TIMES = ("larder_top", "larder_ten"), 80  # those that answer for 10
 
 
@@ -47,7 +50,18 @@ def main() -> None:
                 [reader for reader in chosen if reader in RANKED], env, arguments.rounds, RANKED_TIMES
             ),
             "servers": run_servers(
-                [reader for reader in chosen if reader in SERVERS], env, Path(work), arguments.rounds
+                [reader for reader in chosen if reader in SERVERS and reader not in SEVERAL_SERVERS],
+                env,
+                Path(work),
+                arguments.rounds,
+            ),
+            "several_servers": run_servers(
+                [reader for reader in chosen if reader in SEVERAL_SERVERS],
+                env,
+                Path(work),
+                arguments.rounds,
+                SERVER_TIMES,
+                SERVER_RATE,
             ),
             "shares_cpu_us": run_share(env),
         }
@@ -85,13 +99,15 @@ def run_handlers(readers: list[str], env: dict[str, str], rounds: int, count: in
     ]
 
 
-def run_servers(names: list[str], env: dict[str, str], folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Send requests to each server in turn."""
+def run_servers(
+    names: list[str], env: dict[str, str], folder: Path, rounds: int, count: int = REQUESTS, rate: float = RATE
+) -> list[dict[str, Any]]:
+    """Send `count` requests a round to each server in turn, and as many at a rate per second."""
     with ExitStack() as stack:
-        loads = [Load(stack.enter_context(open_server(name, env, folder))) for name in names]
+        loads = [Load(stack.enter_context(open_server(name, env, folder)), rate) for name in names]
         for _ in range(rounds + 1):
             for load in loads:
-                load.run(REQUESTS)
+                load.run(count)
     return [load.figures() | {"packages": installed(load.server.name)} for load in loads]
 
 
@@ -109,7 +125,8 @@ def print_tables(found: dict[str, Any]) -> None:
         ("handler, one warm GET", "reader", found["handlers"], ("cpu_us", "p50_us", "p99_us")),
         ("handler, 100 items of 2 KB", "reader", found["several"], ("cpu_us", "p50_us", "p99_us")),
         ("handler, 10 items of 2 KB", "reader", found["ranked"], ("cpu_us", "p50_us", "p99_us")),
-        ("server on loopback", "server", found["servers"], (*_SERVED, "due_p50_us", "due_p99_us", "due_p99.9_us")),
+        ("server on loopback", "server", found["servers"], (*_SERVED, *_DUE)),
+        ("server, 100 items of 2 KB", "server", found["several_servers"], (*_SERVED, *_DUE)),
     ):
         print(f"{title:34}" + "".join(f"{column:>13}" for column in columns) + f"{'x CPU':>9}{'x p50':>9}")
         for row in rows:

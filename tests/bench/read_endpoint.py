@@ -1,7 +1,7 @@
 """A null DynamoDB on loopback that responds at once; it has its own process, so that readers' CPU excludes it.
 
-It responds to Feast's BatchGetItem with the item of the last BatchWriteItem, rendered when it was written, to Larder's
-with an item for each key, and to a Query with as many items as it may evaluate.
+It responds to Feast's BatchGetItem with the items that Feast wrote, to Larder's with an item for each key, and to a
+Query with as many items as it may evaluate. Each answer is rendered at its first request.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _answer(answer: dict[str, object]) -> bytes:
 
 READY, TYPED = _answer({"Item": build_item()}), _answer({"Item": build_typed_item()})
 WRITTEN = _answer({"UnprocessedItems": {}})
-_named: dict[bytes, bytes] = {}  # the answer to each batch and query of Larder's, rendered at its first one
-_batch = [_answer({"Responses": {}, "UnprocessedKeys": {}})]
+_named: dict[bytes, bytes] = {}  # the answer to each batch and query, rendered at its first one
+_written: dict[str, dict[str, object]] = {}  # Feast's items by entity_id
 
 
 class _Peer(asyncio.Protocol):
@@ -91,19 +91,16 @@ def _choose(head: bytes, payload: bytes) -> bytes:
             _named[payload] = _answer({"Items": items, "Count": limit})
         return _named[payload]
     if b".batchgetitem" in head:
-        if b'"ready"' not in payload:
-            return _batch[-1]
         if payload not in _named:
-            keys = json.loads(payload)["RequestItems"]["ready"]["Keys"]
-            items = [{**build_item(), **key} for key in keys]
-            _named[payload] = _answer({"Responses": {"ready": items}, "UnprocessedKeys": {}})
+            ((table, asked),) = json.loads(payload)["RequestItems"].items()
+            keys = asked["Keys"]
+            items = [{**build_item(), **key} if table == "ready" else _written[key["entity_id"]["S"]] for key in keys]
+            _named[payload] = _answer({"Responses": {table: items}, "UnprocessedKeys": {}})
         return _named[payload]
     if b".batchwriteitem" in head:
-        found = {
-            table: [one["PutRequest"]["Item"] for one in puts]
-            for table, puts in json.loads(payload)["RequestItems"].items()
-        }
-        _batch.append(_answer({"Responses": found, "UnprocessedKeys": {}}))
+        for puts in json.loads(payload)["RequestItems"].values():
+            written = [one["PutRequest"]["Item"] for one in puts]
+            _written.update({item["entity_id"]["S"]: item for item in written})
         return WRITTEN
     return TYPED if b'"typed"' in payload else READY
 

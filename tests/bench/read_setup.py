@@ -18,11 +18,14 @@ from jwt.algorithms import RSAAlgorithm
 
 from examples.flights.datasets.flight_delays import flight_delays
 from serve.datasets import render_served
+from tests.bench.read_endpoint import BODY
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / ".larder" / "bench"
 HERE = Path(__file__).resolve().parent
 
+FEAST = ("feast[aws]==0.67.0",)
+LAPTOP = ("-r", str(ROOT / "serve/requirements.txt"), "-r", str(ROOT / "serve/dev/requirements.in"))
 # reader -> pip arguments of its environment. Versions are pip's newest, and are printed with the table.
 READERS = {
     "larder": ("-r", str(ROOT / "serve" / "requirements.txt")),
@@ -31,26 +34,24 @@ READERS = {
     "larder_singles": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_top": ("-r", str(ROOT / "serve" / "requirements.txt")),
     "larder_ten": ("-r", str(ROOT / "serve" / "requirements.txt")),
+    "feast_rows": FEAST,
     "powertools": ("aws-lambda-powertools", "boto3", "pyjwt[crypto]"),
     "boto3": ("boto3", "pyjwt[crypto]"),
     "fastapi": ("fastapi", "mangum", "boto3", "pyjwt[crypto]"),
 }
 SERVERS = {
-    "larder_server": (
-        "-r",
-        str(ROOT / "serve" / "requirements.txt"),
-        "-r",
-        str(ROOT / "serve" / "dev" / "requirements.in"),
-    ),
-    "feast_server": ("feast[aws]==0.67.0",),
-    "feast_server_sqlite": ("feast[aws]==0.67.0",),
+    "larder_server": LAPTOP,
+    "larder_server_named": LAPTOP,
+    "feast_server": FEAST,
+    "feast_server_rows": FEAST,
+    "feast_server_sqlite": FEAST,
 }
 
 
 def _environment(reader: str) -> str:
-    for suffix in ("_unremembered", "_named", "_singles", "_top", "_ten", "_sqlite"):
+    for suffix in ("_unremembered", "_named", "_singles", "_rows", "_top", "_ten", "_sqlite"):
         reader = reader.removesuffix(suffix)
-    return reader
+    return "feast_server" if reader == "feast" else reader
 
 
 def interpreter(reader: str) -> Path:
@@ -100,6 +101,7 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
                            "identity": {"sourceIp": "192.0.2.1"}, "resourcePath": "/{proxy+}"},
     }  # fmt: skip
     (folder / "event.json").write_text(json.dumps(event))
+    (folder / "body.json").write_text(json.dumps(BODY, separators=(",", ":")))
     served = folder / "served.json"  # as in serve's bundle
     one = flight_delays.served._replace(
         places=flight_delays.places(), rank_tag=flight_delays.rank_tag, version_place=flight_delays.version_place
@@ -112,6 +114,7 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
         "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true",
         "BENCH_PEERS": str(HERE / "peers"), "BENCH_JWKS": str(folder / "jwks.json"),
         "BENCH_EVENT": str(folder / "event.json"), "BENCH_SERVED": str(served),
+        "BENCH_BODY": str(folder / "body.json"), "BENCH_FOLDER": str(folder), "FEAST_USAGE": "False",
         "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "bench",
         "POWERTOOLS_TRACE_DISABLED": "1", "POWERTOOLS_METRICS_NAMESPACE": "Larder", "POWERTOOLS_SERVICE_NAME": "serve",
     }  # fmt: skip

@@ -2,8 +2,7 @@
 """Larder's handler, with requests for 100 items at once."""
 
 from larder_handler import handler as _handler
-
-IDS = [f"a{number:02d}" for number in range(100)]
+from several_ids import IDS
 
 
 def handler(event, context):

@@ -2,7 +2,7 @@
 """Larder's handler, with 100 requests for one item each."""
 
 from larder_handler import handler as _handler
-from larder_named_handler import IDS
+from several_ids import IDS
 
 
 def handler(event, context):

@@ -17,7 +17,9 @@ WATCHED = {  # alarm -> the resource in its dimensions
     "KeepCrashes": "KeepFunction",
     "KeptDeadLettersWait": "KeptDeadLetters",
     "ReadsThrottled": "Table",
+    "RankedReadsThrottled": "Table",
     "WritesThrottled": "Table",
+    "RankedWritesThrottled": "Table",
     "DeadLettersWait": "DeadLetters",
     "QueueOld": "Queue",
 }
