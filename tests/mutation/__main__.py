@@ -1,4 +1,4 @@
-"""Change serve, wire and the pure parts of enrich in one place at a time, and see whether a test notices.
+"""Change serve, wire, notify and the pure parts of enrich in one place at a time, and see whether a test notices.
 
     python -m tests.mutation --sample 200 --seed 1          # of all places; prints those that no test noticed
     python -m tests.mutation serve.web.page wire.head       # every place of these modules
@@ -41,7 +41,11 @@ SECONDS = 300  # for one test; a test that takes longer, even on a busy machine,
 CPU_SECONDS = 120  # for all tests of a mutant
 QUICK = 1.0  # seconds of CPU time of a test that is run even if it does not run the changed line
 # Packages, what is not deployed of them, and where their tests are.
-PACKAGES = {"serve": ("serve/dev/", "tests/unit/serve"), "wire": ("", "tests/unit/wire")}
+PACKAGES = {
+    "serve": ("serve/dev/", "tests/unit/serve"),
+    "wire": ("", "tests/unit/wire"),
+    "notify": ("", "tests/unit/notify"),
+}
 # The parts of enrich that only compute, and the test files about them, the fastest first.
 ENRICH = {
     "enrich.dataset.as_of": ("pure_parts", "as_of", "contract:dataset_mistakes"),
@@ -92,7 +96,7 @@ Group = tuple[list[str], list[str]]
 
 
 def list_modules() -> Iterator[str]:
-    """List the modules of serve and wire that are deployed, and those of enrich that only compute."""
+    """List the modules of serve, wire and notify that are deployed, and those of enrich that only compute."""
     for package, (left_out, _) in PACKAGES.items():
         for path in sorted(Path(package).rglob("*.py")):
             if not (left_out and str(path).startswith(left_out)) and not path.name.startswith("__"):
