@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -18,15 +18,24 @@ _SHOWN = ("p5", "p50", "p95")  # percentiles in text
 
 
 def describe_statistics(statistics: RunStatistics) -> dict[str, Any]:
-    """Return statistics and verdicts as JSON values."""
-    summary = Summary.load(statistics.summary)
+    """Return statistics and verdicts as JSON values; a value of which only nulls are measured has no numbers."""
+    summary, verdicts = Summary.load(statistics.summary), orjson.loads(statistics.verdicts)
+    guards = {verdict["guard"] for verdict in verdicts}
     return {
         "rows": summary.rows,
         "changed": summary.changed,
         "reference": statistics.reference,
-        "values": {name: _describe(of) for name, of in summary.values.items()},
-        "guards": orjson.loads(statistics.verdicts),
+        "values": {
+            name: _describe(of if _is_measured(name, of, guards) else Distribution(of.rows, of.nulls))
+            for name, of in summary.values.items()
+        },
+        "guards": verdicts,
     }
+
+
+def _is_measured(name: str, of: Distribution, guards: Set[str]) -> bool:
+    """Return whether its numbers can be the value's own: a text counts as 0 unless it is null (`Compiled.measured`)."""
+    return (of.min, of.max) != (0, 0) or any(guard.endswith(f" of {name}") for guard in guards - {f"nulls of {name}"})
 
 
 def _describe(of: Distribution) -> dict[str, Any]:

@@ -62,3 +62,13 @@ def test_statistics_of_few_values_show_no_number(tmp_path: Path) -> None:
         for path in ("/datasets/stock/runs/1.html", "/datasets/stock/runs/2.html", "/"):
             text = console.ask(path).page.text
             assert bool(re.search(r"3\.14|31\.4", text)) is show_data, path
+
+
+def test_a_text_has_no_mean(tmp_path: Path) -> None:
+    """Only its nulls are measured; a number that is 0 in each row has the mean 0 if a guard watches its mean."""
+    guards = (Guard("nulls", "sku", most=0.5), Guard("nulls", "units", most=0.5), Guard("mean", "body.units", most=9.0))
+    shop = SmallShop(tmp_path, replace(DATASET, guards=guards))
+    shop.run({"shop": [f"s{n}" for n in range(40)], "sku": ["a"] * 40, "units": [0.0] * 40})
+    text = ConsoleShop(tmp_path, shop).ask("/datasets/stock/runs/1.html").page.text
+    assert re.search(r"\bsku\s+-\s+0\s+-\s+-\s+-\s+-\s", text)
+    assert re.search(r"body.units\s.*0\s+0\s+0\s+0\s+0\s", text, re.DOTALL)

@@ -7,9 +7,6 @@ import time
 from contextlib import closing
 from typing import Any, cast
 
-import pytest
-
-from tests.bench import read_servers
 from tests.bench.read_servers import Load
 from tests.loopback import Loopback, Peer
 
@@ -21,6 +18,7 @@ class _Server:
     name = "stalls once"
     pid = os.getpid()
     request = b"GET / HTTP/1.1\r\n\r\n"
+    items = 1
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -34,12 +32,11 @@ def _stall_once(peer: Peer) -> None:
         number += 1
 
 
-def test_a_stall_delays_each_request_that_was_due_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stall_delays_each_request_that_was_due_in_it() -> None:
     """A client that waits for one response before it sends the next request would count a stall once."""
-    monkeypatch.setattr(read_servers, "RATE", 400.0)
     with closing(Loopback(_stall_once)) as server:
-        load = Load(cast(Any, _Server(server.address[1])))
-        with load._connect() as connection:
+        load = Load(cast(Any, _Server(server.address[1])), rate=400.0)
+        with load._open(1) as (connection,):
             latencies = load._ask_at_rate(connection, 150)
     assert len(latencies) == 150
     assert max(latencies) >= SECONDS
