@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,20 +19,21 @@ from typing import Any, NamedTuple
 from serve.web.problems import Problem
 from serve.web.request import Form, find_trace
 from serve.web.respond import render_response, respond_problem
+from server.body import MAX_BODIES, Body, Receive, Room
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handle = Callable[[Any, Any], Any]
 
 LIVE, READY = "/livez", "/readyz"
-MAX_BODY = 1024 * 1024  # bytes of a request's body: what score accepts
-MAX_BODIES = 32 * 1024 * 1024  # bytes of all bodies that a process holds at a time
-BODY_SECONDS = 15.0  # for the whole body, however slowly it comes
+MAX_ANSWERS = 64 * 1024 * 1024  # bytes of all large answers that a process is sending
+ANSWER_SECONDS = 60.0  # for sending a large answer: no door waits longer
+PART = 64 * 1024  # bytes; a smaller answer is left to the buffers of the system, and is not waited for
 MAX_WAITING = 256  # requests of a process that wait for a thread; more are refused at once
 CHECK_SECONDS = 1.5  # for one look at storage
 CHECK_EVERY = 1.0  # seconds that the outcome of a look is used: any pod of the VPC can ask for it
 POLL_SECONDS = 0.25  # between two looks at whether the server drains
+STORAGE = "storage"  # what /readyz says; the log says more
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 _NO_STORE = {"Content-Type": "application/health+json", "Cache-Control": "no-store"}
 
@@ -55,6 +56,19 @@ class Function(NamedTuple):
     stop: Callable[[], None] = lambda: None
 
 
+class Reply(NamedTuple):
+    """A response: status, headers as ASGI has them, body."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    data: bytes
+
+    @property
+    def held(self) -> int:
+        """Bytes that stay in memory until the client has read them: those of a large answer."""
+        return len(self.data) if len(self.data) > PART else 0
+
+
 class _Context:
     """What a handler asks Lambda's context for: how long the request can take."""
 
@@ -75,6 +89,7 @@ class Application:
         *,
         drains: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Create the application; nothing is opened before `start`.
 
@@ -82,19 +97,23 @@ class Application:
             function: what answers requests.
             threads: how many requests are handled at a time.
             drains: a file that exists once the server is asked to end.
-            report: takes the reason of a request that the handler never sees, for metrics.
+            report: takes the reason of a request that is refused or broken off here, for metrics.
+            log: takes a line of the log.
         """
         self._function = function
         self._drains = drains
         self._report = report
+        self._log = log
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="check")  # a busy server is still ready
         self._most = threads + MAX_WAITING
         self._running = 0
-        self._held = 0  # bytes of bodies
+        self._bodies = Room(MAX_BODIES)
+        self._answers = Room(MAX_ANSWERS)
         self._is_draining = False
         self._check: asyncio.Future[str | None] | None = None
         self._checked_at = float("-inf")
+        self._logged: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or follow the life of the process."""
@@ -125,18 +144,18 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: bytes = scope["raw_path"]
+        body = Body(scope["headers"], receive, self._bodies)
         if path == LIVE.encode():
-            await self._send(send, {"statusCode": 200, "headers": _NO_STORE, "body": '{"status":"pass"}'})
+            await self._send(send, _build_health())
         elif path == READY.encode():
             await self._send(send, await self._find_readiness())
         else:
-            await self._send(send, await self._handle(scope, receive), is_closed=self._is_draining)
+            await self._send(send, await self._handle(scope, body), is_closed=self._is_draining)
+        await body.discard()
 
-    async def _find_readiness(self) -> dict[str, Any]:
+    async def _find_readiness(self) -> Reply:
         """Return the answer of /readyz: 503 with the reason while the server drains, or storage does not answer."""
-        why = "draining" if self._is_draining else await self._find_fault()
-        body = {"status": "fail", "reason": why} if why else {"status": "pass"}
-        return {"statusCode": 503 if why else 200, "headers": _NO_STORE, "body": json.dumps(body)}
+        return _build_health("draining" if self._is_draining else await self._find_fault())
 
     async def _find_fault(self) -> str | None:
         """Look at storage, or take the outcome of a look within the last second; return what is wrong."""
@@ -146,101 +165,80 @@ class Application:
         try:
             return await asyncio.wait_for(asyncio.shield(self._check), CHECK_SECONDS)
         except TimeoutError:
-            return f"storage did not answer within {CHECK_SECONDS} s"
+            return STORAGE
 
     def _look(self) -> str | None:
+        """Look at storage; what is wrong is logged when it changes, since a probe must not show internals."""
+        error = None
         try:
             self._function.check()
-        except Exception as error:  # noqa: BLE001 - whatever it is, requests could not be answered
-            return f"{type(error).__name__}: {error}"[:200]
-        return None
+        except Exception as found:  # noqa: BLE001 - whatever it is, requests could not be answered
+            error = f"{type(found).__name__}: {found}"[:200]
+        if error and error != self._logged:
+            self._log(json.dumps({"level": "WARNING", "event": "not_ready", "error": error}))
+        self._logged = error
+        return STORAGE if error else None
 
-    async def _handle(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def _handle(self, scope: Scope, body: Body) -> Reply:
         ends = time.monotonic() + self._function.seconds
-        held = _Held(self)
         try:
-            body = await self._read_body(scope, receive, held)
+            sent = await body.read()
             if self._running >= self._most:
                 raise Problem("unavailable", reason="overloaded", headers={"Retry-After": "1"})
             self._running += 1
             try:
-                event = build_event(scope, body)
+                event = build_event(scope, sent)
                 loop = asyncio.get_running_loop()
                 answer: dict[str, Any] = await loop.run_in_executor(
                     self._pool, self._function.handle, event, _Context(ends)
                 )
             finally:
                 self._running -= 1
-            return answer
+            reply = _build_reply(answer)
+            if not self._answers.take(reply.held):
+                raise Problem("unavailable", reason="too-many-answers", headers={"Retry-After": "1"})
+            return reply
         except Problem as problem:
             self._report(problem.reason or problem.code)
             is_head = scope["method"] == "HEAD"
-            return render_response(respond_problem(problem, find_id(scope)), Form.HTTP, is_head=is_head)
+            return _build_reply(render_response(respond_problem(problem, find_id(scope)), Form.HTTP, is_head=is_head))
         finally:
-            held.release()
+            body.release()
 
-    async def _read_body(self, scope: Scope, receive: Receive, held: _Held) -> bytes:
-        """Read the body.
-
-        Raises:
-            Problem: it is too large, too slow, or there is no room for another one.
-        """
-        length, is_chunked = _find_length(scope["headers"])
-        if not length and not is_chunked:
-            return b""
-        if length > MAX_BODY:
-            raise _too_large()
-        parts = []
-        size = 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Problem(
-                            "invalid_request", "the body is not complete", reason="disconnected", headers=_CLOSE
-                        )
-                    part: bytes = message.get("body", b"")
-                    size += len(part)
-                    if size > MAX_BODY:
-                        raise _too_large()
-                    if not held.take(len(part)):
-                        headers = {"Retry-After": "1", **_CLOSE}
-                        raise Problem("unavailable", reason="too-many-bodies", headers=headers)
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError:
-            detail = f"the body did not arrive within {BODY_SECONDS:.0f} s"
-            raise Problem("invalid_request", detail, reason="slow-body", headers=_CLOSE) from None
-
-    async def _send(self, send: Send, answer: Mapping[str, Any], *, is_closed: bool = False) -> None:
-        body = answer["body"]
-        data = b64decode(body) if answer.get("isBase64Encoded") else body.encode()
-        headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"].items()
-        ]
+    async def _send(self, send: Send, reply: Reply, *, is_closed: bool = False) -> None:
+        """Send an answer; a large one in parts, each once there is room for it, so that a slow client is noticed."""
+        headers = list(reply.headers)
         if is_closed:
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": answer["statusCode"], "headers": headers})
-        await send({"type": "http.response.body", "body": data})
+        if reply.held:
+            headers.append((b"content-length", str(len(reply.data)).encode()))
+        try:
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            if not reply.held:
+                await send({"type": "http.response.body", "body": reply.data})
+                return
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for start in range(0, len(reply.data), PART):
+                    end = start + PART
+                    part = {"body": reply.data[start:end], "more_body": end < len(reply.data)}
+                    await send({"type": "http.response.body", **part})
+        except TimeoutError:  # the server breaks the connection, since the answer is not complete
+            self._report("slow-reader")
+        finally:
+            self._answers.release(reply.held)
 
 
-class _Held:
-    """The bytes of one request's body, which count towards those of all."""
+def _build_reply(answer: Mapping[str, Any]) -> Reply:
+    """Build the response from what a handler returns."""
+    body = answer["body"]
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"].items()]
+    return Reply(answer["statusCode"], headers, b64decode(body) if answer.get("isBase64Encoded") else body.encode())
 
-    def __init__(self, app: Application) -> None:
-        self._app = app
-        self._bytes = 0
 
-    def take(self, size: int) -> bool:
-        """Add bytes; return whether there is room for them."""
-        self._bytes += size
-        self._app._held += size
-        return self._app._held <= MAX_BODIES
-
-    def release(self) -> None:
-        self._app._held -= self._bytes
+def _build_health(fault: str | None = None) -> Reply:
+    """Build the answer of a probe."""
+    body = {"status": "fail", "reason": fault} if fault else {"status": "pass"}
+    return _build_reply({"statusCode": 503 if fault else 200, "headers": _NO_STORE, "body": json.dumps(body)})
 
 
 def build_event(scope: Scope, body: bytes) -> dict[str, Any]:
@@ -266,21 +264,3 @@ def find_id(scope: Scope) -> str:
         return trace
     given: str = found.get(b"x-request-id", b"").decode("latin-1")
     return given if _ID.match(given) else str(uuid.uuid4())
-
-
-def _find_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:
-    """Return the declared length of a body, and whether one comes in chunks. The server has checked both."""
-    length, is_chunked = 0, False
-    for name, value in headers:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"transfer-encoding":
-            is_chunked = True
-    return length, is_chunked
-
-
-_CLOSE = {"Connection": "close"}
-
-
-def _too_large() -> Problem:
-    return Problem("content_too_large", f"send at most {MAX_BODY} bytes", reason="content-too-large", headers=_CLOSE)

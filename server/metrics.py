@@ -33,7 +33,7 @@ class Metrics:
         self._known: dict[tuple[str, tuple[str, ...]], Counter | Histogram] = {}
         self._lock = Lock()
         self._refused = Counter(
-            "larder_server_refused", "Requests that the handler never saw", ["reason"], registry=registry
+            "larder_server_refused", "Requests that the server refused or broke off", ["reason"], registry=registry
         )
         self._lost = Counter("larder_server_log_lines_lost", "Log lines that were not written", registry=registry)
 

@@ -29,4 +29,5 @@ def create() -> Application:
         int(os.environ[THREADS]),
         drains=Path(os.environ[FOLDER]) / DRAINS,
         report=metrics.count_refused,
+        log=log.write,
     )

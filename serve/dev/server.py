@@ -12,7 +12,8 @@ from granian.server.embed import Server
 
 from serve.dev.docs import read_document, read_pages
 from serve.handler import Handler
-from server.app import Application, Function, Receive, Scope, Send
+from server.app import Application, Function, Scope, Send
+from server.body import Receive
 from server.ports import check_port
 from server.settings import SCORE_SECONDS
 

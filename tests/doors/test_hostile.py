@@ -114,12 +114,13 @@ def test_a_full_disk_loses_lines_and_no_request(tree: Path, storage: Storage, tm
 
 
 def test_a_wrong_clock_is_seen_by_readiness(tree: Path, storage: Storage, tmp_path: Path) -> None:
-    """AWS refuses what is signed an hour off: 503 for requests and readiness, with AWS's word; the process is well."""
+    """AWS refuses what is signed an hour off: 503 for requests and readiness; the log has AWS's word."""
     storage.clock = lambda: time.time() + 3600
     with run_server(tree, build_env(storage, tmp_path), tmp_path) as server:
         assert not is_answered(server)
         status, _, body = ask(server.port, "GET", "/readyz")
-        assert (status, "InvalidSignature" in json.loads(body)["reason"]) == (503, True)
+        assert (status, json.loads(body)["reason"]) == (503, "storage")
+        assert any("InvalidSignature" in line.get("error", "") for line in server.read_lines())
         assert ask(server.port, "GET", "/livez")[0] == 200
         storage.clock = time.time
         time.sleep(1.1)

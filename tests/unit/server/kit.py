@@ -36,7 +36,7 @@ def ready() -> None:
 
 def build(handle: Callable[[Any, Any], Any] = echo, threads: int = 2, **parts: Any) -> Application:
     """Build an application over a handler."""
-    options = {name: parts.pop(name) for name in ("drains", "report") if name in parts}
+    options = {name: parts.pop(name) for name in ("drains", "report", "log") if name in parts}
     return Application(Function(handle, **{"check": ready, "seconds": 10.0, **parts}), threads, **options)
 
 
@@ -45,27 +45,37 @@ def scope(path: bytes = b"/", method: str = "GET", query: bytes = b"", headers: 
     return {"type": "http", "method": method, "raw_path": path, "query_string": query, "headers": list(headers)}
 
 
-async def send(app: Application, asked: Message, *parts: bytes, receive: Any = None) -> Answer:
-    """Send a request with a body in parts."""
+async def send(
+    app: Application, asked: Message, *parts: bytes, receive: Any = None, got: list[Message] | None = None
+) -> Answer:
+    """Send a request with a body in parts; `got` takes the messages of the answer as they come."""
     waiting = [
         {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
         for number, part in enumerate(parts)
     ]
-    got: list[Message] = []
+    got = [] if got is None else got
 
     async def get() -> Message:
-        return waiting.pop(0)
+        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
 
     async def put(message: Message) -> None:
         got.append(message)
 
     taken: Callable[[], Awaitable[Message]] = receive or get
     await app(asked, taken, put)
-    start, body = got
+    start, *bodies = got
+    assert [body.get("more_body", False) for body in bodies] == [True] * (len(bodies) - 1) + [False]
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    return Answer(start["status"], headers, body["body"])
+    return Answer(start["status"], headers, b"".join(body["body"] for body in bodies))
 
 
-def ask(app: Application, *args: Any, parts: Sequence[bytes] = (), receive: Any = None, **named: Any) -> Answer:
+def ask(
+    app: Application,
+    *args: Any,
+    parts: Sequence[bytes] = (),
+    receive: Any = None,
+    got: list[Message] | None = None,
+    **named: Any,
+) -> Answer:
     """Send one request; the arguments are those of `scope`."""
-    return asyncio.run(send(app, scope(*args, **named), *parts, receive=receive))
+    return asyncio.run(send(app, scope(*args, **named), *parts, receive=receive, got=got))
