@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 def test_a_developer_can_try_the_api(laptop: Laptop, tmp_path: Path) -> None:
     """Open, authorise, send, see the body; no script of another host is requested."""
     with open_browser(tmp_path / "profile") as browser:

@@ -20,6 +20,8 @@ from serve.dev.docs import read_document
 from tests.contract.serve.conftest import Laptop
 from tests.unit.serve.kit import sign
 
+pytestmark = pytest.mark.long
+
 # Parameters that can't be combined, which OpenAPI cannot express: each run omits the others. With `fields`, a body
 # lacks members that its schema requires (test_answers_conform tests that).
 RANKED = ("FlightDelaysTop", "FlightDelaysAfterRank")

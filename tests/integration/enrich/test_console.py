@@ -141,6 +141,7 @@ def larder(shop: Any, aws_env: Any, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     return run
 
 
+@pytest.mark.long
 def test_a_report_goes_to_a_folder_or_to_s3(shop: Any, larder: Any, tmp_path: Path) -> None:
     """Both have the same pages, as HTML; a place that can't be written is named."""
     shop.run(f"stock/day={shop.day()}/p.parquet", {"shop": ["x"], "sku": ["a"], "units": [1.0]})
@@ -170,6 +171,7 @@ def test_a_report_goes_to_a_folder_or_to_s3(shop: Any, larder: Any, tmp_path: Pa
     assert raised.value.code == 2
 
 
+@pytest.mark.long
 def test_packages_that_the_bundles_lack_are_named(larder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both commands name the packages to install, with the exit code of a usage error."""
     for name in [name for name in sys.modules if name.startswith("enrich.console")]:
@@ -203,6 +205,7 @@ def started(shop: Any, *words: str) -> Iterator[tuple[subprocess.Popen[str], str
             process.kill()
 
 
+@pytest.mark.long
 def test_the_console_is_started_and_stopped(shop: Any) -> None:
     """It prints its address, answers, and exits with 130 at Ctrl-C; for a port in use it names the remedy."""
     with started(shop, "--port", "0") as (process, line):
@@ -262,6 +265,7 @@ def press(browser: Any, *keys: str) -> str:
     return found
 
 
+@pytest.mark.long
 @needs_browser
 def test_the_console_works_in_a_browser(shop: Any, tmp_path: Path) -> None:
     """At a phone's width, in dark mode, without a mouse: every page, an item's history, and an operation."""

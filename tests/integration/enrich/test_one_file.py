@@ -15,6 +15,8 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30Validator
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 SECTION = README.partition("## Add a dataset in one file\n")[2].partition("\n## ")[0]

@@ -26,6 +26,8 @@ from infra.bundle import (
 from serve.item import Item, encode
 from tests.doubles.onnx_writer import regressor
 
+pytestmark = pytest.mark.long
+
 SERVE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])

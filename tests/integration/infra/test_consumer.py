@@ -25,6 +25,8 @@ from infra.translate import ROOT
 from tests.certificates import write_certificate
 from tests.integration.infra.deployed import Deployed, deploy_larder, object_key, parquet, run_stand_in
 
+pytestmark = pytest.mark.long
+
 DOCUMENT = read_environments(ROOT / "examples/flights/infra/environments.yaml")
 DISCOVERY = DOCUMENT["discovery"]["base_url"]
 PROD = DOCUMENT["environments"]["prod"]["domain"]

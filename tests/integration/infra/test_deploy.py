@@ -94,6 +94,7 @@ CHANGES: list[dict[str, str]] = [  # parameters of serve, each alone
 ]
 
 
+@pytest.mark.long
 def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
     """A deploy that changes only a parameter or the template publishes a version, which consumers reach."""
     client, _ = stand_in
@@ -137,6 +138,7 @@ def test_changed_parameter_reaches_consumers(stand_in: tuple[Any, str]) -> None:
     destroy(client, larder.stack)
 
 
+@pytest.mark.long
 def test_smallest_deploy_of_the_readme_answers(stand_in: tuple[Any, str], tmp_path: Path) -> None:
     """The README's environments.yaml is a valid file, and its stack accepts a token of its issuer."""
     section = (ROOT / "README.md").read_text().partition("### The smallest deploy")[2].partition("\n### ")[0]
@@ -166,6 +168,7 @@ def test_smallest_deploy_of_the_readme_answers(stand_in: tuple[Any, str], tmp_pa
     destroy(stand_in[0], larder.stack)
 
 
+@pytest.mark.long
 def test_list_of_issuers_reaches_the_function(stand_in: tuple[Any, str]) -> None:
     """A list in environments.yaml becomes the parameter `Issuers`; each issuer is trusted with its own settings."""
     other = {
@@ -203,6 +206,7 @@ def test_failed_resource_is_named(stand_in: tuple[Any, str]) -> None:
         deploy(*stand_in, name="broken", template=template)
 
 
+@pytest.mark.long
 def test_stack_publishes_its_discovery_files(stand_in: tuple[Any, str]) -> None:
     """With a discovery bucket, the stack writes the catalog and its two files, and the parameter with its address."""
     client, _ = stand_in
@@ -217,6 +221,7 @@ def test_stack_publishes_its_discovery_files(stand_in: tuple[Any, str]) -> None:
     destroy(client, stack)
 
 
+@pytest.mark.long
 def test_api_keys_are_required_where_configured(stand_in: tuple[Any, str]) -> None:
     """With a usage plan the gateway refuses requests without a key of it; serve still requires the token."""
     client, _ = stand_in
@@ -240,6 +245,7 @@ def test_api_keys_are_required_where_configured(stand_in: tuple[Any, str]) -> No
     destroy(client, larder.stack)
 
 
+@pytest.mark.long
 def test_teardown_leaves_only_what_is_retained(stand_in: tuple[Any, str], tmp_path: Path) -> None:
     """Tables and buckets stay; functions, queues, the API, rules, roles and logs go."""
     client, _ = stand_in

@@ -43,6 +43,7 @@ def test_clients_use_the_account_of_the_stack(aws: Any) -> None:
     assert aws.client("sts").get_caller_identity()["Account"] == aws.account
 
 
+@pytest.mark.long
 def test_the_users_aws_settings_are_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile or a switch in the user's environment changes nothing in ministack's."""
     monkeypatch.setenv("AWS_PROFILE", "the-user")
@@ -54,6 +55,7 @@ def test_the_users_aws_settings_are_not_inherited(tmp_path: Path, monkeypatch: p
     assert env["LARDER_GREETING"] == "hello"
 
 
+@pytest.mark.long
 def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path: Path) -> None:
     """Its process has ended and its files are removed, except for the log."""
     with run_ministack(tmp_path / "log") as running:
@@ -65,6 +67,7 @@ def test_leaving_the_block_ends_it_and_removes_its_files(tmp_path: Path) -> None
     assert (tmp_path / "log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 def test_it_ends_with_its_parent(tmp_path: Path, how: Any) -> None:
     """Ministack ends within seconds after its parent, however the parent ends."""

@@ -22,6 +22,8 @@ import pytest
 from examples.flights.http import get
 from infra.bundle import ROOT
 
+pytestmark = pytest.mark.long
+
 CODE = """import sys
 from pathlib import Path
 from infra.local.up import main

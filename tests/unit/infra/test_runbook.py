@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
+from pathlib import Path
 
 import botocore.session
 import pytest
@@ -86,27 +88,42 @@ def test_aws_commands_are_valid() -> None:
     assert checked > 25
 
 
-TREES = {
-    path: ast.parse(path.read_text())
-    for side in ("enrich", "notify", "serve", "score", "infra")
-    for path in (ROOT / side).rglob("*.py")
-}
-CALLS = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
-EVENTS = {
-    argument.value
-    for call in CALLS
-    if ast.unparse(call.func).rpartition(".")[2] in ("log_line", "_report")
-    for argument in call.args
-    if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-} | {  # notify has its event as a member of its line
-    value.value
-    for tree in TREES.values()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.Dict)
-    for key, value in zip(node.keys, node.values, strict=True)
-    if isinstance(key, ast.Constant) and key.value == "event"
-    if isinstance(value, ast.Constant) and isinstance(value.value, str)
-}
+@cache
+def parse_code() -> dict[Path, ast.Module]:
+    """Parse each module of the deployed folders."""
+    return {
+        path: ast.parse(path.read_text())
+        for side in ("enrich", "notify", "serve", "score", "infra")
+        for path in (ROOT / side).rglob("*.py")
+    }
+
+
+@cache
+def walk_code() -> list[ast.AST]:
+    """Return the nodes of all modules."""
+    return [node for tree in parse_code().values() for node in ast.walk(tree)]
+
+
+@cache
+def find_events() -> set[str]:
+    """Find the events that are logged."""
+    calls = [node for node in walk_code() if isinstance(node, ast.Call)]
+    return {
+        argument.value
+        for call in calls
+        if ast.unparse(call.func).rpartition(".")[2] in ("log_line", "_report")
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    } | {  # notify has its event as a member of its line
+        value.value
+        for node in walk_code()
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "event"
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+
+
 OTHER_WORDS = {
     "AVAILABLE",
     "COMPLETED",
@@ -119,17 +136,17 @@ OTHER_WORDS = {
 }  # names of AWS and Python
 
 
+@cache
 def find_known_words() -> set[str]:
     """Find every name that the code or the template uses: texts, members, parameters, logical ids, metrics, files."""
     known = set(OTHER_WORDS)
-    for tree in TREES.values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                known |= {node.value, node.value.partition(":")[0]}  # a reason can continue after a colon
-            elif isinstance(node, ast.keyword | ast.arg):
-                known.add(node.arg or "")
-            elif isinstance(node, ast.FunctionDef):
-                known.add(node.name)
+    for node in walk_code():
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            known |= {node.value, node.value.partition(":")[0]}  # a reason can continue after a colon
+        elif isinstance(node, ast.keyword | ast.arg):
+            known.add(node.arg or "")
+        elif isinstance(node, ast.FunctionDef):
+            known.add(node.name)
     for name in ("template.yaml", "environments.yaml"):
         known |= set(re.findall(r"[A-Za-z][\w-]*", (ROOT / "infra" / name).read_text()))
     return known
@@ -144,14 +161,14 @@ def find_unknown_words(page: str) -> set[str]:
         for fields in re.findall(r"(?:\bby|filter) ([\w., ]+)", query):
             words |= set(re.split(r",? +", fields)) - {"stats"}
     unknown = {word for word in words if word not in known and not (set(word.split(".")) <= known)}
-    unknown |= {event for event in re.findall(r'event = "([^"]+)"', page) if event not in EVENTS}
+    unknown |= {event for event in re.findall(r'event = "([^"]+)"', page) if event not in find_events()}
     return {word for word in unknown if not re.search(r"\.(?:py|md|json|yaml|toml)$|^\.pyc$", word)}
 
 
 def find_reject_reasons() -> set[str]:
     """Find the reject reasons of enrich: constants in kebab case, or beside their explanation."""
     found = set()
-    for path, tree in TREES.items():
+    for path, tree in parse_code().items():
         if {"dataset", "join"} & set(path.parts):
             for value in (node.value for node in tree.body if isinstance(node, ast.Assign)):
                 pair = isinstance(value, ast.Tuple) and len(value.elts) == 2
@@ -189,7 +206,7 @@ def test_the_runbook_names_every_code_of_a_server_error() -> None:
 
 def test_the_runbook_names_every_event_of_a_failed_key() -> None:
     """KeysUnreadable explains each event of a line with KeyFailures."""
-    events = {event for event in EVENTS if event.startswith("key")}
+    events = {event for event in find_events() if event.startswith("key")}
     assert len(events) == 2
     assert {event for event in events if f"`{event}`" not in SECTIONS["KeysUnreadable"]} == set()
 
