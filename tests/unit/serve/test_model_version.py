@@ -94,6 +94,7 @@ def test_a_dataset_that_names_none_has_none() -> None:
         ('{"prediction":{"model":12345678901234567890}}', "12345678901234567890", "12345678901234567890"),
         (' {\n"x":[{"model":1}], "prediction" : { "a":{"model":2},\t"model" : "1.0" } }\n', "1.0", '"1.0"'),
         (r'{"prediction":{"model":"a\r\nX: \u00e9\ud800"}}', "a%0D%0AX:%20%C3%A9?", r'"a\r\nX: \u00e9\ud800"'),
+        ('{"prediction":{"model":"!~ %\\u007f"}}', "!~%20%25%7F", r'"!~ %\u007f"'),
         (f'{{"prediction":{{"model":"{"x" * (MAX_VERSION - 2)}"}}}}', "x" * 254, f'"{"x" * 254}"'),
         (f'{{"prediction":{{"model":"{"x" * (MAX_VERSION - 1)}"}}}}', "", "null"),
     ],
