@@ -25,14 +25,18 @@ def find_source(env: Mapping[str, str]) -> Callable[[], Credentials]:
 
 
 def _open_chain() -> Callable[[], Credentials]:
+    """Open the chain.
+
+    Its providers raise what they meet: botocore's errors, STS's answer (`ClientError`), a token's file that is missing
+    (`OSError`), keys that are expired when they come (`RuntimeError`).
+    """
     try:
         from boto3 import Session
-        from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
         raise NoCredentials("no AWS credentials in the environment, and no boto3 to look elsewhere") from error
     try:
         chain = Session().get_credentials()
-    except BotoCoreError as error:
+    except Exception as error:
         raise NoCredentials(f"no AWS credentials: {error}") from error
     if chain is None:
         raise NoCredentials("no AWS credentials in the environment, in a profile or from this machine's role")
@@ -40,7 +44,7 @@ def _open_chain() -> Callable[[], Credentials]:
     def fetch() -> Credentials:
         try:
             found = chain.get_frozen_credentials()
-        except BotoCoreError as error:
+        except Exception as error:
             raise NoCredentials(f"no AWS credentials: {error}") from error
         if not found.access_key or not found.secret_key:
             raise NoCredentials("no AWS credentials: the access key or secret key that was found is empty")

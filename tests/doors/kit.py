@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import importlib.util
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +34,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 LATER = int(time.time()) + 86_400
 HAS_SERVER = all(importlib.util.find_spec(name) for name in ("granian", "prometheus_client"))
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+needs_network = pytest.mark.skipif(
+    os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("iptables")),
+    reason="a network of its own needs root, iproute2 and iptables",
+)
 needs_server = pytest.mark.skipif(not HAS_SERVER, reason="granian is missing: pip install -r tests/requirements.txt")
 
 
@@ -209,6 +216,20 @@ def wait_for(find: Callable[[], Any], process: subprocess.Popen[bytes], errors: 
         assert time.monotonic() < ends, f"nothing after {seconds} s:\n{errors.read_text()[-3000:]}"
         time.sleep(0.02)
     return found
+
+
+def run_in_own_network(work: Callable[[], None]) -> None:
+    """Run a function in a thread whose sockets, and those of processes it starts, see only a loopback of their own."""
+
+    def enter() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_NEW_NETWORK):
+            raise OSError(ctypes.get_errno(), "unshare")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        work()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(enter).result()
 
 
 def find_free_port() -> int:

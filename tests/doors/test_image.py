@@ -105,6 +105,7 @@ def test_its_packages_are_those_of_the_locks(image: tuple[str, Path]) -> None:
     }
     assert ours == {"serve", "server", "wire"} | ({"score"} if function == "score" else set())
     assert not list(app.rglob("dev"))
+    assert list((app / "botocore/data/sts").rglob("service-2.json*")), "IRSA needs it"
     assert {path.name for path in (app / "serve").glob("*.json")} == {"datasets.json"}
 
 

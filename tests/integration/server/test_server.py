@@ -9,9 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -29,7 +28,6 @@ from tests.doors.kit import (
     run_server,
     token,
 )
-from tests.doubles.credentials_agent import CredentialsAgent
 from tests.unit.score.kit import VIRGINICA
 
 pytestmark = needs_server
@@ -231,39 +229,4 @@ def test_no_request_is_lost_at_the_end(tree: Path, tmp_path: Path, good: dict[st
     assert errors == []
     assert set(statuses) == {200}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("larder-server-")] == []
-    storage.close()
-
-
-class Agent(CredentialsAgent):
-    """The agent of EKS Pod Identity, whose keys expire after a second."""
-
-    tokens: ClassVar[list[str | None]] = []
-
-    def find_life(self) -> float:
-        return 1.0
-
-
-def test_credentials_are_those_of_the_role_and_are_renewed(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
-    """Pod Identity: the token's file is sent to the agent, and requests are signed with the newest key."""
-    Agent.tokens.clear()
-    agent = ThreadingHTTPServer((LOOPBACK, 0), Agent)
-    threading.Thread(target=agent.serve_forever, args=(0.02,), daemon=True).start()
-    (tmp_path / "token").write_text("of-the-pod")
-    storage = Storage(live("a", '{"x":1}'))
-    env = build_env(storage, tmp_path, LARDER_PROCESSES="1")
-    env = {name: value for name, value in env.items() if not name.startswith(("AWS_ACCESS", "AWS_SECRET"))}
-    env |= {
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://{LOOPBACK}:{agent.server_port}/v1/credentials",
-        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }
-    with run_server(tree, env, tmp_path) as server:
-        for _ in range(2):
-            assert ask(server.port, "GET", "/v1/flight-delays/a", good)[0] == 200
-    assert set(Agent.tokens) == {"of-the-pod"}
-    assert len(storage.keys_seen) > 1
-    assert storage.keys_seen <= {f"AKID{number + 1}" for number in range(len(Agent.tokens))}
-    agent.shutdown()
-    agent.server_close()
     storage.close()

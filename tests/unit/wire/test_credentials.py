@@ -33,18 +33,38 @@ class Container(CredentialsAgent):
 
 
 @pytest.fixture
-def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an agent that no variable names yet."""
     for name in SET:
         monkeypatch.delenv(name, raising=False)
     for name, value in AWAY.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Container, "refuses", False)
+    Container.tokens.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Container) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_port}/credentials")
-        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token")
-        Container.tokens.clear()
-        yield Container
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def container(agent: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The agent of ECS."""
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent}/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token")
+    return Container
+
+
+@pytest.fixture
+def web_identity(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """STS, as IRSA uses it: the token of the pod is in a file, which the cluster replaces now and then."""
+    (tmp_path / "token").write_text("first")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/larder")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", agent)
+    return Container
 
 
 def keys_used(server: Any) -> Any:
@@ -82,6 +102,45 @@ def test_credentials_that_expire_are_refreshed(container: Any) -> None:
             client.send("T.GetItem", b"{}")
     assert keys_used(server)[-1] == "AKID2"
     assert len(container.tokens) == 2
+
+
+def test_web_identity_is_refreshed_with_the_newest_token(web_identity: Any, tmp_path: Path) -> None:
+    """The file is read at each refresh: the cluster replaces it before the token in it expires."""
+    web_identity.lives[:] = [60, 3600]
+    source = find_source({})
+    assert source().access_key_id == "AKID1"
+    (tmp_path / "token").write_text("second")
+    assert [source().access_key_id for _ in range(3)] == ["AKID2"] * 3
+    assert web_identity.tokens == ["first", "second"]
+
+
+def test_a_role_that_is_refused_is_unavailable(web_identity: Any, tmp_path: Path) -> None:
+    """By STS, since there is no token, or at a refresh: the reason is named, and the next request tries again."""
+    source = find_source({})
+    web_identity.refuses = True
+    with pytest.raises(NoCredentials, match="AccessDenied"):
+        source()
+    web_identity.refuses = False
+    (tmp_path / "token").rename(tmp_path / "away")
+    with pytest.raises(NoCredentials, match="No such file"):
+        source()
+    (tmp_path / "away").rename(tmp_path / "token")
+    web_identity.lives[:] = [60, 3600]
+    assert source().access_key_id == "AKID1"
+    web_identity.refuses = True
+    with pytest.raises(NoCredentials, match="AccessDenied"):
+        source()
+    web_identity.refuses = False
+    assert source().access_key_id == "AKID2"
+
+
+def test_keys_that_have_expired_when_they_come_are_unavailable(container: Any) -> None:
+    """So they look where the clock is wrong."""
+    container.lives[:] = [60, 60, -60]
+    source = find_source({})
+    assert source().access_key_id == "AKID2", "the first is refreshed at once, since it expires soon"
+    with pytest.raises(NoCredentials, match="still expired"):
+        source()
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["nothing found", "without boto3"])
