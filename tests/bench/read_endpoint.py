@@ -1,16 +1,19 @@
 """A null DynamoDB on loopback that responds at once; it has its own process, so that readers' CPU excludes it.
 
 It responds to Feast's BatchGetItem with the items that Feast wrote, to Larder's with an item for each key, and to a
-Query with as many items as it may evaluate. Each answer is rendered at its first request.
+Query with as many items as it may evaluate. Each answer is rendered at its first
+request. It is a Parameter Store, too: with the key set in the file that `BENCH_JWKS` names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 BODY = {
@@ -84,6 +87,9 @@ class _Peer(asyncio.Protocol):
 
 
 def _choose(head: bytes, payload: bytes) -> bytes:
+    if b".getparametersbypath" in head:
+        keys = Path(os.environ["BENCH_JWKS"]).read_text()
+        return _answer({"Parameters": [{"Name": "/larder/bench/keys/jwks.json", "Value": keys}]})
     if b".query" in head:
         if payload not in _named:
             limit = json.loads(payload)["Limit"]

@@ -121,10 +121,14 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
 
 
 @contextmanager
-def endpoint(delay: float = 0.0) -> Iterator[int]:
-    """Run the null endpoint, which waits some seconds before it answers; yield its port."""
+def endpoint(delay: float = 0.0, keys: Path | None = None) -> Iterator[int]:
+    """Run the null endpoint, which waits some seconds before it answers; yield its port.
+
+    `keys` is the file of its Parameter Store's key set, which is read at each request.
+    """
     with subprocess.Popen(
         [sys.executable, HERE / "read_endpoint.py", str(delay)],
+        env={**os.environ, "BENCH_JWKS": str(keys or "")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import time
 from importlib.metadata import packages_distributions
 from pathlib import Path
+
+from serve.item import Item, encode
+from tests.unit.serve.kit import AUDIENCE, ISSUER, claims, jwks, public_jwk, sign
+from tests.unit.wire.faulty_server import FaultyServer, answer
 
 ROOT = Path(__file__).parents[3]
 OURS = {"serve", "wire"}
@@ -41,6 +47,21 @@ print("\\n".join(set(sys.modules) - before))
 """
 
 
+FIRST_GET = """
+import sys
+before = set(sys.modules)
+import json, os
+from serve.datasets import Served
+from serve.handler import build_dependencies, build_handler
+served = {"flight-delays": Served("flight-delays", ("carrier",), None)}
+event = {"httpMethod": "GET", "path": "/v1/flight-delays/a", "requestContext": {"requestId": "r"},
+         "headers": {"Authorization": "Bearer " + os.environ["TOKEN"]}}
+found = build_handler(build_dependencies(os.environ, served, lambda line: None))(event, None)
+assert found["statusCode"] == 200, found
+print("\\n".join(set(sys.modules) - before))
+"""
+
+
 def _imported(module: str) -> set[str]:
     code = CODE.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -60,6 +81,29 @@ def test_the_handler_imports_this_and_no_more() -> None:
     assert "cryptography.x509" not in modules
 
 
+def test_a_first_get_imports_these_modules_and_no_others() -> None:
+    """With keys in Parameter Store, as deployed. Over TLS it imports `ssl` and `_ssl`, too.
+
+    A cold start pays for each module, so a new one must be worth its time (docs/decisions/cold-start.md). Add it then
+    to `first-get.txt`. Modules of the standard library are those of Python 3.11 to 3.13, none of which needs them all.
+    """
+    item = Item("flight-delays#B6", "a", "{}", "0001.1700000000000.00000001", 4_000_000_000)
+    parameters = {"Parameters": [{"Name": "/keys/jwks.json", "Value": jwks(public_jwk("RS256"))}]}
+    answers = [answer(body=json.dumps(one).encode()) for one in (parameters, {"Item": encode(item)})]
+    with FaultyServer(*answers) as server:
+        issuer = {"issuer": ISSUER, "audience": AUDIENCE, "keys": "ssm:/keys/"}
+        env = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}", "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x", "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps([issuer]),
+            "TOKEN": sign(claims(iat=int(time.time()), exp=int(time.time()) + 600)),
+        }  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", FIRST_GET], cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    found, known = set(done.stdout.split()), set((Path(__file__).parent / "first-get.txt").read_text().split())
+    assert found <= known
+    assert {module for module in known - found if module.partition(".")[0] in OURS | THIRD} == set()
+
+
 def test_the_bundle_has_no_package_that_the_handler_does_not_import() -> None:
     """What only tests or a laptop need, e.g. PyJWT, is not deployed."""
     asked = re.findall(r"^[a-z].*", (ROOT / "serve/requirements.in").read_text(), re.MULTILINE)
@@ -75,6 +119,12 @@ def test_the_shared_contract_imports_only_the_standard_library() -> None:
         found = _imported(module)
         assert {one for one in found if one.startswith("serve.")} <= {"serve.item", "serve.datasets"}
         assert {one.partition(".")[0] for one in found} - sys.stdlib_module_names == {"serve"}
+
+
+def test_no_annotation_is_parsed_when_a_module_is_imported() -> None:
+    """With `from __future__ import annotations`, each NamedTuple compiles the text of its annotations: 3 ms in all."""
+    for module in [*(ROOT / "serve").rglob("*.py"), *(ROOT / "wire").rglob("*.py")]:
+        assert "from __future__" not in module.read_text(), module
 
 
 def test_the_pure_parts_import_no_network_library() -> None:

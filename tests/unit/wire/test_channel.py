@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer, answer, raw
 from tests.unit.wire.tls_server import UNTRUSTED, issue, refuse_early, socket_server, tls_server
-from wire.channel import _left, open_channel, tls_context
+from wire.channel import AMAZON_ROOTS, _is_certified_by_amazon, _left, open_channel, tls_context
 from wire.client import Client, Limits
 from wire.endpoint import Endpoint
 from wire.errors import Dropped, TransportError, Unavailable
 
+OTHER_ROOTS = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 QUICK = Limits(connect=1.0, attempt=0.5, budget=2.0, tries=1)
 
 
@@ -53,6 +55,74 @@ def test_the_system_s_roots_are_trusted_by_default() -> None:
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     paths = ssl.get_default_verify_paths()
     assert context.cert_store_stats()["x509"] > 0 or not os.path.isfile(paths.cafile or "")
+
+
+ROOTS = {  # SHA-256 of the certificates in DER, as https://www.amazontrust.com/repository/ lists them
+    "8ecde6884f3d87b1125ba31ac3fcb13d7016de7f57cc904fe1cb97c6ae98196e",
+    "1ba5b2aa8c65401a82960118f80bec4f62304d83cec4713a19c39c011ea46db4",
+    "18ce6cfe7bf14e60b2e347b8dfe868cb31d02ebb3ada271569f50343b46db3a4",
+    "e35d28419ed02025cfa69038cd623962458da5c695fbdea3c22b0bfb25897092",
+    "568d6905a2c88708a4b3025190edcfedb1974a606a13c6e5290fcb2ae63edab5",
+}
+
+
+def test_the_roots_for_aws_are_amazon_s_and_no_others() -> None:
+    """They are compared with published digests."""
+    context = tls_context(AMAZON_ROOTS)
+    assert {sha256(root).hexdigest() for root in context.get_ca_certs(binary_form=True)} == ROOTS
+
+
+@pytest.fixture
+def _aws_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OTHER_ROOTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("wire.channel.AMAZON_HOSTS", "127.0.0.1")
+
+
+@pytest.mark.usefixtures("_aws_on_loopback")
+def test_a_host_of_aws_is_trusted_by_amazon_s_roots_or_the_system_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading Amazon's takes less time; the system's decide where a firewall inspects TLS, or AWS has a new root."""
+    ours, other = issue(tmp_path, "127.0.0.1"), issue(tmp_path, "localhost")
+    with tls_server(ours) as endpoint:
+        for amazon, system in ((ours, other), (other, ours)):
+            contexts = {"amazon": tls_context(str(amazon.path)), None: tls_context(str(system.path))}
+            monkeypatch.setattr("wire.channel.AMAZON_ROOTS", "amazon")
+            monkeypatch.setattr("wire.channel.tls_context", contexts.__getitem__)
+            assert get(endpoint) == b"{}"
+
+
+@pytest.mark.usefixtures("_aws_on_loopback")
+@pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
+def test_an_untrusted_server_is_no_host_of_aws(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If neither trusts its certificate, there is no connection."""
+    served, trusted = make(tmp_path)
+    monkeypatch.setattr("wire.channel.AMAZON_ROOTS", str(trusted.path))
+    with tls_server(served) as endpoint, pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        get(endpoint)
+
+
+@pytest.mark.usefixtures("_aws_on_loopback")
+@pytest.mark.parametrize("name", OTHER_ROOTS)
+def test_roots_that_the_environment_names_replace_amazon_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A server that only Amazon's roots trust is not trusted then."""
+    issued = issue(tmp_path, "127.0.0.1")
+    monkeypatch.setattr("wire.channel.AMAZON_ROOTS", str(issued.path))
+    monkeypatch.setenv(name, str(issue(tmp_path, "localhost").path))
+    with tls_server(issued) as endpoint, pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        get(endpoint)
+
+
+@pytest.mark.parametrize("host", ["example.com", "amazonaws.com.example.com", "notamazonaws.com", "x.amazonaws.com.cn"])
+def test_other_hosts_are_trusted_by_the_system_s_roots(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an issuer's server of keys."""
+    for name in OTHER_ROOTS:
+        monkeypatch.delenv(name, raising=False)
+    assert not _is_certified_by_amazon(host)
+    assert _is_certified_by_amazon("dynamodb.eu-central-1.amazonaws.com")
 
 
 def test_a_resolver_that_stalls_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
