@@ -105,7 +105,7 @@ def open_services(
 def start_job(glue: GlueClient, job: str, dataset: str) -> None:
     """Start a job that executes a dataset's pending runs; a job that finds the lease held ends at once.
 
-    If as many jobs are running as the job allows, none is started: the end of one of them, or the sweep, tries again.
+    If as many jobs are running as the job allows, none is started: the sweep tries again.
     """
     try:
         glue.start_job_run(JobName=job, Arguments={"--dataset": dataset})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -39,7 +40,14 @@ class Continue:
     dataset: str
 
 
-WorkRequest = Arrived | Sweep | Continue
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job on Spark ended other than by its own end: its driver was killed, or ran out of time."""
+
+    ended_ms: int
+
+
+WorkRequest = Arrived | Sweep | Continue | JobEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,9 @@ def parse_text(text: str) -> list[WorkRequest]:
 def parse_event(event: object) -> list[WorkRequest]:
     """Parse one event that is not an SQS batch.
 
-    Kinds: EventBridge "Object Created"; an S3 notification (its test event requests nothing); the
-    scheduler's `{"sweep": true | "dataset"}`; `{"continue": {"dataset": ...}}`; `{"bucket": ..., "object_key": ...}`.
+    Kinds: EventBridge "Object Created" and "Glue Job State Change"; an S3 notification (its test event requests
+    nothing); the scheduler's `{"sweep": true | "dataset"}`; `{"continue": {"dataset": ...}}`;
+    `{"bucket": ..., "object_key": ...}`.
 
     Raises:
         UnknownEvent: it is none of these.
@@ -83,6 +92,8 @@ def parse_event(event: object) -> list[WorkRequest]:
     if isinstance(event, Mapping):
         if event.get("source") == "aws.s3" and "detail" in event:
             return list(_parse_eventbridge(event))
+        if event.get("source") == "aws.glue" and event.get("detail-type") == "Glue Job State Change":
+            return [JobEnded(_parse_time(_text(event, "time", event), event))]
         if event.get("Event") == "s3:TestEvent":
             return []
         if isinstance(event.get("Records"), list):
@@ -116,6 +127,14 @@ def _parse_notification(record: object) -> Iterator[WorkRequest]:
         yield Arrived(_text(s3.get("bucket"), "name", record), object_key)
 
 
+def _parse_time(text: str, event: object) -> int:
+    """Parse RFC 3339 into epoch milliseconds."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError as error:
+        raise _unknown(event) from error
+
+
 def _parse_sweep(value: object) -> Sweep:
     if value is True:
         return Sweep()
@@ -137,7 +156,7 @@ def _text(holder: object, name: str, event: object) -> str:
 
 def _unknown(event: object) -> UnknownEvent:
     return UnknownEvent(
-        f'unknown event {json.dumps(event, default=str)[:500]}; expected EventBridge "Object Created", an S3 '
-        'notification, {"sweep": true}, {"sweep": "DATASET"}, {"continue": {"dataset": ...}} or '
+        f'unknown event {json.dumps(event, default=str)[:500]}; expected EventBridge "Object Created" or "Glue Job '
+        'State Change", an S3 notification, {"sweep": true}, {"sweep": "DATASET"}, {"continue": {"dataset": ...}} or '
         '{"bucket": ..., "object_key": ...}, alone or as the body of an SQS message'
     )

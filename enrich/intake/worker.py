@@ -6,13 +6,13 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import closing
 
 from enrich.errors import Failed, HandOver, OutOfTime, Stopped, TableStateUnknown
-from enrich.intake.events import Arrived, Continue, Sweep, WorkRequest
+from enrich.intake.events import Arrived, Continue, JobEnded, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.held import close_expired
 from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.log import log_line, log_pending, log_run, log_swept, log_unsent
 from enrich.outbox.outbox import send_outbox
 from enrich.run.lifecycle import execute
@@ -46,6 +46,8 @@ def handle_requests(services: Services, requests: Iterable[WorkRequest]) -> None
                 run_dataset(services, dataset)
             case Continue(dataset):
                 run_dataset(services, dataset)
+            case JobEnded(ended_ms):
+                _restart_jobs(services, ended_ms)
 
 
 def _sweep(services: Services, dataset: str) -> None:
@@ -126,6 +128,21 @@ def _start_job(services: Services, dataset: str, handed_over: HandOver) -> None:
         )
     services.start_job(dataset)
     log_line(services.settings, "job started", dataset=dataset, detail=str(handed_over))
+
+
+def _restart_jobs(services: Services, ended_ms: int) -> None:
+    """Start a job again for each dataset whose job has died while it held the lease, and so had begun.
+
+    Any other job ended before it began (its files are missing, say), and would end so again at once: the sweep starts
+    it again.
+    """
+    for name in services.datasets:
+        state = services.ledger.get_state(name)
+        if state.lease_owner is None or state.lease_until_ms <= ended_ms:
+            continue
+        runs = (services.ledger.get_run(name, each.run) for each in services.ledger.fetch_pending(name))
+        if run := next((each for each in runs if each is not None and each.engine is EngineKind.SPARK), None):
+            _start_job(services, name, HandOver(name, run.run))
 
 
 def _run_one(services: Services, lease: Lease, chosen: Pending) -> Run | None:

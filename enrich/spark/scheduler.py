@@ -27,8 +27,16 @@ _NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
 class SparkScheduler:
     """Runs tasks as the partitions of one stage; Spark retries a task whose executor or process has died."""
 
-    def __init__(self, context: SparkContext, env: Mapping[str, str], *, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self, context: SparkContext, env: Mapping[str, str], *, executors: int = 0, piece_bytes: int = PIECE_BYTES
+    ) -> None:
         """Read the number of slots from the job.
+
+        Args:
+            context: Spark's context.
+            env: the variables of the driver, some of which are sent to executors.
+            executors: number of executors that there will be; 0: those that have registered.
+            piece_bytes: of an output, per piece.
 
         Raises:
             Stopped: two attempts of a task could write at once, or the number of executors could change.
@@ -36,7 +44,8 @@ class SparkScheduler:
         for setting in ("spark.speculation", "spark.dynamicAllocation.enabled"):
             if context.getConf().get(setting, "false") == "true":
                 raise Stopped(f"{setting} is true, expected false: the write budget is divided by the slots at start")
-        self.slots = max(1, int(context.defaultParallelism))
+        cores = int(context.getConf().get("spark.executor.cores", "1") or 1)
+        self.slots = max(1, executors * cores, int(context.defaultParallelism))
         self.piece_bytes = piece_bytes
         self._context = context
         self._env = {name: env[name] for name in env if name.startswith(_SENT) and name not in _NOT_SENT}

@@ -32,13 +32,13 @@ import os, sys
 from enrich.aws import open_services
 from enrich.intake.worker import run_pending
 for run in run_pending(open_services(os.environ, owner="local"), "stock"):
-    print(run.state)
+    print(run.state, run.error)
 """
 
 
 def seed(stack: Stack) -> None:
     """Give a deployment the rows of its metadata query, as if it had been fetched just now."""
-    table = pa.table({"sku": [f"s{n}" for n in range(5000)], "title": [f"Title {n}" for n in range(5000)]})
+    table = pa.table({"sku": [f"s{n}" for n in range(ROWS)], "title": [f"Title {n}" for n in range(ROWS)]})
     bucket, buffer = stack.env["LARDER_BUCKET"], io.BytesIO()
     pq.write_table(table, buffer)
     stack.client("s3").put_object(Bucket=bucket, Key="metadata/stock/products/1/0.parquet", Body=buffer.getvalue())
@@ -59,7 +59,7 @@ def write(stack: Stack, day: int, first: int, units: int) -> None:
         "shop": [f"shop-{n % 97}" for n in numbers],
         "sku": [f"s{n}" if n % 1000 else "no id" for n in numbers],
         "units": pa.array([units if n % 5 else n * 1.1 if n % 777 else float("nan") for n in numbers], pa.float64()),
-        "at": pa.array([n * 86_400_123_456 for n in numbers], pa.timestamp("us")),
+        "moment": pa.array([n * 86_400_123_456 for n in numbers], pa.timestamp("us")),
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(rows), buffer, row_group_size=9000)

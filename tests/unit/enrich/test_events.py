@@ -10,6 +10,7 @@ import pytest
 from enrich.intake.events import (
     Arrived,
     Continue,
+    JobEnded,
     Message,
     Sweep,
     UnknownEvent,
@@ -54,7 +55,17 @@ NOTIFICATION: dict[str, Any] = {
 }
 REMOVED = {"Records": [{**NOTIFICATION["Records"][0], "eventName": "ObjectRemoved:Delete"}]}
 
+# modelled on https://docs.aws.amazon.com/glue/latest/dg/automating-awsglue-with-cloudwatch-events.html
+JOB_ENDED: dict[str, Any] = {
+    **{name: EVENTBRIDGE[name] for name in ("version", "id", "account", "time", "region")},
+    "source": "aws.glue",
+    "detail-type": "Glue Job State Change",
+    "resources": [],
+    "detail": {"jobName": "larder-job", "severity": "ERROR", "state": "FAILED", "jobRunId": "jr_1", "message": "died"},
+}
+
 CASES: dict[str, tuple[object, list[WorkRequest]]] = {
+    "Glue reports that a job has ended": (JOB_ENDED, [JobEnded(1_795_147_200_000)]),
     "EventBridge gives object keys as they are": (EVENTBRIDGE, [Arrived("outputs", "d/a%20b+c.parquet")]),
     "EventBridge reports other things too": ({**EVENTBRIDGE, "detail-type": "Object Deleted"}, []),
     "S3 encodes object keys in its notifications": (NOTIFICATION, [Arrived("outputs", "d/a%20b+c dé.parquet")]),
@@ -90,6 +101,7 @@ UNKNOWN: dict[str, object] = {
     "a sweep of a number": {"sweep": 1},
     "a continuation of nothing": {"continue": {}},
     "a continuation of a text": {"continue": "dataset"},
+    "a job that ended at no time": {**JOB_ENDED, "time": "yesterday"},
     "a notification that is no object": {"Records": ["aws:s3"]},
     "a key that is not UTF-8": {"Records": [{**NOTIFICATION["Records"][0], "s3": {"bucket": {"name": "b"}}}]},
     "a notification of another service": {"Records": [{"eventSource": "aws:ses"}]},
@@ -121,9 +133,9 @@ def test_a_message_that_is_not_json_is_refused() -> None:
     with pytest.raises(UnknownEvent) as caught:
         parse_event({"sweep": 1, "at": EVENTBRIDGE.keys()})
     assert str(caught.value) == (
-        'unknown event {"sweep": 1}; expected EventBridge "Object Created", an S3 notification, {"sweep": true}, '
-        '{"sweep": "DATASET"}, {"continue": {"dataset": ...}} or {"bucket": ..., "object_key": ...}, alone or as the '
-        "body of an SQS message"
+        'unknown event {"sweep": 1}; expected EventBridge "Object Created" or "Glue Job State Change", an S3 '
+        'notification, {"sweep": true}, {"sweep": "DATASET"}, {"continue": {"dataset": ...}} or '
+        '{"bucket": ..., "object_key": ...}, alone or as the body of an SQS message'
     )
     with pytest.raises(UnknownEvent, match=r'^unknown event {"a": "x{493}; expected'):
         parse_event({"a": "x" * 600})

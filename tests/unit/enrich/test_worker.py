@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -13,10 +13,12 @@ from unittest import mock
 import pytest
 from botocore.exceptions import ClientError
 
-from enrich.intake.events import Arrived, Sweep
+from enrich.intake.events import Arrived, JobEnded, Sweep
 from enrich.intake.worker import handle_requests
 from enrich.ledger.lease import Lease
 from enrich.ledger.records import Counts
+from enrich.ledger.run_state import EngineKind
+from enrich.services import Services
 from tests.faults.world import build_error
 from tests.unit.enrich.small_shop import ROWS, SETTINGS, SmallShop, parquet
 
@@ -88,3 +90,60 @@ def test_what_is_queued_while_the_lease_is_given_back_is_run(tmp_path: Path) -> 
         handle_requests(shop.services(), [Arrived(SETTINGS.outputs, shop.key(2))])
     assert [run.state for run in shop.ledger.fetch_runs("stock")] == ["done", "done"]
     assert shop.ledger.fetch_pending("stock") == []
+
+
+@dataclass
+class JobShop(SmallShop):
+    """The small shop with a job, which records what it is started for; all runs are handed over to it."""
+
+    started: list[str] = field(default_factory=list)
+
+    def services(self) -> Services:
+        return replace(super().services(), start_job=self.started.append, engine=EngineKind.SPARK)
+
+    def hand_over(self) -> None:
+        """Put an output and let its event hand it over to a job."""
+        self.put(self.key(), parquet(ROWS))
+        handle_requests(self.services(), [Arrived(SETTINGS.outputs, self.key())])
+
+    def end_job(self) -> list[str]:
+        """Report that a job has ended now; return the datasets for which one is started."""
+        self.started.clear()
+        handle_requests(self.services(), [JobEnded(int(self.world.now() * 1000))])
+        return self.started
+
+
+def test_a_run_is_handed_over_once(tmp_path: Path) -> None:
+    """The event starts a job and leaves the run to it; so does the sweep, as long as no job holds the lease."""
+    shop = JobShop(tmp_path)
+    shop.hand_over()
+    assert shop.started == ["stock"]
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert (run.state, run.engine, run.rows) == ("running", EngineKind.SPARK, None)
+    handle_requests(shop.services(), [Sweep("stock")])
+    assert shop.started == ["stock", "stock"]
+    assert replace(shop.services(), owner="job-1").acquire("stock")
+    handle_requests(shop.services(), [Sweep("stock")])
+    assert shop.started == ["stock", "stock"]
+
+
+def test_a_job_that_died_is_started_again(tmp_path: Path) -> None:
+    """If it died while it held the lease; one that never held it would fail again at once, and waits for the sweep."""
+    shop = JobShop(tmp_path)
+    shop.hand_over()
+    assert shop.end_job() == []
+    lease = replace(shop.services(), owner="job-1").acquire("stock")
+    assert lease is not None
+    shop.world.sleep(60)
+    lease.keep()
+    assert shop.end_job() == ["stock"]
+    shop.world.sleep(180)
+    assert shop.end_job() == []
+
+
+def test_a_job_that_died_is_not_started_without_a_run(tmp_path: Path) -> None:
+    """The lease of the function, or of a run that needs no job, starts none."""
+    shop = JobShop(tmp_path)
+    shop.enqueue(ROWS)
+    assert shop.services().acquire("stock")
+    assert shop.end_job() == []

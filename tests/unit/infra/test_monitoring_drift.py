@@ -48,6 +48,7 @@ AWS_OWN = {  # metrics of AWS services, named as in the documentation
     "AWS/DynamoDB": {
         "ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents",
     },
+    "AWS/Events": {"TriggeredRules"},
     "AWS/Lambda": {"ConcurrentExecutions", "Duration", "Errors", "IteratorAge", "Throttles"},
     "AWS/SQS": {"ApproximateAgeOfOldestMessage", "ApproximateNumberOfMessagesVisible"},
     "AWS/WAFV2": {"BlockedRequests"},

@@ -9,7 +9,7 @@ stock = Dataset(
     source=Source(
         prefix="stock/",
         format="parquet",
-        columns={"shop": "varchar", "sku": "varchar", "units": "double", "at": "timestamp"},
+        columns={"shop": "varchar", "sku": "varchar", "units": "double", "moment": "timestamp"},
         output="snapshot",
         snapshot_files="each",
     ),
@@ -18,6 +18,6 @@ stock = Dataset(
     metadata={"products": Metadata("select sku, title from products", on="sku", max_age=timedelta(days=1))},
     subject={"shop": "shop"},
     prediction_id="sku",
-    body={"title": "products.title", "units": "units", "at": "at"},
+    body={"title": "products.title", "units": "units", "moment": "moment"},
     tolerated=Tolerated(share=0.5),
 )

@@ -62,6 +62,7 @@ HISTORIES: dict[str, tuple[str, list[History], list[History]]] = {
                      [[(15, (0.0,)), (15, (1900.0,))]]),
     "ItemEventsLate": ("AWS/Lambda IteratorAge", [[(15, (60_000.0,))], [(10, (2e6,)), (5, (0.0,))], SILENCE],
                        [[(15, (1e6,))]]),
+    "JobDies": ("AWS/Events TriggeredRules", [SILENCE], [[(1, (1.0,))]]),
     "ItemEventsDead": ("AWS/SQS ApproximateNumberOfMessagesVisible", [[(5, (0.0,))], SILENCE], [[(5, (1.0,))]]),
 }  # fmt: skip
 

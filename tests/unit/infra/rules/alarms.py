@@ -22,6 +22,7 @@ WATCHED = {  # alarm -> the resource in its dimensions
     "RankedWritesThrottled": "Table",
     "DeadLettersWait": "DeadLetters",
     "QueueOld": "Queue",
+    "JobDies": "JobDiedRule",
 }
 CLOSED_LISTS = {"$.Environment", "$.dataset", "$.use_case", "$.code"}
 TOPICS = {"A page.": [{"Ref": "Pages"}], "A ticket.": [{"Ref": "Tickets"}]}

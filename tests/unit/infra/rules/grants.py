@@ -29,7 +29,7 @@ GIVEN = {  # every option on which a permission depends
     "Environment": "dev", "Service": "predictions", "LakeBucketName": "lake", "LakeAccount": LAKE,
     "LakeDatabase": "reference,weather,a,b,c", "KeyStoreBucketName": "keys", "DiscoveryBucketName": "discovery",
     "SyntheticSecret": "larder/dev/synthetic", "Models": "true", "OutputsAccount": "555566667777",
-    "EventBus": "own", "ItemEvents": "true",
+    "EventBus": "own", "ItemEvents": "true", "JobWorkers": "10",
     **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
 }  # fmt: skip
 OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
@@ -69,6 +69,7 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
         **TABLE_KEY,
         "kms:Decrypt": [KEY.format(one) for one in ("Outputs", "Lake", "Table")],
         "events:PutEvents": [BUS],
+        "glue:StartJobRun": [f"arn:aws:glue:{HERE}:job/Job"],
     },
     "NotifyRole": {
         **{f"dynamodb:{one}": [STREAM] for one in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")},
@@ -112,6 +113,14 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
     "DriftScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:KeepFunction"]},
     "SyntheticScheduleRole": {"lambda:InvokeFunction": [f"arn:aws:lambda:{HERE}:function:SyntheticFunction"]},
 }  # fmt: skip
+# The job does what enrich does in a run. Glue writes its log, and reads its files.
+REQUESTS["JobRole"] = {
+    **{action: resources for action, resources in REQUESTS["EnrichRole"].items() if action not in {
+        "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "glue:StartJobRun",
+    }},
+    "s3:GetObject": [*REQUESTS["EnrichRole"]["s3:GetObject"], "arn:aws:s3:::Bucket/job/one"],
+    "logs:CreateLogGroup": [f"arn:aws:logs:{HERE}:log-group:{group}:*" for group in ("JobOutput", "JobErrors")],
+}  # fmt: skip
 NOT_IN_CODE = {  # in addition to LAMBDA
     "EnrichRole": {
         "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",  # the poller of the mapping
@@ -147,7 +156,7 @@ CODE = {
     "PublishRole": "infra/publish.py",
     "SyntheticRole": "infra/synthetic.py",
 }
-SERVICES = ("athena", "dynamodb", "events", "s3", "secretsmanager", "sqs", "ssm")
+SERVICES = ("athena", "dynamodb", "events", "glue", "s3", "secretsmanager", "sqs", "ssm")
 ALIASES = {  # an operation whose IAM action has another name
     "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",
@@ -238,7 +247,7 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
     """A grant for a parameter's resource exists only with that parameter; an empty parameter grants nothing."""
     for name in sorted(GIVEN):
         given = GIVEN[name].split(",")[0]
-        if name in ("Environment", "Service", "OutputsAccount", "Models", "EventBus", "ItemEvents"):
+        if name in ("Environment", "Service", "OutputsAccount", "Models", "EventBus", "ItemEvents", "JobWorkers"):
             continue
         resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
         if not any(given in resource for resource in resources):
@@ -264,11 +273,11 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
             "CorsOrigins": "https://a.example.com",
             "EventBus": "own",
             "ItemEvents": "true",
+            "JobWorkers": "10",
         },
     )
     read = {  # handler -> variables
-        "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)}
-        - {"LARDER_JOB"},  # a stack has no job; an owner who has one adds its name
+        "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
         "notify.handler.handler": _find_variables("notify/handler.py"),
         "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
         "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
@@ -281,7 +290,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
     names = {"LARDER_ENVIRONMENT": "qa", "LARDER_VERSION": "7", "LARDER_TABLE": "Table", "LARDER_LEDGER": "Ledger",
              "LARDER_BUCKET": "Bucket", "LARDER_MODELS_BUCKET": "Bucket",
              "LARDER_OUTPUTS": "OutputsBucket", "LARDER_QUEUE": "Queue",
-             "LARDER_WORKGROUP": "Workgroup", "LARDER_BUS": "Bus", "LARDER_DEAD_LETTERS": "NotifyDeadLetters",
+             "LARDER_WORKGROUP": "Workgroup", "LARDER_BUS": "Bus", "LARDER_JOB": "Job",
+             "LARDER_DEAD_LETTERS": "NotifyDeadLetters",
              "LARDER_KEPT_QUEUE": "KeptQueue",
              "LARDER_CORS_ORIGINS": "https://a.example.com"}  # fmt: skip
     for name, function in functions(template).items():

@@ -8,7 +8,7 @@ from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, by_type, functions, get, listed, statements
 
 WITHOUT_RESOURCES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords", "lakeformation:GetDataAccess"}
-TRUSTED = {"lambda.amazonaws.com", "scheduler.amazonaws.com", "apigateway.amazonaws.com"}
+TRUSTED = {"lambda.amazonaws.com", "scheduler.amazonaws.com", "apigateway.amazonaws.com", "glue.amazonaws.com"}
 
 
 def permissions_name_their_resources(template: Template) -> Iterator[str]:

@@ -17,6 +17,7 @@ RATE = re.compile(r"rate\((?:1 (?:minute|hour|day)|(?:[2-9]|[1-9]\d+) (?:minutes
 CRON = re.compile(r"cron\(\S+ \S+ \S+ \S+ \S+ \S+\)")
 SCHEDULES = {"Sweep": ("Queue", "PendingOld"), "SyntheticSchedule": ("SyntheticFunction", "SyntheticFails")}
 INVOCATION = {"AWS::SQS::Queue": "sqs:SendMessage", "AWS::Serverless::Function": "lambda:InvokeFunction"}
+JOB_RULE = "JobDiedRule"
 OUR_RULES = {"Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:rule/${AWS::StackName}-*"}
 
 
@@ -80,6 +81,8 @@ def rules_match_every_dataset(template: Template) -> Iterator[str]:
     """An EventBridge rule matches the outputs of each dataset; its pattern has only members that S3 sends."""
     matched: set[str] = set()
     for name, rule in by_type(template, "AWS::Events::Rule").items():
+        if name == JOB_RULE:
+            continue
         pattern = rule["EventPattern"]
         if pattern.get("source") != ["aws.s3"] or pattern.get("detail-type") != ["Object Created"]:
             yield f"{name}: S3 sends source aws.s3 and detail-type Object Created"
@@ -98,6 +101,37 @@ def rules_match_every_dataset(template: Template) -> Iterator[str]:
         matched |= {name for name, dataset in DATASETS.items() if dataset.source.prefix.startswith(tuple(prefixes))}
     for name in sorted(set(DATASETS) - matched):
         yield f"dataset {name}: no rule matches its outputs"
+
+
+def dead_jobs_are_reported(template: Template) -> Iterator[str]:
+    """The job that the stack starts is not retried by Glue; when it dies, and only then, its rule sends a message."""
+    stack = Stack(template, {"JobWorkers": "10"})
+    started = stack.value(functions(template)["EnrichFunction"]["Environment"]["Variables"]["LARDER_JOB"])
+    rule = stack.value(template["Resources"][JOB_RULE]["Properties"])
+    wanted = {
+        "source": ["aws.glue"],
+        "detail-type": ["Glue Job State Change"],
+        "detail": {"jobName": [started], "state": ["FAILED", "TIMEOUT", "ERROR"]},
+    }
+    if rule["EventPattern"] != wanted:
+        yield f"{JOB_RULE}: matches {rule['EventPattern']}, and a job that died sends {wanted}"
+    if [one["Arn"] for one in rule["Targets"]] != [stack.value({"Fn::GetAtt": ["Queue", "Arn"]})]:
+        yield f"{JOB_RULE}: does not send to enrich's queue"
+    if rule.get("State", "ENABLED") != "ENABLED":
+        yield f"{JOB_RULE}: is switched off"
+    job = stack.value(template["Resources"]["Job"]["Properties"])
+    if job.get("MaxRetries") != 0:
+        yield "Job: Glue retries it, beside enrich"
+    given = job["DefaultArguments"]
+    variables = json.loads(given["--settings"])
+    wanted = stack.value(functions(template)["EnrichFunction"]["Environment"]["Variables"])
+    for name in sorted({*variables, *wanted} - {"LARDER_JOB", "AWS_DEFAULT_REGION"}):
+        if variables.get(name) != wanted.get(name):
+            yield f"Job: {name} is {variables.get(name)}, and enrich's is {wanted.get(name)}"
+    if given.get("--workers") != job["NumberOfWorkers"]:
+        yield "Job: the write budget is divided by another number of workers than it has"
+    if given.get("--python-modules-installer-option") != "--no-index":
+        yield "Job: packages are installed from the internet"
 
 
 def queues_accept_only_our_events(template: Template) -> Iterator[str]:
@@ -168,6 +202,7 @@ def _seconds(expression: str) -> int | None:
 
 
 RULES: tuple[Rule, ...] = (
+    dead_jobs_are_reported,
     queue_outlasts_the_function,
     mapping_loses_no_message,
     long_runs_continue,
