@@ -30,6 +30,7 @@ from tests.unit.infra.rules.template import listed, statements
 
 pytestmark = pytest.mark.slow  # each action has its own stack
 
+# ScoreRole and KeepRole are enforced in test_models_deployed.py; that they have no other actions is a rule (grants.py).
 ROLES = ("EnrichRole", "NotifyRole", "ServeRole", "PublishRole", "SyntheticRole")
 
 HERE = f"{REGION}:{ACCOUNT}"
@@ -141,16 +142,17 @@ def journey(larder: Deployed) -> Iterator[tuple[str, object]]:
     def run(object_key: str, body: bytes) -> object:
         return larder.run(larder.put(object_key, body)), larder.state(object_key)
 
-    yield "an output", run(object_key(1), parquet())
+    # about as many rows in each, which the dataset's guards accept; one reject of 200 is tolerated
+    yield "an output", run(object_key(1), parquet(150))
     one = "2030-03-01.JFK.B61"
     paths = ("", f"/{one}", f"?id={one}&id=none", "?top=2")
     yield "its items", [larder.get(path).status for path in paths]
-    yield "an older one, which writes with a condition", run(object_key(2), parquet(5))
+    yield "an older one, which writes with a condition", run(object_key(2), parquet(200))
     yield (
         "a newer one with a reject, compared with the fingerprints",
         run(object_key(0), parquet(200, delay=7.0, bad=1)),
     )
-    larder.put(object_key(3), parquet())
+    larder.put(object_key(3), parquet(150))
     yield "a sweep of the dataset", (larder.enrich({"sweep": DATASET}), larder.state(object_key(3)))
     yield "a sweep of all, a message each", larder.enrich({"sweep": True})
     listed = larder.client("s3").list_objects_v2(Bucket=larder.stack["BucketName"], Prefix=f"fingerprints/{DATASET}/")

@@ -47,6 +47,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any], str | None]] = {
     "the first item": (None, image(), {}, "created"),
     "another body": (image('{"units":2}'), image(run=2), {}, "changed"),
     "the same body, zipped now": (image(), image(ZIPPED), {}, None),
+    "the same body, no longer zipped": (image(ZIPPED), image(), {}, None),
     "the same body, zipped differently": (image(gzip.compress(BODY.encode(), 1)), image(ZIPPED, run=2), {}, None),
     "another body, zipped": (image(gzip.compress(b'{"units":2}')), image(ZIPPED, run=2), {}, "changed"),
     "only order and expiry": (image(), image(run=2, lives=900), {}, None),
@@ -106,17 +107,29 @@ def test_renewals_become_events_if_the_dataset_says_so() -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_body_that_is_too_long_is_omitted(zipped: bool) -> None:
-    """The event then has `body_omitted`; the largest body that fits is in the event."""
-    for length, fits in ((MAX_BYTES - 5_000, True), (MAX_BYTES, False)):
-        text = json.dumps({"a": "é" * (length // 2)}, ensure_ascii=False)
+    """The event then has `body_omitted`; a body that leaves 4 KB for the other members is in the event."""
+    for length, fits in ((MAX_BYTES - 4096, True), (MAX_BYTES - 4095, False), (2 * MAX_BYTES, False)):
+        text = f'{{"a":"{"é" * 1000}{"x" * (length - 2008)}"}}'
+        assert len(text.encode()) == length
         stored = gzip.compress(text.encode()) if zipped else text
         detail = build_detail(record(None, image(stored, dataset="bodies")))
-        assert ("body" in detail, "body_omitted" in detail) == (fits, not fits)
+        assert ("body" in detail, "body_omitted" in detail) == (fits, not fits), length
+
+
+def test_the_largest_event_can_be_sent() -> None:
+    """The longest keys that DynamoDB stores, and the longest body."""
+    body = f'{{"a":"{"x" * (MAX_BYTES - 4096 - 8)}"}}'
+    item = encode(Item(build_pk("bodies", ["x" * 2000]), "p" * 1024, body, Order(1, NOW * 1000, 1).text, NOW + 600))
+    event = build_event(record(None, item), WATCHED, "e" * 64)
+    assert event is not None
+    assert body in event.detail
+    assert event.size <= MAX_BYTES
 
 
 BROKEN: dict[str, Any] = {
     "a newer format": record(None, {**image(), "f": {"N": "2"}}),
     "another subject": record(None, {**image(), "pk": {"S": "stock#x"}}),
+    "a longer subject": record(None, {**image(), "pk": {"S": "stock#x#y#z"}}),
     "no order": record(None, {name: each for name, each in image().items() if name != "o"}),
     "a bad order": record(None, {**image(), "o": {"S": "secret"}}),
     "a damaged gzip": record(None, {**image(dataset="bodies"), "b": {"B": base64.b64encode(b"secret").decode()}}),
@@ -131,6 +144,11 @@ BROKEN: dict[str, Any] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_record_that_cannot_be_read(case: str) -> None:
     """The message has its item key, and no body."""
-    with pytest.raises(BadRecord, match=r"^stream record (\d+, item (stock|bodies)#x|without item key)") as raised:
+    name = (
+        "without item key" if case in {"no keys", "another event", "no record"} else r"7, item (stock|bodies)#x\S* p1"
+    )
+    with pytest.raises(BadRecord, match=f"^stream record {name}: ") as raised:
         build_event(BROKEN[case], WATCHED, "test")
     assert BODY not in str(raised.value)
+    if "subject" in case:
+        assert "values of the subject in the partition key, expected 2" in str(raised.value)

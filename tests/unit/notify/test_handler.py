@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from random import Random
@@ -139,9 +140,9 @@ def test_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_batches(seed: int) -> None:
-    """Batches have all events in order, fit into a request, and no two events of a batch have the same `about`."""
+    """Batches have all events in order, fit into a request, and no two have the same `about`; none is too short."""
     random = Random(seed)
-    sizes = [10, 1000, 100_000, MAX_BYTES - 2000]
+    sizes = [10, 1000, 100_000, MAX_BYTES - 2000, MAX_BYTES]
     events = [
         Event("k", "é" * (random.choice(sizes) // 2), n, random.choice(["", "a", "b", str(n)])) for n in range(40)
     ]
@@ -152,4 +153,15 @@ def test_batches(seed: int) -> None:
         assert len(about) == len(set(about))
         assert len(batch) <= MAX_ENTRIES
         assert len(batch) == 1 or sum(event.size for event in batch) <= MAX_BYTES
+    for batch, (event, *_) in itertools.pairwise(batches):  # the event did not fit
+        has_room = len(batch) < MAX_ENTRIES and sum(one.size for one in (*batch, event)) <= MAX_BYTES
+        assert not has_room or (event.about and event.about in {one.about for one in batch})
     assert list(split_batches([])) == []
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_request_is_filled_to_its_last_byte(more: int) -> None:
+    """Names, details and 64 bytes of each event count; the count starts again with each request."""
+    sizes = [MAX_BYTES - 100, 100 + more, MAX_BYTES - 100, 100 + more, MAX_BYTES]
+    events = [Event("kind", "x" * (size - 68), n) for n, size in enumerate(sizes)]
+    assert [len(batch) for batch in split_batches(events)] == ([1, 1, 1, 1, 1] if more else [2, 2, 1])
