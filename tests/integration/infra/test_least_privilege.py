@@ -209,7 +209,7 @@ def test_whole_path_works_with_enforced_roles(stand_in: tuple[Any, str], whole: 
         "fingerprints after four runs: the last, and those before it": 2,
     }
     larder = deploy_larder(*stand_in, "events")
-    assert larder.wait(larder.put(object_key(), parquet())) == "done"
+    assert larder.wait(larder.put(object_key(), parquet()), 120) == "done"
     assert larder.get().status == 200
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from notify import changes
 from notify.bus import MAX_BYTES
 from notify.changes import BadRecord, Watched, build_event
-from serve.item import Item, Order, build_pk, encode
+from serve.item import Item, Order, body_text, build_pk, encode
 from tests.unit.enrich.shop_with_bus import ITEM_EVENT
 
 NOW = 1_800_000_000
@@ -22,7 +23,7 @@ TTL = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
 
 def image(body: str | bytes | None = BODY, *, run: int = 1, lives: int = 600, dataset: str = "stock") -> Any:
     subject = ("x", "a/b") if dataset == "stock" else ("x",)
-    order = Order(1, NOW * 1000, run).text
+    order = Order(1, NOW * 1000 + 250, run).text
     return encode(Item(build_pk(dataset, subject), "p1", body, order, NOW + lives))
 
 
@@ -50,6 +51,7 @@ CHANGES: dict[str, tuple[Any, Any, dict[str, Any], str | None]] = {
     "the same body, no longer zipped": (image(ZIPPED), image(), {}, None),
     "the same body, zipped differently": (image(gzip.compress(BODY.encode(), 1)), image(ZIPPED, run=2), {}, None),
     "another body, zipped": (image(gzip.compress(b'{"units":2}')), image(ZIPPED, run=2), {}, "changed"),
+    "a body that is too large to read": (image(gzip.compress(bytes(10**7))), image(ZIPPED, run=2), {}, "changed"),
     "only order and expiry": (image(), image(run=2, lives=900), {}, None),
     "a tombstone": (image(), image(None, run=2), {}, "removed"),
     "a tombstone over an expired item": (image(lives=-1), image(None, run=2), {}, "removed"),
@@ -81,10 +83,10 @@ def test_event_names_the_item() -> None:
         "subject": {"shop": "x", "country": "a/b"},
         "prediction_id": "p1",
         "change": "created",
-        "order": f"0001.{NOW}000.00000012",
+        "order": f"0001.{NOW}250.00000012",
         "sequence": f"{99:040d}",
         "run": 12,
-        "as_of": "2027-01-15T08:00:00.000Z",
+        "as_of": "2027-01-15T08:00:00.250Z",
         "expires_at": "2027-01-15T08:10:00.000Z",
         "time": "2027-01-15T08:00:00.000Z",
     }
@@ -103,6 +105,15 @@ def test_renewals_become_events_if_the_dataset_says_so() -> None:
     """A consumer that discards expired items must know that an item has a later expiry."""
     detail = build_detail(record(image(dataset="bodies"), image(run=2, lives=900, dataset="bodies")))
     assert (detail["change"], detail["expires_at"]) == ("renewed", "2027-01-15T08:15:00.000Z")
+    detail = build_detail(record(image(dataset="bodies"), image(lives=300, dataset="bodies")))
+    assert (detail["change"], detail["expires_at"]) == ("renewed", "2027-01-15T08:05:00.000Z")
+
+
+def test_a_removed_item_has_no_body() -> None:
+    """Its event does not have the former body."""
+    for new in (image(None, run=2, dataset="bodies"), None):
+        detail = build_detail(record(image(dataset="bodies"), new))
+        assert (detail["change"], detail.keys() & {"body", "body_omitted"}) == ("removed", set())
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -114,6 +125,19 @@ def test_a_body_that_is_too_long_is_omitted(zipped: bool) -> None:
         stored = gzip.compress(text.encode()) if zipped else text
         detail = build_detail(record(None, image(stored, dataset="bodies")))
         assert ("body" in detail, "body_omitted" in detail) == (fits, not fits), length
+
+
+def test_no_more_of_a_body_is_decompressed_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gzip of a few KB can contain gigabytes."""
+    bounds: list[int] = []
+
+    def note(body: str | bytes, most: int) -> str:
+        bounds.append(most)
+        return body_text(body, most)
+
+    monkeypatch.setattr(changes, "body_text", note)
+    build_detail(record(None, image(ZIPPED, dataset="bodies")))
+    assert bounds == [MAX_BYTES - 4096]
 
 
 def test_the_largest_event_can_be_sent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -36,6 +37,12 @@ class Bus:
         answers = []
         for entry in Entries:
             self.entries += 1
+            assert (entry["Source"], entry["EventBusName"], entry["DetailType"]) == (
+                "larder",
+                "bus",
+                "Larder Item Change",
+            )
+            assert entry["Time"] == datetime.fromtimestamp(NOW, UTC)
             if self.entries in self.refused:
                 answers.append({"ErrorCode": "InternalFailure", "ErrorMessage": "again"})
             else:
