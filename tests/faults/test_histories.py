@@ -1,4 +1,4 @@
-"""Fifty histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
+"""Thirty histories, and a few bugs that they must find; `tox -e faults` plays as many as you like."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def test_histories_break_no_promise(start: int) -> None:
     assert broken == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["checkpoint-before-write"])
 def test_a_bug_is_found(name: str) -> None:
     """The simulation can fail: a bug in the code breaks a promise within a few histories."""

@@ -28,6 +28,7 @@ def merge(place: Path) -> None:
     assert git(place, "status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_a_fork_merges_a_later_release(tmp_path: Path) -> None:
     """Also if both sides have changed every generated file, and after the user has deleted the example."""
     make_fork(tmp_path, find_release(), later=True)

@@ -27,7 +27,7 @@ from serve.datasets import Served
 DATASETS = load_datasets()
 FILE = Path(__file__).parents[3] / "examples/flights/openapi.yaml"
 TEXT = FILE.read_text()
-DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
+DOCUMENT: dict[str, Any] = yaml.load(TEXT, yaml.CSafeLoader)
 WRITE = "run `./larder openapi --write`"
 TODO = {"description": UNKNOWN}
 

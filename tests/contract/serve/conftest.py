@@ -13,7 +13,7 @@ import yaml
 from serve.dev.server import open_server
 from tests.unit.serve.kit import App, item
 
-DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text())
+DOCUMENT = yaml.load((Path(__file__).parents[3] / "examples/flights/openapi.yaml").read_text(), yaml.CSafeLoader)
 
 
 class Laptop(NamedTuple):

@@ -21,7 +21,7 @@ from serve.web.route import MAX_IDS, MAX_LIMIT, MAX_TOP
 from tests.unit.serve.kit import SERVED, App, item, sign
 
 ROOT = Path(__file__).parents[3]
-DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "examples/flights/openapi.yaml").read_text())
+DOCUMENT: dict[str, Any] = yaml.load((ROOT / "examples/flights/openapi.yaml").read_text(), yaml.CSafeLoader)
 SCHEMAS, PARAMETERS, HEADERS = (DOCUMENT["components"][name] for name in ("schemas", "parameters", "headers"))
 
 

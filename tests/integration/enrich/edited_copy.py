@@ -74,7 +74,7 @@ def main() -> None:
 
 def _wait(dynamodb: Any, stack: Stack) -> Run:
     """Wait for the run that the file's event starts."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         runs = Ledger(dynamodb, stack["LedgerName"]).fetch_runs("store-sales")
         if runs and runs[0].state.is_closed:

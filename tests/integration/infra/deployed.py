@@ -64,7 +64,7 @@ class Deployed:
         runs = Ledger(self.client("dynamodb"), self.stack["LedgerName"]).fetch_runs(DATASET)
         return next((run.state for run in runs if run.object_key == object_key), "")
 
-    def wait(self, object_key: str, seconds: float = 30) -> str:
+    def wait(self, object_key: str, seconds: float = 120) -> str:
         """Wait until an object's run is closed, and return its state."""
         deadline = time.monotonic() + seconds
         while (state := self.state(object_key)) in ("", "pending", "running", "stopped"):

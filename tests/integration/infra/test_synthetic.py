@@ -72,7 +72,7 @@ class Check:
         assert "FunctionError" not in answer, answer["Payload"].read()
         return self.measured(before)
 
-    def measured(self, before: int, seconds: float = 30) -> dict[str, Any]:
+    def measured(self, before: int, seconds: float = 120) -> dict[str, Any]:
         """Wait for a line after the first `before`; store its metrics, which the stand-in does not do."""
         deadline = time.monotonic() + seconds
         while len(lines := self.lines()) <= before:

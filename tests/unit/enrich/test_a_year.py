@@ -1,4 +1,4 @@
-"""What is stored and requested does not grow: a year of daily outputs, with sweeps in between."""
+"""What is stored and requested does not grow: a year of daily outputs, or three months, with sweeps in between."""
 
 from __future__ import annotations
 
@@ -74,11 +74,12 @@ def count_calls(shop: SmallShop) -> Counter[str]:
     return calls
 
 
-def test_a_year_of_outputs_and_sweeps(shop: SmallShop) -> None:
+@pytest.mark.parametrize("days", [90, pytest.param(365, marks=pytest.mark.long)])
+def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
     """The last month has as many objects and requests as the first: nothing grows with the number of runs."""
     calls = count_calls(shop)
     objects, heads = [], []
-    for day in range(365):
+    for day in range(days):
         services = shop.services()
         assert take_arrived(services, SETTINGS.outputs, put_output(shop, day)) is not None
         (run,) = run_pending(services, "stock")

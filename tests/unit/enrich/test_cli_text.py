@@ -179,6 +179,7 @@ def test_one_command_has_them_all(tmp_path: Path) -> None:
     assert (done.returncode, "did you mean 'flight-delays'?" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_help_names_the_command_and_does_nothing() -> None:
     """Also for commands of other modules, and for those that would create an environment or write files."""
     commands = {name: command[0] for group in larder().COMMANDS.values() for name, command in group.items()}

@@ -35,6 +35,7 @@ def some() -> Any:
     return read("flights").iloc[::20].copy()
 
 
+@pytest.mark.long
 def test_it_is_better_than_a_guess_on_unseen_days(trained: Model) -> None:
     """Delay, probability and ranking are all better than a constant, on the last three months."""
     report = trained.report
@@ -74,6 +75,7 @@ def test_a_trained_model_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not load_or_train(tmp_path)[1]
 
 
+@pytest.mark.long
 def test_an_unknown_airline_is_scored(trained: Model) -> None:
     """A carrier or a destination that is not in the training data is not an error."""
     flights = read("flights").head(2).assign(weekday=0, carrier="??", dest="???")
@@ -83,6 +85,7 @@ def test_an_unknown_airline_is_scored(trained: Model) -> None:
 
 
 @pytest.mark.parametrize("scored", DAYS, ids=str)
+@pytest.mark.long
 def test_an_output_agrees_with_the_dataset(trained: Model, scored: date) -> None:
     """The columns and types of the contract, the next three days, no duplicate names, no missing predictions."""
     output = build_output(trained, scored)
@@ -98,6 +101,7 @@ def test_an_output_agrees_with_the_dataset(trained: Model, scored: date) -> None
     assert frame["model_version"].unique().tolist() == [trained.version]
 
 
+@pytest.mark.long
 def test_a_flight_scored_again_has_the_same_prediction(trained: Model) -> None:
     """The features of a flight do not depend on the day of scoring, so most of a second output is unchanged."""
     one, two = (build_output(trained, date(2026, 11, day)).to_pandas() for day in (20, 21))
@@ -111,6 +115,7 @@ def test_the_object_key_has_the_date() -> None:
     assert object_key(date(2026, 1, 2)) == "flight-delays/scored=2026-01-02/part-0.parquet"
 
 
+@pytest.mark.long
 def test_two_flights_with_one_name_are_an_error(trained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output with a duplicate name is not written."""
 
@@ -122,6 +127,7 @@ def test_two_flights_with_one_name_are_an_error(trained: Model, monkeypatch: pyt
         build_output(trained, date(2026, 11, 20))
 
 
+@pytest.mark.long
 def test_the_command_line_scores_a_day(
     trained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

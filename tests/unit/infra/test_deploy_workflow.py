@@ -134,23 +134,22 @@ def test_steps_run_fixed_code(job: str) -> None:
                 assert (FOLDER.parents[1] / (path[0] or path[1])).exists()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code"),
-    [
-        ("", "", 0),
-        ("runs-on:", "run-on:", 1),
-        ("    needs: check\n", "    needs: {check: true}\n", 1),
-        ("timeout-minutes: 20", "timeout-minutes: soon", 1),
-        ("      - run: sam build", "      - runs: sam build", 1),
-    ],
-    ids=["as it is", "a key of a job", "a value", "a number", "a key of a step"],
-)
-def test_the_workflow_conforms_to_the_schema(tmp_path: Path, old: str, new: str, code: int) -> None:
-    """`tox -e lint` checks it with GitHub's schema; a wrong key or value is reported."""
-    path = tmp_path / "deploy.yaml"
-    path.write_text(TEXT.replace(old, new, 1) if old else TEXT)
+def test_the_schema_of_the_workflow_finds_mistakes(tmp_path: Path) -> None:
+    """`tox -e lint` checks it with GitHub's schema: a wrong key or value, in whatever place, is reported."""
+    mistakes = {
+        "key-of-a-job": ("runs-on:", "run-on:"),
+        "value": ("    needs: check\n", "    needs: {check: true}\n"),
+        "number": ("timeout-minutes: 20", "timeout-minutes: soon"),
+        "key-of-a-step": ("      - run: sam build", "      - runs: sam build"),
+        "none": ("", ""),
+    }
+    for name, (old, new) in mistakes.items():
+        assert old in TEXT
+        (tmp_path / f"{name}.yaml").write_text(TEXT.replace(old, new, 1))
     command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.github-workflows"]
-    assert subprocess.run([*command, str(path)], capture_output=True, text=True).returncode == code
+    done = subprocess.run([*command, *map(str, tmp_path.glob("*.yaml"))], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert set(re.findall(r"([\w-]+)\.yaml::", done.stdout)) == mistakes.keys() - {"none"}
 
 
 def test_a_failed_command_of_a_pipe_fails_its_step() -> None:

@@ -20,7 +20,7 @@ from tests.unit.infra.test_template_rules import GONE, parse_place, seed
 Rule = Callable[[Template], Iterator[str]]
 STACK = read_template()
 TEMPLATES = {path.stem: read_template(path) for path in DOORS.glob("*.yaml")}
-FAULTS = yaml.safe_load(Path(__file__).with_name("door_faults.yaml").read_text())
+FAULTS = yaml.load(Path(__file__).with_name("door_faults.yaml").read_text(), yaml.CSafeLoader)
 CONTRACT = yaml.load((ROOT / "examples/flights/openapi.yaml").read_text(), yaml.CSafeLoader)
 ANSWERS = CONTRACT["x-amazon-apigateway-gateway-responses"]
 TABLE = {"Environment": "dev", "TableKmsKeyArn": "k", "KeyStoreBucketName": "keys", "KeyStoreKmsKeyArn": "j"}

@@ -35,7 +35,7 @@ def parse_place(text: str) -> tuple[str | int, ...]:
     return tuple(int(step) if step.isdecimal() else step for step in text.split("."))
 
 
-FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text())
+FAULTS = yaml.load(Path(__file__).with_name("faults.yaml").read_text(), yaml.CSafeLoader)
 SEEDS: list[tuple[str, str, tuple[str | int, ...], Any]] = [
     (
         case["fault"],

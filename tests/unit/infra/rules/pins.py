@@ -14,7 +14,7 @@ from infra.synthetic import TIMEOUT as CHECK_SECONDS
 from infra.translate import Template
 from tests.unit.infra.rules.template import Rule, by_type, get
 
-PINS: dict[str, Any] = yaml.safe_load(Path(__file__).parents[1].joinpath("pins.yaml").read_text())
+PINS: dict[str, Any] = yaml.load(Path(__file__).parents[1].joinpath("pins.yaml").read_text(), yaml.CSafeLoader)
 BOUNDS = ("Default", "MinValue", "MaxValue", "AllowedValues")
 ALARM = ("Period", "EvaluationPeriods", "DatapointsToAlarm", "Threshold", "TreatMissingData", "Unit", "Metrics")
 
