@@ -145,7 +145,7 @@ def test_copy_is_right_after_kills_of_its_process(shop: Shop, tmp_path: Path, en
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
     assert killed
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     mine = {sk: body for (pk, sk), body in shop.items().items() if pk == "stock#x" and body is not None}
     while copy.items(time.time()) != mine and time.monotonic() < deadline:
         subprocess.run(command, env=env, cwd=ROOT, check=True)

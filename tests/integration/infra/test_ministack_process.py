@@ -81,8 +81,8 @@ def test_it_ends_with_its_parent(tmp_path: Path, how: Any) -> None:
         assert parent.stdout
         endpoint, pid = parent.stdout.readline().split()
         parent.send_signal(how)
-        parent.wait(timeout=20)
-    deadline = time.monotonic() + 10
+        parent.wait(timeout=120)
+    deadline = time.monotonic() + 60
     while not (_refuses(endpoint) and _is_gone(int(pid))) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert _refuses(endpoint)
@@ -106,8 +106,8 @@ def test_a_start_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     hanging = tmp_path / "hanging.py"
     hanging.write_text("import sys; print('thinking', flush=True); sys.stdin.read()")
     monkeypatch.setattr(ministack, "_process_file", lambda: str(hanging))
-    gives_up = pytest.raises(MinistackError, match=r"(?s)did not respond within 1 s.*thinking")
-    with gives_up, run_ministack(tmp_path / "log", timeout=1):
+    gives_up = pytest.raises(MinistackError, match=r"(?s)did not respond within 3 s.*thinking")
+    with gives_up, run_ministack(tmp_path / "log", timeout=3):
         pass
 
 

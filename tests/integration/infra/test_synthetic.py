@@ -115,6 +115,7 @@ def token_url() -> Iterator[tuple[str, list[bytes]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/token", tokens
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")

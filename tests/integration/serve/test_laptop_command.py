@@ -37,7 +37,7 @@ def _served(env: Mapping[str, str], log: Path) -> Iterator[int]:
             yield int(found[1])
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
 
 def test_a_developer_gets_an_item_from_the_laptop_server(aws: Aws, tmp_path: Path) -> None:

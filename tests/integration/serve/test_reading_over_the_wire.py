@@ -245,4 +245,4 @@ def test_keys_that_cannot_be_had_are_unreadable(aws: Aws, tmp_path: Path) -> Non
     for location in ("ssm:/a", "s3://b/c", "s3://b/c/", "https://127.0.0.1:9/jwks.json", f"file:{tmp_path}/none"):
         with pytest.raises(Unreadable):
             open_source(location, env)()
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
