@@ -24,7 +24,7 @@ from score.paths import alias_key, manifest_key, model_key
 from score.publish.training_query import build_training_query
 from serve.datasets import Served
 from tests.doubles.onnx_writer import regressor
-from tests.integration.infra.deployed import Deployed, deploy_larder, object_key, parquet, run_stand_in
+from tests.integration.infra.deployed import Deployed, deploy_larder, find_resource, object_key, parquet, run_stand_in
 from tests.unit.score.kit import IRIS, VIRGINICA, WINE, Version, alias_of, iris_version, version_of, wine_version
 
 pytestmark = pytest.mark.slow
@@ -51,8 +51,8 @@ SCOPE = "iris:score flights:score flight-delays:read"
 
 
 @pytest.fixture(scope="module")
-def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """Deploy a project with one dataset and three models, and publish a version of each."""
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
+    """A stand-in for AWS that enforces roles, and a project with one dataset and three models."""
     project = tmp_path_factory.mktemp("project")
     (project / "models").mkdir()
     shutil.copytree(ROOT / "examples/flights/datasets", project / "datasets")
@@ -62,11 +62,17 @@ def larder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         (project / f"models/{name}.py").write_text(f"{text}\nmodel = {kinds}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LARDER_PROJECT", str(project))
-        with run_stand_in(project / "log", auth=True) as (client, endpoint):  # roles are enforced
-            deployed = deploy_larder(client, endpoint, "models")
-            for version in (iris_version(), wine_version(), FLIGHTS_VERSION):
-                publish(deployed, version)
-            yield deployed
+        with run_stand_in(project / "log", auth=True) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def larder(stand_in: tuple[Any, str]) -> Deployed:
+    """Deploy the project, and publish a version of each model."""
+    deployed = deploy_larder(*stand_in, "models")
+    for version in (iris_version(), wine_version(), FLIGHTS_VERSION):
+        publish(deployed, version)
+    return deployed
 
 
 def publish(larder: Deployed, version: Version) -> None:
@@ -78,13 +84,13 @@ def publish(larder: Deployed, version: Version) -> None:
         larder.client("s3").put_object(Bucket=larder.stack["BucketName"], Key=key, Body=data)
 
 
-def ask(larder: Deployed, path: str, body: Any, scope: str = SCOPE) -> tuple[int, Any]:
+def ask(larder: Deployed, path: str, body: Any, scope: str = SCOPE, **headers: str) -> tuple[int, Any]:
     """Send a POST with a token of carrier B6, or a GET without a body."""
     token = larder.issuer.sign_for(Served("any", ("carrier",), scope), {"carrier": "B6"}, time.time())
     request = urllib.request.Request(
         f"{larder.stack.base_url}/models/{path}",
         None if body is None else json.dumps(body).encode(),
-        {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        {"Authorization": f"Bearer {token}", "Content-Type": "application/json", **headers},
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -140,6 +146,39 @@ def test_a_stored_prediction_is_a_feature(larder: Deployed) -> None:
     assert [(row["batch_run"], row["batch_missing"]) for row in rows] == [(None, "absent"), (1, None)]
     done = larder.client("lambda").invoke(FunctionName=larder.stack["KeepFunctionName"], Payload=b'{"drift": true}')
     assert json.loads(done["Payload"].read()) == {"drift": {}}  # two rows are too few
+
+
+def test_a_usage_plan_bounds_each_key(stand_in: tuple[Any, str]) -> None:
+    """The text system's plan: 10 requests a second, bursts of 10, 100 a day; a request without a key is refused."""
+    client, _ = stand_in
+    plan = {"ApiKeys": "required", "UsageRate": "10", "UsageBurst": "10", "UsageQuota": "100"}
+    larder = deploy_larder(*stand_in, "planned", parameters=plan)
+    publish(larder, iris_version())
+    gateway = client("apigateway")
+    plan_id, key_id = (find_resource(client, "planned", name) for name in ("UsagePlan", "FirstApiKey"))
+    found = gateway.get_usage_plan(usagePlanId=plan_id)
+    assert found["throttle"] == {"rateLimit": 10.0, "burstLimit": 10}
+    assert (found["quota"]["limit"], found["quota"]["period"]) == (100, "DAY")
+    key = {"X-Api-Key": gateway.get_api_key(apiKey=key_id, includeValue=True)["value"]}
+
+    def score(**headers: str) -> tuple[int, Any]:
+        return ask(larder, "iris/score", VIRGINICA, **headers)
+
+    assert [score()[0], score(**{"X-Api-Key": "another"})[0], ask(larder, "iris", None)[0]] == [403] * 3
+    change_rate(gateway, plan_id, "0.001")  # else a slow machine would never send 11 requests within the time of 10
+    burst = [score(**key) for _ in range(11)]
+    assert [status for status, _ in burst] == [200] * 10 + [429]
+    assert burst[-1][1] == {"message": "Too Many Requests"}
+    change_rate(gateway, plan_id, "10000")
+    rest = [score(**key) for _ in range(91)]
+    assert [status for status, _ in rest] == [200] * 90 + [429], "100 a day"
+    assert rest[-1][1] == {"message": "Limit Exceeded"}
+
+
+def change_rate(gateway: Any, plan_id: str, rate: str) -> None:
+    """Change the requests a second of a usage plan."""
+    change = [{"op": "replace", "path": "/throttle/rateLimit", "value": rate}]
+    gateway.update_usage_plan(usagePlanId=plan_id, patchOperations=change)
 
 
 def wait_for_training_set(larder: Deployed, count: int) -> list[dict[str, Any]]:
