@@ -69,6 +69,10 @@ REQUEST_SECONDS = 15.0
 MARGIN_SECONDS = 1.0  # of the invocation's remaining time, for the response and its log line
 WARM_SECONDS = 5.0  # for loading models before the first request; Lambda's init phase ends after 10 s
 LIMITS = Limits(connect=1.0, attempt=1.0, budget=4.0, tries=4, largest=8 * 1024 * 1024)  # of one call to DynamoDB
+# A request without anything to wait for is quick up to this size of its body, in base64, and if the model takes no more
+# than this time for its largest request.
+QUICK_CHARACTERS = 16_384
+QUICK_SECONDS = 0.005
 EXPOSED = "Larder-Model-Version, WWW-Authenticate"
 
 Handler = Callable[[Any, Any], dict[str, Any] | list[Any]]
@@ -156,6 +160,26 @@ def _dependencies() -> Dependencies:
 @cache
 def _handler() -> Handler:
     return build_handler(_dependencies())
+
+
+def is_quick(dependencies: Dependencies, event: Mapping[str, Any]) -> bool:
+    """Return whether the event of a function URL is answered within milliseconds, without waiting for anything.
+
+    Then a server need not pass it to a thread, which takes longer than the answer. The model has no stored features and
+    is loaded, the token was verified before, and both are still valid in a second.
+    """
+    match event["rawPath"].split("/"):
+        case ["", "v1", "models", name, "score"] if name in dependencies.models:
+            if dependencies.models[name].stored or event["rawQueryString"]:  # an explanation takes many predictions
+                return False
+        case _:
+            return False
+    now = dependencies.now() + 1
+    serving = dependencies.store.find_loaded(name, now)
+    if serving is None or serving.seconds > QUICK_SECONDS or len(event.get("body", "")) > QUICK_CHARACTERS:
+        return False
+    token = event["multiValueHeaders"].get("authorization", [""])[0]
+    return dependencies.verifier.remembers(token.removeprefix("Bearer "), now)
 
 
 def warm_up(dependencies: Dependencies) -> None:
@@ -428,4 +452,4 @@ if os.environ.get("AWS_LAMBDA_RUNTIME_API"):
     except Exception as error:  # noqa: BLE001 - the first request fails with the same error, and reports it
         write(json.dumps({"level": "ERROR", "event": "not_warm", "reason": type(error).__name__}))
 
-__all__ = ["Dependencies", "build_dependencies", "build_handler", "handler"]
+__all__ = ["Dependencies", "build_dependencies", "build_handler", "handler", "is_quick", "warm_up"]

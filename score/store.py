@@ -49,6 +49,11 @@ class Serving(NamedTuple):
     canary: Scorer | None
     shadow: Scorer | None
 
+    @property
+    def seconds(self) -> float:
+        """CPU time that the slowest of the versions takes for the largest request."""
+        return max(each.seconds for each in (self.live, self.canary, self.shadow) if each)
+
     def find(self, version: str) -> Scorer | None:
         """Return a loaded version."""
         loaded = [each for each in (self.live, self.canary, self.shadow) if each and each.version == version]
@@ -108,6 +113,11 @@ class ModelStore:
         finally:
             state.lock.release()
         return _require(state)
+
+    def find_loaded(self, name: str, now: float) -> Serving | None:
+        """Return what `current` returns without waiting; None if it would read the alias again."""
+        state = self._states[name]
+        return state.serving if now < state.next_check else None
 
     def _refresh(self, state: _State, model: Model, now: float) -> None:
         key = alias_key(model.name)

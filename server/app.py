@@ -45,6 +45,7 @@ class Function(NamedTuple):
         handle: the Lambda handler; threads share it.
         check: raises an exception if requests cannot be answered now; it looks at storage, within `CHECK_SECONDS`.
         seconds: longest time of a request, waiting for a thread included: the time-out of the Lambda function.
+        is_quick: whether the handler answers an event within milliseconds, without waiting: then no thread is needed.
         start: is called before the first request, e.g. to load models.
         stop: is called after the last request.
     """
@@ -52,6 +53,7 @@ class Function(NamedTuple):
     handle: Handle
     check: Callable[[], None]
     seconds: float
+    is_quick: Callable[[Mapping[str, Any]], bool] = lambda _: False
     start: Callable[[], None] = lambda: None
     stop: Callable[[], None] = lambda: None
 
@@ -187,11 +189,7 @@ class Application:
                 raise Problem("unavailable", reason="overloaded", headers={"Retry-After": "1"})
             self._running += 1
             try:
-                event = build_event(scope, sent)
-                loop = asyncio.get_running_loop()
-                answer: dict[str, Any] = await loop.run_in_executor(
-                    self._pool, self._function.handle, event, _Context(ends)
-                )
+                answer = await self._call(build_event(scope, sent), _Context(ends))
             finally:
                 self._running -= 1
             reply = _build_reply(answer)
@@ -204,6 +202,16 @@ class Application:
             return _build_reply(render_response(respond_problem(problem, find_id(scope)), Form.HTTP, is_head=is_head))
         finally:
             body.release()
+
+    async def _call(self, event: dict[str, Any], context: _Context) -> dict[str, Any]:
+        """Call the handler, in a thread unless it is quick: to and from a thread takes longer than a quick answer."""
+        answer: dict[str, Any]
+        if self._function.is_quick(event):
+            answer = self._function.handle(event, context)
+        else:
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._pool, self._function.handle, event, context)
+        return answer
 
     async def _send(self, send: Send, reply: Reply, *, is_closed: bool = False) -> None:
         """Send an answer; a large one in parts, each once there is room for it, so that a slow client is noticed."""

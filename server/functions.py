@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from server.app import CHECK_SECONDS, Function
 from server.settings import SCORE_SECONDS, SERVE_SECONDS
@@ -37,7 +38,7 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
     Raises:
         ValueError: a variable is missing or malformed.
     """
-    from score.handler import build_dependencies, build_handler, warm_up
+    from score.handler import build_dependencies, build_handler, is_quick, warm_up
     from score.model import load_models
     from score.store import ModelUnavailable
     from serve.datasets import load_served
@@ -65,8 +66,8 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
         if dependencies.outbox:
             dependencies.outbox.flush()
 
-    handler = build_handler(dependencies)
-    return Function(handler, check, SCORE_SECONDS, start=lambda: warm_up(dependencies), stop=stop)
+    quick, start = partial(is_quick, dependencies), partial(warm_up, dependencies)
+    return Function(build_handler(dependencies), check, SCORE_SECONDS, quick, start, stop)
 
 
 OPEN = {"serve": open_serve, "score": open_score}

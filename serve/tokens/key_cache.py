@@ -79,6 +79,15 @@ class KeyStore:
                 raise KeysUnavailable
             return self._good.keys
 
+    def is_ready(self, now: float) -> bool:
+        """Return whether `current` returns keys without waiting: they are not old, and no thread reads them."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._good is not None and -CLOCKS <= now - self._good_since < self._freshness.max_age
+        finally:
+            self._lock.release()
+
     def renewed(self, now: float) -> Mapping[str, SigningKey]:
         """Return the keys for a token with an unknown kid; read them again unless that was done within `cool_down`.
 

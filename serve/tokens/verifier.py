@@ -81,6 +81,11 @@ class Verifier:
         self._remember(token, _Cached(trusted, issuer, keys, now, end))
         return trusted
 
+    def remembers(self, token: str, now: float) -> bool:
+        """Return whether `verify` returns for this token without waiting; `now` can be a time that is still to come."""
+        cached = self._cache.get(token)
+        return cached is not None and cached.start <= now < cached.end and cached.issuer.keys.is_ready(now)
+
     def _find_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         """Return the issuer whose keys must verify a token with these claims, none of which is verified."""
         found = self._issuers.get(claims["iss"])

@@ -1,20 +1,23 @@
 # mypy: ignore-errors
-"""Larder's handler with its laptop server: it verifies the token; the store reads the model from files."""
+"""Larder's handler with a container's server, in one process: it verifies the token; models come from files."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from examples.score.models.iris import iris
-from score.handler import Dependencies, build_handler
+from score.handler import Dependencies, build_handler, is_quick
 from score.manifest import Alias, dump_alias, parse_manifest
 from score.paths import alias_key, manifest_key, model_key
 from score.settings import parse_score_settings
 from score.store import Fetched, ModelStore
 from serve.bearer import open_verifier
-from serve.dev.server import open_server
+from serve.dev.server import LaptopServer
 from serve.storage import Storage
+from server.app import Application, Function
+from server.settings import SCORE_SECONDS
 
 folder = Path(os.environ["BENCH_ONNX"])
 manifest = parse_manifest((folder / "manifest.json").read_bytes(), "manifest.json")
@@ -35,9 +38,8 @@ settings = parse_score_settings({**os.environ, "LARDER_MODELS_BUCKET": "models"}
 store = ModelStore(fetch, models, lambda event, details: None)
 verifier = open_verifier(settings.api.issuers, os.environ, lambda event, details: None)
 storage = Storage(lambda target, payload: b"{}", "table")
-server = open_server(
-    build_handler(Dependencies(settings, models, {}, store, storage, verifier, write=lambda line: None)),
-    port=int(os.environ["BENCH_PORT"]),
-)
+dependencies = Dependencies(settings, models, {}, store, storage, verifier, write=lambda line: None)
+function = Function(build_handler(dependencies), lambda: None, SCORE_SECONDS, partial(is_quick, dependencies))
+server = LaptopServer(Application(function, threads=8), "127.0.0.1", int(os.environ["BENCH_PORT"]))
 print(server.port, flush=True)
 server.run()

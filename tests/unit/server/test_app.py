@@ -350,3 +350,16 @@ def test_head_has_no_body_even_if_the_server_refuses() -> None:
     app: Application = build()
     found = ask(app, b"/", "HEAD", headers=[(b"content-length", str(MAX_BODY + 1).encode())])
     assert (found.status, found.body) == (413, b"")
+
+
+def test_a_body_ends_with_its_declared_length() -> None:
+    """The server's message that nothing follows is not waited for: it comes from another thread."""
+    asked: list[int] = []
+
+    async def receive() -> Any:
+        asked.append(1)
+        return {"type": "http.request", "body": b"abcd", "more_body": True}
+
+    request = scope(b"/", "POST", headers=[(b"content-length", b"4")])
+    found = asyncio.run(send(build(), request, receive=receive))
+    assert (b64decode(found.json["body"]), len(asked)) == (b"abcd", 1)
