@@ -26,12 +26,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handle = Callable[[Any, Any], Any]
 
 LIVE, READY = "/livez", "/readyz"
-MAX_ANSWERS = 64 * 1024 * 1024  # bytes of all large answers that a process is sending
+MAX_ANSWERS = 32 * 1024 * 1024  # bytes of all large answers that a process is sending
 ANSWER_SECONDS = 60.0  # for sending a large answer: no door waits longer
 PART = 64 * 1024  # bytes; a smaller answer is left to the buffers of the system, and is not waited for
 MAX_WAITING = 256  # requests of a process that wait for a thread; more are refused at once
 CHECK_SECONDS = 1.5  # for one look at storage
 CHECK_EVERY = 1.0  # seconds that the outcome of a look is used: any pod of the VPC can ask for it
+BOUND_SECONDS = 0.01  # between two looks at whether the server listens
 POLL_SECONDS = 0.25  # between two looks at whether the server drains
 STORAGE = "storage"  # what /readyz says; the log says more
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
@@ -92,6 +93,7 @@ class Application:
         drains: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
         log: Callable[[str], None] = lambda _: None,
+        bound: Callable[[], bool] = lambda: True,
     ) -> None:
         """Create the application; nothing is opened before `start`.
 
@@ -101,11 +103,13 @@ class Application:
             drains: a file that exists once the server is asked to end.
             report: takes the reason of a request that is refused or broken off here, for metrics.
             log: takes a line of the log.
+            bound: bounds what the system holds for connections, once the server listens; it returns whether it does.
         """
         self._function = function
         self._drains = drains
         self._report = report
         self._log = log
+        self._bound = bound
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="check")  # a busy server is still ready
         self._most = threads + MAX_WAITING
@@ -140,6 +144,9 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _watch(self) -> None:
+        """Notice that the server listens, which it does right after the application has started, and that it drains."""
+        while not self._bound():
+            await asyncio.sleep(BOUND_SECONDS)
         while self._drains is not None and not self._is_draining:
             self._is_draining = self._drains.exists()
             await asyncio.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ MAX_HEAD = 64 * 1024  # bytes of a request line and its headers
 IDLE_SECONDS = 75
 CONNECTIONS = 16_384  # of a process
 BACKLOG = 1024
+_PREFIX = "larder-server-"
 KILL_SECONDS = int(SCORE_SECONDS) + 2  # for the requests that are being answered when the drain ends
 
 
@@ -39,7 +42,7 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
     from granian.log import LogLevels
 
     port = check_port(host, port)
-    folder = Path(tempfile.mkdtemp(prefix="larder-server-"))
+    folder, lock = create_folder(Path(tempfile.gettempdir()))
     os.environ |= {
         FUNCTION: name,
         FOLDER: str(folder),
@@ -74,7 +77,11 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
         if signum == signal.SIGINT or drains.exists() or not settings.drain_seconds:
             interrupt()
             return
-        drains.touch()
+        try:
+            drains.touch()
+        except OSError:  # a full disk: nobody would know that the server drains
+            interrupt()
+            return
         timer = threading.Timer(settings.drain_seconds, interrupt)
         timer.daemon = True
         timer.start()
@@ -96,7 +103,33 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
         for exporter in exporters:
             exporter.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
     return 0
+
+
+def create_folder(place: Path) -> tuple[Path, int]:
+    """Create the folder that the processes share, and delete those of servers that were killed.
+
+    A container that is started again in its pod finds the former one's, and /tmp is small.
+
+    Returns:
+        the folder, and a file descriptor that locks it as long as the server runs.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    for other in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it is in use, or another user's
+            lock = os.open(other, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(other, ignore_errors=True)
+            finally:
+                os.close(lock)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock
 
 
 def _export(host: str, port: int) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,13 +25,17 @@ from tests.doors.kit import (
     build_env,
     build_tree,
     live,
+    needs_network,
     needs_server,
+    run_in_own_network,
     run_server,
     token,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.slow, needs_server]
 IDLE = 10_000
+LARGE = gzip.compress(b'{"x":"%b"}' % (b"x" * 4_100_000))  # an item that is 4 MB as text
 HALF = b"GET /v1/flight-delays/a HTTP/1.1\r\nHost: x\r\nX-Y"
 
 
@@ -111,6 +119,165 @@ def test_a_full_disk_loses_lines_and_no_request(tree: Path, storage: Storage, tm
             metrics = server.read_metrics()
     assert metrics["larder_server_log_lines_lost_total"] == 10
     assert sum(value for name, value in metrics.items() if name.startswith("larder_requests_total")) == 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system is mounted by root alone")
+def test_a_full_tmp_costs_metrics_at_most(tree: Path, storage: Storage, tmp_path: Path) -> None:
+    """Values have their space from the start. A process that is replaced gets none, and has no metrics."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
+    try:
+        with run_server(tree, build_env(storage, tmp_path), folder) as server:
+            fill_disk(folder)
+            assert all(is_answered(server) for _ in range(40))
+            assert ask(server.port, "GET", "/v1/flight-delays", {"Authorization": f"Bearer {token()}"})[0] == 200
+            assert sum(count_requests(server).values()) > 0
+            (first, *_) = find_workers(server)
+            os.kill(first, signal.SIGKILL)
+            wait_for(lambda: first not in find_workers(server), server.process, folder / "serve.err")
+            wait_for(lambda: len(find_workers(server)) == 2, server.process, folder / "serve.err")
+            time.sleep(1)
+            assert all(is_answered(server) for _ in range(40))
+            assert sum(count_requests(server).values()) > 0
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(10) == 0
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(folder: Path) -> None:
+    """Write until nothing more fits."""
+    file = os.open(folder / "full", os.O_CREAT | os.O_WRONLY)
+    with suppress(OSError):
+        while True:
+            os.write(file, b"x" * 4096)
+    os.close(file)
+
+
+def count_requests(server: Running) -> dict[str, float]:
+    """Return the metrics that count requests."""
+    return {name: value for name, value in server.read_metrics().items() if name.startswith("larder_requests_total")}
+
+
+def find_workers(server: Running) -> list[int]:
+    """Return the ids of the processes that answer."""
+    found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def count_connections(server: Running) -> int:
+    """Return how many connections of clients a server has open."""
+    found = 0
+    for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        found += local.endswith(f":{server.port:04X}") and state in ("01", "08")  # ESTABLISHED, CLOSE_WAIT
+    return found
+
+
+def wait_until_ended(server: Running, seconds: float) -> None:
+    """Wait until the server has no connection any more; it answers others all the while."""
+    ends = time.monotonic() + seconds
+    while left := count_connections(server):
+        assert time.monotonic() < ends, f"{left} connections are left"
+        assert is_answered(server)
+        time.sleep(0.5)
+
+
+@needs_network
+def test_clients_that_vanish_are_left(tree: Path, tmp_path: Path) -> None:
+    """No FIN, no RST, nothing any more: an idle one, in a head, in a body, and before an answer; 25 of each."""
+    gone = "127.0.0.9"
+    asked = f"GET /v1/flight-delays/%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n\r\n"
+    body = b"POST /v1/flight-delays/a HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nx"
+    sent = [b"", (asked % "a").encode(), HALF, body, (asked % "large").encode()]
+
+    def work() -> None:
+        own = Storage(live("a", '{"x":1}'), live("large", LARGE))
+        with run_server(tree, build_env(own, tmp_path), tmp_path) as server, ExitStack() as stack:
+            assert is_answered(server)
+            for data in sent * 25:
+                connection = socket.socket()
+                stack.enter_context(connection)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.bind((gone, 0))
+                connection.connect((LOOPBACK, server.port))
+                connection.sendall(data)
+            time.sleep(1)
+            assert count_connections(server) == 25 * len(sent)
+            for side in ("-s", "-d"):
+                subprocess.run(["iptables", "-A", "INPUT", side, gone, "-j", "DROP"], check=True)
+            wait_until_ended(server, 110)
+        own.close()
+
+    run_in_own_network(work)
+
+
+def test_clients_that_do_not_read_are_left(tree: Path, tmp_path: Path) -> None:
+    """200 clients ask for 4 MB each and read a byte a second: memory is bounded, others are served, and it ends."""
+    storage = Storage(live("a", '{"x":1}'), live("large", LARGE))
+    asked = f"GET /v1/flight-delays/large HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n\r\n"
+    with run_server(tree, build_env(storage, tmp_path), tmp_path) as server, ExitStack() as stack:
+        good = {"Authorization": f"Bearer {token()}"}
+        assert len(ask(server.port, "GET", "/v1/flight-delays/large", good)[2]) > 4_000_000
+        memory = read_memory(server)
+        slow = []
+        for number in range(200):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((LOOPBACK, server.port))
+            connection.sendall(asked.encode())
+            slow.append(connection)
+            if number % 10 == 9:
+                assert is_answered(server)
+        most, ends = 0, time.monotonic() + 110
+        while count_connections(server):
+            assert time.monotonic() < ends
+            assert is_answered(server)
+            for connection in slow:
+                with suppress(OSError):
+                    connection.recv(1)
+            most = max(most, read_memory(server) - memory)
+            time.sleep(1)
+        metrics = server.read_metrics()
+        counts = [
+            metrics[f'larder_server_refused_total{{reason="{one}"}}'] for one in ("slow-reader", "too-many-answers")
+        ]
+        print(f"200 clients that do not read: {most / 1e6:.0f} MB more; broken off and refused: {counts}")
+        assert sum(counts) == 200
+        assert most < 250e6
+        assert len(ask(server.port, "GET", "/v1/flight-delays/large", good)[2]) > 4_000_000
+    storage.close()
+
+
+def test_a_flood_of_refused_bodies_holds_nothing(tree: Path, storage: Storage, tmp_path: Path) -> None:
+    """100 that send as fast as they can, and 200 that send nothing after their head: all end within seconds."""
+    head = b"POST /v1/flight-delays/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    answers: list[bytes] = []
+
+    def flood(_: int) -> None:
+        with socket.create_connection((LOOPBACK, server.port), 20) as connection:
+            connection.sendall(head)
+            answers.append(connection.recv(4096)[:12])
+            with suppress(OSError):
+                while True:
+                    connection.sendall(b"x" * 65536)
+
+    with run_server(tree, build_env(storage, tmp_path), tmp_path) as server, ExitStack() as stack:
+        assert is_answered(server)
+        memory = read_memory(server)
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection((LOOPBACK, server.port), 20))
+            connection.sendall(head)
+        with ThreadPoolExecutor(20) as pool:
+            for one in [pool.submit(flood, number) for number in range(100)]:
+                assert is_answered(server)
+                one.result()
+        wait_until_ended(server, 20)
+        grown = read_memory(server) - memory
+        print(f"300 refused bodies: {grown / 1e6:.0f} MB more")
+        assert grown < 50e6
+    assert set(answers) == {b"HTTP/1.1 413"}
 
 
 def test_a_wrong_clock_is_seen_by_readiness(tree: Path, storage: Storage, tmp_path: Path) -> None:
