@@ -21,6 +21,8 @@ from wire.errors import Refused, WireError
 REFRESH_SECONDS = 30.0
 ALIAS_SECONDS = 1.0  # that a request waits for the alias while a version serves: S3 that hangs delays it by no more
 RETRY_SECONDS = 2.0  # between tries while there is nothing to serve
+# Between tries of an alias that was refused: its objects can be restored meanwhile, which does not change the alias.
+REFUSED_SECONDS = 300.0  # with a version that serves; else `REFRESH_SECONDS`
 # A model of 64 MB takes a second or two from S3 in the same region.
 LIMITS = Limits(connect=1.0, attempt=5.0, budget=6.0, tries=3, largest=72 * 1024 * 1024)
 
@@ -66,8 +68,9 @@ class _State:
     def __init__(self) -> None:
         self.lock = Lock()
         self.serving: Serving | None = None
-        self.etag: str | None = None  # of the last alias that was processed, or refused for good
+        self.etag: str | None = None  # of the last alias that was processed or refused
         self.refused: dict[str, object] | None = None  # why that alias was refused
+        self.refused_until = float("-inf")  # when its versions are tried again
         self.next_check = float("-inf")
         self.why = ""
 
@@ -121,6 +124,8 @@ class ModelStore:
 
     def _refresh(self, state: _State, model: Model, now: float) -> None:
         key = alias_key(model.name)
+        if state.refused and now >= state.refused_until:
+            state.etag = None
         try:
             with time_limit(ALIAS_SECONDS if state.serving else LIMITS.budget):
                 fetched = self._fetch(key, state.etag)
@@ -128,12 +133,12 @@ class ModelStore:
                 if state.refused:  # report it again, so that the alarm stays on
                     self._report("model_not_loaded", state.refused)
             else:
-                self._read_alias(state, model, key, fetched)
+                self._read_alias(state, model, key, fetched, now)
         except WireError as error:  # the next refresh tries again
             self._report("model_not_loaded", self._describe(state, model, error))
         state.next_check = now + (REFRESH_SECONDS if state.serving else RETRY_SECONDS)
 
-    def _read_alias(self, state: _State, model: Model, key: str, fetched: Fetched) -> None:
+    def _read_alias(self, state: _State, model: Model, key: str, fetched: Fetched, now: float) -> None:
         version: dict[str, object] = {}
         try:
             alias = parse_alias(fetched.data or b"", key)
@@ -144,8 +149,9 @@ class ModelStore:
         except WireError:  # the next refresh tries again
             raise
         except Exception as error:  # noqa: BLE001 - no file must stop the last good version
-            # The same alias would be refused again: do not read it again.
+            # The same alias would be refused again: for a while, do not read its versions again.
             state.refused = {**self._describe(state, model, error), **version}
+            state.refused_until = now + (REFUSED_SECONDS if state.serving else REFRESH_SECONDS)
             state.etag = fetched.etag
             self._report("model_not_loaded", state.refused)
         else:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from score.log import count
 from score.manifest import Golden, dump_alias, dump_manifest, signed_bytes
 from score.paths import alias_key, manifest_key, model_key
-from score.store import LIMITS, REFRESH_SECONDS, ModelStore, open_fetch, open_verify
+from score.store import LIMITS, REFRESH_SECONDS, REFUSED_SECONDS, ModelStore, open_fetch, open_verify
 from tests.unit.score.kit import MODELS, S3_DOWN, SCOPES, VIRGINICA, App, alias_of, iris_version, share_of
 from tests.unit.serve.kit import claims, sign
 from wire.client import Client
@@ -366,3 +366,25 @@ def test_a_container_whose_s3_is_down_at_its_start_and_later() -> None:
         server.shutdown()
     app.now += REFRESH_SECONDS
     assert app.post(BODY).json == before.json  # nothing listens there
+
+
+@pytest.mark.parametrize(("is_warm", "pause"), [(True, REFUSED_SECONDS), (False, REFRESH_SECONDS)])
+def test_a_version_whose_object_is_restored_is_used_without_a_new_alias(is_warm: bool, pause: float) -> None:
+    """The refused version is not read at each refresh, but after a while: at once would read it for each request."""
+    app = App()
+    if is_warm:
+        assert _version(app) == OLD_NAME
+    app.bucket.put(NEW)
+    app.bucket.objects[model_key("iris", NEW_NAME)] = NEW[0][:-1]
+    app.bucket.point(alias_of(NEW))
+    app.now += REFRESH_SECONDS
+    found = app.post(BODY)
+    assert (found.status, found.json.get("model", {}).get("version")) == ((200, OLD_NAME) if is_warm else (503, None))
+    app.bucket.put(NEW)
+    refused_at, asked = app.now, len(app.bucket.asked)
+    while app.now + REFRESH_SECONDS < refused_at + pause:
+        app.now += REFRESH_SECONDS
+        assert _version(app) == OLD_NAME
+    assert set(app.bucket.asked[asked:]) <= {alias_key("iris")}
+    app.now = refused_at + pause
+    assert _version(app) == NEW_NAME
