@@ -90,8 +90,12 @@ class FolderS3:
     def list_objects_v2(self, Bucket: str, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
         """List objects under a prefix."""
         bucket = self._folder / Bucket
-        found = {str(path.relative_to(bucket)): path.stat().st_size for path in bucket.rglob("*") if path.is_file()}
-        return {"Contents": [{"Key": key, "Size": found[key]} for key in sorted(found) if key.startswith(Prefix)]}
+        found = (str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file())
+        entries = []
+        for object_key in sorted(each for each in found if each.startswith(Prefix)):
+            head = self.head_object(Bucket, object_key)
+            entries.append({"Key": object_key, "Size": head.pop("ContentLength"), **head})
+        return {"Contents": entries}
 
     def _make(self, bucket: str, object_key: str) -> Path:
         path = self._folder / bucket / object_key

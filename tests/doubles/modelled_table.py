@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,18 +35,61 @@ class Bucket:
         return True
 
 
+class Partitions:
+    """The partitions of one partition key: ranges of sort keys, each with its own rate.
+
+    DynamoDB splits a partition whose traffic exceeds its rate for some minutes, at a sort key that divides the traffic
+    ("split for heat"). A range that gets no traffic after its split, because sort keys ascend, has gained nothing.
+    """
+
+    def __init__(self, rate: float, splits_after: float) -> None:
+        self._rate, self._splits_after = rate, splits_after
+        self._first = [""]  # sort key with which each range begins
+        self._buckets = [Bucket(rate)]
+        self._recent: list[deque[str]] = [deque(maxlen=1000)]
+        self._hot_since: list[float | None] = [None]
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def take(self, units: int, sk: str, now: float) -> bool:
+        at = bisect_right(self._first, sk) - 1
+        self._recent[at].append(sk)
+        if self._buckets[at].take(units, now):
+            if self._buckets[at].units > self._rate / 2:
+                self._hot_since[at] = None
+            return True
+        since = self._hot_since[at] = self._hot_since[at] or now
+        if now - since >= self._splits_after:
+            self._split(at)
+        return False
+
+    def _split(self, at: int) -> None:
+        middle = sorted(self._recent[at])[len(self._recent[at]) // 2]
+        self._hot_since[at] = None
+        if middle > self._first[at]:
+            self._first.insert(at + 1, middle)
+            self._buckets.insert(at + 1, Bucket(self._rate))
+            self._recent.insert(at + 1, deque(maxlen=1000))
+            self._hot_since.insert(at + 1, None)
+
+
 def refuse(code: str, status: int = 400, **more: object) -> Response:
     return Response(status, [], json.dumps({"__type": f"x#{code}", "message": "because", **more}).encode())
 
 
 class ModelledTable:
-    """Transport and table in one. `fault(number)` can name what goes wrong with the number-th request."""
+    """Transport and table in one. `fault(number)` can name what goes wrong with the number-th request.
+
+    `units_per_pk` is the rate of a partition; one that is refused requests for `splits_after` seconds is split.
+    """
 
     def __init__(
         self,
         *,
         units_per_second: float = 1e9,
         units_per_pk: float = 1e9,
+        splits_after: float = float("inf"),
         latency: float = 0.005,
         fault: Callable[[int], str | Response | None] = lambda _: None,
     ) -> None:
@@ -60,7 +104,8 @@ class ModelledTable:
         self._fault = fault
         self._table = Bucket(units_per_second)
         self._per_pk = units_per_pk
-        self._pks: dict[str, Bucket] = {}
+        self._splits_after = splits_after
+        self.partitions: dict[str, Partitions] = {}
         self._flying: list[tuple[float, int, Response | TransportError]] = []
 
     @property
@@ -130,8 +175,9 @@ class ModelledTable:
         pk, sk = attributes["pk"]["S"], attributes["sk"]["S"]
         size = sum(len(name) + len(next(iter(value.values()))) for name, value in attributes.items())
         units = -(-size // UNIT) * (1 + self._count_entries(attributes))
-        per_pk = self._pks.setdefault(pk, Bucket(self._per_pk))
-        if not per_pk.take(units, self.now) or not self._table.take(units, self.now):
+        if pk not in self.partitions:
+            self.partitions[pk] = Partitions(self._per_pk, self._splits_after)
+        if not self.partitions[pk].take(units, sk, self.now) or not self._table.take(units, self.now):
             return False
         self.stored.put(attributes, conditional=False)
         self.puts[pk, sk] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.slow  # each operation has its own stack
 OWNER = "222222222222"  # another account: to the stand-in, an access key of twelve digits is the account
 STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
 WITHDRAW, AGAIN, RESTORE = "Withdraw a bad output", "Write everything again", "Restore the table"
+IMPORT = "Load a new table by import"
 BUDGET, API_KEY, ACCOUNT = "Raise the write budget", "Give a consumer an API key", "Take outputs from another account"
 PATIENCE = 120.0  # seconds, for a busy machine
 _numbers = itertools.count(1)
@@ -184,6 +186,27 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     shell.next(RESTORE)
     run_output(larder, object_key(0, part=1), parquet(7))
     assert sizes(larder) == 7
+
+
+def test_table_is_loaded_by_import(larder: Deployed, shell: Shell) -> None:
+    """The imported items are served, the run that compares keeps them, and the next run has nothing to write."""
+    shell.next(STOP)
+    shell.variables["OUTPUT"] = f"s3://{larder.stack['OutputsBucketName']}/{larder.put(object_key(), parquet(6))}"
+    assert shell.next(IMPORT).startswith("6 items in 1 files")
+    assert larder.get("/2030-03-01.JFK.B62").status == 404
+    shell.next(IMPORT)
+    assert larder.get("/2030-03-01.JFK.B62").status >= 500
+    status = shell.next(IMPORT)
+    while "IN_PROGRESS" in status:
+        status = shell.run(read_blocks(IMPORT)[2].splitlines()[1])
+    assert json.loads(status) == ["COMPLETED", 6, 0, None]
+    (expiry,) = (block for block in read_blocks(RESTORE) if "update-time-to-live" in block)
+    shell.run(expiry)
+    assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200] * 6
+    shell.next(IMPORT)
+    shell.next(STOP)
+    run_output(larder, object_key(0, part=1), parquet(6))
+    assert [(each.counts.written, each.counts.unchanged) for each in runs(larder)] == [(6, 0), (0, 6)]
 
 
 def test_everything_is_written_again(larder: Deployed, shell: Shell) -> None:

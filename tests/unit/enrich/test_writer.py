@@ -268,6 +268,26 @@ def test_skewed_output_does_not_starve_the_rest() -> None:
     assert half >= len(rest) * 0.45
 
 
+def test_a_hot_subject_gains_by_a_split_only_out_of_order() -> None:
+    """DynamoDB splits a hot partition; that helps if writes reach both parts, and hardly if sort keys ascend."""
+    rows, seconds = 16_000, {}
+    whole = chunk_of(rows, subjects=1, size=10)
+    whole = whole.set_column(1, "sk", pa.array([f"{row:06d}" for row in range(rows)]))
+    for strides in (1, 8):
+        length = rows // strides
+        order = [at for first in range(length) for at in range(first, rows, length)]
+        table = ModelledTable(units_per_pk=1000, splits_after=2)
+        writer = writer_to(table)
+        for first in range(0, rows, 1000):
+            chunk = whole.take(order[first : first + 1000])
+            writer.put(chunk, order=OURS, expires_at=EXPIRES, conditional=False)
+        assert writer.flush().written == rows
+        assert len(table.partitions["d#0"]) > 1
+        seconds[strides] = table.now - 1000
+    assert seconds[1] > 12.5
+    assert seconds[8] < 11.5
+
+
 def test_rows_sorted_by_subject_are_spread() -> None:
     """An output that is sorted by subject is written at the table's rate, not at that of one subject after another."""
     table = ModelledTable(units_per_pk=1000)
