@@ -1,4 +1,4 @@
-"""Send requests over HTTP on loopback to Larder's laptop server and to its peers, each in its own environment.
+"""Send requests over HTTP on loopback to Larder's server and to its peers, each in its own environment.
 
 Each peer runs with a pickle of scikit-learn, the usual form, and with the ONNX file that Larder serves. Only Larder
 verifies a token.

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Flask with waitress, which is also Larder's laptop server."""
+"""Flask with waitress."""
 
 import os
 
