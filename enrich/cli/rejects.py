@@ -11,6 +11,7 @@ from enrich.cli.table import Paint, plain, printable, render_table
 from enrich.cli.terminal import render_counts
 from enrich.join.rejects import build_prefix
 from enrich.ledger.records import Run
+from enrich.ledger.run_state import RunState
 
 WIDTH = 100  # characters of a prediction's JSON
 
@@ -83,6 +84,8 @@ def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain
     if not total:
         return head
     lines = [f"{head}: {render_counts(rejects.reasons)}"]
+    if run.state in {RunState.HELD, RunState.REJECTED}:
+        return "\n".join([*lines, "none is stored: nothing of the output was published"])
     if rejects.lines:
         lines += ["", render_lines(rejects.lines, paint)]
         lines.append(f"{len(rejects.lines):,} shown")

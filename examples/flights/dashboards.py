@@ -42,7 +42,7 @@ def main() -> None:
         f"The dashboards of infra/template.yaml over {given.seconds / 60:g} minutes on a laptop, from the log lines of "
         f"enrich, serve and the synthetic check; one point per {PERIOD:g} s"
     )
-    draw({names[name]: found for name, found in widgets.items()}, caption, PICTURE)
+    draw({title: widgets[name] for name, title in names.items()}, caption, PICTURE)
     print(f"wrote {PICTURE}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from enrich.cli.rejects import read_rejects, render_rejects
 from enrich.dataset.definition import Guard, Tolerated
 from enrich.ledger.run_state import RunState
 from tests.unit.enrich.console_shop import ConsoleShop
@@ -72,3 +73,17 @@ def test_a_text_has_no_mean(tmp_path: Path) -> None:
     text = ConsoleShop(tmp_path, shop).ask("/datasets/stock/runs/1.html").page.text
     assert re.search(r"\bsku\s+-\s+0\s+-\s+-\s+-\s+-\s", text)
     assert re.search(r"body.units\s.*0\s+0\s+0\s+0\s+0\s", text, re.DOTALL)
+
+
+def test_rejects_of_a_held_run_are_not_stored(tmp_path: Path) -> None:
+    """Its page and `./larder rejects` say so, and name no folder."""
+    guards, tolerated = (Guard("rows", least=3),), Tolerated(share=0.5)
+    shop = SmallShop(tmp_path, replace(DATASET, guards=guards, tolerated=tolerated))
+    run = shop.run({"shop": ["x", None], "sku": ["a", "b"], "units": [1.0, 2.0]})
+    assert run.state is RunState.HELD
+    page = ConsoleShop(tmp_path, shop).ask("/datasets/stock/runs/1.html").page.text
+    assert "None is stored: nothing of the output was published." in page
+    rejects = read_rejects(shop.services().s3, "larder", run, limit=9)
+    assert render_rejects(run, rejects, "larder").splitlines()[1:] == [
+        "none is stored: nothing of the output was published"
+    ]

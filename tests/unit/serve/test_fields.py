@@ -66,6 +66,10 @@ UNKNOWN: tuple[tuple[str, str], ...] = (
     ("flight,", "fields has the unknown member '';"),
     (" flight", "fields has the unknown member '%20flight';"),
     ("/flight", "fields has the unknown member '%2Fflight';"),
+    *(
+        (odd, "fields has the unknown member '")
+        for odd in ("carrier~1code", "carrier..code", "carrier.code.x", "$.flight")
+    ),
     ("code", "fields has the unknown member 'code';"),
     ("<b>é", "fields has the unknown member '%3Cb%3E%C3%A9';"),
     ("a,b,c,d,e,f", "fields has the unknown member 'a', 'b', 'c', 'd', 'e', ...;"),

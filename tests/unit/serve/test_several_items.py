@@ -73,6 +73,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"id": [""]}, "id number 1 must be a prediction_id"),
     ({"id": ["a", "secret b"]}, "id number 2 must be a prediction_id"),
     ({"id": ["a" * 129]}, "id number 1 must be a prediction_id"),
+    *(({"id": ["a", odd]}, "id number 2 must be a prediction_id") for odd in ("b\0", "b/c", "b%2Fc", "b\r\nX: c", "ü")),
     ({"id": ["a"], "limit": "1"}, "id names the items: it can't be combined with limit"),
     ({"id": ["a"], "after": "a", "prefix": "a"}, "id names the items: it can't be combined with after, prefix"),
     ({"id": ["a"], "ids": "a"}, "unknown query parameter 'ids'; known are id, limit, after, prefix, top, after_"),
