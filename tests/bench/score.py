@@ -97,7 +97,8 @@ def print_process(warm: dict[str, float], cold: list[dict[str, Any]]) -> None:
 
 def print_servers(rows: list[dict[str, Any]]) -> None:
     """Print a line for each server; x is the ratio to the first."""
-    columns = ("p50_us", "p99_us", "cpu_us", "rss_mb", "first_answer_s")
+    columns = ["p50_us", "p99_us", "cpu_us", "rss_mb", "first_answer_s"]
+    columns += [name for name in ("rate", "load_p99_us") if name in rows[0]]  # with wrk
     print(f"{'server on loopback':24}" + "".join(f"{column:>16}" for column in columns) + f"{'x p50':>9}{'x RSS':>9}")
     for row in rows:
         shown = "".join(f"{row[column]:16,.1f}" for column in columns)

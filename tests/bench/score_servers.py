@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ import jwt
 import psutil
 
 from examples.score.pretrained import FOLDER, VIRGINICA
+from tests.bench.doors import measure
 from tests.bench.read_setup import BENCH, build_env
 
 PEERS = Path(__file__).parent / "peers"
@@ -45,6 +47,7 @@ TENSOR = {
     "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": list(VIRGINICA.values())}]
 }  # MLServer's form
 START_SECONDS = 120
+LOAD_SECONDS = 2
 
 
 @dataclass
@@ -76,6 +79,19 @@ class Running:
         spent = (self.cpu() - cpu) / count * 1e6
         self.rounds.append({"p50_us": times[count // 2], "p99_us": times[count * 99 // 100], "cpu_us": spent})
         connection.close()
+
+    def load(self, script: Path, seconds: int) -> None:
+        """Send requests over 32 connections, if wrk is installed."""
+        if shutil.which("wrk"):
+            found = measure(self.port, self.process.pid, script, seconds)
+            self.rounds[-1] |= {"rate": found["rate"], "load_p99_us": found["p99_ms"] * 1000}
+
+    def render_script(self) -> str:
+        """Render the request for wrk."""
+        headers = "".join(
+            f"wrk.headers[{json.dumps(name)}] = {json.dumps(each)}\n" for name, each in self.headers.items()
+        )
+        return f"wrk.method = 'POST'\nwrk.path = '{self.path}'\nwrk.body = {json.dumps(self.body.decode())}\n{headers}"
 
     def ask(self, connection: http.client.HTTPConnection) -> None:
         """Send the request and check the response."""
@@ -211,7 +227,10 @@ def measure_servers(peers: list[str], work: Path, rounds: int, count: int) -> li
                     running.append(stack.enter_context(run_server(peer, form, env, work)))
                 except (SystemExit, subprocess.CalledProcessError) as error:
                     print(f"{peer} {form} is left out: {error}", file=sys.stderr)
+        for each in running:
+            (work / f"{each.name}.lua").write_text(each.render_script())
         for _ in range(rounds):
             for each in running:
                 each.measure(count)
+                each.load(work / f"{each.name}.lua", LOAD_SECONDS)
         return [each.figures() for each in running]
