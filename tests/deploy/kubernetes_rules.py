@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from infra.translate import read_template
+from server.run import IDLE_SECONDS
 from tests.unit.infra.rules.template import functions
 
 Manifest = dict[str, Any]
@@ -105,6 +106,8 @@ def pods_are_confined(manifests: list[Manifest]) -> Iterator[str]:
         (volume,) = spec["volumes"]
         if volume["emptyDir"].get("medium") != "Memory" or not volume["emptyDir"].get("sizeLimit"):
             yield f"{name}: /tmp is not in memory, or has no limit"
+        elif _mebibytes(volume["emptyDir"]["sizeLimit"]) < 8:
+            yield f"{name}: /tmp has no room for the metrics of its processes, and of some that are replaced"
         if [one["mountPath"] for one in container["volumeMounts"]] != ["/tmp"]:
             yield f"{name}: /tmp is not writable, which the metrics need"
         tag = container["image"].rpartition(":")[2]
@@ -138,6 +141,9 @@ def probes_ask_the_server(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{name}: {kind} asks {probe.get('httpGet')}, expected {path}"
             if not 1 < probe.get("timeoutSeconds", 1) <= 5:
                 yield f"{name}: {kind} waits {probe.get('timeoutSeconds', 1)} s; storage alone can take 1.5 s"
+        begins = container["startupProbe"]
+        if begins["periodSeconds"] * begins["failureThreshold"] < 30:
+            yield f"{name}: is restarted before it has loaded its models"
         alive = container["livenessProbe"]
         if alive["periodSeconds"] * alive["failureThreshold"] < 20:
             yield f"{name}: one slow moment restarts it"
@@ -191,6 +197,8 @@ def pods_are_several(manifests: list[Manifest]) -> Iterator[str]:
         least = scalers[one["metadata"]["name"]]["minReplicas"]
         if not 0 < int(one["spec"].get("maxUnavailable", 0)) < least:
             yield f"{one['metadata']['name']}: allows {one['spec'].get('maxUnavailable')} of {least} pods to be evicted"
+        if one["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield f"{one['metadata']['name']}: pods that are not ready block the drain of a node"
 
 
 def network_is_closed(manifests: list[Manifest]) -> Iterator[str]:
@@ -264,6 +272,9 @@ def routes_lead_to_services(manifests: list[Manifest]) -> Iterator[str]:
         if found is None or port not in {found[0]["name"], found[0]["port"]}:
             yield f"{owner}: there is no port {port} of a service {service}"
     named = {service for _, service, _ in _list_backends(manifests)}
+    for one in of_kind(manifests, "TargetGroupBinding"):
+        if one["spec"].get("targetType") != "ip":
+            yield f"{one['metadata']['name']}: goes by node ports"
     if of_kind(manifests, "Ingress", "HTTPRoute") and named != set(services):
         yield f"no route leads to {sorted(set(services) - named)}"
 
@@ -310,6 +321,11 @@ def load_balancer_is_guarded(manifests: list[Manifest]) -> Iterator[str]:
         ):
             if attributes.get(name) != "true":
                 yield f"Ingress: {name} is {attributes.get(name)}"
+        if int(attributes.get("idle_timeout.timeout_seconds", 60)) >= IDLE_SECONDS:
+            yield "Ingress: sends requests to connections that the server has closed"
+        drained = dict(pair.split("=", 1) for pair in given.get("target-group-attributes", "").split(",") if pair)
+        if int(drained.get("deregistration_delay.timeout_seconds", 300)) < max(LONGEST_REQUEST.values()):
+            yield "Ingress: breaks off the last requests of a pod"
         if not attributes.get("access_logs.s3.bucket"):
             yield "Ingress: access logs have no bucket"
         if given.get("healthcheck-path") != READY:
@@ -348,6 +364,10 @@ def gateway_keeps_requests(manifests: list[Manifest]) -> Iterator[str]:
         path = policies["ClientTrafficPolicy"].get("path", {})
         if path != {"escapedSlashesAction": "KeepUnchanged", "disableMergeSlashes": True}:
             yield f"ClientTrafficPolicy: changes paths ({path})"
+        if policies["ClientTrafficPolicy"].get("tls", {}).get("minVersion") not in {"1.2", "1.3"}:
+            yield "ClientTrafficPolicy: accepts old TLS"
+        if policies["ClientTrafficPolicy"].get("headers", {}).get("withUnderscoresAction") != "Allow":
+            yield "ClientTrafficPolicy: drops or refuses headers that the handler accepts"
         if not policies["ClientTrafficPolicy"].get("timeout", {}).get("http", {}).get("requestReceivedTimeout"):
             yield "ClientTrafficPolicy: a slow client has no end"
         if not set(policies["BackendTrafficPolicy"]["retry"]["retryOn"]["triggers"]) <= {
@@ -355,6 +375,9 @@ def gateway_keeps_requests(manifests: list[Manifest]) -> Iterator[str]:
             "refused-stream",
         }:
             yield "BackendTrafficPolicy: repeats a request that a pod has begun"
+        kept = policies["BackendTrafficPolicy"]["timeout"]["http"]["connectionIdleTimeout"]
+        if int(kept.removesuffix("s")) >= IDLE_SECONDS:
+            yield "BackendTrafficPolicy: sends requests to connections that the server has closed"
         limit = policies["BackendTrafficPolicy"]["timeout"]["http"]["requestTimeout"]
         if int(limit.removesuffix("s")) <= max(LONGEST_REQUEST.values()):
             yield f"BackendTrafficPolicy: ends a request after {limit}, before score does"

@@ -90,6 +90,7 @@ def test_gateway_class_is_valid() -> None:
     """The class, which has no namespace, is applied alone."""
     one = yaml.safe_load((MANIFESTS / "overlays" / "gateway" / "class.yaml").read_text())
     jsonschema.validate(one, read_schema("GatewayClass"))
+    assert one["spec"]["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller"
     (gateway,) = yaml.safe_load_all((MANIFESTS / "overlays" / "gateway" / "gateway.yaml").read_text())
     assert gateway["spec"]["gatewayClassName"] == one["metadata"]["name"]
 
