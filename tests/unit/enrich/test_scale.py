@@ -189,7 +189,7 @@ def test_the_page_has_the_figures_of_the_model() -> None:
     assert len(list(list_curves())) == 6
     rates = read_rates()
     assert f"{Quotas().scratch_bytes // rates['scratch_bytes_per_row'] // 10**6} million rows, 40 bytes each" in page
-    unchanged = rates["rows_per_cpu_second"]["local"]["unchanged"]
-    assert f"| {round(unchanged * Quotas().lambda_seconds / 1e6)} million unchanged rows |" in page
+    per_row = 1 / rates["rows_per_cpu_second"]["local"]["unchanged"] + 1 / Quotas().table_units
+    assert f"| {round(Quotas().lambda_seconds / per_row / 1e6)} million rows of a first load |" in page
     estimated = estimate(load(56_000_000_000, written=0), SPARK)
     assert (estimated.refused, round(estimated.pieces, -3)) == ("", 27_000)
