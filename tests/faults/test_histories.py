@@ -30,6 +30,7 @@ def test_a_bug_is_found(name: str) -> None:
     assert "1 broke a promise" in done.stdout
 
 
+@pytest.mark.long
 def test_a_trace_says_what_happened() -> None:
     """`--trace` prints a history by time and actor: outputs, messages, runs, writes, faults, and what broke."""
     mutant = ["--mutant", "skipped-condition"]

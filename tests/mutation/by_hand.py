@@ -165,8 +165,8 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("gzip to who does not take it", "serve.web.respond", 'if coding == "gzip":', 'if coding == "gzip" or isinstance(body, bytes):'),
 )  # fmt: skip
 _SUBJECTS: tuple[tuple[str, str, str, str], ...] = (
-    ("H6 the query names the subject", "serve.handler", "build_partition(trusted.claims, dataset, ", "build_partition({**trusted.claims, **{name: values[0] for name, values in request.query.items()}}, dataset, "),
-    ("H6 a header names the subject", "serve.handler", "build_partition(trusted.claims, dataset, ", "build_partition({**trusted.claims, **{name: values[0] for name, values in request.headers.items()}}, dataset, "),
+    ("H6 the query names the subject", "serve.handler", "find_partition(trusted, ", "find_partition(trusted._replace(claims={**trusted.claims, **{name: values[0] for name, values in request.query.items()}}), "),
+    ("H6 a header names the subject", "serve.handler", "find_partition(trusted, ", "find_partition(trusted._replace(claims={**trusted.claims, **{name: values[0] for name, values in request.headers.items()}}), "),
     ("H6 another's item is forbidden", "serve.handler", "    if item is None or", "    if item is None and found.prediction_id in ('theirs', 'only-b6', 'only-aa'):\n        raise Problem('insufficient_scope')\n    if item is None or"),
     ("V11 an empty claim", "serve.item", "0 < len(value) <=", "len(value) <="),
     ("V11 what cannot be seen", "serve.item", " and (is_plain or not re.search(_UNPRINTABLE, value))", ""),
