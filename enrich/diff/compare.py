@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from enrich.diff.distributions import BINS, DECILES, QUANTILES, find_cuts, find_
 from enrich.diff.extract import GROUP_ROWS, Extracted, connect
 from enrich.diff.members import Kind, Member, name_columns, name_compared
 
-MEMORY_LIMIT = "128MB"
+MEMORY_LIMIT = "256MB"
+JOINED_ROWS = (
+    4_000_000  # of one output that are joined at once: DuckDB fails if much more must spill than it has memory
+)
 TOP_VALUES = 12  # values of a category
 MOST_VALUES = 100  # different values of a category with a PSI: names and ids have none
 _BATCH = 1 << 16  # values fetched at once
@@ -109,7 +113,7 @@ class Comparison:
         self._con = connect(directory, memory_limit=MEMORY_LIMIT)
         for name, side in self._extracted.items():
             self._con.execute(f"create view {name} as from read_parquet({literal(str(side.path))})")
-        self._join(directory / "pairs.parquet")
+        self._join(directory)
 
     def __enter__(self) -> Self:
         return self
@@ -119,17 +123,21 @@ class Comparison:
     ) -> None:
         self._con.close()
 
-    def _join(self, path: Path) -> None:
-        """Join by key, and keep the items that differ: equal bodies have equal members."""
+    def _join(self, directory: Path) -> None:
+        """Join by key, a part of the keys at a time, and keep items that differ: equal bodies have equal members."""
         columns = [column for n, member in enumerate(self._members) for column in name_columns(member, n)]
         chosen = [f"{side}.{column} as {side}_{column}" for column in columns for side in ("a", "b")]
         wanted = ", ".join(["a.row as row_a", "b.row as row_b", *chosen])
-        self._con.execute(
-            f"copy (select {wanted} from a full join b using (k1, k2) "
-            "where a.row is null or b.row is null or a.digest <> b.digest) "
-            f"to {literal(str(path))} (format parquet, compression lz4, row_group_size {GROUP_ROWS})"
-        )
-        self._con.execute(f"create view pairs as from read_parquet({literal(str(path))})")
+        rounds = math.ceil(max(1, *(side.items for side in self._extracted.values())) / JOINED_ROWS)
+        paths = [literal(str(directory / f"pairs-{n}.parquet")) for n in range(rounds)]
+        for n, path in enumerate(paths):
+            a, b = (f"(from {side} where k1 % {rounds} = {n}) {side}" for side in ("a", "b"))
+            self._con.execute(
+                f"copy (select {wanted} from {a} full join {b} using (k1, k2) "
+                "where a.row is null or b.row is null or a.digest <> b.digest) "
+                f"to {path} (format parquet, compression lz4, row_group_size {GROUP_ROWS})"
+            )
+        self._con.execute(f"create view pairs as from read_parquet([{', '.join(paths)}])")
         self._con.execute("create view changed as from pairs where row_a is not null and row_b is not null")
 
     def counts(self) -> Counts:
@@ -254,13 +262,10 @@ class Comparison:
     def _compare_categories(self, base: MemberDiff, n: int, values: tuple[int, int]) -> MemberDiff:
         """Compare the values of a category; texts with the same first `LABEL_CHARACTERS` characters count as one."""
         column = f"m{n}"
-        grouped = " full join ".join(
-            f"(select {column} as value, count(*) as {side}_n from {side} where {column} is not null group by 1)"
-            for side in ("a", "b")
-        )
+        both = " union all ".join(f"(select {column} as value, '{side}' as side from {side})" for side in ("a", "b"))
         self._con.execute(
-            f"create or replace temp table groups as "
-            f"select value, coalesce(a_n, 0) as a_n, coalesce(b_n, 0) as b_n from {grouped} using (value)"
+            "create or replace temp table groups as select value, count(*) filter (where side = 'a') as a_n, "
+            f"count(*) filter (where side = 'b') as b_n from ({both}) where value is not null group by 1"
         )
         distinct = self._one("select count(*) filter (where a_n > 0), count(*) filter (where b_n > 0) from groups")
         found = self._con.execute(
