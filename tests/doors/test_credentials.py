@@ -26,6 +26,7 @@ from tests.doors.kit import (
     run_in_own_network,
     run_server,
     token,
+    wait_for,
 )
 from tests.doubles.credentials_agent import CredentialsAgent
 
@@ -99,6 +100,7 @@ def test_keys_are_those_of_the_role_and_are_renewed(name: str, tmp_path: Path) -
         agent = ThreadingHTTPServer((way.address, 80), Agent)
         threading.Thread(target=agent.serve_forever, args=(0.02,), daemon=True).start()
         with run_server(build_tree(tmp_path / "app"), env, tmp_path) as server:
+            wait_for(lambda: ask(server.port, "GET", "/readyz")[0] == 200, server.process, tmp_path / "serve.err")
             assert [get(server), get(server)] == [200, 200]
             place.write_text("second")
             assert get(server) == 200

@@ -196,6 +196,7 @@ def test_clients_that_vanish_are_left(tree: Path, tmp_path: Path) -> None:
         own = Storage(live("a", '{"x":1}'), live("large", LARGE))
         with run_server(tree, build_env(own, tmp_path), tmp_path) as server, ExitStack() as stack:
             assert is_answered(server)
+            time.sleep(1)  # options of the listening sockets are set just after they listen
             for data in sent * 25:
                 connection = socket.socket()
                 stack.enter_context(connection)
