@@ -11,7 +11,7 @@ from wire.errors import TransportError
 MAX_HEAD = 64 * 1024
 MAX_CHUNK_LINE = 1024
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?(?=\r\n|\Z)")
-_FIELD = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*(?=\r\n|\Z)")
+_FIELD = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00\r\n]*+)(?=\r\n|\Z)")
 _LENGTH = re.compile(r"[0-9]{1,15}\Z")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
 
@@ -39,7 +39,7 @@ def parse_head(data: bytes, method: str) -> Head:
     begin = _STATUS.match(text)
     if begin is None:
         raise TransportError("response is not HTTP/1.1")
-    headers: list[tuple[str, str]] = _FIELD.findall(text, begin.end())
+    headers = [(name, value.rstrip(" \t")) for name, value in _FIELD.findall(text, begin.end())]
     if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
         raise TransportError("response has a malformed header")
     framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}

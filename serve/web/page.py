@@ -60,12 +60,14 @@ class Page(NamedTuple):
     @property
     def json(self) -> str:
         """The JSON text of the page."""
-        members = [f'"items":[{",".join([entry.json for entry in self.entries if not entry.is_too_old])}]']
+        pieces = ['{"items":[', *_separate(entry.json for entry in self.entries if not entry.is_too_old)]
         if self.wanted.max_age is not None:
-            members.append(f'"too_old":[{",".join([entry.json for entry in self.entries if entry.is_too_old])}]')
+            pieces += ['],"too_old":[', *_separate(entry.json for entry in self.entries if entry.is_too_old)]
+        pieces.append("]")
         if self.missing is not None:
-            members += [f'"missing":{json.dumps(self.missing)}', f'"remaining":{json.dumps(self.remaining)}']
-        return f"{{{','.join(members)}}}"
+            pieces.append(f',"missing":{json.dumps(self.missing)},"remaining":{json.dumps(self.remaining)}')
+        pieces.append("}")
+        return "".join(pieces)  # once: each copy of a large text costs more than all that was built for it
 
 
 Query = Callable[[str, int], QueryResult]  # (after, limit): after a position, within the page's prefix
@@ -174,6 +176,11 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
     if wanted.selection is not None:
         text = cut(text, wanted.selection)
     return Entry(item.sk, f'{{{members},"body":{text}}}', False, until)
+
+
+def _separate(texts: Iterable[str]) -> list[str]:
+    """Return the texts with commas between them."""
+    return [piece for text in texts for piece in (",", text)][1:]
 
 
 def is_too_old(as_of: float, max_age: int, now: float) -> bool:
