@@ -7,7 +7,7 @@ import sys
 
 from tests.bench.read_setup import BENCH
 
-PARTS = ("write", "pipeline", "read", "cold", "score", "doors")
+PARTS = ("write", "pipeline", "read", "joins", "cold", "score", "doors")
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,14 @@ def main(arguments: list[str]) -> int:
         command = [sys.executable, "-m", f"tests.bench.{part}", "--json", str(BENCH / f"{part}.json"), *arguments[1:]]
         if code := subprocess.run(command, check=False).returncode:
             return code
-    return 0 if arguments else subprocess.run([sys.executable, "-m", "tests.bench.plot"], check=False).returncode
+    return (
+        0
+        if arguments
+        else max(
+            subprocess.run([sys.executable, "-m", "tests.bench.plot", *more], check=False).returncode
+            for more in ([], ["--limits"])
+        )
+    )
 
 
 if __name__ == "__main__":

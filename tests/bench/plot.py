@@ -1,4 +1,6 @@
-"""`python -m tests.bench.plot [--figures FOLDER] [--out FILE]`: draw the JSON figures of all benchmarks.
+"""`python -m tests.bench.plot [--figures FOLDER] [--out FILE] [--limits]`: draw the JSON figures of all benchmarks.
+
+`--limits`: only Larder's, each with its limit as a line, into docs/limit.svg.
 
 Needs matplotlib, which `tox -e bench` installs.
 """
@@ -20,10 +22,12 @@ OURS, PEERS = "#1b7837", "#9aa5b1"
 
 
 class Panel(NamedTuple):
-    """One plot: bars with a name and a figure."""
+    """One plot: bars with a name and a figure, in the unit that the title names."""
 
     title: str
     bars: list[tuple[str, float]]
+    limit: float | None = None  # drawn as a line, with its figure
+    limit_is: str = ""
 
 
 def read_panels(folder: Path) -> list[Panel]:
@@ -50,6 +54,40 @@ def read_panels(folder: Path) -> list[Panel]:
     ]
 
 
+def read_limits(folder: Path) -> list[Panel]:
+    """Read Larder's figures and their limits.
+
+    Raises:
+        FileNotFoundError: `read` or `joins` has not been run yet.
+    """
+    shares = json.loads((folder / "read.json").read_text())["read"]["shares_cpu_us"]
+    joins = json.loads((folder / "joins.json").read_text())["joins"]
+    exchange, signature = shares["limit: sign, send, receive"], shares["signature"]
+    return [
+        Panel(
+            "one warm GET of 2 KB, token seen before: CPU µs",
+            [("larder", shares["whole"]), ("larder, without the network", shares["ours"])],
+            exchange,
+            "sign, send, receive",
+        ),
+        Panel(
+            "one warm GET of 2 KB, token verified anew (RS256): CPU µs",
+            [
+                ("larder", shares["whole, token not remembered"]),
+                ("larder, without the network", shares["ours, token not remembered"]),
+            ],
+            exchange + signature,
+            "sign, send, receive, RS256",
+        ),
+        Panel(
+            "rendering a row that metadata are joined with: CPU µs",
+            [(f"larder, {one['metadata']} metadata", one["cpu_us"]) for one in joins if one["metadata"]],
+            next(one["cpu_us"] for one in joins if not one["metadata"]),
+            "no metadata",
+        ),
+    ]
+
+
 def draw(panels: list[Panel], path: Path) -> None:
     """Draw the panels one below the other; Larder's bars have another colour."""
     with mpl.rc_context(STYLE):
@@ -61,12 +99,18 @@ def draw(panels: list[Panel], path: Path) -> None:
             names = [name for name, _ in panel.bars]
             colours = [OURS if _is_ours(name) else PEERS for name in names]
             bars = axis.barh(range(len(names)), [figure for _, figure in panel.bars], color=colours)
-            axis.bar_label(bars, [f"{figure:,.0f}" for _, figure in panel.bars], padding=3)
+            axis.bar_label(
+                bars, [f"{figure:,.0f}" if figure >= 10 else f"{figure:.1f}" for _, figure in panel.bars], padding=3
+            )
             axis.set_yticks(range(len(names)), names)
             axis.invert_yaxis()
             axis.margins(x=0.12)
             axis.xaxis.set_visible(False)
             axis.spines["bottom"].set_visible(False)
+            if panel.limit is not None:
+                axis.axvline(panel.limit, color="#b2182b", linestyle="--", linewidth=1)
+                label = f" limit {panel.limit:,.1f}: {panel.limit_is}"
+                axis.text(panel.limit, len(names) - 0.45, label, color="#b2182b", va="top", fontsize=8)
             axis.set_title(panel.title, loc="left", fontweight="bold")
         save(figure, path)
 
@@ -80,7 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figures", type=Path, default=BENCH, help="folder with write.json, pipeline.json, ...")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench.svg")
+    parser.add_argument("--limits", action="store_true", help="draw docs/limit.svg instead")
     arguments = parser.parse_args()
+    if arguments.limits:
+        draw(read_limits(arguments.figures), ROOT / "docs" / "limit.svg")
+        return
     draw(read_panels(arguments.figures), arguments.out)
     print(arguments.out)
 

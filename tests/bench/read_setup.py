@@ -116,6 +116,7 @@ def build_env(port: int, folder: Path, scope: str = "flight-delays:read") -> dic
         "BENCH_EVENT": str(folder / "event.json"), "BENCH_SERVED": str(served),
         "BENCH_BODY": str(folder / "body.json"), "BENCH_FOLDER": str(folder), "FEAST_USAGE": "False",
         "LARDER_TABLE": "ready", "LARDER_ISSUERS": json.dumps(issuers), "LARDER_ENVIRONMENT": "bench",
+        "MALLOC_TOP_PAD_": "16777216",  # as in infra/template.yaml, for all readers
         "POWERTOOLS_TRACE_DISABLED": "1", "POWERTOOLS_METRICS_NAMESPACE": "Larder", "POWERTOOLS_SERVICE_NAME": "serve",
     }  # fmt: skip
 

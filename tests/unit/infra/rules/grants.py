@@ -279,7 +279,8 @@ def variables_are_those_that_the_code_reads(template: Template) -> Iterator[str]
     read = {  # handler -> variables
         "enrich.handler.handler": {f"LARDER_{field.name.upper()}" for field in fields(EnrichSettings)},
         "notify.handler.handler": _find_variables("notify/handler.py"),
-        "serve.handler.handler": _find_variables("serve/settings.py") - {"LARDER_REALM"},  # has a default
+        "serve.handler.handler": (_find_variables("serve/settings.py") - {"LARDER_REALM"})  # has a default
+        | {"MALLOC_TOP_PAD_"},  # the system's allocator reads it
         "score.handler.handler": _find_variables("serve/settings.py", "score/settings.py") - {"LARDER_REALM"},
         "score.keep.handler.handler": _find_variables("score/keep/handler.py"),
         "infra.synthetic.handler": _find_variables("infra/synthetic.py"),
