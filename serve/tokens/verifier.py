@@ -62,8 +62,8 @@ class Verifier:
             InvalidToken: the token is not valid.
             KeysUnavailable: its issuer's keys cannot be read.
         """
-        cached = self._recall(token)
-        if cached is not None and cached.start <= now < cached.end and cached.issuer.keys.current(now) is cached.keys:
+        cached = self._recall(token, now)
+        if cached is not None and cached.issuer.keys.current(now) is cached.keys:
             return cached.trusted
         parts = split_token(token)
         claims = peek_claims(parts)
@@ -83,8 +83,8 @@ class Verifier:
 
     def remembers(self, token: str, now: float) -> bool:
         """Return whether `verify` returns for this token without waiting; `now` can be a time that is still to come."""
-        cached = self._cache.get(token)
-        return cached is not None and cached.start <= now < cached.end and cached.issuer.keys.is_ready(now)
+        cached = self._recall(token, now)
+        return cached is not None and cached.issuer.keys.is_ready(now)
 
     def _find_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         """Return the issuer whose keys must verify a token with these claims, none of which is verified."""
@@ -96,12 +96,12 @@ class Verifier:
                 return issuer
         raise InvalidToken("wrong-issuer")
 
-    def _recall(self, token: str) -> _Cached | None:
+    def _recall(self, token: str, now: float) -> _Cached | None:
         with self._lock:
             cached = self._cache.get(token)
             if cached is not None:
                 self._cache.move_to_end(token)
-            return cached
+        return cached if cached is not None and cached.start <= now < cached.end else None
 
     def _remember(self, token: str, cached: _Cached) -> None:
         with self._lock:

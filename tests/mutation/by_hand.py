@@ -216,7 +216,7 @@ _MANY: tuple[tuple[str, str, str, str], ...] = (
     ("an item as old as max_age is refused", "serve.web.page", "return now - as_of > max_age", "return now - as_of >= max_age"),
     ("an age in whole seconds", "serve.web.page", "return now - as_of > max_age", "return int(now - as_of) > max_age"),
     ("max_age=0 is none", "serve.web.route", "int(max_age) if max_age else None", "int(max_age) or None if max_age else None"),
-    ("items that are too old are left out", "serve.web.page", "if entry.is_too_old])}]')", "if False])}]')"),
+    ("items that are too old are left out", "serve.web.page", "if entry.is_too_old)]", "if False)]"),
     ("cached past max_age", "serve.web.respond", "        until = min(until, freshness.as_of + wanted.max_age)\n", ""),
     ("a list is cached past max_age", "serve.web.page", "        until = min(until, freshness.as_of + wanted.max_age)\n", ""),
     ("max_age from the end of an item", "serve.web.freshness", "as_of=parsed.as_of_ms / 1000,", "as_of=expires_at - 3600,"),

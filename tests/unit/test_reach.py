@@ -24,9 +24,9 @@ PLACES = [
     ("size += len(entry.json.encode()) + bool(entries)  #", "taken.add(item.sk)", False),
     ("MAX_QUERIES = 5", "for number in range(MAX_QUERIES):", True),
     ("MAX_QUERIES = 5", "taken.add(item.sk)", False),
-    ("is_too_old: bool", 'members.append(f\'"too_old"', True),
+    ("is_too_old: bool", 'pieces += [\'],"too_old"', True),
     ("def is_too_old(", "return now - as_of > max_age", True),
-    ("missing: Sequence[str] | None = None", 'members += [f\'"missing"', True),
+    ("missing: Sequence[str] | None = None", 'pieces.append(f\',"missing"', True),
     ("@property", "if self.missing is not None:", True),
 ]
 
