@@ -30,6 +30,8 @@ from enrich.join.original_rows import render_original, render_row, strict_json
 from enrich.release import RELEASE
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
+MEMORY_MB = 256  # of DuckDB; an expression that needs more fails the run
+JOIN_MB = 12  # of DuckDB, for each metadata: a hash join holds 32 blocks of 256 KB from its first row
 _OF_VALUES = (duckdb.DataError, duckdb.InvalidInputException, duckdb.OutOfMemoryException)  # caused by single rows
 _RENDERED = pa.schema(
     [
@@ -89,10 +91,17 @@ class Engine:
         metadata: Mapping[str, pa.Table],
         *,
         directory: Path,
-        memory_limit: str = "256MB",
+        memory_limit: str | None = None,
         threads: int = 1,
     ) -> None:
         """Load the metadata and compile the dataset.
+
+        Args:
+            dataset: the dataset.
+            metadata: its tables by name.
+            directory: for DuckDB's temporary files.
+            memory_limit: of DuckDB, e.g. "256MB"; by default `MEMORY_MB`, or more for many metadata.
+            threads: of DuckDB.
 
         Raises:
             DatasetMistakes: the dataset does not match the metadata's columns or types, or an expression is wrong.
@@ -102,7 +111,8 @@ class Engine:
         """
         _check_size(dataset, metadata)
         self._dataset = dataset
-        self._con = connect_duckdb(directory, memory_limit=memory_limit, threads=threads)
+        memory = memory_limit or f"{max(MEMORY_MB, JOIN_MB * len(dataset.metadata))}MB"
+        self._con = connect_duckdb(directory, memory_limit=memory, threads=threads)
         self._reads: dict[pa.Schema, str] = {}
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}

@@ -61,7 +61,7 @@ def build_freshness(runs: Sequence[Run], now: float) -> Freshness:
     done = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output and run.as_of_ms is not None]
     if not done:
         return Freshness(FreshnessState.NONE)
-    newest = max(done, key=lambda run: run.order)
+    newest = max(done, key=lambda run: (run.as_of_ms, run.run))
     age = now - (newest.as_of_ms or 0) / 1000
     interval = find_interval(runs)
     left = newest.expires_at - now if newest.expires_at is not None else None

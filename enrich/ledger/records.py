@@ -248,11 +248,15 @@ def find_withdrawn(runs: Sequence[Run]) -> set[int]:
 
 
 def newest_first(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that published an output and are not withdrawn, newest first, given all runs of a dataset."""
+    """Return the runs that published an output and are not withdrawn, newest first, given all runs of a dataset.
+
+    By as_of, not by their order: a withdrawal brings only the outputs that it restores into its generation, of
+    snapshots the newest one. A late output of that generation is still older than those that stayed in theirs.
+    """
     withdrawn = find_withdrawn(runs)
     published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
     done = [run for run in published if run.run not in withdrawn]
-    return sorted(done, key=lambda run: run.order, reverse=True)
+    return sorted(done, key=lambda run: (run.order.as_of_ms, run.run), reverse=True)
 
 
 def bump(record: R) -> R:

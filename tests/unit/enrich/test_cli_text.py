@@ -127,6 +127,7 @@ DAILY = [made(1, 0), made(2, 24), made(3, 48)]
         ([*DAILY, made(4, 72, state=RunState.FAILED)], 85, FreshnessState.LATE, 37),  # a failed run publishes nothing
         ([*DAILY, made(4, 0, kind=Kind.REMOVAL)], 72, FreshnessState.ON_TIME, 24),
         ([*DAILY, made(4, 24, kind=Kind.REPLAY, of_run=2)], 85, FreshnessState.LATE, 37),  # an old output again
+        ([*DAILY, made(4, 24, generation=2)], 85, FreshnessState.LATE, 37),  # a late output after a withdrawal
     ],
 )
 def test_freshness_is_the_age_against_the_interval(

@@ -285,6 +285,18 @@ def test_metadata_larger_than_its_share_of_memory_is_refused(tmp_path: Path, mon
         Engine(SHOPS, {"regions": REGIONS}, directory=tmp_path)
 
 
+def test_many_metadata_fit_into_memory(tmp_path: Path) -> None:
+    """Each join needs some memory, however small its metadata is."""
+    names = [f"regions_{n}" for n in range(50)]
+    dataset = replace(
+        SHOPS,
+        metadata=dict.fromkeys(names, SHOPS.metadata["regions"]),
+        body={"id": "id", **{name: f"{name}.name" for name in names}},
+    )
+    (row,) = render(tmp_path, dataset, sales([("a", "1", "n", 1.0)]), dict.fromkeys(names, REGIONS))
+    assert json.loads(row["body"]) == {"id": "1", **dict.fromkeys(names, "North")}
+
+
 def test_an_empty_chunk_gives_nothing(tmp_path: Path) -> None:
     """No rows in, no rows out, with the same columns."""
     with Engine(SHOPS, {"regions": REGIONS}, directory=tmp_path) as engine:

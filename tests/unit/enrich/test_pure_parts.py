@@ -392,13 +392,14 @@ def test_runs_over_an_output_are_found_with_those_of_its_rejects() -> None:
 
 
 def test_published_runs_are_listed_newest_first() -> None:
-    """By their order, not by their number; without those that were withdrawn, or are over no output."""
+    """By as_of, not by number or generation; without those that were withdrawn, or are over no output."""
     done: dict[str, Any] = {"state": RunState.DONE, "generation": 1}
     runs = [
         replace(_run(1, "a"), **done, as_of_ms=5), replace(_run(2, "b"), **done, as_of_ms=7),
         replace(_run(3, "c", Kind.REPLAY), **done, as_of_ms=6), replace(_run(4, "d"), as_of_ms=9),
         replace(_run(5, "e", Kind.REJECTS), **done, as_of_ms=9), replace(_run(6, "f"), **done, as_of_ms=9),
-        replace(_run(7, "f", Kind.REMOVAL), **done, as_of_ms=9), replace(_run(8, "f"), **done, as_of_ms=1),
+        replace(_run(7, "f", Kind.REMOVAL), **done, as_of_ms=9),
+        replace(_run(8, "f"), **{**done, "generation": 2}, as_of_ms=1),
         replace(_run(9, "g"), **{**done, "state": RunState.FAILED}, as_of_ms=9),
     ]  # fmt: skip
     assert [run.run for run in newest_first(runs)] == [2, 3, 1, 8]

@@ -20,7 +20,7 @@ from enrich.ledger.store import Delete
 from enrich.plan.plan import plan_withdrawal
 from enrich.run import lifecycle
 from tests.unit.enrich import small_shop
-from tests.unit.enrich.small_shop import ROWS, SmallShop
+from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop
 
 BAD: dict[str, list[Any]] = {"shop": ["x", "z"], "sku": ["a", "a"], "units": [9.0, 9.0]}
 GOOD = {"x/a": '{"title":"A","units":1.0}', "x/b": '{"title":"B","units":2.0}', "y/a": '{"title":"A","units":3.0}'}
@@ -203,6 +203,21 @@ def test_a_withdrawal_keeps_the_life_that_a_newer_output_gave(tmp_path: Path) ->
     check_withdrawn(shop, bad, "output")
     assert lives(shop) == {good.expires_at}
     assert shop.written() == ["z/a"]
+
+
+@pytest.mark.parametrize("last", ["withdraw", "refresh"])
+def test_a_late_snapshot_after_a_withdrawal_stays_the_older_one(tmp_path: Path, last: str) -> None:
+    """It has the new generation, and an earlier output that no withdrawal had to restore has not."""
+    shop = SmallShop(tmp_path, replace(DATASET, source=replace(DATASET.source, output="snapshot")))
+    shop.run(ROWS, day=3)
+    wrong = shop.run(BAD, day=2)
+    withdraw_and_run(shop, shop.run({**ROWS, "units": [7.0, 7.0, 7.0]}, day=1))  # restores the wrong one only
+    late = shop.run({**ROWS, "units": [8.0, 8.0, 8.0]}, day=4)
+    assert late.counts.superseded == 3
+    withdraw_and_run(shop, wrong)
+    if last == "refresh":
+        shop.refresh(full=True)
+    assert bodies(shop) == GOOD
 
 
 def test_an_unchanged_item_lives_no_longer_than_a_shorter_ttl_says(tmp_path: Path) -> None:
