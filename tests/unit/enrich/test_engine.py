@@ -293,8 +293,10 @@ def test_many_metadata_fit_into_memory(tmp_path: Path) -> None:
         metadata=dict.fromkeys(names, SHOPS.metadata["regions"]),
         body={"id": "id", **{name: f"{name}.name" for name in names}},
     )
-    (row,) = render(tmp_path, dataset, sales([("a", "1", "n", 1.0)]), dict.fromkeys(names, REGIONS))
-    assert json.loads(row["body"]) == {"id": "1", **dict.fromkeys(names, "North")}
+    codes = [f"c{n}" for n in range(1_000)]
+    table = pa.table({"code": codes, "name": codes, "rank": [1.0] * 1_000})
+    (row,) = render(tmp_path, dataset, sales([("a", "1", "c7", 1.0)]), dict.fromkeys(names, table))
+    assert json.loads(row["body"]) == {"id": "1", **dict.fromkeys(names, "c7")}
 
 
 def test_an_empty_chunk_gives_nothing(tmp_path: Path) -> None:
