@@ -106,7 +106,8 @@ def test_keys_are_those_of_the_role_and_are_renewed(name: str, tmp_path: Path) -
             assert get(server) == 200
             Agent.refuses = True
             assert get(server) == 503
-            assert ask(server.port, "GET", "/readyz")[0] == 503
+            # The last look at storage can be a second old.
+            wait_for(lambda: ask(server.port, "GET", "/readyz")[0] == 503, server.process, tmp_path / "serve.err")
             assert ask(server.port, "GET", "/livez")[0] == 200
             Agent.refuses = False
             assert get(server) == 200
