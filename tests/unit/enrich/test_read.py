@@ -443,6 +443,12 @@ def test_bytes_that_are_not_utf_8_in_an_ignored_column_are_ignored(tmp_path: Pat
     assert json.loads(row["body"]) == {"id": "\ufdd0"}
 
 
+def test_a_header_that_is_not_utf_8_is_shown_with_the_replacement_character(tmp_path: Path) -> None:
+    """An error lists the columns that the file has."""
+    with pytest.raises(BadOutput, match="n\ufffdm"):
+        render(tmp_path, dataset_of("csv", {"id": "varchar", "n": "varchar"}), ("a", b"id,n\xffm\na,1\n"))
+
+
 @pytest.mark.parametrize(
     ("format_", "name", "content", "message"),
     [

@@ -81,7 +81,7 @@ REFUSED = (
     ),
     *(
         Refused(f"private member {member}", RSA | {member: "AAAA"}, "private")
-        for member in ("d", "p", "q", "dp", "oth")
+        for member in ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
     ),
     *(Refused(f"use {use!r}", P256 | {"use": use}, "use") for use in ("enc", "tls", "", "SIG", None, ["sig"], 1)),
     *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -152,6 +153,23 @@ def test_pauses_between_batches_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [f"a{number}" for number in range(100)]
     assert next(storage.get_items("flight-delays#B6", asked)) == (asked, {})
     assert pauses == [0.025, 0.05, 0.1, 0.2]
+
+
+def test_keys_that_stay_unprocessed_end_without_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After four seconds, whatever the clock shows at the start."""
+    now = [1000.0]
+    monkeypatch.setattr("serve.storage.draw", lambda: 1.0)
+    monkeypatch.setattr("serve.storage.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def throttle(_: str, payload: bytes) -> bytes:
+        return json.dumps({"Responses": {"table": []}, "UnprocessedKeys": json.loads(payload)["RequestItems"]}).encode()
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(StorageUnavailable, match="UnprocessedKeys"):
+        next(Storage(throttle, "table", sleep=sleep).get_items("flight-delays#B6", ["a", "b"]))
+    assert 1003 <= now[0] < 1004
 
 
 def test_keys_that_stay_unprocessed_are_a_503() -> None:
