@@ -115,12 +115,14 @@ HINTS = [
     ("{'id':'a'}", "the line is not JSON"),
     ('{"id":"a","ID":"b","Other":1}', None),
     ('{"id":"a","v":{"w":{"Xx":1,"y":2}}}', None),
+    ('{"id":"a","v":{"\u00c4":1}}', "member 'v.Ä' is 'v.ä' in the contract: case matters"),
+    (r'{"id":"a","v":{"\u00c4":1}}', "member 'v.Ä' is 'v.ä' in the contract: case matters"),
 ]
 
 
 def test_a_name_in_another_case_is_named(tmp_path: Path) -> None:
     """It would be read as null; the reject has the name in the contract."""
-    dataset = dataset_of("jsonl", {"id": "varchar", "v": "struct(w struct(Xx integer))"})
+    dataset = dataset_of("jsonl", {"id": "varchar", "v": "struct(w struct(Xx integer), ä integer)"})
     rows = render(tmp_path, dataset, ("a", "\n".join(line for line, _ in HINTS).encode()))
     assert [row["detail"] for row in rows] == [hint for _, hint in HINTS]
 

@@ -240,6 +240,7 @@ def test_a_caller_that_has_it_gets_304(form: str) -> None:
     for coding in ("gzip", "identity"):
         path = "/v1/flight-delays/zip"
         full = app.call(path, TOKEN, form=form, accept_encoding=coding)
+        assert full.headers["content-type"] == "application/json"
         again = app.call(path, TOKEN, form=form, accept_encoding=coding, if_none_match=full.headers["etag"])
         assert (again.status, again.body) == (304, b"")
         for name in ("etag", "cache-control", "vary"):

@@ -1,6 +1,7 @@
 """The pool for many concurrent requests, against a server that misbehaves."""
 
 import socket
+import struct
 import threading
 import time
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
 from wire.sigv4 import Credentials
+from wire.slot import Slot
 from wire.transport import Transport
 
 KEYS = Credentials("AKIDEXAMPLE", "secret")
@@ -533,3 +535,17 @@ def test_nothing_is_reported_to_the_next_user() -> None:
     assert [handle for handle, _ in transport.wait(0.0)] == []
     handle = transport.send(TARGET, b"2")
     assert list(collect(transport, 1)) == [handle]
+
+
+def test_a_connection_that_was_reset_is_not_quiet() -> None:
+    """It is not used again, and the reset is no error of the next request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = socket.create_connection(listener.getsockname())
+        peer, address = listener.accept()
+    with connection:
+        connection.settimeout(0)
+        slot = Slot(connection, (socket.AF_INET, address), 0.0)
+        assert slot.is_quiet()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        assert not slot.is_quiet()
