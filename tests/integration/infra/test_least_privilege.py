@@ -83,7 +83,9 @@ ASKED_BY_AWS: dict[tuple[str, str], list[str]] = {
         "ReportRuns", "ReportItems",
     )},
     ("KeepDeadLetters", "sqs:SendMessage"): [f"arn:aws:sqs:{HERE}:{{NotifyDeadLetters}}"],
-    # The journey below has no key store on S3.
+    # The journey below has no run that is too large for one Lambda.
+    ("StartJob", "glue:StartJobRun"): [f"arn:aws:glue:{HERE}:job/asked-job"],
+    # It has no key store on S3.
     ("ReadSigningKeysOnS3", "s3:GetObject"): ["arn:aws:s3:::asked-keys/jwks.json"],
     ("ListSigningKeysOnS3", "s3:ListBucket"): ["arn:aws:s3:::asked-keys"],
 }  # fmt: skip
@@ -239,6 +241,7 @@ def asked(stand_in: tuple[Any, str]) -> Deployed:
         "SyntheticSecret": "larder/dev/synthetic",
         "EventBus": "own",
         "ItemEvents": "true",
+        "JobWorkers": "2",
     }
     stand_in[0]("s3").create_bucket(Bucket="asked-discovery")
     return deploy_larder(*stand_in, "asked", parameters=parameters)
@@ -333,14 +336,14 @@ def test_each_action_of_the_side_functions_is_needed(
 
 def test_whole_demo_works_with_enforced_roles(monkeypatch: pytest.MonkeyPatch) -> None:
     """`python3 dev.py demo --once` with `AUTH=true`: real flights, from the model to the responses."""
-    monkeypatch.setattr(site, "run_ministack", enforcing)
+    monkeypatch.setattr("infra.local.stand_in.run_ministack", enforcing)
     assert demo.main(["--once"]) == 0
 
 
 def test_demo_fails_without_a_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     """IAM is enforced in the demo, too: without one action of serve it fails."""
     lacking = without(read_template(), "ServeRole", "ReadItems", "dynamodb:GetItem")
-    monkeypatch.setattr(site, "run_ministack", enforcing)
+    monkeypatch.setattr("infra.local.stand_in.run_ministack", enforcing)
     monkeypatch.setattr(site, "deploy", functools.partial(deploy, template=lacking))
     assert demo.main(["--once"]) == 1
 
