@@ -363,3 +363,9 @@ def test_a_body_ends_with_its_declared_length() -> None:
     request = scope(b"/", "POST", headers=[(b"content-length", b"4")])
     found = asyncio.run(send(build(), request, receive=receive))
     assert (b64decode(found.json["body"]), len(asked)) == (b"abcd", 1)
+
+
+def test_an_empty_part_is_not_the_end_of_a_chunked_body() -> None:
+    """Its end is not declared: only the server says it."""
+    found = ask(build(), b"/v1/a", "POST", headers=[(b"transfer-encoding", b"chunked")], parts=[b"", b"ab", b"", b"c"])
+    assert b64decode(found.json["body"]) == b"abc"
