@@ -77,6 +77,7 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
             newest[run.identity] = run
     snapshot = story.datasets[name].source.output == "snapshot"
     state: dict[Any, tuple[set[Body], float]] = {}
+    doubtful: set[Any] = set()  # items that a snapshot rejected
     for run in sorted(newest.values(), key=_when):
         put = story.find_put(run)
         assert put is not None
@@ -86,13 +87,16 @@ def fold(story: Story, name: str, runs: list[Run]) -> dict[Any, tuple[set[Body],
         least = min(put.expires_at, (run.decided_ms or 0) / 1000 + 0.5 * TTL.total_seconds())
         flags, keys = put.rejected(), put.item_keys()
         if snapshot:
-            # After fingerprints were lost, such an item is no longer found, and stays until it expires.
-            gone = {key for key in state if key not in keys and not (story.lost and len(state[key][0]) > 1)}
-            state |= {key: ({None}, state[key][1]) for key in gone}
+            for key in [key for key in state if key not in keys]:
+                # After fingerprints were lost, such an item is no longer found, and stays until it expires; also if an
+                # output names it that comes too late to write it.
+                stays = written_bodies(story, key) if story.lost and key in doubtful else set[Body]()
+                state[key] = (stays | {None}, state[key][1])
             # An item that a snapshot rejects keeps its previous body until it expires. Which one, if an older snapshot
             # comes later or fingerprints were lost, is not promised.
             for key in {key for key, flag in zip(keys, flags, strict=True) if flag and key[1] is not None}:
                 state[key] = (written_bodies(story, key) | {None}, put.expires_at)
+                doubtful.add(key)
         for key, row, flag in zip(keys, put.rows, flags, strict=True):
             if not flag:
                 state[key] = ({story.render(run, row[2])}, least)
