@@ -147,7 +147,7 @@ def test_backfill_is_executed_by_the_deployed_function(larder: Deployed, shell: 
 
 def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
     """While enrich is stopped, no output is run; afterwards consumers get the bodies from before the bad output."""
-    good, bad = parquet(3), parquet(3, delay=99.0)
+    good, bad = parquet(3), parquet(3, delay=45.0)  # which the guards of the dataset accept
     run_output(larder, object_key(1), good)
     before = larder.get("/2030-03-01.JFK.B61").body
     run_output(larder, object_key(), bad)
@@ -163,7 +163,7 @@ def test_bad_output_is_withdrawn(larder: Deployed, shell: Shell) -> None:
 
 
 def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
-    """Consumers get 500 while there is no table, then the restored items, and finally all live items."""
+    """Consumers get 503 while there is no table, then the restored items, and finally all live items."""
     run_output(larder, object_key(), parquet(6))
     shell.next(STOP)
     shell.variables["INSTANT"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -174,7 +174,7 @@ def test_table_is_restored(larder: Deployed, shell: Shell) -> None:
     assert shell.next(RESTORE) == "AVAILABLE"
     assert larder.get("/2030-03-01.JFK.B61").status == 200
     shell.next(RESTORE)
-    assert larder.get("/2030-03-01.JFK.B62").status == 500
+    assert larder.get("/2030-03-01.JFK.B62").status == 503
     shell.next(RESTORE)
     assert [larder.get(f"/2030-03-01.JFK.B6{number}").status for number in range(6)] == [200, 404] * 3
     shell.next(RESTORE)
@@ -228,7 +228,7 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
     shell.next(STOP)
     seconds = {}
     for units in (40, 8000):
-        name = larder.put(object_key(0, part=units), parquet(300, delay=float(units)))
+        name = larder.put(object_key(0, part=units), parquet(300, delay=units / 1000))  # guards accept both
         shell.variables |= {"UNITS": str(units), "OUTPUT": f"s3://{larder.stack['OutputsBucketName']}/{name}"}
         for block in read_blocks(BUDGET):
             shell.run(block)
