@@ -31,7 +31,7 @@ from infra.local.ministack import ACCOUNT as LARDER
 from infra.local.ministack import REGION
 from infra.local.stand_in import run_stand_in
 from infra.synthetic import send
-from serve.item import EXPIRES_AT, ORDER, PK, SK
+from serve.item import EXPIRES_AT, ORDER, PK, RANK, SK
 from tests.integration.infra.deployed import (
     AUDIENCE,
     DATASET,
@@ -243,7 +243,7 @@ def test_write_budget_is_kept_and_raised(larder: Deployed, shell: Shell) -> None
 def test_item_format_is_changed_without_an_error(
     site: tuple[str, dict[str, str]], larder: Deployed, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Item and list have the same bytes in all three steps, with a rollback in between."""
+    """Item and list have the same bodies in all three steps, with a rollback in between."""
     monkeypatch.setattr(bundle, "ROOT", copy := copy_sources(tmp_path / "copy"))
     shell.use(copy)
 
@@ -261,13 +261,13 @@ def test_item_format_is_changed_without_an_error(
 
     def stored() -> set[str]:
         items = larder.client("dynamodb").scan(TableName=larder.stack["TableName"])["Items"]
-        return {name for item in items for name in item} - {PK, SK, ORDER, EXPIRES_AT}
+        return {name for item in items for name in item} - {PK, SK, ORDER, EXPIRES_AT, RANK}
 
     run_output(larder, object_key(), parquet(3))
     with Consumer(larder.get, functools.partial(larder.get, "/2030-03-01.JFK.B61")) as consumer:
         deploy_step("both are read")
         deploy_step("the new one is written")
-        run_output(larder, object_key(0, part=1), parquet(1))
+        run_output(larder, object_key(0, part=1), parquet(3))
         shell.next(AGAIN)
         assert stored() == {"j"}
         deploy_step("both are read")
@@ -278,7 +278,9 @@ def test_item_format_is_changed_without_an_error(
         deploy_step("the new one alone")
         time.sleep(1)
     assert set(consumer.statuses) == {200}
-    assert len(consumer.bodies) == 2  # the item's and the list's
+    answers = [json.loads(answer) for answer in consumer.bodies]
+    bodies = [entry["body"] for answer in answers for entry in answer.get("items", [{"body": answer}])]
+    assert len({json.dumps(body) for body in bodies}) == 3
     assert stored() == {"j"}
 
 
@@ -307,7 +309,7 @@ def copy_sources(target: Path) -> Path:
     """Copy the sources of the bundles and the command line; wheels are linked."""
     target.mkdir()
     shutil.copy(ROOT / "larder", target)
-    for name in ("enrich", "serve", "wire", "infra"):
+    for name in ("enrich", "notify", "serve", "wire", "infra"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "cache").mkdir()
     (target / "cache" / "wheels").symlink_to(bundle.CACHE / "wheels")
