@@ -24,6 +24,7 @@ from infra.bundle import ROOT
 from infra.discovery import CATALOG_PATH, build_base_url, build_files
 from infra.environments import build_parameters, build_samconfig, read_environments
 from infra.local.ministack import client_env
+from infra.synthetic import send
 from infra.tools import install
 from tests.integration.infra.deployed import run_stand_in
 from tests.unit.infra.rules.storage import RETAINED
@@ -32,8 +33,7 @@ pytestmark = pytest.mark.slow
 
 DOCUMENT = read_environments(ROOT / "examples/flights/infra/environments.yaml")
 REGION = DOCUMENT["environments"]["dev"]["region"]
-# The stand-in runs the SAM transform with the template's defaults: no canary, and no API key is required.
-# test_deploy.py tests that a key is required with ApiKeys.
+# The stand-in runs the SAM transform with the template's defaults: no canary.
 LAPTOP = {"Platform": "laptop"}
 
 
@@ -61,16 +61,29 @@ class Sam:
         return {one["OutputKey"]: one["OutputValue"] for one in described["Outputs"]}
 
     def read(self, environment: str, stack: Mapping[str, str]) -> None:
-        """Read from an environment's API: refused without a token, successful with one."""
+        """Read from an environment's API, with an API key if it asks for one: 401 without a token, 200 with one."""
         url = f"{self.endpoint}/_aws/execute-api/{stack['ApiId']}/live/v1/flight-delays"
         given = DOCUMENT["environments"][environment]
         if environment not in self.issuers:
             self.issuers[environment] = open_issuer(
                 self.client("ssm"), stack["KeyStorePath"], given["issuer"], given["audience"]
             )
-        assert get(url, None).status == 401
-        answer = get(url, self.issuers[environment].sign("B6", time.time()))
-        assert (answer.status, answer.json()["items"]) == (200, [])
+        headers = {}
+        if given.get("parameters", {}).get("ApiKeys") == "required":
+            headers["x-api-key"] = self.create_api_key(stack["ApiId"])
+        token = self.issuers[environment].sign("B6", time.time())
+        assert send(url, headers, None).status == 401
+        answer = send(url, {**headers, "Authorization": f"Bearer {token}"}, None)
+        assert (answer.status, json.loads(answer.body)["items"]) == (200, [])
+
+    def create_api_key(self, api: str) -> str:
+        """Create a key in the API's usage plan, and return its value."""
+        gateway = self.client("apigateway")
+        key = gateway.create_api_key(name="somebody", enabled=True)
+        plans = gateway.get_usage_plans()["items"]
+        (plan,) = [each["id"] for each in plans if api in [stage["apiId"] for stage in each.get("apiStages", [])]]
+        gateway.create_usage_plan_key(usagePlanId=plan, keyId=key["id"], keyType="API_KEY")
+        return str(key["value"])
 
 
 @pytest.fixture(scope="module")
