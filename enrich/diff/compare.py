@@ -18,9 +18,8 @@ from enrich.diff.extract import GROUP_ROWS, Extracted, connect
 from enrich.diff.members import Kind, Member, name_columns, name_compared
 
 MEMORY_LIMIT = "256MB"
-JOINED_ROWS = (
-    4_000_000  # of one output that are joined at once: DuckDB fails if much more must spill than it has memory
-)
+# Rows of an output that are joined at once: DuckDB fails if much more must spill than it has memory.
+JOINED_ROWS = 4_000_000
 TOP_VALUES = 12  # values of a category
 MOST_VALUES = 100  # different values of a category with a PSI: names and ids have none
 _BATCH = 1 << 16  # values fetched at once

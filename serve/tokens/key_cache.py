@@ -72,8 +72,7 @@ class KeyStore:
             KeysUnavailable: they cannot be read, and the last usable set is too old or missing.
         """
         with self._lock:
-            # Another thread can have read with a clock that is a moment ahead of `now`.
-            if self._good is None or not -CLOCKS <= now - self._good_since < self._freshness.max_age:
+            if not self._is_fresh(now):
                 self._refresh(now)
             if self._good is None or now - self._good_since >= self._freshness.keep:
                 raise KeysUnavailable
@@ -84,7 +83,7 @@ class KeyStore:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            return self._good is not None and -CLOCKS <= now - self._good_since < self._freshness.max_age
+            return self._is_fresh(now)
         finally:
             self._lock.release()
 
@@ -101,6 +100,10 @@ class KeyStore:
                 self._renewed_at = now
                 self._refresh(now)
             return self.current(now)
+
+    def _is_fresh(self, now: float) -> bool:
+        # Another thread can have read with a clock that is a moment ahead of `now`.
+        return self._good is not None and -CLOCKS <= now - self._good_since < self._freshness.max_age
 
     def _refresh(self, now: float) -> None:
         if -CLOCKS <= now - self._failed_at < self._freshness.retry:

@@ -96,7 +96,7 @@ _WEAK: tuple[tuple[str, str, str], ...] = (
 _STORES: tuple[tuple[str, str, str, str], ...] = (
     ("V13 no cool-down", "serve.tokens.key_cache", "if not -CLOCKS <= now - self._renewed_at < self._freshness.cool_down:", "if True:"),
     ("V13 unknown kids never read anew", "serve.tokens.key_cache", "if not -CLOCKS <= now - self._renewed_at < self._freshness.cool_down:", "if False:"),
-    ("V13 keys for ever", "serve.tokens.key_cache", " or not -CLOCKS <= now - self._good_since < self._freshness.max_age", ""),
+    ("V13 keys for ever", "serve.tokens.key_cache", " and -CLOCKS <= now - self._good_since < self._freshness.max_age", ""),
     ("V13 the last good set for ever", "serve.tokens.key_cache", " or now - self._good_since >= self._freshness.keep", ""),
     ("V13 the last good set at once forgotten", "serve.tokens.key_cache", "        self._failed_at = now\n", "        self._failed_at = now\n        self._good = None\n"),
     ("V13 a failing source is asked at every request", "serve.tokens.key_cache", "if -CLOCKS <= now - self._failed_at < self._freshness.retry:", "if False:"),
