@@ -20,6 +20,7 @@ from serve.web.problems import Problem
 from serve.web.request import Form, find_trace
 from serve.web.respond import render_response, respond_problem
 from server.body import MAX_BODIES, Body, Receive, Room
+from server.messages import PART, Reply
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -28,11 +29,9 @@ Handle = Callable[[Any, Any], Any]
 LIVE, READY = "/livez", "/readyz"
 MAX_ANSWERS = 32 * 1024 * 1024  # bytes of all large answers that a process is sending
 ANSWER_SECONDS = 60.0  # for sending a large answer: no door waits longer
-PART = 64 * 1024  # bytes; a smaller answer is left to the buffers of the system, and is not waited for
 MAX_WAITING = 256  # requests of a process that wait for a thread; more are refused at once
 CHECK_SECONDS = 1.5  # for one look at storage
 CHECK_EVERY = 1.0  # seconds that the outcome of a look is used: any pod of the VPC can ask for it
-BOUND_SECONDS = 0.01  # between two looks at whether the server listens
 POLL_SECONDS = 0.25  # between two looks at whether the server drains
 STORAGE = "storage"  # what /readyz says; the log says more
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
@@ -47,6 +46,7 @@ class Function(NamedTuple):
         check: raises an exception if requests cannot be answered now; it looks at storage, within `CHECK_SECONDS`.
         seconds: longest time of a request, waiting for a thread included: the time-out of the Lambda function.
         is_quick: whether the handler answers an event within milliseconds, without waiting: then no thread is needed.
+            None: it never does.
         start: is called before the first request, e.g. to load models.
         stop: is called after the last request.
     """
@@ -54,22 +54,9 @@ class Function(NamedTuple):
     handle: Handle
     check: Callable[[], None]
     seconds: float
-    is_quick: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    is_quick: Callable[[Mapping[str, Any]], bool] | None = None
     start: Callable[[], None] = lambda: None
     stop: Callable[[], None] = lambda: None
-
-
-class Reply(NamedTuple):
-    """A response: status, headers as ASGI has them, body."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    data: bytes
-
-    @property
-    def held(self) -> int:
-        """Bytes that stay in memory until the client has read them: those of a large answer."""
-        return len(self.data) if len(self.data) > PART else 0
 
 
 class _Context:
@@ -93,7 +80,6 @@ class Application:
         drains: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
         log: Callable[[str], None] = lambda _: None,
-        bound: Callable[[], bool] = lambda: True,
     ) -> None:
         """Create the application; nothing is opened before `start`.
 
@@ -103,13 +89,11 @@ class Application:
             drains: a file that exists once the server is asked to end.
             report: takes the reason of a request that is refused or broken off here, for metrics.
             log: takes a line of the log.
-            bound: bounds what the system holds for connections, once the server listens; it returns whether it does.
         """
         self._function = function
         self._drains = drains
         self._report = report
         self._log = log
-        self._bound = bound
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="check")  # a busy server is still ready
         self._most = threads + MAX_WAITING
@@ -121,37 +105,38 @@ class Application:
         self._checked_at = float("-inf")
         self._logged: str | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or follow the life of the process."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+    async def start(self) -> None:
+        """Prepare the function, e.g. load models.
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        await receive()
-        try:
-            await loop.run_in_executor(self._pool, self._function.start)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the process must not accept requests
-            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-            return
-        watch = loop.create_task(self._watch())
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        watch.cancel()
-        await loop.run_in_executor(None, self._function.stop)
-        await send({"type": "lifespan.shutdown.complete"})
+        Raises:
+            Exception: it cannot answer requests.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._function.start)
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the function; call it after the last answer."""
+        self._watching.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._function.stop)
 
     async def _watch(self) -> None:
-        """Notice that the server listens, which it does right after the application has started, and that it drains."""
-        while not self._bound():
-            await asyncio.sleep(BOUND_SECONDS)
+        """Notice that the server drains."""
         while self._drains is not None and not self._is_draining:
             self._is_draining = self._drains.exists()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answer_at_once(self, scope: Scope, body: bytes) -> Reply | None:
+        """Answer a request, whose body is complete, if the function is quick; otherwise return None."""
+        if self._function.is_quick is None or self._running >= self._most:
+            return None
+        event = build_event(scope, body)
+        if not self._function.is_quick(event):
+            return None
+        context = _Context(time.monotonic() + self._function.seconds)
+        return _close(_build_reply(self._function.handle(event, context)), self._is_draining)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
         path: bytes = scope["raw_path"]
         body = Body(scope["headers"], receive, self._bodies)
         if path == LIVE.encode():
@@ -159,7 +144,7 @@ class Application:
         elif path == READY.encode():
             await self._send(send, await self._find_readiness())
         else:
-            await self._send(send, await self._handle(scope, body), is_closed=self._is_draining)
+            await self._send(send, _close(await self._handle(scope, body), self._is_draining))
         await body.discard()
 
     async def _find_readiness(self) -> Reply:
@@ -213,18 +198,16 @@ class Application:
     async def _call(self, event: dict[str, Any], context: _Context) -> dict[str, Any]:
         """Call the handler, in a thread unless it is quick: to and from a thread takes longer than a quick answer."""
         answer: dict[str, Any]
-        if self._function.is_quick(event):
+        if self._function.is_quick and self._function.is_quick(event):
             answer = self._function.handle(event, context)
         else:
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._pool, self._function.handle, event, context)
         return answer
 
-    async def _send(self, send: Send, reply: Reply, *, is_closed: bool = False) -> None:
+    async def _send(self, send: Send, reply: Reply) -> None:
         """Send an answer; a large one in parts, each once there is room for it, so that a slow client is noticed."""
         headers = list(reply.headers)
-        if is_closed:
-            headers.append((b"connection", b"close"))
         if reply.held:
             headers.append((b"content-length", str(len(reply.data)).encode()))
         try:
@@ -248,6 +231,11 @@ def _build_reply(answer: Mapping[str, Any]) -> Reply:
     body = answer["body"]
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"].items()]
     return Reply(answer["statusCode"], headers, b64decode(body) if answer.get("isBase64Encoded") else body.encode())
+
+
+def _close(reply: Reply, is_closed: bool) -> Reply:
+    """Add the header that ends the connection, if it ends."""
+    return reply._replace(headers=[*reply.headers, (b"connection", b"close")]) if is_closed else reply
 
 
 def _build_health(fault: str | None = None) -> Reply:

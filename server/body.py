@@ -90,7 +90,7 @@ class Body:
                         raise Problem("unavailable", reason="too-many-bodies", headers=headers)
                     self._taken += len(part)
                     parts.append(part)
-                    if self._taken == self._length > 0:  # granian would say so only in another, empty part
+                    if self._taken == self._length > 0:  # whatever the server says
                         self._is_over = True
         except TimeoutError:
             detail = f"the body did not arrive within {BODY_SECONDS:.0f} s"

@@ -6,7 +6,7 @@ import socket
 
 
 def check_port(host: str, port: int) -> int:
-    """Return the port, or a free one for 0. Granian shares its sockets between processes, so it notices no other owner.
+    """Return the port, or a free one for 0. The processes share it, so none of them notices another owner.
 
     Raises:
         OSError: the port is in use.

@@ -1,33 +1,28 @@
-"""Run the server: granian with its processes, the exporter of metrics, and an end that loses no request."""
+"""Run the server: its processes, the exporter of metrics, and an end that loses no request."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from server.ports import check_port
-from server.settings import DRAINS, FOLDER, FUNCTION, SCORE_SECONDS, THREADS, Settings
+from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS, Settings
 
-MAX_HEAD = 64 * 1024  # bytes of a request line and its headers
-# For the headers of a request, and for a connection without one: longer than doors keep an idle connection (60 s), so
-# that they close it and never send a request into its end.
-IDLE_SECONDS = 75
-CONNECTIONS = 16_384  # of a process
-BACKLOG = 1024
 _PREFIX = "larder-server-"
-KILL_SECONDS = int(SCORE_SECONDS) + 2  # for the requests that are being answered when the drain ends
+KILL_SECONDS = END_SECONDS + 2
+START_SECONDS = 3.0  # a process that ends sooner cannot start: the next one would not either
+_FLAGS = ("-P",) if sys.flags.safe_path else ()
 
 
 def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) -> int:
@@ -36,11 +31,7 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
     Raises:
         OSError: a port is in use.
     """
-    from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
-
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads: `sigwait` alone takes them
     port = check_port(host, port)
     folder, lock = create_folder(Path(tempfile.gettempdir()))
     os.environ |= {
@@ -50,61 +41,79 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
         "PROMETHEUS_MULTIPROC_DIR": str(folder),
     }
     _raise_files()
-    multiprocessing.set_start_method("spawn")  # the exporter's threads must not be forked
-    server: Any = Granian(  # some of its methods have no annotations
-        "server.worker:create",
-        host,
-        port,
-        interface=Interfaces.ASGI,
-        factory=True,
-        workers=settings.processes,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000, max_buffer_size=MAX_HEAD),
-        websockets=False,
-        backlog=BACKLOG,
-        backpressure=CONNECTIONS,
-        log_level=LogLevels.warning,
-        log_dictconfig=_LOGGING,
-        respawn_failed_workers=True,
-        workers_kill_timeout=KILL_SECONDS,
-    )
-
-    interrupt: Callable[[], None] = server.signal_handler_interrupt
-
-    def end(signum: int, _frame: object) -> None:
-        """On SIGTERM: say that the server drains, keep answering, and end later. SIGINT, or a second one: end now."""
-        drains = folder / DRAINS
-        if signum == signal.SIGINT or drains.exists() or not settings.drain_seconds:
-            interrupt()
-            return
-        try:
-            drains.touch()
-        except OSError:  # a full disk: nobody would know that the server drains
-            interrupt()
-            return
-        timer = threading.Timer(settings.drain_seconds, interrupt)
-        timer.daemon = True
-        timer.start()
-
-    exporters: list[Any] = []
-
-    def start() -> None:
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, end)
-        exporters.append(_export(host, metrics_port))
-        ports = {"event": "listening", "function": name, "host": host, "port": port}
-        ports["metrics_port"] = exporters[0].server_port
-        print(json.dumps({"level": "INFO", **ports}), file=sys.stderr, flush=True)  # noqa: T201
-
-    server.on_startup(start)
+    exporter = None
+    workers = Workers([sys.executable, *_FLAGS, "-m", "server.worker", host, str(port)], settings.processes)
     try:
-        server.serve()
+        exporter = _export(host, metrics_port)
+        ports = {"event": "listening", "function": name, "host": host, "port": port}
+        ports["metrics_port"] = exporter.server_port
+        print(json.dumps({"level": "INFO", **ports}), file=sys.stderr, flush=True)  # noqa: T201
+        return _wait(workers, folder / DRAINS, settings.drain_seconds)
     finally:
-        for exporter in exporters:
+        workers.end()
+        if exporter:
             exporter.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _wait(workers: Workers, drains: Path, drain_seconds: int) -> int:
+    """Return the exit status once the server must end: 1 if a process cannot be replaced.
+
+    On SIGTERM, say first that it drains, and keep answering for some seconds; SIGINT, or a second SIGTERM, ends it at
+    once.
+    """
+    while (one := signal.sigwait(SIGNALS)) != signal.SIGINT:
+        if one == signal.SIGCHLD:
+            if not workers.replace():
+                return 1
+        elif one == signal.SIGALRM or drains.exists() or not drain_seconds:
+            break
+        else:
+            try:
+                drains.touch()
+            except OSError:  # a full disk: nobody would know that the server drains
+                break
+            signal.setitimer(signal.ITIMER_REAL, drain_seconds)
     return 0
+
+
+class Workers:
+    """The processes that answer requests."""
+
+    def __init__(self, command: list[str], number: int) -> None:
+        """Start them."""
+        self._command = command
+        self._processes = [self._start() for _ in range(number)]
+
+    def _start(self) -> tuple[float, subprocess.Popen[bytes]]:
+        # The end of the pipe says that this process is gone.
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - of this program's own words
+        return time.monotonic(), process
+
+    def replace(self) -> bool:
+        """Replace those that have ended; return False if one ended within seconds of its start."""
+        for place, (started, process) in enumerate(self._processes):
+            if process.poll() is None:
+                continue
+            line = {"level": "ERROR", "event": "server", "message": f"a process ended with {process.returncode}"}
+            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+            if time.monotonic() - started < START_SECONDS:
+                return False
+            self._processes[place] = self._start()
+        return True
+
+    def end(self) -> None:
+        """End all, within the time of the longest request."""
+        for _, process in self._processes:
+            process.terminate()
+        ends = time.monotonic() + KILL_SECONDS
+        for _, process in self._processes:
+            try:
+                process.wait(max(0.0, ends - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def create_folder(place: Path) -> tuple[Path, int]:
@@ -147,12 +156,3 @@ def _raise_files() -> None:
     """Allow as many open files as the system does: each connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-_LOGGING = {  # granian's own messages go to standard error, as JSON
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"format": '{"level": "%(levelname)s", "event": "server", "message": "%(message)s"}'}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
-    "loggers": {"_granian": {"handlers": ["stderr"], "propagate": False}},
-}

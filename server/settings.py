@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from typing import NamedTuple
 FUNCTION, FOLDER, THREADS = "LARDER_SERVER_FUNCTION", "LARDER_SERVER_FOLDER", "LARDER_THREADS"
 # Time-outs of the two functions in infra/template.yaml, which a test compares.
 SERVE_SECONDS, SCORE_SECONDS = 10.0, 20.0
+END_SECONDS = SCORE_SECONDS + 2  # for the requests that are being answered when the drain ends
+# What the main process waits for. Processes inherit that they are blocked.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)
 DRAINS = "drains"  # a file of the folder that exists once the server is asked to end
 
 

@@ -1,17 +1,23 @@
-"""One process of the server: granian imports `create` and calls it in each of them."""
+"""One process of the server: `python -m server.worker HOST PORT`, started by `server.run`, which also ends it.
+
+Its standard input is a pipe whose end says that the main process is gone.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from server.app import Application
+from server.connection import HttpServer, open_socket
 from server.functions import OPEN
-from server.listener import bound_connections
 from server.logs import LogWriter
-from server.settings import DRAINS, FOLDER, FUNCTION, THREADS
+from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS
 
 VALUES_BYTES = 512 * 1024  # of each file of values: a thousand series of each kind
 
@@ -43,8 +49,40 @@ def create() -> Application:
         drains=Path(os.environ[FOLDER]) / DRAINS,
         report=metrics.count_refused,
         log=log.write,
-        bound=bound_connections,
     )
+
+
+async def serve(application: Application, host: str, port: int) -> None:
+    """Answer requests until SIGTERM or SIGINT, or until the main process is gone, and those that have come by then.
+
+    Raises:
+        Exception: the function cannot start, or the port is in use.
+    """
+    loop, end = asyncio.get_running_loop(), asyncio.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, end.set)
+    loop.add_reader(sys.stdin.fileno(), end.set)
+    await application.start()
+    server = HttpServer(application)
+    await server.listen(open_socket(host, port))
+    gc.collect()
+    gc.freeze()  # modules and models live as long as the process
+    await end.wait()
+    loop.remove_reader(sys.stdin.fileno())
+    await server.close(END_SECONDS)
+    await application.stop()
+
+
+def main(host: str, port: int) -> int:
+    """Run the process; return its exit status."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the main process has them blocked
+    try:
+        asyncio.run(serve(create(), host, port))
+    except Exception as error:  # noqa: BLE001 - whatever it is, this process cannot answer requests
+        line = {"level": "ERROR", "event": "server", "message": f"{type(error).__name__}: {error}"}
+        print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+        return 1
+    return 0
 
 
 def reserve_values(folder: Path, pid: int) -> None:
@@ -64,3 +102,7 @@ def reserve_values(folder: Path, pid: int) -> None:
         for file in files:
             file.unlink(missing_ok=True)  # the exporter cannot read a part of one
         raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

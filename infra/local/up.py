@@ -222,7 +222,7 @@ class _Running:
         self.datasets = datasets
         replace_variables(variables)
         self.shown.clear()  # a changed API can have another address
-        self.server.application = LaptopApp(self._build_handler(variables))
+        self.server.replace(LaptopApp(self._build_handler(variables)))
         remedy = "stored items change with the next run of their output: ./larder refresh NAME"
         _say(f"{changed} changed: deployed {', '.join(datasets)}; {remedy}")
 

@@ -101,7 +101,7 @@ def _serve(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         env = {**env, **read_variables()}
         print(f"larder serve: using the stack on this machine, at {env['AWS_ENDPOINT_URL']}", file=sys.stderr)  # noqa: T201
     handler = build_handler(build_dependencies(env, read_served()))
-    from serve.dev.server import open_server  # only this command needs granian
+    from serve.dev.server import open_server
 
     server = open_server(handler, options.host, options.port)
     base = f"http://{options.host}:{server.port}"

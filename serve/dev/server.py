@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-import socket
-import time
 from ipaddress import ip_address
 from threading import Event, Thread
-
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
 
 from serve.dev.docs import read_document, read_pages
 from serve.handler import Handler
 from server.app import Application, Function, Scope, Send
 from server.body import Receive
+from server.connection import Answering, HttpServer, open_socket
 from server.ports import check_port
 from server.settings import SCORE_SECONDS
 
@@ -25,6 +21,7 @@ POLICY = (
 REDIRECTS = {b"/": 307, b"/docs": 308}
 THREADS = 8
 START_SECONDS = 10.0
+END_SECONDS = 1.0  # for the requests that are being answered
 
 
 class LaptopApp:
@@ -37,6 +34,9 @@ class LaptopApp:
         document = json.dumps(read_document()).encode()
         files[b"/openapi.json"] = ("application/vnd.oai.openapi+json;version=3.0", document)
         self._files = files
+
+    def answer_at_once(self, scope: Scope, body: bytes) -> None:
+        """Answer no request without a thread."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -58,21 +58,25 @@ async def _send(send: Send, status: int, headers: dict[str, str], body: bytes) -
 
 
 class LaptopServer:
-    """A server that listens; `application` can be replaced while it does."""
+    """A server that listens, in a thread of its own."""
 
-    def __init__(self, application: LaptopApp, host: str, port: int) -> None:
-        """Listen, in a thread of its own.
+    def __init__(self, application: Answering, host: str, port: int) -> None:
+        """Listen.
 
         Raises:
             OSError: the port is in use.
         """
-        self.application = application
-        self.host, self.port = host, check_port(host, port)
+        self._socket = open_socket(host, check_port(host, port))
+        self.host, self.port = host, self._socket.getsockname()[1]
         self._is_open = Event()
-        self._thread = Thread(target=lambda: asyncio.run(self._serve()), name="server", daemon=True)
+        self._thread = Thread(target=lambda: asyncio.run(self._serve(application)), name="server", daemon=True)
         self._thread.start()
-        if not self._is_open.wait(START_SECONDS) or not self._listens():
+        if not self._is_open.wait(START_SECONDS):
             raise OSError(f"the server does not listen at {host}:{self.port} after {START_SECONDS:.0f} s")
+
+    def replace(self, application: Answering) -> None:
+        """Answer requests from now on by another application."""
+        self._server.application = application
 
     def run(self) -> None:
         """Return when the server is closed."""
@@ -82,36 +86,16 @@ class LaptopServer:
     def close(self) -> None:
         """Stop listening, and end the connections."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._server.stop)
+            self._loop.call_soon_threadsafe(self._end.set)
             self._thread.join(START_SECONDS)
 
-    async def _serve(self) -> None:
-        async def call(scope: Scope, receive: Receive, send: Send) -> None:
-            await self.application(scope, receive, send)
-
-        self._loop = asyncio.get_running_loop()
-        self._server = Server(
-            call,
-            self.host,
-            self.port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            log_enabled=False,
-        )
+    async def _serve(self, application: Answering) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._server = HttpServer(application)
+        await self._server.listen(self._socket)
         self._is_open.set()
-        await self._server.serve()
-
-    def _listens(self) -> bool:
-        ends = time.monotonic() + START_SECONDS
-        while time.monotonic() < ends and self._thread.is_alive():
-            try:
-                socket.create_connection((self.host, self.port), 1).close()
-            except OSError:
-                time.sleep(0.01)
-            else:
-                return True
-        return False
+        await self._end.wait()
+        await self._server.close(END_SECONDS)
 
 
 def open_server(handler: Handler, host: str = "127.0.0.1", port: int = 8080) -> LaptopServer:

@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from infra.translate import read_template
-from server.run import IDLE_SECONDS
+from server.connection import IDLE_SECONDS
 from tests.unit.infra.rules.template import functions
 
 Manifest = dict[str, Any]

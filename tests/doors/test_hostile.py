@@ -163,7 +163,7 @@ def count_requests(server: Running) -> dict[str, float]:
 def find_workers(server: Running) -> list[int]:
     """Return the ids of the processes that answer."""
     found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in found if b"server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def count_connections(server: Running) -> int:

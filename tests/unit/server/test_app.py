@@ -14,8 +14,9 @@ import pytest
 
 from server import app as module
 from server import body as bodies
-from server.app import PART, Application, build_event, find_id
+from server.app import Application, build_event, find_id
 from server.body import DISCARD_BYTES, MAX_BODIES, MAX_BODY
+from server.messages import PART
 from tests.unit.serve.kit import App, item, sign
 from tests.unit.server.kit import Answer, ask, build, echo, scope, send
 
@@ -109,19 +110,14 @@ def test_a_server_that_drains_answers_and_says_so(tmp_path: Path, monkeypatch: p
 
     async def run() -> tuple[Answer, Answer, Answer]:
         app = build(drains=tmp_path / "drains", stop=lambda: stopped.append(1))
-        life: asyncio.Queue[Any] = asyncio.Queue()
-        said: asyncio.Queue[Any] = asyncio.Queue()
-        task = asyncio.create_task(app({"type": "lifespan"}, life.get, said.put))
-        life.put_nowait({"type": "lifespan.startup"})
-        assert (await said.get())["type"] == "lifespan.startup.complete"
+        await app.start()
         before = await send(app, scope())
         (tmp_path / "drains").touch()
         while (await send(app, scope(b"/readyz"))).status == 200:
             await asyncio.sleep(0.01)
         found = before, await send(app, scope()), await send(app, scope(b"/readyz"))
         assert not stopped
-        life.put_nowait({"type": "lifespan.shutdown"})
-        await task
+        await app.stop()
         return found
 
     before, during, readiness = asyncio.run(run())
@@ -132,19 +128,13 @@ def test_a_server_that_drains_answers_and_says_so(tmp_path: Path, monkeypatch: p
 
 
 def test_a_function_that_cannot_start_ends_the_process() -> None:
-    """The server gets a failure with its reason."""
+    """The process gets the reason."""
 
     def start() -> None:
         raise ValueError("no models")
 
-    async def run() -> Any:
-        said: asyncio.Queue[Any] = asyncio.Queue()
-        life: asyncio.Queue[Any] = asyncio.Queue()
-        life.put_nowait({"type": "lifespan.startup"})
-        await build(start=start)({"type": "lifespan"}, life.get, said.put)
-        return await said.get()
-
-    assert asyncio.run(run()) == {"type": "lifespan.startup.failed", "message": "ValueError: no models"}
+    with pytest.raises(ValueError, match="no models"):
+        asyncio.run(build(start=start).start())
 
 
 class Client:
