@@ -21,7 +21,7 @@ from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THRE
 
 _PREFIX = "larder-server-"
 KILL_SECONDS = END_SECONDS + 2
-START_SECONDS = 3.0  # a process that ends sooner cannot start: the next one would not either
+START_SECONDS = 3.0  # one that replaced another and ends sooner cannot start: the next one would not either
 _FLAGS = ("-P",) if sys.flags.safe_path else ()
 
 
@@ -85,30 +85,30 @@ class Workers:
         """Start them."""
         self._command = command
         self._processes = [self._start() for _ in range(number)]
+        self._replaced = [float("-inf")] * number  # when
 
-    def _start(self) -> tuple[float, subprocess.Popen[bytes]]:
+    def _start(self) -> subprocess.Popen[bytes]:
         # The end of the pipe says that this process is gone.
-        process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - of this program's own words
-        return time.monotonic(), process
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - of this program's own words
 
     def replace(self) -> bool:
-        """Replace those that have ended; return False if one ended within seconds of its start."""
-        for place, (started, process) in enumerate(self._processes):
+        """Replace those that have ended; return False if one ended within seconds after it replaced another."""
+        for place, process in enumerate(self._processes):
             if process.poll() is None:
                 continue
             line = {"level": "ERROR", "event": "server", "message": f"a process ended with {process.returncode}"}
             print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
-            if time.monotonic() - started < START_SECONDS:
+            if time.monotonic() - self._replaced[place] < START_SECONDS:
                 return False
-            self._processes[place] = self._start()
+            self._processes[place], self._replaced[place] = self._start(), time.monotonic()
         return True
 
     def end(self) -> None:
         """End all, within the time of the longest request."""
-        for _, process in self._processes:
+        for process in self._processes:
             process.terminate()
         ends = time.monotonic() + KILL_SECONDS
-        for _, process in self._processes:
+        for process in self._processes:
             try:
                 process.wait(max(0.0, ends - time.monotonic()))
             except subprocess.TimeoutExpired:
