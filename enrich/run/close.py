@@ -33,9 +33,9 @@ def close_run(context: RunContext) -> None:
         nothing_written=run.kind is Kind.REMOVAL or run.born_expired,
     )
     superseded = find_superseded(context, saved)
-    state = context.lease.state  # read only now, because it changes when the lease is renewed
+    state = context.lease.state  # read only now, as the run is: merging renews the lease and saves the run
     is_snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
-    closed = replace(run, state=RunState.DONE, ended_ms=int(now * 1000), error=None)
+    closed = replace(context.run, state=RunState.DONE, ended_ms=int(now * 1000), error=None)
     context.save(
         closed,
         Delete(context.pending),

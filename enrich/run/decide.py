@@ -32,7 +32,10 @@ def decide_changes(context: RunContext) -> Decision:
         if trust is not FingerprintTrust.ALL and state.rebuilt != name_rebuild(base, table_id):
             context.save(replace(context.run, state=RunState.PENDING))
             raise TableStateUnknown(base, table_id)
-        _begin(context, table_id, None if trust is FingerprintTrust.NOTHING else base)
+        if trust is FingerprintTrust.NOTHING:  # each process compares with what the ledger says, from the first one on
+            base = None
+            trust = load_fingerprints(context, base, table_id).trust
+        _begin(context, table_id, base)
     run = context.run
     decided = (run.decided_ms or 0) / 1000
     because = context.passes.decide(
@@ -43,7 +46,8 @@ def decide_changes(context: RunContext) -> Decision:
         full=run.full or trust is not FingerprintTrust.ALL,
         snapshot=context.lease.state.snapshot,
     )
-    context.run = replace(run, because={} if run.born_expired else because)  # committed with the next checkpoint
+    # Committed with the next checkpoint. Deciding can have saved the run, so `run` is no longer what the ledger has.
+    context.run = replace(context.run, because={} if run.born_expired else because)
     return Decision(table_id, _choose_removals(context, decided))
 
 

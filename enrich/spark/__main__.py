@@ -36,12 +36,9 @@ from pyspark.sql import SparkSession
 
 from enrich.aws import open_services
 from enrich.cli.exit_codes import DONE, FAILED
-from enrich.errors import LeaseLost, Stopped
-from enrich.intake.worker import run_pending
-from enrich.ledger.run_state import EngineKind, RunState
-from enrich.log import log_line, log_run
+from enrich.intake.job import run_job
+from enrich.ledger.run_state import EngineKind
 from enrich.read.pieces import PIECE_BYTES
-from enrich.services import Services
 from enrich.spark.code import unpack
 from enrich.spark.scheduler import SparkScheduler
 
@@ -70,34 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scheduler=scheduler,
             engine=EngineKind(options.engine) if options.engine else None,
         )
-        return _run(services, options.dataset)
+        return DONE if run_job(services, options.dataset) else FAILED
     finally:
         spark.stop()
-
-
-def _run(services: Services, dataset: str) -> int:
-    if dataset not in services.datasets:
-        log_line(services.settings, "job failed", level="error", detail=f"there is no dataset {dataset!r} in datasets/")
-        return FAILED
-    _wait_for_lease(services, dataset)
-    exit_code = DONE
-    try:
-        for run in run_pending(services, dataset):
-            log_run(services.settings, run)
-            if run.state is RunState.FAILED:
-                exit_code = FAILED
-    except (Stopped, LeaseLost) as error:
-        log_line(services.settings, "job stopped", level="error", dataset=dataset, detail=str(error))
-        return FAILED
-    return exit_code
-
-
-def _wait_for_lease(services: Services, dataset: str) -> None:
-    """Wait for the lease of a holder that has died, e.g. the job before this one; a living holder renews it."""
-    state = services.ledger.get_state(dataset)
-    left = state.lease_until_ms / 1000 - services.clock.now()
-    if state.lease_owner is not None and left > 0:
-        services.clock.sleep(left + 1)
 
 
 if __name__ == "__main__":

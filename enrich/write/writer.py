@@ -148,6 +148,12 @@ class Writer:
         while self._in_flight:
             self._receive(MAX_WAIT_SECONDS)
 
+    def rest(self) -> None:
+        """Wait until what was sent is within the budget. Call this where a writer with a budget of its own follows."""
+        self.settle()
+        while self._limiter.fixed and (seconds := self._limiter.delay(self._clock())):
+            self._transport.wait(seconds)
+
     def _has_room(self, now: float) -> bool:
         return self._may_send(now) and len(self._waiting) < MAX_WAITING and not self._is_due(now)
 

@@ -52,6 +52,8 @@ def describe_change(rows: Mapping[tuple[str, str], Any], action: Any) -> Iterato
 def describe_message(body: str) -> str:
     """Describe a message: what it requests."""
     message = json.loads(body)
+    if message.get("source") == "aws.glue":
+        return "the event that a job has died"
     if "detail" in message:
         return f"an event of {message['detail']['object']['key']}"
     return f"a message {body}"

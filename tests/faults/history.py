@@ -39,6 +39,7 @@ from tests.doubles.services import ModelAthena, ModelBus, ModelDynamo, ModelS3, 
 from tests.doubles.table import Applied, Items, ModelTransport
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
+from tests.faults.jobs import BUGS, SHARE, Jobs, Meter, modelled_pieces
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, SHIFTED, TTL, Put, write_output, write_rows
@@ -54,7 +55,6 @@ MOST_PUTS = 200  # where a bug keeps a run open, each rewriting of it would brin
 RANKS = (None, "n", "n desc")
 MEMORY = "/dev/shm"  # where there is one, scratch files cost no disk
 _INVOCATIONS = itertools.count(1)
-BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world causes these
 
 
 @dataclass
@@ -84,13 +84,14 @@ class Story:
     repeated: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
+    jobs: Jobs | None = None  # None: each run is executed by the Lambda
 
     # records of the ledger by key: the row that was read, and its record
     _records: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
 
-    def open_transport(self, owner: str, timeout: float) -> ModelTransport:
+    def open_transport(self, owner: str, timeout: float, meter: Meter | None = None) -> ModelTransport:
         """Open a transport to the table of items, and record whose it is."""
-        watch = partial(_watch, self, owner)
+        watch = partial(_watch, self, owner, meter)
         transport = ModelTransport(self.world, self.items, timeout, watch, partial(_write_behind_a_late_write, self))
         self.transports.setdefault(owner, []).append(transport)
         return transport
@@ -180,7 +181,7 @@ def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
         modelled(),
         mock.patch("enrich.intake.recovery.RUNS_AT_ONCE", at_once),
     ):
-        story = _build(seed, Path(directory), notes)
+        story = build_story(seed, Path(directory), notes)
         _plan(story)
         story.world.run(until=START + 3 * DAY)
         _settle(story, START + 3 * DAY)
@@ -213,8 +214,9 @@ def modelled() -> Iterator[None]:
         stack.enter_context(mock.patch("enrich.run.context.Engine", model_engine.ModelEngine))
         stack.enter_context(mock.patch("enrich.run.context.read_chunks", model_engine.read_chunks))
         stack.enter_context(mock.patch("enrich.delta.changes.duckdb.connect", shared_duckdb.Connection))
-        stack.enter_context(mock.patch("enrich.delta.buckets.ROWS", buckets.ROWS))  # `_build` sets others
+        stack.enter_context(mock.patch("enrich.delta.buckets.ROWS", buckets.ROWS))  # `build_story` sets others
         stack.enter_context(mock.patch("enrich.log.print", _silent, create=True))
+        stack.enter_context(modelled_pieces())
         yield
 
 
@@ -222,7 +224,8 @@ def _silent(*_: Any, **__: Any) -> None:
     """Print nothing and record nothing, which a mock would do."""
 
 
-def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
+def build_story(seed: int, directory: Path, notes: list[Note] | None) -> Story:
+    """Build the world of a history, in which nothing is planned yet."""
     random = Random(f"story {seed}")
     harsh = random.choice([0.0, 0.3, 1.0, 1.0, 2.5])
     chances = Chances(
@@ -262,6 +265,9 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     # a dozen rows are one, two or four buckets; releases may differ in how many
     releases = Random(f"buckets {seed}")
     rows_per_bucket = releases.choice([[500_000], [500_000], [5], [3], [500_000, 6, 3]])
+    if (pieces := Random(f"pieces {seed}")).random() < SHARE:
+        story.jobs = Jobs(story, pieces)
+        rows_per_bucket = rows_per_bucket[:1]  # all processes of a job have the same release
 
     def services(owner: str, deadline: float | None) -> Services:
         buckets.ROWS = releases.choice(rows_per_bucket)
@@ -282,6 +288,7 @@ def _build(seed: int, directory: Path, notes: list[Note] | None) -> Story:
             progress=Busy(),
             checkpoint_seconds=random.choice([0.0, 2.0, 30.0]),
             bus=Bus(cast(Any, bus)) if bus else None,
+            **(story.jobs.options() if story.jobs else {}),
         )
 
     story.services = services
@@ -328,7 +335,9 @@ def _guard(dataset: Dataset, seed: int) -> Dataset:
     return replace(dataset, guards=GUARDS) if guarded else dataset
 
 
-def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: bool, event: str) -> None:
+def _watch(
+    story: Story, sender: str, meter: Meter | None, items: list[dict[str, Any]], conditional: bool, event: str
+) -> None:
     """Check that only the holder of a dataset writes to it, and that its writes land before another can hold it.
 
     No write without a condition lands once a newer run of its dataset may have begun to write.
@@ -336,7 +345,11 @@ def _watch(story: Story, sender: str, items: list[dict[str, Any]], conditional: 
     (name,) = {item["pk"]["S"].partition("#")[0] for item in items}
     (order,) = {item[ORDER]["S"] for item in items}
     state, now = story.state(name), story.world.time
-    if state.lease_owner != sender and (event == "sent" or state.lease_owner != QUIET_PERIOD_OWNER):
+    if meter is not None and event == "sent":
+        meter.count(now, len(items))
+    # an attempt of a task that its driver has left goes on until its horizon, which the quiet period outlasts
+    may_be_quiet = event == "landed" or meter is not None
+    if state.lease_owner != sender and not (may_be_quiet and state.lease_owner == QUIET_PERIOD_OWNER):
         story.world.fail(f"{sender} {event} a write of {order} while {state.lease_owner} held {name}")
     if now > state.lease_until_ms / 1000:
         story.world.fail(f"{sender} {event} a write of {order} {now - state.lease_until_ms / 1000} s after its lease")
@@ -389,7 +402,7 @@ def _plan(story: Story) -> None:
         world.at(START + decides.uniform(0.1, 2.9) * DAY, lambda: _decide_held(story, decides))
     if (own := Random(f"rerank {story.seed}")).random() < 0.3:
         world.at(START + own.uniform(0.3, 2.5) * DAY, partial(_rerank, story, own))
-    world.at(START, lambda: _poll(story, random))
+    world.at(START, lambda: poll(story, random))
 
 
 def _rerank(story: Story, random: Random) -> None:
@@ -460,7 +473,7 @@ def _put(story: Story, random: Random, over: Put | None = None, *, at_once: bool
             story.queue.deliver(event, delay=0 if at_once else random.choice([0, 5, 60, 0.7 * DAY]) * random.random())
 
 
-def _poll(story: Story, random: Random) -> None:
+def poll(story: Story, random: Random) -> None:
     """Let the event source mapping poll the queue regularly, for ever."""
     while sent := story.queue.receive():
         _invoke(story, sent, random.choice([60.0, 60.0, 120.0, 900.0]))
@@ -468,7 +481,7 @@ def _poll(story: Story, random: Random) -> None:
             break
     due = [sent.visible_at for sent in story.queue.messages]
     pause = max(1.0, min([*due, story.world.time + 600]) - story.world.time)
-    story.world.at(story.world.time + pause, lambda: _poll(story, random))
+    story.world.at(story.world.time + pause, lambda: poll(story, random))
 
 
 def _invoke(story: Story, sent: Sent, lasts: float) -> None:
@@ -505,7 +518,7 @@ def _look_who_waits(story: Story) -> None:
     """Check that the last invocation leaves nothing pending, unless a message is still to be processed."""
     coming = any(sent.receives or sent.visible_at <= story.world.time for sent in story.queue.messages)
     given_up = story.given_up > 0 or not all(sent.refused for sent in story.queue.dead)
-    if coming or given_up or len(story.world.acting) > 1:
+    if coming or given_up or len(story.world.acting) > 1 or story.jobs:  # who waits for a job waits for a sweep
         return
     for name in story.datasets:
         for number in story.pending(name):
@@ -631,6 +644,8 @@ def _settle(story: Story, since: float) -> None:
     """End the faults, and sweep until nothing is pending."""
     story.world.note("from now on nothing fails; sweeps until nothing is pending")
     story.world.chances = Chances(switch=0.05)
+    if story.jobs:
+        story.jobs.settle()
     if story.bus:
         story.bus.down, story.bus.refuses = (), 0.0
     for n in range(1, 40):

@@ -15,6 +15,7 @@ from enrich.dataset.compiler import name_measured
 from enrich.dataset.definition import Dataset
 from enrich.dataset.inputs import build_basis
 from enrich.read.chunks import BadOutput
+from enrich.read.pieces import Range
 from serve.item import PREDICTION_ID, build_pk
 
 CHUNK_ROWS = 4
@@ -47,18 +48,43 @@ def read_chunks(
     parts: Sequence[Any], source: Any, *, open_part: Any, start_row: int = 0
 ) -> Iterator[tuple[int, Chunk]]:
     """Read rows of JSON, in chunks."""
-    rows: list[Any] = []
-    for part in parts:
-        with open_part(part) as file:
-            content = file.read()
-        if content == b"corrupt":
-            raise BadOutput(f"{part.name} is corrupt")
-        if source.format == "rejects":
-            rows += [json.loads(line)["prediction"] for line in content.splitlines()]
-        else:
-            rows += json.loads(content) if content else []
+    rows = [row for part in parts for row in _read_part(part, source, open_part)]
     for first in range(start_row, len(rows), CHUNK_ROWS):
         yield first, Chunk(rows[first : first + CHUNK_ROWS])
+
+
+def _read_part(part: Any, source: Any, open_part: Any) -> list[Any]:
+    with open_part(part) as file:
+        content = file.read()
+    if content == b"corrupt":
+        raise BadOutput(f"{part.name} is corrupt")
+    if source.format == "rejects":
+        return [json.loads(line)["prediction"] for line in content.splitlines()]
+    return json.loads(content) if content else []
+
+
+def cut_output(parts: Sequence[Any], source: Any, *, open_part: Any, piece_bytes: int) -> list[tuple[Range, ...]]:
+    """Cut each part after every `piece_bytes` rows, and let some pieces have the end of one part and the next."""
+    pieces: list[tuple[Range, ...]] = []
+    held: list[Range] = []
+    for number, part in enumerate(parts):
+        rows = len(_read_part(part, source, open_part))
+        cuts = range(piece_bytes, rows, piece_bytes)
+        ranges = [Range(number, first, end) for first, end in zip([0, *cuts], [*cuts, None], strict=True)]
+        pieces += [tuple(held + ranges[:1]), *((each,) for each in ranges[1:-1])] if cuts else []
+        held = [*([] if cuts else held), ranges[-1]]
+    return [*pieces, tuple(held)] if held else pieces
+
+
+def read_piece(
+    parts: Sequence[Any], source: Any, piece: Sequence[Range], *, open_part: Any
+) -> Iterator[tuple[Range, int, Chunk]]:
+    """Read the rows of a piece in chunks."""
+    for each in piece:
+        rows = _read_part(parts[each.part], source, open_part)
+        end = len(rows) if each.end_row is None else each.end_row
+        for first in range(each.first_row, end, CHUNK_ROWS):
+            yield each, first, Chunk(rows[first : min(end, first + CHUNK_ROWS)])
 
 
 class ModelEngine:

@@ -118,7 +118,7 @@ class World:
 
     def sleep(self, seconds: float) -> None:
         """Let the actor wait."""
-        actor = self._actor()
+        actor = self.actor
         actor.wake_at = self.time + seconds
         self._yield(actor)
         self._check_alive(actor)
@@ -127,7 +127,7 @@ class World:
 
     def call(self, name: str, do: Callable[[], T]) -> T:
         """Let an actor make a call, with all faults that such a call can have."""
-        actor = self._actor()
+        actor = self.actor
         self.calls += 1
         self.time += self.random.expovariate(self.chances.calls_per_second)
         if self.random.random() < self.chances.switch:
@@ -154,7 +154,7 @@ class World:
         if self.random.random() < self.chances.stall:
             seconds = self.random.uniform(1, self.random.choice([20, 300]))
             self.note("%s stalls for %.0f s", name, seconds)
-            self._actor().stalled += seconds
+            self.actor.stalled += seconds
             self.sleep(seconds)
 
     def kill(self, actor: Actor) -> None:
@@ -174,7 +174,9 @@ class World:
                 self.note("is ended: its time is up")
             self.kill(actor)
 
-    def _actor(self) -> Actor:
+    @property
+    def actor(self) -> Actor:
+        """Return who acts now."""
         assert self.current is not None
         return self.current
 

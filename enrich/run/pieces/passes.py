@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any, Unpack
 
 import orjson
+from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.delta.buckets import Bucket, count_bits, divide
 from enrich.delta.changes import UNCHANGED, WRITE, Withdrawn
@@ -286,13 +287,16 @@ class PiecePasses:
         from the lease, and the lease ends later.
         """
         context, lease = self._context, self._context.lease
-        quiet_at, lease.quiet_at = lease.quiet_at, lease.state.lease_until_ms / 1000  # also if S3 does not answer now
+        quiet_at, lease.quiet_at = lease.quiet_at, lease.state.lease_until_ms / 1000
         folder = name_attempts(lease.owner)
-        names = context.work.list(folder)
-        began = {name.removesuffix(".began") for name in names if name.endswith(".began")}
-        ended = {name.removesuffix(".ended") for name in names if name.endswith(".ended")}
-        for name in ended:
-            quiet_at = max(quiet_at, orjson.loads(context.read_work(f"{name}.ended"))["quiet_at"])
+        try:
+            names = context.work.list(folder)
+            began = {name.removesuffix(".began") for name in names if name.endswith(".began")}
+            ended = {name.removesuffix(".ended") for name in names if name.endswith(".ended")}
+            for name in ended:
+                quiet_at = max(quiet_at, orjson.loads(context.read_work(f"{name}.ended"))["quiet_at"])
+        except (ClientError, BotoCoreError):
+            return  # the run can be closed already, so this is no reason to stop it
         if began <= ended:
             lease.quiet_at = quiet_at
 

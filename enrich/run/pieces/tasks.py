@@ -123,6 +123,18 @@ def _recorded(context: RunContext, task: Task, lease: WatchedLease) -> Iterator[
         context.write_work(f"{name}.ended", orjson.dumps({"quiet_at": lease.quiet_at}))
 
 
+@contextmanager
+def _within_budget(context: RunContext) -> Iterator[None]:
+    """Stay until what was sent is within this task's share of the budget: the slot's next task has a share of its own.
+
+    Without this, each of many small tasks could send a request at once.
+    """
+    try:
+        yield
+    finally:
+        context.writer.rest()
+
+
 def name_attempts(owner: str) -> str:
     """Return the folder of the attempts under one driver."""
     return f"{ATTEMPTS}{owner.replace('/', '-')}/"
@@ -238,9 +250,10 @@ def write(context: RunContext, task: Task) -> dict[str, Any]:
     """Write the items of a piece that changed, and its rejects."""
     context.row_decisions = PieceDecisions(context, task.data)
     writer, first_row = _PieceWriter(context), task.data["first_row"]
-    for row, chunk in _read(context, task):
-        writer.write_chunk(first_row + row, chunk.num_rows, provide(chunk))
-    return writer.finish()
+    with _within_budget(context):
+        for row, chunk in _read(context, task):
+            writer.write_chunk(first_row + row, chunk.num_rows, provide(chunk))
+        return writer.finish()
 
 
 def keep_rejects(context: RunContext, task: Task) -> dict[str, Any]:
@@ -333,12 +346,13 @@ def remove(context: RunContext, task: Task) -> dict[str, Any]:
     rows = _adopt_removals(delta, task.data)
     first = sum(count for each, count in rows.items() if each < bucket)
     end, slices = first + rows[bucket], SliceWriter(context)
-    while first < end:
-        removals = delta.removals(first, min(end, first + REMOVAL_ROWS) - 1)
-        for _ in slices.put(build_tombstones(context, removals), 0, task.data["removed_until"]):
-            context.step()
-        first += removals.num_rows
-    written = context.writer.flush()
+    with _within_budget(context):
+        while first < end:
+            removals = delta.removals(first, min(end, first + REMOVAL_ROWS) - 1)
+            for _ in slices.put(build_tombstones(context, removals), 0, task.data["removed_until"]):
+                context.step()
+            first += removals.num_rows
+        written = context.writer.flush()
     return {"removed": written.written, "units": written.units, "outlived": written.superseded_rows}
 
 

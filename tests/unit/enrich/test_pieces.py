@@ -14,12 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset
+from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
 from enrich.services import Services
 from tests.doubles.task_scheduler import TaskScheduler
-from tests.unit.enrich.small_shop import DATASET, SmallShop
+from tests.faults.world import build_error
+from tests.unit.enrich.small_shop import DATASET as WITH_PRODUCTS
+from tests.unit.enrich.small_shop import SmallShop
 
+PRODUCTS = replace(WITH_PRODUCTS.metadata["products"], missing="null")  # it has few of the keys
+DATASET = replace(WITH_PRODUCTS, metadata={"products": PRODUCTS})
 KEYS = [("x" if n % 3 else "y", f"sku-{n}") for n in range(60)]
 
 
@@ -29,9 +34,10 @@ class PiecesShop(SmallShop):
 
     attempts: int = 1
     ran: list[Any] = field(default_factory=list)
+    checkpoint_seconds: float = 15.0
 
     def services(self) -> Services:
-        services = super().services()
+        services = replace(super().services(), checkpoint_seconds=self.checkpoint_seconds)
         scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran)
         return replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
 
@@ -100,3 +106,40 @@ def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts
             shop.run(grouped(content), day=len(OUTPUTS[case]) - day)
     assert leaves(in_pieces) == leaves(local)
     assert {task.kind for task in in_pieces.ran} >= {"check", "store_notes"}
+
+
+def test_a_run_that_is_saved_while_tasks_run_is_closed_by_its_first_driver(tmp_path: Path) -> None:
+    """Each stage goes on from what was saved last: the ledger refuses a commit over an older version of the run."""
+    _, shop = both(tmp_path, replace(DATASET, source=replace(DATASET.source, output="snapshot")))
+    shop.checkpoint_seconds = 0.0
+    for day, numbers in ((2, range(60)), (1, range(30))):
+        run = shop.run(grouped(rows(numbers)), day=day)
+        assert (run.state, run.attempts) == ("done", 1)
+
+
+def test_lost_fingerprints(tmp_path: Path) -> None:
+    """After fingerprints were lost, driver and tasks compare with the same: nothing."""
+    _, shop = both(tmp_path)
+    shop.run(grouped(rows(range(60))), day=2)
+    for at in [at for at in shop.s3.objects if at[1].startswith("fingerprints/")]:
+        del shop.s3.objects[at]
+    run = shop.run(grouped(rows(range(60), 2.0)), day=1)
+    assert [each.state for each in shop.ledger.fetch_runs("stock")] == ["done"] * 3
+    assert run.counts.written > 0
+
+
+def test_attempts_that_cannot_be_listed_do_not_reopen_a_closed_run(tmp_path: Path, monkeypatch: Any) -> None:
+    """The lease then stays quiet as long as an attempt could write."""
+    _, shop = both(tmp_path)
+    list_objects = shop.s3.list_objects_v2
+
+    def refuse(Bucket: str, Prefix: str, **more: Any) -> Any:  # noqa: N803
+        if "pieces/attempts/" in Prefix:
+            raise build_error("ListObjectsV2", "InternalError")
+        return list_objects(Bucket, Prefix, **more)
+
+    monkeypatch.setattr(shop.s3, "list_objects_v2", refuse)
+    assert shop.run(grouped(rows(range(60)))).state == "done"
+    state = shop.ledger.get_state("stock")
+    assert state.lease_owner == QUIET_PERIOD_OWNER
+    assert state.lease_until_ms / 1000 > shop.world.now()

@@ -365,3 +365,14 @@ def test_large_bodies_take_bounded_memory() -> None:
     chunk = chunk_of(30).set_column(2, "body", pa.array(bodies))
     assert write(table, chunk).written == 30
     assert max(len(payload) for *_, payload in table.sent) < 2 * 1024 * 1024
+
+
+def test_a_rest_pays_for_what_was_sent() -> None:
+    """Writers that follow one another, each with the same budget, stay within it together."""
+    table = ModelledTable(units_per_second=10_000)
+    began = table.clock()
+    for n in range(5):
+        writer = writer_to(table, budget=Budget(units_per_second=10.0))
+        assert write_all(writer, chunk_of(20, first=20 * n)).units == 20
+        writer.rest()
+    assert table.clock() - began >= 5 * 20 / 10 - 0.5
