@@ -149,8 +149,10 @@ class _Compiler:
         self.reasons = Reasons()
         self.on_checks = RowChecks("on", self.reasons)
         self.row_checks = RowChecks("value", self.reasons)
-        self.metadata_checks = {name: RowChecks(f"{name}.value", self.reasons) for name in hoisted}
-        self.fragments: dict[str, list[str]] = {name: [] for name in hoisted}
+        # in the order of the dataset: a set has another order in each process, and the SQL is among a row's inputs
+        ordered = [name for name in self.dataset.metadata if name in hoisted]
+        self.metadata_checks = {name: RowChecks(f"{name}.value", self.reasons) for name in ordered}
+        self.fragments: dict[str, list[str]] = {name: [] for name in ordered}
         self.places: dict[int, str] = {}  # reject code -> SQL of a detail that names an element
 
     def compile(self) -> Compiled:
@@ -176,8 +178,8 @@ class _Compiler:
         tables = {name: self._table(name) for name in self.dataset.metadata}
         broken = [
             (f"{identifier(f'larder.{name}.bad')} is not null", identifier(f"larder.{name}.bad"))
-            for name in self.hoisted
-            if self.metadata_checks[name].checks
+            for name, checks in self.metadata_checks.items()
+            if checks.checks
         ]
         lists = self._lists(element_checks)
         failed = [
@@ -191,7 +193,7 @@ class _Compiler:
             dataset=self.dataset,
             reasons=self.reasons,
             tables=tables,
-            defaults={name: self._defaults(name) for name in self.hoisted if self.fragments[name]},
+            defaults={name: self._defaults(name) for name, found in self.fragments.items() if found},
             columns=columns,
             plain=plain,
             joined=self.row_checks.select(plain),
