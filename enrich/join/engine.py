@@ -114,6 +114,7 @@ class Engine:
         memory = memory_limit or f"{max(MEMORY_MB, JOIN_MB * len(dataset.metadata))}MB"
         self._con = connect_duckdb(directory, memory_limit=memory, threads=threads)
         self._reads: dict[pa.Schema, str] = {}
+        self._relations: dict[tuple[pa.Schema, str], duckdb.DuckDBPyRelation] = {}
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
             bound = bind_dataset(self._con, dataset, kinds)
@@ -149,6 +150,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._relations.clear()  # each keeps the database open
         self._con.close()
 
     @property
@@ -186,7 +188,7 @@ class Engine:
         """
         rows = pa.arange(first_row, first_row + chunk.num_rows)
         try:
-            found = self._con.sql(f"{self._read_chunk(chunk, rows)} {self._select_inputs}").to_arrow_table()
+            found = self._select(self._select_inputs, chunk, rows)
         except duckdb.Error:
             return None
         return self._in_order(found, rows)
@@ -222,7 +224,7 @@ class Engine:
 
     def _render(self, chunk: pa.RecordBatch | pa.Table, rows: pa.Array, *, digest: bool) -> pa.Table:
         try:
-            rendered = self._con.sql(f"{self._read_chunk(chunk, rows)} {self._selects[digest]}").to_arrow_table()
+            rendered = self._select(self._selects[digest], chunk, rows)
         except duckdb.Error as error:
             if not _is_of_values(error, chunk):
                 place = f"rows {rows[0]} to {rows[-1]}"
@@ -235,6 +237,20 @@ class Engine:
             parts = (chunk.slice(0, half), rows[:half]), (chunk.slice(half), rows[half:])
             return pa.concat_tables([self._render(part, among, digest=digest) for part, among in parts])
         return self._explain(self._in_order(rendered, rows))
+
+    def _select(self, select: str, chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> pa.Table:
+        """Execute a SELECT over a chunk.
+
+        DuckDB binds a SELECT when its relation is created, which takes as long as 1,500 rows. So the relation is kept:
+        each execution reads the chunk that is registered then.
+        """
+        sql = f"{self._read_chunk(chunk, rows)} {select}"
+        relation = self._relations.pop((chunk.schema, sql), None)
+        if relation is None:
+            relation = self._con.sql(sql)
+        found = relation.to_arrow_table()
+        self._relations[chunk.schema, sql] = relation  # not after an error
+        return found
 
     def _read_chunk(self, chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> str:
         """Register a chunk, and return the SQL that defines `larder.read`: its columns, and derived ones."""
