@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.dataset.definition import Dataset, Derive, Guard, Metadata
+from enrich.dataset.definition import Derive, Guard, Metadata
 from enrich.dataset.expressions import Names, parse_expression
 from enrich.dataset.inputs import Unhashable, build_basis, hash_values
 from enrich.dataset.mistakes import DatasetMistakes
