@@ -262,8 +262,10 @@ def build_event(scope: Scope, body: bytes) -> dict[str, Any]:
 
 def find_id(scope: Scope) -> str:
     """Return the id that the gateway gave the request, so that its log and ours agree; otherwise a new one."""
-    found = dict(scope["headers"])
-    if trace := find_trace(found.get(b"x-amzn-trace-id", b"").decode("latin-1")):
-        return trace
-    given: str = found.get(b"x-request-id", b"").decode("latin-1")
+    given = ""
+    for name, value in scope["headers"]:
+        if name == b"x-amzn-trace-id" and (trace := find_trace(value.decode("latin-1"))):
+            return trace
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
     return given if _ID.match(given) else str(uuid.uuid4())

@@ -79,6 +79,7 @@ class HttpServer:
         self.buffer = memoryview(bytearray(PART))  # of all connections: it is read into and copied in one step
         self._server: asyncio.Server | None = None
         self._date = 0, b""
+        self._waiting: set[Connection] = set()  # for small bodies, and some whose body has come meanwhile
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept the connections of a socket that is bound."""
@@ -97,6 +98,22 @@ class HttpServer:
             await asyncio.sleep(0.01)
         for each in list(self.connections):
             each.abort()
+
+    def wait_for(self, connection: Connection) -> None:
+        """Start a request of the connection later, if its small body has not come by then.
+
+        One timer of all connections takes less time than one of each request.
+        """
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(SMALL_SECONDS, self._start_late)
+        self._waiting.add(connection)
+
+    def _start_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._waiting = {each for each in list(self._waiting) if each.start_late(now)}
+        if self._waiting:
+            loop.call_later(SMALL_SECONDS, self._start_late)
 
     def date(self) -> bytes:
         """Return the header Date."""
@@ -120,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._request: Request
         self._parts: list[bytes] = []  # of the body, that the application has not taken
         self._held = 0  # bytes of them
+        self._late: tuple[float, MutableMapping[str, Any]] | None = None  # until when a small body is waited for
         self._opening: MutableMapping[str, Any] | None = None  # of an answer whose first part is not sent yet
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None  # the application waits for a part, or for room
@@ -186,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
     def end(self) -> None:
         """Close the connection, after the answer to its request if it has one."""
         self._is_last = True
-        if not self._is_busy:
+        if not self._is_busy and self._late is None:
             self._transport.close()
 
     def abort(self) -> None:
@@ -260,10 +278,11 @@ class Connection(asyncio.BufferedProtocol):
         """Wait for a small body, or for the moment when the application is called without it."""
         if len(self._data) - self._at >= length:
             return
-        timer = self._loop.call_later(SMALL_SECONDS, self._start_late, scope)
+        self._late = self._loop.time() + SMALL_SECONDS, scope
+        self._server.wait_for(self)
         while len(self._data) - self._at < length and not self._is_busy:
             yield
-        timer.cancel()
+        self._late = None
 
     def _answer_at_once(self, scope: MutableMapping[str, Any], body: bytes) -> Reply | None:
         try:
@@ -330,9 +349,16 @@ class Connection(asyncio.BufferedProtocol):
         self._is_busy = True
         self._task = self._loop.create_task(self._run(scope))
 
-    def _start_late(self, scope: MutableMapping[str, Any]) -> None:
+    def start_late(self, now: float) -> bool:
+        """Call the application if the small body is late; return whether it is still waited for."""
+        if self._late is None or self._is_cut:
+            return False
+        until, scope = self._late
+        if now < until:
+            return True
         self._start(scope)
         self._advance()  # what has come of the body
+        return False
 
     async def _run(self, scope: MutableMapping[str, Any]) -> None:
         try:
@@ -393,24 +419,27 @@ class Connection(asyncio.BufferedProtocol):
 
     def _build_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], data: bytes | None) -> bytes:
         """Build the head of an answer; `data` is its whole body, None if that is sent in parts."""
-        lines, names = [_LINES[status]], set()
+        lines = [_LINES[status]]
+        has_length = is_closed = False
         for name, value in headers:
-            if b"\n" in value or b"\r" in value:
-                raise ValueError(f"a line end in the header {name.decode('latin-1')}")
-            names.add(name)
             lines.append(b"%b: %b\r\n" % (name, value))
+            has_length |= name == b"content-length"
+            is_closed |= name == b"connection"  # the application says nothing but "close"
         self._has_body = self._request.method != "HEAD" and status not in (204, 304)
-        if self._has_body and b"content-length" not in names:
+        if self._has_body and not has_length:
             if data is None:
                 self._is_last = True  # its end is that of the connection
             else:
                 lines.append(b"content-length: %d\r\n" % len(data))
-        if b"connection" in names:  # the application says nothing but "close"
+        if is_closed:
             self._is_last = True
         elif self._is_last:
             lines.append(b"connection: close\r\n")
-        lines += (self._server.date(), b"\r\n")
-        return b"".join(lines)
+        lines.append(self._server.date())
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            raise ValueError("a header has a line end")
+        return head + b"\r\n"
 
     def _write(self, head: bytes, data: bytes) -> None:
         self._is_begun = True

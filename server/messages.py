@@ -8,15 +8,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from wire.errors import TransportError
-from wire.head import delimit, parse_fields
-
 # Bytes that are read, or wait to be written or taken, before no more are. The system's buffers hold a smaller answer.
 PART = 64 * 1024
 MAX_HEADERS = 100
-_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])(?=\r\n|\Z)")
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")  # of a target in absolute form
-
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])(?=\r\n|\Z)")
+_FIELD = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00\r\n]*+)(?=\r\n|\Z)")
+_LENGTH = re.compile(rb"[0-9]{1,15}\Z")
+_ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
 
 
@@ -61,37 +59,43 @@ def parse_request(data: bytes) -> Request:
     Raises:
         Malformed: not a request of HTTP/1.1 or 1.0, or the length of its body is ambiguous.
     """
-    text = data.decode("latin-1")
-    begin = _LINE.match(text)
+    begin = _LINE.match(data)
     if begin is None:
         raise Malformed
     method, target, version = begin.groups()
-    try:
-        fields, framing = parse_fields(text, begin.end())
-        is_chunked, length = delimit(framing["transfer-encoding"], framing["content-length"])
-    except TransportError as error:
-        raise Malformed from error
+    fields = _FIELD.findall(data, begin.end())
+    if len(fields) != data.count(b"\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
+        raise Malformed
     if len(fields) > MAX_HEADERS:
         raise Malformed(431)
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
-    once = [name for name, _ in headers if name in _ONCE]
-    is_old = version == "0"
-    if len(once) != len(set(once)) or (b"host" not in once and not is_old) or (is_old and is_chunked):
-        raise Malformed
-    if not target.startswith("/") and target != "*":
-        origin = _ORIGIN.match(target)
-        if origin is None:
+    headers = [(name.lower(), value.rstrip(b" \t")) for name, value in fields]
+    found = dict(headers)
+    if len(found) < len(headers):
+        names = [name for name, _ in headers]
+        if any(names.count(name) > 1 for name in _ONCE):
             raise Malformed
-        target = target[origin.end() :]
-        target = target if target.startswith("/") else f"/{target}"
-    path, _, query = target.partition("#")[0].partition("?")
-    tokens = {token.strip() for value in framing["connection"] for token in value.split(",")}
-    return Request(
-        method,
-        path.encode("latin-1"),
-        query.encode("latin-1"),
-        headers,
-        None if is_chunked else length or 0,
-        not is_old and "close" not in tokens,
-        not is_old and (b"expect", b"100-continue") in headers,
-    )
+    is_old = version == b"0"
+    coding, length = found.get(b"transfer-encoding"), found.get(b"content-length", b"0")
+    if coding is not None and (coding.lower() != b"chunked" or b"content-length" in found or is_old):
+        raise Malformed
+    if not _LENGTH.match(length) or (b"host" not in found and not is_old):
+        raise Malformed
+    keeps_open = not is_old
+    if b"connection" in found:
+        tokens = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")
+        keeps_open = keeps_open and b"close" not in [token.strip() for token in tokens]
+    path, _, query = _find_path(target).partition(b"#")[0].partition(b"?")
+    expects_continue = not is_old and found.get(b"expect", b"").lower() == b"100-continue"
+    size = None if coding else int(length)
+    return Request(method.decode("ascii"), path, query, headers, size, keeps_open, expects_continue)
+
+
+def _find_path(target: bytes) -> bytes:
+    """Return a target from its path on; only a proxy's begins with an origin."""
+    if target[:1] == b"/" or target == b"*":
+        return target
+    origin = _ORIGIN.match(target)
+    if origin is None:
+        raise Malformed
+    path = target[origin.end() :]
+    return path if path[:1] == b"/" else b"/" + path

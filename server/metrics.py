@@ -31,6 +31,7 @@ class Metrics:
         """
         self._registry = registry
         self._known: dict[tuple[str, tuple[str, ...]], Counter | Histogram] = {}
+        self._children: dict[tuple[str, tuple[str, ...]], Any] = {}  # by name and values of the labels
         self._lock = Lock()
         self._refused = Counter(
             "larder_server_refused", "Requests that the server refused or broke off", ["reason"], registry=registry
@@ -49,11 +50,14 @@ class Metrics:
         """Count what a log line says."""
         document: dict[str, Any] = json.loads(line)
         for name, unit, dimensions in find_metrics(document):
-            metric = self._find(name, unit, dimensions)
-            child = metric.labels(*(str(document[dimension]) for dimension in dimensions))
+            labels = tuple([str(document[dimension]) for dimension in dimensions])
+            child = self._children.get((name, labels))
+            if child is None:
+                child = self._children[name, labels] = self._find(name, unit, dimensions).labels(*labels)
             value = document[name]
-            if isinstance(child, Counter):
-                child.inc(value)
+            if unit == "Count":
+                if value:  # most errors are 0, and adding that takes as long
+                    child.inc(value)
             else:
                 scale = 0.001 if unit == "Milliseconds" else 1.0
                 for each in value if isinstance(value, list) else [value]:

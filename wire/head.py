@@ -39,24 +39,7 @@ def parse_head(data: bytes, method: str) -> Head:
     begin = _STATUS.match(text)
     if begin is None:
         raise TransportError("response is not HTTP/1.1")
-    headers, framing = parse_fields(text, begin.end())
-    status = int(begin[2])
-    is_chunked, length = delimit(framing["transfer-encoding"], framing["content-length"])
-    if method == "HEAD" or status in (204, 304):
-        is_chunked, length = False, 0
-    tokens = {token.strip() for value in framing["connection"] for token in value.split(",")}
-    return Head(status, headers, length, is_chunked, begin[1] == "1" and "close" not in tokens)
-
-
-def parse_fields(text: str, start: int) -> tuple[list[tuple[str, str]], dict[str, set[str]]]:
-    """Parse the headers of a response or a request from the line end at `start` on.
-
-    Return them as received, and the values in lower case of those that say where the body and the connection end.
-
-    Raises:
-        TransportError: one of them is malformed.
-    """
-    headers = [(name, value.rstrip(" \t")) for name, value in _FIELD.findall(text, start)]
+    headers = [(name, value.rstrip(" \t")) for name, value in _FIELD.findall(text, begin.end())]
     if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
         raise TransportError("response has a malformed header")
     framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
@@ -64,7 +47,12 @@ def parse_fields(text: str, start: int) -> tuple[list[tuple[str, str]], dict[str
         known = framing.get(name.lower())
         if known is not None:
             known.add(value.lower())
-    return headers, framing
+    status = int(begin[2])
+    is_chunked, length = _delimit(framing["transfer-encoding"], framing["content-length"])
+    if method == "HEAD" or status in (204, 304):
+        is_chunked, length = False, 0
+    tokens = {token.strip() for value in framing["connection"] for token in value.split(",")}
+    return Head(status, headers, length, is_chunked, begin[1] == "1" and "close" not in tokens)
 
 
 def parse_chunk_size(line: bytes) -> int:
@@ -79,12 +67,7 @@ def parse_chunk_size(line: bytes) -> int:
     return int(found[1], 16)
 
 
-def delimit(codings: set[str], lengths: set[str]) -> tuple[bool, int | None]:
-    """Return whether the body is chunked, and its length, from the values of Transfer-Encoding and Content-Length.
-
-    Raises:
-        TransportError: they are ambiguous.
-    """
+def _delimit(codings: set[str], lengths: set[str]) -> tuple[bool, int | None]:
     if codings:
         if codings != {"chunked"} or lengths:
             raise TransportError("response states its length ambiguously")

@@ -1,8 +1,13 @@
 # mypy: ignore-errors
-"""Larder's handler with a container's server, in one process: it verifies the token; models come from files."""
+"""Larder's handler with a container's server, in one process: it verifies the token; models come from files.
+
+It writes no log line, as the peers write none.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 from functools import partial
 from pathlib import Path
@@ -14,9 +19,9 @@ from score.paths import alias_key, manifest_key, model_key
 from score.settings import parse_score_settings
 from score.store import Fetched, ModelStore
 from serve.bearer import open_verifier
-from serve.dev.server import LaptopServer
 from serve.storage import Storage
 from server.app import Application, Function
+from server.connection import HttpServer, open_socket
 from server.settings import SCORE_SECONDS
 
 folder = Path(os.environ["BENCH_ONNX"])
@@ -40,6 +45,14 @@ verifier = open_verifier(settings.api.issuers, os.environ, lambda event, details
 storage = Storage(lambda target, payload: b"{}", "table")
 dependencies = Dependencies(settings, models, {}, store, storage, verifier, write=lambda line: None)
 function = Function(build_handler(dependencies), lambda: None, SCORE_SECONDS, partial(is_quick, dependencies))
-server = LaptopServer(Application(function, threads=8), "127.0.0.1", int(os.environ["BENCH_PORT"]))
-print(server.port, flush=True)
-server.run()
+
+
+async def serve() -> None:
+    server = HttpServer(Application(function, threads=8))
+    await server.listen(open_socket("127.0.0.1", int(os.environ["BENCH_PORT"])))
+    gc.collect()
+    gc.freeze()
+    await asyncio.Event().wait()
+
+
+asyncio.run(serve())
