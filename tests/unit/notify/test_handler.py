@@ -6,15 +6,17 @@ import itertools
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from notify.bus import MAX_BYTES, MAX_ENTRIES, Event, split_batches
+from notify import handler as handler_module
+from notify.bus import MAX_BYTES, MAX_ENTRIES, Event, put_events, split_batches
 from notify.changes import Watched
-from notify.handler import Services, handle
+from notify.handler import Services, handle, render_watched
 from serve.item import Item, Order, build_pk, encode
 
 NOW = 1_800_000_000
@@ -123,6 +125,21 @@ def test_a_bad_record_goes_to_the_dead_letter_queue() -> None:
     assert '{"n"' not in json.dumps(letter)
 
 
+def test_a_letter_has_nothing_but_what_an_operator_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what is not a record; a reason is cut to 1,000 characters."""
+    monkeypatch.setattr("time.time", lambda: NOW + 0.25)
+    letters = Letters()
+    play(Bus(), [record(1, "b" * 2000, f={"N": "2"})], letters)
+    services = Services(None, letters, "bus", "url", "test", WATCHED)
+    handle(services, {"Records": [None, {"dynamodb": {}}, {}]})
+    first, *others = letters.sent
+    assert len(first.pop("reason")) == 1000
+    letter = {"environment": "test", "time": "2027-01-15T08:00:00.250Z"}
+    assert first == letter | {"keys": {"pk": {"S": "stock#x"}, "sk": {"S": "b" * 2000}}}
+    assert [other.pop("reason").partition(":")[0] for other in others] == ["stream record without item key"] * 3
+    assert others == [letter | {"keys": None}] * 3
+
+
 def test_a_bad_record_is_not_lost_if_the_dead_letter_queue_fails() -> None:
     """The whole batch is retried."""
 
@@ -143,6 +160,67 @@ def test_log_counts(capsys: pytest.CaptureFixture[str]) -> None:
         (2, 0, "info"),
     ]
     assert "InternalFailure: again" in lines[0]["detail"]
+
+
+def test_a_log_line_has_its_metrics(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """CloudWatch makes metrics only of a line of exactly this form; dead letters alone are an error, too."""
+    monkeypatch.setattr("time.time", lambda: NOW + 0.25)
+    handle(Services(Bus(), Letters(), "bus", "url", "test", WATCHED), {"Records": [record(0, "a"), {}]})
+    names = ["ItemEventsSent", "ItemEventsRefused", "ItemEventsDead"]
+    assert json.loads(capsys.readouterr().out) == {
+        "service": "notify",
+        "environment": "test",
+        "event": "items reported",
+        "level": "error",
+        "detail": "",
+        "Service": "notify",
+        "Environment": "test",
+        **dict(zip(names, [1, 0, 1], strict=True)),
+        "_aws": {
+            "Timestamp": NOW * 1000 + 250,
+            "CloudWatchMetrics": [
+                {
+                    "Namespace": "Larder",
+                    "Dimensions": [["Service", "Environment"]],
+                    "Metrics": [{"Name": name, "Unit": "Count"} for name in names],
+                }
+            ],
+        },
+    }
+
+
+def test_the_services_are_opened_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once, with time-outs that leave Lambda time to retry, and the datasets of the bundle."""
+    watched = {"stock": Watched(("shop",), bodies=True), "b": Watched(("x", "y"), renewals=True)}
+    (tmp_path / "datasets.json").write_text(render_watched(watched), encoding="utf-8")
+    assert Path(handler_module.__file__).parent / "datasets.json" == handler_module.WATCHED
+    monkeypatch.setattr(handler_module, "WATCHED", tmp_path / "datasets.json")
+    for name in ("BUS", "DEAD_LETTERS", "ENVIRONMENT"):
+        monkeypatch.setenv(f"LARDER_{name}", name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    handler_module._open.cache_clear()
+    try:
+        opened = handler_module._open()
+        assert handler_module._open() is opened
+        assert handler_module.handler({"Records": []}, None) == {"batchItemFailures": []}
+    finally:
+        handler_module._open.cache_clear()
+    assert opened[2:] == ("BUS", "DEAD_LETTERS", "ENVIRONMENT", watched)
+    for client, service in ((opened.events, "events"), (opened.sqs, "sqs")):
+        config = client.meta.config
+        assert (client.meta.service_model.service_name, config.connect_timeout, config.read_timeout) == (service, 2, 5)
+        assert config.retries == {"mode": "standard", "total_max_attempts": 4}  # the first and three more
+
+
+def test_the_answer_of_the_bus_is_read() -> None:
+    """An entry has an error code if it was refused, and not always a message."""
+    assert (MAX_ENTRIES, MAX_BYTES, Event("kind", "é", NOW).size) == (10, 256_000, 70)
+
+    class Client:
+        def put_events(self, **_: Any) -> Any:
+            return {"Entries": [{"EventId": "1"}, {"ErrorCode": "A"}, {"ErrorCode": "B", "ErrorMessage": "c"}]}
+
+    assert put_events(Client(), "bus", []) == ["", "A: ", "B: c"]
 
 
 @pytest.mark.parametrize("seed", range(20))
