@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from notify import handler as handler_module
-from notify.bus import MAX_BYTES, MAX_ENTRIES, Event, put_events, split_batches
+from notify.bus import MAX_BYTES, MAX_ENTRIES, Event, put_events, render_detail, split_batches
 from notify.changes import Watched
 from notify.handler import Services, handle, render_watched
 from serve.item import Item, Order, build_pk, encode
@@ -193,6 +193,8 @@ def test_the_services_are_opened_from_the_environment(monkeypatch: pytest.Monkey
     """Once, with time-outs that leave Lambda time to retry, and the datasets of the bundle."""
     watched = {"stock": Watched(("shop",), bodies=True), "b": Watched(("x", "y"), renewals=True)}
     (tmp_path / "datasets.json").write_text(render_watched(watched), encoding="utf-8")
+    assert render_watched({}) == "{}\n"
+    assert render_watched({"a": Watched(())}).splitlines()[:2] == ["{", ' "a": {']
     assert Path(handler_module.__file__).parent / "datasets.json" == handler_module.WATCHED
     monkeypatch.setattr(handler_module, "WATCHED", tmp_path / "datasets.json")
     for name in ("BUS", "DEAD_LETTERS", "ENVIRONMENT"):
@@ -215,6 +217,7 @@ def test_the_services_are_opened_from_the_environment(monkeypatch: pytest.Monkey
 def test_the_answer_of_the_bus_is_read() -> None:
     """An entry has an error code if it was refused, and not always a message."""
     assert (MAX_ENTRIES, MAX_BYTES, Event("kind", "é", NOW).size) == (10, 256_000, 70)
+    assert render_detail({"a": "é", "b": 1}) == '{"a":"é","b":1}'
 
     class Client:
         def put_events(self, **_: Any) -> Any:
@@ -233,6 +236,7 @@ def test_batches(seed: int) -> None:
     ]
     batches = list(split_batches(events))
     assert [event for batch in batches for event in batch] == events
+    assert all(batches)
     for batch in batches:
         about = [event.about for event in batch if event.about]
         assert len(about) == len(set(about))
