@@ -125,6 +125,7 @@ def test_all_other_characters_are_plain(dialect: str) -> None:
 
 
 AFTER, WITHIN, ESCAPE = "text after a closing quote", "a quote in a field that does not begin", "the escape '\\\\' is"
+LAST = f"{ESCAPE} before a letter or digit, or last; double it"
 MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
     ({}, b'"quote \\" end",5,1', AFTER),
     ({}, b'"a" ,5,1', AFTER),
@@ -140,9 +141,9 @@ MALFORMED: list[tuple[dict[str, Any], bytes, str]] = [
     ({"quote": "'"}, b"it's,5,1", WITHIN),
     ({"escape": "\\"}, b'"a\\d\nz,1,2\nb",5,1', ESCAPE),
     ({"escape": "\\"}, b'"a" x,5,1', AFTER),
-    ({"escape": "\\"}, b'a,"\\N",1', ESCAPE),
-    ({"quote": None, "escape": "\\"}, b"a,c:\\dir,1", ESCAPE),
-    ({"quote": None, "escape": "\\"}, b"a,\\N,1", "null_words"),
+    ({"escape": "\\"}, b'a,"\\N",1', LAST),
+    ({"quote": None, "escape": "\\"}, b"a,c:\\dir,1", LAST),
+    ({"quote": None, "escape": "\\"}, b"a,\\N,1", f"{LAST}, or add its word to null_words, such as '\\N'"),
     ({"quote": None, "escape": "\\"}, b"a,\\d\\\nz,1,2,1", ESCAPE),
     ({}, b"a,5", "the line has 2 fields, expected 3"),
     ({}, b"a,5,1,", "the line has 4 fields, expected 3"),

@@ -18,9 +18,10 @@ import pytest
 from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, LastModified, find_mistakes, get_ahead, parse_as_of
 from enrich.dataset.expressions import Names, parse_expression, parse_tree
 from enrich.dataset.field_types import find_type_mistakes
-from enrich.dataset.json_sql import MAX_LEVELS, Unrenderable, count_levels, render_json_sql
+from enrich.dataset.json_sql import MAX_LEVELS, JsonPolicy, Unrenderable, count_levels, render_json_sql
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.nullability import is_never_null
+from enrich.dataset.row_checks import Reasons, RowChecks, render_case
 from enrich.dataset.type_names import EXAMPLES, is_type, suggest_type
 from enrich.delta import outcomes
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
@@ -43,7 +44,7 @@ from enrich.ledger.records import (
     name_rebuild,
     newest_first,
 )
-from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.read.magic import OtherFormat, recognize, refuse_other
 from enrich.release import RELEASE
 
@@ -298,6 +299,7 @@ def test_states_stages_and_kinds_have_their_stored_values() -> None:
     assert {one.value: one.is_over_output for one in Kind} == {
         "output": True, "replay": True, "refresh": True, "restore": True, "rejects": False, "removal": False,
     }  # fmt: skip
+    assert [one.value for one in EngineKind] == ["local", "spark"]
 
 
 def _run(number: int, identity: str = "x", kind: Kind = Kind.OUTPUT, of_run: int | None = None) -> Run:
@@ -552,7 +554,17 @@ def test_a_foreign_name_is_translated_at_each_level(foreign: str) -> None:
             f"did you mean {own}? ({EXAMPLES})" if own else f"write a DuckDB type ({EXAMPLES})"
         )
         assert not own or is_type(con, own)
-    assert EXAMPLES.count(" -> ") == 6
+
+
+def test_each_example_of_a_type_is_its_translation() -> None:
+    """The same examples are in every remedy."""
+    assert EXAMPLES == (
+        "int64 -> bigint, float32 -> float, float64 -> double, string -> varchar, list<string> -> varchar[], "
+        "datetime64[ns] -> timestamp"
+    )
+    with duckdb.connect() as con:
+        for foreign, own in (pair.split(" -> ") for pair in EXAMPLES.split(", ")):
+            assert suggest_type(con, f"list<{foreign}>").startswith(f"did you mean {own}[]? (")
 
 
 _WHOLE = "expected a whole number; write e.g. 10"
@@ -717,8 +729,21 @@ def test_levels_of_a_type_are_counted(name: str) -> None:
 def test_a_type_has_at_most_eight_levels() -> None:
     """A deeper one has no JSON."""
     render_json_sql("x", duckdb.sqltype("integer" + "[]" * MAX_LEVELS))
-    with pytest.raises(Unrenderable, match=rf"^it nests more than {MAX_LEVELS} lists, maps and structs; "):
+    remedy = "write it as JSON text, or name fewer of its members"
+    with pytest.raises(Unrenderable, match=rf"^it nests more than {MAX_LEVELS} lists, maps and structs; {remedy}$"):
         render_json_sql("x", duckdb.sqltype("integer" + "[]" * (MAX_LEVELS + 1)))
+
+
+def test_checks_of_rows_begin_with_lines_that_cannot_be_read() -> None:
+    """Code 0 is theirs; relations without a check have none."""
+    reasons = Reasons()
+    assert reasons.all == [("bad-value", "the line can't be read")]
+    assert (reasons.add("a", "b"), reasons.add("c", "d"), reasons.all[1:]) == (1, 2, [("a", "b"), ("c", "d")])
+    checks = RowChecks("p", reasons)
+    assert (checks.slots, checks.checks, checks.metadata, checks.code) == ([], [], set(), "null")
+    assert checks.select("r") == "(select * from r)"
+    assert render_case([("a", 1), ("b", 2)]) == "case when a then 1 when b then 2 end"
+    assert JsonPolicy() == JsonPolicy(nulls="keep", large_integers="number")
 
 
 def test_a_chunk_without_rejects_leaves_no_object() -> None:

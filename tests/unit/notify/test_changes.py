@@ -159,6 +159,7 @@ BROKEN: dict[str, Any] = {
     "a damaged gzip": record(None, {**image(dataset="bodies"), "b": {"B": base64.b64encode(b"secret").decode()}}),
     "no images": {"eventID": "e1", "dynamodb": {**record(None, image())["dynamodb"], "NewImage": None}},
     "no old image": record(None, image(), eventName="MODIFY"),
+    "no old image of a removed item": record(None, image(), eventName="REMOVE"),
     "no keys": {"eventID": "e1", "dynamodb": {}},
     "another event": {"Sns": {}},
     "no record": None,

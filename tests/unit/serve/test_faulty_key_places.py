@@ -64,6 +64,12 @@ FAULTS = {
     "byte order mark before PEM": Fault("s3://b/k.pem", (b"\xef\xbb\xbf-----BEGIN X-----",), "byte order mark"),
     "UTF-16": Fault("s3://b/jwks.json", (GOOD.decode().encode("utf-16"),), "is UTF-16"),
     "UTF-32": Fault("s3://b/jwks.json", (GOOD.decode().encode("utf-32"),), "is UTF-32"),
+    "UTF-16, the other order": Fault(
+        "s3://b/jwks.json", (b"\xfe\xff" + GOOD.decode().encode("utf-16-be"),), "is UTF-16"
+    ),
+    "UTF-32, the other order": Fault(
+        "s3://b/jwks.json", (b"\x00\x00\xfe\xff" + GOOD.decode().encode("utf-32-be"),), "is UTF-32"
+    ),
     "HTML after a blank line": Fault("s3://b/jwks.json", (b"\r\n <html>secret",), "is HTML or XML"),
     "gzip unasked": Fault("s3://b/jwks.json", (gzip.compress(GOOD),), "is gzip"),
     "HTML": Fault("s3://b/jwks.json", (b"<!doctype html>secret",), "is HTML or XML"),

@@ -7,18 +7,20 @@ import random
 import re
 import string
 import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
+import serve
 from serve.access import NoAccess, parse_scopes
 from serve.bearer import refuse
 from serve.item import MAX_BODY_BYTES, MAX_CLAIM_CHARACTERS
 from serve.tokens.jwt import InvalidToken
 from serve.web.negotiate import build_etag, is_fresh
 from serve.web.page import MAX_PAGE_BYTES, MAX_QUERIES, SKIP, Page, QueryResult, gather
-from serve.web.problems import TOKEN_DETAILS
+from serve.web.problems import TOKEN_DETAILS, describe_token
 from serve.web.request import parse_request
 from serve.web.respond import respond_page
 from serve.web.route import WHOLE, PageQuery
@@ -97,6 +99,16 @@ def test_details_fit_into_the_header_and_have_the_bound() -> None:
     """RFC 6750, section 3: no quotes or backslashes; the length of a claim is the bound of `serve.access`."""
     assert all(re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", detail) for detail in TOKEN_DETAILS.values())
     assert f"1 to {MAX_CLAIM_CHARACTERS} characters" in TOKEN_DETAILS["bad-subject"]
+
+
+def test_each_reason_of_a_refusal_has_a_detail() -> None:
+    """Except a fault of the verifier itself."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(serve.__path__[0]).rglob("*.py")]
+    reasons = {reason for source in sources for reason in re.findall(r'InvalidToken\(\s*"([a-z-]+)"', source)}
+    assert reasons | {"malformed-claim"} == TOKEN_DETAILS.keys()
+    assert describe_token("verifier-broke", "") is None
+    assert describe_token("missing-claim", "") is None
+    assert describe_token("missing-claim", "a.b") == "the claim a.b is missing"
 
 
 @pytest.mark.parametrize(("left", "age"), [(600, 60), (61, 60), (60, 60), (59.5, 59), (7, 7), (1, 1), (0.5, 0)])
@@ -621,7 +633,13 @@ def test_parameters_out_of_range_are_refused(query: dict[str, str], form: str) -
     app = App(item("a"))
     answer = app.call(LIST, TOKEN, query=query, form=form)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
-    assert next(iter(query)) in answer.json["detail"]
+    meanings = {
+        "limit": "a whole number from 1 to 100",
+        "after": "a prediction_id",
+        "prefix": "the beginning of a prediction_id",
+    }
+    ((name, _),) = query.items()
+    assert answer.json["detail"].removesuffix(", given once") == f"{name} must be {meanings[name]}"
     assert app.table.asked == []
 
 

@@ -60,6 +60,9 @@ def test_other_locations_are_refused(location: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+ACCEPT = "application/jwk-set+json, application/json"
+
+
 class _Issuer(BaseHTTPRequestHandler):
     document = jwks(public_jwk("ES256")).encode()
 
@@ -72,7 +75,7 @@ class _Issuer(BaseHTTPRequestHandler):
             return
         body = b"x" * 2_000_000 if self.path == "/huge" else self.document
         found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1")
-        is_plain = self.headers["accept-encoding"] == "identity" and "application/json" in self.headers["accept"]
+        is_plain = self.headers["accept-encoding"] == "identity" and self.headers["accept"] == ACCEPT
         self.send_response(200 if found and is_plain and self.headers["user-agent"] == "larder" else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
