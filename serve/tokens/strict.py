@@ -43,12 +43,9 @@ def parse_json(data: bytes, *, mark_ambiguous: bool = False) -> Any:
     """
     text = data.decode()  # strict; the parser rejects a byte order mark
     _check_depth(text)
-    try:
-        value = (_MARKING_DECODER if mark_ambiguous else _DECODER).decode(text)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False, default=str).encode()  # a lone surrogate has no UTF-8
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    value = (_MARKING_DECODER if mark_ambiguous else _DECODER).decode(text)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False, default=str).encode()  # a lone surrogate has no UTF-8
     return value
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serve.datasets import list_names
 from serve.handler import build_handler
 from serve.item import MAX_BODY_BYTES
-from serve.web.fields import cut, select
+from serve.web.fields import cut, find_member, select
 from tests.unit.serve.kit import FORMS, MEMBERS, Answered, App, event, item, sign
 
 TOKEN = sign()
@@ -117,6 +117,13 @@ def test_a_dataset_that_names_no_member_has_none() -> None:
 def test_a_missing_member_or_one_that_is_not_an_object(body: str, expected: str) -> None:
     """Omitted, or sent unchanged: for an item from before a change of the dataset there is no better response."""
     assert cut(body, {"carrier": {"code": None}}) == expected
+
+
+@pytest.mark.parametrize("body", ["{", "{ ", '{"b":1', '{"b":1,', '{"b":{"a":'])
+def test_a_damaged_body_has_no_member(body: str) -> None:
+    """A text that ends within an object says so, whichever member is looked for."""
+    with pytest.raises(ValueError, match=r"^(stored body is not JSON$|Expecting value)"):
+        find_member(body, ("b", "a") if body.count("{") == 2 else ("a",))
 
 
 @pytest.mark.parametrize("body", ["{", '{"a"', '{"a":', '{"a":1', '{"a":1,', '{"b":tru}', '{"b":1 "a":}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from serve.dev.commands import main
 from serve.tokens.jwks import parse_keys
 from serve.tokens.jwt import verify
 from serve.tokens.key_cache import Unreadable
-from serve.tokens.key_sources import open_source
+from serve.tokens.key_sources import check_location, open_source
 from tests.unit.serve.kit import POLICY, SERVED, jwks, private_key, public_jwk
 
 
@@ -60,6 +61,29 @@ def test_other_locations_are_refused(location: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+CHECKED = {
+    **dict.fromkeys(["file:keys/jwks.json", "s3://bucket/keys/", "ssm:/larder/keys"], ""),
+    **dict.fromkeys(["https://issuer.example.com/keys?v=1", "https://issuer.example.com:8443"], ""),
+    **dict.fromkeys(["s3://bucket/keys/?a", "ssm:/larder/keys#a", "file:/keys?a"], " must have no ? and no #, not "),
+    **dict.fromkeys(
+        [f"https://issuer.example.com/{odd}" for odd in ("keys#a", "a b", "\u00e4", "a\x7f")],
+        " must be printable ASCII without blanks and #, not ",
+    ),
+    "https://issuer.example.com:99999/keys": " 'https://issuer.example.com:99999/keys' has no valid host and port: ",
+    "http://issuer.example.com/keys": " must be file:, s3://bucket/, ssm:/ or https://, not ",
+}
+
+
+@pytest.mark.parametrize("location", CHECKED)
+def test_a_location_is_checked_before_a_deploy(location: str) -> None:
+    """What no request could be sent to is refused, with the place; nothing is read."""
+    if not CHECKED[location]:
+        check_location(location)
+        return
+    with pytest.raises(ValueError, match=f"^the location of keys{re.escape(CHECKED[location])}"):
+        check_location(location)
+
+
 ACCEPT = "application/jwk-set+json, application/json"
 
 
@@ -74,9 +98,10 @@ class _Issuer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = b"x" * 2_000_000 if self.path == "/huge" else self.document
-        found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1")
+        found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1", "/part")
         is_plain = self.headers["accept-encoding"] == "identity" and self.headers["accept"] == ACCEPT
-        self.send_response(200 if found and is_plain and self.headers["user-agent"] == "larder" else 404)
+        status = 206 if self.path == "/part" else 200
+        self.send_response(status if found and is_plain and self.headers["user-agent"] == "larder" else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -123,6 +148,8 @@ def test_keys_are_read_from_an_issuer(issuer: str, monkeypatch: pytest.MonkeyPat
     for path in ("/moved", "/huge", "/none"):
         with pytest.raises(Unreadable):
             _read(issuer + path)
+    with pytest.raises(Unreadable, match=r"/part: status 206$"):
+        _read(f"{issuer}/part")
     monkeypatch.delenv("AWS_CA_BUNDLE")
     with pytest.raises(Unreadable):
         _read(f"{issuer}/jwks.json")

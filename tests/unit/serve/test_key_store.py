@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -38,6 +39,22 @@ OLD, NEW = public_jwk("ES256", kid="old"), public_jwk("ES256", kid="new", which=
 def _token(kid: str, **changes: Any) -> str:
     which = {"old": 0, "new": 1}.get(kid, 0)
     return sign(claims(**changes), algorithm="ES256", which=which, kid=kid)
+
+
+def test_keys_are_ready_if_they_are_there_without_waiting() -> None:
+    """Neither the source is read for the answer, nor is a thread waited for that reads it."""
+    source = Source(OLD)
+    assert not source.store.is_ready(NOW)
+    source.store.current(NOW)
+    old = NOW + FRESHNESS.max_age
+    for now, is_ready in ((NOW, True), (old - 1, True), (old, False), (NOW - CLOCKS, True), (NOW - CLOCKS - 1, False)):
+        assert source.store.is_ready(now) is is_ready
+    with ThreadPoolExecutor(1) as other:
+        with source.store._lock:
+            assert other.submit(source.store.is_ready, NOW).result(10) is False
+        assert other.submit(source.store.is_ready, NOW).result(10) is True
+        assert source.store.is_ready(NOW)
+    assert source.readings == 1
 
 
 def test_keys_are_read_once_until_they_are_old() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -10,7 +11,7 @@ import pytest
 
 from serve.datasets import Served
 from serve.handler import build_handler
-from serve.item import Item
+from serve.item import MAX_BODY_BYTES, Item
 from serve.web.page import MAX_PAGE_BYTES
 from tests.unit.serve.kit import (
     FLIGHT_DELAYS,
@@ -106,6 +107,14 @@ def test_nothing_is_read_after_the_first_items() -> None:
     app = App(*items)
     assert len(ids(ask(app, 10))) == 10
     assert [request["Limit"] for _, request in app.table.asked] == [11]
+
+
+@pytest.mark.parametrize(("top", "link"), [(1, None), (3, '<?top=2&limit=3&after_rank=1%3Aa>; rel="next"')])
+def test_a_list_continues_after_a_body_that_is_too_large(top: int, link: str | None) -> None:
+    """The 406 links to the items that are left of the first ones, if there are any."""
+    body = zlib.compress(b'"' + b"x" * MAX_BODY_BYTES + b'"', wbits=31)
+    answer = ask(App(item("a", body, place="1"), item("b", place="2")), top)
+    assert (answer.status, answer.json["code"], answer.headers.get("link")) == (406, "not_acceptable", link)
 
 
 def test_a_page_ends_at_its_bytes() -> None:

@@ -147,7 +147,20 @@ def test_a_refusal_has_its_code_and_reason(
     assert (app.line["status"], app.line["code"], app.line.get("reason")) == (status, code, reason)
 
 
-@pytest.mark.parametrize("odd", [None, [], "x", {}, {"httpMethod": "GET"}, {"version": "2.0"}])
+GET = {"httpMethod": "GET", "path": "/v1/health"}
+HTTP = {"version": "2.0", "requestContext": {"http": {"method": "GET"}}, "rawPath": "/v1/health"}
+ODD: tuple[Any, ...] = (
+    None, [], "x", {}, {"httpMethod": "GET"}, {"version": "2.0"}, {**GET, "path": 1}, {**GET, "httpMethod": None},
+    {**GET, "requestContext": []}, {**GET, "headers": []}, {**GET, "headers": {"a": 1}}, {**GET, "headers": {1: "a"}},
+    {**GET, "multiValueHeaders": {"a": "b"}}, {**GET, "multiValueHeaders": {"a": ["b", 1]}},
+    {**GET, "multiValueHeaders": []}, {**GET, "queryStringParameters": "a=b"},
+    {**GET, "multiValueQueryStringParameters": {"a": [None]}}, {**HTTP, "rawPath": None}, {**HTTP, "rawPath": 1},
+    {**HTTP, "rawQueryString": 1}, {**HTTP, "requestContext": {"http": []}}, {**HTTP, "headers": {"a": ["b"]}},
+    {**HTTP, "requestContext": {"http": {"method": 1}}}, {**HTTP, "requestContext": "x"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_an_invalid_event_has_a_line(odd: Any) -> None:
     """400, without a request id."""
     app = App()
@@ -156,6 +169,15 @@ def test_an_invalid_event_has_a_line(odd: Any) -> None:
     assert (result["statusCode"], line["status"], line["use_case"]) == (400, 400, "unrouted")
     assert (line["code"], line["reason"], line["request_id"]) == ("invalid_request", "malformed-event", "")
     assert json.loads(result["body"])["requestId"] == ""
+
+
+@pytest.mark.parametrize("given", [GET, HTTP])
+def test_an_event_needs_no_more_than_method_and_path(given: Any) -> None:
+    """What it lacks counts as empty."""
+    app = App()
+    assert (app.handler(given, None)["statusCode"], app.line["use_case"]) == (200, "health")
+    for name in ("headers", "queryStringParameters", "multiValueHeaders", "multiValueQueryStringParameters"):
+        assert app.handler({**given, name: None}, None)["statusCode"] == 200
 
 
 def test_the_problems_are_unchanged() -> None:

@@ -1,11 +1,14 @@
 """The order in which the addresses of a name are used."""
 
 import socket
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.unit.wire.faulty_server import FaultyServer
-from wire.addresses import Address, Addresses, spread
+from wire.addresses import Address, Addresses, look_up, spread
+from wire.endpoint import Endpoint
 
 FIRST: list[Address] = [(socket.AF_INET6, (f"fd00::{number}", 443, 0, 0)) for number in range(3)]
 OTHER: list[Address] = [(socket.AF_INET, (f"192.0.2.{number}", 443)) for number in range(2)]
@@ -83,3 +86,38 @@ def test_an_address_that_failed_is_used_again_when_all_have() -> None:
         connection, address = addresses.connect(0.0)
         connection.close()
         assert address == found[1]
+
+
+def test_a_name_that_is_not_resolved_in_time_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked up again with the next connection."""
+    with FaultyServer() as server:
+        found: list[Any] = [TimeoutError(), [(socket.AF_INET, server.address)]]
+        monkeypatch.setattr("wire.addresses.look_up", Mock(side_effect=found))
+        addresses = Addresses(server.endpoint(), 1.0)
+        with pytest.raises(TimeoutError, match=r"^its host name was not resolved in time$"):
+            addresses.connect(0.0)
+        connection, _ = addresses.connect(0.0)
+        connection.close()
+
+
+def test_a_name_whose_addresses_all_fail_at_once_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them was tried once; with the next connection, each is tried again."""
+    found = [(socket.AF_INET, (f"192.0.2.{number}", 443)) for number in range(3)]
+    begin = Mock(side_effect=OSError(101, "unreachable"))
+    monkeypatch.setattr("wire.addresses.look_up", lambda *_: list(found))
+    monkeypatch.setattr("wire.addresses._begin", begin)
+    addresses = Addresses(Endpoint("dynamodb", "x", "name.example", 443, tls=True), 1.0)
+    for times in (3, 6):
+        with pytest.raises(OSError, match="unreachable"):
+            addresses.connect(0.0)
+        assert begin.call_count == times
+    assert {call.args[0] for call in begin.call_args_list} == set(found)
+
+
+def test_the_system_s_resolver_is_waited_for_in_a_thread() -> None:
+    """Its addresses are those of TCP; a name that it does not know is an error of the system."""
+    assert (socket.AF_INET, ("127.0.0.1", 443)) in look_up("127.0.0.1", 443, 10)
+    assert len(look_up("127.0.0.1", 443, 10)) == 1
+    for name in ("no-such-name.invalid", "a" * 64 + ".invalid", "\ud800"):
+        with pytest.raises(OSError, match=r"."):
+            look_up(name, 443, 10)

@@ -1,12 +1,15 @@
 """The pool for many concurrent requests, against a server that misbehaves."""
 
+import selectors
 import socket
+import ssl
 import struct
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,7 +32,7 @@ from wire.errors import NoCredentials, TransportError
 from wire.response import Response
 from wire.sigv4 import Credentials
 from wire.slot import Slot
-from wire.transport import Transport
+from wire.transport import Outgoing, Transport
 
 KEYS = Credentials("AKIDEXAMPLE", "secret")
 TARGET = "DynamoDB_20120810.BatchWriteItem"
@@ -549,3 +552,53 @@ def test_a_connection_that_was_reset_is_not_quiet() -> None:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         assert not slot.is_quiet()
+
+
+def test_each_request_is_reported_if_no_connection_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that were queued: each would fail for the same reason."""
+    transport = Transport(Endpoint("dynamodb", "x", "name.example", 80, tls=False), lambda: KEYS, connections=2)
+    monkeypatch.setattr(transport._addresses, "connect", Mock(side_effect=OSError("no route")))
+    for n in range(3):
+        transport._waiting.append(Outgoing(n, TARGET, b""))
+    handle = transport.send(TARGET, b"")
+    reports = transport.wait(0.0)
+    assert [number for number, _ in reports] == [0, 1, 2, handle]
+    assert {str(report) for _, report in reports} == {"no connection to name.example: no route"}
+    assert (transport._connecting, transport._slots) == (0, set())
+    transport.close()
+
+
+def test_an_idle_connection_that_ends_is_dropped_while_others_are_waited_for() -> None:
+    """It is not looked at again, so that waiting takes no CPU; one that is quiet stays."""
+    with FaultyServer(then_closed(answer())) as server:
+        transport = transport_to(server, connections=1)
+        transport.send(TARGET, b"")
+        collect(transport, 1)
+        (slot,) = transport._idle
+        server.peers[0].wait_closed()
+        ends = time.monotonic() + 10
+        while transport._slots and time.monotonic() < ends:
+            assert transport.wait(0.02) == []
+        assert (transport._slots, transport._idle, slot.connection.fileno()) == (set(), [], -1)
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "events"),
+    [(ssl.SSLWantReadError, selectors.EVENT_READ), (ssl.SSLWantWriteError, selectors.EVENT_WRITE)],
+)
+def test_a_handshake_waits_for_what_it_wants(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError], events: int
+) -> None:
+    """To read or to write; the connection is still being made then."""
+    with FaultyServer(answer()) as server:
+        transport = transport_to(server, connections=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Slot, "connect", Mock(side_effect=error))
+            handle = transport.send(TARGET, b"")
+            assert transport.wait(0.05) == []
+        ((_, key),) = transport._selector.get_map().items()
+        assert (key.events, transport._connecting) == (events, 1)
+        key.data.watch(transport._selector, selectors.EVENT_WRITE)
+        assert collect(transport, 1)[handle].status == 200
+        transport.close()
