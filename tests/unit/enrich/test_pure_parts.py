@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, LastModified, find_mistakes, get_ahead, parse_as_of
+from enrich.dataset.coercion import coerce_typed
 from enrich.dataset.expressions import Names, parse_expression, parse_tree
 from enrich.dataset.field_types import find_type_mistakes
 from enrich.dataset.json_sql import MAX_LEVELS, JsonPolicy, Unrenderable, count_levels, render_json_sql
@@ -126,6 +127,8 @@ NAMED: dict[str, tuple[str, str, str]] = {
     "ifnull(a, d)": ("a|d", "", ""),
     "m.x": ("", "", "m.X"),
     "M.X || m.y": ("", "", "m.X|m.y"),
+    "m.x.y": ("", "", "m.X"),
+    "h.anything.x": ("", "", "h.anything"),
     "h.anything": ("", "", "h.anything"),
     "l": ("", "", "l.v|l.w"),
     "u": ("", "", "u."),
@@ -162,6 +165,8 @@ NOT_NAMED = {
     "m.z": "metadata 'm' has no column 'z'; known are X, y",
     "m.yy.x": "metadata 'm' has no column 'yy'; did you mean 'y'?",
     "l.v": "metadata 'l' is a list, with one row for each element; write [each.v for each in l], or l[i].v within "
+    "another list",
+    "l.v.w": "metadata 'l' is a list, with one row for each element; write [each.v for each in l], or l[i].v within "
     "another list",
     "list_transform(d, e -> e + 1)": "there is no column 'e'; known are B c, a, d; a lambda is written `lambda e: ...`",
     "list_transform(d, lambda e: e) || e": "there is no column 'e'; known are",
@@ -734,6 +739,30 @@ def test_a_type_has_at_most_eight_levels() -> None:
         render_json_sql("x", duckdb.sqltype("integer" + "[]" * (MAX_LEVELS + 1)))
 
 
+# types of a column, and declared types that it can't be converted to
+NOT_CONVERTED = {
+    "integer": ["struct(a integer)", "varchar", "date"],
+    "integer[]": ["struct(a integer)", "integer", "map(varchar, integer)", "date[]", "date[2]"],
+    "struct(a integer)": ["struct(b integer)", "struct(a integer, b integer)", "struct(a date)", "integer[]"],
+    "struct(a integer, b integer)[]": ["map(integer, integer)", "struct(a integer)"],
+    "struct(key integer)[]": ["map(integer, integer)"],
+    "struct(key integer, value integer, other integer)[]": ["map(integer, integer)"],
+    "map(varchar, date)": ["map(varchar, integer)", "struct(key varchar)"],
+    "map(date, integer)": ["map(integer, integer)"],
+    "varchar": ["integer", "struct(a integer)", "date", "blob"],
+    "date": ["timestamp", "varchar", "integer"],
+}
+
+
+@pytest.mark.parametrize("actual", NOT_CONVERTED)
+def test_types_that_are_not_converted(actual: str) -> None:
+    """Also within other types: one member that can't be converted is enough."""
+    for declared in NOT_CONVERTED[actual]:
+        for around in ("{}", "{}[]", "struct(x {})", "map(integer, {})"):
+            kinds = [duckdb.sqltype(around.format(kind)) for kind in (actual, declared)]
+            assert coerce_typed("v", *kinds) is None, (around, declared)
+
+
 def test_checks_of_rows_begin_with_lines_that_cannot_be_read() -> None:
     """Code 0 is theirs; relations without a check have none."""
     reasons = Reasons()
@@ -742,6 +771,14 @@ def test_checks_of_rows_begin_with_lines_that_cannot_be_read() -> None:
     checks = RowChecks("p", reasons)
     assert (checks.slots, checks.checks, checks.metadata, checks.code) == ([], [], set(), "null")
     assert checks.select("r") == "(select * from r)"
+    with duckdb.connect() as con:
+        plain, other = (parse_expression(Names(con, **_NAMES), "body.x", sql) for sql in ("a", "upper(a) || m.x"))
+    assert (checks.value(plain), checks.checks) == ("(a)", [])
+    assert checks.value(other) == checks.value(other) == '"larder.p.0".v', "an expression is computed once"
+    assert checks.slots == ['try(struct_pack(v := (upper(a) || m.x\n))) as "larder.p.0"']
+    assert (checks.checks, checks.metadata) == ([('"larder.p.0" is null', 3)], {"m"})
+    assert reasons.all[3:] == [("bad-value", "body.x: the expression 'upper(a) || m.x' fails for this row")]
+    assert checks.code == 'case when "larder.p.0" is null then 3 end'
     assert render_case([("a", 1), ("b", 2)]) == "case when a then 1 when b then 2 end"
     assert JsonPolicy() == JsonPolicy(nulls="keep", large_integers="number")
 

@@ -98,6 +98,18 @@ def test_fields_are_given_once(form: str) -> None:
         assert App(item("a")).call(path, TOKEN, query={"fields": ["flight", "note"]}, form=form).status == 400
 
 
+@pytest.mark.parametrize(("count", "more"), [(1, False), (49, False), (50, False), (51, True), (60, True)])
+def test_so_many_known_members_are_listed(count: int, more: bool) -> None:
+    """The first fifty."""
+    app = App(item("a"))
+    places = tuple((f"m{number:02d}",) for number in range(count))
+    served = {name: one._replace(places=places) for name, one in app.parts.served.items()}
+    sent = event("rest", "GET", ONE, {"fields": "x"}, {"Authorization": f"Bearer {TOKEN}"})
+    answer = Answered(build_handler(app.parts._replace(served=served))(sent, None))
+    known = ", ".join(f"m{number:02d}" for number in range(min(count, 50))) + (", ..." if more else "")
+    assert answer.json["detail"] == f"fields has the unknown member 'x'; known are {known}"
+
+
 def test_a_dataset_that_names_no_member_has_none() -> None:
     """E.g. a dataset of which serve knows only who can read it."""
     app = App(item("a"))

@@ -30,8 +30,9 @@ from wire.addresses import Address, Addresses
 from wire.endpoint import Endpoint
 from wire.errors import NoCredentials, TransportError
 from wire.response import Response
+from wire.response_parser import ResponseParser
 from wire.sigv4 import Credentials
-from wire.slot import Slot
+from wire.slot import Slot, State
 from wire.transport import Outgoing, Transport
 
 KEYS = Credentials("AKIDEXAMPLE", "secret")
@@ -581,6 +582,18 @@ def test_an_idle_connection_that_ends_is_dropped_while_others_are_waited_for() -
             assert transport.wait(0.02) == []
         assert (transport._slots, transport._idle, slot.connection.fileno()) == (set(), [], -1)
         transport.close()
+
+
+def test_a_request_that_cannot_be_sent_fails_if_no_response_is_there() -> None:
+    """The error is that of sending: a broken connection is not waited for."""
+    transport = Transport(Endpoint("dynamodb", "x", "name.example", 80, tls=False), lambda: KEYS)
+    slot = Slot(Mock(recv=Mock(side_effect=BlockingIOError)), (socket.AF_INET, ()), 0.0)
+    slot.state, slot.handle, slot.parser = State.BUSY, 7, ResponseParser("POST", 100)
+    transport._slots.add(slot)
+    transport._pull(slot, broken=BrokenPipeError("gone"))
+    ((handle, report),) = transport.wait(0.0)
+    assert (handle, str(report), transport._slots) == (7, "connection failed: gone", set())
+    transport.close()
 
 
 @pytest.mark.parametrize(
