@@ -8,9 +8,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -94,6 +94,14 @@ def test_models_answer(doors: Doors, good: dict[str, str]) -> None:
     assert ask(doors.score.port, "GET", "/readyz")[0] == 200
 
 
+def wait_until(find: Callable[[], Any]) -> Any:
+    """Return what a function finds, once it finds something: lines are written a moment later."""
+    ends = time.monotonic() + 20
+    while not (found := find()) and time.monotonic() < ends:
+        time.sleep(0.02)
+    return found
+
+
 def test_storage_that_is_down_is_seen_by_readiness_alone(doors: Doors) -> None:
     """A pod is taken out of service, and is not restarted; the log has the reason, which is internal."""
     assert ask(doors.serve.port, "GET", "/readyz")[0] == 200
@@ -103,7 +111,7 @@ def test_storage_that_is_down_is_seen_by_readiness_alone(doors: Doors) -> None:
         status, _, body = ask(doors.serve.port, "GET", "/readyz")
         assert (status, json.loads(body)["reason"]) == (503, "storage")
         assert ask(doors.serve.port, "GET", "/livez")[0] == 200
-        (line,) = [one for one in doors.serve.read_lines() if one.get("event") == "not_ready"]
+        (line,) = wait_until(lambda: [one for one in doors.serve.read_lines() if one.get("event") == "not_ready"])
         assert (line["level"], line["error"]) == ("WARNING", "StorageUnavailable: Dropped")
     finally:
         doors.storage.is_down = False
@@ -113,19 +121,22 @@ def test_storage_that_is_down_is_seen_by_readiness_alone(doors: Doors) -> None:
 
 def test_lines_and_metrics_agree(doors: Doors, good: dict[str, str]) -> None:
     """Each request has its line on standard output, and is counted."""
-    before = len(doors.serve.read_lines())
-    for path in ("/v1/flight-delays/a", "/v1/flight-delays/b"):
-        ask(doors.serve.port, "GET", path, good)
-    ends = time.monotonic() + 20
-    while len(doors.serve.read_lines()) < before + 2 and time.monotonic() < ends:
-        time.sleep(0.02)
-    lines = [line for line in doors.serve.read_lines() if "status" in line]
-    assert [line["status"] for line in lines[-2:]] == [200, 404]
-    time.sleep(0.1)
-    metrics = doors.serve.read_metrics()
-    counted = {name: value for name, value in metrics.items() if name.startswith("larder_requests_total")}
-    assert sum(counted.values()) == len(lines)
-    assert 'use_case="get_item"' in "".join(counted)
+    for name in ("a", "b"):
+        ask(doors.serve.port, "GET", f"/v1/flight-delays/{name}", {**good, "X-Request-Id": f"line-{name}"})
+
+    def find_lines() -> list[Any]:
+        lines = doors.serve.read_lines()
+        return [line["status"] for name in "ab" for line in lines if line.get("request_id") == f"line-{name}"]
+
+    def are_counted() -> bool:
+        metrics = doors.serve.read_metrics()
+        counted = {name: value for name, value in metrics.items() if name.startswith("larder_requests_total")}
+        lines = [line for line in doors.serve.read_lines() if "status" in line]
+        return sum(counted.values()) == len(lines) and 'use_case="get_item"' in "".join(counted)
+
+    assert wait_until(lambda: len(find_lines()) == 2)
+    assert find_lines() == [200, 404]
+    assert wait_until(are_counted)
 
 
 def test_a_head_that_is_too_large_is_refused(doors: Doors) -> None:
