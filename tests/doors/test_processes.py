@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import time
@@ -13,15 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.doors.kit import (
-    LOOPBACK,
     Storage,
-    ask,
     build_env,
     build_tree,
     live,
     needs_server,
     run_server,
-    token,
     wait_for,
 )
 from tests.doors.test_hostile import find_workers
@@ -67,24 +62,3 @@ def test_no_process_outlives_the_main_one(tree: Path, storage: Storage, tmp_path
         while any(Path(f"/proc/{pid}").exists() for pid in workers):
             assert time.monotonic() < ends
             time.sleep(0.05)
-
-
-def test_a_server_that_is_asked_to_end_drains(tree: Path, storage: Storage, tmp_path: Path) -> None:
-    """It answers, and closes each connection after its answer; what was asked before the sockets close is answered."""
-    good = {"Authorization": f"Bearer {token()}"}
-    env = build_env(storage, tmp_path, LARDER_DRAIN_SECONDS="2")
-    with run_server(tree, env, tmp_path) as server:
-        kept = http.client.HTTPConnection(LOOPBACK, server.port, timeout=10)
-        kept.request("GET", "/v1/flight-delays/a", headers=good)
-        assert kept.getresponse().read() == b'{"x":1}'
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(1.5)
-        assert json.loads(ask(server.port, "GET", "/readyz")[2])["reason"] == "draining"
-        status, headers, _ = ask(server.port, "GET", "/v1/flight-delays/a", good)
-        assert (status, headers["connection"]) == (200, "close")
-        storage.seconds = 0.8
-        kept.request("GET", "/v1/flight-delays/a", headers=good)
-        late = kept.getresponse()
-        assert (late.status, late.read(), late.getheader("connection")) == (200, b'{"x":1}', "close")
-        kept.close()
-        assert server.process.wait(10) == 0
