@@ -95,5 +95,7 @@ def _list_members(text: str, start: int) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _after_space(text: str, position: int) -> int:
+    if text[position : position + 1] > " ":  # the most frequent case, in a third of the time
+        return position
     found = _skip(text, position)
     return found.end() if found else position

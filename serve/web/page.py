@@ -163,7 +163,7 @@ def _build_entry(item: Item, wanted: Wanted, now: float) -> Entry:
     """
     freshness = describe_freshness(item.order, item.expires_at)
     text = None
-    members = f'"prediction_id":{json.dumps(item.sk)},{freshness.members}'
+    members = f'"prediction_id":{_quote(item.sk)},{freshness.members}'
     if wanted.version:
         text = body_text(item.body or "")
         members += f',"model_version":{find_version(text, wanted.version).json}'

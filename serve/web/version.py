@@ -37,13 +37,31 @@ def find_version(text: str, place: Place) -> Version:
     """
     if not text.lstrip().startswith("{"):
         return NO_VERSION
-    member = json.loads(text)  # a quarter of the time of `find_member`, which keeps the digits of a number
+    at = text.rfind(f'"{place[0]}":')
+    if 0 < 4 * at < len(text):  # near the beginning: what follows the member is not parsed
+        return _build_version(find_member(text, place) or "")
+    try:
+        last = _drop_before(text, at, place[0])
+        member = json.loads(last)  # a quarter of the time of `find_member`, which keeps the digits of a number
+        text = last
+    except ValueError:
+        member = json.loads(text)
     for name in place:
         if not isinstance(member, dict) or name not in member:
             return NO_VERSION
         member = member[name]
     is_plain = isinstance(member, str) and member.isascii()
     return _build_version(json.dumps(member) if is_plain else find_member(text, place) or "")
+
+
+def _drop_before(text: str, at: int, name: str) -> str:
+    """Return the text of an object without the members before `name`, which is at `at`: they need not be parsed.
+
+    In JSON, a quote after anything but a backslash begins or ends a text, what a letter follows does not end one, and a
+    text before a colon is a name. So that is the name of a member. If it is one of an inner object, the braces do not
+    match, and what is returned is not JSON.
+    """
+    return "{" + text[at:] if at > 0 and text[at - 1] != "\\" and name.isidentifier() else text
 
 
 @lru_cache(64)  # the items of a page have the version of one model, or of a few
