@@ -133,6 +133,7 @@ AMBIGUOUS = {
     "bare line end": "X: a\nContent-Length: 1",
     "bare carriage return": "X: a\rb",
     "NUL": "X: a\0b",
+    "vertical tab": "X: a\vb",
     "two hosts": "Host: y",
     "no name": ": a",
 }
