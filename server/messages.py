@@ -12,7 +12,7 @@ from typing import NamedTuple
 PART = 64 * 1024
 MAX_HEADERS = 100
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])(?=\r\n|\Z)")
-_FIELD = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00\r\n]*+)(?=\r\n|\Z)")
+_FIELD = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)(?=\r\n|\Z)")
 _LENGTH = re.compile(rb"[0-9]{1,15}\Z")
 _ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _ONCE = (b"host", b"content-length", b"transfer-encoding")

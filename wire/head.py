@@ -11,7 +11,7 @@ from wire.errors import TransportError
 MAX_HEAD = 64 * 1024
 MAX_CHUNK_LINE = 1024
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00\r\n]*)?(?=\r\n|\Z)")
-_FIELD = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)(?=\r\n|\Z)")
+_FIELD = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00\r\n]*+)(?=\r\n|\Z)")
 _LENGTH = re.compile(r"[0-9]{1,15}\Z")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
 

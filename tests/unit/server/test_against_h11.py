@@ -156,9 +156,9 @@ LINES = st.sampled_from([
 ])  # fmt: skip
 REQUESTS = st.sampled_from([
     b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 31\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r",
+    b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 32\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r",
     b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"3\r\nabc\r\n1A;x\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n0\r\n\r\n",
+    b"3\r\nabc\r\n1B;x\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n0\r\n\r\n",
     b"GET / HTTP/1.0\r\n\r\n",
 ])  # fmt: skip
 BLOCKS = st.one_of(REQUESTS, REQUESTS, st.lists(LINES, max_size=8).map(lambda lines: b"\r\n".join([*lines, b""])))
