@@ -39,7 +39,7 @@ from tests.doubles.services import ModelAthena, ModelBus, ModelDynamo, ModelS3, 
 from tests.doubles.table import Applied, Items, ModelTransport
 from tests.faults import model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
-from tests.faults.jobs import BUGS, SHARE, Jobs, Meter, modelled_pieces
+from tests.faults.jobs import BUGS, SHARE, Count, Jobs, modelled_pieces
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, SHIFTED, TTL, Put, write_output, write_rows
@@ -89,9 +89,12 @@ class Story:
     # records of the ledger by key: the row that was read, and its record
     _records: dict[tuple[str, str], tuple[Any, Any]] = field(default_factory=dict)
 
-    def open_transport(self, owner: str, timeout: float, meter: Meter | None = None) -> ModelTransport:
-        """Open a transport to the table of items, and record whose it is."""
-        watch = partial(_watch, self, owner, meter)
+    def open_transport(self, owner: str, timeout: float, count: Count | None = None) -> ModelTransport:
+        """Open a transport to the table of items, and record whose it is.
+
+        `count` is called with the time and the number of items of a request, where attempts of a job send them.
+        """
+        watch = partial(_watch, self, owner, count)
         transport = ModelTransport(self.world, self.items, timeout, watch, partial(_write_behind_a_late_write, self))
         self.transports.setdefault(owner, []).append(transport)
         return transport
@@ -336,7 +339,7 @@ def _guard(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _watch(
-    story: Story, sender: str, meter: Meter | None, items: list[dict[str, Any]], conditional: bool, event: str
+    story: Story, sender: str, count: Count | None, items: list[dict[str, Any]], conditional: bool, event: str
 ) -> None:
     """Check that only the holder of a dataset writes to it, and that its writes land before another can hold it.
 
@@ -345,10 +348,10 @@ def _watch(
     (name,) = {item["pk"]["S"].partition("#")[0] for item in items}
     (order,) = {item[ORDER]["S"] for item in items}
     state, now = story.state(name), story.world.time
-    if meter is not None and event == "sent":
-        meter.count(now, len(items))
+    if count is not None and event == "sent":
+        count(now, len(items))
     # an attempt of a task that its driver has left goes on until its horizon, which the quiet period outlasts
-    may_be_quiet = event == "landed" or meter is not None
+    may_be_quiet = event == "landed" or count is not None
     if state.lease_owner != sender and not (may_be_quiet and state.lease_owner == QUIET_PERIOD_OWNER):
         story.world.fail(f"{sender} {event} a write of {order} while {state.lease_owner} held {name}")
     if now > state.lease_until_ms / 1000:

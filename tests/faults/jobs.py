@@ -26,6 +26,7 @@ from enrich.ledger.run_state import EngineKind
 from enrich.run.lifecycle import open_context
 from enrich.run.pieces.tasks import Task, execute_task
 from enrich.services import Services
+from enrich.write.rate_limiter import BURST_SECONDS
 from tests.faults import model_engine
 from tests.faults.world import DAY, Actor, Killed
 
@@ -37,6 +38,7 @@ MOST_FAILURES = 4  # of a task, as `spark.task.maxFailures`
 KEEP_SECONDS = 1.0  # between two looks at the attempts
 BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world causes these
 _NUMBERS = itertools.count(1)
+Count = Callable[[float, int], None]
 
 
 @contextmanager
@@ -55,12 +57,12 @@ class Jobs:
     def __init__(self, story: Story, random: Random) -> None:
         self._story = story
         self._random = random
-        rough = 0.0 if story.gentle else random.choice([0.3, 1.0, 1.0])
+        rough = 0.0 if story.gentle else 1.0
         self.slots = random.choice([1, 2, 3, 3])
-        self.lost = rough * random.choice([0, 0.05, 0.2])  # probability that an attempt is believed to be lost
-        self.dies = rough * random.choice([0, 0.03, 0.1])  # probability, per stage, that its driver is killed
+        self.lost = rough * random.choice([0, 0.1, 0.3])  # probability that an attempt is believed to be lost
+        self.dies = rough * random.choice([0, 0.05, 0.2])  # probability, per stage, that its driver is killed
         self.piece_rows = random.choice([[3], [4], [6], [100], [3, 5]])  # of each piece; jobs can differ
-        self.write_units = random.choice([None, None, 2.0, 20.0])
+        self.write_units = random.choice([None, 2.0, 20.0])
         spark, local = EngineKind.SPARK, EngineKind.LOCAL
         engines: list[list[EngineKind | None]] = [[spark], [spark, spark, local, None]]
         self.engines = random.choice(engines)  # what invocations are told; None: the size decides, so it is local
@@ -114,38 +116,35 @@ class Jobs:
 
 @dataclass
 class Meter:
-    """Write units that the attempts of one job have sent, by time, and the limit that it was given, if any."""
+    """Write units that the attempts of one job send, in each of its slots, and the limit that it was given, if any."""
 
     units_per_second: float | None
     slots: int
-    sent: list[tuple[float, int]] = field(default_factory=list)
+    sent: list[tuple[float, int]] = field(default_factory=list)  # time and units
+    excess: str | None = None  # how the limit was passed, if it was
+    _ahead: dict[int, tuple[float, float]] = field(default_factory=dict)  # slot -> time, and units that are not paid
 
-    def count(self, time: float, units: int) -> None:
-        """Count the units of a request that is sent: one for each item, which is the least."""
+    def count(self, slot: int, time: float, units: int) -> None:
+        """Count a request. A slot sends one only when all earlier ones are paid for, whatever task sent them."""
         self.sent.append((time, units))
+        share = (self.units_per_second or 0) / self.slots
+        before, ahead = self._ahead.get(slot, (time, 0.0))
+        ahead = max(0.0, ahead - (time - before) * share)
+        if self.units_per_second and ahead > BURST_SECONDS * share + 0.01:
+            self.excess = f"slot {slot} sent {units} units {ahead / share:.1f} s early, at {share} per second"
+        self._ahead[slot] = time, ahead + units
 
-    def find_excess(self) -> str | None:
-        """Return by how much the limit was passed, if it was.
-
-        A slot may send a request once earlier ones are paid for: so it is at most one request ahead of its share.
-        """
-        if self.units_per_second is None:
-            return None
-        largest = max((units for _, units in self.sent), default=0)
-        allowed, level, before = self.slots * largest + 0.2 * self.units_per_second, 0.0, 0.0
-        for time, units in self.sent:
-            level = max(0.0, level - (time - before) * self.units_per_second) + units
-            before = time
-            if level > allowed + 1:
-                return f"{level:.0f} units are ahead of {self.units_per_second} per second; {allowed:.0f} can be"
-        return None
+    def forgive(self, slot: int) -> None:
+        """Forget what a process has sent that was killed: it can't wait until that is paid."""
+        self._ahead.pop(slot, None)
 
 
 @dataclass
 class _Attempt:
     task: Task
-    actor: Actor
-    lost_at: float  # when it is believed to be lost
+    slot: int
+    actor: Actor = field(init=False)
+    is_lost: bool = False  # its executor does not answer any more, in the driver's eyes
     outcome: Any = None  # what it returned, pickled, or its exception
 
 
@@ -165,23 +164,22 @@ class Cluster:
         """Execute tasks as `enrich.services.Scheduler` says."""
         world, found, failures = self._story.world, dict[str, Any](), dict[str, int]()
         waiting: list[Task] = list(tasks)
-        dies_at = self._random.uniform(0, 30) if self._random.random() < self._jobs.dies else float("inf")
-        dies_at += world.time
+        dies_at = world.time + self._draw_time(self._jobs.dies)
         attempts: list[_Attempt] = []
         try:
             while len(found) < len(tasks):
-                self._busy = [each for each in self._busy if not each.actor.finished]
-                while waiting and len(self._busy) < self.slots:
-                    attempts.append(self._begin(waiting.pop(self._random.randrange(len(waiting)))))
+                while waiting and (free := self._find_free_slots()):
+                    task = waiting.pop(self._random.randrange(len(waiting)))
+                    attempts.append(self._begin(task, self._random.choice(free)))
                 self._waits = world.actor
                 world.sleep(KEEP_SECONDS)
                 self._waits = None
                 if world.time > dies_at:
                     world.note("the driver is killed")
                     world.kill(world.actor)
-                for each in [each for each in attempts if each.actor.finished or self._loses(each)]:
+                for each in [each for each in attempts if each.actor.finished or each.is_lost]:
                     attempts.remove(each)
-                    if isinstance(each.outcome, bytes):
+                    if isinstance(each.outcome, bytes) and not each.is_lost:
                         found[each.task.name] = pickle.loads(each.outcome)
                         continue
                     failures[each.task.name] = failures.get(each.task.name, 0) + 1
@@ -194,11 +192,29 @@ class Cluster:
             raise
         return found
 
-    def _begin(self, task: Task) -> _Attempt:
+    def _draw_time(self, probability: float) -> float:
+        """Return after how many seconds something happens: often within the first second, or never."""
+        if self._random.random() >= probability:
+            return float("inf")
+        return self._random.uniform(0, self._random.choice([0.3, 3, 30]))
+
+    def _find_free_slots(self) -> list[int]:
+        """Return the slots without an attempt. A lost one keeps its slot: no worker replaces its worker."""
+        for each in [each for each in self._busy if each.actor.finished]:
+            self._busy.remove(each)
+            if each.outcome is None:
+                self._meter.forgive(each.slot)
+        return sorted(set(range(self.slots)) - {each.slot for each in self._busy})
+
+    def _begin(self, task: Task, slot: int) -> _Attempt:
         """Start an attempt of a task on an executor."""
         story, name = self._story, f"attempt-{next(_NUMBERS)}"
         sent, services = pickle.dumps(task), replace(self._services, owner=name, scheduler=None)
-        services = replace(services, open_transport=self._open_transport)
+        count = partial(self._meter.count, slot)
+        services = replace(
+            services, open_transport=lambda timeout: story.open_transport(self._services.owner, timeout, count)
+        )
+        attempt = _Attempt(task, slot)
 
         def main() -> None:
             story.world.note("begins %s %s of run %d", task.kind, task.name, task.run.run)
@@ -213,32 +229,27 @@ class Cluster:
             if self._waits is not None:
                 self._waits.wake_at = story.world.time  # the slot does not stay empty
 
-        is_lost = self._random.random() < self._jobs.lost
-        lost_at = story.world.time + self._random.uniform(0, 10) if is_lost else float("inf")
-        attempt = _Attempt(task, story.world.spawn(name, main, lasts=10 * DAY), lost_at)
+        attempt.actor = story.world.spawn(name, main, lasts=10 * DAY)
         self._busy.append(attempt)
+        if (seconds := self._draw_time(self._jobs.lost)) < float("inf"):
+            story.world.at(story.world.time + seconds, partial(self._lose, attempt))
         return attempt
 
-    def _open_transport(self, timeout: float) -> Any:
-        return self._story.open_transport(self._services.owner, timeout, self._meter)
-
-    def _loses(self, attempt: _Attempt) -> bool:
-        """Return whether an executor does not answer any more; it can go on, at once or after a long pause."""
-        world = self._story.world
-        if world.time < attempt.lost_at:
-            return False
-        world.note("%s is believed to be lost", attempt.actor.name)
-        self._pause(attempt)
-        return True
+    def _lose(self, attempt: _Attempt) -> None:
+        """Let an executor answer no more; it goes on, at once or after a pause."""
+        if not attempt.actor.finished:
+            attempt.is_lost = True
+            self._story.world.note("%s is believed to be lost", attempt.actor.name)
+            self._pause(attempt)
 
     def _pause(self, attempt: _Attempt) -> None:
-        world, seconds = self._story.world, self._random.choice([0, 0, 20, 200, 400])
+        world, seconds = self._story.world, self._random.choice([0, 20, 200, 400])
         if seconds:
             world.note("%s is paused for %.0f s", attempt.actor.name, seconds)
         attempt.actor.wake_at = max(attempt.actor.wake_at, world.time + seconds)
 
     def _leave(self, attempts: Sequence[_Attempt], *, dead: bool) -> None:
-        """Leave the attempts that run: those of a dead driver end soon, or go on, at once or after a long pause."""
+        """Leave the attempts that run: those of a dead driver end soon, or go on, at once or after a pause."""
         for each in attempts:
             if dead and self._random.random() < 0.5:
                 each.actor.deadline = self._story.world.time + self._random.uniform(0, 5)

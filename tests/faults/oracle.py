@@ -39,8 +39,7 @@ def check(story: Story) -> list[str]:
         if not problems:
             problems += check_table(story, name, runs)
             problems += check_ranked(story, name)
-    for meter in story.jobs.meters if story.jobs else ():
-        problems += [excess] if (excess := meter.find_excess()) else []
+    problems += [meter.excess for meter in (story.jobs.meters if story.jobs else ()) if meter.excess]
     if story.gentle:
         problems += check_gentle(story)
     return problems

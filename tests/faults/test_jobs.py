@@ -35,11 +35,15 @@ def test_budget_is_kept_and_used(tmp_path: Path) -> None:
     (meter,) = jobs.meters
     first, last = meter.sent[0][0], meter.sent[-1][0]
     assert sum(units for _, units in meter.sent) == ROWS
-    assert meter.find_excess() is None
+    assert meter.excess is None
     assert ROWS / (UNITS * (last - first)) >= 0.9
 
 
 def test_excess_is_found() -> None:
-    """A meter allows one request ahead for each slot, and no more."""
-    assert Meter(10.0, 2, [(0.0, 5), (0.0, 5), (1.0, 5), (1.0, 5)]).find_excess() is None
-    assert Meter(10.0, 2, [(0.0, 5), (0.0, 5), (0.1, 5), (0.2, 5)]).find_excess() is not None
+    """A slot that sends before its last request is paid for passes the limit; another slot may send then."""
+    meter = Meter(10.0, 2)
+    for slot, time in ((0, 0.0), (1, 0.0), (0, 1.0), (1, 1.5)):
+        meter.count(slot, time, 5)
+    assert meter.excess is None
+    meter.count(0, 1.5, 5)
+    assert meter.excess is not None
