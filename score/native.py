@@ -208,11 +208,12 @@ class Session:
         return found
 
     def _read_type(self, info: c_void_p) -> TensorType:
+        runtime: Any = self._runtime
         element, count = c_int(), c_size_t()
-        self._runtime.call("GetTensorElementType", info, byref(element))
-        self._runtime.call("GetDimensionsCount", info, byref(count))
+        runtime.check(runtime.GetTensorElementType(info, byref(element)))
+        runtime.check(runtime.GetDimensionsCount(info, byref(count)))
         sizes = (c_int64 * count.value)()
-        self._runtime.call("GetDimensions", info, sizes, count.value)
+        runtime.check(runtime.GetDimensions(info, sizes, count.value))
         return TensorType(_NAMES.get(element.value), tuple(sizes))
 
     def run(

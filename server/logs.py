@@ -13,7 +13,7 @@ MAX_WAITING = 10_000  # lines; some 5 MB
 _MOST = 1000  # lines of one write
 # Lines are collected for so long before they are written. A thread that woke up for each line would want the
 # interpreter's lock just when the next request comes.
-COLLECT_SECONDS = 0.01
+COLLECT_SECONDS = 0.05
 
 
 class LogWriter:

@@ -18,10 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from examples.score.models.iris import iris
 from examples.score.pretrained import FOLDER, VIRGINICA
 from score.manifest import Alias, dump_alias, parse_manifest
-from score.model import render_models
 from score.paths import alias_key, manifest_key, model_key
 from tests.bench.read_setup import BENCH, ROOT
 from tests.bench.score_servers import PEERS, build_server_env
@@ -120,13 +118,11 @@ def build_env(work: Path) -> dict[str, str]:
     event |= {"httpMethod": "POST", "path": "/v1/models/iris/score", "body": json.dumps(VIRGINICA)}
     event["headers"]["Content-Type"] = "application/json"
     (work / "post.json").write_text(json.dumps(event))
-    (work / "models.json").write_text(render_models({"iris": iris._replace(keep=None)}))
     manifest = json.loads((FOLDER / "manifest.json").read_text())
     (given,) = manifest["inputs"]
     return {
         **env,
         "BENCH_EVENT": str(work / "post.json"),
-        "BENCH_MODELS": str(work / "models.json"),
         "BENCH_BUCKET": BUCKET,
         "BENCH_MODEL_KEY": model_key(manifest["model"], manifest["version"]),
         "BENCH_TENSORS": json.dumps([given["name"], given["type"], manifest["output"]]),

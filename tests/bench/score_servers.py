@@ -1,7 +1,7 @@
 """Send requests over HTTP on loopback to Larder's server and to its peers, each in its own environment.
 
 Each peer runs with a pickle of scikit-learn, the usual form, and with the ONNX file that Larder serves. Only Larder
-verifies a token.
+verifies a token. `larder_lines` also writes its log lines and counts their metrics, as a container does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from typing import Any
 import jwt
 import psutil
 
+from examples.score.models.iris import iris
 from examples.score.pretrained import FOLDER, VIRGINICA
+from score.model import render_models
 from tests.bench.doors import measure
 from tests.bench.read_setup import BENCH, build_env
 
@@ -35,6 +37,7 @@ COMMON = ("scikit-learn", "joblib", "numpy", "onnxruntime")
 # peer -> pip arguments of its environment, and the arguments of its Python
 SERVERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "larder": ((), ("score_larder.py",)),
+    "larder_lines": ((), ("score_larder.py", "lines")),
     "flask": (("flask", "waitress", *COMMON), ("score_flask.py",)),
     "flask_waitress": (("flask", "waitress", *COMMON), ("score_flask_waitress.py",)),
     "fastapi": (("fastapi", "uvicorn", *COMMON), ("score_fastapi.py",)),
@@ -117,9 +120,13 @@ class Running:
         return {"server": self.name, **medians, "rss_mb": memory, "first_answer_s": self.first_answer_s}
 
 
+def _is_ours(peer: str) -> bool:
+    return peer.startswith("larder")
+
+
 def find_python(peer: str) -> Path:
     """Return the Python of a peer's environment, which is created once, with `.pyc` files of all packages."""
-    if peer == "larder":
+    if _is_ours(peer):
         return Path(sys.executable)
     packages = SERVERS[peer][0]
     folder = Path(os.environ.get("BENCH_ENVIRONMENTS", str(BENCH))) / peer.partition("_")[0]
@@ -146,9 +153,9 @@ def run_server(peer: str, form: str, env: dict[str, str], work: Path) -> Iterato
         "BENCH_PICKLE": str(python.parents[1] / "iris.joblib"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "true",
         "PATH": f"{python.parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    if peer == "larder":
+    if _is_ours(peer):
         path, headers = "/v1/models/iris/score", {**headers, "Authorization": env["BENCH_TOKEN"]}
-        words = [str(PEERS / words[0])]
+        words[0] = str(PEERS / words[0])
     else:
         own["PYTHONPATH"] = str(PEERS)
         words = [str(PEERS / word) if word.endswith(".py") else word for word in words]
@@ -161,7 +168,7 @@ def run_server(peer: str, form: str, env: dict[str, str], work: Path) -> Iterato
     with (work / f"{peer}-{form}.log").open("wb") as log:
         process = subprocess.Popen([python, *words], env=own, cwd=work, stdout=log, stderr=log, start_new_session=True)
     try:
-        running = Running(f"{peer} {form}" if peer != "larder" else peer, port, process, path, body, headers)
+        running = Running(peer if _is_ours(peer) else f"{peer} {form}", port, process, path, body, headers)
         _wait(running, work / f"{peer}-{form}.log")
         running.first_answer_s = time.perf_counter() - started
         yield running
@@ -209,11 +216,12 @@ def _free() -> int:
 
 
 def build_server_env(work: Path) -> dict[str, str]:
-    """Build the variables of Larder's server: a key set, and a token for iris."""
+    """Build the variables of Larder's server: a key set, a token for iris, and the definition of iris."""
     env = build_env(9, work, scope="iris:score")
     token = json.loads((work / "event.json").read_text())["headers"]["Authorization"]
     assert jwt.decode(token.split()[1], options={"verify_signature": False})["scope"] == "iris:score"
-    return {**env, "BENCH_TOKEN": token}
+    (work / "models.json").write_text(render_models({"iris": iris._replace(keep=None)}))
+    return {**env, "BENCH_TOKEN": token, "BENCH_MODELS": str(work / "models.json")}
 
 
 def measure_servers(peers: list[str], work: Path, rounds: int, count: int) -> list[dict[str, Any]]:
@@ -222,7 +230,7 @@ def measure_servers(peers: list[str], work: Path, rounds: int, count: int) -> li
     with ExitStack() as stack:
         running = []
         for peer in peers:
-            for form in FORMS if peer != "larder" else ("onnx",):
+            for form in ("onnx",) if _is_ours(peer) else FORMS:
                 try:
                     running.append(stack.enter_context(run_server(peer, form, env, work)))
                 except (SystemExit, subprocess.CalledProcessError) as error:
