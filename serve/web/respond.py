@@ -144,7 +144,7 @@ def add_cors(
     return response._replace(headers=added)
 
 
-def render_response(response: HttpResponse, form: Form, *, is_head: bool = False) -> dict[str, Any]:
+def render_response(response: HttpResponse, form: Form, *, is_head: bool) -> dict[str, Any]:
     """Render a response as the function's result. HEAD has the headers of GET and no body."""
     body, is_base64 = response.body, False
     if is_head:

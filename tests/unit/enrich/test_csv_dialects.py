@@ -184,9 +184,47 @@ def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
     """The reject has the record's text as it is in the file."""
     dataset = dataset_of("csv", {"id": "varchar"})
     with Engine(dataset, {}, directory=tmp_path) as engine:
-        ((_, chunk),) = read_chunks(dataset, ("a", b'id\n"a" b\r\n"c \\" d\ne"\nx,\xffy\n"last"z'))
-        kept = [json.loads(text) for text in engine.originals(chunk, [0, 1, 2, 3])]
-    assert kept == ['"a" b', '"c \\" d\ne"', "x,\ufffdy", '"last"z']
+        ((_, chunk),) = read_chunks(dataset, ("a", b'id\n"a" b\r\n"c \\" d\ne"\nx,\xffy\n\xffz\n"last"X'))
+        kept = [json.loads(text) for text in engine.originals(chunk, [0, 1, 2, 3, 4])]
+    assert kept == ['"a" b', '"c \\" d\ne"', "x,\ufffdy", {"id": "\ufffdz"}, '"last"X']
+
+
+def test_each_malformed_record_has_its_own_problem() -> None:
+    """In its place, whatever comes before and after it, and whatever its first character."""
+    lines = ["g,x,1", "a,5", "\U0001f600,5", '"a"b,5,1', "h,,"]
+    two = "the line has 2 fields, expected 3"
+    rows = read({}, "\n".join(["id,v,n", *lines]).encode())
+    assert (rows[0], rows[1:3], rows[4]) == (("g", "x", 1), [two, two], ("h", None, None))
+    assert AFTER in rows[3]
+    assert read({}, "id,v,n\n\ufdd0\n".encode()) == ["the line has 1 fields, expected 3"]
+    for blank in (b"", b"\n", b"\r\n\n"):
+        first, *others = read({"header": False}, blank + b'"a"b,5,1\ng,x,1\n"a"b,5,1\n')
+        assert (AFTER in first, others[0], AFTER in others[1]) == (True, ("g", "x", 1), True)
+        first, *others = read({"header": False}, blank + b'"a"b,5,1\n')
+        assert (AFTER in first, others) == (True, [])
+
+
+def test_a_row_of_nulls_is_a_row() -> None:
+    """It is neither a header nor the beginning of a file, also beside one that is."""
+    assert read({}, b"id,v,n\n,,\n") == [(None, None, None)]
+    row, problem = read({}, b"id,v,n\n,y,2\n\xef\xbb\xbfa,x,1\n")
+    assert ("byte order mark" in problem, row) == (True, (None, "y", 2))
+
+
+@pytest.mark.parametrize("columns", [["007"], ["id", "007"], ["true", "id", "1e3"], ["2026-11-20", "id", "v", "00"]])
+def test_a_header_is_text(columns: list[str]) -> None:
+    """Also a name that could be a number, a boolean or a date; so are its values."""
+    dataset = dataset_of("csv", dict.fromkeys(columns, "varchar"))
+    content = "\n".join([",".join(columns), ",".join("X" for _ in columns), ""]).encode()
+    ((_, chunk),) = read_chunks(dataset, ("a", content))
+    assert [row[name] for row in chunk.to_pylist() for name in columns] == ["X"] * len(columns)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5])
+def test_a_byte_order_mark_can_be_cut_by_a_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """It is no part of the first name."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    assert read({}, b"\xef\xbb\xbfid,v,n\na,x,1\n") == [("a", "x", 1)]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +234,7 @@ def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
         (SPARK, b'a,"open\\",1\n', "row 0: it has a quoted field that is never closed"),
         (
             {},
-            b'"id" x,v,n\n',
+            b'"id" x,v,n\na,x,1\n',
             "row 0: its header is not CSV with the delimiter ',': there is text after a closing quote",
         ),
         ({}, b"a,x,1\n", "names no column, expected id, v, n; write a header, or set header=False"),
@@ -221,9 +259,23 @@ def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert read({}, head + b'a,"' + b"x\n" * 450 + b'",1\n') == [("a", "x\n" * 450, 1)]
     with pytest.raises(BadOutput, match="row 1: it is longer than 16 MB"):
         read({}, head + b'g,x,1\na,"' + b"x\n" * 900)
+    for source, start in (({}, b'"a"b'), ({"quote": None}, b"a")):
+        with pytest.raises(BadOutput, match="row 1: it is longer than 16 MB"):
+            read(source, head + b"g,x,1\n" + start + b"x" * 2000)
     rows = read({}, head + b'a,"\\"x \\",1\n' + b"g,x,1\n" * 900)
     assert rows[1:] == [("g", "x", 1)] * 900
     assert AFTER in rows[0]
+
+
+def test_a_row_has_its_greatest_length_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as the bound, without the newline; blocks end within it."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(text_module, "_MAX_ROW", 8)
+    dataset = dataset_of("csv", {"ids": "varchar"})
+    rows = [row["ids"] for _, chunk in read_chunks(dataset, ("a", b"ids\nabcdefgh\n")) for row in chunk.to_pylist()]
+    assert rows == ["abcdefgh"]
+    with pytest.raises(BadOutput, match="it is longer than 16 MB"):
+        list(read_chunks(dataset, ("a", b"ids\nabcdefghijkl\n")))
 
 
 def test_columns_of_the_object_key_are_not_in_the_file() -> None:

@@ -22,10 +22,12 @@ import pyarrow.orc
 import pytest
 
 from enrich.dataset.definition import Source
+from enrich.dataset.source_sql import LINE, PROBLEM
 from enrich.intake import operations
 from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
 from enrich.ledger.records import Counts
+from enrich.read import text as text_module
 from enrich.read.chunks import BadOutput
 from enrich.read.text import BadText, read_lines
 from tests.unit.enrich.small_shop import DATASET, SmallShop
@@ -425,3 +427,29 @@ def test_a_line_of_json_is_bounded() -> None:
     assert [batch.num_rows for batch in read_lines("part", io.BytesIO(long))] == [1]
     with pytest.raises(BadText, match="a line is longer than 64 MB; write one object per line"):
         list(read_lines("part", io.BytesIO(long + bytes(50 << 20))))
+
+
+def test_a_line_has_its_greatest_length_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as the bound, without the newline; blocks end within it."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(text_module, "_MAX_LINE", 8)
+    assert [batch.num_rows for batch in read_lines("part", io.BytesIO(b'{"a":10}\n'))] == [1]
+    with pytest.raises(BadText, match="a line is longer than 64 MB"):
+        list(read_lines("part", io.BytesIO(b'{"a":10, "b":1}\n')))
+
+
+@pytest.mark.parametrize("block", [1, 9, 1 << 20])
+def test_only_the_first_line_is_checked_for_the_whole_file(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """A later line that is an array is one bad line, also if a block begins with it."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", block)
+    lines = [line for batch in read_lines("part", io.BytesIO(b'\n{"a":1}\n[{\n{\n[\n')) for line in batch.to_pylist()]
+    assert [line[LINE] for line in lines] == ['{"a":1}', "[{", "{", "["]
+
+
+def test_a_line_that_is_not_utf_8_is_a_bad_line() -> None:
+    """Whatever its bytes; the others are read, and its text has a replacement."""
+    (batch,) = read_lines("part", io.BytesIO(b'"\x80"\n"\xff"\n"\xc3\xa9"\n'))
+    assert batch.to_pydict() == {
+        LINE: ['"\ufffd"', '"\ufffd"', '"\u00e9"'],
+        PROBLEM: ["the line is not UTF-8; write the file as UTF-8"] * 2 + [None],
+    }
