@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.write.item_size import find_too_large, find_too_long, item_bytes
+from enrich.write.item_size import count_units, find_too_large, find_too_long, item_bytes
 from enrich.write.item_size import gzip as compress
 from enrich.write.requests import (
     BATCH,
@@ -220,3 +220,11 @@ def test_item_bytes_counts_utf8() -> None:
     """Sizes are octets, of every value and attribute name."""
     chunk = chunk_of([("ä", "b", "€"), ("a", "b", None)])
     assert item_bytes(chunk).to_pylist() == [2 + 1 + 3 + 7 + 27 + 7, 1 + 1 + 7 + 27 + 7]
+
+
+@pytest.mark.parametrize("entries", [0, 1, 2])
+def test_units_are_counted_before_anything_is_written(entries: int) -> None:
+    """One for each kilobyte that the item begins, and as many for each entry of the index; a tombstone has one."""
+    units = {None: 1, "": 1, "x" * 981: 1, "x" * 982: 2, "x" * 2005: 2, "x" * 2006: 3}
+    chunk = chunk_of([("a", "b", body) for body in units], entries)
+    assert count_units(chunk).to_pylist() == [count * (1 + entries) for count in units.values()]
