@@ -114,8 +114,8 @@ def test_a_dataset_without_a_version_has_the_same_parts(form: str) -> None:
     for fields, expected in CUT:
         assert [ask(f"{LIST}/{name}", fields=fields).body.decode() for name in "ab"] == [expected] * 2
     for query in ({"limit": "1"}, {"id": "b"}):
-        for body, fields in ((BODY, {}), (CUT[0][1], {"fields": CUT[0][0]})):
-            answer = ask(LIST, max_age="900", **query, **fields)
+        for body, more in ((BODY, {}), (CUT[0][1], {"fields": CUT[0][0]})):
+            answer = ask(LIST, max_age="900", **query, **more)
             text = zlib.decompress(answer.body, 31) if "content-encoding" in answer.headers else answer.body
             assert text.decode().count(f',"body":{body}}}') == 1
 
