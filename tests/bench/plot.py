@@ -16,6 +16,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from infra.dashboards.picture import STYLE, save
+from tests.bench.write import SIZES
 from tests.bench.write_setup import BENCH, ROOT
 
 OURS, PEERS = "#1b7837", "#9aa5b1"
@@ -58,8 +59,9 @@ def read_limits(folder: Path) -> list[Panel]:
     """Read Larder's figures and their limits.
 
     Raises:
-        FileNotFoundError: `read` or `joins` has not been run yet.
+        FileNotFoundError: `read`, `joins` or `write` has not been run yet.
     """
+    per_s = {row["writer"]: row["items_per_cpu_s"] for row in json.loads((folder / "write.json").read_text())["write"]}
     shares = json.loads((folder / "read.json").read_text())["read"]["shares_cpu_us"]
     joins = json.loads((folder / "joins.json").read_text())["joins"]
     exchange, signature = shares["limit: sign, send, receive"], shares["signature"]
@@ -84,6 +86,12 @@ def read_limits(folder: Path) -> list[Panel]:
             [(f"larder, {one['metadata']} metadata", one["cpu_us"]) for one in joins if one["metadata"]],
             next(one["cpu_us"] for one in joins if not one["metadata"]),
             "no metadata",
+        ),
+        Panel(
+            "writing an item: CPU, as a multiple of the limit's",
+            [(f"larder, {size}", per_s[f"limit, {size}"] / per_s[f"larder, {size}"]) for size in SIZES],
+            1.0,
+            "gzip, escape, hash, send, receive",
         ),
     ]
 

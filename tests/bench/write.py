@@ -24,7 +24,13 @@ COUNTS = {"larder": 100_000, "boto3_client": 10_000, "boto3_batch_writer": 5_000
 
 
 # Items of Larder's in other sizes: the notes in each, and how many there are; -1: the prediction alone.
-SIZES = {"100 B": (-1, 100_000), "2 KB": (30, 20_000), "40 KB": (790, 1_000), "350 KB": (7_000, 120)}
+SIZES = {
+    "100 B": (-1, 100_000),
+    "500 B": (0, 50_000),
+    "2 KB": (30, 20_000),
+    "40 KB": (790, 1_000),
+    "350 KB": (7_000, 120),
+}
 
 
 class Contestant:
@@ -46,7 +52,8 @@ class Contestant:
         self.name = f"{name or writer} over TLS" if endpoint.url.startswith("https") else name or writer
         self.count = count or COUNTS[writer]
         self.rounds: list[dict[str, float]] = []
-        command_line: list[str | Path] = [interpreter(writer), HERE / command[0], *(command[1:] or [writer])]
+        # -P: otherwise the modules of this folder hide packages that have the same names, such as `notify`
+        command_line: list[str | Path] = [interpreter(writer), "-P", HERE / command[0], *(command[1:] or [writer])]
         self._process = stack.enter_context(
             subprocess.Popen(command_line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         )
@@ -95,8 +102,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     writers = arguments.writers or list(WRITERS)
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        folder = Path(scratch)
         write_rows(folder / "rows.parquet", max(COUNTS.values()))
         contestants = []
         for tls in (False, True):
@@ -110,6 +117,12 @@ def main() -> None:
                 write_rows(rows, count, notes)
                 sized = build_env(endpoint, folder, rows)
                 contestants.append(Contestant(stack, "larder", endpoint, sized, name=f"larder, {size}", count=count))
+                if not tls:
+                    command = ("write_worker.py", "limit")
+                    name = f"limit, {size}"
+                    contestants.append(
+                        Contestant(stack, "larder", endpoint, sized, command=command, name=name, count=count)
+                    )
         for _ in range(arguments.rounds + 1):
             for contestant in contestants:
                 contestant.run()

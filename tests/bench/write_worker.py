@@ -49,6 +49,41 @@ def larder() -> Write:
     return write
 
 
+def limit() -> Write:
+    """What no writer can leave out: gzip, JSON escapes, SHA-256 of each payload, the exchange over a plain socket."""
+    import hashlib
+    import socket
+    from urllib.parse import urlsplit
+
+    import orjson
+    import pyarrow.parquet as pq
+
+    from enrich.write.item_size import UNIT_BYTES, gzip
+    from enrich.write.requests import BLOCK_ROWS, build_batches
+    from serve.item import Order
+
+    table = pq.read_table(os.environ["BENCH_ROWS"])
+    columns = [table[name].to_pylist() for name in ("pk", "sk", "body")]
+    large = [body for body in columns[2] if len(body) > UNIT_BYTES]
+    payloads = [request.payload for request in build_batches(table, TABLE, Order.parse(ORDER), EXPIRES)]
+    endpoint = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    connection = socket.create_connection((endpoint.hostname or "", endpoint.port or 80))
+
+    def write(count: int) -> None:
+        assert count == len(table)
+        for texts in columns:
+            for start in range(0, count, BLOCK_ROWS):
+                orjson.dumps(texts[start : start + BLOCK_ROWS])
+        for body in large:
+            gzip(body)
+        for payload in payloads:
+            hashlib.sha256(payload).hexdigest()
+            connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(payload) + payload)
+            connection.recv(1 << 16)
+
+    return write
+
+
 def boto3_client() -> Write:
     """boto3's client with items as DynamoDB's JSON, without parameter validation: its fastest use."""
     import boto3
@@ -145,6 +180,7 @@ def main() -> None:
     """Print a line of figures for each count on stdin."""
     write: Write = {
         "larder": larder,
+        "limit": limit,
         "boto3_client": boto3_client,
         "boto3_batch_writer": boto3_batch_writer,
         "awswrangler": awswrangler,
