@@ -191,10 +191,10 @@ def test_a_malformed_record_keeps_its_text(tmp_path: Path) -> None:
 
 def test_each_malformed_record_has_its_own_problem() -> None:
     """In its place, whatever comes before and after it, and whatever its first character."""
-    lines = ["g,x,1", "a,5", "\U0001f600,5", '"a"b,5,1', "h,,"]
-    two = "the line has 2 fields, expected 3"
+    lines = ["g,x,1", "a,5", "\U0001f600,5,1,", '"a"b,5,1', "h,,"]
+    counts = [f"the line has {count} fields, expected 3" for count in (2, 4)]
     rows = read({}, "\n".join(["id,v,n", *lines]).encode())
-    assert (rows[0], rows[1:3], rows[4]) == (("g", "x", 1), [two, two], ("h", None, None))
+    assert (rows[0], rows[1:3], rows[4]) == (("g", "x", 1), counts, ("h", None, None))
     assert AFTER in rows[3]
     assert read({}, "id,v,n\n\ufdd0\n".encode()) == ["the line has 1 fields, expected 3"]
     for blank in (b"", b"\n", b"\r\n\n"):

@@ -558,14 +558,15 @@ def test_a_connection_that_was_reset_is_not_quiet() -> None:
 def test_each_request_is_reported_if_no_connection_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that were queued: each would fail for the same reason."""
     transport = Transport(Endpoint("dynamodb", "x", "name.example", 80, tls=False), lambda: KEYS, connections=2)
-    monkeypatch.setattr(transport._addresses, "connect", Mock(side_effect=OSError("no route")))
+    connect = Mock(side_effect=OSError("no route"))
+    monkeypatch.setattr(transport._addresses, "connect", connect)
     for n in range(3):
         transport._waiting.append(Outgoing(n, TARGET, b""))
     handle = transport.send(TARGET, b"")
     reports = transport.wait(0.0)
     assert [number for number, _ in reports] == [0, 1, 2, handle]
     assert {str(report) for _, report in reports} == {"no connection to name.example: no route"}
-    assert (transport._connecting, transport._slots) == (0, set())
+    assert (transport._connecting, transport._slots, connect.call_count) == (0, set(), 1)
     transport.close()
 
 
@@ -609,9 +610,11 @@ def test_a_handshake_waits_for_what_it_wants(
         with monkeypatch.context() as patch:
             patch.setattr(Slot, "connect", Mock(side_effect=error))
             handle = transport.send(TARGET, b"")
-            assert transport.wait(0.05) == []
+            (slot,) = transport._slots
+            slot.watch(transport._selector, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            transport._connect(slot)
         ((_, key),) = transport._selector.get_map().items()
         assert (key.events, transport._connecting) == (events, 1)
-        key.data.watch(transport._selector, selectors.EVENT_WRITE)
+        slot.watch(transport._selector, selectors.EVENT_WRITE)
         assert collect(transport, 1)[handle].status == 200
         transport.close()
