@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -209,7 +210,15 @@ def test_a_malformed_chunk_breaks_off_the_body() -> None:
         await send({"type": "http.response.start", "status": 400, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    for wrong in (b"3\r\nabcd\r\n", b"x\r\n", b"-1\r\n", b"3\nabc\r\n" + b"x" * 2000, b"1\r\na\n"):
+    long = b"x" * 2000
+    for wrong in (
+        b"3\r\nabcd\r\n",
+        b"x\r\n",
+        b"-1\r\n",
+        b"3\nabc\r\n" + long,
+        b"1\r\na\n",
+        b"1;" + long + b"\r\na\r\n0\r\n\r\n",
+    ):
         app = Echo(answer)
         found = talk(app, CHUNKED + b"2\r\nok\r\n" + wrong + GET)
         assert found.startswith(b"HTTP/1.1 400 ")
@@ -364,3 +373,44 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the server accepts is closed at once."""
     monkeypatch.setattr(module, "CONNECTIONS", 0)
     assert talk(Echo(), seconds=0.1, is_ended=False) == b""
+
+
+def test_a_body_that_was_not_read_is_no_request() -> None:
+    """The connection ends with the answer."""
+
+    async def ignore(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    app = Echo(ignore)
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    with suppress(OSError):
+        talk(app, head + GET, b"x" * (100_000 - len(GET)) + GET, seconds=0.1)
+    assert app.calls == ["called"]
+
+
+def test_what_is_read_ahead_is_bounded() -> None:
+    """Of a body that the application does not take, and of answers that the client does not read."""
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1)
+
+    async def find_held(app: Echo, data: bytes) -> int:
+        server = HttpServer(app)
+        sock = open_socket("127.0.0.1", 0)
+        await server.listen(sock)
+        _, writer = await asyncio.open_connection(*sock.getsockname(), limit=PART)
+        writer.write(data)
+        await asyncio.sleep(0.5)
+        (one,) = server.connections
+        held = one._held
+        writer.transport.abort()
+        await server.close(0)
+        return held
+
+    body = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n" + b"x" * 20_000_000
+    assert 0 < asyncio.run(find_held(Echo(wait), body)) <= 2 * PART
+    app = Echo()
+    quick = b"POST /quick HTTP/1.1\r\nHost: x\r\nContent-Length: 8000\r\n\r\n" + b"z" * 8000
+    asyncio.run(find_held(app, quick * 2000))
+    assert len(app.calls) < 1500
