@@ -85,7 +85,7 @@ def _coerce_nested(value: str, actual: SqlType, declared: SqlType, depth: int) -
     """Coerce member by member: DuckDB's cast of a whole value would turn a member that does not fit into null."""
     if declared.id == "struct":
         return _coerce_struct(value, actual, declared, depth) if actual.id == "struct" else None
-    inside = dict(actual.children).get("child")
+    inside = dict(actual.children).get("child") if actual.id in NESTED else None
     if inside is None or (declared.id == "map" and inside.id != "struct"):
         return None
     element = f"e{depth}"

@@ -101,8 +101,6 @@ def _belongs(value: Any, hint: Any) -> bool:
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    if isinstance(hint, str):
-        hint = ForwardRef(hint)
     if isinstance(hint, ForwardRef):  # a recursive type, such as `Body`
         holder = type("Holder", (), {"__annotations__": {"hint": hint}})
         hint = get_type_hints(holder, vars(definition))["hint"]

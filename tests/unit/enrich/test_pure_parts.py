@@ -741,8 +741,8 @@ def test_a_type_has_at_most_eight_levels() -> None:
 
 # types of a column, and declared types that it can't be converted to
 NOT_CONVERTED = {
-    "integer": ["struct(a integer)", "varchar", "date"],
-    "integer[]": ["struct(a integer)", "integer", "map(varchar, integer)", "date[]", "date[2]"],
+    "integer": ["struct(a integer)", "varchar", "date", "integer[]", "integer[2]", "map(varchar, integer)"],
+    "integer[]": ["struct(a integer)", "integer", "map(varchar, integer)", "date[]", "date[2]", "integer[][]"],
     "struct(a integer)": ["struct(b integer)", "struct(a integer, b integer)", "struct(a date)", "integer[]"],
     "struct(a integer, b integer)[]": ["map(integer, integer)", "struct(a integer)"],
     "struct(key integer)[]": ["map(integer, integer)"],
