@@ -62,8 +62,10 @@ class RenderedCache:
     `checked` has the first row and the number of rows of each chunk that was checked in this invocation.
     """
 
-    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = None, *, shift: int = 0) -> None:
+        """Begin with the files that are in the folder. `shift`: of the rows, since these were kept."""
         self._directory = directory
+        self._shift = shift
         room = min(MAX_CACHE_BYTES, int(MAX_DISK_SHARE * shutil.disk_usage(directory).free))
         self._room = room if max_bytes is None else max_bytes
         self.checked: list[tuple[int, int]] = []
@@ -84,15 +86,18 @@ class RenderedCache:
     def take(self, first_row: int, rows: pa.Array) -> pa.Table | None:
         """Remove and return what is cached of the chunk that begins at `first_row`; None unless `rows` are among it."""
         path = self._path(first_row)
-        if not path.exists():
+        try:
+            with pa.OSFile(str(path), "rb") as file:
+                rendered = pa.ipc.open_file(file).read_all()
+        except FileNotFoundError:
             return None
-        with pa.OSFile(str(path), "rb") as file:
-            rendered = pa.ipc.open_file(file).read_all()
-        path.unlink()
+        path.unlink(missing_ok=True)  # another attempt of a task can have taken it too
+        if self._shift:
+            rendered = rendered.set_column(0, "row", pc.add(rendered["row"], self._shift))
         return rendered if pc.all(pc.is_in(rows, rendered["row"].combine_chunks())).as_py() else None
 
     def _path(self, first_row: int) -> Path:
-        return self._directory / f"{first_row:012d}.arrow"
+        return self._directory / f"{first_row - self._shift:012d}.arrow"
 
 
 class CheckedRenderer(NamedTuple):

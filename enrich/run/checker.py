@@ -27,7 +27,7 @@ class Checker:
         self._engine = context.engine
         self._delta = delta
         self._statistics = statistics
-        self._memory = load_memory(context, delta)
+        self._memory = context.kept.memory(context, delta) if context.kept else load_memory(context, delta)
         self._pause = 0
 
     def check(self, chunk: pa.RecordBatch, first_row: int) -> pa.Table:

@@ -36,6 +36,7 @@ from enrich.write.writer import Budget, Writer
 
 if TYPE_CHECKING:
     from enrich.run.passes import Passes
+    from enrich.run.pieces.kept import Kept
 
 
 class Decision(NamedTuple):
@@ -61,6 +62,7 @@ class RunContext:
 
     Attributes:
         row_decisions: decisions for one piece; None: those of `delta`.
+        kept: what this process keeps between the tasks of a job; None: nothing.
     """
 
     services: Services
@@ -71,6 +73,7 @@ class RunContext:
     saved_at: float = 0.0
     decision: Decision | None = None
     row_decisions: RowDecisions | None = None
+    kept: Kept | None = None
     _passes: Passes | None = None
     _opened: ExitStack = field(default_factory=ExitStack)
     _engine: Engine | None = None
@@ -98,10 +101,16 @@ class RunContext:
     def engine(self) -> Engine:
         """The compiled dataset with this run's metadata loaded."""
         if self._engine is None:
-            metadata = read_metadata(self.services.s3, self.run.metadata, max_bytes=MAX_METADATA_BYTES)
-            engine = Engine(self.dataset, metadata, directory=self.scratch)
-            self._engine = self._opened.enter_context(engine)
+            if self.kept is not None:
+                self._engine = self.kept.engine(self)
+            else:
+                self._engine = self._opened.enter_context(self.compile(self.scratch))
         return self._engine
+
+    def compile(self, directory: Path) -> Engine:
+        """Compile the dataset, with this run's metadata; the caller closes the engine. `directory`: for its files."""
+        metadata = read_metadata(self.services.s3, self.run.metadata, max_bytes=MAX_METADATA_BYTES)
+        return Engine(self.dataset, metadata, directory=directory)
 
     @property
     def delta(self) -> Delta:
@@ -176,10 +185,14 @@ class RunContext:
 
     @property
     def cache(self) -> RenderedCache:
-        """The chunks that the check stage rendered in this invocation."""
+        """The chunks that the check stage rendered in this invocation, or on this machine."""
         if self._cache is None:
             self._cache = RenderedCache(self._folder("rendered"))
         return self._cache
+
+    @cache.setter
+    def cache(self, cache: RenderedCache) -> None:
+        self._cache = cache
 
     @property
     def renderer(self) -> CheckedRenderer:

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark import SparkContext
 
@@ -15,6 +15,7 @@ from enrich.read.pieces import PIECE_BYTES
 from enrich.spark.worker import perform
 
 _KEEP_SECONDS = 1.0  # between two calls of `keep`
+_MOST_PLACES = 4  # sets of names: pieces and buckets of this run and of the last one
 _SENT = (
     "LARDER_",
     "AWS_ENDPOINT_URL",
@@ -22,6 +23,13 @@ _SENT = (
     "AWS_DEFAULT_REGION",
 )  # variables that are sent; no credentials
 _NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
+
+
+class _Places(NamedTuple):
+    """Names of tasks, each a partition that is cached on the executor that has executed the first such task."""
+
+    names: Mapping[str, int]
+    rows: Any
 
 
 class SparkScheduler:
@@ -48,6 +56,7 @@ class SparkScheduler:
         self.slots = max(1, executors * cores, int(context.defaultParallelism))
         self.piece_bytes = piece_bytes
         self._context = context
+        self._places: list[_Places] = []
         self._env = {name: env[name] for name in env if name.startswith(_SENT) and name not in _NOT_SENT}
 
     def run(self, tasks: Sequence[Any], keep: Callable[[int], None]) -> Mapping[str, Any]:
@@ -56,14 +65,13 @@ class SparkScheduler:
         Raises:
             Stopped: all attempts of a task have failed; the message has the last error.
         """
-        group, env = f"larder-{uuid.uuid4().hex[:8]}", self._env
+        group = f"larder-{uuid.uuid4().hex[:8]}"
         found: Future[list[tuple[str, Any]]] = Future()
 
         def collect() -> None:
             try:
                 self._context.setJobGroup(group, f"{len(tasks)} tasks: {tasks[0].kind}", interruptOnCancel=False)
-                rows = self._context.parallelize(tasks, len(tasks)).map(lambda task: perform(env, task))
-                found.set_result(rows.collect())
+                found.set_result(self._execute(tasks))
             except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
                 found.set_exception(error)
 
@@ -78,6 +86,25 @@ class SparkScheduler:
             return dict(found.result())
         except Exception as error:
             raise Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {_find_cause(error)}") from error
+
+    def _execute(self, tasks: Sequence[Any]) -> list[tuple[str, Any]]:
+        env, places = self._env, self._find_places([task.name for task in tasks])
+        by_name = {task.name: task for task in tasks}
+        wanted = self._context.parallelize([by_name.get(name) for name in places.names], len(places.names))
+        performed = places.rows.zip(wanted).map(lambda pair: perform(env, pair[1]))
+        return list(self._context.runJob(performed, list, [places.names[name] for name in by_name]))
+
+    def _find_places(self, names: Sequence[str]) -> _Places:
+        """Return partitions with these names, among others: Spark executes a task where its name was cached.
+
+        So a piece is written where it was checked, if that executor is free; what is cached is only the name.
+        """
+        for places in self._places:
+            if places.names.keys() >= set(names):
+                return places
+        rows = self._context.parallelize(names, len(names)).cache()
+        self._places = [_Places({name: n for n, name in enumerate(names)}, rows), *self._places[:_MOST_PLACES]]
+        return self._places[0]
 
     def _count_done(self, group: str) -> int:
         tracker = self._context.statusTracker()

@@ -1,24 +1,54 @@
-"""Execute tasks in a Python worker of an executor. Services, datasets and the last engine are kept between tasks."""
+"""Execute tasks in a Python worker of an executor. It keeps services, datasets and what `Kept` has between tasks."""
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
+from zipimport import zipimporter
+
+from pyspark import SparkFiles
 
 from enrich.aws import open_services
-from enrich.run.lifecycle import open_context
-from enrich.run.pieces.tasks import Task, execute_task
+from enrich.run.pieces.kept import Kept
+from enrich.run.pieces.tasks import Task
 from enrich.services import Services
 from enrich.spark.code import unpack
 
 
 def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
     """Execute one task; return its name and its result."""
-    return task.name, execute_task(_open(tuple(sorted(env.items()))), task, open_context)
+    return task.name, execute(_open(tuple(sorted(env.items()))), task)
+
+
+def execute(services: Services, task: Task) -> dict[str, Any]:
+    """Execute one task with what the tasks before it have left in this process."""
+    try:
+        return _keep().execute(services, task)
+    finally:
+        _forget_archives()
+
+
+def _forget_archives() -> None:
+    """Forget the importers of archives, e.g. of `pyspark.zip`; the next import opens them again.
+
+    PySpark invalidates the caches of all importers before each task, and that of an archive then reads its directory
+    again. Measured: 0.1 CPU seconds per task.
+    """
+    for path, importer in list(sys.path_importer_cache.items()):
+        if isinstance(importer, zipimporter):
+            del sys.path_importer_cache[path]
+
+
+@cache
+def _keep() -> Kept:
+    """Return what this process keeps; files are in a folder that Spark deletes when the job ends."""
+    return Kept(Path(SparkFiles.getRootDirectory()) / "rendered")
 
 
 def _open(env: tuple[tuple[str, str], ...]) -> Services:

@@ -21,7 +21,7 @@ from enrich.ledger.run_state import EngineKind
 from enrich.plan.dry_run import DiscardTransport
 from enrich.services import Services
 from tests.bench.pipeline_worker import FLIGHTS, build_dataset, run
-from tests.bench.scale_task import SHARED, measure_tree, perform
+from tests.bench.scale_task import SHARED, measure_tree, perform, take_cpu
 from tests.bench.services import FolderS3, open_services
 
 PIECES = 16
@@ -51,6 +51,7 @@ def open_engine(engine: str, cores: int, services: Services, size: int) -> Itera
     spark = (
         SparkSession.builder.master(f"local[{cores}]")
         .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.memory", "1g")
         .getOrCreate()
     )
@@ -83,7 +84,8 @@ def measure(services: Services, s3: FolderS3, file: Path, part: int, named: dict
     counts = run(services, s3, file, part)
     after, peak = measure_tree()
     figures = {"rows": counts.read, "written": counts.written, "cpu_s": after - before, "worker_mb": peak}
-    print(json.dumps({**named, **figures, "seconds": time.perf_counter() - began}), flush=True)
+    of_tasks = take_cpu(Path(os.environ[SHARED]))
+    print(json.dumps({**named, **figures, "seconds": time.perf_counter() - began, "tasks_cpu_s": of_tasks}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from enrich.dataset.definition import Dataset
 from enrich.plan.dry_run import DiscardTransport
-from enrich.run.lifecycle import open_context
-from enrich.run.pieces.tasks import Task, execute_task
+from enrich.run.pieces.tasks import Task
 from enrich.services import Services
+from enrich.spark.worker import execute
 from tests.bench.scale_task import HeldLedger
 from tests.bench.services import FolderS3, open_services
 
@@ -36,14 +36,15 @@ def perform(folder: Path, dataset: Dataset, env: Mapping[str, str], task: Task) 
     del env
     with tempfile.TemporaryDirectory() as own:
         services, _ = open_services(Path(own), folder / "metadata", dataset=dataset)
+        s3 = FolderS3(folder)
         services = replace(
             services,
-            s3=cast(Any, FolderS3(folder)),
-            ledger=cast(Any, HeldLedger(task)),
+            s3=cast(Any, s3),
+            ledger=cast(Any, HeldLedger(task, s3)),
             open_transport=lambda _timeout: _record(folder),
             owner=f"attempt-{uuid.uuid4().hex[:12]}",
         )
-        return task.name, execute_task(services, task, open_context)
+        return task.name, execute(services, task)
 
 
 def _record(folder: Path) -> Any:

@@ -7,6 +7,7 @@ decisions, and write the same bytes. An attempt writes files with its own name, 
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from array import array
 from bisect import bisect_left
@@ -28,7 +29,7 @@ from enrich.delta.notes import SCHEMA as NOTES
 from enrich.delta.store import Store
 from enrich.errors import Overwritten, Stopped
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
-from enrich.join.rendering import reject_duplicates, render_chunk
+from enrich.join.rendering import RenderedCache, reject_duplicates, render_chunk
 from enrich.ledger.records import Counts, Run
 from enrich.ledger.run_state import Kind
 from enrich.read.pieces import Range, read_piece
@@ -165,8 +166,12 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
     rows, reasons, counts = 0, dict[str, int](), dict[int, int]()
     keyless = list[pa.ChunkedArray]()
     checker = Checker(context, delta, statistics if context.is_measured else None)
+    name = f"pieces/notes/{task.name}-{context.services.owner}"
+    _open_cache(context, name)
     for at, first_in_part, chunk in _read_ranges(context, task):
         rendered = checker.check(chunk, rows)
+        if context.kept is not None and context.kept.has_room():
+            context.cache.keep(rows, chunk.num_rows, rendered)
         is_keyless = pc.or_(pc.is_null(rendered["pk"]), pc.is_null(rendered["sk"]))
         keyless.append(rendered["row"].filter(is_keyless))
         reasons = add_reasons(reasons, count_reasons(rendered))
@@ -176,7 +181,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
         rows += chunk.num_rows
         counts[at.part] = counts.get(at.part, 0) + chunk.num_rows
         context.step()
-    path, name = context.scratch / "sections", f"pieces/notes/{task.name}-{context.services.owner}"
+    path = context.scratch / "sections"
     found = pa.chunked_array([chunk for each in keyless for chunk in each.chunks], pa.int64())
     offsets = put_sections(
         context.work, name, [*delta.distribute(task.data["bits"], context.lease.keep), pa.table({"row": found})], path
@@ -189,6 +194,18 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
         "offsets": offsets,
         "statistics": statistics.dump().decode() if context.is_measured else None,
     }
+
+
+def _open_cache(context: RunContext, checked: str, shift: int = 0) -> Path | None:
+    """Use the chunks that an attempt of a check has rendered, if it was on this machine; return their folder.
+
+    `checked` is the attempt's file of notes; `shift` is added to their rows.
+    """
+    if context.kept is None:
+        return None
+    folder = context.kept.rendered(context, checked)
+    context.cache = RenderedCache(folder, shift=shift)
+    return folder
 
 
 class PieceDecisions:
@@ -249,11 +266,17 @@ class _PieceWriter(OutputWriter):
 def write(context: RunContext, task: Task) -> dict[str, Any]:
     """Write the items of a piece that changed, and its rejects."""
     context.row_decisions = PieceDecisions(context, task.data)
-    writer, first_row = _PieceWriter(context), task.data["first_row"]
+    first_row = task.data["first_row"]
+    checked, *_ = task.data["keyless"]
+    rendered = _open_cache(context, checked, first_row)
+    writer = _PieceWriter(context)
     with _within_budget(context):
         for row, chunk in _read(context, task):
             writer.write_chunk(first_row + row, chunk.num_rows, provide(chunk))
-        return writer.finish()
+        written = writer.finish()
+    if rendered is not None:
+        shutil.rmtree(rendered, ignore_errors=True)
+    return written
 
 
 def keep_rejects(context: RunContext, task: Task) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset
+from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
+from enrich.run.pieces.kept import Kept
 from enrich.services import Services
 from tests.doubles.task_scheduler import TaskScheduler
 from tests.faults.world import build_error
@@ -35,10 +37,11 @@ class PiecesShop(SmallShop):
     attempts: int = 1
     ran: list[Any] = field(default_factory=list)
     checkpoint_seconds: float = 15.0
+    kept: Kept | None = None
 
     def services(self) -> Services:
         services = replace(super().services(), checkpoint_seconds=self.checkpoint_seconds)
-        scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran)
+        scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran, kept=self.kept)
         return replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
 
 
@@ -95,17 +98,42 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize(("output", "attempts"), [("partial", 1), ("snapshot", 2)])
+@pytest.mark.parametrize(
+    ("output", "attempts", "keeps"), [("partial", 1, False), ("snapshot", 2, False), ("partial", 1, True)]
+)
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts: int) -> None:
-    """For each output, pieces leave the same items, rejects, counts and reasons, also if all tasks run twice."""
+def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts: int, keeps: bool) -> None:
+    """For each output, pieces leave the same items, rejects, counts and reasons.
+
+    Also if all tasks run twice, and in a worker that keeps its engine and what it has rendered.
+    """
     source = replace(DATASET.source, output=output, empty_snapshot="remove-all")
     local, in_pieces = both(tmp_path, replace(DATASET, source=source), attempts)
+    if keeps:
+        in_pieces.kept = Kept(tmp_path / "kept")
     for day, content in enumerate(OUTPUTS[case]):
         for shop in (local, in_pieces):
             shop.run(grouped(content), day=len(OUTPUTS[case]) - day)
     assert leaves(in_pieces) == leaves(local)
     assert {task.kind for task in in_pieces.ran} >= {"check", "store_notes"}
+    if in_pieces.kept:
+        in_pieces.kept.close()
+
+
+def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that writes what it has checked renders no row, and leaves no file."""
+    (tmp_path / "shop").mkdir()
+    shop = PiecesShop(tmp_path / "shop", DATASET, kept=Kept(tmp_path / "kept"))
+    rendered = list[bool]()
+    monkeypatch.setattr(Kept, "has_room", lambda _: True)
+    render = Engine.render
+    monkeypatch.setattr(Engine, "render", lambda *of, digest: rendered.append(digest) or render(*of, digest=digest))
+    shop.run(grouped(rows(n for n in range(60) if n % 11 and n % 13)))
+    assert shop.kept is not None
+    shop.kept.close()
+    assert rendered
+    assert all(rendered), "rendered without digests: for a write"
+    assert not list((tmp_path / "kept").glob("*/*"))
 
 
 def test_a_run_that_is_saved_while_tasks_run_is_closed_by_its_first_driver(tmp_path: Path) -> None:
