@@ -42,7 +42,7 @@ from enrich.dataset.type_names import explain_type, is_type, parse_type, suggest
 from enrich.errors import first_line
 from serve.datasets import list_names
 
-_KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
+KEY_KINDS = INTEGERS | {"varchar", "enum", "uuid", "date"}
 NUMBERS = INTEGERS | {"float", "double", "decimal", "boolean"}
 
 
@@ -293,7 +293,7 @@ class Binder:
 
     def _key(self, place: str, sql: str) -> Leaf | None:
         leaf = self._leaf(place, sql, self.names)
-        if leaf and leaf.kind.id not in _KEY_KINDS | {"null"}:
+        if leaf and leaf.kind.id not in KEY_KINDS | {"null"}:
             is_instant = leaf.kind.id in TIMESTAMPS
             remedy = f"write e.g. strftime({sql}, '%Y-%m-%dT%H:%M:%SZ')" if is_instant else "cast it to varchar"
             self._add(
@@ -358,7 +358,7 @@ class Binder:
         node: Node | None = dict(body)
         for step in place:
             node = node.get(step) if isinstance(node, dict) else None
-        if isinstance(node, Leaf) and node.kind.id not in _KEY_KINDS | {"null"}:  # otherwise the member has a mistake
+        if isinstance(node, Leaf) and node.kind.id not in KEY_KINDS | {"null"}:  # otherwise the member has a mistake
             message = f"{node.expression.sql} is {node.kind}, expected a text or an integer"
             self._add("model_version", message, "cast it to varchar in the body")
 
@@ -515,7 +515,7 @@ def _can_match(left: SqlType, right: SqlType) -> bool:
         return True
     families: tuple[set[str], ...] = (
         {"varchar", "enum"},
-        (_KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
+        (KEY_KINDS - {"varchar", "enum", "uuid", "date"}) | {"decimal", "float", "double"},
         {"date"} | (TIMESTAMPS - {"timestamptz_ns"}),  # DuckDB compares timestamptz_ns with no other type
     )
     return any(left.id in family and right.id in family for family in families)

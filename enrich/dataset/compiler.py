@@ -80,6 +80,7 @@ class Compiled:
         rank: SQL of the item's place in the ranked list; null without one.
         measured: SQL of the numbers that guards measure, by the names of the result's columns; 0 for a value that is
             no number, as only its nulls are measured.
+        on: metadata without `each` -> a relation of the predictions, and SQL of the values that they are matched by.
         inputs: SQL of a digest of all values that the row's item depends on; None if one of them has no digest.
     """
 
@@ -97,6 +98,7 @@ class Compiled:
     body: list[str]
     rank: str
     measured: dict[str, str]
+    on: dict[str, tuple[str, list[str]]]
     inputs: str | None
 
     def select(self, defaults: Mapping[str, str], *, digest: bool, basis: str = "null") -> str:
@@ -216,6 +218,7 @@ class _Compiler:
             body=body,
             rank=rank,
             measured=measured,
+            on={name: (self.on_checks.select('"larder.read"'), self._on(name)) for name in conditions},
             inputs=self._inputs(),
         )
 
@@ -283,8 +286,11 @@ class _Compiler:
 
     def _conditions(self, name: str) -> str:
         table = identifier(f"larder.m.{name}")
-        values = [self.on_checks.value(expression) for expression in self.bound.on[name]]
+        values = self._on(name)
         return " and ".join(f'{table}."larder.k{n}" = {value}' for n, value in enumerate(values))
+
+    def _on(self, name: str) -> list[str]:
+        return [self.on_checks.value(expression) for expression in self.bound.on[name]]
 
     def _join(self, conditions: dict[str, str], read: str) -> str:
         chosen = ['"larder.on".*']

@@ -6,7 +6,7 @@ number of rows needs the memory of one chunk and of the metadata.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from enrich.dataset.arrow_types import NotTaken, choose_type, convert_column
 from enrich.dataset.as_of import FromColumn, set_zone
-from enrich.dataset.binding import Node, bind_dataset, find_constant_id
+from enrich.dataset.binding import KEY_KINDS, Node, bind_dataset, find_constant_id
 from enrich.dataset.compiler import Compiled, compile_dataset
 from enrich.dataset.definition import Dataset, Derive
 from enrich.dataset.inputs import build_basis
@@ -93,6 +93,7 @@ class Engine:
         directory: Path,
         memory_limit: str | None = None,
         threads: int = 1,
+        gathered: Collection[str] = (),
     ) -> None:
         """Load the metadata and compile the dataset.
 
@@ -102,6 +103,7 @@ class Engine:
             directory: for DuckDB's temporary files.
             memory_limit: of DuckDB, e.g. "256MB"; by default `MEMORY_MB`, or more for many metadata.
             threads: of DuckDB.
+            gathered: names of metadata of which only some rows are here. They are compiled as if all were.
 
         Raises:
             DatasetMistakes: the dataset does not match the metadata's columns or types, or an expression is wrong.
@@ -118,14 +120,14 @@ class Engine:
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
             bound = bind_dataset(self._con, dataset, kinds)
-            self._bound, self._kinds = bound, bound.kinds
+            self._bound, self._kinds, self._metadata_kinds = bound, bound.kinds, kinds
             self.constant_id = find_constant_id(bound)  # a mistake as soon as a subject has two predictions
             for name, keys in bound.keys.items():
-                self._check_unique(name, keys)
+                self._check_unique(name, keys, identifier(f"larder.raw.{name}"))
             hoisted = frozenset(
                 name
                 for name, one in dataset.metadata.items()
-                if one.each is None and metadata[name].num_rows <= _HOISTED_ROWS
+                if one.each is None and name not in gathered and metadata[name].num_rows <= _HOISTED_ROWS
             )
             self._compiled, texts = self._compile(bound, hoisted)
             plain = self._compiled.select(texts, digest=False)
@@ -316,6 +318,48 @@ class Engine:
             ) from error
         return low, high
 
+    # -- metadata that fits into no memory: rows that match have the same hash on both sides, and a few others too
+
+    def hash_predictions(self, name: str, chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Array:
+        """Return the hashes (uint64) of the values by which the rows of a chunk are matched, each once."""
+        relation, values = self._compiled.on[name]
+        columns = [f"v{n}" for n in range(len(values))]
+        chosen = ", ".join(f"{value} as {column}" for value, column in zip(values, columns, strict=True))
+        rows = pa.arange(first_row, first_row + chunk.num_rows)
+        found = self._select(
+            f"select distinct {_hash(columns)} as hash from (select {chosen} from {relation})", chunk, rows
+        )
+        return found["hash"].drop_null().combine_chunks()
+
+    def hash_metadata(self, name: str, rows: pa.RecordBatch | pa.Table) -> pa.Array:
+        """Return the hash (uint64) of each row of a metadata; null for a row with a null, which matches nothing.
+
+        Raises:
+            MetadataTooLarge: equal values of these types can have different texts, and so different hashes.
+        """
+        keys = self._bound.keys[name]
+        for key in keys:
+            if (kind := self._metadata_kinds[name][key]).id not in KEY_KINDS | {"null"}:
+                raise MetadataTooLarge(
+                    f"{self._dataset.name} metadata.{name}: is too large for a process, and is matched by column "
+                    f"{key!r} of type {kind}; cast it to the type of the prediction's value in the query"
+                )
+        self._con.register("larder.hashed", _without_dictionaries(_to_table(rows)))
+        sql = f'select {_hash([identifier(key) for key in keys])} as hash from "larder.hashed"'
+        found = self._con.sql(sql).to_arrow_table()["hash"].combine_chunks()
+        self._con.unregister("larder.hashed")
+        return found
+
+    def check_unique(self, name: str, rows: pa.Table) -> None:
+        """Check that some rows of a metadata differ in the columns that it is matched by.
+
+        Raises:
+            JoinMultiplies: they do not.
+        """
+        self._con.register("larder.hashed", _without_dictionaries(rows))
+        self._check_unique(name, self._bound.keys[name], '"larder.hashed"')
+        self._con.unregister("larder.hashed")
+
     def _register(self, name: str, table: pa.Table) -> dict[str, SqlType]:
         self._con.register(f"larder.raw.{name}", _without_dictionaries(table))
         relation = self._con.sql(f"select * from {identifier(f'larder.raw.{name}')}")
@@ -351,11 +395,11 @@ class Engine:
         what = f"{blamed} can't be computed for {rows}: {first_line(error)}"
         return RenderFailed(f"{self._dataset.name}: {what}; {remedy}")
 
-    def _check_unique(self, name: str, keys: list[str]) -> None:
+    def _check_unique(self, name: str, keys: list[str], relation: str) -> None:
         columns = ", ".join(identifier(key) for key in keys)
         some = " and ".join(f"{identifier(key)} is not null" for key in keys)
         found = self._con.execute(
-            f"select {columns}, count(*) from {identifier(f'larder.raw.{name}')} where {some} group by all "
+            f"select {columns}, count(*) from {relation} where {some} group by all "
             "having count(*) > 1 order by all limit 1"
         ).fetchall()
         for *values, count in found:
@@ -426,6 +470,12 @@ class Engine:
                     f"{count}; the values by which {', '.join(self._dataset.metadata)} is matched are not unique"
                 )
         return rendered
+
+
+def _hash(values: Sequence[str]) -> str:
+    """Return the SQL of the hash of values: of their texts, as those of integers of any type are equal if they are."""
+    nulls = " or ".join(f"{value} is null" for value in values)
+    return f"case when {nulls} then null else hash({', '.join(f'cast({value} as varchar)' for value in values)}) end"
 
 
 def _check_size(dataset: Dataset, metadata: Mapping[str, pa.Table]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -124,15 +125,19 @@ def save_columns(s3: S3Client, columns: str, location: str) -> None:
     put(s3, bucket, prefix + EMPTY, buffer.getvalue())
 
 
-def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int) -> dict[str, pa.Table]:
-    """Read fetched metadata back as Arrow tables, by name.
+def read_metadata(
+    s3: S3Client, locations: Mapping[str, str], *, max_bytes: int, gathered: Mapping[str, pa.Table] | None = None
+) -> dict[str, pa.Table]:
+    """Read fetched metadata back as Arrow tables, by name. `gathered`: tables of some, which are not read.
 
     Raises:
         Failed: files no longer exist or have a value that DuckDB would misread, or the tables together would take more
             than `max_bytes` of memory; reading stops before they do.
     """
-    tables: dict[str, pa.Table] = {}
+    tables: dict[str, pa.Table] = {**(gathered or {})}
     for name, location in locations.items():
+        if name in tables:
+            continue
         room = max_bytes - sum(table.nbytes for table in tables.values())
         try:
             tables[name] = _read_table(s3, name, location, room)
@@ -140,7 +145,8 @@ def read_metadata(s3: S3Client, locations: Mapping[str, str], *, max_bytes: int)
             others = f" beside {', '.join(tables)}" if tables else ""
             raise Failed(
                 f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run has for metadata; "
-                "filter its query to what is used, or join in Athena and use the result as the output"
+                "filter its query to what is used, execute the run on Spark, or join in Athena and use the result as "
+                "the output"
             ) from None
     return tables
 
@@ -149,28 +155,54 @@ class _TooLarge(Exception):
     """The metadata does not fit into the memory that is left."""
 
 
-def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
-    bucket, prefix = split_location(location)
-    files = _list_files(s3, bucket, prefix)
+def list_metadata(s3: S3Client, name: str, location: str) -> dict[str, int]:
+    """Return the object keys of a metadata's files, with their bytes.
+
+    Raises:
+        Failed: the files no longer exist.
+    """
+    files = _list_files(s3, *split_location(location))
     if not files:
         raise Failed(f"metadata {name!r}: {location} no longer has files; replay the output to fetch it again")
+    return files
+
+
+def _read_table(s3: S3Client, name: str, location: str, room: int) -> pa.Table:
+    bucket, _ = split_location(location)
+    files = list_metadata(s3, name, location)
     if sum(files.values()) > room:  # already too large compressed, so there is no need to read it
         raise _TooLarge
     pieces: list[pa.Table] = []
     for object_key in files:
-        with tempfile.TemporaryFile() as file:
-            for block in s3.get_object(Bucket=bucket, Key=object_key)["Body"].iter_chunks(1 << 20):
-                file.write(block)
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us")
+        with open_metadata(s3, bucket, object_key) as parquet:
             batches: list[pa.RecordBatch] = []
-            for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+            for batch in read_batches(name, parquet):
                 batches.append(batch)
                 room -= batch.nbytes
                 if room < 0:
                     raise _TooLarge
-                _check_values(name, batch)
             pieces.append(pa.Table.from_batches(batches, parquet.schema_arrow))
     return pa.concat_tables(pieces, promote_options="permissive")
+
+
+@contextmanager
+def open_metadata(s3: S3Client, bucket: str, object_key: str) -> Iterator[pq.ParquetFile]:
+    """Download a file of a metadata to scratch disk, and open it."""
+    with tempfile.TemporaryFile() as file:
+        for block in s3.get_object(Bucket=bucket, Key=object_key)["Body"].iter_chunks(1 << 20):
+            file.write(block)
+        yield pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us")
+
+
+def read_batches(name: str, parquet: pq.ParquetFile, rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file of a metadata.
+
+    Raises:
+        Failed: a value would be misread by DuckDB.
+    """
+    for batch in parquet.iter_batches(rows, use_threads=False):
+        _check_values(name, batch)
+        yield batch
 
 
 def _check_values(name: str, batch: pa.RecordBatch) -> None:

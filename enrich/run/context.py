@@ -36,6 +36,7 @@ from enrich.write.writer import Budget, Writer
 
 if TYPE_CHECKING:
     from enrich.run.passes import Passes
+    from enrich.run.pieces.gather import Gathered
     from enrich.run.pieces.kept import Kept
 
 
@@ -63,6 +64,7 @@ class RunContext:
     Attributes:
         row_decisions: decisions for one piece; None: those of `delta`.
         kept: what this process keeps between the tasks of a job; None: nothing.
+        gathered: the rows that the engine gets of large metadata; None: all rows of each.
     """
 
     services: Services
@@ -74,6 +76,7 @@ class RunContext:
     decision: Decision | None = None
     row_decisions: RowDecisions | None = None
     kept: Kept | None = None
+    gathered: Gathered | None = None
     _passes: Passes | None = None
     _opened: ExitStack = field(default_factory=ExitStack)
     _engine: Engine | None = None
@@ -109,8 +112,10 @@ class RunContext:
 
     def compile(self, directory: Path) -> Engine:
         """Compile the dataset, with this run's metadata; the caller closes the engine. `directory`: for its files."""
-        metadata = read_metadata(self.services.s3, self.run.metadata, max_bytes=MAX_METADATA_BYTES)
-        return Engine(self.dataset, metadata, directory=directory)
+        gathered = self.gathered.read() if self.gathered else {}
+        limit = MAX_METADATA_BYTES
+        metadata = read_metadata(self.services.s3, self.run.metadata, max_bytes=limit, gathered=gathered)
+        return Engine(self.dataset, metadata, directory=directory, gathered=gathered)
 
     @property
     def delta(self) -> Delta:

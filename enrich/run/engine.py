@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from enrich.dataset.definition import Source
+from enrich.join.engine import MAX_METADATA_BYTES
 from enrich.ledger.run_state import EngineKind, Kind
+from enrich.read.metadata import list_metadata
 from enrich.read.s3_object import Part
 from enrich.run.context import RunContext
 
@@ -18,13 +20,24 @@ _COMPRESSED = (".gz", ".zst", ".zip", ".bz2")
 
 
 def choose_engine(context: RunContext, wanted: EngineKind | None) -> EngineKind:
-    """Choose where a run is executed. `wanted`: an operator's choice; None: a job if one process would take too long.
+    """Choose where a run is executed. `wanted`: an operator's choice; None: by size.
 
-    The rejects of a run are few, and are always executed here.
+    One process could take too long, or not have the memory for the metadata; then a job executes the run. The rejects
+    of a run are few, and are always executed here.
     """
     if context.run.kind is Kind.REJECTS:
         return EngineKind.LOCAL
-    return wanted or choose_by_size(context.parts, context.dataset.source)
+    if wanted is not None:
+        return wanted
+    chosen = choose_by_size(context.parts, context.dataset.source)
+    return EngineKind.SPARK if chosen is EngineKind.LOCAL and _is_too_large(context) else chosen
+
+
+def _is_too_large(context: RunContext) -> bool:
+    """Return whether the metadata certainly does not fit into one process: not even as Parquet."""
+    s3 = context.services.s3
+    files = [list_metadata(s3, name, location) for name, location in context.run.metadata.items()]
+    return sum(size for each in files for size in each.values()) > MAX_METADATA_BYTES
 
 
 def choose_by_size(parts: Sequence[Part], source: Source) -> EngineKind:

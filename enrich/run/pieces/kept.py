@@ -30,6 +30,7 @@ class Kept:
         self._opened = ExitStack()
         self._of: object = None
         self._engine: Engine | None = None
+        self._gathered: object = None
         self._memory: Memory | None = None
 
     def execute(self, services: Services, task: Task) -> dict[str, Any]:
@@ -49,6 +50,9 @@ class Kept:
     def engine(self, context: RunContext) -> Engine:
         """Return the compiled dataset with the run's metadata loaded."""
         self._turn_to(context)
+        if self._gathered != (gathered := context.gathered and context.gathered.of):
+            self._close_engine()
+            self._gathered = gathered
         if self._engine is None:
             folder = Path(self._opened.enter_context(tempfile.TemporaryDirectory(dir=context.services.directory)))
             self._engine = self._opened.enter_context(context.compile(folder))
@@ -75,7 +79,11 @@ class Kept:
 
     def close(self) -> None:
         """Close the engine: after an error, it can be in a state that no task expects."""
-        self._engine = self._memory = self._of = None
+        self._memory = self._of = None
+        self._close_engine()
+
+    def _close_engine(self) -> None:
+        self._engine = None
         self._opened.close()
 
     def _turn_to(self, context: RunContext) -> None:

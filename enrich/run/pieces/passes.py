@@ -27,6 +27,7 @@ from enrich.read.chunks import check_count
 from enrich.read.pieces import cut_output
 from enrich.run.context import RunContext
 from enrich.run.passes import Leaves, Rules
+from enrich.run.pieces.gather import Gathered, gather_metadata
 from enrich.run.pieces.tasks import Task, name_attempts, name_release
 from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
 from enrich.services import Scheduler
@@ -68,6 +69,9 @@ class PiecePasses:
         data: dict[str, dict[str, Any]] = {
             name: {"ranges": piece, "bits": bits} for name, piece in zip(names, pieces, strict=True)
         }
+        gathered = gather_metadata(context, identity, dict(zip(names, pieces, strict=True)), self._run)
+        for name, each in gathered.items():
+            data[name]["metadata"] = each
         checked = self._run("check", f"pieces/checked/{identity}/", data)
         found = [checked[name] for name in names]
         first_rows = [0, *accumulate(each["rows"] for each in found)]
@@ -93,8 +97,9 @@ class PiecePasses:
                 "first_row": first,
                 "rows": each["rows"],
                 "keyless": [each["file"], *each["offsets"][-2:]],
+                "metadata": gathered[name],
             }
-            for piece, each, first in zip(pieces, found, first_rows, strict=False)
+            for name, piece, each, first in zip(names, pieces, found, first_rows, strict=False)
         ]
         context.write_work(self._manifest(delta.notes_id), orjson.dumps(manifest))
         delta.adopt_notes(bits, [row for each in stored.values() for row in each["duplicates"]])
@@ -122,8 +127,11 @@ class PiecePasses:
     def keep_rejects(self, run: Run, duplicates: Sequence[int]) -> str:
         """Let each piece write its rejects; return the first example."""
         del run
+        context = self._context
+        for piece in self._pieces().values():  # the driver's engine needs no rows
+            context.gathered = Gathered(context.work, piece["metadata"]).without_rows()
         data = {
-            name: {**_only(piece, "ranges", "first_row"), "duplicates": _cut(duplicates, piece)}
+            name: {**_only(piece, "ranges", "first_row", "metadata"), "duplicates": _cut(duplicates, piece)}
             for name, piece in self._pieces().items()
         }
         found = self._run("keep_rejects", f"pieces/refused/{self._context.delta.notes_id}/", data)

@@ -39,6 +39,7 @@ from enrich.run.checker import Checker
 from enrich.run.context import RunContext, provide
 from enrich.run.failures import FAILURES
 from enrich.run.pieces.exchange import Section, get_section, put_sections
+from enrich.run.pieces.gather import Gathered, gather, hash_metadata, hash_predictions
 from enrich.run.pieces.watched_lease import WatchedLease
 from enrich.run.publish import OUTLIVED, REMOVAL_ROWS, SUPERSEDED_ROWS, OutputWriter, SliceWriter, build_tombstones
 from enrich.services import Services
@@ -97,6 +98,8 @@ def execute_task(services: Services, task: Task, open_context: Callable[..., Run
     lease = WatchedLease(services.ledger, services.clock, task.run, task.owner, services.request_timeout)
     with tempfile.TemporaryDirectory(dir=services.directory) as scratch:
         context = open_context(services, lease, task.run, Path(scratch))
+        if task.data.get("metadata"):
+            context.gathered = Gathered(context.work, task.data["metadata"])
         try:
             with _recorded(context, task, lease), context:
                 result = KINDS[task.kind](context, task)
@@ -396,6 +399,19 @@ def merge(context: RunContext, task: Task) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
-    each.__name__: each for each in (check, store_notes, keep_rejects, decide, choose_removals, write, remove, merge)
+    each.__name__: each
+    for each in (
+        hash_predictions,
+        hash_metadata,
+        gather,
+        check,
+        store_notes,
+        keep_rejects,
+        decide,
+        choose_removals,
+        write,
+        remove,
+        merge,
+    )
 }
 WRITING = {write.__name__, remove.__name__}

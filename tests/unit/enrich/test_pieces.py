@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.dataset.definition import Dataset
+from enrich.dataset.definition import Dataset, Tolerated
 from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
+from enrich.run.pieces import gather
 from enrich.run.pieces.kept import Kept
 from enrich.services import Services
 from tests.doubles.task_scheduler import TaskScheduler
@@ -120,6 +121,57 @@ def test_same_as_in_one_process(tmp_path: Path, case: str, output: Any, attempts
         in_pieces.kept.close()
 
 
+@pytest.mark.parametrize("missing", ["null", "reject", "fail"])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_metadata_that_fits_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: Any, keeps: bool) -> None:
+    """Metadata of which each piece gets only the rows that it needs: the results are those of all rows."""
+    metadata = {"products": replace(PRODUCTS, missing=missing)}
+    local, in_pieces = both(tmp_path, replace(DATASET, metadata=metadata, tolerated=Tolerated(share=1.0)))
+    if keeps:
+        in_pieces.kept = Kept(tmp_path / "kept")
+    monkeypatch.setattr(gather, "MOST_BYTES", 0)
+    monkeypatch.setattr(in_pieces, "start", lambda _, location: put_products(in_pieces, location))
+    monkeypatch.setattr(local, "start", lambda _, location: put_products(local, location))
+    tables = list[int]()
+    engine = Engine.__init__
+
+    def count(self: Engine, dataset: Dataset, tables_: Mapping[str, pa.Table], **more: Any) -> None:
+        tables.append(tables_["products"].num_rows)
+        engine(self, dataset, tables_, **more)
+
+    for day, content in ((2, rows(range(60))), (1, rows(range(20, 50), 2.0))):
+        local.run(grouped(content), day=day)
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "__init__", count)
+            in_pieces.run(grouped(content), day=day)
+    assert leaves(in_pieces) == leaves(local)
+    assert 0 < max(tables) <= 14, "no engine had more metadata rows than its piece has predictions"
+
+
+def test_metadata_that_fits_nowhere_is_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows for the same values fail the run, also if they are in different files."""
+    local, in_pieces = both(tmp_path)
+    monkeypatch.setattr(gather, "MOST_BYTES", 0)
+    errors = []
+    for shop in (local, in_pieces):
+        monkeypatch.setattr(shop, "start", lambda _, location, shop=shop: put_products(shop, location, ["sku-7"]))
+        errors.append(shop.run(grouped(rows(range(60)))).error)
+    assert errors[0] == errors[1]
+    assert "2 rows have sku = sku-7, expected one" in str(errors[0])
+
+
+def put_products(shop: SmallShop, location: str, more: Sequence[str] = ()) -> str:
+    """Write the metadata as two files; sku-3 and others have no row, and one row has no sku."""
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    skus = [*(f"sku-{n}" for n in range(200) if n % 10 != 3), None, "a"]
+    for n, part in enumerate((skus[::2], [*skus[1::2], *more])):
+        table = pa.table({"sku": pa.array(part, pa.string()), "title": [f"Title {sku}" for sku in part]})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        shop.s3.put(bucket, f"{prefix}{n}.parquet", buffer.getvalue())
+    return location
+
+
 def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that writes what it has checked renders no row, and leaves no file."""
     (tmp_path / "shop").mkdir()
@@ -127,7 +179,12 @@ def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeyp
     rendered = list[bool]()
     monkeypatch.setattr(Kept, "has_room", lambda _: True)
     render = Engine.render
-    monkeypatch.setattr(Engine, "render", lambda *of, digest: rendered.append(digest) or render(*of, digest=digest))
+
+    def note(engine: Engine, chunk: Any, first_row: int, *, digest: bool = True) -> pa.Table:
+        rendered.append(digest)
+        return render(engine, chunk, first_row, digest=digest)
+
+    monkeypatch.setattr(Engine, "render", note)
     shop.run(grouped(rows(n for n in range(60) if n % 11 and n % 13)))
     assert shop.kept is not None
     shop.kept.close()
