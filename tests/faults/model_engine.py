@@ -93,8 +93,11 @@ class ModelEngine:
     constant_id = None  # its prediction_id is a column
     has_inputs = True
 
-    def __init__(self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path) -> None:
+    def __init__(
+        self, dataset: Dataset, metadata: Mapping[str, pa.Table], *, directory: Path, gathered: Mapping[str, Any]
+    ) -> None:
         assert directory.is_dir()
+        assert not gathered  # no metadata is large
         self._dataset = dataset
         self._metadata = [table.to_pylist() for table in metadata.values()]
         self._basis = build_basis({"definition": [dataset.rank, dict(dataset.body)], "renderer": 1, "duckdb": 1})

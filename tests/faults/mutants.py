@@ -300,7 +300,7 @@ MUTANTS = (
     ),
     Mutant(
         "metadata-of-the-dataset",
-        "enrich.run.context:RunContext.engine",
+        "enrich.run.context:RunContext.compile",
         "self.run.metadata, max_bytes",
         '{name: each["location"] for name, each in self.lease.state.metadata.items()}, max_bytes',
     ),

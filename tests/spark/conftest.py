@@ -47,6 +47,11 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
     """Return two deployments with the same dataset: `local` and `job`."""
+    return open_stacks(endpoint, monkeypatch)
+
+
+def open_stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
+    """Create tables and buckets of two deployments with the same dataset: `local` and `job`."""
     found = {}
     for name in ("local", "job"):
         env = {

@@ -25,6 +25,7 @@ from enrich.dataset.definition import Dataset, FromKey, Metadata, Source, Tolera
 from enrich.intake.find import take_arrived
 from enrich.intake.worker import run_pending
 from enrich.ledger.run_state import EngineKind
+from enrich.run.pieces import gather
 from enrich.services import Services
 from serve.datasets import Served
 from tests.bench.services import FolderS3
@@ -183,24 +184,30 @@ def run(services: Services, s3: FolderS3, example: Example, number: int) -> Any:
 )
 @given(example=examples())
 def test_any_output_gives_the_same_bytes(spark: Any, monkeypatch: pytest.MonkeyPatch, example: Example) -> None:
-    """Items and rejects are equal after a first load; then each engine finds nothing to write over the other's."""
+    """Items and rejects are equal after a first load; then each engine finds nothing to write over the other's.
+
+    The third path is that of metadata that fits into no memory.
+    """
     from enrich.spark import scheduler as module
 
+    local, spark_ = EngineKind.LOCAL, EngineKind.SPARK
     with tempfile.TemporaryDirectory() as name:
-        found, again = {}, {}
-        for first, second in ((EngineKind.LOCAL, EngineKind.SPARK), (EngineKind.SPARK, EngineKind.LOCAL)):
-            folder = Path(name) / first
+        found, again = list[Any](), list[Any]()
+        for first, second, most_bytes in ((local, spark_, None), (spark_, local, None), (spark_, spark_, 0)):
+            folder = Path(name) / f"{len(found)}"
             services, s3 = open_world(folder, example.dataset, {"products": example.products})
-            engines = {}
             with monkeypatch.context() as patched:
                 patched.setattr(module, "perform", partial(perform, folder, example.dataset))
+                if most_bytes is not None:
+                    patched.setattr(gather, "MOST_BYTES", most_bytes)
                 scheduler = module.SparkScheduler(spark.sparkContext, {}, piece_bytes=1500)
-                engines[EngineKind.LOCAL] = services
-                engines[EngineKind.SPARK] = replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
+                engines = {local: services, spark_: replace(services, scheduler=scheduler, engine=spark_)}
                 account = run(engines[first], s3, example, 1)
-                found[first] = account, take_writes(folder), read_rejects(folder)
-                again[first] = run(engines[second], s3, example, 2), take_writes(folder)
-        assert found[EngineKind.SPARK] == found[EngineKind.LOCAL]
-        assert again[EngineKind.SPARK] == again[EngineKind.LOCAL]
-        assert again[EngineKind.LOCAL][1] == {}
-        assert found[EngineKind.LOCAL][0][0] == "done"
+                found.append((account, take_writes(folder), read_rejects(folder)))
+                again.append((run(engines[second], s3, example, 2), take_writes(folder)))
+        assert found[1] == found[0]
+        assert found[2] == found[0]
+        assert again[1] == again[0]
+        assert again[2] == again[0]
+        assert again[0][1] == {}
+        assert found[0][0][0] == "done"
