@@ -67,6 +67,7 @@ class Jobs:
         engines: list[list[EngineKind | None]] = [[spark], [spark, spark, local, None]]
         self.engines = random.choice(engines)  # what invocations are told; None: the size decides, so it is local
         self.meters: list[Meter] = []
+        self.halts = Random(f"halts {story.seed}")
 
     def options(self) -> dict[str, Any]:
         """Return what services have where jobs exist."""
@@ -157,6 +158,8 @@ class Cluster:
         self.piece_bytes = random.choice(jobs.piece_rows)
         self._busy: list[_Attempt] = []
         self._waits: Actor | None = None  # the driver, while it waits for attempts
+        self._dies_at = float("inf")
+        self._halts = jobs.halts
         self._meter = Meter(services.write_units, self.slots)
         jobs.meters.append(self._meter)
 
@@ -164,7 +167,7 @@ class Cluster:
         """Execute tasks as `enrich.services.Scheduler` says."""
         world, found, failures = self._story.world, dict[str, Any](), dict[str, int]()
         waiting: list[Task] = list(tasks)
-        dies_at = world.time + self._draw_time(self._jobs.dies)
+        self._dies_at = world.time + self._draw_time(self._jobs.dies)
         attempts: list[_Attempt] = []
         try:
             while len(found) < len(tasks):
@@ -174,7 +177,7 @@ class Cluster:
                 self._waits = world.actor
                 world.sleep(KEEP_SECONDS)
                 self._waits = None
-                if world.time > dies_at:
+                if world.time > self._dies_at:
                     world.note("the driver is killed")
                     world.kill(world.actor)
                 for each in [each for each in attempts if each.actor.finished or each.is_lost]:
@@ -210,11 +213,17 @@ class Cluster:
         """Start an attempt of a task on an executor."""
         story, name = self._story, f"attempt-{next(_NUMBERS)}"
         sent, services = pickle.dumps(task), replace(self._services, owner=name, scheduler=None)
-        count = partial(self._meter.count, slot)
+        attempt = _Attempt(task, slot)
+        halts = iter([self._halts.random() < self._jobs.lost])
+
+        def count(time: float, units: int) -> None:
+            self._meter.count(slot, time, units)
+            if next(halts, False):  # after its first request, with others to send
+                story.world.at(time, partial(self._halt, attempt))
+
         services = replace(
             services, open_transport=lambda timeout: story.open_transport(self._services.owner, timeout, count)
         )
-        attempt = _Attempt(task, slot)
 
         def main() -> None:
             story.world.note("begins %s %s of run %d", task.kind, task.name, task.run.run)
@@ -241,6 +250,16 @@ class Cluster:
             attempt.is_lost = True
             self._story.world.note("%s is believed to be lost", attempt.actor.name)
             self._pause(attempt)
+
+    def _halt(self, attempt: _Attempt) -> None:
+        """Pause an executor between two writes for longer than a lease; its driver can be killed at the same time."""
+        if not attempt.actor.finished:
+            seconds = self._halts.choice([30, 150, 200])
+            attempt.is_lost = True
+            self._story.world.note("%s is lost, and paused for %.0f s", attempt.actor.name, seconds)
+            attempt.actor.wake_at = max(attempt.actor.wake_at, self._story.world.time + seconds)
+            if self._halts.random() < self._jobs.dies:
+                self._dies_at = self._story.world.time
 
     def _pause(self, attempt: _Attempt) -> None:
         world, seconds = self._story.world, self._random.choice([0, 20, 200, 400])

@@ -494,24 +494,6 @@ MUTANTS = (
         'float("inf")',
     ),
     Mutant(
-        "horizon-of-a-lease-that-cannot-be-read",
-        "enrich.run.pieces.watched_lease:WatchedLease.keep",
-        "self._read_at = now  # the horizon stays",
-        "self.deadline = now + RENEWAL_SECONDS",
-    ),
-    Mutant(
-        "executor-serves-any-driver",
-        "enrich.run.pieces.watched_lease:WatchedLease._read",
-        "state.lease_owner != self.owner or ",
-        "",
-    ),
-    Mutant(
-        "executor-serves-a-run-that-is-closed",
-        "enrich.run.pieces.watched_lease:WatchedLease._read",
-        " or (writes and state.open_run != self._run.run)",
-        "",
-    ),
-    Mutant(
         "executor-does-not-know-the-high-water-mark",
         "enrich.run.pieces.watched_lease:WatchedLease._read",
         "        self.state = state\n",
@@ -524,22 +506,10 @@ MUTANTS = (
         "if True:",
     ),
     Mutant(
-        "driver-does-not-wait-for-late-writes-of-attempts",
-        "enrich.run.pieces.passes:PiecePasses.settle",
-        'max(quiet_at, orjson.loads(context.read_work(f"{name}.ended"))["quiet_at"])',
-        "quiet_at",
-    ),
-    Mutant(
         "attempts-begin-unseen",
         "enrich.run.pieces.tasks:_recorded",
         '    context.write_work(f"{name}.began", b"{}")\n',
         "",
-    ),
-    Mutant(
-        "closed-run-is-stopped-if-attempts-cannot-be-listed",
-        "enrich.run.pieces.passes:PiecePasses.settle",
-        "return  # the run can be closed already, so this is no reason to stop it",
-        "raise",
     ),
     Mutant(
         "budget-not-divided",
@@ -560,41 +530,6 @@ MUTANTS = (
         "if table is None:",
     ),
     Mutant(
-        "results-of-pieces-cut-otherwise",
-        "enrich.run.pieces.passes:PiecePasses.check",
-        'f"pieces/checked/{identity}/"',
-        '"pieces/checked/"',
-    ),
-    Mutant(
-        "notes-of-pieces-cut-otherwise",
-        "enrich.run.pieces.passes:PiecePasses.check",
-        'f"pieces/stored/{identity}/"',
-        '"pieces/stored/"',
-    ),
-    Mutant(
-        "results-of-other-decisions",
-        "enrich.run.pieces.passes:PiecePasses.write",
-        'f"pieces/written/{delta.decided_id}/"',
-        '"pieces/written/"',
-    ),
-    Mutant(
-        "notes-of-all-attempts-have-one-name",
-        "enrich.run.pieces.tasks:check",
-        'f"pieces/notes/{task.name}-{context.services.owner}"',
-        'f"pieces/notes/{task.name}"',
-    ),
-    Mutant(
-        "results-of-all-attempts-count",
-        "enrich.run.pieces.passes:PiecePasses.write",
-        """        for each in self._run("write", f"pieces/written/{delta.decided_id}/", data).values():
-""",
-        """        known = len(context.work.list(name_attempts(context.lease.owner)))
-        ran = list(self._run("write", f"pieces/written/{delta.decided_id}/", data).values())
-        began = len(context.work.list(name_attempts(context.lease.owner))) - known
-        for each in ran + ran[: began // 2 - len(ran)] * (began // 2 > len(ran)):
-""",
-    ),
-    Mutant(
         "results-are-used-before-they-are-there",
         "enrich.run.pieces.tasks:execute_task",
         "            with _recorded(context, task, lease), context:\n",
@@ -611,18 +546,6 @@ MUTANTS = (
         "enrich.run.pieces.passes:PiecePasses.check",
         'for row in each["duplicates"]]',
         'for row in each["duplicates"][:0]]',
-    ),
-    Mutant(
-        "superseded-rows-of-pieces-forgotten",
-        "enrich.run.pieces.passes:PiecePasses.write",
-        "if superseded:",
-        "if not superseded:",
-    ),
-    Mutant(
-        "outlived-removals-of-buckets-forgotten",
-        "enrich.run.pieces.passes:PiecePasses.remove",
-        "if outlived:",
-        "if not outlived:",
     ),
     Mutant(
         "rejects-numbered-within-a-piece",
