@@ -74,7 +74,7 @@ class Bound:
     dataset: Dataset
     kinds: dict[str, SqlType]
     keys: dict[str, list[str]]
-    on: dict[str, list[Expression]]
+    on: dict[str, list[Leaf]]
     fields: dict[str, dict[str, SqlType]]
     subject: list[Leaf]
     prediction_id: Leaf
@@ -83,7 +83,7 @@ class Bound:
     guarded: dict[str, Leaf | SqlType]
 
     def leaves(self) -> list[Leaf]:
-        """Return all expressions but those of `on`, with their types."""
+        """Return all expressions but those of `on`."""
         ranked = [Leaf(term.expression, kind) for term, kind in self.rank]
         return [*self.subject, self.prediction_id, *find_leaves(self.body), *ranked]
 
@@ -232,16 +232,16 @@ class Binder:
                 self._add(name_place("subject", claim), f"{sql} is a constant text, the same in every row", remedy)
         return [self._key(name_place("subject", claim), expressions[claim]) for claim in claims if claim in expressions]
 
-    def _on(self, name: str) -> list[Expression | None]:
+    def _on(self, name: str) -> list[Leaf | None]:
         metadata, known = self.dataset.metadata[name], self.metadata[name]
-        found: list[Expression | None] = []
+        found: list[Leaf | None] = []
         kinds = self._each_kinds(name)
         if kinds is None:
             return found
         for sql, column in metadata.matches.items():
             place = f"metadata.{name}.on"
             leaf = self._leaf(place, sql, self.columns_only, kinds)
-            found.append(leaf.expression if leaf else None)
+            found.append(leaf)
             if known is not None and column not in known:
                 if leaf or sql != column:  # otherwise the mistake of the expression already reports it
                     self._add(place, f"the query has no column {column!r}", _suggest_on(column, known))
@@ -254,7 +254,7 @@ class Binder:
         elif (
             metadata.each is not None
             and all(found)
-            and not any(metadata.each in each.columns for each in found if each)
+            and not any(metadata.each in each.expression.columns for each in found if each)
         ):
             message = f"no expression names the list {metadata.each!r}, so all of its elements would match one row"
             self._add(f"metadata.{name}.on", message, "name it: in `on` it is one element; or remove `each`")

@@ -225,7 +225,7 @@ class _Compiler:
     def _inputs(self) -> str | None:
         """Return the SQL of a digest of what a row's item depends on; None if a value has no digest."""
         used = {column for leaf in self.bound.leaves() for column in leaf.expression.columns}
-        used |= {column for on in self.bound.on.values() for expression in on for column in expression.columns}
+        used |= {column for on in self.bound.on.values() for leaf in on for column in leaf.expression.columns}
         values: list[tuple[str, SqlType]] = [('"larder.bad"', _Kind("integer"))]
         values += [(identifier(column), self.bound.kinds[column]) for column in sorted(used)]
         for name, metadata in self.dataset.metadata.items():
@@ -253,7 +253,7 @@ class _Compiler:
     def _element_checks(self, name: str) -> tuple[RowChecks, list[str]]:
         """Return the checks of the `on` expressions of a list's elements, and the SQL of their values."""
         checks = RowChecks(f"{name}.on", self.reasons)
-        return checks, [checks.value(expression) for expression in self.bound.on[name]]
+        return checks, [checks.value(leaf.expression) for leaf in self.bound.on[name]]
 
     def _lists(self, checked: Mapping[str, tuple[RowChecks, list[str]]]) -> dict[str, list[ElementMetadata]]:
         """Return the metadata of each list column."""
@@ -268,7 +268,8 @@ class _Compiler:
     def _join_lists(self, lists: Mapping[str, list[ElementMetadata]]) -> str:
         """Return the relation of the predictions, joined with the metadata of their lists."""
         others = {
-            column: {name for each in metadata for on in self.bound.on[each.name] for name in on.columns} - {column}
+            column: {name for each in metadata for on in self.bound.on[each.name] for name in on.expression.columns}
+            - {column}
             for column, metadata in lists.items()
         }
         return join_elements(identifier("larder.read"), lists, others)
@@ -290,7 +291,7 @@ class _Compiler:
         return " and ".join(f'{table}."larder.k{n}" = {value}' for n, value in enumerate(values))
 
     def _on(self, name: str) -> list[str]:
-        return [self.on_checks.value(expression) for expression in self.bound.on[name]]
+        return [self.on_checks.value(leaf.expression) for leaf in self.bound.on[name]]
 
     def _join(self, conditions: dict[str, str], read: str) -> str:
         chosen = ['"larder.on".*']

@@ -19,7 +19,7 @@ def find_never_null(bound: Bound) -> set[tuple[str, ...]]:
         if bound.dataset.metadata[name].each is not None:
             continue  # it is matched by elements, and their list can be empty
         if bound.dataset.metadata[name].missing != "null":  # null matches nothing, so the row is rejected
-            found |= {tuple(each.columns) for each in matched if each.plain}
+            found |= {tuple(each.expression.columns) for each in matched if each.expression.plain}
             found |= {(name, column) for column in bound.keys[name]}
     return {tuple(map(str.lower, path)) for path in found}
 

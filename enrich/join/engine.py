@@ -131,7 +131,7 @@ class Engine:
             )
             self._compiled, texts = self._compile(bound, hoisted)
             plain = self._compiled.select(texts, digest=False)
-            basis = self._build_basis(plain, kinds)
+            self.basis = basis = self._build_basis(plain, kinds)  # differs if rows are rendered another way
             self._selects = {True: self._compiled.select(texts, digest=True, basis=basis), False: plain}
             self._select_inputs = self._compiled.select_inputs(basis)
             for name, sql in self._compiled.tables.items():
@@ -320,6 +320,12 @@ class Engine:
 
     # -- metadata that fits into no memory: rows that match have the same hash on both sides, and a few others too
 
+    def can_hash(self, name: str) -> bool:
+        """Return whether rows that match have the same hash: 1 and 1.0 are equal, and have different texts."""
+        columns = [self._metadata_kinds[name][key] for key in self._bound.keys[name]]
+        kinds = {kind.id for kind in (*columns, *(leaf.kind for leaf in self._bound.on[name]))}
+        return kinds <= KEY_KINDS | {"null"}
+
     def hash_predictions(self, name: str, chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Array:
         """Return the hashes (uint64) of the values by which the rows of a chunk are matched, each once."""
         relation, values = self._compiled.on[name]
@@ -332,20 +338,10 @@ class Engine:
         return found["hash"].drop_null().combine_chunks()
 
     def hash_metadata(self, name: str, rows: pa.RecordBatch | pa.Table) -> pa.Array:
-        """Return the hash (uint64) of each row of a metadata; null for a row with a null, which matches nothing.
-
-        Raises:
-            MetadataTooLarge: equal values of these types can have different texts, and so different hashes.
-        """
-        keys = self._bound.keys[name]
-        for key in keys:
-            if (kind := self._metadata_kinds[name][key]).id not in KEY_KINDS | {"null"}:
-                raise MetadataTooLarge(
-                    f"{self._dataset.name} metadata.{name}: is too large for a process, and is matched by column "
-                    f"{key!r} of type {kind}; cast it to the type of the prediction's value in the query"
-                )
+        """Return the hash (uint64) of each row of a metadata; null for a row with a null, which matches nothing."""
         self._con.register("larder.hashed", _without_dictionaries(_to_table(rows)))
-        sql = f'select {_hash([identifier(key) for key in keys])} as hash from "larder.hashed"'
+        keys = [identifier(key) for key in self._bound.keys[name]]
+        sql = f'select {_hash(keys)} as hash from "larder.hashed"'
         found = self._con.sql(sql).to_arrow_table()["hash"].combine_chunks()
         self._con.unregister("larder.hashed")
         return found

@@ -9,6 +9,7 @@ piece gets its rows, and a few that have an equal hash: it matches by values, as
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ import pyarrow.compute as pc
 
 from enrich.delta.buckets import KEY_BITS, count_bits, divide
 from enrich.delta.store import Store
-from enrich.errors import Failed
 from enrich.read.metadata import list_metadata, open_metadata, read_batches
 from enrich.read.pieces import Range, read_piece
 from enrich.run.pieces.exchange import Section, get_section, put_sections
@@ -63,19 +63,19 @@ class Gathered:
 
 
 def find_large(context: RunContext) -> dict[str, dict[str, int]]:
-    """Return the files of the largest metadata, with their bytes: of as many as do not fit beside the others."""
+    """Return the files of the largest metadata, with their bytes: of as many as do not fit beside the others.
+
+    What is matched by the elements of lists is never exchanged.
+    """
     s3 = context.services.s3
     files = {name: list_metadata(s3, name, location) for name, location in context.run.metadata.items()}
     left, large = dict(files), dict[str, dict[str, int]]()
     while sum(sum(each.values()) for each in left.values()) > MOST_BYTES:
-        name = max(left, key=lambda name: sum(left[name].values()))
+        candidates = [name for name in left if context.dataset.metadata[name].each is None]
+        if not candidates:
+            break
+        name = max(candidates, key=lambda name: sum(left[name].values()))
         large[name] = left.pop(name)
-    for name in large:
-        if context.dataset.metadata[name].each is not None:
-            raise Failed(
-                f"metadata {name!r} is too large for a process ({sum(large[name].values()) >> 20} MB), and is matched "
-                "by the elements of a list; filter its query to what is used"
-            )
     return large
 
 
@@ -84,30 +84,40 @@ def gather_metadata(
 ) -> dict[str, dict[str, Any]]:
     """Return for each piece, by its name, what `Gathered.of` needs; nothing if all metadata fit into memory.
 
+    Metadata that is matched by values without a hash is not exchanged: each worker reads all of it.
+
     Args:
-        context: the run's context; from here on its engine has no rows of the large metadata.
+        context: the run's context; from here on its engine has no rows of the metadata that is exchanged.
         identity: of the pieces.
         pieces: their ranges.
         run_tasks: takes the kind of tasks, a folder for their results, and their data; returns their results.
     """
+    found: dict[str, dict[str, Any]] = {name: {} for name in pieces}
     large = find_large(context)
     if not large:
-        return {name: {} for name in pieces}
-    found: dict[str, dict[str, Any]] = {name: {} for name in pieces}
+        return found
     schemas, bits = dict[str, str](), dict[str, int]()
     for name, files in large.items():
         schemas[name], bits[name] = _measure(context, name, files)
-    empty = {name: {"schema": schema, "sections": []} for name, schema in schemas.items()}
+    empty: dict[str, dict[str, Any]] = {name: {"schema": schema, "sections": []} for name, schema in schemas.items()}
     context.gathered = Gathered(context.work, empty)
+    with context.compile(context.scratch) as engine:
+        empty = {name: each for name, each in empty.items() if engine.can_hash(name)}
+        # A driver of another release can compute other hashes, so it does not use those of this one.
+        identity = hashlib.sha256(f"{identity} {engine.basis} {bits}".encode()).hexdigest()[:16]
+    context.gathered = Gathered(context.work, empty)
+    if not empty:
+        return found
+    bits = {name: bits[name] for name in empty}
     hashed = run_tasks(
         "hash_predictions",
         f"pieces/hashed/{identity}/",
         {name: {"ranges": ranges, "bits": bits, "metadata": empty} for name, ranges in pieces.items()},
     )
-    for name, files in large.items():
+    for name in empty:
         data = {
             f"{name}-{n:06d}": {"name": name, "file": file, "bits": bits[name], "metadata": empty}
-            for n, file in enumerate(files)
+            for n, file in enumerate(large[name])
         }
         rows = run_tasks("hash_metadata", f"pieces/metadata/{identity}/", data).values()
         buckets = {f"{name}-{bucket.name}": bucket.prefix for bucket in divide(bits[name])}
@@ -136,13 +146,13 @@ def _section(file: Mapping[str, Any], n: int) -> Section:
 
 
 def _measure(context: RunContext, name: str, files: Mapping[str, int]) -> tuple[str, int]:
-    """Return the schema of a metadata, and the number of bits of its buckets, from its first file."""
+    """Return the schema of a metadata, and the number of bits of its buckets, from its largest file."""
     bucket, _ = split_location(context.run.metadata[name])
-    first = next(iter(files))
-    with open_metadata(context.services.s3, bucket, first) as parquet:
+    largest = max(files, key=lambda file: files[file])
+    with open_metadata(context.services.s3, bucket, largest) as parquet:
         groups = [parquet.metadata.row_group(n) for n in range(parquet.metadata.num_row_groups)]
         units = max(2 * parquet.metadata.num_rows, sum(group.total_byte_size for group in groups) // BYTES_PER_ROW)
-        bits = max(1, count_bits(units * sum(files.values()) // max(1, files[first])))
+        bits = max(1, count_bits(units * sum(files.values()) // max(1, files[largest])))
         return base64.b64encode(parquet.schema_arrow.serialize().to_pybytes()).decode(), bits
 
 

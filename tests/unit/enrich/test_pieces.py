@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.dataset.definition import Dataset, Tolerated
+from enrich.dataset.definition import Dataset, Metadata, Tolerated
 from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
@@ -160,16 +160,65 @@ def test_metadata_that_fits_nowhere_is_unique(tmp_path: Path, monkeypatch: pytes
     assert "2 rows have sku = sku-7, expected one" in str(errors[0])
 
 
-def put_products(shop: SmallShop, location: str, more: Sequence[str] = ()) -> str:
-    """Write the metadata as two files; sku-3 and others have no row, and one row has no sku."""
+@pytest.mark.parametrize("value", ["units", "try_cast(units as decimal(9, 2))", "try_cast(units as bigint)"])
+def test_metadata_whose_equal_values_have_different_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """1 and 1.0 match, so hashes of their texts would lose rows: such metadata is read whole."""
+    metadata = {"products": Metadata("select n, title from products", on={value: "n"}, missing="null")}
+    local, in_pieces = both(tmp_path, replace(DATASET, metadata=metadata))
+    monkeypatch.setattr(gather, "MOST_BYTES", 0)
+    numbers = pa.table({"n": pa.array(range(1, 4), pa.int32()), "title": ["one", "two", "three"]})
+    for shop in (local, in_pieces):
+        monkeypatch.setattr(shop, "start", lambda _, location, shop=shop: put_files(shop, location, [numbers]))
+        shop.run(grouped(rows(range(1, 30))))
+    assert leaves(in_pieces) == leaves(local)
+    assert any("two" in str(item.body) for item in local.table.items.values())
+    assert ("gather" in {task.kind for task in in_pieces.ran}) == ("bigint" in value)
+
+
+def test_metadata_of_elements_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list's elements are not exchanged; each worker reads their metadata, as large as one process can hold."""
+    metadata = {"products": replace(PRODUCTS, each="skus", on={"skus": "sku"})}
+    source = replace(DATASET.source, columns={**DATASET.source.columns, "skus": "varchar[]"})
+    dataset = replace(DATASET, source=source, metadata=metadata, body={"titles": "[each.title for each in products]"})
+    local, in_pieces = both(tmp_path, dataset)
+    monkeypatch.setattr(gather, "MOST_BYTES", 0)
+    content = rows(range(1, 9))
+    content["skus"] = [["a", f"sku-{n}"] for n in range(8)]
+    for shop in (local, in_pieces):
+        assert shop.run(grouped(content)).error is None
+    assert leaves(in_pieces) == leaves(local)
+
+
+def test_buckets_are_chosen_from_the_largest_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first file without rows says nothing of the others: the metadata would be two buckets, however large it is."""
+    _, in_pieces = both(tmp_path)
+    monkeypatch.setattr(gather, "MOST_BYTES", 0)
+    monkeypatch.setattr(gather, "count_bits", lambda units: 3 if units >= 200 else 0)
+    table = pa.table({"sku": [f"sku-{n}" for n in range(200)], "title": ["T"] * 200})
+    files = [table.slice(0, 0), table]
+    monkeypatch.setattr(in_pieces, "start", lambda _, location: put_files(in_pieces, location, files))
+    in_pieces.run(grouped(rows(range(1, 9))))
+    assert len([task for task in in_pieces.ran if task.kind == "gather"]) == 8
+
+
+def put_files(shop: SmallShop, location: str, tables: Sequence[pa.Table]) -> str:
+    """Write the metadata as a file for each table."""
     bucket, _, prefix = location.removeprefix("s3://").partition("/")
-    skus = [*(f"sku-{n}" for n in range(200) if n % 10 != 3), None, "a"]
-    for n, part in enumerate((skus[::2], [*skus[1::2], *more])):
-        table = pa.table({"sku": pa.array(part, pa.string()), "title": [f"Title {sku}" for sku in part]})
+    for n, table in enumerate(tables):
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         shop.s3.put(bucket, f"{prefix}{n}.parquet", buffer.getvalue())
     return location
+
+
+def put_products(shop: SmallShop, location: str, more: Sequence[str] = ()) -> str:
+    """Write the metadata as two files; sku-3 and others have no row, and one row has no sku."""
+    skus = [*(f"sku-{n}" for n in range(200) if n % 10 != 3), None, "a"]
+    parts = (skus[::2], [*skus[1::2], *more])
+    columns = [{"sku": pa.array(part, pa.string()), "title": [f"Title {sku}" for sku in part]} for part in parts]
+    return put_files(shop, location, [pa.table(each) for each in columns])
 
 
 def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
