@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, Full, Queue
+from select import PIPE_BUF
 from threading import Thread
 
 MAX_WAITING = 10_000  # lines; some 5 MB
-_MOST = 1000  # lines of one write
+_MOST = 1000  # lines that are collected
 # Lines are collected for so long before they are written. A thread that woke up for each line would want the
 # interpreter's lock just when the next request comes.
 COLLECT_SECONDS = 0.05
@@ -59,8 +62,8 @@ class LogWriter:
             except Empty:
                 pass
             found = [line for line in lines if line is not None]
-            if found:
-                self._write("".join(f"{line}\n" for line in found).encode(), len(found))
+            for data, number in _join(found):
+                self._write(data, number)
             for line in found:
                 with suppress(Exception):  # a line without metrics is still a line
                     self._read(line)
@@ -74,3 +77,26 @@ class LogWriter:
                 data = data[os.write(self._file, data) :]
         except OSError:
             self._lost(number)
+
+
+def _join(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:
+    """Yield the lines as bytes, as many at a time as a pipe takes in one piece, and their number.
+
+    Other processes write to the same pipe: their lines could get between the parts of a larger write.
+    """
+    data, number = b"", 0
+    for line in lines:
+        one = f"{line}\n".encode()
+        if number and len(data) + len(one) > PIPE_BUF:
+            yield data, number
+            data, number = b"", 0
+        data += one
+        number += 1
+    if number:
+        yield data, number
+
+
+def report(level: str, event: str, **details: object) -> None:
+    """Print a line of the server itself to standard error; one that cannot be written is dropped."""
+    with suppress(OSError):
+        print(json.dumps({"level": level, "event": event, **details}), file=sys.stderr, flush=True)  # noqa: T201

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import resource
 import shutil
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from server.logs import report
 from server.ports import check_port
 from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS, Settings
 
@@ -45,9 +45,7 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
     workers = Workers([sys.executable, *_FLAGS, "-m", "server.worker", host, str(port)], settings.processes)
     try:
         exporter = _export(host, metrics_port)
-        ports = {"event": "listening", "function": name, "host": host, "port": port}
-        ports["metrics_port"] = exporter.server_port
-        print(json.dumps({"level": "INFO", **ports}), file=sys.stderr, flush=True)  # noqa: T201
+        report("INFO", "listening", function=name, host=host, port=port, metrics_port=exporter.server_port)
         return _wait(workers, folder / DRAINS, settings.drain_seconds)
     finally:
         workers.end()
@@ -96,8 +94,7 @@ class Workers:
         for place, process in enumerate(self._processes):
             if process.poll() is None:
                 continue
-            line = {"level": "ERROR", "event": "server", "message": f"a process ended with {process.returncode}"}
-            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+            report("ERROR", "server", message=f"a process ended with {process.returncode}")
             if time.monotonic() - self._replaced[place] < START_SECONDS:
                 return False
             self._processes[place], self._replaced[place] = self._start(), time.monotonic()

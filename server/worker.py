@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from server.app import Application
 from server.connection import HttpServer, open_socket
 from server.functions import OPEN
-from server.logs import LogWriter
+from server.logs import LogWriter, report
 from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS
 
 VALUES_BYTES = 512 * 1024  # of each file of values: a thousand series of each kind
@@ -28,8 +27,7 @@ def create() -> Application:
         reserve_values(Path(os.environ[FOLDER]), os.getpid())
     except OSError as error:  # requests matter more than their metrics, which now stay in this process
         del os.environ["PROMETHEUS_MULTIPROC_DIR"]
-        line = {"level": "ERROR", "event": "no_metrics", "message": str(error)}
-        print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+        report("ERROR", "no_metrics", message=str(error))
     # Not before: prometheus_client looks at the variable when it is imported.
     from prometheus_client import CollectorRegistry
 
@@ -63,14 +61,16 @@ async def serve(application: Application, host: str, port: int) -> None:
         loop.add_signal_handler(one, end.set)
     loop.add_reader(sys.stdin.fileno(), end.set)
     await application.start()
-    server = HttpServer(application)
-    await server.listen(open_socket(host, port))
-    gc.collect()
-    gc.freeze()  # modules and models live as long as the process
-    await end.wait()
-    loop.remove_reader(sys.stdin.fileno())
-    await server.close(END_SECONDS)
-    await application.stop()
+    try:
+        server = HttpServer(application)
+        await server.listen(open_socket(host, port))
+        gc.collect()
+        gc.freeze()  # modules and models live as long as the process
+        await end.wait()
+        loop.remove_reader(sys.stdin.fileno())
+        await server.close(END_SECONDS)
+    finally:
+        await application.stop()  # writes the lines that wait
 
 
 def main(host: str, port: int) -> int:
@@ -79,8 +79,7 @@ def main(host: str, port: int) -> int:
     try:
         asyncio.run(serve(create(), host, port))
     except Exception as error:  # noqa: BLE001 - whatever it is, this process cannot answer requests
-        line = {"level": "ERROR", "event": "server", "message": f"{type(error).__name__}: {error}"}
-        print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+        report("ERROR", "server", message=f"{type(error).__name__}: {error}")
         return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server import logs
-from server.logs import LogWriter
+from server.logs import LogWriter, report
 
 FULL = Path("/dev/full")
 
@@ -67,3 +68,29 @@ def test_a_line_without_metrics_is_still_a_line(tmp_path: Path) -> None:
         log.write("b")
         log.close()
     assert (tmp_path / "log").read_text() == "a\nb\n"
+
+
+def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
+    """Not even when it is full."""
+    reads, writes = os.pipe()
+    logs = [LogWriter(writes, lambda number: None, lambda line: None) for _ in range(2)]
+    for log, letter in zip(logs, "ab", strict=True):
+        for _ in range(1000):
+            log.write(letter * 299)
+    data = b""
+    while len(data) < 2 * 1000 * 300:
+        data += os.read(reads, 1000)
+    for log in logs:
+        log.close()
+    os.close(reads)
+    os.close(writes)
+    assert sorted(data.splitlines()) == [b"a" * 299] * 1000 + [b"b" * 299] * 1000
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_a_line_of_the_server_that_cannot_be_written_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error can be a file on a full disk."""
+    with FULL.open("wb", buffering=0) as file:
+        monkeypatch.setattr("sys.stderr", io.TextIOWrapper(file, write_through=True))
+        report("ERROR", "server", message="x")
+        monkeypatch.undo()
