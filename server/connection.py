@@ -7,9 +7,7 @@ wait for is bounded here (heads, what is read ahead, idle connections) and in `s
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-import sys
 import time
 from collections.abc import Generator, Iterable, MutableMapping
 from http import HTTPStatus
@@ -18,6 +16,7 @@ from typing import Any, Protocol
 from serve.log import note_fault
 from serve.web.freshness import render_http_date
 from server.body import DISCARD_BYTES, DISCARD_SECONDS
+from server.logs import report
 from server.messages import PART, Malformed, Reply, Request, parse_request
 from wire.errors import TransportError
 from wire.head import MAX_CHUNK_LINE, MAX_HEAD, parse_chunk_size
@@ -258,10 +257,7 @@ class Connection(asyncio.BufferedProtocol):
                     body = self._data[self._at : self._at + length]
                     self._at += length
                     self._is_whole = True
-                    answer = self._answer_at_once(scope, body)
-                    if answer is not None:
-                        self._write(self._build_head(answer.status, answer.headers, answer.data), answer.data)
-                        self._finish_answer()
+                    if self._answer_at_once(scope, body):
                         continue
                     self._put(body)
                     self._start(scope)
@@ -284,12 +280,20 @@ class Connection(asyncio.BufferedProtocol):
             yield
         self._late = None
 
-    def _answer_at_once(self, scope: MutableMapping[str, Any], body: bytes) -> Reply | None:
+    def _answer_at_once(self, scope: MutableMapping[str, Any], body: bytes) -> bool:
+        """Answer a request if the application can at once; return whether it did."""
         try:
-            return self._server.application.answer_at_once(scope, body)
+            reply = self._server.application.answer_at_once(scope, body)
+            if reply is None:
+                return False
+            head, data = self._build_head(reply.status, reply.headers, reply.data), reply.data
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
             _report(error)
-            return Reply(500, [(b"connection", b"close")], b"")
+            self._is_last = True
+            head, data = self._build_head(500, (), b""), b""
+        self._write(head, data)
+        self._finish_answer()
+        return True
 
     def _until(self, mark: bytes, most: int, status: int = 400) -> Generator[None, None, bytes]:
         """Read up to a mark, which is at most some bytes away."""
@@ -328,6 +332,8 @@ class Connection(asyncio.BufferedProtocol):
             raise Malformed from error
         left = MAX_HEAD
         while line := (yield from self._until(b"\r\n", left)):  # trailers are ignored
+            if b"\r" in line or b"\n" in line:
+                raise Malformed
             left -= len(line)
 
     def _put(self, part: bytes) -> None:
@@ -371,6 +377,8 @@ class Connection(asyncio.BufferedProtocol):
         self._is_busy = False
         if not self._is_answered:
             self.abort()
+        elif self._discarded >= 0:
+            self._linger()
         elif not self._is_whole:
             self._transport.close()
         else:
@@ -447,10 +455,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(head + data if self._has_body else head)
 
     def _refuse(self, status: int) -> None:
-        """Answer a request that cannot be read, or break off the body that the application waits for.
-
-        What the client still sends is discarded for a moment: a reset would destroy the answer (RFC 9112, section 9.6).
-        """
+        """Answer a request that cannot be read, or break off the body that the application waits for."""
         self._discarded = 0
         self._is_last = True
         if self._is_busy:
@@ -459,6 +464,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         lines = (_LINES[status], self._server.date(), b"content-length: 0\r\nconnection: close\r\n\r\n")
         self._transport.write(b"".join(lines))
+        self._linger()
+
+    def _linger(self) -> None:
+        """End the connection, but discard for a moment what the client still sends.
+
+        A reset would destroy the answer (RFC 9112, section 9.6).
+        """
+        self._transport.resume_reading()
         self._transport.write_eof()
         self._loop.call_later(DISCARD_SECONDS, self.abort)
 
@@ -467,4 +480,4 @@ def _report(error: Exception) -> None:
     """Log a fault by its place, since its message can have data."""
     seen: dict[str, object] = {}
     note_fault(error, seen)
-    print(json.dumps({"level": "ERROR", "event": "server", **seen}), file=sys.stderr, flush=True)  # noqa: T201
+    report("ERROR", "server", **seen)

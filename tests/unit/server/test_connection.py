@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -205,7 +206,7 @@ def test_a_malformed_chunk_breaks_off_the_body() -> None:
     seen: list[Any] = []
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
-        while (message := await receive())["type"] != "http.disconnect":
+        while (message := await receive()).get("more_body"):
             seen.append(message["body"])
         await send({"type": "http.response.start", "status": 400, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -218,6 +219,7 @@ def test_a_malformed_chunk_breaks_off_the_body() -> None:
         b"3\nabc\r\n" + long,
         b"1\r\na\n",
         b"1;" + long + b"\r\na\r\n0\r\n\r\n",
+        b"0\r\nT: 1\n\n" + GET + b"\r\n",
     ):
         app = Echo(answer)
         found = talk(app, CHUNKED + b"2\r\nok\r\n" + wrong + GET)
@@ -225,6 +227,29 @@ def test_a_malformed_chunk_breaks_off_the_body() -> None:
         assert b"connection: close" in found
         assert app.calls == ["called"]
     assert seen[0].startswith(b"ok")
+
+
+def test_an_answer_to_a_malformed_body_is_not_destroyed() -> None:
+    """What the client still sends is discarded for a moment, not answered with a reset."""
+
+    async def run() -> bytes:
+        loop = asyncio.get_running_loop()
+        server = HttpServer(Echo())
+        listening = open_socket("127.0.0.1", 0)
+        await server.listen(listening)
+        with socket.create_connection(listening.getsockname()) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, CHUNKED + b"x\r\n")
+            answer = b""
+            while part := await loop.sock_recv(client, PART):
+                answer += part
+            for _ in range(3):  # the first one after the end of the connection would cause a reset
+                await loop.sock_sendall(client, b"x")
+                await asyncio.sleep(0.02)
+        await server.close(1)
+        return answer
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_answer_says_where_it_ends() -> None:
@@ -286,9 +311,13 @@ def test_a_line_end_in_a_header_is_not_sent() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nset-cookie: b")]})
         await send({"type": "http.response.body", "body": b""})
 
-    found = talk(Echo(split), GET)
-    assert found.startswith(b"HTTP/1.1 500 ")
-    assert b"set-cookie" not in found
+    at_once = Echo()
+    at_once.answer_at_once = lambda scope, body: Reply(200, [(b"x", b"a\r\nset-cookie: b")], b"")  # type: ignore[method-assign]
+    for app in (Echo(split), at_once):
+        found = talk(app, GET + GET)
+        assert found.startswith(b"HTTP/1.1 500 ")
+        assert found.count(b"HTTP/1.1") == 1
+        assert b"set-cookie" not in found
 
 
 def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
