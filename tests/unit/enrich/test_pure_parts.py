@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import duckdb
 import pyarrow as pa
@@ -535,6 +535,9 @@ NESTED_NAMES = {
     "decimal128(10, 2)": "decimal(10, 2)",
     "Decimal256( 10 , 2 )": "decimal(10, 2)",
     "decimal256(40, 2)": "",
+    "decimal128(10, 2, 1)": "decimal(38, 9)",
+    "decimal128(10)": "decimal(38, 9)",
+    "map<long, long, long>": "",
     "timestamp[us, tz=Europe/Berlin]": "timestamptz",
     "timestamp[us, TZ=X]": "timestamptz",
     "datetime64[ns, Europe/Berlin]": "timestamptz",
@@ -559,6 +562,12 @@ def test_a_foreign_name_is_translated_at_each_level(foreign: str) -> None:
             f"did you mean {own}? ({EXAMPLES})" if own else f"write a DuckDB type ({EXAMPLES})"
         )
         assert not own or is_type(con, own)
+
+
+def test_a_text_that_goes_on_after_a_type_is_no_type() -> None:
+    """It would change the statement that it is written into."""
+    with duckdb.connect() as con:
+        assert [is_type(con, text) for text in ("integer", "integer), (1", "")] == [True, False, False]
 
 
 def test_each_example_of_a_type_is_its_translation() -> None:
@@ -789,3 +798,17 @@ def test_a_chunk_without_rejects_leaves_no_object() -> None:
     rendered = pa.table({"row": [0], "reason": pa.nulls(1, pa.string()), "detail": pa.nulls(1, pa.string())})
     assert write_rejects(s3, "bucket", "prefix/", Mock(), pa.record_batch({"a": [1]}), rendered, 0) == {}
     assert s3.method_calls == []
+
+
+def test_rejects_of_a_later_chunk_have_the_rows_of_the_file() -> None:
+    """The engine takes their places in the chunk; the object is named by the rows of the whole chunk."""
+    s3, chunk = Mock(), pa.record_batch({"a": [0, 1, 2, 3]})
+    engine = Mock(originals=lambda of, places: [f'{{"a":{place}}}' for place in places if of is chunk])
+    rendered = pa.table({"row": [2, 3, 4, 5], "reason": [None, "r", None, "s"], "detail": [None, "t", None, None]})
+    assert write_rejects(s3, "bucket", "prefix/", engine, chunk, rendered, 2) == {"r": 1, "s": 1}
+    (put,) = s3.method_calls
+    lines = (
+        b'{"row":3,"reason":"r","detail":"t","prediction":{"a":1}}\n'
+        b'{"row":5,"reason":"s","detail":null,"prediction":{"a":3}}\n'
+    )
+    assert put == call.put_object(Bucket="bucket", Key="prefix/000000000002-000000000005.jsonl", Body=lines)
