@@ -98,7 +98,7 @@ class _Issuer(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = b"x" * 2_000_000 if self.path == "/huge" else self.document
-        found = self.path in ("/jwks.json", "/huge", "/tenant/keys?v=1", "/part")
+        found = self.path in ("/", "/?v=1", "/jwks.json", "/huge", "/tenant/keys?v=1", "/part")
         is_plain = self.headers["accept-encoding"] == "identity" and self.headers["accept"] == ACCEPT
         status = 206 if self.path == "/part" else 200
         self.send_response(status if found and is_plain and self.headers["user-agent"] == "larder" else 404)
@@ -145,6 +145,7 @@ def test_keys_are_read_from_an_issuer(issuer: str, monkeypatch: pytest.MonkeyPat
     """Over verified TLS; no redirect is followed, no endless document is read, no error page is accepted."""
     assert _read(f"{issuer}/jwks.json") == {"ES256-0"}
     assert _read(f"{issuer}/tenant/keys?v=1") == {"ES256-0"}
+    assert _read(issuer) == _read(f"{issuer}?v=1") == {"ES256-0"}
     for path in ("/moved", "/huge", "/none"):
         with pytest.raises(Unreadable):
             _read(issuer + path)

@@ -5,6 +5,7 @@ import threading
 import time
 import zlib
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -287,6 +288,21 @@ def test_a_call_without_time_is_unavailable() -> None:
         with pytest.raises(Unavailable):
             client.send(GET_ITEM, b"{}", budget=1e-9)
         assert time.monotonic() - began < 4
+
+
+def test_a_connection_and_an_exchange_get_what_is_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most what the limits allow, and a millisecond at least: zero would mean not to wait, or for ever."""
+    channel = Mock(is_reusable=False, exchange=Mock(side_effect=Unavailable("gone")))
+    connect = Mock(return_value=channel)
+    monkeypatch.setattr("wire.client.open_channel", connect)
+    endpoint = Endpoint("dynamodb", "x", "127.0.0.1", 1, tls=False)
+    client = Client(endpoint, keys, Limits(connect=50.0, attempt=40.0, budget=1000.0, tries=1))
+    for budget, most, least in ((None, (50.0, 40.0), (50.0, 40.0)), (30.0, (30.0, 30.0), (0.0, 0.0)),
+                                (1e-9, (0.001, 0.001), (0.001, 0.001))):  # fmt: skip
+        with pytest.raises(Unavailable):
+            client.send(GET_ITEM, b"{}", budget=budget)
+        given = connect.call_args.args[1], channel.exchange.call_args.args[3]
+        assert all(low <= one <= high for low, one, high in zip(least, given, most, strict=True)), (budget, given)
 
 
 def test_the_default_limits() -> None:

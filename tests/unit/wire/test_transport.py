@@ -161,6 +161,44 @@ def test_connecting_and_responding_have_separate_times() -> None:
         assert time.monotonic() - began > 0.19
 
 
+def test_times_are_checked_four_times_while_a_connection_is_made() -> None:
+    """A request has failed from the very end of its time on, if that is checked then."""
+    now = [100.0]
+    with FaultyServer(silence) as server:
+        transport = transport_to(server, connections=2, connect_timeout=2.0, timeout=1.0, clock=lambda: now[0])
+        first = transport.send(TARGET, b"1")
+        while not server.seen:
+            assert transport.wait(0.0) == []
+        for now[0] in (100.25, 100.5, 100.75):
+            assert transport.wait(0.0) == []
+        second = transport.send(TARGET, b"2")
+        while len(server.seen) < 2:
+            assert transport.wait(0.0) == []
+        now[0] = 101.0
+        ((handle, report),) = transport.wait(0.0)
+        assert (handle, str(report)) == (first, "no response within 1.0 s")
+        for now[0] in (101.25, 101.5, 101.75, 101.99):
+            assert transport.wait(0.0) == []
+        now[0] = 102.0
+        assert [handle for handle, _ in transport.wait(0.0)] == [second]
+        transport.close()
+
+
+def test_a_connection_fails_from_the_very_end_of_its_time_on() -> None:
+    """That of a handshake, too."""
+    now = [100.0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("dynamodb", "x", "127.0.0.1", listener.getsockname()[1], tls=True)
+        transport = Transport(endpoint, lambda: KEYS, connections=1, connect_timeout=2.0, clock=lambda: now[0])
+        transport.send(TARGET, b"1")
+        for now[0] in (100.0, 100.5, 101.0, 101.5):
+            assert transport.wait(0.0) == []
+        now[0] = 102.0
+        ((_, report),) = transport.wait(0.0)
+        assert str(report).endswith("not within 2.0 s")
+        transport.close()
+
+
 def test_waiting_lasts_as_long_as_asked() -> None:
     """While a request is in flight, checks for time-outs do not end the wait early; a response does."""
     with FaultyServer(silence, late(0.1, answer())) as server:
@@ -477,10 +515,10 @@ def test_connection_that_was_idle_for_long_is_not_used() -> None:
     now = [0.0]
     with FaultyServer(answer()) as server:
         transport = transport_to(server, wall=lambda: now[0])
-        for now[0] in (0.0, 100.0, 1000.0, 900.0):  # the last: the clock was set back
+        for now[0] in (0.0, 100.0, 1000.0, 900.0, 899.5):  # the last two: the clock was set back
             transport.send(TARGET, b"")
             collect(transport, 1)
-        assert [seen.connection for seen in server.seen] == [0, 0, 1, 2]
+        assert [seen.connection for seen in server.seen] == [0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("idle", "is_checked"), [(0.0, False), (0.04, False), (0.06, True), (-0.01, True)])
