@@ -327,15 +327,23 @@ class Engine:
         return kinds <= KEY_KINDS | {"null"}
 
     def hash_predictions(self, name: str, chunk: pa.RecordBatch | pa.Table, first_row: int) -> pa.Array:
-        """Return the hashes (uint64) of the values by which the rows of a chunk are matched, each once."""
+        """Return the hashes (uint64) of the values by which the rows of a chunk are matched, each once.
+
+        A row whose values DuckDB can't compute has none: rendering says what is wrong with it.
+        """
         relation, values = self._compiled.on[name]
         columns = [f"v{n}" for n in range(len(values))]
         chosen = ", ".join(f"{value} as {column}" for value, column in zip(values, columns, strict=True))
         rows = pa.arange(first_row, first_row + chunk.num_rows)
-        found = self._select(
-            f"select distinct {_hash(columns)} as hash from (select {chosen} from {relation})", chunk, rows
-        )
-        return found["hash"].drop_null().combine_chunks()
+        select = f"select distinct {_hash(columns)} as hash from (select {chosen} from {relation})"
+        try:
+            return self._select(select, chunk, rows)["hash"].drop_null().combine_chunks()
+        except _OF_VALUES:
+            if chunk.num_rows == 1:
+                return pa.array([], pa.uint64())
+            half = chunk.num_rows // 2
+            parts = (chunk.slice(0, half), first_row), (chunk.slice(half), first_row + half)
+            return pc.unique(pa.chunked_array([self.hash_predictions(name, *part) for part in parts]))
 
     def hash_metadata(self, name: str, rows: pa.RecordBatch | pa.Table) -> pa.Array:
         """Return the hash (uint64) of each row of a metadata; null for a row with a null, which matches nothing."""

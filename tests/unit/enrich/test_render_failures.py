@@ -62,3 +62,12 @@ def test_memory_that_an_expression_exceeds_names_it(
 def test_it_closes_the_run_as_failed() -> None:
     """A retry would fail in the same way, and the dataset's next outputs would be blocked."""
     assert issubclass(RenderFailed, FAILURES)
+
+
+def test_a_value_that_exceeds_memory_has_no_hash(tmp_path: Path) -> None:
+    """Rows beside it have theirs. An error in a task would only be tried again; rendering the row names the cause."""
+    on = {"cast(range(n) as varchar)": "k"}
+    dataset = replace(NUMBERS, metadata={"sizes": Metadata("select k, size from sizes", on=on, missing="null")})
+    columns = {"shop": ["a"] * 3, "sku": ["1", "2", "3"], "n": pa.array([1, 5_000_000, 2], pa.int32())}
+    with Engine(dataset, SIZES, directory=tmp_path, memory_limit="16MB") as engine:
+        assert len(engine.hash_predictions("sizes", pa.table(columns), 0)) == 2
