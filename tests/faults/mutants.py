@@ -542,6 +542,17 @@ MUTANTS = (
 """,
     ),
     Mutant(
+        "results-of-an-earlier-driver-counted-twice",
+        "enrich.run.pieces.passes:PiecePasses._run",
+        "        return {name: found[name] for name in data}",
+        """        if kind == "write":
+            for name in data:
+                if f"{folder}{name}.json" in ended:
+                    found[f"{name} again"] = found[name]
+            return found
+        return {name: found[name] for name in data}""",
+    ),
+    Mutant(
         "duplicates-only-within-a-piece",
         "enrich.run.pieces.passes:PiecePasses.check",
         'for row in each["duplicates"]]',
