@@ -71,7 +71,8 @@ def test_it_runs_as_in_a_cluster(image: tuple[str, Path], tmp_path: Path) -> Non
         else:
             status, _, body = ask(8080, "POST", "/v1/models/iris/score", good, json.dumps(VIRGINICA).encode())
             assert (status, json.loads(body)["prediction"]["label"]) == (200, "virginica")
-        assert b"larder_requests_total" in ask(9090, "GET", "/metrics")[2]
+        # It counts the log line, which is written a moment after the answer.
+        wait_for(lambda: b"larder_requests_total" in ask(9090, "GET", "/metrics")[2], running, log)
         running.send_signal(signal.SIGTERM)
         time.sleep(0.6)
         assert json.loads(ask(8080, "GET", "/readyz")[2])["reason"] == "draining"
