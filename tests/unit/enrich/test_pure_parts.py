@@ -538,11 +538,14 @@ NESTED_NAMES = {
     "decimal128(10, 2, 1)": "decimal(38, 9)",
     "decimal128(10)": "decimal(38, 9)",
     "map<long, long, long>": "",
+    "map<long>,long>": "",
+    **{f"list<{name}>": f"{name.lower()}[]" for name in ["Integer", "DOUBLE", "Float", "Date", "TIMESTAMP", "Boolean"]},
     "timestamp[us, tz=Europe/Berlin]": "timestamptz",
     "timestamp[us, TZ=X]": "timestamptz",
     "datetime64[ns, Europe/Berlin]": "timestamptz",
     "Datetime('us', 'utc')": "timestamptz",
     "datetime64[ns]": "timestamp",
+    "datetime64[ns, XUTC]": "timestamp",
     "datetime[us]": "timestamp",
     "pl.Int8": "tinyint",
     "pa.string_dtype": "varchar",
@@ -770,6 +773,28 @@ def test_types_that_are_not_converted(actual: str) -> None:
         for around in ("{}", "{}[]", "struct(x {})", "map(integer, {})"):
             kinds = [duckdb.sqltype(around.format(kind)) for kind in (actual, declared)]
             assert coerce_typed("v", *kinds) is None, (around, declared)
+
+
+CONVERTED = [
+    ("[{'key': 'a', 'value': [1, null]}]", "map(varchar, bigint[])", "{a=[1, NULL]}"),
+    ("[{'key': 'a', 'value': [1.5::double]}]", "map(varchar, bigint[])", ""),
+    ("[{'key': 1, 'value': [{'key': 2, 'value': [3]}]}]", "map(bigint, map(bigint, bigint[]))", "{1={2=[3]}}"),
+    ("[{'key': 1, 'value': [{'key': 2, 'value': [1.5::double]}]}]", "map(bigint, map(bigint, bigint[]))", ""),
+    ("[{'a': [[1]], 'b': 2}]", "struct(b bigint, a bigint[][])[]", "[{'b': 2, 'a': [[1]]}]"),
+    ("[{'a': [[1.5::double]], 'b': 2}]", "struct(b bigint, a bigint[][])[]", ""),
+]
+
+
+@pytest.mark.parametrize(("value", "declared", "expected"), CONVERTED)
+def test_nested_values_are_converted_at_each_level(value: str, declared: str, expected: str) -> None:
+    """A value with a member that does not fit is bad as a whole."""
+    with duckdb.connect() as con:
+        (actual,) = con.sql(f"select {value}").types
+        found = coerce_typed("v", actual, duckdb.sqltype(declared))
+        assert found is not None
+        select = f"select cast({found.sql} as varchar), {found.bad or 'false'} from (select {value} as v)"
+        ((text, is_bad),) = con.sql(select).fetchall()
+        assert is_bad if not expected else (text, is_bad) == (expected, False)
 
 
 def test_checks_of_rows_begin_with_lines_that_cannot_be_read() -> None:
