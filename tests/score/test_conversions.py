@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -489,6 +490,7 @@ def test_command(
             assert main([*words, "--bucket", "models", "--promote", "--by", "deployer"]) == 0
             found = json.loads(capsys.readouterr().out)
             assert (found["written"], found["promoted"]) == (is_new, True)
+            time.sleep(1)  # in the same second the manifest is the same, as if the response had been lost
         keys = (model_key("tried", found["version"]), manifest_key("tried", found["version"]))
         model_bytes, manifest = (s3.get_object(Bucket="models", Key=key)["Body"].read() for key in keys)
     scorer = load_scorer(model_bytes, parse_manifest(manifest, "manifest"), define(NUMBERS))
