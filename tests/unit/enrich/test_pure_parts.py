@@ -651,7 +651,8 @@ PATTERNS = {
     "a": _GAP, "*": _GAP, "{month}": _GAP, "{year}/{day}": _GAP, "{}{day}": _GAP, "{}{month}": _GAP, "{year}{}": _GAP,
     "{}/{minute}": _GAP, "{}/{second}": _GAP, "{hour}": _GAP, "{year}{month}{day}{hour}{second}": _GAP,
     "{}{}": f"has a placeholder twice; {_WRITE}", "{year}/{year}": f"has a placeholder twice; {_WRITE}",
-    "{date}": f"has {{date}}; {_KNOWN}", "{}{Year}": f"has {{Year}}; {_KNOWN}", "{}{": f"has a brace; {_KNOWN}",
+    "{date}": f"has {{date}}; {_KNOWN}", "{date}{time}": f"has {{date}}; {_KNOWN}",
+    "{}{Year}": f"has {{Year}}; {_KNOWN}", "{}{": f"has a brace; {_KNOWN}",
     "{}}": f"has a brace; {_KNOWN}", "{a/b}": f"has a brace; {_KNOWN}",
     "a//{}": f"has a bucket or an empty segment, which no object key has; {_WRITE}",
 }  # fmt: skip
