@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
+from enrich import aws
 from tests.doubles.moto_aws import ENV, create_table
 
 moto_server = pytest.importorskip("moto.server")
@@ -46,12 +48,14 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
-    """Return two deployments with the same dataset: `local` and `job`."""
+    """Return two deployments with the same dataset: `local` and `job`. The server forgets those of the test before."""
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
     return open_stacks(endpoint, monkeypatch)
 
 
 def open_stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
     """Create tables and buckets of two deployments with the same dataset: `local` and `job`."""
+    aws._clients.cache_clear()  # of the server of another test
     found = {}
     for name in ("local", "job"):
         env = {

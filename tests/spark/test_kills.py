@@ -19,7 +19,6 @@ from typing import Any
 import psutil
 import pytest
 
-from enrich import aws
 from enrich.ledger.store import Ledger
 from tests.spark import test_same_table as same_table
 from tests.spark.conftest import Stack, open_stacks
@@ -61,7 +60,6 @@ class Writes:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Mapping[str, Stack], Writes]]:
     """Two deployments over a server that logs writes."""
-    aws._clients.cache_clear()  # of the server of the test before
     log = tmp_path / "writes"
     log.touch()
     command = [sys.executable, "-m", "tests.spark.logged_moto", str(log)]
