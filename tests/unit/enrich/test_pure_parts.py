@@ -507,6 +507,36 @@ def test_names_say_what_magic_bytes_do_not() -> None:
         refuse_other(b"a", f"part{suffix}/0.csv")
 
 
+# the type of DuckDB -> names of it in pandas, NumPy, Arrow, Spark, Polars and SQL
+FOREIGN_NAMES = {
+    "varchar": "object str string utf8 large_utf8 LargeString string_view category Categorical unicode dictionary char",
+    "double": "float64 number real8",
+    "float": "float16 float32 halffloat",
+    "boolean": "bool BooleanType",
+    "tinyint": "byte int8",
+    "smallint": "int16 SmallInteger short",
+    "integer": "int int32 IntegerType",
+    "bigint": "long int64",
+    "blob": "bytes binary large_binary fixed_size_binary binary_view varbinary",
+    "date": "date32 date64",
+    "time": "time32 time64",
+    "timestamp": "datetime64 datetime TimestampNTZ int96",
+    "timestamptz": "DatetimeTZ TimestampLTZ",
+    "decimal(38, 9)": "decimal128 decimal256 decimal32 decimal64 BigDecimal bignumeric",
+    "interval": "timedelta64 duration DayTimeInterval",
+    "json": "jsonb",
+}
+
+
+@pytest.mark.parametrize("own", FOREIGN_NAMES)
+def test_each_foreign_name_is_translated(own: str) -> None:
+    """A suffix `type` of a class, underscores and case make no difference."""
+    with duckdb.connect() as con:
+        for foreign in FOREIGN_NAMES[own].split():
+            assert suggest_type(con, f"{foreign}[]") == f"did you mean {own}[]? ({EXAMPLES})", foreign
+            assert suggest_type(con, f"list<{foreign}>") == f"did you mean {own}[]? ({EXAMPLES})", foreign
+
+
 # foreign name -> the type of DuckDB; empty if there is none
 NESTED_NAMES = {
     "map<array<struct<a:int,b:int>>, long>": "map(struct(a integer, b integer)[], bigint)",

@@ -72,6 +72,7 @@ UNKNOWN: tuple[tuple[str, str], ...] = (
     ),
     ("code", "fields has the unknown member 'code';"),
     ("<b>é", "fields has the unknown member '%3Cb%3E%C3%A9';"),
+    ("a,b,c,d,e", "fields has the unknown member 'a', 'b', 'c', 'd', 'e';"),
     ("a,b,c,d,e,f", "fields has the unknown member 'a', 'b', 'c', 'd', 'e', ...;"),
     ("", "fields must be names of members with commas between them, e.g. a,b.c, given once"),
 )

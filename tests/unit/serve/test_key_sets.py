@@ -355,6 +355,7 @@ def test_roca_moduli_are_recognised() -> None:
     with pytest.raises(BadKey, match="ROCA"):
         parse_jwk(_rsa(modulus))
     assert not any(is_roca(_random_odd(2048, seed)) for seed in range(1000))
+    assert not is_roca(product)  # no power of 65537: 0 modulo each prime
 
 
 def test_the_orders_are_correct() -> None:

@@ -144,6 +144,13 @@ VALUES = st.recursive(
 )
 
 
+def test_a_name_that_ends_like_the_member_is_another() -> None:
+    """A quote after a backslash does not begin a name."""
+    body = '{"a":"' + "x" * 40 + '","\\"model":"7"%s}'
+    assert find_version(body % "", ("model",)) == NO_VERSION
+    assert find_version(body % ',"model":"8"', ("model",)).header == "8"
+
+
 @given(st.dictionaries(st.text(max_size=2), VALUES), st.lists(st.text(max_size=2), min_size=1, max_size=3))
 def test_a_member_is_what_python_would_find(body: dict[str, Any], place: list[str]) -> None:
     """At any place of any body; and a header has visible ASCII only, from which the text can be restored."""
