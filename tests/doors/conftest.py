@@ -78,6 +78,20 @@ def fill() -> list[Item]:
     return [*items, live("only-theirs", f'{{"flight":"{CANARIES["C2"]}"}}', pk="flight-delays#C2")]
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an image has."""
+    return build_tree(tmp_path_factory.mktemp("image") / "app")
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    """A table with one item."""
+    found = Storage(live("a", '{"x":1}'))
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="session")
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Door]]:
     """The doors by name; the first is the handler itself."""

@@ -220,6 +220,12 @@ def wait_for(find: Callable[[], Any], process: subprocess.Popen[bytes], errors: 
     return found
 
 
+def find_workers(server: Running) -> list[int]:
+    """Return the ids of the processes that answer."""
+    found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 def run_in_own_network(work: Callable[[], None]) -> None:
     """Run a function in a thread whose sockets, and those of processes it starts, see only a loopback of their own."""
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.doors.kit import (
     Storage,
     ask,
     build_env,
-    build_tree,
+    find_workers,
     live,
     needs_network,
     needs_server,
@@ -37,20 +36,6 @@ pytestmark = [pytest.mark.slow, needs_server]
 IDLE = 10_000
 LARGE = gzip.compress(b'{"x":"%b"}' % (b"x" * 4_100_000))  # an item that is 4 MB as text
 HALF = b"GET /v1/flight-delays/a HTTP/1.1\r\nHost: x\r\nX-Y"
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an image has."""
-    return build_tree(tmp_path_factory.mktemp("image") / "app")
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    """A table with one item."""
-    found = Storage(live("a", '{"x":1}'))
-    yield found
-    found.close()
 
 
 def is_answered(server: Running) -> bool:
@@ -158,12 +143,6 @@ def fill_disk(folder: Path) -> None:
 def count_requests(server: Running) -> dict[str, float]:
     """Return the metrics that count requests."""
     return {name: value for name, value in server.read_metrics().items() if name.startswith("larder_requests_total")}
-
-
-def find_workers(server: Running) -> list[int]:
-    """Return the ids of the processes that answer."""
-    found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if b"server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def count_connections(server: Running) -> int:

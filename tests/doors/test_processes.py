@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,29 +12,13 @@ import pytest
 from tests.doors.kit import (
     Storage,
     build_env,
-    build_tree,
-    live,
+    find_workers,
     needs_server,
     run_server,
     wait_for,
 )
-from tests.doors.test_hostile import find_workers
 
 pytestmark = [pytest.mark.slow, needs_server]
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an image has."""
-    return build_tree(tmp_path_factory.mktemp("image") / "app")
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    """A table with one item."""
-    found = Storage(live("a", '{"x":1}'))
-    yield found
-    found.close()
 
 
 def test_a_process_that_dies_is_replaced_once_in_seconds(tree: Path, storage: Storage, tmp_path: Path) -> None:
