@@ -1,8 +1,10 @@
-"""`python -m tests.bench.large_metadata [--rows N --metadata M]`: a first load with metadata that fits into no memory.
+"""`python -m tests.bench.large_metadata [--rows N --metadata M --limit MB]`: metadata that fits into no memory.
 
 Each prediction meets one row of the metadata, anywhere in it. The largest peak of a Python worker must not depend on
-the metadata's size. Two slots on Spark; S3 is a folder, and writes are discarded. `--local` executes the run in one
-process, with the limit of 192 MB lifted.
+the metadata's size. Two slots on Spark; S3 is a folder, and writes are discarded, but items of some requests are
+compared with what they must be. `--limit` is of each worker's data (RLIMIT_DATA): it counts what is allocated and was
+never used, so Arrow allocates by the system's pool then, since its own pool reserves 1 GB at start. `--local` executes
+the run in one process, with the limit of 192 MB lifted.
 """
 
 from __future__ import annotations
@@ -31,14 +33,20 @@ import enrich.run.context as context_module
 from enrich.dataset.definition import Dataset, FromKey, Metadata, Source
 from enrich.ledger.run_state import EngineKind
 from enrich.plan.dry_run import DiscardTransport
+from enrich.plan.samples import parse_items
 from enrich.run.pieces.tasks import Task
 from enrich.services import Services
 from serve.datasets import Served
+from serve.item import BODY, SK
 from tests.bench.pipeline_worker import run
-from tests.bench.scale_task import SHARED, HeldLedger, measure_tree
+from tests.bench.processes import measure_tree
+from tests.bench.scale_task import SHARED, HeldLedger
 from tests.bench.services import FolderAthena, FolderS3, open_services
 
 FILE_ROWS = 1_000_000  # of the metadata
+LIMIT = "LARDER_BENCH_LIMIT_MB"  # variable with the limit of a worker's data; the scheduler sends LARDER_* to workers
+COMPARED = 50  # of so many requests, the items of one are compared
+TEXT = "with some words that repeat"
 DATASET = Dataset(
     served=Served(name="flight-delays", subject=("shop",), scope="shop:read"),
     source=Source(
@@ -73,7 +81,7 @@ def write_files(folder: Path, rows: int, metadata: int) -> Path:
             {
                 "sku": sku,
                 "title": pc.binary_join_element_wise("Title of the product ", text, ""),
-                "text": pc.binary_join_element_wise("A longer text about", text, "with some words that repeat", " "),
+                "text": pc.binary_join_element_wise("A longer text about", text, TEXT, " "),
             }
         )
         pq.write_table(table, folder / "products" / f"{first:012d}.parquet", compression="snappy")
@@ -89,8 +97,34 @@ def write_files(folder: Path, rows: int, metadata: int) -> Path:
     return path
 
 
+class Comparison:
+    """Compares the items of some requests with what they must be, and counts them in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "compared"
+        self._requests = 0
+
+    def take(self, payload: bytes) -> None:
+        """Compare the items of a request."""
+        self._requests += 1
+        if self._requests % COMPARED == 1:
+            items = parse_items(json.loads(payload))
+            for each in items:
+                sku, body = each[SK]["S"], json.loads(each[BODY]["S"])
+                wanted = {"title": f"Title of the product {sku}", "text": f"A longer text about {sku} {TEXT}"}
+                assert body["product"] == wanted, each
+            with self._path.open("a") as file:
+                print(len(items), file=file)
+
+    def count(self) -> int:
+        """Return the number of items that all processes have compared."""
+        return sum(map(int, self._path.read_text().split()))
+
+
 def open_world(folder: Path, own: Path) -> tuple[Services, FolderS3]:
-    services, _ = open_services(own, folder, dataset=DATASET, transport=lambda _timeout: cast(Any, DiscardTransport()))
+    """Open services over a folder that all processes share, with an own one."""
+    discard = DiscardTransport(Comparison(folder).take)
+    services, _ = open_services(own, folder, dataset=DATASET, transport=lambda _timeout: cast(Any, discard))
     s3 = FolderS3(folder)
     return replace(services, s3=cast(Any, s3), athena=cast(Any, FilesAthena(s3, folder))), s3
 
@@ -107,6 +141,8 @@ def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
 
 @cache
 def _open(shared: str) -> Services:
+    if limit := int(os.environ.get(LIMIT, "0")) << 20:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return open_world(Path(shared), Path(tempfile.mkdtemp(prefix="larder-bench-")))[0]
 
 
@@ -116,7 +152,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000, metavar="N", help="predictions (default 500,000)")
     parser.add_argument("--metadata", type=int, default=2_000_000, metavar="M", help="rows (default 2 million)")
     parser.add_argument("--local", action="store_true", help="in one process, without a limit")
+    parser.add_argument("--limit", type=int, default=0, metavar="MB", help="of a worker's data (default: none)")
     options = parser.parse_args()
+    if options.limit:
+        os.environ |= {LIMIT: str(options.limit), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ[SHARED] = name
@@ -143,6 +182,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "products").iterdir()) >> 20
         assert counts.written == counts.read == options.rows, counts
         figures = {"rows": counts.read, "metadata": options.metadata, "metadata_mb_parquet": size}
+        figures |= {"compared": Comparison(folder).count(), "limit_mb": options.limit}
         figures |= {"cpu_s": after - before, "worker_mb": peak, "driver_mb": own}
         print(json.dumps({**figures, "seconds": time.perf_counter() - began, "load": os.getloadavg()[0]}))
 

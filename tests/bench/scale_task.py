@@ -1,4 +1,7 @@
-"""Execute tasks in Spark's workers over S3 in a folder; writes are discarded, and the lease is always held."""
+"""Execute tasks in Spark's workers over S3 in a folder; the lease is always held.
+
+Writes are sent to AWS_ENDPOINT_URL, and are discarded without it.
+"""
 
 from __future__ import annotations
 
@@ -57,12 +60,16 @@ def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
     return task.name, result
 
 
+def open_bench(folder: Path) -> tuple[Services, FolderS3]:
+    """Open services over a folder."""
+    discard = None if "AWS_ENDPOINT_URL" in os.environ else lambda _timeout: cast(Any, DiscardTransport())
+    return open_services(folder, FLIGHTS, dataset=build_dataset("four"), transport=discard)
+
+
 @cache
 def _open(shared: str) -> Services:
     own = Path(tempfile.mkdtemp(prefix="larder-bench-"))
-    services, _ = open_services(
-        own, FLIGHTS, dataset=build_dataset("four"), transport=lambda _timeout: cast(Any, DiscardTransport())
-    )
+    services, _ = open_bench(own)
     return replace(services, s3=cast(Any, FolderS3(Path(shared))))
 
 
@@ -76,26 +83,3 @@ def take_cpu(shared: Path) -> dict[str, float]:
             found[kind] = found.get(kind, 0.0) + float(seconds)
         path.unlink()
     return found
-
-
-def measure_tree() -> tuple[float, float]:
-    """Return CPU seconds of this process and all its descendants, and the largest peak RSS of a Python worker in MB."""
-    parents, cpu = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            rest = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents[int(path.parent.name)] = int(rest[1])
-        cpu[int(path.parent.name)] = sum(map(int, rest[11:15])) / os.sysconf("SC_CLK_TCK")
-    found, peak = {os.getpid()}, 0.0
-    for _ in range(5):  # driver, JVM, daemon, worker
-        found |= {each for each, parent in parents.items() if parent in found}
-    for each in found - {os.getpid()}:
-        try:
-            text = Path(f"/proc/{each}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if text.startswith("Name:\tpython") and "VmHWM:" in text:
-            peak = max(peak, int(text.partition("VmHWM:")[2].split()[0]) / 1024)
-    return sum(cpu[each] for each in found), peak

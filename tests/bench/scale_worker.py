@@ -1,4 +1,8 @@
-"""Execute a first load and the same output again, in one process or on Spark; print a JSON line for each."""
+"""`scale_worker local|spark CORES COPIES`: a first load and the same output again; print a JSON line for each.
+
+The process and its descendants are bound to as many processors as it has cores to use, so that Java and the driver take
+their part of them, as they would on a machine of that size.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from enrich.ledger.run_state import EngineKind
-from enrich.plan.dry_run import DiscardTransport
+from enrich.read.pieces import PIECE_BYTES
 from enrich.services import Services
-from tests.bench.pipeline_worker import FLIGHTS, build_dataset, run
-from tests.bench.scale_task import SHARED, measure_tree, perform, take_cpu
-from tests.bench.services import FolderS3, open_services
+from tests.bench.pipeline_worker import FLIGHTS, run
+from tests.bench.processes import measure_idle, measure_tree
+from tests.bench.scale_task import SHARED, open_bench, perform, take_cpu
+from tests.bench.services import FolderS3
 
-PIECES = 16
+PIECES = 16  # at least; no piece is larger than those of a job
 
 
 def write_copies(path: Path, copies: int) -> None:
@@ -43,6 +48,7 @@ def open_engine(engine: str, cores: int, services: Services, size: int) -> Itera
     if engine == EngineKind.LOCAL:
         yield services
         return
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession
 
     import enrich.spark.scheduler as module
@@ -56,7 +62,9 @@ def open_engine(engine: str, cores: int, services: Services, size: int) -> Itera
         .getOrCreate()
     )
     try:
-        scheduler = module.SparkScheduler(spark.sparkContext, os.environ, piece_bytes=-(-size // PIECES))
+        scheduler = module.SparkScheduler(
+            spark.sparkContext, os.environ, piece_bytes=min(PIECE_BYTES, -(-size // PIECES))
+        )
         yield replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
     finally:
         spark.stop()
@@ -65,14 +73,13 @@ def open_engine(engine: str, cores: int, services: Services, size: int) -> Itera
 def main() -> None:
     """Print a line for each run."""
     engine, cores, copies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ[SHARED] = name
         file = folder / "flights.parquet"
         write_copies(file, copies)
-        opened, s3 = open_services(
-            folder, FLIGHTS, dataset=build_dataset("four"), transport=lambda _timeout: cast(Any, DiscardTransport())
-        )
+        opened, s3 = open_bench(folder)
         with open_engine(engine, cores, opened, file.stat().st_size) as services:
             for number, kind in enumerate(("first_load", "unchanged")):
                 measure(services, s3, file, number, {"engine": engine, "cores": cores, "kind": kind})
@@ -80,12 +87,12 @@ def main() -> None:
 
 def measure(services: Services, s3: FolderS3, file: Path, part: int, named: dict[str, Any]) -> None:
     """Run an output, and print its figures."""
-    (before, _), began = measure_tree(), time.perf_counter()
+    (before, _), idle, began = measure_tree(), measure_idle(), time.perf_counter()
     counts = run(services, s3, file, part)
-    after, peak = measure_tree()
+    seconds, idle, (after, peak) = time.perf_counter() - began, measure_idle() - idle, measure_tree()
     figures = {"rows": counts.read, "written": counts.written, "cpu_s": after - before, "worker_mb": peak}
-    of_tasks = take_cpu(Path(os.environ[SHARED]))
-    print(json.dumps({**named, **figures, "seconds": time.perf_counter() - began, "tasks_cpu_s": of_tasks}), flush=True)
+    figures |= {"seconds": seconds, "idle_s": idle}
+    print(json.dumps({**named, **figures, "tasks_cpu_s": take_cpu(Path(os.environ[SHARED]))}), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ WRITERS = {
     "feast": ("feast[aws]",),
 }
 
+# The same for the peers that write from Spark. Feast's extra `spark` demands PySpark 4; its engine runs on 3.5, too.
+SPARK_WRITERS = {
+    "spark_feast": ("feast[aws]==0.67.0", "pyspark==3.5.9"),
+    "spark_bulk": ("boto3", "pyspark==3.5.9"),
+}
+
 # One response to all requests: to a batch write, and to the DescribeTable that some writers send first.
 ANSWER = {
     "UnprocessedItems": {},
@@ -66,7 +72,7 @@ def interpreter(writer: str) -> Path:
     if not done.exists():
         venv.create(folder, with_pip=True, clear=True)
         before = _bytes(folder)
-        subprocess.run([python, "-m", "pip", "install", "-q", *WRITERS[writer]], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *(WRITERS | SPARK_WRITERS)[writer]], check=True)
         frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
         size = _bytes(folder) - before
         done.write_text(json.dumps({"bytes": size, "packages": frozen.split()}))
