@@ -150,7 +150,7 @@ def register_extension(client: Client, name: str) -> Callable[[], None]:
         WireError: Lambda does not accept it.
     """
     registered = client.call("POST", _PATH + "register", [("lambda-extension-name", name)], b'{"events": ["INVOKE"]}')
-    headers = [("lambda-extension-identifier", registered.header("lambda-extension-identifier") or "")]
+    headers = [("lambda-extension-identifier", registered.headers.get("lambda-extension-identifier", ""))]
 
     def next_invocation() -> None:
         client.call("GET", _PATH + "event/next", headers)

@@ -223,7 +223,7 @@ def open_fetch(client: Client, bucket: str) -> Fetch:
             raise Refused(error.status, error.code, f"s3://{bucket}/{key}: {error.message}; {hint}") from error
         if response.status == 304:
             return Fetched(None, etag or "")
-        return Fetched(response.body, response.header("etag") or "")
+        return Fetched(response.body, response.headers.get("etag", ""))
 
     return fetch
 

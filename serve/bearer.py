@@ -65,7 +65,7 @@ def _verify(verifier: Verifier, token: str, now: float) -> Trusted:
 def _bearer_token(request: HttpRequest, realm: str) -> str:
     """Return exactly the text after `Bearer `; the verifier rejects white space around the token."""
     value, *others = request.headers.get("authorization") or [""]
-    if others or _ANOTHER.search(value):
+    if others or ("," in value and _ANOTHER.search(value)):
         raise Problem("invalid_request", "there is more than one Authorization header")
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":

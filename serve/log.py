@@ -15,6 +15,7 @@ NAMESPACE = "Larder"
 SERVICE = "serve"
 METRICS = {"Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count"}
 KEY_METRICS = {"KeyFailures": "Count"}
+_encode = json.JSONEncoder().encode  # what `json.dumps` calls
 
 
 def build_request_line(
@@ -88,7 +89,7 @@ def _render(line: Mapping[str, object], environment: str, now: float, metrics: s
     dimensions: dict[str, object] = {"Service": SERVICE, "Environment": environment}
     if use_case is not None:
         dimensions["UseCase"] = use_case
-    members = json.dumps({**line, **dimensions})
+    members = _encode({**line, **dimensions})
     return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{metrics}}},{members[1:]}'
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from serve.item import BODY, EXPIRES_AT, PK, RANK, RANKED, SK, Item, NewerItem, decode
@@ -12,6 +12,30 @@ from wire.deadline import deadline
 from wire.errors import NoCredentials, Refused, TooLarge, Unavailable
 
 Send = Callable[[str, bytes], bytes]
+# What `json.dumps` and `json.loads` call, without looking at their arguments first.
+_quote, _decode_json = json.encoder.encode_basestring_ascii, json.JSONDecoder().decode
+_LARGE = 32 * 1024  # bytes of an answer
+
+
+def _render_keys(pk: str, sks: Iterable[str]) -> str:
+    begin = f'{{"{PK}":{{"S":{_quote(pk)}}},"{SK}":{{"S":'
+    return ",".join([f"{begin}{_quote(sk)}}}}}" for sk in sks])
+
+
+def _parse(answer: bytes) -> Any:
+    return _decode_json(answer.decode())
+
+
+def _parse_large(answer: bytes) -> Any:
+    """Parse an answer with several items: orjson takes a quarter of the time for the escaped quotes of their bodies.
+
+    Importing it takes 8 ms, so the first GET of one item does not wait for it.
+    """
+    if len(answer) < _LARGE:
+        return _parse(answer)
+    import orjson
+
+    return orjson.loads(answer)
 
 
 class StorageUnavailable(Exception):
@@ -41,8 +65,7 @@ class Storage:
         Raises:
             StorageUnavailable: DynamoDB did not respond, or a newer release wrote the item.
         """
-        item_key = f'{{"{PK}":{{"S":{json.dumps(pk)}}},"{SK}":{{"S":{json.dumps(sk)}}}}}'
-        answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{item_key}}}')
+        answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{_render_keys(pk, (sk,))}}}')
         return _decode(answer["Item"]) if "Item" in answer else None
 
     def get_items(self, pk: str, sks: Sequence[str]) -> Iterator[tuple[Sequence[str], dict[str, Item]]]:
@@ -68,19 +91,20 @@ class Storage:
             yield group, found
 
     def _get_batch(self, pk: str, sks: Sequence[str]) -> dict[str, Item]:
-        asked: dict[str, Any] = {"Keys": [{PK: {"S": pk}, SK: {"S": sk}} for sk in sks]}
+        asked = f'{{"Keys":[{_render_keys(pk, sks)}]}}'
         found: dict[str, Item] = {}
         ends = min(time.monotonic() + BATCH_SECONDS, deadline())
         tries = 0
         while True:
-            answer = self._call("BatchGetItem", f'{{"RequestItems":{{{self._table}:{json.dumps(asked)}}}}}')
+            answer = self._call("BatchGetItem", f'{{"RequestItems":{{{self._table}:{asked}}}}}', _parse_large)
             for attributes in answer["Responses"].get(self._name, []):
                 item = _decode(attributes)
                 found[item.sk] = item
             # Keys that DynamoDB throttled, or that did not fit into 16 MB. They can exist, so all are asked for again.
-            asked = answer.get("UnprocessedKeys", {}).get(self._name)
-            if not asked:
+            unprocessed = answer.get("UnprocessedKeys", {}).get(self._name)
+            if not unprocessed:
                 return found
+            asked = json.dumps(unprocessed)
             tries += 1
             pause = full_jitter(tries, BASE, CAP, draw())
             if time.monotonic() + pause >= ends:
@@ -142,11 +166,12 @@ class Storage:
         }
         if start:
             request["ExclusiveStartKey"] = {PK: {"S": pk}, **start}
-        answer = self._call("Query", f'{{"TableName":{self._table},{json.dumps(request)[1:]}')
+        payload = f'{{"TableName":{self._table},{json.dumps(request)[1:]}'
+        answer = self._call("Query", payload, _parse_large)
         last = answer.get("LastEvaluatedKey")
         return QueryResult([_decode(one) for one in answer["Items"]], last[attribute]["S"] if last else None)
 
-    def _call(self, operation: str, payload: str) -> Any:
+    def _call(self, operation: str, payload: str, parse: Callable[[bytes], Any] = _parse) -> Any:
         try:
             answer = self._send(f"DynamoDB_20120810.{operation}", payload.encode())
         except TooLarge as error:
@@ -157,7 +182,7 @@ class Storage:
             code = error.code if error.code.isascii() and error.code.isalpha() else f"Refused {error.status}"
             raise StorageUnavailable(code[:80]) from error
         try:
-            return json.loads(answer)
+            return parse(answer)
         except ValueError as error:
             raise StorageUnavailable("NotJson") from error
 

@@ -17,13 +17,14 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\x00]*)?\Z")
 
 
 class Head(NamedTuple):
-    """Status, headers as received, and how the body is delimited.
+    """Status, headers, and how the body is delimited.
 
-    `length` is in bytes. None: the body is chunked, or, if `is_chunked` is false, has no stated end.
+    Names of headers are in lower case; different values of a repeated one are joined (RFC 9110 section 5.3). `length`
+    is in bytes. None: the body is chunked, or, if `is_chunked` is false, has no stated end.
     """
 
     status: int
-    headers: list[tuple[str, str]]
+    headers: dict[str, str]
     length: int | None
     is_chunked: bool
     keeps_open: bool
@@ -39,20 +40,19 @@ def parse_head(data: bytes, method: str) -> Head:
     begin = _STATUS.match(text)
     if begin is None:
         raise TransportError("response is not HTTP/1.1")
-    headers = [(name, value.rstrip(" \t")) for name, value in _FIELD.findall(text, begin.end())]
-    if len(headers) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
+    fields = _FIELD.findall(text, begin.end())
+    if len(fields) != text.count("\r\n"):  # each match is a whole line; a bare CR or LF does not end a line
         raise TransportError("response has a malformed header")
-    framing: dict[str, set[str]] = {"content-length": set(), "transfer-encoding": set(), "connection": set()}
-    for name, value in headers:
-        known = framing.get(name.lower())
-        if known is not None:
-            known.add(value.lower())
+    headers: dict[str, str] = {}
+    for field, raw in fields:
+        name, value = field.lower(), raw.rstrip(" \t")
+        if headers.setdefault(name, value) != value:
+            headers[name] = f"{headers[name]}, {value}"
     status = int(begin[2])
-    is_chunked, length = _delimit(framing["transfer-encoding"], framing["content-length"])
+    is_chunked, length = _delimit(headers.get("transfer-encoding"), headers.get("content-length"))
     if method == "HEAD" or status in (204, 304):
         is_chunked, length = False, 0
-    tokens = {token.strip() for value in framing["connection"] for token in value.split(",")}
-    return Head(status, headers, length, is_chunked, begin[1] == "1" and "close" not in tokens)
+    return Head(status, headers, length, is_chunked, begin[1] == "1" and not _closes(headers.get("connection", "")))
 
 
 def parse_chunk_size(line: bytes) -> int:
@@ -67,14 +67,17 @@ def parse_chunk_size(line: bytes) -> int:
     return int(found[1], 16)
 
 
-def _delimit(codings: set[str], lengths: set[str]) -> tuple[bool, int | None]:
-    if codings:
-        if codings != {"chunked"} or lengths:
+def _delimit(coding: str | None, length: str | None) -> tuple[bool, int | None]:
+    if coding is not None:
+        if coding.lower() != "chunked" or length is not None:
             raise TransportError("response states its length ambiguously")
         return True, None
-    if not lengths:
+    if length is None:
         return False, None
-    length = lengths.pop()
-    if lengths or not _LENGTH.match(length):
+    if not _LENGTH.match(length):
         raise TransportError("response states its length ambiguously")
     return False, int(length)
+
+
+def _closes(connection: str) -> bool:
+    return bool(connection) and "close" in [token.strip() for token in connection.lower().split(",")]

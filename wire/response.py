@@ -3,24 +3,18 @@
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from wire.errors import Refused, Throttled, TransportError, Unavailable, WireError
 
 
 class Response(NamedTuple):
-    """A response as received: header names keep their case, the body keeps its content coding."""
+    """A response: the names of headers are in lower case, the body keeps its content coding."""
 
     status: int
-    headers: list[tuple[str, str]]
+    headers: Mapping[str, str]
     body: bytes
-
-    def header(self, name: str) -> str | None:
-        """Return the first value of a header; `name` in lower case."""
-        for header, value in self.headers:
-            if header.lower() == name:
-                return value
-        return None
 
 
 # Error codes for throttling, whatever the status (400, 429 and 503 all occur).
@@ -67,7 +61,7 @@ def parse_error(response: Response) -> tuple[str, str]:
         code = found[1] if found else ""
         found = re.search(r"<Message>([^<]*)", text)
         message = found[1] if found else ""
-    code = code or response.header("x-amzn-errortype") or ""
+    code = code or response.headers.get("x-amzn-errortype", "")
     return code.rpartition("#")[2].partition(":")[0], message
 
 
@@ -91,8 +85,9 @@ def check_whole(response: Response, method: str) -> None:
             DynamoDB's checksum does not match.
     """
     if method != "HEAD" and response.status not in (204, 304):
-        if response.header("content-length") is None and response.header("transfer-encoding") is None:
+        headers = response.headers
+        if "content-length" not in headers and "transfer-encoding" not in headers:
             raise TransportError(f"response {response.status} does not state its length")
-        checksum = response.header("x-amz-crc32")
+        checksum = headers.get("x-amz-crc32")
         if checksum is not None and checksum != str(zlib.crc32(response.body)):
             raise TransportError("response does not match its checksum")

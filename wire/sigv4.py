@@ -44,13 +44,18 @@ class Signer:
         `target` is the percent-encoded path and query as sent, with parameters sorted by name. Header names are in
         lower case, unique, and include `host`; all are signed. `now` is in epoch seconds.
         """
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        moment = _render_moment(int(now))
         form = _prepare(self.service, self.region, method, target, tuple(headers), keys, moment[:8])
         varying = {"moment": moment, "digested": sha256(body).hexdigest()}
         canonical = sha256((form.canonical % varying).encode()).hexdigest()
         signature = form.key.copy()
         signature.update(f"AWS4-HMAC-SHA256\n{moment}\n{form.scope}\n{canonical}".encode())
         return f"{form.lines % varying}{signature.hexdigest()}\r\n"
+
+
+@lru_cache(2)  # many requests are of one second
+def _render_moment(second: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
 
 
 @lru_cache(64)  # serve has five kinds of requests, the writer three; those of S3 objects evict each other

@@ -57,7 +57,7 @@ class ComparingTransport:
             elif left := self._select(request, response):
                 self._writes[self._inner.send(BATCH, orjson.dumps(left))] = asked
             else:
-                found.append((asked, Response(200, [], b"{}")))
+                found.append((asked, Response(200, {}, b"{}")))
         return found
 
     def _select(self, request: dict[str, Any], response: Response) -> dict[str, Any] | None:

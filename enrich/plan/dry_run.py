@@ -138,4 +138,4 @@ class DiscardTransport:
         """Report success for each request."""
         del timeout
         sent, self._sent = self._sent, []
-        return [(handle, Response(200, [], b"{}")) for handle in sent]
+        return [(handle, Response(200, {}, b"{}")) for handle in sent]

@@ -144,7 +144,8 @@ def _without_stage(path: str, context: Mapping[str, Any]) -> str:
 def _headers(event: Mapping[str, Any]) -> dict[str, list[str]]:
     headers: dict[str, list[str]] = {}
     for name, values in _pairs(event, "multiValueHeaders", "headers").items():
-        headers.setdefault(name.lower(), []).extend(values)
+        known = name.lower()
+        headers[known] = headers[known] + values if known in headers else values
     return headers
 
 
@@ -153,8 +154,10 @@ def _pairs(event: Mapping[str, Any], many: str, one: str) -> dict[str, list[str]
     if event.get(many) is not None:
         # A name without values is ignored: a load balancer can send empty lists.
         pairs = {name: values for name, values in _member(event, many).items() if values is not None and values != []}
-    else:
+    elif event.get(one) is not None:
         pairs = {name: [value] for name, value in _member(event, one).items() if value is not None}
+    else:
+        return {}
     for name, values in pairs.items():
         if not isinstance(name, str) or not isinstance(values, list):
             raise MalformedEvent

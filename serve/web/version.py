@@ -5,7 +5,7 @@ It is a member of the body that the dataset names, and is cut out of its text (d
 
 import json
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from serve.datasets import Place
@@ -23,6 +23,7 @@ class Version(NamedTuple):
 
 
 NO_VERSION = Version("", "null")
+_parse, _scan = json.JSONDecoder().decode, json.JSONDecoder().raw_decode
 _TEXT_OR_NUMBER = tuple('"-0123456789')
 
 
@@ -30,38 +31,42 @@ def find_version(text: str, place: Place) -> Version:
     """Find the version in a body's JSON text.
 
     There is none if the body has no such member, as if it was written before the dataset had one, or if the member is
-    not a text or a number, or is longer than `MAX_VERSION`.
+    not a text or a number, or is longer than `MAX_VERSION`. A body without a member of this name is not parsed.
 
     Raises:
         ValueError: the text is not JSON.
     """
+    last = place[-1]
+    if text.rfind(f'"{last}"') < 0 and "\\" not in text and last.isidentifier():
+        return NO_VERSION  # no member has this name: without a backslash it is not escaped, either
     if not text.lstrip().startswith("{"):
         return NO_VERSION
-    at = text.rfind(f'"{place[0]}":')
-    if 0 < 4 * at < len(text):  # near the beginning: what follows the member is not parsed
-        return _build_version(find_member(text, place) or "")
-    try:
-        last = _drop_before(text, at, place[0])
-        member = json.loads(last)  # a quarter of the time of `find_member`, which keeps the digits of a number
-        text = last
-    except ValueError:
-        member = json.loads(text)
-    for name in place:
-        if not isinstance(member, dict) or name not in member:
-            return NO_VERSION
-        member = member[name]
+    member = _find_first(text, place[0])
+    for name in place[1:]:
+        member = member.get(name) if isinstance(member, dict) else None
+    if member is None:
+        return NO_VERSION
     is_plain = isinstance(member, str) and member.isascii()
     return _build_version(json.dumps(member) if is_plain else find_member(text, place) or "")
 
 
-def _drop_before(text: str, at: int, name: str) -> str:
-    """Return the text of an object without the members before `name`, which is at `at`: they need not be parsed.
+def _find_first(text: str, name: str) -> Any:
+    """Return the value of an object's member; None if it has none. Only what is before or after it is parsed.
 
     In JSON, a quote after anything but a backslash begins or ends a text, what a letter follows does not end one, and a
-    text before a colon is a name. So that is the name of a member. If it is one of an inner object, the braces do not
-    match, and what is returned is not JSON.
+    text before a colon is a name. So `at` is the name of a member. If it is one of an inner object, the braces do not
+    match: what is parsed then is not JSON.
     """
-    return "{" + text[at:] if at > 0 and text[at - 1] != "\\" and name.isidentifier() else text
+    at = text.rfind(f'"{name}":')
+    if at > 0 and text[at - 1] != "\\" and name.isidentifier():
+        try:
+            if 2 * at > len(text):
+                return _parse("{" + text[at:])[name]
+            _parse(text[:at] + '"":0}')
+            return _scan(text, at + len(name) + 3)[0]
+        except ValueError:
+            pass
+    return _parse(text).get(name)
 
 
 @lru_cache(64)  # the items of a page have the version of one model, or of a few

@@ -75,7 +75,7 @@ class Partitions:
 
 
 def refuse(code: str, status: int = 400, **more: object) -> Response:
-    return Response(status, [], json.dumps({"__type": f"x#{code}", "message": "because", **more}).encode())
+    return Response(status, {}, json.dumps({"__type": f"x#{code}", "message": "because", **more}).encode())
 
 
 class ModelledTable:

@@ -113,11 +113,11 @@ class ModelTransport:
             self._land(handle, target, request, at + latency, answered=True, cut=True)
         elif fate < 0.6:
             self._note("will fail with status 500: the", items, conditional)
-            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
+            self._answer(handle, at + latency, Response(500, {}, b'{"__type": "InternalServerError"}'))
         elif fate < 0.7:
             self._note("will be applied and answered with status 500: the", items, conditional)
             self._land(handle, target, request, at + latency / 2, answered=False)
-            self._answer(handle, at + latency, Response(500, [], b'{"__type": "InternalServerError"}'))
+            self._answer(handle, at + latency, Response(500, {}, b'{"__type": "InternalServerError"}'))
         else:
             self._note("will get no answer: the", items, conditional)
             gives_up = at + (self._timeout if fate < 0.85 else latency)
@@ -192,18 +192,18 @@ def parse_write(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
 def answer_put(refused_by: dict[str, Any] | None) -> Response:
     """Build the answer to a conditional put: empty, or the stored item whose order is not older."""
     if refused_by is None:
-        return Response(200, [], b"{}")
+        return Response(200, {}, b"{}")
     answer = {"__type": "x#ConditionalCheckFailedException", "message": "", "Item": refused_by}
-    return Response(400, [], orjson.dumps(answer))
+    return Response(400, {}, orjson.dumps(answer))
 
 
 def answer_batch(request: Any, left: list[dict[str, Any]]) -> Response:
     """Build the answer to a batch of which some items were not processed."""
     puts = [{"PutRequest": {"Item": item}} for item in left]
     unprocessed = dict.fromkeys(request["RequestItems"], puts) if puts else {}
-    return Response(200, [], orjson.dumps({"UnprocessedItems": unprocessed}))
+    return Response(200, {}, orjson.dumps({"UnprocessedItems": unprocessed}))
 
 
 def throttle() -> Response:
     """Build the response of a table that is out of capacity."""
-    return Response(400, [], b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')
+    return Response(400, {}, b'{"__type": "x#ProvisionedThroughputExceededException", "message": "slower"}')

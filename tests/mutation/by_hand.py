@@ -151,7 +151,7 @@ _HTTP: tuple[tuple[str, str, str, str], ...] = (
     ("H7 expired items end a page", "serve.web.page", "for number in range(MAX_QUERIES):", "for number in range(1):"),
     ("H7 a page is bounded in characters", "serve.web.page", "len(entry.json.encode()) + bool(entries)  # and", "len(entry.json) + bool(entries)  # and"),
     ("H7 commas of a page are not counted", "serve.web.page", " + bool(entries)  # and a comma", ""),
-    ("H7 a large body is escaped", "serve.web.respond", "if isinstance(body, str) and len(body) > MAX_TEXT:", "if False:"),
+    ("H7 a large body is escaped", "serve.web.respond", "if isinstance(body, str) and len(body) > MAX_TEXT[form]:", "if False:"),
     ("H8 any origin", "serve.web.respond", "if origin in origins:", "if origin:"),
     ("H8 on by default", "serve.web.respond", "if not origins:", "origins = origins or (str(origin),)\n    if not origins:"),
     ("H8 hidden headers", "serve.web.respond", "Larder-Run, Link, WWW-Authenticate", "Larder-Run"),

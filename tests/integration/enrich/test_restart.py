@@ -73,7 +73,7 @@ class Table:
             item = put["PutRequest"]["Item"]
             self.items[item["pk"]["S"], item["sk"]["S"]] = item
         self._sent += 1
-        self._answers.append((self._sent, Response(200, [], b'{"UnprocessedItems": {}}')))
+        self._answers.append((self._sent, Response(200, {}, b'{"UnprocessedItems": {}}')))
         return self._sent
 
     def wait(self, timeout: float) -> list[tuple[int, Response]]:

@@ -62,11 +62,11 @@ FAULTS: list[str | Response] = [
     "lost",
     "applied, then lost",
     refuse("InternalServerError", 500),
-    Response(503, [], b""),
+    Response(503, {}, b""),
     refuse("ThrottlingException"),
     refuse("ProvisionedThroughputExceededException"),
     refuse("RequestLimitExceeded"),
-    Response(200, [], b"<html>"),
+    Response(200, {}, b"<html>"),
 ]
 
 

@@ -107,10 +107,17 @@ def test_what_a_body_can_have_there(body: str, header: str, member: str) -> None
 
 
 @pytest.mark.parametrize(
-    "body", ["{", '{"prediction":{', '{"x":tru}', '{"prediction":{"model":', '{"prediction":{"model"}}']
+    "body",
+    [
+        '{"model"',
+        '{"prediction":{"a":"\\"',
+        '{"x":tru,"model":1}',
+        '{"prediction":{"model":',
+        '{"prediction":{"model"}}',
+    ],
 )
 def test_a_damaged_body_is_an_error(body: str) -> None:
-    """As where members of it are asked for."""
+    """As where members of it are asked for; but a body that has no member of the name is sent as it is stored."""
     with pytest.raises(ValueError, match=r"."):
         find_version(body, PLACE)
     assert App(item("a", body)).call(ONE, TOKEN).status == 500

@@ -38,6 +38,31 @@ def test_a_trusted_server_gets_requests_over_one_connection(tmp_path: Path, monk
         assert len(client._idle) == 1
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_is_larger_than_a_socket_s_buffer_is_exchanged_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool
+) -> None:
+    """A request to a server that begins to read late, and a response in many parts, each of which is waited for."""
+    issued = issue(tmp_path, "127.0.0.1") if tls else None
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
+    sent = os.urandom(8 * 1024 * 1024)
+
+    def serve(peer: socket.socket) -> None:
+        time.sleep(0.1)
+        with peer.makefile("rb") as stream:
+            while stream.readline().strip():
+                pass
+            received = stream.read(len(sent))
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(received)}\r\n\r\n".encode()
+        for part in (head[:20], head[20:], received[:5], received[5:-1], received[-1:]):
+            peer.sendall(part)
+            time.sleep(0.02)
+
+    with socket_server(issued, serve) as endpoint:
+        limits = Limits(attempt=30, budget=30, tries=1)
+        assert Client(endpoint, None, limits).call("POST", "/", body=sent).body == sent
+
+
 @pytest.mark.parametrize("make", UNTRUSTED.values(), ids=UNTRUSTED.keys())
 def test_an_untrusted_server_gets_no_request(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another issuer, another host's certificate, an expired one: no connection, and the error says why."""

@@ -55,7 +55,7 @@ def test_head(
     """Where the body ends, and whether the connection can be used again."""
     head = parse_head("\r\n".join([f"HTTP/{version} {status} X", *headers]).encode(), method)
     assert head == Head(status, head.headers, *expected)
-    assert [name for name, _ in head.headers] == [line.partition(":")[0] for line in headers]
+    assert list(head.headers) == list(dict.fromkeys(line.partition(":")[0].lower() for line in headers))
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
@@ -202,7 +202,7 @@ def test_trailers_are_not_part_of_the_body_and_have_a_bound() -> None:
     chunked = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n"
     parser = _fed(chunked + b"2\r\nab\r\n0\r\nA: 1\r\n", b"B: 2\r\n\r\n")
     assert (parser.response.body, parser.keeps_open) == (b"ab", True)
-    assert [name for name, _ in parser.response.headers] == ["Transfer-Encoding"]
+    assert list(parser.response.headers) == ["transfer-encoding"]
     with pytest.raises(TransportError):
         ResponseParser("GET", 10).feed(chunked + b"0\r\n" + b"x" * (MAX_HEAD + 1))
 

@@ -241,7 +241,7 @@ def test_late_response_reaches_nobody() -> None:
         collect(transport, 1)
         transport.timeout = 5
         second = transport.send(TARGET, b"2")
-        assert collect(transport, 1) == {second: Response(200, [("Content-Length", "4")], b"good")}
+        assert collect(transport, 1) == {second: Response(200, {"content-length": "4"}, b"good")}
         assert transport.wait(0.2) == []
 
 
