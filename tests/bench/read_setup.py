@@ -59,9 +59,10 @@ def interpreter(reader: str) -> Path:
     folder = BENCH / _environment(reader)
     python = folder / "bin" / "python"
     done = folder / "installed"
-    if not done.exists():
+    wanted = (READERS | SERVERS)[_environment(reader)]
+    changed = max([Path(name).stat().st_mtime for name in wanted if name.endswith(("txt", ".in"))], default=0.0)
+    if not done.exists() or done.stat().st_mtime < changed:
         venv.create(folder, with_pip=True, clear=True)
-        wanted = (READERS | SERVERS)[_environment(reader)]
         if "-r" in wanted and len(wanted) > 2:  # pip requires hashes for all packages or for none
             subprocess.run([python, "-m", "pip", "install", "-q", *wanted[:2]], check=True)
             wanted = wanted[2:]
