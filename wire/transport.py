@@ -32,19 +32,21 @@ Reports = list[tuple[int, Response | TransportError]]
 
 
 class Outgoing(NamedTuple):
-    """A request that waits for a connection."""
+    """A request that waits for a connection, and is not sent after `until`, in epoch seconds."""
 
     handle: int
     target: str
     payload: bytes
+    until: float
 
 
 class Transport:
     """A pool of keep-alive connections. It does not retry: a failure is reported to the caller.
 
-    Requests beyond `connections` are queued; the time-out, in seconds, starts when a request is sent. `credentials`
-    returns the current ones; without it requests are not signed. A process needs one transport per endpoint: `renew`
-    passes it to the next user.
+    Requests beyond `connections` are queued; the time-out, in seconds, starts when a request is sent. One that has
+    waited longer than that before is not sent: a process can be paused, and must not write during a later run.
+    `credentials` returns the current ones; without it requests are not signed. A process needs one transport per
+    endpoint: `renew` passes it to the next user.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Transport:
     def send(self, target: str, payload: bytes) -> int:
         """Send an operation (`DynamoDB_20120810.BatchWriteItem`) and return the handle that `wait` reports it under."""
         handle = next(self._handles)
-        self._waiting.append(Outgoing(handle, target, payload))
+        self._waiting.append(Outgoing(handle, target, payload, self._wall() + self.timeout))
         self._dispatch()
         return handle
 
@@ -151,7 +153,9 @@ class Transport:
     def _go_on(self, slot: Slot) -> None:
         """Take the next step on a connection that has become ready."""
         if slot.state is State.BUSY:
-            if self._push(slot):
+            if slot.unsent and self._clock() >= slot.expires:
+                self._fail(slot, f"not sent within {self.timeout} s")
+            elif self._push(slot):
                 self._pull(slot)
         elif slot.state is not State.IDLE:
             self._connect(slot)
@@ -174,6 +178,8 @@ class Transport:
     def _start(self, slot: Slot, outgoing: Outgoing) -> None:
         headers = operation_headers(self.endpoint.service, outgoing.target)
         try:
+            if self._wall() > outgoing.until:
+                raise TransportError(f"not sent within {self.timeout} s")
             request = self._requests.build("POST", "/", headers, outgoing.payload)
         except WireError as error:
             self._reports.append((outgoing.handle, TransportError(str(error))))

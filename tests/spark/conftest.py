@@ -48,13 +48,16 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
-    """Return two deployments with the same dataset: `local` and `job`. The server forgets those of the test before."""
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    """Return two deployments with the same dataset: `local` and `job`."""
     return open_stacks(endpoint, monkeypatch)
 
 
 def open_stacks(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Stack]:
-    """Create tables and buckets of two deployments with the same dataset: `local` and `job`."""
+    """Create tables and buckets of two deployments with the same dataset: `local` and `job`.
+
+    The server forgets those of the test before.
+    """
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
     aws._clients.cache_clear()  # of the server of another test
     found = {}
     for name in ("local", "job"):

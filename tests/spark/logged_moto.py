@@ -44,6 +44,7 @@ class LoggedMoto(AbstractContextManager["LoggedMoto"]):
     """A server in threads of this process.
 
     Attributes:
+        port: of the server.
         url: its address.
         requests: what has arrived: method and path (S3), or operation (DynamoDB).
         gate: holds a request, if any.
@@ -56,7 +57,8 @@ class LoggedMoto(AbstractContextManager["LoggedMoto"]):
         self._lock = threading.Lock()
         self._application: Any = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True)
-        self.url = f"http://127.0.0.1:{self._server.port}"
+        self.port = self._server.port
+        self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     def __enter__(self) -> Self:

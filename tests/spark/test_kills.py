@@ -74,14 +74,13 @@ class Kill(NamedTuple):
 class Job:
     """A job on two executors of one slot each, in a session of its own."""
 
-    def __init__(self, stack: Stack, log: Path, piece_bytes: int) -> None:
+    def __init__(self, stack: Stack, log: Path, options: Sequence[str]) -> None:
         """Start it."""
         conf = " ".join(f"--conf {name}='{value}'" for name, value in CONF.items())
         env = {**os.environ, **stack.env, "PYTHONPATH": f"{SMALL_CHUNKS}:{ROOT}", "PYSPARK_PYTHON": sys.executable}
         env["PYSPARK_SUBMIT_ARGS"] = f"--master local-cluster[2,1,512] {conf} pyspark-shell"
         env["SPARK_WORKER_DIR"] = str(log.parent / "executors")
-        command = [sys.executable, "-c", DRIVER, "--dataset", "stock", "--engine", "spark"]
-        command += ["--piece-bytes", f"{piece_bytes}"]
+        command = [sys.executable, "-c", DRIVER, "--dataset", "stock", "--engine", "spark", *options]
         with log.open("ab") as output:
             self._driver = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
 
@@ -138,9 +137,9 @@ class World:
         self.log = log
         self.jobs: list[Job] = []
 
-    def start(self, piece_bytes: int = 8000) -> Job:
+    def start(self, *options: str) -> Job:
         """Start a job."""
-        self.jobs.append(Job(self.stacks["job"], self.log, piece_bytes))
+        self.jobs.append(Job(self.stacks["job"], self.log, ["--piece-bytes", "8000", *options]))
         return self.jobs[-1]
 
     def hold(self, stage: str, *, skip: int = 0, is_applied: bool = False) -> Gate:
@@ -246,23 +245,26 @@ def _kill(job: Job, kill: Kill, senders: Sequence[psutil.Process], gate: Gate) -
 
 
 def test_a_zombie_writes_nothing(world: World) -> None:
-    """A worker that is stopped while it writes, and continued after the next run has written, sends no write.
+    """A worker that is stopped between two of its writes, and continued after the next run, sends no write.
 
-    Its executor is stopped too: it would end when its driver is killed, and the worker with it.
+    Its budget lets it wait between requests: a request that was in flight would have failed it by its time-out. Its
+    executor is stopped too: that would end when its driver is killed, and the worker with it.
     """
     world.publish(3, 0, 1)
-    gate = world.hold("write", skip=3, is_applied=True)
-    job = world.start(piece_bytes=1_000_000)  # a piece of many requests
+    gate = world.hold("write", skip=2, is_applied=True)
+    job = world.start("--write-units", "50")  # a request per second and slot
     stopped = job.reach(gate)
+    worker, *above = stopped
+    gate.released.set()
+    while any(each.status == "ESTABLISHED" and each.raddr.port == world.moto.port for each in worker.net_connections()):
+        time.sleep(0.01)
     for each in stopped:
         each.suspend()
-    gate.released.set()
     job.kill_driver()
     world.publish(2, 0, 2)
     assert world.start().wait() == 0, world.log.read_text()[-5000:]
     world.compare()
     written, ended = world.moto.count(ITEMS), world.moto.count(ENDED)
-    worker, *above = stopped
     worker.resume()  # alone, so that it has time to write: those above it end, and it with them
     while world.moto.count(ENDED) == ended:
         assert worker.is_running(), "the worker ended without a record"

@@ -137,7 +137,7 @@ def test_timeout_does_not_wait_for_the_others() -> None:
         stuck = transport.send(TARGET, b"stuck")
         began = time.monotonic()
         while not server.seen:  # the server does not respond to the first request
-            assert transport.wait(0.01) == []
+            assert transport.wait(0.0) == []
             assert time.monotonic() - began < 20
         while True:
             transport.send(TARGET, b"x")
@@ -197,6 +197,44 @@ def test_a_connection_fails_from_the_very_end_of_its_time_on() -> None:
         ((_, report),) = transport.wait(0.0)
         assert str(report).endswith("not within 2.0 s")
         transport.close()
+
+
+@pytest.mark.parametrize(("pause", "is_sent"), [(5.0, True), (5.01, False)])
+def test_a_request_that_has_waited_for_its_time_out_is_not_sent(pause: float, *, is_sent: bool) -> None:
+    """A process was paused while it connected, e.g. until another one writes: its request must not leave any more."""
+    now = [100.0]
+    with FaultyServer(answer()) as server:
+        transport = transport_to(server, timeout=5.0, wall=lambda: now[0])
+        handle = transport.send(TARGET, b"1")  # begins to connect
+        now[0] += pause
+        got = collect(transport, 1)[handle]
+        assert (str(got) == "not sent within 5.0 s") is not is_sent
+        assert len(server.seen) == is_sent
+        transport.close()
+
+
+def test_the_rest_of_a_request_is_not_sent_after_its_time_out() -> None:
+    """A process was paused while it sent a large request: the service never gets a complete one."""
+    now, read, continued = [100.0], list[int](), threading.Event()
+
+    def take(peer: socket.socket) -> None:
+        continued.wait(20)
+        while received := peer.recv(1 << 20):
+            read.append(len(received))
+
+    with socket_server(None, take) as endpoint:
+        transport = Transport(endpoint, lambda: KEYS, timeout=5.0, clock=lambda: now[0])
+        handle = transport.send(TARGET, b"x" * 30_000_000)
+        (slot,) = transport._slots
+        while slot.state is not State.BUSY:
+            assert transport.wait(0.0) == []
+        transport._look_at = 1000.0  # the check for time-outs comes after what is ready
+        now[0] = 105.0
+        continued.set()
+        while not (reports := transport.wait(0.0)) and sum(read) < 30_000_000:
+            pass
+        assert [(one, str(got)) for one, got in reports] == [(handle, "not sent within 5.0 s")]
+    assert 0 < sum(read) < 30_000_000
 
 
 def test_waiting_lasts_as_long_as_asked() -> None:
@@ -337,7 +375,7 @@ def test_many_requests_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     issued = issue(tmp_path, "127.0.0.1")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path))
     with tls_server(issued) as endpoint:
-        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=10)
+        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=60)
         for size in (1, 20_000, 8_000_000, 20_000) * 10:
             transport.send(TARGET, b"x" * size)
         assert {got.status for got in collect(transport, 40, patience=30.0).values()} == {200}
@@ -478,7 +516,7 @@ def test_a_response_before_a_reset_is_delivered(tmp_path: Path, monkeypatch: pyt
     issued = issue(tmp_path, "127.0.0.1") if tls else None
     monkeypatch.setenv("AWS_CA_BUNDLE", str(issued.path) if issued else "")
     with socket_server(issued, refuse_early(b"HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarge")) as endpoint:
-        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=5)
+        transport = Transport(endpoint, lambda: KEYS, connections=4, timeout=60)
         for _ in range(20):
             transport.send(TARGET, b"x" * 8_000_000)
         assert {getattr(got, "body", got) for got in collect(transport, 20).values()} == {b"large"}
@@ -544,7 +582,7 @@ def test_renewing_keeps_idle_connections_and_drops_busy_ones() -> None:
         collect(transport, 1)
         left = transport.send(TARGET, b"in flight")
         while len(server.seen) < 2:
-            assert transport.wait(0.01) == []
+            assert transport.wait(0.0) == []
         assert transport.renew(0.5) is transport
         handle = transport.send(TARGET, b"next")
         assert handle != left
@@ -599,7 +637,7 @@ def test_each_request_is_reported_if_no_connection_can_begin(monkeypatch: pytest
     connect = Mock(side_effect=OSError("no route"))
     monkeypatch.setattr(transport._addresses, "connect", connect)
     for n in range(3):
-        transport._waiting.append(Outgoing(n, TARGET, b""))
+        transport._waiting.append(Outgoing(n, TARGET, b"", float("inf")))
     handle = transport.send(TARGET, b"")
     reports = transport.wait(0.0)
     assert [number for number, _ in reports] == [0, 1, 2, handle]
