@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from enrich.dataset.compiler import PREDICTION_ID_SQL
+from enrich.dataset.compiler import KEY_SQL, MD5_SQL, PREDICTION_ID_SQL
 from enrich.dataset.empty_database import open_empty
 from enrich.delta.buckets import EVERYTHING, Bucket, count_bits, divide
 from enrich.delta.fingerprints import Fingerprints, FingerprintTrust, Known, Part, Target
@@ -40,10 +40,6 @@ MEMORY_LIMIT = "128MB"  # above it, DuckDB spills to scratch disk
 LOCAL_BYTES = 2 * 1024**3  # of notes by bucket that stay on scratch disk; the others are read from S3 again
 BATCH_ROWS = 64 * 1024  # fetched from DuckDB at once
 _BIT = 4  # above all outcomes
-MD5_SQL = "md5_number(pk || chr(0) || sk)"  # digest of an item key
-# That digest as two numbers, since Parquet has no integers of 128 bits. Equal to md5_number_lower and
-# md5_number_upper, which would compute the digest twice.
-KEY_SQL = "(md5 >> 64)::ubigint as k1, (md5 & 18446744073709551615)::ubigint as k2"
 # Of the body and the rank: an item is also written again if only its rank has changed.
 _DIGEST = "if(rank is null, digest, (md5_number(concat(digest, ' ', rank)) >> 64)::ubigint)"
 # A reason in `why`: the item may be stored already, and the rank that it has there is not known.
@@ -160,32 +156,33 @@ class Delta:
 
     def note(self, rendered: pa.Table) -> None:
         """Note the keys and digests of rendered rows: columns row, pk, sk, digest, rank, reason, inputs."""
-        chunk = rendered.select(["row", "pk", "sk", "digest", "rank", "reason", "inputs"])
-        self._log.add(self._note(chunk, _DIGEST, "reason is null", "where pk is not null and sk is not null"))
+        keys = "pk, sk" if self._keep_keys else "null::varchar as pk, null::varchar as sk"
+        with _Registered(self._db, chunk=rendered.select(["row", "pk", "sk", "digest", "rank", "reason", "inputs"])):
+            self._log.add(
+                self._db.sql(
+                    f"select row, {KEY_SQL}, {_DIGEST} as digest, reason is null as kept, {keys}, inputs "
+                    f"from (select *, {MD5_SQL} as md5 from chunk where pk is not null and sk is not null)"
+                ).to_arrow_table()
+            )
 
     def note_unrendered(self, found: pa.Table, memory: Memory) -> pa.Array:
         """Note those rows whose item has the inputs that the memory has of it, with the digest that it has.
 
         Args:
-            found: columns row, pk, sk, inputs.
+            found: columns row, pk, sk, k1, k2, inputs.
             memory: of live items.
 
         Returns:
             The numbers of the other rows, which must be rendered.
         """
-        noted = self._note(found.select(["row", "pk", "sk", "inputs"]), "null::ubigint", "true", "").combine_chunks()
-        digest = memory.find(noted["k1"].combine_chunks(), noted["inputs"].combine_chunks())
-        noted = noted.set_column(noted.schema.get_field_index("digest"), "digest", digest)
+        digest = memory.find(found["k1"].combine_chunks(), found["inputs"].combine_chunks())
+        noted = found.select(["row", "k1", "k2"]).append_column("digest", digest)
+        noted = noted.append_column("kept", pa.repeat(pa.scalar(True), len(digest)))
+        for name in ("pk", "sk"):
+            noted = noted.append_column(name, found[name] if self._keep_keys else pa.nulls(len(digest), pa.string()))
+        noted = noted.append_column("inputs", found["inputs"])
         self._log.add(noted.filter(pc.is_valid(digest)))
-        return noted["row"].combine_chunks().filter(pc.is_null(digest))
-
-    def _note(self, chunk: pa.Table, digest: str, kept: str, where: str) -> pa.Table:
-        keys = "pk, sk" if self._keep_keys else "null::varchar as pk, null::varchar as sk"
-        with _Registered(self._db, chunk=chunk):
-            return self._db.sql(
-                f"select row, {KEY_SQL}, {digest} as digest, {kept} as kept, {keys}, inputs "
-                f"from (select *, {MD5_SQL} as md5 from chunk {where})"
-            ).to_arrow_table()
+        return found["row"].combine_chunks().filter(pc.is_null(digest))
 
     def build_memory(self, known: Known, *, now: float, enough: float, expires_at: int) -> Memory:
         """Return the memory of the items that `decide` would not write again, if their bodies are the same."""
@@ -675,20 +672,19 @@ class Delta:
         def change(bucket: Bucket) -> tuple[str, dict[str, object]] | None:
             changes, values = [], dict[str, object]()
             if not nothing_written and self._names_any(bucket):
-                self._db.register("decided", self._read_decided(bucket))
+                self._register_decided(bucket, superseded)
                 values |= {"order": order, "expires_at": expires_at}
                 changes.append(f"""
-                    select n.k1, n.k2, n.digest, $order as "order",
-                        if(o.outcome = {UNCHANGED}, null, $expires_at) as expires_at, false as removed, n.pk, n.sk,
-                        n.inputs
-                    from {self._noted(bucket)} n join decided o using (row)
-                    where n.kept and o.outcome in ({WRITE}, {UNCHANGED}) and n.row not in (select row from lost)
+                    select n.k1, n.k2, n.digest, if(w.row is null, null, $expires_at) as expires_at, false as removed,
+                        n.pk, n.sk, n.inputs
+                    from {self._noted(bucket)} n left join written w using (row) anti join dropped using (row)
+                    where n.kept
                     """)
             if bucket in removals:
                 values |= {"order": order, "removed_until": removed_until, "before": removals[bucket].first}
                 changes.append(f"""
-                    select k1, k2, null as digest, $order as "order", $removed_until as expires_at, true as removed,
-                        pk, sk, null as inputs
+                    select k1, k2, null as digest, $removed_until as expires_at, true as removed, pk, sk,
+                        null as inputs
                     from {self._chosen(removals[bucket])} where row + $before not in (select row from stays)
                     """)
             if not changes:
@@ -696,7 +692,8 @@ class Delta:
             return (
                 f"""
                 select k1, k2, if(c.removed is null, k.digest, c.digest) as digest,
-                    coalesce(c."order", k."order") as "order", coalesce(c.expires_at, k.expires_at) as expires_at,
+                    if(c.removed is null, k."order", $order) as "order",
+                    coalesce(c.expires_at, k.expires_at) as expires_at,
                     coalesce(c.removed, k.removed) as removed, if(c.removed is null, k.pk, c.pk) as pk,
                     if(c.removed is null, k.sk, c.sk) as sk, if(c.removed is null, k.inputs, c.inputs) as inputs
                 from ({" union all ".join(changes)}) c full join {self._known.sql(bucket)} k using (k1, k2)
@@ -704,8 +701,19 @@ class Delta:
                 values,
             )
 
-        with _Registered(self._db, lost=_rows(superseded), stays=_rows(outlived)):
+        with _Registered(self._db, stays=_rows(outlived)):
             return self._save(target, identity, change, now, step)
+
+    def _register_decided(self, bucket: Bucket, superseded: Sequence[int]) -> None:
+        """Register the rows of a bucket that were written, and those that leave the fingerprints as they are.
+
+        Only of a new output is each of these tables as long as that of all rows.
+        """
+        decided = self._read_decided(bucket)
+        is_kept = pc.is_in(decided["outcome"], pa.array([WRITE, UNCHANGED], pa.uint8()))
+        dropped = decided.filter(pc.invert(is_kept)).select(["row"])
+        self._db.register("dropped", pa.concat_tables([dropped, _rows(superseded)]))
+        self._db.register("written", decided.filter(pc.equal(decided["outcome"], WRITE)).select(["row"]))
 
     def merge_unknown(self, target: Target, *, expires_at: int, now: float, step: Step = _go_on) -> Fingerprints:
         """Write the fingerprints after a run that began to write and will never close: its bodies may be in the table.

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from enrich.dataset.compiler import KEY_SQL, MD5_SQL
 from enrich.dataset.json_sql import literal
-from enrich.delta.changes import KEY_SQL, MD5_SQL
 from enrich.diff.members import Member, find_members, render_extraction
 from enrich.diff.sides import LocalPart, Side
 from enrich.errors import Failed

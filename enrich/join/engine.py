@@ -6,6 +6,7 @@ number of rows needs the memory of one chunk and of the metadata.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +118,7 @@ class Engine:
         self._con = connect_duckdb(directory, memory_limit=memory, threads=threads)
         self._reads: dict[pa.Schema, str] = {}
         self._relations: dict[tuple[pa.Schema, str], duckdb.DuckDBPyRelation] = {}
+        self._numbers = itertools.count()  # of views
         try:
             kinds = {name: self._register(name, metadata[name]) for name in dataset.metadata}
             bound = bind_dataset(self._con, dataset, kinds)
@@ -183,7 +185,8 @@ class Engine:
         Two rows with the same inputs have the same item key, body and rank, or are both rejected.
 
         Returns:
-            row, pk, sk, inputs (uint64), and the numbers that guards measure. None if a value fails the whole query.
+            row, pk, sk, k1 and k2 (uint64: the digest of the item key), inputs (uint64), and the numbers that guards
+            measure. None if a value fails the whole query.
 
         Raises:
             JoinMultiplies: as in `render`.
@@ -243,13 +246,15 @@ class Engine:
     def _select(self, select: str, chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> pa.Table:
         """Execute a SELECT over a chunk.
 
-        DuckDB binds a SELECT when its relation is created, which takes as long as 1,500 rows. So the relation is kept:
-        each execution reads the chunk that is registered then.
+        DuckDB takes as long to parse and bind a SELECT as for 1,500 rows. So it is parsed once, as a view, and the
+        relation is kept: each execution reads the chunk that is registered then.
         """
         sql = f"{self._read_chunk(chunk, rows)} {select}"
         relation = self._relations.pop((chunk.schema, sql), None)
         if relation is None:
-            relation = self._con.sql(sql)
+            view = identifier(f"larder.select.{next(self._numbers)}")
+            self._con.execute(f"create temp view {view} as {sql}")
+            relation = self._con.sql(f"from {view}")
         found = relation.to_arrow_table()
         self._relations[chunk.schema, sql] = relation  # not after an error
         return found

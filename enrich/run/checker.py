@@ -58,7 +58,7 @@ class Checker:
 
 def _measure(found: pa.Table, rendered: pa.Table) -> pa.Table:
     """Return the numbers that guards measure of all rows of a chunk, in order, with the reasons of the rejects."""
-    names = [name for name in found.column_names if name not in {"pk", "sk", "inputs"}]
+    names = [name for name in found.column_names if name not in {"pk", "sk", "k1", "k2", "inputs"}]
     known = found.select(names).filter(pc.invert(pc.is_in(found["row"], rendered["row"].combine_chunks())))
     known = known.append_column("reason", pa.nulls(known.num_rows, pa.string()))
     return pa.concat_tables([known, rendered.select(known.column_names)]).sort_by("row")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -21,6 +21,7 @@ BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
 # DynamoDB's quota is 16 MB. This is far below, because memory is this times the requests in flight, and JSON escapes
 # can make a payload up to six times as large as its items.
 BATCH_BYTES = 256 * 1024
+_Json = dict[str, Any]
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 # Limits of the rows converted to Python objects at a time: few enough to stay in a core's cache (250 rows of 500 B took
 # 28 us per batch, 4,000 took 67).
@@ -59,16 +60,15 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
 
 def build_batches(chunk: pa.Table, table: str, order: Order, expires_at: int) -> Iterator[WriteRequest]:
     """Build unconditional writes of up to `BATCH_ITEMS` items and `BATCH_BYTES`."""
-    opening, closing = b'{"RequestItems":{%b:[' % orjson.dumps(table), b"]}}"
-    frame = _Frame(b'{"PutRequest":{"Item":', order, expires_at, b"}},")
-    for pieces, sizes, units, _ in _blocks(chunk, frame):
-        start = 0
+    encoder = _Encoder(order, expires_at)
+    for block in _blocks(chunk):
+        sizes, start = block.sizes, 0
         while start < len(sizes):
             end = min(start + BATCH_ITEMS, len(sizes))
             while end > start + 1 and sum(sizes[start:end]) > BATCH_BYTES:
                 end -= 1
-            items = b"".join(pieces[start * _PIECES : end * _PIECES])[:-1]
-            yield WriteRequest(BATCH, opening + items + closing, end - start, sum(units[start:end]))
+            payload = orjson.dumps({"RequestItems": {table: encoder.build_writes(block, start, end)}})
+            yield WriteRequest(BATCH, payload, end - start, sum(block.units[start:end]))
             start = end
 
 
@@ -80,80 +80,89 @@ def build_puts(chunk: pa.Table, table: str, order: Order, expires_at: int) -> It
         "ExpressionAttributeValues": {":o": {"S": order.text}},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
-    frame = _Frame(orjson.dumps(rules)[:-1] + b',"Item":', order, expires_at, b"}")
-    for pieces, _, units, rows in _blocks(chunk, frame):
-        for at, row in enumerate(rows):
-            yield WriteRequest(PUT, b"".join(pieces[at * _PIECES : (at + 1) * _PIECES]), 1, units[at], row)
+    encoder = _Encoder(order, expires_at)
+    for block in _blocks(chunk):
+        for at, row in enumerate(block.rows):
+            (write,) = encoder.build_writes(block, at, at + 1)
+            yield WriteRequest(PUT, orjson.dumps({**rules, **write["PutRequest"]}), 1, block.units[at], row)
 
 
-class _Frame:
-    """The JSON between one item's values, as `serve.item.encode` writes it; a test compares the two."""
+class _Block(NamedTuple):
+    """Rows of a chunk: the texts of their items' attributes by name, sizes, write units and row numbers.
 
-    def __init__(self, before: bytes, order: Order, expires_at: int, after: bytes) -> None:
-        self.pk = before + f'{{"{PK}":{{"S":"'.encode()
-        self.sk = f'"}},"{SK}":{{"S":"'.encode()
-        self.text = f'"}},"{BODY}":{{"S":"'.encode()
-        self.binary = f'"}},"{BODY}":{{"B":"'.encode()
-        attributes = f'"}},"{ORDER}":{{"S":"{order.text}"}},"{EXPIRES_AT}":{{"N":"{expires_at}"}}'.encode()
-        self.rest = attributes + b"}" + after
-        self._before_rank = attributes + f',"{RANK}":{{"S":'.encode()
-        self._after_rank = b"}}" + after
-
-    def rest_with(self, rank: str | None) -> bytes:
-        """Return what follows an item's body, with its rank."""
-        return self.rest if rank is None else self._before_rank + orjson.dumps(rank) + self._after_rank
-
-
-_PIECES = 7  # frame.pk, pk, frame.sk, sk, frame.text, body, frame.rest
-
-
-_MARK, _MARKED = "\0", b'","\\u0000","'
-
-
-def _escape(texts: list[str]) -> list[bytes]:
-    """Return texts as JSON strings without their quotes.
-
-    One call for many texts takes half the time of one call for each. No text can end early: a quote within one has a
-    backslash before it, and behind the quote that ends one always comes the mark.
+    `plain`: each item has all these attributes, and all are strings. Otherwise a body can be None, or the Base64 of its
+    gzip as bytes, and a rank can be None.
     """
-    marked = [_MARK] * (2 * len(texts) - 1)
-    marked[::2] = texts
-    return orjson.dumps(marked)[2:-2].split(_MARKED)
+
+    texts: dict[str, list[Any]]
+    plain: bool
+    sizes: list[int]
+    units: list[int]
+    rows: list[int]
 
 
-def _blocks(chunk: pa.Table, frame: _Frame) -> Iterator[tuple[list[bytes], list[int], list[int], list[int]]]:
-    """Yield blocks of a chunk: the JSON pieces of its items in one flat list, their sizes, write units and row numbers.
+class _Encoder:
+    """Builds items as `serve.item.encode` does; a test compares the two."""
 
-    Flat lists of bytes: with a dict per attribute the garbage collector takes longer than building the requests.
-    """
+    def __init__(self, order: Order, expires_at: int) -> None:
+        self._rest = {ORDER: {"S": order.text}, EXPIRES_AT: {"N": str(expires_at)}}
+        self._names: list[str] = []
+        self._writes: list[_Json] = []
+        self._values: list[list[dict[str, str]]] = []
+
+    def build_writes(self, block: _Block, start: int, end: int) -> list[_Json]:
+        """Return at most `BATCH_ITEMS` puts of a batch, for some rows of a block; they are valid until the next call.
+
+        The dicts of plain items are filled again and again: new ones would take as long as encoding them.
+        """
+        if not block.plain:
+            rows = zip(*(column[start:end] for column in block.texts.values()), strict=True)
+            return [self._build(*texts) for texts in rows]
+        if list(block.texts) != self._names:
+            self._names = list(block.texts)
+            self._writes = [self._build(*[""] * len(self._names)) for _ in range(BATCH_ITEMS)]
+            self._values = [[write["PutRequest"]["Item"][name] for write in self._writes] for name in self._names]
+        for values, texts in zip(self._values, block.texts.values(), strict=True):
+            for value, text in zip(values, texts[start:end], strict=False):
+                value["S"] = text
+        return self._writes[: end - start]
+
+    def _build(self, pk: str, sk: str, body: str | bytes | None, rank: str | None = None) -> _Json:
+        item: _Json = {PK: {"S": pk}, SK: {"S": sk}}
+        if body is not None:
+            item[BODY] = {"S": body} if isinstance(body, str) else {"B": body.decode()}
+        item |= self._rest
+        if rank is not None:
+            item[RANK] = {"S": rank}
+        return {"PutRequest": {"Item": item}}
+
+
+def _blocks(chunk: pa.Table) -> Iterator[_Block]:
+    """Yield a chunk in blocks."""
     if not len(chunk):
         return
-    sized = chunk.select(["pk", "sk", "body", "row", "rank", "entries"]).append_column("size", item_bytes(chunk))
+    sized = chunk.select([PK, SK, "body", "row", "rank", "entries"]).append_column("size", item_bytes(chunk))
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // pc.max(sized["size"]).as_py()))
     for start in range(0, len(sized), rows):
         block = sized.slice(start, rows)
         bodies, sizes = block["body"].to_pylist(), block["size"].to_pylist()
-        pieces = [frame.pk, b"", frame.sk, b"", frame.text, b"", frame.rest] * len(sizes)
-        pieces[1::_PIECES] = _escape(block["pk"].to_pylist())
-        pieces[3::_PIECES] = _escape(block["sk"].to_pylist())
-        pieces[5::_PIECES] = _escape([body or "" for body in bodies] if block["body"].null_count else bodies)
+        texts = {PK: block["pk"].to_pylist(), SK: block["sk"].to_pylist(), BODY: bodies}
         if block["rank"].null_count < len(sizes):
-            pieces[6::_PIECES] = map(frame.rest_with, block["rank"].to_pylist())
-        if block["body"].null_count or max(sizes) > UNIT_BYTES:
-            _compress(pieces, bodies, sizes, frame)
+            texts[RANK] = block["rank"].to_pylist()
+        is_large = max(sizes) > UNIT_BYTES
+        if is_large:
+            _compress(bodies, sizes)
+        plain = not is_large and not block["body"].null_count and (RANK not in texts or not block["rank"].null_count)
         entries = block["entries"].to_pylist()  # each is as large as the item, since the index has all attributes
         units = [-(-size // UNIT_BYTES) * (1 + more) for size, more in zip(sizes, entries, strict=True)]
-        yield pieces, sizes, units, block["row"].to_pylist()
+        yield _Block(texts, plain, sizes, units, block["row"].to_pylist())
 
 
-def _compress(pieces: list[bytes], bodies: list[str | None], sizes: list[int], frame: _Frame) -> None:
-    """Remove the body of tombstones, and gzip bodies if that saves write units."""
+def _compress(bodies: list[str | bytes | None], sizes: list[int]) -> None:
+    """Replace bodies by the Base64 of their gzip if that saves write units."""
     for at, body in enumerate(bodies):
-        if body is None:
-            pieces[at * _PIECES + 4 : at * _PIECES + 6] = (b"", b"")
-        elif sizes[at] > UNIT_BYTES:
+        if isinstance(body, str) and sizes[at] > UNIT_BYTES:
             compressed = gzip(body)
             size = sizes[at] - len(body.encode()) + len(compressed)
             if -(-size // UNIT_BYTES) < -(-sizes[at] // UNIT_BYTES):
-                pieces[at * _PIECES + 4 : at * _PIECES + 6] = (frame.binary, base64.b64encode(compressed))
-                sizes[at] = size
+                bodies[at], sizes[at] = base64.b64encode(compressed), size

@@ -109,9 +109,12 @@ class ModelEngine:
         pass
 
     def read_inputs(self, chunk: Chunk, first_row: int) -> pa.Table:
-        rendered = self.render(chunk, first_row)
-        names = [name for name in rendered.column_names if name.startswith(name_measured(""))]
-        return rendered.select(["row", "pk", "sk", "inputs", *names])
+        found = self.render(chunk, first_row)
+        names = [name for name in found.column_names if name.startswith(name_measured(""))]
+        keys = [_digest_key(row["pk"], row["sk"]) for row in found.select(["pk", "sk"]).to_pylist()]
+        for name, values in zip(("k1", "k2"), zip(*keys, strict=True), strict=True):
+            found = found.append_column(name, pa.array(values, pa.uint64()))
+        return found.select(["row", "pk", "sk", "k1", "k2", "inputs", *names])
 
     def render_rows(self, chunk: Chunk, first_row: int, rows: pa.Array, *, digest: bool) -> pa.Table:
         rendered = self.render(chunk, first_row, digest=digest)
@@ -140,6 +143,13 @@ class ModelEngine:
 
     def originals(self, chunk: Chunk, rows: list[int]) -> list[str]:
         return [json.dumps(chunk[row]) for row in rows]
+
+
+def _digest_key(pk: str, sk: str | None) -> tuple[int | None, int | None]:
+    if sk is None:
+        return None, None
+    digest = hashlib.md5(f"{pk}\0{sk}".encode()).digest()[::-1]
+    return int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
 
 
 def _digest(text: str) -> int:

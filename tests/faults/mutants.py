@@ -172,8 +172,20 @@ MUTANTS = (
     Mutant(
         "unchanged-keeps-its-old-order",
         "enrich.delta.changes:Delta.merge",
-        'coalesce(c."order", k."order") as "order"',
-        'if(c.expires_at is null, coalesce(k."order", c."order"), coalesce(c."order", k."order")) as "order"',
+        'if(c.removed is null, k."order", $order) as "order"',
+        'if(c.removed is null or c.expires_at is null, k."order", $order) as "order"',
+    ),
+    Mutant(
+        "rows-that-the-table-had-newer-confirmed",
+        "enrich.delta.changes:Delta._register_decided",
+        "pa.concat_tables([dropped, _rows(superseded)])",
+        "dropped",
+    ),
+    Mutant(
+        "written-items-keep-their-former-expiry",
+        "enrich.delta.changes:Delta._register_decided",
+        'pc.equal(decided["outcome"], WRITE)',
+        'pc.equal(decided["outcome"], UNCHANGED)',
     ),
     Mutant("withdrawn-life-stays", "enrich.delta.changes:Delta._decide_bucket", "k.expires_at <= $expires_at", "true"),
     Mutant(
@@ -465,14 +477,14 @@ MUTANTS = (
     Mutant(
         "rank-not-in-fingerprints",
         "enrich.delta.changes:Delta.note",
-        "self._note(chunk, _DIGEST,",
-        'self._note(chunk, "digest",',
+        "{_DIGEST} as digest",
+        "digest",
     ),
     Mutant(
         "rank-of-another-row",
         "enrich.write.requests:_blocks",
-        'map(frame.rest_with, block["rank"].to_pylist())',
-        'map(frame.rest_with, block["rank"].to_pylist()[::-1])',
+        'texts[RANK] = block["rank"].to_pylist()',
+        'texts[RANK] = block["rank"].to_pylist()[::-1]',
     ),
     Mutant(
         "former-ranks-among-the-others",

@@ -2,10 +2,8 @@
 
 import gzip
 import json
-from random import Random
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,9 +13,9 @@ from enrich.write.item_size import count_units, find_too_large, find_too_long, i
 from enrich.write.item_size import gzip as compress
 from enrich.write.requests import (
     BATCH,
+    BLOCK_ROWS,
     CONDITION,
     PUT,
-    _escape,
     build_batches,
     build_puts,
     interleave,
@@ -81,12 +79,22 @@ def test_special_texts_survive_in_one_batch() -> None:
     assert {item["b"]["S"] for item in batched(chunk_of(rows))} == set(SPECIAL)
 
 
-def test_no_text_is_taken_for_the_mark_between_two() -> None:
-    """Texts of everything that the mark consists of."""
-    random, parts = Random(3), ['"', ",", "\\", "\0", "u0000", '","\0","', "\\u0000", '",', "}", ""]
-    for _ in range(3000):
-        texts = ["".join(random.choices(parts, k=random.randrange(5))) for _ in range(random.randrange(1, 6))]
-        assert _escape(texts) == [orjson.dumps(text)[1:-1] for text in texts]
+def test_items_keep_nothing_of_earlier_items() -> None:
+    """Blocks with ranks, without, with gzip and of tombstones alternate; each item is encoded as if alone."""
+    rows: list[tuple[str, str, str | None, str | None]] = []
+    for n in range(6 * BLOCK_ROWS + 7):
+        kind = n // BLOCK_ROWS
+        body = None if kind == 3 else json.dumps({"n": n, "note": "x" * (2000 if kind == 2 and n % 2 else 20)})
+        rows.append((f"a#{n}", f"x{n}", body, f"rank{n}" if kind in {1, 4} or (kind == 5 and n % 3) else None))
+    items = batched(chunk_of(rows))
+    assert len(items) == len(rows)
+    gzipped = 0
+    for item, (pk, sk, body, rank) in zip(items, rows, strict=True):
+        if "B" in item.get("b", {}):
+            assert body_text(decode(item).body or "") == body
+            item["b"], gzipped = {"S": body}, gzipped + 1
+        assert item == encode(Item(pk, sk, body, ORDER.text, EXPIRES, rank))
+    assert gzipped == BLOCK_ROWS // 2
 
 
 def test_puts_carry_condition_and_ask_for_the_old_item() -> None:
