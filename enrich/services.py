@@ -89,6 +89,11 @@ class Services:
             return 5.0
         return min(5.0, max(0.2, (self.deadline - self.clock.now()) / 5))
 
+    @property
+    def has_job(self) -> bool:
+        """Whether a job can execute a run: one is deployed, or this process is one."""
+        return self.start_job is not None or self.scheduler is not None
+
     def acquire(self, dataset: str) -> Lease | None:
         """Acquire a dataset's lease; return None if another invocation holds it.
 

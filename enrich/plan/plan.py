@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from enrich.errors import Failed
 from enrich.intake.operations import withdraw
 from enrich.intake.queue import enqueue_output
 from enrich.intake.worker import run_pending
 from enrich.ledger.freshness import find_interval
 from enrich.ledger.records import Run, RunStatistics
+from enrich.ledger.run_state import EngineKind
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
 from enrich.plan.samples import Sampler, Samples
@@ -24,7 +26,7 @@ from enrich.plan.scale import Load
 from enrich.plan.subjects import SubjectCounter
 from enrich.progress import Progress
 from enrich.read.outputs import Output
-from enrich.run.engine import choose_by_size
+from enrich.run.engine import choose_engine
 from enrich.services import Services
 
 MONTH_S = 30 * 86_400
@@ -91,8 +93,8 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
         inner = replace(inner, open_transport=lambda _timeout: DiscardTransport(*looks))
         closed = list(run_pending(inner, output.dataset))
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
-        chosen = services.engine or choose_by_size(output.parts, services.datasets[output.dataset].source)
-        run = replace(run, engine=chosen)  # the view has no job, so it was executed here
+        # the view has no job, so it was executed here
+        run = replace(run, engine=_choose_engine(services, inner, run, output))
         before = [each for each in closed if each.run != mine.run]
         samples = sampler.compare(services, inner.s3, run) if show else None
         statistics = inner.ledger.get_statistics(output.dataset, mine.run)
@@ -105,6 +107,17 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
             statistics=statistics,
             largest=subjects.largest,
         )
+
+
+def _choose_engine(services: Services, inner: Services, run: Run, output: Output) -> EngineKind:
+    """Choose as the run itself would; what an operator asks for is planned in a stack without a job, too."""
+    if services.engine is not None:
+        return services.engine
+    chooser = replace(inner, start_job=services.start_job)
+    try:
+        return choose_engine(chooser, services.datasets[output.dataset], run, output.parts)
+    except Failed:  # its metadata no longer exists: it would fail before it is handed over
+        return EngineKind.LOCAL
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:

@@ -8,35 +8,41 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from enrich.dataset.definition import Source
+from enrich.dataset.definition import Dataset, Source
 from enrich.join.engine import MAX_METADATA_BYTES
+from enrich.ledger.records import Run
 from enrich.ledger.run_state import EngineKind, Kind
 from enrich.read.metadata import list_metadata
 from enrich.read.s3_object import Part
-from enrich.run.context import RunContext
+from enrich.services import Services
 
 RATES = Path(__file__).with_name("rates.json")
 _COMPRESSED = (".gz", ".zst", ".zip", ".bz2")
 
 
-def choose_engine(context: RunContext, wanted: EngineKind | None) -> EngineKind:
-    """Choose where a run is executed. `wanted`: an operator's choice; None: by size.
+def choose_engine(services: Services, dataset: Dataset, run: Run, parts: Sequence[Part]) -> EngineKind:
+    """Choose where a run is executed: as an operator chose, else by size.
 
     One process could take too long, or not have the memory for the metadata; then a job executes the run. The rejects
     of a run are few, and are always executed here.
+
+    Args:
+        services: `engine` is an operator's choice, `has_job` whether there is another place.
+        dataset: of the run.
+        run: its pinned metadata count.
+        parts: of its output.
     """
-    if context.run.kind is Kind.REJECTS:
+    if run.kind is Kind.REJECTS or not services.has_job:
         return EngineKind.LOCAL
-    if wanted is not None:
-        return wanted
-    chosen = choose_by_size(context.parts, context.dataset.source)
-    return EngineKind.SPARK if chosen is EngineKind.LOCAL and _is_too_large(context) else chosen
+    if services.engine is not None:
+        return services.engine
+    chosen = choose_by_size(parts, dataset.source)
+    return EngineKind.SPARK if chosen is EngineKind.LOCAL and _is_too_large(services, run) else chosen
 
 
-def _is_too_large(context: RunContext) -> bool:
+def _is_too_large(services: Services, run: Run) -> bool:
     """Return whether the metadata certainly does not fit into one process: not even as Parquet."""
-    s3 = context.services.s3
-    files = [list_metadata(s3, name, location) for name, location in context.run.metadata.items()]
+    files = [list_metadata(services.s3, name, location) for name, location in run.metadata.items()]
     return sum(size for each in files for size in each.values()) > MAX_METADATA_BYTES
 
 

@@ -137,8 +137,7 @@ def _choose_engine(context: RunContext) -> None:
         HandOver: a job executes it, and this process is not a job.
     """
     services = context.services
-    has_job = services.start_job is not None or services.scheduler is not None
-    chosen = choose_engine(context, services.engine) if has_job else EngineKind.LOCAL
+    chosen = choose_engine(services, context.dataset, context.run, context.parts)
     if chosen is EngineKind.LOCAL:
         context.run = replace(context.run, engine=chosen)  # committed with the next checkpoint
         return

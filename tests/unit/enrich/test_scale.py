@@ -12,8 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
+from enrich.intake.events import Arrived
+from enrich.intake.find import find_output
+from enrich.intake.worker import handle_requests
 from enrich.ledger.run_state import EngineKind
-from enrich.plan.plan import Plan
+from enrich.plan.plan import Plan, plan
 from enrich.plan.report import describe_plan, render_plan
 from enrich.plan.scale import Limit, Load, Quotas, estimate, find_floor
 from enrich.plan.subjects import KEPT, SubjectCounter
@@ -21,7 +24,7 @@ from enrich.read.pieces import PIECE_BYTES
 from enrich.read.s3_object import Part
 from enrich.run.engine import choose_by_size, estimate_rows, read_rates
 from tests.bench.scale_model import list_curves, render_table
-from tests.unit.enrich.small_shop import DATASET, SmallShop, parquet
+from tests.unit.enrich.small_shop import DATASET, ROWS, SETTINGS, SmallShop, parquet
 
 LOCAL, SPARK = EngineKind.LOCAL, EngineKind.SPARK
 
@@ -170,16 +173,33 @@ def test_a_plan_shows_the_floor_of_a_hot_subject(planned: Plan) -> None:
 
 def test_an_operator_overrides_the_size(tmp_path: Path) -> None:
     """`--engine spark` plans a small output for Spark; the run would be executed there."""
-    from enrich.intake.find import find_output
-    from enrich.plan.plan import plan
-    from tests.unit.enrich.small_shop import ROWS, SETTINGS
-
     shop = SmallShop(tmp_path)
     shop.put(shop.key(), parquet(ROWS))
     services = replace(shop.services(), engine=SPARK)
     output = find_output(services, SETTINGS.outputs, shop.key())
     assert output is not None
     assert plan(services, output).run.engine is SPARK
+
+
+@pytest.mark.parametrize("has_job", [False, True])
+@pytest.mark.parametrize("name", ["local_rows", "MAX_METADATA_BYTES", ""])
+def test_a_plan_chooses_as_a_run_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_job: bool
+) -> None:
+    """By rows and by metadata, and never for a job that the stack does not have."""
+    if name == "local_rows":
+        monkeypatch.setitem(read_rates(), name, 0)
+    elif name:
+        monkeypatch.setattr(f"enrich.run.engine.{name}", 10)
+    shop = SmallShop(tmp_path)
+    shop.put(shop.key(), parquet(ROWS))
+    services = replace(shop.services(), start_job=list[str]().append if has_job else None)
+    output = find_output(services, SETTINGS.outputs, shop.key())
+    assert output is not None
+    planned = plan(services, output).run.engine
+    handle_requests(services, [Arrived(SETTINGS.outputs, shop.key())])
+    (run,) = shop.ledger.fetch_runs("stock")
+    assert planned is run.engine is (SPARK if has_job and name else LOCAL)
 
 
 def test_the_page_has_the_figures_of_the_model() -> None:
