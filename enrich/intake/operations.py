@@ -115,10 +115,16 @@ def withdraw(services: Services, bad: Run) -> Run:
     if lease is None:
         raise Failed(f"dataset {bad.dataset} is busy; withdraw run {bad.run} when its current run is closed")
     try:
-        finish_withdrawals(services, lease)
-        return _withdraw(services, lease, services.ledger.get_run(bad.dataset, bad.run) or bad)
-    finally:
-        lease.release()
+        try:
+            finish_withdrawals(services, lease)
+            return _withdraw(services, lease, services.ledger.get_run(bad.dataset, bad.run) or bad)
+        finally:
+            lease.release()
+    except Failed:
+        # An output that came meanwhile has found the dataset busy, and waits for this holder of the lease to run it.
+        if services.ledger.fetch_pending(bad.dataset):
+            services.send({"continue": {"dataset": bad.dataset}})
+        raise
 
 
 def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:

@@ -130,6 +130,9 @@ class Run(Record):
     code_version: str | None = None
     engine: EngineKind | None = None  # None: not chosen yet, or written by a release without this choice
     pieces: int = 0  # by a job: how many it has processed, in all stages
+    # Of a piece, as the run's first driver cut its output: all others cut it so, since results and files of rejects are
+    # named by pieces.
+    piece_bytes: int | None = None
 
     @property
     def sk(self) -> str:

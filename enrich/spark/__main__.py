@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="LARDER_* variables")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="machines, of which one is the driver's")
     parser.add_argument("--write-units", type=float, metavar="N", help="spend at most N write units per second")
-    parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES, metavar="N", help="of an output, per piece")
+    pieces = "of an output, per piece; a run that has begun keeps its own"
+    parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES, metavar="N", help=pieces)
     parser.add_argument("--engine", choices=[each.value for each in EngineKind], help="for runs that have not begun")
     options, _ = parser.parse_known_args(arguments)
     os.environ.update(options.settings)

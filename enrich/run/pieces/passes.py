@@ -59,8 +59,10 @@ class PiecePasses:
             Stopped: all attempts of a task have failed.
         """
         context = self._context
-        parts, source = context.parts, context.dataset.source
-        cut = cut_output(parts, source, open_part=context.open_part, piece_bytes=self._scheduler.piece_bytes)
+        if context.run.piece_bytes is None:
+            context.save(replace(context.run, piece_bytes=self._scheduler.piece_bytes))
+        parts, source, piece_bytes = context.parts, context.dataset.source, context.run.piece_bytes or 0
+        cut = cut_output(parts, source, open_part=context.open_part, piece_bytes=piece_bytes)
         pieces = [[list(each) for each in piece] for piece in cut]
         bits = count_piece_bits(sum(part.size for part in parts))
         delta = context.open_delta()

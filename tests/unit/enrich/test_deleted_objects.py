@@ -134,3 +134,21 @@ def test_only_outputs_can_be_withdrawn(tmp_path: Path) -> None:
     list(run_pending(shop.services(), "stock"))
     with pytest.raises(Failed, match="replay the run that it withdrew, 1"):
         operations.replay(shop.services(), removal)
+
+
+def test_a_withdrawal_that_is_refused_wakes_what_came_meanwhile(tmp_path: Path) -> None:
+    """An output whose event found the dataset busy waits for no sweep; without such an output no message is sent."""
+    shop = SmallShop(tmp_path)
+    first = shop.run(ROWS)
+    operations.withdraw(shop.services(), first)
+    list(run_pending(shop.services(), "stock"))
+    sent = list[dict[str, Any]]()
+    services = replace(shop.services(), send=sent.append)
+    expected = list[dict[str, Any]]()
+    for _ in range(2):
+        with pytest.raises(Failed, match="already withdrawn"):
+            operations.withdraw(services, first)
+        assert sent == expected
+        shop.enqueue(ROWS, day=1)
+        expected = [{"continue": {"dataset": "stock"}}]
+    assert shop.ledger.get_state("stock").lease_owner is None

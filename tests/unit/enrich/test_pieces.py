@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset, Metadata, Tolerated
+from enrich.errors import Stopped
+from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
@@ -39,10 +41,11 @@ class PiecesShop(SmallShop):
     ran: list[Any] = field(default_factory=list)
     checkpoint_seconds: float = 15.0
     kept: Kept | None = None
+    piece_bytes: int = 1000
 
     def services(self) -> Services:
         services = replace(super().services(), checkpoint_seconds=self.checkpoint_seconds)
-        scheduler = TaskScheduler(services, attempts=self.attempts, ran=self.ran, kept=self.kept)
+        scheduler = TaskScheduler(services, 4, self.piece_bytes, self.attempts, self.ran, self.kept)
         return replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
 
 
@@ -277,3 +280,29 @@ def test_attempts_that_cannot_be_listed_do_not_reopen_a_closed_run(tmp_path: Pat
     state = shop.ledger.get_state("stock")
     assert state.lease_owner == QUIET_PERIOD_OWNER
     assert state.lease_until_ms / 1000 > shop.world.now()
+
+
+@pytest.mark.parametrize("sizes", [(100, 100_000), (100_000, 100)])
+def test_drivers_that_would_cut_an_output_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    """A driver dies after its first piece with rejects, the next has another size: each reject is kept, once."""
+    local, in_pieces = both(tmp_path)
+    output, run_tasks = grouped(rows([0, 13, 26, 39, 52] * 8), 4), TaskScheduler.run
+    in_pieces.piece_bytes, later = sizes
+
+    def die(scheduler: TaskScheduler, tasks: Sequence[Any], keep: Any) -> Mapping[str, Any]:
+        if tasks[0].kind != "keep_rejects" or in_pieces.piece_bytes == later:
+            return run_tasks(scheduler, tasks, keep)
+        run_tasks(scheduler, tasks[:1], keep)
+        raise Stopped("the driver is killed")
+
+    monkeypatch.setattr(TaskScheduler, "run", die)
+    local.run(output)
+    with pytest.raises(Stopped):
+        in_pieces.run(output)
+    in_pieces.piece_bytes = later
+    list(run_pending(in_pieces.services(), "stock"))
+    assert leaves(in_pieces) == leaves(local)
+    kept = [versions[-1].body for at, versions in in_pieces.s3.objects.items() if "rejects/" in at[1]]
+    assert sum(len(lines.splitlines()) for lines in kept) == 40
