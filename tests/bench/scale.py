@@ -5,7 +5,7 @@ are discarded. Rounds are interleaved. CPU is that of all processes: driver, JVM
 its cores.
 
 The gain of the second core is t1 / (2 t2), of the seconds with one and with two. Other processes spoil it, so there are
-two figures: `as measured`, and `without other processes`, whose seconds are those in which a core was ours or idle. The
+two figures: `as measured`, and `without others`, whose seconds are those in which a core was ours or idle. The
 second one is right if what was idle would have been idle in any case; it is too high if other processes used time in
 which we had nothing to do. On an idle machine both are equal.
 """
@@ -67,15 +67,24 @@ def print_tables(summary: list[dict[str, Any]]) -> None:
             f"| {engine} | {kind} | {cores} | {each['rows'] / each['cpu_s']:,.0f} | {share} | {each['seconds']:.1f} "
             f"| {each['worker_mb']:.0f} |"
         )
-    print("\n| 1 -> 2 cores | as measured | without other processes | CPU with 2 | cores idle with 2 |\n|" + "---|" * 5)
+    titles = (
+        "1 -> 2 cores",
+        "as measured",
+        "without other processes",
+        "CPU with 2",
+        "idle with 2",
+        "driver alone with 2",
+    )
+    print(f"\n| {' | '.join(titles)} |\n|" + "---|" * len(titles))
     for (engine, kind, cores), one in found.items():
         two = found.get((engine, kind, 2))
         if cores != 1 or two is None:
             continue
         idle = median(each["idle_s"] / each["seconds"] / 2 for each in two["rounds"])
+        alone = median(1 - sum(each["stages_s"].values()) / each["seconds"] for each in two["rounds"])
         print(
             f"| {kind} | {one['seconds'] / two['seconds'] / 2:.0%} | {one['quiet_s'] / two['quiet_s'] / 2:.0%} "
-            f"| {two['cpu_s'] / one['cpu_s']:.2f} times | {idle:.0%} |"
+            f"| {two['cpu_s'] / one['cpu_s']:.2f} times | {idle:.0%} | {alone:.0%} |"
         )
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 
 from enrich.ledger.run_state import EngineKind
 from enrich.read.pieces import PIECE_BYTES
+from enrich.run.pieces.tasks import Task
 from enrich.services import Services
 from tests.bench.pipeline_worker import FLIGHTS, run
 from tests.bench.processes import measure_idle, measure_tree
 from tests.bench.scale_task import SHARED, open_bench, perform, take_cpu
 from tests.bench.services import FolderS3
 
+STAGES: dict[str, float] = {}  # seconds of the stages of a run; the rest of it is the driver's alone
 PIECES = 16  # at least; no piece is larger than those of a job
 
 
@@ -40,6 +42,19 @@ def write_copies(path: Path, copies: int) -> None:
         for copy in range(copies):
             numbers = pc.add(table["flight"], pa.scalar(10_000 * copy, pa.int32()))
             writer.write_table(table.set_column(at, table.schema.field(at), numbers), row_group_size=50_000)
+
+
+def time_stages(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a scheduler's `run` that adds the seconds of each kind of task to `STAGES`."""
+
+    def run_timed(tasks: Sequence[Task], keep: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return execute(tasks, keep)
+        finally:
+            STAGES[tasks[0].kind] = STAGES.get(tasks[0].kind, 0.0) + time.perf_counter() - began
+
+    return run_timed
 
 
 @contextmanager
@@ -65,6 +80,7 @@ def open_engine(engine: str, cores: int, services: Services, size: int) -> Itera
         scheduler = module.SparkScheduler(
             spark.sparkContext, os.environ, piece_bytes=min(PIECE_BYTES, -(-size // PIECES))
         )
+        cast(Any, scheduler).run = time_stages(scheduler.run)
         yield replace(services, scheduler=scheduler, engine=EngineKind.SPARK)
     finally:
         spark.stop()
@@ -92,7 +108,9 @@ def measure(services: Services, s3: FolderS3, file: Path, part: int, named: dict
     seconds, idle, (after, peak) = time.perf_counter() - began, measure_idle() - idle, measure_tree()
     figures = {"rows": counts.read, "written": counts.written, "cpu_s": after - before, "worker_mb": peak}
     figures |= {"seconds": seconds, "idle_s": idle}
-    print(json.dumps({**named, **figures, "tasks_cpu_s": take_cpu(Path(os.environ[SHARED]))}), flush=True)
+    of_tasks = {"stages_s": dict(STAGES), "tasks_cpu_s": take_cpu(Path(os.environ[SHARED]))}
+    STAGES.clear()
+    print(json.dumps({**named, **figures, **of_tasks}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """Load ready items by the code of bulk_executor's `load-export` (awslabs/amazon-dynamodb-tools) on a plain Spark.
 
 Its `load` writes by a connector that only AWS Glue has. `load-export` reads DynamoDB's JSON, as `enrich export` writes
-it, and has its own writer of items. What needs AWS is left out: manifest, prices, quotas, and the thread that adds up
-the rates of all workers. PYTHONPATH has its folder `server/src`.
+it, and has its own writer of items. What needs AWS is left out: manifest, prices, quotas, and the exchange of rates
+of all workers through S3. PYTHONPATH has its folder `server/src`.
 """
 
 import os
@@ -41,7 +41,7 @@ def main():
         records, kind, parser, _ = read_and_parse(context, manifest, Folder(), KEYS)
         items, *_ = _apply_transform_and_resolve(context, records, kind, parser, None, "", KEYS, errors)
         shared = RateLimiterSharedConfig(bucket="bench", job_run_id="bench")
-        limits = {"aggregate_max_write_rate": UNITS, "worker_max_write_rate": UNITS}
+        limits = {"aggregate_max_write_rate": UNITS, "worker_max_write_rate": UNITS, "sync_interval": 3600}
         written = write(context, items, kind, TABLE, shared, limits, errors, None)
         assert written.value == rows, (written.value, rows)
     context.stop()
