@@ -150,13 +150,20 @@ def parse_tree(con: duckdb.DuckDBPyConnection, place: str, sql: str) -> Any:
     answer = parse_tree_of(con, place, sql)
     node = answer["statements"][0]["node"]
     selected = node.pop("select_list", [])
-    (plain,) = _parse(con, "SELECT 1")["statements"]
-    plain["node"].pop("select_list")
-    if len(answer["statements"]) != 1 or node != plain["node"] or len(selected) != 1 or selected[0]["alias"]:
+    if len(answer["statements"]) != 1 or node != _parse_nothing() or len(selected) != 1 or selected[0]["alias"]:
         raise DatasetMistakes(
             [Mistake(place, f"{sql!r} is not one expression", "write one expression, as after SELECT")]
         )
     return selected[0]
+
+
+@cache
+def _parse_nothing() -> Any:
+    """Parse a SELECT of one expression, and return its syntax tree without the expression."""
+    with open_empty() as con:
+        node = _parse(con, "SELECT 1")["statements"][0]["node"]
+    del node["select_list"]
+    return node
 
 
 def parse_tree_of(
