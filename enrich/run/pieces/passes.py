@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Unpack
 
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
@@ -25,6 +25,7 @@ from enrich.join.rejects import add_reasons
 from enrich.ledger.records import Counts, Run
 from enrich.read.chunks import check_count
 from enrich.read.pieces import cut_output
+from enrich.read.s3_object import Part
 from enrich.run.context import RunContext
 from enrich.run.passes import Leaves, Rules
 from enrich.run.pieces.gather import Gathered, gather_metadata
@@ -62,7 +63,7 @@ class PiecePasses:
         if context.run.piece_bytes is None:
             context.save(replace(context.run, piece_bytes=self._scheduler.piece_bytes))
         parts, source, piece_bytes = context.parts, context.dataset.source, context.run.piece_bytes or 0
-        cut = cut_output(parts, source, open_part=context.open_part, piece_bytes=piece_bytes)
+        cut = cut_output(parts, source, open_part=self._open_part, piece_bytes=piece_bytes)
         pieces = [[list(each) for each in piece] for piece in cut]
         bits = count_piece_bits(sum(part.size for part in parts))
         delta = context.open_delta()
@@ -114,6 +115,11 @@ class PiecePasses:
         if context.is_measured:
             context.export_statistics(first_rows[-1])
         return first_rows[-1], reasons
+
+    def _open_part(self, part: Part) -> BinaryIO:
+        """Open a part for its footer, and renew the lease: thousands of large parts take minutes."""
+        self._context.lease.keep()
+        return self._context.open_part(part)
 
     def _check_counts(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Compare the rows of all parts with the manifest of the output."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
+from enrich.read.s3_object import Part
 from enrich.run.pieces import gather
 from enrich.run.pieces.kept import Kept
 from enrich.services import Services
@@ -306,3 +308,42 @@ def test_drivers_that_would_cut_an_output_differently(
     assert leaves(in_pieces) == leaves(local)
     kept = [versions[-1].body for at, versions in in_pieces.s3.objects.items() if "rejects/" in at[1]]
     assert sum(len(lines.splitlines()) for lines in kept) == 40
+
+
+def test_the_lease_is_kept_while_footers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of large parts take longer than a lease lasts."""
+    _, shop = both(tmp_path)
+    left: list[float] = []
+
+    def cut_slowly(parts: Any, source: Any, *, open_part: Any, piece_bytes: int) -> Any:
+        del source, piece_bytes
+        for _ in range(4):
+            shop.world.sleep(70)
+            open_part(parts[0]).close()
+            left.append(shop.ledger.get_state("stock").lease_until_ms / 1000 - shop.world.now())
+        return [(pieces.Range(0),)]
+
+    monkeypatch.setattr("enrich.run.pieces.passes.cut_output", cut_slowly)
+    assert shop.run(grouped(rows(range(60)))).state == "done"
+    assert len(left) == 4
+    assert min(left) > 60
+
+
+def test_executors_of_another_version_execute_nothing(tmp_path: Path) -> None:
+    """The run stops with the remedy, nothing is published, and the job with the right files continues it."""
+    _, shop = both(tmp_path)
+    other = mock.patch("enrich.run.pieces.passes.name_release", return_value="1 another")
+    with other, pytest.raises(Stopped, match=r"Larder 1 another, .* start the job again with the same files"):
+        shop.run(grouped(rows(range(60))))
+    assert not shop.table.items
+    assert shop.go(shop.key()).state == "done"
+
+
+def test_many_small_parts_are_cut_without_being_opened() -> None:
+    """100,000 parts of 1 MB: as many in a piece as fit, in their order."""
+    parts = [Part("outputs", f"{n:06d}.parquet", None, "etag", 1 << 20) for n in range(100_000)]
+    cut = pieces.cut_output(
+        parts, DATASET.source, open_part=mock.Mock(side_effect=AssertionError), piece_bytes=32 << 20
+    )
+    assert [len(each) for each in cut] == [32] * 3125
+    assert [at.part for each in cut for at in each] == list(range(100_000))
