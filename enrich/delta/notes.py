@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 )
 LAST_ROW = (1 << 63) - 1
 GROUP_ROWS = 128 * 1024  # collected in memory before they are written
-DISTRIBUTED_ROWS = 256 * 1024  # distributed to buckets at a time
+DISTRIBUTED_ROWS = 64 * 1024  # distributed to buckets at a time; four times as many take 75 MB more
 # Digests do not compress, and trying takes a tenth of the time of a write.
 _WRITING = {
     "compression": {**dict.fromkeys(SCHEMA.names, "zstd"), **dict.fromkeys(("k1", "k2", "digest", "inputs"), "none")},

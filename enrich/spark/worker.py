@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipimport import zipimporter
 
+import pyarrow as pa
 from pyspark import SparkFiles
 
 from enrich.aws import open_services
@@ -47,7 +48,12 @@ def _forget_archives() -> None:
 
 @cache
 def _keep() -> Kept:
-    """Return what this process keeps; files are in a folder that Spark deletes when the job ends."""
+    """Return what this process keeps; files are in a folder that Spark deletes when the job ends.
+
+    From here on Arrow's memory comes from the system, which gets it back between tasks: Arrow's own pool keeps the most
+    that any task has used.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
     return Kept(Path(SparkFiles.getRootDirectory()) / "rendered")
 
 
