@@ -15,6 +15,18 @@ class OutOfTime(Stopped):
     """Retry at once: the invocation ends, and the run continues in the next one."""
 
 
+class TaskBroke(Exception):
+    """Retry a few times: each attempt of one task of a job failed, and no service was the cause.
+
+    Attributes:
+        name: the task's.
+    """
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(cause)
+        self.name = name
+
+
 class Overwritten(Exception):
     """No remedy needed: the run's object was deleted, or replaced by another one that has a run of its own."""
 

@@ -52,7 +52,8 @@ class Scheduler(Protocol):
                 have not begun are cancelled.
 
         Raises:
-            Stopped: all attempts of a task have failed.
+            Stopped: all attempts of a task have failed, because a service they need does not answer.
+            TaskBroke: they have failed for another reason: an exception, or the death of the process.
         """
 
 

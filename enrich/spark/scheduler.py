@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pyspark import SparkContext
 
-from enrich.errors import Stopped, first_line
+from enrich.errors import Stopped, TaskBroke, first_line
 from enrich.read.pieces import PIECE_BYTES
 from enrich.spark.worker import perform
 
@@ -22,6 +23,10 @@ _SENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )  # variables that are sent; no credentials
+# Errors after which the run continues whenever the service answers again; all others are counted.
+_RETRIED = ("enrich.errors.", "botocore.", "wire.errors.")
+_TASK = re.compile(r"Task (\d+) in stage \S+ failed")  # its place among the tasks
+_DIED = re.compile(r"most recent failure: [^:]+: (.+)")  # how its process, or its machine, ended
 _NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
 
 
@@ -63,7 +68,7 @@ class SparkScheduler:
         """Execute tasks; return the results by name.
 
         Raises:
-            Stopped: all attempts of a task have failed; the message has the last error.
+            Stopped, TaskBroke: all attempts of a task have failed; the message has the last error.
         """
         group = f"larder-{uuid.uuid4().hex[:8]}"
         found: Future[list[tuple[str, Any]]] = Future()
@@ -85,7 +90,7 @@ class SparkScheduler:
         try:
             return dict(found.result())
         except Exception as error:
-            raise Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {_find_cause(error)}") from error
+            raise _explain(error, tasks) from error
 
     def _execute(self, tasks: Sequence[Any]) -> list[tuple[str, Any]]:
         env, places = self._env, self._find_places([task.name for task in tasks])
@@ -125,8 +130,18 @@ def _is_done(found: Future[Any]) -> bool:
     return True
 
 
+def _explain(error: Exception, tasks: Sequence[Any]) -> Exception:
+    cause, found = _find_cause(error), _TASK.search(str(error))
+    if cause.startswith(_RETRIED) or found is None:
+        return Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {cause}")
+    return TaskBroke(tasks[int(found[1])].name, cause)
+
+
 def _find_cause(error: Exception) -> str:
     """Return the error of the executor's Python, which is within the text of Java's exception."""
     lines = [line.strip() for line in str(error).splitlines()]
     mine = [line for line in lines if line.startswith("enrich.") or "Error: " in line]
-    return mine[0] if mine else first_line(error)
+    if mine:
+        return mine[0]
+    died = _DIED.search(str(error))
+    return died[1].rstrip(". ") if died else first_line(error)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from enrich.errors import Stopped
+from enrich.errors import LeaseLost, Stopped, TaskBroke
 
 pytest.importorskip("pyspark")
 pytestmark = pytest.mark.slow
@@ -41,3 +44,44 @@ def test_what_changes_the_slots_is_refused(setting: str) -> None:
     context: Any = Context({setting: "true"})
     with pytest.raises(Stopped, match=setting):
         SparkScheduler(context, {})
+
+
+class Odd(NamedTuple):
+    """A task, as far as the scheduler reads it."""
+
+    name: str
+    kind: str = "check"
+
+
+def fail(_env: Mapping[str, str], task: Odd) -> tuple[str, Any]:
+    """Perform a task of this name."""
+    if task.name == "raises":
+        raise ValueError("it is odd")
+    if task.name == "dies":
+        os._exit(1)
+    if task.name == "stops":
+        raise LeaseLost("another driver holds the lease")
+    return task.name, {}
+
+
+def test_a_task_that_always_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an exception, or because its process dies; but what a service causes is only retried."""
+    from pyspark.sql import SparkSession
+
+    import enrich.spark.scheduler as module
+
+    monkeypatch.setattr(cast(Any, module), "perform", fail)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    spark = SparkSession.builder.master("local[2,2]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        scheduler = module.SparkScheduler(spark.sparkContext, {})
+        tasks = [Odd("a"), Odd("b"), Odd("c")]
+        assert scheduler.run(tasks, lambda _: None) == {"a": {}, "b": {}, "c": {}}
+        for name, expected in (("raises", "ValueError: it is odd"), ("dies", "exited unexpectedly")):
+            with pytest.raises(TaskBroke, match=expected) as caught:
+                scheduler.run([*tasks, Odd(name), Odd("d")], lambda _: None)
+            assert caught.value.name == name
+        with pytest.raises(Stopped, match=r"a task of check failed in all its attempts: .*holds the lease"):
+            scheduler.run([*tasks, Odd("stops")], lambda _: None)
+    finally:
+        spark.stop()

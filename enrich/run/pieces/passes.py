@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from enrich.delta.buckets import Bucket, count_bits, divide
 from enrich.delta.changes import UNCHANGED, WRITE, Withdrawn
 from enrich.delta.fingerprints import Fingerprints, Target
-from enrich.errors import Failed, Overwritten, Stopped
+from enrich.errors import Failed, Overwritten, Refused, Stopped, TaskBroke
 from enrich.join.rejects import add_reasons
 from enrich.ledger.records import Counts, Run
 from enrich.read.chunks import check_count
@@ -33,6 +33,7 @@ from enrich.run.pieces.tasks import Task, name_attempts, name_release
 from enrich.run.publish import OUTLIVED, SUPERSEDED_ROWS
 from enrich.services import Scheduler
 
+MOST_NAMED = 3  # parts of a piece that an error names
 LEAST_ROW_BYTES = 20  # of an output, to choose the number of buckets before its rows are counted
 
 
@@ -262,6 +263,7 @@ class PiecePasses:
 
         Raises:
             Failed, Overwritten, Stopped: as the first task that did not succeed.
+            Refused: a task fails always; after a few drivers the run fails, with the task's rows.
         """
         context, services = self._context, self._context.services
         ended = context.work.list(folder) if data else set[str]()
@@ -279,7 +281,10 @@ class PiecePasses:
         ]
         if tasks:
             before = context.run.pieces
-            found |= self._scheduler.run(tasks, lambda done: self._keep(before + done))
+            try:
+                found |= self._scheduler.run(tasks, lambda done: self._keep(before + done))
+            except TaskBroke as error:
+                raise Refused(self._blame(kind, error.name, data[error.name], error)) from error
             context.run = replace(context.run, pieces=before + len(tasks))
         for name in data:
             match found[name].get("error"):
@@ -288,6 +293,17 @@ class PiecePasses:
                 case "Failed":
                     raise Failed(found[name]["message"])
         return {name: found[name] for name in data}
+
+    def _blame(self, kind: str, name: str, data: Mapping[str, Any], error: TaskBroke) -> str:
+        """Say which rows a task that always fails is about."""
+        context, rows = self._context, []
+        for part, first, end in data.get("ranges", [])[:MOST_NAMED]:
+            rows.append(f"{context.parts[part].name}, rows {first} to {'its end' if end is None else end - 1}")
+        where = f" ({'; '.join(rows)})" if rows else ""
+        return (
+            f"dataset {context.run.dataset}, run {context.run.run}: the task {kind} {name}{where} failed in all its "
+            f"attempts: {error}"
+        )
 
     def _keep(self, pieces: int) -> None:
         """Renew the lease, and save how many pieces are done: a run whose drivers die is retried while this grows."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset, Metadata, Tolerated
-from enrich.errors import Stopped
+from enrich.errors import Refused, Stopped, TaskBroke
 from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
@@ -347,3 +347,31 @@ def test_many_small_parts_are_cut_without_being_opened() -> None:
     )
     assert [len(each) for each in cut] == [32] * 3125
     assert [at.part for each in cut for at in each] == list(range(100_000))
+
+
+PIECES = ("000001", "01-0001")  # the second one, and the second bucket
+
+
+@pytest.mark.parametrize("kind", ["check", "store_notes"])
+def test_a_piece_that_fails_always_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The third driver closes the run: its error names the rows and what happened, and nothing is published."""
+    _, shop = both(tmp_path)
+    run_tasks = TaskScheduler.run
+
+    def fail(scheduler: TaskScheduler, tasks: Sequence[Any], keep: Any) -> Mapping[str, Any]:
+        found = run_tasks(scheduler, [task for task in tasks if task.kind != kind or task.name not in PIECES], keep)
+        if len(found) < len(tasks):
+            raise TaskBroke(next(task.name for task in tasks if task.name in PIECES), "ValueError: it is odd")
+        return found
+
+    monkeypatch.setattr(TaskScheduler, "run", fail)
+    with pytest.raises(Refused, match="it is odd"):
+        shop.run(grouped(rows(range(60)), 4))
+    with pytest.raises(Refused, match="it is odd"):
+        list(run_pending(shop.services(), "stock"))
+    (run,) = run_pending(shop.services(), "stock")
+    assert (run.state, run.decided_ms, shop.table.items) == ("failed", None, {})
+    expected = f"failed 3 times in a row at stage check, row 0: dataset stock, run 1: the task {kind} "
+    assert expected in (run.error or "")
+    assert "ValueError: it is odd" in (run.error or "")
+    assert kind != "check" or "p.parquet, rows 7 to 13)" in (run.error or ""), run.error
