@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,8 @@ from enrich.run.pieces.kept import Kept
 from enrich.run.pieces.tasks import Task
 from enrich.services import Services
 from enrich.spark.code import unpack
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
@@ -48,13 +52,23 @@ def _forget_archives() -> None:
 
 @cache
 def _keep() -> Kept:
-    """Return what this process keeps; files are in a folder that Spark deletes when the job ends.
+    """Return what this process keeps; files are in a folder that Spark deletes when the job ends."""
+    _give_memory_back()
+    return Kept(Path(SparkFiles.getRootDirectory()) / "rendered")
 
-    From here on Arrow's memory comes from the system, which gets it back between tasks: Arrow's own pool keeps the most
-    that any task has used.
+
+def _give_memory_back() -> None:
+    """Let the system have the memory of each large buffer when it is freed; otherwise a worker grows with its tasks.
+
+    Arrow's own pool keeps the most that any task has used. The C library raises the size from which a buffer is memory
+    of its own when one is freed, up to 32 MB, and then keeps those below in arenas. Measured: 494 MB became 382, in
+    no more CPU.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    return Kept(Path(SparkFiles.getRootDirectory()) / "rendered")
+    with suppress(AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
 
 
 def _open(env: tuple[tuple[str, str], ...]) -> Services:

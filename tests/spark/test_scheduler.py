@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
+import pyarrow as pa
 import pytest
 
 from enrich.errors import LeaseLost, Stopped, TaskBroke
@@ -85,3 +86,22 @@ def test_a_task_that_always_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             scheduler.run([*tasks, Odd("stops")], lambda _: None)
     finally:
         spark.stop()
+
+
+def test_a_worker_gives_memory_back() -> None:
+    """Arrow's and the C library's: a large buffer that was freed does not change where smaller ones come from."""
+    import psutil
+
+    from enrich.spark.worker import _give_memory_back
+
+    _give_memory_back()
+    assert pa.default_memory_pool().backend_name == "system"
+    process, large = psutil.Process(), b"x" * (30 * 1024 * 1024)
+    del large
+    before = process.memory_info().rss
+    held = [b"x" * (1024 * 1024) for _ in range(100)]
+    last = b"x" * 100_000  # without a threshold nothing that was allocated before it could be given back
+    assert process.memory_info().rss - before > 90_000_000
+    del held
+    assert process.memory_info().rss - before < 10_000_000
+    assert last
