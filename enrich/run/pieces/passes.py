@@ -316,10 +316,12 @@ class PiecePasses:
         """Keep the lease quiet while a write of an attempt can still be applied.
 
         An attempt that has not recorded its end can be paused. It sends no write after the horizon that it has read
-        from the lease, and the lease ends later.
+        from the lease, and the lease ends later. While a run is open that writes, an attempt can also begin unseen.
         """
         context, lease = self._context, self._context.lease
         quiet_at, lease.quiet_at = lease.quiet_at, lease.state.lease_until_ms / 1000
+        if context.run.state.is_open and context.run.decided_ms is not None:
+            return
         folder = name_attempts(lease.owner)
         try:
             names = context.work.list(folder)

@@ -120,6 +120,9 @@ def _recorded(context: RunContext, task: Task, lease: WatchedLease) -> Iterator[
         return
     name = f"{name_attempts(task.owner)}{task.kind}-{task.name}-{context.services.owner}"
     context.write_work(f"{name}.began", b"{}")
+    # The driver lists the attempts after it has closed the run. One that it does not find reads that here: what it has
+    # read of the lease until now can be older.
+    lease.confirm()
     try:
         yield
     finally:

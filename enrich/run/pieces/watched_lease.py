@@ -43,6 +43,14 @@ class WatchedLease(Lease):
             except (ClientError, BotoCoreError):
                 self._read_at = now  # the horizon stays
 
+    def confirm(self) -> None:
+        """Read the lease now.
+
+        Raises:
+            LeaseLost: as in `keep`.
+        """
+        self._read()
+
     def commit(self, *_: object, **__: object) -> None:
         """Refuse: only the driver changes the ledger.
 

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Dataset, Metadata, Tolerated
-from enrich.errors import Refused, Stopped, TaskBroke
+from enrich.errors import LeaseLost, Refused, Stopped, TaskBroke
 from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
 from enrich.read.s3_object import Part
+from enrich.run.context import RunContext
 from enrich.run.pieces import gather
 from enrich.run.pieces.kept import Kept
 from enrich.services import Services
@@ -375,3 +376,41 @@ def test_a_piece_that_fails_always_fails_the_run(tmp_path: Path, monkeypatch: py
     assert expected in (run.error or "")
     assert "ValueError: it is odd" in (run.error or "")
     assert kind != "check" or "p.parquet, rows 7 to 13)" in (run.error or ""), run.error
+
+
+def test_an_attempt_that_begins_when_its_run_is_closed_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver has not seen that it began, so it waits for nothing: what was read of the lease before is too old."""
+    _, shop = both(tmp_path)
+    write_work = RunContext.write_work
+
+    def close_first(context: RunContext, name: str, content: bytes) -> None:
+        if name.endswith(".began"):
+            state = shop.ledger.get_state("stock")
+            shop.ledger.commit(replace(state, open_run=None))
+        write_work(context, name, content)
+
+    monkeypatch.setattr(RunContext, "write_work", close_first)
+    with pytest.raises(LeaseLost):
+        shop.run(grouped(rows(range(60)), 4))
+    assert shop.table.items == {}
+
+
+def test_a_run_that_stops_leaves_its_lease_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt can begin after its driver has looked; the next driver waits until no write of it can be applied."""
+    _, shop = both(tmp_path)
+    run_tasks = TaskScheduler.run
+
+    def stop(scheduler: TaskScheduler, tasks: Sequence[Any], keep: Any) -> Mapping[str, Any]:
+        found = run_tasks(scheduler, tasks, keep)
+        if tasks[0].kind == "write":
+            raise Stopped("a service does not answer")
+        return found
+
+    monkeypatch.setattr(TaskScheduler, "run", stop)
+    with pytest.raises(Stopped, match="does not answer"):
+        shop.run(grouped(rows(range(60)), 4))
+    state = shop.ledger.get_state("stock")
+    assert state.lease_owner == QUIET_PERIOD_OWNER
+    assert state.lease_until_ms / 1000 > shop.world.now() + 60
