@@ -105,12 +105,13 @@ def test_a_first_get_imports_these_modules_and_no_others() -> None:
 
 
 def test_the_bundle_has_no_package_that_the_handler_does_not_import() -> None:
-    """What only tests or a laptop need, e.g. PyJWT, is not deployed."""
+    """What only tests or a laptop need, e.g. PyJWT, is not deployed. orjson is imported for the first large page."""
     asked = re.findall(r"^[a-z].*", (ROOT / "serve/requirements.in").read_text(), re.MULTILINE)
     tops = {module.partition(".")[0] for module in _imported("serve.handler")}
     names = {name.lower() for top, packages in packages_distributions().items() if top in tops for name in packages}
     assert asked
-    assert set(asked) <= names
+    assert set(asked) <= names | {"orjson"}
+    assert "import orjson" in (ROOT / "serve/storage.py").read_text()
 
 
 def test_the_shared_contract_imports_only_the_standard_library() -> None:
