@@ -12,30 +12,6 @@ from wire.deadline import deadline
 from wire.errors import NoCredentials, Refused, TooLarge, Unavailable
 
 Send = Callable[[str, bytes], bytes]
-# What `json.dumps` and `json.loads` call, without looking at their arguments first.
-_quote, _decode_json = json.encoder.encode_basestring_ascii, json.JSONDecoder().decode
-_LARGE = 32 * 1024  # bytes of an answer
-
-
-def _render_keys(pk: str, sks: Iterable[str]) -> str:
-    begin = f'{{"{PK}":{{"S":{_quote(pk)}}},"{SK}":{{"S":'
-    return ",".join([f"{begin}{_quote(sk)}}}}}" for sk in sks])
-
-
-def _parse(answer: bytes) -> Any:
-    return _decode_json(answer.decode())
-
-
-def _parse_large(answer: bytes) -> Any:
-    """Parse an answer with several items: orjson takes a quarter of the time for the escaped quotes of their bodies.
-
-    Importing it takes 8 ms, so the first GET of one item does not wait for it.
-    """
-    if len(answer) < _LARGE:
-        return _parse(answer)
-    import orjson
-
-    return orjson.loads(answer)
 
 
 class StorageUnavailable(Exception):
@@ -48,6 +24,9 @@ class AnswerTooLarge(StorageUnavailable):
 
 # Seconds for asking again for the keys that DynamoDB left out of a batch, and the limits of the pauses between tries.
 BATCH_SECONDS, BASE, CAP = 4.0, 0.025, 1.0
+# What `json.dumps` and `json.loads` call, without looking at their arguments first.
+_quote, _decode_json = json.encoder.encode_basestring_ascii, json.JSONDecoder().decode
+_LARGE = 32 * 1024  # bytes of an answer
 
 
 class Storage:
@@ -65,7 +44,7 @@ class Storage:
         Raises:
             StorageUnavailable: DynamoDB did not respond, or a newer release wrote the item.
         """
-        answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{_render_keys(pk, (sk,))}}}')
+        answer = self._call("GetItem", f'{{"TableName":{self._table},"Key":{_render_keys(pk, (sk,))}}}', _parse)
         return _decode(answer["Item"]) if "Item" in answer else None
 
     def get_items(self, pk: str, sks: Sequence[str]) -> Iterator[tuple[Sequence[str], dict[str, Item]]]:
@@ -171,7 +150,7 @@ class Storage:
         last = answer.get("LastEvaluatedKey")
         return QueryResult([_decode(one) for one in answer["Items"]], last[attribute]["S"] if last else None)
 
-    def _call(self, operation: str, payload: str, parse: Callable[[bytes], Any] = _parse) -> Any:
+    def _call(self, operation: str, payload: str, parse: Callable[[bytes], Any]) -> Any:
         try:
             answer = self._send(f"DynamoDB_20120810.{operation}", payload.encode())
         except TooLarge as error:
@@ -185,6 +164,27 @@ class Storage:
             return parse(answer)
         except ValueError as error:
             raise StorageUnavailable("NotJson") from error
+
+
+def _render_keys(pk: str, sks: Iterable[str]) -> str:
+    begin = f'{{"{PK}":{{"S":{_quote(pk)}}},"{SK}":{{"S":'
+    return ",".join([f"{begin}{_quote(sk)}}}}}" for sk in sks])
+
+
+def _parse(answer: bytes) -> Any:
+    return _decode_json(answer.decode())
+
+
+def _parse_large(answer: bytes) -> Any:
+    """Parse an answer with several items: orjson takes a quarter of the time for the escaped quotes of their bodies.
+
+    Importing it takes 8 ms, so the first GET of one item does not wait for it.
+    """
+    if len(answer) < _LARGE:
+        return _parse(answer)
+    import orjson
+
+    return orjson.loads(answer)
 
 
 def _decode(attributes: Any) -> Item:

@@ -141,7 +141,7 @@ def _blocks(chunk: pa.Table) -> Iterator[_Block]:
     """Yield a chunk in blocks."""
     if not len(chunk):
         return
-    sized = chunk.select([PK, SK, "body", "row", "rank", "entries"]).append_column("size", item_bytes(chunk))
+    sized = chunk.select(["pk", "sk", "body", "row", "rank", "entries"]).append_column("size", item_bytes(chunk))
     rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // pc.max(sized["size"]).as_py()))
     for start in range(0, len(sized), rows):
         block = sized.slice(start, rows)

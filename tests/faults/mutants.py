@@ -501,13 +501,13 @@ MUTANTS = (
     # runs in pieces
     Mutant(
         "no-horizon-for-executors",
-        "enrich.run.pieces.watched_lease:WatchedLease._read",
+        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
         "state.lease_until_ms / 1000 - self.timeout - MARGIN",
         'float("inf")',
     ),
     Mutant(
         "executor-does-not-know-the-high-water-mark",
-        "enrich.run.pieces.watched_lease:WatchedLease._read",
+        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
         "        self.state = state\n",
         "",
     ),

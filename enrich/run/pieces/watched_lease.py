@@ -28,7 +28,7 @@ class WatchedLease(Lease):
         super().__init__(ledger, clock, DatasetState(dataset=run.dataset), owner, 0.0, renews=True, timeout=timeout)
         self._run = run
         self._read_at = 0.0
-        self._read()
+        self.confirm()
 
     def keep(self) -> None:
         """Read the lease again if it is about to end.
@@ -39,17 +39,9 @@ class WatchedLease(Lease):
         now = self.clock.now()
         if self.deadline - now < RENEWAL_SECONDS / 2 and now - self._read_at >= READ_SECONDS:
             try:
-                self._read()
+                self.confirm()
             except (ClientError, BotoCoreError):
                 self._read_at = now  # the horizon stays
-
-    def confirm(self) -> None:
-        """Read the lease now.
-
-        Raises:
-            LeaseLost: as in `keep`.
-        """
-        self._read()
 
     def commit(self, *_: object, **__: object) -> None:
         """Refuse: only the driver changes the ledger.
@@ -59,7 +51,12 @@ class WatchedLease(Lease):
         """
         raise RuntimeError(f"dataset {self.state.dataset}: a task can't change the ledger")
 
-    def _read(self) -> None:
+    def confirm(self) -> None:
+        """Read the lease now.
+
+        Raises:
+            LeaseLost: as in `keep`.
+        """
         now = self.clock.now()
         state = self.ledger.get_state(self._run.dataset)
         writes = self._run.decided_ms is not None
