@@ -316,7 +316,7 @@ class Sent:
     body: str
     visible_at: float
     receives: int = 0
-    refused: bool = False  # what it requests can never succeed
+    refused: bool = False  # when last received: what it requests can never succeed
 
 
 class Queue:

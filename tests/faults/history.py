@@ -500,6 +500,7 @@ def _invoke(story: Story, sent: Sent, lasts: float) -> None:
 
         services = replace(story.services(name, story.world.time + lasts), send=send)
         story.world.note("begins, for %.0f s, with %s", lasts, describe_message(sent.body))
+        sent.refused = False  # what an earlier receive came to says nothing about the last one
         try:
             handle_requests(services, parse_text(sent.body))
         except BUGS:
