@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from serve.log import KEY_METRICS, METRICS, NAMESPACE, describe_request
+from serve.log import KEY_METRICS, METRICS, NAMESPACE
 
 SERVICE = "score"
 # Of a request with an answer. Missing: number of features without a value; the line has the number for each reason.
@@ -40,7 +40,19 @@ def build_request_line(
     scores, labels, Label and Labels (as in `build_label_line`), missing, stored, shadow, ShadowDifference and
     ShadowLabelsDiffer.
     """
-    line = {**describe_request(use_case, status, latency_ms, fields), "UseCase": use_case}
+    latency_ms = round(latency_ms, 3)
+    line: dict[str, object] = {
+        "level": "ERROR" if status >= 500 else "INFO",
+        "use_case": use_case,
+        "status": status,
+        "latency_ms": latency_ms,
+        **fields,
+        "Requests": 1,
+        "Latency": latency_ms,
+        "ClientErrors": int(400 <= status < 500),
+        "ServerErrors": int(status >= 500),
+        "UseCase": use_case,
+    }
     directives = _REQUEST
     scores = line.pop("scores", None)
     if isinstance(scores, list) and scores:

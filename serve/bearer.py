@@ -38,11 +38,13 @@ def authenticate(request: HttpRequest, verifier: Verifier, realm: str, now: floa
     """
     token = _bearer_token(request, realm)
     try:
-        return _verify(verifier, token, now)
+        return verifier.verify(token, now)
     except InvalidToken as error:
         raise refuse(realm, error) from error
     except KeysUnavailable as error:
         raise unavailable("keys") from error
+    except Exception as error:  # V14: a token that breaks the verifier must not become a 500
+        raise refuse(realm, InvalidToken(f"verifier-broke: {type(error).__name__}")) from error
 
 
 def refuse(realm: str, error: InvalidToken | NoAccess, what: str = "dataset") -> Problem:
@@ -51,15 +53,6 @@ def refuse(realm: str, error: InvalidToken | NoAccess, what: str = "dataset") ->
         detail = None if error.scope else f"the token's issuer gives no access to this {what}"
         return challenge(realm, "insufficient_scope", scope=error.scope, detail=detail)
     return challenge(realm, "invalid_token", detail=describe_token(error.reason, error.claim), reason=error.reason)
-
-
-def _verify(verifier: Verifier, token: str, now: float) -> Trusted:
-    try:
-        return verifier.verify(token, now)
-    except (InvalidToken, KeysUnavailable):
-        raise
-    except Exception as error:  # V14: a token that breaks the verifier must not become a 500
-        raise InvalidToken(f"verifier-broke: {type(error).__name__}") from error
 
 
 def _bearer_token(request: HttpRequest, realm: str) -> str:

@@ -15,7 +15,8 @@ NAMESPACE = "Larder"
 SERVICE = "serve"
 METRICS = {"Requests": "Count", "Latency": "Milliseconds", "ClientErrors": "Count", "ServerErrors": "Count"}
 KEY_METRICS = {"KeyFailures": "Count"}
-_encode = json.JSONEncoder().encode  # what `json.dumps` calls
+# What `json.dumps` calls: for a text, and for any value.
+_quote, _encode = json.encoder.encode_basestring_ascii, json.JSONEncoder().encode
 
 
 def build_request_line(
@@ -31,23 +32,17 @@ def build_request_line(
         latency_ms: time spent in the handler.
         fields: those that are known of request_id, dataset, kid, subject (hashed), asked, found, code, reason, places.
     """
-    return _render(describe_request(use_case, status, latency_ms, fields), environment, now, _METRICS, use_case)
-
-
-def describe_request(use_case: str, status: int, latency_ms: float, fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the members of a request's line, including `METRICS`; for the arguments see `build_request_line`."""
-    latency_ms = round(latency_ms, 3)
-    return {
-        "level": "ERROR" if status >= 500 else "INFO",
-        "use_case": use_case,
-        "status": status,
-        "latency_ms": latency_ms,
-        **fields,
-        "Requests": 1,
-        "Latency": latency_ms,
-        "ClientErrors": int(400 <= status < 500),
-        "ServerErrors": int(status >= 500),
-    }
+    latency = f"{latency_ms:.3f}"
+    known = "".join(
+        [f'"{name}":{_quote(value) if type(value) is str else _encode(value)},' for name, value in fields.items()]
+    )
+    return (  # a template: to encode all members takes 5 us more
+        f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{_METRICS}}},'
+        f'"level":"{"ERROR" if status >= 500 else "INFO"}","use_case":"{use_case}","status":{status},'
+        f'"latency_ms":{latency},{known}"Requests":1,"Latency":{latency},'
+        f'"ClientErrors":{int(400 <= status < 500)},"ServerErrors":{int(status >= 500)},'
+        f'"Service":"{SERVICE}","Environment":{_quote(environment)},"UseCase":"{use_case}"}}'
+    )
 
 
 def note_problem(problem: Problem, seen: dict[str, object]) -> Problem:
@@ -71,7 +66,8 @@ def note_fault(error: Exception, seen: dict[str, object]) -> Problem:
 def build_key_line(environment: str, now: float, event: str, details: Mapping[str, object]) -> str:
     """Build the line of a problem with an issuer's keys. `now` is in epoch seconds."""
     line = {"level": "ERROR", "event": event, **details, "KeyFailures": 1}
-    return _render(line, environment, now, _KEY_METRICS, None)
+    members = _encode({**line, "Service": SERVICE, "Environment": environment})
+    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{_KEY_METRICS}}},{members[1:]}'
 
 
 def hash_subject(partition: str) -> str:
@@ -83,14 +79,6 @@ def write(line: str) -> None:
     """Write a line to standard output, which Lambda logs."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _render(line: Mapping[str, object], environment: str, now: float, metrics: str, use_case: str | None) -> str:
-    dimensions: dict[str, object] = {"Service": SERVICE, "Environment": environment}
-    if use_case is not None:
-        dimensions["UseCase"] = use_case
-    members = _encode({**line, **dimensions})
-    return f'{{"_aws":{{"Timestamp":{int(now * 1000)},"CloudWatchMetrics":{metrics}}},{members[1:]}'
 
 
 def _build_metrics(metrics: Mapping[str, str], dimensions: list[list[str]]) -> str:

@@ -25,7 +25,7 @@ class AnswerTooLarge(StorageUnavailable):
 # Seconds for asking again for the keys that DynamoDB left out of a batch, and the limits of the pauses between tries.
 BATCH_SECONDS, BASE, CAP = 4.0, 0.025, 1.0
 # What `json.dumps` and `json.loads` call, without looking at their arguments first.
-_quote, _decode_json = json.encoder.encode_basestring_ascii, json.JSONDecoder().decode
+_quote, _decode_json = json.encoder.encode_basestring_ascii, json.JSONDecoder().raw_decode
 _LARGE = 32 * 1024  # bytes of an answer
 
 
@@ -172,7 +172,11 @@ def _render_keys(pk: str, sks: Iterable[str]) -> str:
 
 
 def _parse(answer: bytes) -> Any:
-    return _decode_json(answer.decode())
+    text = answer.decode()
+    found, end = _decode_json(text)
+    if end < len(text):
+        raise ValueError("there is more than one value")
+    return found
 
 
 def _parse_large(answer: bytes) -> Any:

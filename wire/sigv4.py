@@ -8,8 +8,11 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 Headers = Sequence[tuple[str, str]]
 
@@ -28,7 +31,9 @@ class _Form(NamedTuple):
     canonical: str
     lines: str  # the header lines, up to the signature
     scope: str
-    key: hmac.HMAC  # made with the signing key; copied for each signature
+    # HMAC (RFC 2104): both hashes when they have read the signing key. Copies of `hmac.HMAC` take twice as long.
+    inner: "HASH"
+    outer: "HASH"
 
 
 class Signer:
@@ -48,9 +53,10 @@ class Signer:
         form = _prepare(self.service, self.region, method, target, tuple(headers), keys, moment[:8])
         varying = {"moment": moment, "digested": sha256(body).hexdigest()}
         canonical = sha256((form.canonical % varying).encode()).hexdigest()
-        signature = form.key.copy()
-        signature.update(f"AWS4-HMAC-SHA256\n{moment}\n{form.scope}\n{canonical}".encode())
-        return f"{form.lines % varying}{signature.hexdigest()}\r\n"
+        inner, outer = form.inner.copy(), form.outer.copy()
+        inner.update(f"AWS4-HMAC-SHA256\n{moment}\n{form.scope}\n{canonical}".encode())
+        outer.update(inner.digest())
+        return f"{form.lines % varying}{outer.hexdigest()}\r\n"
 
 
 @lru_cache(2)  # many requests are of one second
@@ -91,5 +97,6 @@ def _prepare(
         canonical=f"{method}\n{place}\n{fields}\n{names}\n%(digested)s",
         lines=f"{lines}authorization: {begin.replace('%', '%%')}",
         scope=scope,
-        key=hmac.new(key, None, "sha256"),
+        inner=sha256(bytes(byte ^ 0x36 for byte in key.ljust(64, b"\0"))),
+        outer=sha256(bytes(byte ^ 0x5C for byte in key.ljust(64, b"\0"))),
     )

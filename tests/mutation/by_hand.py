@@ -53,7 +53,8 @@ _AUTH: tuple[tuple[str, str, str], ...] = (
     ("the signature is not checked", "if not is_signed(", "if False and not is_signed("),
 )  # fmt: skip
 _STRICT: tuple[tuple[str, str, str], ...] = (
-    ("V1 other characters are passed over", "if not _ALPHABET.match(text):", "if False:"),
+    ("V1 other characters are passed over", ", strict_mode=True)", ")"),
+    ("V1 the other alphabet", 'maketrans(b"-_+/=", b"+/???")', 'maketrans(b"-_", b"+/")'),
     ("V2 spare bits", "rest == 1 or (rest and", "rest == 1 or (False and"),
     ("V8 members named twice", "if len(value) != len(members):", "if False:"),
     ("V8 NaN and Infinity", 'raise ValueError(f"{text} is not JSON")', "return 0"),
