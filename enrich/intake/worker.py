@@ -10,7 +10,7 @@ from enrich.intake.events import Arrived, Continue, JobEnded, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.held import close_expired
 from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
-from enrich.ledger.lease import Lease
+from enrich.ledger.lease import QUIET_PERIOD_OWNER, Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
 from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.log import log_line, log_pending, log_run, log_swept, log_unsent
@@ -133,12 +133,12 @@ def _start_job(services: Services, dataset: str, handed_over: HandOver) -> None:
 def _restart_jobs(services: Services, ended_ms: int) -> None:
     """Start a job again for each dataset whose job has died while it held the lease, and so had begun.
 
-    Any other job ended before it began (its files are missing, say), and would end so again at once: the sweep starts
-    it again.
+    Any other job ended before it began (its files are missing, say) or stopped (executors can't reach a service, say),
+    and would end so again at once: the sweep starts it again.
     """
     for name in services.datasets:
         state = services.ledger.get_state(name)
-        if state.lease_owner is None or state.lease_until_ms <= ended_ms:
+        if state.lease_owner in {None, QUIET_PERIOD_OWNER} or state.lease_until_ms <= ended_ms:
             continue
         runs = (services.ledger.get_run(name, each.run) for each in services.ledger.fetch_pending(name))
         if run := next((each for each in runs if each is not None and each.engine is EngineKind.SPARK), None):

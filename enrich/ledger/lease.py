@@ -108,14 +108,14 @@ def acquire_lease(
     Raises:
         OutOfTime: the deadline comes before the end of the quiet period.
     """
-    ends = deadline if deadline is not None else clock.now() + RENEWAL_SECONDS
     while True:
+        ends = deadline if deadline is not None else clock.now() + RENEWAL_SECONDS
         state = ledger.get_state(dataset)
         left = state.lease_until_ms / 1000 - clock.now()
         if state.lease_owner not in {None, owner} and left > 0:
             if state.lease_owner != QUIET_PERIOD_OWNER:
                 return None
-            if clock.now() + left + WRAP_UP * timeout > ends:
+            if deadline is not None and clock.now() + left + WRAP_UP * timeout > deadline:
                 raise OutOfTime(
                     f"dataset {dataset}: the lease is in its quiet period for {left:.0f} s, longer than this invocation"
                 )

@@ -84,7 +84,7 @@ class PartFile(io.RawIOBase):
         Raises:
             Overwritten: the object is no longer the pinned one.
             Failed: reading it is not allowed.
-            Stopped: S3 repeatedly returned fewer bytes than requested.
+            Stopped: S3 does not answer, or repeatedly returned fewer bytes than requested.
         """
         view = memoryview(target).cast("B")
         offset = self._position - self._buffer_start
@@ -122,10 +122,11 @@ class PartFile(io.RawIOBase):
                     raise Overwritten(f"{self._part.name} is no longer the object that this run began with") from error
                 raise_denied(error, self._part.name)
                 raise
-            except BotoCoreError:
+            except BotoCoreError as error:
                 # botocore retries a request, but not a truncated body
                 if attempt == _ATTEMPTS:
-                    raise
+                    # Some of botocore's errors are OSErrors, which a reader of the bytes takes for damage of the file.
+                    raise Stopped(f"{self._part.name} can't be read: {error}") from error
                 continue
             if len(content) == count:
                 return content

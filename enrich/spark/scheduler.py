@@ -23,8 +23,8 @@ _SENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )  # variables that are sent; no credentials
-# Errors after which the run continues whenever the service answers again; all others are counted.
-_RETRIED = ("enrich.errors.", "botocore.", "wire.errors.")
+_PASSES = f"{Stopped.__module__}.{Stopped.__name__}: "  # the cause passes; all other errors are counted
+_TRACEBACK = "Traceback (most recent call last):"
 _TASK = re.compile(r"Task (\d+) in stage \S+ failed")  # its place among the tasks
 _DIED = re.compile(r"most recent failure: [^:]+: (.+)")  # how its process, or its machine, ended
 _NOT_SENT = {"LARDER_PROJECT"}  # each machine has its own
@@ -132,16 +132,15 @@ def _is_done(found: Future[Any]) -> bool:
 
 def _explain(error: Exception, tasks: Sequence[Any]) -> Exception:
     cause, found = _find_cause(error), _TASK.search(str(error))
-    if cause.startswith(_RETRIED) or found is None:
-        return Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {cause}")
+    if cause.startswith(_PASSES) or found is None:
+        return Stopped(f"a task of {tasks[0].kind} failed in all its attempts: {cause.removeprefix(_PASSES)}")
     return TaskBroke(tasks[int(found[1])].name, cause)
 
 
 def _find_cause(error: Exception) -> str:
-    """Return the error of the executor's Python, which is within the text of Java's exception."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    mine = [line for line in lines if line.startswith("enrich.") or "Error: " in line]
-    if mine:
-        return mine[0]
+    """Return the first line of the executor's error: the last one of a chain, within the text of Java's exception."""
+    python, _, last = str(error).partition("\n\tat ")[0].rpartition(_TRACEBACK)
+    if python:
+        return next((line for line in last.splitlines() if line.strip() == line != ""), first_line(error))
     died = _DIED.search(str(error))
     return died[1].rstrip(". ") if died else first_line(error)

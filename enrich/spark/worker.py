@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Mapping
@@ -15,20 +16,32 @@ from typing import Any
 from zipimport import zipimporter
 
 import pyarrow as pa
+from botocore.exceptions import BotoCoreError, ClientError
 from pyspark import SparkFiles
 
 from enrich.aws import open_services
+from enrich.errors import LeaseLost, Stopped
 from enrich.run.pieces.kept import Kept
 from enrich.run.pieces.tasks import Task
 from enrich.services import Services
 from enrich.spark.code import unpack
+from wire.errors import WireError
 
+_PASSING = (Stopped, LeaseLost, BotoCoreError, ClientError, WireError)  # the run continues when the cause has passed
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
-    """Execute one task; return its name and its result."""
-    return task.name, execute(_open(tuple(sorted(env.items()))), task)
+    """Execute one task; return its name and its result.
+
+    Raises:
+        Stopped: a service that the task needs does not answer, or another driver holds the lease. Of an exception, the
+            driver gets only a text, with all that led to it; so its class is decided here.
+    """
+    try:
+        return task.name, execute(_open(tuple(sorted(env.items()))), task)
+    except _PASSING as error:
+        raise Stopped(f"{type(error).__name__} on {socket.gethostname()}: {error}") from None
 
 
 def execute(services: Services, task: Task) -> dict[str, Any]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
+from unittest import mock
 
+import boto3
 import pyarrow as pa
 import pytest
+from botocore.config import Config
 
 from enrich.errors import LeaseLost, Stopped, TaskBroke
+from enrich.write.responses import WriteThrottled
 
 pytest.importorskip("pyspark")
+worker: Any = importlib.import_module("enrich.spark.worker")
 pytestmark = pytest.mark.slow
 
 
@@ -47,6 +53,19 @@ def test_what_changes_the_slots_is_refused(setting: str) -> None:
         SparkScheduler(context, {})
 
 
+ONCE = Config(retries={"total_max_attempts": 1})
+BROKEN = {
+    "raises": "^ValueError: it is odd$",
+    "breaks": r"^KeyError: 'no such\\nthing'$",
+    "dies": "exited unexpectedly",
+}
+PASSING = {
+    "is late": "LeaseLost on .*: another driver holds the lease$",
+    "reaches nothing": 'EndpointConnectionError on .*: Could not connect to the endpoint URL: "http://127.0.0.1:9/"$',
+    "writes too fast": "WriteThrottled on .*: the table throttles$",
+}
+
+
 class Odd(NamedTuple):
     """A task, as far as the scheduler reads it."""
 
@@ -54,36 +73,55 @@ class Odd(NamedTuple):
     kind: str = "check"
 
 
-def fail(_env: Mapping[str, str], task: Odd) -> tuple[str, Any]:
-    """Perform a task of this name."""
-    if task.name == "raises":
-        raise ValueError("it is odd")
-    if task.name == "dies":
-        os._exit(1)
-    if task.name == "stops":
-        raise LeaseLost("another driver holds the lease")
-    return task.name, {}
+def perform(env: Mapping[str, str], task: Odd) -> tuple[str, Any]:
+    """Perform a task of this name as a worker does."""
+    with mock.patch.object(worker, "_open"), mock.patch.object(worker, "execute", fail):
+        found: tuple[str, Any] = worker.perform(env, task)
+        return found
+
+
+def fail(_services: Any, task: Odd) -> dict[str, Any]:
+    """Execute a task of this name."""
+    match task.name:
+        case "raises":
+            raise ValueError("it is odd")
+        case "breaks":
+            try:
+                raise WriteThrottled("the table throttles")
+            except Stopped as error:
+                raise KeyError("no such\nthing") from error
+        case "dies":
+            os._exit(1)
+        case "is late":
+            raise LeaseLost("another driver holds the lease")
+        case "reaches nothing":
+            session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+            session.client("s3", endpoint_url="http://127.0.0.1:9", config=ONCE).list_buckets()
+        case "writes too fast":
+            raise WriteThrottled("the table throttles")
+    return {}
 
 
 def test_a_task_that_always_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an exception, or because its process dies; but what a service causes is only retried."""
+    """By an exception, or because its process dies; but what a service causes, with other errors or not, is retried."""
     from pyspark.sql import SparkSession
 
     import enrich.spark.scheduler as module
 
-    monkeypatch.setattr(cast(Any, module), "perform", fail)
+    monkeypatch.setattr(cast(Any, module), "perform", perform)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     spark = SparkSession.builder.master("local[2,2]").config("spark.ui.enabled", "false").getOrCreate()
     try:
         scheduler = module.SparkScheduler(spark.sparkContext, {})
         tasks = [Odd("a"), Odd("b"), Odd("c")]
         assert scheduler.run(tasks, lambda _: None) == {"a": {}, "b": {}, "c": {}}
-        for name, expected in (("raises", "ValueError: it is odd"), ("dies", "exited unexpectedly")):
+        for name, expected in BROKEN.items():
             with pytest.raises(TaskBroke, match=expected) as caught:
                 scheduler.run([*tasks, Odd(name), Odd("d")], lambda _: None)
             assert caught.value.name == name
-        with pytest.raises(Stopped, match=r"a task of check failed in all its attempts: .*holds the lease"):
-            scheduler.run([*tasks, Odd("stops")], lambda _: None)
+        for name, expected in PASSING.items():
+            with pytest.raises(Stopped, match=f"a task of check failed in all its attempts: {expected}"):
+                scheduler.run([*tasks, Odd(name)], lambda _: None)
     finally:
         spark.stop()
 

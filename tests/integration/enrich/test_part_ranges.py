@@ -11,7 +11,6 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ResponseStreamingError
 
 from enrich.errors import Stopped
 from enrich.read.s3_object import Part, PartFile
@@ -83,11 +82,11 @@ def test_a_body_that_breaks_off_is_asked_for_again(reset: bool) -> None:
     assert all(b'if-match: "etag"' in request.lower() for request in requests)  # as it was pinned
 
 
-@pytest.mark.parametrize(("reset", "error"), [(False, Stopped), (True, ResponseStreamingError)])
-def test_a_body_that_always_breaks_off_stops_the_run(reset: bool, error: type[Exception]) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_body_that_always_breaks_off_stops_the_run(reset: bool) -> None:
     """After four responses the error is raised, and the run continues with the next message."""
     part = Part("bucket", "part", None, '"etag"', len(CONTENT))
-    with breaking_off([100_000], reset=reset) as (client, requests), pytest.raises(error):
+    with breaking_off([100_000], reset=reset) as (client, requests), pytest.raises(Stopped, match="s3://bucket/part"):
         PartFile(client, part).readall()
     assert len(requests) == 4
 

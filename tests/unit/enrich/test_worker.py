@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from enrich.intake.events import Arrived, JobEnded, Sweep
 from enrich.intake.worker import handle_requests
-from enrich.ledger.lease import Lease
+from enrich.ledger.lease import QUIET_PERIOD_OWNER, Lease
 from enrich.ledger.records import Counts
 from enrich.ledger.run_state import EngineKind
 from enrich.services import Services
@@ -139,6 +139,20 @@ def test_a_job_that_died_is_started_again(tmp_path: Path) -> None:
     assert shop.end_job() == ["stock"]
     shop.world.sleep(180)
     assert shop.end_job() == []
+
+
+def test_a_job_that_stopped_is_not_started_again(tmp_path: Path) -> None:
+    """It has released its lease, which is only quiet: it would stop again at once, so it waits for the sweep."""
+    shop = JobShop(tmp_path)
+    shop.hand_over()
+    lease = replace(shop.services(), owner="job-1").acquire("stock")
+    assert lease is not None
+    lease.note_unknown(shop.world.now())
+    lease.release()
+    assert shop.ledger.get_state("stock").lease_owner == QUIET_PERIOD_OWNER
+    assert shop.end_job() == []
+    handle_requests(shop.services(), [Sweep("stock")])
+    assert shop.started == ["stock"]
 
 
 def test_a_job_that_died_is_not_started_without_a_run(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""A run in pieces whose parts change, whose executors reach no service, or that has two drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+
+from enrich.errors import LeaseLost, Stopped
+from enrich.intake.job import run_job
+from enrich.intake.worker import run_pending
+from enrich.ledger.lease import RENEWAL_SECONDS
+from enrich.ledger.store import Ledger
+from tests.doubles.services import ModelS3
+from tests.doubles.task_scheduler import TaskScheduler
+from tests.unit.enrich.small_shop import SETTINGS, SmallShop
+from tests.unit.enrich.test_pieces import DATASET, PiecesShop, _small_chunks, both, grouped, leaves, rows
+
+__all__ = ["_small_chunks"]  # a fixture
+OUTPUT = grouped(rows(range(60)), 4)
+
+
+Keep = Callable[[int], None]
+
+
+def before(
+    monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[TaskScheduler, Keep], Any], after: int = 0
+) -> None:
+    """Do something once, when `after` tasks of a kind have run, and others are to be."""
+    run_tasks, done = TaskScheduler.run, list[str]()
+
+    def run(scheduler: TaskScheduler, tasks: Sequence[Any], keep: Keep) -> Mapping[str, Any]:
+        if done or tasks[0].kind != kind:
+            return run_tasks(scheduler, tasks, keep)
+        done.append(kind)
+        found = run_tasks(scheduler, tasks[:after], keep)
+        act(scheduler, keep)
+        return {**found, **run_tasks(scheduler, tasks[after:], keep)}
+
+    monkeypatch.setattr(TaskScheduler, "run", run)
+
+
+# -- parts that change
+
+
+def change(shop: SmallShop, how: str) -> None:
+    """Replace, shorten or delete the output."""
+    if how == "deleted":
+        shop.s3.delete(SETTINGS.outputs, shop.key())
+    else:
+        shop.put(shop.key(), OUTPUT[: len(OUTPUT) // 2] if how == "shorter" else grouped(rows(range(30), 2.0), 4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "how"),
+    [("check", 0, "shorter"), ("check", 3, "replaced"), ("write", 0, "deleted"), ("write", 3, "shorter")],
+)
+def test_a_part_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: int, how: str) -> None:
+    """Between two pieces, or check and write: the run ends, names the file, and mixes no rows of both.
+
+    The items that it had written are those of its own output; the next output writes all of its items.
+    """
+    shop = PiecesShop(tmp_path, DATASET)
+    shop.s3 = ModelS3(cast(Any, shop.world), versioned=set())
+    before(monkeypatch, kind, lambda *_: change(shop, how), after)
+    run = shop.run(OUTPUT)
+    assert run.state == "overwritten"
+    assert f"s3://outputs/{shop.key()} is no longer the object that this run began with" in (run.error or "")
+    assert bool(shop.table.items) == (kind == "write" and after > 0)
+    assert shop.ledger.fetch_pending("stock") == []
+    other = SmallShop(tmp_path, DATASET)
+    for each in (shop, other):
+        assert each.run(grouped(rows(range(60), 3.0), 4)).state == "done"
+    assert {key: item.body for key, item in shop.table.items.items()} == {
+        key: item.body for key, item in other.table.items.items()
+    }
+
+
+def test_a_part_with_versions_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read is of the pinned version: the results are those of the output as it was."""
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+    before(monkeypatch, "write", lambda *_: change(in_pieces, "shorter"), 3)
+    assert in_pieces.run(OUTPUT).state == "done"
+    assert leaves(in_pieces) == leaves(local)
+
+
+# -- executors that reach no service
+
+
+class Unreachable:
+    """A client whose calls do not reach the service."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**_: Any) -> Any:
+            raise self._error
+
+        return call
+
+
+REFUSED, SILENT = (
+    each(endpoint_url="https://aws", error="-") for each in (EndpointConnectionError, ConnectTimeoutError)
+)
+
+
+@pytest.mark.parametrize("service", ["s3", "ledger"])
+@pytest.mark.parametrize(("kind", "after"), [("check", 0), ("write", 3)])
+def test_executors_that_reach_no_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: int, service: str
+) -> None:
+    """The run stops with the cause, at once and not failed, and the next job continues it."""
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+    client = cast(Any, Unreachable(REFUSED))
+    broken = {"s3": client} if service == "s3" else {"ledger": Ledger(client, "ledger")}
+
+    def cut_off(scheduler: TaskScheduler, _: Keep) -> None:
+        scheduler.services = replace(scheduler.services, **broken)
+
+    with monkeypatch.context() as patched:
+        before(patched, kind, cut_off, after)
+        with pytest.raises(Stopped, match="https://aws"):
+            in_pieces.run(OUTPUT)
+    (run,) = in_pieces.ledger.fetch_runs("stock")
+    assert (run.state, run.failures) == ("stopped", 0)
+    assert "https://aws" in (run.error or "")
+    assert bool(in_pieces.table.items) == (after > 0)
+    assert run_job(in_pieces.services(), "stock")
+    assert leaves(in_pieces) == leaves(local)
+
+
+def test_a_part_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of botocore's errors are OSErrors, as are those of a file that can't be parsed."""
+    _, shop = both(tmp_path)
+    get_object = shop.s3.get_object
+
+    def time_out(Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
+        if Bucket == SETTINGS.outputs:
+            raise SILENT
+        return get_object(Bucket, Key, **more)
+
+    before(monkeypatch, "check", lambda *_: monkeypatch.setattr(shop.s3, "get_object", time_out))
+    with pytest.raises(Stopped, match=r"s3://outputs/stock/.* can't be read: Connect timeout"):
+        shop.run(OUTPUT)
+
+
+# -- two drivers
+
+
+@dataclass
+class Waiting:
+    """A clock of a second driver: while it waits, the first one goes on, and can renew its lease."""
+
+    clock: Any
+    meanwhile: Callable[[], None]
+
+    def now(self) -> float:
+        return float(self.clock.now())
+
+    def sleep(self, seconds: float) -> None:
+        while seconds > 0:
+            self.clock.sleep(min(seconds, 1.0))
+            seconds -= 1.0
+            self.meanwhile()
+
+
+@pytest.mark.parametrize("kind", ["check", "write"])
+def test_a_second_driver_leaves_the_run_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It waits as long as a dead holder's lease would last, finds it renewed, and ends well; it executes no task."""
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+    ended = list[bool]()
+
+    def start_second(_: TaskScheduler, keep: Keep) -> None:
+        services = replace(in_pieces.services(), owner="second", clock=Waiting(in_pieces.world, lambda: keep(0)))
+        began, ran = in_pieces.world.now(), len(in_pieces.ran)
+        ended.append(run_job(services, "stock"))
+        assert len(in_pieces.ran) == ran
+        assert in_pieces.world.now() - began < 2 * RENEWAL_SECONDS
+
+    before(monkeypatch, kind, start_second)
+    assert in_pieces.run(OUTPUT).attempts == 1
+    assert ended == [True]
+    assert leaves(in_pieces) == leaves(local)
+
+
+@pytest.mark.parametrize("kind", ["check", "write"])
+def test_a_second_driver_takes_over_from_one_that_is_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The paused one finds its lease lost and ends; the table has the output once."""
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+
+    def start_second(_: TaskScheduler, keep: Keep) -> None:
+        assert run_job(replace(in_pieces.services(), owner="second"), "stock")
+
+    before(monkeypatch, kind, start_second)
+    with pytest.raises(LeaseLost):
+        in_pieces.run(OUTPUT)
+    assert leaves(in_pieces) == leaves(local)
+    assert list(run_pending(in_pieces.services(), "stock")) == []
