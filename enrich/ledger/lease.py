@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from enrich.errors import LeaseLost, OutOfTime
+from enrich.errors import LeaseLost, OutOfTime, Stopped
 from enrich.ledger.records import DatasetState, Record, bump
 from enrich.ledger.store import ConflictError, Delete, Ledger
 
 MARGIN = 10.0  # seconds; the clocks of two invocations differ by less
+MAX_SKEW = 4.0  # seconds between a clock and DynamoDB's, whose time has no fractions: of two clocks, less than MARGIN
+FOREIGN_SKEW = 300.0  # seconds; AWS refuses the signature of such a clock, so the time is a stand-in's, and is ignored
 QUIET_PERIOD_OWNER = "nobody"  # owner of a released lease while a write whose result is unknown can still be applied
 RENEWAL_SECONDS = 120.0  # length of the lease of a holder without a deadline
 # Request time-outs reserved for the end of an invocation: one until nothing is in flight, one to commit the checkpoint,
@@ -107,10 +109,11 @@ def acquire_lease(
 
     Raises:
         OutOfTime: the deadline comes before the end of the quiet period.
+        Stopped: as in `read_lease`.
     """
     while True:
         ends = deadline if deadline is not None else clock.now() + RENEWAL_SECONDS
-        state = ledger.get_state(dataset)
+        state = read_lease(ledger, clock, dataset)
         left = state.lease_until_ms / 1000 - clock.now()
         if state.lease_owner not in {None, owner} and left > 0:
             if state.lease_owner != QUIET_PERIOD_OWNER:
@@ -127,6 +130,25 @@ def acquire_lease(
         except ConflictError:
             continue
         return Lease(ledger, clock, bump(taken), owner, ends, deadline is None, timeout)
+
+
+def read_lease(ledger: Ledger, clock: Clock, dataset: str) -> DatasetState:
+    """Read a dataset's state to compare the end of its lease, another machine's time, with this machine's clock.
+
+    Raises:
+        Stopped: the clock differs from DynamoDB's by more than `MAX_SKEW`.
+    """
+    sent = clock.now()
+    state, theirs = ledger.read_state(dataset)
+    if theirs is not None:
+        ahead, behind = sent - theirs - 1, theirs - clock.now()
+        if MAX_SKEW < max(ahead, behind) < FOREIGN_SKEW:
+            raise Stopped(
+                f"dataset {dataset}: this machine's clock is at least {max(ahead, behind):.0f} s "
+                f"{'ahead of' if ahead > 0 else 'behind'} DynamoDB's, expected at most {MAX_SKEW:.0f} s: a write could "
+                "be applied after its lease; synchronize the clock (chrony, Amazon Time Sync), then run it again"
+            )
+    return state
 
 
 def _until(deadline: float, timeout: float) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,7 +83,15 @@ class Ledger:
 
     def get_state(self, dataset: str) -> DatasetState:
         """Get a dataset's state; a new one if there is none yet."""
-        return self._get(DatasetState(dataset=dataset)) or DatasetState(dataset=dataset)
+        return self.read_state(dataset)[0]
+
+    def read_state(self, dataset: str) -> tuple[DatasetState, float | None]:
+        """Get a dataset's state, and DynamoDB's time in whole epoch seconds; None if the response does not have it."""
+        like = DatasetState(dataset=dataset)
+        response = self._fetch(like)
+        date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        time = parsedate_to_datetime(date).timestamp() if date else None
+        return _build(DatasetState, response["Item"]) if response.get("Item") else like, time
 
     def get_counter(self, dataset: str) -> Counter:
         """Get a dataset's run counter; a new one if there is none yet."""
@@ -144,10 +153,12 @@ class Ledger:
             raise
 
     def _get(self, like: R) -> R | None:
-        found = self._client.get_item(
-            TableName=self._table, Key={PK: {"S": like.dataset}, SK: {"S": like.sk}}, ConsistentRead=True
-        ).get("Item")
+        found = self._fetch(like).get("Item")
         return _build(type(like), found) if found else None
+
+    def _fetch(self, like: Record) -> dict[str, Any]:
+        item_key: Any = {PK: {"S": like.dataset}, SK: {"S": like.sk}}
+        return dict(self._client.get_item(TableName=self._table, Key=item_key, ConsistentRead=True))
 
     def _query(self, dataset: str, prefix: str, *, newest: int | None = None) -> list[dict[str, Any]]:
         query: dict[str, Any] = {

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import formatdate
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,13 @@ class ModelDynamo:
     def get_item(self, TableName: str, Key: Any, ConsistentRead: bool) -> dict[str, Any]:  # noqa: N803
         assert ConsistentRead
         at = (Key["pk"]["S"], Key["sk"]["S"])
-        return self._world.call("GetItem", lambda: {"Item": self.rows[at]} if at in self.rows else {})
+
+        def get() -> dict[str, Any]:
+            time = getattr(self._world, "time", None)  # a calm world has none
+            date = {"date": formatdate(time, usegmt=True)} if time else {}
+            return {"ResponseMetadata": {"HTTPHeaders": date}, **({"Item": self.rows[at]} if at in self.rows else {})}
+
+        return self._world.call("GetItem", get)
 
     def query(self, **request: Any) -> dict[str, Any]:
         assert request["ConsistentRead"]

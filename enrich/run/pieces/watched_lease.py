@@ -5,7 +5,7 @@ from __future__ import annotations
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.errors import LeaseLost
-from enrich.ledger.lease import MARGIN, RENEWAL_SECONDS, Clock, Lease
+from enrich.ledger.lease import MARGIN, RENEWAL_SECONDS, Clock, Lease, read_lease
 from enrich.ledger.records import DatasetState, Run
 from enrich.ledger.store import Ledger
 
@@ -56,9 +56,10 @@ class WatchedLease(Lease):
 
         Raises:
             LeaseLost: as in `keep`.
+            Stopped: this machine's clock is wrong, and so is the horizon.
         """
         now = self.clock.now()
-        state = self.ledger.get_state(self._run.dataset)
+        state = read_lease(self.ledger, self.clock, self._run.dataset)
         writes = self._run.decided_ms is not None
         if state.lease_owner != self.owner or (writes and state.open_run != self._run.run):
             raise LeaseLost(

@@ -17,12 +17,11 @@ import pyathena
 from enrich.intake.backfill import find_backfill, run_backfill
 from enrich.intake.find import take_arrived
 from enrich.intake.worker import run_dataset
-from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
 from enrich.services import Services
 from enrich.settings import Settings
-from tests.integration.enrich.conftest import build_dataset
+from tests.integration.enrich.conftest import TimelessLedger, build_dataset
 from wire.credentials import find_source
 from wire.endpoint import resolve
 from wire.transport import Transport
@@ -73,7 +72,7 @@ def main(order: dict[str, Any]) -> None:
         datasets={dataset.name: dataset},
         s3=boto3.client("s3"),
         dynamodb=dynamodb,
-        ledger=Ledger(dynamodb, settings.ledger),
+        ledger=TimelessLedger(dynamodb, settings.ledger),
         athena=Athena(
             lambda: pyathena.connect(
                 s3_staging_dir=f"s3://{settings.bucket}/athena/", endpoint_url=order["athena"], poll_interval=0.02

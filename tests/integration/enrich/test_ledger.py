@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,16 @@ def build_run(number: int, **changes: Any) -> Run:
     """Build a run over an output."""
     run = Run(dataset=NAME, run=number, bucket="outputs", object_key=f"{number}", identity=f"id-{number}", arrived_ms=1)
     return replace(run, **changes)
+
+
+def test_the_time_of_dynamodb_comes_with_a_state(ledger: Ledger) -> None:
+    """It is that of the response, so a machine whose clock is wrong can see it."""
+    for _ in range(2):
+        before = time.time()
+        state, theirs = ledger.read_state(NAME)
+        assert int(before) <= (theirs or 0) <= time.time()
+        ledger.commit(replace(state, generation=2))
+    assert state.generation == 2
 
 
 def test_a_run_is_read_as_it_was_committed(ledger: Ledger) -> None:

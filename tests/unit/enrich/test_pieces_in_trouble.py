@@ -151,6 +151,90 @@ def test_a_part_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: 
         shop.run(OUTPUT)
 
 
+# -- clocks
+
+
+@dataclass
+class Shifted:
+    """A clock that differs from all others."""
+
+    clock: Any
+    seconds: float
+
+    def now(self) -> float:
+        return float(self.clock.now()) + self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+
+@pytest.mark.parametrize(("seconds", "how"), [(60.0, "59 s ahead of"), (-60.0, "60 s behind"), (-5.0, "5 s behind")])
+@pytest.mark.parametrize("of", ["executors", "driver"])
+def test_a_clock_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, seconds: float, how: str
+) -> None:
+    """The end of a lease is the driver's time: an executor behind would write after it, one ahead end before it.
+
+    So the run stops with the remedy before anything is written, and continues when the clock is right.
+    """
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+    in_pieces.enqueue(rows(range(60)))
+    services = in_pieces.services()
+    with monkeypatch.context() as patched:
+        if of == "executors":
+            shift(patched, seconds)
+        else:
+            services = replace(services, clock=Shifted(services.clock, seconds))
+        with pytest.raises(Stopped, match=f"this machine's clock is at least {how} DynamoDB's"):
+            list(run_pending(services, "stock"))
+    assert in_pieces.table.items == {}
+    (run,) = run_pending(in_pieces.services(), "stock")
+    assert run.state == "done"
+    assert in_pieces.table.items.keys() == local.table.items.keys()
+
+
+@pytest.mark.parametrize("seconds", [3.0, -3.0, 4000.0])
+def test_a_clock_that_is_right_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Some seconds are within the margin; and AWS itself refuses a clock that is off by minutes: it is a stand-in."""
+    local, in_pieces = both(tmp_path)
+    local.run(OUTPUT)
+    if seconds < 1000:
+        shift(monkeypatch, seconds)
+    else:
+        monkeypatch.setattr(in_pieces.dynamo, "_world", Foreign(in_pieces.world, seconds))
+    assert in_pieces.run(OUTPUT).state == "done"
+    assert leaves(in_pieces) == leaves(local)
+
+
+def shift(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Shift the clock of all executors."""
+
+    def shifted(scheduler: TaskScheduler, *arguments: Any) -> Mapping[str, Any]:
+        services = scheduler.services
+        return run_tasks(
+            replace(scheduler, services=replace(services, clock=Shifted(services.clock, seconds))), *arguments
+        )
+
+    run_tasks = TaskScheduler.run
+    monkeypatch.setattr(TaskScheduler, "run", shifted)
+
+
+@dataclass
+class Foreign:
+    """The world as a service sees it whose time is another one."""
+
+    world: Any
+    seconds: float
+
+    @property
+    def time(self) -> float:
+        return float(self.world.time) + self.seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world, name)
+
+
 # -- two drivers
 
 
