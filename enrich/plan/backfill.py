@@ -58,7 +58,10 @@ def estimate(services: Services, found: Backfill) -> Estimate:
     output = find_output(services, services.settings.outputs, found.to_run[0].object_key)
     if output is None or not output.size:
         return Estimate(None, None, "no earlier run, and the first output has no bytes")
-    run = plan(services, output).run
+    planned = plan(services, output)
+    run = planned.run
+    if planned.unchecked:
+        return Estimate(None, None, f"the first output can't be checked here: {planned.unchecked}")
     if run.state is not RunState.DONE:
         return Estimate(None, None, f"a run of the first output would end as {run.state}: {run.error}")
     return Estimate(math.ceil(run.units / output.size * size), None, "from a plan of the first output")

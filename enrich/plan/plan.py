@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +17,22 @@ from enrich.errors import Failed
 from enrich.intake.operations import withdraw
 from enrich.intake.queue import enqueue_output
 from enrich.intake.worker import run_pending
+from enrich.join.engine import MAX_METADATA_BYTES
 from enrich.ledger.freshness import find_interval
 from enrich.ledger.records import Run, RunStatistics
-from enrich.ledger.run_state import EngineKind
+from enrich.ledger.run_state import EngineKind, RunState, Stage
 from enrich.ledger.store import Ledger
 from enrich.plan.dry_run import DiscardTransport, OverlayDynamo, OverlayS3
 from enrich.plan.samples import Sampler, Samples
 from enrich.plan.scale import Load
 from enrich.plan.subjects import SubjectCounter
 from enrich.progress import Progress
+from enrich.read.metadata import MetadataDoesNotFit, read_metadata
 from enrich.read.outputs import Output
-from enrich.run.engine import choose_engine
+from enrich.run.engine import choose_engine, estimate_rows
+from enrich.run.failures import FAILURES
+from enrich.run.lifecycle import open_context
+from enrich.run.pieces.gather import find_exchange
 from enrich.services import Services
 
 MONTH_S = 30 * 86_400
@@ -44,6 +50,8 @@ class Plan:
         samples: examples of items and rejects, if requested.
         statistics: the output's statistics and the guards' verdicts; None if the dataset has no guards.
         largest: share of the items that the largest subject has.
+        unchecked: why the output can't be checked here, though a job can; empty if it was checked.
+        estimated: rows of an output that was not checked, from its bytes.
     """
 
     run: Run
@@ -53,6 +61,8 @@ class Plan:
     samples: Samples | None = None
     statistics: RunStatistics | None = None
     largest: float = 0.0
+    unchecked: str = ""
+    estimated: int = 0
 
     @property
     def units(self) -> int:
@@ -61,7 +71,10 @@ class Plan:
 
     @property
     def load(self) -> Load:
-        """What the run would do."""
+        """What the run would do; of an output that was not checked, at most: all rows written, of one unit each."""
+        if self.unchecked:
+            rows = self.estimated
+            return Load(rows=rows, size=self.run.size, written=rows, units=rows)
         run, written = self.run, self.run.counts.written + self.run.counts.removed
         return Load(rows=run.rows or 0, size=run.size, written=written, units=self.units, largest=self.largest)
 
@@ -95,6 +108,10 @@ def plan(services: Services, output: Output, *, show: int = 0) -> Plan:
         run = inner.ledger.get_run(output.dataset, mine.run) or mine
         # the view has no job, so it was executed here
         run = replace(run, engine=_choose_engine(services, inner, run, output))
+        if why := _find_unchecked(inner, run):
+            run = replace(run, state=RunState.PENDING, stage=Stage.CHECK, error=None, ended_ms=None, rows=None)
+            rows = estimate_rows(output.parts, services.datasets[output.dataset].source)
+            return Plan(run, [], done=False, per_month=per_month, unchecked=why, estimated=rows)
         before = [each for each in closed if each.run != mine.run]
         samples = sampler.compare(services, inner.s3, run) if show else None
         statistics = inner.ledger.get_statistics(output.dataset, mine.run)
@@ -118,6 +135,32 @@ def _choose_engine(services: Services, inner: Services, run: Run, output: Output
         return choose_engine(chooser, services.datasets[output.dataset], run, output.parts)
     except Failed:  # its metadata no longer exists: it would fail before it is handed over
         return EngineKind.LOCAL
+
+
+def _find_unchecked(inner: Services, run: Run) -> str:
+    """Return why the run was not checked here, although a job can check it; empty if it was, or if no job can.
+
+    A job exchanges large metadata. What it would not exchange must fit here as there.
+    """
+    if run.state.is_open:  # an earlier run was handed over
+        return "a job executes an earlier run of the dataset first"
+    lease = inner.acquire(run.dataset) if run.state is RunState.FAILED and run.stage is Stage.CHECK else None
+    if run.engine is not EngineKind.SPARK or lease is None:
+        return ""
+    with (
+        tempfile.TemporaryDirectory(dir=inner.directory) as scratch,
+        open_context(inner, lease, run, Path(scratch)) as context,
+    ):
+        try:
+            read_metadata(inner.s3, run.metadata, max_bytes=MAX_METADATA_BYTES)
+        except MetadataDoesNotFit:
+            with suppress(*FAILURES):
+                names = ", ".join(find_exchange(context).of)
+                with context.compile(context.scratch):
+                    return f"metadata {names} does not fit into one process, and a job exchanges it"
+        except FAILURES:
+            pass
+    return ""
 
 
 def plan_withdrawal(services: Services, bad: Run) -> list[Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -30,6 +30,7 @@ def describe_plan(plan: Plan, region: str, per_month: float | None = None) -> di
         "run": describe_run(plan.run),
         "already_run": plan.done,
         "written_because": {} if plan.done else dict(plan.run.because),
+        "unchecked": plan.unchecked or None,
         "write_units": plan.units,
         "before": [describe_run(run) for run in plan.before],
         "write_units_before": sum(run.units for run in plan.before),
@@ -58,6 +59,13 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
         return (
             f"{lines[0]}: its run {run.run} is already closed ({run.state}); running it again does nothing\n\n"
             f"{render_summary(plan, region)}"
+        )
+    if plan.unchecked:
+        unknown = (
+            f"not checked here: {plan.unchecked}; only the run finds rejects, what is unchanged and what guards say"
+        )
+        return "\n".join(
+            [*lines, unknown, *_render_unchecked(plan, region), "", paint(render_summary(plan, region), BOLD)]
         )
     if run.state is not RunState.DONE:
         ends = "be held" if run.state is RunState.HELD else f"end as {run.state}"
@@ -95,6 +103,10 @@ def render_plan(plan: Plan, region: str, per_month: float | None = None, paint: 
 def render_summary(plan: Plan, region: str) -> str:
     """Render the last line: `Plan: 945 to write, 16 rejected, $0.0006`."""
     counts, cost = plan.run.counts, build_cost(plan.units, DAILY, region)
+    if plan.unchecked:
+        most = build_cost(plan.load.units, DAILY, region)
+        price = f"at most ${most.run:,.4f}" if most else f"at most {plan.load.units:,} write units"
+        return f"Plan: about {plan.estimated:,} rows on {_render_place(plan)}, not checked here, {price}"
     if plan.run.state is RunState.HELD:
         return f"Plan: {'held' if plan.done else 'the run would be held'}, nothing is written unless it is approved"
     if plan.done:
@@ -139,6 +151,24 @@ def _render_engines(plan: Plan) -> list[str]:
             f"at least {render_duration(find_floor(plan.load))} (docs/scale.md)"
         )
     return lines
+
+
+def _render_unchecked(plan: Plan, region: str) -> list[str]:
+    """Render what the run takes at least and at most."""
+    engine, load = plan.run.engine or EngineKind.SPARK, plan.load
+    cost = build_cost(load.units, DAILY, region)
+    price = f", ${cost.run:,.4f}" if cost else ""
+    least = estimate(replace(load, written=0, units=0), engine)
+    return [
+        f"  rows        {plan.estimated:>14,}  estimated from its bytes",
+        f"  write units {load.units:>14,}  at most{price}, if all rows are written and each item has up to 1 KB",
+        f"nothing changed: {_render_estimate(least)}",
+        f"all written: {_render_estimate(estimate(load, engine))}",
+    ]
+
+
+def _render_place(plan: Plan) -> str:
+    return "Spark" if plan.run.engine is EngineKind.SPARK else "one Lambda"
 
 
 def _render_estimate(found: Estimate) -> str:

@@ -131,8 +131,8 @@ def read_metadata(
     """Read fetched metadata back as Arrow tables, by name. `gathered`: tables of some, which are not read.
 
     Raises:
-        Failed: files no longer exist or have a value that DuckDB would misread, or the tables together would take more
-            than `max_bytes` of memory; reading stops before they do.
+        Failed: files no longer exist or have a value that DuckDB would misread.
+        MetadataDoesNotFit: the tables together would take more than `max_bytes` of memory; reading stops before.
     """
     tables: dict[str, pa.Table] = {**(gathered or {})}
     for name, location in locations.items():
@@ -143,12 +143,16 @@ def read_metadata(
             tables[name] = _read_table(s3, name, location, room)
         except _TooLarge:
             others = f" beside {', '.join(tables)}" if tables else ""
-            raise Failed(
+            raise MetadataDoesNotFit(
                 f"metadata {name!r} does not fit{others} into the {max_bytes >> 20} MB that a run has for metadata; "
                 "filter its query to what is used, execute the run on Spark, or join in Athena and use the result as "
                 "the output"
             ) from None
     return tables
+
+
+class MetadataDoesNotFit(Failed):
+    """The metadata of a run takes more memory than one process has for it."""
 
 
 class _TooLarge(Exception):

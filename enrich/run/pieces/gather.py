@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,12 +79,44 @@ def find_large(context: RunContext) -> dict[str, dict[str, int]]:
     return large
 
 
+class Exchange(NamedTuple):
+    """The metadata that is exchanged.
+
+    Attributes:
+        files: metadata -> its files, with their bytes.
+        bits: metadata -> number of bits of its buckets.
+        of: as in `Gathered`, without rows.
+        basis: identifies what hashes are computed with.
+    """
+
+    files: Mapping[str, Mapping[str, int]]
+    bits: Mapping[str, int]
+    of: Mapping[str, Mapping[str, Any]]
+    basis: str
+
+
+def find_exchange(context: RunContext) -> Exchange:
+    """Find the metadata that is exchanged; from here on the context's engine has no rows of it.
+
+    Metadata that is matched by values without a hash is not exchanged: each worker reads all of it.
+    """
+    large = find_large(context)
+    if not large:
+        return Exchange({}, {}, {}, "")
+    measured = {name: _measure(context, name, files) for name, files in large.items()}
+    empty = {name: {"schema": schema, "sections": []} for name, (schema, _) in measured.items()}
+    context.gathered = Gathered(context.work, empty)
+    with context.compile(context.scratch) as engine:
+        empty = {name: each for name, each in empty.items() if engine.can_hash(name)}
+        basis = engine.basis
+    context.gathered = Gathered(context.work, empty)
+    return Exchange(large, {name: measured[name][1] for name in empty}, empty, basis)
+
+
 def gather_metadata(
     context: RunContext, identity: str, pieces: Mapping[str, list[list[Any]]], run_tasks: RunTasks
 ) -> dict[str, dict[str, Any]]:
     """Return for each piece, by its name, what `Gathered.of` needs; nothing if all metadata fit into memory.
-
-    Metadata that is matched by values without a hash is not exchanged: each worker reads all of it.
 
     Args:
         context: the run's context; from here on its engine has no rows of the metadata that is exchanged.
@@ -93,22 +125,11 @@ def gather_metadata(
         run_tasks: takes the kind of tasks, a folder for their results, and their data; returns their results.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in pieces}
-    large = find_large(context)
-    if not large:
-        return found
-    schemas, bits = dict[str, str](), dict[str, int]()
-    for name, files in large.items():
-        schemas[name], bits[name] = _measure(context, name, files)
-    empty: dict[str, dict[str, Any]] = {name: {"schema": schema, "sections": []} for name, schema in schemas.items()}
-    context.gathered = Gathered(context.work, empty)
-    with context.compile(context.scratch) as engine:
-        empty = {name: each for name, each in empty.items() if engine.can_hash(name)}
-        # A driver of another release can compute other hashes, so it does not use those of this one.
-        identity = hashlib.sha256(f"{identity} {engine.basis} {bits}".encode()).hexdigest()[:16]
-    context.gathered = Gathered(context.work, empty)
+    files, bits, empty, basis = find_exchange(context)
     if not empty:
         return found
-    bits = {name: bits[name] for name in empty}
+    # A driver of another release can compute other hashes, so it does not use those of this one.
+    identity = hashlib.sha256(f"{identity} {basis} {bits}".encode()).hexdigest()[:16]
     hashed = run_tasks(
         "hash_predictions",
         f"pieces/hashed/{identity}/",
@@ -117,7 +138,7 @@ def gather_metadata(
     for name in empty:
         data = {
             f"{name}-{n:06d}": {"name": name, "file": file, "bits": bits[name], "metadata": empty}
-            for n, file in enumerate(large[name])
+            for n, file in enumerate(files[name])
         }
         rows = run_tasks("hash_metadata", f"pieces/metadata/{identity}/", data).values()
         buckets = {f"{name}-{bucket.name}": bucket.prefix for bucket in divide(bits[name])}
@@ -137,7 +158,7 @@ def gather_metadata(
         for n, piece in enumerate(pieces):
             sections = [_section(each, n) for each in gathered.values()]
             wanted = [list(section) for section in sections if section.end > section.first]
-            found[piece][name] = {"schema": schemas[name], "sections": wanted}
+            found[piece][name] = {**empty[name], "sections": wanted}
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import orjson
 import pytest
 
+from enrich.cli.exit_codes import DONE
+from enrich.commands import runs
 from enrich.intake.events import Arrived
 from enrich.intake.find import find_output
 from enrich.intake.worker import handle_requests
@@ -200,6 +203,79 @@ def test_a_plan_chooses_as_a_run_does(
     handle_requests(services, [Arrived(SETTINGS.outputs, shop.key())])
     (run,) = shop.ledger.fetch_runs("stock")
     assert planned is run.engine is (SPARK if has_job and name else LOCAL)
+
+
+def plan_large_metadata(shop: SmallShop, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
+    """Plan an output whose metadata is 1 MB, where 1 KB fits."""
+    products = parquet({"sku": [f"sku-{n}" for n in range(9)], "title": [f"{n:0100000x}" for n in range(9)]})
+    monkeypatch.setattr(shop, "start", lambda _, location: put(shop, location, products))
+    for limit in ("enrich.run.engine", "enrich.run.context", "enrich.plan.plan"):
+        monkeypatch.setattr(f"{limit}.MAX_METADATA_BYTES", 1000)
+    monkeypatch.setattr("enrich.run.pieces.gather.MOST_BYTES", 1000)
+    shop.put(shop.key(), parquet(ROWS))
+    services = replace(shop.services(), **changes)
+    output = find_output(services, SETTINGS.outputs, shop.key())
+    assert output is not None
+    return plan(services, output)
+
+
+def put(shop: SmallShop, location: str, content: bytes) -> str:
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    shop.s3.put(bucket, f"{prefix}0.parquet", content)
+    return location
+
+
+@pytest.mark.parametrize("changes", [{"start_job": print}, {"engine": SPARK}], ids=["by size", "by an operator"])
+def test_what_only_a_job_can_check_does_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any) -> None:
+    """Metadata that fits in no process: the plan says where the run goes, what it takes, and what is not known."""
+    shop = SmallShop(tmp_path)
+    found = plan_large_metadata(shop, monkeypatch, **changes)
+    assert (found.run.engine, found.run.state, found.run.error) == (SPARK, "pending", None)
+    text = render_plan(found, "us-east-1")
+    rows = estimate_rows([Part("outputs", "p.parquet", None, "", found.run.size)], DATASET.source)
+    for expected in (
+        "not checked here: metadata products does not fit into one process, and a job exchanges it; only the run finds",
+        f"rows        {rows:>14,}  estimated from its bytes",
+        "nothing changed: on Spark, 1 pieces on 10 workers: about 1 min 30 s, $0.1100; first limit: start of the job",
+        "all written: on Spark, 1 pieces",
+        f"Plan: about {rows} rows on Spark, not checked here, at most $0.0000",
+    ):
+        assert expected in text
+    assert "would" not in text
+    assert "fail" not in text
+    described = describe_plan(found, "us-east-1")
+    assert described["unchecked"] == found.unchecked
+    assert described["engines"][0] == {**described["engines"][0], "engine": SPARK, "pieces": 1}
+    assert shop.table.items == {}
+    options = Namespace(output=f"s3://outputs/{shop.key()}", show=1, region="us-east-1", per_month=None, json=True)
+    assert runs._plan(replace(shop.services(), **changes), options) == DONE
+
+
+@pytest.mark.parametrize("case", ["local", "not hashed", "other mistake"])
+def test_what_a_job_cannot_check_either_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Metadata that a job would not exchange, a run that stays here, and an output with another mistake."""
+    shop, changes = SmallShop(tmp_path), {"engine": LOCAL if case == "local" else SPARK}
+    if case == "not hashed":
+        products = replace(DATASET.metadata["products"], on={"units": "sku"})
+        source = replace(DATASET.source, columns={**DATASET.source.columns, "units": "double"})
+        shop.dataset = replace(DATASET, source=source, metadata={"products": products})
+    if case == "other mistake":
+        shop.dataset = replace(DATASET, body={"title": "products.titel"})
+    found = plan_large_metadata(shop, monkeypatch, **changes)
+    assert (found.unchecked, found.run.state) == ("", "failed")
+    assert "does not fit into" in (found.run.error or "")
+
+
+def test_a_plan_waits_for_a_run_of_a_job(tmp_path: Path) -> None:
+    """An earlier run that was handed over changes what this one finds, so nothing is claimed of it."""
+    shop = SmallShop(tmp_path)
+    shop.put(shop.key(1), parquet(ROWS))
+    handed = replace(shop.services(), start_job=list[str]().append, engine=SPARK)
+    handle_requests(handed, [Arrived(SETTINGS.outputs, shop.key(1))])
+    shop.put(shop.key(), parquet(ROWS))
+    found = shop.plan(shop.key())
+    assert (found.unchecked, found.run.engine) == ("a job executes an earlier run of the dataset first", LOCAL)
+    assert "nothing changed: in one Lambda: about 0.0 s" in render_plan(found, "us-east-1")
 
 
 def test_the_page_has_the_figures_of_the_model() -> None:
