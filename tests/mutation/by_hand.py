@@ -442,7 +442,7 @@ _FILES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("a part that a manifest names lacks", "enrich.read.outputs", "    if missing:\n", "    if False:\n", ("integration:outputs_on_s3", _FIND)),
     ("a pattern in the middle of a name", "enrich.dataset.as_of", 'found = "(?:^|/)"', 'found = ""', ("contract:dataset_mistakes", _KEY)),
     ("a day without its zone", "enrich.dataset.as_of", "set_zone(_build(object_key, dict(parts)), rule.zone)", 'set_zone(_build(object_key, dict(parts)), "UTC")', ("contract:dataset_mistakes", _KEY)),
-    ("a body that breaks off is asked for once", "enrich.read.s3_object", "            except BotoCoreError:", "            except ZeroDivisionError:", ("integration:part_ranges",)),
+    ("a body that breaks off is asked for once", "enrich.read.s3_object", "            except BotoCoreError as error:", "            except ZeroDivisionError as error:", ("integration:part_ranges",)),
     ("a short answer is the whole", "enrich.read.s3_object", "            if len(content) == count:", "            if True:", ("integration:part_ranges",)),
 )  # fmt: skip
 
