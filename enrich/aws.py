@@ -22,6 +22,7 @@ from enrich.ledger.run_state import EngineKind
 from enrich.ledger.store import Ledger
 from enrich.progress import Progress
 from enrich.read.metadata import Athena
+from enrich.read.outputs import HEADS_AT_ONCE
 from enrich.services import Bus, Scheduler, Services
 from enrich.settings import Settings
 from enrich.write.writer import Transport
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 64  # to DynamoDB, with one request in flight each; the writer's window adapts below that
 _FEW_RETRIES = Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=3)
-_RETRIES = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=5, read_timeout=60)
+_RETRIES = Config(
+    retries={"mode": "standard", "max_attempts": 8},
+    connect_timeout=5,
+    read_timeout=60,
+    max_pool_connections=HEADS_AT_ONCE,
+)
 
 
 class MachineClock:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _MAX_MANIFEST = 8 * 1024 * 1024  # bytes of a marker that are read as a manifest
+HEADS_AT_ONCE = 32  # requests for the versions of many parts
+_FEW = 1_000  # parts; up to so many are requested one after the other
 _ONE_JOB_MS = 60_000  # between the first and the last file of one job, if only their arrival identifies the job
 _HIDDEN = ("_", ".")  # first character of names that are not data: _SUCCESS, _temporary/, _delta_log/, .part-0.crc
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -89,11 +92,15 @@ def _is_hidden(below: str) -> bool:
     return any(step.startswith(_HIDDEN) for step in below.split("/"))
 
 
-def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -> Output | None:
+def fetch_output(
+    s3: S3Client, dataset: Dataset, bucket: str, object_key: str, *, step: Callable[[], object] = int
+) -> Output | None:
     """Fetch the present state of an output; None if it no longer exists.
 
     Identity: the object's version id, otherwise its ETag and LastModified. With a marker, the digest of the sorted
     parts and the marker's own identity, since every empty `_SUCCESS` has the same ETag.
+
+    `step` is called often while there are many parts.
 
     Raises:
         Failed: reading it is not allowed.
@@ -110,7 +117,7 @@ def fetch_output(s3: S3Client, dataset: Dataset, bucket: str, object_key: str) -
         prefix = object_key.rpartition("/")[0] + "/"
         entries = _list_parts(s3, bucket, prefix, dataset.source.marker)
         listing = _digest("".join(map(_render_entry, entries)))
-        parts = _fetch_parts(s3, bucket, entries)
+        parts = _fetch_parts(s3, bucket, entries, step)
         manifest = _get_manifest(s3, part)
         problems = tuple(_compare(prefix, manifest, parts))
         listed = "\n".join(f"{each.object_key} {each.version_id or each.etag} {each.size}" for each in parts)
@@ -198,7 +205,7 @@ def _folders_of(object_key: str, shortest: int) -> Iterator[str]:
 
 def fetch_folder(s3: S3Client, bucket: str, prefix: str) -> list[Part]:
     """Fetch every object under a prefix as a part, in the order of their keys, without temporary files."""
-    return list(_fetch_parts(s3, bucket, _list_parts(s3, bucket, prefix)))
+    return list(_fetch_parts(s3, bucket, _list_parts(s3, bucket, prefix), int))
 
 
 def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> list[Any]:
@@ -211,9 +218,30 @@ def _list_parts(s3: S3Client, bucket: str, prefix: str, marker: str = "") -> lis
     return found
 
 
-def _fetch_parts(s3: S3Client, bucket: str, entries: Iterable[Any]) -> tuple[Part, ...]:
-    heads = ((entry["Key"], _head(s3, bucket, entry["Key"])) for entry in entries)
-    return tuple(_build_part(bucket, object_key, head) for object_key, head in heads if head is not None)
+def _fetch_parts(s3: S3Client, bucket: str, entries: Sequence[Any], step: Callable[[], object]) -> tuple[Part, ...]:
+    """Head each part, since a listing does not have its version; of many parts, some at the same time.
+
+    One after the other, the heads of 100,000 parts take longer than an invocation. In a bucket without versions, as
+    the first part shows, a listing of many parts is enough.
+    """
+
+    def fetch(entry: Any) -> Any:
+        return _head(s3, bucket, entry["Key"])
+
+    def build(entries: Sequence[Any], heads: Iterable[Any]) -> Iterator[Part]:
+        pairs = zip(entries, heads, strict=True)
+        return (_build_part(bucket, entry["Key"], head) for entry, head in pairs if head is not None)
+
+    if len(entries) <= _FEW:
+        return tuple(build(entries, map(fetch, entries)))
+    if "VersionId" not in (fetch(entries[0]) or {"VersionId": None}):
+        return tuple(Part(bucket, entry["Key"], None, entry["ETag"], entry["Size"]) for entry in entries)
+    parts: list[Part] = []
+    with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        for some in (entries[first : first + _FEW] for first in range(0, len(entries), _FEW)):
+            parts += build(some, pool.map(fetch, some))
+            step()
+    return tuple(parts)
 
 
 def _render_entry(entry: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -51,7 +51,7 @@ def cut_output(
 
 
 def read_piece(
-    parts: Sequence[Part], source: Source, piece: Sequence[Range], *, open_part: OpenPart
+    parts: Mapping[int, Part], source: Source, piece: Sequence[Range], *, open_part: OpenPart
 ) -> Iterator[tuple[Range, int, pa.RecordBatch]]:
     """Read the chunks of a piece; yield each with its range and its first row in the part.
 

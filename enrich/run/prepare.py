@@ -81,7 +81,7 @@ def pin_parts(context: RunContext) -> list[Part]:
     if run.kind is not Kind.OUTPUT and exists(services.s3, services.settings.bucket, earlier):
         return parse_parts(get(services.s3, services.settings.bucket, earlier))
     # The run already has its number, so an output that replaces this one after this request gets a higher number.
-    output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key)
+    output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key, step=context.lease.keep)
     if output is None or output.identity != run.identity:
         place = f"s3://{run.bucket}/{run.object_key}"
         raise Overwritten(f"{place} is no longer {run.identity}; `./larder run {place}` runs the present object")

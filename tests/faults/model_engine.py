@@ -77,7 +77,7 @@ def cut_output(parts: Sequence[Any], source: Any, *, open_part: Any, piece_bytes
 
 
 def read_piece(
-    parts: Sequence[Any], source: Any, piece: Sequence[Range], *, open_part: Any
+    parts: Mapping[int, Any], source: Any, piece: Sequence[Range], *, open_part: Any
 ) -> Iterator[tuple[Range, int, Chunk]]:
     """Read the rows of a piece in chunks."""
     for each in piece:

@@ -209,7 +209,7 @@ def hash_predictions(context: RunContext, task: Task) -> dict[str, Any]:
     """Divide the hashes of a piece's predictions into buckets, for each large metadata; write a section for each."""
     hashes = {name: pa.array([], pa.uint64()) for name in task.data["bits"]}
     piece, row = [Range(*each) for each in task.data["ranges"]], 0
-    for _, _, chunk in read_piece(context.parts, context.dataset.source, piece, open_part=context.open_part):
+    for _, _, chunk in read_piece(task.parts, context.dataset.source, piece, open_part=context.open_part):
         for name, so_far in hashes.items():
             new = context.engine.hash_predictions(name, chunk, row)
             hashes[name] = pc.unique(pa.chunked_array([so_far, new]))

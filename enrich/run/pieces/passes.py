@@ -52,6 +52,7 @@ class PiecePasses:
         self._outcomes: dict[str, Any] = {}  # what `decide` has returned for each bucket, and the default
         self._rules: dict[str, Any] = {}
         self._removals: dict[str, Any] = {}  # arguments of tasks that need the chosen removals
+        self._parts: Sequence[Part] = []
 
     def check(self) -> tuple[int, dict[str, int]]:
         """Check all pieces, then collect their notes by bucket.
@@ -63,7 +64,7 @@ class PiecePasses:
         context = self._context
         if context.run.piece_bytes is None:
             context.save(replace(context.run, piece_bytes=self._scheduler.piece_bytes))
-        parts, source, piece_bytes = context.parts, context.dataset.source, context.run.piece_bytes or 0
+        parts, source, piece_bytes = self._read_parts(), context.dataset.source, context.run.piece_bytes or 0
         cut = cut_output(parts, source, open_part=self._open_part, piece_bytes=piece_bytes)
         pieces = [[list(each) for each in piece] for piece in cut]
         bits = count_piece_bits(sum(part.size for part in parts))
@@ -117,6 +118,11 @@ class PiecePasses:
             context.export_statistics(first_rows[-1])
         return first_rows[-1], reasons
 
+    def _read_parts(self) -> Sequence[Part]:
+        """Return the parts of the output, read once."""
+        self._parts = self._parts or self._context.parts
+        return self._parts
+
     def _open_part(self, part: Part) -> BinaryIO:
         """Open a part for its footer, and renew the lease: thousands of large parts take minutes."""
         self._context.lease.keep()
@@ -129,7 +135,7 @@ class PiecePasses:
             for part, rows in each["counts"].items():
                 counts[int(part)] = counts.get(int(part), 0) + rows
         so_far = 0
-        for number, part in enumerate(self._context.parts):
+        for number, part in enumerate(self._read_parts()):
             so_far += counts.get(number, 0)
             check_count(part, counts.get(number, 0), so_far)
 
@@ -267,15 +273,15 @@ class PiecePasses:
         """
         context, services = self._context, self._context.services
         ended = context.work.list(folder) if data else set[str]()
-        found: dict[str, Any] = {
-            name: orjson.loads(context.read_work(f"{folder}{name}.json"))
-            for name in data
-            if f"{folder}{name}.json" in ended
-        }
+        found: dict[str, Any] = {}
+        for name in data:
+            if f"{folder}{name}.json" in ended:
+                found[name] = orjson.loads(context.read_work(f"{folder}{name}.json"))
+                context.lease.keep()  # an earlier driver can have left results of thousands of pieces
         units = services.write_units and services.write_units / self._scheduler.slots
         release, owner = name_release(services), context.lease.owner
         tasks = [
-            Task(kind, name, folder, context.run, owner, release, units, arguments)
+            Task(kind, name, folder, context.run, owner, release, units, arguments, self._choose_parts(arguments))
             for name, arguments in data.items()
             if name not in found
         ]
@@ -294,11 +300,15 @@ class PiecePasses:
                     raise Failed(found[name]["message"])
         return {name: found[name] for name in data}
 
+    def _choose_parts(self, data: Mapping[str, Any]) -> dict[int, Part]:
+        """Return the parts that the ranges of a task are of."""
+        return {number: self._read_parts()[number] for number, _, _ in data.get("ranges", [])}
+
     def _blame(self, kind: str, name: str, data: Mapping[str, Any], error: TaskBroke) -> str:
         """Say which rows a task that always fails is about."""
         context, rows = self._context, []
         for part, first, end in data.get("ranges", [])[:MOST_NAMED]:
-            rows.append(f"{context.parts[part].name}, rows {first} to {'its end' if end is None else end - 1}")
+            rows.append(f"{self._read_parts()[part].name}, rows {first} to {'its end' if end is None else end - 1}")
         where = f" ({'; '.join(rows)})" if rows else ""
         return (
             f"dataset {context.run.dataset}, run {context.run.run}: the task {kind} {name}{where} failed in all its "

@@ -33,6 +33,7 @@ from enrich.join.rendering import RenderedCache, reject_duplicates, render_chunk
 from enrich.ledger.records import Counts, Run
 from enrich.ledger.run_state import Kind
 from enrich.read.pieces import Range, read_piece
+from enrich.read.s3_object import Part
 from enrich.release import RELEASE
 from enrich.run.check import FATAL, check_constant, describe_reject, fail_fatal
 from enrich.run.checker import Checker
@@ -61,6 +62,7 @@ class Task:
         release: release and version of the driver.
         units: write units per second for this task; None: found from throttling.
         data: the function's arguments.
+        parts: those that its ranges are of, by number. An executor does not read the list of all: there can be 100,000.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Task:
     release: str
     units: float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[int, Part] = field(default_factory=dict)
 
 
 def name_release(services: Services) -> str:
@@ -150,17 +153,18 @@ def name_attempts(owner: str) -> str:
 # -- tasks over a piece
 
 
+def read_ranges(context: RunContext, task: Task) -> Iterator[tuple[Range, int, pa.RecordBatch]]:
+    """Read the chunks of a task's piece, as `read_piece` does."""
+    piece = [Range(*each) for each in task.data["ranges"]]
+    yield from read_piece(task.parts, context.dataset.source, piece, open_part=context.open_part)
+
+
 def _read(context: RunContext, task: Task) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield a piece's chunks with their first row in the piece."""
     row = 0
-    for _, _, chunk in _read_ranges(context, task):
+    for _, _, chunk in read_ranges(context, task):
         yield row, chunk
         row += chunk.num_rows
-
-
-def _read_ranges(context: RunContext, task: Task) -> Iterator[tuple[Range, int, pa.RecordBatch]]:
-    piece = [Range(*each) for each in task.data["ranges"]]
-    yield from read_piece(context.parts, context.dataset.source, piece, open_part=context.open_part)
 
 
 def check(context: RunContext, task: Task) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
     checker = Checker(context, delta, statistics if context.is_measured else None)
     name = f"pieces/notes/{task.name}-{context.services.owner}"
     _open_cache(context, name)
-    for at, first_in_part, chunk in _read_ranges(context, task):
+    for at, first_in_part, chunk in read_ranges(context, task):
         rendered = checker.check(chunk, rows)
         if context.kept is not None and context.kept.has_room():
             context.cache.keep(rows, chunk.num_rows, rendered)
@@ -182,7 +186,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
         keyless.append(rendered["row"].filter(is_keyless))
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
-            fail_fatal(context, rendered, context.parts[at.part].name, first_in_part - rows, " of this part")
+            fail_fatal(context, rendered, task.parts[at.part].name, first_in_part - rows, " of this part")
         check_constant(context, chunk)
         rows += chunk.num_rows
         counts[at.part] = counts.get(at.part, 0) + chunk.num_rows

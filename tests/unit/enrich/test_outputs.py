@@ -6,13 +6,16 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from time import sleep
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from enrich.dataset.definition import Dataset, LastModified, Source
-from enrich.read.outputs import find_dataset
+from enrich.read.outputs import HEADS_AT_ONCE, fetch_output, find_dataset
 from serve.datasets import Served
+from tests.doubles.services import ModelS3
 from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop, parquet
 
 REDSHIFT = [
@@ -52,6 +55,40 @@ def dataset(prefix: str, marker: str | None = None) -> Dataset:
         prediction_id="s",
         body={"s": "s"},
     )
+
+
+@pytest.mark.parametrize("is_versioned", [True, False])
+def test_many_parts_are_found_soon(is_versioned: bool) -> None:
+    """100,000 requests one after the other take half an hour: versions are fetched in parallel, and only versions."""
+    world: Any = SimpleNamespace(time=0.0, call=lambda _, do: do())
+    s3, together, most = ModelS3(world, versioned={"outputs"} if is_versioned else set()), set[str](), [0]
+    names = [f"m/{n:05d}" for n in range(2500)]
+    for name in names:
+        s3.put("outputs", name, name.encode())
+    s3.put("outputs", "m/_SUCCESS", b"")
+    head_object, heads, steps = s3.head_object, list[str](), list[int]()
+
+    def head(Bucket: str, Key: str) -> Any:  # noqa: N803
+        heads.append(Key)
+        together.add(Key)
+        most[0] = max(most[0], len(together))
+        sleep(0.0005)
+        together.remove(Key)
+        return head_object(Bucket, Key)
+
+    s3.head_object = head  # type: ignore[method-assign]
+    output = fetch_output(cast(Any, s3), DATASETS["m"], "outputs", "m/_SUCCESS", step=lambda: steps.append(len(heads)))
+    assert output is not None
+    assert [part.object_key for part in output.parts] == names
+    expected = [s3.objects["outputs", name][0] for name in names]
+    assert [(part.version_id, part.etag, part.size) for part in output.parts] == [
+        (version.version_id, version.etag, len(version.body)) for version in expected
+    ]
+    if is_versioned:
+        assert 4 < most[0] <= HEADS_AT_ONCE
+        assert len(steps) == 3
+    else:
+        assert heads == ["m/_SUCCESS", names[0]]
 
 
 DATASETS = {each.name: each for each in (dataset("a/"), dataset("a/deep/"), dataset("m/", marker="_SUCCESS"))}

@@ -15,6 +15,7 @@ from enrich.intake.job import run_job
 from enrich.intake.worker import run_pending
 from enrich.ledger.lease import RENEWAL_SECONDS
 from enrich.ledger.store import Ledger
+from enrich.run.context import RunContext
 from tests.doubles.services import ModelS3
 from tests.doubles.task_scheduler import TaskScheduler
 from tests.unit.enrich.small_shop import SETTINGS, SmallShop
@@ -293,3 +294,62 @@ def test_a_second_driver_takes_over_from_one_that_is_paused(
         in_pieces.run(OUTPUT)
     assert leaves(in_pieces) == leaves(local)
     assert list(run_pending(in_pieces.services(), "stock")) == []
+
+
+# -- many parts
+
+
+def test_no_task_reads_the_list_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100,000 parts it has 20 MB, and there are thousands of tasks: each gets its own parts from the driver."""
+    marked = replace(DATASET, source=replace(DATASET.source, marker="_SUCCESS"))
+    local, in_pieces = both(tmp_path, marked)
+    lists = list[str]()
+    get_object = in_pieces.s3.get_object
+
+    def count(Bucket: str, Key: str, **more: Any) -> Any:  # noqa: N803
+        lists.extend([Key] if Key.endswith("parts.json") else [])
+        return get_object(Bucket, Key, **more)
+
+    monkeypatch.setattr(in_pieces.s3, "get_object", count)
+    for shop in (local, in_pieces):
+        folder = shop.key().removesuffix("p.parquet")
+        for n in range(20):
+            shop.put(f"{folder}{n:02d}.parquet", grouped(rows(range(3 * n, 3 * n + 3))))
+        shop.put(f"{folder}_SUCCESS", b"")
+        assert shop.go(f"{folder}_SUCCESS").state == "done"
+    assert leaves(in_pieces) == leaves(local)
+    tasks = [task for task in in_pieces.ran if task.kind in {"check", "write"}]
+    assert len(tasks) > 20
+    assert all(task.parts.keys() == {number for number, *_ in task.data["ranges"]} for task in tasks)
+    assert len(lists) <= 3, "by the driver, for the engine, the check and the write"
+
+
+def test_a_driver_keeps_its_lease_while_it_reads_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier driver can have left those of thousands of pieces, each of which is a request."""
+    _, shop = both(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskScheduler, "run", _stop_before("store_notes"))
+        with pytest.raises(Stopped):
+            shop.run(OUTPUT)
+    read_work = RunContext.read_work
+
+    def read_slowly(context: RunContext, name: str) -> bytes:
+        if "pieces/checked/" in name:
+            shop.world.sleep(50)
+            assert shop.ledger.get_state("stock").lease_until_ms / 1000 > shop.world.now()
+        return read_work(context, name)
+
+    monkeypatch.setattr(RunContext, "read_work", read_slowly)
+    (run,) = run_pending(shop.services(), "stock")
+    assert run.state == "done"
+
+
+def _stop_before(kind: str) -> Callable[..., Mapping[str, Any]]:
+    run_tasks = TaskScheduler.run
+
+    def run(scheduler: TaskScheduler, tasks: Sequence[Any], keep: Keep) -> Mapping[str, Any]:
+        if tasks[0].kind == kind:
+            raise Stopped("the driver stops")
+        return run_tasks(scheduler, tasks, keep)
+
+    return run
