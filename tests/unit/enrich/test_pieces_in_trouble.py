@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 
@@ -15,6 +19,8 @@ from enrich.intake.job import run_job
 from enrich.intake.worker import run_pending
 from enrich.ledger.lease import RENEWAL_SECONDS
 from enrich.ledger.store import Ledger
+from enrich.read.chunks import read_chunks, read_range
+from enrich.read.s3_object import Part
 from enrich.run.context import RunContext
 from tests.doubles.services import ModelS3
 from tests.doubles.task_scheduler import TaskScheduler
@@ -353,3 +359,41 @@ def _stop_before(kind: str) -> Callable[..., Mapping[str, Any]]:
         return run_tasks(scheduler, tasks, keep)
 
     return run
+
+
+# -- a row group that is larger than a worker can hold
+
+
+def test_a_large_row_group_is_read_in_little_memory(tmp_path: Path) -> None:
+    """A piece of it takes as much memory as its chunks, and has the chunks of the whole output."""
+    path, size = tmp_path / "p.parquet", 64 * 1024 * 1024
+    digits = os.urandom(size // 2).hex()
+    skus = pa.array([digits[first : first + 512] for first in range(0, size, 512)])
+    shops = pa.array([f"shop-{n % 9}" for n in range(len(skus))])
+    table = pa.table({"shop": shops, "sku": skus, "units": pa.array(range(len(skus)), pa.float64())})
+    pq.write_table(table, path, row_group_size=table.num_rows, use_dictionary=["shop"])
+    part = Part("outputs", "p.parquet", None, "etag", path.stat().st_size)
+    middle, expected, found = len(skus) // 2, dict[int, pa.RecordBatch](), dict[int, pa.RecordBatch]()
+    opened: Any = {"open_part": lambda _: path.open("rb"), "chunk_rows": 32_000}
+    for first, chunk in read_chunks([part], DATASET.source, **opened):
+        if middle <= first < middle + 32_000:
+            expected[first] = chunk
+    del table, skus, shops, digits
+    pool, before, reads = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool(), list[int]()
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reads.append(len(content := super().read(size) or b""))
+            return content
+
+    opened["open_part"] = lambda _: Counted(path)
+    pa.set_memory_pool(pool)
+    try:
+        ranges = read_range(part, DATASET.source, first_row=middle, end_row=middle + 32_000, **opened)
+        found.update(ranges)
+    finally:
+        pa.set_memory_pool(before)
+    assert len(found) > 1
+    assert found == expected
+    assert max(reads) <= 2 * 1024 * 1024
+    assert pool.max_memory() < size // 2 + sum(chunk.nbytes for chunk in found.values())
