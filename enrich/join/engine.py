@@ -44,6 +44,7 @@ _RENDERED = pa.schema(
         *((name, pa.string()) for name in ("reason", "detail")),
     ]
 )
+_ROW = "larder.row"  # column of a chunk: the numbers of its rows
 _WIDE_ROW = 1 << 20  # bytes; if a smaller row exceeds the memory limit, the expression is the cause
 _HOISTED_ROWS = 250_000  # larger metadata is rendered per prediction: most of its rows match none
 
@@ -205,11 +206,19 @@ class Engine:
         if self._dataset.derive:  # the step gets whole chunks, since it can look at all rows of one
             rendered = self.render(chunk, first_row, digest=digest)
             return rendered.take(pc.subtract(rows, first_row))
-        if not len(rows):
-            return self._schema(digest=digest).empty_table()
         if len(rows) == chunk.num_rows:
             return self.render(chunk, first_row, digest=digest)
-        return self._render(_to_table(chunk).take(pc.subtract(rows, first_row)), rows, digest=digest)
+        return self.render_picked(self.pick_rows(chunk, first_row, rows), digest=digest)
+
+    def pick_rows(self, chunk: pa.RecordBatch | pa.Table, first_row: int, rows: pa.Array) -> pa.Table:
+        """Return some rows of a chunk, by their ascending numbers, for `render_picked`."""
+        return _number(_to_table(chunk).take(pc.subtract(rows, first_row)), rows)
+
+    def render_picked(self, picked: pa.Table, *, digest: bool) -> pa.Table:
+        """Render picked rows, of one chunk or several, as `render` does; not for a dataset with a `derive` step."""
+        if not picked.num_rows:
+            return self._schema(digest=digest).empty_table()
+        return self._render(picked.drop_columns(_ROW), picked[_ROW].combine_chunks(), digest=digest)
 
     def render(self, chunk: pa.RecordBatch | pa.Table, first_row: int, *, digest: bool = True) -> pa.Table:
         """Render a chunk from `read_chunks`. `digest`: also compute the bodies' digests, which is a third of the work.
@@ -503,7 +512,7 @@ def _to_table(chunk: pa.RecordBatch | pa.Table) -> pa.Table:
 
 
 def _number(chunk: pa.RecordBatch | pa.Table, rows: pa.Array) -> pa.Table:
-    return _to_table(chunk).append_column("larder.row", rows)
+    return _to_table(chunk).append_column(_ROW, rows)
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:

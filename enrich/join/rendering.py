@@ -41,6 +41,11 @@ def render_chunk(
         rendered = engine.render(chunk, first_row, digest=digest)
     else:
         rendered = engine.render_rows(chunk, first_row, rows, digest=digest)
+    return reject_large(rendered)
+
+
+def reject_large(rendered: pa.Table) -> pa.Table:
+    """Reject the items that are too large to be stored or served."""
     for rule, rows in ((TOO_LONG, find_too_long(rendered)), (TOO_LARGE, find_too_large(rendered))):
         if rows:
             rendered = _reject(rendered, rows, *rule)

@@ -62,23 +62,29 @@ def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
     """Check the rows that no earlier invocation has checked; return the number of rows and of rejects by reason."""
     noted_from = next_row = context.run.next_row
     reasons = context.run.reasons
-    checker = Checker(context, context.delta, context.statistics if context.is_measured else None)
-    for first_row, chunk in context.chunks(next_row):
-        rendered = checker.check(chunk, first_row)
-        context.cache.keep(first_row, chunk.num_rows, rendered)
+
+    def keep(first_row: int, rows: int, rendered: pa.Table) -> None:
+        nonlocal reasons
+        context.cache.keep(first_row, rows, rendered)
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
             fail_fatal(context, rendered, f"s3://{context.run.bucket}/{context.run.object_key}")
+
+    checker = Checker(context, context.delta, context.statistics if context.is_measured else None, keep)
+    for first_row, chunk in context.chunks(next_row):
+        checker.check(chunk, first_row)
         check_constant(context, chunk)
         next_row = first_row + chunk.num_rows
         context.services.progress.rows(context.run, next_row, sum(reasons.values()), None)
         stop = context.step()
         if stop or context.due():
+            checker.flush()
             context.export_checked(noted_from, next_row)
             noted_from = next_row
             context.save(replace(context.run, next_row=next_row, reasons=reasons))
         if stop:
             raise OutOfTime(f"dataset {context.dataset.name}, run {context.run.run}: checked {next_row} rows so far")
+    checker.flush()
     context.export_checked(noted_from, next_row)
     return next_row, reasons
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from enrich.dataset.compiler import name_measured
 from enrich.dataset.definition import Dataset
@@ -117,8 +116,16 @@ class ModelEngine:
         return found.select(["row", "pk", "sk", "k1", "k2", "inputs", *names])
 
     def render_rows(self, chunk: Chunk, first_row: int, rows: pa.Array, *, digest: bool) -> pa.Table:
-        rendered = self.render(chunk, first_row, digest=digest)
-        return rendered.filter(pc.is_in(rendered["row"], rows))
+        return self.render_picked(self.pick_rows(chunk, first_row, rows), digest=digest)
+
+    def pick_rows(self, chunk: Chunk, first_row: int, rows: pa.Array) -> pa.Table:
+        picked = [json.dumps(chunk[row - first_row]) for row in rows.to_pylist()]
+        return pa.table({"row": rows, "json": pa.array(picked, pa.string())})
+
+    def render_picked(self, picked: pa.Table, *, digest: bool) -> pa.Table:
+        empty = self.render(Chunk([["", None, None]]), 0, digest=digest)[:0]
+        rows = zip(picked["row"].to_pylist(), map(json.loads, picked["json"].to_pylist()), strict=True)
+        return pa.concat_tables([empty, *(self.render(Chunk([values]), row, digest=digest) for row, values in rows)])
 
     def _digest_inputs(self, subject: str, prediction_id: str | None, value: str | None) -> int:
         inputs = [self._basis, subject, prediction_id, value, self._metadata]

@@ -475,6 +475,12 @@ MUTANTS = (
         "self._log.add(noted[:0])",
     ),
     Mutant(
+        "rows-that-wait-not-in-the-checkpoint",
+        "enrich.run.check:check_rows",
+        "            checker.flush()\n            context.export_checked",
+        "            context.export_checked",
+    ),
+    Mutant(
         "rank-not-in-fingerprints",
         "enrich.delta.changes:Delta.note",
         "{_DIGEST} as digest",

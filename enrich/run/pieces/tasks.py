@@ -175,22 +175,30 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
     delta, statistics = context.open_delta(), context.open_statistics()
     rows, reasons, counts = 0, dict[str, int](), dict[int, int]()
     keyless = list[pa.ChunkedArray]()
-    checker = Checker(context, delta, statistics if context.is_measured else None)
-    name = f"pieces/notes/{task.name}-{context.services.owner}"
-    _open_cache(context, name)
-    for at, first_in_part, chunk in read_ranges(context, task):
-        rendered = checker.check(chunk, rows)
+    places = dict[int, tuple[Range, int]]()  # of chunks, by their first row
+
+    def keep(first_row: int, chunk_rows: int, rendered: pa.Table) -> None:
+        nonlocal reasons
         if context.kept is not None and context.kept.has_room():
-            context.cache.keep(rows, chunk.num_rows, rendered)
+            context.cache.keep(first_row, chunk_rows, rendered)
         is_keyless = pc.or_(pc.is_null(rendered["pk"]), pc.is_null(rendered["sk"]))
         keyless.append(rendered["row"].filter(is_keyless))
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
-            fail_fatal(context, rendered, task.parts[at.part].name, first_in_part - rows, " of this part")
+            at, first_in_part = places[first_row]
+            fail_fatal(context, rendered, task.parts[at.part].name, first_in_part - first_row, " of this part")
+
+    checker = Checker(context, delta, statistics if context.is_measured else None, keep)
+    name = f"pieces/notes/{task.name}-{context.services.owner}"
+    _open_cache(context, name)
+    for at, first_in_part, chunk in read_ranges(context, task):
+        places[rows] = at, first_in_part
+        checker.check(chunk, rows)
         check_constant(context, chunk)
         rows += chunk.num_rows
         counts[at.part] = counts.get(at.part, 0) + chunk.num_rows
         context.step()
+    checker.flush()
     path = context.scratch / "sections"
     found = pa.chunked_array([chunk for each in keyless for chunk in each.chunks], pa.int64())
     offsets = put_sections(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,14 +27,24 @@ from enrich.dataset.inputs import Unhashable, build_basis, hash_values
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.delta import buckets
 from enrich.delta.memory import Memory
+from enrich.errors import OutOfTime
+from enrich.intake.worker import run_pending
 from enrich.join import engine
 from enrich.join.engine import Engine
 from enrich.ledger.records import Counts
-from enrich.run import fingerprints
+from enrich.read.chunks import read_chunks
+from enrich.run import checker, fingerprints
+from enrich.run.context import RunContext
 from tests.unit.enrich import small_shop
 from tests.unit.enrich.small_shop import DATASET, PRODUCTS, ROWS, SETTINGS, SmallShop
 
 DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read outputs in chunks of four rows."""
+    monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=4))
 
 
 @pytest.fixture
@@ -159,6 +173,98 @@ def test_guards_measure_rows_that_are_not_rendered(tmp_path: Path, rendered: lis
     assert shop.run({**ROWS, "units": [1.0, 2.0, 9.0]}).state == "held"
 
 
+def _make(rows: int, changed: Iterable[int] = (), rejected: Iterable[int] = ()) -> dict[str, list[Any]]:
+    """Return an output of a shop per row; rejected rows have a product without metadata."""
+    return {
+        "shop": [f"s{n}" for n in range(rows)],
+        "sku": ["gone" if n in rejected else "a" for n in range(rows)],
+        "units": [0.1 * n + (n in changed) for n in range(rows)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "selects"),
+    [
+        ({}, [[1, 6, 7, 30]]),
+        ({"_MOST_CHUNKS": 3}, [[1, 6, 7], [30]]),
+        ({"_MOST_BYTES": 0}, [[1], [6, 7], [30]]),
+        ({"_FEW": 1}, [[1], [6, 7], [30]]),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("_small_chunks")
+def test_few_rows_of_several_chunks_are_rendered_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], selects: list[list[int]]
+) -> None:
+    """Up to a number of chunks and of bytes; a chunk with more such rows by itself. Rejects are kept by their chunk."""
+    shop = SmallShop(tmp_path)
+    shop.run(_make(40), day=1)
+    shop.written()
+    for name, value in limits.items():
+        monkeypatch.setattr(checker, name, value)
+    found = list[list[int]]()
+    render = Engine._render
+
+    def note(self: Engine, chunk: Any, rows: pa.Array, *, digest: bool) -> pa.Table:
+        found.append(rows.to_pylist())
+        return render(self, chunk, rows, digest=digest)
+
+    monkeypatch.setattr(Engine, "_render", note)
+    run = shop.run(_make(40, changed=[1, 6], rejected=[7, 30]))
+    assert found == selects
+    assert run.counts == Counts(written=2, unchanged=36, rejected=2)
+    assert shop.written() == ["s1/a", "s6/a"]
+    rejects = [at[1].rpartition("/")[2] for at in shop.s3.objects if at[1].startswith("rejects/")]
+    assert rejects == ["000000000004-000000000007.jsonl", "000000000028-000000000031.jsonl"]
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_rows_that_wait_are_part_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invocation ends after each chunk, after some, or never: counts, rejects, items, statistics are the same."""
+    left = list[Any]()
+    for chunks in (100, 1, 3):
+        folder = tmp_path / f"{chunks}"
+        folder.mkdir()
+        shop = SmallShop(folder, replace(DATASET, guards=[Guard("mean", "units", most=50.0)]))
+        shop.run(_make(40), day=1)
+        run, steps = shop.enqueue(_make(40, changed=[1, 6, 19], rejected=[7, 30])), itertools.count(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                RunContext, "step", lambda context, s=steps, c=chunks: context.run.rows is None and not next(s) % c
+            )
+            while shop.ledger.fetch_pending("stock"):
+                with suppress(OutOfTime):
+                    list(run_pending(shop.services(), "stock"))
+        done, measured = shop.ledger.get_run("stock", run.run), shop.ledger.get_statistics("stock", run.run)
+        assert done is not None
+        assert measured is not None
+        assert done.attempts == 10 // chunks + 1
+        rejects = {at[1]: each[-1].body for at, each in shop.s3.objects.items() if at[1].startswith("rejects/")}
+        left.append([done.counts, done.reasons, rejects, shop.table.items, shop.written(), measured.summary])
+    assert left[0][0] == Counts(written=3, unchanged=35, rejected=2)
+    assert left[1:] == [left[0], left[0]]
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_chunks_whose_columns_have_other_types_do_not_wait_together(tmp_path: Path) -> None:
+    """The parts of an output can store a column as other types."""
+    shop = SmallShop(tmp_path, replace(DATASET, source=replace(DATASET.source, marker="_SUCCESS")))
+    kinds = (pa.float64(), pa.int64())
+    for day, more in ((1, 0), (0, 1)):
+        prefix = shop.key(day).rpartition("/")[0]
+        for n, kind in enumerate(kinds):
+            rows = {**_make(8), "shop": [f"{n}{row}" for row in range(8)], "units": pa.array(range(8), kind)}
+            rows["units"] = pc.add(rows["units"], pc.if_else(pc.equal(pa.arange(0, 8), 5), more, 0)).cast(kind)
+            shop.put(f"{prefix}/{n}.parquet", small_shop.parquet(rows))
+        shop.put(f"{prefix}/_SUCCESS", b"")
+        run = shop.go(f"{prefix}/_SUCCESS")
+    assert run.counts == Counts(written=2, unchanged=14)
+    assert [json.loads(cast(str, item.body))["units"] for key, item in shop.table.items.items() if "5" in key[0]] == [
+        6,
+        6,
+    ]
+
+
 def test_a_derive_step_gets_whole_chunks(tmp_path: Path) -> None:
     """Also where only one of their rows is rendered."""
     lengths: list[int] = []
@@ -177,6 +283,7 @@ def test_a_derive_step_gets_whole_chunks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows_per_bucket", [500_000, 3])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("_small_chunks")
 def test_the_table_is_the_same_as_if_all_rows_were_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_bucket: int, seed: int
 ) -> None:
@@ -208,6 +315,7 @@ def _play(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> list[Any]:
         }
         run = shop.run({**output, "units": cast(Any, pa.array(output["units"], pa.float64()))}, day)
         found += [run.counts, run.reasons, run.because, dict(shop.table.items), shop.written()]
+    found += [each[-1].body for at, each in sorted(shop.s3.objects.items()) if at[1].startswith("rejects/")]
     state = shop.ledger.get_state("stock")
     content = shop.s3.objects[SETTINGS.bucket, state.fingerprints or ""][-1].body
     table = pq.read_table(pa.BufferReader(content))

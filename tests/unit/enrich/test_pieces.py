@@ -227,6 +227,16 @@ def put_products(shop: SmallShop, location: str, more: Sequence[str] = ()) -> st
     return put_files(shop, location, [pa.table(each) for each in columns])
 
 
+def test_a_row_that_fails_the_run_is_named_by_its_number_in_its_part(tmp_path: Path) -> None:
+    """Also if it was rendered with rows of later chunks: all other rows are those of live items."""
+    _, shop = both(tmp_path, replace(DATASET, metadata={"products": replace(PRODUCTS, missing="fail")}))
+    good: dict[str, list[Any]] = {"shop": [f"s{n}" for n in range(60)], "sku": ["a"] * 60, "units": [1.0] * 60}
+    assert shop.run(grouped(good), day=2).state == "done"
+    run = shop.run(grouped({**good, "sku": ["gone" if n == 16 else "a" for n in range(60)]}), day=1)
+    assert run.state == "failed"
+    assert "p.parquet, row 16 of this part: " in (run.error or "")
+
+
 def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that writes what it has checked renders no row, and leaves no file."""
     (tmp_path / "shop").mkdir()
