@@ -92,7 +92,7 @@ class RenderedCache:
         """Remove and return what is cached of the chunk that begins at `first_row`; None unless `rows` are among it."""
         path = self._path(first_row)
         try:
-            with pa.OSFile(str(path), "rb") as file:
+            with pa.memory_map(str(path)) as file:
                 rendered = pa.ipc.open_file(file).read_all()
         except FileNotFoundError:
             return None

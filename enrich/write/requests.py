@@ -52,7 +52,7 @@ def interleave(pks: pa.ChunkedArray) -> pa.Array:
     codes = codes.take(by_subject)
     counts = pc.value_counts(codes).field("counts").cast(pa.int64())  # in order of first occurrence, i.e. of code
     starts = pc.subtract(pc.cumulative_sum(counts), counts)
-    rank = pc.subtract(pa.array(range(rows), pa.int64()), starts.take(codes))
+    rank = pc.subtract(pa.arange(0, rows), starts.take(codes))
     turns = pc.multiply(codes.cast(pa.float64()), GOLDEN_RATIO)
     place = pc.divide(pc.add(rank.cast(pa.float64()), pc.subtract(turns, pc.floor(turns))), counts.take(codes))
     return by_subject.take(pc.sort_indices(place))
@@ -150,11 +150,11 @@ def _blocks(chunk: pa.Table) -> Iterator[_Block]:
         if block["rank"].null_count < len(sizes):
             texts[RANK] = block["rank"].to_pylist()
         is_large = max(sizes) > UNIT_BYTES
+        units = pc.add(block["entries"], 1).to_pylist()  # an entry is as large as the item: the index has all attributes
         if is_large:
             _compress(bodies, sizes)
+            units = [-(-size // UNIT_BYTES) * each for size, each in zip(sizes, units, strict=True)]
         plain = not is_large and not block["body"].null_count and (RANK not in texts or not block["rank"].null_count)
-        entries = block["entries"].to_pylist()  # each is as large as the item, since the index has all attributes
-        units = [-(-size // UNIT_BYTES) * (1 + more) for size, more in zip(sizes, entries, strict=True)]
         yield _Block(texts, plain, sizes, units, block["row"].to_pylist())
 
 
