@@ -150,7 +150,7 @@ def _blocks(chunk: pa.Table) -> Iterator[_Block]:
         if block["rank"].null_count < len(sizes):
             texts[RANK] = block["rank"].to_pylist()
         is_large = max(sizes) > UNIT_BYTES
-        units = pc.add(block["entries"], 1).to_pylist()  # an entry is as large as the item: the index has all attributes
+        units = pc.add(block["entries"], 1).to_pylist()  # an entry of the index is as large as the item
         if is_large:
             _compress(bodies, sizes)
             units = [-(-size // UNIT_BYTES) * each for size, each in zip(sizes, units, strict=True)]
