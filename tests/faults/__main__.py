@@ -15,7 +15,7 @@ from functools import partial
 
 from tests.faults.describe import describe_time
 from tests.faults.judge import judge
-from tests.faults.mutants import MUTANTS, Mutant, NotApplicable, install
+from tests.faults.mutants import MUTANTS, PIECES, Mutant, NotApplicable, prepare
 from tests.faults.world import Note
 
 
@@ -37,10 +37,9 @@ def play_many(words: argparse.Namespace) -> int:
 def _judge_all(words: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
     """Play and judge histories in separate processes; with one job, in this one."""
     seeds = range(words.start, words.start + words.seeds)
-    begin = partial(install, words.mutant) if words.mutant else None
+    begin = partial(prepare, words.mutant, words.job_share)
     if words.jobs == 1:
-        if begin:
-            begin()
+        begin()
         yield from map(judge, seeds)
         return
     fresh = multiprocessing.get_context("spawn")  # a mutant must be installed before anything else is imported
@@ -69,6 +68,8 @@ def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
     except (NotApplicable, OSError) as error:
         return "not applicable", str(error)
     command = [sys.executable, "-m", "tests.faults", "--mutant", mutant.name, "--stop", "--start", str(start)]
+    if mutant in PIECES:
+        command += ["--job-share", "1"]
     done = subprocess.run([*command, "--seeds", "2000"], capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if not lines or done.returncode not in {0, 1}:
@@ -78,8 +79,7 @@ def _hunt_one(mutant: Mutant, start: int) -> tuple[str, str]:
 
 def trace(words: argparse.Namespace) -> int:
     """Print one history step by step, and what it broke; the exit code is 1 if it breaks a promise."""
-    if words.mutant:
-        install(words.mutant)
+    prepare(words.mutant, words.job_share)
     notes: list[Note] = []
     _, problems = judge(words.trace, notes)
     for note in notes:
@@ -95,6 +95,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, metavar="S")
     parser.add_argument("--stop", action="store_true", help="stop at the first history that breaks a promise")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--job-share", type=float, metavar="SHARE", help="of histories with jobs (default 0.1)")
     parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], help="with this bug in the code")
     parser.add_argument("--trace", type=int, metavar="SEED", help="print the history of a seed as a story")
     parser.add_argument("--mutants", action="store_true", help="see that each of the bugs is found")

@@ -37,9 +37,9 @@ from serve.datasets import Served
 from serve.item import ORDER, PREDICTION_ID
 from tests.doubles.services import ModelAthena, ModelBus, ModelDynamo, ModelS3, Queue, Sent
 from tests.doubles.table import Applied, Items, ModelTransport
-from tests.faults import model_engine, shared_duckdb
+from tests.faults import jobs, model_engine, shared_duckdb
 from tests.faults.describe import describe_message, describe_world
-from tests.faults.jobs import BUGS, SHARE, Count, Jobs, modelled_pieces
+from tests.faults.jobs import BUGS, Count, Jobs, modelled_pieces
 from tests.faults.liveness import check_moved, positions
 from tests.faults.model_engine import render_body
 from tests.faults.outputs import MARKER, SHIFTED, TTL, Put, write_output, write_rows
@@ -268,7 +268,7 @@ def build_story(seed: int, directory: Path, notes: list[Note] | None) -> Story:
     # a dozen rows are one, two or four buckets; releases may differ in how many
     releases = Random(f"buckets {seed}")
     rows_per_bucket = releases.choice([[500_000], [500_000], [5], [3], [500_000, 6, 3]])
-    if (pieces := Random(f"pieces {seed}")).random() < SHARE:
+    if (pieces := Random(f"pieces {seed}")).random() < jobs.SHARE:
         story.jobs = Jobs(story, pieces)
         rows_per_bucket = rows_per_bucket[:1]  # all processes of a job have the same release
 

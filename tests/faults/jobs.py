@@ -33,7 +33,7 @@ from tests.faults.world import DAY, Actor, Killed
 if TYPE_CHECKING:
     from tests.faults.history import Story
 
-SHARE = 0.1  # of the histories
+SHARE = 0.1  # of the histories; another one while mutants of runs in pieces are hunted
 MOST_FAILURES = 4  # of a task, as `spark.task.maxFailures`
 KEEP_SECONDS = 1.0  # between two looks at the attempts
 BUGS = (TypeError, AttributeError, NameError, AssertionError)  # no fault of the world causes these
@@ -214,7 +214,7 @@ class Cluster:
         story, name = self._story, f"attempt-{next(_NUMBERS)}"
         sent, services = pickle.dumps(task), replace(self._services, owner=name, scheduler=None)
         attempt = _Attempt(task, slot)
-        halts = iter([self._halts.random() < self._jobs.lost])
+        halts = iter([self._halts.random() < 2 * self._jobs.lost])
 
         def count(time: float, units: int) -> None:
             self._meter.count(slot, time, units)
@@ -252,9 +252,9 @@ class Cluster:
             self._pause(attempt)
 
     def _halt(self, attempt: _Attempt) -> None:
-        """Pause an executor between two writes for longer than a lease; its driver can be killed at the same time."""
+        """Pause an executor between two writes, even for longer than a lease; its driver can be killed then, too."""
         if not attempt.actor.finished:
-            seconds = self._halts.choice([30, 150, 200])
+            seconds = self._halts.choice([10, 20, 40, 150, 200])
             attempt.is_lost = True
             self._story.world.note("%s is lost, and paused for %.0f s", attempt.actor.name, seconds)
             attempt.actor.wake_at = max(attempt.actor.wake_at, self._story.world.time + seconds)

@@ -83,6 +83,103 @@ _MARKED = """\
         lease.commit(lease.state, replace(removal, stage=Stage.RESTORE_FIRST))
 """
 
+PIECES = (  # of runs in pieces: hunted in histories that all have jobs
+    Mutant(
+        "no-horizon-for-executors",
+        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
+        "state.lease_until_ms / 1000 - self.timeout - MARGIN",
+        'float("inf")',
+    ),
+    Mutant(
+        "executor-does-not-know-the-high-water-mark",
+        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
+        "        self.state = state\n",
+        "",
+    ),
+    Mutant(
+        "driver-does-not-wait-for-attempts",
+        "enrich.run.pieces.passes:PiecePasses.settle",
+        "if began <= ended:",
+        "if True:",
+    ),
+    Mutant(
+        "attempts-begin-unseen",
+        "enrich.run.pieces.tasks:_recorded",
+        '    context.write_work(f"{name}.began", b"{}")\n',
+        "",
+    ),
+    Mutant(
+        "budget-not-divided",
+        "enrich.run.pieces.passes:PiecePasses._run",
+        "services.write_units and services.write_units / self._scheduler.slots",
+        "services.write_units",
+    ),
+    Mutant(
+        "each-task-begins-with-a-new-budget",
+        "enrich.run.pieces.tasks:_within_budget",
+        "context.writer.rest()",
+        "pass",
+    ),
+    Mutant(
+        "outcomes-are-not-read",
+        "enrich.run.pieces.tasks:PieceDecisions.__init__",
+        "if table is not None:",
+        "if table is None:",
+    ),
+    Mutant(
+        "results-are-used-before-they-are-there",
+        "enrich.run.pieces.tasks:execute_task",
+        "            with _recorded(context, task, lease), context:\n",
+        """            if task.kind == "write":
+                rows = task.data["rows"]
+                counts = asdict(Counts(unchanged=rows))
+                early = {"counts": counts, "units": 0, "superseded": []}
+                context.write_work(f"{task.folder}{task.name}.json", orjson.dumps(early))
+            with _recorded(context, task, lease), context:
+""",
+    ),
+    Mutant(
+        "results-of-an-earlier-driver-counted-twice",
+        "enrich.run.pieces.passes:PiecePasses._run",
+        "        return {name: found[name] for name in data}",
+        """        if kind == "write":
+            for name in data:
+                if f"{folder}{name}.json" in ended:
+                    found[f"{name} again"] = found[name]
+            return found
+        return {name: found[name] for name in data}""",
+    ),
+    Mutant(
+        "duplicates-only-within-a-piece",
+        "enrich.run.pieces.passes:PiecePasses.check",
+        'for row in each["duplicates"]]',
+        'for row in each["duplicates"][:0]]',
+    ),
+    Mutant(
+        "rejects-numbered-within-a-piece",
+        "enrich.run.pieces.tasks:keep_rejects",
+        'first_row = task.data["first_row"] + row',
+        "first_row = row",
+    ),
+    Mutant(
+        "run-as-it-was-before-its-tasks-decided",
+        "enrich.run.decide:decide_changes",
+        "context.run = replace(context.run, because",
+        "context.run = replace(run, because",
+    ),
+    Mutant(
+        "run-as-it-was-before-its-tasks-merged",
+        "enrich.run.close:close_run",
+        "closed = replace(context.run, state=RunState.DONE",
+        "closed = replace(run, state=RunState.DONE",
+    ),
+    Mutant(
+        "tasks-compare-with-lost-fingerprints",
+        "enrich.run.decide:decide_changes",
+        "            base = None\n            trust = load_fingerprints(context, base, table_id).trust\n",
+        "            base = None\n",
+    ),
+)
 MUTANTS = (
     Mutant(
         "deletes-events-that-the-bus-refused",
@@ -504,102 +601,7 @@ MUTANTS = (
         "                _raise_failed(services, run)\n",
         "                pass\n",
     ),
-    # runs in pieces
-    Mutant(
-        "no-horizon-for-executors",
-        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
-        "state.lease_until_ms / 1000 - self.timeout - MARGIN",
-        'float("inf")',
-    ),
-    Mutant(
-        "executor-does-not-know-the-high-water-mark",
-        "enrich.run.pieces.watched_lease:WatchedLease.confirm",
-        "        self.state = state\n",
-        "",
-    ),
-    Mutant(
-        "driver-does-not-wait-for-attempts",
-        "enrich.run.pieces.passes:PiecePasses.settle",
-        "if began <= ended:",
-        "if True:",
-    ),
-    Mutant(
-        "attempts-begin-unseen",
-        "enrich.run.pieces.tasks:_recorded",
-        '    context.write_work(f"{name}.began", b"{}")\n',
-        "",
-    ),
-    Mutant(
-        "budget-not-divided",
-        "enrich.run.pieces.passes:PiecePasses._run",
-        "services.write_units and services.write_units / self._scheduler.slots",
-        "services.write_units",
-    ),
-    Mutant(
-        "each-task-begins-with-a-new-budget",
-        "enrich.run.pieces.tasks:_within_budget",
-        "context.writer.rest()",
-        "pass",
-    ),
-    Mutant(
-        "outcomes-are-not-read",
-        "enrich.run.pieces.tasks:PieceDecisions.__init__",
-        "if table is not None:",
-        "if table is None:",
-    ),
-    Mutant(
-        "results-are-used-before-they-are-there",
-        "enrich.run.pieces.tasks:execute_task",
-        "            with _recorded(context, task, lease), context:\n",
-        """            if task.kind == "write":
-                rows = task.data["rows"]
-                counts = asdict(Counts(unchanged=rows))
-                early = {"counts": counts, "units": 0, "superseded": []}
-                context.write_work(f"{task.folder}{task.name}.json", orjson.dumps(early))
-            with _recorded(context, task, lease), context:
-""",
-    ),
-    Mutant(
-        "results-of-an-earlier-driver-counted-twice",
-        "enrich.run.pieces.passes:PiecePasses._run",
-        "        return {name: found[name] for name in data}",
-        """        if kind == "write":
-            for name in data:
-                if f"{folder}{name}.json" in ended:
-                    found[f"{name} again"] = found[name]
-            return found
-        return {name: found[name] for name in data}""",
-    ),
-    Mutant(
-        "duplicates-only-within-a-piece",
-        "enrich.run.pieces.passes:PiecePasses.check",
-        'for row in each["duplicates"]]',
-        'for row in each["duplicates"][:0]]',
-    ),
-    Mutant(
-        "rejects-numbered-within-a-piece",
-        "enrich.run.pieces.tasks:keep_rejects",
-        'first_row = task.data["first_row"] + row',
-        "first_row = row",
-    ),
-    Mutant(
-        "run-as-it-was-before-its-tasks-decided",
-        "enrich.run.decide:decide_changes",
-        "context.run = replace(context.run, because",
-        "context.run = replace(run, because",
-    ),
-    Mutant(
-        "run-as-it-was-before-its-tasks-merged",
-        "enrich.run.close:close_run",
-        "closed = replace(context.run, state=RunState.DONE",
-        "closed = replace(run, state=RunState.DONE",
-    ),
-    Mutant(
-        "tasks-compare-with-lost-fingerprints",
-        "enrich.run.decide:decide_changes",
-        "            base = None\n            trust = load_fingerprints(context, base, table_id).trust\n",
-        "            base = None\n",
-    ),
+    *PIECES,
 )
 
 
@@ -626,6 +628,16 @@ class _Finder(importlib.abc.MetaPathFinder):
         assert found is not None
         assert found.origin is not None
         return importlib.util.spec_from_loader(name, _Loader(self._change, found.origin), origin=found.origin)
+
+
+def prepare(name: str | None, share: float | None) -> None:
+    """Install a bug and let this share of the histories have jobs, if given; nothing may have been imported yet."""
+    if name:
+        install(name)
+    if share is not None:
+        from tests.faults import jobs
+
+        jobs.SHARE = share
 
 
 def install(name: str) -> None:
