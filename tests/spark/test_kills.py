@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -81,6 +82,7 @@ class Job:
         env["PYSPARK_SUBMIT_ARGS"] = f"--master local-cluster[2,1,512] {conf} pyspark-shell"
         env["SPARK_WORKER_DIR"] = str(log.parent / "executors")
         command = [sys.executable, "-c", DRIVER, "--dataset", "stock", "--engine", "spark", *options]
+        self._server = urlsplit(stack.env["AWS_ENDPOINT_URL"]).port
         with log.open("ab") as output:
             self._driver = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
 
@@ -96,8 +98,10 @@ class Job:
         while not gate.reached.wait(0.05):
             if self._driver.poll() is not None:
                 return []
+        # The port alone can also be that of a connection to another server, or of one that was closed a moment ago.
+        ends = (gate.port, self._server)
         found = psutil.net_connections("tcp4")
-        (pid,) = {each.pid for each in found if each.laddr and each.laddr.port == gate.port and each.raddr}
+        (pid,) = {each.pid for each in found if each.pid and each.raddr and (each.laddr.port, each.raddr.port) == ends}
         worker = psutil.Process(pid)
         above = itertools.takewhile(lambda each: each.pid != self._driver.pid, worker.parents())
         executors = [each for each in above if "CoarseGrainedExecutorBackend" in " ".join(each.cmdline())]
