@@ -11,6 +11,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO, Unpack
 
@@ -52,7 +53,6 @@ class PiecePasses:
         self._outcomes: dict[str, Any] = {}  # what `decide` has returned for each bucket, and the default
         self._rules: dict[str, Any] = {}
         self._removals: dict[str, Any] = {}  # arguments of tasks that need the chosen removals
-        self._parts: Sequence[Part] = []
 
     def check(self) -> tuple[int, dict[str, int]]:
         """Check all pieces, then collect their notes by bucket.
@@ -64,7 +64,7 @@ class PiecePasses:
         context = self._context
         if context.run.piece_bytes is None:
             context.save(replace(context.run, piece_bytes=self._scheduler.piece_bytes))
-        parts, source, piece_bytes = self._read_parts(), context.dataset.source, context.run.piece_bytes or 0
+        parts, source, piece_bytes = self._parts, context.dataset.source, context.run.piece_bytes or 0
         cut = cut_output(parts, source, open_part=self._open_part, piece_bytes=piece_bytes)
         pieces = [[list(each) for each in piece] for piece in cut]
         bits = count_piece_bits(sum(part.size for part in parts))
@@ -118,10 +118,10 @@ class PiecePasses:
             context.export_statistics(first_rows[-1])
         return first_rows[-1], reasons
 
-    def _read_parts(self) -> Sequence[Part]:
-        """Return the parts of the output, read once."""
-        self._parts = self._parts or self._context.parts
-        return self._parts
+    @cached_property
+    def _parts(self) -> Sequence[Part]:
+        """The parts of the output, read once."""
+        return self._context.parts
 
     def _open_part(self, part: Part) -> BinaryIO:
         """Open a part for its footer, and renew the lease: thousands of large parts take minutes."""
@@ -135,7 +135,7 @@ class PiecePasses:
             for part, rows in each["counts"].items():
                 counts[int(part)] = counts.get(int(part), 0) + rows
         so_far = 0
-        for number, part in enumerate(self._read_parts()):
+        for number, part in enumerate(self._parts):
             so_far += counts.get(number, 0)
             check_count(part, counts.get(number, 0), so_far)
 
@@ -302,13 +302,13 @@ class PiecePasses:
 
     def _choose_parts(self, data: Mapping[str, Any]) -> dict[int, Part]:
         """Return the parts that the ranges of a task are of."""
-        return {number: self._read_parts()[number] for number, _, _ in data.get("ranges", [])}
+        return {number: self._parts[number] for number, _, _ in data.get("ranges", [])}
 
     def _blame(self, kind: str, name: str, data: Mapping[str, Any], error: TaskBroke) -> str:
         """Say which rows a task that always fails is about."""
         context, rows = self._context, []
         for part, first, end in data.get("ranges", [])[:MOST_NAMED]:
-            rows.append(f"{self._read_parts()[part].name}, rows {first} to {'its end' if end is None else end - 1}")
+            rows.append(f"{self._parts[part].name}, rows {first} to {'its end' if end is None else end - 1}")
         where = f" ({'; '.join(rows)})" if rows else ""
         return (
             f"dataset {context.run.dataset}, run {context.run.run}: the task {kind} {name}{where} failed in all its "
