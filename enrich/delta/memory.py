@@ -12,7 +12,9 @@ _NOTHING = pa.schema([("k1", pa.uint64()), ("inputs", pa.uint64()), ("digest", p
 class Memory:
     """Columns k1, inputs and digest of live items, in the order of k1."""
 
-    def __init__(self, items: pa.Table = _NOTHING) -> None:
+    def __init__(self, items: pa.Table = _NOTHING, *, is_complete: bool = True) -> None:
+        """Begin. `is_complete`: nearly every row that these items do not know is written, so it is worth keeping."""
+        self.is_complete = is_complete
         self._k1, self._inputs, self._digest = (items[name].combine_chunks() for name in _NOTHING.column_names)
 
     def __len__(self) -> int:

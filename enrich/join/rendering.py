@@ -67,26 +67,23 @@ class RenderedCache:
     `checked` has the first row and the number of rows of each chunk that was checked in this invocation.
     """
 
-    def __init__(self, directory: Path, max_bytes: int | None = None, *, shift: int = 0) -> None:
+    def __init__(self, directory: Path, *, shift: int = 0) -> None:
         """Begin with the files that are in the folder. `shift`: of the rows, since these were kept."""
         self._directory = directory
         self._shift = shift
-        room = min(MAX_CACHE_BYTES, int(MAX_DISK_SHARE * shutil.disk_usage(directory).free))
-        self._room = room if max_bytes is None else max_bytes
+        self._room = min(MAX_CACHE_BYTES, int(MAX_DISK_SHARE * shutil.disk_usage(directory).free))
         self.checked: list[tuple[int, int]] = []
 
     def keep(self, first_row: int, rows: int, rendered: pa.Table) -> None:
         """Keep the rendered rows of a chunk of so many rows, if there is room for them."""
         self.checked.append((first_row, rows))
-        if not rendered.num_rows:
+        if not rendered.num_rows or self._room <= 0:
             return
-        self._room -= rendered.nbytes
-        if self._room < 0:
-            self._room = 0  # after the first chunk that does not fit, none is kept
-            return
-        chosen = rendered.select(_COLUMNS)
-        with pa.OSFile(str(self._path(first_row)), "wb") as file, pa.ipc.new_file(file, chosen.schema) as writer:
+        chosen, path = rendered.select(_COLUMNS), self._path(first_row)
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, chosen.schema, options=options) as writer:
             writer.write_table(chosen)
+        self._room -= path.stat().st_size
 
     def take(self, first_row: int, rows: pa.Array) -> pa.Table | None:
         """Remove and return what is cached of the chunk that begins at `first_row`; None unless `rows` are among it."""

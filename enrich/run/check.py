@@ -65,7 +65,7 @@ def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
 
     def keep(first_row: int, rows: int, rendered: pa.Table) -> None:
         nonlocal reasons
-        context.cache.keep(first_row, rows, rendered)
+        context.cache.keep(first_row, rows, rendered if checker.is_worth_keeping else rendered.slice(0, 0))
         reasons = add_reasons(reasons, count_reasons(rendered))
         if FATAL in reasons and context.run.kind is not Kind.REMOVAL:
             fail_fatal(context, rendered, f"s3://{context.run.bucket}/{context.run.object_key}")

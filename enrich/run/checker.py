@@ -55,12 +55,17 @@ class Checker:
             statistics: None if none are taken.
             keep: called with the first row of each chunk, its number of rows, and those that had to be rendered, as
                 `render_chunk` returns them; in the order of the chunks.
+
+        Attributes:
+            is_worth_keeping: whether most of what is rendered is written. Of a large dataset most of it can be
+                unchanged: then keeping it costs more than rendering the few rows again.
         """
         self._engine = context.engine
         self._delta = delta
         self._statistics = statistics
         self._keep = keep
         self._memory = context.kept.memory(context, delta) if context.kept else load_memory(context, delta)
+        self.is_worth_keeping = self._memory.is_complete
         self._pause = 0
         self._is_whole = context.dataset.derive is not None  # a step gets whole chunks
         self._waiting: list[_Waiting] = []

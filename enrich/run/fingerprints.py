@@ -35,13 +35,15 @@ def load_fingerprints(context: RunContext, base: str | None, table_id: str) -> F
 def load_memory(context: RunContext, delta: Delta) -> Memory:
     """Load what is known of live items by their inputs; nothing if all rows must be rendered in any case."""
     services, dataset, base = context.services, context.dataset, context.lease.state.fingerprints
-    if context.run.full or base is None or not context.engine.has_inputs:
+    if context.run.full or base is None:
         return Memory()
+    if not context.engine.has_inputs:
+        return Memory(is_complete=False)
     folder = context.scratch / "memory"
     folder.mkdir(exist_ok=True)
     table_id = fetch_table_id(services.dynamodb, services.settings.table)
     known = read_fingerprints(_open_store(context), base, table_id=table_id, scratch=folder)
-    memory = Memory()
+    memory = Memory(is_complete=known.fingerprints.trust is not FingerprintTrust.ALL)
     if known.fingerprints.trust is FingerprintTrust.ALL and known.fingerprints.rows <= MOST_ITEMS:
         enough = dataset.unchanged_life * dataset.ttl.total_seconds()
         memory = delta.build_memory(

@@ -179,7 +179,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
 
     def keep(first_row: int, chunk_rows: int, rendered: pa.Table) -> None:
         nonlocal reasons
-        if context.kept is not None and context.kept.has_room():
+        if checker.is_worth_keeping and context.kept is not None and context.kept.has_room():
             context.cache.keep(first_row, chunk_rows, rendered)
         is_keyless = pc.or_(pc.is_null(rendered["pk"]), pc.is_null(rendered["sk"]))
         keyless.append(rendered["row"].filter(is_keyless))

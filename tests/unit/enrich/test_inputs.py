@@ -29,8 +29,9 @@ from enrich.delta import buckets
 from enrich.delta.memory import Memory
 from enrich.errors import OutOfTime
 from enrich.intake.worker import run_pending
-from enrich.join import engine
+from enrich.join import engine, rendering
 from enrich.join.engine import Engine
+from enrich.join.rendering import RenderedCache
 from enrich.ledger.records import Counts
 from enrich.read.chunks import read_chunks
 from enrich.run import checker, fingerprints
@@ -292,6 +293,57 @@ def test_the_table_is_the_same_as_if_all_rows_were_rendered(
     known = _play(tmp_path / "known", seed, monkeypatch)
     monkeypatch.setattr(fingerprints, "MOST_ITEMS", -1)
     assert _play(tmp_path / "rendered", seed, monkeypatch) == known
+
+
+@pytest.mark.parametrize(
+    ("case", "again"),
+    [("known", [1]), ("too many items", []), ("no digest of inputs", []), ("another table", [0, 1, 2, 0, 1, 2])],
+)
+def test_rows_are_kept_if_most_of_them_will_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, again: list[int]
+) -> None:
+    """Those of a first output, and those that differ from a live item; of others, what is written is rendered again."""
+    shop, kept = SmallShop(tmp_path), list[int]()
+    keep = RenderedCache.keep
+
+    def note(cache: RenderedCache, first_row: int, rows: int, rendered: pa.Table) -> None:
+        kept.extend(rendered["row"].to_pylist())
+        keep(cache, first_row, rows, rendered)
+
+    monkeypatch.setattr(RenderedCache, "keep", note)
+    if case == "too many items":
+        monkeypatch.setattr(fingerprints, "MOST_ITEMS", 2)
+    if case == "no digest of inputs":
+        monkeypatch.setattr(Engine, "has_inputs", False)
+    shop.run(ROWS, day=2)
+    assert kept == [0, 1, 2]
+    kept.clear()
+    if case == "another table":
+        shop.dynamo.table_id = "another"
+    assert shop.run({**ROWS, "units": [1.0, 2.5, 3.0]}, day=1).counts.written == 1
+    assert kept == again
+    assert [item.body for item in shop.table.items.values() if "2.5" in str(item.body)] == ['{"title":"B","units":2.5}']
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_chunks_that_find_no_room_are_rendered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rendered: list[int]
+) -> None:
+    """The first chunk takes all the room that there is."""
+    monkeypatch.setattr(rendering, "MAX_CACHE_BYTES", 1)
+    shop, kept = SmallShop(tmp_path), list[int]()
+    take = RenderedCache.take
+
+    def note(cache: RenderedCache, first_row: int, rows: pa.Array) -> pa.Table | None:
+        found = take(cache, first_row, rows)
+        kept.extend([] if found is None else found["row"].to_pylist())
+        return found
+
+    monkeypatch.setattr(RenderedCache, "take", note)
+    assert shop.run(_make(12)).counts == Counts(written=12)
+    assert kept == [0, 1, 2, 3]
+    assert sorted(rendered) == sorted([*range(12), *range(4, 12)])
+    assert len(shop.table.items) == 12
 
 
 def _play(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> list[Any]:

@@ -18,10 +18,12 @@ from enrich.dataset.definition import Dataset, Metadata, Tolerated
 from enrich.errors import LeaseLost, Refused, Stopped, TaskBroke
 from enrich.intake.worker import run_pending
 from enrich.join.engine import Engine
+from enrich.join.rendering import RenderedCache
 from enrich.ledger.lease import QUIET_PERIOD_OWNER
 from enrich.ledger.run_state import EngineKind
 from enrich.read import chunks, pieces
 from enrich.read.s3_object import Part
+from enrich.run import fingerprints
 from enrich.run.context import RunContext
 from enrich.run.pieces import gather
 from enrich.run.pieces.kept import Kept
@@ -256,6 +258,30 @@ def test_what_a_check_has_rendered_is_not_rendered_again(tmp_path: Path, monkeyp
     assert rendered
     assert all(rendered), "rendered without digests: for a write"
     assert not list((tmp_path / "kept").glob("*/*"))
+
+
+@pytest.mark.parametrize(("most", "again"), [(fingerprints.MOST_ITEMS, 1), (10, 0)])
+def test_rows_that_can_be_unchanged_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, again: int
+) -> None:
+    """Of a dataset with too many items each row is rendered; that of the one row that changes is done once more."""
+    (tmp_path / "shop").mkdir()
+    shop, kept = PiecesShop(tmp_path / "shop", DATASET, kept=Kept(tmp_path / "kept")), list[int]()
+    monkeypatch.setattr(Kept, "has_room", lambda _: True)
+    monkeypatch.setattr(fingerprints, "MOST_ITEMS", most)
+    keep = RenderedCache.keep
+
+    def note(cache: RenderedCache, first_row: int, rows: int, rendered: pa.Table) -> None:
+        kept.append(rendered.num_rows)
+        keep(cache, first_row, rows, rendered)
+
+    monkeypatch.setattr(RenderedCache, "keep", note)
+    good: dict[str, list[Any]] = {"shop": [f"s{n}" for n in range(60)], "sku": ["a"] * 60, "units": [1.0] * 60}
+    shop.run(grouped(good), day=2)
+    assert sum(kept) == 60
+    kept.clear()
+    assert shop.run(grouped({**good, "units": [*good["units"][1:], 2.0]}), day=1).counts.written == 1
+    assert sum(kept) == again
 
 
 def test_a_run_that_is_saved_while_tasks_run_is_closed_by_its_first_driver(tmp_path: Path) -> None:
