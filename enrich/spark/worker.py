@@ -29,7 +29,7 @@ from enrich.spark.code import unpack
 from wire.errors import WireError
 
 _PASSING = (Stopped, LeaseLost, BotoCoreError, ClientError, WireError)  # the run continues when the cause has passed
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def perform(env: Mapping[str, str], task: Task) -> tuple[str, Any]:
@@ -51,6 +51,7 @@ def execute(services: Services, task: Task) -> dict[str, Any]:
         return _keep().execute(services, task)
     finally:
         _forget_archives()
+        _give_memory_back()
 
 
 def _forget_archives() -> None:
@@ -67,24 +68,22 @@ def _forget_archives() -> None:
 @cache
 def _keep() -> Kept:
     """Return what this process keeps; files are in a folder that Spark deletes when the job ends."""
-    _give_memory_back()
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
     # PySpark searches for garbage after each task: 35 ms, unless what was imported until now is left out.
     gc.freeze()
     return Kept(Path(SparkFiles.getRootDirectory()) / "rendered")
 
 
 def _give_memory_back() -> None:
-    """Let the system have the memory of each large buffer when it is freed; otherwise a worker grows with its tasks.
+    """Let the system have what a task has freed; otherwise a worker grows with its tasks, to 528 MB at 10M rows.
 
-    Arrow's own pool keeps the most that any task has used. The C library raises the size from which a buffer is memory
-    of its own when one is freed, up to 32 MB, and then keeps those below in arenas. Measured: 494 MB became 382, for
-    a tenth of a first load's CPU.
+    Arrow's pool and the arenas of the C library, one for each thread unless they are limited, keep the most that any
+    task has used. Giving each large buffer back at once would cost a tenth of a first load's CPU.
     """
-    pa.set_memory_pool(pa.system_memory_pool())
+    pa.default_memory_pool().release_unused()
     with suppress(AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, 2)
-        mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open(env: tuple[tuple[str, str], ...]) -> Services:
