@@ -91,7 +91,7 @@ def print_tables(summary: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(prog="tests.bench.scale", description="Runs in one process against runs on Spark.")
-    parser.add_argument("--copies", type=int, default=2, metavar="N", help="of the flights of 2013 (default 2)")
+    parser.add_argument("--copies", type=int, default=8, metavar="N", help="of the flights of 2013 (default 8)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="each executes all runs (default 1)")
     parser.add_argument("--spark-only", action="store_true", help="no runs in one process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
