@@ -11,7 +11,6 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO, Unpack
 
@@ -53,6 +52,7 @@ class PiecePasses:
         self._outcomes: dict[str, Any] = {}  # what `decide` has returned for each bucket, and the default
         self._rules: dict[str, Any] = {}
         self._removals: dict[str, Any] = {}  # arguments of tasks that need the chosen removals
+        self._read: Sequence[Part] | None = None
 
     def check(self) -> tuple[int, dict[str, int]]:
         """Check all pieces, then collect their notes by bucket.
@@ -118,10 +118,16 @@ class PiecePasses:
             context.export_statistics(first_rows[-1])
         return first_rows[-1], reasons
 
-    @cached_property
+    @property
     def _parts(self) -> Sequence[Part]:
-        """The parts of the output, read once."""
-        return self._context.parts
+        """The parts of the output, read once.
+
+        Not a `cached_property`: in Python 3.11 all instances have one lock, so a driver that waits for S3 would stop
+        another one in its process.
+        """
+        if self._read is None:
+            self._read = self._context.parts
+        return self._read
 
     def _open_part(self, part: Part) -> BinaryIO:
         """Open a part for its footer, and renew the lease: thousands of large parts take minutes."""

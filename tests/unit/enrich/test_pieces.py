@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from enrich.run import fingerprints
 from enrich.run.context import RunContext
 from enrich.run.pieces import gather
 from enrich.run.pieces.kept import Kept
+from enrich.run.pieces.passes import PiecePasses
 from enrich.services import Services
 from tests.doubles.task_scheduler import TaskScheduler
 from tests.faults.world import build_error
@@ -450,3 +452,32 @@ def test_a_run_that_stops_leaves_its_lease_quiet(tmp_path: Path, monkeypatch: py
     state = shop.ledger.get_state("stock")
     assert state.lease_owner == QUIET_PERIOD_OWNER
     assert state.lease_until_ms / 1000 > shop.world.now() + 60
+
+
+def test_a_driver_that_waits_for_its_parts_stops_no_other_one() -> None:
+    """Two of them in one process, as in the fault simulation: the first one reads from an S3 that does not answer."""
+    answer, waits = threading.Event(), threading.Event()
+
+    class Context:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        @property
+        def parts(self) -> list[str]:
+            if self._name == "slow":
+                waits.set()
+                answer.wait()
+            return [self._name]
+
+    slow, fast = (PiecePasses(cast(Any, Context(name)), cast(Any, None)) for name in ("slow", "fast"))
+    found = list[object]()
+    threads = [threading.Thread(target=lambda each=each: found.append(each._parts)) for each in (slow, fast)]
+    threads[0].start()
+    waits.wait()
+    threads[1].start()
+    threads[1].join(5)
+    seen = list(found)
+    answer.set()
+    for thread in threads:
+        thread.join()
+    assert seen == [["fast"]]
