@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -334,12 +335,20 @@ def test_each_action_of_the_side_functions_is_needed(
     assert run_side_journey(stand_in, name, without(read_template(), role, sid, action)) != whole_side
 
 
+@pytest.fixture
+def _own_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the project afterwards: the demo sets another one for its process, here that of all later tests."""
+    monkeypatch.setenv("LARDER_PROJECT", os.environ["LARDER_PROJECT"])
+
+
+@pytest.mark.usefixtures("_own_project")
 def test_whole_demo_works_with_enforced_roles(monkeypatch: pytest.MonkeyPatch) -> None:
     """`python3 dev.py demo --once` with `AUTH=true`: real flights, from the model to the responses."""
     monkeypatch.setattr("infra.local.stand_in.run_ministack", enforcing)
     assert demo.main(["--once"]) == 0
 
 
+@pytest.mark.usefixtures("_own_project")
 def test_demo_fails_without_a_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     """IAM is enforced in the demo, too: without one action of serve it fails."""
     lacking = without(read_template(), "ServeRole", "ReadItems", "dynamodb:GetItem")

@@ -181,7 +181,7 @@ def test_failures_are_logged_and_page(check: Check, good: Issuer, token_url: tup
     assert check.run()["faults"] == ["the issuer returned no token"]
     token_url[1][:] = [check.larder.issuer.sign("B6", time.time()).encode()]
     with broken_serve(check):
-        assert check.run()["faults"] == ["with a token the status is 500, not 200"]
+        assert check.run()["faults"] == ["with a token the status is 503, not 200"]
     assert check.run()["SyntheticFailures"] == 0
     assert check.alarm()["StateValue"] == "ALARM"
     received = check.larder.client("sqs").receive_message(
