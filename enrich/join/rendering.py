@@ -77,7 +77,7 @@ class RenderedCache:
     def keep(self, first_row: int, rows: int, rendered: pa.Table) -> None:
         """Keep the rendered rows of a chunk of so many rows, if there is room for them."""
         self.checked.append((first_row, rows))
-        if not rendered.num_rows or self._room <= 0:
+        if not rendered.num_rows or rendered.nbytes > self._room:  # before the file is written: it is never too large
             return
         chosen, path = rendered.select(_COLUMNS), self._path(first_row)
         options = pa.ipc.IpcWriteOptions(compression="lz4")

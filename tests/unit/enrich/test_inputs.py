@@ -330,7 +330,7 @@ def test_chunks_that_find_no_room_are_rendered_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rendered: list[int]
 ) -> None:
     """The first chunk takes all the room that there is."""
-    monkeypatch.setattr(rendering, "MAX_CACHE_BYTES", 1)
+    monkeypatch.setattr(rendering, "MAX_CACHE_BYTES", 2_000)
     shop, kept = SmallShop(tmp_path), list[int]()
     take = RenderedCache.take
 
