@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 FUNCTIONS = ("score", "serve")
-# What the main process tells the others, by their environment.
+# What the main process passes to the others, in their environment.
 FUNCTION, FOLDER, THREADS = "LARDER_SERVER_FUNCTION", "LARDER_SERVER_FOLDER", "LARDER_THREADS"
 # Time-outs of the two functions in infra/template.yaml, which a test compares.
 SERVE_SECONDS, SCORE_SECONDS = 10.0, 20.0
