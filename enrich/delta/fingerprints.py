@@ -1,8 +1,8 @@
 """A dataset's fingerprints on S3: one Parquet file, or a manifest of one file for each bucket of the key space.
 
-For each live item a file has the digest of its key (128 bits), the digests of its body and of the body's inputs, the order
-of the newest run that confirmed that body, and when the stored item expires. The file's metadata names its format and the table that it
-describes.
+For each live item a file has the digest of its key (128 bits), the digests of its body and of the body's inputs, the
+order of the newest run that confirmed that body, and when the stored item expires. The file's metadata names its format
+and the table that it describes.
 """
 
 from __future__ import annotations
