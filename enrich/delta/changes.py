@@ -552,9 +552,10 @@ class Delta:
         """Choose the live items that this run removes, and return how many there are.
 
         A snapshot removes the items that it does not name and that no newer run confirmed; a rejected row also names
-        its item. With `withdrawn`: the items that the withdrawn output names, if it was the last to confirm them, or if
-        it is unknown which run was the last. Removals are numbered in the order of their keys' digests, for any number
-        of buckets.
+        its item. Items whose keys are not known stay until they expire: those of outputs from before the dataset was
+        one of snapshots. With `withdrawn`: the items that the withdrawn output names, if it was the last to confirm
+        them, or if it is unknown which run was the last. Removals are numbered in the order of their keys' digests, for
+        any number of buckets.
         """
         self._removals_id = self._identify_removals(order, now, withdrawn)
         several = self._several
@@ -604,11 +605,30 @@ class Delta:
                 select k1, k2, coalesce(k.pk, n.pk) as pk, coalesce(k.sk, n.sk) as sk, k.expires_at
                 from {known} k left join {named} using (k1, k2)
                 where k."order" < $order and not k.removed and k.expires_at > $now and {chosen}
+                    and coalesce(k.pk, n.pk) is not null
                 {more}
             ) order by row
             """,
             {"order": order, "now": now, **values},
         )
+
+    def count_unnamed(self, now: float, withdrawn: Withdrawn, step: Step = _go_on) -> int:
+        """Return how many live items a withdrawn output was the last to confirm, although it does not name them.
+
+        It did name them when it ran. So its rows get other keys now, or none.
+        """
+        found = 0
+        for bucket in self._buckets:
+            found += self._db.execute(
+                f"""
+                select count(*) from {self._known.sql(bucket)} anti join {self._noted(bucket)} using (k1, k2)
+                where list_contains($by, "order") and not removed and expires_at > $now
+                """,
+                {"by": list(withdrawn.orders), "now": now},
+            ).fetchall()[0][0]
+            if bucket != self._buckets[-1]:
+                step()
+        return found
 
     def removals(self, first: int, last: int) -> pa.Table:
         """Return columns row, pk and sk of a range of the chosen removals, in order."""
@@ -718,28 +738,39 @@ class Delta:
         self._db.register("dropped", pa.concat_tables([dropped, _rows(superseded)]))
         self._db.register("written", decided.filter(pc.equal(decided["outcome"], WRITE)).select(["row"]))
 
-    def merge_unknown(self, target: Target, *, expires_at: int, now: float, step: Step = _go_on) -> Fingerprints:
+    def merge_unknown(
+        self, target: Target, *, expires_at: int, now: float, removing: str = "", step: Step = _go_on
+    ) -> Fingerprints:
         """Write the fingerprints after a run that began to write and will never close: its bodies may be in the table.
 
         Each item that this run names is written by the next run that names it, or removed by the next snapshot that
         does not name it, even if there was a tombstone before. Nothing was confirmed, so orders do not change.
+
+        Args:
+            target: where to write them.
+            expires_at: when the items that it wrote expire, in epoch seconds.
+            now: epoch seconds.
+            removing: text of the run's order if it had begun to remove items: each older item can be a tombstone now.
+            step: called between two buckets.
         """
         self._divide_keys(step)
         base = self._known.fingerprints
-        rests_on = (self._notes_id, self._bits, len(self._buckets), base.object_key, base.trust.name)
+        rests_on = (self._notes_id, self._bits, len(self._buckets), base.object_key, base.trust.name, removing)
 
         def change(bucket: Bucket) -> tuple[str, dict[str, object]] | None:
-            if not self._names_any(bucket):
+            if not removing and not self._names_any(bucket):
                 return None
             return (
                 f"""
-                select k1, k2, if(n.row is null, k.digest, null) as digest, coalesce(k."order", '') as "order",
+                select k1, k2, if(n.row is null and not k."order" < $removing, k.digest, null) as digest,
+                    coalesce(k."order", '') as "order",
                     if(n.row is null, k.expires_at, greatest(k.expires_at, $expires_at)) as expires_at,
                     n.row is null and k.removed as removed, if(n.row is null, k.pk, n.pk) as pk,
-                    if(n.row is null, k.sk, n.sk) as sk, if(n.row is null, k.inputs, null) as inputs
+                    if(n.row is null, k.sk, n.sk) as sk,
+                    if(n.row is null and not k."order" < $removing, k.inputs, null) as inputs
                 from (from {self._noted(bucket)} where kept) n full join {self._known.sql(bucket)} k using (k1, k2)
                 """,
-                {"expires_at": expires_at},
+                {"expires_at": expires_at, "removing": removing},
             )
 
         return self._save(target, _identify("unknown", *rests_on, expires_at), change, now, step)

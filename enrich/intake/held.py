@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from enrich.errors import Failed
-from enrich.intake.queue import restart
-from enrich.ledger.records import Pending, Record, Run, bump, newest_first
+from enrich.ledger.records import Pending, Record, Run, bump, newest_first, restart
 from enrich.ledger.run_state import Kind, RunState
 from enrich.ledger.store import ConflictError, Delete
 from enrich.outbox.outbox import report, send_outbox

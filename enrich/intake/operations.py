@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from enrich.dataset.identity import identify_definition
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
 from enrich.intake.recovery import find_alive, finish_withdrawals
@@ -141,7 +142,9 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
         bad = abandon(services, lease, bad, state, "withdrawn before it was done")
     if not published:
         return bad
-    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=bad.metadata, stage=Stage.WITHDRAW_FIRST)
+    rules = identify_definition(services.datasets[bad.dataset], services.settings.version)
+    metadata = bad.metadata if bad.rules in {None, rules} else {}  # other SQL needs other metadata
+    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=metadata, stage=Stage.WITHDRAW_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)
         try:

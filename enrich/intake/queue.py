@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from enrich.ledger.records import Counter, Counts, Pending, Record, Run, SeenOutput, bump
-from enrich.ledger.run_state import Kind, Stage
+from enrich.ledger.records import Counter, Pending, Record, Run, SeenOutput, bump
+from enrich.ledger.run_state import Kind
 from enrich.ledger.store import ConflictError
 from enrich.read.outputs import Output
 from enrich.services import Services
@@ -93,19 +93,4 @@ def repeat(run: Run, kind: Kind) -> Run:
         size=run.size,
         of_run=run.run,
         as_of_ms=run.as_of_ms,
-    )
-
-
-def restart(run: Run) -> Run:
-    """Return a run that starts again with its pinned output, and with an order of the current generation."""
-    return replace(
-        run,
-        stage=Stage.PIN,
-        generation=None,
-        next_row=0,
-        place=0,
-        rows=None,
-        reasons={},
-        counts=Counts(),
-        measured=None,
     )

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from enrich.delta.fingerprints import fetch_table_id
-from enrich.intake.queue import enqueue_again, repeat, restart
+from enrich.intake.queue import enqueue_again, repeat
 from enrich.ledger.lease import Lease
-from enrich.ledger.records import Record, Run, find_runs_over, name_rebuild, newest_first
+from enrich.ledger.records import Record, Run, find_runs_over, name_rebuild, newest_first, restart
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.ledger.store import Delete
 from enrich.outbox.outbox import report

@@ -133,6 +133,8 @@ class Run(Record):
     # Of a piece, as the run's first driver cut its output: all others cut it so, since results and files of rejects are
     # named by pieces.
     piece_bytes: int | None = None
+    # Identifies the definition of the dataset that it was begun with; None: not begun, or by a release without this.
+    rules: str | None = None
 
     @property
     def sk(self) -> str:
@@ -260,6 +262,21 @@ def newest_first(runs: Sequence[Run]) -> list[Run]:
     published = [run for run in runs if run.state is RunState.DONE and run.kind.is_over_output]
     done = [run for run in published if run.run not in withdrawn]
     return sorted(done, key=lambda run: (run.order.as_of_ms, run.run), reverse=True)
+
+
+def restart(run: Run) -> Run:
+    """Return a run that starts again with its pinned output, and with an order of the current generation."""
+    return replace(
+        run,
+        stage=Stage.PIN,
+        generation=None,
+        next_row=0,
+        place=0,
+        rows=None,
+        reasons={},
+        counts=Counts(),
+        measured=None,
+    )
 
 
 def bump(record: R) -> R:

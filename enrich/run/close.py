@@ -55,7 +55,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
     """Close a run that can't be completed and return it. If it began to write, its bodies may be in the table."""
     dataset, superseded = context.lease.state, set[str]()
     if context.run.decided_ms is not None:
-        dataset, superseded = _leave_doubt(context)
+        dataset, superseded = leave_doubt(context)
     ended_ms = int(context.services.clock.now() * 1000)
     closed = replace(context.run, state=state, error=error, ended_ms=ended_ms)
     context.save(closed, Delete(context.pending), *report(context.services, closed), dataset=dataset)
@@ -63,7 +63,7 @@ def close_early(context: RunContext, state: RunState, error: str) -> Run:
     return context.run
 
 
-def _leave_doubt(context: RunContext) -> tuple[DatasetState, set[str]]:
+def leave_doubt(context: RunContext) -> tuple[DatasetState, set[str]]:
     """Return the dataset's state after the close, and the fingerprints to delete after its commit."""
     services, superseded = context.services, set[str]()
     table_id = fetch_table_id(services.dynamodb, services.settings.table)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self
 
 import orjson
 import pyarrow as pa
+from botocore.exceptions import ClientError
 
 from enrich.dataset.definition import Dataset
 from enrich.delta.buckets import count_bits
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from enrich.run.passes import Passes
     from enrich.run.pieces.gather import Gathered
     from enrich.run.pieces.kept import Kept
+
+
+PARTS = "parts.json"  # in a run's work folder: the parts of its output
 
 
 class Decision(NamedTuple):
@@ -137,7 +141,9 @@ class RunContext:
     def open_delta(self) -> Delta:
         """Open a delta of this run without notes; it is closed with the context."""
         keep_keys = self.dataset.source.output == "snapshot" or self.run.kind is Kind.REMOVAL
-        rests_on = f"{self.run.order.text} {sorted(self.run.metadata.items())}{' approved' * self.run.approved}"
+        run = self.run
+        again = f"{' approved' * run.approved}{f' {run.rules}' if run.rules else ''}"
+        rests_on = f"{run.order.text} {sorted(run.metadata.items())}{again}"
         once = self.dataset.equal_rows == "once"
         delta = Delta(self.scratch, self.work, rests_on=rests_on, keep_keys=keep_keys, once=once)
         return self._opened.enter_context(delta)
@@ -336,7 +342,16 @@ class RunContext:
     @property
     def parts(self) -> list[Part]:
         """The parts of the pinned output."""
-        return parse_parts(self.read_work("parts.json"))
+        try:
+            return parse_parts(self.read_work(PARTS))
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchKey":
+                raise
+            raise Failed(
+                f"dataset {self.run.dataset}, run {self.run.run}: the list of its parts, "
+                f"s3://{self.services.settings.bucket}/{self.work_key(PARTS)}, has been deleted; run "
+                f"`./larder replay {self.run.dataset} {self.run.run}`"
+            ) from None
 
     def open_part(self, part: Part) -> BinaryIO:
         """Open a part of the pinned output."""
@@ -389,9 +404,9 @@ class RunContext:
     def _noted(self) -> str:
         """The folder of the keys and digests of ranges of rows.
 
-        An approved run is checked again, and its dataset can have changed, so it has notes of its own.
+        A run that begins again, because it was approved or its dataset has changed, has notes of its own.
         """
-        return "approved/noted/" if self.run.approved else "noted/"
+        return f"{'approved/' * self.run.approved}noted/{f'{self.run.rules}/' if self.run.rules else ''}"
 
     @property
     def work(self) -> Store:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from enrich.delta.changes import Withdrawn
 from enrich.delta.fingerprints import FingerprintTrust, fetch_table_id
-from enrich.errors import TableStateUnknown
+from enrich.errors import Failed, TableStateUnknown
 from enrich.ledger.records import Counts, find_runs_over, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
 from enrich.run.context import Decision, RunContext
@@ -99,10 +99,32 @@ def _choose_removals(context: RunContext, now: float) -> int:
     order = run.order.text
     snapshot = context.dataset.source.output == "snapshot" and run.kind.is_over_output
     if run.kind is Kind.REMOVAL:
-        context.passes.choose_removals(order=order, now=now, withdrawn=_find_withdrawn(context))
+        withdrawn = _find_withdrawn(context)
+        _check_named(context, withdrawn, now)
+        context.passes.choose_removals(order=order, now=now, withdrawn=withdrawn)
     elif snapshot and not run.born_expired and order >= context.lease.state.snapshot:
         context.passes.choose_removals(order=order, now=now, withdrawn=None)
     return max(run.expires_at or 0, delta.removals_expire_at())
+
+
+def _check_named(context: RunContext, withdrawn: Withdrawn, now: float) -> None:
+    """Check that the rows of a withdrawn output still get the keys of its items.
+
+    Raises:
+        Failed: they do not, so these items would stay.
+    """
+    unnamed = context.passes.count_unnamed(now, withdrawn)
+    if not unnamed:
+        return
+    run, services = context.run, context.services
+    earlier = services.ledger.get_run(run.dataset, run.of_run or 0)
+    version = f" version {earlier.code_version}" if earlier and earlier.code_version else " the version"
+    raise Failed(
+        f"dataset {run.dataset}, withdrawal of run {run.of_run}: {unnamed} items of it are stored under keys that its "
+        "rows do not get from the present definition of the dataset, since its subject, its prediction_id, or what "
+        f"they are made of was changed. Nothing was removed. Deploy{version} that executed it, and withdraw the run "
+        "again; then deploy the present version. Else these items are served until they expire"
+    )
 
 
 def _find_withdrawn(context: RunContext) -> Withdrawn:

@@ -18,6 +18,7 @@ from enrich.delta.fingerprints import (
 )
 from enrich.delta.memory import MOST_ITEMS, Memory
 from enrich.delta.store import Store
+from enrich.ledger.run_state import Stage
 from enrich.log import log_line
 from enrich.run.context import RunContext
 from enrich.s3 import delete
@@ -66,6 +67,7 @@ def save_doubt(context: RunContext, table_id: str) -> Fingerprints:
         build_target(context, table_id),
         expires_at=context.run.expires_at or 0,
         now=context.services.clock.now(),
+        removing=context.run.order.text if context.run.stage in {Stage.REMOVE, Stage.CLOSE} else "",
         step=context.pause,
     )
 

@@ -15,6 +15,7 @@ from enrich.ledger.lease import Lease
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import EngineKind, Kind, RunState, Stage
 from enrich.outbox.outbox import send_outbox
+from enrich.run.begin_again import follow_definition
 from enrich.run.check import check_output
 from enrich.run.close import close_early, close_run
 from enrich.run.context import RunContext
@@ -67,6 +68,8 @@ def execute(services: Services, lease: Lease, run: Run) -> Run:
             if run.failures >= MOST_DEATHS:
                 return _close_early(context, RunState.FAILED, _describe_failures(run, "the process was killed"))
         try:
+            with context:
+                follow_definition(context)
             with context:
                 _run_stages(context)
         except Overwritten as error:

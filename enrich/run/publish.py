@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enrich.delta.changes import REJECTED, SUPERSEDED, UNCHANGED, WRITE
-from enrich.errors import OutOfTime
+from enrich.errors import Failed, OutOfTime
 from enrich.join.rejects import build_prefix, write_rejects
 from enrich.ledger.records import Counts
 from enrich.ledger.run_state import Stage
@@ -210,4 +210,10 @@ def _select(rendered: pa.Table, decided: pa.Table, writes: int) -> pa.Table:
     # of the index: the entry is written, and one of another rank is removed
     entries = pc.if_else(pc.is_null(rendered["rank"]), 0, pc.if_else(decided["replaces"], 2, 1))
     items = rendered.select(["row", "pk", "sk", "body", "rank"]).append_column("entries", entries.cast(pa.int64()))
+    if writes and items["body"].null_count:  # an item without a body is a tombstone
+        row = rendered["row"].filter(pc.is_null(rendered["body"]))[0]
+        raise Failed(
+            f"row {row} was good when it was checked, and is rejected now that it is rendered again: the dataset's "
+            "`derive` step does not return the same for the same rows; mend it, then replay the run"
+        )
     return items.take(interleave(items["pk"]))

@@ -15,7 +15,8 @@ from serve.item import BODY, EXPIRES_AT, ORDER, PK, RANK, SK, Order
 
 BATCH = "DynamoDB_20120810.BatchWriteItem"
 PUT = "DynamoDB_20120810.PutItem"
-CONDITION = f"attribute_not_exists({PK}) OR {ORDER} < :o"
+# Equal: an earlier write of this run, which can have had another body if its dataset was changed meanwhile.
+CONDITION = f"attribute_not_exists({PK}) OR {ORDER} <= :o"
 
 BATCH_ITEMS = 25  # DynamoDB's quota for one BatchWriteItem
 # DynamoDB's quota is 16 MB. This is far below, because memory is this times the requests in flight, and JSON escapes

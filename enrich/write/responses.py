@@ -40,8 +40,8 @@ REMEDIES = {
 }
 
 
-def parse_outcome(request: WriteRequest, table: str, order: str, response: Response | TransportError) -> Outcome:
-    """Parse the response to a request that wrote items with `order`.
+def parse_outcome(request: WriteRequest, table: str, response: Response | TransportError) -> Outcome:
+    """Parse the response to a request that wrote items.
 
     Raises:
         WriteFailed: DynamoDB refused with an error that a retry can't fix.
@@ -54,7 +54,7 @@ def parse_outcome(request: WriteRequest, table: str, order: str, response: Respo
     if not isinstance(failure, Refused):
         return Outcome(retry=request, reason=failure)
     if failure.code == "ConditionalCheckFailedException":
-        return _parse_conflict(table, order, response)
+        return _parse_conflict(table, response)
     remedy = REMEDIES.get(failure.code, "look the code up in the DynamoDB API reference")
     raise WriteFailed(f"table {table}: a write was refused: {failure}; {remedy}, then run again")
 
@@ -77,11 +77,11 @@ def _parse_success(request: WriteRequest, table: str, response: Response) -> Out
     )
 
 
-def _parse_conflict(table: str, order: str, response: Response) -> Outcome:
-    """Distinguish this run's earlier write, applied but reported as failed, from a newer run's item."""
+def _parse_conflict(table: str, response: Response) -> Outcome:
+    """Return that a newer run's item is stored."""
     stored = orjson.loads(response.body).get("Item", {}).get(ORDER, {}).get("S")
     if stored is None:
         raise WriteFailed(
             f"table {table} has an item without an order, which Larder did not write; delete it, or use another table"
         )
-    return Outcome(written=1) if stored == order else Outcome(superseded=1)
+    return Outcome(superseded=1)

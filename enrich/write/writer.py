@@ -64,7 +64,6 @@ class Attempt:
     """A request in flight or waiting for a retry."""
 
     request: WriteRequest
-    order: str
     tries: int = 0  # consecutive tries without any item accepted
     due: float = 0.0  # when to retry
 
@@ -117,7 +116,7 @@ class Writer:
             the index entries that a write changes), subjects interleaved, no item too large.
             order: the run's order.
             expires_at: epoch seconds.
-            conditional: write an item only if the stored item does not have the same or a newer order.
+            conditional: write an item only if the stored item does not have a newer order.
 
         Raises:
             WriteFailed: a write was refused, or the budget is spent.
@@ -129,7 +128,7 @@ class Writer:
                 self._send_and_wait(now)
             if not self._in_flight and not self._waiting:
                 self._progressed = now  # the time since then was not spent on writing
-            self._send(Attempt(request, order.text), now)
+            self._send(Attempt(request), now)
 
     def flush(self) -> Written:
         """Wait until every item that was put is written or superseded; return the counts. Raises as `put` does."""
@@ -212,7 +211,7 @@ class Writer:
         return responses
 
     def _handle(self, attempt: Attempt, response: Response | TransportError, now: float, *, full: bool) -> None:
-        outcome = parse_outcome(attempt.request, self.table, attempt.order, response)
+        outcome = parse_outcome(attempt.request, self.table, response)
         self._written += outcome.written
         if outcome.superseded:
             self._superseded.append(attempt.request.row)
@@ -231,7 +230,7 @@ class Writer:
         if tries >= self._budget.tries or now - self._progressed >= self._budget.seconds:
             raise self._build_failure(outcome.reason)
         pause = full_jitter(tries, BACKOFF_BASE, BACKOFF_CAP, self._random())
-        insort(self._waiting, Attempt(left, attempt.order, tries, now + pause), key=lambda waiting: waiting.due)
+        insort(self._waiting, Attempt(left, tries, now + pause), key=lambda waiting: waiting.due)
 
     def _build_failure(self, reason: WireError | None) -> WriteFailed:
         kind = WriteThrottled if isinstance(reason, Throttled) else WriteFailed

@@ -47,7 +47,7 @@ class Items:
     def find_newer(self, item: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stored item for which a conditional write of this item is refused."""
         stored = self.rows.get((item["pk"]["S"], item["sk"]["S"]))
-        return stored if stored is not None and not stored[ORDER]["S"] < item[ORDER]["S"] else None
+        return stored if stored is not None and stored[ORDER]["S"] > item[ORDER]["S"] else None
 
     def put(self, item: dict[str, Any], *, conditional: bool) -> dict[str, Any] | None:
         """Apply a write; return the stored item that refuses it."""
@@ -184,7 +184,7 @@ def parse_write(target: str, request: Any) -> tuple[list[dict[str, Any]], bool]:
     if target.endswith("BatchWriteItem"):
         (puts,) = request["RequestItems"].values()
         return [put["PutRequest"]["Item"] for put in puts], False
-    assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o < :o"
+    assert request["ConditionExpression"] == "attribute_not_exists(pk) OR o <= :o"
     assert request["ExpressionAttributeValues"][":o"] == request["Item"][ORDER]
     return [request["Item"]], True
 

@@ -109,7 +109,7 @@ def test_table_of_items_answers_as_moto_does(dynamodb: Any, seed: int) -> None:
         request = {
             "TableName": "items",
             "Item": items[0],
-            "ConditionExpression": "attribute_not_exists(pk) OR o < :o",
+            "ConditionExpression": "attribute_not_exists(pk) OR o <= :o",
             "ExpressionAttributeValues": {":o": {"S": order.text}},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }

@@ -264,9 +264,6 @@ MUTANTS = (
         "        if left is None or taken:\n",
     ),
     Mutant(
-        "own-write-taken-for-a-newer-one", "enrich.write.responses:_parse_conflict", "if stored == order", "if False"
-    ),
-    Mutant(
         "unchanged-keeps-its-old-order",
         "enrich.delta.changes:Delta.merge",
         'if(c.removed is null, k."order", $order) as "order"',

@@ -367,6 +367,12 @@ def _withdrawn(data: Mapping[str, Any]) -> Withdrawn | None:
     return Withdrawn(*data["withdrawn"]) if data["withdrawn"] else None
 
 
+def count_unnamed(context: RunContext, task: Task) -> dict[str, Any]:
+    """Count the live items of a bucket that a withdrawn output confirmed last, and does not name."""
+    delta, _ = _open_compared(context, task)
+    return {"unnamed": delta.count_unnamed(task.data["now"], Withdrawn(*task.data["withdrawn"]))}
+
+
 def choose_removals(context: RunContext, task: Task) -> dict[str, Any]:
     """Choose the live items of a bucket that the run removes."""
     delta, _ = _open_compared(context, task)
@@ -423,6 +429,7 @@ KINDS: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
         store_notes,
         keep_rejects,
         decide,
+        count_unnamed,
         choose_removals,
         write,
         remove,

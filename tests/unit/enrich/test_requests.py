@@ -98,11 +98,11 @@ def test_items_keep_nothing_of_earlier_items() -> None:
 
 
 def test_puts_carry_condition_and_ask_for_the_old_item() -> None:
-    """A conditional put refuses to replace the same or a newer order, asks for the existing item, and knows its row."""
+    """A conditional put refuses to replace a newer order, asks for the existing item, and knows its row."""
     (request,) = build_puts(chunk_of([("a#1", "x", "{}")]), "larder", ORDER, EXPIRES)
     sent = json.loads(request.payload)
     assert sent["TableName"] == "larder"
-    assert sent["ConditionExpression"] == CONDITION == "attribute_not_exists(pk) OR o < :o"
+    assert sent["ConditionExpression"] == CONDITION == "attribute_not_exists(pk) OR o <= :o"
     assert sent["ExpressionAttributeValues"] == {":o": {"S": ORDER.text}}
     assert sent["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
     assert (request.items, request.units, request.row) == (1, 1, 100)
