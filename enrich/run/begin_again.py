@@ -16,10 +16,10 @@ from enrich.run.fingerprints import delete_superseded
 def follow_definition(context: RunContext) -> None:
     """Let the run begin again if it was begun with another definition of its dataset than the present one.
 
-    What was checked, and which rows are written, follows from the definition, so an invocation with another one must not
-    continue with these decisions. The run keeps its number and its output. If it had begun to write, its items can have
-    bodies of the former definition, or keys that the present one does not give: what the fingerprints say of them is
-    left in doubt, so that all of them are written again.
+    What was checked, and which rows are written, follows from the definition, so an invocation with another one must
+    not continue with these decisions. The run keeps its number and its output. If it had begun to write, its items can
+    have bodies of the former definition, or keys that the present one does not give: what the fingerprints say of them
+    is left in doubt, so that all of them are written again.
     """
     run, services = context.run, context.services
     rules = identify_definition(context.dataset, services.settings.version)

@@ -174,7 +174,7 @@ class RunContext:
         """The statistics of the rows checked so far, in this invocation and earlier ones.
 
         Raises:
-            Failed: those of earlier invocations are missing, or measured other values.
+            Failed: those of earlier invocations are missing.
         """
         if self._statistics is None:
             statistics = self.open_statistics()
@@ -183,9 +183,9 @@ class RunContext:
             there = not checked or exists(self.services.s3, self.services.settings.bucket, self.work_key(name))
             if not there or (checked and not statistics.load(self.read_work(name))):
                 raise Failed(
-                    f"dataset {self.run.dataset}, run {self.run.run}: the guards of the dataset were changed while its "
-                    f"output was checked: s3://{self.services.settings.bucket}/{self.work_key(name)} does not have "
-                    f"what they measure; run `./larder replay {self.run.dataset} {self.run.run}`"
+                    f"dataset {self.run.dataset}, run {self.run.run}: the statistics of its first {checked} rows, "
+                    f"s3://{self.services.settings.bucket}/{self.work_key(name)}, are missing or of other values; run "
+                    f"`./larder replay {self.run.dataset} {self.run.run}`"
                 )
             self._statistics = statistics
         return self._statistics
@@ -406,7 +406,7 @@ class RunContext:
 
         A run that begins again, because it was approved or its dataset has changed, has notes of its own.
         """
-        return f"{'approved/' * self.run.approved}noted/{f'{self.run.rules}/' if self.run.rules else ''}"
+        return f"{'approved/' * self.run.approved}noted{f'-{self.run.rules}' if self.run.rules else ''}/"
 
     @property
     def work(self) -> Store:

@@ -306,7 +306,7 @@ MUTANTS = (
     Mutant(
         "failed-run-leaves-no-doubt",
         "enrich.delta.changes:Delta.merge_unknown",
-        "if(n.row is null, k.digest, null) as digest",
+        """if(n.row is null and not k."order" < $removing, k.digest, null) as digest""",
         "k.digest as digest",
     ),
     Mutant(

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Literal
 
 import pytest
 
 from enrich.dataset.definition import Dataset, Derive, Guard, Member, Metadata
 from enrich.dataset.identity import identify_definition
+from enrich.delta import buckets
 from enrich.errors import OutOfTime
 from enrich.intake import operations
 from enrich.intake.held import approve
 from enrich.intake.worker import run_pending
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import RunState, Stage
+from enrich.read.chunks import read_chunks
 from enrich.run import lifecycle
+from enrich.run.context import RunContext
 from tests.doubles.modelled_table import ModelledTable
 from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop
 
+Rows = dict[str, list[Any]]
 FORMER = replace(DATASET, metadata={}, body={"units": "units"})
-MANY = {"shop": ["x"] * 2000, "sku": [f"s{n}" for n in range(2000)], "units": [float(n) for n in range(2000)]}
+MANY: Rows = {"shop": ["x"] * 2000, "sku": [f"s{n}" for n in range(2000)], "units": [float(n) for n in range(2000)]}
 
 
 def bodies(shop: SmallShop) -> dict[str, Any]:
@@ -44,7 +51,8 @@ def run_with_deploys(shop: SmallShop, run: Run, *later: Dataset, seconds: float 
         if deploys:
             shop.dataset = deploys.pop(0)
     found = shop.ledger.get_run("stock", run.run)
-    assert found is not None and not deploys
+    assert found is not None
+    assert not deploys
     return found
 
 
@@ -76,6 +84,52 @@ def test_what_the_former_definition_wrote_is_in_doubt(tmp_path: Path) -> None:
     back = run_with_deploys(shop, shop.enqueue(MANY), seconds=10_000)
     assert (back.counts.written, back.counts.unchanged) == (1999, 1)  # 0 units times 100 are 0
     assert set(bodies(shop).values()) == {f'{{"units":{n}.0}}' for n in range(2000)}
+
+
+@pytest.mark.parametrize("rows_per_bucket", [buckets.ROWS, 900], ids=["one bucket", "many buckets"])
+def test_a_deploy_that_is_rolled_back_while_the_run_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_bucket: int
+) -> None:
+    """Items whose bodies were as they must be, until the other definition replaced them, are written again."""
+    monkeypatch.setattr(buckets, "ROWS", rows_per_bucket)
+    later = replace(FORMER, body={"units": "units * 100"})
+    shop = slow_shop(tmp_path)
+    run_with_deploys(shop, shop.enqueue(MANY), seconds=10_000)
+    shop.dataset = later
+    done = run_with_deploys(shop, shop.enqueue(MANY), FORMER)
+    assert (done.state, done.counts.read) == (RunState.DONE, 2000)
+    assert set(bodies(shop).values()) == {f'{{"units":{n}.0}}' for n in range(2000)}
+
+
+def test_a_run_that_is_checking_uses_no_notes_of_the_former_definition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each invocation checks a chunk of two rows; rows that the former definition has checked are checked again."""
+    monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=2))
+    monkeypatch.setattr(RunContext, "step", lambda context: context.run.stage is Stage.CHECK)
+    rows: Rows = {"shop": ["x"] * 8, "sku": list("abcdefgh"), "units": [float(n) for n in range(8)]}
+    shop = SmallShop(tmp_path, dataset=FORMER)
+    run = shop.enqueue(rows)
+    for _ in range(3):
+        with pytest.raises(OutOfTime):
+            list(run_pending(shop.services(), "stock"))
+    shop.dataset = replace(FORMER, prediction_id="upper(sku)")
+    for _ in range(4):
+        with pytest.raises(OutOfTime):
+            list(run_pending(shop.services(), "stock"))
+    list(run_pending(shop.services(), "stock"))
+    done = shop.ledger.get_run("stock", run.run)
+    assert done is not None
+    assert (done.state, done.counts.written) == (RunState.DONE, 8)
+    assert bodies(shop) == {f"x/{sku.upper()}": f'{{"units":{n}.0}}' for n, sku in enumerate("abcdefgh")}
+    again = shop.enqueue(rows, day=0)
+    for _ in range(4):
+        with pytest.raises(OutOfTime):
+            list(run_pending(shop.services(), "stock"))
+    list(run_pending(shop.services(), "stock"))
+    done = shop.ledger.get_run("stock", again.run)
+    assert done is not None
+    assert done.counts.unchanged == 8
 
 
 def test_a_run_whose_keys_change_while_it_writes(tmp_path: Path) -> None:
@@ -150,7 +204,8 @@ def test_a_run_that_fails_while_it_removes_leaves_removed_items_in_doubt(
             except ZeroDivisionError:
                 shop.world.sleep(1000)
     failed = shop.ledger.get_run("stock", queued.run)
-    assert failed is not None and failed.state is RunState.FAILED
+    assert failed is not None
+    assert failed.state is RunState.FAILED
     assert bodies(shop).keys() == {"x/a"}
     shop.run(ROWS, day=0)
     assert bodies(shop).keys() == {"x/a", "x/b", "y/a"}
@@ -181,14 +236,14 @@ def withdraw(shop: SmallShop, run: Run) -> Run:
         try:
             list(run_pending(shop.services(), "stock"))
             break
-        except Exception:  # noqa: BLE001 - an unexpected error is retried
+        except Exception:
             shop.world.sleep(1000)
     found = shop.ledger.get_run("stock", removal.run)
     assert found is not None
     return found
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "body": {"body": {"units": "units + 1", "title": "products.title"}},
     "metadata": {
         "metadata": {**DATASET.metadata, "more": Metadata("select sku, title from more", on="sku", missing="null")},
@@ -234,7 +289,8 @@ def test_a_held_run_is_approved_with_more_metadata(tmp_path: Path) -> None:
     approve(shop.services(), "stock", held.run)
     list(run_pending(shop.services(), "stock"))
     done = shop.ledger.get_run("stock", held.run)
-    assert done is not None and done.state is RunState.DONE
+    assert done is not None
+    assert done.state is RunState.DONE
     assert bodies(shop)["x/a"] == '{"title":"A","units":1.0,"more":"A"}'
 
 
@@ -256,7 +312,8 @@ def test_a_run_whose_list_of_parts_is_gone_fails_and_lets_others_go_on(
         del shop.s3.objects[bucket, object_key]
     assert shop.run(ROWS).state is RunState.DONE
     failed = shop.ledger.get_run("stock", queued.run)
-    assert failed is not None and failed.state is RunState.FAILED
+    assert failed is not None
+    assert failed.state is RunState.FAILED
     assert "run `./larder replay stock 1`" in (failed.error or "")
 
 
@@ -269,8 +326,8 @@ def test_what_identifies_a_definition() -> None:
     derive = Derive(lambda frame: frame, columns={"more": "double"})
     assert identify() == identify(version="b") == identify(about="stock", members={"units": Member("how many")})
     assert identify(derive=derive) != identify(derive=derive, version="b")
-    different = [
-        {"body": dict(reversed(DATASET.body.items()))},
+    different: list[dict[str, Any]] = [
+        {"body": dict(reversed(list(DATASET.body.items())))},
         {"source": replace(DATASET.source, output="snapshot")},
         {"equal_rows": "once"},
         {"nulls": "omit"},
@@ -278,3 +335,44 @@ def test_what_identifies_a_definition() -> None:
         {"derive": derive},
     ]
     assert len({identify(), *(identify(**each) for each in different)}) == len(different) + 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_fingerprints_are_true_after_any_series_of_deploys(tmp_path: Path, seed: int) -> None:
+    """Runs of a few seconds each, a deploy now and then: an output of all items leaves exactly its bodies."""
+    random = Random(seed)
+    kinds = ["units", "units * 10", "if(units > 5, 'nan'::double, units)", "round(units / 2)"]
+    outputs: tuple[Literal["partial", "snapshot"], ...] = ("partial", "partial", "snapshot")
+    skus = [f"s{n}" for n in range(60)]
+    shop = SmallShop(tmp_path, dataset=FORMER, table=ModelledTable(units_per_second=10))
+
+    def deploy() -> None:
+        source = replace(FORMER.source, output=random.choice(outputs))
+        shop.dataset = replace(FORMER, source=source, body={"units": random.choice(kinds)})
+
+    def go_on() -> None:
+        services = replace(
+            shop.services(), owner=f"{shop.world.time}", deadline=shop.world.time + random.choice([15, 40])
+        )
+        with suppress(OutOfTime):
+            list(run_pending(services, "stock"))
+        shop.world.sleep(random.choice([1, 30, 300]))
+
+    for _ in range(random.randint(2, 5)):
+        chosen = random.sample(skus, random.randint(1, 60))
+        shop.enqueue(
+            {"shop": ["x"] * len(chosen), "sku": chosen, "units": [float(random.randint(0, 9)) for _ in chosen]}
+        )
+        for _ in range(random.randint(1, 8)):
+            if random.random() < 0.4:
+                deploy()
+            go_on()
+    shop.dataset = FORMER
+    shop.world.sleep(86_400)
+    last = shop.enqueue({"shop": ["x"] * 60, "sku": skus, "units": [float(n % 10) for n in range(60)]})
+    for _ in range(100):
+        go_on()
+    done = shop.ledger.get_run("stock", last.run)
+    assert done is not None
+    assert (done.state, done.counts.read) == (RunState.DONE, 60)
+    assert bodies(shop) == {f"x/s{n}": f'{{"units":{n % 10}.0}}' for n in range(60)}

@@ -333,7 +333,7 @@ def test_records_have_their_stored_form() -> None:
     given = {"dataset": "d", "run": 12, "bucket": "b", "object_key": "k", "identity": "x", "arrived_ms": 5}
     nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
                "failure", "started_ms", "ended_ms", "measured", "held_ms", "error", "code_version", "engine",
-               "piece_bytes", "release")  # fmt: skip
+               "piece_bytes", "rules", "release")  # fmt: skip
     zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms", "pieces")
     counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
     assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
