@@ -40,6 +40,16 @@ def get(s3: S3Client, bucket: str, object_key: str) -> bytes:
     return s3.get_object(Bucket=bucket, Key=object_key)["Body"].read()
 
 
+def get_if_exists(s3: S3Client, bucket: str, object_key: str) -> bytes | None:
+    """Get a small object; None if there is none."""
+    try:
+        return get(s3, bucket, object_key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchKey":
+            return None
+        raise
+
+
 def put(s3: S3Client, bucket: str, object_key: str, content: bytes) -> None:
     """Put a small object."""
     s3.put_object(Bucket=bucket, Key=object_key, Body=content)

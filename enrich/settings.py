@@ -16,7 +16,7 @@ class Settings:
 
     table: str
     ledger: str
-    bucket: str  # Larder's own: rejects/, metadata/, fingerprints/, work/
+    bucket: str  # Larder's own: rejects/, metadata/, fingerprints/, parts/, work/
     outputs: str  # the bucket that the model writes to
     queue: str  # URL of the queue that feeds enrich
     workgroup: str

@@ -24,10 +24,9 @@ from enrich.errors import Failed, Overwritten, Stopped, first_line
 from enrich.join.engine import connect_duckdb
 from enrich.ledger.records import Run
 from enrich.read.chunks import BadOutput, read_chunks
-from enrich.read.outputs import fetch_output, parse_parts
+from enrich.read.outputs import fetch_output
 from enrich.read.s3_object import Part, PartFile
-from enrich.run.context import build_work_prefix
-from enrich.s3 import exists, get
+from enrich.run.parts import load_parts
 from enrich.services import Services
 
 SAMPLED_ROWS = 20_000  # of each output
@@ -158,10 +157,9 @@ def _load(
 
 
 def _find_parts(services: Services, dataset: Dataset, run: Run) -> list[Part]:
-    """Return the parts that a run pinned; after its work folder has expired, the parts that the output has now."""
-    pinned = f"{build_work_prefix(run.dataset, run.run)}parts.json"
-    if exists(services.s3, services.settings.bucket, pinned):
-        return parse_parts(get(services.s3, services.settings.bucket, pinned))
+    """Return the parts that a run pinned; if their list was deleted, the parts that the output has now."""
+    if (pinned := load_parts(services, run.dataset, run.run)) is not None:
+        return pinned
     output = fetch_output(services.s3, dataset, run.bucket, run.object_key)
     if output is None or output.identity != run.identity:
         raise Overwritten(f"s3://{run.bucket}/{run.object_key} is no longer the object that run {run.run} read")

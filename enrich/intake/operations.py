@@ -143,7 +143,7 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
     if not published:
         return bad
     rules = identify_definition(services.datasets[bad.dataset], services.settings.version)
-    metadata = bad.metadata if bad.rules in {None, rules} else {}  # other SQL needs other metadata
+    metadata = bad.metadata if bad.rules == rules else {}  # else it may not be what the dataset joins now
     removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=metadata, stage=Stage.WITHDRAW_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)

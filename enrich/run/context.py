@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self
 
 import orjson
 import pyarrow as pa
-from botocore.exceptions import ClientError
 
 from enrich.dataset.definition import Dataset
 from enrich.delta.buckets import count_bits
@@ -29,8 +28,8 @@ from enrich.ledger.store import Delete
 from enrich.outbox.outbox import report
 from enrich.read.chunks import read_chunks
 from enrich.read.metadata import read_metadata
-from enrich.read.outputs import parse_parts
 from enrich.read.s3_object import Part, PartFile
+from enrich.run.parts import load_parts, locate_parts
 from enrich.s3 import exists, get, put
 from enrich.services import Services
 from enrich.write.writer import Budget, Writer
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from enrich.run.passes import Passes
     from enrich.run.pieces.gather import Gathered
     from enrich.run.pieces.kept import Kept
-
-
-PARTS = "parts.json"  # in a run's work folder: the parts of its output
 
 
 class Decision(NamedTuple):
@@ -341,17 +337,19 @@ class RunContext:
 
     @property
     def parts(self) -> list[Part]:
-        """The parts of the pinned output."""
-        try:
-            return parse_parts(self.read_work(PARTS))
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchKey":
-                raise
+        """The parts of the pinned output.
+
+        Raises:
+            Failed: their list was deleted, since the run waited for too long.
+        """
+        parts = load_parts(self.services, self.run.dataset, self.run.run)
+        if parts is None:
+            run, bucket = self.run, self.services.settings.bucket
             raise Failed(
-                f"dataset {self.run.dataset}, run {self.run.run}: the list of its parts, "
-                f"s3://{self.services.settings.bucket}/{self.work_key(PARTS)}, has been deleted; run "
-                f"`./larder replay {self.run.dataset} {self.run.run}`"
-            ) from None
+                f"dataset {run.dataset}, run {run.run}: the list of its parts, s3://{bucket}/"
+                f"{locate_parts(run.dataset, run.run)}, has been deleted; run `./larder replay {run.dataset} {run.run}`"
+            )
+        return parts
 
     def open_part(self, part: Part) -> BinaryIO:
         """Open a part of the pinned output."""

@@ -43,8 +43,7 @@ def pin_metadata(context: RunContext) -> dict[str, str]:
         Refused: Athena refuses a query, because its SQL, a table or a permission is wrong; the others are cancelled.
     """
     pinned = context.run.metadata
-    is_whole = pinned.keys() == context.dataset.metadata.keys()
-    if pinned and is_whole and all(_is_kept(context, location) for location in pinned.values()):
+    if pinned and all(_is_kept(context, location) for location in pinned.values()):
         return pinned  # a removal must render exactly what the withdrawn run rendered
     missing = [name for name in context.dataset.metadata if not _is_fresh(context, name)]
     if missing:

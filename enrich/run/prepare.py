@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from enrich.dataset.as_of import BadAsOf, FromColumn, FromKey, get_ahead, parse_as_of
 from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
-from enrich.read.outputs import Output, fetch_folder, fetch_output, find_beside, parse_parts, render_parts
+from enrich.read.outputs import Output, fetch_folder, fetch_output, find_beside
 from enrich.read.s3_object import Part
-from enrich.run.context import RunContext, build_work_prefix
+from enrich.run.context import RunContext
 from enrich.run.metadata import pin_metadata
-from enrich.s3 import exists, get
+from enrich.run.parts import load_parts, save_parts
 
 AHEAD = timedelta(minutes=5)  # how much later as_of can be than the output's arrival, because clocks differ
 
@@ -27,7 +27,7 @@ def pin(context: RunContext) -> None:
         Stopped: a metadata query failed; OutOfTime, its subclass: queries are still running.
     """
     context.services.progress.stage(context.run, Stage.PIN)
-    context.write_work("parts.json", render_parts(pin_parts(context)))
+    save_parts(context.services, context.run.dataset, context.run.run, pin_parts(context))
     metadata = pin_metadata(context)
     context.save(replace(context.run, metadata=metadata, stage=Stage.ORDER))
 
@@ -76,10 +76,9 @@ def pin_parts(context: RunContext) -> list[Part]:
     run, services = context.run, context.services
     if run.kind is Kind.REJECTS:
         return fetch_folder(services.s3, run.bucket, run.object_key)
-    earlier = f"{build_work_prefix(run.dataset, run.of_run or run.run)}parts.json"
-    # The parts that a run pinned are deleted after some time, and a run that ended before this stage pinned nothing.
-    if run.kind is not Kind.OUTPUT and exists(services.s3, services.settings.bucket, earlier):
-        return parse_parts(get(services.s3, services.settings.bucket, earlier))
+    # The list of a run's parts is deleted after some time, and a run that ended before this stage pinned nothing.
+    if run.kind is not Kind.OUTPUT and (parts := load_parts(services, run.dataset, run.of_run or run.run)) is not None:
+        return parts
     # The run already has its number, so an output that replaces this one after this request gets a higher number.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key, step=context.lease.keep)
     if output is None or output.identity != run.identity:

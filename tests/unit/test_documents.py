@@ -28,7 +28,7 @@ STORED = {
     "kept/",
     "metadata/",
     "noted/",
-    "parts.json",
+    "parts/",
     "rejects/",
     "statistics/",
     "service.json",

@@ -23,6 +23,7 @@ from tests.unit.enrich.small_shop import DATASET, SETTINGS, TTL, SmallShop
 PARTS = 5
 SWEEPS = 1  # a day
 EXPIRES_AFTER_DAYS = {
+    "parts/": 730,
     "work/": 30,
     "metadata/": 30,
     "rejects/": 365,

@@ -104,15 +104,16 @@ def test_a_deploy_that_is_rolled_back_while_the_run_writes(
 def test_a_run_that_is_checking_uses_no_notes_of_the_former_definition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each invocation checks a chunk of two rows; rows that the former definition has checked are checked again."""
-    monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=2))
+    """Each invocation checks a chunk of some rows; rows that the former definition has checked are checked again."""
+    monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=3))
     monkeypatch.setattr(RunContext, "step", lambda context: context.run.stage is Stage.CHECK)
     rows: Rows = {"shop": ["x"] * 8, "sku": list("abcdefgh"), "units": [float(n) for n in range(8)]}
     shop = SmallShop(tmp_path, dataset=FORMER)
     run = shop.enqueue(rows)
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(OutOfTime):
             list(run_pending(shop.services(), "stock"))
+    monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=2))
     shop.dataset = replace(FORMER, prediction_id="upper(sku)")
     for _ in range(4):
         with pytest.raises(OutOfTime):

@@ -96,6 +96,38 @@ def test_a_part_with_versions_can_change(tmp_path: Path, monkeypatch: pytest.Mon
     assert leaves(in_pieces) == leaves(local)
 
 
+# -- a dataset that changes
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [("check", 3), ("store_notes", 0), ("decide", 0), ("write", 2), ("merge", 0)]
+)
+def test_a_deploy_between_two_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, after: int) -> None:
+    """The second driver uses no result of the first one, and all items get the new bodies."""
+    former = replace(DATASET, metadata={}, body={"units": "units"})
+    local, in_pieces = both(tmp_path, former)
+    for shop in (local, in_pieces):
+        shop.run(grouped(rows(range(40), 2.0), 4), day=1)
+
+    def stop(*_: object) -> None:
+        raise Stopped("the driver ends")
+
+    before(monkeypatch, kind, stop, after)
+    in_pieces.put(in_pieces.key(), OUTPUT)
+    with pytest.raises(Stopped, match="the driver ends"):
+        in_pieces.go(in_pieces.key())
+    for shop in (local, in_pieces):
+        shop.dataset = replace(former, body={"units": "units * 2"})
+    list(run_pending(in_pieces.services(), "stock"))
+    local.run(OUTPUT)
+    assert in_pieces.ledger.fetch_runs("stock")[0].state == "done"
+    left = [{key: item.body for key, item in shop.table.items.items()} for shop in (local, in_pieces)]
+    assert left[0] == left[1]
+    counts = [shop.run(grouped(rows(range(60)), 5)).counts for shop in (local, in_pieces)]
+    assert counts[0] == counts[1]
+    assert counts[0].unchanged > 0  # what the fingerprints know of the bodies is true
+
+
 # -- executors that reach no service
 
 

@@ -32,7 +32,10 @@ GIVEN = {  # every option on which a permission depends
     "EventBus": "own", "ItemEvents": "true", "JobWorkers": "10",
     **{f"{one}KmsKeyArn": KEY.format(one) for one in ("Outputs", "Lake", "KeyStore", "Table")},
 }  # fmt: skip
-OWN = [f"arn:aws:s3:::Bucket/{folder}one" for folder in ("athena/", FINGERPRINTS, "metadata/", "rejects/", "work/")]
+OWN = [
+    f"arn:aws:s3:::Bucket/{folder}one"
+    for folder in ("athena/", FINGERPRINTS, "metadata/", "parts/", "rejects/", "work/")
+]
 CATALOG = [f"arn:aws:glue:{REGION}:{LAKE}:{what}" for what in (
     "catalog", *(f"{kind}/{name}" for name in ("reference", "weather", "a", "b", "c") for kind in ("database",)),
     *(f"table/{name}/one" for name in ("reference", "weather", "a", "b", "c")),

@@ -11,7 +11,8 @@ from tests.unit.infra.rules.template import Rule, by_type, default, functions, g
 
 RETAINED = {"Bucket", "OutputsBucket", "Table", "Ledger"}
 SHARED = {"ApiGatewayLogRole", "ApiGatewayLogging"}  # used by all other APIs of the account and region
-SHORTEST_DAYS = {"rejects/": 90, "metadata/": 8, "work/": 8}  # a run can be stopped for a week and then continue
+# A run can be stopped for a week and then continue; one can be withdrawn as long as its items live.
+SHORTEST_DAYS = {"rejects/": 90, "metadata/": 8, "parts/": 365, "work/": 8}
 
 
 def table_has_the_items_attributes(template: Template) -> Iterator[str]:

@@ -1,0 +1,33 @@
+"""The parts that a run has pinned: kept longer than its work folder, because a later run can need them.
+
+A withdrawal, a replay or a restore reads exactly what the run has read, as long as its items live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from enrich.read.outputs import parse_parts, render_parts
+from enrich.read.s3_object import Part
+from enrich.s3 import get_if_exists, put
+from enrich.services import Services
+
+
+def locate_parts(dataset: str, run: int) -> str:
+    """Return the object key of the list of a run's parts."""
+    return f"parts/{dataset}/{run:08d}.json"
+
+
+def save_parts(services: Services, dataset: str, run: int, parts: Sequence[Part]) -> None:
+    """Save the parts that a run reads."""
+    put(services.s3, services.settings.bucket, locate_parts(dataset, run), render_parts(parts))
+
+
+def load_parts(services: Services, dataset: str, run: int) -> list[Part] | None:
+    """Load the parts that a run has pinned; None if it has pinned none, or their list was deleted."""
+    former = f"work/{dataset}/{run:08d}/parts.json"  # where release 0.1.0 saved it
+    for object_key in (locate_parts(dataset, run), former):
+        content = get_if_exists(services.s3, services.settings.bucket, object_key)
+        if content is not None:
+            return parse_parts(content)
+    return None
