@@ -24,14 +24,14 @@ from enrich.delta.store import Store
 from enrich.errors import Stopped, first_line
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind, RunState
-from enrich.run.context import build_work_prefix
+from enrich.run.context import build_work_prefix, name_notes
 from enrich.s3 import list_objects
 from enrich.services import Services
 from serve.item import MAX_PREDICTION_ID, PK, PREDICTION_ID, SK, Item, Order, body_text, build_pk, decode, is_expired
 from serve.item import is_subject as is_claim_value
 
 MOST_BYTES = 256 * 1024 * 1024  # of work folders and fingerprints that one look-up downloads
-_NOTED = re.compile(r"noted/\d+-\d+\.parquet")
+_NOTED = re.compile(r"\d+-\d+\.parquet")
 _BUCKET = re.compile(r"noted-buckets/[^/]+/(\d\d)-([0-9a-f]{4})\.parquet")
 
 
@@ -225,8 +225,14 @@ class _Reader:
         services = self._services
         prefix = build_work_prefix(run.dataset, run.run)
         try:
-            entries = list(list_objects(services.s3, services.settings.bucket, f"{prefix}noted"))
-            files = self._choose({entry["Key"].removeprefix(prefix): entry["Size"] for entry in entries})
+            entries = [
+                entry
+                for folder in ("noted-buckets/", name_notes(run))
+                for entry in list_objects(services.s3, services.settings.bucket, f"{prefix}{folder}")
+            ]
+            files = self._choose(
+                {entry["Key"].removeprefix(prefix): entry["Size"] for entry in entries}, name_notes(run)
+            )
             if not files:
                 return "what it read is no longer kept"
             if sum(files.values()) > self._left:
@@ -247,10 +253,10 @@ class _Reader:
             return first_line(error)
         return sorted(set(rows))  # files of two invocations can overlap
 
-    def _choose(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Choose the file of the key's bucket, if the run's notes were divided; else all files of the log."""
+    def _choose(self, sizes: Mapping[str, int], log: str) -> dict[str, int]:
+        """Choose the file of the key's bucket, if the run's notes were divided; else all files of the folder `log`."""
         for name, size in sizes.items():
             found = _BUCKET.fullmatch(name)
             if found and Bucket(int(found[1]), int(found[2], 16)).overlaps(self._bucket):
                 return {name: size}
-        return {name: size for name, size in sizes.items() if _NOTED.fullmatch(name)}
+        return {name: size for name, size in sizes.items() if _NOTED.fullmatch(name.removeprefix(log))}

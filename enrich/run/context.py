@@ -400,11 +400,8 @@ class RunContext:
 
     @property
     def _noted(self) -> str:
-        """The folder of the keys and digests of ranges of rows.
-
-        A run that begins again, because it was approved or its dataset has changed, has notes of its own.
-        """
-        return f"{'approved/' * self.run.approved}noted{f'-{self.run.rules}' if self.run.rules else ''}/"
+        """The folder of the keys and digests of ranges of rows."""
+        return name_notes(self.run)
 
     @property
     def work(self) -> Store:
@@ -427,6 +424,14 @@ class RunContext:
 def provide(chunk: pa.RecordBatch) -> Callable[[], pa.RecordBatch]:
     """Return a function that returns a chunk which was read already."""
     return lambda: chunk
+
+
+def name_notes(run: Run) -> str:
+    """Return the folder, in a run's work folder, of the keys and digests of ranges of rows.
+
+    A run that begins again, because it was approved or its dataset has changed, has notes of its own.
+    """
+    return f"{'approved/' * run.approved}noted{f'-{run.rules}' if run.rules else ''}/"
 
 
 def build_work_prefix(dataset: str, run: int) -> str:

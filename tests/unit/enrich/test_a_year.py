@@ -77,7 +77,7 @@ def count_calls(shop: SmallShop) -> Counter[str]:
 
 @pytest.mark.parametrize("days", [90, pytest.param(365, marks=pytest.mark.long)])
 def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
-    """The last month has as many objects and requests as the first: nothing grows with the number of runs."""
+    """The last month has as many objects and requests as the first; only lists of parts are kept for two years."""
     calls = count_calls(shop)
     objects, heads = [], []
     for day in range(days):
@@ -95,6 +95,7 @@ def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
         objects.append(Counter(at[1].partition("/")[0] for at in shop.s3.objects if at[0] == SETTINGS.bucket))
     assert set(heads) == {0}
     assert max(each["fingerprints"] for each in objects) <= 2
+    assert all(each.pop("parts") == day for day, each in enumerate(objects, 1))
     month = max(sum(each.values()) for each in objects[30:60])
     assert max(sum(each.values()) for each in objects[-30:]) <= month
     assert TTL.days * PARTS > 30  # requests that each sweep used to send: one for each part of each live output

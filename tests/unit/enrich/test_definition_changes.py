@@ -309,7 +309,7 @@ def test_a_run_whose_list_of_parts_is_gone_fails_and_lets_others_go_on(
         queued = shop.enqueue(ROWS, day=1)
         with pytest.raises(OutOfTime):
             list(run_pending(shop.services(), "stock"))
-    for bucket, object_key in [at for at in shop.s3.objects if at[1].startswith("work/")]:
+    for bucket, object_key in [at for at in shop.s3.objects if at[1].startswith("parts/")]:
         del shop.s3.objects[bucket, object_key]
     assert shop.run(ROWS).state is RunState.DONE
     failed = shop.ledger.get_run("stock", queued.run)

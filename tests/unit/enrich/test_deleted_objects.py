@@ -41,10 +41,10 @@ def test_an_old_output_is_run_again_from_the_bucket(tmp_path: Path) -> None:
         metadata={name: replace(each, max_age=timedelta(days=60)) for name, each in shop.dataset.metadata.items()},
     )
     first = shop.run(ROWS)
-    forget(shop, "work/", "metadata/")
+    forget(shop, "work/", "parts/", "metadata/")
     operations.replay(shop.services(), first)
     assert [each.state for each in run_pending(shop.services(), "stock")] == ["done"]
-    forget(shop, "work/", "metadata/")
+    forget(shop, "work/", "parts/", "metadata/")
     operations.withdraw(shop.services(), first)
     assert [(each.kind, each.state) for each in run_pending(shop.services(), "stock")] == [("removal", "done")]
     assert bodies(shop) == {}
@@ -54,7 +54,7 @@ def test_a_replay_of_a_deleted_output_ends_and_does_not_block_others(tmp_path: P
     """An output that was overwritten before it was run was never pinned: a replay of it can only report that."""
     shop = SmallShop(tmp_path)
     first = shop.run(b"garbage")
-    forget(shop, "work/")
+    forget(shop, "parts/")
     shop.put(shop.key(), b"garbage of another kind")
     operations.replay(shop.services(), first)
     (replayed,) = run_pending(shop.services(), "stock")
