@@ -250,7 +250,7 @@ def asked(stand_in: tuple[Any, str]) -> Deployed:
 
 def decide(asked: Deployed, role: str, action: str, resource: str) -> str:
     """Have IAM's policy simulator decide for a role of the stack."""
-    arn = f"arn:aws:iam::{ACCOUNT}:role/{find_resource(asked.client, 'asked', role)}"
+    arn = f"arn:aws:iam::{ACCOUNT}:role/{find_resource(asked.client, asked.stack.name, role)}"
     simulated = asked.client("iam").simulate_principal_policy(
         PolicySourceArn=arn, ActionNames=[action], ResourceArns=[resource]
     )
@@ -274,6 +274,16 @@ def test_actions_that_aws_checks_are_allowed(asked: Deployed, role: str, sid: st
 ELSEWHERE = [  # (role, action, resource) that the stand-in's journey does not use
     ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{Bucket}/elsewhere/one"),
     ("EnrichRole", "s3:GetObject", "arn:aws:s3:::another-bucket/one"),
+    ("EnrichRole", "s3:GetObject", "arn:aws:s3:::{Bucket}/lake/one"),
+    *(
+        (role, "s3:GetObject", f"arn:aws:s3:::{{Bucket}}/{folder}/one")
+        for role in ("EnrichRole", "JobRole")
+        for folder in (
+            "kept",
+            "models",
+            "elsewhere",
+        )
+    ),
     ("EnrichRole", "s3:PutObject", "arn:aws:s3:::{OutputsBucket}/flight-delays/one"),
     ("EnrichRole", "dynamodb:DeleteTable", f"arn:aws:dynamodb:{HERE}:table/{{Table}}"),
     ("ServeRole", "dynamodb:GetItem", f"arn:aws:dynamodb:{HERE}:table/{{Ledger}}"),
@@ -289,6 +299,19 @@ def test_permissions_end_at_their_resource(asked: Deployed, role: str, action: s
     """A role has no access to resources and folders that its function does not use."""
     names = {one: find_resource(asked.client, "asked", one) for one in ("Bucket", "OutputsBucket", "Table", "Ledger")}
     assert decide(asked, role, action, resource.format(**names)) == "implicitDeny"
+
+
+def test_stack_without_a_lake_reads_one_folder_of_its_bucket(stand_in: tuple[Any, str]) -> None:
+    """Without LakeBucketName the tables are below `lake/`; kept features and models are not readable."""
+    larder = deploy_larder(*stand_in, "no-lake", parameters={"LakeBucketName": "", "JobWorkers": "2"})
+    bucket = larder.stack["BucketName"]
+    for role in ("EnrichRole", "JobRole"):
+        found = {
+            folder: decide(larder, role, "s3:GetObject", f"arn:aws:s3:::{bucket}/{folder}/one")
+            for folder in ("lake", "kept", "models", "elsewhere")
+        }
+        assert found == {"lake": "allowed"} | dict.fromkeys(("kept", "models", "elsewhere"), "implicitDeny"), role
+        assert decide(larder, role, "s3:ListBucket", f"arn:aws:s3:::{bucket}") == "allowed"
 
 
 def test_every_action_is_tested() -> None:

@@ -36,6 +36,7 @@ OWN = [
     f"arn:aws:s3:::Bucket/{folder}one"
     for folder in ("athena/", FINGERPRINTS, "metadata/", "parts/", "rejects/", "work/")
 ]
+OWN_LAKE = "arn:aws:s3:::Bucket/lake/one"  # a metadata's file, where no other bucket is the lake
 CATALOG = [f"arn:aws:glue:{REGION}:{LAKE}:{what}" for what in (
     "catalog", *(f"{kind}/{name}" for name in ("reference", "weather", "a", "b", "c") for kind in ("database",)),
     *(f"table/{name}/one" for name in ("reference", "weather", "a", "b", "c")),
@@ -241,9 +242,24 @@ def roles_allow_what_the_code_does(template: Template) -> Iterator[str]:
                 continue
             if not matched & needed:
                 yield f"{role} {sid}: allows {action} on {resource}, which nothing requests"
-            for one in sorted(matched - needed):
-                if not _is_within(one, needed):
-                    yield f"{role} {sid}: allows {action} on {one}, which nothing requests"
+            yield from _find_excess(role, sid, action, resource, everything)
+    for name in GIVEN:  # without an option, another resource can take the place of the option's
+        for role, sid, action, resource in list_grants(template, {**GIVEN, name: _read_default(template, name)}):
+            for fault in _find_excess(role, sid, action, resource, everything):
+                yield f"without {name}: {fault}"
+
+
+def _find_excess(role: str, sid: str, action: str, resource: str, everything: set[str]) -> Iterator[str]:
+    needed = set(REQUESTS.get(role, {}).get(action, []))
+    if action in WITHOUT_RESOURCES:
+        return
+    for one in sorted(one for one in everything - needed if fnmatchcase(one, resource)):
+        if not _is_within(one, needed):
+            yield f"{role} {sid}: allows {action} on {one}, which nothing requests"
+
+
+def _read_default(template: Template, name: str) -> str:
+    return str(template["Parameters"][name]["Default"])
 
 
 def grants_follow_their_parameters(template: Template) -> Iterator[str]:
@@ -255,6 +271,12 @@ def grants_follow_their_parameters(template: Template) -> Iterator[str]:
         resources = [resource for *_, resource in list_grants(template, {name: GIVEN[name]})]
         if not any(given in resource for resource in resources):
             yield f"{name}: alone it grants nothing on {given}"
+    for role in ("EnrichRole", "JobRole"):
+        for bucket, allowed in (("", True), ("lake", False)):
+            grants = list_grants(template, {**GIVEN, "LakeBucketName": bucket})
+            reads = [one for one in grants if (one[0], one[2]) == (role, "s3:GetObject")]
+            if any(fnmatchcase(OWN_LAKE, resource) for *_, resource in reads) is not allowed:
+                yield f"{role}: with LakeBucketName {bucket!r} it is {'not ' * allowed}allowed to read {OWN_LAKE}"
     for role, sid, action, resource in list_grants(template, {}):
         if not resource or re.search(r":::(/|$)|/$|:key/?$", resource):
             yield f"{role} {sid}: allows {action} on {resource!r}, where no parameter is given"
