@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import yaml
 
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.suggestions import suggest
-from enrich.datasets import load_served
+from enrich.datasets import load_datasets, load_served
 from infra import discovery_bucket
 from infra.bundle import digest_inputs
 from infra.discovery import API_GATEWAY, build_base_url, find_door
@@ -84,8 +85,8 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
 
     Raises:
         ValueError: the template does not have a parameter or does not accept its value, the certificate is of another
-        region, a setting of the door is missing, or serve would refuse its settings or is not allowed to read the
-        keys of an issuer.
+        region, a setting of the door is missing, an overwritten output would be gone before its items expire, or serve
+        would refuse its settings or is not allowed to read the keys of an issuer.
     """
     environment = document["environments"][name]
     parameters = environment.get("parameters", {})
@@ -104,6 +105,7 @@ def build_parameters(document: Environments, name: str) -> dict[str, str]:
         given = {"Models": "true", **given}
     found = {key: str(value) for key, value in sorted(given.items()) if value is not None}
     _check_parameters(name, found)
+    _check_replaced_outputs(name, found)
     if found.get("ItemEvents") == "true" and not found.get("EventBus"):
         raise ValueError(
             f"environments.{name}: ItemEvents is true, but EventBus is empty, so the events have no bus; set "
@@ -149,6 +151,20 @@ def _check_parameters(name: str, given: Mapping[str, str]) -> None:
             raise ValueError(f"{place} is not in {TEMPLATE.relative_to(ROOT)}; {suggest(parameter, known)}")
         if wanted := find_mismatch(known[parameter], value):
             raise ValueError(f"{place} is {value!r}; the template accepts {wanted}")
+
+
+def _check_replaced_outputs(name: str, given: Mapping[str, str]) -> None:
+    """Check that an output that was overwritten can be withdrawn as long as one of its items can live."""
+    if given.get("OutputsBucketName"):
+        return
+    days = int(given.get("ReplacedOutputDays", _read_parameters()["ReplacedOutputDays"]["Default"]))
+    for dataset in load_datasets().values():
+        if isinstance(dataset.ttl, timedelta) and dataset.ttl > timedelta(days=days):  # other types: `./larder check`
+            least = -(-dataset.ttl // timedelta(days=1))
+            raise ValueError(
+                f"environments.{name}: items of {dataset.name!r} live for {least} days, and replaced outputs are gone "
+                f"after {days} days, so they could not be restored; set ReplacedOutputDays to {least} or more"
+            )
 
 
 @cache

@@ -63,6 +63,22 @@ def test_a_replay_of_a_deleted_output_ends_and_does_not_block_others(tmp_path: P
     assert shop.run(ROWS, day=1).counts == Counts(written=3)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_overwritten_output_is_restored_from_its_version(tmp_path: Path, kept: bool) -> None:
+    """The bucket's rule deletes replaced versions in the end: then its run ends as overwritten, and others continue."""
+    shop = SmallShop(tmp_path)
+    shop.run(ROWS)
+    bad = shop.run(BETTER)
+    if not kept:
+        at = SETTINGS.outputs, shop.key()
+        shop.s3.objects[at] = shop.s3.objects[at][-1:]
+    operations.withdraw(shop.services(), bad)
+    found = {(run.kind, run.state) for run in run_pending(shop.services(), "stock")}
+    assert found == {("restore", "done" if kept else "overwritten"), ("removal", "done")}
+    assert ["1.0" in str(body) for body in bodies(shop).values()] == ([True, False, False] if kept else [])
+    assert shop.run(ROWS).counts.read == 3
+
+
 def stop(_: RunContext) -> None:
     raise Stopped("the table is out of reach")
 

@@ -7,6 +7,8 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
+from enrich.datasets import load_datasets
 from infra.bundle import FUNCTIONS, digest_inputs
 from infra.discovery import build_files, build_service
 from infra.environments import (
@@ -315,6 +318,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("API keys at a door that has none", {**ISSUER, "door": "kubernetes"}, {"ApiKeys": "required"}, "no API keys"),
     ("a door that does not exist", {**ISSUER, "door": "nlb"}, {}, "'nlb' is not one of"),
     ("a certificate of another region", {**ISSUER, "region": "eu-west-1"}, {}, "is not in eu-west-1"),
+    ("outputs that are gone before their items", ISSUER, {"ReplacedOutputDays": 6}, "set ReplacedOutputDays to 7 or"),
 ]
 
 
@@ -334,6 +338,24 @@ def test_what_serve_would_refuse_is_not_deployed(
     path.write_text(json.dumps(faulty))
     with pytest.raises((jsonschema.ValidationError, ValueError), match=re.escape(message)):
         build_parameters(read_environments(path), "dev")
+
+
+def test_replaced_outputs_are_kept_as_long_as_an_item_lives(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest ttl decides, in whole days; a bucket of the model's own has its own rules."""
+    datasets = load_datasets()
+    for ttl, days in ((timedelta(days=365), 0), (timedelta(days=365, seconds=1), 366), (timedelta(hours=1), 0)):
+        given = {name: replace(each, ttl=ttl) for name, each in datasets.items()}
+        monkeypatch.setattr("infra.environments.load_datasets", lambda given=given: given)
+        document = copy.deepcopy(example)
+        parameters = document["environments"]["dev"]["parameters"]
+        if days:
+            with pytest.raises(ValueError, match=rf"dev: .*'flight-delays'.* set ReplacedOutputDays to {days} or more"):
+                build_parameters(document, "dev")
+            parameters["ReplacedOutputDays"] = days
+            assert build_parameters(document, "dev")["ReplacedOutputDays"] == str(days)
+            del parameters["ReplacedOutputDays"]
+            parameters["OutputsBucketName"] = "models"
+        build_parameters(document, "dev")
 
 
 def test_issuers_reach_the_template(example: Any, tmp_path: Any) -> None:

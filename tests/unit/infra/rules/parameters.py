@@ -113,7 +113,11 @@ def each_parameter_changes_the_stack(template: Template) -> Iterator[str]:
     given = {name: f"<{name}>" for name in template["Parameters"]} | dict.fromkeys(switches, "true")
     given |= {"Platform": "aws", "ApiKeys": "required", "BillingMode": "PROVISIONED"}
     found = ""
-    for empty in ({}, {"Issuers": ""}, {"Issuers": "", "KeyStore": ""}):  # these replace others
+    for empty in (
+        {},
+        {"OutputsBucketName": "", "Issuers": ""},
+        {"Issuers": "", "KeyStore": ""},
+    ):  # these replace others
         stack = Stack(template, given | empty)
         resources = [
             stack.value(one["Properties"]) for name, one in template["Resources"].items() if stack.exists(name)

@@ -103,6 +103,19 @@ def lifecycle_keeps_what_is_needed(template: Template) -> Iterator[str]:
                 yield f"{name}: {rule['Id']} expires {prefix} after {days} days"
 
 
+def replaced_versions_are_bounded(template: Template) -> Iterator[str]:
+    """Each bucket with versions deletes all replaced ones in the end, and the markers of deleted objects."""
+    for name, bucket in by_type(template, "AWS::S3::Bucket").items():
+        rules = get(bucket, "LifecycleConfiguration", "Rules") or []
+        whole = [one for one in rules if one["Status"] == "Enabled" and not one.get("Prefix")]
+        if get(bucket, "VersioningConfiguration", "Status") != "Enabled":
+            yield f"{name}: keeps no versions"
+        if not any("NoncurrentVersionExpiration" in one for one in whole):
+            yield f"{name}: keeps replaced versions for ever"
+        if not any(one.get("ExpiredObjectDeleteMarker") for one in whole):
+            yield f"{name}: keeps the markers of deleted objects for ever"
+
+
 RULES: tuple[Rule, ...] = (
     table_has_the_items_attributes,
     data_outlives_the_stack,
@@ -110,4 +123,5 @@ RULES: tuple[Rule, ...] = (
     buckets_require_tls,
     functions_log_to_declared_groups,
     lifecycle_keeps_what_is_needed,
+    replaced_versions_are_bounded,
 )
