@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -28,6 +26,7 @@ from enrich.settings import Settings
 from enrich.write.writer import Transport
 from wire.credentials import find_source
 from wire.endpoint import Endpoint, resolve
+from wire.scratch import open_scratch
 from wire.transport import Transport as WireTransport
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def open_services(
         send=_sender(clients["sqs"], settings.queue),
         clock=clock,
         random=random.Random(),  # noqa: S311 - spreads retries; not a secret
-        directory=Path(tempfile.gettempdir()),
+        directory=open_scratch(),
         owner=owner,
         deadline=None if remaining_seconds is None else clock.now() + remaining_seconds,
         progress=progress or Progress(),

@@ -32,6 +32,7 @@ from notify.handler import render_watched
 from score.model import render_models
 from score.models import load_models
 from serve.datasets import render_served
+from wire.scratch import open_scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".larder" / "bundles"
@@ -172,7 +173,7 @@ def build(name: str, target: str = "native", *, cache: Path = CACHE) -> Bundle:
     if not path.exists():
         for stale in cache.glob(f"{name}-{target}-*.zip"):
             stale.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as work:
+        with tempfile.TemporaryDirectory(dir=open_scratch(cache)) as work:
             tree = Path(work) / "tree"
             for member, data in ours.items():
                 (tree / member).parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ def unpack(bundle: Bundle, directory: Path) -> Path:
     if not tree.exists():
         for stale in directory.glob(f"{bundle.path.stem.rpartition('-')[0]}-*/"):
             shutil.rmtree(stale, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=directory) as work:
+        with tempfile.TemporaryDirectory(dir=open_scratch(directory)) as work:
             zipfile.ZipFile(bundle.path).extractall(Path(work) / "tree")
             (Path(work) / "tree").rename(tree)
     return tree
@@ -245,7 +246,7 @@ def _wheels(name: str, target: str, compiler: str | None, cache: Path) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+    with tempfile.TemporaryDirectory(dir=open_scratch(path.parent)) as work:
         tree = Path(work) / "tree"
         if requirements:
             _pip_install(requirements, tree, target)

@@ -31,6 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrich.datasets import find_project
 from infra.bundle import EPOCH, RECIPES
+from wire.scratch import open_scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "enrich" / "requirements.txt"
@@ -71,7 +72,7 @@ def build_wheels() -> bytes:
     Raises:
         JobError: pip failed, e.g. because a package has no wheel for Glue's Python.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=open_scratch()) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp"]
         command += [word for platform in PLATFORMS for word in ("--platform", platform)]

@@ -24,6 +24,7 @@ import yaml
 from infra.discovery_bucket import PATH as BUCKET
 from infra.tools import ToolError, install
 from infra.translate import DOORS, TEMPLATE, Template, read_template, translate
+from wire.scratch import open_scratch
 
 IMAGES = Path(__file__).parent
 SKIPS = Path(__file__).with_name("linters.yaml")
@@ -51,7 +52,7 @@ def translate_all(template: Template) -> Template:
 
 def lint(template: Path = TEMPLATE) -> list[Finding]:
     """Return the findings of the linters in a template and in its translation, including those that are skipped."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=open_scratch()) as folder:
         translated = Path(folder) / "translated.json"
         translated.write_text(json.dumps(translate_all(read_template(template)), indent=1))
         found = [*_cfn_lint(template), *_cfn_lint(translated), *_checkov(translated)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import shutil
@@ -11,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from server.logs import report
 from server.ports import check_port
 from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS, Settings
+from wire.scratch import create_folder
 
 _PREFIX = "larder-server-"
 KILL_SECONDS = END_SECONDS + 2
@@ -33,7 +32,8 @@ def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) 
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads: `sigwait` alone takes them
     port = check_port(host, port)
-    folder, lock = create_folder(Path(tempfile.gettempdir()))
+    # A container that is started again in its pod finds the former one's folder, and /tmp is small.
+    folder, lock = create_folder(Path(tempfile.gettempdir()), _PREFIX)
     os.environ |= {
         FUNCTION: name,
         FOLDER: str(folder),
@@ -111,31 +111,6 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def create_folder(place: Path) -> tuple[Path, int]:
-    """Create the folder that the processes share, and delete those of servers that were killed.
-
-    A container that is started again in its pod finds the former one's, and /tmp is small.
-
-    Returns:
-        the folder, and a file descriptor that locks it as long as the server runs.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    for other in place.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # it is in use, or another user's
-            lock = os.open(other, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(other, ignore_errors=True)
-            finally:
-                os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return folder, lock
 
 
 def _export(host: str, port: int) -> Any:

@@ -17,6 +17,7 @@ from enrich.datasets import DatasetFileError, load_datasets
 from enrich.new.draft import Draft, describe, find_candidates, render_dataset, to_module_name
 from enrich.new.object_keys import guess_prefix, render_as_of
 from enrich.new.sample import BadSample, Sample, read_sample
+from wire.scratch import open_scratch
 
 
 def create_dataset(options: argparse.Namespace, folder: Path, others: Mapping[str, Dataset]) -> Path:
@@ -94,7 +95,7 @@ def _is_on_s3(location: str) -> bool:
 
 def _check(text: str, file_name: str, others: Mapping[str, Dataset]) -> None:
     """Refuse a dataset that `check` would refuse."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=open_scratch()) as folder:
         (Path(folder) / file_name).write_text(text, encoding="utf-8")
         try:
             datasets = load_datasets(Path(folder))

@@ -33,6 +33,7 @@ from enrich.read.magic import HEAD_BYTES, OtherFormat
 from enrich.read.partitions import PARTITION_NULL, parse_partitions
 from enrich.read.s3_object import Part, PartFile
 from enrich.s3 import split_location
+from wire.scratch import open_scratch
 
 TEXT_BYTES = 1024 * 1024
 MOST_TEXT = 16 * TEXT_BYTES  # of one row, as in a run over CSV
@@ -272,7 +273,7 @@ def _check_names(file: _File, names: Sequence[str]) -> Sequence[str]:
 
 
 def _read_text(file: _File, text: bytes, kind: Literal["csv", "jsonl"]) -> Sample | None:
-    with tempfile.NamedTemporaryFile(suffix=".csv") as copy, duckdb.connect() as con:
+    with tempfile.NamedTemporaryFile(suffix=".csv", dir=open_scratch()) as copy, duckdb.connect() as con:
         copy.write(text)
         copy.flush()
         con.execute("set TimeZone='UTC'")

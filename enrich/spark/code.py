@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import zipfile
 from functools import cache
 from pathlib import Path
+
+from wire.scratch import open_scratch
 
 
 @cache
@@ -16,7 +17,7 @@ def unpack() -> None:
     archive = next((path for path in Path(__file__).parents if path.is_file()), None)
     if archive is None or os.environ.get("LARDER_PROJECT"):
         return
-    folder = tempfile.mkdtemp(prefix="larder-")
+    folder = str(open_scratch() / "code")
     with zipfile.ZipFile(archive) as files:
         files.extractall(folder)
     os.environ["LARDER_PROJECT"] = folder

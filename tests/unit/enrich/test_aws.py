@@ -1,10 +1,13 @@
-"""One transport serves all runs of a process: its connections are kept, but its requests belong to one run."""
+"""What a process opens: one transport, whose connections are kept, but whose requests belong to one run; a folder."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +87,33 @@ def test_each_run_has_its_own_timeout(serve: Any) -> None:
     began = time.monotonic()
     assert isinstance(collect(second, 1)[handle], TransportError)
     assert time.monotonic() - began < 20
+
+
+RUN = """
+import os, sys
+from enrich.aws import open_services
+from enrich.ledger.run_state import Stage
+from enrich.run import lifecycle
+from tests.unit.enrich.small_shop import ROWS, SmallShop
+
+def die(context):
+    (context.scratch / "spill").write_bytes(b"rows")
+    os._exit(9)
+
+names = ("TABLE", "LEDGER", "BUCKET", "OUTPUTS", "QUEUE", "WORKGROUP")
+env = {f"LARDER_{name}": name.lower() for name in names}
+shop = SmallShop(open_services(env, owner="test", datasets={}).directory)
+if sys.argv[1] == "die":
+    lifecycle.STAGES[Stage.WRITE] = die
+assert shop.run(ROWS).state == "done"
+"""
+
+
+def test_a_process_deletes_what_a_killed_one_left_on_scratch_disk(tmp_path: Path) -> None:
+    """E.g. one of a Lambda that ran out of time: the next process can have the same disk, of 4 GB."""
+    env = {**os.environ, "TMPDIR": str(tmp_path), "AWS_DEFAULT_REGION": "eu-west-1"}
+    for argument, code, spilled in (("die", 9, 1), ("die", 9, 1), ("end", 0, 0)):
+        done = subprocess.run([sys.executable, "-c", RUN, argument], env=env, check=False, capture_output=True)
+        assert done.returncode == code, done.stderr
+        assert len([path for path in tmp_path.rglob("*") if path.name == "spill" and path.is_file()]) == spilled
+    assert list(tmp_path.iterdir()) == []

@@ -38,11 +38,19 @@ import enrich.spark.code, enrich.run.pieces.tasks, os
 from enrich.datasets import load_datasets
 enrich.spark.code.unpack()
 assert enrich.run.pieces.tasks.__file__.startswith({str(archive)!r}), enrich.run.pieces.tasks.__file__
-print(len(load_datasets()))
+print(len(load_datasets()), flush=True)
+if sys.argv[1:]:
+    os._exit(0)  # as a worker of Spark ends
 """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={})
-    assert (done.returncode, done.stdout.strip() > "0") == (0, True), done.stderr
+    place = tmp_path / "scratch"
+    place.mkdir()
+    for words, left in ((["as a worker"], 1), (["as a worker"], 1), ([], 0)):
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"TMPDIR": str(place)}
+        )
+        assert (done.returncode, done.stdout.strip() > "0") == (0, True), done.stderr
+        assert len(list(place.iterdir())) == left, "each process deletes what those before it left"
 
 
 def test_the_script_fails_as_the_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
