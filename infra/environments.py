@@ -155,8 +155,6 @@ def _check_parameters(name: str, given: Mapping[str, str]) -> None:
 
 def _check_replaced_outputs(name: str, given: Mapping[str, str]) -> None:
     """Check that an output that was overwritten can be withdrawn as long as one of its items can live."""
-    if given.get("OutputsBucketName"):
-        return
     days = int(given.get("ReplacedOutputDays", _read_parameters()["ReplacedOutputDays"]["Default"]))
     for dataset in load_datasets().values():
         if isinstance(dataset.ttl, timedelta) and dataset.ttl > timedelta(days=days):  # other types: `./larder check`

@@ -25,6 +25,7 @@ NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
 STORED = {
     "athena/",
     "fingerprints/",
+    "job/",
     "kept/",
     "metadata/",
     "noted/",

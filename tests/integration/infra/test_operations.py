@@ -49,6 +49,7 @@ OWNER = "222222222222"  # another account: to the stand-in, an access key of twe
 STOP, ROTATE, REPLAY = "Stop and start enrich", "Rotate a signing key", "Replay a day"
 WITHDRAW, AGAIN, RESTORE = "Withdraw a bad output", "Write everything again", "Restore the table"
 IMPORT = "Load a new table by import"
+REMOVE, VERSIONS = "Remove a dataset", "Delete old versions of functions"
 BUDGET, API_KEY, ACCOUNT = "Raise the write budget", "Give a consumer an API key", "Take outputs from another account"
 PATIENCE = 120.0  # seconds, for a busy machine
 _numbers = itertools.count(1)
@@ -314,6 +315,39 @@ def copy_sources(target: Path) -> Path:
     (target / "cache").mkdir()
     (target / "cache" / "wheels").symlink_to(bundle.CACHE / "wheels")
     return target
+
+
+def test_dataset_is_removed(larder: Deployed, shell: Shell) -> None:
+    """Its items, records and files are deleted, and those of other datasets are not."""
+    run_output(larder, object_key(), with_carriers(["B6"] * 99 + ["ZZ"]))  # more than a batch; one is rejected
+    dynamodb, s3 = larder.client("dynamodb"), larder.client("s3")
+    other = {PK: {"S": f"{DATASET}-2#B6"}, SK: {"S": "one"}}
+    record = {PK: {"S": f"{DATASET}-2"}, SK: {"S": "one"}}
+    tables = larder.stack["TableName"], larder.stack["LedgerName"]
+    dynamodb.put_item(TableName=tables[0], Item=other)
+    dynamodb.put_item(TableName=tables[1], Item=record)
+    s3.put_object(Bucket=larder.stack["BucketName"], Key=f"fingerprints/{DATASET}-2/one", Body=b"")
+    shell.next(REMOVE)
+    assert dynamodb.scan(TableName=tables[0])["Items"] == [other]
+    shell.next(REMOVE)
+    assert dynamodb.scan(TableName=tables[1])["Items"] == [record]
+    left = {each["Key"] for each in s3.list_objects_v2(Bucket=larder.stack["BucketName"])["Contents"]}
+    assert {each for each in left if not each.startswith("athena/")} == {f"fingerprints/{DATASET}-2/one"}
+
+
+def test_old_versions_are_deleted(larder: Deployed, shell: Shell) -> None:
+    """The newest three stay, of which the alias names one; consumers notice nothing."""
+    functions, name = larder.client("lambda"), larder.stack["ServeFunctionName"]
+    for number in range(10):
+        functions.update_function_configuration(FunctionName=name, Description=f"release {number}")
+        newest = functions.publish_version(FunctionName=name)["Version"]
+    functions.update_alias(FunctionName=name, Name="live", FunctionVersion=newest)
+    with Consumer(larder.get) as consumer:
+        shell.next(VERSIONS)
+        time.sleep(1)
+    assert set(consumer.statuses) == {200}
+    left = [each["Version"] for each in functions.list_versions_by_function(FunctionName=name)["Versions"]]
+    assert left == ["$LATEST", *(str(int(newest) - n) for n in (2, 1, 0))]
 
 
 def test_consumer_is_given_an_api_key(site: tuple[str, dict[str, str]], tmp_path: Path) -> None:

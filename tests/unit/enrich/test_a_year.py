@@ -23,7 +23,7 @@ from tests.unit.enrich.small_shop import DATASET, SETTINGS, TTL, SmallShop
 PARTS = 5
 SWEEPS = 1  # a day
 EXPIRES_AFTER_DAYS = {
-    "parts/": 730,
+    "parts/": 365,
     "work/": 30,
     "metadata/": 30,
     "rejects/": 365,
@@ -77,7 +77,7 @@ def count_calls(shop: SmallShop) -> Counter[str]:
 
 @pytest.mark.parametrize("days", [90, pytest.param(365, marks=pytest.mark.long)])
 def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
-    """The last month has as many objects and requests as the first; only lists of parts are kept for two years."""
+    """The last month has as many objects and requests as the first; only lists of parts are kept for a year."""
     calls = count_calls(shop)
     objects, heads = [], []
     for day in range(days):

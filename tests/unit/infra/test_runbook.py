@@ -56,6 +56,8 @@ REHEARSALS = {  # section -> its test
     "Restore the table": "test_table_is_restored",
     "Raise the write budget": "test_write_budget_is_kept_and_raised",
     "Move to a new item format": "test_item_format_is_changed_without_an_error",
+    "Remove a dataset": "test_dataset_is_removed",
+    "Delete old versions of functions": "test_old_versions_are_deleted",
     "Give a consumer an API key": "test_consumer_is_given_an_api_key",
     "Take outputs from another account": "test_outputs_come_from_another_account",
 }
@@ -129,6 +131,7 @@ OTHER_WORDS = {
     "COMPLETED",
     "DDBStreamBatchInfo",
     "String",
+    "VersionDeletionPolicy",
     "httpRequest.clientIp",
     "python3.13",
     "sam",
