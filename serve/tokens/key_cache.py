@@ -3,11 +3,12 @@
 The sources are in `key_sources`: functions that read documents or raise `Unreadable`.
 """
 
+import time
 from _thread import RLock  # `threading` takes 0.7 ms more to import
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from serve.tokens.jwks import BadKeySet, KeyDocument, KeySet, parse_keys
+from serve.tokens.jwks import BadKeySet, KeyDocument, parse_keys
 from serve.tokens.signing_key import DEFAULT_ALGORITHMS, SigningKey
 
 
@@ -23,7 +24,8 @@ class Freshness(NamedTuple):
     """How long keys are used, in seconds.
 
     A key that was removed from the source is trusted for at most `max_age` while the source responds, and for at most
-    `keep` while it does not. `cool_down` is the time between reads for unknown kids, `retry` the time after a failure.
+    `keep` while it does not. `cool_down` is the time between reads for unknown kids, and after a failure while there
+    are keys to use; `retry` is the time after a failure if a request needs other keys.
     """
 
     max_age: float = 300
@@ -34,33 +36,47 @@ class Freshness(NamedTuple):
 
 FRESHNESS = Freshness()
 CLOCKS = 10.0  # seconds that the `now` of one thread can be behind that of another
+# Seconds that a request waits for the source while there are keys to use; if the last read took more than half of it,
+# twice as long as that. A source that hangs delays one request in `cool_down` by no more, and a slow one is still read.
+REFRESH_SECONDS = 1.0
+
+
+class _Good(NamedTuple):
+    """Keys that were read, and when. One object, so that a thread that reads it needs no lock."""
+
+    keys: Mapping[str, SigningKey]
+    since: float
 
 
 class KeyStore:
     """The keys of one issuer, for the algorithms of its policy. Threads can share it.
 
-    `report(event, details)` is called for every refused key and failed read. While one thread reads, others wait: the
-    previous keys would refuse a token whose new key is being read.
-    """
+    `read(seconds)` reads the documents, within its own limit if that is shorter. `report(event, details)` is called for
+    every refused key and failed read.
 
-    _good_since: float  # when the keys in `_good` were read
+    One thread reads. Meanwhile the others use the previous keys; they wait only if there are none, or for a token with an
+    unknown kid: its key can be among those that are being read.
+    """
 
     def __init__(
         self,
-        read: Callable[[], list[KeyDocument]],
+        read: Callable[[float], list[KeyDocument]],
         report: Callable[[str, Mapping[str, object]], None],
         freshness: Freshness = FRESHNESS,
         *,
         algorithms: frozenset[str] = DEFAULT_ALGORITHMS,
         allow_missing_kid: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
         self._report = report
         self._freshness = freshness
         self._algorithms = algorithms
         self._allow_missing_kid = allow_missing_kid
+        self._clock = clock
         self._lock = RLock()
-        self._good: KeySet | None = None
+        self._good: _Good | None = None
+        self._took = 0.0  # seconds of the last read that succeeded
         self._failed_at = self._renewed_at = float("-inf")
 
     def current(self, now: float) -> Mapping[str, SigningKey]:
@@ -71,21 +87,27 @@ class KeyStore:
         Raises:
             KeysUnavailable: they cannot be read, and the last usable set is too old or missing.
         """
-        with self._lock:
-            if not self._is_fresh(now):
-                self._refresh(now)
-            if self._good is None or now - self._good_since >= self._freshness.keep:
-                raise KeysUnavailable
-            return self._good.keys
-
-    def is_ready(self, now: float) -> bool:
-        """Return whether `current` returns keys without waiting: they are not old, and no thread reads them."""
-        if not self._lock.acquire(blocking=False):
-            return False
+        fresh = self._find_fresh(now)
+        if fresh is not None:
+            return fresh.keys
+        usable = self._find_usable(now)
+        if usable is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(blocking=False):
+            return usable.keys
         try:
-            return self._is_fresh(now)
+            if self._find_fresh(now) is None:  # else another thread has read them meanwhile
+                self._refresh(now, is_needed=usable is None)
+            usable = self._find_usable(now)
         finally:
             self._lock.release()
+        if usable is None:
+            raise KeysUnavailable
+        return usable.keys
+
+    def is_ready(self, now: float) -> bool:
+        """Return whether `current` returns keys without waiting."""
+        return self._find_fresh(now) is not None
 
     def renewed(self, now: float) -> Mapping[str, SigningKey]:
         """Return the keys for a token with an unknown kid; read them again unless that was done within `cool_down`.
@@ -98,23 +120,33 @@ class KeyStore:
         with self._lock:
             if not -CLOCKS <= now - self._renewed_at < self._freshness.cool_down:
                 self._renewed_at = now
-                self._refresh(now)
+                self._refresh(now, is_needed=True)
             return self.current(now)
 
-    def _is_fresh(self, now: float) -> bool:
+    def _find_fresh(self, now: float) -> _Good | None:
+        good = self._good
         # Another thread can have read with a clock that is a moment ahead of `now`.
-        return self._good is not None and -CLOCKS <= now - self._good_since < self._freshness.max_age
+        return good if good is not None and -CLOCKS <= now - good.since < self._freshness.max_age else None
 
-    def _refresh(self, now: float) -> None:
-        if -CLOCKS <= now - self._failed_at < self._freshness.retry:
+    def _find_usable(self, now: float) -> _Good | None:
+        good = self._good
+        return good if good is not None and now - good.since < self._freshness.keep else None
+
+    def _refresh(self, now: float, *, is_needed: bool) -> None:
+        """Read the keys, unless that failed a moment ago; `is_needed`: the request is refused without other keys."""
+        pause = self._freshness.retry if is_needed else self._freshness.cool_down
+        if -CLOCKS <= now - self._failed_at < pause:
             return
+        begins = self._clock()
         try:
-            read = parse_keys(self._read(), self._algorithms, allow_missing_kid=self._allow_missing_kid)
+            documents = self._read(float("inf") if is_needed else max(REFRESH_SECONDS, 2 * self._took))
+            took = self._clock() - begins
+            read = parse_keys(documents, self._algorithms, allow_missing_kid=self._allow_missing_kid)
         except (Unreadable, BadKeySet) as error:
-            self._fail(now, str(error))
+            self._fail(now + self._clock() - begins, str(error))
             return
         except Exception as error:  # noqa: BLE001 - no failure of a source can make a valid token invalid
-            self._fail(now, f"{type(error).__name__} while the keys were read")
+            self._fail(now + self._clock() - begins, f"{type(error).__name__} while the keys were read")
             return
         # A set without a usable key counts as an empty one: its tokens get 401 (V14). Keeping the previous keys would
         # trust keys that their owner has removed.
@@ -124,10 +156,10 @@ class KeyStore:
             self._report("key-refused", {"kid": kid, "detail": reason})
         if not read.keys and not refused:
             self._report("key-refused", {"kid": "", "detail": "the key set has no keys: every token is refused"})
-        self._good_since = now
-        if self._good is None or self._good.keys != read.keys:
-            self._good = read
+        self._took = took
+        had = self._good
+        self._good = had._replace(since=now) if had is not None and had.keys == read.keys else _Good(read.keys, now)
 
-    def _fail(self, now: float, detail: str) -> None:
-        self._failed_at = now
+    def _fail(self, at: float, detail: str) -> None:
+        self._failed_at = at
         self._report("keys-unreadable", {"detail": detail})

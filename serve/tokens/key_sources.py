@@ -31,16 +31,18 @@ MAX_DOCUMENTS = 100
 _TOO_MANY = f"more than {MAX_DOCUMENTS} documents: remove those that are not keys, or move the keys to another location"
 
 
-def open_source(location: str, env: Mapping[str, str]) -> Callable[[], list[KeyDocument]]:
+def open_source(location: str, env: Mapping[str, str]) -> Callable[..., list[KeyDocument]]:
     """Return the function that reads the documents at a location, within `READING_SECONDS` in all.
+
+    A caller that has less time gives it as the only argument.
 
     Raises:
         ValueError: the scheme or form of the location is not supported.
     """
     read_all = _find_reader(location, env)
 
-    def read() -> list[KeyDocument]:
-        with time_limit(READING_SECONDS):
+    def read(seconds: float = float("inf")) -> list[KeyDocument]:
+        with time_limit(min(seconds, READING_SECONDS)):
             return read_all()
 
     return read

@@ -105,7 +105,7 @@ def _serve_lines() -> list[str]:
     def report(event: str, details: Any) -> None:
         lines.append(build_key_line("dev", NOW, event, details))
 
-    def unreadable() -> list[KeyDocument]:
+    def unreadable(_: float) -> list[KeyDocument]:
         raise Unreadable("gone")
 
     item = Item("flight-delays#B6", "a", '{"flight": "B61"}', "0001", int(NOW) + 600)
@@ -123,7 +123,7 @@ def _serve_lines() -> list[str]:
         "scope": SERVED["flight-delays"].scope,
     }
     token = {"Authorization": f"Bearer {jwt.encode(claims, key, 'ES256', {'kid': 'k1'})}"}
-    for read in (lambda: [KeyDocument("k1.pem", pem)], unreadable):
+    for read in (lambda _: [KeyDocument("k1.pem", pem)], unreadable):
         verifier = Verifier([Issuer(Policy("i", "a"), KeyStore(read, report))])
         handle = build_handler(Dependencies(settings, storage, verifier, SERVED, lambda: NOW, lines.append))
         for path in ("/v1/flight-delays", "/v1/flight-delays/a", "/v1/flight-delays/b", "/v1/health", "/nowhere"):

@@ -209,7 +209,7 @@ class App:
         self.chance = 0.5
         self.lines: list[str] = []
         document = KeyDocument("jwks.json", all_jwks().encode())
-        issuers = [Issuer(policy, KeyStore(lambda: [document], lambda event, details: None)) for policy in policies]
+        issuers = [Issuer(policy, KeyStore(lambda _: [document], lambda event, details: None)) for policy in policies]
         api = Settings("table", tuple(IssuerSettings(p, "file:x") for p in policies), "larder", (), "test")
         self.parts = Dependencies(
             settings=ScoreSettings(api, "models", ""),

@@ -201,12 +201,12 @@ class App:
         self.handler: Handler = build_handler(self.parts)
 
     def _store(self, issuer: str) -> KeyStore:
-        def read() -> list[KeyDocument]:
+        def read(_: float) -> list[KeyDocument]:
             if self.read_error:
                 raise self.read_error
             return [KeyDocument("jwks.json", self.documents[issuer].encode())]
 
-        return KeyStore(read, lambda event, details: None)
+        return KeyStore(read, lambda event, details: None, clock=lambda: self.now)
 
     def call(
         self,

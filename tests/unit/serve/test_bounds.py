@@ -28,7 +28,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "serve.settings": {"MAX_LEEWAY": 300},
     "serve.tokens.jwt": {"MAX_TOKEN_BYTES": 8192},
     "serve.access": {"MAX_INTEGER": 9_007_199_254_740_991},
-    "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600), "CLOCKS": 10.0},
+    "serve.tokens.key_cache": {"FRESHNESS": (300, 30, 5, 3600), "CLOCKS": 10.0, "REFRESH_SECONDS": 1.0},
     "serve.tokens.key_sources": {"MAX_DOCUMENTS": 100, "READING_SECONDS": 4.0},
     "serve.tokens.strict": {"MAX_DEPTH": 16},
     "serve.tokens.verifier": {"CACHED_TOKENS": 512, "CACHED_SECONDS": 60},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,10 @@ import pytest
 from serve.handler import build_dependencies, build_handler
 from serve.storage import Storage
 from serve.tokens.jwks import KeyDocument
-from serve.tokens.key_cache import KeyStore, KeysUnavailable, Unreadable
-from serve.tokens.key_sources import MAX_DOCUMENTS, open_source
+from serve.tokens.key_cache import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
+from serve.tokens.key_sources import LIMITS, MAX_DOCUMENTS, open_source
 from tests.unit.serve.kit import AUDIENCE, ISSUER, NOW, SERVED, Answered, Table, event, item, jwks, public_jwk, sign
-from tests.unit.wire.faulty_server import FaultyServer, answer
+from tests.unit.wire.faulty_server import FaultyServer, answer, silence
 
 GOOD = jwks(public_jwk("RS256")).encode()
 ENV = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "LARDER_TABLE": "table"}
@@ -102,6 +103,30 @@ def test_a_fault_is_a_503_with_its_reason(name: str, capsys: pytest.CaptureFixtu
     assert request["reason"] == "keys"
 
 
+@pytest.mark.parametrize("location", ["s3://b/jwks.json", "ssm:/k"])
+def test_a_place_that_hangs_later_delays_one_request(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `REFRESH_SECONDS`, although one reading can take longer; the next requests do not wait, and all are a 200."""
+    monkeypatch.setattr("serve.tokens.key_cache.REFRESH_SECONDS", 0.3)
+    monkeypatch.setattr("serve.tokens.key_sources.LIMITS", LIMITS._replace(attempt=6, budget=6))
+    now = NOW
+    listed = json.dumps({"Parameters": [{"Name": "/k/a", "Value": GOOD.decode()}]}).encode()
+    with FaultyServer(answer(body=GOOD if location.startswith("s3") else listed), silence) as server:
+        issuers = [{"issuer": ISSUER, "audience": AUDIENCE, "keys": location}]
+        env = {"LARDER_ISSUERS": json.dumps(issuers), "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}
+        parts = build_dependencies(ENV | env, SERVED, lambda _: None)
+        handler = build_handler(parts._replace(storage=Storage(Table(item("a")).send, "table"), now=lambda: now))
+        headers = {"Authorization": f"Bearer {sign()}"}
+        took = []
+        for later in (0, FRESHNESS.max_age, 0, FRESHNESS.cool_down - 1):
+            now += later
+            begin = time.monotonic()
+            answered = handler(event("rest", "GET", "/v1/flight-delays/a", {}, headers), None)
+            assert answered["statusCode"] == 200
+            took.append(time.monotonic() - begin)
+        assert len(server.seen) == 2
+    assert 0.25 < took[1] < 3
+
+
 def test_places_at_their_bound_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A hundred documents, without folders; one more file is refused."""
     listing = _listing(MAX_DOCUMENTS, is_truncated=False).replace(b"</ListB", b"<Key>keys/a/</Key></ListB")
@@ -135,7 +160,7 @@ def test_whatever_a_location_raises_the_keys_are_unavailable(error: Exception) -
     """An unexpected error is reported by its type, and retried like any other."""
     reports = []
 
-    def read() -> list[KeyDocument]:
+    def read(_: float) -> list[KeyDocument]:
         raise error
 
     store = KeyStore(read, lambda event, details: reports.append((event, details)))

@@ -10,24 +10,33 @@ import pytest
 
 from serve.tokens.jwks import KeyDocument
 from serve.tokens.jwt import InvalidToken, Parts, verify_token
-from serve.tokens.key_cache import CLOCKS, FRESHNESS, KeyStore, KeysUnavailable, Unreadable
+from serve.tokens.key_cache import CLOCKS, FRESHNESS, REFRESH_SECONDS, KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.verifier import CACHED_SECONDS, CACHED_TOKENS, Issuer, Verifier
 from tests.unit.serve.kit import NOW, POLICY, App, claims, item, jwks, public_jwk, sign
 
 
 class Source:
-    """A location of keys: a document that tests change, and a count of readings."""
+    """A location of keys: a document that tests change, the limit of each reading, and how long it takes."""
 
     def __init__(self, *keys: Mapping[str, Any]) -> None:
         self.document = jwks(*keys)
         self.error: Exception | None = None
-        self.readings = 0
+        self.limits: list[float] = []
+        self.seconds = self.clock = 0.0
         self.reports: list[tuple[str, Mapping[str, object]]] = []
-        self.store = KeyStore(self.read, lambda event, details: self.reports.append((event, details)))
+        self.store = KeyStore(
+            self.read, lambda event, details: self.reports.append((event, details)), clock=lambda: self.clock
+        )
 
-    def read(self) -> list[KeyDocument]:
+    @property
+    def readings(self) -> int:
+        """How often it was read."""
+        return len(self.limits)
+
+    def read(self, seconds: float) -> list[KeyDocument]:
         """Read it."""
-        self.readings += 1
+        self.limits.append(seconds)
+        self.clock += self.seconds
         if self.error:
             raise self.error
         return [KeyDocument("jwks.json", self.document.encode())]
@@ -42,18 +51,16 @@ def _token(kid: str, **changes: Any) -> str:
 
 
 def test_keys_are_ready_if_they_are_there_without_waiting() -> None:
-    """Neither the source is read for the answer, nor is a thread waited for that reads it."""
+    """The source is not read for the answer, and a thread that reads it is not waited for."""
     source = Source(OLD)
     assert not source.store.is_ready(NOW)
     source.store.current(NOW)
     old = NOW + FRESHNESS.max_age
     for now, is_ready in ((NOW, True), (old - 1, True), (old, False), (NOW - CLOCKS, True), (NOW - CLOCKS - 1, False)):
         assert source.store.is_ready(now) is is_ready
-    with ThreadPoolExecutor(1) as other:
-        with source.store._lock:
-            assert other.submit(source.store.is_ready, NOW).result(10) is False
-        assert other.submit(source.store.is_ready, NOW).result(10) is True
-        assert source.store.is_ready(NOW)
+    with ThreadPoolExecutor(1) as other, source.store._lock:
+        assert other.submit(source.store.is_ready, NOW).result(10)
+        assert other.submit(source.store.current, NOW).result(10)
     assert source.readings == 1
 
 
@@ -140,6 +147,56 @@ def test_a_failing_source_is_not_read_at_every_request() -> None:
     source.error = None
     assert list(source.store.current(NOW + FRESHNESS.retry)) == ["old"]
     assert source.readings == 2
+
+
+def test_a_source_that_fails_is_read_less_often_while_there_are_keys() -> None:
+    """Once in `cool_down`, since each reading delays a request; again after `retry` for a token with an unknown kid."""
+    source = Source(OLD)
+    source.store.current(NOW)
+    source.error = Unreadable("away")
+    old = NOW + FRESHNESS.max_age
+    for second in (0, FRESHNESS.retry, FRESHNESS.cool_down - 1):
+        assert list(source.store.current(old + second)) == ["old"]
+    assert source.readings == 2
+    source.store.current(old + FRESHNESS.cool_down)
+    assert source.readings == 3
+    source.store.renewed(old + FRESHNESS.cool_down + FRESHNESS.retry - 1)
+    assert source.readings == 3
+    source.error, source.document = None, jwks(OLD, NEW)
+    later = old + 2 * FRESHNESS.cool_down + FRESHNESS.retry - 1  # of `cool_down`, and of `retry`
+    assert list(source.store.renewed(later)) == ["old", "new"]
+
+
+def test_a_refresh_delays_a_request_by_a_second_at_most() -> None:
+    """While there are keys to use, unless the last reading took longer than half of that: it is given twice its time.
+
+    Without keys, or for a token with an unknown kid, the source has the time that it has by itself.
+    """
+    source = Source(OLD)
+    source.store.current(NOW)
+    source.store.current(NOW + FRESHNESS.max_age)
+    source.seconds = 1.5
+    source.store.renewed(NOW + FRESHNESS.max_age)
+    for turn in (2, 3):
+        source.store.current(NOW + turn * FRESHNESS.max_age)
+    source.error = Unreadable("away")
+    source.store.current(NOW + 4 * FRESHNESS.max_age)
+    with pytest.raises(KeysUnavailable):
+        source.store.current(NOW + 3 * FRESHNESS.max_age + FRESHNESS.keep)
+    infinite = float("inf")
+    assert source.limits == [infinite, REFRESH_SECONDS, infinite, 3, 3, 3, infinite]
+
+
+def test_the_pause_after_a_failure_begins_when_it_has_failed() -> None:
+    """A source that fails after four seconds is not read a second later: of five seconds, four would be lost."""
+    source = Source(OLD)
+    source.error, source.seconds = Unreadable("away"), 4
+    for second in (0, 4, 4 + FRESHNESS.retry - 0.1):
+        with pytest.raises(KeysUnavailable):
+            source.store.current(NOW + second)
+    assert source.readings == 1
+    source.error = None
+    assert list(source.store.current(NOW + 4 + FRESHNESS.retry)) == ["old"]
 
 
 def test_a_clock_that_went_back_does_not_freeze_the_keys() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def test_the_cache_loses_no_token_to_a_race(monkeypatch: pytest.MonkeyPatch) -> 
     """Eight threads, and more tokens than the cache has room for: one thread evicts what another looks up."""
     monkeypatch.setattr("serve.tokens.verifier.CACHED_TOKENS", 2)
     document = KeyDocument("jwks.json", jwks(public_jwk("RS256")).encode())
-    verifier = Verifier([Issuer(POLICY, KeyStore(lambda: [document], lambda event, details: None))])
+    verifier = Verifier([Issuer(POLICY, KeyStore(lambda _: [document], lambda event, details: None))])
     verifier._cache = SlowDict()
     tokens = [sign(claims(jti=str(number))) for number in range(3)]
 
@@ -59,7 +60,7 @@ def test_a_new_key_is_found_by_all_threads_that_need_it() -> None:
     documents = [jwks(public_jwk("ES256"))]
     reads = []
 
-    def read() -> list[KeyDocument]:
+    def read(_: float) -> list[KeyDocument]:
         reads.append(documents[-1])
         time.sleep(0.05)
         return [KeyDocument("jwks.json", reads[-1].encode())]
@@ -74,12 +75,49 @@ def test_a_new_key_is_found_by_all_threads_that_need_it() -> None:
     assert len(reads) == 2
 
 
+def test_a_source_that_hangs_delays_one_thread() -> None:
+    """The others use the keys that were read before, also for tokens that were not verified before.
+
+    Only a token with an unknown kid waits: its key can be among those that are being read.
+    """
+    documents = [jwks(public_jwk("ES256"))]
+    begun, release = threading.Event(), threading.Event()
+
+    def read(_: float) -> list[KeyDocument]:
+        if len(documents) > 1:
+            begun.set()
+            release.wait(20)
+        return [KeyDocument("jwks.json", documents[-1].encode())]
+
+    verifier = Verifier([Issuer(POLICY, KeyStore(read, lambda event, details: None))])
+    known, other, new = (
+        sign(claims(jti=jti, exp=int(NOW) + 3600), algorithm="ES256", which=which)
+        for jti, which in (("a", 0), ("b", 0), ("c", 1))
+    )
+    verifier.verify(known, NOW)
+    documents.append(jwks(public_jwk("ES256"), public_jwk("ES256", which=1)))
+    old = NOW + FRESHNESS.max_age
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            reader = pool.submit(verifier.verify, known, old)
+            assert begun.wait(10)
+            for token in (known, other):
+                assert pool.submit(verifier.verify, token, old).result(10).kid == "ES256-0"
+            waiting = pool.submit(verifier.verify, new, old)
+            time.sleep(0.05)
+            assert not waiting.done()
+            assert not reader.done()
+        finally:
+            release.set()
+        assert (reader.result(10).kid, waiting.result(10).kid) == ("ES256-0", "ES256-1")
+
+
 def test_a_token_without_kid_finds_the_new_only_key() -> None:
     """If kid can be missing, a signature of another key causes a reading, at most once per cool-down."""
     documents = [jwks(public_jwk("RS256"))]
     reads = []
 
-    def read() -> list[KeyDocument]:
+    def read(_: float) -> list[KeyDocument]:
         reads.append(documents[-1])
         return [KeyDocument("jwks.json", documents[-1].encode())]
 

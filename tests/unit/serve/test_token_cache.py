@@ -18,7 +18,7 @@ def _verifier(*documents: str) -> Verifier:
     for number, document in enumerate(documents or (all_jwks(),)):
         policy = POLICY._replace(issuer=POLICY.issuer + "x" * number)
         found = [KeyDocument("jwks.json", document.encode())]
-        issuers.append(Issuer(policy, KeyStore(lambda found=found: found, lambda *_: None)))  # type: ignore[misc]
+        issuers.append(Issuer(policy, KeyStore(lambda _, found=found: found, lambda *_: None)))  # type: ignore[misc]
     return Verifier(issuers)
 
 
