@@ -54,8 +54,8 @@ class KeyStore:
     `read(seconds)` reads the documents, within its own limit if that is shorter. `report(event, details)` is called for
     every refused key and failed read.
 
-    One thread reads. Meanwhile the others use the previous keys; they wait only if there are none, or for a token with an
-    unknown kid: its key can be among those that are being read.
+    One thread reads. Meanwhile the others use the previous keys. They wait only for the first keys, unless reading them
+    has just failed, and for a token with an unknown kid: its key can be among those that are being read.
     """
 
     def __init__(
@@ -91,16 +91,13 @@ class KeyStore:
         if fresh is not None:
             return fresh.keys
         usable = self._find_usable(now)
-        if usable is None:
-            self._lock.acquire()
-        elif not self._lock.acquire(blocking=False):
-            return usable.keys
-        try:
-            if self._find_fresh(now) is None:  # else another thread has read them meanwhile
-                self._refresh(now, is_needed=usable is None)
-            usable = self._find_usable(now)
-        finally:
-            self._lock.release()
+        if self._lock.acquire(blocking=usable is None and not self._has_failed(now, self._freshness.cool_down)):
+            try:
+                if self._find_fresh(now) is None:  # else another thread has read them meanwhile
+                    self._refresh(now, is_needed=usable is None)
+                usable = self._find_usable(now)
+            finally:
+                self._lock.release()
         if usable is None:
             raise KeysUnavailable
         return usable.keys
@@ -132,10 +129,12 @@ class KeyStore:
         good = self._good
         return good if good is not None and now - good.since < self._freshness.keep else None
 
+    def _has_failed(self, now: float, seconds: float) -> bool:
+        return -CLOCKS <= now - self._failed_at < seconds
+
     def _refresh(self, now: float, *, is_needed: bool) -> None:
         """Read the keys, unless that failed a moment ago; `is_needed`: the request is refused without other keys."""
-        pause = self._freshness.retry if is_needed else self._freshness.cool_down
-        if -CLOCKS <= now - self._failed_at < pause:
+        if self._has_failed(now, self._freshness.retry if is_needed else self._freshness.cool_down):
             return
         begins = self._clock()
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from serve.tokens.jwks import KeyDocument
 from serve.tokens.jwt import InvalidToken
-from serve.tokens.key_cache import FRESHNESS, KeyStore
+from serve.tokens.key_cache import FRESHNESS, KeyStore, KeysUnavailable, Unreadable
 from serve.tokens.verifier import Issuer, Verifier
 from tests.unit.serve.kit import NOW, POLICY, claims, jwks, public_jwk, sign
 
@@ -110,6 +110,45 @@ def test_a_source_that_hangs_delays_one_thread() -> None:
         finally:
             release.set()
         assert (reader.result(10).kid, waiting.result(10).kid) == ("ES256-0", "ES256-1")
+
+
+def test_a_source_that_has_failed_and_hangs_delays_one_thread() -> None:
+    """Also without keys: the others respond at once, so that the tokens of other issuers keep their threads."""
+    begun, release = threading.Event(), threading.Event()
+
+    def read(_: float) -> list[KeyDocument]:
+        if is_hanging:
+            begun.set()
+            release.wait(20)
+        raise Unreadable("away")
+
+    store, is_hanging = KeyStore(read, lambda event, details: None, clock=lambda: 0.0), False
+    with pytest.raises(KeysUnavailable):
+        store.current(NOW)
+    is_hanging = True
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            pool.submit(store.current, NOW + FRESHNESS.retry)
+            assert begun.wait(10)
+            with pytest.raises(KeysUnavailable):
+                pool.submit(store.current, NOW + FRESHNESS.retry).result(10)
+        finally:
+            release.set()
+
+
+def test_threads_wait_for_the_first_keys() -> None:
+    """While one thread reads them; none responds that there are no keys."""
+    readings = []
+
+    def read(_: float) -> list[KeyDocument]:
+        readings.append(1)
+        time.sleep(0.05)
+        return [KeyDocument("jwks.json", jwks(public_jwk("ES256")).encode())]
+
+    store = KeyStore(read, lambda event, details: None)
+    with ThreadPoolExecutor(8) as pool:
+        assert {kid for keys in pool.map(store.current, [NOW] * 8) for kid in keys} == {"ES256-0"}
+    assert len(readings) == 1
 
 
 def test_a_token_without_kid_finds_the_new_only_key() -> None:
