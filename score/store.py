@@ -13,6 +13,7 @@ from score.manifest import Alias, Manifest, ManifestError, parse_alias, parse_ma
 from score.model import Model
 from score.paths import alias_key, manifest_key, model_key
 from score.scorer import Scorer, VersionRefused, load_scorer
+from serve.tokens.key_cache import CLOCKS
 from wire.client import Client, Limits
 from wire.deadline import time_limit
 from wire.endpoint import object_path
@@ -70,9 +71,13 @@ class _State:
         self.serving: Serving | None = None
         self.etag: str | None = None  # of the last alias that was processed or refused
         self.refused: dict[str, object] | None = None  # why that alias was refused
-        self.refused_until = float("-inf")  # when its versions are tried again
-        self.next_check = float("-inf")
+        self.refused_at = float("-inf")
+        self.checked_at = float("-inf")
         self.why = ""
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the alias is to be read."""
+        return not _is_recent(self.checked_at, now, REFRESH_SECONDS if self.serving else RETRY_SECONDS)
 
 
 class ModelStore:
@@ -106,12 +111,13 @@ class ModelStore:
             ModelUnavailable: no version is loaded.
         """
         state = self._states[name]
-        if now < state.next_check and (state.serving or state.why):
+        if not state.is_due(now) and (state.serving or state.why):
             return _require(state)
-        if not state.lock.acquire(blocking=state.serving is None):
+        # Only the first load is waited for: S3 that hangs must not take the threads of the models that are loaded.
+        if not state.lock.acquire(blocking=state.serving is None and not state.why):
             return _require(state)
         try:
-            if now >= state.next_check:  # else another thread has done it in the meantime
+            if state.is_due(now):  # else another thread has done it in the meantime
                 self._refresh(state, self._models[name], now)
         finally:
             state.lock.release()
@@ -120,12 +126,13 @@ class ModelStore:
     def find_loaded(self, name: str, now: float) -> Serving | None:
         """Return what `current` returns without waiting; None if it would read the alias again."""
         state = self._states[name]
-        return state.serving if now < state.next_check else None
+        return None if state.is_due(now) else state.serving
 
     def _refresh(self, state: _State, model: Model, now: float) -> None:
         key = alias_key(model.name)
-        if state.refused and now >= state.refused_until:
-            state.etag = None
+        pause = REFUSED_SECONDS if state.serving else REFRESH_SECONDS
+        if state.refused and not _is_recent(state.refused_at, now, pause):
+            state.etag = None  # try its versions again
         try:
             with time_limit(ALIAS_SECONDS if state.serving else LIMITS.budget):
                 fetched = self._fetch(key, state.etag)
@@ -136,7 +143,7 @@ class ModelStore:
                 self._read_alias(state, model, key, fetched, now)
         except WireError as error:  # the next refresh tries again
             self._report("model_not_loaded", self._describe(state, model, error))
-        state.next_check = now + (REFRESH_SECONDS if state.serving else RETRY_SECONDS)
+        state.checked_at = now
 
     def _read_alias(self, state: _State, model: Model, key: str, fetched: Fetched, now: float) -> None:
         version: dict[str, object] = {}
@@ -151,7 +158,7 @@ class ModelStore:
         except Exception as error:  # noqa: BLE001 - no file must stop the last good version
             # The same alias would be refused again: for a while, do not read its versions again.
             state.refused = {**self._describe(state, model, error), **version}
-            state.refused_until = now + (REFUSED_SECONDS if state.serving else REFRESH_SECONDS)
+            state.refused_at = now
             state.etag = fetched.etag
             self._report("model_not_loaded", state.refused)
         else:
@@ -203,6 +210,11 @@ class ModelStore:
 
     def _get(self, key: str) -> bytes:
         return self._fetch(key, None).data or b""
+
+
+def _is_recent(then: float, now: float, seconds: float) -> bool:
+    """Return whether a time is less than `seconds` ago. One far ahead is not: the clock has gone back."""
+    return -CLOCKS <= now - then < seconds
 
 
 def _require(state: _State) -> Serving:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -18,9 +19,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from score.log import count
 from score.manifest import Golden, dump_alias, dump_manifest, signed_bytes
 from score.paths import alias_key, manifest_key, model_key
-from score.store import LIMITS, REFRESH_SECONDS, REFUSED_SECONDS, ModelStore, open_fetch, open_verify
+from score.store import (
+    LIMITS,
+    REFRESH_SECONDS,
+    REFUSED_SECONDS,
+    RETRY_SECONDS,
+    ModelStore,
+    ModelUnavailable,
+    open_fetch,
+    open_verify,
+)
+from serve.tokens.key_cache import CLOCKS
 from tests.unit.score.kit import MODELS, S3_DOWN, SCOPES, VIRGINICA, App, alias_of, iris_version, share_of
-from tests.unit.serve.kit import claims, sign
+from tests.unit.serve.kit import NOW, claims, sign
 from wire.client import Client
 from wire.credentials import find_source
 from wire.deadline import deadline
@@ -139,6 +150,43 @@ def test_a_broken_version_never_replaces_a_good_one(name: str) -> None:
         app.bucket.point(alias_of(NEW, at="later"))
         app.now += REFRESH_SECONDS
         assert _version(app) == NEW_NAME
+
+
+@pytest.mark.parametrize("seconds", [3600, 45, 11])
+def test_a_clock_that_went_back_does_not_freeze_the_version(seconds: int) -> None:
+    """An alias is read at the next request; the same if a version was refused, or there is nothing to serve yet."""
+    app, now = App(), NOW
+
+    def serving() -> str:
+        return app.parts.store.current("iris", now).live.version
+
+    app.bucket.error = S3_DOWN
+    with pytest.raises(ModelUnavailable):
+        serving()
+    app.bucket.error = None
+    now -= seconds
+    assert serving() == OLD_NAME
+    app.bucket.put(NEW)
+    app.bucket.point(alias_of(NEW))
+    now -= seconds
+    assert app.parts.store.find_loaded("iris", now) is None
+    assert serving() == NEW_NAME
+    app.bucket.objects[model_key("iris", OLD_NAME)] = b""
+    app.bucket.point(alias_of(OLD))
+    now += REFRESH_SECONDS
+    assert serving() == NEW_NAME
+    app.bucket.put(OLD)
+    now -= seconds
+    assert serving() == OLD_NAME
+
+
+def test_a_clock_that_is_a_moment_behind_reads_no_alias_again() -> None:
+    """The clocks of threads differ: ten seconds back are no step."""
+    app = App()
+    app.parts.store.current("iris", NOW)
+    asked = len(app.bucket.asked)
+    app.parts.store.current("iris", NOW - CLOCKS)
+    assert len(app.bucket.asked) == asked
 
 
 def test_without_a_model_not_every_request_calls_s3() -> None:
@@ -329,6 +377,31 @@ def test_s3_that_hangs_delays_a_request_by_a_second_at_most() -> None:
     first, *_, later = left
     assert 5 < first <= 6
     assert 0.5 < later <= 1
+
+
+def test_s3_that_hangs_before_a_version_is_loaded_delays_one_thread() -> None:
+    """Once it has failed: the others respond at once, so that the models that are loaded keep their threads."""
+    app, begun, release = App(), Event(), Event()
+
+    def fetch(key: str, etag: str | None) -> Any:
+        if begun.is_set() or not is_hanging:
+            raise S3_DOWN
+        begun.set()
+        release.wait(20)
+        return app.bucket.fetch(key, etag)
+
+    store, is_hanging = ModelStore(fetch, MODELS, app.report), False
+    with pytest.raises(ModelUnavailable):
+        store.current("iris", NOW)
+    is_hanging = True
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            pool.submit(store.current, "iris", NOW + RETRY_SECONDS)
+            assert begun.wait(10)
+            with pytest.raises(ModelUnavailable, match="503 SlowDown"):
+                pool.submit(store.current, "iris", NOW + RETRY_SECONDS).result(10)
+        finally:
+            release.set()
 
 
 def test_a_container_whose_s3_is_down_at_its_start_and_later() -> None:
