@@ -190,9 +190,9 @@ def _get(dependencies: Dependencies, found: Route, partition: str, now: float) -
 def _authorize(
     dependencies: Dependencies, request: HttpRequest, dataset: Served, now: float, seen: dict[str, object]
 ) -> tuple[str, int]:
-    """Return the partition key that the token gives access to, built only from its claims, and the token's `exp`.
+    """Return the partition key that the token gives access to, built only from its claims, and until when it is valid.
 
-    `exp` limits how long the response can be cached.
+    That limits how long the response can be cached, which is less than a day.
 
     Raises:
         Problem: 400, 401, 403, or 503 if the issuer's keys are unavailable.
@@ -204,7 +204,7 @@ def _authorize(
         partition = find_partition(trusted, dataset)
     except (NoAccess, InvalidToken) as error:
         raise refuse(realm, error) from error
-    return partition, int(trusted.claims["exp"])
+    return partition, int(min(trusted.claims["exp"], now + 86_400))  # an integer can be larger than any float
 
 
 gc.freeze()  # without it, the next search would be through all that was imported

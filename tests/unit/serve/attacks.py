@@ -410,6 +410,8 @@ def _times() -> Iterator[Case]:
         yield Case(f"exp at {value - now:+}", sign(claims(exp=value)), reason)
     for value in (-1, -1e300, -(10**200)):
         yield Case(f"exp {value:.0e}", sign(claims(exp=value)), "expired")
+    for value, reason in ((10**400, None), (1e300, None), (-(10**400), "expired")):
+        yield Case(f"exp of {len(str(value))} characters", sign(claims(exp=value)), reason)
     for value, reason in ((now - 10, "expired"), (now - 9.999, None), (now - 11, "expired")):
         yield Case(f"exp at {value - now:+.3f}, leeway", sign(claims(exp=value)), reason, lenient)
     for name in ("nbf", "iat"):
@@ -417,6 +419,8 @@ def _times() -> Iterator[Case]:
             yield Case(f"{name} at {value - now:+.3f}", sign(claims(**{name: value})), reason)
         for value, reason in ((now + 10, None), (now + 10.001, "not-yet-valid"), (now + 11, "not-yet-valid")):
             yield Case(f"{name} at {value - now:+.3f}, leeway", sign(claims(**{name: value})), reason, lenient)
+        for value, reason in ((-(10**400), None), (10**400, "not-yet-valid")):
+            yield Case(f"{name} of {len(str(value))} characters", sign(claims(**{name: value})), reason)
         yield Case(f"{name} in milliseconds", sign(claims(**{name: now * 1000})), "not-yet-valid")
     yield Case("nbf later, iat waived", sign(claims(iat=None, nbf=now + 1)), "not-yet-valid", waived)
     yield Case("iat later, waived", sign(claims(iat=now + 1)), "not-yet-valid", waived)

@@ -123,6 +123,20 @@ def test_nothing_is_cached_longer_than_its_token_lives(path: str, left: float, a
         assert (again.status, again.headers["cache-control"]) == (304, f"private, max-age={age}")
 
 
+@pytest.mark.parametrize("digits", [300, 309, 400])
+@pytest.mark.parametrize("path", [ONE, LIST, f"{LIST}?id=b", f"{LIST}?top=3"])
+def test_a_token_can_have_no_end(path: str, digits: int) -> None:
+    """An integer larger than any float is a time; also for a page without items, in which nothing expires."""
+    path, _, query = path.partition("?")
+    token = sign(claims(exp=10**digits, iat=-(10**400), nbf=-(10**400)))
+    for app in (App(), App(item("a"))):
+        answer = app.call(path, token, query=dict(parse_qsl(query)))
+        if path == ONE and not app.table.items:
+            assert answer.status == 404
+        else:
+            assert (answer.status, answer.headers["cache-control"]) == (200, "private, max-age=60")
+
+
 @pytest.mark.parametrize(("left", "age"), [(2.0, 2), (0.0, 0), (-0.5, 0), (-9.0, 0)])
 def test_what_a_leeway_lets_pass_is_not_cached(left: float, age: int) -> None:
     """A token whose time is up, if only by the leeway of its issuer's settings."""
