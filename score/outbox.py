@@ -12,16 +12,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import Empty, Full, Queue
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 
 from score.kept import Message
 from wire.client import Client, Limits
 from wire.deadline import time_limit
 from wire.errors import WireError
 
-# A queue that is slow or down delays the container by a second at most, and then not at all for 30 s.
+# A queue that is down delays the container by a second at most, and then not at all for 30 s.
 LIMITS = Limits(connect=0.5, attempt=0.5, budget=1.0, tries=3)
+# All messages that wait after a response, or at the end of a server, have this time; the rest is dropped. The server's
+# processes are killed 4 s after the longest request.
+FLUSH_SECONDS = 2.0
 COOL_DOWN_SECONDS = 30.0
 MAX_WAITING = 200  # messages, 48 MB at most; one request of 100 instances has fewer
 # Pause after the handler has returned: the runtime sends the response on the same CPU.
@@ -35,7 +39,7 @@ Report = Callable[[str, Mapping[str, object]], None]
 
 
 class Outbox:
-    """Messages that wait to be sent. Threads can share it."""
+    """Messages that wait to be sent, by a thread of its own. Threads can share it."""
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Outbox:
         self._waiting: Queue[tuple[str, Message]] = Queue(MAX_WAITING)
         self._is_handled = Event()
         self._cool_down_until = float("-inf")
-        self._lock = Lock()
+        self._in_hand: tuple[str, Message] | None = None  # what the thread is sending
         Thread(target=self._run, name="outbox", daemon=True).start()
 
     def put(self, model: str, message: Message) -> None:
@@ -81,24 +85,26 @@ class Outbox:
         return not self._waiting.unfinished_tasks
 
     def flush(self) -> None:
-        """Send or drop all waiting messages."""
-        while True:
-            try:
-                model, message = self._waiting.get_nowait()
-            except Empty:
+        """Wait until the thread has sent all messages; after `FLUSH_SECONDS`, drop and report the rest.
+
+        A server calls it when there are no more requests; what is put later can be lost.
+        """
+        is_done = self._waiting.all_tasks_done
+        with is_done:
+            if is_done.wait_for(lambda: self.is_empty, FLUSH_SECONDS):
                 return
-            self._send_one(model, message)
-            self._waiting.task_done()
+        self._drop_waiting()
+        in_hand = self._in_hand  # now the last one that the thread has taken
+        if in_hand:
+            self._report_late(*in_hand)
 
     def report_dropped(self, model: str, instances: int, reason: str, error: str = "") -> None:
         """Report instances that are not kept. `reason` is a short name, such as that of an exception."""
         self._report("not_kept", {"model": model, "instances": instances, "reason": reason, "error": error})
 
     def _run(self) -> None:
-        if self._next_invocation is None:
-            while True:
-                self._send_one(*self._waiting.get())
-                self._waiting.task_done()
+        while self._next_invocation is None:
+            self._send_next()
         while True:
             try:
                 self._next_invocation()
@@ -109,22 +115,40 @@ class Outbox:
             self._is_handled.clear()
             if not self._waiting.empty():
                 time.sleep(RESPONSE_SECONDS)
-                self.flush()
+                ends = self._clock() + FLUSH_SECONDS
+                while not self._waiting.empty() and self._clock() < ends:
+                    self._send_next()
+                self._drop_waiting()
+
+    def _send_next(self) -> None:
+        self._in_hand = self._waiting.get()
+        self._send_one(*self._in_hand)
+        self._in_hand = None
+        self._waiting.task_done()
 
     def _send_one(self, model: str, message: Message) -> None:
-        with self._lock:
-            if self._clock() < self._cool_down_until:
-                why = f"the queue failed less than {COOL_DOWN_SECONDS:.0f} s ago"
-                self.report_dropped(model, message.instances, "Resting", why)
-                return
-            try:
-                with time_limit(LIMITS.budget):
-                    self._send(message.body)
-            except Exception as error:  # noqa: BLE001 - if the thread ended, Lambda would wait for it
-                self._cool_down_until = self._clock() + COOL_DOWN_SECONDS
-                # Only the text of the service's own errors is known to contain no data.
-                text = str(error)[:300] if isinstance(error, WireError) else ""
-                self.report_dropped(model, message.instances, type(error).__name__, text)
+        if self._clock() < self._cool_down_until:
+            why = f"the queue failed less than {COOL_DOWN_SECONDS:.0f} s ago"
+            self.report_dropped(model, message.instances, "Resting", why)
+            return
+        try:
+            with time_limit(LIMITS.budget):
+                self._send(message.body)
+        except Exception as error:  # noqa: BLE001 - if the thread ended, Lambda would wait for it
+            self._cool_down_until = self._clock() + COOL_DOWN_SECONDS
+            # Only the text of the service's own errors is known to contain no data.
+            text = str(error)[:300] if isinstance(error, WireError) else ""
+            self.report_dropped(model, message.instances, type(error).__name__, text)
+
+    def _drop_waiting(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._report_late(*self._waiting.get_nowait())
+                self._waiting.task_done()
+
+    def _report_late(self, model: str, message: Message) -> None:
+        why = f"not all messages were sent within {FLUSH_SECONDS:.0f} s"
+        self.report_dropped(model, message.instances, "Late", why)
 
 
 def open_send(client: Client, queue: str) -> Send:

@@ -24,9 +24,19 @@ from score.keep.drift import LEAST_ROWS, measure
 from score.keep.table import SCHEMA, build_key, parse_message, render_rows
 from score.kept import MAX_BYTES, Message
 from score.model import Keep, Number, Text, parse_models, render_models
-from score.outbox import COOL_DOWN_SECONDS, EXTENSION_LIMITS, MAX_WAITING, Outbox, register_extension
+from score.outbox import (
+    COOL_DOWN_SECONDS,
+    EXTENSION_LIMITS,
+    FLUSH_SECONDS,
+    LIMITS,
+    MAX_WAITING,
+    Outbox,
+    register_extension,
+)
 from score.publish.distribution import find_bins
 from score.publish.training_query import build_training_query
+from server.run import KILL_SECONDS
+from server.settings import SCORE_SECONDS
 from tests.doubles.moto_aws import moto_aws
 from tests.unit.score.kit import DELAY, IRIS, MODELS, NEWS, VIRGINICA, WINE, App, alias_of, iris_version
 from tests.unit.serve.kit import NOW, item
@@ -215,6 +225,54 @@ def test_a_full_outbox_drops_and_counts() -> None:
     assert app.failures()[0]["KeepFailures"] == 3
 
 
+def test_the_end_waits_for_the_message_that_is_being_sent() -> None:
+    """Whether others wait behind it or not; then the outbox is empty."""
+    for number in (1, 3):
+        sent: list[str] = []
+        begun = threading.Event()
+
+        def send(body: str, sent: list[str] = sent, begun: threading.Event = begun) -> None:
+            begun.set()
+            time.sleep(0.2)
+            sent.append(body)
+
+        app = Kept()
+        outbox = Outbox(send, app.report)
+        messages = [f"m{each}" for each in range(number)]
+        for each in messages:
+            outbox.put("iris", Message(each, 1))
+        assert begun.wait(10)
+        outbox.flush()
+        assert (sent, outbox.is_empty, app.failures()) == (messages, True, [])
+
+
+def test_what_cannot_be_sent_before_the_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the message in hand, if sending it has no end: e.g. the role's credentials do not come."""
+    monkeypatch.setattr("score.outbox.FLUSH_SECONDS", 0.2)
+    begun, release, app = threading.Event(), threading.Event(), Kept()
+
+    def send(_: str) -> None:
+        begun.set()
+        release.wait(20)
+
+    outbox = Outbox(send, app.report)
+    for instances in (1, 2, 4):
+        outbox.put("iris", Message("{}", instances))
+    assert begun.wait(10)
+    started = time.monotonic()
+    outbox.flush()
+    assert 0.15 < time.monotonic() - started < 5
+    assert sorted((line["KeepFailures"], line["reason"]) for line in app.failures()) == [
+        (instances, "Late") for instances in (1, 2, 4)
+    ]
+    release.set()
+
+
+def test_the_end_of_a_container_leaves_time_for_its_messages() -> None:
+    """The longest request and then the outbox take less time than the server gives its processes."""
+    assert LIMITS.budget < FLUSH_SECONDS < KILL_SECONDS - SCORE_SECONDS
+
+
 def test_an_error_while_building_messages_does_not_affect_the_response(monkeypatch: pytest.MonkeyPatch) -> None:
     """The response is a 200, and the failure is counted."""
     monkeypatch.setattr("score.handler.build_messages", lambda *_: 1 / 0)
@@ -294,6 +352,28 @@ def test_on_lambda_messages_are_sent_before_the_container_freezes(lambda_api: An
     assert [path for _, path, _ in api.asked] == ["/2020-01-01/extension/register"] + [
         "/2020-01-01/extension/event/next"
     ] * 4
+
+
+def test_on_lambda_a_slow_queue_delays_the_container_by_seconds(lambda_api: Any) -> None:
+    """Whatever waits: the rest is dropped and counted, since Lambda ends a function that takes too long."""
+    client, api = lambda_api
+    app, clock = Kept(), 0.0
+
+    def send(_: str) -> None:
+        nonlocal clock
+        clock += 0.4
+
+    outbox = Outbox(send, app.report, register_extension(client, "o"), clock=lambda: clock)
+    wait_until(lambda: len(api.asked) == 2)
+    api.release.release()
+    for _ in range(50):
+        outbox.put("iris", Message("{}", 2))
+    outbox.end_invocation()
+    wait_until(lambda: len(api.asked) == 3)
+    assert clock == pytest.approx(FLUSH_SECONDS, abs=0.41)
+    assert {(line["KeepFailures"], line["reason"]) for line in app.failures()} == {(2, "Late")}
+    assert len(app.failures()) == 50 - round(clock / 0.4)
+    assert outbox.is_empty
 
 
 # --- the function that keeps ------------------------------------------------------------------------------------------
