@@ -1,7 +1,5 @@
 """Folders for temporary files that do not outlast their process: if it is killed, the next one deletes its folder."""
 
-from __future__ import annotations
-
 import atexit
 import fcntl
 import os
