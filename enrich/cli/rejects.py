@@ -9,6 +9,7 @@ from typing import Any
 
 from enrich.cli.table import Paint, plain, printable, render_table
 from enrich.cli.terminal import render_counts
+from enrich.dataset.source_sql import KEPT_PARTITIONS, PREDICTION
 from enrich.join.rejects import build_prefix
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import RunState
@@ -22,7 +23,7 @@ class Rejects:
 
     Attributes:
         reasons: reason -> number of rejected predictions in the whole run.
-        lines: the first rejects, as stored: row, reason, detail, prediction.
+        lines: the first rejects, as stored (`write_rejects`).
         unreadable: number of lines that are not JSON, because the file was edited by hand.
     """
 
@@ -99,11 +100,12 @@ def render_rejects(run: Run, rejects: Rejects, bucket: str, paint: Paint = plain
 
 
 def render_lines(lines: list[dict[str, Any]], paint: Paint = plain) -> str:
-    """Render stored rejects as a table."""
-    rows = [
-        [each.get("row"), each.get("reason"), each.get("detail"), shorten(each.get("prediction"))] for each in lines
-    ]
-    return render_table(["row", "reason", "detail", "prediction"], rows, paint=paint)
+    """Render stored rejects as a table, with the values from the object key that are not in the predictions."""
+    shown = ["row", "reason", "detail"]
+    of_row = [KEPT_PARTITIONS] if any(KEPT_PARTITIONS in each for each in lines) else []
+    of_row.append(PREDICTION)
+    rows = [[*map(each.get, shown), *(shorten(each.get(name)) for name in of_row)] for each in lines]
+    return render_table([*shown, *of_row], rows, paint=paint)
 
 
 def shorten(value: Any) -> str:

@@ -38,6 +38,7 @@ from enrich.console.distributions import BINS, Column, Comparison, Summary, choo
 from enrich.console.history import History
 from enrich.console.privacy import HIDDEN, Privacy
 from enrich.console.runs import ATTENTION, DatasetRuns, count_reasons, fetch_dataset, find_resolution
+from enrich.dataset.source_sql import KEPT_PARTITIONS, PREDICTION
 from enrich.ledger.freshness import FreshnessState
 from enrich.ledger.records import Run
 from enrich.ledger.run_state import Kind
@@ -206,10 +207,12 @@ class Pages:
                         "row": each.get("row"),
                         "reason": each.get("reason"),
                         "detail": each.get("detail") if show else HIDDEN,
-                        "prediction": json.dumps(each.get("prediction"), ensure_ascii=False) if show else HIDDEN,
+                        "partitions": json.dumps(each.get(KEPT_PARTITIONS), ensure_ascii=False) if show else HIDDEN,
+                        "prediction": json.dumps(each.get(PREDICTION), ensure_ascii=False) if show else HIDDEN,
                     }
                     for each in found.lines
                 ],
+                "has_partitions": any(KEPT_PARTITIONS in each for each in found.lines),
                 "unreadable": found.unreadable,
                 "problem": problem,
             }

@@ -141,7 +141,8 @@ def coerce_text(column: str, declared: SqlType, *, escaped: bool = False) -> Coe
     Args:
         column: SQL that is cheap to repeat.
         declared: the type.
-        escaped: BLOBs are in the text form of a DuckDB cast, instead of base64.
+        escaped: the text is from the rejects of Parquet: BLOBs are in the text form of a DuckDB cast, instead of
+            base64, and integers are not rounded.
     """
     if declared.id not in _FROM_TEXT:
         return None
@@ -204,6 +205,9 @@ def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cas
     if kind == "timestamp_ns":  # the same, but TIMESTAMPTZ would round to microseconds
         zone = f"epoch_us({cast}({text} as timestamptz)) - epoch_us({cast}({text} as timestamp))"
         return f"make_timestamp_ns(epoch_ns({cast}({text} as timestamp_ns)) + 1000 * ({zone}))"
+    if kind in _FLOATS and escaped:  # digits alone are an integer of a Parquet file: rejected unless it is exact
+        exact = f"try_cast({cast}({text} as {declared}) as hugeint) is not distinct from try_cast({text} as hugeint)"
+        text = f"case when regexp_full_match({text}, '-?[0-9]+') and not ({exact}) then '?' else {text} end"
     if kind in _PATTERNS:
         text = f"case when not regexp_full_match({text}, '\\s*{_PATTERNS[kind]}\\s*') then '?' else {text} end"
     return f"{cast}({text} as {declared})"

@@ -22,6 +22,10 @@ from enrich.dataset.json_sql import SqlType, identifier, literal
 
 LINE = "larder.line"  # the original line: of every JSON line, and of malformed CSV lines
 PROBLEM = "larder.problem"  # the error of a malformed line; null for a good one
+# Members of a line of a rejects file that its rows are read from.
+PREDICTION = "prediction"  # the original row: an object, or the text of a line
+KEPT_PARTITIONS = "partitions"  # columns that the original row lacks, since their values were in the object key
+KEPT_PROBLEM = "problem"  # why the file's bytes are not the original row, so that it can't be read again
 NO_PROBLEM = "cast(null as varchar)"
 
 _CHUNK = '"larder.chunk"'
@@ -95,13 +99,11 @@ def read_members(
 def parse_lines(source: Source, inside: Mapping[str, SqlType], declared: Mapping[str, SqlType]) -> str:
     """Return a relation of parsed lines; its column `larder.problem` has the errors.
 
-    A line of a rejects file has the original row in its member `prediction`: an object, or the text of a line.
+    A line of a rejects file has the original row in one of its members.
     """
     relation, line = _CHUNK, identifier(LINE)
     if source.format == "rejects":
-        row = extract_prediction(line)
-        text = f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
-        relation = f"(select * replace ({text} as {line}) from {relation})"
+        relation = f"(select * replace ({extract_prediction(line)} as {line}) from {relation})"
     problems = [
         f"when {_JSON} is null and regexp_matches({line}, '\\}}\\s*\\{{') then 'the line is not JSON: it seems to "
         "have several objects; end each with a newline'",
@@ -169,8 +171,9 @@ def _member(name: str) -> str:
 
 
 def extract_prediction(line: str) -> str:
-    """Return the SQL of the original row in a line of a rejects file, as JSON; null if it has none."""
-    return f"try(json_extract({line}, '$.prediction'))"
+    """Return the SQL of the original row in a line of a rejects file, as the text of a line; null if it has none."""
+    row = f"try(json_extract({line}, '$.{PREDICTION}'))"
+    return f"case when json_type({row}) = 'VARCHAR' then {row} ->> '$' else cast({row} as varchar) end"
 
 
 def render_read(

@@ -27,7 +27,7 @@ from enrich.dataset.json_sql import BAD_VALUE, SqlType, identifier
 from enrich.dataset.source_sql import PROBLEM, build_read, read_columns, render_read
 from enrich.errors import first_line
 from enrich.join.derive import DeriveFailed, derive_columns
-from enrich.join.original_rows import render_original, render_row, strict_json
+from enrich.join.original_rows import find_partitions, render_original, render_row, strict_json
 from enrich.release import RELEASE
 
 MAX_METADATA_BYTES = 192 * 1024 * 1024  # of all metadata of a dataset, as Arrow
@@ -295,6 +295,11 @@ class Engine:
         Each is an object of the columns, or the text of a malformed line. A value without JSON is a string.
         """
         return self._originals(_to_table(chunk).take(pa.array(rows, pa.int64())))
+
+    def partitions(self, chunk: pa.RecordBatch | pa.Table) -> dict[str, str | None]:
+        """Return the values from the object key of a chunk, which its original rows lack (`find_partitions`)."""
+        names = find_partitions(chunk.schema, self._dataset.source, self._kinds) if chunk.num_rows else []
+        return {name: chunk[name][0].as_py() for name in names}
 
     def _originals(self, table: pa.Table) -> list[str]:
         self._con.register("larder.chunk", table)

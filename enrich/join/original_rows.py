@@ -8,6 +8,7 @@ import orjson
 import pyarrow as pa
 
 from enrich.dataset.coercion import coerce_typed
+from enrich.dataset.definition import Source
 from enrich.dataset.json_sql import INTEGERS, NESTED, SqlType, concat, identifier, literal, render_label, render_object
 from enrich.dataset.source_sql import LINE, PROBLEM, extract_prediction
 
@@ -33,7 +34,7 @@ def render_original(kinds: Mapping[str, SqlType], declared: Mapping[str, SqlType
             pieces += [render_label(name), f"coalesce({value}, 'null')"]
     line = identifier(LINE) if LINE in kinds else "null"
     if of_rejects:
-        line = f"coalesce(cast({extract_prediction(line)} as varchar), {line})"
+        line = f"coalesce({extract_prediction(line)}, {line})"
     return f"select {concat(render_object(pieces))}, {line}"
 
 
@@ -85,10 +86,30 @@ def _describe(value: pa.Scalar) -> str:
 
 
 def strict_json(text: str, line: str | None) -> str:
-    """Return strictly valid JSON: a line that is not JSON, or contains NaN, becomes a string."""
+    """Return strictly valid JSON: a line that is not JSON, contains NaN, or is a JSON string becomes a string.
+
+    A replay reads a string as the text of a line, so a string that was a line must not be read as its content.
+    """
     whole = text if line is None else line
     try:
-        orjson.loads(whole)
+        is_text = isinstance(orjson.loads(whole), str)
     except orjson.JSONDecodeError:
-        return orjson.dumps(whole).decode()
-    return whole
+        is_text = True
+    return orjson.dumps(whole).decode() if is_text else whole
+
+
+def find_partitions(schema: pa.Schema, source: Source, declared: Mapping[str, SqlType]) -> list[str]:
+    """Return the columns of a chunk that are from its object key, and that a replay can't read from the original rows.
+
+    The original row of JSON lines is the line. A row of Parquet or CSV has all columns, but in the rejects of Parquet a
+    BLOB has another form than in an object key.
+    """
+    if source.format in {"jsonl", "rejects"}:
+        return [name for name in schema.names if name not in {LINE, PROBLEM}]
+    if source.format == "parquet":
+        return [each.name for each in schema if pa.types.is_string(each.type) and _is_blob(declared.get(each.name))]
+    return []
+
+
+def _is_blob(kind: SqlType | None) -> bool:
+    return kind is not None and kind.id == "blob"

@@ -9,12 +9,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from enrich.dataset.source_sql import KEPT_PARTITIONS, KEPT_PROBLEM, PREDICTION, PROBLEM
 from enrich.join.engine import Engine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-PREDICTION = "prediction"  # member of a reject's line: the original row
 
 
 def build_prefix(dataset: str, run: int) -> str:
@@ -28,17 +27,25 @@ def write_rejects(
     """Write the rejects of one chunk; return their number by reason.
 
     The file is named by the chunk's range of rows, so that a restarted run overwrites it. Each line is a JSON object:
-    row, reason, detail, prediction (the original row).
+    row, reason, detail, prediction (the original row), and where they apply `partitions` and `problem`
+    (`enrich.dataset.source_sql`).
     """
     rejected = rendered.filter(pc.is_valid(rendered["reason"]))
     if rejected.num_rows == 0:
         return {}
     rows = rejected["row"].to_pylist()
     reasons = rejected["reason"].to_pylist()
-    originals = engine.originals(chunk, [row - first_row for row in rows])
+    indexes = [row - first_row for row in rows]
+    originals = engine.originals(chunk, indexes)
+    problems = chunk[PROBLEM].take(indexes).to_pylist() if PROBLEM in chunk.schema.names else [None] * len(rows)
+    partitions = engine.partitions(chunk)
+    of_all = {KEPT_PARTITIONS: partitions} if partitions else {}
+    details = rejected["detail"].to_pylist()
     lines = io.BytesIO()
-    for row, reason, detail, original in zip(rows, reasons, rejected["detail"].to_pylist(), originals, strict=True):
-        line = {"row": row, "reason": reason, "detail": detail, PREDICTION: orjson.Fragment(original)}
+    for row, reason, detail, problem, original in zip(rows, reasons, details, problems, originals, strict=True):
+        line = {"row": row, "reason": reason, "detail": detail, **of_all, PREDICTION: orjson.Fragment(original)}
+        if problem is not None:
+            line[KEPT_PROBLEM] = problem
         lines.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     last_row = first_row + chunk.num_rows - 1
     s3.put_object(Bucket=bucket, Key=f"{prefix}{first_row:012d}-{last_row:012d}.jsonl", Body=lines.getvalue())

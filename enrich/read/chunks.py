@@ -27,6 +27,7 @@ from enrich.read.csv_syntax import CsvSyntax
 from enrich.read.decompress import Damaged
 from enrich.read.magic import HEAD_BYTES, OtherFormat, recognize
 from enrich.read.partitions import PARTITION_NULL, parse_partitions
+from enrich.read.reject_lines import restore_rejects
 from enrich.read.row_groups import (
     WideRow,
     can_be_wide,
@@ -281,7 +282,7 @@ def _read_lines(
     part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield chunks with their first row in the part; a column that is in the object key is not read from the lines."""
-    partitions = parse_partitions(part.object_key) if source.format == "jsonl" else {}
+    partitions = parse_partitions(part.object_key)
     constants = {name: partitions[name] for name in source.columns if name in partitions}
     at = 0
     for chunk in _cut(read_lines(part.object_key, file), 0, chunk_rows, CHUNK_BLOCKS):
@@ -289,7 +290,18 @@ def _read_lines(
         at += chunk.num_rows
 
 
-_READERS = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_lines, "rejects": _read_lines}
+def _read_rejects(
+    part: Part, file: Any, source: Source, _skip: int, chunk_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield chunks with their first row in the part, with the columns that were in the object key of their output."""
+    at = 0
+    for chunk in _cut(read_lines(part.object_key, file), 0, chunk_rows, CHUNK_BLOCKS):
+        for rows in restore_rejects(chunk, source.columns):
+            yield at, rows
+            at += rows.num_rows
+
+
+_READERS = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_lines, "rejects": _read_rejects}
 
 
 def _cut(

@@ -109,10 +109,11 @@ def test_a_reject_is_hidden_completely(open_console: Open, show_data: bool) -> N
     """Its detail too, which can quote the row; row number and reason are shown."""
     console = open_console(show_data=show_data)
     line = {"row": 7, "reason": "bad-value", "detail": f"{SUBJECT} is no number", "prediction": {"shop": SUBJECT}}
+    line |= {"partitions": {"shop": SUBJECT}}
     console.shop.s3.put("larder", "rejects/stock/00000002/000000000000-9.jsonl", json.dumps(line).encode())
     answer = console.ask("/datasets/stock/runs/2.html?reason=bad-value")
     assert re.search(r"7\s+bad-value", answer.page.text)
-    assert answer.text.count(SUBJECT) == (2 if show_data else 0)
+    assert answer.text.count(SUBJECT) == (3 if show_data else 0)
 
 
 @pytest.mark.parametrize("state", ["held", "questioned"])

@@ -358,6 +358,31 @@ def test_broken_text_that_reaches_the_engine_rejects_its_row(tmp_path: Path, nes
         assert json.loads(row["body"]) == json.loads(f'{{"v":{describe(json.dumps(text))}}}')
 
 
+REFUSED: list[tuple[pa.Array, str]] = [
+    (pa.array([2**53 + 1, 5]), "double"),
+    (pa.array([-(2**53) - 1, 5]), "double"),
+    (pa.array([2**24 + 1, 5]), "float"),
+    (pa.array([2**64 - 1, 5], pa.uint64()), "double"),
+    (pa.array([[5, 2**53 + 1], [5]]), "double[]"),
+    (pa.array([2.0**63, 5.0]), "bigint"),
+    (pa.array([1.5, 5.0]), "bigint"),
+    (pa.array([Decimal("1.5"), Decimal(5)]), "integer"),
+    (pa.array([1e300, 0.1]), "float"),
+    (pa.array([1e30, 0.125]), "decimal(10, 2)"),
+    (pa.array(["x", "a"]), "enum('a')"),
+    (pa.array([[("a", 1), ("a", 2)], [("a", 1)]], pa.map_(pa.string(), pa.int64())), "map(varchar, integer)"),
+    (pa.array([[1], [1, 2]]), "integer[2]"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind"), REFUSED, ids=[f"{values.type} as {kind}" for values, kind in REFUSED])
+def test_a_replay_rejects_what_its_run_could_not_convert(tmp_path: Path, values: pa.Array, kind: str) -> None:
+    """While the contract is the same: a value in a reject is not rounded."""
+    bad, good = rendered(tmp_path, {"v": (values, kind)})
+    assert (bad["body"], bad["again"]) == (None, None)
+    assert good["body"] == good["again"] is not None
+
+
 def test_invalid_json_is_in_no_body(tmp_path: Path) -> None:
     """A value of the type JSON is parsed when it is rendered."""
     texts = ["{", "[1 2]", '"\\ud800"', "", " ", "01", "'a'", '{"a": 1} {}', '{"a": [1]}']
