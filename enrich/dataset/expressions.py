@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -44,13 +44,20 @@ _FOREIGN_FUNCTIONS = {
     "to_hex": "hex(x)",
 }
 # Keywords for values of the session in SQL; DuckDB's parser returns them as column names.
-_SESSION_VALUES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user"}
-_MANY_ROWS = {"unnest", "unlist", "generate_subscripts"}
+_SESSION_VALUES = {
+    *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"),
+    *("current_catalog", "current_role", "current_schema", "current_user", "session_user", "user"),
+}
+# Functions that DuckDB calls consistent, and that depend on the time, the database or the release of DuckDB.
+_UNSTABLE = {"current_localtime", "current_localtimestamp", "index_key", "json_serialize_plan", "version"}
+_SUBQUERY = "(select)"  # stands for a function that a macro with a subquery calls: it reads DuckDB's catalog
+_MANY_ROWS = {"unnest", "unlist"}
 _FORBIDDEN = {
     "WINDOW": ("is a window function, which reads other rows", "compute it in the model or in the metadata query"),
     "SUBQUERY": ("contains a subquery", "make it a metadata query and join it"),
     "STAR": ("contains `*`", "name the columns"),
     "PARAMETER": ("contains a parameter", "write the value"),
+    "POSITIONAL_REFERENCE": ("contains the position of a column", "name the column"),
 }
 
 
@@ -95,21 +102,58 @@ class Names:
             name.lower(): None if fields is None else {field.lower(): field for field in fields}
             for name, fields in metadata.items()
         }
-        self.aggregates, self.volatile, _ = _find_functions()
+        self.functions = find_functions()
+
+
+class Functions(NamedTuple):
+    """The names of DuckDB's functions in lower case. Expressions can use only those that are allowed.
+
+    Attributes:
+        aggregates: they read several rows.
+        volatile: they can return another value each time.
+        many_rows: they make several rows of one.
+        allowed: all others.
+    """
+
+    aggregates: frozenset[str]
+    volatile: frozenset[str]
+    many_rows: frozenset[str]
+    allowed: frozenset[str]
 
 
 @cache
-def _find_functions() -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Return the names of DuckDB's aggregates, of its volatile functions, and of the functions that are allowed.
-
-    A volatile function can return another value each time. Expressions cannot use the first two groups.
-    """
+def find_functions() -> Functions:
+    """Find the functions of the installed DuckDB. A macro is of the kind of the functions that it calls."""
+    members = ", ".join(
+        f"json_extract_string(tree, '$..{each}')" for each in ("function_name", "column_names[0]", "class")
+    )
+    tree = "json_serialize_sql('select (' || macro_definition || ')') as tree"
     with open_empty() as con:
-        rows = con.execute("select function_name, function_type, stability from duckdb_functions()").fetchall()
-    scalar = {name for name, kind, _ in rows if kind in {"scalar", "macro"}}
-    aggregates = {name for name, kind, _ in rows if kind == "aggregate"} - scalar
-    volatile = {name for name, _, stability in rows if stability not in {None, "CONSISTENT"}}
-    return frozenset(aggregates), frozenset(volatile), frozenset(scalar - aggregates - volatile - _MANY_ROWS)
+        rows = con.execute(
+            f"select lower(function_name), function_type, stability, parameters, {members} "
+            f"from (select *, {tree} from duckdb_functions())"
+        ).fetchall()
+    macros: dict[str, set[str]] = {}  # name -> the functions and the values of the session that it uses
+    for name, kind, _, parameters, called, named, classes in rows:
+        if kind == "macro":
+            uses = {each.lower() for each in (*called, *(set(named) - set(parameters)))}
+            macros.setdefault(name, set()).update(uses, [_SUBQUERY] if "SUBQUERY" in classes else [])
+    scalar = {name for name, kind, *_ in rows if kind in {"scalar", "macro"}}
+    aggregates = _add_macros({name for name, kind, *_ in rows if kind == "aggregate"} - scalar, macros)
+    declared = {name for name, _, stability, *_ in rows if stability not in {None, "CONSISTENT"}}
+    # error() has no value, so a macro that fails with it depends on nothing else
+    volatile = {"error"} | _add_macros({*declared, *_UNSTABLE, *_SESSION_VALUES, _SUBQUERY} - {"error"}, macros)
+    many_rows = _add_macros(_MANY_ROWS, macros)
+    allowed = scalar - aggregates - volatile - many_rows
+    return Functions(frozenset(aggregates), frozenset(volatile), frozenset(many_rows), frozenset(allowed))
+
+
+def _add_macros(functions: Iterable[str], macros: Mapping[str, Collection[str]]) -> set[str]:
+    """Add the macros that use one of some functions, at any depth."""
+    found = set(functions)
+    while more := {name for name, uses in macros.items() if name not in found and not found.isdisjoint(uses)}:
+        found |= more
+    return found
 
 
 def parse_expression(names: Names, place: str, sql: str) -> Expression:
@@ -204,7 +248,7 @@ def suggest_function(name: str) -> str:
     """Suggest a function of DuckDB for an unknown one."""
     if name.lower() in _FOREIGN_FUNCTIONS:
         return f"expressions are DuckDB SQL: write e.g. {_FOREIGN_FUNCTIONS[name.lower()]}"
-    close = find_close(name.lower(), _find_functions()[2], cutoff=0.75)
+    close = find_close(name.lower(), find_functions().allowed, cutoff=0.75)
     return f"did you mean {close}?" if close else "expressions are DuckDB SQL: use one of its functions"
 
 
@@ -276,13 +320,14 @@ class _Walk:
         return name not in parameters and name not in self.names.columns and name not in self.names.metadata
 
     def _call(self, function: str, arguments: int) -> None:
-        if function in self.names.aggregates:
+        functions = self.names.functions
+        if function in functions.aggregates:
             self._add(
                 f"{function}() is an aggregate, which reads other rows", "compute it in the model or the metadata query"
             )
-        if function in _MANY_ROWS:
+        if function in functions.many_rows:
             self._add(f"{function}() makes several rows of one", "keep the list, or use list_transform or similar")
-        if function in self.names.volatile or (function == "age" and arguments == 1):
+        if function in functions.volatile or (function == "age" and arguments == 1):
             self._add(
                 f"{function}() can return another value each time", "a body must depend only on its row and metadata"
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from enrich.dataset.definition import Derive, Guard, Metadata
-from enrich.dataset.expressions import Names, parse_expression
+from enrich.dataset.expressions import Names, find_functions, parse_expression
 from enrich.dataset.inputs import Unhashable, build_basis, hash_values
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.delta import buckets
@@ -458,7 +459,18 @@ def list_unstable() -> Iterator[str]:
             "and stability is not null and stability <> 'CONSISTENT' and function_name ~ '^[a-z_0-9]+$' order by 1"
         ).fetchall()
     yield from (f"{name}()" for (name,) in functions)
-    yield from ("age(d)", "current_date", "current_timestamp", "localtime", "localtimestamp", "current_user")
+    yield from ("age(d)", "current_date", "current_timestamp", "localtime", "localtimestamp", "current_user", "user")
+    yield from ("current_localtime()", "Current_LocalTimestamp()", "version()", "json_serialize_plan('select now()')")
+    # macros that use one of these, or DuckDB's catalog
+    yield from ("ago(interval '1 day')", "main.ago(interval '1 day')", "pg_conf_load_time()", "current_catalog()")
+    yield from (
+        "pg_catalog.pg_postmaster_start_time()",
+        "pg_sleep(0)",
+        "user()",
+        "format_type(1, 2)",
+        "get_block_size('a')",
+    )
+    yield "#1"  # the first column of a SELECT that Larder generates: the row's number
 
 
 def test_an_expression_that_is_not_deterministic_is_a_mistake() -> None:
@@ -472,6 +484,72 @@ def test_an_expression_that_is_not_deterministic_is_a_mistake() -> None:
         ):
             with pytest.raises(DatasetMistakes):
                 parse_expression(names, "body.x", around.format(expression))
+
+
+ARGUMENTS = {
+    **dict.fromkeys(["BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT"], "1"),
+    **dict.fromkeys(["T[]", "ANY[]"], "['2', '1']"),
+    "VARCHAR": "'a'",
+    "BLOB": "'a'::blob",
+    "BOOLEAN": "true",
+    "DATE": "date '2026-01-02'",
+    "INTERVAL": "interval '1 day'",
+    "TIME": "time '01:02:03'",
+    "TIMESTAMP": "timestamp '2026-01-02 03:04:05'",
+    "TIMESTAMP WITH TIME ZONE": "timestamptz '2026-01-02 03:04:05Z'",
+}
+OTHERS = ["'2'", "1", "interval '1 day'", "[2.0, 1.0]"]  # for macros, and for types without a value
+
+
+def list_accepted() -> set[str]:
+    """Return the functions that expressions can use, without collations and what DuckDB's optimizer inserts."""
+    return {name for name in find_functions().allowed if not re.match("__|(icu_)?collate_", name)}
+
+
+def list_calls(functions: Collection[str]) -> list[str]:
+    """Return calls of some functions with arguments of the types that they take."""
+    with duckdb.connect() as con:
+        signatures = con.execute("select distinct function_name, parameter_types from duckdb_functions()").fetchall()
+    return sorted(
+        {
+            f'"{name}"({", ".join(ARGUMENTS.get(kind, other) for kind in kinds)})'
+            for name, kinds in signatures
+            for other in OTHERS
+            if name.lower() in functions and (name, len(kinds)) != ("age", 1)  # refused by its number of arguments
+        }
+    )
+
+
+def evaluate(con: duckdb.DuckDBPyConnection, calls: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for call in calls:
+        try:
+            found[call] = con.execute(f"select cast({call} as varchar)").fetchall()
+        except duckdb.Error:  # other types, or other values
+            found[call] = None
+    return found
+
+
+def test_every_accepted_function_has_the_same_value_each_time(tmp_path: Path) -> None:
+    """In another database and session, and later. DuckDB's own declaration of a function can be wrong."""
+    calls = list_calls(list_accepted())
+    with duckdb.connect() as con:
+        first = evaluate(con, calls)
+    with duckdb.connect(tmp_path / "other.db") as con:
+        con.execute("create schema s; set search_path = 's'; set variable a = 'b'; select setseed(0.5)")
+        again = evaluate(con, calls)
+    assert {call: (value, again[call]) for call, value in first.items() if value != again[call]} == {}
+    known = {call.partition('"(')[0] for call, value in first.items() if value}
+    assert len(known) > 400, "so many have a value for one of these arguments"
+
+
+def test_every_accepted_function_has_been_reviewed() -> None:
+    """A function of a new DuckDB is added to the list if its value depends on its arguments only.
+
+    Not on time, session, settings, random numbers, files, environment, sequences, or DuckDB's catalog and version.
+    """
+    reviewed = Path(__file__).with_name("accepted_functions.txt").read_text(encoding="utf-8")
+    assert sorted(list_accepted()) == reviewed.rstrip("\n").split("\n")
 
 
 _PRINT_SQL = """
