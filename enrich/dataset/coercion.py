@@ -12,16 +12,17 @@ Parquet:
 - nested types member by member, by the same rules: one member that can't be converted rejects the row.
 
 Text (CSV, JSON lines, partitions in the object key) is parsed as the declared type:
-- integers: `12`, `12.0` and `+12`, but not `1e3`;
+- integers: `12`, `12.0` and `+12`, but not `1e3`, except as a number of JSON lines;
 - dates: only as `2026-11-20`; instants with or without zone (without: UTC); times without zone;
 - decimals are rounded to the declared scale;
 - booleans: `true`, `t`, `yes`, `1` and their opposites;
 - BLOB: base64 (RFC 4648, section 4), which BigQuery, Spark and Jackson write.
 
 Members of JSON lines are parsed by the same rules at any depth. A missing member of a struct is null. An object or a
-number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a fraction as a double, so a DECIMAL of more
-than 15 digits must be written as a string. A declared member that an object has twice rejects the row: JSON readers
-differ in which of the two they take (RFC 8259, section 4).
+number becomes VARCHAR as its JSON text. DuckDB reads a JSON number with a fraction or an exponent as a double: `1e3` is
+`1000.0`, also as VARCHAR. So an integer from 2^53 on must be written without a fraction, and a DECIMAL of more than 15
+digits as a string. A declared member that an object has twice rejects the row: JSON readers differ in which of the two
+they take (RFC 8259, section 4).
 """
 
 from __future__ import annotations
@@ -30,7 +31,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from enrich.dataset.json_sql import INTEGERS, NESTED, TIMESTAMPS, SqlType, identifier, literal
+from enrich.dataset.json_sql import (
+    EXACT_BELOW,
+    INTEGERS,
+    LARGE_INTEGERS,
+    NESTED,
+    TIMESTAMPS,
+    SqlType,
+    find_large,
+    identifier,
+    literal,
+)
 
 _FLOATS = {"float", "double"}
 _TEXTS = {"varchar", "enum"}
@@ -164,6 +175,23 @@ def coerce_json(member: str, declared: SqlType, *, escaped: bool = False) -> Coe
     return Coerced(converted, f"({member} is not null and {converted} is null)")
 
 
+def check_rounded(line: str, name: str, text: str, number: str, declared: SqlType) -> Coerced:
+    """Coerce an integer that has been parsed from the text of a member; it is bad if the text is that of a double.
+
+    Args:
+        line: SQL of the line.
+        name: of the member.
+        text: SQL of the member.
+        number: SQL of the parsed integer, null if that failed.
+        declared: its type.
+    """
+    structure = literal(f'{{{json_name(name)}:"JSON"}}')
+    kind = f"json_type(struct_extract(json_transform({line}, {structure}), {literal(name)}))"  # for few lines
+    rounded = f"({find_large(number, declared.id)} and contains({text}, '.') and {kind} = 'DOUBLE')"
+    bad = f"(({text} is not null and {number} is null) or {rounded})"
+    return Coerced(f"case when {rounded} then null else {number} end", bad)
+
+
 def json_member(name: str, declared: SqlType) -> str:
     """Return the member of a `json_transform` structure that extracts the input of `coerce_json`."""
     return f"{json_name(name)}:{json_name('JSON' if needs_json(declared) else 'VARCHAR')}"
@@ -193,8 +221,11 @@ def has_repeated(json: str, names: Iterable[str]) -> str:
     return f"(len({known}) > len(list_distinct({known})))"
 
 
-def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cast") -> str:
-    """Return SQL that parses text as the type; it fails, or is null with `try_cast`, if the text has another form."""
+def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cast", bad: str = "false") -> str:
+    """Return SQL that parses text as the type; it fails, or is null with `try_cast`, if the text has another form.
+
+    `bad` is SQL that is true for a text of an integer that is refused too.
+    """
     kind = declared.id
     if kind == "varchar" and not _is_json(declared):
         return text
@@ -209,7 +240,8 @@ def _parse_text(text: str, declared: SqlType, *, escaped: bool, cast: str = "cas
         exact = f"try_cast({cast}({text} as {declared}) as hugeint) is not distinct from try_cast({text} as hugeint)"
         text = f"case when regexp_full_match({text}, '-?[0-9]+') and not ({exact}) then '?' else {text} end"
     if kind in _PATTERNS:
-        text = f"case when not regexp_full_match({text}, '\\s*{_PATTERNS[kind]}\\s*') then '?' else {text} end"
+        other = f"not regexp_full_match({text}, '\\s*{_PATTERNS[kind]}\\s*')"
+        text = f"case when {other} or ({bad}) then '?' else {text} end"
     return f"{cast}({text} as {declared})"
 
 
@@ -246,6 +278,10 @@ def _parse_json(json: str, declared: SqlType, depth: int = 0, *, escaped: bool) 
     if _is_json(declared):
         return json
     text = f"({json} ->> '$')"
+    if kind in LARGE_INTEGERS:  # a double has 16 digits and `.0`; a string has quotes, so it is no number
+        long = f"strlen({json}) > {len(str(EXACT_BELOW))} and contains({json}, '.')"
+        lossy = f"{long} and abs(try_cast(cast({json} as varchar) as double)) >= {EXACT_BELOW}"
+        return _parse_text(text, declared, escaped=escaped, bad=lossy)
     if kind == "decimal":
         digits = f"ltrim(regexp_replace({text}, '[eE].*$|[^0-9]', '', 'g'), '0')"
         lossy = f"json_type({json}) = 'DOUBLE' and len({digits}) > {_EXACT_DIGITS} and regexp_matches({text}, '[.eE]')"

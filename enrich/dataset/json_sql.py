@@ -39,6 +39,7 @@ LARGE_INTEGERS = {"bigint", "ubigint", "hugeint", "uhugeint"}
 INTEGERS = SMALL_INTEGERS | LARGE_INTEGERS
 TIMESTAMPS = {"timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "timestamptz_ns"}
 NESTED = {"struct", "list", "array", "map"}
+EXACT_BELOW = 2**53  # a double holds every integer below
 MAX_LEVELS = 8  # of nested types; a list of numbers has one. A ninth would triple the time to compile the SQL
 _MAP_KEYS = INTEGERS | {"varchar", "enum", "uuid", "date", "boolean"}
 _REMEDIES = {
@@ -120,7 +121,7 @@ def render_json_sql(value: str, kind: SqlType, policy: JsonPolicy = JsonPolicy()
     if name in {"float", "double"}:
         return Rendered(text, (ValueCheck(NOT_A_NUMBER, "", f"not isfinite({value})", "is NaN or infinite"),))
     if name in LARGE_INTEGERS:
-        return _render_large(value, policy)
+        return _render_large(value, name, policy)
     if name in SMALL_INTEGERS | {"boolean", "bignum"}:
         return Rendered(text)
     if name == "decimal":
@@ -204,18 +205,26 @@ def _is_literal(piece: str) -> bool:
     return piece.startswith("'") and "'" not in piece[1:-1].replace("''", "")
 
 
-def _render_large(value: str, policy: JsonPolicy) -> Rendered:
+def find_large(value: str, name: str) -> str:
+    """Return SQL that is true for an integer that a double can't be trusted to hold; `name`: of its type."""
+    low = f"{name} '{0 if name.startswith('u') else 1 - EXACT_BELOW}'"  # of the same type: UHUGEINT fits no other one
+    return f"({value} not between {low} and {name} '{EXACT_BELOW - 1}')"
+
+
+def _render_large(value: str, name: str, policy: JsonPolicy) -> Rendered:
     text = f"cast({value} as varchar)"
     if policy.large_integers == "string":
         return Rendered(f"('\"' || {text} || '\"')")
     if policy.large_integers == "number":
         return Rendered(text)
-    bad = f"({value} not between -9007199254740991 and 9007199254740991)"
     return Rendered(
         text,
         (
             ValueCheck(
-                LARGE_INTEGER, "", bad, "exceeds 2^53 - 1, the largest integer that every JSON reader keeps exactly"
+                LARGE_INTEGER,
+                "",
+                find_large(value, name),
+                "exceeds 2^53 - 1, the largest integer that every JSON reader keeps exactly",
             ),
         ),
     )

@@ -8,6 +8,7 @@ import duckdb
 
 from enrich.dataset.coercion import (
     Coerced,
+    check_rounded,
     coerce_json,
     coerce_text,
     coerce_typed,
@@ -18,7 +19,7 @@ from enrich.dataset.coercion import (
     other_case,
 )
 from enrich.dataset.definition import Source
-from enrich.dataset.json_sql import SqlType, identifier, literal
+from enrich.dataset.json_sql import LARGE_INTEGERS, SqlType, identifier, literal
 
 LINE = "larder.line"  # the original line: of every JSON line, and of malformed CSV lines
 PROBLEM = "larder.problem"  # the error of a malformed line; null for a good one
@@ -50,14 +51,21 @@ def build_read(
     lines = parse_lines(source, inside, declared)
     # Values of CSV and JSON lines are the writer's text. Those of a Parquet file were rendered when rejected.
     members = read_members(actual, declared, escaped=source.rejects_of == "parquet")
-    # A value that is converted from JSON is used twice, so it is converted once, in a slot.
-    slots = {name: identifier(f"larder.json.{name}") for name, kind in inside.items() if needs_json(kind)}
+    # The value of these is used twice, so it is converted once, in a slot.
+    slots = {
+        name: identifier(f"larder.json.{name}")
+        for name, kind in inside.items()
+        if needs_json(kind) or kind.id in LARGE_INTEGERS
+    }
     if slots:
         lines = (
             f"(select *, {', '.join(f'{members[name].sql} as {slot}' for name, slot in slots.items())} from {lines})"
         )
     for name, slot in slots.items():
-        members[name] = Coerced(slot, f"({_member(name)} is not null and {slot} is null)")
+        if needs_json(inside[name]):
+            members[name] = Coerced(slot, f"({_member(name)} is not null and {slot} is null)")
+        else:
+            members[name] = check_rounded(identifier(LINE), name, _member(name), slot, inside[name])
     return render_read(lines, members, codes, problem)
 
 

@@ -213,6 +213,8 @@ def test_pieces_are_merged_where_both_are_literals() -> None:
         ("[5::hugeint]", JsonPolicy(large_integers="string"), '["5"]', []),
         ("9007199254740991::bigint", JsonPolicy(large_integers="reject"), "9007199254740991", []),
         ("9007199254740992::bigint", JsonPolicy(large_integers="reject"), "9007199254740992", ["large-integer"]),
+        (f"{2**128 - 1}::uhugeint", JsonPolicy(large_integers="reject"), f"{2**128 - 1}", ["large-integer"]),
+        ("0::ubigint", JsonPolicy(large_integers="reject"), "0", []),
         ("{'a': -9007199254740992::bigint}", JsonPolicy(large_integers="reject"), None, ["large-integer .a"]),
         ("{'a': null::int, 'b': {'c': null::int}}", JsonPolicy(nulls="omit"), '{"b":{}}', []),
         ("{'a': 1, 'b': null::int, 'c': 2}", JsonPolicy(nulls="omit"), '{"a":1,"c":2}', []),

@@ -34,6 +34,24 @@ from tests.unit.enrich.small_shop import DATASET, SmallShop
 from tests.unit.enrich.test_read import dataset_of, framed_snappy, hadoop_snappy, parquet, read, render, zstd
 
 # column type -> (the member in the file, in the body; None rejects the row)
+# JSON of an integer of 64 bits or more, and its text. From 2^53 on, a double can be another number than the file has.
+WHOLE: list[tuple[str, str | None]] = [
+    ("9007199254740993", "9007199254740993"),
+    ("9007199254740991.0", "9007199254740991"),
+    ("-9007199254740991.0", "-9007199254740991"),
+    ("9007199254740993.0", None),
+    ("9007199254740992.0", None),
+    ("-9007199254740993.0", None),
+    ("9.007199254740993E15", None),
+    ("9999999999999999.0", None),
+    ("1e16", None),
+    ("1e3", "1000"),
+    ('"1e3"', None),
+    ('"9007199254740993.0"', "9007199254740993"),
+    ('"+9007199254740993."', "9007199254740993"),
+    ('"9007199254740993.5"', None),
+    ("1234567890123456789", "1234567890123456789"),
+]
 VALUES: dict[str, list[tuple[str, str | None]]] = {
     "struct(t timestamp, z timestamptz)": [
         (
@@ -86,6 +104,23 @@ VALUES: dict[str, list[tuple[str, str | None]]] = {
         ("0.125", "0.125"),
         ("12345678901234567.891", None),
     ],
+    **{
+        kind.format(whole): [(nest.format(member), text and nest.format(text)) for member, text in WHOLE]
+        for whole in ("bigint", "hugeint")
+        for kind, nest in (
+            ("{}", "{}"),
+            ("{}[]", "[{}]"),
+            ("struct(a {})", '{{"a":{}}}'),
+            ("map(date, {})", '{{"2026-01-02":{}}}'),
+        )
+    },
+    "uhugeint": [
+        ("9007199254740992.0", None),
+        ("9007199254740991.0", "9007199254740991"),
+        (f"{2**128 - 1}", f"{2**128 - 1}"),
+    ],
+    "ubigint": [("9007199254740992.0", None), (f"{2**64 - 1}", f"{2**64 - 1}")],
+    "integer": [("12.0", "12"), ("1e3", "1000"), ("9007199254740993.0", None)],
     "decimal(18, 2)[]": [("[1.5,null]", "[1.5,null]"), ("[1234567890123456.78]", None)],
     "boolean[]": [('[true,"no",1]', "[true,false,true]"), ("[2]", None)],
     "struct(j json)": [('{"j":{"a":[1,null]}}', '{"j":{"a":[1,null]}}'), ('{"j":"x"}', '{"j":"x"}')],
