@@ -22,11 +22,11 @@ from botocore.exceptions import ClientError
 
 from enrich.dataset.as_of import AsOf
 from enrich.dataset.definition import Source
-from enrich.dataset.json_sql import identifier, literal
+from enrich.dataset.json_sql import identifier
 from enrich.dataset.type_names import parse_type
-from enrich.errors import first_line
 from enrich.new.object_keys import find_partitions, find_start, guess_as_of
 from enrich.new.sql_names import spell_type
+from enrich.new.text_table import BadTable, check_names, narrow, read_text_table
 from enrich.read.chunks import BadOutput, check_schema, read_chunks
 from enrich.read.decompress import Damaged, unpack
 from enrich.read.magic import HEAD_BYTES, OtherFormat
@@ -39,17 +39,6 @@ TEXT_BYTES = 1024 * 1024
 MOST_TEXT = 16 * TEXT_BYTES  # of one row, as in a run over CSV
 ROWS = 10_000
 KEYS = re.compile(r"varchar|uuid|u?(tiny|small|big|huge)?int(eger)?")  # types of a subject or prediction_id
-_INSTANT = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
-_EXACT = {  # type that DuckDB guesses -> the texts that a run reads as this type without losing anything
-    "date": r"\d{4}-\d\d-\d\d",
-    "timestamp": _INSTANT,
-    "timestamptz": _INSTANT + r"(Z|[+-]\d\d(:?\d\d)?)",
-    "boolean": "true|false",
-    **dict.fromkeys(("bigint", "integer", "ubigint", "hugeint"), r"-?(0|[1-9]\d*)"),  # 007 is not a number
-    "double": r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?",
-    **dict.fromkeys(("time", "interval", "uuid"), ""),
-}
-_DIGITS = 15  # a double keeps every decimal number with this many digits
 _CSV = {"delimiter": ",", "quote": '"', "escape": None, "header": True}  # the defaults of `Source`
 _MOST_PARTS = 1000  # of a folder; enough to find one with rows
 
@@ -210,7 +199,11 @@ def _read_parquet(file: _File, opened: Any) -> Sample | None:
     if not parquet.metadata.num_rows:
         return None
     schema = parquet.schema_arrow
-    names = _check_names(file, schema.names)
+    names = schema.names
+    try:
+        check_names(names)
+    except BadTable as error:
+        raise BadSample(f"{file.location}: {error}") from error
     with duckdb.connect() as con:
         columns = {name: _find_type(con, file, name, kind) for name, kind in zip(names, schema.types, strict=True)}
     part = Part("", file.object_key, None, "", file.size)
@@ -260,112 +253,24 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _check_names(file: _File, names: Sequence[str]) -> Sequence[str]:
-    seen: dict[str, str] = {}
-    for n, name in enumerate(names, 1):
-        if not name.strip():
-            raise BadSample(f"{file.location}: column {n} has no name; name it (pandas: to_csv(index=False))")
-        if name.lower() in seen:
-            other = seen[name.lower()]
-            raise BadSample(f"{file.location}: columns {other!r} and {name!r} have one name in SQL; rename one")
-        seen[name.lower()] = name
-    return names
-
-
 def _read_text(file: _File, text: bytes, kind: Literal["csv", "jsonl"]) -> Sample | None:
-    with tempfile.NamedTemporaryFile(suffix=".csv", dir=open_scratch()) as copy, duckdb.connect() as con:
+    with tempfile.NamedTemporaryFile(suffix=f".{kind}", dir=open_scratch()) as copy, duckdb.connect() as con:
         copy.write(text)
         copy.flush()
         con.execute("set TimeZone='UTC'")
-        options = dict[str, Any]()
         try:
-            if kind == "csv":
-                options = _sniff(con, file, literal(copy.name))
-                names, kinds, texts = _read_csv(con, file, literal(copy.name), options)
-            else:
-                names, kinds, texts = _read_json(con, file, literal(copy.name))
-        except duckdb.Error as error:
-            what = "JSON lines" if kind == "jsonl" else "CSV"
-            said = first_line(error).replace(copy.name, file.location)
-            expected = "one object per line" if kind == "jsonl" else "RFC 4180, as pandas does"
-            raise BadSample(f"{file.location}: can't be read as {what}: {said}; write it as {expected}") from error
+            table = read_text_table(con, Path(copy.name), kind, rows=ROWS)
+        except BadTable as error:
+            raise BadSample(f"{file.location}: {error}") from error
+        texts = con.table("texts").to_arrow_table()
         if not texts.num_rows:
             return None
-        con.register("sample_rows", texts)
-        columns = {name: _narrow(con, name, found) for name, found in zip(names, kinds, strict=True)}
+        columns = {name: narrow(con, name, found) for name, found in zip(table.names, table.kinds, strict=True)}
         keys = [name for name, found in columns.items() if KEYS.fullmatch(found)]
         chosen = ", ".join(f"try_cast({identifier(name)} as {columns[name]}) as {identifier(name)}" for name in keys)
-        rows = con.sql(f"select {chosen} from sample_rows").to_arrow_table() if keys else pa.table({})
-    other = {name: value for name, value in options.items() if value != _CSV[name]}
+        rows = con.sql(f"select {chosen} from texts").to_arrow_table() if keys else pa.table({})
+    other = {name: value for name, value in table.options.items() if value != _CSV[name]}
     return Sample(file.location, file.object_key, kind, _guess(file), columns, rows, other)
-
-
-def _sniff(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> dict[str, Any]:
-    sql = f"select Delimiter, Quote, Escape, HasHeader, SkipRows from sniff_csv({place}, sample_size=-1)"
-    ((delimiter, quote, escape, header, skipped),) = con.execute(sql).fetchall()
-    if skipped:
-        raise BadSample(
-            f"{file.location}: its first lines ({skipped}) are neither rows nor a header; write it without them"
-        )
-    quote = quote if len(quote) == 1 and quote != "\0" else '"'  # "(empty)" if no field is quoted
-    escape = escape if len(escape) == 1 and escape not in ("\0", quote) else None
-    return {"delimiter": delimiter, "quote": quote, "escape": escape, "header": header}
-
-
-def _read_csv(
-    con: duckdb.DuckDBPyConnection, file: _File, place: str, options: Mapping[str, Any]
-) -> tuple[Sequence[str], list[str], pa.Table]:
-    """Return the names, guessed types and texts of the columns; DuckDB would rename the second of two equal names."""
-    texts = con.sql(f"from read_csv({place}, all_varchar=true, {_as_sql(options)}) limit {ROWS}").to_arrow_table()
-    bare = _as_sql({**options, "header": False})
-    first = [name or "" for name in con.sql(f"from read_csv({place}, all_varchar=true, {bare}) limit 1").fetchall()[0]]
-    # DuckDB takes the header line of pandas for a row, because the index has no name.
-    is_pandas = first[0] == "" and all(re.match(r"[^\W\d]", name) for name in first[1:])
-    names = first if options["header"] or is_pandas else texts.column_names
-    guessed = con.sql(f"from read_csv({place}, sample_size=-1, {_as_sql(options)}) limit 0").types
-    return _check_names(file, names), [spell_type(each, text=True) for each in guessed], texts.rename_columns(names)
-
-
-def _as_sql(options: Mapping[str, Any]) -> str:
-    names = {"delimiter": "delim", "quote": "quote", "escape": "escape"}
-    texts = [f"{sql}={literal(options[name] or options['quote'])}" for name, sql in names.items()]
-    # A run reads a quoted field as text: "" is not null.
-    return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false"])
-
-
-def _read_json(con: duckdb.DuckDBPyConnection, file: _File, place: str) -> tuple[Sequence[str], list[str], pa.Table]:
-    """Return the names, guessed types and texts of the members."""
-    found = con.sql(f"select distinct unnest(json_keys(json)) from read_ndjson_objects({place})").fetchall()
-    _check_names(file, sorted(name for (name,) in found))
-    guessed = con.sql(f"from read_json({place}, format='newline_delimited', sample_size=-1) limit 0")
-    kinds = [spell_type(each, text=True) for each in guessed.types]
-    for n, (name, kind) in enumerate(zip(guessed.columns, kinds, strict=True)):
-        if kind == "json":  # values of several types: as JSON, a run would parse its texts
-            pointer = literal("/" + name.replace("~", "~0").replace("/", "~1"))  # RFC 6901
-            sql = f"select distinct json_type(json, {pointer}) from read_ndjson_objects({place})"
-            kinds[n] = "varchar" if ("VARCHAR",) in con.sql(sql).fetchall() else kind
-    as_text = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in guessed.columns)
-    sql = f"from read_json({place}, format='newline_delimited', columns={{{as_text}}}) limit {ROWS}"
-    return guessed.columns, kinds, con.sql(sql).to_arrow_table()
-
-
-def _narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
-    """Return the type to declare for a guessed type: it loses nothing of the texts, and a run reads them the same."""
-    if guess not in _EXACT:
-        return guess
-    column = identifier(name)
-    if not _holds(con, f"regexp_full_match({column}, {literal(_EXACT[guess])})"):
-        return "varchar"
-    digits = f"len(ltrim(regexp_replace({column}, '[eE].*$|[^0-9]', '', 'g'), '0'))"
-    if guess != "double" or _holds(con, f"{digits} <= {_DIGITS}"):
-        return guess
-    is_whole = _holds(con, f"regexp_full_match({column}, {literal(_EXACT['hugeint'])}) and {digits} <= 38")
-    return "hugeint" if is_whole else "varchar"
-
-
-def _holds(con: duckdb.DuckDBPyConnection, predicate: str) -> bool:
-    """Return whether a predicate holds for all values that are not null, and there is at least one."""
-    return bool(con.execute(f"select coalesce(bool_and({predicate}), false) from sample_rows").fetchall()[0][0])
 
 
 def _add_partitions(sample: Sample, object_keys: Sequence[str]) -> Sample:

@@ -123,6 +123,7 @@ def test_parquet_with_unusual_types_and_names(tmp_path: Path, new: Any) -> None:
     assert list(dataset.body) == list(dataset.source.columns)
 
 
+ROWS = b"user,title,score\nu1,Tea,1\nu2,Jam,2\nu3,Oil,3\n"
 WRONG: list[tuple[str, Any, str]] = [
     ("none.csv", None, "there is no such file or folder"),
     ("empty.csv", b"", "has no rows"),
@@ -143,7 +144,18 @@ WRONG: list[tuple[str, Any, str]] = [
     ("twice.csv", b"id,v,v\na,1,2\n", "columns 'v' and 'v' have one name in SQL; rename one"),
     ("twice.jsonl", b'{"v": "a"}\n{"V": "b"}\n', "columns 'V' and 'v' have one name in SQL"),
     ("noname.csv", b",id\n0,a\n", "column 1 has no name; name it (pandas: to_csv(index=False))"),
+    ("noname.jsonl", b'{"": "a", "b": "c"}\n', "column 1 has no name; name it\n"),
+    ("second.jsonl", b'{"a": "x"}\n{"a": "y",, "b": 2}\n{"a": "z"}\n', "line 2 is not JSON"),
     ("comment.csv", b"# by me\nid,v\na,1\n", "its first lines (1) are neither rows nor a header"),
+    ("comma.csv", ROWS.replace(b"Jam", b"Jam, sweet"), "line 3 has 4 fields, expected 3; quote a field that has ','"),
+    ("short.csv", ROWS.replace(b",2", b""), "line 3 has 2 fields, expected 3; add the missing ones, or remove it"),
+    ("footer.csv", ROWS + b"Total: 3\n", "line 5 has 1 field, expected 3"),
+    ("late.csv", ROWS + b"u,t,1\n" * 50 + b"u,t,1,2\n", "line 55 has 4 fields, expected 3"),
+    ("two_bad.csv", b"user,id,v\nu1,a\nu1,b,3,4\n", "line 2 has 2 fields, expected 3"),
+    ("semicolons.csv", b"a;b\nu;x\nu;y;z\n", "line 3 has 3 fields, expected 2; quote a field that has ';'"),
+    ("tabs.csv", b'a\tb\n"u\nv"\tx\nu\ty\tz\n', "line 4 has 3 fields, expected 2; quote a field that has '\\t'"),
+    ("comment_and_comma.csv", b"# by me\n" + ROWS + b"u,t,1,2\n", "its first lines (1) are neither rows nor a header"),
+    ("mixed.jsonl", b'{"a": "x"}\n\n["y"]\n', "line 3 is JSON, but no object; write one object per line"),
     ("bytes.csv", b"id,v\na,\0\n", "is binary; expected Parquet, CSV or JSON lines"),
     ("long.jsonl", b'{"id": "' + b"x" * 1000, "its first line is longer"),
     ("wide.parquet", {"id": ["a"], "d": pa.array([1], pa.decimal256(50, 2))}, "'d' is decimal256(50, 2), which DuckDB"),

@@ -1,0 +1,248 @@
+"""Recognize the columns and types of CSV and JSON lines. What is ambiguous is refused, with the line.
+
+DuckDB's detection always returns something: a table of one column for CSV with one bad line, a column `json` for an
+array, the second of two equal names renamed, a date that is guessed from 01/02/2026.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from enrich.dataset.json_sql import identifier, literal
+from enrich.errors import first_line
+from enrich.new.sql_names import spell_type
+
+_INSTANT = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
+_EXACT = {  # type that DuckDB guesses -> the texts that a run reads as this type without losing anything
+    "date": r"\d{4}-\d\d-\d\d",
+    "timestamp": _INSTANT,
+    "timestamptz": _INSTANT + r"(Z|[+-]\d\d(:?\d\d)?)",
+    "boolean": "true|false",
+    **dict.fromkeys(("bigint", "integer", "ubigint", "hugeint"), r"-?(0|[1-9]\d*)"),  # 007 is not a number
+    "double": r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?",
+    **dict.fromkeys(("time", "interval", "uuid"), ""),
+}
+_DIGITS = 15  # a double keeps every decimal number with this many digits
+_DELIMITERS = ",;\t|"  # those that DuckDB looks for
+
+Kind = Literal["csv", "jsonl"]
+
+
+class BadTable(ValueError):
+    """The text can't be read as a table without a guess; the message has the line and the remedy."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The columns of a text.
+
+    Attributes:
+        names: of the columns.
+        kinds: their DuckDB types.
+        options: attributes of `Source` for the dialect of CSV.
+    """
+
+    names: Sequence[str]
+    kinds: Sequence[str]
+    options: Mapping[str, Any]
+
+
+def read_text_table(
+    con: duckdb.DuckDBPyConnection, path: Path, kind: Kind, *, header: bool | None = None, rows: int | None = None
+) -> TextTable:
+    """Recognize the columns of a text, and create the table `texts` of its rows, as text.
+
+    Args:
+        con: in UTC.
+        path: plain UTF-8 without a byte order mark.
+        kind: the format.
+        header: whether CSV has one; by default it is guessed.
+        rows: read at most so many.
+
+    Raises:
+        BadTable: it is not a table of this format, or there is more than one way to read it.
+    """
+    try:
+        read = _read_csv if kind == "csv" else _read_json
+        names, kinds, options = read(con, path, header, "" if rows is None else f"limit {rows}")
+    except duckdb.Error as error:
+        raise BadTable(_explain(path, kind, error)) from error
+    return TextTable(names, kinds, options)
+
+
+def narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
+    """Return the type to declare for a guessed type: it loses nothing of the texts, and a run reads them the same."""
+    if guess not in _EXACT:
+        return guess
+    column = identifier(name)
+    if not _holds(con, f"regexp_full_match({column}, {literal(_EXACT[guess])})"):
+        return "varchar"
+    digits = f"len(ltrim(regexp_replace({column}, '[eE].*$|[^0-9]', '', 'g'), '0'))"
+    if guess != "double" or _holds(con, f"{digits} <= {_DIGITS}"):
+        return guess
+    is_whole = _holds(con, f"regexp_full_match({column}, {literal(_EXACT['hugeint'])}) and {digits} <= 38")
+    return "hugeint" if is_whole else "varchar"
+
+
+def check_names(names: Sequence[str], remedy: str = "") -> None:
+    """Check that each column has a name of its own in SQL; `remedy` says how a writer names columns.
+
+    Raises:
+        BadTable: one has no name, or two names are the same in SQL.
+    """
+    seen: dict[str, str] = {}
+    for n, name in enumerate(names, 1):
+        if not name.strip():
+            raise BadTable(f"column {n} has no name; name it{remedy}")
+        if name.lower() in seen:
+            raise BadTable(f"columns {seen[name.lower()]!r} and {name!r} have one name in SQL; rename one")
+        seen[name.lower()] = name
+
+
+def _holds(con: duckdb.DuckDBPyConnection, predicate: str) -> bool:
+    """Return whether a predicate holds for all values that are not null, and there is at least one."""
+    return bool(con.execute(f"select coalesce(bool_and({predicate}), false) from texts").fetchall()[0][0])
+
+
+def _read_csv(
+    con: duckdb.DuckDBPyConnection, path: Path, header: bool | None, limit: str
+) -> tuple[Sequence[str], list[str], dict[str, Any]]:
+    options = _sniff(con, path)
+    options |= {} if header is None else {"header": header}
+    place = literal(str(path))
+    bare = _as_sql({**options, "header": False})
+    found = con.sql(f"from read_csv({place}, all_varchar=true, {bare}) limit 1").fetchall()
+    if not found:
+        raise BadTable("has no rows")
+    first = [name or "" for name in found[0]]
+    rows = con.sql(f"from read_csv({place}, all_varchar=true, {_as_sql(options)})")
+    # DuckDB takes the header line of pandas for a row, because the index has no name; it renames the second of two
+    # equal names.
+    is_pandas = first[0] == "" and all(re.match(r"[^\W\d]", name) for name in first[1:])
+    names = first if options["header"] or is_pandas else rows.columns
+    check_names(names, " (pandas: to_csv(index=False))")
+    columns = ", ".join(map(identifier, names))
+    con.execute(f"create temp table texts as select * from ({rows.sql_query()}) as t({columns}) {limit}")
+    guessed = con.sql(f"from read_csv({place}, sample_size=-1, {_as_sql(options)}) limit 0").types
+    return names, [spell_type(each, text=True) for each in guessed], options
+
+
+def _sniff(con: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any]:
+    """Return the dialect of CSV, as attributes of `Source`.
+
+    Raises:
+        BadTable: DuckDB's dialect would skip lines, or take lines with several fields for one.
+    """
+    columns = "Delimiter, Quote, Escape, HasHeader, SkipRows, len(Columns)"
+    sql = f"select {columns} from sniff_csv({literal(str(path))}, sample_size=-1)"
+    ((delimiter, quote, escape, header, skipped, width),) = con.execute(sql).fetchall()
+    if (skipped or width == 1) and (problem := _find_odd_line(path)):
+        raise BadTable(problem)
+    if skipped:
+        raise BadTable(_first_lines(skipped))
+    quote = quote if len(quote) == 1 and quote != "\0" else '"'  # "(empty)" if no field is quoted
+    escape = escape if len(escape) == 1 and escape not in ("\0", quote) else None
+    return {"delimiter": delimiter, "quote": quote, "escape": escape, "header": header}
+
+
+def _first_lines(number: int) -> str:
+    return f"its first lines ({number}) are neither rows nor a header; write it without them"
+
+
+def _as_sql(options: Mapping[str, Any]) -> str:
+    names = {"delimiter": "delim", "quote": "quote", "escape": "escape"}
+    texts = [f"{sql}={literal(options[name] or options['quote'])}" for name, sql in names.items()]
+    # A run reads a quoted field as text: "" is not null. By default DuckDB looks for lines to skip.
+    return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false", "skip=0"])
+
+
+def _find_odd_line(path: Path) -> str | None:
+    """Describe the first line that has another number of fields than most; None if there is none.
+
+    The delimiter is the one by which most lines have the same number of fields, if that is more than one.
+    """
+
+    def count(delimiter: str) -> tuple[int, int]:
+        widths = Counter(width for _, width in _count_fields(path, delimiter))
+        width, lines = max(widths.items(), key=lambda item: item[1], default=(0, 0))  # of equals the first, the header
+        return (lines, width) if width > 1 else (0, 0)
+
+    best = max(_DELIMITERS, key=lambda delimiter: count(delimiter)[0])  # of equals the first
+    if not (expected := count(best)[1]):
+        return None
+    if before := next(n for n, (_, width) in enumerate(_count_fields(path, best)) if width == expected):
+        return _first_lines(before)
+    line, width = next((each for each in _count_fields(path, best) if each[1] != expected), (0, expected))
+    if width == expected:
+        return None
+    remedy = f"quote a field that has {best!r} in it" if width > expected else "add the missing ones, or remove it"
+    return f"line {line} has {width} field{'s' * (width > 1)}, expected {expected}; {remedy}"
+
+
+def _count_fields(path: Path, delimiter: str) -> Iterator[tuple[int, int]]:
+    """Yield the number of each line that is not blank, and the number of its fields."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows, line = csv.reader(file, delimiter=delimiter), 1
+        with suppress(csv.Error):  # a field is too long
+            for row in rows:
+                if row:
+                    yield line, len(row)
+                line = rows.line_num + 1
+
+
+def _read_json(
+    con: duckdb.DuckDBPyConnection, path: Path, _: bool | None, limit: str
+) -> tuple[Sequence[str], list[str], dict[str, Any]]:
+    objects = f"read_ndjson_objects({literal(str(path))})"
+    if con.sql(f"from {objects} where json_type(json) <> 'OBJECT' limit 1").fetchall():
+        raise BadTable(_find_bad_object(path) or "has lines that are no objects; write one object per line")
+    names = [name for (name,) in con.sql(f"select distinct unnest(json_keys(json)) from {objects}").fetchall()]
+    check_names(sorted(names))
+    read = f"read_json({literal(str(path))}, format='newline_delimited'"
+    guessed = con.sql(f"from {read}, sample_size=-1) limit 0")
+    if set(guessed.columns) != set(names):  # DuckDB takes objects with many members for maps
+        guessed = con.sql(f"from {read}, sample_size=-1, map_inference_threshold=-1) limit 0")
+    kinds = [spell_type(each, text=True) for each in guessed.types]
+    for n, (name, kind) in enumerate(zip(guessed.columns, kinds, strict=True)):
+        if kind == "json":  # values of several types: as JSON, a run would parse its texts
+            pointer = literal("/" + name.replace("~", "~0").replace("/", "~1"))  # RFC 6901
+            sql = f"select distinct json_type(json, {pointer}) from {objects}"
+            kinds[n] = "varchar" if ("VARCHAR",) in con.sql(sql).fetchall() else kind
+    as_text = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in guessed.columns)
+    con.execute(f"create temp table texts as from {read}, columns={{{as_text}}}) {limit}")
+    return guessed.columns, kinds, {}
+
+
+def _find_bad_object(path: Path) -> str | None:
+    """Describe the first line that is not a JSON object; DuckDB's numbers of lines are too high."""
+    with path.open("rb") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                value = json.loads(text)
+            except ValueError as error:
+                return f"line {line} is not JSON: {error}"
+            if not isinstance(value, dict):
+                return f"line {line} is JSON, but no object; write one object per line"
+    return None
+
+
+def _explain(path: Path, kind: Kind, error: duckdb.Error) -> str:
+    """Say why DuckDB can't read a text, with the number of the line."""
+    if kind == "jsonl":
+        said, what, expected = _find_bad_object(path), "JSON lines", "one object per line"
+    else:
+        said, what, expected = _find_odd_line(path), "CSV", "RFC 4180, as pandas does"
+    said = said or first_line(error).replace(str(path), "the file")
+    return f"can't be read as {what}: {said}; write it as {expected}"
