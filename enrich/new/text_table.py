@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,6 @@ _EXACT = {  # type that DuckDB guesses -> the texts that a run reads as this typ
     "double": r"-?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?",
     **dict.fromkeys(("time", "interval", "uuid"), ""),
 }
-_DIGITS = 15  # a double keeps every decimal number with this many digits
 _DELIMITERS = ",;\t|"  # those that DuckDB looks for
 
 Kind = Literal["csv", "jsonl"]
@@ -87,11 +88,36 @@ def narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
     column = identifier(name)
     if not _holds(con, f"regexp_full_match({column}, {literal(_EXACT[guess])})"):
         return "varchar"
-    digits = f"len(ltrim(regexp_replace({column}, '[eE].*$|[^0-9]', '', 'g'), '0'))"
-    if guess != "double" or _holds(con, f"{digits} <= {_DIGITS}"):
+    value = f"try_cast({column} as double)"
+    shortest, exact = f"cast({value} as varchar)", f"format('{{:.16e}}', {value})"  # the latter has 17 digits
+    kept = f"{_digits(shortest)}, {_digits(exact)}"
+    if guess != "double" or _holds(con, f"{_digits(column)} in ({kept})"):
         return guess
-    is_whole = _holds(con, f"regexp_full_match({column}, {literal(_EXACT['hugeint'])}) and {digits} <= 38")
+    is_whole = _holds(con, f"regexp_full_match({column}, {literal(_EXACT['hugeint'])}) and len({column}) <= 38")
     return "hugeint" if is_whole else "varchar"
+
+
+def _digits(text: str) -> str:
+    """Return the SQL of a number's significant digits."""
+    return f"trim(regexp_replace({text}, '[eE].*$|[^0-9]', '', 'g'), '0')"
+
+
+def check_numbers(path: Path) -> None:
+    """Check that a double keeps the numbers with a fraction of JSON lines, since DuckDB reads all of them as doubles.
+
+    Raises:
+        BadTable: one has more digits.
+    """
+    with path.open("rb") as file:
+        for line, text in enumerate(file, 1):
+            if text.strip():
+                json.loads(text, parse_float=partial(_check_number, line))
+
+
+def _check_number(line: int, text: str) -> None:
+    value = float(text)
+    if Decimal(text) not in {Decimal(repr(value)), Decimal(f"{value:.16e}")}:
+        raise BadTable(f"line {line}: {text} has more digits than a double keeps; write it as a string")
 
 
 def check_names(names: Sequence[str], remedy: str = "") -> None:

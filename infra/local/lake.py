@@ -6,20 +6,29 @@ compressed with gzip or zstd. All files are read before anything is loaded.
 
 from __future__ import annotations
 
+import codecs
 import io
+import itertools
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enrich.dataset.json_sql import identifier, literal
+from enrich.errors import first_line
+from enrich.new.text_table import BadTable, check_numbers, narrow, read_text_table
+from enrich.read.decompress import Damaged, unpack
+from enrich.read.magic import HEAD_BYTES, OtherFormat, refuse_other
 from enrich.read.partitions import PARTITION_NULL, guess_type, parse_partitions
 
 SUFFIXES = (".parquet", *(f"{text}{packed}" for text in (".csv", ".jsonl") for packed in ("", ".gz", ".zst")))
+_BLOCK_BYTES = 1024 * 1024
 TableName = tuple[str, str]  # database, table
 
 _HIVE = [
@@ -198,20 +207,68 @@ def _read_file(path: Path) -> pa.Table:
     try:
         if suffix == ".parquet":
             return pq.ParquetFile(path).read()  # can be without rows, since the file has the types
-        with duckdb.connect() as con:
-            con.execute("set TimeZone='UTC'")
-            place = str(path)  # DuckDB reads it as a pattern only if there is no such file
-            if suffix.startswith(".csv"):
-                found = con.read_csv(place, header=True, sample_size=-1, strict_mode=True, hive_partitioning=False)
-            else:
-                found = con.read_json(place, sample_size=-1, format="newline_delimited", hive_partitioning=False)
-            table = found.to_arrow_table()
+        table = _read_text(path, "csv" if suffix.startswith(".csv") else "jsonl")
+    except (BadTable, Damaged, OtherFormat) as error:
+        raise BadLake(f"{path}: {error}") from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise BadLake(f"{path}: can't be read as {suffix[1:]}: {first}; fix or remove the file") from error
+        raise BadLake(f"{path}: can't be read as {suffix[1:]}: {first_line(error)}; fix or remove the file") from error
     if not table.num_rows:
         raise BadLake(f"{path}: has no rows, which show the types; add one, or write the table as Parquet")
     return table
+
+
+def _read_text(path: Path, kind: Literal["csv", "jsonl"]) -> pa.Table:
+    """Read a text by the rules of `./larder new`: a type is recognized only if it loses nothing of the text."""
+    with tempfile.NamedTemporaryFile(suffix=f".{kind}") as copy, duckdb.connect() as con:
+        _copy_plain(path, copy)
+        con.execute("set TimeZone='UTC'")
+        found = read_text_table(con, Path(copy.name), kind, header=True)
+        kinds = {
+            name: guess if guess == "boolean" else narrow(con, name, guess)  # True, too: it loses nothing
+            for name, guess in zip(found.names, found.kinds, strict=True)
+        }
+        if kind == "jsonl":  # a list or struct is not read from its text
+            if any("double" in each for each in kinds.values()):
+                check_numbers(Path(copy.name))
+            columns = ", ".join(f"{literal(name)}: {literal(each)}" for name, each in kinds.items())
+            sql = f"from read_json({literal(copy.name)}, format='newline_delimited', columns={{{columns}}})"
+        else:
+            chosen = (f"cast({identifier(name)} as {each}) as {identifier(name)}" for name, each in kinds.items())
+            sql = f"select {', '.join(chosen)} from texts"
+        table = con.sql(sql).to_arrow_table()
+    empty = [name for name in table.column_names if table[name].null_count == table.num_rows]
+    for name in empty:  # another part of the table can have its type
+        table = table.set_column(table.column_names.index(name), name, pa.nulls(table.num_rows))
+    return table
+
+
+def _copy_plain(path: Path, copy: Any) -> None:
+    """Write the text of a file without compression and byte order mark.
+
+    Raises:
+        BadTable: it is empty, or not UTF-8.
+        Damaged: its compression is damaged.
+        OtherFormat: it is not text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines, is_first = 1, True
+    with path.open("rb") as file:
+        for block in itertools.chain(unpack(path.name, file, _BLOCK_BYTES), [b""]):
+            text = block
+            if is_first and block:
+                refuse_other(block[:HEAD_BYTES])
+                text, is_first = block.removeprefix(codecs.BOM_UTF8), False
+            begun = len(decoder.getstate()[0])  # bytes of a character that the block before began
+            try:
+                decoder.decode(text, final=not block)
+            except UnicodeDecodeError as error:
+                line = lines + text.count(b"\n", 0, max(error.start - begun, 0))
+                raise BadTable(f"line {line} is not UTF-8; write the file as UTF-8") from error
+            lines += text.count(b"\n")
+            copy.write(text)
+    copy.flush()
+    if is_first:
+        raise BadTable("has no bytes; write it again, or remove it")
 
 
 def _store(column: pa.ChunkedArray) -> Any:

@@ -267,10 +267,12 @@ KEPT = {  # values that look like other types, and are kept as they are
 ROUND: list[tuple[str, Any, Any]] = [  # name of the file, content, and the bodies of a run over it
     (
         "types.csv",
-        b"id,n,zip,big,d,us,t,ok,x,exp\na,1,007,12345678901234567890,2026-01-02,01/02/2026,10:00,true,1.50,1e3\n",
+        b"id,n,zip,big,d,us,t,ok,x,exp,sum,long\na,1,007,12345678901234567890,2026-01-02,01/02/2026,10:00,true,1.50,1e3,"
+        b"0.30000000000000004,12345678901234567890.123456789\n",
         [
             {"id": "a", "n": 1, "zip": "007", "big": 12345678901234567890, "d": "2026-01-02", "us": "01/02/2026"}
-            | {"t": "10:00", "ok": True, "x": 1.5, "exp": 1000}
+            | {"t": "10:00", "ok": True, "x": 1.5, "exp": 1000, "sum": 0.1 + 0.2}
+            | {"long": "12345678901234567890.123456789"}
         ],
     ),
     ("quoted.csv", b'id;q\na;"x;\n""y"""\nb;\n', [{"id": "a", "q": 'x;\n"y"'}, {"id": "b", "q": None}]),

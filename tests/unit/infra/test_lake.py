@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,11 +17,11 @@ from infra.local.athena.catalog import parse_type
 from infra.local.lake import BadLake, build_table_input, read_lake
 
 
-def put(folder: Path, **files: str) -> Path:
+def put(folder: Path, **files: str | bytes) -> Path:
     for name, text in files.items():
         path = folder / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder
 
 
@@ -66,29 +67,92 @@ def test_compressed_text_and_folders_with_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("01/02/2026", "01/02/2026"),  # the day or the month can be first
+        ("2026-02-01", date(2026, 2, 1)),
+        ("2026-02-01 03:04:05", datetime(2026, 2, 1, 3, 4, 5)),
+        ("2026-02-01T03:04:05+01:00", datetime(2026, 2, 1, 2, 4, 5)),
+        ("12345678901234567890.123456789", "12345678901234567890.123456789"),
+        ("1234567.25", 1234567.25),
+        ("0.30000000000000004", 0.30000000000000004),
+        ("0.10000000000000001", 0.1),  # as C writes a double
+        ("1e-7", 1e-7),
+        ("12345678901234567890123", Decimal(12345678901234567890123)),
+        ("007", "007"),
+        ("True", True),
+        ("[1]", "[1]"),
+    ],
+)
+def test_a_type_is_recognized_only_if_it_loses_nothing(tmp_path: Path, text: str, value: Any) -> None:
+    """A date in another form than ISO, and a number with more digits than a double has, stay text."""
+    put(tmp_path, a__x_dot_csv=f'k,"V v"\n1,{text}\n2,\n', a__y_dot_jsonl=f'{{"k":1,"V v":"{text}"}}\n')
+    tables = read_lake(tmp_path)
+    assert tables["a", "x"].to_pylist() == [{"k": 1, "v v": value}, {"k": 2, "v v": None}]
+    assert str(tables["a", "y"].to_pylist()[0]["v v"]) in {text, str(value)}
+
+
+def test_the_columns_of_json_lines(tmp_path: Path) -> None:
+    """Values of several types are text; objects with many members are columns; a part without values has any type."""
+    wide = ",".join(f'"c{n}":{n}.5' for n in range(250))
+    put(
+        tmp_path,
+        a__x_dot_jsonl='{"k":1,"m":1,"n":0.1}\n{"k":2,"m":"b","n":null}\n',
+        a__y_dot_jsonl=f"{{{wide}}}\n",
+        a__z__1_dot_csv="k,v\na,\n",
+        a__z__2_dot_csv="k,v\nb,1\n",
+    )
+    tables = read_lake(tmp_path)
+    assert tables["a", "x"].to_pylist() == [{"k": 1, "m": "1", "n": 0.1}, {"k": 2, "m": "b", "n": None}]
+    assert tables["a", "y"].to_pylist() == [{f"c{n}": n + 0.5 for n in range(250)}]
+    assert tables["a", "z"].to_pylist() == [{"k": "a", "v": None}, {"k": "b", "v": 1}]
+
+
+@pytest.mark.parametrize(
     ("files", "said"),
     [
         ({"a__x_dot_csv": "i\n1\n", "a__x_dot_jsonl": '{"i": 1}\n'}, "both the table a.x; remove or rename one"),
         ({"a__x_dot_csv": "i\n1\n", "a__X__1_dot_csv": "i\n1\n"}, "both the table a.x"),
         ({"a__x_dot_parquet": "no"}, "x.parquet: can't be read as parquet"),
-        ({"a__x_dot_jsonl": "{"}, "x.jsonl: can't be read as jsonl"),
+        ({"a__x_dot_jsonl": "{"}, "x.jsonl: can't be read as JSON lines: line 1 is not JSON"),
         ({"a__x_dot_csv": "i\n"}, "x.csv: has no rows"),
         ({"x_dot_csv": "i\n1\n"}, "x.csv: is not a folder"),
         ({"a__x_dot_xls": "no"}, "x.xls: is .xls; expected .parquet"),
         ({"a__x__1_dot_csv": "i\n1\n", "a__x__2_dot_csv": "i\nb\n"}, "its parts differ"),
         ({"a__x_dot_csv": "i\n1\n", "a__x_dot_csv_dot_gz": "no"}, "both the table a.x; remove or rename one"),
-        ({"a__x_dot_csv_dot_gz": "no"}, "x.csv.gz: can't be read as csv.gz"),
+        ({"a__x_dot_csv_dot_gz": "no"}, "x.csv.gz: its name ends with .gz, but it is not compressed"),
         ({"a__x_dot_csv_dot_bz2": "no"}, "x.csv.bz2: is .bz2; expected .parquet"),
         ({"a__x y_dot_csv": "i\n1\n"}, "x y.csv: 'x y' is not a name for Athena"),
         ({"a__x__d=1__p_dot_csv": "i\n1\n", "a__x__p_dot_csv": "i\n2\n"}, "some of its files are in a folder d=..."),
         ({"a__x__i=1__p_dot_csv": "i\n1\n"}, "column 'i' is in the file and in the name of its folder"),
         (
             {"a__x_dot_jsonl": '{"s": {"A": 1, "a": 2}}\n'},
-            "x.jsonl: can't be read as jsonl: Not implemented Error: Duplicate",
+            "x.jsonl: can't be read as JSON lines: Not implemented Error: Duplicate",
         ),
+        ({"a__x_dot_csv": "k,t,n\na,Tea,1\nb,Jam, sweet,2\n"}, "x.csv: line 3 has 4 fields, expected 3; quote a field"),
+        ({"a__x_dot_csv": "k,t,n\na,Tea,1\nb,Jam,2\nTotal: 2\n"}, "x.csv: line 4 has 1 field, expected 3"),
+        ({"a__x_dot_csv": "k,t,n\na,Tea\nb,Jam,2,3\n"}, "x.csv: line 2 has 2 fields, expected 3"),
+        ({"a__x_dot_csv": "# by me\nk,t\na,1\nb,2\n"}, "x.csv: its first lines (1) are neither rows nor a header"),
+        ({"a__x_dot_csv": "a,a\n1,2\n"}, "x.csv: columns 'a' and 'a' have one name in SQL; rename one"),
+        ({"a__x_dot_csv": ",a\n1,2\n"}, "x.csv: column 1 has no name; name it (pandas: to_csv(index=False))"),
+        (
+            {"a__x_dot_jsonl": '[{"a":1},{"a":2}]\n'},
+            "x.jsonl: line 1 is JSON, but no object; write one object per line",
+        ),
+        ({"a__x_dot_jsonl": '{"a":1}\n{"a":,}\n{"a":2}\n'}, "x.jsonl: can't be read as JSON lines: line 2 is not JSON"),
+        (
+            {"a__x_dot_jsonl": '{"a":1.5}\n{"a":1,"s":{"n":12345678901234567890.123456789}}\n'},
+            "x.jsonl: line 2: 12345678901234567890.123456789 has more digits than a double keeps; write it as a string",
+        ),
+        ({"a__x_dot_csv": b"k,t\na,1\nb,caf\xe9\n"}, "x.csv: line 3 is not UTF-8; write the file as UTF-8"),
+        ({"a__x_dot_jsonl": b'{"k": "caf\xe9"}\n'}, "x.jsonl: line 1 is not UTF-8; write the file as UTF-8"),
+        ({"a__x_dot_csv": "k,t\na,1\n".encode("utf-16")}, "x.csv: it is UTF-16; write it as UTF-8"),
+        ({"a__x_dot_csv": b""}, "x.csv: has no bytes; write it again, or remove it"),
+        ({"a__x_dot_jsonl_dot_gz": gzip.compress(b"")}, "x.jsonl.gz: has no bytes; write it again, or remove it"),
+        ({"a__x_dot_csv_dot_zst": b"k\na\n"}, "x.csv.zst: its name ends with .zst, but it is not compressed"),
     ],
 )
-def test_a_broken_lake_is_refused(tmp_path: Path, files: dict[str, str], said: str) -> None:
+def test_a_broken_lake_is_refused(tmp_path: Path, files: dict[str, str | bytes], said: str) -> None:
     """Each mistake is reported with its file and the remedy."""
     with pytest.raises(BadLake) as found:
         read_lake(put(tmp_path, **files))
