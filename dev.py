@@ -9,6 +9,7 @@ Needs only Python 3.11 or later: it creates a virtual environment in `.venv` wit
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if sys.version_info < OLDEST:
         return run_with_newer(arguments)
+    check_arguments(arguments[0], arguments[1:])
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not has_tox(python):
         make_venv(python)
@@ -38,19 +40,47 @@ def main(arguments: list[str]) -> int:
     shortcut = SHORTCUTS.get(arguments[0])
     announce_download(arguments)
     passed = [*shortcut, *arguments[1:]] if shortcut else arguments
+    if arguments[0] == "demo":
+        passed[1:1] = recreate("demo")
     return subprocess.call([str(python), "-m", "tox", *passed], cwd=ROOT)
+
+
+def check_arguments(command: str, arguments: list[str]) -> None:
+    """Print the help of a command, or exit with a usage error, before anything is installed."""
+    if command == "up":
+        from infra.local.arguments import build_parser
+
+        build_parser().parse_args(arguments)
+    elif command == "demo":
+        from examples.flights.arguments import build_parser
+
+        build_parser().parse_args(arguments)
+
+
+def is_installed(name: str) -> bool:
+    """Return whether an environment of tox has all its packages: tox records them after it has installed them."""
+    try:
+        recorded = json.loads((ROOT / ".tox" / name / ".tox-info.json").read_text(encoding="utf-8"))
+        return bool(recorded["PythonRun"]["deps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def recreate(name: str) -> list[str]:
+    """Return the option by which tox creates an environment again, if its installation was interrupted."""
+    return ["--recreate"] if (ROOT / ".tox" / name).exists() and not is_installed(name) else []
 
 
 def announce_download(arguments: list[str]) -> None:
     """Print how much an environment that does not exist yet will download."""
-    if "demo" in arguments and not (ROOT / ".tox" / "demo").exists():
+    if "demo" in arguments and not is_installed("demo"):
         print(f"installing the packages of the demo, once: {DEMO_DOWNLOAD} to download", flush=True)  # noqa: T201
 
 
 def run_up(python: Path, arguments: list[str]) -> int:
     """Run the user's datasets in the demo's environment; without tox, which would kill the process on Ctrl-C."""
     announce_download(["demo"])
-    setup = [str(python), "-m", "tox", "run", "-q", "-e", "demo", "--notest"]
+    setup = [str(python), "-m", "tox", "run", "-q", "-e", "demo", "--notest", *recreate("demo")]
     if code := subprocess.call(setup, cwd=ROOT):
         return code
     command = [str(ROOT / ".tox" / "demo" / "bin" / "python"), "-P", "-m", "infra.local.up", *arguments]
@@ -68,7 +98,8 @@ def run_with_newer(arguments: list[str]) -> int:
 
 def has_tox(python: Path) -> bool:
     """Return whether the environment exists and has tox."""
-    return python.exists() and subprocess.call([str(python), "-c", "import tox"], stderr=subprocess.DEVNULL) == 0
+    # This module imports the others: an installation that was interrupted lacks some.
+    return python.exists() and subprocess.call([str(python), "-c", "import tox.run"], stderr=subprocess.DEVNULL) == 0
 
 
 def make_venv(python: Path) -> None:

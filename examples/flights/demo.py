@@ -1,12 +1,11 @@
 """The main job end to end on real flights, on a laptop with a stand-in for AWS; it prints and checks each stage.
 
-python -m examples.flights.demo            runs until Ctrl-C, so that you can send requests
-python -m examples.flights.demo --once     ends after the last stage; status 0 only if every step succeeded
+./larder demo            runs until Ctrl-C, so that you can send requests
+./larder demo --once     ends after the last stage; status 0 only if every step succeeded
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 from examples.flights import stages
+from examples.flights.arguments import build_parser
 from examples.flights.outputs import build_output
 from examples.flights.show import Show
 from examples.flights.site import NotAsExpected
@@ -27,17 +27,7 @@ from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, run_stand_in
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m examples.flights.demo", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--once", action="store_true", help="end after the last stage, with status 0 only if every step succeeded"
-    )
-    parser.add_argument(
-        "--date",
-        type=date.fromisoformat,
-        help="use the schedule of this date as if it were today's (outputs older than a week would expire)",
-    )
-    parser.add_argument("--airline", default="UA", help="airline of the token (%(default)s)")
-    given = parser.parse_args(arguments)
+    given = build_parser().parse_args(arguments)
     other = "DL" if given.airline != "DL" else "UA"
     plan = Plan(datetime.now(UTC).date(), given.date, given.airline.upper(), other)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -7,7 +7,6 @@ until Ctrl-C.
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import shlex
@@ -34,6 +33,7 @@ from enrich.datasets import DatasetFileError, find_project, load_datasets
 from enrich.ledger.store import Ledger
 from infra.bundle import ROOT, BundleError, build, find_used, has_models
 from infra.gateway import build_project_document, write_contract
+from infra.local.arguments import build_parser
 from infra.local.deploy import DeployError, Stack, deploy
 from infra.local.issuer import LocalIssuer, create_issuer
 from infra.local.lake import BadLake, load_lake, read_lake
@@ -67,11 +67,7 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
         arguments: the arguments of the command line.
         work: folder for the log, tokens, bundles, and the variables of the running stack.
     """
-    parser = argparse.ArgumentParser(prog="./larder up", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--port", type=_port, default=8080, help="port of the API and /docs; 0: any free port (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     for number in SIGNALS:
         signal.signal(number, _end)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names of files can be any bytes
@@ -87,16 +83,6 @@ def main(arguments: list[str] | None = None, work: Path = ROOT / ".larder") -> i
         log = work / "ministack.log"
         print(f"up: the stand-in for AWS failed: {error}; {log} has its output; start `up` again", file=sys.stderr)  # noqa: T201
     return 1
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError(text)
-    return number
-
-
-_port.__name__ = "port from 0 to 65535"  # argparse names it in its message
 
 
 def _end(number: int, _: Any) -> None:

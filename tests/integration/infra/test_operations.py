@@ -309,7 +309,8 @@ FORMATS = {  # what a change of format edits, in the copy
 def copy_sources(target: Path) -> Path:
     """Copy the sources of the bundles and the command line; wheels are linked."""
     target.mkdir()
-    shutil.copy(ROOT / "larder", target)
+    for name in ("larder", "dev.py"):
+        shutil.copy(ROOT / name, target)
     for name in ("enrich", "notify", "serve", "wire", "infra"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "cache").mkdir()

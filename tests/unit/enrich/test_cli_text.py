@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import dev
 from enrich.__main__ import build_parser
 from enrich.cli.table import find_paint, first_line, render_duration, render_table
 from enrich.dataset.suggestions import find_close, suggest
@@ -190,7 +191,49 @@ def test_help_names_the_command_and_does_nothing() -> None:
         assert done.stdout.startswith(f"usage: ./larder {name} "), name
         assert (done.returncode, done.stderr) == (0, ""), name
     assert "--once" in run_larder("demo", "-h").stdout
+    assert "--port" in run_larder("up", "-h").stdout
     assert subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT) == status
+
+
+def test_an_interrupted_installation_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tox records the packages when all are installed: without that, an interpreter is not enough."""
+    module, commands = larder(), list[list[str]]()
+    python = tmp_path / ".tox" / "demo" / "bin" / "python"
+    record = tmp_path / ".tox" / "demo" / ".tox-info.json"
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "NEEDED", ("no_such_package",))
+
+    def install(command: list[str], **_: Any) -> int:
+        commands.append(command[2:])
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch()
+        record.write_text(json.dumps({"Python": {}, "PythonRun": {"deps": {"requirements": ["x"]}}}))
+        return 0
+
+    monkeypatch.setattr(module.subprocess, "call", install)
+    assert module.find_python(is_lint=False) == str(python)
+    assert module.find_python(is_lint=False) == str(python)
+    assert commands == [["run", "-e", "demo", "--notest"]], "an environment that is complete is used"
+    for text in ('{"Python": {}}', "{", "[]"):
+        record.write_text(text)
+        assert module.find_existing() is None
+        assert module.find_python(is_lint=False) == str(python)
+        assert commands.pop() == ["run", "-e", "demo", "--notest", "--recreate"], text
+
+
+@pytest.mark.parametrize(("words", "option"), [(["up", "--prot", "1"], "--prot"), (["demo", "--onec"], "--onec")])
+def test_arguments_are_checked_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], option: str
+) -> None:
+    """A usage error costs no download; the help is that of the command."""
+    monkeypatch.setattr(dev, "has_tox", lambda _: pytest.fail("looks for an environment"))
+    with pytest.raises(SystemExit) as ended:
+        dev.main(words)
+    assert (ended.value.code, f"unrecognized arguments: {option}" in capsys.readouterr().err) == (2, True)
+    with pytest.raises(SystemExit) as ended:
+        dev.main([words[0], "--help"])
+    assert (ended.value.code, {"up": "--port", "demo": "--airline"}[words[0]] in capsys.readouterr().out) == (0, True)
 
 
 @pytest.mark.parametrize(
