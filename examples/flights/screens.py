@@ -7,6 +7,7 @@ Needs rich and selenium (tests/requirements.txt), and Debian's packages chromium
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pty
@@ -37,6 +38,8 @@ from infra.local.stand_in import AUDIENCE, ISSUER, build_variables, run_stand_in
 from infra.translate import ROOT
 from serve.dev.server import open_server
 from serve.handler import build_dependencies, build_handler
+
+gc.unfreeze()  # serve.handler freezes what is imported; at exit DuckDB would report each of its objects as a leak
 
 DOCS = ROOT / "docs"
 AIRLINE = "UA"

@@ -8,6 +8,7 @@ until Ctrl-C.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shlex
 import shutil
@@ -30,6 +31,7 @@ from enrich.dataset.definition import Dataset
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.dataset.validation import check_datasets
 from enrich.datasets import DatasetFileError, find_project, load_datasets
+from enrich.ledger.records import Counts
 from enrich.ledger.store import Ledger
 from infra.bundle import ROOT, BundleError, build, find_used, has_models
 from infra.gateway import build_project_document, write_contract
@@ -46,8 +48,13 @@ from serve.dev.server import LaptopApp, open_server
 from serve.handler import Handler, build_dependencies, build_handler
 from serve.item import BODY, PK
 
+# serve.handler freezes what is imported, for a Lambda. Frozen objects live until the process ends, and then DuckDB
+# reports each of its own as a leak.
+gc.unfreeze()
+
 LAKE = "larder-lake"
 POLL = 0.5  # seconds between two scans of the folders
+OUTCOMES = ("written", "unchanged", "superseded", "expired", "rejected")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Snapshot = dict[Path, tuple[int, int]]  # file -> time of change in ns, size in bytes
 
@@ -271,10 +278,7 @@ class _Running:
                 if (dataset.name, run.run, run.state) in self.reported:
                     continue
                 self.reported.add((dataset.name, run.run, run.state))
-                counts = (
-                    f"{run.counts.written} written, {run.counts.unchanged} unchanged, {run.counts.rejected} rejected"
-                )
-                _say(f"{run.object_key}: {run.state.value}: {run.error or counts}")
+                _say(f"{run.object_key}: {run.state.value}: {run.error or describe_counts(run.counts)}")
             if runs and dataset.name not in self.shown:
                 self.shown.add(dataset.name)
                 self._show(dataset)
@@ -290,9 +294,10 @@ class _Running:
         subject = dict(zip(dataset.served.subject, values, strict=True))
         path = self.tokens / dataset.name
         path.write_text(self.issuer.sign_for(dataset.served, subject, time.time()))
+        place = shorten(path)
         whose = ", ".join(f"{claim}={value}" for claim, value in subject.items())
-        _say(f"{dataset.name}: a token for {whose or 'anyone'}, valid for 12 hours, is in {path}")
-        bearer = f'-H "Authorization: Bearer $(cat {shlex.quote(str(path))})"'
+        _say(f"{dataset.name}: a token for {whose or 'anyone'}, valid for 12 hours, is in {place}")
+        bearer = f'-H "Authorization: Bearer $(cat {shlex.quote(str(place))})"'
         _say(f"curl -s {bearer} '{self.stack.base_url}/{dataset.name}?limit=5'")
 
     def _scan(self, name: str) -> Iterator[str]:
@@ -309,6 +314,21 @@ class _Running:
         )
         for page in pages:
             yield from (item[PK]["S"] for item in page["Items"])
+
+
+def describe_counts(counts: Counts) -> str:
+    """Describe what a run did with the predictions of its output, and why it did not write some."""
+    text = ", ".join(f"{getattr(counts, name)} {name}" for name in OUTCOMES)
+    if counts.superseded:
+        text += "; superseded: a newer output has these predictions"
+    if counts.expired:
+        text += "; expired: the output is older than the dataset's ttl, so these items would not be served"
+    return text
+
+
+def shorten(path: Path) -> Path:
+    """Return a path relative to the current folder, if it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _load(project: Path) -> dict[str, Dataset]:
