@@ -105,7 +105,7 @@ def _check(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:
     except FileNotFoundError:
         mistakes = [Mistake(str(contract), "there is no such file", _WRITE)]
     if options.dataset:
-        whole = {options.dataset, str(contract)}
+        whole = {options.dataset, str(contract)}  # the contract describes all datasets, so it is reported for each
         mistakes = [each for each in mistakes if each.place in whole or each.place.startswith(f"{options.dataset} ")]
     files = [path for folder in ("datasets", "models") for path in sorted((find_project() / folder).glob("*.py"))]
     mistakes = [mistake for path in files for mistake in find_repeated_keys(path)] + mistakes
@@ -133,7 +133,7 @@ def _check_contract(datasets: Mapping[str, Dataset], path: Path) -> list[Mistake
     except DatasetMistakes as error:
         return error.mistakes
     is_stale = path.read_text(encoding="utf-8") != text
-    return [*find_untyped(datasets.values()), *([Mistake(path.name, "is stale", _WRITE)] if is_stale else [])]
+    return [*find_untyped(datasets.values()), *([Mistake(str(path), "is stale", _WRITE)] if is_stale else [])]
 
 
 def _openapi(options: argparse.Namespace, datasets: Mapping[str, Dataset]) -> int:

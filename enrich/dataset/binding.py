@@ -220,11 +220,11 @@ class Binder:
         expressions = self.dataset.subject
         for claim in claims:
             if claim not in expressions:
-                message = f"there is no expression for the claim {claim!r}, which serve/datasets.py names"
+                message = f"there is no expression for the claim {claim!r}, which Served(subject=...) names"
                 self._add(name_place("subject", claim), message, f"add it, e.g. {claim!r}: 'COLUMN'")
         for claim in expressions:
             if claim not in claims:
-                message = f"serve/datasets.py names no claim {claim!r} for this dataset"
+                message = f"there is no claim {claim!r} in Served(subject=...)"
                 self._add(name_place("subject", claim), message, suggest(claim, claims))
         for claim in claims:
             sql = expressions.get(claim, "")

@@ -414,17 +414,19 @@ def _check_readable(con: duckdb.DuckDBPyConnection, dataset: Dataset) -> Iterato
 
 def _check_paths(dataset: Dataset, document: Mapping[str, Any]) -> Iterator[Mistake]:
     paths = document.get("paths", {})
+    unfinished = set[str]()
     for path in (f"/v1/{dataset.name}", f"/v1/{dataset.name}/{{prediction_id}}"):
         if path not in paths:
             remedy = "write it: ./larder openapi --write"
             yield Mistake(dataset.name, f"openapi.yaml has no path {path}", remedy)
             continue
-        for place in sorted(set(_find_unfinished(document, paths[path], f"paths.{path}", set()))):
-            yield Mistake(
-                dataset.name,
-                f"openapi.yaml, {place}: a TODO is left",
-                "give an example in `members`, or cast it in the metadata query",
-            )
+        unfinished |= set(_find_unfinished(document, paths[path], f"paths.{path}", set()))  # both refer to the body
+    for place in sorted(unfinished):
+        yield Mistake(
+            dataset.name,
+            f"openapi.yaml, {place}: a TODO is left",
+            "give an example in `members`, or cast it in the metadata query",
+        )
 
 
 def _find_unfinished(document: Mapping[str, Any], node: Any, place: str, seen: set[str]) -> Iterator[str]:

@@ -116,17 +116,17 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (
         {"subject": {}},
         "subject.carrier",
-        "there is no expression for the claim 'carrier', which serve/datasets.py names; add it, e.g. 'carrier':",
+        "there is no expression for the claim 'carrier', which Served(subject=...) names; add it, e.g. 'carrier':",
     ),
     (
         {"subject": {"carrier": "carrier", "airport": "origin"}},
         "subject.airport",
-        "serve/datasets.py names no claim 'airport' for this dataset; known are carrier",
+        "there is no claim 'airport' in Served(subject=...); known are carrier",
     ),
     (
         {"subject": {"carrier": "carrier", "urn:carrier": "origin"}},
         'subject."urn:carrier"',
-        "names no claim 'urn:carrier' for this dataset; did you mean 'carrier'?",
+        "there is no claim 'urn:carrier' in Served(subject=...); did you mean 'carrier'?",
     ),
     (
         metadata("dest", "select a from b", {"dest": "a"}),
@@ -813,12 +813,16 @@ def test_a_run_refuses_a_value_of_a_wrong_type() -> None:
 
 
 def test_a_todo_that_is_left_in_openapi_is_found() -> None:
-    """Also if paths refer to it; but not in the parts of other datasets."""
+    """Once, if both paths refer to it; but not in the parts of other datasets."""
     reference = {"$ref": "#/components/schemas/Body"}
     body = {"properties": {"a": {"description": "TODO say what it is"}, "b": {"items": reference}}}
     path = "/v1/flight-delays"
     document = {
-        "paths": {path: {"get": reference}, f"{path}/{{prediction_id}}": {}, "/v1/other": {"a": "TODO"}},
+        "paths": {
+            path: {"get": reference},
+            f"{path}/{{prediction_id}}": {"get": reference},
+            "/v1/other": {"a": "TODO"},
+        },
         "components": {"schemas": {"Body": body, "Other": {"description": "TODO"}}},
     }
     (found,) = check_dataset(FLIGHTS, document)
