@@ -40,7 +40,7 @@ class FromKey:
 
 @dataclass(frozen=True, slots=True)
 class FromColumn:
-    """as_of is in a column (date or timestamp) that has one value in the whole output.
+    """as_of is in a column (date or timestamp) that has one value in the whole output, in every row.
 
     Attributes:
         column: name of the column.

@@ -60,6 +60,18 @@ class BadInstant(ValueError):
     """The as_of column has a value that is not an instant; the message names the column and the remedy."""
 
 
+class NullInstant(ValueError):
+    """A row has no value in the as_of column.
+
+    Attributes:
+        row: its index in the chunk.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row} of a chunk has no as_of")
+        self.row = row
+
+
 class RenderFailed(ValueError):
     """DuckDB can't execute a dataset's SQL; the message names the expression, the rows and the remedy."""
 
@@ -315,24 +327,32 @@ class Engine:
             return [render_row(table)]
         return [strict_json(text, line) for text, line in found]
 
-    def read_as_of(self, chunk: pa.RecordBatch | pa.Table) -> tuple[datetime, datetime] | None:
+    def read_as_of(
+        self, chunk: pa.RecordBatch | pa.Table, *, complete: bool = False
+    ) -> tuple[datetime, datetime] | None:
         """Return the lowest and the highest instant in a chunk's `as_of` column; None if all are null.
 
         Raises:
             BadInstant: a value is not an instant.
+            NullInstant: `complete` is set, and a row has no value, although all values of the row can be read.
         """
         rule = self._dataset.as_of
         assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
         column = identifier(rule.column)
         self._con.register("larder.chunk", _number(chunk, pa.arange(0, chunk.num_rows)))
         bounds = f"epoch_us(min({column}::timestamptz)), epoch_us(max({column}::timestamptz))"
+        empty = f'min("{_ROW}") filter (where {column} is null and "larder.bad" is null)'
         try:
-            (found,) = self._con.execute(f"select {bounds} from ({self._read(chunk.schema)})").fetchall()
+            (found,) = self._con.execute(f"select {bounds}, {empty} from ({self._read(chunk.schema)})").fetchall()
+            if complete and found[2] is not None:
+                raise NullInstant(found[2])
             if found[0] is None:
                 return None
-            low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found)
+            low, high = (datetime.fromtimestamp(value / 1e6, UTC) for value in found[:2])
             if self._kinds[rule.column].id != "timestamp with time zone":
                 low, high = (set_zone(instant.replace(tzinfo=None), rule.zone) for instant in (low, high))
+        except NullInstant:
+            raise
         except (*_OF_VALUES, ValueError, OverflowError, OSError) as error:
             raise BadInstant(
                 f"{self._dataset.name}: column {rule.column!r} is the output's as_of, but one of its values is not an "

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from enrich.dataset.definition import FromColumn, Tolerated
 from enrich.errors import Failed, OutOfTime
+from enrich.join.engine import NullInstant
 from enrich.join.rejects import add_reasons, build_prefix, count_reasons, write_rejects
 from enrich.join.rendering import DUPLICATE, reject_duplicates, render_chunk
 from enrich.ledger.records import Run, RunStatistics
@@ -73,7 +74,7 @@ def check_rows(context: RunContext) -> tuple[int, dict[str, int]]:
     checker = Checker(context, context.delta, context.statistics if context.is_measured else None, keep)
     for first_row, chunk in context.chunks(next_row):
         checker.check(chunk, first_row)
-        check_constant(context, chunk)
+        check_constant(context, chunk, first_row)
         next_row = first_row + chunk.num_rows
         context.services.progress.rows(context.run, next_row, sum(reasons.values()), None)
         stop = context.step()
@@ -171,19 +172,49 @@ def fail_fatal(context: RunContext, rendered: pa.Table, place: str, shift: int =
     )
 
 
-def check_constant(context: RunContext, chunk: pa.RecordBatch) -> None:
-    """Check that the as_of column has the run's as_of in all rows of a chunk.
+def check_constant(
+    context: RunContext, chunk: pa.RecordBatch, first_row: int, place: str | None = None, of: str = ""
+) -> None:
+    """Check that the as_of column has the run's as_of in all rows of a chunk; arguments as in `read_instants`.
 
     Raises:
-        Failed: it also has another value.
+        Failed: it also has another value, or none.
     """
     rule, run = context.dataset.as_of, context.run
     if not isinstance(rule, FromColumn) or run.kind is Kind.REJECTS:
         return
-    for instant in context.engine.read_as_of(chunk) or ():
+    for instant in read_instants(context, chunk, first_row, place, of) or ():
         if int(instant.timestamp() * 1000) != run.as_of_ms:
             first = datetime.fromtimestamp((run.as_of_ms or 0) / 1000, UTC)
             raise Failed(
                 f"dataset {run.dataset}, s3://{run.bucket}/{run.object_key}: column {rule.column!r} has {first} and "
                 f"{instant}; it is the output's as_of, so every row must have the same value"
             )
+
+
+def read_instants(
+    context: RunContext, chunk: pa.RecordBatch, first_row: int, place: str | None = None, of: str = ""
+) -> tuple[datetime, datetime] | None:
+    """Return the lowest and the highest instant in a chunk's as_of column; None if no row is good.
+
+    Args:
+        context: the run's.
+        chunk: of the output.
+        first_row: the number of its first row.
+        place: the file, if rows are not counted from the start of the output.
+        of: what they then are counted from.
+
+    Raises:
+        Failed: a row has no value. Not if the output was published before: then it is restored, or its items removed.
+    """
+    run, was_published = context.run, context.run.kind in {Kind.RESTORE, Kind.REMOVAL}
+    try:
+        return context.engine.read_as_of(chunk, complete=not was_published)
+    except NullInstant as error:
+        rule = context.dataset.as_of
+        assert isinstance(rule, FromColumn)  # noqa: S101 - only such a dataset has the column
+        place = place or f"s3://{run.bucket}/{run.object_key}"
+        raise Failed(
+            f"dataset {run.dataset}, {place}, row {first_row + error.row}{of}: column {rule.column!r} is null; "
+            "it is the output's as_of, so write the same value in every row. Nothing was published"
+        ) from error

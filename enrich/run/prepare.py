@@ -11,6 +11,7 @@ from enrich.errors import Failed, Overwritten
 from enrich.ledger.run_state import Kind, Stage
 from enrich.read.outputs import Output, fetch_folder, fetch_output, find_beside
 from enrich.read.s3_object import Part
+from enrich.run.check import read_instants
 from enrich.run.context import RunContext
 from enrich.run.metadata import pin_metadata
 from enrich.run.parts import load_parts, save_parts
@@ -119,7 +120,7 @@ def _find_as_of(context: RunContext) -> datetime:
         except BadAsOf as error:
             raise Failed(f"dataset {run.dataset}: {error}") from error
     if isinstance(rule, FromColumn):
-        for _, chunk in context.chunks(0):
-            if found := context.engine.read_as_of(chunk):
+        for first_row, chunk in context.chunks(0):
+            if found := read_instants(context, chunk, first_row):
                 return found[0]
     return datetime.fromtimestamp(run.arrived_ms / 1000, UTC)

@@ -194,7 +194,7 @@ def check(context: RunContext, task: Task) -> dict[str, Any]:
     for at, first_in_part, chunk in read_ranges(context, task):
         places[rows] = at, first_in_part
         checker.check(chunk, rows)
-        check_constant(context, chunk)
+        check_constant(context, chunk, first_in_part, task.parts[at.part].name, " of this part")
         rows += chunk.num_rows
         counts[at.part] = counts.get(at.part, 0) + chunk.num_rows
         context.step()

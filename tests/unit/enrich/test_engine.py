@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from enrich.dataset.definition import Body, Dataset, FromColumn, LastModified, Metadata, Source
 from enrich.dataset.mistakes import DatasetMistakes
 from enrich.join import engine as engine_module
-from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge, RenderFailed
+from enrich.join.engine import Engine, JoinMultiplies, MetadataTooLarge, NullInstant, RenderFailed
 from serve.access import build_partition
 from serve.datasets import Served
 from serve.item import MAX_PK_BYTES, PREDICTION_ID, UNPRINTABLE, build_pk, is_subject
@@ -412,7 +412,7 @@ def test_nulls_that_concat_would_swallow_reject_the_row(tmp_path: Path) -> None:
 
 
 def test_as_of_from_a_column(tmp_path: Path) -> None:
-    """The lowest and the highest instant of a chunk show whether all rows have the same as_of."""
+    """The lowest and the highest instant of a chunk show whether all rows have one as_of; a null can be refused."""
     source = replace(SHOPS.source, columns={**SHOPS.source.columns, "made": "timestamp"})
     dataset = replace(SHOPS, source=source, as_of=FromColumn("made"))
     instants = pa.array([datetime(2026, 1, 2), None, datetime(2026, 1, 3)], pa.timestamp("us"))
@@ -420,6 +420,10 @@ def test_as_of_from_a_column(tmp_path: Path) -> None:
     with Engine(dataset, {"regions": REGIONS}, directory=tmp_path) as engine:
         assert engine.read_as_of(chunk) == (datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC))
         assert engine.read_as_of(chunk.slice(1, 1)) is None
+        with pytest.raises(NullInstant) as found:
+            engine.read_as_of(chunk, complete=True)
+        assert found.value.row == 1
+        assert engine.read_as_of(chunk.slice(0, 0), complete=True) is None
 
 
 ARROWS = [
