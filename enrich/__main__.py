@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from enrich.cli.arguments import count, positive, positive_int
 from enrich.cli.exit_codes import BUSY, DONE, FAILED, USAGE, UsageError
 
 __all__ = ["BUSY", "DONE", "FAILED", "USAGE", "build_parser", "main"]
@@ -93,7 +94,7 @@ examples:
             )
         if writes:
             command.add_argument(
-                "--write-units", type=float, metavar="N", help="spend at most N write units per second"
+                "--write-units", type=positive, metavar="N", help="spend at most N write units per second"
             )
             command.add_argument(
                 "--compare", action="store_true", help="read items first and write those that differ: after an import"
@@ -108,7 +109,9 @@ examples:
     new.add_argument("--prediction-id", metavar="COLUMN", help="column that names a prediction within its subject")
     new.add_argument("--scope", help="scope that a token needs (default: NAME:read)")
     new.add_argument("--prefix", help="prefix of the outputs' object keys (default: from the sample, or NAME/)")
-    new.add_argument("--ttl-days", type=_count, default=7, metavar="N", help="days that an item lives (default 7)")
+    new.add_argument(
+        "--ttl-days", type=positive_int, default=7, metavar="N", help="days that an item lives (default 7)"
+    )
     add("list", "list the datasets: outputs, claims, scope, ttl", "")
     add("check", "find mistakes in datasets, without AWS", "flight-delays").add_argument("dataset", nargs="?")
     openapi = add("openapi", "build openapi.yaml, which describes the datasets to consumers", "--write", json=False)
@@ -118,9 +121,9 @@ examples:
     planned = add("plan", "show what a run of an output would change and cost; writes nothing", f"{url} --show 3")
     planned.add_argument("output", help="s3://bucket/object_key")
     planned.add_argument(
-        "--show", type=_count, default=0, metavar="N", help="show N items each that are new, changed, removed, rejected"
+        "--show", type=count, default=0, metavar="N", help="show N items each that are new, changed, removed, rejected"
     )
-    planned.add_argument("--per-month", type=float, metavar="N", help="outputs per month (default: from the ledger)")
+    planned.add_argument("--per-month", type=positive, metavar="N", help="outputs per month (default: from the ledger)")
     planned.add_argument("--region", help="region of the prices (default: the session's)")
 
     exported = add(
@@ -137,7 +140,7 @@ examples:
     differ.add_argument("--dataset", dest="of", metavar="NAME", help="dataset of both, if neither A nor B names it")
     differ.add_argument("--member", action="append", metavar="NAME", help="describe only this member; can be repeated")
     differ.add_argument(
-        "--show", type=_count, default=5, metavar="N", help="number of largest changes and samples of each kind (5)"
+        "--show", type=count, default=5, metavar="N", help="number of largest changes and samples of each kind (5)"
     )
     differ.add_argument("--show-data", action="store_true", help="show item keys, texts and bodies")
     differ.add_argument("--html", metavar="FILE", help="also write one self-contained HTML page")
@@ -150,14 +153,14 @@ examples:
 
     status = add("status", "show runs and pending runs, or one run in full", "flight-delays 12")
     status.add_argument("dataset", nargs="?")
-    status.add_argument("run", nargs="?", type=int)
-    status.add_argument("--newest", type=_count, default=20, metavar="N", help="number of runs to show (default 20)")
+    status.add_argument("run", nargs="?", type=positive_int)
+    status.add_argument("--newest", type=count, default=20, metavar="N", help="number of runs to show (default 20)")
 
     rejects = add("rejects", "show the predictions that a run rejected, and why", "flight-delays 12 --limit 5")
     rejects.add_argument("dataset")
-    rejects.add_argument("run", type=int)
+    rejects.add_argument("run", type=positive_int)
     rejects.add_argument("--reason", help="only those with this reason")
-    rejects.add_argument("--limit", type=_count, default=20, metavar="N", help="number to show (default 20)")
+    rejects.add_argument("--limit", type=count, default=20, metavar="N", help="number to show (default 20)")
 
     run = add("run", "run an output now", url, writes=True)
     run.add_argument("output", help="s3://bucket/object_key")
@@ -185,7 +188,7 @@ examples:
     replayed.add_argument("what", help="number of a run, or s3://bucket/rejects/DATASET/RUN/")
     withdrawn = add("withdraw", "withdraw a bad output: remove or restore its items", "flight-delays 12", writes=True)
     withdrawn.add_argument("dataset")
-    withdrawn.add_argument("run", type=int)
+    withdrawn.add_argument("run", type=positive_int)
     withdrawn.add_argument("--dry-run", action="store_true", help="show what it would do; writes nothing")
     withdrawn.add_argument("--yes", action="store_true", help="do not ask for confirmation on a terminal")
     for name, summary in (
@@ -194,7 +197,7 @@ examples:
     ):
         held = add(name, summary, "flight-delays 12", writes=name == "approve")
         held.add_argument("dataset")
-        held.add_argument("run", type=int)
+        held.add_argument("run", type=positive_int)
     refreshed = add("refresh", "run the newest output again when only metadata changed", "flight-delays", writes=True)
     refreshed.add_argument("dataset")
     refreshed.add_argument("--full", action="store_true", help="write every item, changed or not")
@@ -207,25 +210,15 @@ examples:
     reported.add_argument("--out", required=True, metavar="DIR|s3://...", help="folder, or bucket and prefix")
     for pages, newest in ((shown, 50), (reported, 20)):
         pages.add_argument(
-            "--newest", type=_count, default=newest, metavar="N", help=f"runs of each dataset (default {newest})"
+            "--newest", type=count, default=newest, metavar="N", help=f"runs of each dataset (default {newest})"
         )
         pages.add_argument("--show-data", action="store_true", help="show subjects, bodies and values of rows")
         pages.add_argument("--region", help="region of the prices (default: the session's)")
         pages.add_argument(
-            "--sample-rows", type=_count, default=20_000, metavar="N",
+            "--sample-rows", type=count, default=20_000, metavar="N",
             help="rows of each output from which distributions are computed (default 20000; 0: none)",
         )  # fmt: skip
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
-_count.__name__ = "whole number"  # argparse names it in its message
 
 
 def _port(text: str) -> int:

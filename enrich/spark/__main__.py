@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from pyspark.sql import SparkSession
 
 from enrich.aws import open_services
+from enrich.cli.arguments import positive, positive_int
 from enrich.cli.exit_codes import DONE, FAILED
 from enrich.intake.job import run_job
 from enrich.ledger.run_state import EngineKind
@@ -48,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="enrich.spark", description="Execute a dataset's pending runs on Spark.")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="LARDER_* variables")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="machines, of which one is the driver's")
-    parser.add_argument("--write-units", type=float, metavar="N", help="spend at most N write units per second")
+    parser.add_argument(
+        "--workers", type=positive_int, default=1, metavar="N", help="machines, of which one is the driver's"
+    )
+    parser.add_argument("--write-units", type=positive, metavar="N", help="spend at most N write units per second")
     pieces = "of an output, per piece; a run that has begun keeps its own"
-    parser.add_argument("--piece-bytes", type=int, default=PIECE_BYTES, metavar="N", help=pieces)
+    parser.add_argument("--piece-bytes", type=positive_int, default=PIECE_BYTES, metavar="N", help=pieces)
     parser.add_argument("--engine", choices=[each.value for each in EngineKind], help="for runs that have not begun")
     options, _ = parser.parse_known_args(arguments)
     os.environ.update(options.settings)

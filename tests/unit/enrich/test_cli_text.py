@@ -146,6 +146,27 @@ def test_changes_name_each_place() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("run", "s3://b/k", "--write-units"), "--write-units"),
+        (("plan", "s3://b/k", "--per-month"), "--per-month"),
+        (("new", "x", "--from", "y", "--ttl-days"), "--ttl-days"),
+        (("withdraw", "x"), "run"),
+    ],
+)
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+def test_a_number_that_must_be_above_0(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], option: str, value: str
+) -> None:
+    """Nothing can be written with 0 write units a second, and -4 outputs a month have no price."""
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(
+            [*words[:-1], f"{words[-1]}={value}"] if words[-1] == option else [*words, "--", value]
+        )
+    assert (ended.value.code, f"argument {option}: invalid" in capsys.readouterr().err) == (2, True)
+
+
 def larder() -> Any:
     loader = SourceFileLoader("larder_script", str(ROOT / "larder"))
     module = module_from_spec(spec_from_loader(loader.name, loader))  # type: ignore[arg-type]
