@@ -39,7 +39,7 @@ from enrich.read.row_groups import (
     read_few,
 )
 from enrich.read.s3_object import Part
-from enrich.read.text import BadText, read_csv, read_lines
+from enrich.read.text import JSON_LINES, BadText, read_csv, read_lines
 
 CHUNK_ROWS = 32_000
 _ENCRYPTED = b"PARE"
@@ -266,7 +266,7 @@ def _check_header(part: Part, source: Source, first: list[str]) -> None:
     if not expected or expected & {name.lower() for name in first}:
         return
     if first[:1] and first[0].startswith("{"):
-        raise BadOutput(f'{part.name}: it seems to be JSON lines; set the dataset\'s format to "jsonl"')
+        raise BadOutput(f"{part.name}: {JSON_LINES}")
     for delimiter in ",;\t|\x01\x02\x1f:^~ ":
         if expected & {name.strip(" \"'").lower() for name in source.delimiter.join(first).split(delimiter)}:
             raise BadOutput(
@@ -285,7 +285,8 @@ def _read_lines(
     partitions = parse_partitions(part.object_key)
     constants = {name: partitions[name] for name in source.columns if name in partitions}
     at = 0
-    for chunk in _cut(read_lines(part.object_key, file), 0, chunk_rows, CHUNK_BLOCKS):
+    expected = source.columns if source.format == "jsonl" else ()
+    for chunk in _cut(read_lines(part.object_key, file, expected), 0, chunk_rows, CHUNK_BLOCKS):
         yield at, _add_constants(chunk, [*constants, LINE, PROBLEM], constants)
         at += chunk.num_rows
 

@@ -12,7 +12,7 @@ import io
 import itertools
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +30,7 @@ _MAX_LINE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _MARK = "\ufdd0"  # replaces a byte that is not UTF-8; a noncharacter, which Unicode reserves for internal use
 _NOT_UTF_8 = "the line is not UTF-8; write the file as UTF-8"
+JSON_LINES = 'it seems to be JSON lines; set the dataset\'s format to "jsonl"'
 _JOINED = "the line {}, as if files were concatenated; remove it"
 codecs.register_error("larder.mark", lambda error: (_MARK, error.end))  # type: ignore[attr-defined]
 
@@ -40,11 +41,16 @@ class BadText(ValueError):
     """The whole file can't be read in the expected format; the message has the remedy."""
 
 
-def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
+def read_lines(name: str, file: Any, columns: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield the lines of a file that are not blank, as columns `larder.line` and `larder.problem`.
 
+    Args:
+        name: the object key.
+        file: a seekable binary file.
+        columns: of the contract, if any; they identify the header of a CSV file.
+
     Raises:
-        BadText: it is JSON, but not one object per line; or a line is longer than 64 MB.
+        BadText: it is JSON, but not one object per line, or it is CSV; or a line is longer than 64 MB.
         Damaged: the compressed stream is damaged.
         OtherFormat: it is not text.
     """
@@ -55,19 +61,22 @@ def read_lines(name: str, file: Any) -> Iterator[pa.RecordBatch]:
         if found:
             if not begun and (first := whole.lstrip().partition(b"\n")[0].rstrip()):
                 begun = True
-                _check_first(first)
+                _check_first(first, columns)
             yield _build_lines(whole)
         if len(rest) > _MAX_LINE:
             raise BadText("a line is longer than 64 MB; write one object per line")
 
 
-def _check_first(line: bytes) -> None:
-    """Refuse JSON that spans several lines, since each line would be a reject."""
+def _check_first(line: bytes, columns: Collection[str]) -> None:
+    """Refuse JSON that spans several lines, and CSV, since each line would be a reject."""
     if line == b"{" or re.match(rb"\[\s*([\[{\]]|$)", line):
         raise BadText(
             "it is a JSON array, or an object over several lines; write one object per line (pandas: "
             "to_json(..., orient='records', lines=True))"
         )
+    fields = {field.strip(b' "') for field in re.split(rb"[,;\t|]", line)}
+    if not line.startswith(b"{") and fields & {column.encode() for column in columns}:
+        raise BadText('it seems to be CSV; set the dataset\'s format to "csv"')
 
 
 def read_csv(
@@ -154,9 +163,11 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
     """Return the fields of the first record, and remove it from the pieces; none if it is malformed.
 
     Raises:
-        BadText: it is a header to remove, but malformed.
+        BadText: it is a header to remove, but malformed; or it is JSON.
     """
     if isinstance(pieces[0], Malformed):
+        if pieces[0].text.lstrip().startswith(b"{"):  # JSON has quotes in its names
+            raise BadText(JSON_LINES)
         if remove:
             raise BadText(f"its header is not CSV with the delimiter {syntax.delimiter!r}: {pieces[0].problem}")
         return []

@@ -240,6 +240,9 @@ def test_a_byte_order_mark_can_be_cut_by_a_block(monkeypatch: pytest.MonkeyPatch
         ({}, b"a,x,1\n", "names no column, expected id, v, n; write a header, or set header=False"),
         ({}, b"id;v;n\na;x;1\n", "its header is not separated by ','; set delimiter=';'"),
         ({"delimiter": ";"}, b'"id","v","n"\n', "its header is not CSV with the delimiter ';'"),
+        ({}, b'{"id": "a", "v": "x", "n": 1}\n', 'it seems to be JSON lines; set the dataset\'s format to "jsonl"'),
+        ({}, b"{}\n", 'it seems to be JSON lines; set the dataset\'s format to "jsonl"'),
+        ({"header": False}, b'{"id": "a"}\n', 'it seems to be JSON lines; set the dataset\'s format to "jsonl"'),
         ({}, b"ID,V,N\na,x,1\n", "column 'id' is missing; did you mean 'ID'?"),
         ({"header": False}, b"id,v,n\na,x,1\n", "its first line has the names of the columns; set header=True"),
     ],
@@ -249,6 +252,13 @@ def test_a_file_of_another_dialect_fails_with_the_setting(source: dict[str, Any]
     with pytest.raises(BadOutput, match="s3://bucket/things/part: ") as error:
         read(source, content)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"id,v,n\na,x,1\n", b'\n"x";"n"\n"a";1\n', b"v\nx\n"])
+def test_csv_in_a_dataset_of_json_lines_fails_with_the_setting(content: bytes) -> None:
+    """A first line that names a column is a header: each row would be a reject, without the remedy."""
+    with pytest.raises(BadOutput, match='part: it seems to be CSV; set the dataset\'s format to "csv"'):
+        list(read_chunks(dataset_of("jsonl", COLUMNS), ("part", content)))
 
 
 def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
