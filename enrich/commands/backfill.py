@@ -113,8 +113,14 @@ def _show_nothing(services: Services, options: argparse.Namespace, found: Backfi
     print(render_backfill(found, None, region, find_paint()))  # noqa: T201
     if not found.outputs:
         prefix = f"s3://{services.settings.outputs}/{services.datasets[found.dataset].source.prefix}"
-        print(f"no output under {prefix} was made from {found.since.isoformat()} to {found.until.isoformat()}")  # noqa: T201
+        print(f"no output under {prefix} was made {_describe_range(found, options.until)}")  # noqa: T201
     return code
+
+
+def _describe_range(found: Backfill, until: str | None) -> str:
+    """Describe the time range; without --until it has no end."""
+    since = found.since.isoformat()
+    return f"from {since} to {found.until.isoformat()}" if until else f"since {since}"
 
 
 def _parse_range(options: argparse.Namespace, rule: AsOf, now: float) -> tuple[datetime, datetime]:

@@ -424,6 +424,8 @@ def test_a_backfill_shows_its_price_asks_and_continues(
     assert {key[1]: body["units"] for key, body in shop.items().items()} == {"a": 3.0, "b": 2.0}
     code, out, _ = enrich(*words)
     assert (code, "3 left alone: their runs are done" in out) == (DONE, True)
-    assert "no output under" in enrich("backfill", "stock", "--since", "2001-01-01", "--until", "2001-01-02")[1]
+    said = enrich("backfill", "stock", "--since", "2001-01-01", "--until", "2001-01-02")[1]
+    assert re.search("no output under .* was made from 2001-01-01T00:00:00.* to 2001-01-03T00:00:00", said)
+    assert "was made since 2100-01-01T00:00:00+00:00\n" in enrich("backfill", "stock", "--since", "2100-01-01")[1]
     with pytest.raises(SystemExit):
         enrich("backfill", "stock", "--since", "soon")
