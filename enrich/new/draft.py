@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from enrich.dataset.json_sql import identifier, literal
 from enrich.new.object_keys import render_as_of
 from enrich.new.sample import BadSample, Sample
 from enrich.new.sql_names import quote
+from enrich.new.text_table import batched
 
 _SAFE = r"[A-Za-z0-9._~:@,=+-]{1,128}"
 _OWNERS = re.compile(
@@ -59,25 +60,26 @@ def find_candidates(sample: Sample) -> tuple[list[str], list[str]]:
     with duckdb.connect() as con:
         con.register("sample_rows", sample.rows)
 
-        def count(*columns: str) -> int:
-            chosen = ", ".join(map(identifier, columns))
-            given = " and ".join(f"{identifier(column)} is not null" for column in columns)
-            sql = f"select count(*) from (select distinct {chosen} from sample_rows where {given})"
-            return int(con.execute(sql).fetchall()[0][0])
+        def measure(columns: Sequence[str], sql: Callable[[str], str]) -> dict[str, int]:
+            found = dict[str, int]()
+            for some in batched(columns):
+                chosen = ", ".join(sql(identifier(column)) for column in some)
+                found |= zip(some, con.execute(f"select {chosen} from sample_rows").fetchall()[0], strict=True)
+            return found
 
-        def is_full(column: str) -> bool:
-            sql = f"select count(nullif(cast({identifier(column)} as varchar), '')) from sample_rows"
-            return bool(con.execute(sql).fetchall()[0][0] == rows)
-
-        names = [name for name in names if is_full(name)]
+        full = measure(names, lambda column: f"count(nullif(cast({column} as varchar), ''))")
+        names = [name for name in names if full[name] == rows]
         if not names:
             raise nothing
-        distinct = {name: count(name) for name in names}
+        distinct = measure(names, lambda column: f"count(distinct {column})")
         subjects = sorted(
             names, key=lambda name: (not _OWNERS.search(name), distinct[name] == rows > 1, names.index(name))
         )
+        subject = identifier(subjects[0])
         unique = [name for name in names if distinct[name] == rows]
-        unique += [name for name in names if name not in unique and count(subjects[0], name) == rows]
+        others = [name for name in names if distinct[name] != rows]
+        of_subject = measure(others, lambda column: f"count(distinct ({subject}, {column}))")
+        unique += [name for name in others if of_subject[name] == rows]
     ids = sorted(
         unique, key=lambda name: (not re.search(r"id$|key$|sku|name|code", name, re.IGNORECASE), name == subjects[0])
     )

@@ -265,7 +265,7 @@ def _read_text(file: _File, text: bytes, kind: Literal["csv", "jsonl"]) -> Sampl
         texts = con.table("texts").to_arrow_table()
         if not texts.num_rows:
             return None
-        columns = {name: narrow(con, name, found) for name, found in zip(table.names, table.kinds, strict=True)}
+        columns = narrow(con, dict(zip(table.names, table.kinds, strict=True)))
         keys = [name for name, found in columns.items() if KEYS.fullmatch(found)]
         chosen = ", ".join(f"try_cast({identifier(name)} as {columns[name]}) as {identifier(name)}" for name in keys)
         rows = con.sql(f"select {chosen} from texts").to_arrow_table() if keys else pa.table({})

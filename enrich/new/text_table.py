@@ -7,10 +7,11 @@ array, the second of two equal names renamed, a date that is guessed from 01/02/
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -81,20 +82,29 @@ def read_text_table(
     return TextTable(names, kinds, options)
 
 
-def narrow(con: duckdb.DuckDBPyConnection, name: str, guess: str) -> str:
-    """Return the type to declare for a guessed type: it loses nothing of the texts, and a run reads them the same."""
-    if guess not in _EXACT:
-        return guess
+def narrow(con: duckdb.DuckDBPyConnection, guesses: Mapping[str, str]) -> dict[str, str]:
+    """Return the types to declare for guessed types: they lose nothing of the texts, and a run reads them the same."""
+    known = [name for name, guess in guesses.items() if guess in _EXACT]
+    exact = _find_full(con, known, lambda name: _matches(name, guesses[name]))
+    doubles = [name for name in known if name in exact and guesses[name] == "double"]
+    kept = _find_full(con, doubles, _keeps_double)
+    lossy = [name for name in doubles if name not in kept]
+    whole = _find_full(con, lossy, lambda name: f"{_matches(name, 'hugeint')} and len({identifier(name)}) <= 38")
+    texts = [name for name in known if name not in exact or (name in lossy and name not in whole)]
+    return {**guesses, **dict.fromkeys(texts, "varchar"), **dict.fromkeys(whole, "hugeint")}
+
+
+def _matches(name: str, kind: str) -> str:
+    """Return the SQL that says whether a text is written as values of a type are."""
+    return f"regexp_full_match({identifier(name)}, {literal(_EXACT[kind])})"
+
+
+def _keeps_double(name: str) -> str:
+    """Return the SQL that says whether a double keeps the digits of a text, which is its shortest or has 17 digits."""
     column = identifier(name)
-    if not _holds(con, f"regexp_full_match({column}, {literal(_EXACT[guess])})"):
-        return "varchar"
     value = f"try_cast({column} as double)"
-    shortest, exact = f"cast({value} as varchar)", f"format('{{:.16e}}', {value})"  # the latter has 17 digits
-    kept = f"{_digits(shortest)}, {_digits(exact)}"
-    if guess != "double" or _holds(con, f"{_digits(column)} in ({kept})"):
-        return guess
-    is_whole = _holds(con, f"regexp_full_match({column}, {literal(_EXACT['hugeint'])}) and len({column}) <= 38")
-    return "hugeint" if is_whole else "varchar"
+    shortest, long = f"cast({value} as varchar)", f"format('{{:.16e}}', {value})"
+    return f"{_digits(column)} in ({_digits(shortest)}, {_digits(long)})"
 
 
 def _digits(text: str) -> str:
@@ -135,9 +145,25 @@ def check_names(names: Sequence[str], remedy: str = "") -> None:
         seen[name.lower()] = name
 
 
-def _holds(con: duckdb.DuckDBPyConnection, predicate: str) -> bool:
-    """Return whether a predicate holds for all values that are not null, and there is at least one."""
-    return bool(con.execute(f"select coalesce(bool_and({predicate}), false) from texts").fetchall()[0][0])
+def _find_full(con: duckdb.DuckDBPyConnection, names: Iterable[str], predicate: Callable[[str], str]) -> set[str]:
+    """Return the columns whose predicate holds for all values that are not null, and that have at least one."""
+    found = set[str]()
+    for some in batched(names):
+        held = ", ".join(f"coalesce(bool_and({predicate(name)}), false)" for name in some)
+        (values,) = con.execute(f"select {held} from texts").fetchall()
+        found |= {name for name, is_held in zip(some, values, strict=True) if is_held}
+    return found
+
+
+def batched(names: Iterable[str], size: int = 50) -> Iterator[list[str]]:
+    """Yield names in lists of at most `size`, for one query each.
+
+    DuckDB takes time for each column of a table, even if the query does not name it: with a query per column, time is
+    quadratic. One query for all columns would take much memory.
+    """
+    left = iter(names)
+    while some := list(itertools.islice(left, size)):
+        yield some
 
 
 def _read_csv(

@@ -223,10 +223,9 @@ def _read_text(path: Path, kind: Literal["csv", "jsonl"]) -> pa.Table:
         _copy_plain(path, copy)
         con.execute("set TimeZone='UTC'")
         found = read_text_table(con, Path(copy.name), kind, header=True)
-        kinds = {
-            name: guess if guess == "boolean" else narrow(con, name, guess)  # True, too: it loses nothing
-            for name, guess in zip(found.names, found.kinds, strict=True)
-        }
+        guesses = dict(zip(found.names, found.kinds, strict=True))
+        kinds = narrow(con, guesses)
+        kinds |= {name: guess for name, guess in guesses.items() if guess == "boolean"}  # True, too: it loses nothing
         if kind == "jsonl":  # a list or struct is not read from its text
             if any("double" in each for each in kinds.values()):
                 check_numbers(Path(copy.name))

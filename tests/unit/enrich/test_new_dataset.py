@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from enrich.dataset.validation import check_dataset
 from enrich.datasets import load_datasets
 from enrich.join.engine import Engine
 from enrich.new import sample as samples
+from enrich.new.draft import find_candidates
 from enrich.new.object_keys import guess_as_of
 from tests.doubles.moto_aws import moto_aws
 from tests.unit.enrich.test_read import hadoop_snappy, read, render
@@ -74,6 +76,42 @@ def test_csv(tmp_path: Path, new: Any) -> None:
     text = (tmp_path / "project" / "datasets" / "my_scores.py").read_text()
     assert (dataset.rank, text.count('    # rank="score desc",\n')) == (None, 1), "offered, since an index costs"
     assert check_dataset(replace(dataset, rank="score desc")) == []
+
+
+class Counted:
+    """A connection to DuckDB that keeps the statements."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, statements: list[str]) -> None:
+        self.con, self.statements = con, statements
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.con.close()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any, **options: Any) -> Any:
+            self.statements.extend(each for each in given if isinstance(each, str))
+            return getattr(self.con, name)(*given, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_wide_file_takes_few_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: Any, kind: str) -> None:
+    """DuckDB takes time for each column of a table in each query, so a query per column would be quadratic."""
+    values: dict[str, Any] = {"user": "u", "{id}": "a'b", **{f"n{n}": n + 0.5 for n in range(125)}}
+    values |= {f"t{n}": f"text {n}" for n in range(125)}
+    path = tmp_path / f"wide.{kind}"
+    csv = f"{','.join(values)}\n{','.join(map(str, values.values()))}\n"
+    path.write_text(csv if kind == "csv" else json.dumps(values) + "\n")
+    statements, connect = list[str](), duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda: Counted(connect(), statements))
+    sample = samples.read_sample(str(path), open_s3=lambda: None)
+    assert find_candidates(sample)[0][0] == "user"
+    assert [*sample.columns.values()] == ["varchar"] * 2 + ["double"] * 125 + ["varchar"] * 125
+    assert len(statements) < 40
 
 
 def test_options_decide(tmp_path: Path, new: Any) -> None:
