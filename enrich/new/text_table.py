@@ -121,7 +121,7 @@ def check_numbers(path: Path) -> None:
     with path.open("rb") as file:
         for line, text in enumerate(file, 1):
             if text.strip():
-                json.loads(text, parse_float=partial(_check_number, line))
+                json.loads(text, parse_int=str, parse_float=partial(_check_number, line))
 
 
 def _check_number(line: int, text: str) -> None:
@@ -282,9 +282,9 @@ def _find_bad_object(path: Path) -> str | None:
             if not text.strip():
                 continue
             try:
-                value = json.loads(text)
-            except ValueError as error:
-                return f"line {line} is not JSON: {error}"
+                value = json.loads(text, parse_int=str)  # Python limits the digits of an integer
+            except json.JSONDecodeError as error:
+                return f"line {line} is not JSON at column {error.colno}: {error.msg}"
             if not isinstance(value, dict):
                 return f"line {line} is JSON, but no object; write one object per line"
     return None
