@@ -308,6 +308,13 @@ class Engine:
         """
         return self._originals(_to_table(chunk).take(pa.array(rows, pa.int64())))
 
+    def problems(self, chunk: pa.RecordBatch | pa.Table, rows: list[int]) -> list[str | None]:
+        """Return why rows of a chunk, by their index, could not be read; None for one that could."""
+        if PROBLEM not in chunk.schema.names:
+            return [None] * len(rows)
+        problems: list[str | None] = chunk[PROBLEM].take(pa.array(rows, pa.int64())).to_pylist()
+        return problems
+
     def partitions(self, chunk: pa.RecordBatch | pa.Table) -> dict[str, str | None]:
         """Return the values from the object key of a chunk, which its original rows lack (`find_partitions`)."""
         names = find_partitions(chunk.schema, self._dataset.source, self._kinds) if chunk.num_rows else []

@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enrich.dataset.source_sql import KEPT_PARTITIONS, KEPT_PROBLEM, PREDICTION, PROBLEM
+from enrich.dataset.source_sql import KEPT_PARTITIONS, KEPT_PROBLEM, PREDICTION
 from enrich.join.engine import Engine
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_rejects(
     reasons = rejected["reason"].to_pylist()
     indexes = [row - first_row for row in rows]
     originals = engine.originals(chunk, indexes)
-    problems = chunk[PROBLEM].take(indexes).to_pylist() if PROBLEM in chunk.schema.names else [None] * len(rows)
+    problems = engine.problems(chunk, indexes)
     partitions = engine.partitions(chunk)
     of_all = {KEPT_PARTITIONS: partitions} if partitions else {}
     details = rejected["detail"].to_pylist()

@@ -151,6 +151,14 @@ class ModelEngine:
     def originals(self, chunk: Chunk, rows: list[int]) -> list[str]:
         return [json.dumps(chunk[row]) for row in rows]
 
+    def problems(self, chunk: Chunk, rows: list[int]) -> list[str | None]:
+        del chunk
+        return [None] * len(rows)
+
+    def partitions(self, chunk: Chunk) -> dict[str, str | None]:
+        del chunk
+        return {}
+
 
 def _digest_key(pk: str, sk: str | None) -> tuple[int | None, int | None]:
     if sk is None:
