@@ -86,7 +86,7 @@ class Workers:
         self._replaced = [float("-inf")] * number  # when
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # The end of the pipe says that this process is gone.
+        # It ends with the pipe, which this process closes, or the system if this process is gone.
         return subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: S603 - of this program's own words
 
     def replace(self) -> bool:
@@ -103,7 +103,8 @@ class Workers:
     def end(self) -> None:
         """End all, within the time of the longest request."""
         for process in self._processes:
-            process.terminate()
+            if process.stdin:
+                process.stdin.close()
         ends = time.monotonic() + KILL_SECONDS
         for process in self._processes:
             try:

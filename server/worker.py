@@ -1,6 +1,8 @@
 """One process of the server: `python -m server.worker HOST PORT`, started by `server.run`, which also ends it.
 
-Its standard input is a pipe whose end says that the main process is gone.
+Its standard input is a pipe. It ends when the main process closes that, or is gone. Signals stay blocked, as the main
+process has them: systemd sends SIGTERM, and a terminal SIGINT, to all processes, and the main one decides when they
+end.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from server.app import Application
 from server.connection import HttpServer, open_socket
 from server.functions import OPEN
 from server.logs import LogWriter, report
-from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, SIGNALS, THREADS
+from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, THREADS
 
 VALUES_BYTES = 512 * 1024  # of each file of values: a thousand series of each kind
 
@@ -51,15 +52,19 @@ def create() -> Application:
 
 
 async def serve(application: Application, host: str, port: int) -> None:
-    """Answer requests until SIGTERM or SIGINT, or until the main process is gone, and those that have come by then.
+    """Answer requests until standard input ends, and those that have come by then.
 
     Raises:
         Exception: the function cannot start, or the port is in use.
     """
     loop, end = asyncio.get_running_loop(), asyncio.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, end.set)
-    loop.add_reader(sys.stdin.fileno(), end.set)
+    stdin = sys.stdin.fileno()
+
+    def notice_end() -> None:
+        loop.remove_reader(stdin)  # the end of a file can be read again and again
+        end.set()
+
+    loop.add_reader(stdin, notice_end)
     await application.start()
     try:
         server = HttpServer(application)
@@ -67,7 +72,6 @@ async def serve(application: Application, host: str, port: int) -> None:
         gc.collect()
         gc.freeze()  # modules and models live as long as the process
         await end.wait()
-        loop.remove_reader(sys.stdin.fileno())
         await server.close(END_SECONDS)
     finally:
         await application.stop()  # writes the lines that wait
@@ -75,7 +79,6 @@ async def serve(application: Application, host: str, port: int) -> None:
 
 def main(host: str, port: int) -> int:
     """Run the process; return its exit status."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the main process has them blocked
     try:
         asyncio.run(serve(create(), host, port))
     except Exception as error:  # noqa: BLE001 - whatever it is, this process cannot answer requests

@@ -185,6 +185,7 @@ def run_server(
             cwd=folder,
             stdout=output if stdout is None else stdout,
             stderr=problems,
+            start_new_session=True,  # so that a signal can be sent to all of its processes
         )
     try:
         found = wait_for(
