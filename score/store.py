@@ -128,6 +128,10 @@ class ModelStore:
         state = self._states[name]
         return None if state.is_due(now) else state.serving
 
+    def is_serving(self, name: str) -> bool:
+        """Return whether a version of a model is loaded; it may not be the one that was promoted last."""
+        return self._states[name].serving is not None
+
     def _refresh(self, state: _State, model: Model, now: float) -> None:
         key = alias_key(model.name)
         pause = REFUSED_SECONDS if state.serving else REFRESH_SECONDS

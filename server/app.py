@@ -30,7 +30,7 @@ LIVE, READY = "/livez", "/readyz"
 MAX_ANSWERS = 32 * 1024 * 1024  # bytes of all large answers that a process is sending
 ANSWER_SECONDS = 60.0  # for sending a large answer: no door waits longer
 MAX_WAITING = 256  # requests of a process that wait for a thread; more are refused at once
-CHECK_SECONDS = 1.5  # for one look at storage
+CHECK_SECONDS = 1.5  # for one read of storage, and for a probe
 CHECK_EVERY = 1.0  # seconds that the outcome of a look is used: any pod of the VPC can ask for it
 POLL_SECONDS = 0.25  # between two looks at whether the server drains
 STORAGE = "storage"  # what /readyz says; the log says more
@@ -43,7 +43,8 @@ class Function(NamedTuple):
 
     Attributes:
         handle: the Lambda handler; threads share it.
-        check: raises an exception if requests cannot be answered now; it looks at storage, within `CHECK_SECONDS`.
+        check: raises an exception if requests cannot be answered now; it looks at storage. A probe waits for it up to
+            `CHECK_SECONDS`.
         seconds: longest time of a request, waiting for a thread included: the time-out of the Lambda function.
         is_quick: whether the handler answers an event within milliseconds, without waiting: then no thread is needed.
             None: it never does.

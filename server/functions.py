@@ -38,7 +38,7 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
     Raises:
         ValueError: a variable is missing or malformed.
     """
-    from score.handler import build_dependencies, build_handler, is_quick, warm_up
+    from score.handler import REQUEST_SECONDS, build_dependencies, build_handler, is_quick, warm_up
     from score.model import load_models
     from score.store import ModelUnavailable
     from serve.datasets import load_served
@@ -47,19 +47,24 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
     dependencies = build_dependencies(env, models, load_served(), write)
     reads_table = any(model.stored for model in models.values())
 
-    def check() -> None:
-        why: ModelUnavailable | None = None
-        with time_limit(CHECK_SECONDS):
-            for name in models:
-                try:
+    def load_one() -> None:
+        """Load a model, with as much time as a request has: a file takes longer than a probe waits."""
+        why = ModelUnavailable("there are no models")
+        for name in models:
+            try:
+                with time_limit(REQUEST_SECONDS):
                     dependencies.store.current(name, dependencies.now())
-                except ModelUnavailable as error:
-                    why = error
-                else:  # one that cannot be loaded is no reason to refuse requests to the others
-                    break
-            else:
-                raise why or ModelUnavailable("there are no models")
-            if reads_table:
+            except ModelUnavailable as error:
+                why = error
+            else:  # one that cannot be loaded is no reason to refuse requests to the others
+                return
+        raise why
+
+    def check() -> None:
+        if not any(map(dependencies.store.is_serving, models)):
+            load_one()
+        if reads_table:
+            with time_limit(CHECK_SECONDS):
                 dependencies.storage.get_item(_NOBODY, "-")
 
     def stop() -> None:

@@ -66,6 +66,7 @@ class Storage:
             self.bucket.put(version)
             self.bucket.point(alias_of(version))
         self.seconds = 0.0
+        self.model_seconds = 0.0  # of a model file
         self.is_down = False
         self.keys_seen: set[str] = set()  # access keys that requests were signed with
         self.clock: Callable[[], float] | None = None  # refuses requests that are signed 5 minutes off
@@ -98,6 +99,7 @@ class Storage:
                 elif data is None:
                     self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
                 else:
+                    time.sleep(storage.model_seconds if self.path.endswith(".onnx") else 0.0)
                     self._answer(200, data, etag=f'"{sha256(data).hexdigest()[:32]}"')
 
             def _answer(self, status: int, body: bytes, **headers: str) -> None:

@@ -120,6 +120,17 @@ def test_storage_that_is_down_is_seen_by_readiness_alone(doors: Doors) -> None:
     assert ask(doors.serve.port, "GET", "/readyz")[0] == 200
 
 
+def test_a_server_that_started_without_its_models_is_ready_later(tree: Path, tmp_path: Path) -> None:
+    """Without a request, although a model file takes longer than a probe waits."""
+    storage = Storage()
+    storage.is_down = True
+    with run_server(tree, build_env(storage, tmp_path, LARDER_PROCESSES="1"), tmp_path, "score") as server:
+        assert ask(server.port, "GET", "/readyz")[0] == 503
+        storage.is_down, storage.model_seconds = False, 1.7
+        assert wait_until(lambda: ask(server.port, "GET", "/readyz")[0] == 200)
+    storage.close()
+
+
 def test_lines_and_metrics_agree(doors: Doors, good: dict[str, str]) -> None:
     """Each request has its line on standard output, and is counted."""
     for name in ("a", "b"):
