@@ -91,6 +91,7 @@ class Application:
             report: takes the reason of a request that is refused or broken off here, for metrics.
             log: takes a line of the log.
         """
+        self.threads = threads
         self._function = function
         self._drains = drains
         self._report = report

@@ -7,16 +7,16 @@ wait for is bounded here (heads, what is read ahead, idle connections) and in `s
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import time
 from collections.abc import Generator, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from serve.log import note_fault
 from serve.web.freshness import render_http_date
 from server.body import DISCARD_BYTES, DISCARD_SECONDS
-from server.logs import report
+from server.logs import report_fault
 from server.messages import PART, Malformed, Reply, Request, parse_request
 from wire.errors import TransportError
 from wire.head import MAX_CHUNK_LINE, MAX_HEAD, parse_chunk_size
@@ -24,8 +24,13 @@ from wire.head import MAX_CHUNK_LINE, MAX_HEAD, parse_chunk_size
 # For the headers of a request, and for a connection without one: longer than doors keep an idle connection (60 s), so
 # that they close it and never send a request into its end.
 IDLE_SECONDS = 75.0
-CONNECTIONS = 16_384  # of a process; more are closed at once
-BACKLOG = 1024
+CONNECTIONS = 16_384  # of a process, if it can open as many files; more are closed at once
+RESERVED_FILES = 64  # for all else but threads: sockets that listen, values of metrics, connections to be closed
+FILES_OF_A_THREAD = 4  # connections to AWS and to issuers
+BACKLOG = 1024  # connections that wait to be accepted
+# At a time. If no file can be opened, asyncio reports each of these, and tries again for each; and connections beyond
+# the bound stay open until all of these are accepted.
+ACCEPTED = 8
 # Of an answer on its way; the system's own bound is 4 MB, which counts as the container's memory.
 SEND_BYTES = 256 * 1024
 # Without progress of a client that reads nothing, or is gone without a word; it is retried for 15 minutes otherwise.
@@ -68,11 +73,26 @@ def open_socket(host: str, port: int) -> socket.socket:
     return sock
 
 
+def count_connections(threads: int) -> int:
+    """Return how many connections this process can have: each is an open file, and some are needed for all else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return min(CONNECTIONS, files - min(RESERVED_FILES + FILES_OF_A_THREAD * threads, files // 2))
+
+
 class HttpServer:
     """Serves an application, which can be replaced, on the event loop that runs."""
 
-    def __init__(self, application: Answering) -> None:
+    def __init__(self, application: Answering, threads: int = 8) -> None:
+        """Create the server.
+
+        Args:
+            application: what answers requests.
+            threads: those of the process that open connections of their own.
+        """
         self.application = application
+        self.most = count_connections(threads)
         self.connections: set[Connection] = set()
         self.is_closing = False
         self.buffer = memoryview(bytearray(PART))  # of all connections: it is read into and copied in one step
@@ -83,7 +103,8 @@ class HttpServer:
     async def listen(self, sock: socket.socket) -> None:
         """Accept the connections of a socket that is bound."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+        self._server = await loop.create_server(lambda: Connection(self), sock=sock, backlog=ACCEPTED)
+        sock.listen(BACKLOG)
 
     async def close(self, seconds: float) -> None:
         """Stop listening, and return when all requests are answered, or a time has passed."""
@@ -155,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = transport
-        if self._server.is_closing or len(self._server.connections) >= CONNECTIONS:
+        if self._server.is_closing or len(self._server.connections) >= self._server.most:
             transport.abort()
         self._server.connections.add(self)
         transport.set_write_buffer_limits(PART)
@@ -288,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
                 return False
             head, data = self._build_head(reply.status, reply.headers, reply.data), reply.data
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
-            _report(error)
+            report_fault(error)
             self._is_last = True
             head, data = self._build_head(500, (), b""), b""
         self._write(head, data)
@@ -370,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             await self._server.application(scope, self.receive, self.send)
         except Exception as error:  # noqa: BLE001 - as in `_answer_at_once`
-            _report(error)
+            report_fault(error)
             if not self._is_begun:
                 self._write(self._build_head(500, (), b""), b"")
                 self._is_answered = self._is_last = True
@@ -474,10 +495,3 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.resume_reading()
         self._transport.write_eof()
         self._loop.call_later(DISCARD_SECONDS, self.abort)
-
-
-def _report(error: Exception) -> None:
-    """Log a fault by its place, since its message can have data."""
-    seen: dict[str, object] = {}
-    note_fault(error, seen)
-    report("ERROR", "server", **seen)

@@ -6,17 +6,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from queue import Empty, Full, Queue
-from select import PIPE_BUF
+from select import PIPE_BUF, select
 from threading import Thread
+from typing import Any
+
+from serve.log import note_fault
 
 MAX_WAITING = 10_000  # lines; some 5 MB
 _MOST = 1000  # lines that are collected
 # Lines are collected for so long before they are written. A thread that woke up for each line would want the
 # interpreter's lock just when the next request comes.
 COLLECT_SECONDS = 0.05
+FAULT_SECONDS = 10.0  # between two faults of the event loop that are reported
 
 
 class LogWriter:
@@ -97,6 +101,35 @@ def _join(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:
 
 
 def report(level: str, event: str, **details: object) -> None:
-    """Print a line of the server itself to standard error; one that cannot be written is dropped."""
+    """Print a line of the server itself to standard error; one that cannot be written, or must wait, is dropped."""
     with suppress(OSError):
-        print(json.dumps({"level": level, "event": event, **details}), file=sys.stderr, flush=True)  # noqa: T201
+        if select([], [2], [], 0)[1]:  # a pipe that nobody reads would stop the event loop
+            print(json.dumps({"level": level, "event": event, **details}), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def report_fault(error: Exception) -> None:
+    """Report a fault by its place, since its message can have data; for one of the system, also what it is."""
+    seen: dict[str, object] = {}
+    note_fault(error, seen)
+    if isinstance(error, OSError):
+        seen["error"] = error.strerror
+    report("ERROR", "server", **seen)
+
+
+class FaultReporter:
+    """Reports what the event loop cannot handle, such as a connection for which no file can be opened."""
+
+    def __init__(self) -> None:
+        self._next = float("-inf")
+
+    def __call__(self, _: object, context: Mapping[str, Any]) -> None:
+        """Report a fault, unless another was a moment ago: some come thousands of times a second."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + FAULT_SECONDS
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            report_fault(error)
+        else:
+            report("ERROR", "server", message=context["message"])

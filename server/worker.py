@@ -16,7 +16,7 @@ from pathlib import Path
 from server.app import Application
 from server.connection import HttpServer, open_socket
 from server.functions import OPEN
-from server.logs import LogWriter, report
+from server.logs import FaultReporter, LogWriter, report
 from server.settings import DRAINS, END_SECONDS, FOLDER, FUNCTION, THREADS
 
 VALUES_BYTES = 512 * 1024  # of each file of values: a thousand series of each kind
@@ -58,6 +58,7 @@ async def serve(application: Application, host: str, port: int) -> None:
         Exception: the function cannot start, or the port is in use.
     """
     loop, end = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(FaultReporter())
     stdin = sys.stdin.fileno()
 
     def notice_end() -> None:
@@ -67,7 +68,7 @@ async def serve(application: Application, host: str, port: int) -> None:
     loop.add_reader(stdin, notice_end)
     await application.start()
     try:
-        server = HttpServer(application)
+        server = HttpServer(application, application.threads)
         await server.listen(open_socket(host, port))
         gc.collect()
         gc.freeze()  # modules and models live as long as the process

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -174,12 +175,25 @@ class Running(NamedTuple):
 
 @contextmanager
 def run_server(
-    tree: Path, env: Mapping[str, str], folder: Path, function: str = "serve", stdout: int | None = None
+    tree: Path,
+    env: Mapping[str, str],
+    folder: Path,
+    function: str = "serve",
+    stdout: int | None = None,
+    files: int | None = None,
 ) -> Iterator[Running]:
-    """Run the server from a tree until the block ends; then it must end by itself, within 10 seconds."""
+    """Run the server from a tree until the block ends; then it must end by itself, within 10 seconds.
+
+    `files` is how many files each process can have open.
+    """
     log, errors = folder / f"{function}.log", folder / f"{function}.err"
     command = [sys.executable, "-P", "-m", "server", function, "--host", LOOPBACK, "--port", "0", "--metrics-port", "0"]
     path = os.pathsep.join([str(tree), env.get("PYTHONPATH", "")]).replace(str(ROOT), "")
+
+    def limit_files() -> None:
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
     with log.open("wb") as output, errors.open("wb") as problems:
         process = subprocess.Popen(
             command,
@@ -187,6 +201,7 @@ def run_server(
             cwd=folder,
             stdout=output if stdout is None else stdout,
             stderr=problems,
+            preexec_fn=limit_files,  # noqa: PLW1509 - it takes no lock that a thread could hold
             start_new_session=True,  # so that a signal can be sent to all of its processes
         )
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from tests.doors.kit import (
     build_env,
     build_tree,
     exchange,
+    find_workers,
     live,
     needs_server,
     run_server,
@@ -202,6 +205,64 @@ def test_a_refused_client_has_its_answer_at_once(doors: Doors, expect: bytes) ->
             answer += part
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_connections_are_bounded_by_open_files(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
+    """Those beyond the bound end at once; the others, and the server's own to storage, have what they need."""
+    storage = Storage(live("a", '{"x":1}'))
+    env = build_env(storage, tmp_path, LARDER_PROCESSES="1")
+    with run_server(tree, env, tmp_path, files=128) as server, ExitStack() as stack:
+        place = LOOPBACK, server.port
+        connections = [stack.enter_context(socket.create_connection(place, 10)) for _ in range(200)]
+        assert {has_ended(each) for each in connections[64:]} == {True}
+        kept = http.client.HTTPConnection(LOOPBACK, server.port, timeout=10)
+        kept.sock = connections[0]
+        kept.request("GET", "/v1/flight-delays/a", headers=good)
+        assert kept.getresponse().read() == b'{"x":1}'
+        for each in connections:
+            each.close()
+        assert wait_until(lambda: has_answer(server, good))
+    assert (tmp_path / "serve.err").read_text().count("\n") == 1
+    storage.close()
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Return whether the server ends a connection within a second."""
+    connection.settimeout(1)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def has_answer(server: Running, headers: dict[str, str]) -> bool:
+    """Return whether a request on a connection of its own is answered."""
+    try:
+        return ask(server.port, "GET", "/v1/flight-delays/a", headers)[0] == 200
+    except OSError:
+        return False
+
+
+def test_no_more_open_files_are_a_line_and_not_a_flood(tree: Path, tmp_path: Path, good: dict[str, str]) -> None:
+    """Whatever has opened them: connections wait, and are accepted later."""
+    storage = Storage(live("a", '{"x":1}'))
+    with run_server(tree, build_env(storage, tmp_path, LARDER_PROCESSES="1"), tmp_path) as server, ExitStack() as stack:
+        assert has_answer(server, good)
+        (worker,) = find_workers(server)
+        _, most = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{worker}/fd")) + 5, most))
+        for _ in range(20):
+            stack.enter_context(socket.create_connection((LOOPBACK, server.port), 10))
+        time.sleep(3)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, most))
+        assert wait_until(lambda: has_answer(server, good))
+    _, *lines = map(json.loads, (tmp_path / "serve.err").read_text().splitlines())
+    assert [(line["level"], line["reason"], line["error"]) for line in lines] == [
+        ("ERROR", "OSError", "Too many open files")
+    ]
+    storage.close()
 
 
 @pytest.mark.parametrize("send_signal", [os.kill, os.killpg])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server import connection as module
-from server.connection import HttpServer, open_socket
+from server.connection import CONNECTIONS, HttpServer, count_connections, open_socket
 from server.messages import PART, Malformed, Reply, parse_request
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -402,6 +403,13 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the server accepts is closed at once."""
     monkeypatch.setattr(module, "CONNECTIONS", 0)
     assert talk(Echo(), seconds=0.1, is_ended=False) == b""
+
+
+def test_open_files_bound_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are left for all else, up to half."""
+    for files, most in ((resource.RLIM_INFINITY, CONNECTIONS), (1_048_576, CONNECTIONS), (1024, 928), (100, 50)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        assert count_connections(threads=8) == most
 
 
 def test_a_body_that_was_not_read_is_no_request() -> None:

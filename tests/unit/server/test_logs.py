@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from server import logs
-from server.logs import LogWriter, report
+from server.logs import FAULT_SECONDS, FaultReporter, LogWriter, report
 
 FULL = Path("/dev/full")
 
@@ -94,3 +97,30 @@ def test_a_line_of_the_server_that_cannot_be_written_is_dropped(monkeypatch: pyt
         monkeypatch.setattr("sys.stderr", io.TextIOWrapper(file, write_through=True))
         report("ERROR", "server", message="x")
         monkeypatch.undo()
+
+
+def test_a_line_of_the_server_that_nobody_reads_delays_nobody() -> None:
+    """Standard error can be a pipe that is full: its lines are dropped."""
+    code = "from server.logs import report\nfor _ in range(2000): report('ERROR', 'server', message='x' * 100)"
+    reads, writes = os.pipe()
+    assert subprocess.run([sys.executable, "-c", code], stderr=writes, timeout=20).returncode == 0
+    os.close(writes)
+    with open(reads) as pipe:
+        assert {json.loads(line)["message"] for line in pipe} == {"x" * 100}
+
+
+def test_faults_of_the_event_loop_are_a_line_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no data of a request: those are in messages of exceptions and in the representation of callbacks."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    report_next = FaultReporter()
+    for _ in range(100):
+        report_next(None, {"message": "Exception in callback f('secret')", "exception": ValueError("secret")})
+    now = FAULT_SECONDS
+    report_next(None, {"message": "Task was destroyed but it is pending!"})
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["reason"] == "ValueError"
+    assert "secret" not in json.dumps(first)
+    assert second == {"level": "ERROR", "event": "server", "message": "Task was destroyed but it is pending!"}
