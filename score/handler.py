@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from score.access import authorize
 from score.answer import build_body, build_prediction, describe_model, find_label
 from score.contract import Instances, parse_body, parse_document, read_body
-from score.explain import MAX_INSTANCES, explain
+from score.explain import MAX_INSTANCES, OutOfTime, explain
 from score.kept import Scored, build_messages
 from score.log import build_event_line, build_label_line, build_request_line, count, name_label
 from score.manifest import Scalar
@@ -344,8 +344,11 @@ def _score(
     answers = scorer.predict(asked.rows)
     predictions = list(map(build_prediction, repeat(scorer), answers, used))
     if is_explained:
-        for prediction, row, answer in zip(predictions, asked.rows, answers, strict=True):
-            prediction.update(explain(scorer, row, answer))
+        try:
+            for prediction, row, answer in zip(predictions, asked.rows, answers, strict=True):
+                prediction.update(explain(scorer, row, answer))
+        except OutOfTime as error:
+            raise unavailable("explanation-too-slow") from error
     seen["scores"] = list(map(max, answers))
     if scorer.manifest.labels:
         _count_labels(dependencies, scorer, [prediction["label"] for prediction in predictions], seen)

@@ -181,12 +181,7 @@ class Application:
             sent = await body.read()
             if self._running >= self._most:
                 raise Problem("unavailable", reason="overloaded", headers={"Retry-After": "1"})
-            self._running += 1
-            try:
-                answer = await self._call(build_event(scope, sent), _Context(ends))
-            finally:
-                self._running -= 1
-            reply = _build_reply(answer)
+            reply = _build_reply(await self._call(build_event(scope, sent), ends))
             if not self._answers.take(reply.held):
                 raise Problem("unavailable", reason="too-many-answers", headers={"Retry-After": "1"})
             return reply
@@ -197,15 +192,32 @@ class Application:
         finally:
             body.release()
 
-    async def _call(self, event: dict[str, Any], context: _Context) -> dict[str, Any]:
-        """Call the handler, in a thread unless it is quick: to and from a thread takes longer than a quick answer."""
-        answer: dict[str, Any]
+    async def _call(self, event: dict[str, Any], ends: float) -> dict[str, Any]:
+        """Call the handler, in a thread unless it is quick: to and from a thread takes longer than a quick answer.
+
+        Raises:
+            Problem: it has no answer in time; it counts as running until it ends.
+        """
+        context = _Context(ends)
+        answer: dict[str, Any] | None = None
         if self._function.is_quick and self._function.is_quick(event):
             answer = self._function.handle(event, context)
         else:
-            loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._pool, self._function.handle, event, context)
+            self._running += 1
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self._begin, event, context)
+            future.add_done_callback(self._finish)
+            done, _ = await asyncio.wait([future], timeout=ends - time.monotonic())
+            answer = future.result() if done else None
+        if answer is None:
+            raise Problem("unavailable", reason="too-slow", headers={"Retry-After": "1"})
         return answer
+
+    def _begin(self, event: dict[str, Any], context: _Context) -> Any:
+        """Call the handler, unless the request has its answer: its time was over before a thread was free."""
+        return self._function.handle(event, context) if context.get_remaining_time_in_millis() > 0 else None
+
+    def _finish(self, _: object) -> None:
+        self._running -= 1
 
     async def _send(self, send: Send, reply: Reply) -> None:
         """Send an answer; a large one in parts, each once there is room for it, so that a slow client is noticed."""

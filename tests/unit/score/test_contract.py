@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from score.contract import MAX_BODY_BYTES
 from score.dev.laptop import split
 from score.model import Number
-from score.scorer import MAX_ROWS
+from score.scorer import MAX_ROWS, Row, Scorer
 from tests.unit.score.kit import IRIS, IRIS_WEIGHTS, NEWS_WEIGHTS, SCOPES, VIRGINICA, App, iris_version, softmax
 from tests.unit.serve.kit import FORMS, claims, item, sign
 from tests.unit.serve.kit import App as ServeApp
@@ -263,6 +264,27 @@ def test_an_explanation_of_a_text_has_its_tokens() -> None:
 def _bigram() -> float:
     length = (1.5**2 + 2.5**2) ** 0.5
     return softmax(NEWS_WEIGHTS, [0, 0, 1.5 / length, 2.5 / length, 0])[0]
+
+
+def test_an_explanation_ends_with_the_time_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is also checked between the variants of one text."""
+    text = " ".join(f"t{letter}" for letter in "abcdefghijklmnopqrstuvwxy")
+    sizes: list[int] = []
+    predict = Scorer.predict_tokens
+
+    def predict_tokens(scorer: Scorer, row: Row, feature: str, texts: Sequence[Sequence[str]]) -> Any:
+        sizes.append(len(texts))
+        return predict(scorer, row, feature, texts)
+
+    monkeypatch.setattr(Scorer, "predict_tokens", predict_tokens)
+    assert APP.post([text], "news", query={"explain": "true"}).status == 200
+    assert sizes == [10, 10, 5]
+    monkeypatch.setattr("score.handler.REQUEST_SECONDS", 0.0)
+    found = APP.post([text], "news", query={"explain": "true"})
+    assert (found.status, found.json["code"], found.headers["retry-after"]) == (503, "unavailable", "1")
+    assert APP.line["reason"] == "explanation-too-slow"
+    assert len(sizes) == 3
+    assert APP.post([text], "news").status == 200
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,38 @@ def test_time_in_the_queue_counts() -> None:
     assert left[0] - left[2] >= 100
 
 
+def test_a_request_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """503, whatever the handler does; what still runs or waits counts as waiting, and what is late is not begun."""
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    reasons: list[str] = []
+    begun: list[str] = []
+    go = Event()
+
+    def handle(event: Any, context: Any) -> Any:
+        begun.append(event["rawPath"])
+        go.wait(5)
+        return echo(event, context)
+
+    async def run() -> tuple[tuple[Answer, Answer], Answer, Answer]:
+        app = build(handle, threads=1, seconds=0.2, report=reasons.append)
+        late = await asyncio.gather(send(app, scope(b"/runs")), send(app, scope(b"/waits")))
+        crowd = await send(app, scope(b"/crowd"))
+        go.set()
+        while app._running:
+            await asyncio.sleep(0.01)
+        return late, crowd, await send(app, scope(b"/after"))
+
+    began = time.monotonic()
+    late, crowd, after = asyncio.run(run())
+    assert time.monotonic() - began < 3
+    assert [(one.status, one.json["code"], one.headers["retry-after"]) for one in (*late, crowd)] == [
+        (503, "unavailable", "1")
+    ] * 3
+    assert after.status == 200
+    assert reasons == ["too-slow", "too-slow", "overloaded"]
+    assert begun == ["/runs", "/after"]
+
+
 def test_head_has_no_body_even_if_the_server_refuses() -> None:
     """As the handler does."""
     app: Application = build()
