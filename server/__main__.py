@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
+from server.settings import FUNCTIONS, SIGNALS, parse_settings
+
+# Before the other imports: the system ignores a signal to the first process of a container that is not blocked. Nor are
+# there threads yet: `sigwait` alone takes them.
+signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
 import argparse
 import os
 import sys
 
 from server.run import run
-from server.settings import FUNCTIONS, parse_settings
 
 
 def main() -> int:
@@ -18,7 +25,10 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s; 0: any free port")
     parser.add_argument("--metrics-port", type=int, default=9090, help="default: %(default)s; 0: any free port")
     options = parser.parse_args()
-    if status := _check(options.function):
+    status = _check(options.function)
+    if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
+        return 0
+    if status:
         return status
     try:
         return run(options.function, options.host, options.port, options.metrics_port, parse_settings(os.environ))

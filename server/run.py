@@ -25,12 +25,11 @@ _FLAGS = ("-P",) if sys.flags.safe_path else ()
 
 
 def run(name: str, host: str, port: int, metrics_port: int, settings: Settings) -> int:
-    """Serve a function until SIGTERM or SIGINT; return the exit status.
+    """Serve a function until SIGTERM or SIGINT, which are blocked; return the exit status.
 
     Raises:
         OSError: a port is in use.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads: `sigwait` alone takes them
     port = check_port(host, port)
     # A container that is started again in its pod finds the former one's folder, and /tmp is small.
     folder, lock = create_folder(Path(tempfile.gettempdir()), _PREFIX)

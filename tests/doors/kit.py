@@ -173,19 +173,15 @@ class Running(NamedTuple):
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-@contextmanager
-def run_server(
+def start_server(
     tree: Path,
     env: Mapping[str, str],
     folder: Path,
     function: str = "serve",
     stdout: int | None = None,
     files: int | None = None,
-) -> Iterator[Running]:
-    """Run the server from a tree until the block ends; then it must end by itself, within 10 seconds.
-
-    `files` is how many files each process can have open.
-    """
+) -> subprocess.Popen[bytes]:
+    """Start the server; its outputs are files of the folder. `files` is how many files each process can have open."""
     log, errors = folder / f"{function}.log", folder / f"{function}.err"
     command = [sys.executable, "-P", "-m", "server", function, "--host", LOOPBACK, "--port", "0", "--metrics-port", "0"]
     path = os.pathsep.join([str(tree), env.get("PYTHONPATH", "")]).replace(str(ROOT), "")
@@ -195,7 +191,7 @@ def run_server(
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
     with log.open("wb") as output, errors.open("wb") as problems:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             env={**env, "PYTHONPATH": path, "TMPDIR": str(folder)},
             cwd=folder,
@@ -204,6 +200,20 @@ def run_server(
             preexec_fn=limit_files,  # noqa: PLW1509 - it takes no lock that a thread could hold
             start_new_session=True,  # so that a signal can be sent to all of its processes
         )
+
+
+@contextmanager
+def run_server(
+    tree: Path,
+    env: Mapping[str, str],
+    folder: Path,
+    function: str = "serve",
+    stdout: int | None = None,
+    files: int | None = None,
+) -> Iterator[Running]:
+    """Run the server from a tree until the block ends; then it must end by itself, within 10 seconds."""
+    log, errors = folder / f"{function}.log", folder / f"{function}.err"
+    process = start_server(tree, env, folder, function, stdout, files)
     try:
         found = wait_for(
             lambda: re.search(r'"port": (\d+), "metrics_port": (\d+)', errors.read_text()), process, errors
@@ -240,8 +250,13 @@ def wait_for(find: Callable[[], Any], process: subprocess.Popen[bytes], errors: 
 
 def find_workers(server: Running) -> list[int]:
     """Return the ids of the processes that answer."""
-    found = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if b"server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = find_children(server.process.pid)
+    return [pid for pid in found if b"server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def find_children(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def run_in_own_network(work: Callable[[], None]) -> None:

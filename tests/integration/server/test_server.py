@@ -26,11 +26,14 @@ from tests.doors.kit import (
     build_env,
     build_tree,
     exchange,
+    find_children,
     find_workers,
     live,
     needs_server,
     run_server,
+    start_server,
     token,
+    wait_for,
 )
 from tests.unit.score.kit import VIRGINICA
 
@@ -318,6 +321,19 @@ def test_no_request_is_lost_at_the_end(
     assert set(statuses) == {200}
     assert "a process ended" not in (tmp_path / "serve.err").read_text()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("larder-server-")] == []
+    storage.close()
+
+
+@pytest.mark.parametrize("send_signal", [os.kill, os.killpg])
+def test_a_server_ends_while_it_starts(tree: Path, tmp_path: Path, send_signal: Callable[[int, int], None]) -> None:
+    """Without a drain. As the first process of a container, it would never see a signal that is not blocked."""
+    storage = Storage()
+    process = start_server(tree, build_env(storage, tmp_path, LARDER_DRAIN_SECONDS="60"), tmp_path)
+    errors = tmp_path / "serve.err"
+    wait_for(lambda: find_children(process.pid), process, errors)  # it checks the function
+    send_signal(process.pid, signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert errors.read_text() == ""
     storage.close()
 
 
