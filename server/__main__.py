@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 
+from server.ports import parse_port
 from server.run import run
 
 
@@ -22,8 +23,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m server", description=__doc__)
     parser.add_argument("function", choices=FUNCTIONS)
     parser.add_argument("--host", default="0.0.0.0", help="default: %(default)s")  # noqa: S104 - a container's own
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s; 0: any free port")
-    parser.add_argument("--metrics-port", type=int, default=9090, help="default: %(default)s; 0: any free port")
+    parser.add_argument("--port", type=parse_port, default=8080, help="default: %(default)s; 0: any free port")
+    parser.add_argument("--metrics-port", type=parse_port, default=9090, help="default: %(default)s; 0: any free port")
     options = parser.parse_args()
     status = _check(options.function)
     if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:

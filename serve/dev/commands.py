@@ -15,6 +15,7 @@ from serve.datasets import Served, parse_served
 from serve.tokens.jwks import BadKeySet, KeySet, parse_keys
 from serve.tokens.key_cache import Unreadable
 from serve.tokens.key_sources import open_source
+from server.ports import parse_port
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = Path(".larder/keys")
@@ -53,7 +54,7 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog="`./larder keys --help`: signing keys, and tokens for development",
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s; 0: any free port")
+    parser.add_argument("--port", type=parse_port, default=8080, help="default: %(default)s; 0: any free port")
     parser.set_defaults(run=_serve)
     return parser
 

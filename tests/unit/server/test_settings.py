@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from infra.translate import read_template
+from serve.dev.commands import main
 from server.ports import check_port
 from server.run import KILL_SECONDS
 from server.settings import SCORE_SECONDS, SERVE_SECONDS, Settings, parse_settings
@@ -49,3 +52,20 @@ def test_a_port_in_use_is_noticed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
         check_port("127.0.0.1", other.getsockname()[1])
     assert check_port("127.0.0.1", 0) > 0
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("bad", ["70000", "-1", "http"])
+def test_a_port_out_of_range_is_a_usage_error(option: str, bad: str) -> None:
+    """One line, not a traceback."""
+    command = [sys.executable, "-m", "server", "serve", f"{option}={bad}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    expected = f"error: argument {option}: invalid port from 0 to 65535 value: '{bad}'"
+    assert (found.returncode, found.stderr.splitlines()[-1]) == (2, f"python -m server: {expected}")
+
+
+def test_the_port_of_the_laptop_server_is_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the same function."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--port", "70000"], {})
+    assert "invalid port from 0 to 65535 value: '70000'" in capsys.readouterr().err
