@@ -15,9 +15,12 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from serve.web.freshness import render_http_date
+from serve.web.problems import Problem
+from serve.web.request import Form
+from serve.web.respond import render_response, respond_problem
 from server.body import DISCARD_BYTES, DISCARD_SECONDS
 from server.logs import report_fault
-from server.messages import PART, Malformed, Reply, Request, parse_request
+from server.messages import MAX_HEADERS, PART, Malformed, Reply, Request, parse_request
 from wire.errors import TransportError
 from wire.head import MAX_CHUNK_LINE, MAX_HEAD, parse_chunk_size
 
@@ -41,6 +44,27 @@ SMALL = 16 * 1024
 SMALL_SECONDS = 0.1
 _LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def _build_problem(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Build headers and body of an answer to a request whose id is not known."""
+    answer = render_response(respond_problem(problem, ""), Form.HTTP, is_head=False)
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer["headers"].items()]
+    return headers, answer["body"].encode()
+
+
+_PROBLEMS = {
+    400: _build_problem(Problem("invalid_request", "the request is not HTTP/1.1, or the end of its body is ambiguous")),
+    431: _build_problem(
+        Problem(
+            "content_too_large",
+            f"send a request line and headers of at most {MAX_HEAD} bytes, and at most {MAX_HEADERS} headers",
+            members={"status": 431},
+        )
+    ),
+    500: _build_problem(Problem("internal_error")),
+}
+_UNREAD = Request("", b"", b"", [], 0, keeps_open=False, expects_continue=False)
 
 
 class Answering(Protocol):
@@ -310,9 +334,9 @@ class Connection(asyncio.BufferedProtocol):
             head, data = self._build_head(reply.status, reply.headers, reply.data), reply.data
         except Exception as error:  # noqa: BLE001 - a fault in one request must not end the others
             report_fault(error)
-            self._is_last = True
-            head, data = self._build_head(500, (), b""), b""
-        self._write(head, data)
+            self._write_problem(500)
+        else:
+            self._write(head, data)
         self._finish_answer()
         return True
 
@@ -393,8 +417,8 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:  # noqa: BLE001 - as in `_answer_at_once`
             report_fault(error)
             if not self._is_begun:
-                self._write(self._build_head(500, (), b""), b"")
-                self._is_answered = self._is_last = True
+                self._write_problem(500)
+                self._is_answered = True
         self._is_busy = False
         if not self._is_answered:
             self.abort()
@@ -475,6 +499,12 @@ class Connection(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._transport.write(head + data if self._has_body else head)
 
+    def _write_problem(self, status: int) -> None:
+        """Write the answer to a request that cannot be read or answered; the connection ends with it."""
+        self._is_last = True
+        headers, data = _PROBLEMS[status]
+        self._write(self._build_head(status, headers, data), data)
+
     def _refuse(self, status: int) -> None:
         """Answer a request that cannot be read, or break off the body that the application waits for."""
         self._discarded = 0
@@ -483,8 +513,8 @@ class Connection(asyncio.BufferedProtocol):
             self._is_cut = True
             self._wake()
             return
-        lines = (_LINES[status], self._server.date(), b"content-length: 0\r\nconnection: close\r\n\r\n")
-        self._transport.write(b"".join(lines))
+        self._request = _UNREAD
+        self._write_problem(status)
         self._linger()
 
     def _linger(self) -> None:

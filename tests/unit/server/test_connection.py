@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +21,7 @@ from server import connection as module
 from server.connection import CONNECTIONS, HttpServer, count_connections, open_socket
 from server.messages import PART, Malformed, Reply, parse_request
 
+ROOT = Path(__file__).resolve().parents[3]
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /a?q HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
 CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -87,6 +91,21 @@ def bodies(data: bytes) -> list[bytes]:
     return found
 
 
+def read_problem(data: bytes) -> tuple[int, str]:
+    """Return status and code of an answer, which is the only one and as openapi.yaml has it for every error."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert (headers["content-type"], headers["cache-control"]) == ("application/problem+json", "no-store")
+    assert (headers["connection"], int(headers["content-length"])) == ("close", len(body))
+    problem = json.loads(body)
+    schema = yaml.safe_load((ROOT / "openapi.yaml").read_text())["components"]["schemas"]["Problem"]
+    assert problem.keys() >= set(schema["required"])
+    assert problem["code"] in schema["properties"]["code"]["enum"]
+    assert status.startswith(f"HTTP/1.1 {problem['status']} ")
+    return problem["status"], problem["code"]
+
+
 def test_requests_of_one_connection_are_answered_in_order() -> None:
     """Sent one by one or at once; what can be answered at once is, and waits for the ones before it."""
     app = Echo()
@@ -146,8 +165,7 @@ AMBIGUOUS = {
 def test_what_two_servers_could_read_differently_is_refused(name: str) -> None:
     """With 400, and nothing after it is taken for a request."""
     found = talk(app := Echo(), f"POST /a HTTP/1.1\r\nHost: x\r\n{AMBIGUOUS[name]}\r\n\r\n".encode() + GET)
-    assert found.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert found.endswith(b"content-length: 0\r\nconnection: close\r\n\r\n")
+    assert read_problem(found) == (400, "invalid_request")
     assert app.calls == []
 
 
@@ -194,8 +212,8 @@ def test_a_target_is_passed_on_as_it_is() -> None:
 def test_a_head_is_bounded() -> None:
     """431 for more than 64 KB, or for 100 headers; the answer arrives although the client still sends."""
     large = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 300_000
-    assert talk(Echo(), large).startswith(b"HTTP/1.1 431 ")
-    assert talk(Echo(), large + b"\r\n\r\n" + GET).startswith(b"HTTP/1.1 431 ")
+    assert read_problem(talk(Echo(), large)) == (431, "content_too_large")
+    assert read_problem(talk(Echo(), large + b"\r\n\r\n" + GET)) == (431, "content_too_large")
     assert talk(Echo(), large[:60_000] + b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
     for number, status in ((99, b"200"), (100, b"431")):
         many = GET[:-2] + b"X: y\r\n" * number + b"\r\n"
@@ -298,7 +316,9 @@ def test_a_fault_is_a_500_and_nothing_more(capsys: pytest.CaptureFixture[str]) -
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
         await send({"type": "http.response.body", "body": b"a", "more_body": True})
 
-    assert talk(Echo(fail), GET).startswith(b"HTTP/1.1 500 ")
+    assert read_problem(talk(Echo(fail), GET)) == (500, "internal_error")
+    head = talk(Echo(fail), GET.replace(b"GET", b"HEAD"))
+    assert (head[:13], head[-4:]) == (b"HTTP/1.1 500 ", b"\r\n\r\n"), "HEAD has no body"
     logged = capsys.readouterr().err
     assert "ValueError" in logged
     assert "secret" not in logged
@@ -316,8 +336,7 @@ def test_a_line_end_in_a_header_is_not_sent() -> None:
     at_once.answer_at_once = lambda scope, body: Reply(200, [(b"x", b"a\r\nset-cookie: b")], b"")  # type: ignore[method-assign]
     for app in (Echo(split), at_once):
         found = talk(app, GET + GET)
-        assert found.startswith(b"HTTP/1.1 500 ")
-        assert found.count(b"HTTP/1.1") == 1
+        assert read_problem(found) == (500, "internal_error")
         assert b"set-cookie" not in found
 
 
