@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serve.log import note_problem
 from serve.web.problems import Problem
 from serve.web.request import Form, find_trace
 from serve.web.respond import render_response, respond_problem
@@ -50,6 +51,7 @@ class Function(NamedTuple):
             None: it never does.
         start: is called before the first request, e.g. to load models.
         stop: is called after the last request.
+        write_line: writes the log line of a request that the server refuses: status, milliseconds, fields.
     """
 
     handle: Handle
@@ -58,6 +60,7 @@ class Function(NamedTuple):
     is_quick: Callable[[Mapping[str, Any]], bool] | None = None
     start: Callable[[], None] = lambda: None
     stop: Callable[[], None] = lambda: None
+    write_line: Callable[[int, float, Mapping[str, object]], None] = lambda *_: None
 
 
 class _Context:
@@ -131,7 +134,7 @@ class Application:
         """Answer a request, whose body is complete, if the function is quick; otherwise return None."""
         if self._function.is_quick is None or self._running >= self._most:
             return None
-        event = build_event(scope, body)
+        event = build_event(scope, body, find_id(scope))
         if not self._function.is_quick(event):
             return None
         context = _Context(time.monotonic() + self._function.seconds)
@@ -176,19 +179,23 @@ class Application:
         return STORAGE if error else None
 
     async def _handle(self, scope: Scope, body: Body) -> Reply:
-        ends = time.monotonic() + self._function.seconds
+        began, request_id = time.monotonic(), find_id(scope)
         try:
             sent = await body.read()
             if self._running >= self._most:
                 raise Problem("unavailable", reason="overloaded", headers={"Retry-After": "1"})
-            reply = _build_reply(await self._call(build_event(scope, sent), ends))
+            event = build_event(scope, sent, request_id)
+            reply = _build_reply(await self._call(event, began + self._function.seconds))
             if not self._answers.take(reply.held):
                 raise Problem("unavailable", reason="too-many-answers", headers={"Retry-After": "1"})
             return reply
         except Problem as problem:
             self._report(problem.reason or problem.code)
-            is_head = scope["method"] == "HEAD"
-            return _build_reply(render_response(respond_problem(problem, find_id(scope)), Form.HTTP, is_head=is_head))
+            response = respond_problem(problem, request_id)
+            fields: dict[str, object] = {"request_id": request_id}
+            note_problem(problem, fields)
+            self._function.write_line(response.status, (time.monotonic() - began) * 1000, fields)
+            return _build_reply(render_response(response, Form.HTTP, is_head=scope["method"] == "HEAD"))
         finally:
             body.release()
 
@@ -258,7 +265,7 @@ def _build_health(fault: str | None = None) -> Reply:
     return _build_reply({"statusCode": 503 if fault else 200, "headers": _NO_STORE, "body": json.dumps(body)})
 
 
-def build_event(scope: Scope, body: bytes) -> dict[str, Any]:
+def build_event(scope: Scope, body: bytes, request_id: str) -> dict[str, Any]:
     """Build the event of a function URL (payload 2.0): path and query as sent, all values of a repeated header."""
     headers: dict[str, list[str]] = {}
     for name, value in scope["headers"]:
@@ -269,7 +276,7 @@ def build_event(scope: Scope, body: bytes) -> dict[str, Any]:
         "rawPath": path,
         "rawQueryString": scope["query_string"].decode("utf-8", "replace"),
         "multiValueHeaders": headers,
-        "requestContext": {"requestId": find_id(scope), "http": {"method": scope["method"], "path": path}},
+        "requestContext": {"requestId": request_id, "http": {"method": scope["method"], "path": path}},
         **({"body": b64encode(body).decode(), "isBase64Encoded": True} if body else {"isBase64Encoded": False}),
     }
 

@@ -22,6 +22,8 @@ def open_serve(env: Mapping[str, str], write: Write) -> Function:
     """
     from serve.datasets import load_served
     from serve.handler import build_dependencies, build_handler
+    from serve.log import build_request_line
+    from serve.web.route import UseCase
 
     dependencies = build_dependencies(env, load_served(), write)
 
@@ -29,7 +31,11 @@ def open_serve(env: Mapping[str, str], write: Write) -> Function:
         with time_limit(CHECK_SECONDS):
             dependencies.storage.get_item(_NOBODY, "-")
 
-    return Function(build_handler(dependencies), check, SERVE_SECONDS)
+    def write_line(status: int, latency_ms: float, fields: Mapping[str, object]) -> None:
+        of = dependencies.settings.environment, dependencies.now(), UseCase.UNROUTED
+        write(build_request_line(*of, status, latency_ms, fields))
+
+    return Function(build_handler(dependencies), check, SERVE_SECONDS, write_line=write_line)
 
 
 def open_score(env: Mapping[str, str], write: Write) -> Function:
@@ -39,7 +45,9 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
         ValueError: a variable is missing or malformed.
     """
     from score.handler import REQUEST_SECONDS, build_dependencies, build_handler, is_quick, warm_up
+    from score.log import build_request_line
     from score.model import load_models
+    from score.route import UseCase
     from score.store import ModelUnavailable
     from serve.datasets import load_served
 
@@ -71,8 +79,12 @@ def open_score(env: Mapping[str, str], write: Write) -> Function:
         if dependencies.outbox:
             dependencies.outbox.flush()
 
+    def write_line(status: int, latency_ms: float, fields: Mapping[str, object]) -> None:
+        of = dependencies.settings.api.environment, dependencies.now(), UseCase.UNROUTED
+        write(build_request_line(*of, status, latency_ms, fields))
+
     quick, start = partial(is_quick, dependencies), partial(warm_up, dependencies)
-    return Function(build_handler(dependencies), check, SCORE_SECONDS, quick, start, stop)
+    return Function(build_handler(dependencies), check, SCORE_SECONDS, quick, start, stop, write_line)
 
 
 OPEN = {"serve": open_serve, "score": open_score}

@@ -157,6 +157,19 @@ def test_lines_and_metrics_agree(doors: Doors, good: dict[str, str]) -> None:
     assert wait_until(are_counted)
 
 
+@pytest.mark.parametrize("function", ["serve", "score"])
+def test_a_refused_request_has_its_line_too(doors: Doors, function: str) -> None:
+    """And is counted: an alarm on errors sees what only the server has answered."""
+    server: Running = getattr(doors, function)
+    status, _, body = ask(server.port, "POST", "/v1/models/iris/score", body=b"x" * (MAX_BODY + 1))
+    request_id = json.loads(body)["requestId"]
+    (line,) = wait_until(lambda: [one for one in server.read_lines() if one.get("request_id") == request_id])
+    assert (status, line["status"], line["use_case"]) == (413, 413, "unrouted")
+    assert (line["code"], line["reason"]) == ("content_too_large", "content-too-large")
+    name = f'larder_client_errors_total{{environment="test",service="{function}",use_case="unrouted"}}'
+    assert wait_until(lambda: server.read_metrics().get(name, 0) >= 1)
+
+
 def test_a_head_that_is_too_large_is_refused(doors: Doors) -> None:
     """60 KB of headers pass; 200 KB do not."""
     for size, status in ((60_000, b"404"), (200_000, b"431")):

@@ -26,7 +26,7 @@ BODY = json.dumps({"instance": VIRGINICA}).encode()
 def event(path: str = "/v1/models/iris/score", query: bytes = b"", token: str = TOKEN, body: bytes = BODY) -> Any:
     """Build the event of a request as the server does."""
     headers = [(b"authorization", f"Bearer {token}".encode()), (b"content-type", b"application/json")]
-    return build_event(scope(path.encode(), "POST", query, headers), body)
+    return build_event(scope(path.encode(), "POST", query, headers), body, "id")
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_an_event_has_what_the_client_sent() -> None:
 
 def test_bytes_that_are_no_text_are_no_error() -> None:
     """A path, a query or a header can have any byte."""
-    found = build_event(scope(b"/\xff", query=b"\xfe", headers=[(b"x", b"\xfd")]), b"")
+    found = build_event(scope(b"/\xff", query=b"\xfe", headers=[(b"x", b"\xfd")]), b"", "id")
     assert json.dumps(found)
 
 
@@ -365,6 +365,31 @@ def test_a_request_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert after.status == 200
     assert reasons == ["too-slow", "too-slow", "overloaded"]
     assert begun == ["/runs", "/after"]
+
+
+def test_a_refused_request_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the id that the client gets, and that the handler's line has if there is one; probes have none."""
+    lines: list[tuple[int, dict[str, Any]]] = []
+    ids: list[str] = []
+
+    def handle(event: Any, context: Any) -> Any:
+        ids.append(event["requestContext"]["requestId"])
+        time.sleep(0.3)
+        return echo(event, context)
+
+    def write_line(status: int, latency_ms: float, fields: Any) -> None:
+        assert 0 <= latency_ms < 5000
+        lines.append((status, dict(fields)))
+
+    app = build(handle, seconds=0.1, write_line=write_line)
+    large = ask(app, b"/", "POST", headers=[TOO_LONG["declared"], (b"x-request-id", b"one")], receive=Client(1).receive)
+    late = ask(app)
+    ask(app, b"/livez")
+    assert lines == [
+        (413, {"request_id": "one", "code": "content_too_large", "reason": "content-too-large"}),
+        (503, {"request_id": late.json["requestId"], "code": "unavailable", "reason": "too-slow"}),
+    ]
+    assert (large.json["requestId"], ids) == ("one", [late.json["requestId"]])
 
 
 def test_head_has_no_body_even_if_the_server_refuses() -> None:
