@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from base64 import b64decode
 from pathlib import Path
 from threading import Event
@@ -365,6 +367,33 @@ def test_a_request_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert after.status == 200
     assert reasons == ["too-slow", "too-slow", "overloaded"]
     assert begun == ["/runs", "/after"]
+
+
+def test_an_answer_is_not_kept_once_it_is_sent() -> None:
+    """Not until the next search for garbage either: a crowd with large answers would fill the memory."""
+    answers: list[weakref.ref[Any]] = []
+
+    class Body(str):
+        """A text that can be referred to weakly."""
+
+    def handle(event: Any, context: Any) -> Any:
+        time.sleep(0.02)  # the server waits for it
+        body = Body("x")
+        answers.append(weakref.ref(body))
+        return {"statusCode": 200, "headers": {}, "body": body}
+
+    async def run() -> list[bool]:
+        app = build(handle)
+        await send(app, scope())
+        await asyncio.sleep(0.05)
+        return [answer() is None for answer in answers]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(run()) == [True]
+    finally:
+        gc.enable()
 
 
 def test_a_refused_request_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
