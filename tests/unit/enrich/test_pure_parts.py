@@ -863,7 +863,7 @@ def test_rejects_of_a_later_chunk_have_the_rows_of_the_file() -> None:
     """The engine takes their places in the chunk; the object is named by the rows of the whole chunk."""
     s3, chunk = Mock(), pa.record_batch({"a": [0, 1, 2, 3]})
     originals = lambda of, places: [f'{{"a":{place}}}' for place in places if of is chunk]  # noqa: E731
-    engine = Mock(originals=originals, partitions=lambda _: {})
+    engine = Mock(originals=originals, partitions=lambda _: {}, problems=lambda _, places: [None] * len(places))
     rendered = pa.table({"row": [2, 3, 4, 5], "reason": [None, "r", None, "s"], "detail": [None, "t", None, None]})
     assert write_rejects(s3, "bucket", "prefix/", engine, chunk, rendered, 2) == {"r": 1, "s": 1}
     (put,) = s3.method_calls
