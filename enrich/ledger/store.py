@@ -11,10 +11,11 @@ value of a state, increases the format: then the older release refuses the recor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from email.utils import parsedate_to_datetime
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -45,6 +46,7 @@ _VERSION = "version"
 _FORMAT = "format"
 _RELEASE = "release"
 FORMAT = 2  # newest format of records, and of the work folders of runs that are not closed; absent: 1
+WALKED = 25  # runs in one request, where few of them are expected to be used
 _NEW_STATES = {RunState.HELD, RunState.REJECTED}  # format 1 does not have these
 _serialize = TypeSerializer().serialize
 R = TypeVar("R", bound=Record)
@@ -111,15 +113,35 @@ class Ledger:
 
     def fetch_runs(self, dataset: str, *, newest: int | None = None) -> list[Run]:
         """Fetch runs, newest first."""
-        return [_build(Run, row) for row in self._query(dataset, "run#", newest=newest)]
+        return [_build(Run, row) for row in islice(self._walk(dataset, "run#", page=newest), newest)]
+
+    def walk_runs(self, dataset: str) -> Iterator[Run]:
+        """Yield runs, oldest first; they are fetched only as far as the caller iterates."""
+        return (_build(Run, row) for row in self._walk(dataset, "run#", page=WALKED, oldest_first=True))
 
     def fetch_seen(self, dataset: str) -> list[SeenOutput]:
         """Fetch every output that has a run."""
-        return [_build(SeenOutput, row) for row in self._query(dataset, "output#")]
+        return [_build(SeenOutput, row) for row in self._walk(dataset, "output#")]
+
+    def fetch_seen_between(self, dataset: str, first: str, last: str, *, since_ms: int) -> list[SeenOutput]:
+        """Fetch the outputs that have a run: object keys from `first` to `last`, arrived at `since_ms` or later."""
+        # an identity is the object key, "@" and a version; "A" is the character after "@"
+        values: dict[str, Any] = {
+            ":pk": {"S": dataset},
+            ":first": {"S": f"output#{first}@"},
+            ":last": {"S": f"output#{last}A"},
+            ":since": {"N": str(since_ms)},
+        }
+        rows = self._read_pages(
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            FilterExpression="arrived_ms >= :since",
+            ExpressionAttributeValues=values,
+        )
+        return [_build(SeenOutput, row) for row in rows]
 
     def fetch_pending(self, dataset: str) -> list[Pending]:
         """Fetch the records of the runs that are not closed, oldest first."""
-        return [_build(Pending, row) for row in reversed(self._query(dataset, "pending#"))]
+        return [_build(Pending, row) for row in self._walk(dataset, "pending#", oldest_first=True)]
 
     def get_held(self, dataset: str, run: int) -> Held | None:
         """Get the record that marks a run as held."""
@@ -127,7 +149,7 @@ class Ledger:
 
     def fetch_held(self, dataset: str) -> list[Held]:
         """Fetch the records of the runs that are held, oldest first."""
-        return [_build(Held, row) for row in reversed(self._query(dataset, "held#"))]
+        return [_build(Held, row) for row in self._walk(dataset, "held#", oldest_first=True)]
 
     def get_statistics(self, dataset: str, run: int) -> RunStatistics | None:
         """Get the statistics of a run's output; None if no guard measured it."""
@@ -135,7 +157,7 @@ class Ledger:
 
     def fetch_outbox(self, dataset: str) -> list[OutboxEntry]:
         """Fetch the events that the bus has not accepted yet, oldest run first."""
-        return [_build(OutboxEntry, row) for row in reversed(self._query(dataset, "outbox#"))]
+        return [_build(OutboxEntry, row) for row in self._walk(dataset, "outbox#", oldest_first=True)]
 
     def commit(self, *changes: Record | Delete) -> None:
         """Write all changes or none.
@@ -160,22 +182,26 @@ class Ledger:
         item_key: Any = {PK: {"S": like.dataset}, SK: {"S": like.sk}}
         return dict(self._client.get_item(TableName=self._table, Key=item_key, ConsistentRead=True))
 
-    def _query(self, dataset: str, prefix: str, *, newest: int | None = None) -> list[dict[str, Any]]:
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
-            "ExpressionAttributeValues": {":pk": {"S": dataset}, ":prefix": {"S": prefix}},
-            "ConsistentRead": True,
-            "ScanIndexForward": False,
-        }
-        rows: list[dict[str, Any]] = []
-        while newest is None or len(rows) < newest:
+    def _walk(
+        self, dataset: str, prefix: str, *, page: int | None = None, oldest_first: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of one kind of record, `page` in each request, at most."""
+        values: dict[str, Any] = {":pk": {"S": dataset}, ":prefix": {"S": prefix}}
+        return self._read_pages(
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues=values,
+            ScanIndexForward=oldest_first,
+            **({"Limit": page} if page else {}),
+        )
+
+    def _read_pages(self, **query: Any) -> Iterator[dict[str, Any]]:
+        query = {"TableName": self._table, "ConsistentRead": True, **query}
+        while True:
             page = self._client.query(**query)
-            rows += page["Items"]
+            yield from page["Items"]
             if "LastEvaluatedKey" not in page:
-                break
+                return
             query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-        return rows[:newest]
 
     def _action(self, change: Record | Delete) -> Any:
         record = _record(change)

@@ -92,9 +92,10 @@ class OverlayDynamo:
         return {"Item": row} if row else {}
 
     def query(self, **request: Any) -> Any:
-        """Query the rows of the view and the real ones, in one page."""
+        """Query the rows of the view and the real ones, in one page; without a filter of the view's rows."""
+        request.pop("Limit", None)
         values = request["ExpressionAttributeValues"]
-        pk, prefix = values[":pk"]["S"], values[":prefix"]["S"]
+        pk = values[":pk"]["S"]
         found: dict[str, dict[str, Any] | None] = {}
         while True:
             page = self._client.query(**request)
@@ -102,15 +103,22 @@ class OverlayDynamo:
             if "LastEvaluatedKey" not in page:
                 break
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-        found |= {sk: row for (dataset, sk), row in self._rows.items() if dataset == pk and sk.startswith(prefix)}
+        found |= {sk: row for (dataset, sk), row in self._rows.items() if dataset == pk and _is_asked(sk, values)}
         rows = [row for _, row in sorted(found.items()) if row is not None]
-        return {"Items": rows if request["ScanIndexForward"] else rows[::-1]}
+        return {"Items": rows if request.get("ScanIndexForward", True) else rows[::-1]}
 
     def transact_write_items(self, TransactItems: list[Any]) -> None:  # noqa: N803
         """Write rows to the view."""
         for action in TransactItems:
             row = action["Put"]["Item"] if "Put" in action else action["Delete"]["Key"]
             self._rows[row["pk"]["S"], row["sk"]["S"]] = row if "Put" in action else None
+
+
+def _is_asked(sk: str, values: dict[str, Any]) -> bool:
+    """Return whether a query of the ledger is for a sort key: with a prefix, or between two."""
+    if ":prefix" in values:
+        return sk.startswith(values[":prefix"]["S"])
+    return bool(values[":first"]["S"] <= sk <= values[":last"]["S"])
 
 
 class DiscardTransport:

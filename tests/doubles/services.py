@@ -148,6 +148,8 @@ class ModelDynamo:
         self.table_id = "table-1"
         self.on_commit: Callable[[list[Any]], None] = lambda actions: None  # called before an actor commits
         self.states: dict[tuple[str, str, str], dict[str, Any]] = {}  # (dataset, sk, state) of a run -> its row then
+        self.pruned: dict[tuple[str, str], dict[str, Any]] = {}  # deleted rows of runs and their statistics
+        self.pruned_at: dict[tuple[str, str], float] = {}  # when each of them was deleted
 
     def describe_table(self, TableName: str) -> dict[str, Any]:  # noqa: N803
         return self._world.call("DescribeTable", lambda: {"Table": {"TableId": self.table_id}})
@@ -166,11 +168,26 @@ class ModelDynamo:
     def query(self, **request: Any) -> dict[str, Any]:
         assert request["ConsistentRead"]
         values = request["ExpressionAttributeValues"]
-        pk, prefix = values[":pk"]["S"], values[":prefix"]["S"]
+        pk = values[":pk"]["S"]
 
         def find() -> dict[str, Any]:
-            found = [self.rows[at] for at in sorted(self.rows) if at[0] == pk and at[1].startswith(prefix)]
-            return {"Items": found if request["ScanIndexForward"] else found[::-1]}
+            places = [at[1] for at in sorted(self.rows) if at[0] == pk]
+            if "BETWEEN" in request["KeyConditionExpression"]:
+                places = [sk for sk in places if values[":first"]["S"] <= sk <= values[":last"]["S"]]
+            else:
+                places = [sk for sk in places if sk.startswith(values[":prefix"]["S"])]
+            forward, start = request.get("ScanIndexForward", True), request.get("ExclusiveStartKey")
+            if start:
+                places = [sk for sk in places if (sk > start["sk"]["S"] if forward else sk < start["sk"]["S"])]
+            if not forward:
+                places.reverse()
+            page = places[: request.get("Limit")]
+            more = {"LastEvaluatedKey": {"pk": {"S": pk}, "sk": {"S": page[-1]}}} if len(page) < len(places) else {}
+            rows = [self.rows[pk, sk] for sk in page]
+            if "FilterExpression" in request:
+                assert request["FilterExpression"] == "arrived_ms >= :since"
+                rows = [row for row in rows if int(row["arrived_ms"]["N"]) >= int(values[":since"]["N"])]
+            return {"Items": rows, **more}
 
         return self._world.call("Query", find)
 
@@ -195,8 +212,10 @@ class ModelDynamo:
                 if "state" in row:
                     self.states[row["pk"]["S"], row["sk"]["S"], row["state"]["S"]] = row
             else:
-                row = action["Delete"]["Key"]
-                del self.rows[row["pk"]["S"], row["sk"]["S"]]
+                at = action["Delete"]["Key"]["pk"]["S"], action["Delete"]["Key"]["sk"]["S"]
+                row = self.rows.pop(at)
+                if at[1].startswith(("run#", "statistics#")):
+                    self.pruned[at], self.pruned_at[at] = row, getattr(self._world, "time", 0.0)
 
     def _holds(self, action: Any) -> bool:
         (change,) = action.values()

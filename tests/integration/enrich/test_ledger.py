@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from enrich.ledger.records import Counter, Counts, Pending, Run, SeenOutput, bump
 from enrich.ledger.run_state import Kind, RunState, Stage
-from enrich.ledger.store import ConflictError, Delete, Ledger
+from enrich.ledger.store import WALKED, ConflictError, Delete, Ledger
 from tests.doubles.moto_aws import moto_aws
 
 NAME = "stock"
@@ -100,6 +100,45 @@ def test_what_was_deleted_can_be_neither_changed_nor_deleted(ledger: Ledger) -> 
     for change in (pending, Delete(pending)):
         with pytest.raises(ConflictError):
             ledger.commit(change)
+
+
+def test_runs_are_walked_from_the_oldest_as_far_as_they_are_needed(ledger: Ledger, dynamodb: Any) -> None:
+    """A request for some of them at a time, each run once."""
+    for first in range(1, 91, 30):
+        ledger.commit(*(build_run(number) for number in range(first, first + 30)))
+    pages: list[int] = []
+    query = dynamodb.query
+
+    def count(**request: Any) -> Any:
+        page = query(**request)
+        pages.append(len(page["Items"]))
+        return page
+
+    dynamodb.query = count
+    walked = ledger.walk_runs(NAME)
+    assert [next(walked).run for _ in range(26)] == list(range(1, 27))
+    assert pages == [WALKED, WALKED]
+    assert [run.run for run in walked] == list(range(27, 91))
+    pages.clear()
+    assert len(ledger.fetch_runs(NAME, newest=12)) == sum(pages) == 12
+
+
+def test_outputs_are_fetched_by_a_range_of_object_keys_and_their_arrival(ledger: Ledger) -> None:
+    """All versions of the first and the last object, and no object that only begins with the name of the last one."""
+    keys = ["a", "b", "b", "b.csv", "ba", "c"]
+    for number, object_key in enumerate(keys):
+        identity = f"{object_key}@v{number}"
+        ledger.commit(
+            SeenOutput(dataset=NAME, identity=identity, run=1, object_key=object_key, etag="", arrived_ms=number)
+        )
+
+    def fetch(first: str, last: str, since_ms: int = 0) -> list[str]:
+        return [each.identity for each in ledger.fetch_seen_between(NAME, first, last, since_ms=since_ms)]
+
+    assert fetch("a", "z") == ["a@v0", "b.csv@v3", "b@v1", "b@v2", "ba@v4", "c@v5"]
+    assert fetch("b", "b") == ["b@v1", "b@v2"]
+    assert fetch("b", "b", 2) == ["b@v2"]
+    assert set(fetch("b", "ba")) == {"b@v1", "b@v2", "ba@v4"}
 
 
 def test_queries_read_all_pages_in_order(ledger: Ledger) -> None:
