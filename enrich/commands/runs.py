@@ -40,6 +40,7 @@ from enrich.errors import Failed, LeaseLost, NewerFormat, Stopped
 from enrich.intake.find import find_output, sweep, take_arrived
 from enrich.intake.held import approve, close_expired, reject
 from enrich.intake.operations import describe_withdrawal, refresh, replay, replay_rejects, withdraw
+from enrich.intake.prune import prune
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
 from enrich.ledger.freshness import NEWEST, build_freshness
@@ -176,6 +177,7 @@ def _sweep(services: Services, options: argparse.Namespace) -> int:
             continue
         heal(services, name)
         close_expired(services, name)
+        prune(services, name)
         codes += [print_error(why, FAILED) for why in swept.unreadable]
         runs = _execute_queued(services, swept.runs, name)
         if not options.json:
@@ -315,7 +317,10 @@ def _judge(runs: Sequence[Run], name: str) -> int:
 def _get_run(services: Services, dataset: str, number: int) -> Run:
     run = services.ledger.get_run(dataset, number)
     if run is None:
-        raise Failed(f"the ledger has no run {number} of {dataset}; `./larder status {dataset}` lists them")
+        raise Failed(
+            f"the ledger has no run {number} of {dataset}; `./larder status {dataset}` lists them. Old runs are "
+            "deleted (docs/decisions/old-runs.md)"
+        )
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from enrich.errors import Failed
 from enrich.intake.queue import enqueue_output
 from enrich.ledger.records import Run
 from enrich.ledger.store import ConflictError
-from enrich.read.outputs import Output, fetch_listed, fetch_output, find_dataset
+from enrich.read.outputs import Listed, Output, fetch_listed, fetch_output, find_dataset
 from enrich.services import Services
 
 
@@ -39,6 +40,8 @@ class Swept(NamedTuple):
 def sweep(services: Services, dataset_name: str) -> Swept:
     """Queue every output under a dataset's prefix that has no run yet and whose items would not be born expired.
 
+    Of the outputs that have a run, only those are fetched that the listing can show: the ledger has many more.
+
     Raises:
         DatasetMistakes: a value of the dataset, such as its ttl, has another type than its hint.
     """
@@ -47,13 +50,18 @@ def sweep(services: Services, dataset_name: str) -> Swept:
     oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl - get_ahead(dataset.as_of)
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)
-    known = {
-        (each.object_key, each.etag, each.arrived_ms, each.listing) for each in services.ledger.fetch_seen(dataset_name)
-    }
+    # the records of older outputs were deleted: if the ttl has become longer since, they would be taken for new ones
+    oldest_ms = max(int(oldest.timestamp() * 1000), services.ledger.get_state(dataset_name).pruned_ms + 1)
+    found = [
+        listed
+        for listed in fetch_listed(services.s3, dataset, services.settings.outputs)
+        if listed.arrived_ms >= oldest_ms
+    ]
+    known = _fetch_known(services, dataset_name, found, oldest_ms)
     swept = Swept([], [])
-    for listed in fetch_listed(services.s3, dataset, services.settings.outputs):
+    for listed in found:
         seen = (listed.object_key, listed.etag, listed.arrived_ms, listed.listing) in known
-        if seen or listed.arrived_ms < oldest.timestamp() * 1000:
+        if seen:
             continue
         try:
             output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)
@@ -69,3 +77,14 @@ def sweep(services: Services, dataset_name: str) -> Swept:
             with suppress(ConflictError):
                 services.ledger.commit(replace(earlier, listing=output.listing))
     return swept
+
+
+def _fetch_known(
+    services: Services, dataset: str, found: Sequence[Listed], oldest_ms: int
+) -> set[tuple[str, str, int, str]]:
+    """Return what a listing shows of the outputs that have a run, if they can be among those that were found."""
+    if not found:
+        return set()
+    object_keys = [each.object_key for each in found]
+    seen = services.ledger.fetch_seen_between(dataset, min(object_keys), max(object_keys), since_ms=oldest_ms)
+    return {(each.object_key, each.etag, each.arrived_ms, each.listing) for each in seen}

@@ -16,8 +16,7 @@ from enrich.services import Services
 
 def enqueue_output(services: Services, output: Output) -> Run:
     """Queue a run of an output and return it; if the output has a run already, return that one."""
-    known = services.ledger.get_seen(output.dataset, output.identity)
-    while known is None:
+    while (known := services.ledger.get_seen(output.dataset, output.identity)) is None:
         run = Run(
             dataset=output.dataset,
             run=0,
@@ -31,9 +30,10 @@ def enqueue_output(services: Services, output: Output) -> Run:
         queued = _enqueue(services, run, output)
         if queued:
             return queued
-        known = services.ledger.get_seen(output.dataset, output.identity)
     run_found = services.ledger.get_run(output.dataset, known.run)
     if run_found is None:
+        if services.ledger.get_seen(output.dataset, output.identity) is None:  # both were deleted in between
+            return enqueue_output(services, output)
         raise LookupError(
             f"ledger, dataset {output.dataset}: output {output.identity} has run {known.run}, which has no record"
         )

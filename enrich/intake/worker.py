@@ -9,6 +9,7 @@ from enrich.errors import Failed, HandOver, OutOfTime, Stopped, TableStateUnknow
 from enrich.intake.events import Arrived, Continue, JobEnded, Sweep, WorkRequest
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.held import close_expired
+from enrich.intake.prune import prune
 from enrich.intake.recovery import finish_withdrawals, heal, rebuild, restore_first
 from enrich.ledger.lease import QUIET_PERIOD_OWNER, Lease
 from enrich.ledger.records import Pending, Run, name_rebuild
@@ -57,6 +58,8 @@ def _sweep(services: Services, dataset: str) -> None:
     for run in close_expired(services, dataset):
         log_run(services.settings, run)
     send_outbox(services, dataset)
+    if pruned := prune(services, dataset):
+        log_line(services.settings, "pruned", dataset=dataset, runs=pruned)
     pending, runs = services.ledger.fetch_pending(dataset), services.ledger.fetch_runs(dataset, newest=100)
     log_pending(services.settings, dataset, pending, services.ledger.fetch_held(dataset), runs, services.clock.now())
     if services.settings.bus:

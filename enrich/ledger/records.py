@@ -62,6 +62,7 @@ class DatasetState(Record):
     table_id: str | None = None  # id of the table that they describe
     rebuilt: str | None = None  # `name_rebuild` of the fingerprints for which every live output was queued again
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {location, sql_digest, fetched_ms}
+    pruned_ms: int = 0  # latest arrival of an output whose records were deleted: the sweep ignores objects up to then
 
     @property
     def sk(self) -> str:

@@ -90,7 +90,7 @@ def hold_run(context: RunContext, held: OutputHeld) -> Run:
 def _find_reference(context: RunContext) -> Reference | None:
     """Return the statistics of the newest closed run that had items."""
     ledger, dataset = context.services.ledger, context.run.dataset
-    for newest in (RECENT_RUNS, None):  # the ledger keeps all runs; the reference is nearly always a recent one
+    for newest in (RECENT_RUNS, None):  # of the ledger's many runs, the reference is nearly always a recent one
         for run in newest_first(ledger.fetch_runs(dataset, newest=newest)):
             if run.measured and (found := ledger.get_statistics(dataset, run.run)):
                 return Reference(f"run {run.run}", Summary.load(found.summary), run.run)

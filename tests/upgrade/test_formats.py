@@ -15,7 +15,8 @@ from enrich.__main__ import main
 from enrich.commands import runs as commands
 from enrich.delta import buckets
 from enrich.errors import NewerFormat
-from enrich.intake.events import Continue
+from enrich.intake import prune
+from enrich.intake.events import Arrived, Continue
 from enrich.intake.worker import handle_requests, run_pending
 from enrich.ledger.records import Counts
 from enrich.ledger.run_state import Kind, RunState, Stage
@@ -24,7 +25,7 @@ from enrich.release import RELEASE
 from serve.handler import build_handler
 from serve.item import NewerItem, decode
 from serve.storage import Storage
-from tests.unit.enrich.small_shop import SmallShop, parquet
+from tests.unit.enrich.small_shop import SETTINGS, SmallShop, parquet
 from tests.unit.serve.kit import Answered, App, claims, event, sign
 from tests.upgrade.samples import FORMATS, SECOND, THIRD, build_dataset, open_sample, read
 
@@ -125,6 +126,19 @@ def test_status_shows_its_runs(
     ]
 
 
+def test_its_old_runs_are_deleted(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two years later a sweep deletes all records of its runs but the newest; none of its outputs is found again."""
+    monkeypatch.setattr(prune, "NEWEST_KEPT", 1)
+    shop = open_sample(sample, tmp_path)
+    list(run_pending(shop.services(), "stock"))
+    shop.world.sleep(2 * 365 * 86_400)
+    newest = shop.run(THIRD)
+    assert run_command(shop, monkeypatch, "sweep", "stock") == 0
+    assert [run.run for run in shop.ledger.fetch_runs("stock")] == [newest.run]
+    assert sorted(sk.partition("#")[0] for _, sk in shop.dynamo.rows) == ["counter", "output", "run", "state"]
+    assert shop.run(SECOND).run == newest.run + 1
+
+
 def test_a_newer_ledger_is_refused_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +156,8 @@ def test_a_newer_ledger_is_refused_and_kept(
     assert f"written by Larder 9.1.0; this is Larder {RELEASE}" in capsys.readouterr().err
     shop.put(shop.key(day=1), parquet(THIRD))
     assert run_command(shop, monkeypatch, "sweep", "stock") == 1
+    with pytest.raises(NewerFormat, match="dataset stock, record pending"):
+        handle_requests(shop.services(), [Arrived(SETTINGS.outputs, shop.key(day=1))])
     assert {at: shop.dynamo.rows[at] for at in known} == {at: before[at] for at in known}
     assert shop.written() == []
     shop.dynamo.rows |= known  # as the newer release would read them

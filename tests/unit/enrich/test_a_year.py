@@ -1,4 +1,4 @@
-"""What is stored and requested does not grow: a year of daily outputs, or three months, with sweeps in between."""
+"""What is stored, requested and read does not grow: a year of daily outputs and sweeps, or three months of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enrich.intake import prune
 from enrich.intake.find import sweep, take_arrived
 from enrich.intake.recovery import heal
 from enrich.intake.worker import run_pending
@@ -75,22 +77,42 @@ def count_calls(shop: SmallShop) -> Counter[str]:
     return calls
 
 
+def count_rows(shop: SmallShop) -> Counter[str]:
+    """Return a counter of the ledger's records that queries return, by kind, which continues to count."""
+    rows: Counter[str] = Counter()
+    query = shop.dynamo.query
+
+    def count(**request: Any) -> Any:
+        page = query(**request)
+        rows.update(row["sk"]["S"].partition("#")[0] for row in page["Items"])
+        return page
+
+    shop.dynamo.query = count  # type: ignore[method-assign]
+    return rows
+
+
 @pytest.mark.parametrize("days", [90, pytest.param(365, marks=pytest.mark.long)])
-def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
-    """The last month has as many objects and requests as the first; only lists of parts are kept for a year."""
-    calls = count_calls(shop)
-    objects, heads = [], []
+def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last month has as many objects, records and requests as the second; lists of parts are kept for a year."""
+    monkeypatch.setattr(prune, "KEPT", timedelta(days=30))
+    monkeypatch.setattr(prune, "NEWEST_KEPT", 10)
+    calls, rows = count_calls(shop), count_rows(shop)
+    objects, heads, records, read = [], [], [], []
     for day in range(days):
         services = shop.services()
         assert take_arrived(services, SETTINGS.outputs, put_output(shop, day)) is not None
         (run,) = run_pending(services, "stock")
         assert run.state is RunState.DONE, run.error
         calls.clear()
+        rows.clear()
         for _ in range(SWEEPS):
             shop.world.sleep(DAY / SWEEPS)
             assert sweep(services, "stock") == ([], [])
             heal(services, "stock")
+            prune.prune(services, "stock")
         heads.append(calls["HeadObject"])
+        read.append(rows.copy())
+        records.append(len(shop.dynamo.rows))
         expire(shop)
         objects.append(Counter(at[1].partition("/")[0] for at in shop.s3.objects if at[0] == SETTINGS.bucket))
     assert set(heads) == {0}
@@ -98,6 +120,9 @@ def test_a_year_of_outputs_and_sweeps(shop: SmallShop, days: int) -> None:
     assert all(each.pop("parts") == day for day, each in enumerate(objects, 1))
     month = max(sum(each.values()) for each in objects[30:60])
     assert max(sum(each.values()) for each in objects[-30:]) <= month
+    assert max(records[30:]) <= 2 * 30 + 2  # a run and its output each day; state and counter
+    assert max(sum(each.values()) for each in read[-30:]) <= max(sum(each.values()) for each in read[30:60])
+    assert 0 < max(each["output"] for each in read) <= TTL.days  # of the month that the ledger has
     assert TTL.days * PARTS > 30  # requests that each sweep used to send: one for each part of each live output
 
 
