@@ -8,7 +8,8 @@ import json
 import os
 import tempfile
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -82,6 +83,7 @@ class Story:
     transports: dict[str, list[ModelTransport]] = field(default_factory=dict)  # by invocation
     reranked: set[str] = field(default_factory=set)  # datasets whose rank was changed
     repeated: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # dataset -> item keys of the last output
+    ends: float = START + 3 * DAY  # when the faults end
     hasty: float = 0.0  # how often the model is run again while its output is being written
     behind: Random | None = None  # writes an output behind a run of which a write lands late, until it is None
     jobs: Jobs | None = None  # None: each run is executed by the Lambda
@@ -108,9 +110,10 @@ class Story:
         return self._read((dataset, f"run#{number:08d}"), lambda: self.ledger.get_run(dataset, number))
 
     def runs(self, dataset: str) -> list[Run]:
-        """Return a dataset's runs, newest first, outside any call."""
-        found = (self.run(dataset, number) for number in reversed(self._numbers(dataset, "run#")))
-        return [run for run in found if run]
+        """Return a dataset's runs, newest first, outside any call; also those that the ledger has no more."""
+        pruned = self._numbers(dataset, "run#", self.dynamo.pruned)
+        numbers = sorted([*pruned, *self._numbers(dataset, "run#")], reverse=True)
+        return [run for number in numbers if (run := self.run(dataset, number))]
 
     def pending(self, dataset: str) -> list[int]:
         """Return the numbers of the runs that are not closed, oldest first."""
@@ -120,13 +123,17 @@ class Story:
         """Return the number of entries in a dataset's outbox."""
         return sum(at[0] == dataset and at[1].startswith("outbox#") for at in self.dynamo.rows)
 
-    def _numbers(self, dataset: str, prefix: str) -> list[int]:
-        rows = self.dynamo.rows
+    def is_pruned(self, run: Run) -> bool:
+        """Return whether the ledger has a run no more."""
+        return (run.dataset, run.sk) in self.dynamo.pruned
+
+    def _numbers(self, dataset: str, prefix: str, rows: Mapping[tuple[str, str], Any] | None = None) -> list[int]:
+        rows = self.dynamo.rows if rows is None else rows
         return sorted(int(at[1][len(prefix) :]) for at in rows if at[0] == dataset and at[1].startswith(prefix))
 
     def _read(self, at: tuple[str, str], get: Callable[[], R]) -> R:
         """Read a record of the ledger again only if its row was replaced: parsing takes longer than a call."""
-        row = self.dynamo.rows.get(at)
+        row = self.dynamo.rows.get(at) or self.dynamo.pruned.get(at)
         seen, record = self._records.get(at, (None, None))
         if row is None or row is not seen:
             record = get()
@@ -166,9 +173,9 @@ class Story:
 
     @property
     def ledger(self) -> Ledger:
-        """Return the ledger over a client that never fails."""
+        """Return the ledger over a client that never fails, with the records of runs that were deleted."""
         dynamo = ModelDynamo(cast(Any, Calm()))
-        dynamo.rows = self.dynamo.rows
+        dynamo.rows = cast(Any, ChainMap(self.dynamo.rows, self.dynamo.pruned))
         return Ledger(cast(Any, dynamo), "ledger")
 
 
@@ -179,15 +186,21 @@ def played(seed: int, notes: list[Note] | None = None) -> Iterator[Story]:
     What happens is added to `notes`, if there is such a list.
     """
     at_once = Random(f"commits {seed}").choice([1, 1, 2, 8])  # withdrawals are small here, but take several commits
+    prunes = Random(f"prune {seed}")
+    kept_for = timedelta(days=prunes.choice([1, 1, 1.5, 3]))  # shorter than the ttl: `pruned_ms` limits the sweep
     with (
         tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as directory,
         modelled(),
         mock.patch("enrich.intake.recovery.RUNS_AT_ONCE", at_once),
+        mock.patch("enrich.intake.prune.find_kept_for", return_value=kept_for),
+        mock.patch("enrich.intake.prune.NEWEST_KEPT", prunes.choice([1, 1, 2, 5])),
+        mock.patch("enrich.intake.prune.MOST", prunes.choice([3, 5, 100])),
+        mock.patch("enrich.intake.prune.RUNS_AT_ONCE", prunes.choice([1, 2])),
     ):
         story = build_story(seed, Path(directory), notes)
         _plan(story)
-        story.world.run(until=START + 3 * DAY)
-        _settle(story, START + 3 * DAY)
+        story.world.run(until=story.ends)
+        _settle(story, story.ends)
         yield story
 
 
@@ -369,7 +382,7 @@ def _watch(
 
 
 def _plan(story: Story) -> None:
-    """Choose at random what will happen in three days."""
+    """Choose at random what will happen in three days, and sometimes in nine more."""
     world, random = story.world, Random(f"plan {story.seed}")
     at = START
     busy = [at]
@@ -405,7 +418,24 @@ def _plan(story: Story) -> None:
         world.at(START + decides.uniform(0.1, 2.9) * DAY, lambda: _decide_held(story, decides))
     if (own := Random(f"rerank {story.seed}")).random() < 0.3:
         world.at(START + own.uniform(0.3, 2.5) * DAY, partial(_rerank, story, own))
+    if (own := Random(f"later {story.seed}")).random() < 0.25:
+        _plan_later(story, own)
     world.at(START, lambda: poll(story, random))
+
+
+def _plan_later(story: Story, random: Random) -> None:
+    """Let the history last until the first items have expired and their runs are deleted, with a little happening."""
+    world, story.ends = story.world, START + 12 * DAY
+    for n in range(6, 24):
+        world.at(START + n * DAY / 2, lambda: story.queue.deliver({"sweep": True}))
+        world.at(START + n * DAY / 2 + 60, lambda: story.items.delete_expired(world.time))
+    for _ in range(random.randint(1, 3)):
+        world.at(START + random.uniform(3, 11) * DAY, lambda: _put(story, random))
+    for _ in range(random.choice([0, 1, 2])):
+        deed = random.choice([_withdraw, _withdraw, _replay, _refresh, _replay_rejects])
+        world.at(START + random.uniform(5, 11.5) * DAY, partial(_operate, story, random, deed))
+    if random.random() < 0.3:
+        world.at(START + random.uniform(8, 11.5) * DAY, lambda: _restore_table(story))
 
 
 def _rerank(story: Story, random: Random) -> None:
@@ -541,7 +571,7 @@ def _rewrite_open(story: Story, random: Random) -> None:
 def _operate(story: Story, random: Random, deed: Callable[..., Run | None], name: str | None = None) -> None:
     """Let an operator run a command: it has no deadline, and nothing continues it."""
     name = name or random.choice(list(story.datasets))
-    runs = [run for run in story.runs(name) if run.state.is_closed]
+    runs = [run for run in story.runs(name) if run.state.is_closed and not story.is_pruned(run)]
     good = [run for run in runs if run.state == "done" and run.kind == "output"]
     if not good:
         return

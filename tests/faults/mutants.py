@@ -593,6 +593,36 @@ MUTANTS = (
         'self._query(pk, (RANK, ""),',
     ),
     Mutant(
+        "prunes-runs-with-live-items",
+        "enrich.intake.prune:_is_over",
+        " and (run.expires_at or 0) <= now",
+        "",
+    ),
+    Mutant(
+        "prunes-runs-that-are-not-closed",
+        "enrich.intake.prune:_is_over",
+        "run.state.is_closed and ",
+        "",
+    ),
+    Mutant(
+        "prunes-the-newest",
+        "enrich.intake.prune:_find_needed",
+        "needed |= {run.run for run in [*published[:1], *[run for run in published if run.measured][:1]]}",
+        "pass",
+    ),
+    Mutant(
+        "prunes-a-run-and-not-its-output",
+        "enrich.intake.prune:_find_records",
+        "seen.run == run.run",
+        "seen.run != run.run",
+    ),
+    Mutant(
+        "pruned-outputs-found-again",
+        "enrich.intake.find:sweep",
+        "services.ledger.get_state(dataset_name).pruned_ms + 1",
+        "0",
+    ),
+    Mutant(
         "failure-not-reported",
         "enrich.intake.worker:handle_requests",
         "                _raise_failed(services, run)\n",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-from enrich.ledger.records import Run
+from enrich.ledger.records import Run, newest_first
 from enrich.ledger.run_state import RunState
 from enrich.outbox.lineage import KIND as LINEAGE
 from enrich.outbox.run_event import KIND as RUN_EVENT
@@ -36,6 +36,7 @@ def check(story: Story) -> list[str]:
         problems += check_oldest_first(name, runs)
         problems += check_writes(story, name, runs)
         problems += check_reported(story, name, runs)
+        problems += check_pruned(story, name, runs)
         if not problems:
             problems += check_table(story, name, runs)
             problems += check_ranked(story, name)
@@ -247,6 +248,24 @@ def check_reported(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     for kind, number in wanted.items():
         if found[kind] != number:
             yield f"{name}: OpenLineage has {found[kind]} runs with {kind}, expected {number}"
+
+
+def check_pruned(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
+    """The ledger lacks no run that waits or whose items were alive, nor the newest one that was published."""
+    for run in runs:
+        at, put = f"{name} run {run.run}", story.find_put(run)
+        pruned_at = story.dynamo.pruned_at.get((name, run.sk))
+        if pruned_at is None:
+            continue
+        if not run.state.is_closed:
+            yield f"{at} was deleted while it was {run.state}"
+        if put and run.decided_ms is not None and run.kind != "removal" and put.expires_at > pruned_at:
+            yield f"{at} was deleted at {pruned_at}, and its items expire at {put.expires_at}"
+    published = newest_first(runs)
+    if published and story.is_pruned(published[0]):
+        before = [each for each in runs if each.kind == "removal" and not story.is_pruned(each)]
+        if not before:  # a withdrawal can make an older one the newest
+            yield f"{name} run {published[0].run} was deleted, and is the newest that was published"
 
 
 def check_gentle(story: Story) -> Iterator[str]:
