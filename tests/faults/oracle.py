@@ -32,7 +32,7 @@ def check(story: Story) -> list[str]:
             problems += [f"{at}: {problem}" for found in checks for problem in found]
         problems += check_guards(story, name, runs)
         problems += check_superseded(story, name, runs)
-        problems += check_withdrawn(name, runs)
+        problems += check_withdrawn(story, name, runs)
         problems += check_oldest_first(name, runs)
         problems += check_writes(story, name, runs)
         problems += check_reported(story, name, runs)
@@ -139,7 +139,7 @@ def check_superseded(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
             yield f"{name} run {run.run}: {run.counts.superseded} superseded, and it should be {superseded}"
 
 
-def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
+def check_withdrawn(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     """No effect of runs over an output before its withdrawal remains, unless an operator replays it."""
     for removal in (run for run in runs if run.kind == "removal"):
         over_it = [run for run in runs if run.identity == removal.identity and run is not removal]
@@ -150,7 +150,8 @@ def check_withdrawn(name: str, runs: list[Run]) -> Iterator[str]:
                 numbers.add(run.run)
                 rejects.append(run)
         for run in over_it + rejects:
-            if run.run < removal.run and run.state == "done" and run.kind != "removal":
+            deleted = story.dynamo.pruned_at.get((name, run.sk), float("inf")) < removal.queued_ms / 1000
+            if run.run < removal.run and run.state == "done" and run.kind != "removal" and not deleted:
                 yield f"{name} run {run.run} is done, and run {removal.run} withdrew its output"
         asked = {run.run for run in over_it if run.kind in {"replay", "refresh"}}
         for run in over_it:
