@@ -64,7 +64,7 @@ def check_states(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
 
 def check_guards(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
     """An output that fails a guard is held, and published only if an operator approved it; no other output is held."""
-    numbered = {run.run: run for run in runs}
+    numbered, references = {run.run: run for run in runs}, _without_surpassed(story, runs)
     held = {run.run for run in runs if run.state == "held"}
     if held != (marked := {each.run for each in story.ledger.fetch_held(name)}):
         yield f"{name}: runs {held} are held, and {marked} are marked as held"
@@ -80,7 +80,7 @@ def check_guards(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
         shifted = (put.is_shifted and rows > 0) or abs(rows - before) > MOST_GROWTH * before
         if of and (of.state not in {"done", "withdrawn"} or not of.measured):
             yield f"{at} is compared with run {of.run}, which is {of.state}"
-        elif not of and (missed := [each.run for each in runs if _is_earlier_reference(each, run)]):
+        elif not of and (missed := [each.run for each in references if _is_earlier_reference(each, run)]):
             yield f"{at} is compared with nothing, and runs {missed} were closed before"
         if run.measured not in {rows, None} or (run.measured is not None and bool(run.shifts) != shifted):
             yield f"{at}: {run.shifts} of {run.measured} rows, and of {rows} it should be {shifted}, after {before}"
@@ -262,11 +262,15 @@ def check_pruned(story: Story, name: str, runs: list[Run]) -> Iterator[str]:
             yield f"{at} was deleted while it was {run.state}"
         if put and run.decided_ms is not None and run.kind != "removal" and put.expires_at > pruned_at:
             yield f"{at} was deleted at {pruned_at}, and its items expire at {put.expires_at}"
-    published = newest_first(runs)
+    published = newest_first(_without_surpassed(story, runs))
     if published and story.is_pruned(published[0]):
-        before = [each for each in runs if each.kind == "removal" and not story.is_pruned(each)]
-        if not before:  # a withdrawal can make an older one the newest
-            yield f"{name} run {published[0].run} was deleted, and is the newest that was published"
+        yield f"{name} run {published[0].run} was deleted, and is the newest that was published"
+
+
+def _without_surpassed(story: Story, runs: list[Run]) -> list[Run]:
+    """Return the runs, without those that were deleted if a withdrawal can have made one of them the newest."""
+    withdraws = any(run.kind == "removal" for run in runs)
+    return [run for run in runs if not (withdraws and story.is_pruned(run))]
 
 
 def check_gentle(story: Story) -> Iterator[str]:
