@@ -50,18 +50,20 @@ def sweep(services: Services, dataset_name: str) -> Swept:
     oldest = datetime.fromtimestamp(services.clock.now(), UTC) - dataset.ttl - get_ahead(dataset.as_of)
     if dataset.start is not None:
         oldest = max(oldest, dataset.start)
-    # the records of older outputs were deleted: if the ttl has become longer since, they would be taken for new ones
-    oldest_ms = max(int(oldest.timestamp() * 1000), services.ledger.get_state(dataset_name).pruned_ms + 1)
+    oldest_ms = int(oldest.timestamp() * 1000)
     found = [
         listed
         for listed in fetch_listed(services.s3, dataset, services.settings.outputs)
         if listed.arrived_ms >= oldest_ms
     ]
     known = _fetch_known(services, dataset_name, found, oldest_ms)
+    # The records of older outputs were deleted: if the ttl has become longer since, they would be taken for new ones.
+    # Read last, because another sweep can delete records until the known outputs are read.
+    pruned_ms = services.ledger.get_state(dataset_name).pruned_ms
     swept = Swept([], [])
     for listed in found:
         seen = (listed.object_key, listed.etag, listed.arrived_ms, listed.listing) in known
-        if seen:
+        if seen or listed.arrived_ms <= pruned_ms:
             continue
         try:
             output = fetch_output(services.s3, dataset, services.settings.outputs, listed.object_key)

@@ -619,8 +619,8 @@ MUTANTS = (
     Mutant(
         "pruned-outputs-found-again",
         "enrich.intake.find:sweep",
-        "services.ledger.get_state(dataset_name).pruned_ms + 1",
-        "0",
+        "seen or listed.arrived_ms <= pruned_ms",
+        "seen",
     ),
     Mutant(
         "failure-not-reported",

@@ -222,6 +222,26 @@ def test_a_longer_ttl_brings_nothing_back(twins: tuple[SmallShop, SmallShop]) ->
     assert len(sweep(shop.services(), "stock").runs) == 1
 
 
+def test_two_sweeps_at_once_find_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lists the bucket and pauses; the other deletes the records of an output, although the ttl is longer by now."""
+    shop = build(tmp_path, "shop")
+    shop.run(ROWS)
+    shop.world.sleep(100 * DAY)
+    for day in range(NEWEST + 1):
+        shop.run(ROWS, day=day)
+    listed = shop.s3.list_objects_v2
+
+    def pause(**request: Any) -> Any:
+        found = listed(**request)
+        monkeypatch.setattr(shop.s3, "list_objects_v2", listed)
+        assert prune.prune(shop.services(), "stock") == 1
+        return found
+
+    late = replace(shop.services(), datasets={"stock": replace(shop.dataset, ttl=timedelta(days=365))})
+    monkeypatch.setattr(shop.s3, "list_objects_v2", pause)
+    assert sweep(late, "stock") == ([], [])
+
+
 # -- which runs are kept
 
 
