@@ -223,7 +223,7 @@ def test_a_longer_ttl_brings_nothing_back(twins: tuple[SmallShop, SmallShop]) ->
 
 
 def test_two_sweeps_at_once_find_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One lists the bucket and pauses; the other deletes the records of an output, although the ttl is longer by now."""
+    """One lists the bucket and pauses; the other deletes the records of an output. The ttl is longer by now."""
     shop = build(tmp_path, "shop")
     shop.run(ROWS)
     shop.world.sleep(100 * DAY)
