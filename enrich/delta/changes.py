@@ -612,23 +612,26 @@ class Delta:
             {"order": order, "now": now, **values},
         )
 
-    def count_unnamed(self, now: float, withdrawn: Withdrawn, step: Step = _go_on) -> int:
-        """Return how many live items a withdrawn output was the last to confirm, although it does not name them.
+    def count_named(self, now: float, withdrawn: Withdrawn, step: Step = _go_on) -> tuple[int, int]:
+        """Return how many live items a withdrawn output was the last to confirm: those that it names, and the others.
 
-        It did name them when it ran. So its rows get other keys now, or none.
+        It did name the others when it ran. So its rows get other keys now, or none.
         """
-        found = 0
+        named = unnamed = 0
         for bucket in self._buckets:
-            found += self._db.execute(
+            found = self._db.execute(
                 f"""
-                select count(*) from {self._known.sql(bucket)} anti join {self._noted(bucket)} using (k1, k2)
-                where list_contains($by, "order") and not removed and expires_at > $now
+                select count(*) filter (n.k1 is not null), count(*) filter (n.k1 is null)
+                from {self._known.sql(bucket)} k left join (select distinct k1, k2 from {self._noted(bucket)}) n
+                    using (k1, k2)
+                where list_contains($by, k."order") and not k.removed and k.expires_at > $now
                 """,
                 {"by": list(withdrawn.orders), "now": now},
-            ).fetchall()[0][0]
+            ).fetchall()[0]
+            named, unnamed = named + found[0], unnamed + found[1]
             if bucket != self._buckets[-1]:
                 step()
-        return found
+        return named, unnamed
 
     def removals(self, first: int, last: int) -> pa.Table:
         """Return columns row, pk and sk of a range of the chosen removals, in order."""

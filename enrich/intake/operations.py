@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from enrich.dataset.identity import identify_definition
 from enrich.errors import Failed, LeaseLost
 from enrich.intake.queue import build_queued, enqueue_again, repeat
 from enrich.intake.recovery import find_alive, finish_withdrawals
@@ -142,9 +141,10 @@ def _withdraw(services: Services, lease: Lease, bad: Run) -> Run:
         bad = abandon(services, lease, bad, state, "withdrawn before it was done")
     if not published:
         return bad
-    rules = identify_definition(services.datasets[bad.dataset], services.settings.version)
-    metadata = bad.metadata if bad.rules == rules else {}  # else it may not be what the dataset joins now
-    removal = replace(repeat(bad, Kind.REMOVAL), as_of_ms=0, metadata=metadata, stage=Stage.WITHDRAW_FIRST)
+    # Where the removal is executed, its metadata is used again if that is what the dataset joins there.
+    rules = bad.rules or "of a release without this"
+    removal = repeat(bad, Kind.REMOVAL)
+    removal = replace(removal, as_of_ms=0, metadata=bad.metadata, rules=rules, stage=Stage.WITHDRAW_FIRST)
     while True:
         queued, counter, pending = build_queued(services, removal)
         try:

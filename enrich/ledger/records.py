@@ -136,6 +136,7 @@ class Run(Record):
     piece_bytes: int | None = None
     # Identifies the definition of the dataset that it was begun with; None: not begun, or by a release without this.
     rules: str | None = None
+    begun_again: int = 0  # how often, because its dataset was changed
 
     @property
     def sk(self) -> str:

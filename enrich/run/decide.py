@@ -9,8 +9,11 @@ from enrich.delta.fingerprints import FingerprintTrust, fetch_table_id
 from enrich.errors import Failed, TableStateUnknown
 from enrich.ledger.records import Counts, find_runs_over, name_rebuild
 from enrich.ledger.run_state import Kind, RunState, Stage
+from enrich.log import log_line
 from enrich.run.context import Decision, RunContext
 from enrich.run.fingerprints import load_fingerprints, save_doubt
+
+STAY = "not named now"  # in `because` of a removal: items of the withdrawn output that are still served
 
 
 def decide_changes(context: RunContext) -> Decision:
@@ -108,23 +111,29 @@ def _choose_removals(context: RunContext, now: float) -> int:
 
 
 def _check_named(context: RunContext, withdrawn: Withdrawn, now: float) -> None:
-    """Check that the rows of a withdrawn output still get the keys of its items.
+    """Check that the rows of a withdrawn output still get the keys of its items; report items that they do not get.
 
     Raises:
-        Failed: they do not, so these items would stay.
+        Failed: they get none of them.
     """
-    unnamed = context.passes.count_unnamed(now, withdrawn)
+    named, unnamed = context.passes.count_named(now, withdrawn)
     if not unnamed:
         return
     run, services = context.run, context.services
     earlier = services.ledger.get_run(run.dataset, run.of_run or 0)
     version = f" version {earlier.code_version}" if earlier and earlier.code_version else " the version"
-    raise Failed(
-        f"dataset {run.dataset}, withdrawal of run {run.of_run}: {unnamed} items of it are stored under keys that its "
-        "rows do not get from the present definition of the dataset, since its subject, its prediction_id, or what "
-        f"they are made of was changed. Nothing was removed. Deploy{version} that executed it, and withdraw the run "
-        "again; then deploy the present version. Else these items are served until they expire"
+    why = (
+        f"{unnamed} items of run {run.of_run} are stored under keys that its rows do not get from the present "
+        "definition of the dataset and its metadata, since its subject, its prediction_id, or what they are made of "
+        "was changed. They are served until they expire"
     )
+    if not named:
+        raise Failed(
+            f"dataset {run.dataset}, withdrawal of run {run.of_run}: {why}. To remove them, deploy{version} that "
+            "executed it, and withdraw the run again; then deploy the present version"
+        )
+    log_line(services.settings, "items not removed", level="warning", dataset=run.dataset, run=run.run, detail=why)
+    context.run = replace(context.run, because={STAY: unnamed})
 
 
 def _find_withdrawn(context: RunContext) -> Withdrawn:

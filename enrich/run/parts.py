@@ -20,14 +20,19 @@ def locate_parts(dataset: str, run: int) -> str:
 
 def save_parts(services: Services, dataset: str, run: int, parts: Sequence[Part]) -> None:
     """Save the parts that a run reads."""
-    put(services.s3, services.settings.bucket, locate_parts(dataset, run), render_parts(parts))
+    for object_key in (locate_parts(dataset, run), _locate_former(dataset, run)):
+        put(services.s3, services.settings.bucket, object_key, render_parts(parts))
 
 
 def load_parts(services: Services, dataset: str, run: int) -> list[Part] | None:
     """Load the parts that a run has pinned; None if it has pinned none, or their list was deleted."""
-    former = f"work/{dataset}/{run:08d}/parts.json"  # where release 0.1.0 saved it
-    for object_key in (locate_parts(dataset, run), former):
+    for object_key in (locate_parts(dataset, run), _locate_former(dataset, run)):
         content = get_if_exists(services.s3, services.settings.bucket, object_key)
         if content is not None:
             return parse_parts(content)
     return None
+
+
+def _locate_former(dataset: str, run: int) -> str:
+    """Return where release 0.1.0 saves the list and looks for it: after a roll back it continues open runs."""
+    return f"work/{dataset}/{run:08d}/parts.json"

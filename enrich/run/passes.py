@@ -54,8 +54,8 @@ class Passes(Protocol):
     def choose_removals(self, *, order: str, now: float, withdrawn: Withdrawn | None) -> None:
         """Choose the live items that the run removes."""
 
-    def count_unnamed(self, now: float, withdrawn: Withdrawn) -> int:
-        """Count the live items that a withdrawn output confirmed last, and does not name."""
+    def count_named(self, now: float, withdrawn: Withdrawn) -> tuple[int, int]:
+        """Count the live items that a withdrawn output confirmed last: those that it names, and the others."""
 
     def write(self) -> None:
         """Write the items that changed, and the rejects."""
@@ -92,9 +92,9 @@ class LocalPasses(NamedTuple):
         """Choose bucket by bucket."""
         self.context.delta.choose_removals(order=order, now=now, withdrawn=withdrawn, step=self.context.pause)
 
-    def count_unnamed(self, now: float, withdrawn: Withdrawn) -> int:
+    def count_named(self, now: float, withdrawn: Withdrawn) -> tuple[int, int]:
         """Count bucket by bucket."""
-        return self.context.delta.count_unnamed(now, withdrawn, self.context.pause)
+        return self.context.delta.count_named(now, withdrawn, self.context.pause)
 
     def write(self) -> None:
         """Write all chunks from the checkpoint on."""

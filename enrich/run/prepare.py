@@ -78,7 +78,9 @@ def pin_parts(context: RunContext) -> list[Part]:
     if run.kind is Kind.REJECTS:
         return fetch_folder(services.s3, run.bucket, run.object_key)
     # The list of a run's parts is deleted after some time, and a run that ended before this stage pinned nothing.
-    if run.kind is not Kind.OUTPUT and (parts := load_parts(services, run.dataset, run.of_run or run.run)) is not None:
+    # One that begins again has read its output, which can be gone or replaced by now.
+    repeats = run.kind is not Kind.OUTPUT or run.as_of_ms is not None
+    if repeats and (parts := load_parts(services, run.dataset, run.of_run or run.run)) is not None:
         return parts
     # The run already has its number, so an output that replaces this one after this request gets a higher number.
     output = fetch_output(services.s3, context.dataset, run.bucket, run.object_key, step=context.lease.keep)

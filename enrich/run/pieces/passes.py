@@ -197,13 +197,13 @@ class PiecePasses:
             "rows": [(*bucket, count) for bucket, count in rows.items()],
         }
 
-    def count_unnamed(self, now: float, withdrawn: Withdrawn) -> int:
+    def count_named(self, now: float, withdrawn: Withdrawn) -> tuple[int, int]:
         """Count in all buckets."""
         delta = self._context.delta
         rule = {"now": now, "withdrawn": list(withdrawn)}
         data = {bucket.name: {**self._share(bucket), **rule} for bucket in delta.buckets}
-        found = self._run("count_unnamed", f"pieces/unnamed/{_identify(delta.decided_id, rule)}/", data)
-        return sum(each["unnamed"] for each in found.values())
+        found = self._run("count_named", f"pieces/named/{_identify(delta.decided_id, rule)}/", data).values()
+        return sum(each["named"] for each in found), sum(each["unnamed"] for each in found)
 
     def write(self) -> None:
         """Write all pieces; the counts are the sum over exactly the pieces of the output."""

@@ -367,10 +367,11 @@ def _withdrawn(data: Mapping[str, Any]) -> Withdrawn | None:
     return Withdrawn(*data["withdrawn"]) if data["withdrawn"] else None
 
 
-def count_unnamed(context: RunContext, task: Task) -> dict[str, Any]:
-    """Count the live items of a bucket that a withdrawn output confirmed last, and does not name."""
+def count_named(context: RunContext, task: Task) -> dict[str, Any]:
+    """Count the live items of a bucket that a withdrawn output confirmed last: those that it names, and the others."""
     delta, _ = _open_compared(context, task)
-    return {"unnamed": delta.count_unnamed(task.data["now"], Withdrawn(*task.data["withdrawn"]))}
+    named, unnamed = delta.count_named(task.data["now"], Withdrawn(*task.data["withdrawn"]))
+    return {"named": named, "unnamed": unnamed}
 
 
 def choose_removals(context: RunContext, task: Task) -> dict[str, Any]:
@@ -429,7 +430,7 @@ KINDS: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
         store_notes,
         keep_rejects,
         decide,
-        count_unnamed,
+        count_named,
         choose_removals,
         write,
         remove,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -25,7 +26,7 @@ from enrich.read.chunks import read_chunks
 from enrich.run import lifecycle
 from enrich.run.context import RunContext
 from tests.doubles.modelled_table import ModelledTable
-from tests.unit.enrich.small_shop import DATASET, ROWS, SmallShop
+from tests.unit.enrich.small_shop import DATASET, ROWS, SETTINGS, SmallShop, parquet
 
 Rows = dict[str, list[Any]]
 FORMER = replace(DATASET, metadata={}, body={"units": "units"})
@@ -272,12 +273,82 @@ def test_a_withdrawal_that_finds_other_keys_fails_and_can_be_repeated(tmp_path: 
     shop.dataset = replace(DATASET, prediction_id="concat('v2-', sku)")
     removal = withdraw(shop, bad)
     assert (removal.state, removal.counts.removed) == (RunState.FAILED, 0)
-    assert "3 items of it are stored under keys" in (removal.error or "")
-    assert "Deploy version unversioned" in (removal.error or "")
+    assert "3 items of run 1 are stored under keys" in (removal.error or "")
+    assert "deploy version unversioned" in (removal.error or "")
     assert bodies(shop).keys() == {"x/a", "x/b", "y/a"}
     shop.dataset = DATASET
     assert withdraw(shop, bad).counts.removed == 3
     assert bodies(shop) == {}
+
+
+def test_an_output_that_ran_under_two_keys_is_withdrawn_as_far_as_it_is_named(tmp_path: Path) -> None:
+    """Items under the present keys are removed; the run's record and the log say how many of the former ones stay."""
+    shop = SmallShop(tmp_path)
+    bad = shop.run(ROWS)
+    shop.dataset = replace(DATASET, prediction_id="concat('v2-', sku)")
+    operations.replay(shop.services(), bad)
+    list(run_pending(shop.services(), "stock"))
+    removal = withdraw(shop, bad)
+    assert (removal.state, removal.counts.removed, removal.because) == (RunState.DONE, 3, {"not named now": 3})
+    assert bodies(shop).keys() == {"x/a", "x/b", "y/a"}
+
+
+def test_a_removal_is_executed_where_the_dataset_is_another_one(tmp_path: Path) -> None:
+    """The command of a checkout queues it; the deployed function, with more metadata, executes it."""
+    shop = SmallShop(tmp_path)
+    bad = shop.run(ROWS)
+    removal = operations.withdraw(shop.services(), bad)
+    shop.dataset = replace(DATASET, **CHANGES["metadata"])
+    list(run_pending(shop.services(), "stock"))
+    done = shop.ledger.get_run("stock", removal.run)
+    assert done is not None
+    assert (done.state, done.counts.removed) == (RunState.DONE, 3)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_run_that_begins_again_reads_what_it_has_read(tmp_path: Path, how: str) -> None:
+    """Its output was deleted or overwritten after it had begun to write: it is published whole."""
+    shop = slow_shop(tmp_path)
+    run = shop.enqueue(MANY)
+    with suppress(OutOfTime):
+        list(run_pending(replace(shop.services(), deadline=shop.world.time + 30), "stock"))
+    assert 0 < len(bodies(shop)) < 2000
+    if how == "deleted":
+        shop.s3.delete(SETTINGS.outputs, run.object_key)
+    else:
+        shop.put(run.object_key, parquet(ROWS))
+    shop.world.sleep(60)
+    shop.dataset = replace(FORMER, body={"units": "units * 10"})
+    done = run_with_deploys(shop, run, seconds=10_000)
+    assert (done.state, done.counts.written) == (RunState.DONE, 2000)
+
+
+def test_rejects_of_the_former_definition_do_not_stay(tmp_path: Path) -> None:
+    """A replay of the rejects finds only those of the definition with which the run ended."""
+    shop = slow_shop(tmp_path, replace(FORMER, body={"units": "if(units < 500, 'nan'::double, units)"}))
+    done = run_with_deploys(shop, shop.enqueue(MANY), FORMER)
+    assert (done.state, done.counts.written, done.counts.rejected) == (RunState.DONE, 2000, 0)
+    again = operations.replay_rejects(shop.services(), f"rejects/stock/{done.run:08d}/")
+    assert run_with_deploys(shop, again, seconds=10_000).counts.read == 0
+
+
+def test_a_definition_that_is_computed_anew_by_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides nothing lets no run begin again; a body with the time of the start ends the run, with the remedy."""
+    shop = slow_shop(tmp_path)
+    instant = datetime(2026, 1, 1, tzinfo=UTC)
+    run = shop.enqueue(MANY)
+    starts = [replace(FORMER, start=instant + timedelta(seconds=n)) for n in range(4)]
+    assert run_with_deploys(shop, run, *starts).begun_again == 0
+    run = shop.enqueue(MANY, day=0)
+
+    def stop(*_: object) -> None:
+        raise OutOfTime("the test ends the invocation")
+
+    monkeypatch.setitem(lifecycle.STAGES, Stage.WRITE, stop)
+    kinds = [replace(FORMER, body={"units": f"units + {n}"}) for n in range(25)]
+    failed = run_with_deploys(shop, run, *kinds)
+    assert failed.state is RunState.FAILED
+    assert "it has begun again 24 times" in (failed.error or "")
 
 
 def test_a_held_run_is_approved_with_more_metadata(tmp_path: Path) -> None:
@@ -309,7 +380,7 @@ def test_a_run_whose_list_of_parts_is_gone_fails_and_lets_others_go_on(
         queued = shop.enqueue(ROWS, day=1)
         with pytest.raises(OutOfTime):
             list(run_pending(shop.services(), "stock"))
-    for bucket, object_key in [at for at in shop.s3.objects if at[1].startswith("parts/")]:
+    for bucket, object_key in [at for at in shop.s3.objects if at[1].startswith(("parts/", "work/"))]:
         del shop.s3.objects[bucket, object_key]
     assert shop.run(ROWS).state is RunState.DONE
     failed = shop.ledger.get_run("stock", queued.run)
@@ -327,6 +398,11 @@ def test_what_identifies_a_definition() -> None:
     derive = Derive(lambda frame: frame, columns={"more": "double"})
     assert identify() == identify(version="b") == identify(about="stock", members={"units": Member("how many")})
     assert identify(derive=derive) != identify(derive=derive, version="b")
+    odd = [partial(print, 1), print, type("Callable", (), {"__call__": print})()]
+    assert all(identify(derive=Derive(each, columns={"more": "double"})) for each in odd)
+    assert identify(body=MappingProxyType(dict(DATASET.body))) == identify()
+    assert identify(source=replace(DATASET.source, null_words=cast(Any, {"a": 1}.keys())))
+    assert identify(start=datetime(2026, 1, 1, tzinfo=UTC)) == identify()
     different: list[dict[str, Any]] = [
         {"body": dict(reversed(list(DATASET.body.items())))},
         {"source": replace(DATASET.source, output="snapshot")},

@@ -54,7 +54,7 @@ def test_a_replay_of_a_deleted_output_ends_and_does_not_block_others(tmp_path: P
     """An output that was overwritten before it was run was never pinned: a replay of it can only report that."""
     shop = SmallShop(tmp_path)
     first = shop.run(b"garbage")
-    forget(shop, "parts/")
+    forget(shop, "parts/", "work/")
     shop.put(shop.key(), b"garbage of another kind")
     operations.replay(shop.services(), first)
     (replayed,) = run_pending(shop.services(), "stock")

@@ -334,7 +334,8 @@ def test_records_have_their_stored_form() -> None:
     nothing = ("of_run", "generation", "as_of_ms", "expires_at", "rows", "decided_ms", "base", "table_id", "owner",
                "failure", "started_ms", "ended_ms", "measured", "held_ms", "error", "code_version", "engine",
                "piece_bytes", "rules", "release")  # fmt: skip
-    zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms", "pieces")
+    zero = ("version", "size", "next_row", "place", "units", "attempts", "failures", "queued_ms", "pieces",
+            "begun_again")  # fmt: skip
     counts = dict.fromkeys(("written", "unchanged", "superseded", "expired", "rejected", "removed"), 0)
     assert asdict(run) == given | dict.fromkeys(nothing) | dict.fromkeys(zero, 0) | {
         "kind": "output", "parts": 1, "full": False, "state": "pending", "stage": "pin", "counts": counts,
@@ -343,7 +344,7 @@ def test_records_have_their_stored_form() -> None:
     assert asdict(records["state"]) == {
         "dataset": "d", "version": 0, "release": None, "generation": 1, "high_water": "", "lease_owner": None,
         "lease_until_ms": 0, "open_run": None, "snapshot": "", "fingerprints": None, "table_id": None,
-        "rebuilt": None, "metadata": {},
+        "rebuilt": None, "metadata": {}, "pruned_ms": 0,
     }  # fmt: skip
     assert (asdict(records["counter"])["next_run"], seen.listing) == (1, "")
     assert asdict(records["statistics#00000012"]) == {

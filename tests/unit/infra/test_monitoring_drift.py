@@ -141,6 +141,7 @@ def _print_enrich_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrich.intake.worker, "run_pending", lambda *_: (each for each in [run]))
     monkeypatch.setattr(enrich.intake.worker, "sweep", lambda *_: Swept([], []))
     monkeypatch.setattr(enrich.intake.worker, "heal", lambda *_: None)
+    monkeypatch.setattr(enrich.intake.worker, "prune", lambda *_: 0)
     monkeypatch.setattr(enrich.intake.worker, "send_outbox", lambda *_: None)
     settings = EnrichSettings(
         table="t", ledger="l", bucket="b", outputs="o", queue="q", workgroup="w", environment="dev", bus="bus"
