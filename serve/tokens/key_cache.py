@@ -37,7 +37,9 @@ class Freshness(NamedTuple):
 FRESHNESS = Freshness()
 CLOCKS = 10.0  # seconds that the `now` of one thread can be behind that of another
 # Seconds that a request waits for the source while there are keys to use; if the last read took more than half of it,
-# twice as long as that. A source that hangs delays one request in `cool_down` by no more, and a slow one is still read.
+# twice as long as that. It counts too if it ran into this limit: a source that has become slow is soon given enough, so
+# that a removed key is not trusted until `keep`. One that hangs delays one request in `cool_down`, at last by its own
+# limit.
 REFRESH_SECONDS = 1.0
 
 
@@ -76,7 +78,7 @@ class KeyStore:
         self._clock = clock
         self._lock = RLock()
         self._good: _Good | None = None
-        self._took = 0.0  # seconds of the last read that succeeded
+        self._took = 0.0  # seconds of the last read that succeeded, or of a refresh since then, if that took longer
         self._failed_at = self._renewed_at = float("-inf")
 
     def current(self, now: float) -> Mapping[str, SigningKey]:
@@ -142,6 +144,8 @@ class KeyStore:
             took = self._clock() - begins
             read = parse_keys(documents, self._algorithms, allow_missing_kid=self._allow_missing_kid)
         except (Unreadable, BadKeySet) as error:
+            if not is_needed:
+                self._took = max(self._took, self._clock() - begins)
             self._fail(now + self._clock() - begins, str(error))
             return
         except Exception as error:  # noqa: BLE001 - no failure of a source can make a valid token invalid

@@ -36,9 +36,11 @@ class Source:
     def read(self, seconds: float) -> list[KeyDocument]:
         """Read it."""
         self.limits.append(seconds)
-        self.clock += self.seconds
+        self.clock += min(self.seconds, seconds)
         if self.error:
             raise self.error
+        if self.seconds > seconds:
+            raise Unreadable("no response in time")
         return [KeyDocument("jwks.json", self.document.encode())]
 
 
@@ -185,6 +187,35 @@ def test_a_refresh_delays_a_request_by_a_second_at_most() -> None:
         source.store.current(NOW + 3 * FRESHNESS.max_age + FRESHNESS.keep)
     infinite = float("inf")
     assert source.limits == [infinite, REFRESH_SECONDS, infinite, 3, 3, 3, infinite]
+
+
+def test_a_source_that_has_become_slow_is_still_read() -> None:
+    """Each refresh that is too short is followed by one of twice its time, so that a removed key is not kept in use."""
+    source = Source(OLD, NEW)
+    source.store.current(NOW)
+    source.document, source.seconds = jwks(NEW), 3.5
+    now = NOW + FRESHNESS.max_age
+    for kids in (["old", "new"], ["old", "new"], ["new"]):
+        assert list(source.store.current(now)) == kids
+        now += FRESHNESS.cool_down + source.seconds
+    source.seconds = 0.1
+    for _ in range(2):
+        now += FRESHNESS.max_age
+        source.store.current(now)
+    assert source.limits[1:] == [REFRESH_SECONDS, 2, 4, 7, REFRESH_SECONDS]
+
+
+def test_a_source_that_fails_at_once_is_given_no_more_time() -> None:
+    """Only a refresh that took long is followed by a longer one; what a request without keys waited does not count."""
+    source = Source(OLD)
+    source.store.current(NOW)
+    source.error = Unreadable("away")
+    source.store.current(NOW + FRESHNESS.max_age)
+    source.seconds = 4
+    source.store.renewed(NOW + FRESHNESS.max_age + FRESHNESS.cool_down)
+    source.store.current(NOW + FRESHNESS.max_age + 3 * FRESHNESS.cool_down)
+    infinite = float("inf")
+    assert source.limits == [infinite, REFRESH_SECONDS, infinite, REFRESH_SECONDS]
 
 
 def test_the_pause_after_a_failure_begins_when_it_has_failed() -> None:
