@@ -285,7 +285,7 @@ def _read_lines(
     partitions = parse_partitions(part.object_key)
     constants = {name: partitions[name] for name in source.columns if name in partitions}
     at = 0
-    expected = source.columns if source.format == "jsonl" else ()
+    expected = [name for name in source.columns if name not in constants]
     for chunk in _cut(read_lines(part.object_key, file, expected), 0, chunk_rows, CHUNK_BLOCKS):
         yield at, _add_constants(chunk, [*constants, LINE, PROBLEM], constants)
         at += chunk.num_rows

@@ -10,6 +10,7 @@ import codecs
 import functools
 import io
 import itertools
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -61,21 +62,27 @@ def read_lines(name: str, file: Any, columns: Collection[str] = ()) -> Iterator[
         if found:
             if not begun and (first := whole.lstrip().partition(b"\n")[0].rstrip()):
                 begun = True
-                _check_first(first, columns)
+                _check_first(first, columns, whole)
             yield _build_lines(whole)
         if len(rest) > _MAX_LINE:
             raise BadText("a line is longer than 64 MB; write one object per line")
 
 
-def _check_first(line: bytes, columns: Collection[str]) -> None:
-    """Refuse JSON that spans several lines, and CSV, since each line would be a reject."""
+def _check_first(line: bytes, columns: Collection[str], block: bytes) -> None:
+    """Refuse JSON that spans several lines, and CSV, since each line would be a reject.
+
+    A first line that only resembles a header is one reject. So is a header before objects: an output that was published
+    like that must stay readable for a restore.
+    """
     if line == b"{" or re.match(rb"\[\s*([\[{\]]|$)", line):
         raise BadText(
             "it is a JSON array, or an object over several lines; write one object per line (pandas: "
             "to_json(..., orient='records', lines=True))"
         )
-    fields = {field.strip(b' "') for field in re.split(rb"[,;\t|]", line)}
-    if not line.startswith(b"{") and fields & {column.encode() for column in columns}:
+    fields = [field.strip(b' "') for field in re.split(rb"[,;\t]", line)]
+    known = {column.encode() for column in columns}
+    is_header = len(fields) > 1 and known and len(known.intersection(fields)) >= min(2, len(known))
+    if is_header and not re.search(rb"^\s*\{", block, re.MULTILINE):
         raise BadText('it seems to be CSV; set the dataset\'s format to "csv"')
 
 
@@ -163,10 +170,10 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
     """Return the fields of the first record, and remove it from the pieces; none if it is malformed.
 
     Raises:
-        BadText: it is a header to remove, but malformed; or it is JSON.
+        BadText: it is a header to remove, but malformed; or the pieces are JSON lines.
     """
     if isinstance(pieces[0], Malformed):
-        if pieces[0].text.lstrip().startswith(b"{"):  # JSON has quotes in its names
+        if pieces[0].text.lstrip().startswith(b"{") if remove else _are_objects(pieces):
             raise BadText(JSON_LINES)
         if remove:
             raise BadText(f"its header is not CSV with the delimiter {syntax.delimiter!r}: {pieces[0].problem}")
@@ -191,6 +198,20 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
     )
     fields = [str(column[0].as_py()) for column in table.columns]
     return [field.replace(_MARK, "\ufffd") for field in fields] if marked else fields
+
+
+def _are_objects(pieces: list[bytes | Malformed]) -> bool:
+    """Return whether no piece is a row of CSV, and the first is an object: names in JSON have quotes, so it is malformed.
+
+    With a row among them, the object is one reject: an output that was published like that must stay readable for a
+    restore.
+    """
+    if not all(isinstance(piece, Malformed) and piece.text.lstrip().startswith(b"{") for piece in pieces):
+        return False
+    try:
+        return isinstance(pieces[0], Malformed) and isinstance(json.loads(pieces[0].text), dict)
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
+        return False
 
 
 def _parse_records(

@@ -254,11 +254,32 @@ def test_a_file_of_another_dialect_fails_with_the_setting(source: dict[str, Any]
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"id,v,n\na,x,1\n", b'\n"x";"n"\n"a";1\n', b"v\nx\n"])
+@pytest.mark.parametrize("content", [b"id,v,n\na,x,1\n", b'\n"x";"n";"v"\n"a";1;"b"\n', b"v\tn\nx\t1\n"])
 def test_csv_in_a_dataset_of_json_lines_fails_with_the_setting(content: bytes) -> None:
     """A first line that names a column is a header: each row would be a reject, without the remedy."""
     with pytest.raises(BadOutput, match='part: it seems to be CSV; set the dataset\'s format to "csv"'):
         list(read_chunks(dataset_of("jsonl", COLUMNS), ("part", content)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "first"),
+    [
+        *(
+            ("jsonl", {}, line)
+            for line in (b"id,v,n", b"v", b'"v"', b"# id, v", b"id,", b"id, other", b"id: a, v: x", b"v|n")
+        ),
+        *(("csv", {"header": False}, line) for line in (b'{"a,x,1', b'{"id":1},x,1', b'{"id": "a"', b'{"id": "a"}')),
+        ("csv", {"header": False, "delimiter": "\t"}, b'{"id":1}\tx\t1'),
+    ],
+)
+def test_one_odd_first_line_is_one_reject(kind: Any, source: dict[str, Any], first: bytes) -> None:
+    """A guess at another format must not fail an output whose other lines are good."""
+    dataset = dataset_of(kind, COLUMNS, **source)
+    good = b'{"id":"a","v":"x","n":1}\n' if kind == "jsonl" else dataset.source.delimiter.join("ax1").encode() + b"\n"
+    rows = [row for _, chunk in read_chunks(dataset, ("part", first + b"\n" + good)) for row in chunk.to_pylist()]
+    assert len(rows) == 2
+    assert rows[1]["larder.problem"] is None
+    assert kind == "jsonl" or rows[0]["larder.problem"] is not None
 
 
 def test_a_long_quoted_field_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
