@@ -169,15 +169,16 @@ def batched(names: Iterable[str], size: int = 50) -> Iterator[list[str]]:
 def _read_csv(
     con: duckdb.DuckDBPyConnection, path: Path, header: bool | None, limit: str
 ) -> tuple[Sequence[str], list[str], dict[str, Any]]:
-    options = _sniff(con, path)
+    blank = _count_blank(path)
+    options = _sniff(con, path, blank)
     options |= {} if header is None else {"header": header}
     place = literal(str(path))
-    bare = _as_sql({**options, "header": False})
+    bare = _as_sql({**options, "header": False}, blank)
     found = con.sql(f"from read_csv({place}, all_varchar=true, {bare}) limit 1").fetchall()
     if not found:
         raise BadTable("has no rows")
     first = [name or "" for name in found[0]]
-    rows = con.sql(f"from read_csv({place}, all_varchar=true, {_as_sql(options)})")
+    rows = con.sql(f"from read_csv({place}, all_varchar=true, {_as_sql(options, blank)})")
     # DuckDB takes the header line of pandas for a row, because the index has no name; it renames the second of two
     # equal names.
     is_pandas = first[0] == "" and all(re.match(r"[^\W\d]", name) for name in first[1:])
@@ -185,12 +186,18 @@ def _read_csv(
     check_names(names, " (pandas: to_csv(index=False))")
     columns = ", ".join(map(identifier, names))
     con.execute(f"create temp table texts as select * from ({rows.sql_query()}) as t({columns}) {limit}")
-    guessed = con.sql(f"from read_csv({place}, sample_size=-1, {_as_sql(options)}) limit 0").types
+    guessed = con.sql(f"from read_csv({place}, sample_size=-1, {_as_sql(options, blank)}) limit 0").types
     return names, [spell_type(each, text=True) for each in guessed], options
 
 
-def _sniff(con: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any]:
-    """Return the dialect of CSV, as attributes of `Source`.
+def _count_blank(path: Path) -> int:
+    """Return the number of blank lines before the first other one; a run ignores them too."""
+    with path.open("rb") as file:
+        return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(b"\r\n"), file))
+
+
+def _sniff(con: duckdb.DuckDBPyConnection, path: Path, blank: int) -> dict[str, Any]:
+    """Return the dialect of CSV that begins with so many blank lines, as attributes of `Source`.
 
     Raises:
         BadTable: DuckDB's dialect would skip lines, or take lines with several fields for one.
@@ -198,6 +205,7 @@ def _sniff(con: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any]:
     columns = "Delimiter, Quote, Escape, HasHeader, SkipRows, len(Columns)"
     sql = f"select {columns} from sniff_csv({literal(str(path))}, sample_size=-1)"
     ((delimiter, quote, escape, header, skipped, width),) = con.execute(sql).fetchall()
+    skipped = max(0, skipped - blank)
     if (skipped or width == 1) and (problem := _find_odd_line(path)):
         raise BadTable(problem)
     if skipped:
@@ -211,11 +219,11 @@ def _first_lines(number: int) -> str:
     return f"its first lines ({number}) are neither rows nor a header; write it without them"
 
 
-def _as_sql(options: Mapping[str, Any]) -> str:
+def _as_sql(options: Mapping[str, Any], blank: int) -> str:
     names = {"delimiter": "delim", "quote": "quote", "escape": "escape"}
     texts = [f"{sql}={literal(options[name] or options['quote'])}" for name, sql in names.items()]
     # A run reads a quoted field as text: "" is not null. By default DuckDB looks for lines to skip.
-    return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false", "skip=0"])
+    return ", ".join([*texts, f"header={str(options['header']).lower()}", "allow_quoted_nulls=false", f"skip={blank}"])
 
 
 def _find_odd_line(path: Path) -> str | None:

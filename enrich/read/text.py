@@ -201,7 +201,7 @@ def _take_first(pieces: list[bytes | Malformed], syntax: CsvSyntax, *, remove: b
 
 
 def _are_objects(pieces: list[bytes | Malformed]) -> bool:
-    """Return whether no piece is a row of CSV, and the first is an object: names in JSON have quotes, so it is malformed.
+    """Return whether no piece is a row of CSV, and the first is an object; its quotes make it malformed as CSV.
 
     With a row among them, the object is one reject: an output that was published like that must stay readable for a
     restore.

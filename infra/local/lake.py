@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from enrich.dataset.json_sql import identifier, literal
 from enrich.errors import first_line
-from enrich.new.text_table import BadTable, check_numbers, narrow, read_text_table
+from enrich.new.text_table import BadTable, TextTable, check_names, check_numbers, narrow, read_text_table
 from enrich.read.decompress import Damaged, unpack
 from enrich.read.magic import HEAD_BYTES, OtherFormat, refuse_other
 from enrich.read.partitions import PARTITION_NULL, guess_type, parse_partitions
@@ -223,7 +223,7 @@ def _read_text(path: Path, kind: Literal["csv", "jsonl"]) -> pa.Table:
         _copy_plain(path, copy)
         con.execute("set TimeZone='UTC'")
         found = read_text_table(con, Path(copy.name), kind, header=True)
-        guesses = dict(zip(found.names, found.kinds, strict=True))
+        guesses = dict(zip(found.names, found.kinds, strict=True)) if kind == "jsonl" else _strip(con, found)
         kinds = narrow(con, guesses)
         kinds |= {name: guess for name, guess in guesses.items() if guess == "boolean"}  # True, too: it loses nothing
         if kind == "jsonl":  # a list or struct is not read from its text
@@ -239,6 +239,20 @@ def _read_text(path: Path, kind: Literal["csv", "jsonl"]) -> pa.Table:
     for name in empty:  # another part of the table can have its type
         table = table.set_column(table.column_names.index(name), name, pa.nulls(table.num_rows))
     return table
+
+
+def _strip(con: duckdb.DuckDBPyConnection, found: TextTable) -> dict[str, str]:
+    """Remove the blanks around the names of CSV, and around its values unless they are text; return the types.
+
+    Raises:
+        BadTable: two names are the same without blanks.
+    """
+    names = [name.strip() for name in found.names]
+    check_names(names)
+    columns = zip(map(identifier, found.names), map(identifier, names), found.kinds, strict=True)
+    chosen = (f"{old if kind == 'varchar' else f'trim({old})'} as {new}" for old, new, kind in columns)
+    con.execute(f"create or replace temp table texts as select {', '.join(chosen)} from texts")
+    return dict(zip(names, found.kinds, strict=True))
 
 
 def _copy_plain(path: Path, copy: Any) -> None:

@@ -185,6 +185,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("noname.jsonl", b'{"": "a", "b": "c"}\n', "column 1 has no name; name it\n"),
     ("second.jsonl", b'{"a": "x"}\n{"a": "y",, "b": 2}\n{"a": "z"}\n', "line 2 is not JSON at column 11: Expecting"),
     ("comment.csv", b"# by me\nid,v\na,1\n", "its first lines (1) are neither rows nor a header"),
+    ("blank_and_comment.csv", b"\n# by me\nid,v\na,1\n", "its first lines (1) are neither rows nor a header"),
+    ("only_blank.csv", b"\n\n", "has no rows"),
     ("comma.csv", ROWS.replace(b"Jam", b"Jam, sweet"), "line 3 has 4 fields, expected 3; quote a field that has ','"),
     ("short.csv", ROWS.replace(b",2", b""), "line 3 has 2 fields, expected 3; add the missing ones, or remove it"),
     ("footer.csv", ROWS + b"Total: 3\n", "line 5 has 1 field, expected 3"),

@@ -92,6 +92,31 @@ def test_a_type_is_recognized_only_if_it_loses_nothing(tmp_path: Path, text: str
     assert str(tables["a", "y"].to_pylist()[0]["v v"]) in {text, str(value)}
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_blank_first_lines_and_blanks_around_fields_are_no_data(tmp_path: Path, newline: str) -> None:
+    """Names and numbers are those without blanks; text keeps them. The number of a bad line counts the blank ones."""
+    text = "k, d , n, t\n1, 2024-01-02, 1.5, x\n2,2024-01-03 ,2, y\n"
+    blank = "\n\nk,v\n1,2\n"
+    put(
+        tmp_path,
+        a__x_dot_csv=text.replace("\n", newline),
+        a__y_dot_csv=blank.replace("\n", newline),
+        a__z_dot_csv="\nk\n1\n",
+    )
+    tables = read_lake(tmp_path)
+    assert tables["a", "x"].to_pylist() == [
+        {"k": 1, "d": date(2024, 1, 2), "n": 1.5, "t": " x"},
+        {"k": 2, "d": date(2024, 1, 3), "n": 2.0, "t": " y"},
+    ]
+    assert tables["a", "y"].to_pylist() == [{"k": 1, "v": 2}]
+    assert tables["a", "z"].to_pylist() == [{"k": 1}]
+    put(tmp_path, a__y_dot_csv=blank + "3,4,5\n", a__z_dot_csv="k, k\n1,2\n")
+    with pytest.raises(
+        BadLake, match=r"y\.csv: line 5 has 3 fields, expected 2(?s:.*)columns 'k' and 'k' have one name"
+    ):
+        read_lake(tmp_path)
+
+
 def test_the_columns_of_json_lines(tmp_path: Path) -> None:
     """Values of several types are text; objects with many members are columns; a part without values has any type."""
     wide = ",".join(f'"c{n}":{n}.5' for n in range(250))
