@@ -191,7 +191,7 @@ def overwrite(shop: SmallShop) -> None:
 def overwrite_and_forget(shop: SmallShop) -> None:
     """The run's pinned parts have expired as well."""
     put_pair(shop)
-    for at in [at for at in shop.s3.objects if at[1].startswith("parts/")]:
+    for at in [at for at in shop.s3.objects if at[1].startswith(("parts/", "work/"))]:
         del shop.s3.objects[at]
     shop.put(shop.key(1), parquet(ROWS))
 
