@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from server.ports import parse_port
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser."""
@@ -14,16 +16,9 @@ def build_parser() -> argparse.ArgumentParser:
         "changed datasets are deployed again, a changed lake is loaded again.",
     )
     parser.add_argument(
-        "--port", type=_port, default=8080, help="port of the API and /docs; 0: any free port (default: %(default)s)"
+        "--port",
+        type=parse_port,
+        default=8080,
+        help="port of the API and /docs; 0: any free port (default: %(default)s)",
     )
     return parser
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError(text)
-    return number
-
-
-_port.__name__ = "port from 0 to 65535"  # argparse names it in its message
