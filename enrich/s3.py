@@ -42,12 +42,8 @@ def get(s3: S3Client, bucket: str, object_key: str) -> bytes:
 
 def get_if_exists(s3: S3Client, bucket: str, object_key: str) -> bytes | None:
     """Get a small object; None if there is none."""
-    try:
-        return get(s3, bucket, object_key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return None
-        raise
+    body = _open(s3, bucket, object_key)
+    return None if body is None else bytes(body.read())
 
 
 def put(s3: S3Client, bucket: str, object_key: str, content: bytes) -> None:
@@ -57,12 +53,9 @@ def put(s3: S3Client, bucket: str, object_key: str, content: bytes) -> None:
 
 def download(s3: S3Client, bucket: str, object_key: str, path: Path) -> bool:
     """Download an object to a file, block by block; return whether it exists."""
-    try:
-        body = s3.get_object(Bucket=bucket, Key=object_key)["Body"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return False
-        raise
+    body = _open(s3, bucket, object_key)
+    if body is None:
+        return False
     with path.open("wb") as file:
         for block in body.iter_chunks(BLOCK_BYTES):
             file.write(block)
@@ -83,3 +76,13 @@ def split_location(location: str) -> tuple[str, str]:
     """Split "s3://bucket/prefix/" into bucket and prefix."""
     bucket, _, prefix = location.removeprefix("s3://").partition("/")
     return bucket, prefix
+
+
+def _open(s3: S3Client, bucket: str, object_key: str) -> Any:
+    """Open an object for reading; None if there is none."""
+    try:
+        return s3.get_object(Bucket=bucket, Key=object_key)["Body"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchKey":
+            return None
+        raise

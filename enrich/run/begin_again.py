@@ -43,9 +43,16 @@ def follow_definition(context: RunContext) -> None:
             "another definition of the dataset; write nothing into its file that is computed anew at each start (the "
             f"time, say), then run `./larder replay {run.dataset} {run.run}`"
         )
-    begun_again = run.begun_again + 1
-    again = replace(restart(run), rules=rules, metadata={}, because={}, begun_again=begun_again)
-    again = replace(again, decided_ms=None, base=None, table_id=None)
+    again = replace(
+        restart(run),
+        rules=rules,
+        begun_again=run.begun_again + 1,
+        metadata={},
+        because={},
+        decided_ms=None,
+        base=None,
+        table_id=None,
+    )
     log_line(services.settings, "begins again", dataset=run.dataset, run=run.run, detail="its dataset was changed")
     if run.decided_ms is None:
         context.run = again

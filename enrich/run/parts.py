@@ -20,8 +20,9 @@ def locate_parts(dataset: str, run: int) -> str:
 
 def save_parts(services: Services, dataset: str, run: int, parts: Sequence[Part]) -> None:
     """Save the parts that a run reads."""
+    content = render_parts(parts)
     for object_key in (locate_parts(dataset, run), _locate_former(dataset, run)):
-        put(services.s3, services.settings.bucket, object_key, render_parts(parts))
+        put(services.s3, services.settings.bucket, object_key, content)
 
 
 def load_parts(services: Services, dataset: str, run: int) -> list[Part] | None:

@@ -57,6 +57,13 @@ def run_with_deploys(shop: SmallShop, run: Run, *later: Dataset, seconds: float 
     return found
 
 
+def run_out_of_time(shop: SmallShop, times: int) -> None:
+    """Execute what is pending in so many invocations, each of which must end before the run does."""
+    for _ in range(times):
+        with pytest.raises(OutOfTime):
+            list(run_pending(shop.services(), "stock"))
+
+
 def slow_shop(directory: Path, dataset: Dataset = FORMER) -> SmallShop:
     """Return a shop whose table takes some minutes for `MANY`."""
     return SmallShop(directory, dataset=dataset, table=ModelledTable(units_per_second=50))
@@ -111,23 +118,17 @@ def test_a_run_that_is_checking_uses_no_notes_of_the_former_definition(
     rows: Rows = {"shop": ["x"] * 8, "sku": list("abcdefgh"), "units": [float(n) for n in range(8)]}
     shop = SmallShop(tmp_path, dataset=FORMER)
     run = shop.enqueue(rows)
-    for _ in range(2):
-        with pytest.raises(OutOfTime):
-            list(run_pending(shop.services(), "stock"))
+    run_out_of_time(shop, times=2)
     monkeypatch.setattr("enrich.run.context.read_chunks", partial(read_chunks, chunk_rows=2))
     shop.dataset = replace(FORMER, prediction_id="upper(sku)")
-    for _ in range(4):
-        with pytest.raises(OutOfTime):
-            list(run_pending(shop.services(), "stock"))
+    run_out_of_time(shop, times=4)
     list(run_pending(shop.services(), "stock"))
     done = shop.ledger.get_run("stock", run.run)
     assert done is not None
     assert (done.state, done.counts.written) == (RunState.DONE, 8)
     assert bodies(shop) == {f"x/{sku.upper()}": f'{{"units":{n}.0}}' for n, sku in enumerate("abcdefgh")}
     again = shop.enqueue(rows, day=0)
-    for _ in range(4):
-        with pytest.raises(OutOfTime):
-            list(run_pending(shop.services(), "stock"))
+    run_out_of_time(shop, times=4)
     list(run_pending(shop.services(), "stock"))
     done = shop.ledger.get_run("stock", again.run)
     assert done is not None
